@@ -1,0 +1,45 @@
+# One word per job. The environment lives in .venv inside the clone; nothing is installed anywhere else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What a build depends on: when one of these is newer than the installed package, it is built again.
+SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
+
+.PHONY: demo test test-all bench bench-quick lint format asan coverage clean
+
+demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
+	$(BIN)/rnncore demo
+
+test: $(VENV)/.installed-test  ## run the tests
+	$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/.installed-test  ## the tests with many more random cases
+	RNNCORE_TEST_SCALE=20 $(BIN)/python -m pytest -q --timeout=7200
+
+bench: $(VENV)/.installed-bench  ## race against the other engines; writes bench/results/
+	$(BIN)/python bench/run.py
+
+bench-quick: $(VENV)/.installed-bench  ## a small race, nothing written
+	$(BIN)/python bench/run.py --quick
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/cython-lint rnncore
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+asan:  ## the tests under the address and undefined-behaviour sanitizers, in an environment of its own
+	$(MAKE) VENV=.venv-asan .venv-asan/.installed-test RNNCORE_BUILD=asan
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 .venv-asan/bin/python -m pytest -q tests/test_engine.py
+
+clean:
+	rm -rf .venv .venv-asan build *.egg-info rnncore/kernels/*.so rnncore/kernels/_*.c
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+$(VENV)/.installed-%: $(BIN)/python $(SOURCES)
+	$(if $(RNNCORE_BUILD),RNNCORE_BUILD=$(RNNCORE_BUILD)) $(BIN)/python -m pip install -q -e ".[$*]"
+	touch $@

@@ -1,0 +1,67 @@
+"""rnncore: recurrent networks from PyTorch and Keras, run on CPUs without the framework.
+
+    model = rnncore.load("tagger.pt", spec=...)       # weights without their framework
+    y = model(x)                                      # NumPy in, NumPy out, batch first
+    y, state = model(x, state, lengths=lengths)       # state in and out, ragged rows
+    ys = model.predict(sequences, batch_size=256)     # many sequences of any lengths
+    spec, weights = rnncore.export.from_torch(module) # where the framework is: Spec and Weights with a test pair
+
+The rooms, from the bottom up; each imports only what stands above it in this list:
+
+    errors      every error, as a tree
+    kernels     compiled code: the time loop
+    cells, ops  the vocabulary: recurrent cells and the ops around them
+    spec        what a network is;  weights  its arrays;  test_pair  its proof
+    formats     one file per file format
+    state       what a recurrent network carries;  model  a Spec compiled and run
+    export      from live PyTorch and Keras models
+    loading     load, save, convert;  verification  replaying a test pair
+    zoo         trained models that come with the package
+    cli         the command line
+"""
+
+from rnncore import cells, export
+from rnncore._version import __version__
+from rnncore.cells import Activation
+from rnncore.errors import (
+    FormatError,
+    InputError,
+    RnncoreError,
+    SpecError,
+    StateError,
+    UnsupportedError,
+    VerificationError,
+    WeightError,
+)
+from rnncore.loading import convert, load, save
+from rnncore.model import Model
+from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.state import State
+from rnncore.test_pair import TestPair
+from rnncore.weights import Weights
+
+__all__ = [
+    "Activation",
+    "FormatError",
+    "Input",
+    "InputError",
+    "Model",
+    "Node",
+    "Recurrent",
+    "RnncoreError",
+    "Spec",
+    "SpecError",
+    "State",
+    "StateError",
+    "TestPair",
+    "UnsupportedError",
+    "VerificationError",
+    "WeightError",
+    "Weights",
+    "__version__",
+    "cells",
+    "convert",
+    "export",
+    "load",
+    "save",
+]

@@ -1,0 +1,143 @@
+"""Checks at the boundary: what a caller passes becomes exactly what the kernels expect, or one clear InputError."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from rnncore.errors import InputError, StateError
+from rnncore.spec import Input, Recurrent, Spec
+from rnncore.state import State
+
+__all__ = [
+    "accept_array",
+    "accept_inputs",
+    "accept_lengths",
+    "accept_mask",
+    "accept_state",
+    "check_mask_is_lengths",
+]
+
+
+def accept_array(name: str, given: object, dtype: np.dtype, shape: tuple[int | str, ...], sizes: dict[str, int]) -> np.ndarray:
+    """``given`` as an aligned, native array of ``dtype`` whose last dimension is dense; copied only where needed.
+
+    Names in ``shape`` are looked up in ``sizes`` and added to it where they are new. float64 given to a float32
+    model is cast with a warning; any other loss of kind (complex, object, float to integer) is an InputError.
+    """
+    array = _as_array(name, given)
+    kind, wanted = array.dtype.kind, dtype.kind
+    allowed = {"f": "fiub", "i": "iu", "b": "b"}[wanted]
+    if kind not in allowed:
+        raise InputError(f"{name}: dtype {array.dtype}, expected {dtype}")
+    if array.ndim != len(shape):
+        raise InputError(f"{name}: shape {array.shape}, expected {_written(shape)} with {len(shape)} dimensions")
+    for axis, size in enumerate(shape):
+        found = array.shape[axis]
+        expected = sizes.setdefault(size, found) if isinstance(size, str) else size
+        if found != expected:
+            why = f"{size} = {expected}" if isinstance(size, str) else expected
+            raise InputError(f"{name}: shape {array.shape}, expected {_written(shape)}: dimension {axis} is {found}, not {why}")
+    if kind == "f" and array.dtype.itemsize > dtype.itemsize and isinstance(given, np.ndarray):
+        warnings.warn(f"{name}: {array.dtype} given to a {dtype} model is cast", UserWarning, stacklevel=5)
+    if kind == "u" and array.dtype.itemsize == 8 and wanted == "i" and array.size and array.max() > np.iinfo(dtype).max:
+        raise InputError(f"{name}: {array.max()} does not fit into {dtype}")
+    array = array.astype(dtype, copy=False)
+    strides_fit = array.ndim == 0 or array.strides[-1] == array.itemsize or array.shape[-1] <= 1
+    if not (strides_fit and array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)):
+        array = np.array(array, order="C")
+    return array
+
+
+def accept_inputs(spec: Spec, given: Mapping[str, object], dtype: np.dtype) -> dict[str, np.ndarray | None]:
+    """Every input of the Spec by name, checked; None for an optional one that was not given."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"inputs: {type(given).__name__}, expected a mapping of names to arrays")
+    known = [entry.name for entry in spec.inputs]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise InputError(f"input {unknown[0]!r} is unknown, expected {', '.join(known)}")
+    sizes: dict[str, int] = {}
+    found: dict[str, np.ndarray | None] = {}
+    for entry in spec.inputs:
+        value = given.get(entry.name)
+        if value is None:
+            if not entry.optional:
+                raise InputError(f"input {entry.name!r} missing, expected {entry.value}")
+            found[entry.name] = None
+        else:
+            found[entry.name] = accept_array(entry.name, value, _numpy_dtype(entry, dtype), entry.shape, sizes)
+    return found
+
+
+def accept_lengths(name: str, lengths: np.ndarray, batch: int, steps: int) -> None:
+    """lengths (B,) int64, each from 0 to the number of steps."""
+    if lengths.shape != (batch,):
+        raise InputError(f"{name}: shape {lengths.shape}, expected ({batch},), one for each row")
+    if batch and (lengths.min() < 0 or lengths.max() > steps):
+        row = int(np.flatnonzero((lengths < 0) | (lengths > steps))[0])
+        raise InputError(f"{name}: {lengths[row]} at row {row}, expected 0 to {steps}")
+
+
+def accept_mask(name: str, mask: np.ndarray, shape: tuple[int, int]) -> None:
+    """mask, already bool, has one entry for each step of each row."""
+    if mask.shape != shape:
+        raise InputError(f"{name}: shape {mask.shape}, expected {shape}, one for each step")
+
+
+def check_mask_is_lengths(name: str, mask: np.ndarray, lengths_name: str, lengths: np.ndarray) -> None:
+    """mask (B, T) is True exactly before each row's length."""
+    differs = (mask != (np.arange(mask.shape[1]) < lengths[:, None])).any(axis=1)
+    if differs.any():
+        row = int(np.flatnonzero(differs)[0])
+        found = "".join("1" if valid else "0" for valid in mask[row, :40])
+        raise InputError(
+            f"{name} and {lengths_name} contradict at row {row}: mask {found}{'...' * (mask.shape[1] > 40)}, "
+            f"expected {lengths[row]} times True and then False, or only one of the two"
+        )
+
+
+def accept_state(nodes: tuple[Recurrent, ...], given: object, batch: int, dtype: np.dtype) -> State:
+    """A State from a State, a mapping, or for one recurrent node an array h or a tuple (h, c)."""
+    names = [f"{node.name}.{key}" for node in nodes for key in node.state_shapes(batch)]
+    if not isinstance(given, Mapping):
+        arrays = given if isinstance(given, (tuple, list)) else (given,)
+        if len(nodes) != 1 or len(arrays) != len(names):
+            raise StateError(f"state: {type(given).__name__}, expected a State with {', '.join(names)}")
+        given = dict(zip(names, arrays, strict=True))
+    missing = [name for name in names if name not in given]
+    unexpected = [name for name in given if name not in names]
+    if missing or unexpected:
+        raise StateError(f"state: {', '.join(given) or 'nothing'} given, expected {', '.join(names)}")
+    found = {}
+    for node in nodes:
+        for key, shape in node.state_shapes(batch).items():
+            name = f"{node.name}.{key}"
+            try:
+                found[name] = np.ascontiguousarray(accept_array(f"state {name}", given[name], dtype, shape, {}))
+            except StateError:
+                raise
+            except InputError as error:
+                raise StateError(str(error)) from None
+    return State(found)
+
+
+def _as_array(name: str, given: object) -> np.ndarray:
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{name}: {type(given).__name__} that is not an array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        hint = " (rows of different lengths? use model.predict, or pad and give lengths)" if array.dtype.kind == "O" else ""
+        raise InputError(f"{name}: dtype {array.dtype}, expected numbers{hint}")
+    return array
+
+
+def _numpy_dtype(entry: Input, dtype: np.dtype) -> np.dtype:
+    return {"float": dtype, "int64": np.dtype(np.int64), "bool": np.dtype(np.bool_)}[entry.dtype]
+
+
+def _written(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -1,0 +1,57 @@
+"""Every error rnncore raises on purpose.
+
+    RnncoreError
+    ├── FormatError         a file is damaged, malicious or not of the format it claims (also a ValueError)
+    ├── UnsupportedError    the file or option is understood, but rnncore does not implement it
+    ├── SpecError           a Spec contradicts itself or has an unknown key (also a ValueError)
+    ├── WeightError         a weight is missing, unexpected or of the wrong shape (also a ValueError)
+    ├── InputError          an argument of a call: rank, size, dtype, lengths, mask (also a ValueError)
+    │   └── StateError      a recurrent state that does not belong to this model or batch
+    └── VerificationError   the outputs differ from the reference by more than the tolerance
+
+A message says where, what was found and what was expected, in this form:
+``lstm.weight_hh_l0: shape (1024, 255), expected (1024, 256)``.
+"""
+
+__all__ = [
+    "FormatError",
+    "InputError",
+    "RnncoreError",
+    "SpecError",
+    "StateError",
+    "UnsupportedError",
+    "VerificationError",
+    "WeightError",
+]
+
+
+class RnncoreError(Exception):
+    """Base of every error that rnncore raises on purpose."""
+
+
+class FormatError(RnncoreError, ValueError):
+    """A file is damaged, malicious or not of the format it claims to be."""
+
+
+class UnsupportedError(RnncoreError):
+    """Understood, but not implemented: the message names what, and what would be accepted."""
+
+
+class SpecError(RnncoreError, ValueError):
+    """A Spec contradicts itself, or has a key or an option that does not exist."""
+
+
+class WeightError(RnncoreError, ValueError):
+    """A weight is missing, unexpected, or its shape contradicts the Spec."""
+
+
+class InputError(RnncoreError, ValueError):
+    """An argument of a call has the wrong rank, size, dtype or content."""
+
+
+class StateError(InputError):
+    """A recurrent state does not belong to this model or to this batch."""
+
+
+class VerificationError(RnncoreError):
+    """Outputs differ from the reference by more than the tolerance."""

@@ -1,0 +1,60 @@
+"""Exported: what an exporter returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnncore.errors import InputError
+from rnncore.spec import Spec
+from rnncore.test_pair import TestPair, check_array
+from rnncore.weights import Weights
+
+__all__ = ["Exported", "example_for"]
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A network taken out of its framework; unpacks as ``spec, weights = exported``.
+
+    test_pair  an input with the framework's own output, in inference mode; None where there was no framework
+    source     what it came from, such as "torch 2.13.0"
+    notes      what was left out because it does nothing at inference, and what the caller should know
+    """
+
+    spec: Spec
+    weights: Weights
+    test_pair: TestPair | None
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.test_pair is not None:
+            self.test_pair.check(self.spec)
+
+    def __iter__(self) -> Iterator[Spec | Weights]:
+        return iter((self.spec, self.weights))
+
+
+def example_for(
+    spec: Spec, example: np.ndarray | None, dtype: str, sizes: Mapping[str, int], ids: int, seed: int
+) -> np.ndarray:
+    """The example checked against the Spec's first input, or one drawn with the seed.
+
+    sizes gives "B", "T" and so on; ids is the number of an embedding's rows. Floats become ``dtype``, ids int64.
+
+    Raises InputError if the example has another dtype or shape.
+    """
+    entry = spec.inputs[0]
+    if example is None:
+        rng = np.random.default_rng(seed)
+        shape = [sizes[size] if isinstance(size, str) else size for size in entry.shape]
+        drawn = rng.integers(0, ids, shape) if entry.dtype == "int64" else rng.standard_normal(shape)
+        return drawn.astype(dtype if entry.dtype == "float" else np.int64)
+    array = np.asarray(example)
+    check_array(f"example (input {entry.name!r})", array, entry.value)
+    if 0 in array.shape:
+        raise InputError(f"example (input {entry.name!r}): shape {array.shape}, expected no empty dimension")
+    return array.astype(dtype if entry.dtype == "float" else np.int64)

@@ -1,0 +1,84 @@
+"""Dtypes by name, and bytes -> arrays: native byte order, read-only, bfloat16 widened to float32.
+
+The checks that every format needs of a shape and of a name are here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rnncore.errors import FormatError
+from rnncore.formats._cursor import shown
+
+__all__ = ["ITEM_SIZES", "check_name", "element_count", "from_bytes"]
+
+MAX_DIMENSIONS = 8
+MAX_NAME = 1000
+MAX_TENSORS = 100_000
+
+# name -> numpy's code; bfloat16 has none and is widened
+CODES = {
+    "float64": "f8",
+    "float32": "f4",
+    "float16": "f2",
+    "int64": "i8",
+    "int32": "i4",
+    "int16": "i2",
+    "int8": "i1",
+    "uint64": "u8",
+    "uint32": "u4",
+    "uint16": "u2",
+    "uint8": "u1",
+    "bool": "?",
+}
+ITEM_SIZES = {name: np.dtype(code).itemsize for name, code in CODES.items()} | {"bfloat16": 2}
+
+
+def from_bytes(data: bytes, dtype: str, place: str, little: bool = True) -> np.ndarray:
+    """(numel,) the numbers in ``data``, whose length is a multiple of the item size.
+
+    A view of ``data`` where that is possible; a copy for bfloat16 (float32) and foreign byte order. Read-only, and
+    nobody else can write to the memory. Raises FormatError for a bool that is neither 0 nor 1.
+    """
+    if not data:
+        array = np.empty(0, "f4" if dtype == "bfloat16" else CODES[dtype])
+    elif dtype == "bfloat16":
+        wide = np.frombuffer(data, "<u2" if little else ">u2").astype(np.uint32)
+        np.left_shift(wide, 16, out=wide)
+        wide.flags.writeable = False
+        array = wide.view(np.float32)
+    elif dtype == "bool":
+        bits = np.frombuffer(data, np.uint8)
+        if bits.max() > 1:
+            raise FormatError(f"{place}: a bool is {bits.max()}, expected 0 or 1")
+        array = bits.view(np.bool_)
+    else:
+        array = np.frombuffer(data, ("<" if little else ">") + CODES[dtype])
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array.flags.writeable = False
+    return array
+
+
+def element_count(shape: Sequence[int], item_size: int) -> int:
+    """Number of elements of a shape that numpy can hold, in Python integers; ValueError for any other."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{len(shape)} dimensions, expected at most {MAX_DIMENSIONS}")
+    count = span = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise ValueError(f"a size is {shown(repr(size)[:200])}, expected an integer >= 0")
+        count *= size
+        span *= max(size, 1)
+        if span * item_size >= 1 << 63:
+            raise ValueError("a shape of more elements than memory has addresses")
+    return count
+
+
+def check_name(name: str, place: str) -> None:
+    """A tensor's name is text of at most 1000 characters."""
+    if len(name) > MAX_NAME:
+        raise FormatError(f"{place}: a tensor's name has {len(name)} characters, expected at most {MAX_NAME}")
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise FormatError(f"{place}: a tensor's name {shown(name)!r} is not valid Unicode")

@@ -1,0 +1,70 @@
+"""Files that are not weights in a format of ours: what they seem to be, so that a refusal can say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rnncore.errors import FormatError, RnncoreError, UnsupportedError
+
+__all__ = ["refuse", "refuse_zip"]
+
+
+def _at(offset: int, *magics: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head[offset:].startswith(magics)
+
+
+def _markup(*openings: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(openings)
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A protobuf whose first field is ir_version (1, a varint from 3 up) and whose second is a string."""
+    return len(head) > 3 and head[0] == 0x08 and 3 <= head[1] < 64 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
+
+
+# what it looks like, what it is, whether it is a format that holds models (else the file is no model at all)
+KNOWN: tuple[tuple[Callable[[bytes], bool], str, bool], ...] = (
+    (lambda head: not head, "an empty file", False),
+    (_at(0, b"\x89HDF\r\n\x1a\n"), "HDF5, as Keras writes .h5", True),
+    (_at(0, b"\x1f\x8b"), "gzip: unpack it first", True),
+    (_at(0, b"BZh"), "bzip2: unpack it first", True),
+    (_at(0, b"\xfd7zXZ\0"), "xz: unpack it first", True),
+    (_at(0, b"\x28\xb5\x2f\xfd"), "zstandard: unpack it first", True),
+    (_at(0, b"7z\xbc\xaf\x27\x1c"), "7-zip: unpack it first", True),
+    (_at(257, b"ustar"), "a tar archive, or the tar container that torch wrote before 0.2: unpack or resave it", True),
+    (_at(0, b"version https://git-lfs.github.com/spec"), "a git-lfs pointer: fetch the file with git lfs pull", False),
+    (_markup(b"<!doctype html", b"<html"), "an HTML page, perhaps an error of the download", False),
+    (_markup(b"<?xml", b"<net"), "XML, as OpenVINO writes", True),
+    (_markup(b"{", b"["), "JSON text", False),
+    (_at(0, b"GGUF"), "GGUF", True),
+    (_at(4, b"TFL3"), "TensorFlow Lite", True),
+    (_at(0, b"\x08\x01\x12"), "a TensorFlow SavedModel", True),
+    (_is_onnx, "ONNX", True),
+    (_at(0, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a pickle that torch.save did not write", True),
+    (_at(0, b"\x04\0\0\0\x01\0\0\0"), "a Lua Torch file", True),
+    (_is_text, "plain text", False),
+)
+
+
+def refuse(place: str, head: bytes, expected: str) -> RnncoreError:
+    """The error for a file that begins with these bytes."""
+    for looks_like, what, model in KNOWN:
+        if looks_like(head):
+            kind = UnsupportedError if model else FormatError
+            return kind(f"{place}: seems to be {what}; expected {expected}")
+    return FormatError(f"{place}: begins with {head[:8]!r}, which is no format that is known; expected {expected}")
+
+
+def refuse_zip(place: str, names: Iterable[str], expected: str) -> RnncoreError:
+    """The error for a zip archive of these members."""
+    members = list(names)
+    if "config.json" in members and any(name.startswith("model.weights.") for name in members):
+        return UnsupportedError(f"{place}: seems to be a Keras model (.keras); expected {expected}")
+    if any(name.endswith("archive_format") for name in members):
+        return UnsupportedError(f"{place}: seems to be a torch.export archive (.pt2); expected {expected}")
+    some = ", ".join(ascii(name[:60]) for name in members[:3]) or "nothing"
+    return FormatError(f"{place}: a zip archive of {len(members)} members ({some}); expected {expected}")

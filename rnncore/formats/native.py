@@ -1,0 +1,140 @@
+"""rnncore's own file: safetensors, with the Spec in its metadata and, if there is one, a test pair.
+
+The metadata holds one key, "rnncore", a JSON object:
+
+    format    version of this layout, 1
+    spec      the Spec (Spec.to_json)
+    producer  who wrote it: "rnncore 0.1.0"
+    source    where the weights come from: "torch 2.13.0", a file's name; may be empty
+    sha256    of the file they come from; may be empty
+    notes     what the exporter or converter did to the model, in sentences
+
+Tensors are the weights under their canonical names, and "test_pair.inputs.NAME" and "test_pair.outputs.NAME".
+One key and sorted JSON because the same model then gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnncore import atomic
+from rnncore._version import __version__
+from rnncore.errors import FormatError, RnncoreError
+from rnncore.formats import safetensors_file
+from rnncore.formats.checkpoint import Checkpoint
+from rnncore.spec import Spec
+from rnncore.test_pair import TestPair
+from rnncore.weights import Weights
+
+__all__ = ["NativeFile", "from_checkpoint", "is_native", "read", "write"]
+
+FORMAT_VERSION = 1
+KEY = "rnncore"
+FIELDS = {"format", "spec", "producer", "source", "sha256", "notes"}
+FILE_NAME = "model.safetensors"
+_PAIR = "test_pair."
+
+
+@dataclass(frozen=True)
+class NativeFile:
+    """What a native file holds. test_pair is None where the converter had none."""
+
+    spec: Spec
+    weights: Weights
+    test_pair: TestPair | None = None
+    source: str = ""
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
+    producer: str = f"rnncore {__version__}"
+
+
+def write(path: str | os.PathLike, model: NativeFile) -> Path:
+    """Write the file, whole or not at all. A directory, or a name without suffix, gets a model.safetensors inside.
+
+    Returns the path of the file written.
+    """
+    from safetensors.numpy import save
+
+    target = Path(path)
+    if target.is_dir() or not target.suffix:
+        target.mkdir(parents=True, exist_ok=True)
+        target = target / FILE_NAME
+    tensors = {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
+    if model.test_pair is not None:
+        for side in ("inputs", "outputs"):
+            for name, array in getattr(model.test_pair, side).items():
+                tensors[f"{_PAIR}{side}.{name}"] = np.ascontiguousarray(array)
+    description = {
+        "format": FORMAT_VERSION,
+        "spec": model.spec.to_json(),
+        "producer": model.producer,
+        "source": model.source,
+        "sha256": model.sha256,
+        "notes": list(model.notes),
+    }
+    atomic.write(target, save(tensors, {KEY: json.dumps(description, sort_keys=True, separators=(",", ":"))}))
+    return target
+
+
+def read(path: str | os.PathLike) -> NativeFile:
+    """Read and check a native file. Raises FormatError, SpecError or WeightError, each naming the file."""
+    found = Path(path)
+    checkpoint = safetensors_file.read(found / FILE_NAME if found.is_dir() else found)
+    if not is_native(checkpoint):
+        raise FormatError(f"{path}: a safetensors file without a Spec, expected rnncore's metadata; load it with spec=...")
+    return from_checkpoint(checkpoint)
+
+
+def is_native(checkpoint: Checkpoint) -> bool:
+    return KEY in checkpoint.metadata
+
+
+def from_checkpoint(checkpoint: Checkpoint) -> NativeFile:
+    """The native file behind a safetensors file that was read already."""
+    try:
+        return _parse(checkpoint.metadata[KEY], dict(checkpoint.tensors))
+    except RnncoreError as error:
+        raise type(error)(f"{checkpoint.path}: {error}") from None
+
+
+def _parse(text: str, tensors: dict[str, np.ndarray]) -> NativeFile:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"metadata {KEY!r} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not {"format", "spec"} <= set(found) <= FIELDS:
+        keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+        raise FormatError(f"metadata {KEY!r}: {keys}, expected an object with {', '.join(sorted(FIELDS))}")
+    if found["format"] != FORMAT_VERSION:
+        raise FormatError(f"format {found['format']!r}, this version of rnncore reads {FORMAT_VERSION}")
+    spec = Spec.from_json(_object(found, "spec"))
+    sides: dict[str, dict[str, np.ndarray]] = {"inputs": {}, "outputs": {}}
+    for name in [name for name in tensors if name.startswith(_PAIR)]:
+        side, _, value = name.removeprefix(_PAIR).partition(".")
+        if side not in sides:
+            raise FormatError(f"tensor {name!r}, expected {_PAIR}inputs.NAME or {_PAIR}outputs.NAME")
+        sides[side][value] = tensors.pop(name)
+    pair = TestPair(**sides) if sides["inputs"] or sides["outputs"] else None
+    if pair is not None:
+        pair.check(spec)
+    notes = found.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise FormatError("notes: expected a list of strings")
+    words = {key: found.get(key, "") for key in ("source", "sha256", "producer")}
+    for key, value in words.items():
+        if not isinstance(value, str):
+            raise FormatError(f"{key}: {type(value).__name__}, expected a string")
+    return NativeFile(spec, Weights(spec, tensors), pair, notes=tuple(notes), **words)
+
+
+def _object(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    if not isinstance(found[key], dict):
+        raise FormatError(f"{key}: {type(found[key]).__name__}, expected an object")
+    return found[key]

@@ -1,0 +1,423 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""The time loop: one direction of one recurrent layer over a batch, GIL released, nothing allocated inside.
+
+For a chunk of time steps the input product of all its rows is made at once; then each step adds the recurrent
+product of its rows and finishes them (cell.h). Rows stand in order of falling length, so that the rows still
+running are always the first n: the work is the sum of the lengths.
+
+Nothing is checked here; rnncore.model checks before it calls.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+from rnncore.kernels._blas cimport Products
+
+cnp.import_array()
+
+
+cdef extern from "cell.h":
+    ctypedef struct rnncore_act:
+        int id
+        double alpha
+        double beta
+
+    ctypedef struct rnncore_cell:
+        int kind, coupled, layer_norm, reset_after
+        Py_ssize_t input_size, hidden_size, output_size, gates
+        double clip, cell_clip, proj_clip, forget_bias, epsilon
+        rnncore_act act[5]
+        const void* weight_ih
+        const void* weight_hh
+        const void* bias
+        const void* bias_hn
+        const void* peephole
+        const void* weight_hr
+        const void* bias_hr
+        const void* ln_weight
+        const void* ln_cell_weight
+        const void* ln_cell_bias
+
+    int KIND_RNN, KIND_LSTM, KIND_GRU
+    int COUPLED_NONE, COUPLED_INPUT, COUPLED_FORGET
+    int LN_NONE, LN_TF1, LN_TFLITE
+    int ACT_COUNT
+    const char** rnncore_activation_names
+
+    void act_f32(const rnncore_act* f, Py_ssize_t n, float* x) nogil
+    void act_f64(const rnncore_act* f, Py_ssize_t n, double* x) nogil
+    void clip_f32(Py_ssize_t n, float* x, double limit) nogil
+    void clip_f64(Py_ssize_t n, double* x, double limit) nogil
+    void rnn_point_f32(const rnncore_cell* cell, float* z, float* h) nogil
+    void rnn_point_f64(const rnncore_cell* cell, double* z, double* h) nogil
+    void lstm_point_f32(const rnncore_cell* cell, float* z, float* c, float* out) nogil
+    void lstm_point_f64(const rnncore_cell* cell, double* z, double* c, double* out) nogil
+    void gru_gates_f32(const rnncore_cell* cell, float* z, const float* h, float* rh) nogil
+    void gru_gates_f64(const rnncore_cell* cell, double* z, const double* h, double* rh) nogil
+    void gru_point_f32(const rnncore_cell* cell, float* z, const float* hn, float* h) nogil
+    void gru_point_f64(const rnncore_cell* cell, double* z, const double* hn, double* h) nogil
+
+
+ctypedef fused real:
+    float
+    double
+
+
+# Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights
+# from cache, small enough that the chunk's pre-activations stay there too.
+cdef Py_ssize_t CHUNK_ROWS = 96
+
+# Multiply-adds between two looks at pending signals: well below 200 ms even on the slow path of BLAS.
+cdef double WORK_BETWEEN_SIGNALS = 2e8
+
+cdef enum Merge:
+    MERGE_SET
+    MERGE_ADD
+    MERGE_MUL
+    MERGE_AVERAGE
+
+MERGES = {"set": MERGE_SET, "sum": MERGE_ADD, "mul": MERGE_MUL, "average": MERGE_AVERAGE}
+
+ACTIVATION_IDS = {rnncore_activation_names[i].decode(): i for i in range(ACT_COUNT)}
+
+cdef dict KINDS = {"RNN": KIND_RNN, "LSTM": KIND_LSTM, "GRU": KIND_GRU}
+cdef dict COUPLED = {None: COUPLED_NONE, "input": COUPLED_INPUT, "forget": COUPLED_FORGET}
+cdef dict LAYER_NORM = {None: LN_NONE, "tf1": LN_TF1, "tflite": LN_TFLITE}
+
+cdef const Products* blas = NULL
+
+
+cdef int load_blas() except -1:
+    """Import the BLAS path at its first use."""
+    global blas
+    if blas == NULL:
+        from rnncore.kernels import _blas
+        blas = <const Products*> PyCapsule_GetPointer(_blas.products(), b"rnncore.kernels.Products")
+    return 0
+
+
+cdef inline void matmul(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x, Py_ssize_t ldx, const real* w,
+                        real beta, real* y, Py_ssize_t ldy) noexcept nogil:
+    """y[m,n] = x[m,k] @ w[n,k].T + beta * y"""
+    if real is float:
+        blas.f32(m, n, k, x, ldx, w, beta, y, ldy)
+    else:
+        blas.f64(m, n, k, x, ldx, w, beta, y, ldy)
+
+
+# One call's sequences. Strides count elements; the last dimension of x and y is dense.
+cdef struct Job:
+    Py_ssize_t B
+    Py_ssize_t T
+    Py_ssize_t x_batch, x_time
+    Py_ssize_t y_batch, y_time
+    Merge merge
+    bint reverse            # walk each row from its last valid step to its first
+    bint flip               # store outputs in processing order of the whole sequence: at T - 1 - t
+    const int64_t* order    # (B) row of x and y of each sorted row, or NULL where they are the same
+    const int64_t* lengths  # (B) valid steps of each sorted row, falling, or NULL where all are T
+    const int64_t* steps    # (B, T) time index of each sorted row's k-th valid step, or NULL where it is k
+
+
+cdef inline Py_ssize_t time_of(const Job* job, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
+    """Time index that sorted row ``row`` reads at processing step ``step``."""
+    if job.reverse:
+        step = (job.lengths[row] if job.lengths != NULL else job.T) - 1 - step
+    return job.steps[row * job.T + step] if job.steps != NULL else step
+
+
+cdef inline void store(const Job* job, Py_ssize_t n, const real* h, real* y) noexcept nogil:
+    cdef Py_ssize_t i
+    if job.merge == MERGE_SET:
+        memcpy(y, h, n * sizeof(real))
+    elif job.merge == MERGE_ADD:
+        for i in range(n):
+            y[i] += h[i]
+    elif job.merge == MERGE_MUL:
+        for i in range(n):
+            y[i] *= h[i]
+    else:
+        for i in range(n):
+            y[i] = (y[i] + h[i]) * <real> 0.5
+
+
+cdef void one_step(const rnncore_cell* cell, Py_ssize_t n, real* z, real* h, real* c, real* extra) noexcept nogil:
+    """One time step of n rows. z (n, G*H) holds the input product; h (n, P), c (n, H) in and out; extra (n, H)."""
+    cdef Py_ssize_t row, i, H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
+    cdef const real* w = <const real*> cell.weight_hh
+    cdef real* out
+    if cell.kind == KIND_GRU:
+        matmul[real](n, 2 * H, H, h, H, w, 1, z, GH)
+        if cell.reset_after:
+            for row in range(n):
+                if cell.bias_hn != NULL:
+                    memcpy(extra + row * H, cell.bias_hn, H * sizeof(real))
+                else:
+                    memset(extra + row * H, 0, H * sizeof(real))
+            matmul[real](n, H, H, h, H, w + 2 * H * H, 1, extra, H)
+        for row in range(n):
+            if real is float:
+                gru_gates_f32(cell, z + row * GH, h + row * H, NULL if cell.reset_after else extra + row * H)
+            else:
+                gru_gates_f64(cell, z + row * GH, h + row * H, NULL if cell.reset_after else extra + row * H)
+        if not cell.reset_after:
+            matmul[real](n, H, H, extra, H, w + 2 * H * H, 1, z + 2 * H, GH)
+        for row in range(n):
+            if real is float:
+                gru_point_f32(cell, z + row * GH, extra + row * H if cell.reset_after else NULL, h + row * H)
+            else:
+                gru_point_f64(cell, z + row * GH, extra + row * H if cell.reset_after else NULL, h + row * H)
+        return
+    matmul[real](n, GH, P, h, P, w, 1, z, GH)
+    if cell.kind == KIND_RNN:
+        for row in range(n):
+            if real is float:
+                rnn_point_f32(cell, z + row * GH, h + row * H)
+            else:
+                rnn_point_f64(cell, z + row * GH, h + row * H)
+        return
+    out = h if cell.weight_hr == NULL else extra
+    for row in range(n):
+        if real is float:
+            lstm_point_f32(cell, z + row * GH, c + row * H, out + row * H)
+        else:
+            lstm_point_f64(cell, z + row * GH, c + row * H, out + row * H)
+    if cell.weight_hr != NULL:
+        if cell.bias_hr != NULL:
+            for row in range(n):
+                memcpy(h + row * P, cell.bias_hr, P * sizeof(real))
+        matmul[real](n, P, H, extra, H, <const real*> cell.weight_hr, 1 if cell.bias_hr != NULL else 0, h, P)
+        if real is float:
+            clip_f32(n * P, h, cell.proj_clip)
+        else:
+            clip_f64(n * P, h, cell.proj_clip)
+
+
+cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real* y, real* h, real* c,
+                   real* extra, real* z, real* gathered, Py_ssize_t rows_max) except -1 nogil:
+    """All steps. h (B, P) and c (B, H): states of the sorted rows, in and out; extra (B, H), z (rows_max, G*H) and
+    gathered (rows_max, I) are scratch; rows_max >= B. y may be NULL."""
+    cdef Py_ssize_t step = 0, first, row, rows, n, source, at, t
+    cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, I = cell.input_size, GH = cell.gates * cell.hidden_size
+    cdef Py_ssize_t longest = job.T if job.lengths == NULL else job.lengths[0]
+    cdef bint preload = cell.bias != NULL and cell.layer_norm == LN_NONE
+    cdef bint dense = (job.B == 1 and not job.reverse and job.steps == NULL and job.x_time == I)
+    cdef const real* xs
+    cdef double work = 0
+    n = job.B
+    while step < longest:
+        # The chunk: whole steps until rows_max rows are gathered.
+        first = step
+        rows = 0
+        while step < longest:
+            if job.lengths != NULL:
+                while n > 0 and job.lengths[n - 1] <= step:
+                    n -= 1
+            if rows + n > rows_max:
+                break
+            if not dense:
+                for row in range(n):
+                    source = job.order[row] if job.order != NULL else row
+                    at = source * job.x_batch + time_of(job, row, step) * job.x_time
+                    memcpy(gathered + (rows + row) * I, x + at, I * sizeof(real))
+            rows += n
+            step += 1
+        xs = x + first * job.x_time if dense else gathered
+        if preload:
+            for row in range(rows):
+                memcpy(z + row * GH, cell.bias, GH * sizeof(real))
+        matmul[real](rows, GH, I, xs, I, <const real*> cell.weight_ih, 1 if preload else 0, z, GH)
+
+        rows = 0
+        n = job.B
+        for t in range(first, step):
+            if job.lengths != NULL:
+                while n > 0 and job.lengths[n - 1] <= t:
+                    n -= 1
+            one_step[real](cell, n, z + rows * GH, h, c, extra)
+            if y != NULL:
+                for row in range(n):
+                    source = job.order[row] if job.order != NULL else row
+                    at = time_of(job, row, t)
+                    if job.flip:
+                        at = job.T - 1 - at
+                    store[real](job, P, h + row * P, y + source * job.y_batch + at * job.y_time)
+            rows += n
+            work += <double> n * GH * (I + P)
+            if work > WORK_BETWEEN_SIGNALS:
+                work = 0
+                with gil:
+                    PyErr_CheckSignals()
+    return 0
+
+
+cdef inline void sorted_copy(const Job* job, Py_ssize_t n, const real* given, real* sorted_rows) noexcept nogil:
+    """Initial states in sorted order; zeros where none were given."""
+    cdef Py_ssize_t row
+    if given == NULL:
+        memset(sorted_rows, 0, job.B * n * sizeof(real))
+        return
+    for row in range(job.B):
+        memcpy(sorted_rows + row * n, given + (job.order[row] if job.order != NULL else row) * n, n * sizeof(real))
+
+
+cdef inline void unsorted_copy(const Job* job, Py_ssize_t n, const real* sorted_rows, real* result) noexcept nogil:
+    cdef Py_ssize_t row
+    if result == NULL:
+        return
+    for row in range(job.B):
+        memcpy(result + (job.order[row] if job.order != NULL else row) * n, sorted_rows + row * n, n * sizeof(real))
+
+
+cdef int run_direction(const rnncore_cell* cell, const Job* job, const real* x, real* y, const real* h0,
+                       const real* c0, real* hn, real* cn) except -1:
+    """Scratch for one call, and the loop inside it."""
+    cdef Py_ssize_t B = job.B, H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
+    cdef Py_ssize_t rows_max = B if B > CHUNK_ROWS else CHUNK_ROWS
+    cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
+    cdef Py_ssize_t count
+    cdef real* scratch
+    cdef real* c
+    cdef real* extra
+    if rows_max > B * job.T:
+        rows_max = B * job.T if job.T > 0 else B
+    count = B * (P + cells + H) + rows_max * (GH + cell.input_size)
+    with nogil:
+        scratch = <real*> malloc(count * sizeof(real))
+        if scratch == NULL:
+            with gil:
+                raise MemoryError(f"{count * sizeof(real)} bytes of scratch for a batch of {B}")
+        try:
+            c = scratch + B * P
+            extra = c + B * cells
+            sorted_copy[real](job, P, h0, scratch)
+            if cells:
+                sorted_copy[real](job, H, c0, c)
+            time_loop[real](cell, job, x, y, scratch, c, extra, extra + B * H, extra + B * H + rows_max * GH, rows_max)
+            unsorted_copy[real](job, P, scratch, hn)
+            if cells:
+                unsorted_copy[real](job, H, c, cn)
+        finally:
+            free(scratch)
+    return 0
+
+
+cdef class PackedCell:
+    """One direction of one layer, ready to run: a cell's options and its weights in one dtype.
+
+    options: the cell's fields by name, with activations as (id, alpha, beta); weights: canonical name to
+    C-contiguous array of ``dtype``, kept alive and never written.
+    """
+
+    cdef rnncore_cell cell
+    cdef bint double_precision
+    cdef dict weights
+
+    def __cinit__(self, str kind, dict options, dict weights, bint double_precision):
+        cdef rnncore_cell* cell = &self.cell
+        memset(cell, 0, sizeof(rnncore_cell))
+        self.weights = weights
+        self.double_precision = double_precision
+        cell.kind = KINDS[kind]
+        cell.input_size = options["input_size"]
+        cell.hidden_size = options["hidden_size"]
+        cell.output_size = options["output_size"]
+        cell.gates = options["gates"]
+        cell.coupled = COUPLED[options.get("coupled")]
+        cell.layer_norm = LAYER_NORM[options.get("layer_norm")]
+        cell.reset_after = options.get("reset_after", False)
+        cell.clip = limit(options.get("clip"))
+        cell.cell_clip = limit(options.get("cell_clip"))
+        cell.proj_clip = limit(options.get("proj_clip"))
+        cell.forget_bias = options.get("forget_bias", 0.0)
+        cell.epsilon = options.get("layer_norm_epsilon", 0.0)
+        for i, (identity, alpha, beta) in enumerate(options["activations"]):
+            cell.act[i].id = identity
+            cell.act[i].alpha = alpha
+            cell.act[i].beta = beta
+        cell.weight_ih = self.address("weight_ih")
+        cell.weight_hh = self.address("weight_hh")
+        cell.bias = self.address("bias")
+        cell.bias_hn = self.address("bias_hn")
+        cell.peephole = self.address("peephole")
+        cell.weight_hr = self.address("weight_hr")
+        cell.bias_hr = self.address("bias_hr")
+        cell.ln_weight = self.address("ln_weight")
+        cell.ln_cell_weight = self.address("ln_cell_weight")
+        cell.ln_cell_bias = self.address("ln_cell_bias")
+        load_blas()
+
+    cdef const void* address(self, str name) except? NULL:
+        array = self.weights.get(name)
+        return NULL if array is None else cnp.PyArray_DATA(array)
+
+    def run(self, cnp.ndarray x, cnp.ndarray y, Py_ssize_t column, str merge, bint time_first, bint reverse,
+            bint flip, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
+            cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn):
+        """Run the direction over x (B, T, I), or (T, B, I) with time_first.
+
+        x is aligned, of this cell's dtype, its last dimension dense. y (same first two dimensions) receives the
+        outputs at ``column`` of its last dimension, or is None; what is past a row's length is left as it is.
+        order, lengths (B) and steps (B, T), int64 and dense: see Job; None where there are none. h0, c0, hn, cn:
+        dense (B, size), or None for zeros and for not wanted; c only for the LSTM.
+        """
+        cdef Job job
+        cdef Py_ssize_t size = sizeof(double) if self.double_precision else sizeof(float)
+        cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
+        cdef char* out = NULL
+        job.B = cnp.PyArray_DIM(x, batch_axis)
+        job.T = cnp.PyArray_DIM(x, time_axis)
+        if job.B == 0:
+            return
+        job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // size
+        job.x_time = cnp.PyArray_STRIDE(x, time_axis) // size
+        job.y_batch = job.y_time = 0
+        if y is not None:
+            job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // size
+            job.y_time = cnp.PyArray_STRIDE(y, time_axis) // size
+            out = <char*> cnp.PyArray_DATA(y) + column * size
+        job.merge = MERGES[merge]
+        job.reverse = reverse
+        job.flip = flip
+        job.order = <const int64_t*> optional_data(order)
+        job.lengths = <const int64_t*> optional_data(lengths)
+        job.steps = <const int64_t*> optional_data(steps)
+        if self.double_precision:
+            run_direction[double](&self.cell, &job, <const double*> cnp.PyArray_DATA(x), <double*> out,
+                                  <const double*> optional_data(h0), <const double*> optional_data(c0),
+                                  <double*> optional_data(hn), <double*> optional_data(cn))
+        else:
+            run_direction[float](&self.cell, &job, <const float*> cnp.PyArray_DATA(x), <float*> out,
+                                 <const float*> optional_data(h0), <const float*> optional_data(c0),
+                                 <float*> optional_data(hn), <float*> optional_data(cn))
+
+
+cdef double limit(value) except? -1:
+    return INFINITY if value is None else value
+
+
+cdef inline void* optional_data(cnp.ndarray array) noexcept:
+    return NULL if array is None else cnp.PyArray_DATA(array)
+
+
+def activate(str name, double alpha, double beta, cnp.ndarray x not None):
+    """f(x) in place over each row of the dense float32 or float64 array x (rows, n): the compiled activation."""
+    cdef rnncore_act f
+    cdef Py_ssize_t rows = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(x, 1), row
+    cdef bint double_precision = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64
+    cdef char* data = <char*> cnp.PyArray_DATA(x)
+    f.id = ACTIVATION_IDS[name]
+    f.alpha = alpha
+    f.beta = beta
+    with nogil:
+        for row in range(rows):
+            if double_precision:
+                act_f64(&f, n, <double*> data + row * n)
+            else:
+                act_f32(&f, n, <float*> data + row * n)

@@ -1,0 +1,52 @@
+# cython: language_level=3
+"""What one call of a time loop works on, for the loops over BLAS (_engine) and over packed kernels (_native)."""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+ctypedef fused real:
+    float
+    double
+
+cdef enum Merge:
+    MERGE_SET
+    MERGE_ADD
+    MERGE_MUL
+    MERGE_AVERAGE
+
+
+# One call's sequences. Strides count elements; the last dimension of x and y is dense.
+cdef struct Job:
+    Py_ssize_t B
+    Py_ssize_t T
+    Py_ssize_t x_batch, x_time
+    Py_ssize_t y_batch, y_time
+    Merge merge
+    bint reverse            # walk each row from its last valid step to its first
+    bint flip               # store outputs in processing order of the whole sequence: at T - 1 - t
+    const int64_t* order    # (B) row of x and y of each sorted row, or NULL where they are the same
+    const int64_t* lengths  # (B) valid steps of each sorted row, falling, or NULL where all are T
+    const int64_t* steps    # (B, T) time index of each sorted row's k-th valid step, or NULL where it is k
+
+
+cdef inline Py_ssize_t time_of(const Job* job, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
+    """Time index that sorted row ``row`` reads at processing step ``step``."""
+    if job.reverse:
+        step = (job.lengths[row] if job.lengths != NULL else job.T) - 1 - step
+    return job.steps[row * job.T + step] if job.steps != NULL else step
+
+
+cdef inline void store(const Job* job, Py_ssize_t n, const real* h, real* y) noexcept nogil:
+    """n outputs of one row to their place, as the job's merge says."""
+    cdef Py_ssize_t i
+    if job.merge == MERGE_SET:
+        memcpy(y, h, n * sizeof(real))
+    elif job.merge == MERGE_ADD:
+        for i in range(n):
+            y[i] += h[i]
+    elif job.merge == MERGE_MUL:
+        for i in range(n):
+            y[i] *= h[i]
+    else:
+        for i in range(n):
+            y[i] = (y[i] + h[i]) * <real> 0.5

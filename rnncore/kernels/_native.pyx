@@ -1,0 +1,804 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""The time loop over packed SIMD kernels (native/), float32: GIL released, nothing allocated inside.
+
+Weights are packed once into panels (native/native.h). For a chunk of time steps the input product of all its rows
+is made at once, straight from the rows of x; then each step adds the recurrent product, panel by panel, and finishes
+the units of that panel while its pre-activations are still in registers. The walk over the panels turns round at
+every step, so that it begins with what the cache still holds.
+
+Threads share a direction by panels, each keeping the same ones for the whole sequence and meeting the others after
+every step; or by rows, without meeting at all. Either way each output is the same chain of operations, so its bits
+do not depend on how the work was shared.
+
+What the fused steps do not cover (layer norm, coupled gates, other activations, reset before the product) takes
+plain panels of one vector and finishes rows with cell.h.
+
+Nothing is checked here; rnncore.model checks before it calls.
+"""
+
+import os
+
+import numpy as np
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memmove, memset
+
+cimport numpy as cnp
+
+from rnncore.kernels._job cimport Job, store, time_of
+
+from rnncore.errors import UnsupportedError
+from rnncore.kernels._engine import MERGES
+
+cnp.import_array()
+
+
+cdef extern from "native/native.h":
+    ctypedef struct rnncore_act:
+        int id
+        double alpha
+        double beta
+
+    ctypedef struct rnncore_cell:
+        int kind, coupled, layer_norm, reset_after
+        Py_ssize_t input_size, hidden_size, output_size, gates
+        double clip, cell_clip, proj_clip, forget_bias, epsilon
+        rnncore_act act[5]
+        const void* bias
+        const void* bias_hn
+        const void* peephole
+        const void* ln_weight
+        const void* ln_cell_weight
+        const void* ln_cell_bias
+
+    int KIND_RNN, KIND_LSTM, KIND_GRU
+    int COUPLED_NONE, COUPLED_INPUT, COUPLED_FORGET
+    int LN_NONE, LN_TF1, LN_TFLITE
+    int ACT_tanh, ACT_relu
+
+    ctypedef struct rnncore_panels:
+        const float* data
+        Py_ssize_t panels, K
+        int V
+
+    ctypedef struct rnncore_rows:
+        const float* base
+        const Py_ssize_t* offset
+        Py_ssize_t stride
+
+    ctypedef struct rnncore_point:
+        const float* bias_hn
+        const float* peephole
+        float clip, cell_clip, forget_bias
+        int relu
+
+    ctypedef void rnncore_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first, Py_ssize_t last,
+                               int down, Py_ssize_t n, const float* z, Py_ssize_t z_stride, const float* h,
+                               Py_ssize_t h_stride, float* next, Py_ssize_t next_stride, float* c,
+                               Py_ssize_t c_stride) noexcept nogil
+
+    ctypedef struct rnncore_isa:
+        const char* name
+        int width
+        void (*product)(const rnncore_panels* w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n,
+                        const rnncore_rows* a, const float* start, float* z, Py_ssize_t z_stride) noexcept nogil
+        rnncore_step* lstm_step
+        rnncore_step* gru_step
+        rnncore_step* rnn_step
+        void (*rnn_point)(const rnncore_cell* cell, float* z, float* h) noexcept nogil
+        void (*lstm_point)(const rnncore_cell* cell, float* z, float* c, float* out) noexcept nogil
+        void (*gru_gates)(const rnncore_cell* cell, float* z, const float* h, float* rh) noexcept nogil
+        void (*gru_point)(const rnncore_cell* cell, float* z, const float* hn, float* h) noexcept nogil
+        void (*clip)(Py_ssize_t n, float* x, double limit) noexcept nogil
+
+    const rnncore_isa** rnncore_isas
+    int rnncore_isa_usable(const rnncore_isa* isa)
+
+cdef extern from "native/pool.h":
+    enum:
+        RNNCORE_MAX_THREADS
+    ctypedef void rnncore_task(int index, int threads, void* argument) noexcept nogil
+    void rnncore_pool_run(int threads, rnncore_task* task, void* argument) nogil
+    ctypedef struct rnncore_barrier:
+        pass
+    void rnncore_barrier_wait(rnncore_barrier* barrier, int index, int threads) noexcept nogil
+
+cdef extern from "native/scratch.h":
+    void* rnncore_scratch(size_t size) nogil
+    unsigned rnncore_flush_subnormals() noexcept nogil
+    void rnncore_restore_subnormals(unsigned before) noexcept nogil
+
+
+# Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights from
+# cache, few enough that the chunk's pre-activations stay there too.
+cdef Py_ssize_t CHUNK_ROWS = 48
+
+# Multiply-adds between two looks at pending signals: a few milliseconds' work.
+cdef double WORK_BETWEEN_SIGNALS = 2e8
+
+# A step is shared by panels where every thread gets at least this many multiply-adds out of it: meeting costs about
+# 0.2 microseconds, in which one thread makes some 15,000.
+cdef double STEP_WORTH_SHARING = 12e3
+
+# Rows are shared where every thread gets at least this many: as many as a register tile holds.
+cdef Py_ssize_t ROWS_WORTH_SHARING = 6
+
+# Rows that run together at most: their pre-activations stay in cache, and memory does not grow with the batch.
+cdef Py_ssize_t BLOCK_ROWS = 96
+
+# A call is shared where it has at least this many multiply-adds: waking a thread costs some microseconds.
+cdef double CALL_WORTH_SHARING = 400e3
+
+cdef const rnncore_isa* isa = NULL
+
+
+def usable_isas():
+    """Names of the instruction sets that this build has and this machine can run, best first."""
+    names = []
+    i = 0
+    while rnncore_isas[i] != NULL:
+        if rnncore_isa_usable(rnncore_isas[i]):
+            names.append(rnncore_isas[i].name.decode())
+        i += 1
+    return names
+
+
+def choose_isa(str name):
+    """Use the table of that name, or the best one; cells packed before must not be run any more.
+
+    UnsupportedError where the machine cannot run it.
+    """
+    global isa
+    names = usable_isas()
+    if name is not None and name not in names:
+        raise UnsupportedError(f"instruction set {name!r}: this machine and build run {', '.join(names)} and blas")
+    i = 0
+    while isa_name(i) != (names[0] if name is None else name):
+        i += 1
+    isa = rnncore_isas[i]
+
+
+cdef isa_name(int i):
+    return rnncore_isas[i].name.decode()
+
+
+def current_isa():
+    """Name of the instruction set in use."""
+    return isa.name.decode()
+
+
+# What one thread needs to know: the whole direction, its share of panels, and where all meet.
+cdef struct Run:
+    const Plan* plan
+    const Job* job
+    const float* x
+    float* y
+    const float* h0
+    const float* c0
+    float* hn
+    float* cn
+    float* h            # (2, B, P padded): the outputs of two steps in turn
+    float* c            # (B, H padded)
+    float* out          # (B, H padded): before the projection, or r * h
+    float* z            # (rows_max, z_stride)
+    Py_ssize_t* offsets # (rows_max): rows of x in the chunk
+    Py_ssize_t rows_max
+    rnncore_barrier* barrier
+    int* interrupted    # set by the first thread, seen by the others after the next meeting
+    bint signals        # whether to look for signals at all: only where a call may be long
+
+
+# A packed cell: what the loop needs, without Python.
+cdef struct Plan:
+    rnncore_cell cell
+    rnncore_panels w_ih
+    rnncore_panels w_hh
+    rnncore_panels w_in     # GRU, generic: W_n, whose part of z stands apart
+    rnncore_panels w_n      # GRU, generic: R_n
+    rnncore_panels w_hr     # projection
+    rnncore_point point
+    rnncore_step* step      # fused, or NULL
+    const float* bias       # in the order of z, padded
+    const float* bias_hr    # padded
+    Py_ssize_t z_stride, h_stride, c_stride
+    Py_ssize_t z_n          # GRU, generic: where the n part of a row of z begins
+    const rnncore_isa* isa
+
+
+cdef inline void share(Py_ssize_t count, int index, int threads, Py_ssize_t* first, Py_ssize_t* last) noexcept nogil:
+    """The index-th of ``threads`` nearly equal parts of range(count)."""
+    first[0] = count * index // threads
+    last[0] = count * (index + 1) // threads
+
+
+cdef void load_states(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Initial states of sorted rows first..last-1, padded; zeros where none were given."""
+    cdef const Plan* plan = run.plan
+    cdef Py_ssize_t row, source, P = plan.cell.output_size, H = plan.cell.hidden_size
+    for row in range(first, last):
+        source = run.job.order[row] if run.job.order != NULL else row
+        memset(run.h + row * plan.h_stride, 0, plan.h_stride * sizeof(float))
+        if run.h0 != NULL:
+            memcpy(run.h + row * plan.h_stride, run.h0 + source * P, P * sizeof(float))
+        if run.c != NULL:
+            memset(run.c + row * plan.c_stride, 0, plan.c_stride * sizeof(float))
+            if run.c0 != NULL:
+                memcpy(run.c + row * plan.c_stride, run.c0 + source * H, H * sizeof(float))
+
+
+cdef void save_states(const Run* run, Py_ssize_t first, Py_ssize_t last, const float* h) noexcept nogil:
+    """Final states of sorted rows first..last-1, whose last outputs are in ``h``."""
+    cdef const Plan* plan = run.plan
+    cdef Py_ssize_t row, target, P = plan.cell.output_size, H = plan.cell.hidden_size
+    for row in range(first, last):
+        target = run.job.order[row] if run.job.order != NULL else row
+        if run.hn != NULL:
+            memcpy(run.hn + target * P, h + row * plan.h_stride, P * sizeof(float))
+        if run.cn != NULL:
+            memcpy(run.cn + target * H, run.c + row * plan.c_stride, H * sizeof(float))
+
+
+cdef inline void meet(const Run* run, int index, int threads) noexcept nogil:
+    if threads > 1:
+        rnncore_barrier_wait(run.barrier, index, threads)
+
+
+cdef void store_outputs(const Run* run, Py_ssize_t step, Py_ssize_t n, const float* h, Py_ssize_t first,
+                        Py_ssize_t last) noexcept nogil:
+    """Columns first..last-1 of the outputs of n rows, to y."""
+    cdef const Job* job = run.job
+    cdef Py_ssize_t row, source, at
+    if run.y == NULL or first >= last:
+        return
+    for row in range(n):
+        source = job.order[row] if job.order != NULL else row
+        at = time_of(job, row, step)
+        if job.flip:
+            at = job.T - 1 - at
+        store[float](job, last - first, h + row * run.plan.h_stride + first,
+                     run.y + source * job.y_batch + at * job.y_time + first)
+
+
+cdef void generic_step(const Run* run, Py_ssize_t n, float* z, const float* h, float* next) noexcept nogil:
+    """One step of n rows that the fused kernels do not cover."""
+    cdef const Plan* plan = run.plan
+    cdef const rnncore_cell* cell = &plan.cell
+    cdef const rnncore_isa* kernels = plan.isa
+    cdef rnncore_rows rows
+    cdef Py_ssize_t row, H = cell.hidden_size
+    cdef float* hn
+    rows.base = h
+    rows.offset = NULL
+    rows.stride = plan.h_stride
+    if cell.kind == KIND_GRU:
+        # z holds the input product of r and z, and from z_n on that of n; out receives R_n h + b_hn, or r * h.
+        kernels.product(&plan.w_hh, 0, plan.w_hh.panels, n, &rows, NULL, z, plan.z_stride)
+        if cell.reset_after:
+            kernels.product(&plan.w_n, 0, plan.w_n.panels, n, &rows, plan.point.bias_hn, run.out, plan.c_stride)
+        for row in range(n):
+            hn = NULL if cell.reset_after else run.out + row * plan.c_stride
+            kernels.gru_gates(cell, z + row * plan.z_stride, h + row * plan.h_stride, hn)
+        if not cell.reset_after:
+            rows.base = run.out
+            rows.stride = plan.c_stride
+            kernels.product(&plan.w_n, 0, plan.w_n.panels, n, &rows, NULL, z + plan.z_n, plan.z_stride)
+        for row in range(n):
+            memmove(z + row * plan.z_stride + 2 * H, z + row * plan.z_stride + plan.z_n, H * sizeof(float))
+            memcpy(next + row * plan.h_stride, h + row * plan.h_stride, H * sizeof(float))
+            hn = run.out + row * plan.c_stride if cell.reset_after else NULL
+            kernels.gru_point(cell, z + row * plan.z_stride, hn, next + row * plan.h_stride)
+        return
+    kernels.product(&plan.w_hh, 0, plan.w_hh.panels, n, &rows, NULL, z, plan.z_stride)
+    for row in range(n):
+        if cell.kind == KIND_RNN:
+            kernels.rnn_point(cell, z + row * plan.z_stride, next + row * plan.h_stride)
+        else:
+            kernels.lstm_point(cell, z + row * plan.z_stride, run.c + row * plan.c_stride,
+                               run.out + row * plan.c_stride if plan.w_hr.data != NULL else next + row * plan.h_stride)
+
+
+cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
+    """All steps of one direction, by one of ``threads`` threads that share its panels."""
+    cdef const Plan* plan = run.plan
+    cdef const Job* job = run.job
+    cdef const rnncore_isa* kernels = plan.isa
+    cdef Py_ssize_t step = 0, start, t, row, rows, n, n_next, source
+    cdef Py_ssize_t W = kernels.width, longest = job.T if job.lengths == NULL else job.lengths[0]
+    cdef Py_ssize_t first, last, z_first, z_last, p_first = 0, p_last = 0, column, column_end
+    cdef float* h = run.h
+    cdef float* other = run.h + job.B * plan.h_stride
+    cdef float* target
+    cdef rnncore_rows x_rows, out_rows
+    cdef bint plain = job.order == NULL and job.lengths == NULL and job.steps == NULL
+    cdef double work = 0, row_work = <double> plan.w_ih.panels * plan.w_ih.V * W * (plan.w_ih.K + plan.w_hh.K)
+    share(plan.w_hh.panels, index, threads, &first, &last)
+    share(plan.w_ih.panels, index, threads, &z_first, &z_last)
+    if plan.w_hr.data != NULL:
+        share(plan.w_hr.panels, index, threads, &p_first, &p_last)
+        column, column_end = p_first * W, min(p_last * W, plan.cell.output_size)
+    elif plan.step != NULL:
+        column, column_end = first * W, min(last * W, plan.cell.hidden_size)
+    else:
+        column, column_end = 0, plan.cell.output_size
+
+    if index == 0:
+        load_states(run, 0, job.B)
+    meet(run, index, threads)
+    n = job.B
+    while step < longest:
+        # The chunk: whole steps until rows_max rows are named.
+        start = step
+        rows = 0
+        n_next = n
+        while step < longest:
+            if job.lengths != NULL:
+                while n_next > 0 and job.lengths[n_next - 1] <= step:
+                    n_next -= 1
+            if rows + n_next > run.rows_max:
+                break
+            rows += n_next
+            step += 1
+        if plain and job.B == 1:
+            x_rows.base = run.x + (start if not job.reverse else job.T - 1 - start) * job.x_time
+            x_rows.stride = -job.x_time if job.reverse else job.x_time
+            x_rows.offset = NULL
+        elif plain and step == start + 1:
+            x_rows.base = run.x + (start if not job.reverse else job.T - 1 - start) * job.x_time
+            x_rows.stride = job.x_batch
+            x_rows.offset = NULL
+        else:
+            x_rows.base = run.x
+            x_rows.stride = 0
+            x_rows.offset = run.offsets
+            if index == 0:
+                rows = 0
+                n_next = n
+                for t in range(start, step):
+                    if job.lengths != NULL:
+                        while n_next > 0 and job.lengths[n_next - 1] <= t:
+                            n_next -= 1
+                    for row in range(n_next):
+                        source = job.order[row] if job.order != NULL else row
+                        run.offsets[rows + row] = source * job.x_batch + time_of(job, row, t) * job.x_time
+                    rows += n_next
+            meet(run, index, threads)
+        kernels.product(&plan.w_ih, z_first, z_last, rows, &x_rows, plan.bias, run.z, plan.z_stride)
+        if plan.w_in.data != NULL:
+            kernels.product(&plan.w_in, 0, plan.w_in.panels, rows, &x_rows, plan.bias + plan.z_n, run.z + plan.z_n,
+                            plan.z_stride)
+
+        rows = 0
+        for t in range(start, step):
+            if job.lengths != NULL:
+                n_next = n
+                while n_next > 0 and job.lengths[n_next - 1] <= t:
+                    n_next -= 1
+                if n_next < n and index == 0:
+                    save_states(run, n_next, n, h)
+                n = n_next
+            target = other if plan.w_hr.data == NULL else run.out
+            if plan.step != NULL:
+                plan.step(&plan.w_hh, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
+                          h, plan.h_stride, target, plan.h_stride if plan.w_hr.data == NULL else plan.c_stride,
+                          run.c, plan.c_stride)
+            else:
+                generic_step(run, n, run.z + rows * plan.z_stride, h, other)
+            if plan.w_hr.data != NULL:
+                meet(run, index, threads)
+                out_rows.base = run.out
+                out_rows.offset = NULL
+                out_rows.stride = plan.c_stride
+                kernels.product(&plan.w_hr, p_first, p_last, n, &out_rows, plan.bias_hr, other, plan.h_stride)
+                if plan.cell.proj_clip < INFINITY:
+                    for row in range(n):
+                        kernels.clip((p_last - p_first) * W, other + row * plan.h_stride + p_first * W,
+                                     plan.cell.proj_clip)
+            store_outputs(run, t, n, other, column, column_end)
+            rows += n
+            h, other = other, h
+            work += n * row_work
+            if work > WORK_BETWEEN_SIGNALS and index == 0 and run.signals:
+                work = 0
+                if pending_signal():
+                    run.interrupted[0] = 1
+            meet(run, index, threads)
+            if run.interrupted[0]:
+                return
+    if index == 0:
+        save_states(run, 0, n, h)
+
+
+cdef bint pending_signal() noexcept nogil:
+    """Whether a signal handler raised; the exception then waits in the thread that called."""
+    with gil:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            pending.append(error)
+            return True
+    return False
+
+
+# Exceptions of signal handlers, on their way from the loop to the call that started it.
+cdef list pending = []
+
+
+cdef void by_panels(int index, int threads, void* argument) noexcept nogil:
+    """Task: all threads share the panels of one run."""
+    cdef unsigned before = rnncore_flush_subnormals()
+    time_loop(<Run*> argument, index, threads)
+    rnncore_restore_subnormals(before)
+
+
+# Blocks of rows, which threads take in turn; each thread has scratch of its own.
+cdef struct Part:
+    Run run
+    Job job
+
+
+cdef struct Parts:
+    Part* parts
+    int count
+    int* interrupted
+    char* scratch
+    size_t scratch_size
+    Py_ssize_t rows         # of the largest block
+    bint has_c
+
+
+cdef void by_rows(int index, int threads, void* argument) noexcept nogil:
+    """Task: each thread runs the index-th block, and every threads-th after it."""
+    cdef Parts* parts = <Parts*> argument
+    cdef Run* run
+    cdef unsigned before = rnncore_flush_subnormals()
+    cdef int i = index
+    while i < parts.count and not parts.interrupted[0]:
+        run = &parts.parts[i].run
+        run.signals = run.signals and index == 0
+        lay_out(run, run.job.B, parts.has_c, parts.scratch + index * parts.scratch_size)
+        time_loop(run, 0, 1)
+        i += threads
+    rnncore_restore_subnormals(before)
+
+
+cdef class NativeCell:
+    """One direction of one layer, packed for the instruction set in use. Float32.
+
+    kind, options and weights as for rnncore.kernels._engine.PackedCell; weights are copied into panels.
+    """
+
+    cdef Plan plan
+    cdef list owned
+    cdef bint has_c
+
+    def __cinit__(self, str kind, dict options, dict weights):
+        cdef Plan* plan = &self.plan
+        cdef rnncore_cell* cell = &plan.cell
+        memset(plan, 0, sizeof(Plan))
+        self.owned = []
+        plan.isa = isa
+        cell.kind = {"RNN": KIND_RNN, "LSTM": KIND_LSTM, "GRU": KIND_GRU}[kind]
+        cell.input_size = options["input_size"]
+        cell.hidden_size = options["hidden_size"]
+        cell.output_size = options["output_size"]
+        cell.gates = options["gates"]
+        cell.coupled = {None: COUPLED_NONE, "input": COUPLED_INPUT, "forget": COUPLED_FORGET}[options.get("coupled")]
+        cell.layer_norm = {None: LN_NONE, "tf1": LN_TF1, "tflite": LN_TFLITE}[options.get("layer_norm")]
+        cell.reset_after = options.get("reset_after", False)
+        cell.clip = limit(options.get("clip"))
+        cell.cell_clip = limit(options.get("cell_clip"))
+        cell.proj_clip = limit(options.get("proj_clip"))
+        cell.forget_bias = options.get("forget_bias", 0.0)
+        cell.epsilon = options.get("layer_norm_epsilon", 0.0)
+        for i, (identity, alpha, beta) in enumerate(options["activations"]):
+            cell.act[i].id = identity
+            cell.act[i].alpha = alpha
+            cell.act[i].beta = beta
+        self.has_c = kind == "LSTM"
+        self.pack(kind, options, weights)
+
+    cdef pack(self, str kind, dict options, dict weights):
+        cdef Plan* plan = &self.plan
+        cdef rnncore_cell* cell = &plan.cell
+        H, G, W = options["hidden_size"], options["gates"], isa.width
+        P = options["output_size"]
+        fused = is_fused(kind, options)
+        bias = weights.get("bias")
+        if bias is None or options.get("layer_norm") is not None:
+            bias = np.zeros(G * H, np.float32)
+        plan.c_stride = padded(H, W)
+        plan.h_stride = padded(P, W)
+        if fused:
+            if kind == "LSTM":
+                plan.step = isa.lstm_step
+            elif kind == "GRU":
+                plan.step = isa.gru_step
+            else:
+                plan.step = isa.rnn_step
+            self.panels(&plan.w_ih, weights["weight_ih"], G)
+            self.panels(&plan.w_hh, weights["weight_hh"], G)
+            plan.bias = self.vector(units(bias, G, W))
+            plan.z_stride = G * padded(H, W)
+        else:
+            rows = 2 * H if kind == "GRU" else G * H
+            self.panels(&plan.w_ih, weights["weight_ih"][:rows], 1)
+            self.panels(&plan.w_hh, weights["weight_hh"][:rows], 1)
+            plan.bias = self.vector(units(bias[:rows], 1, W))
+            plan.z_stride = padded(rows, W)
+            if kind == "GRU":
+                self.panels(&plan.w_in, weights["weight_ih"][rows:], 1)
+                self.panels(&plan.w_n, weights["weight_hh"][rows:], 1)
+                plan.bias = self.vector(np.concatenate((units(bias[:rows], 1, W), units(bias[rows:], 1, W))))
+                plan.z_n = plan.z_stride
+                plan.z_stride += padded(H, W)
+            cell.bias = self.vector(bias)
+            cell.peephole = self.optional(weights.get("peephole"))
+            cell.ln_weight = self.optional(weights.get("ln_weight"))
+            cell.ln_cell_weight = self.optional(weights.get("ln_cell_weight"))
+            cell.ln_cell_bias = self.optional(weights.get("ln_cell_bias"))
+        plan.point.clip = cell.clip
+        plan.point.cell_clip = cell.cell_clip
+        plan.point.forget_bias = cell.forget_bias
+        plan.point.relu = cell.act[0].id == ACT_relu
+        if kind == "GRU":
+            hn = weights.get("bias_hn")
+            plan.point.bias_hn = self.vector(units(np.zeros(H, np.float32) if hn is None else hn, 1, W))
+        if fused and "peephole" in weights:
+            plan.point.peephole = self.vector(units(weights["peephole"], 3, W))
+        if "weight_hr" in weights:
+            self.panels(&plan.w_hr, weights["weight_hr"], 1)
+            bias_hr = weights.get("bias_hr")
+            plan.bias_hr = self.vector(units(np.zeros(P, np.float32) if bias_hr is None else bias_hr, 1, W))
+
+    cdef panels(self, rnncore_panels* target, matrix, int V):
+        """Pack (V * N, K) into [ceil(N / W)][K][V][W]."""
+        W = isa.width
+        N, K = len(matrix) // V, matrix.shape[1]
+        count = -(-N // W)
+        wide = np.zeros((V, count * W, K), np.float32)
+        wide[:, :N] = matrix.reshape(V, N, K)
+        target.data = self.vector(wide.reshape(V, count, W, K).transpose(1, 3, 0, 2))
+        target.panels = count
+        target.K = K
+        target.V = V
+
+    cdef const float* vector(self, array) except NULL:
+        """An aligned copy that lives as long as the cell."""
+        cdef cnp.ndarray copy
+        size = array.size
+        room = np.empty(size + 16, np.float32)
+        skip = (-room.ctypes.data % 64) // 4
+        copy = room[skip : skip + size]
+        copy[:] = array.reshape(-1)
+        self.owned.append(copy)
+        return <const float*> cnp.PyArray_DATA(copy)
+
+    cdef const float* optional(self, array) except? NULL:
+        return NULL if array is None else self.vector(array)
+
+    @property
+    def nbytes(self):
+        """Bytes of the packed weights."""
+        return sum(array.nbytes for array in self.owned)
+
+    def run(self, cnp.ndarray x, cnp.ndarray y, Py_ssize_t column, str merge, bint time_first, bint reverse,
+            bint flip, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
+            cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn, int threads):
+        """Run the direction over x (B, T, I), or (T, B, I) with time_first; see PackedCell.run."""
+        cdef Job job
+        cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
+        job.B = cnp.PyArray_DIM(x, batch_axis)
+        job.T = cnp.PyArray_DIM(x, time_axis)
+        if job.B == 0:
+            return
+        job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // <Py_ssize_t> sizeof(float)
+        job.x_time = cnp.PyArray_STRIDE(x, time_axis) // <Py_ssize_t> sizeof(float)
+        job.y_batch = job.y_time = 0
+        cdef float* out = NULL
+        if y is not None:
+            job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // <Py_ssize_t> sizeof(float)
+            job.y_time = cnp.PyArray_STRIDE(y, time_axis) // <Py_ssize_t> sizeof(float)
+            out = <float*> cnp.PyArray_DATA(y) + column
+        job.merge = MERGES[merge]
+        job.reverse = reverse
+        job.flip = flip
+        job.order = <const int64_t*> optional_data(order)
+        job.lengths = <const int64_t*> optional_data(lengths)
+        job.steps = <const int64_t*> optional_data(steps)
+        cdef Run run
+        memset(&run, 0, sizeof(Run))
+        run.plan = &self.plan
+        run.job = &job
+        run.x = <const float*> cnp.PyArray_DATA(x)
+        run.y = out
+        run.h0 = <const float*> optional_data(h0)
+        run.c0 = <const float*> optional_data(c0)
+        run.hn = <float*> optional_data(hn)
+        run.cn = <float*> optional_data(cn)
+        cdef int interrupted = 0
+        run.interrupted = &interrupted
+        with nogil:
+            if not execute(&run, self.has_c, threads):
+                with gil:
+                    raise MemoryError(f"no memory for a batch of {job.B}")
+        if interrupted:
+            raise pending.pop()
+
+
+cdef bint execute(Run* whole, bint has_c, int threads) noexcept nogil:
+    """Share the run among threads and do it. False where there is no memory."""
+    cdef const Job* job = whole.job
+    cdef const Plan* plan = whole.plan
+    cdef Py_ssize_t B = job.B, parts
+    cdef double row_work = <double> plan.w_ih.panels * plan.w_ih.V * plan.isa.width * (plan.w_ih.K + plan.w_hh.K)
+    cdef double step_work = row_work * B
+    cdef rnncore_barrier barrier
+    cdef char* scratch
+    whole.signals = step_work * job.T > WORK_BETWEEN_SIGNALS
+    if step_work * job.T < CALL_WORTH_SHARING:
+        threads = 1
+    if threads > RNNCORE_MAX_THREADS:
+        threads = RNNCORE_MAX_THREADS
+    parts = (B + BLOCK_ROWS - 1) // BLOCK_ROWS
+    if threads > 1:
+        parts = max((parts + threads - 1) // threads * threads if parts > 1 else 1,
+                    min(<Py_ssize_t> threads, B // ROWS_WORTH_SHARING))
+    if parts > 1 and (parts >= threads or plan.step == NULL or step_work < STEP_WORTH_SHARING * threads):
+        return execute_by_rows(whole, has_c, threads, parts)
+    if plan.step == NULL or step_work < STEP_WORTH_SHARING * threads:
+        threads = 1
+    if threads > plan.w_hh.panels:
+        threads = <int> plan.w_hh.panels
+    scratch = <char*> rnncore_scratch(scratch_size(plan, B, chunk_rows(B, job.T), has_c))
+    if scratch == NULL:
+        return False
+    lay_out(whole, B, has_c, scratch)
+    if threads > 1:
+        memset(&barrier, 0, sizeof(barrier))
+        whole.barrier = &barrier
+    rnncore_pool_run(threads, by_panels, whole)
+    return True
+
+
+cdef bint execute_by_rows(Run* whole, bint has_c, int threads, Py_ssize_t parts) noexcept nogil:
+    """The rows in so many blocks of nearly equal work, each a run of its own."""
+    cdef const Job* job = whole.job
+    cdef const Plan* plan = whole.plan
+    cdef Py_ssize_t row, i, first = 0, last, rows = 0
+    cdef double work = 0, done = 0
+    cdef Parts shared
+    cdef Part* part
+    cdef size_t table = (parts * sizeof(Part) + 63) // 64 * 64
+    if job.lengths != NULL:
+        for row in range(job.B):
+            work += <double> job.lengths[row]
+    # Equal work may mean more rows in later blocks, whose rows are shorter: the largest is known after a first walk.
+    for i in range(parts):
+        last = block_end(job, i, parts, first, work, &done)
+        rows = max(rows, last - first)
+        first = last
+    shared.count = <int> parts
+    shared.interrupted = whole.interrupted
+    shared.rows = rows
+    shared.has_c = has_c
+    shared.scratch_size = scratch_size(plan, rows, chunk_rows(rows, job.T), has_c)
+    shared.scratch = <char*> rnncore_scratch(table + threads * shared.scratch_size)
+    if shared.scratch == NULL:
+        return False
+    shared.parts = <Part*> shared.scratch
+    shared.scratch += table
+    first = 0
+    done = 0
+    for i in range(parts):
+        last = block_end(job, i, parts, first, work, &done)
+        part = &shared.parts[i]
+        part.run = whole[0]
+        part.job = job[0]
+        part.run.job = &part.job
+        part.job.B = last - first
+        if job.order != NULL:
+            part.job.order = job.order + first
+            part.job.lengths = job.lengths + first
+            if job.steps != NULL:
+                part.job.steps = job.steps + first * job.T
+        else:
+            part.run.x = whole.x + first * job.x_batch
+            if whole.y != NULL:
+                part.run.y = whole.y + first * job.y_batch
+            if whole.h0 != NULL:
+                part.run.h0 = whole.h0 + first * plan.cell.output_size
+            if whole.hn != NULL:
+                part.run.hn = whole.hn + first * plan.cell.output_size
+            if whole.c0 != NULL:
+                part.run.c0 = whole.c0 + first * plan.cell.hidden_size
+            if whole.cn != NULL:
+                part.run.cn = whole.cn + first * plan.cell.hidden_size
+        first = last
+    rnncore_pool_run(threads, by_rows, &shared)
+    return True
+
+
+cdef Py_ssize_t block_end(const Job* job, Py_ssize_t i, Py_ssize_t parts, Py_ssize_t first, double work,
+                          double* done) noexcept nogil:
+    """Where the i-th block of rows, which begins at ``first``, ends; done counts the steps of all rows before."""
+    cdef Py_ssize_t last = first
+    if job.lengths == NULL:
+        return job.B * (i + 1) // parts
+    if i == parts - 1:
+        return job.B
+    while last < job.B and done[0] < work * (i + 1) / parts:
+        done[0] += <double> job.lengths[last]
+        last += 1
+    return last
+
+
+cdef inline Py_ssize_t chunk_rows(Py_ssize_t B, Py_ssize_t T) noexcept nogil:
+    """Rows of a chunk: whole steps, CHUNK_ROWS or the batch if that is more, and never more than there are."""
+    return max(B, min(CHUNK_ROWS, B * T))
+
+
+cdef inline size_t line(Py_ssize_t floats) noexcept nogil:
+    """Bytes of so many floats, rounded up to whole cache lines."""
+    return (<size_t> floats * sizeof(float) + 63) // 64 * 64
+
+
+cdef size_t scratch_size(const Plan* plan, Py_ssize_t B, Py_ssize_t rows, bint has_c) noexcept nogil:
+    """Bytes of a run's scratch for B rows and chunks of ``rows``."""
+    return (line(2 * B * plan.h_stride) + (2 if has_c else 1) * line(B * plan.c_stride) + line(rows * plan.z_stride)
+            + line(2 * rows))
+
+
+cdef void lay_out(Run* run, Py_ssize_t B, bint has_c, char* room) noexcept nogil:
+    """Give a run of B rows its places in scratch of scratch_size bytes."""
+    cdef const Plan* plan = run.plan
+    cdef Py_ssize_t rows = chunk_rows(B, run.job.T)
+    run.rows_max = rows
+    run.h = <float*> room
+    room += line(2 * B * plan.h_stride)
+    run.out = <float*> room
+    room += line(B * plan.c_stride)
+    run.c = NULL
+    if has_c:
+        run.c = <float*> room
+        room += line(B * plan.c_stride)
+    run.offsets = <Py_ssize_t*> room
+    room += line(2 * rows)
+    run.z = <float*> room
+
+
+cdef double limit(value) except? -1:
+    return INFINITY if value is None else value
+
+
+cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t W):
+    """n rounded up to whole panels."""
+    return (n + W - 1) // W * W
+
+
+cdef units(vector, int V, int W):
+    """A vector of V gates of N units in panel order: [ceil(N / W)][V][W], padded with zeros."""
+    N = len(vector) // V
+    count = -(-N // W)
+    wide = np.zeros((V, count * W), np.float32)
+    wide[:, :N] = vector.reshape(V, N)
+    return wide.reshape(V, count, W).transpose(1, 0, 2)
+
+
+cdef inline void* optional_data(cnp.ndarray array) noexcept:
+    return NULL if array is None else cnp.PyArray_DATA(array)
+
+
+def is_fused(str kind, dict options):
+    """Whether the fused kernels cover these options; the others finish their rows with cell.h."""
+    names = [name for name, _, _ in options["activation_names"]]
+    if kind == "RNN":
+        return names[0] in ("tanh", "relu")
+    if kind == "GRU":
+        return options["reset_after"] and names == ["sigmoid", "sigmoid", "tanh"]
+    plain = names == ["sigmoid", "sigmoid", "tanh", "sigmoid", "tanh"]
+    return plain and options["coupled"] is None and options["layer_norm"] is None
+
+
+choose_isa(None if os.environ.get("RNNCORE_ISA", "") in ("", "blas") else os.environ["RNNCORE_ISA"])

@@ -1,0 +1,9 @@
+/* AVX-512: 32 registers of 16 lanes. */
+#if defined(__x86_64__)
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#define W 16
+#define VECTORS 32
+#define ISA rnncore_avx512
+#define ISA_NAME "avx512"
+#include "body.h"
+#endif

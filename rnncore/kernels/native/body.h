@@ -1,0 +1,324 @@
+/* The one body of the packed kernels. A shim defines W (lanes), R_MAX (rows of a register tile), C_MIN (chains that
+ * hide the latency of one multiply-add), ISA (a name) and includes this once.
+ *
+ * Everything below is always_inline with constant tile sizes, so that the arrays of vectors live in registers. */
+
+#include <stdint.h>
+#include <string.h>
+
+#include "native.h"
+
+typedef float vf __attribute__((vector_size(4 * W), may_alias));
+typedef float vfu __attribute__((vector_size(4 * W), may_alias, aligned(4)));
+typedef int32_t vi __attribute__((vector_size(4 * W), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 32")
+
+INLINE vf load(const float *p) { return (vf) * (const vfu *)p; }
+INLINE void store(float *p, vf x) { *(vfu *)p = (vfu)x; }
+INLINE vf splat(float x) { return x - (vf){}; }
+INLINE vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+
+/* The functions of activations.h, lane by lane with the same constants; see there for their errors. */
+INLINE vf exp_nonpositive(vf x) {
+    x = select(x < splat(-104.0f), splat(-104.0f), x);
+    const vf shift = splat(12582912.0f);
+    const vf t = x * splat(1.44269504088896341f) + shift;
+    const vf n = t - shift;
+    const vi k = (vi)t - 0x4B400000;
+    const vf r = (x - n * splat(0.693359375f)) - n * splat(-2.12194440054690583e-4f);
+    vf p = splat(1.39345342e-3f);
+    p = p * r + splat(8.36376961e-3f);
+    p = p * r + splat(4.16664569e-2f);
+    p = p * r + splat(1.66665734e-1f);
+    p = p * r + splat(5.00000001e-1f);
+    p = (p * r) * r + r;
+    const vi low = ((k >> 1) + 127) << 23, high = ((k - (k >> 1)) + 127) << 23;
+    return ((splat(1.0f) + p) * (vf)low) * (vf)high;
+}
+
+INLINE vf magnitude(vf x) { return (vf)((vi)x & 0x7FFFFFFF); }
+INLINE vf with_sign(vf x, vf sign) { return (vf)((vi)x | ((vi)sign & (int32_t)0x80000000)); }
+
+INLINE vf sigmoid(vf x) {
+    const vf e = exp_nonpositive(-magnitude(x));
+    return select(x < splat(0.0f), e, splat(1.0f)) / (splat(1.0f) + e);
+}
+
+INLINE vf tanh_(vf x) {
+    const vf a = magnitude(x), s = x * x;
+    vf p = splat(2.29584126e-3f);
+    p = p * s - splat(8.34698049e-3f);
+    p = p * s + splat(2.17699609e-2f);
+    p = p * s - splat(5.39594059e-2f);
+    p = p * s + splat(1.33333043e-1f);
+    p = p * s - splat(3.33333332e-1f);
+    const vf small = x + (x * s) * p;
+    const vf e = exp_nonpositive(splat(-2.0f) * a);
+    const vf large = with_sign(splat(1.0f) - (e + e) / (splat(1.0f) + e), x);
+    return select(a < splat(0.625f), small, select(x == x, large, x));
+}
+
+INLINE vf clip(vf x, float limit) {
+    const vf top = splat(limit);
+    return select(x < -top, -top, select(x > top, top, x));
+}
+
+/* acc[r][p*V + v] += sum over k of a[r][k] * panel p's vector v; the panels stand ``apart`` floats apart. */
+INLINE void accumulate(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t K,
+                       const float *const *a, vf acc[][32]) {
+    for (ptrdiff_t k = 0; k < K; k++) {
+        vf x[8];
+        UNROLL for (int r = 0; r < R; r++) x[r] = splat(a[r][k]);
+        UNROLL for (int p = 0; p < P; p++) {
+            UNROLL for (int v = 0; v < V; v++) {
+                const vf weights = *(const vf *)(w + p * apart + (k * V + v) * W);
+                UNROLL for (int r = 0; r < R; r++) acc[r][p * V + v] += x[r] * weights;
+            }
+        }
+    }
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------ */
+
+INLINE void product_tile(const int R, const int P, const int V, const rnncore_panels *w, ptrdiff_t panel,
+                         const float *const *a, const float *start, float *z, ptrdiff_t z_stride) {
+    vf acc[8][32];
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < P * V; v++) {
+            const ptrdiff_t at = (panel * V + v) * W;
+            acc[r][v] = load(start ? start + at : z + r * z_stride + at);
+        }
+    }
+    accumulate(R, P, V, w->data + panel * w->K * V * W, w->K * V * W, w->K, a, acc);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int v = 0; v < P * V; v++) store(z + r * z_stride + (panel * V + v) * W, acc[r][v]);
+    }
+}
+
+INLINE const float *row_of(const rnncore_rows *rows, ptrdiff_t row) {
+    return rows->base + (rows->offset ? rows->offset[row] : row * rows->stride);
+}
+
+/* Whether the next R rows make a tile. A tile that would leave a single row behind is passed over for a smaller one:
+ * one row alone has too few chains to hide the latency of its multiply-adds. */
+#define TILE_FITS(R) (row + R <= n && (R <= 2 || row + R + 1 != n))
+
+/* The next rows against P panels at ``panel``, R at a time. */
+#define PRODUCT_ROWS(R, P, V)                                                                                         \
+    for (; TILE_FITS(R); row += R) {                                                                                  \
+        const float *a[R];                                                                                            \
+        UNROLL for (int r = 0; r < R; r++) a[r] = row_of(rows, row + r);                                              \
+        product_tile(R, P, V, w, panel, a, start, z + row * z_stride, z_stride);                                      \
+    }
+
+/* Tiles of 6 x 4 vectors with AVX-512 or NEON's 32 registers, 3 x 4 with 16. */
+#if VECTORS == 32
+#define ROWS_OF(P, V)                                                                                                 \
+    PRODUCT_ROWS(6, P, V)                                                                                             \
+    PRODUCT_ROWS(4, P, V)                                                                                             \
+    PRODUCT_ROWS(3, P, V)                                                                                             \
+    PRODUCT_ROWS(2, P, V)                                                                                             \
+    PRODUCT_ROWS(1, P, V)
+#else
+#define ROWS_OF(P, V)                                                                                                 \
+    PRODUCT_ROWS(3, P, V)                                                                                             \
+    PRODUCT_ROWS(2, P, V)                                                                                             \
+    PRODUCT_ROWS(1, P, V)
+#endif
+
+static void product(const rnncore_panels *w, ptrdiff_t first, ptrdiff_t last, ptrdiff_t n, const rnncore_rows *rows,
+                    const float *start, float *z, ptrdiff_t z_stride) {
+    ptrdiff_t panel = first;
+    if (w->V == 4) {
+        if (n == 1) {
+            for (; panel + 2 <= last; panel += 2) {
+                ptrdiff_t row = 0;
+                PRODUCT_ROWS(1, 2, 4)
+            }
+        }
+        for (; panel < last; panel++) {
+            ptrdiff_t row = 0;
+            ROWS_OF(1, 4)
+        }
+    } else if (w->V == 3) {
+        if (n == 1) {
+            for (; panel + 3 <= last; panel += 3) {
+                ptrdiff_t row = 0;
+                PRODUCT_ROWS(1, 3, 3)
+            }
+        }
+        for (; panel < last; panel++) {
+            ptrdiff_t row = 0;
+            ROWS_OF(1, 3)
+        }
+    } else {
+        if (n == 1) {
+            for (; panel + 8 <= last; panel += 8) {
+                ptrdiff_t row = 0;
+                PRODUCT_ROWS(1, 8, 1)
+            }
+        }
+        for (; panel + 4 <= last; panel += 4) {
+            ptrdiff_t row = 0;
+            ROWS_OF(4, 1)
+        }
+        for (; panel < last; panel++) {
+            ptrdiff_t row = 0;
+            ROWS_OF(1, 1)
+        }
+    }
+}
+
+/* ---- fused steps --------------------------------------------------------------------------------------------- */
+
+/* One panel's units of one row: pre-activations z_i z_f z_g z_o in registers to the new h and c in memory. */
+INLINE void lstm_units(const rnncore_point *point, ptrdiff_t panel, vf zi, vf zf, vf zg, vf zo, float *next, float *c) {
+    const float *p = point->peephole ? point->peephole + panel * 3 * W : NULL;
+    vf cell = load(c + panel * W);
+    if (p) {
+        zi += load(p) * cell;
+        zf += load(p + W) * cell;
+    }
+    if (point->clip < INFINITY) {
+        zi = clip(zi, point->clip);
+        zf = clip(zf, point->clip);
+        zg = clip(zg, point->clip);
+    }
+    const vf i = sigmoid(zi), f = sigmoid(zf + splat(point->forget_bias)), g = tanh_(zg);
+    cell = f * cell + i * g;
+    if (point->cell_clip < INFINITY) cell = clip(cell, point->cell_clip);
+    if (p) zo += load(p + 2 * W) * cell;
+    if (point->clip < INFINITY) zo = clip(zo, point->clip);
+    store(c + panel * W, cell);
+    store(next + panel * W, sigmoid(zo) * tanh_(cell));
+}
+
+INLINE void lstm_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
+                      const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
+                      float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {
+    vf acc[8][32];
+    const float *a[8];
+    UNROLL for (int r = 0; r < R; r++) {
+        a[r] = h + r * h_stride;
+        UNROLL for (int v = 0; v < P * 4; v++) acc[r][v] = load(z + r * z_stride + (panel * 4 + v) * W);
+    }
+    accumulate(R, P, 4, w->data + panel * w->K * 4 * W, w->K * 4 * W, w->K, a, acc);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int p = 0; p < P; p++) {
+            lstm_units(point, panel + p, acc[r][4 * p], acc[r][4 * p + 1], acc[r][4 * p + 2], acc[r][4 * p + 3],
+                       next + r * next_stride, c + r * c_stride);
+        }
+    }
+}
+
+INLINE void gru_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
+                     const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
+                      float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {
+    vf acc[8][32];
+    const float *a[8];
+    UNROLL for (int r = 0; r < R; r++) {
+        a[r] = h + r * h_stride;
+        UNROLL for (int p = 0; p < P; p++) {
+            const float *from = z + r * z_stride + (panel + p) * 3 * W;
+            acc[r][3 * p] = load(from);
+            acc[r][3 * p + 1] = load(from + W);
+            acc[r][3 * p + 2] = load(point->bias_hn + (panel + p) * W);
+        }
+    }
+    accumulate(R, P, 3, w->data + panel * w->K * 3 * W, w->K * 3 * W, w->K, a, acc);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int p = 0; p < P; p++) {
+            vf zr = acc[r][3 * p], zz = acc[r][3 * p + 1];
+            const vf xn = load(z + r * z_stride + ((panel + p) * 3 + 2) * W);
+            if (point->clip < INFINITY) {
+                zr = clip(zr, point->clip);
+                zz = clip(zz, point->clip);
+            }
+            vf zn = xn + sigmoid(zr) * acc[r][3 * p + 2];
+            if (point->clip < INFINITY) zn = clip(zn, point->clip);
+            const vf u = sigmoid(zz), old = load(h + r * h_stride + (panel + p) * W);
+            store(next + r * next_stride + (panel + p) * W, (splat(1.0f) - u) * tanh_(zn) + u * old);
+        }
+    }
+}
+
+INLINE void rnn_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
+                     const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
+                      float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {
+    vf acc[8][32];
+    const float *a[8];
+    UNROLL for (int r = 0; r < R; r++) {
+        a[r] = h + r * h_stride;
+        UNROLL for (int p = 0; p < P; p++) acc[r][p] = load(z + r * z_stride + (panel + p) * W);
+    }
+    accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int p = 0; p < P; p++) {
+            vf x = acc[r][p];
+            if (point->clip < INFINITY) x = clip(x, point->clip);
+            store(next + r * next_stride + (panel + p) * W, point->relu ? select(x < splat(0.0f), splat(0.0f), x) : tanh_(x));
+        }
+    }
+}
+
+/* The same for a step. */
+#define STEP_ROWS(TILE, R, P)                                                                                         \
+    for (; TILE_FITS(R); row += R) {                                                                                  \
+        TILE(R, P, w, point, panel, z + row * z_stride, z_stride, h + row * h_stride, h_stride,                       \
+             next + row * next_stride, next_stride, c + row * c_stride, c_stride);                                    \
+    }
+#if VECTORS == 32
+#define STEP_ALL_ROWS(TILE, P)                                                                                        \
+    STEP_ROWS(TILE, 6, P)                                                                                             \
+    STEP_ROWS(TILE, 4, P)                                                                                             \
+    STEP_ROWS(TILE, 3, P)                                                                                             \
+    STEP_ROWS(TILE, 2, P)                                                                                             \
+    STEP_ROWS(TILE, 1, P)
+#else
+#define STEP_ALL_ROWS(TILE, P)                                                                                        \
+    STEP_ROWS(TILE, 3, P)                                                                                             \
+    STEP_ROWS(TILE, 2, P)                                                                                             \
+    STEP_ROWS(TILE, 1, P)
+#endif
+
+/* Walks panels in groups: MANY at once for a single row, SOME for several rows, then one by one; upwards or
+ * downwards. Downwards begins with the remainder, so that both ways end where the other begins. */
+#define STEP(FUNCTION, TILE, MANY, SOME)                                                                                  \
+    static void FUNCTION(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
+                     ptrdiff_t n, const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,             \
+                     float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {                              \
+        const ptrdiff_t group = n == 1 ? MANY : SOME;                                                                 \
+        const ptrdiff_t groups = (last - first) / group, rest = (last - first) % group;                               \
+        for (ptrdiff_t i = 0; i < groups + rest; i++) {                                                               \
+            const ptrdiff_t j = down ? groups + rest - 1 - i : i;                                                     \
+            const ptrdiff_t panel = j < groups ? first + j * group : first + groups * group + (j - groups);           \
+            ptrdiff_t row = 0;                                                                                        \
+            if (j >= groups) {                                                                                        \
+                STEP_ALL_ROWS(TILE, 1)                                                                                \
+            } else if (n == 1) {                                                                                      \
+                STEP_ROWS(TILE, 1, MANY)                                                                              \
+            } else {                                                                                                  \
+                STEP_ALL_ROWS(TILE, SOME)                                                                             \
+            }                                                                                                         \
+        }                                                                                                             \
+    }
+
+STEP(lstm_step, lstm_tile, 2, 1)
+STEP(gru_step, gru_tile, 3, 1)
+STEP(rnn_step, rnn_tile, 8, 4)
+
+const rnncore_isa ISA = {
+    .name = ISA_NAME,
+    .width = W,
+    .product = product,
+    .lstm_step = lstm_step,
+    .gru_step = gru_step,
+    .rnn_step = rnn_step,
+    .rnn_point = rnn_point_f32,
+    .lstm_point = lstm_point_f32,
+    .gru_gates = gru_gates_f32,
+    .gru_point = gru_point_f32,
+    .clip = clip_f32,
+};

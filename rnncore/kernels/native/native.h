@@ -1,0 +1,73 @@
+/* Packed SIMD kernels, float32: one body (body.h), one shim file per instruction set, one table of functions each.
+ *
+ * Letters: K depth of a product, V vectors a panel holds for each k, W lanes of a vector (the ISA's width).
+ *
+ * A *panel* holds W output units: for each k in order, V vectors of W weights, gate by gate; a matrix of N units is
+ * ceil(N / W) panels one after the other, the last one padded with zeros: [panels][K][V][W]. One pass over a panel
+ * leaves every gate of the same W units in registers.
+ *
+ * *Panel order* of a row of pre-activations is [panels][V][W]. Rows of h and c are [panels][W], padded to W.
+ *
+ * Exactness: every output is one chain of multiply-adds over k in rising order, starting from its bias, whatever
+ * the number of rows or panels worked on together, so a row's bits never depend on the batch. */
+#ifndef RNNCORE_NATIVE_H
+#define RNNCORE_NATIVE_H
+
+#include <stddef.h>
+
+#include "../cell.h"
+
+/* A packed matrix; weights are aligned to 64 bytes. */
+typedef struct {
+    const float *data; /* [panels][K][V][W] */
+    ptrdiff_t panels, K;
+    int V;
+} rnncore_panels;
+
+/* Rows of the left operand: row r begins at base + offset[r] (elements), or at base + r * stride without offsets. */
+typedef struct {
+    const float *base;
+    const ptrdiff_t *offset;
+    ptrdiff_t stride;
+} rnncore_rows;
+
+/* What a fused step needs of its cell. Gate letters as in rnncore/cells; vectors are padded to whole panels. */
+typedef struct {
+    const float *bias_hn;  /* [panels][W], GRU with reset_after */
+    const float *peephole; /* [panels][3][W] i f o, or NULL */
+    float clip, cell_clip, forget_bias;
+    int relu;              /* RNN: 1 for relu, 0 for tanh */
+} rnncore_point;
+
+/* One time step; see rnncore_isa. */
+typedef void rnncore_step(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,
+                          ptrdiff_t n, const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
+                          float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride);
+
+typedef struct {
+    const char *name;
+    int width; /* W */
+
+    /* z[r] (panel order, rows z_stride apart) = start + a[r] . panels, for panels first..last-1.
+     * start: bias in panel order, the same for all rows, or NULL for what z holds. n >= 1. */
+    void (*product)(const rnncore_panels *w, ptrdiff_t first, ptrdiff_t last, ptrdiff_t n, const rnncore_rows *a,
+                    const float *start, float *z, ptrdiff_t z_stride);
+
+    /* One time step of n rows for panels first..last-1, downwards if ``down``: z (n, panel order) holds the input
+     * product and stays as it is; h (n, h_stride) the old output, next (n, next_stride) receives the new one;
+     * c (n, c_stride) in and out, LSTM only. With GRU this is the form with reset after the product. */
+    rnncore_step *lstm_step, *gru_step, *rnn_step;
+
+    /* cell.h, compiled for this ISA: what the fused steps do not cover. */
+    void (*rnn_point)(const rnncore_cell *cell, float *z, float *h);
+    void (*lstm_point)(const rnncore_cell *cell, float *z, float *c, float *out);
+    void (*gru_gates)(const rnncore_cell *cell, float *z, const float *h, float *rh);
+    void (*gru_point)(const rnncore_cell *cell, float *z, const float *hn, float *h);
+    void (*clip)(ptrdiff_t n, float *x, double limit);
+} rnncore_isa;
+
+/* The tables this build holds, best first, ended by NULL; those that this CPU and system can run are ``usable``. */
+extern const rnncore_isa *const rnncore_isas[];
+int rnncore_isa_usable(const rnncore_isa *isa);
+
+#endif

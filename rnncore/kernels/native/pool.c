@@ -1,0 +1,143 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define PAUSE() __asm__ volatile("yield")
+#else
+#define PAUSE() ((void)0)
+#endif
+
+/* About 50 microseconds of pauses before a waiting thread gives its core away. */
+enum { SPINS = 1000 };
+
+static struct {
+    pthread_mutex_t busy;  /* held by the call that has the pool */
+    pthread_mutex_t sleep; /* guards the condition, and a worker's decision to sleep */
+    pthread_cond_t wake;
+    int started;           /* workers that exist: indices 1..started */
+    int forks_watched;
+    rnncore_task *task;
+    void *argument;
+    atomic_uint generation; /* tasks so far, times 256, plus the threads of the last: a worker starts when it changes */
+    atomic_uint done;       /* workers of the current task that have finished */
+} pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+/* Waits until *value is not ``old``; returns the new value. */
+static unsigned await_change(atomic_uint *value, unsigned old) {
+    for (int i = 0; i < SPINS; i++) {
+        const unsigned now = atomic_load_explicit(value, memory_order_acquire);
+        if (now != old) return now;
+        PAUSE();
+    }
+    pthread_mutex_lock(&pool.sleep);
+    unsigned now;
+    while ((now = atomic_load_explicit(value, memory_order_acquire)) == old) pthread_cond_wait(&pool.wake, &pool.sleep);
+    pthread_mutex_unlock(&pool.sleep);
+    return now;
+}
+
+typedef struct {
+    int index;
+    unsigned seen;
+} worker_start;
+
+static void *worker(void *given) {
+    const worker_start start = *(worker_start *)given;
+    free(given);
+    unsigned seen = start.seen;
+    for (;;) {
+        seen = await_change(&pool.generation, seen);
+        /* task and argument stay as they are until this worker has counted itself done; one that the task does not
+         * need is not waited for, and so may look at nothing but the word it read */
+        const int threads = (int)(seen & 255);
+        if (start.index < threads) {
+            pool.task(start.index, threads, pool.argument);
+            atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
+        }
+    }
+    return NULL;
+}
+
+/* The child of a fork has no workers, and nobody holds its locks. */
+static void after_fork_in_child(void) {
+    pthread_mutex_init(&pool.busy, NULL);
+    pthread_mutex_init(&pool.sleep, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+    pool.started = 0;
+    atomic_store(&pool.generation, 0);
+}
+
+static int start_workers(int wanted) {
+    if (!pool.forks_watched) {
+        pthread_atfork(NULL, NULL, after_fork_in_child);
+        pool.forks_watched = 1;
+    }
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes)) return pool.started;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    while (pool.started < wanted) {
+        worker_start *start = malloc(sizeof *start);
+        pthread_t thread;
+        if (start == NULL) break;
+        *start = (worker_start){pool.started + 1, atomic_load(&pool.generation)};
+        if (pthread_create(&thread, &attributes, worker, start)) {
+            free(start);
+            break;
+        }
+        pool.started++;
+    }
+    pthread_attr_destroy(&attributes);
+    return pool.started;
+}
+
+void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
+    if (threads > RNNCORE_MAX_THREADS) threads = RNNCORE_MAX_THREADS;
+    if (threads <= 1 || pthread_mutex_trylock(&pool.busy)) {
+        task(0, 1, argument);
+        return;
+    }
+    if (pool.started < threads - 1 && start_workers(threads - 1) < threads - 1) threads = pool.started + 1;
+    if (threads == 1) {
+        pthread_mutex_unlock(&pool.busy);
+        task(0, 1, argument);
+        return;
+    }
+    pool.task = task;
+    pool.argument = argument;
+    atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
+    pthread_mutex_lock(&pool.sleep);
+    const unsigned before = atomic_load_explicit(&pool.generation, memory_order_relaxed);
+    atomic_store_explicit(&pool.generation, ((before & ~255u) + 256) | (unsigned)threads, memory_order_release);
+    pthread_cond_broadcast(&pool.wake);
+    pthread_mutex_unlock(&pool.sleep);
+    task(0, threads, argument);
+    for (int spins = 0; atomic_load_explicit(&pool.done, memory_order_acquire) != (unsigned)(threads - 1); spins++) {
+        if (spins < SPINS) {
+            PAUSE();
+        } else {
+            sched_yield();
+        }
+    }
+    pthread_mutex_unlock(&pool.busy);
+}
+
+void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
+    const unsigned mine = barrier->at[index].step + 1;
+    __atomic_store_n(&barrier->at[index].step, mine, __ATOMIC_RELEASE);
+    for (int other = 0; other < threads; other++) {
+        for (int spins = 0; (int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0; spins++) {
+            if (spins < SPINS) {
+                PAUSE();
+            } else {
+                sched_yield();
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+/* A small pool of threads for the time loops, and the barrier they meet at.
+ *
+ * Lazy: threads start at the first call that wants them. A worker that has nothing to do spins briefly, then sleeps.
+ * One call has the pool at a time; another that comes meanwhile does its work alone, with the same result. After a
+ * fork the child begins with an empty pool. */
+#ifndef RNNCORE_POOL_H
+#define RNNCORE_POOL_H
+
+#include <stddef.h>
+
+#define RNNCORE_MAX_THREADS 64
+
+typedef void rnncore_task(int index, int threads, void *argument);
+
+/* Runs task(0..threads-1, threads, argument), the caller as 0, and returns when all are done. With the pool busy, or
+ * threads <= 1, or no thread to be had: task(0, 1, argument). */
+void rnncore_pool_run(int threads, rnncore_task *task, void *argument);
+
+/* Meeting point of the threads of one task; set to zero before the task starts. */
+typedef struct {
+    struct {
+        _Alignas(64) unsigned step;
+    } at[RNNCORE_MAX_THREADS];
+} rnncore_barrier;
+
+/* Returns when all ``threads`` have called it as often as this one. What was written before is seen after. */
+void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads);
+
+#endif

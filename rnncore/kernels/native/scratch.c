@@ -1,0 +1,59 @@
+#include "scratch.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+/* What is larger than this goes back to the system when the next call needs less. */
+enum { KEEP = 16 << 20 };
+
+typedef struct {
+    void *memory;
+    size_t size;
+} kept;
+
+static pthread_key_t key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void release(void *given) {
+    free(((kept *)given)->memory);
+    free(given);
+}
+
+static void create_key(void) { pthread_key_create(&key, release); }
+
+void *rnncore_scratch(size_t size) {
+    pthread_once(&once, create_key);
+    kept *mine = pthread_getspecific(key);
+    if (mine == NULL) {
+        mine = calloc(1, sizeof *mine);
+        if (mine == NULL || pthread_setspecific(key, mine)) return free(mine), NULL;
+    }
+    if (mine->size < size || (mine->size > KEEP && size <= KEEP)) {
+        free(mine->memory);
+        const size_t rounded = (size + 4095) / 4096 * 4096;
+        mine->memory = aligned_alloc(4096, rounded);
+        mine->size = mine->memory ? rounded : 0;
+    }
+    return mine->memory;
+}
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+unsigned rnncore_flush_subnormals(void) {
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040); /* flush to zero, denormals are zero */
+    return before;
+}
+void rnncore_restore_subnormals(unsigned before) { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+unsigned rnncore_flush_subnormals(void) {
+    unsigned long before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (1ul << 24)));
+    return (unsigned)before;
+}
+void rnncore_restore_subnormals(unsigned before) { __asm__ volatile("msr fpcr, %0" : : "r"((unsigned long)before)); }
+#else
+unsigned rnncore_flush_subnormals(void) { return 0; }
+void rnncore_restore_subnormals(unsigned before) { (void)before; }
+#endif

@@ -1,0 +1,15 @@
+/* Memory that a thread keeps from call to call, and the floating-point mode inside a call. */
+#ifndef RNNCORE_SCRATCH_H
+#define RNNCORE_SCRATCH_H
+
+#include <stddef.h>
+
+/* At least ``size`` bytes, aligned to a cache line, valid until the thread asks again; NULL where there is no memory.
+ * Contents are undefined. Freed when the thread ends. */
+void *rnncore_scratch(size_t size);
+
+/* Subnormal results and operands count as zero from here on, in this thread; returns the mode before. */
+unsigned rnncore_flush_subnormals(void);
+void rnncore_restore_subnormals(unsigned before);
+
+#endif

@@ -1,0 +1,153 @@
+"""From a file to a Model: load, save and convert."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rnncore.errors import FormatError, RnncoreError, SpecError
+from rnncore.formats import native, read_checkpoint
+from rnncore.formats.native import NativeFile
+from rnncore.formats.torch_names import bind, only_stack
+from rnncore.model import Model
+from rnncore.spec import Spec
+from rnncore.verification import Verification, check_pair
+
+__all__ = ["convert", "load", "open_file", "read_spec", "save"]
+
+ZOO = "zoo:"
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None,
+    dtype: str = "float32",
+    check: bool = False,
+) -> Model:
+    """A Model from a file.
+
+    path   rnncore's own file or its directory; PyTorch weights as .pt, .pth, .bin, .safetensors or .npz; or
+           "zoo:NAME" for a model that comes with the package. What a file is, its content says, not its name
+    spec   what the network is, for a file of bare weights: a Spec, its JSON as an object, or the name of a JSON
+           file. Weights that are one recurrent stack and nothing else need none
+    names  weight or node names of the Spec -> names in the file, where they differ
+    dtype  "float32" or "float64"
+    check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
+
+    Raises FormatError for a damaged or malicious file, UnsupportedError for one that rnncore cannot read, SpecError
+    and WeightError where the file and the Spec contradict each other.
+    """
+    found = open_file(path, spec=spec, names=names)
+    model = Model(found.spec, found.weights, dtype)
+    if check:
+        check_pair(model, found.test_pair, str(path)).require()
+    return model
+
+
+def open_file(
+    path: str | os.PathLike,
+    *,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None,
+) -> NativeFile:
+    """Spec, weights, test pair and origin from any file that ``load`` takes."""
+    source = resolve(path)
+    if source.is_dir():
+        source = source / native.FILE_NAME
+    checkpoint = read_checkpoint(source)
+    if native.is_native(checkpoint):
+        if spec is not None or names is not None:
+            raise SpecError(f"{path}: this file holds its own Spec, expected no spec or names")
+        return native.from_checkpoint(checkpoint)
+    wanted = None if spec is None else read_spec(spec)
+    try:
+        if wanted is None:
+            stack = only_stack(checkpoint.tensors)
+            wanted = stack.spec()
+            bound = bind(wanted, checkpoint.tensors, names if names is not None else stack.names)
+            notes = stack.notes
+        else:
+            bound = bind(wanted, checkpoint.tensors, names)
+            notes = ()
+    except RnncoreError as error:
+        raise type(error)(f"{path}: {error}") from None
+    unused = (f"{len(bound.unused)} tensors not used: {', '.join(bound.unused)}",) if bound.unused else ()
+    return NativeFile(
+        wanted, bound.weights, None, source=source.name, sha256=file_sha256(source), notes=(*notes, *unused)
+    )
+
+
+def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair: Any = None) -> Path:
+    """Write rnncore's own file: a Model, a NativeFile, or what an exporter returned (with its test pair).
+
+    A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file.
+    """
+    if not isinstance(model, NativeFile):
+        pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)
+        model = NativeFile(
+            model.spec, model.weights, pair, source=getattr(model, "source", ""), notes=tuple(getattr(model, "notes", ()))
+        )
+    if model.test_pair is not None:
+        model.test_pair.check(model.spec)
+    return native.write(path, model)
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None,
+    verify: bool = False,
+) -> tuple[Path, NativeFile, Verification | None]:
+    """Write a file's weights and Spec as rnncore's own file.
+
+    With verify the file's test pair is replayed first, and nothing is written if it fails. Returns the path written,
+    what it holds, and the verification.
+    """
+    found = open_file(source, spec=spec, names=names)
+    report = None
+    if verify:
+        report = check_pair(Model(found.spec, found.weights), found.test_pair, str(source))
+        report.require()
+    return native.write(target, found), found, report
+
+
+def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike) -> Spec:
+    """A Spec as it is, from the object its JSON holds, or from a JSON file."""
+    if isinstance(given, Spec):
+        return given
+    if isinstance(given, Mapping):
+        return Spec.from_json(given)
+    try:
+        text = Path(given).read_bytes()
+    except OSError as error:
+        raise SpecError(f"{given}: {error.strerror}, expected a JSON file with a Spec") from None
+    try:
+        return Spec.from_json(text)
+    except RnncoreError as error:
+        raise type(error)(f"{given}: {error}") from None
+
+
+def resolve(path: str | os.PathLike) -> Path:
+    """The file behind a path or a "zoo:NAME"."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise FormatError(f"{path!r}: {type(path).__name__}, expected a path")
+    if isinstance(path, str) and path.startswith(ZOO):
+        name = path.removeprefix(ZOO)
+        shipped = {entry.name.removesuffix(".safetensors") for entry in resources.files("rnncore.zoo").iterdir() if entry.name.endswith(".safetensors")}
+        if name not in shipped:
+            raise FormatError(f"{path}: no such model, expected one of {', '.join(ZOO + known for known in sorted(shipped))}")
+        return Path(str(resources.files("rnncore.zoo") / f"{name}.safetensors"))
+    return Path(path)
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,16 @@
+"""The ops around recurrent layers, one file per family; names and semantics are those of ONNX where it has the op.
+
+    ops/base.py         what every op is
+    ops/linear.py       Linear, Embedding: products with weights that the node owns
+    ops/elementwise.py  Relu, Tanh, Sigmoid, Softmax, LogSoftmax, LpNormalization, Add, Mul, Concat
+    ops/logic.py        Equal, Not, Where, ReduceMin, Squeeze, Gather of one index: what masks are made of
+
+A new op is one entry in its family's list.
+"""
+
+from rnncore.ops import elementwise, linear, logic
+from rnncore.ops.base import Op, Value
+
+__all__ = ["OPS", "Op", "Value"]
+
+OPS: dict[str, Op] = {op.name: op for op in (*linear.OPS, *elementwise.OPS, *logic.OPS)}

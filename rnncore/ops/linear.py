@@ -1,0 +1,80 @@
+"""Products with weights the node owns: Linear (Dense, Gemm with a constant) and Embedding (Gather from a constant)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rnncore.errors import InputError, SpecError
+from rnncore.ops.base import Op, Value, need_float, plain_size
+
+__all__ = ["OPS"]
+
+
+def _linear_infer(attributes, values):
+    (x,) = values
+    need_float(x)
+    if not x.shape or (isinstance(x.shape[-1], int) and x.shape[-1] != attributes["input_size"]):
+        raise SpecError(f"input is {x}, expected a last dimension of {attributes['input_size']}")
+    return [Value("float", (*x.shape[:-1], attributes["output_size"]))]
+
+
+def _linear_shapes(attributes):
+    shapes = {"weight": (attributes["output_size"], attributes["input_size"])}
+    if attributes["bias"]:
+        shapes["bias"] = (attributes["output_size"],)
+    return shapes
+
+
+def _linear_run(attributes, weights, x):
+    """y = x W^T + b over the last axis."""
+    y = x @ weights["weight"].T
+    if "bias" in weights:
+        y += weights["bias"]
+    return y
+
+
+def _embedding_infer(attributes, values):
+    (ids,) = values
+    if ids.dtype != "int64":
+        raise SpecError(f"input is {ids}, expected int64 ids")
+    return [Value("float", (*ids.shape, attributes["output_size"]))]
+
+
+def _embedding_run(attributes, weights, ids):
+    """y = weight[ids]; ids must be in [0, input_size)."""
+    rows = attributes["input_size"]
+    if ids.size and (ids.min() < 0 or ids.max() >= rows):
+        where = np.argwhere((ids < 0) | (ids >= rows))[0]
+        raise InputError(f"id {ids[tuple(where)]} at {where.tolist()}, expected 0 to {rows - 1}")
+    return weights["weight"][ids]
+
+
+def _check_sizes(attributes):
+    for name in ("input_size", "output_size"):
+        plain_size(name, attributes[name])
+
+
+def _checked(shapes):
+    def weight_shapes(attributes):
+        _check_sizes(attributes)
+        return shapes(attributes)
+
+    return weight_shapes
+
+
+OPS = [
+    Op(
+        "Linear",
+        infer=_linear_infer,
+        run=_linear_run,
+        attributes={"input_size": ..., "output_size": ..., "bias": True},
+        weight_shapes=_checked(_linear_shapes),
+    ),
+    Op(
+        "Embedding",
+        infer=_embedding_infer,
+        run=_embedding_run,
+        attributes={"input_size": ..., "output_size": ...},
+        weight_shapes=_checked(lambda a: {"weight": (a["input_size"], a["output_size"])}),
+    ),
+]

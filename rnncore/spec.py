@@ -1,0 +1,490 @@
+"""Spec: what a network is, without its weights. A graph of named nodes, as frozen dataclasses and as JSON.
+
+    spec = Spec(
+        inputs=[Input("mels", "float", ("B", "T", 40))],
+        nodes=[
+            Recurrent("lstm", LSTM(40, 256), "mels", layers=3),
+            Node("linear", "Linear", "lstm.last", {"input_size": 256, "output_size": 256}),
+        ],
+        outputs=["linear"],
+    )
+
+A node's value carries its name. A Recurrent node has more than one: "lstm" (the sequence), "lstm.last" (the
+output after the last valid step, directions merged), "lstm.h" and "lstm.c" (every layer's and direction's final
+state, in PyTorch's h_n order), and with merge="separate" "lstm.forward" and "lstm.reverse" instead of "lstm".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from rnncore.cells import CELLS, Cell
+from rnncore.cells.base import check_choice, check_flag, check_integer
+from rnncore.errors import SpecError
+from rnncore.ops import OPS, Value
+
+__all__ = ["Input", "Node", "Recurrent", "Spec"]
+
+FORMAT_VERSION = 1
+DTYPES = ("float", "int64", "bool")
+DIRECTIONS = ("forward", "reverse", "bidirectional")
+MERGES = ("concat", "sum", "mul", "average", "separate")
+LAYOUTS = ("batch_first", "time_first")
+MASKED_OUTPUTS = ("repeat", "zero")
+OUTPUT_ORDERS = ("time", "processing")
+MAX_NODES = 100_000
+
+
+@dataclass(frozen=True)
+class Input:
+    """A named input: dtype "float" (the model's), "int64" or "bool"; shape with names for sizes known at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    optional: bool = False
+
+    kind = "Input"
+
+    def __post_init__(self):
+        _check_name(self.name, "input")
+        check_choice(self, "dtype", DTYPES)
+        check_flag(self, "optional")
+        for size in self.shape:
+            if isinstance(size, bool) or not isinstance(size, (int, str)) or (isinstance(size, int) and size < 1):
+                raise SpecError(f"input {self.name!r}: size {size!r}, expected a positive integer or a name")
+        object.__setattr__(self, "shape", tuple(self.shape))
+
+    @property
+    def value(self) -> Value:
+        return Value(self.dtype, self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        found = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        return {**found, "optional": True} if self.optional else found
+
+
+@dataclass(frozen=True)
+class Node:
+    """An op of rnncore.ops on named values, with its attributes; its outputs are named after it."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        _check_name(self.name, "node")
+        if not isinstance(self.op, str) or self.op not in OPS:
+            raise SpecError(f"node {self.name!r}: op {self.op!r} is unknown, expected one of {', '.join(sorted(OPS))}")
+        op = OPS[self.op]
+        inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
+        object.__setattr__(self, "inputs", inputs)
+        if not op.arity[0] <= len(inputs) <= op.arity[1]:
+            expected = op.arity[0] if op.arity[0] == op.arity[1] else f"{op.arity[0]} to {op.arity[1]}"
+            raise SpecError(f"node {self.name!r} ({self.op}): {len(inputs)} inputs, expected {expected}")
+        unknown = sorted(set(self.attributes) - set(op.attributes))
+        if unknown:
+            accepted = ", ".join(op.attributes) or "none"
+            raise SpecError(f"node {self.name!r} ({self.op}): unknown attribute {unknown[0]!r}, expected {accepted}")
+        values = {key: self.attributes.get(key, default) for key, default in op.attributes.items()}
+        missing = [key for key, value in values.items() if value is ...]
+        if missing:
+            raise SpecError(f"node {self.name!r} ({self.op}): attribute {missing[0]!r} missing")
+        object.__setattr__(self, "attributes", MappingProxyType(values))
+
+    def __reduce__(self):
+        return Node, (self.name, self.op, self.inputs, dict(self.attributes))
+
+    def __hash__(self):
+        return hash((self.name, self.op, self.inputs, tuple(self.attributes.items())))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of every value the node needs."""
+        return self.inputs
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights that the node owns: "NODE.weight" -> shape."""
+        with _naming(self):
+            shapes = OPS[self.op].weight_shapes(self.attributes)
+        return {f"{self.name}.{key}": shape for key, shape in shapes.items()}
+
+    def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        with _naming(self):
+            found = OPS[self.op].infer(self.attributes, [values[name] for name in self.inputs])
+        return {self.name: found[0]} if len(found) == 1 else {f"{self.name}.{i}": v for i, v in enumerate(found)}
+
+    def to_json(self) -> dict[str, Any]:
+        defaults = OPS[self.op].attributes
+        attributes = {key: value for key, value in self.attributes.items() if value != defaults[key]}
+        found = {"name": self.name, "op": self.op, "inputs": list(self.inputs)}
+        return {**found, "attributes": attributes} if attributes else found
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A stack of recurrent layers of one cell.
+
+    cell         the first layer's; deeper layers differ from it in input size only
+    reverse_cell the reverse direction's, where its options differ
+    input        name of the sequence value, (B, T, I), or (T, B, I) with layout="time_first"
+    lengths      name of an int64 (B,) value: steps from the first that count. The optional input "lengths" is
+                 declared by the Spec for every node that names it
+    initial      names of the initial states' values in the order of the cell's states, each
+                 (layers * directions, B, size); empty for the caller's State, trained or zero states
+    trained_state  initial states are weights of the node: "NODE.initial_h", (layers * directions, size)
+    merge        how two directions become one output, in every layer ("separate" only with one layer)
+    mask         name of a bool (B, T) value, (T, B) with layout="time_first": True where a step counts, gaps and
+                 left padding included. The optional input "mask" is declared like "lengths". A mask that is an
+                 input must agree with lengths where both are given; one that the graph computes is cut by them
+    masked_output  output at masked steps: "repeat" that of the valid step processed before (0 before the first one),
+                 per direction, or "zero". Steps past a length are 0 where there is no mask
+    output_order "time", or "processing" (one layer with direction="reverse"): time t stands at T - 1 - t
+
+    A masked step keeps the state and is never read. NAME.last is the output after the last valid step processed,
+    which for a row without any is its initial h.
+    """
+
+    name: str
+    cell: Cell
+    input: str
+    layers: int = 1
+    direction: str = "forward"
+    merge: str = "concat"
+    layout: str = "batch_first"
+    reverse_cell: Cell | None = None
+    lengths: str | None = "lengths"
+    initial: tuple[str, ...] = ()
+    trained_state: bool = False
+    mask: str | None = None
+    masked_output: str = "repeat"
+    output_order: str = "time"
+
+    kind = "Recurrent"
+
+    def __post_init__(self):
+        _check_name(self.name, "node")
+        with _naming(self):
+            if not isinstance(self.cell, Cell):
+                raise SpecError(f"cell={self.cell!r}, expected a Cell ({', '.join(CELLS)})")
+            check_integer(self, "layers", at_least=1)
+            check_choice(self, "direction", DIRECTIONS)
+            check_choice(self, "merge", MERGES)
+            check_choice(self, "layout", LAYOUTS)
+            check_choice(self, "masked_output", MASKED_OUTPUTS)
+            check_choice(self, "output_order", OUTPUT_ORDERS)
+            check_flag(self, "trained_state")
+            object.__setattr__(self, "initial", tuple(self.initial))
+            if self.reverse_cell is not None:
+                self._check_reverse_cell()
+            if self.merge != "concat" and self.direction != "bidirectional":
+                raise SpecError(f"merge={self.merge!r} with direction={self.direction!r}, expected bidirectional")
+            if self.merge == "separate" and self.layers > 1:
+                raise SpecError(f"merge='separate' with {self.layers} layers, expected one layer a node")
+            if self.output_order == "processing" and (self.direction != "reverse" or self.layers > 1):
+                raise SpecError(
+                    f"output_order='processing' with direction={self.direction!r} and {self.layers} layers, "
+                    "expected direction='reverse' and one layer a node"
+                )
+            if self.initial and len(self.initial) != len(self.cell.states):
+                raise SpecError(f"{len(self.initial)} initial states, expected {len(self.cell.states)}")
+            if self.initial and self.trained_state:
+                raise SpecError("initial and trained_state exclude each other")
+
+    def _check_reverse_cell(self):
+        if self.direction != "bidirectional":
+            raise SpecError(f"reverse_cell with direction={self.direction!r}, expected bidirectional")
+        if not isinstance(self.reverse_cell, Cell) or self.reverse_cell.kind != self.cell.kind:
+            raise SpecError(f"reverse_cell={self.reverse_cell!r}, expected a {self.cell.kind} cell")
+        for name in ("input_size", "hidden_size", "output_size"):
+            found, expected = getattr(self.reverse_cell, name), getattr(self.cell, name)
+            if found != expected:
+                raise SpecError(f"reverse_cell: {name}={found}, expected the forward cell's {expected}")
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The directions of each layer, forward first."""
+        return ("forward", "reverse") if self.direction == "bidirectional" else (self.direction,)
+
+    @property
+    def output_size(self) -> int:
+        """Width of the merged output."""
+        return self.cell.output_size * (len(self.directions) if self.merge == "concat" else 1)
+
+    def layer_cell(self, layer: int, direction: str) -> Cell:
+        """The cell of one layer and direction, with that layer's input size."""
+        cell = self.reverse_cell if direction == "reverse" and self.reverse_cell is not None else self.cell
+        return cell if layer == 0 else cell.replace(input_size=self.output_size)
+
+    def suffix(self, layer: int, direction: str) -> str:
+        """PyTorch's suffix of a layer's weights: "_l0", "_l0_reverse"."""
+        return f"_l{layer}" + ("_reverse" if direction == "reverse" and self.direction == "bidirectional" else "")
+
+    def state_shapes(self, batch: int | str) -> dict[str, tuple[int | str, ...]]:
+        """State name -> (layers * directions, batch, size)."""
+        rows = self.layers * len(self.directions)
+        return {name: (rows, batch, size) for name, size in self.cell.state_sizes.items()}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of every value the node needs."""
+        return (self.input, *self.optional_reads, *self.initial)
+
+    @property
+    def optional_reads(self) -> tuple[str, ...]:
+        """Names of the values that may be optional inputs: lengths and mask."""
+        return tuple(name for name in (self.lengths, self.mask) if name)
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights that the node owns: "NODE.weight_ih_l0" -> shape."""
+        shapes = {}
+        for layer in range(self.layers):
+            for direction in self.directions:
+                suffix = self.suffix(layer, direction)
+                for key, shape in self.layer_cell(layer, direction).weight_shapes().items():
+                    shapes[f"{self.name}.{key}{suffix}"] = shape
+        if self.trained_state:
+            for key, (rows, _, size) in self.state_shapes("B").items():
+                shapes[f"{self.name}.initial_{key}"] = (rows, size)
+        return shapes
+
+    def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        with _naming(self):
+            x = values[self.input]
+            if x.dtype != "float" or len(x.shape) != 3:
+                raise SpecError(f"input {self.input!r} is {x}, expected float with three dimensions")
+            if isinstance(x.shape[2], int) and x.shape[2] != self.cell.input_size:
+                raise SpecError(f"input {self.input!r} is {x}, expected a last dimension of {self.cell.input_size}")
+            batch = x.shape[0 if self.layout == "batch_first" else 1]
+            if self.lengths is not None and (values[self.lengths].dtype, len(values[self.lengths].shape)) != ("int64", 1):
+                raise SpecError(f"lengths {self.lengths!r} is {values[self.lengths]}, expected int64 (B,)")
+            if self.mask is not None and (values[self.mask].dtype, len(values[self.mask].shape)) != ("bool", 2):
+                axes = "(B, T)" if self.layout == "batch_first" else "(T, B)"
+                raise SpecError(f"mask {self.mask!r} is {values[self.mask]}, expected bool {axes}")
+            for name, (key, shape) in zip(self.initial, self.state_shapes(batch).items(), strict=False):
+                found = values[name]
+                fits = found.dtype == "float" and len(found.shape) == 3
+                for size, expected in zip(found.shape, shape, strict=False):
+                    fits = fits and (isinstance(size, str) or isinstance(expected, str) or size == expected)
+                if not fits:
+                    raise SpecError(f"initial {key} {name!r} is {found}, expected {Value('float', shape)}")
+            y = Value("float", (*x.shape[:2], self.output_size))
+            one = Value("float", (*x.shape[:2], self.cell.output_size))
+            found = {f"{self.name}.forward": one, f"{self.name}.reverse": one} if self.merge == "separate" else {self.name: y}
+            if self.merge != "separate":
+                found[f"{self.name}.last"] = Value("float", (batch, self.output_size))
+            for key, shape in self.state_shapes(batch).items():
+                found[f"{self.name}.{key}"] = Value("float", shape)
+            return found
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": self.name, "op": "Recurrent", "cell": self.cell.to_json(), "input": self.input}
+        for field in dataclasses.fields(self)[3:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                found[field.name] = value.to_json() if isinstance(value, Cell) else value
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A network: inputs, nodes in an order in which each reads only what stands before it, and outputs by name.
+
+    Raises SpecError where names clash, a value is unknown, or a size contradicts another.
+    """
+
+    inputs: tuple[Input, ...]
+    nodes: tuple[Node | Recurrent, ...]
+    outputs: tuple[str, ...]
+
+    def __post_init__(self):
+        for field, accepted in (("inputs", Input), ("nodes", (Node, Recurrent))):
+            members = tuple(getattr(self, field))
+            for member in members:
+                if not isinstance(member, accepted):
+                    raise SpecError(f"{field}: {member!r}, expected {field[:-1].capitalize()} objects")
+            object.__setattr__(self, field, members)
+        outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
+        object.__setattr__(self, "outputs", outputs)
+        if len(self.nodes) > MAX_NODES:
+            raise SpecError(f"{len(self.nodes)} nodes, expected at most {MAX_NODES}")
+        names = {entry.name for entry in (*self.inputs, *self.nodes)}
+        if "lengths" not in names and any("lengths" in node.reads for node in self.nodes):
+            lengths = Input("lengths", "int64", ("B",), optional=True)
+            object.__setattr__(self, "inputs", (*self.inputs, lengths))
+        masked = [node for node in self.recurrent if node.mask == "mask"]
+        if "mask" not in names and masked:
+            mask = Input("mask", "bool", ("B", "T") if masked[0].layout == "batch_first" else ("T", "B"), optional=True)
+            object.__setattr__(self, "inputs", (*self.inputs, mask))
+        object.__setattr__(self, "_values", MappingProxyType(self._infer()))
+
+    def __getstate__(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_values", MappingProxyType(self._infer()))
+
+    def _infer(self) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+
+        def add(name, value):
+            if name in values:
+                raise SpecError(f"the name {name!r} stands for two values")
+            values[name] = value
+
+        for entry in self.inputs:
+            add(entry.name, entry.value)
+        optional = {entry.name for entry in self.inputs if entry.optional}
+        node_names = set()
+        for node in self.nodes:
+            if node.name in node_names:
+                raise SpecError(f"two nodes are named {node.name!r}")
+            node_names.add(node.name)
+            for name in node.reads:
+                if name not in values:
+                    raise SpecError(f"node {node.name!r} reads {name!r}, which no input or earlier node gives{_near(name, values)}")
+                if name in optional and name not in getattr(node, "optional_reads", ()):
+                    raise SpecError(
+                        f"node {node.name!r} reads the optional input {name!r}, which only lengths and mask may be"
+                    )
+            for name, value in node.infer(values).items():
+                add(name, value)
+        if not self.outputs:
+            raise SpecError("no outputs, expected at least one")
+        for name in self.outputs:
+            if name not in values:
+                raise SpecError(f"output {name!r} is given by no input or node{_near(name, values)}")
+        return values
+
+    @property
+    def values(self) -> Mapping[str, Value]:
+        """Every value by name, with dtype and shape."""
+        return self._values
+
+    @property
+    def recurrent(self) -> tuple[Recurrent, ...]:
+        """The recurrent nodes, in order: those that carry state."""
+        return tuple(node for node in self.nodes if isinstance(node, Recurrent))
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical name -> shape of every weight; exactly these must be given."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for node in self.nodes:
+            shapes.update(node.weight_shapes())
+        return shapes
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT_VERSION,
+            "inputs": [entry.to_json() for entry in self.inputs],
+            "nodes": [node.to_json() for node in self.nodes],
+            "outputs": list(self.outputs),
+        }
+
+    @classmethod
+    def from_json(cls, found: str | bytes | Mapping[str, Any]) -> Spec:
+        """From a JSON text or the object it holds. Unknown keys are an error, never ignored."""
+        if isinstance(found, (str, bytes)):
+            try:
+                found = json.loads(found)
+            except (ValueError, RecursionError) as error:
+                raise SpecError(f"Spec is not JSON: {error}") from None
+        _check_keys(found, "Spec", {"inputs", "nodes", "outputs"}, {"format"})
+        version = found.get("format", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise SpecError(f"Spec: format {version!r}, this version of rnncore reads {FORMAT_VERSION}")
+        for key in ("inputs", "nodes", "outputs"):
+            if not isinstance(found[key], (list, tuple)):
+                raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
+        return cls(
+            tuple(_input_from_json(entry) for entry in found["inputs"]),
+            tuple(_node_from_json(entry) for entry in found["nodes"]),
+            tuple(found["outputs"]),
+        )
+
+
+def _input_from_json(found: Any) -> Input:
+    _check_keys(found, "input", {"name", "dtype", "shape"}, {"optional"})
+    return Input(found["name"], found["dtype"], tuple(_list(found, "shape", "input")), found.get("optional", False))
+
+
+def _node_from_json(found: Any) -> Node | Recurrent:
+    if isinstance(found, Mapping) and found.get("op") == "Recurrent":
+        options = [field.name for field in dataclasses.fields(Recurrent)]
+        what = f"node {found.get('name')!r}"
+        _check_keys(found, what, {"op", "name", "cell", "input"}, set(options))
+        values = {key: value for key, value in found.items() if key != "op"}
+        for key in ("cell", "reverse_cell"):
+            if values.get(key) is not None:
+                values[key] = _cell_from_json(values[key], what)
+        if "initial" in values:
+            values["initial"] = tuple(_list(values, "initial", what))
+        return Recurrent(**values)
+    _check_keys(found, "node", {"name", "op", "inputs"}, {"attributes"})
+    attributes = found.get("attributes", {})
+    if not isinstance(attributes, Mapping):
+        raise SpecError(f"node {found['name']!r}: attributes are {type(attributes).__name__}, expected an object")
+    return Node(found["name"], found["op"], tuple(_list(found, "inputs", "node")), attributes)
+
+
+def _cell_from_json(found: Any, what: str) -> Cell:
+    if not isinstance(found, Mapping) or not isinstance(found.get("kind"), str) or found["kind"] not in CELLS:
+        kind = found.get("kind") if isinstance(found, Mapping) else found
+        raise SpecError(f"{what}: cell kind {kind!r} is unknown, expected one of {', '.join(CELLS)}")
+    return CELLS[found["kind"]].from_json(found)
+
+
+def _list(found: Mapping[str, Any], key: str, what: str) -> list:
+    value = found[key]
+    if not isinstance(value, (list, tuple)):
+        raise SpecError(f"{what}: {key} is {type(value).__name__}, expected a list")
+    return list(value)
+
+
+def _check_keys(found: Any, what: str, required: set[str], optional: set[str]) -> None:
+    if not isinstance(found, Mapping):
+        raise SpecError(f"{what}: {type(found).__name__}, expected an object with {', '.join(sorted(required))}")
+    unknown = sorted(set(found) - required - optional)
+    if unknown:
+        raise SpecError(f"{what}: unknown key {unknown[0]!r}, expected {', '.join(sorted(required | optional))}")
+    missing = sorted(required - set(found))
+    if missing:
+        raise SpecError(f"{what}: key {missing[0]!r} missing")
+
+
+def _check_name(name: Any, what: str) -> None:
+    if not isinstance(name, str) or not name or len(name) > 1000 or not name.isprintable():
+        raise SpecError(f"{what} name {str(name)[:60]!r}, expected a printable string of at most 1000 characters")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelled name."""
+    import difflib
+
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+class _naming:
+    """Puts the node's name before the message of a SpecError raised inside."""
+
+    def __init__(self, node):
+        self.node = node
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        prefix = f"node {self.node.name!r}"
+        if isinstance(error, SpecError) and not str(error).startswith(prefix):
+            op = getattr(self.node, "op", None)
+            raise SpecError(f"{prefix}{f' ({op})' if op else ''}: {error}") from None
+        return False

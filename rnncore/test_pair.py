@@ -1,0 +1,71 @@
+"""TestPair: an input with the output that the source framework gave for it, stored beside the weights as proof."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from rnncore.errors import InputError
+from rnncore.ops import Value
+from rnncore.spec import Spec
+
+__all__ = ["TestPair", "check_array"]
+
+KINDS = {"float": "f", "int64": "iu", "bool": "b"}
+
+
+@dataclass(frozen=True, eq=False)
+class TestPair:
+    """Named inputs and the outputs they gave in the source framework.
+
+    Arrays are copied, C-contiguous, in native byte order and read-only; integers become int64.
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+    def __post_init__(self):
+        for field in ("inputs", "outputs"):
+            arrays = {name: _frozen(name, array) for name, array in getattr(self, field).items()}
+            object.__setattr__(self, field, MappingProxyType(arrays))
+
+    def __reduce__(self):
+        return TestPair, (dict(self.inputs), dict(self.outputs))
+
+    def check(self, spec: Spec) -> None:
+        """Raises InputError where the names, dtypes or shapes are not those of the Spec's inputs and outputs.
+
+        Optional inputs may be absent; sizes known only at run time are free.
+        """
+        given = {entry.name: entry.value for entry in spec.inputs if not entry.optional or entry.name in self.inputs}
+        returned = {name: spec.values[name] for name in spec.outputs}
+        for what, arrays, values in (("input", self.inputs, given), ("output", self.outputs, returned)):
+            if set(arrays) != set(values):
+                raise InputError(f"test pair: {what}s {', '.join(arrays)}, expected {', '.join(values)}")
+            for name, value in values.items():
+                check_array(f"test pair: {what} {name!r}", arrays[name], value)
+
+
+def check_array(what: str, array: np.ndarray, value: Value) -> None:
+    """Raises InputError, beginning with ``what``, if an array has not the dtype and shape of a value of a Spec."""
+    fits = array.dtype.kind in KINDS[value.dtype] and array.ndim == len(value.shape)
+    for found, expected in zip(array.shape, value.shape, strict=False):
+        fits = fits and (isinstance(expected, str) or found == expected)
+    if not fits:
+        raise InputError(f"{what}: {array.dtype} {array.shape}, expected {value}")
+
+
+def _frozen(name: str, given: np.ndarray) -> np.ndarray:
+    array = np.asarray(given)
+    if array.dtype.kind in "iu":
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "fib":
+        raise InputError(f"test pair: {name!r} has dtype {array.dtype}, expected float, integer or bool")
+    frozen = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    frozen.flags.writeable = False
+    return frozen

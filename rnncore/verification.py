@@ -1,0 +1,96 @@
+"""Replaying a test pair: does this model compute what the source framework computed?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnncore.errors import VerificationError
+from rnncore.model import Model
+from rnncore.test_pair import TestPair
+
+__all__ = ["Difference", "Verification", "check_pair", "compare"]
+
+# Largest error of one output, relative to its largest value (at least 1), by the coarser of the two dtypes.
+TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from its reference.
+
+    error      largest absolute difference; inf where NaN or infinity stands in one of them only
+    relative   the same, divided by the largest absolute value of the reference (at least 1)
+    tolerance  what ``relative`` may be
+    where      index of the largest difference
+    """
+
+    output: str
+    error: float
+    relative: float
+    tolerance: float
+    where: tuple[int, ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.relative <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "equal" if self.passed else "DIFFERENT"
+        return (
+            f"{self.output}: {verdict}, largest error {self.error:.3g} at {list(self.where)}, "
+            f"relative {self.relative:.3g}, tolerance {self.tolerance:g}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome for every output of a model."""
+
+    what: str
+    differences: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(difference.passed for difference in self.differences)
+
+    def require(self) -> None:
+        """VerificationError naming every output that differs; nothing if none does."""
+        failed = [str(difference) for difference in self.differences if not difference.passed]
+        if failed:
+            raise VerificationError(f"{self.what}: {'; '.join(failed)}")
+
+
+def check_pair(model: Model, pair: TestPair | None, what: str) -> Verification:
+    """Run a model on its test pair's inputs and compare. VerificationError where there is no pair."""
+    if pair is None:
+        raise VerificationError(f"{what}: no test pair in this file, so there is nothing to verify it against")
+    return compare(model.run(pair.inputs), pair.outputs, what)
+
+
+def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], what: str) -> Verification:
+    """The difference of each output from its reference. Equal shapes are required; NaN equals NaN."""
+    return Verification(what, tuple(_difference(name, found[name], expected[name]) for name in expected))
+
+
+def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> Difference:
+    if found.shape != expected.shape:
+        raise VerificationError(f"{name}: shape {found.shape}, expected {expected.shape}")
+    if found.dtype.kind != "f":
+        error = (found != expected).astype(np.float64)
+        tolerance, scale = 0.0, 1.0
+    else:
+        a, b = found.astype(np.float64), expected.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+        error = np.where(np.isnan(error), np.inf, error)
+        tolerance = max(TOLERANCES[found.dtype.name], TOLERANCES[expected.dtype.name])
+        finite = np.abs(b[np.isfinite(b)])
+        scale = max(1.0, float(finite.max(initial=0.0)))
+    if not error.size:
+        return Difference(name, 0.0, 0.0, tolerance, ())
+    where = np.unravel_index(int(error.argmax()), error.shape)
+    largest = float(error[where])
+    return Difference(name, largest, largest / scale, tolerance, tuple(map(int, where)))

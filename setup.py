@@ -1,0 +1,49 @@
+"""Builds the compiled rooms. RNNCORE_BUILD = release (default), debug, asan or coverage chooses the flags."""
+
+import os
+from pathlib import Path
+
+import numpy
+import scipy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+KERNELS = Path("rnncore/kernels")
+
+# NaN, infinities and rounding are part of the contract, so nothing here may imply -ffast-math.
+FLAGS = {
+    "release": (["-O3", "-g0"], []),
+    "debug": (["-O0", "-g3"], []),
+    "asan": (["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"], ["-fsanitize=address,undefined"]),
+    "coverage": (["-O0", "-g3", "--coverage"], ["--coverage"]),
+}
+ALWAYS = ["-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
+
+
+def declare_blas_int() -> None:
+    """SciPy names the integer of its BLAS from 1.18 on; before, it is int."""
+    declared = "blas_int" in (Path(scipy.__file__).parent / "linalg/cython_blas.pxd").read_text(encoding="utf-8")
+    text = "from scipy.linalg.cython_blas cimport blas_int\n" if declared else "ctypedef int blas_int\n"
+    target = KERNELS / "_blas_int.pxi"
+    if not target.exists() or target.read_text(encoding="utf-8") != text:
+        target.write_text(text, encoding="utf-8")
+
+
+def extension(name: str) -> Extension:
+    build = os.environ.get("RNNCORE_BUILD", "release")
+    if build not in FLAGS:
+        raise SystemExit(f"RNNCORE_BUILD={build!r}, expected one of {', '.join(FLAGS)}")
+    compile_flags, link_flags = FLAGS[build]
+    return Extension(
+        f"rnncore.kernels.{name}",
+        [str(KERNELS / f"{name}.pyx")],
+        include_dirs=[numpy.get_include(), str(KERNELS)],
+        depends=[str(path) for path in KERNELS.glob("*.h")],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=[*ALWAYS, *compile_flags],
+        extra_link_args=link_flags,
+    )
+
+
+declare_blas_int()
+setup(ext_modules=cythonize([extension("_blas"), extension("_engine")]))

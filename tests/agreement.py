@@ -1,0 +1,33 @@
+"""How tests compare: error relative to the largest value (at least 1), NaN and infinities in the same places."""
+
+import numpy as np
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+
+
+def assert_agrees(found, expected, dtype, what=""):
+    """Every array of ``expected`` (by name) has its shape in ``found``, the given dtype, and is within tolerance."""
+    assert set(found) >= set(expected), f"{what}: {sorted(found)}, expected {sorted(expected)}"
+    for name, reference in expected.items():
+        assert found[name].dtype == dtype, f"{what}: {name}: {found[name].dtype}, expected {dtype}"
+        assert_close(found[name], reference, TOLERANCES[str(dtype)], f"{what}: {name}")
+
+
+def assert_close(found, reference, tolerance, what=""):
+    """|found - reference| <= tolerance * max(1, |reference|) everywhere."""
+    found, reference = np.asarray(found, np.float64), np.asarray(reference, np.float64)
+    assert found.shape == reference.shape, f"{what}: shape {found.shape}, expected {reference.shape}"
+    finite = np.isfinite(reference)
+    np.testing.assert_array_equal(found[~finite], reference[~finite], err_msg=what)
+    if not finite.any():
+        return
+    scale = max(1.0, np.abs(reference[finite]).max())
+    error = np.abs(found[finite] - reference[finite]).max() / scale
+    assert error <= tolerance, f"{what}: relative error {error:.3g}, tolerance {tolerance:g}"
+
+
+def assert_same_bits(found, expected, what=""):
+    """Equal dtype, shape and bytes."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape), what
+    assert found.tobytes() == expected.tobytes(), f"{what}: {found} is not, to the bit, {expected}"

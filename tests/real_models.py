@@ -1,0 +1,53 @@
+"""Published model files for tests, fetched once from the Python package index and kept in a cache.
+
+The cache is the directory that RNNCORE_TEST_CACHE names, or .cache/packages in the repository.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+__all__ = ["real_file"]
+
+
+def cache() -> Path:
+    """The cache directory, made if it is not there."""
+    found = Path(os.environ.get("RNNCORE_TEST_CACHE") or Path(__file__).parent.parent / ".cache" / "packages")
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def real_file(requirement: str, member: str) -> Path:
+    """Path of one file of a wheel: ``real_file("Resemblyzer==0.1.4", "resemblyzer/pretrained.pt")``.
+
+    Downloads the wheel on first use (without its dependencies, and nothing of it is run). Several processes may ask
+    at once: each works in a directory of its own, and the rename at the end is atomic. Raises RuntimeError where pip
+    fails.
+    """
+    directory = cache() / requirement.replace("==", "-")
+    path = directory / member
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory(dir=cache()) as work:
+        wheel = _wheel(requirement, Path(work))
+        part = Path(work) / "part"
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, part.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(path)
+    return path
+
+
+def _wheel(requirement: str, work: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    done = subprocess.run([*command, "-d", str(work), requirement], capture_output=True, text=True, timeout=600)
+    wheels = list(work.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise RuntimeError(f"pip download {requirement}: {done.stderr.strip()[-500:]}")
+    return wheels[0]

@@ -1,0 +1,219 @@
+"""Every file of hostile_files.py: refused with our error and a message that says why, or read; never executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile_files import BENIGN, CANARY, HOSTILE, write
+
+from rnncore.errors import FormatError, RnncoreError
+from rnncore.formats import npz_file, read_checkpoint, safetensors_file, torch_file
+
+ROOT = Path(__file__).parent.parent
+SECONDS, MEBIBYTES = 2.0, 256
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_file_is_refused(name, tmp_path):
+    case = HOSTILE[name]
+    path = write(case, tmp_path)
+    begin = time.process_time()
+    with pytest.raises(RnncoreError) as caught:
+        read_checkpoint(path)
+    assert time.process_time() - begin < SECONDS
+    assert type(caught.value) is case.error, case.why
+    assert case.says in str(caught.value), case.why
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", BENIGN)
+def test_benign_file_is_read(name, tmp_path):
+    case = BENIGN[name]
+    begin = time.process_time()
+    found = read_checkpoint(write(case, tmp_path))
+    assert time.process_time() - begin < SECONDS
+    assert tuple(found.tensors) == case.tensors, case.why
+    assert list(found.source_dtypes) == list(found.tensors)
+    for array in found.tensors.values():
+        assert not array.flags.writeable and array.dtype.isnative and array.flags.aligned
+
+
+def test_there_are_enough_cases():
+    assert len(HOSTILE) >= 100 and len(BENIGN) >= 20
+    assert all(case.says and case.why and case.error for case in HOSTILE.values())
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *BENIGN])
+@pytest.mark.parametrize("read", [torch_file.read, safetensors_file.read, npz_file.read])
+def test_every_reader_stands_every_file(name, read, tmp_path):
+    """Each reader on each file, of whichever format: a Checkpoint or one of our errors."""
+    path = write({**HOSTILE, **BENIGN}[name], tmp_path)
+    try:
+        read(path)
+    except RnncoreError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("name", BENIGN)
+def test_damaged_file_is_our_error(name, tmp_path):
+    """Every prefix of a benign file, and every byte of it changed: read, or refused with one of our errors."""
+    case = BENIGN[name]
+    data = case.build()
+    if len(data) > 10_000:
+        pytest.skip("too long to try every byte")
+    path = tmp_path / "file"
+    random = np.random.default_rng(0)
+    variants = [data[:end] for end in range(0, len(data), 3)]
+    for at in range(len(data)):
+        variants += [
+            data[:at] + bytes([byte]) + data[at + 1 :] for byte in {0, 0xFF, data[at] ^ 1, random.integers(256)}
+        ]
+    for variant in variants:
+        path.write_bytes(variant)
+        try:
+            read_checkpoint(path)
+        except RnncoreError as error:
+            assert str(path) in str(error)
+
+
+WATCHED = """
+import json, sys, time
+paths, warm = json.loads(sys.stdin.read())
+import rnncore.formats
+from rnncore.errors import RnncoreError
+
+def read(path):
+    try:
+        rnncore.formats.read_checkpoint(path)
+    except RnncoreError:
+        pass
+
+for path in warm:
+    read(path)
+events, current, watching = [], None, False
+HARMLESS = ("builtins.id", "object.__", "sys._getframe", "cpython.", "gc.")
+
+def hook(event, arguments):
+    if not watching or event.startswith(HARMLESS):
+        return
+    if event == "open" and (arguments[0] == current or type(arguments[0]) is int):  # a number: it is open already
+        return
+    events.append([current, event, repr(arguments)[:200]])
+
+def high_water():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+base = high_water() if sys.platform == "linux" else 0
+sys.addaudithook(hook)
+before = set(sys.modules)
+for current in paths:
+    watching = True
+    read(current)
+    watching = False
+peak = high_water() - base if sys.platform == "linux" else 0
+new = sorted(set(sys.modules) - before)
+print(json.dumps({"events": events, "modules": new, "torch": "torch" in sys.modules, "peak": peak}))
+"""
+
+
+def test_nothing_is_opened_imported_or_run(tmp_path):
+    """All cases in one process under an audit hook: no event but the opening of the file itself, and 256 MiB.
+
+    The first reading of a few benign files loads what Python loads late (codecs); that is not watched.
+    """
+    (tmp_path / "evil_module.py").write_text(f"open({CANARY!r}, 'w').close()\ndef run(): pass\nclass Evil: pass\n")
+    cases = {**HOSTILE, **BENIGN}
+    paths = [str(write(case, tmp_path)) for case in cases.values()]
+    warm = [str(tmp_path / f"fine_{name}.file") for name in ("torch_zip", "stream", "safetensors", "npz")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        input=json.dumps([paths, warm]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["events"] == []
+    assert found["modules"] == []
+    assert not found["torch"]
+    assert found["peak"] < MEBIBYTES
+    assert not (tmp_path / CANARY).exists()
+
+
+def test_audit_would_see_a_payload(tmp_path):
+    """The proof that the test above can fail: the same payload under Python's pickle leaves its canary."""
+    (tmp_path / "evil_module.py").write_text(f"open({CANARY!r}, 'w').close()\n")
+    script = "import pickle; pickle.loads(b'\\x80\\x02cevil_module\\nrun\\n.')"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+    assert (tmp_path / CANARY).exists()
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FormatError, match="No such file"):
+        read_checkpoint(tmp_path / "missing.pt")
+
+
+def test_directory(tmp_path):
+    with pytest.raises(FormatError, match="a directory, expected a regular file"):
+        read_checkpoint(tmp_path)
+
+
+def test_path_with_nul():
+    with pytest.raises(FormatError, match="null"):
+        read_checkpoint("a\0b")
+
+
+def test_path_of_another_type():
+    with pytest.raises(FormatError, match="path is int"):
+        read_checkpoint(3)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no fifos here")
+def test_fifo_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(FormatError, match="a fifo, expected a regular file"):
+        read_checkpoint(tmp_path / "fifo")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no devices here")
+def test_device():
+    with pytest.raises(FormatError, match="a device, expected a regular file"):
+        read_checkpoint("/dev/zero")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(tmp_path):
+    path = tmp_path / "secret.pt"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    with pytest.raises(FormatError, match="Permission denied"):
+        read_checkpoint(path)
+
+
+def test_sparse_file_of_a_terabyte_is_refused_at_once(tmp_path):
+    """Its size promises a terabyte; nothing is read but what is needed to refuse."""
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.write(HOSTILE["safetensors_past_end"].build())
+        try:
+            file.truncate(1 << 40)
+        except OSError:
+            pytest.skip("no sparse files here")
+    begin = time.process_time()
+    with pytest.raises(FormatError, match="where the last tensor ends"):
+        read_checkpoint(path)
+    assert time.process_time() - begin < SECONDS
