@@ -17,7 +17,15 @@ FLAGS = {
     "asan": (["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"], ["-fsanitize=address,undefined"]),
     "coverage": (["-O0", "-g3", "--coverage"], ["--coverage"]),
 }
-ALWAYS = ["-std=c11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
+ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
+
+# name -> further C sources, and whether a * b + c may become one fused operation: the packed kernels are built from
+# it, everywhere alike; elsewhere results are those of separate operations on every machine.
+EXTENSIONS = {
+    "_blas": ([], "off"),
+    "_engine": ([], "off"),
+    "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
+}
 
 
 def declare_blas_int() -> None:
@@ -29,21 +37,21 @@ def declare_blas_int() -> None:
         target.write_text(text, encoding="utf-8")
 
 
-def extension(name: str) -> Extension:
+def extension(name: str, sources: list[str], contract: str) -> Extension:
     build = os.environ.get("RNNCORE_BUILD", "release")
     if build not in FLAGS:
         raise SystemExit(f"RNNCORE_BUILD={build!r}, expected one of {', '.join(FLAGS)}")
     compile_flags, link_flags = FLAGS[build]
     return Extension(
         f"rnncore.kernels.{name}",
-        [str(KERNELS / f"{name}.pyx")],
+        [str(KERNELS / f"{name}.pyx"), *sources],
         include_dirs=[numpy.get_include(), str(KERNELS)],
-        depends=[str(path) for path in KERNELS.glob("*.h")],
+        depends=[str(path) for path in KERNELS.glob("**/*.h")],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-        extra_compile_args=[*ALWAYS, *compile_flags],
+        extra_compile_args=[*ALWAYS, f"-ffp-contract={contract}", *compile_flags],
         extra_link_args=link_flags,
     )
 
 
 declare_blas_int()
-setup(ext_modules=cythonize([extension("_blas"), extension("_engine")]))
+setup(ext_modules=cythonize([extension(name, *how) for name, how in EXTENSIONS.items()]))

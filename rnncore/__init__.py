@@ -4,6 +4,7 @@
     y = model(x)                                      # NumPy in, NumPy out, batch first
     y, state = model(x, state, lengths=lengths)       # state in and out, ragged rows
     ys = model.predict(sequences, batch_size=256)     # many sequences of any lengths
+    net = rnncore.LSTM(weight_ih=w, weight_hh=r, bias=b, order="keras")  # one layer from raw arrays
     spec, weights = rnncore.export.from_torch(module) # where the framework is: Spec and Weights with a test pair
 
 The rooms, from the bottom up; each imports only what stands above it in this list:
@@ -14,6 +15,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     spec        what a network is;  weights  its arrays;  test_pair  its proof
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
+    layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
     export      from live PyTorch and Keras models
     loading     load, save, convert;  verification  replaying a test pair
     zoo         trained models that come with the package
@@ -23,6 +25,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
 from rnncore import cells, export
 from rnncore._version import __version__
 from rnncore.cells import Activation
+from rnncore.dialects import Dialect, detect
 from rnncore.errors import (
     FormatError,
     InputError,
@@ -33,15 +36,21 @@ from rnncore.errors import (
     VerificationError,
     WeightError,
 )
+from rnncore.layers import GRU, LSTM, RNN
 from rnncore.loading import convert, load, save
 from rnncore.model import Model
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
 from rnncore.state import State
 from rnncore.test_pair import TestPair
 from rnncore.weights import Weights
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
+    "Dialect",
+    "AttentionDecoder",
     "FormatError",
     "Input",
     "InputError",
@@ -61,6 +70,7 @@ __all__ = [
     "__version__",
     "cells",
     "convert",
+    "detect",
     "export",
     "load",
     "save",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnncore.errors import InputError, StateError
-from rnncore.spec import Input, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Input, Recurrent, Spec
 from rnncore.state import State
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "accept_lengths",
     "accept_mask",
     "accept_state",
+    "as_array",
     "check_mask_is_lengths",
 ]
 
@@ -27,7 +28,7 @@ def accept_array(name: str, given: object, dtype: np.dtype, shape: tuple[int | s
     Names in ``shape`` are looked up in ``sizes`` and added to it where they are new. float64 given to a float32
     model is cast with a warning; any other loss of kind (complex, object, float to integer) is an InputError.
     """
-    array = _as_array(name, given)
+    array = as_array(name, given)
     kind, wanted = array.dtype.kind, dtype.kind
     allowed = {"f": "fiub", "i": "iu", "b": "b"}[wanted]
     if kind not in allowed:
@@ -99,7 +100,7 @@ def check_mask_is_lengths(name: str, mask: np.ndarray, lengths_name: str, length
         )
 
 
-def accept_state(nodes: tuple[Recurrent, ...], given: object, batch: int, dtype: np.dtype) -> State:
+def accept_state(nodes: tuple[Recurrent | AttentionDecoder, ...], given: object, batch: int, dtype: np.dtype) -> State:
     """A State from a State, a mapping, or for one recurrent node an array h or a tuple (h, c)."""
     names = [f"{node.name}.{key}" for node in nodes for key in node.state_shapes(batch)]
     if not isinstance(given, Mapping):
@@ -124,7 +125,8 @@ def accept_state(nodes: tuple[Recurrent, ...], given: object, batch: int, dtype:
     return State(found)
 
 
-def _as_array(name: str, given: object) -> np.ndarray:
+def as_array(name: str, given: object) -> np.ndarray:
+    """``given`` as an array of numbers, or an InputError that begins with ``name``."""
     try:
         array = np.asarray(given)
     except (ValueError, TypeError, OverflowError) as error:

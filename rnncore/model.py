@@ -6,20 +6,21 @@ the compiled time loop of rnncore.kernels; the others run their op.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import accept_inputs, accept_lengths, accept_mask, accept_state, check_mask_is_lengths
-from rnncore.cells import Cell
+from rnncore.arguments import accept_inputs, accept_state, as_array
+from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, RnncoreError, SpecError
-from rnncore.kernels import _engine
 from rnncore.ops import OPS
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.recurrent import RecurrentStep
+from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.stacks import pack
 from rnncore.state import State
+from rnncore.threads import check_threads
 from rnncore.weights import Weights
 
 __all__ = ["Model"]
@@ -35,19 +36,30 @@ class Model:
 
     spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays)
     dtype           "float32" or "float64": every float input, weight, state and output
+    num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
+                    It never changes a result. (float64 runs on BLAS, which has threads of its own.)
 
     Raises SpecError and WeightError where spec and weights do not fit.
     """
 
-    def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray], dtype: str = "float32"):
+    def __init__(
+        self,
+        spec: Spec,
+        weights: Mapping[str, np.ndarray],
+        dtype: str = "float32",
+        num_threads: int | None = None,
+    ):
         if str(dtype) not in ("float32", "float64"):
             raise SpecError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
         self._spec = spec
         self._dtype = np.dtype(dtype)
-        self._weights = weights if isinstance(weights, Weights) else Weights(spec, weights)
+        self._weights = Weights(spec, weights)  # checked here, whatever it was checked against before
         needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
         given = {entry.name for entry in spec.inputs}
-        self._steps = [_compile(node, self._weights, self._dtype, needed, given) for node in spec.nodes]
+        self._num_threads = num_threads
+        threads = check_threads(num_threads)
+        self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads) for node in spec.nodes]
+        self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
 
     @property
     def spec(self) -> Spec:
@@ -73,7 +85,7 @@ class Model:
         return tuple(Input(name, values[name].dtype, values[name].shape) for name in self._spec.outputs)
 
     def __reduce__(self):
-        return Model, (self._spec, dict(self._weights), self._dtype.name)
+        return Model, (self._spec, dict(self._weights), self._dtype.name, self._num_threads)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{entry.name}: {entry.value}" for entry in self.inputs)
@@ -93,6 +105,10 @@ class Model:
         Returns the output (a dict by name where the model has several), or (output, state) if state was given.
         Raises InputError and StateError.
         """
+        if self._direct is not None and lengths is None and mask is None:
+            found = self._directly(x, state)
+            if found is not None:
+                return found
         required = [entry for entry in self.inputs if not entry.optional]
         if len(required) != 1:
             names = ", ".join(entry.name for entry in required)
@@ -106,15 +122,28 @@ class Model:
         y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return y if state is _NO_STATE else (y, after)
 
+    def _directly(self, x: Any, state: Any) -> Any:
+        """The result by the short way of kernels, or None for what needs the long one."""
+        if state is _NO_STATE:
+            return self._direct(x)
+        if state is None:
+            state = self.initial_state(len(x)) if isinstance(x, np.ndarray) and x.ndim else None
+        found = self._direct.step(x, state.arrays) if type(state) is State else None
+        return None if found is None else (found[0], State.of(found[1]))
+
     def run(self, inputs: Mapping[str, Any], state: Any = _NO_STATE) -> Any:
         """Run any model: named inputs in, a dict of named outputs back; (outputs, state) if state was given."""
         outputs, after = self._run(inputs, None if state is _NO_STATE else state)
         return outputs if state is _NO_STATE else (outputs, after)
 
     def initial_state(self, batch: int) -> State:
-        """The state that a run starts from where none is given: trained initial states, or zeros."""
+        """The state that a run starts from where none is given: trained initial states, or zeros.
+
+        A node whose initial states are values of the graph takes them only where no state is given, so start such
+        a model with None.
+        """
         found = {}
-        for node in self._spec.recurrent:
+        for node in self._spec.stateful:
             for key, shape in node.state_shapes(batch).items():
                 array = np.zeros(shape, self._dtype)
                 if node.trained_state:
@@ -140,7 +169,7 @@ class Model:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}, expected a positive integer")
         entry, time = self._ragged_input()
-        arrays = [np.asarray(sequence) for sequence in sequences]
+        arrays = [as_array(f"sequence {i}", sequence) for i, sequence in enumerate(sequences)]
         for i, array in enumerate(arrays):
             if array.ndim != len(entry.shape) - 1:
                 raise InputError(f"sequence {i}: shape {array.shape}, expected {len(entry.shape) - 1} dimensions")
@@ -162,6 +191,8 @@ class Model:
         if len(required) != 1 or "lengths" not in named:
             raise InputError(f"predict needs a model with one required input and lengths; this one has {', '.join(named)}")
         entry = required[0]
+        if any(node.layout == "time_first" for node in self._spec.recurrent):
+            raise InputError(f"predict needs a time dimension behind the batch; input {entry.name!r} is {entry.value}")
         if len(entry.shape) < 2 or not isinstance(entry.shape[1], str):
             raise InputError(f"predict needs a time dimension of free size; input {entry.name!r} is {entry.value}")
         return entry, entry.shape[1]
@@ -194,32 +225,46 @@ class Model:
         after: dict[str, np.ndarray] = {}
         before = None
         if state is not None:
-            before = accept_state(self._spec.recurrent, state, _batch_of(self._spec, values), self._dtype)
+            before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
         for step in self._steps:
             step(values, before, after)
-        return {name: _owned(values[name], after) for name in self._spec.outputs}, State(after)
+        kept = [*after.values(), *(values[entry.name] for entry in self.inputs if values[entry.name] is not None)]
+        return {name: _owned(values[name], kept) for name in self._spec.outputs}, State(after)
 
 
 def _batch_of(spec: Spec, values: Values) -> int:
-    """The batch of the first input that a state must fit: the size named "B", else the first dimension."""
+    """The batch that a state must fit: the input size that the recurrent nodes' states have, else the first dimension."""
+    names = [spec.values[f"{node.name}.{node.cell.states[0]}"].shape[1] for node in spec.stateful]
     for entry in spec.inputs:
-        if values[entry.name] is not None and "B" in entry.shape:
-            return values[entry.name].shape[entry.shape.index("B")]
+        for axis, size in enumerate(entry.shape):
+            if isinstance(size, str) and size in names and values[entry.name] is not None:
+                return values[entry.name].shape[axis]
     first = next(entry for entry in spec.inputs if values[entry.name] is not None)
     return values[first.name].shape[0]
 
 
-def _owned(array: np.ndarray, after: dict[str, np.ndarray]) -> np.ndarray:
-    """An output that shares no memory with the returned state."""
-    return array.copy() if any(np.may_share_memory(array, kept) for kept in after.values()) else array
+def _owned(array: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
+    """An output that shares no memory with the returned state or the caller's inputs."""
+    return array.copy() if any(np.may_share_memory(array, other) for other in kept) else array
 
 
 Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]
 
 
-def _compile(node: Node | Recurrent, weights: Weights, dtype: np.dtype, needed: set[str], given: set[str]) -> Step:
+def _compile(
+    node: Node | Recurrent | AttentionDecoder,
+    weights: Weights,
+    dtype: np.dtype,
+    needed: set[str],
+    given: set[str],
+    threads: int,
+) -> Step:
     if isinstance(node, Recurrent):
-        return _RecurrentStep(node, weights, dtype, needed, given)
+        return RecurrentStep(node, weights, dtype, needed, given, threads)
+    if isinstance(node, AttentionDecoder):
+        layers = pack(node, weights, dtype)
+        own = {key: weights[f"{node.name}.{key}"].astype(dtype, copy=False) for key in node.own_shapes()}
+        return DecoderStep(node, layers, own, dtype, threads)
     return _op_step(node, weights, dtype)
 
 
@@ -229,184 +274,15 @@ def _op_step(node: Node, weights: Weights, dtype: np.dtype) -> Step:
 
     def step(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         try:
-            found = run(own, *(values[name] for name in node.inputs))
+            with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
+                found = run(own, *(values[name] if name else None for name in node.inputs))
         except InputError as error:
             raise InputError(f"node {node.name!r} ({node.op}): {error}") from None
         except ValueError as error:
             if isinstance(error, RnncoreError):
                 raise
-            shapes = ", ".join(str(values[name].shape) for name in node.inputs)
+            shapes = ", ".join(str(values[name].shape) for name in node.inputs if values.get(name) is not None)
             raise InputError(f"node {node.name!r} ({node.op}): inputs of shape {shapes}: {error}") from None
-        if isinstance(found, tuple):
-            values.update({f"{node.name}.{i}": array for i, array in enumerate(found)})
-        else:
-            values[node.name] = found
+        values.update(OPS[node.op].named(node.name, found))
 
     return step
-
-
-class _Rows(NamedTuple):
-    """Which steps of which rows count, as the time loop takes them: see Job in kernels/_engine.pyx.
-
-    All None where every step counts; steps and mask (B, T) None where only lengths say what does.
-    """
-
-    order: np.ndarray | None = None
-    lengths: np.ndarray | None = None
-    steps: np.ndarray | None = None
-    mask: np.ndarray | None = None
-
-
-class _RecurrentStep:
-    """Runs one Recurrent node: layers one after the other, each direction by one call of the time loop.
-
-    needed: names of the values that somebody reads; given: those of the Spec's inputs.
-    """
-
-    def __init__(self, node: Recurrent, weights: Weights, dtype: np.dtype, needed: set[str], given: set[str]):
-        self.node = node
-        self.mask_given = node.mask in given
-        self.flip = node.output_order == "processing"
-        self.dtype = dtype
-        self.time_first = node.layout == "time_first"
-        self.sequence_needed = any(f"{node.name}{end}" in needed for end in ("", ".forward", ".reverse"))
-        self.trained = {}
-        if node.trained_state:
-            self.trained = {
-                key: weights[f"{node.name}.initial_{key}"].astype(dtype, copy=False) for key in node.cell.states
-            }
-        self.layers = [
-            [_pack(node, layer, direction, weights, dtype) for direction in node.directions]
-            for layer in range(node.layers)
-        ]
-
-    def __call__(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
-        node = self.node
-        x = values[node.input]
-        if x.strides[-1] != x.itemsize and x.shape[-1] > 1:
-            x = np.ascontiguousarray(x)
-        batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
-        batch, steps = x.shape[batch_axis], x.shape[time_axis]
-        rows = self._rows(values, batch, steps)
-        initial = self._initial(values, before, batch)
-        final = {key: np.empty(shape, self.dtype) for key, shape in node.state_shapes(batch).items()}
-
-        row = 0
-        for layer, cells in enumerate(self.layers):
-            y = self._output(layer, batch, steps, ragged=rows.order is not None)
-            repeat = rows.mask is not None and layer == node.layers - 1 and node.masked_output == "repeat"
-            for d, (cell, direction) in enumerate(zip(cells, node.directions, strict=True)):
-                column, merge = d * node.cell.output_size if y is not None else 0, "set"
-                if node.merge in ("sum", "mul", "average"):
-                    column, merge = 0, node.merge if d else "set"
-                states = [None if initial.get(key) is None else initial[key][row] for key in ("h", "c")]
-                results = [final[key][row] if key in final else None for key in ("h", "c")]
-                reverse = direction == "reverse"
-                apart = repeat and merge != "set" and y is not None
-                out = np.zeros_like(y) if apart else y
-                how = "set" if apart else merge
-                at = (rows.order, rows.lengths, rows.steps)
-                cell.run(x, out, column, how, self.time_first, reverse, self.flip, *at, *states, *results)
-                if repeat and out is not None:
-                    self._repeat(out[..., column : column + node.cell.output_size], rows.mask, reverse)
-                if apart:
-                    y = _merge(merge, np.stack((y, out)))
-                row += 1
-            x = y
-        self._store(values, after, y, final)
-
-    def _rows(self, values: Values, batch: int, steps: int) -> _Rows:
-        """Rows in order of falling number of valid steps, and where those are."""
-        node = self.node
-        lengths = values[node.lengths] if node.lengths else None
-        mask = values[node.mask] if node.mask else None
-        if lengths is not None:
-            accept_lengths(node.lengths, lengths, batch, steps)
-        if mask is not None:
-            accept_mask(node.mask, mask, (steps, batch) if self.time_first else (batch, steps))
-            mask = mask.swapaxes(0, 1) if self.time_first else mask
-            if lengths is not None and self.mask_given:
-                check_mask_is_lengths(node.mask, mask, node.lengths, lengths)
-            elif lengths is not None:
-                mask = mask & (np.arange(steps) < lengths[:, None])
-            lengths = mask.sum(axis=1, dtype=np.int64)
-        if lengths is None or (lengths == steps).all():
-            return _Rows()
-        order = np.argsort(-lengths, kind="stable")
-        if mask is None:
-            return _Rows(order, lengths[order])
-        return _Rows(order, lengths[order], np.argsort(~mask[order], axis=1, kind="stable"), mask)
-
-    def _repeat(self, y: np.ndarray, mask: np.ndarray, reverse: bool) -> None:
-        """Fill the masked steps of one direction's outputs (zeros so far) with what was stored before each."""
-        y = y.swapaxes(0, 1) if self.time_first else y
-        y = y[:, ::-1] if self.flip else y
-        if reverse:
-            y, mask = y[:, ::-1], mask[:, ::-1]
-        latest = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)
-        row, step = np.nonzero(~mask & (latest >= 0))
-        y[row, step] = y[row, latest[row, step]]
-
-    def _initial(self, values: Values, before: State | None, batch: int) -> dict[str, np.ndarray]:
-        """Initial states by letter; a missing one means zeros."""
-        node = self.node
-        if node.initial:
-            found = {}
-            for key, name in zip(node.cell.states, node.initial, strict=True):
-                expected = node.state_shapes(batch)[key]
-                if values[name].shape != expected:
-                    raise InputError(f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}")
-                found[key] = np.ascontiguousarray(values[name])
-            return found
-        if before is not None:
-            return {key: before[f"{node.name}.{key}"] for key in node.cell.states}
-        return {
-            key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], (len(array), batch, array.shape[1])))
-            for key, array in self.trained.items()
-        }
-
-    def _output(self, layer: int, batch: int, steps: int, ragged: bool) -> np.ndarray | None:
-        """Room for a layer's outputs; None where nobody reads the last layer's sequence. Zeros behind short rows."""
-        node = self.node
-        if layer == node.layers - 1 and not self.sequence_needed:
-            return None
-        width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
-        shape = (steps, batch, width) if self.time_first else (batch, steps, width)
-        return (np.zeros if ragged else np.empty)(shape, self.dtype)
-
-    def _store(self, values: Values, after: dict[str, np.ndarray], y: np.ndarray | None, final: dict[str, np.ndarray]):
-        node = self.node
-        if node.merge == "separate":
-            if y is not None:
-                values[f"{node.name}.forward"], values[f"{node.name}.reverse"] = np.split(y, 2, axis=2)
-        else:
-            values[node.name] = y
-            values[f"{node.name}.last"] = _merge(node.merge, final["h"][-len(node.directions) :])
-        for key, array in final.items():
-            values[f"{node.name}.{key}"] = array
-            after[f"{node.name}.{key}"] = array
-
-
-def _merge(merge: str, h: np.ndarray) -> np.ndarray:
-    """Final outputs of the directions, (D, B, P), as one (B, ...)."""
-    if len(h) == 1:
-        return h[0]
-    if merge == "concat":
-        return np.concatenate(tuple(h), axis=1)
-    return {"sum": h[0] + h[1], "mul": h[0] * h[1], "average": (h[0] + h[1]) * h.dtype.type(0.5)}[merge]
-
-
-def _pack(node: Recurrent, layer: int, direction: str, weights: Weights, dtype: np.dtype) -> _engine.PackedCell:
-    cell = node.layer_cell(layer, direction)
-    suffix = node.suffix(layer, direction)
-    arrays = {key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()}
-    return _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
-
-
-def _options(cell: Cell) -> dict[str, Any]:
-    """The cell's fields as the kernels take them."""
-    found = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
-    found["activations"] = [(_engine.ACTIVATION_IDS[a.name], a.alpha, a.beta) for a in cell.activations]
-    found["output_size"] = cell.output_size
-    found["gates"] = len(cell.gates)
-    return found

@@ -12,6 +12,7 @@
 A node's value carries its name. A Recurrent node has more than one: "lstm" (the sequence), "lstm.last" (the
 output after the last valid step, directions merged), "lstm.h" and "lstm.c" (every layer's and direction's final
 state, in PyTorch's h_n order), and with merge="separate" "lstm.forward" and "lstm.reverse" instead of "lstm".
+Ops with several outputs and the AttentionDecoder name them the same way: "attention" and "attention.weights".
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from rnncore.cells import CELLS, Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
 from rnncore.errors import SpecError
 from rnncore.ops import OPS, Value
+from rnncore.ops.attention import Scoring
 
-__all__ = ["Input", "Node", "Recurrent", "Spec"]
+__all__ = ["AttentionDecoder", "Input", "Node", "Recurrent", "Spec"]
 
 FORMAT_VERSION = 1
 DTYPES = ("float", "int64", "bool")
@@ -53,8 +55,9 @@ class Input:
 
     def __post_init__(self):
         _check_name(self.name, "input")
-        check_choice(self, "dtype", DTYPES)
-        check_flag(self, "optional")
+        with _naming(self, "input"):
+            check_choice(self, "dtype", DTYPES)
+            check_flag(self, "optional")
         for size in self.shape:
             if isinstance(size, bool) or not isinstance(size, (int, str)) or (isinstance(size, int) and size < 1):
                 raise SpecError(f"input {self.name!r}: size {size!r}, expected a positive integer or a name")
@@ -93,6 +96,7 @@ class Node:
             accepted = ", ".join(op.attributes) or "none"
             raise SpecError(f"node {self.name!r} ({self.op}): unknown attribute {unknown[0]!r}, expected {accepted}")
         values = {key: self.attributes.get(key, default) for key, default in op.attributes.items()}
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         missing = [key for key, value in values.items() if value is ...]
         if missing:
             raise SpecError(f"node {self.name!r} ({self.op}): attribute {missing[0]!r} missing")
@@ -107,7 +111,17 @@ class Node:
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of every value the node needs."""
-        return self.inputs
+        return tuple(name for name in self.inputs if name != "" or "" in self._required)
+
+    @property
+    def optional_reads(self) -> tuple[str, ...]:
+        """Names of the values that may be optional inputs."""
+        return tuple(name for name in self.inputs if name not in self._required)
+
+    @property
+    def _required(self) -> list[str]:
+        optional = OPS[self.op].optional
+        return [name for place, name in enumerate(self.inputs) if place not in optional]
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight" -> shape."""
@@ -117,8 +131,11 @@ class Node:
 
     def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
         with _naming(self):
-            found = OPS[self.op].infer(self.attributes, [values[name] for name in self.inputs])
-        return {self.name: found[0]} if len(found) == 1 else {f"{self.name}.{i}": v for i, v in enumerate(found)}
+            OPS[self.op].weight_shapes(self.attributes)  # checks the sizes
+            op = OPS[self.op]
+            given = [values.get(name) for name in self.inputs]
+            absent = [None] * (op.arity[1] - len(given)) if op.optional else []
+            return op.named(self.name, op.infer(self.attributes, [*given, *absent]))
 
     def to_json(self) -> dict[str, Any]:
         defaults = OPS[self.op].attributes
@@ -137,7 +154,8 @@ class Recurrent:
     lengths      name of an int64 (B,) value: steps from the first that count. The optional input "lengths" is
                  declared by the Spec for every node that names it
     initial      names of the initial states' values in the order of the cell's states, each
-                 (layers * directions, B, size); empty for the caller's State, trained or zero states
+                 (layers * directions, B, size); a State given by the caller stands above them, trained or
+                 zero states below
     trained_state  initial states are weights of the node: "NODE.initial_h", (layers * directions, size)
     merge        how two directions become one output, in every layer ("separate" only with one layer)
     mask         name of a bool (B, T) value, (T, B) with layout="time_first": True where a step counts, gaps and
@@ -239,16 +257,11 @@ class Recurrent:
     @property
     def optional_reads(self) -> tuple[str, ...]:
         """Names of the values that may be optional inputs: lengths and mask."""
-        return tuple(name for name in (self.lengths, self.mask) if name)
+        return tuple(name for name in (self.lengths, self.mask) if name is not None)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight_ih_l0" -> shape."""
-        shapes = {}
-        for layer in range(self.layers):
-            for direction in self.directions:
-                suffix = self.suffix(layer, direction)
-                for key, shape in self.layer_cell(layer, direction).weight_shapes().items():
-                    shapes[f"{self.name}.{key}{suffix}"] = shape
+        shapes = _layer_shapes(self)
         if self.trained_state:
             for key, (rows, _, size) in self.state_shapes("B").items():
                 shapes[f"{self.name}.initial_{key}"] = (rows, size)
@@ -268,12 +281,7 @@ class Recurrent:
                 axes = "(B, T)" if self.layout == "batch_first" else "(T, B)"
                 raise SpecError(f"mask {self.mask!r} is {values[self.mask]}, expected bool {axes}")
             for name, (key, shape) in zip(self.initial, self.state_shapes(batch).items(), strict=False):
-                found = values[name]
-                fits = found.dtype == "float" and len(found.shape) == 3
-                for size, expected in zip(found.shape, shape, strict=False):
-                    fits = fits and (isinstance(size, str) or isinstance(expected, str) or size == expected)
-                if not fits:
-                    raise SpecError(f"initial {key} {name!r} is {found}, expected {Value('float', shape)}")
+                _need(f"initial {key}", name, values[name], shape)
             y = Value("float", (*x.shape[:2], self.output_size))
             one = Value("float", (*x.shape[:2], self.cell.output_size))
             found = {f"{self.name}.forward": one, f"{self.name}.reverse": one} if self.merge == "separate" else {self.name: y}
@@ -284,12 +292,164 @@ class Recurrent:
             return found
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"name": self.name, "op": "Recurrent", "cell": self.cell.to_json(), "input": self.input}
-        for field in dataclasses.fields(self)[3:]:
-            value = getattr(self, field.name)
-            if value != field.default:
-                found[field.name] = value.to_json() if isinstance(value, Cell) else value
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+        return _stack_to_json(self)
+
+
+@dataclass(frozen=True)
+class AttentionDecoder:
+    """A stack of recurrent layers that looks back at a memory in every step, which then enters its next product.
+
+        order="before" (Bahdanau)   v_t = attend(s_{t-1}),  s_t = cell([x_t; v_t])
+        order="after" (Luong)       s_t = cell([x_t; f_{t-1}]),  v_t = attend(s_t),  f_t = o_t, or v_t: see below
+        o_t = tanh(W [v_t; s_t] + b), the attentional vector, with attentional_size; else o_t = s_t
+
+    s is the last layer's output h; [a; b] stands side by side, in this order. After without attentional_size feeds
+    v_t. What feeds nothing back needs no such node: Recurrent, LuongAttention, Concat, Linear and Tanh say the same.
+
+    cell         the first layer's: its input_size is that of x_t and of what is fed, together
+    input        name of the sequence x, (B, T, I): what was emitted before, embedded; T is 1 when driven step by step
+    memory       name of what is attended to, (B, Tk, K), with K = memory_size
+    attention    "bahdanau", "dot", "general" or "concat" (rnncore.ops.attention), attention_size and attention_bias
+                 for bahdanau and concat
+    keys         name of the projected keys, (B, Tk, A), where the graph has them (a Linear of the memory, made once
+                 for many calls); then the node has no weights for them. bahdanau and general only
+    memory_mask  name of a bool (B, Tk) value, or of int64 lengths (B,): the steps of the memory that count
+    lengths      name of an int64 (B,) value: steps of x that count. What lies behind is not read, and gives 0
+    initial      names of the initial states, each (layers, B, size), of the cell's states in order and, if wanted,
+                 of f last, (1, B, size); a State given by the caller stands above them, zeros below
+
+    Values: NAME (B, T, size) are the o, NAME.context the v, NAME.weights (B, T, Tk) the attention's weights; NAME.h
+    and NAME.c (layers, B, H) and with order="after" NAME.feed (1, B, size) are the states after the last step.
+    """
+
+    name: str
+    cell: Cell
+    input: str
+    memory: str
+    memory_size: int
+    attention: str
+    attention_size: int | None = None
+    attention_bias: bool = False
+    order: str = "before"
+    attentional_size: int | None = None
+    attentional_bias: bool = False
+    layers: int = 1
+    keys: str | None = None
+    memory_mask: str | None = None
+    lengths: str | None = None
+    initial: tuple[str, ...] = ()
+
+    kind = "AttentionDecoder"
+    directions = ("forward",)
+    trained_state = False
+
+    def __post_init__(self):
+        _check_name(self.name, "node")
+        with _naming(self):
+            if not isinstance(self.cell, Cell):
+                raise SpecError(f"cell={self.cell!r}, expected a Cell ({', '.join(CELLS)})")
+            check_integer(self, "layers", at_least=1)
+            check_integer(self, "memory_size", at_least=1)
+            check_choice(self, "order", ("before", "after"))
+            check_flag(self, "attentional_bias")
+            object.__setattr__(self, "initial", tuple(self.initial))
+            if self.attentional_size is not None:
+                check_integer(self, "attentional_size", at_least=1)
+            elif self.attentional_bias:
+                raise SpecError("attentional_bias without attentional_size")
+            scoring = self.scoring  # checks what belongs to it
+            if self.keys is not None and scoring.score not in ("bahdanau", "general"):
+                raise SpecError(f"keys with attention={self.attention!r}, expected bahdanau or general")
+            if self.keys is not None and self.attention_bias:
+                raise SpecError("attention_bias with keys, expected it in what makes the keys")
+            if self.input_size < 1:
+                raise SpecError(
+                    f"cell: input_size={self.cell.input_size}, expected more than the {self.fed_size} that are fed"
+                )
+            if self.initial and len(self.initial) not in (len(self.cell.states), len(self.state_shapes("B"))):
+                raise SpecError(f"{len(self.initial)} initial states, expected {', '.join(self.state_shapes('B'))}")
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the queries are compared with the memory."""
+        sizes = (self.cell.output_size, self.memory_size, self.attention_size)
+        return Scoring(self.attention, *sizes, self.attention_bias)
+
+    @property
+    def output_size(self) -> int:
+        return self.attentional_size or self.cell.output_size
+
+    @property
+    def fed_size(self) -> int:
+        """Width of what stands beside x_t in the first layer's input."""
+        return self.memory_size if self.order == "before" else self.attentional_size or self.memory_size
+
+    @property
+    def input_size(self) -> int:
+        """Width of x_t."""
+        return self.cell.input_size - self.fed_size
+
+    def layer_cell(self, layer: int, direction: str = "forward") -> Cell:
+        """The cell of one layer, with that layer's input size."""
+        return self.cell if layer == 0 else self.cell.replace(input_size=self.cell.output_size)
+
+    def suffix(self, layer: int, direction: str = "forward") -> str:
+        """PyTorch's suffix of a layer's weights: "_l0"."""
+        return f"_l{layer}"
+
+    def state_shapes(self, batch: int | str) -> dict[str, tuple[int | str, ...]]:
+        """State name -> (layers, batch, size); "feed" has one layer."""
+        shapes = {name: (self.layers, batch, size) for name, size in self.cell.state_sizes.items()}
+        return {**shapes, "feed": (1, batch, self.fed_size)} if self.order == "after" else shapes
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of every value the node needs."""
+        keys = () if self.keys is None else (self.keys,)
+        return (self.input, self.memory, *keys, *self.optional_reads, *self.initial)
+
+    @property
+    def optional_reads(self) -> tuple[str, ...]:
+        """Names of the values that may be optional inputs: lengths and mask."""
+        return tuple(name for name in (self.lengths, self.memory_mask) if name is not None)
+
+    def own_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights that are not the cells': "attention.NAME" as Scoring has them, "attentional.weight"."""
+        shapes = self.scoring.weight_shapes(projected=self.keys is not None)
+        shapes = {f"attention.{key}": shape for key, shape in shapes.items()}
+        if self.attentional_size is not None:
+            shapes["attentional.weight"] = (self.attentional_size, self.memory_size + self.cell.output_size)
+            if self.attentional_bias:
+                shapes["attentional.bias"] = (self.attentional_size,)
+        return shapes
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights that the node owns: "NODE.weight_ih_l0", ..., "NODE.attention.query.weight" -> shape."""
+        return {**_layer_shapes(self), **{f"{self.name}.{key}": shape for key, shape in self.own_shapes().items()}}
+
+    def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        with _naming(self):
+            x, memory = values[self.input], values[self.memory]
+            batch, steps = x.shape[:1], memory.shape[1:2]
+            _need("input", self.input, x, ("B", "T", self.input_size))
+            _need("memory", self.memory, memory, (*batch, "Tk", self.memory_size))
+            if self.keys is not None:
+                _need("keys", self.keys, values[self.keys], (*batch, *steps, self.scoring.key_size))
+            if self.lengths is not None:
+                _need("lengths", self.lengths, values[self.lengths], batch, "int64")
+            if self.memory_mask is not None:
+                mask = values[self.memory_mask]
+                expected = (*batch, *steps) if mask.dtype == "bool" else batch
+                _need("memory_mask", self.memory_mask, mask, expected, "bool" if mask.dtype == "bool" else "int64")
+            states = self.state_shapes(x.shape[0])
+            for name, (key, shape) in zip(self.initial, states.items(), strict=False):
+                _need(f"initial {key}", name, values[name], shape)
+            sizes = {"": self.output_size, ".context": self.memory_size, ".weights": memory.shape[1]}
+            found = {self.name + ending: Value("float", (*x.shape[:2], size)) for ending, size in sizes.items()}
+            return {**found, **{f"{self.name}.{key}": Value("float", shape) for key, shape in states.items()}}
+
+    def to_json(self) -> dict[str, Any]:
+        return _stack_to_json(self)
 
 
 @dataclass(frozen=True)
@@ -300,11 +460,11 @@ class Spec:
     """
 
     inputs: tuple[Input, ...]
-    nodes: tuple[Node | Recurrent, ...]
+    nodes: tuple[Node | Recurrent | AttentionDecoder, ...]
     outputs: tuple[str, ...]
 
     def __post_init__(self):
-        for field, accepted in (("inputs", Input), ("nodes", (Node, Recurrent))):
+        for field, accepted in (("inputs", Input), ("nodes", (Node, *STACKS.values()))):
             members = tuple(getattr(self, field))
             for member in members:
                 if not isinstance(member, accepted):
@@ -349,19 +509,21 @@ class Spec:
                 raise SpecError(f"two nodes are named {node.name!r}")
             node_names.add(node.name)
             for name in node.reads:
-                if name not in values:
+                if not isinstance(name, str) or name not in values:
                     raise SpecError(f"node {node.name!r} reads {name!r}, which no input or earlier node gives{_near(name, values)}")
                 if name in optional and name not in getattr(node, "optional_reads", ()):
                     raise SpecError(
-                        f"node {node.name!r} reads the optional input {name!r}, which only lengths and mask may be"
+                        f"node {node.name!r} reads the optional input {name!r}, which only lengths and masks may be"
                     )
             for name, value in node.infer(values).items():
                 add(name, value)
         if not self.outputs:
             raise SpecError("no outputs, expected at least one")
         for name in self.outputs:
-            if name not in values:
+            if not isinstance(name, str) or name not in values:
                 raise SpecError(f"output {name!r} is given by no input or node{_near(name, values)}")
+            if name in optional:
+                raise SpecError(f"output {name!r} is an optional input, expected one that is always there")
         return values
 
     @property
@@ -371,8 +533,13 @@ class Spec:
 
     @property
     def recurrent(self) -> tuple[Recurrent, ...]:
-        """The recurrent nodes, in order: those that carry state."""
+        """The Recurrent nodes, in order."""
         return tuple(node for node in self.nodes if isinstance(node, Recurrent))
+
+    @property
+    def stateful(self) -> tuple[Recurrent | AttentionDecoder, ...]:
+        """The nodes that carry state, in order."""
+        return tuple(node for node in self.nodes if not isinstance(node, Node))
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical name -> shape of every weight; exactly these must be given."""
@@ -411,23 +578,59 @@ class Spec:
         )
 
 
+STACKS = {stack.kind: stack for stack in (Recurrent, AttentionDecoder)}
+"""Nodes made of recurrent layers, by the op that stands for them in JSON."""
+
+
+def _layer_shapes(node: Recurrent | AttentionDecoder) -> dict[str, tuple[int, ...]]:
+    """The weights of every layer and direction: "NODE.weight_ih_l0" -> shape."""
+    shapes = {}
+    for layer in range(node.layers):
+        for direction in node.directions:
+            suffix = node.suffix(layer, direction)
+            for key, shape in node.layer_cell(layer, direction).weight_shapes().items():
+                shapes[f"{node.name}.{key}{suffix}"] = shape
+    return shapes
+
+
+def _stack_to_json(node: Recurrent | AttentionDecoder) -> dict[str, Any]:
+    """Every field that has no default or differs from it."""
+    found: dict[str, Any] = {"name": node.name, "op": node.kind}
+    for field in dataclasses.fields(node)[1:]:
+        value = getattr(node, field.name)
+        if value != field.default:
+            found[field.name] = value.to_json() if isinstance(value, Cell) else value
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
+def _need(what: str, name: str, value: Value, shape: tuple[int | str, ...], dtype: str = "float") -> None:
+    """SpecError where a value has not the dtype or rank, or a known size is another."""
+    fits = value.dtype == dtype and len(value.shape) == len(shape)
+    for found, expected in zip(value.shape, shape, strict=False):
+        fits = fits and (isinstance(found, str) or isinstance(expected, str) or found == expected)
+    if not fits:
+        raise SpecError(f"{what} {name!r} is {value}, expected {Value(dtype, shape)}")
+
+
 def _input_from_json(found: Any) -> Input:
     _check_keys(found, "input", {"name", "dtype", "shape"}, {"optional"})
     return Input(found["name"], found["dtype"], tuple(_list(found, "shape", "input")), found.get("optional", False))
 
 
-def _node_from_json(found: Any) -> Node | Recurrent:
-    if isinstance(found, Mapping) and found.get("op") == "Recurrent":
-        options = [field.name for field in dataclasses.fields(Recurrent)]
+def _node_from_json(found: Any) -> Node | Recurrent | AttentionDecoder:
+    if isinstance(found, Mapping) and isinstance(found.get("op"), str) and found["op"] in STACKS:
+        stack = STACKS[found["op"]]
+        fields = {field.name: field.default for field in dataclasses.fields(stack)}
         what = f"node {found.get('name')!r}"
-        _check_keys(found, what, {"op", "name", "cell", "input"}, set(options))
+        required = {name for name, default in fields.items() if default is dataclasses.MISSING}
+        _check_keys(found, what, {"op", *required}, set(fields))
         values = {key: value for key, value in found.items() if key != "op"}
         for key in ("cell", "reverse_cell"):
             if values.get(key) is not None:
                 values[key] = _cell_from_json(values[key], what)
         if "initial" in values:
             values["initial"] = tuple(_list(values, "initial", what))
-        return Recurrent(**values)
+        return stack(**values)
     _check_keys(found, "node", {"name", "op", "inputs"}, {"attributes"})
     attributes = found.get("attributes", {})
     if not isinstance(attributes, Mapping):
@@ -439,7 +642,10 @@ def _cell_from_json(found: Any, what: str) -> Cell:
     if not isinstance(found, Mapping) or not isinstance(found.get("kind"), str) or found["kind"] not in CELLS:
         kind = found.get("kind") if isinstance(found, Mapping) else found
         raise SpecError(f"{what}: cell kind {kind!r} is unknown, expected one of {', '.join(CELLS)}")
-    return CELLS[found["kind"]].from_json(found)
+    try:
+        return CELLS[found["kind"]].from_json(found)
+    except SpecError as error:
+        raise SpecError(f"{what}: {error}") from None
 
 
 def _list(found: Mapping[str, Any], key: str, what: str) -> list:
@@ -465,25 +671,27 @@ def _check_name(name: Any, what: str) -> None:
         raise SpecError(f"{what} name {str(name)[:60]!r}, expected a printable string of at most 1000 characters")
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _near(name: Any, known: Iterable[str]) -> str:
     """A hint for a misspelled name."""
     import difflib
 
+    if not isinstance(name, str):
+        return ""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 class _naming:
-    """Puts the node's name before the message of a SpecError raised inside."""
+    """Puts the node's (or input's) name before the message of a SpecError raised inside."""
 
-    def __init__(self, node):
-        self.node = node
+    def __init__(self, node, what="node"):
+        self.node, self.what = node, what
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
-        prefix = f"node {self.node.name!r}"
+        prefix = f"{self.what} {self.node.name!r}"
         if isinstance(error, SpecError) and not str(error).startswith(prefix):
             op = getattr(self.node, "op", None)
             raise SpecError(f"{prefix}{f' ({op})' if op else ''}: {error}") from None

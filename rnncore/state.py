@@ -25,6 +25,18 @@ class State(Mapping[str, np.ndarray]):
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self._arrays = dict(arrays)
 
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> State:
+        """A State that takes the dict itself: for arrays nobody else has."""
+        state = cls.__new__(cls)
+        state._arrays = arrays
+        return state
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name; not a copy."""
+        return self._arrays
+
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
 

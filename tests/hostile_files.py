@@ -502,6 +502,11 @@ def torch_export_archive():
     return zip_of(zip_member("a/archive_format", b"pt2"), zip_member("a/models/model.json", b"{}"))
 
 
+@hostile("expected at most 67108864", "a pickle of 65 MiB in a file of 65 kB")
+def torch_large_pickle():
+    return zip_of(zip_member("a/data.pkl", bytes(65 << 20), method=8))
+
+
 # torch: the stream
 
 
@@ -690,7 +695,7 @@ def zip_stored_two_sizes():
     return zip_of(zip_member("w.npy", npy(), size=5))
 
 
-@hostile("zip directory", "the end record points into the members")
+@hostile("expected it to end at", "the end record points into the members")
 def zip_shifted_directory():
     return zip_of(zip_member("a/data.pkl", pickled(GOOD)), shift=-4)
 

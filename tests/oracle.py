@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.ops import OPS
-from rnncore.spec import Recurrent
+from rnncore.spec import AttentionDecoder, Recurrent
 
 MERGE = {
     "concat": lambda parts: np.concatenate(parts, axis=-1),
@@ -40,6 +40,8 @@ def run_oracle(spec, weights, inputs, state=None, everything=False):
     for node in spec.nodes:
         if isinstance(node, Recurrent):
             values.update(run_recurrent(node, weights, values, state or {}))
+        elif isinstance(node, AttentionDecoder):
+            values.update(run_decoder(node, weights, values, state or {}))
         else:
             values.update(run_node(node, weights, values))
     return values if everything else {name: values[name] for name in spec.outputs}
@@ -48,10 +50,8 @@ def run_oracle(spec, weights, inputs, state=None, everything=False):
 def run_node(node, weights, values):
     """An op without state, by its own definition."""
     own = {name.removeprefix(f"{node.name}."): weights[name] for name in node.weight_shapes()}
-    found = OPS[node.op].run(node.attributes, own, *(values[name] for name in node.inputs))
-    if isinstance(found, tuple):
-        return {f"{node.name}.{index}": array for index, array in enumerate(found)}
-    return {node.name: found}
+    found = OPS[node.op].run(node.attributes, own, *(values.get(name) for name in node.inputs))
+    return OPS[node.op].named(node.name, found)
 
 
 def run_recurrent(node, weights, values, state):
@@ -102,20 +102,87 @@ def run_recurrent(node, weights, values, state):
     return found
 
 
+def run_decoder(node, weights, values, state):
+    """All values of an attention decoder, from the equations in its docstring."""
+    x, memory = values[node.input], values[node.memory]
+    (batch, steps, _), memory_steps = x.shape, memory.shape[1]
+    lengths = values.get(node.lengths) if node.lengths else None
+    lengths = np.full(batch, steps) if lengths is None else lengths
+    mask = values.get(node.memory_mask) if node.memory_mask else None
+    mask = np.full(batch, memory_steps) if mask is None else mask
+    valid = mask if mask.dtype == bool else np.arange(memory_steps) < mask[:, None]
+    initial = initial_states(node, weights, values, state, batch)
+    final = {name: array.copy() for name, array in initial.items()}
+    sizes = {"": node.output_size, ".context": node.memory_size, ".weights": memory_steps}
+    found = {ending: np.zeros((batch, steps, size)) for ending, size in sizes.items()}
+    cells = [node.layer_cell(layer) for layer in range(node.layers)]
+    for row in range(batch):
+        places = np.flatnonzero(valid[row])
+        keys = None if node.keys is None else values[node.keys][row, places]
+
+        def look(s, places=places, keys=keys, row=row):
+            v, a = attention(node, weights, s, memory[row, places], keys)
+            return v, np.bincount(places, a, memory_steps)
+
+        for t in range(int(lengths[row])):
+            now = {name: array[:, row] for name, array in final.items()}
+            v, a = look(now["h"][-1]) if node.order == "before" else (now["feed"][0], None)
+            z = np.concatenate([x[row, t], v])
+            for layer, cell in enumerate(cells):
+                own = {key: weights[f"{node.name}.{key}_l{layer}"] for key in cell.weight_shapes()}
+                new = cell.step(own, z[None], tuple(now[name][layer][None] for name in cell.states))
+                for name, array in zip(cell.states, new, strict=True):
+                    final[name][layer, row] = array[0]
+                z = new[0][0]
+            if node.order == "after":
+                v, a = look(z)
+            if node.attentional_size is not None:
+                z = weights[f"{node.name}.attentional.weight"] @ np.concatenate([v, z])
+                z = np.tanh(z + weights.get(f"{node.name}.attentional.bias", 0.0))
+            if node.order == "after":
+                final["feed"][0, row] = v if node.attentional_size is None else z
+            for ending, array in zip(found, (z, v, a), strict=True):
+                found[ending][row, t] = array
+    named = {f"{node.name}.{name}": array for name, array in final.items()}
+    return {**named, **{node.name + ending: array for ending, array in found.items()}}
+
+
+def attention(node, weights, query, memory, keys):
+    """(v, a) of one query (Q,) over the valid steps of a memory, (n, K); keys (n, A) where the graph projects them."""
+    w = {key: weights.get(f"{node.name}.attention.{key}") for key in
+         ("query.weight", "key.weight", "key.bias", "score.weight", "weight", "bias")}  # fmt: skip
+    bias = 0.0 if not node.attention_bias else w["bias" if node.attention == "concat" else "key.bias"]
+    scores = np.zeros(len(memory))
+    for k, m in enumerate(memory):
+        if node.attention == "bahdanau":
+            key = keys[k] if keys is not None else w["key.weight"] @ m + bias
+            scores[k] = w["score.weight"] @ np.tanh(w["query.weight"] @ query + key)
+        elif node.attention == "concat":
+            scores[k] = w["score.weight"] @ np.tanh(w["weight"] @ np.concatenate([query, m]) + bias)
+        elif node.attention == "general":
+            scores[k] = query @ (keys[k] if keys is not None else w["weight"] @ m)
+        else:
+            scores[k] = query @ m
+    if not len(memory):
+        return np.zeros(node.memory_size), scores
+    e = np.exp(scores - scores.max())
+    return e @ memory / e.sum(), e / e.sum()
+
+
 def merged(node, parts):
     """One output of the directions' outputs."""
     return parts[0] if len(parts) == 1 else MERGE[node.merge](parts)
 
 
 def initial_states(node, weights, values, state, batch):
-    """State name -> (L*D, B, size): from values of the graph, from the caller, trained, or zero; in this order."""
+    """State name -> (L*D, B, size): from the caller, from values of the graph, trained, or zero; in this order."""
     found = {}
     for position, (name, shape) in enumerate(node.state_shapes(batch).items()):
         given = None
-        if node.initial:
-            given = values[node.initial[position]]
-        elif f"{node.name}.{name}" in state:
+        if f"{node.name}.{name}" in state:
             given = state[f"{node.name}.{name}"]
+        elif position < len(node.initial):
+            given = values[node.initial[position]]
         elif node.trained_state:
             given = weights[f"{node.name}.initial_{name}"][:, None]
         found[name] = np.broadcast_to(np.zeros(shape) if given is None else np.asarray(given, np.float64), shape)

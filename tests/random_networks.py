@@ -200,7 +200,9 @@ def random_network(seed, batch=None, steps=None):
     steps = int(rng.integers(0, 10)) if steps is None else steps
     state = None
     if chance(rng, 0.5):
-        shapes = {f"{node.name}.{key}": shape for node in spec.recurrent for key, shape in node.state_shapes(batch).items()}
+        shapes = {
+            f"{node.name}.{key}": shape for node in spec.recurrent for key, shape in node.state_shapes(batch).items()
+        }
         state = {name: draw(rng, shape) for name, shape in shapes.items()}
     dtype = str(rng.choice(["float32", "float64"]))
     return Network(spec, draw_weights(spec, rng), draw_inputs(spec, rng, batch, steps), state, dtype)
@@ -226,7 +228,9 @@ def stack(cell, lengths="lengths", **options):
     node = Recurrent("rnn", cell, "x", lengths=lengths, **options)
     axes = ("T", "B") if node.layout == "time_first" else ("B", "T")
     inputs = [Input("x", "float", (*axes, cell.input_size))]
-    inputs += [Input(name, "float", shape) for name, shape in zip(node.initial, node.state_shapes("B").values(), strict=False)]
+    inputs += [
+        Input(name, "float", shape) for name, shape in zip(node.initial, node.state_shapes("B").values(), strict=False)
+    ]
     values = Spec(inputs, [node], ["rnn.h"]).values
     return Spec(inputs, [node], [name for name in values if name.startswith("rnn")])
 

@@ -10,6 +10,9 @@ from oracle import run_oracle
 from random_networks import seeds, torch_network
 from rnncore.model import Model
 
+# Its threads only wait for each other at these sizes.
+torch.set_num_threads(1)
+
 
 def run_torch(network):
     """Values of the node "rnn" for the rows that torch accepts (length at least 1), and which rows those are."""
@@ -94,5 +97,8 @@ def test_the_generator_covers_what_it_promises():
     shapes = {network.inputs["x"].shape[:2] for network in drawn}
     assert set(range(6)) <= {size for shape in shapes for size in shape} and any(0 in shape for shape in shapes)
     assert {(network.state is None, "lengths" in network.inputs, network.dtype) for network in drawn} == {
-        (state, lengths, dtype) for state in (True, False) for lengths in (True, False) for dtype in ("float32", "float64")
+        (state, lengths, dtype)
+        for state in (True, False)
+        for lengths in (True, False)
+        for dtype in ("float32", "float64")
     }

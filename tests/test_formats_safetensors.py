@@ -89,6 +89,30 @@ def test_name_too_long(tmp_path):
         read_checkpoint(tmp_path / "a")
 
 
+FIELDS = {
+    "shape as a number": ({**entry(), "shape": 4}, "shape is int, expected a list"),
+    "three offsets": ({**entry(), "data_offsets": [0, 16, 16]}, "data_offsets are no two integers"),
+    "an offset as text": ({**entry(), "data_offsets": [0, "16"]}, "data_offsets are no two integers"),
+    "a negative offset": ({**entry(), "data_offsets": [-16, 0]}, "data_offsets are no two integers"),
+    "a dtype as a number": ({**entry(), "dtype": 4}, "dtype 4 is unknown"),
+    "an entry as a list": ([1], "expected an object of dtype, shape and data_offsets"),
+}
+
+
+@pytest.mark.parametrize(("found", "says"), FIELDS.values(), ids=FIELDS)
+def test_fields(tmp_path, found, says):
+    (tmp_path / "a").write_bytes(safetensors_of({"w": found}))
+    with pytest.raises(FormatError) as caught:
+        read_checkpoint(tmp_path / "a")
+    assert f"header: w: {says}" in str(caught.value)
+
+
+def test_header_that_does_not_begin_with_a_brace(tmp_path):
+    (tmp_path / "a").write_bytes(safetensors_of(" " + json.dumps({"w": entry()})))
+    with pytest.raises(FormatError, match=r"header: begins with b' ', expected b'\{'"):
+        safetensors_file.read(tmp_path / "a")
+
+
 def test_message_names_file_tensor_found_and_expected(tmp_path):
     (tmp_path / "a").write_bytes(safetensors_of({"lstm.bias": entry(shape=(3,))}))
     with pytest.raises(FormatError) as caught:

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import hostile_files as files
 import numpy as np
 import pytest
 from real_models import real_file
@@ -381,6 +382,108 @@ def test_large_file_is_not_copied(tmp_path):
         tracemalloc.stop()
         assert len(found.tensors) == 16
         assert peak < 1.2 * (64 << 20)
+
+
+FLOAT = files.name("torch", "FloatStorage")
+VIEW = files.group(files.text("v"), files.integer(-1), files.integer(2))
+MALFORMED = {
+    "an object with both kinds of entries": (b"ca\nB\n)\x81NaNNs", "both with and without keys"),
+    "items added to a list": (b"](N\x90", "adds to list, expected a set"),
+    "a pair set in a list": (b"]NNs", "adds to list, expected a dict"),
+    "a class without a name": (b"NN\x93", "a class without a name"),
+    "keywords that are no dict": (b"ca\nB\n)N\x92", "keywords are NoneType, expected a dict"),
+    "state for a number": (b"K\x01}b", "gives state to int"),
+    "a persistent id that is no tuple": (b"NQ", "persistent id NoneType, expected a tuple"),
+    "a persistent id of another kind": (
+        files.group(files.text("file"), files.text("/etc/passwd")) + b"Q",
+        "persistent id of kind 'file'",
+    ),
+    "a storage key that is a number": (
+        files.group(files.text("storage"), FLOAT, b"K\x00NK\x04") + b"Q",
+        "storage key 0, expected",
+    ),
+    "a storage view that is negative": (
+        files.group(files.text("storage"), FLOAT, files.text("0"), files.text("cpu"), files.integer(4), VIEW) + b"Q",
+        "view ('v', -1, 2), expected",
+    ),
+    "a tensor of three arguments": (
+        files.call(
+            files.name("torch._utils", "_rebuild_tensor_v2"), files.storage(), files.integer(0), files.numbers((4,))
+        ),
+        "a tensor of 3 arguments, expected 4 to 7",
+    ),
+    "an untyped tensor without dtype": (
+        files.call(
+            files.name("torch._utils", "_rebuild_tensor_v3"),
+            files.storage(),
+            files.integer(0),
+            files.numbers((4,)),
+            files.numbers((1,)),
+        ),
+        "a tensor of 4 arguments, expected 7 or 8",
+    ),
+    "a parameter of nothing": (
+        files.call(files.name("torch._utils", "_rebuild_parameter"), b"N"),
+        "a parameter without a tensor",
+    ),
+    "a subclass without its function": (
+        files.call(files.name("torch._tensor", "_rebuild_from_type_v2"), b"N", b"N", b")", b"N"),
+        "a tensor subclass of other arguments",
+    ),
+    "an OrderedDict of numbers": (files.call(files.name("collections", "OrderedDict"), b"](K\x01K\x02e"), "not a pair"),
+    "a Size of a number": (files.call(files.name("torch", "Size"), b"K\x01"), "a torch.Size of something"),
+    "an object without a class": (
+        files.call(files.name("copyreg", "_reconstructor"), b"K\x01"),
+        "an object without a class",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "says"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_pickle(tmp_path, body, says):
+    """Each beside a good tensor: without its check the file would load."""
+    (tmp_path / "a.pt").write_bytes(files.torch_zip(b"](" + files.tensor() + body + b"e"))
+    with pytest.raises(FormatError) as caught:
+        read_checkpoint(tmp_path / "a.pt")
+    assert says in str(caught.value) and "a/data.pkl: pickle, offset" in str(caught.value)
+
+
+def test_tensor_on_a_foreign_storage_is_skipped(tmp_path):
+    foreign = files.tensor(files.call(files.name("torch.storage", "_load_from_bytes"), b"N"))
+    (tmp_path / "a.pt").write_bytes(files.torch_zip(files.mapping(w=files.tensor(), x=foreign)))
+    found = read_checkpoint(tmp_path / "a.pt")
+    assert list(found.tensors) == ["w"]
+    assert found.skipped == [("x", "a tensor whose storage is an object of torch.storage._load_from_bytes")]
+
+
+def test_stream_whose_storage_keys_are_numbers(tmp_path):
+    data = files.stream().replace(b"](" + files.text("0") + b"e", b"](K\x00e")
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(FormatError, match="no list of strings"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_at_most_a_thousand_skipped_are_listed(tmp_path):
+    words = b"](" + files.name("a", "b") * 1500 + files.tensor() + b"e"
+    (tmp_path / "a.pt").write_bytes(files.torch_zip(words))
+    skipped = read_checkpoint(tmp_path / "a.pt").skipped
+    assert len(skipped) == 1001 and skipped[-1] == ("", "and 500 more")
+
+
+def test_archive_of_too_many_members(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for i in range(65_537):
+            archive.writestr(str(i), b"")
+    with pytest.raises(FormatError, match="65537 members, expected at most 65536"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_member_on_another_disk(tmp_path):
+    data = files.zip_of(files.zip_member("a/data.pkl", b""))
+    at = data.index(b"PK\x01\x02") + 34
+    (tmp_path / "a.pt").write_bytes(data[:at] + b"\x02\0" + data[at + 2 :])
+    with pytest.raises(UnsupportedError, match=r"a/data\.pkl: in part 2"):
+        read_checkpoint(tmp_path / "a.pt")
 
 
 def test_published_speaker_encoder():

@@ -123,7 +123,7 @@ def test_peepholes_and_coupled_gates():
         ({"b_o": (H + 1,)}, {}, r"b_o: shape \(5,\), expected \(4,\)"),
         ({"W_xi": (H,)}, {}, "W_xi: .* two dimensions"),
         ({"b_o": None}, {}, "b_o: missing, expected an array for gate o"),
-        ({"W_xc": None}, {}, "W_xg or W_xc: missing"),
+        ({"W_xc": None}, {}, "W_xg or W_xc or W_xj or W_xz: missing"),
         ({"W_xg": (I, H)}, {}, "W_xg and W_xc: both stand for gate g"),
         ({"W_extra": (I, H)}, {}, r"W_extra: shape \(3, 4\), but nothing uses it"),
         ({}, {"bias_names": None}, "b_i: .* nothing uses it"),

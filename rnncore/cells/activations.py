@@ -133,14 +133,15 @@ class Activation:
     beta: float = 0.0
 
     def __init__(self, name: str, alpha: float | None = None, beta: float | None = None):
-        if name in _ALIASES:
+        if isinstance(name, str) and name in _ALIASES:
             name, fixed_alpha, fixed_beta = _ALIASES[name]
             if alpha not in (None, fixed_alpha) or beta not in (None, fixed_beta):
                 raise SpecError(f"activation {name!r}: alpha and beta are fixed under this name")
             alpha, beta = fixed_alpha, fixed_beta
         function = ACTIVATIONS.get(name) if isinstance(name, str) else None
         if function is None:
-            expected = _AMBIGUOUS.get(name) or f"one of {', '.join(sorted([*ACTIVATIONS, *_ALIASES]))}"
+            hint = _AMBIGUOUS.get(name) if isinstance(name, str) else None
+            expected = hint or f"one of {', '.join(sorted([*ACTIVATIONS, *_ALIASES]))}"
             raise SpecError(f"activation {name!r} is unknown, expected {expected}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "alpha", _parameter(name, "alpha", alpha, function.alpha))
@@ -188,6 +189,14 @@ def _parameter(name: str, which: str, given: float | None, default: float | None
         if default is ...:
             raise SpecError(f"activation {name!r}: {which} missing, expected {_AMBIGUOUS[name]}")
         return float(default)
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given):
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not is_finite(given):
         raise SpecError(f"activation {name!r}: {which}={given!r}, expected a finite number")
     return float(given)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is neither NaN nor infinite nor an integer too large for a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rnncore.cells.activations import Activation
+from rnncore.cells.activations import Activation, is_finite
 from rnncore.errors import SpecError
 
 __all__ = ["Cell"]
@@ -42,9 +42,11 @@ class Cell:
         for name in ("input_size", "hidden_size"):
             check_integer(self, name, at_least=1)
         check_flag(self, "bias")
-        given = self.activations or self.default_activations
+        given = self.default_activations if self.activations == () else self.activations
         if isinstance(given, (str, Activation, dict)):
             given = (given,)
+        if not isinstance(given, (tuple, list)):
+            raise SpecError(f"{self.kind}: activations={given!r}, expected one for each of {', '.join(self.activation_places)}")
         if len(given) != len(self.activation_places):
             raise SpecError(
                 f"{self.kind}: {len(given)} activations, expected {len(self.activation_places)} "
@@ -143,7 +145,7 @@ def check_real(cell: Cell, name: str, above: float = -math.inf) -> None:
     """A finite number greater than ``above``."""
     value = getattr(cell, name)
     number = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= above:
+    if not number or not is_finite(value) or value <= above:
         limit = "" if above == -math.inf else f" above {above:g}"
         raise SpecError(f"{cell.kind}: {name}={value!r}, expected a finite number{limit}")
     object.__setattr__(cell, name, float(value))

@@ -10,14 +10,12 @@ import numpy as np
 from rnncore.cells import CELLS, GRU, Cell
 from rnncore.errors import SpecError, UnsupportedError, WeightError
 from rnncore.export.exported import Exported
-from rnncore.formats.gates import split_gru_bias, stack_gates, sum_biases
+from rnncore.formats.gates import GATE_LETTERS, split_gru_bias, stack_gates, sum_biases
 from rnncore.spec import Input, Node, Recurrent, Spec
 from rnncore.weights import Weights
 
 __all__ = ["from_gate_arrays"]
 
-# What people call the gates: the canonical letter first.
-LETTERS = {"LSTM": {"g": "gc"}, "GRU": {"z": "zu", "n": "nhc"}, "RNN": {"n": "hn"}}
 LAYOUTS = ("in_hidden", "hidden_in")
 
 
@@ -40,7 +38,7 @@ def from_gate_arrays(
     """Spec and Weights of one recurrent layer, and of a linear one after it, from separate arrays of each gate.
 
     arrays     by name: W_xi (I, H), W_hi (H, H), b_i (H) or (1, H), ...; layout "hidden_in" for W (H, I), as in W @ x
-    kind       "LSTM" (gates i f o and g or c), "GRU" (r, z or u, and n, h or c) or "RNN" (h or n)
+    kind       "LSTM" (gates i f o and g, c, j or z), "GRU" (r, z or u, and n, h, c ...) or "RNN" (h or n)
     bias_names one pattern, or two whose arrays are both added (GRU: the second one's n stays inside the reset);
                None for a cell without bias
     output     a linear layer that reads the sequence (take="sequence") or the last h (take="last"), used if there
@@ -95,7 +93,7 @@ class _Reader:
 
     def __init__(self, arrays: Mapping[str, np.ndarray], kind: str, layout: str):
         self.arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        self.letters, self.layout = LETTERS[kind], layout
+        self.letters, self.layout = GATE_LETTERS[kind], layout
         self.used: set[str] = set()
 
     def name(self, pattern: str, gate: str) -> str:

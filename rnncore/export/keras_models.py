@@ -22,7 +22,8 @@ def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
 
     model is a Sequential (others inside it are opened), a functional model that is one chain, or a single layer
     that has been built. Layers: SimpleRNN, LSTM, GRU, RNN around one of their cells, Bidirectional, Dense,
-    Embedding, TimeDistributed(Dense), Activation, ReLU, Softmax, dropout. Node names are layer names; an
+    Embedding, TimeDistributed(Dense), Activation, ReLU, Softmax, Masking, dropout. Masks of Masking and of
+    Embedding(mask_zero=True) are computed in the graph and reach the layers that Keras hands them to. Node names are layer names; an
     activation of Dense is a node of its own, "NAME.relu".
 
     example is a batch (B, T, I), or of ids (B, T); without it one is drawn with the seed. A stateful model is run
@@ -66,7 +67,7 @@ def _layers(keras, model) -> Iterator[tuple[str, Any]]:
     if isinstance(model, keras.Sequential):
         chain = model.layers
     elif isinstance(model, keras.Model):
-        chain = _functional_chain(model)
+        chain = _functional_chain(keras, model)
     elif isinstance(model, keras.layers.Layer):
         chain = [model]
     else:
@@ -78,7 +79,7 @@ def _layers(keras, model) -> Iterator[tuple[str, Any]]:
             yield layer.name, layer
 
 
-def _functional_chain(model) -> list[Any]:
+def _functional_chain(keras, model) -> list[Any]:
     """The layers of a functional model from input to output, if they are one chain."""
     where = f"model {model.name!r} ({type(model).__name__})"
     if not hasattr(model, "operations"):
@@ -89,19 +90,56 @@ def _functional_chain(model) -> list[Any]:
         raise UnsupportedError(f"{where}: {len(model.inputs)} inputs, expected one")
     histories = {tensor._keras_history[:2] for tensor in model.outputs}
     chain: list[Any] = []
+    nodes: list[Any] = []
     while True:
         if len(histories) != 1:
             raise UnsupportedError(f"{where}: its layers are no chain (after {[layer.name for layer in chain][-1:]})")
         layer, index = histories.pop()
         chain.append(layer)
-        sources = layer._inbound_nodes[index].input_tensors
+        nodes.append(layer._inbound_nodes[index])
+        mask = nodes[-1].arguments.kwargs.get("mask")
+        sources = [tensor for tensor in nodes[-1].input_tensors if tensor is not mask]
         if not sources:
+            _check_masks(keras, chain[::-1], nodes[::-1])
             return chain[::-1]
         if len(sources) > 1:
             raise UnsupportedError(
                 f"layer {layer.name!r} ({type(layer).__name__}): {len(sources)} inputs, expected one"
             )
         histories = {sources[0]._keras_history[:2]}
+
+
+def _check_masks(keras, chain: list[Any], nodes: list[Any]) -> None:
+    """Raises unless every mask that a layer was called with is the one that Keras itself hands on.
+
+    That is input != 0 of an Embedding, or any(input != mask_value) over the features of a Masking.
+    """
+    expected: tuple[list[str], Any, Any] = ([], None, None)
+    for layer, node in zip(chain, nodes, strict=True):
+        mask = node.arguments.kwargs.get("mask")
+        if mask is not None:
+            kinds, source, value = _made_by(mask)
+            if kinds != expected[0] or source is not expected[1] or value != expected[2]:
+                raise UnsupportedError(
+                    f"layer {layer.name!r} ({type(layer).__name__}): called with a mask of its own, expected that of a "
+                    "Masking or Embedding layer before it"
+                )
+        if isinstance(layer, keras.layers.Masking):
+            expected = ["Any", "NotEqual"], node.input_tensors[0], layer.mask_value
+        elif isinstance(layer, keras.layers.Embedding) and layer.mask_zero:
+            expected = ["NotEqual"], node.input_tensors[0], 0
+
+
+def _made_by(mask) -> tuple[list[str], Any, Any]:
+    """The kinds of the operations that made a mask, last first, what they read, and what it is compared with."""
+    kinds = []
+    while True:
+        operation, index = mask._keras_history[:2]
+        kinds.append(type(operation).__name__)
+        arguments = operation._inbound_nodes[index].arguments.args
+        if kinds[-1] != "Any" or len(kinds) > 1 or getattr(operation, "axis", None) not in (-1, [-1], (-1,)):
+            return kinds, arguments[0] if arguments else None, arguments[1] if len(arguments) == 2 else None
+        mask = arguments[0]
 
 
 def _check_live(keras, name: str, layer: Any) -> None:

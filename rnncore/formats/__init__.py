@@ -4,6 +4,8 @@
     torch_file.py        torch.save's zip and older stream (.pt, .pth, .bin)
     safetensors_file.py  safetensors
     npz_file.py          numpy's .npz and .npy
+    native.py            rnncore's own file, a safetensors file with a Spec
+    torch_names.py, gates.py, keras_layers.py  from a framework's names and layouts to ours
     _cursor.py           the only reader of untrusted bytes
     _zip.py              zip archives, never extracted
     _pickle.py           pickles as data: nothing imported, nothing called

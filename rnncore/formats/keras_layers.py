@@ -2,7 +2,13 @@
 
 Shared by what reads Keras files and by what takes a live model. Conventions of Keras: gates in columns, LSTM
 i f c o, GRU z r h; a GRU bias (2, 3H) for reset after, (3H,) for reset before; go_backwards returns outputs in
-processing order. Source: Keras 3.15, layers/rnn/*.py, layers/core/{dense,embedding}.py.
+processing order.
+
+Masks: made by Embedding(mask_zero=True), "NAME.mask", and by Masking; every layer below passes them on, except
+recurrent ones that return only their last output. A layer behind go_backwards=True with return_sequences=True gets
+the mask in time order beside outputs in processing order, as Keras gives it.
+
+Source: Keras 3.15, layers/rnn/*.py, layers/core/{dense,embedding,masking}.py.
 """
 
 from __future__ import annotations
@@ -25,7 +31,8 @@ CELLS = {"SimpleRNN": RNN, "LSTM": LSTM, "GRU": GRU}
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: "separate"}
 DROPPED = ("Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise", "ActivityRegularization")
 POINTWISE = ("Activation", "ReLU", "Softmax")
-ACCEPTED = (*CELLS, "RNN", "Bidirectional", "Dense", "Embedding", "TimeDistributed", *POINTWISE, *DROPPED, "InputLayer")
+WITH_WEIGHTS = ("Dense", "Embedding", "TimeDistributed")
+ACCEPTED = (*CELLS, "RNN", "Bidirectional", *WITH_WEIGHTS, *POINTWISE, "Masking", *DROPPED, "InputLayer")
 
 # Activations under Keras's name where rnncore's differs or needs a parameter.
 ACTIVATIONS = {
@@ -54,12 +61,11 @@ OPS_BY_ACTIVATION = {
 TRAINING = (
     "name", "trainable", "dtype", "batch_input_shape", "batch_shape", "input_shape", "input_length", "seed",
     "dropout", "recurrent_dropout", "unit_forget_bias", "implementation", "use_cudnn", "unroll", "stateful",
-    "zero_output_for_mask",
 )
 # fmt: on
 TRAINING_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 NEUTRAL = {"return_state": False, "lora_rank": None, "lora_alpha": None, "quantization_config": None}
-NEUTRAL |= {"time_major": False, "mask_zero": False}
+NEUTRAL |= {"time_major": False}
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,11 @@ def _input(name: str, taken: set[str], shape: Sequence[int | None], ids: bool) -
 
 
 class _Lowering:
-    """Nodes, arrays and notes of the layers so far; ``values`` are the names of the last layer's outputs."""
+    """Nodes, arrays and notes of the layers so far; ``values`` are the names of the last layer's outputs.
+
+    ``mask`` is the name of the mask that Keras keeps beside them, and ``mask_nodes`` what has to be added to the
+    graph to compute it, as soon as somebody reads it.
+    """
 
     def __init__(self, version: int):
         self.version = version
@@ -140,6 +150,8 @@ class _Lowering:
         self.nodes: list[Node | Recurrent] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
+        self.mask: str | None = None
+        self.mask_nodes: list[Node] = []
 
     def add(self, layer: KerasLayer) -> None:
         where = f"layer {layer.name!r} ({layer.class_name})"
@@ -158,6 +170,8 @@ class _Lowering:
             self._pointwise(layer, where)
         elif layer.class_name == "Embedding":
             self._embedding(layer, where)
+        elif layer.class_name == "Masking":
+            self._masking(layer, where)
         elif layer.class_name == "TimeDistributed":
             self._time_distributed(layer, where)
         else:
@@ -180,25 +194,36 @@ class _Lowering:
             weights.append(found)
         sequences = bool(_get(halves[0][1], "return_sequences", where))
         backwards = [bool(_get(config, "go_backwards", where)) for _, config in halves]
+        options: dict[str, Any] = {"reverse_cell": cells[-1] if cells[-1] != cells[0] else None}
         if len(halves) == 2:
             direction = "bidirectional"
             self._check_halves(halves, cells, backwards, sequences, merge, where)
+            zero = sequences  # whatever the halves say
         else:
             direction = "reverse" if backwards[0] else "forward"
+            zero = bool(halves[0][1].get("zero_output_for_mask", False))
             if backwards[0] and sequences:
-                raise UnsupportedError(
-                    f"{where}: go_backwards=True with return_sequences=True returns outputs in processing order, which "
-                    "a Spec cannot say: expected return_sequences=False or a Bidirectional"
-                )
-        reverse_cell = cells[-1] if cells[-1] != cells[0] else None
-        node = Recurrent(layer.name, cells[0], self.values[0], 1, direction, merge, reverse_cell=reverse_cell)
+                options["output_order"] = "processing"
+        if self.mask is not None:
+            self.nodes += self.mask_nodes
+            self.mask_nodes = []
+            options |= {"mask": self.mask, "masked_output": "zero" if zero else "repeat"}
+        # Keras takes the output at the last step processed, which is 0 if that step is masked.
+        last_step = zero and not sequences and self.mask is not None
+        if last_step and backwards[0]:
+            options["output_order"] = "processing"
+        node = Recurrent(layer.name, cells[0], self.values[0], 1, direction, merge, **options)
         for half, found in zip(node.directions, weights, strict=True):
             self.arrays.update({f"{node.name}.{key}{node.suffix(0, half)}": array for key, array in found.items()})
         self.nodes.append(node)
         if merge == "separate":
             self.values = (f"{node.name}.forward", f"{node.name}.reverse")
         else:
-            self.values = (node.name if sequences else f"{node.name}.last",)
+            self.values = (node.name if sequences or last_step else f"{node.name}.last",)
+        if last_step:
+            self.node(f"{node.name}.last_step", "Gather", {"axis": 1, "index": -1})
+        if not sequences:
+            self.mask = None
         if any(config.get("stateful") for _, config in halves):
             self.notes.append(f"{layer.name}: stateful, here state is kept by the caller and starts at zero")
         if any(config.get("unroll") for _, config in halves):
@@ -243,6 +268,22 @@ class _Lowering:
             )
         self.node(node or f"{name}.{function.name}", OPS_BY_ACTIVATION[function.name], {})
 
+    def _masking(self, layer: KerasLayer, where: str) -> None:
+        """A step is masked if all its features equal mask_value; those are zeroed."""
+        config, name = layer.config, layer.name
+        _check_options(config, {"mask_value"}, where)
+        value = _get(config, "mask_value", where)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UnsupportedError(f"{where}: mask_value={str(value)[:60]}, expected a number")
+        (x,) = self.values
+        self.node(f"{name}.equal", "Equal", {"value": float(value)})
+        self.node(f"{name}.masked", "ReduceMin", {"axis": -1})
+        self.node(f"{name}.kept", "Not", {})
+        self.mask = f"{name}.mask"
+        self.mask_nodes = [Node(self.mask, "Squeeze", self.values, {"axis": -1})]
+        self.nodes.append(Node(name, "Where", (*self.values, x), {"value": 0.0}))
+        self.values = (name,)
+
     def _pointwise(self, layer: KerasLayer, where: str) -> None:
         config = layer.config
         if layer.class_name == "Activation":
@@ -260,6 +301,8 @@ class _Lowering:
             self.node(layer.name, "Relu", {})
             return
         _check_options(config, {"axis"}, where)
+        if self.mask is not None:
+            raise UnsupportedError(f"{where}: under a mask, which Keras fits to the features: expected an Activation")
         axis = _get(config, "axis", where)
         if isinstance(axis, bool) or not isinstance(axis, int):
             raise UnsupportedError(f"{where}: axis={axis!r}, expected an integer")
@@ -267,14 +310,19 @@ class _Lowering:
 
     def _embedding(self, layer: KerasLayer, where: str) -> None:
         config = layer.config
-        if config.get("mask_zero"):
-            raise UnsupportedError(
-                f"{where}: mask_zero=True, expected False (masks are not read from Keras models yet)"
-            )
-        _check_options(config, {"input_dim", "output_dim"}, where)
+        _check_options(config, {"input_dim", "output_dim", "mask_zero"}, where)
         rows, size = _get(config, "input_dim", where), _get(config, "output_dim", where)
         (table,) = _arrays(layer.arrays, ("embeddings",), where)
         _check_shape(table, (rows, size), "embeddings", where)
+        if config.get("mask_zero"):
+            padding = f"{layer.name}.padding"
+            self.mask = f"{layer.name}.mask"
+            self.mask_nodes = [
+                Node(padding, "Equal", self.values, {"value": 0}),
+                Node(self.mask, "Not", padding),
+            ]
+        else:
+            self.mask, self.mask_nodes = None, []
         self.node(layer.name, "Embedding", {"input_size": rows, "output_size": size})
         self.arrays[f"{layer.name}.weight"] = table
 
@@ -309,7 +357,7 @@ def _halves(layer: KerasLayer, where: str) -> tuple[list[tuple[str, Mapping[str,
 
 def _cell(class_name: str, config: Mapping[str, Any], arrays, where: str, version: int) -> tuple[Cell, dict]:
     """The cell of one recurrent layer or of an RNN around a cell, and its canonical arrays."""
-    wrapper = {"return_sequences", "go_backwards"}
+    wrapper = {"return_sequences", "go_backwards", "zero_output_for_mask"}
     if class_name == "RNN":
         _check_options(config, {"cell", *wrapper}, where)
         class_name, config = _nested(_get(config, "cell", where), where)

@@ -26,7 +26,7 @@ import numpy as np
 
 from rnncore import atomic
 from rnncore._version import __version__
-from rnncore.errors import FormatError, RnncoreError
+from rnncore.errors import FormatError, RnncoreError, SpecError
 from rnncore.formats import safetensors_file
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.spec import Spec
@@ -58,10 +58,13 @@ class NativeFile:
 def write(path: str | os.PathLike, model: NativeFile) -> Path:
     """Write the file, whole or not at all. A directory, or a name without suffix, gets a model.safetensors inside.
 
-    Returns the path of the file written.
+    Returns the path of the file written. SpecError for a node whose weights would be read as a test pair.
     """
     from safetensors.numpy import save
 
+    for name in model.weights:
+        if name.startswith(_PAIR):
+            raise SpecError(f"{name}: the node's name begins with {_PAIR!r}, which this file keeps for its test pair")
     target = Path(path)
     if target.is_dir() or not target.suffix:
         target.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnncore.errors import FormatError, UnsupportedError
-from rnncore.formats._arrays import CODES, ITEM_SIZES, MAX_TENSORS, check_name, element_count, from_bytes
+from rnncore.formats._arrays import CODES, ITEM_SIZES, check_name, element_count, from_bytes
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped, SkippedList
@@ -81,8 +81,6 @@ def read_npz(cursor: Cursor, archive: Archive) -> Checkpoint:
             skipped.add(lambda name=name: name, "not a .npy member")
             continue
         check_name(name, place)
-        if len(tensors) >= MAX_TENSORS:
-            raise FormatError(f"{place}: more than {MAX_TENSORS} tensors")
         data = Cursor(archive.read(member), f"{place}: {shown(member)}")
         header = _header(data)
         if header.dtype is None:

@@ -23,8 +23,9 @@ import numpy as np
 
 from rnncore.cells import CELLS, GRU
 from rnncore.errors import UnsupportedError, WeightError
+from rnncore.formats.attention import flatten_vector
 from rnncore.formats.gates import split_gru_bias, squeeze_batch, sum_biases
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
 from rnncore.weights import Weights
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
@@ -60,8 +61,12 @@ def bind(
     binder = _Binder(spec, tensors, dict(names or {}), prefix)
     arrays: dict[str, np.ndarray] = {}
     for node in spec.nodes:
-        arrays.update(binder.recurrent(node) if isinstance(node, Recurrent) else binder.plain(node))
+        arrays.update(binder.plain(node) if isinstance(node, Node) else binder.recurrent(node))
     return Bound(Weights(spec, arrays), binder.leftovers(), binder.prefix)
+
+
+def _as_it_is(array: np.ndarray) -> np.ndarray:
+    return array
 
 
 class _Binder:
@@ -79,7 +84,7 @@ class _Binder:
         for node in spec.nodes:
             self.roots[node.name] = self._root(node)
 
-    def recurrent(self, node: Recurrent) -> dict[str, np.ndarray]:
+    def recurrent(self, node: Recurrent | AttentionDecoder) -> dict[str, np.ndarray]:
         found = {}
         for layer in range(node.layers):
             for direction in node.directions:
@@ -94,12 +99,17 @@ class _Binder:
             for key, (rows, _, size) in node.state_shapes("B").items():
                 name = f"initial_{key}"
                 found[f"{node.name}.{name}"] = self.take(node, (name,), (rows, size), squeeze_batch)
-        return found
+        return {**found, **self._own(node, node.own_shapes())} if isinstance(node, AttentionDecoder) else found
 
     def plain(self, node: Node) -> dict[str, np.ndarray]:
+        shapes = node.weight_shapes().items()
+        return self._own(node, {name.removeprefix(f"{node.name}."): shape for name, shape in shapes})
+
+    def _own(self, node, shapes) -> dict[str, np.ndarray]:
+        """Weights that have one name; a vector may also be the matrix of a Linear to or from one unit."""
         return {
-            name: self.take(node, (name.removeprefix(f"{node.name}."),), shape)
-            for name, shape in node.weight_shapes().items()
+            f"{node.name}.{key}": self.take(node, (key,), shape, flatten_vector if len(shape) == 1 else _as_it_is)
+            for key, shape in shapes.items()
         }
 
     def _biases(self, node, cell, suffix, shapes) -> dict[str, np.ndarray]:
@@ -114,7 +124,7 @@ class _Binder:
             return split_gru_bias(*pair, reset_after=cell.reset_after)
         return {"bias": sum_biases(*pair)}
 
-    def lookup(self, node: Node | Recurrent, spellings: Iterable[str]) -> str | None:
+    def lookup(self, node: Node | Recurrent | AttentionDecoder, spellings: Iterable[str]) -> str | None:
         """The file's name of a node's tensor, of which one of the spellings is there; None if none is."""
         for key in spellings:
             wanted = f"{node.name}.{key}"
@@ -126,7 +136,7 @@ class _Binder:
                 return found
         return None
 
-    def take(self, node, spellings, shape, convert=lambda array: array) -> np.ndarray:
+    def take(self, node, spellings, shape, convert=_as_it_is) -> np.ndarray:
         """The tensor, checked for its shape and marked as used."""
         name = self.lookup(node, spellings)
         if name is None:
@@ -203,7 +213,7 @@ class _Binder:
     @staticmethod
     def _anchors(node) -> tuple[str, ...]:
         """Spellings of one tensor that the node cannot be without."""
-        if isinstance(node, Recurrent):
+        if not isinstance(node, Node):
             return _spellings(node, "weight_ih", node.suffix(0, node.directions[0]))
         return tuple(name.removeprefix(f"{node.name}.") for name in list(node.weight_shapes())[:1])
 
@@ -220,15 +230,15 @@ class _Binder:
         return f" (did you mean {listed}?)" if listed else ""
 
 
-def _spellings(node: Recurrent, key: str, suffix: str) -> tuple[str, ...]:
+def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tuple[str, ...]:
     """A weight's names within a node: with PyTorch's suffix, and for one layer without it."""
     return (f"{key}{suffix}", key) if node.layers == 1 and suffix == "_l0" else (f"{key}{suffix}",)
 
 
-def _accepted(node: Node | Recurrent) -> list[str]:
+def _accepted(node: Node | Recurrent | AttentionDecoder) -> list[str]:
     """Every name, canonical or PyTorch's, under which a node's weights may be given."""
     found = list(node.weight_shapes())
-    if isinstance(node, Recurrent):
+    if not isinstance(node, Node):
         suffixes = [node.suffix(layer, direction) for layer in range(node.layers) for direction in node.directions]
         keys = [*node.cell.weight_shapes(), *(("bias_ih", "bias_hh") if node.cell.bias else ())]
         found += [
@@ -247,8 +257,10 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _describe(node) -> str:
-    if not isinstance(node, Recurrent):
+    if isinstance(node, Node):
         return node.op
+    if isinstance(node, AttentionDecoder):
+        return f"{node.kind} of {node.cell.kind}, layers={node.layers}, attention={node.attention!r}"
     bias = "" if node.cell.bias else ", bias=False"
     return f"{node.cell.kind}, layers={node.layers}, direction={node.direction!r}{bias}"
 

@@ -18,6 +18,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from rnncore.kernels._blas cimport Products
+from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, store, time_of
 
 cnp.import_array()
 
@@ -64,23 +65,12 @@ cdef extern from "cell.h":
     void gru_point_f64(const rnncore_cell* cell, double* z, const double* hn, double* h) nogil
 
 
-ctypedef fused real:
-    float
-    double
-
-
 # Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights
 # from cache, small enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 96
 
 # Multiply-adds between two looks at pending signals: well below 200 ms even on the slow path of BLAS.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
-
-cdef enum Merge:
-    MERGE_SET
-    MERGE_ADD
-    MERGE_MUL
-    MERGE_AVERAGE
 
 MERGES = {"set": MERGE_SET, "sum": MERGE_ADD, "mul": MERGE_MUL, "average": MERGE_AVERAGE}
 
@@ -109,42 +99,6 @@ cdef inline void matmul(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x,
         blas.f32(m, n, k, x, ldx, w, beta, y, ldy)
     else:
         blas.f64(m, n, k, x, ldx, w, beta, y, ldy)
-
-
-# One call's sequences. Strides count elements; the last dimension of x and y is dense.
-cdef struct Job:
-    Py_ssize_t B
-    Py_ssize_t T
-    Py_ssize_t x_batch, x_time
-    Py_ssize_t y_batch, y_time
-    Merge merge
-    bint reverse            # walk each row from its last valid step to its first
-    bint flip               # store outputs in processing order of the whole sequence: at T - 1 - t
-    const int64_t* order    # (B) row of x and y of each sorted row, or NULL where they are the same
-    const int64_t* lengths  # (B) valid steps of each sorted row, falling, or NULL where all are T
-    const int64_t* steps    # (B, T) time index of each sorted row's k-th valid step, or NULL where it is k
-
-
-cdef inline Py_ssize_t time_of(const Job* job, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
-    """Time index that sorted row ``row`` reads at processing step ``step``."""
-    if job.reverse:
-        step = (job.lengths[row] if job.lengths != NULL else job.T) - 1 - step
-    return job.steps[row * job.T + step] if job.steps != NULL else step
-
-
-cdef inline void store(const Job* job, Py_ssize_t n, const real* h, real* y) noexcept nogil:
-    cdef Py_ssize_t i
-    if job.merge == MERGE_SET:
-        memcpy(y, h, n * sizeof(real))
-    elif job.merge == MERGE_ADD:
-        for i in range(n):
-            y[i] += h[i]
-    elif job.merge == MERGE_MUL:
-        for i in range(n):
-            y[i] *= h[i]
-    else:
-        for i in range(n):
-            y[i] = (y[i] + h[i]) * <real> 0.5
 
 
 cdef void one_step(const rnncore_cell* cell, Py_ssize_t n, real* z, real* h, real* c, real* extra) noexcept nogil:

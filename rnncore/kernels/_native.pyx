@@ -23,11 +23,12 @@ import numpy as np
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 cimport numpy as cnp
 
-from rnncore.kernels._job cimport Job, store, time_of
+from rnncore.kernels._job cimport MERGE_SET, Job, Merge, store, time_of
 
 from rnncore.errors import UnsupportedError
 from rnncore.kernels._engine import MERGES
@@ -128,6 +129,9 @@ cdef Py_ssize_t ROWS_WORTH_SHARING = 6
 # Rows that run together at most: their pre-activations stay in cache, and memory does not grow with the batch.
 cdef Py_ssize_t BLOCK_ROWS = 96
 
+# Below so many multiply-adds, a few microseconds, a call keeps the GIL: giving it away and getting it back costs more.
+cdef double WORK_WITH_GIL = 200e3
+
 # A call is shared where it has at least this many multiply-adds: waking a thread costs some microseconds.
 cdef double CALL_WORTH_SHARING = 400e3
 
@@ -175,6 +179,8 @@ cdef struct Run:
     const Job* job
     const float* x
     float* y
+    const int64_t* x_order  # (B): row of x of each sorted row, or NULL where they are the same
+    const int64_t* y_order  # the same for y
     const float* h0
     const float* c0
     float* hn
@@ -253,7 +259,7 @@ cdef void store_outputs(const Run* run, Py_ssize_t step, Py_ssize_t n, const flo
     if run.y == NULL or first >= last:
         return
     for row in range(n):
-        source = job.order[row] if job.order != NULL else row
+        source = run.y_order[row] if run.y_order != NULL else row
         at = time_of(job, row, step)
         if job.flip:
             at = job.T - 1 - at
@@ -360,7 +366,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                         while n_next > 0 and job.lengths[n_next - 1] <= t:
                             n_next -= 1
                     for row in range(n_next):
-                        source = job.order[row] if job.order != NULL else row
+                        source = run.x_order[row] if run.x_order != NULL else row
                         run.offsets[rows + row] = source * job.x_batch + time_of(job, row, t) * job.x_time
                     rows += n_next
             meet(run, index, threads)
@@ -432,35 +438,136 @@ cdef void by_panels(int index, int threads, void* argument) noexcept nogil:
     rnncore_restore_subnormals(before)
 
 
-# Blocks of rows, which threads take in turn; each thread has scratch of its own.
-cdef struct Part:
-    Run run
-    Job job
-
-
-cdef struct Parts:
-    Part* parts
-    int count
-    int* interrupted
+# One call of a stack: every layer and direction over the same rows.
+cdef struct Call:
+    const Plan** plans      # (layers * directions)
+    int layers, directions
+    bint reverse            # the only direction is the reverse one
+    Merge merge             # of the second direction's outputs between layers; MERGE_SET: beside the first's
+    Merge last_merge        # and in y
+    Py_ssize_t width        # of a layer's output
+    Job job                 # strides of x and y, lengths and order of all rows
+    const float* x
+    float* y                # NULL where nobody wants the sequence
+    const float* h0         # each (layers * directions, B, size), or NULL
+    const float* c0
+    float* hn
+    float* cn
+    bint has_c
+    double row_work, work   # multiply-adds of one step of one row, and of the call
+    bint signals            # whether the call may be so long that somebody wants to interrupt it
+    int interrupted         # set by the calling thread
+    int threads
+    # Rows in blocks, which threads take in turn, each with scratch of its own.
+    Py_ssize_t* bounds      # (blocks + 1)
+    Py_ssize_t blocks
     char* scratch
     size_t scratch_size
-    Py_ssize_t rows         # of the largest block
-    bint has_c
 
 
-cdef void by_rows(int index, int threads, void* argument) noexcept nogil:
-    """Task: each thread runs the index-th block, and every threads-th after it."""
-    cdef Parts* parts = <Parts*> argument
-    cdef Run* run
-    cdef unsigned before = rnncore_flush_subnormals()
-    cdef int i = index
-    while i < parts.count and not parts.interrupted[0]:
-        run = &parts.parts[i].run
-        run.signals = run.signals and index == 0
-        lay_out(run, run.job.B, parts.has_c, parts.scratch + index * parts.scratch_size)
-        time_loop(run, 0, 1)
+cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, Py_ssize_t first, Py_ssize_t last,
+                      float* before, float* behind) noexcept nogil:
+    """One layer and direction over sorted rows first..last-1.
+
+    before and behind hold the outputs of the layer before and of this one, (T, rows, width); the first layer reads
+    x and the last writes y.
+    """
+    cdef const Plan* plan = call.plans[layer * call.directions + direction]
+    cdef Py_ssize_t P = plan.cell.output_size, H = plan.cell.hidden_size, B = last - first
+    cdef Py_ssize_t state = (layer * call.directions + direction) * call.job.B
+    cdef bint moved = call.job.order == NULL and first > 0
+    cdef Merge merge = call.last_merge if layer == call.layers - 1 else call.merge
+    memset(run, 0, sizeof(Run))
+    job[0] = call.job
+    job.B = B
+    job.reverse = call.reverse or direction == 1
+    job.merge = merge if direction == 1 else MERGE_SET
+    if job.order != NULL:
+        job.order = job.order + first
+        job.lengths = job.lengths + first
+        if job.steps != NULL:
+            job.steps = job.steps + first * job.T
+    run.plan = plan
+    run.job = job
+    run.interrupted = &call.interrupted
+    if layer == 0:
+        run.x = call.x + (first * job.x_batch if moved else 0)
+        run.x_order = job.order
+    else:
+        run.x = before
+        run.x_order = NULL
+        job.x_batch, job.x_time = call.width, B * call.width
+    if layer == call.layers - 1:
+        run.y = call.y
+        run.y_order = job.order
+        if moved and run.y != NULL:
+            run.y += first * job.y_batch
+    else:
+        run.y = behind
+        run.y_order = NULL
+        job.y_batch, job.y_time, job.flip = call.width, B * call.width, False
+    if run.y != NULL and direction == 1 and merge == MERGE_SET:
+        run.y += P
+    if moved:
+        state += first
+    if call.h0 != NULL:
+        run.h0 = call.h0 + state * P
+    if call.c0 != NULL:
+        run.c0 = call.c0 + state * H
+    if call.hn != NULL:
+        run.hn = call.hn + state * P
+    if call.cn != NULL:
+        run.cn = call.cn + state * H
+
+
+cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch, bint signals) noexcept nogil:
+    """All layers and directions over sorted rows first..last-1, in this thread alone."""
+    cdef Py_ssize_t B = last - first
+    cdef size_t between = between_size(call, B)
+    cdef float* before = <float*> scratch
+    cdef float* behind = <float*> (scratch + between)
+    cdef Run run
+    cdef Job job
+    cdef int layer, direction
+    for layer in range(call.layers):
+        for direction in range(call.directions):
+            prepare_run(call, &run, &job, layer, direction, first, last, before, behind)
+            run.signals = signals
+            lay_out(&run, B, call.has_c, scratch + 2 * between)
+            time_loop(&run, 0, 1)
+            if call.interrupted:
+                return
+        before, behind = behind, before
+
+
+cdef void by_blocks(int index, int threads, void* argument) noexcept nogil:
+    """Task: each thread runs the index-th block of rows, and every threads-th after it."""
+    cdef Call* call = <Call*> argument
+    cdef unsigned mode = rnncore_flush_subnormals()
+    cdef Py_ssize_t i = index
+    while i < call.blocks and not call.interrupted:
+        run_block(call, call.bounds[i], call.bounds[i + 1], call.scratch + index * call.scratch_size,
+                  call.signals and index == 0)
         i += threads
-    rnncore_restore_subnormals(before)
+    rnncore_restore_subnormals(mode)
+
+
+# Both directions of one layer.
+cdef struct Pair:
+    Run runs[2]
+    Job jobs[2]
+
+
+cdef void by_directions(int index, int threads, void* argument) noexcept nogil:
+    """Task: each thread runs one direction."""
+    cdef Pair* pair = <Pair*> argument
+    cdef unsigned mode = rnncore_flush_subnormals()
+    cdef int i = index
+    while i < 2:
+        pair.runs[i].signals = pair.runs[i].signals and index == 0
+        time_loop(&pair.runs[i], 0, 1)
+        i += threads
+    rnncore_restore_subnormals(mode)
 
 
 cdef class NativeCell:
@@ -533,7 +640,7 @@ cdef class NativeCell:
                 plan.bias = self.vector(np.concatenate((units(bias[:rows], 1, W), units(bias[rows:], 1, W))))
                 plan.z_n = plan.z_stride
                 plan.z_stride += padded(H, W)
-            cell.bias = self.vector(bias)
+            cell.bias = self.optional(weights.get("bias"))
             cell.peephole = self.optional(weights.get("peephole"))
             cell.ln_weight = self.optional(weights.get("ln_weight"))
             cell.ln_cell_weight = self.optional(weights.get("ln_cell_weight"))
@@ -583,141 +690,325 @@ cdef class NativeCell:
         """Bytes of the packed weights."""
         return sum(array.nbytes for array in self.owned)
 
-    def run(self, cnp.ndarray x, cnp.ndarray y, Py_ssize_t column, str merge, bint time_first, bint reverse,
-            bint flip, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
+
+cdef class Stack:
+    """The layers and directions of one recurrent node, ready to run. Immutable; any number of threads may call it.
+
+    layers  for each layer the NativeCells of its directions, forward first
+    reverse whether the only direction is the reverse one
+    """
+
+    cdef list cells
+    cdef const Plan** plans
+    cdef int layers, directions
+    cdef bint reverse, has_c
+
+    def __cinit__(self, list layers, bint reverse):
+        cdef NativeCell cell
+        self.cells = [cell for cells in layers for cell in cells]
+        self.layers = len(layers)
+        self.directions = len(layers[0])
+        self.reverse = reverse
+        self.plans = <const Plan**> malloc(len(self.cells) * sizeof(Plan*))
+        if self.plans == NULL:
+            raise MemoryError()
+        for i, cell in enumerate(self.cells):
+            self.plans[i] = &cell.plan
+            self.has_c = cell.has_c
+
+    def __dealloc__(self):
+        free(self.plans)
+
+    @property
+    def nbytes(self):
+        """Bytes of the packed weights."""
+        return sum(cell.nbytes for cell in self.cells)
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray y, str merge not None, str last_merge not None, bint time_first,
+            bint flip,
+            cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
             cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn, int threads):
-        """Run the direction over x (B, T, I), or (T, B, I) with time_first; see PackedCell.run."""
-        cdef Job job
+        """Run the stack over x (B, T, I), or (T, B, I) with time_first.
+
+        x is aligned float32, its last dimension dense. y (same first two dimensions) receives the last layer's
+        outputs, or is None; what is past a row's length is left as it is. merge says how the directions' outputs go
+        to the next layer, last_merge how to y: "set" side by side, "sum", "mul", "average". order, lengths (B) and steps (B, T), int64 and dense: see Job;
+        None where there are none. h0, c0, hn, cn: dense (layers * directions, B, size), or None for zeros and for
+        not wanted; c only for the LSTM.
+        """
+        cdef Call call
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
-        job.B = cnp.PyArray_DIM(x, batch_axis)
-        job.T = cnp.PyArray_DIM(x, time_axis)
-        if job.B == 0:
+        memset(&call, 0, sizeof(Call))
+        call.job.B = cnp.PyArray_DIM(x, batch_axis)
+        call.job.T = cnp.PyArray_DIM(x, time_axis)
+        if call.job.B == 0:
             return
-        job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // <Py_ssize_t> sizeof(float)
-        job.x_time = cnp.PyArray_STRIDE(x, time_axis) // <Py_ssize_t> sizeof(float)
-        job.y_batch = job.y_time = 0
-        cdef float* out = NULL
+        call.job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // <Py_ssize_t> sizeof(float)
+        call.job.x_time = cnp.PyArray_STRIDE(x, time_axis) // <Py_ssize_t> sizeof(float)
+        call.x = <const float*> cnp.PyArray_DATA(x)
         if y is not None:
-            job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // <Py_ssize_t> sizeof(float)
-            job.y_time = cnp.PyArray_STRIDE(y, time_axis) // <Py_ssize_t> sizeof(float)
-            out = <float*> cnp.PyArray_DATA(y) + column
-        job.merge = MERGES[merge]
-        job.reverse = reverse
-        job.flip = flip
-        job.order = <const int64_t*> optional_data(order)
-        job.lengths = <const int64_t*> optional_data(lengths)
-        job.steps = <const int64_t*> optional_data(steps)
-        cdef Run run
-        memset(&run, 0, sizeof(Run))
-        run.plan = &self.plan
-        run.job = &job
-        run.x = <const float*> cnp.PyArray_DATA(x)
-        run.y = out
-        run.h0 = <const float*> optional_data(h0)
-        run.c0 = <const float*> optional_data(c0)
-        run.hn = <float*> optional_data(hn)
-        run.cn = <float*> optional_data(cn)
-        cdef int interrupted = 0
-        run.interrupted = &interrupted
-        with nogil:
-            if not execute(&run, self.has_c, threads):
-                with gil:
-                    raise MemoryError(f"no memory for a batch of {job.B}")
-        if interrupted:
+            call.job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // <Py_ssize_t> sizeof(float)
+            call.job.y_time = cnp.PyArray_STRIDE(y, time_axis) // <Py_ssize_t> sizeof(float)
+            call.y = <float*> cnp.PyArray_DATA(y)
+        call.job.flip = flip
+        call.job.order = <const int64_t*> optional_data(order)
+        call.job.lengths = <const int64_t*> optional_data(lengths)
+        call.job.steps = <const int64_t*> optional_data(steps)
+        call.merge = MERGES[merge]
+        call.last_merge = MERGES[last_merge]
+        call.h0 = <const float*> optional_data(h0)
+        call.c0 = <const float*> optional_data(c0)
+        call.hn = <float*> optional_data(hn)
+        call.cn = <float*> optional_data(cn)
+        self.start(&call, threads)
+
+    cdef int start(self, Call* call, int threads) except -1:
+        """Fill in what the stack knows, and run."""
+        cdef bint done
+        cdef int i
+        call.plans = self.plans
+        call.layers = self.layers
+        call.directions = self.directions
+        call.reverse = self.reverse
+        call.has_c = self.has_c
+        call.width = self.plans[0].cell.output_size
+        if call.merge == MERGE_SET:
+            call.width *= self.directions
+        call.threads = min(threads, <int> RNNCORE_MAX_THREADS)
+        for i in range(self.layers * self.directions):
+            call.row_work += work_of_row(self.plans[i])
+        call.work = call.row_work * call.job.B * call.job.T
+        if call.work < WORK_WITH_GIL:
+            done = execute(call)
+        else:
+            with nogil:
+                done = execute(call)
+        if not done:
+            raise MemoryError(f"no memory for a batch of {call.job.B} and {call.job.T} steps")
+        if call.interrupted:
             raise pending.pop()
+        return 0
 
 
-cdef bint execute(Run* whole, bint has_c, int threads) noexcept nogil:
-    """Share the run among threads and do it. False where there is no memory."""
-    cdef const Job* job = whole.job
-    cdef const Plan* plan = whole.plan
-    cdef Py_ssize_t B = job.B, parts
-    cdef double row_work = <double> plan.w_ih.panels * plan.w_ih.V * plan.isa.width * (plan.w_ih.K + plan.w_hh.K)
-    cdef double step_work = row_work * B
-    cdef rnncore_barrier barrier
-    cdef char* scratch
-    whole.signals = step_work * job.T > WORK_BETWEEN_SIGNALS
-    if step_work * job.T < CALL_WORTH_SHARING:
+cdef class Direct:
+    """The short way for a model that is one stack and returns its sequence: a plain array in, a plain array out.
+
+    What is not plain (another dtype or rank, not C-contiguous, empty, of another width) gets None for an answer, and
+    the caller takes the long way, which knows what to do or what to say.
+
+    names   of the states, h and for an LSTM c
+    """
+
+    cdef Stack stack
+    cdef Py_ssize_t input_size, width, state_rows, h_size, c_size
+    cdef str h_name, c_name
+    cdef str merge
+    cdef int threads
+
+    def __cinit__(self, Stack stack not None, str merge not None, Py_ssize_t input_size, Py_ssize_t width, tuple names,
+                  int threads):
+        self.stack = stack
+        self.merge = merge
+        self.input_size = input_size
+        self.width = width
+        self.state_rows = stack.layers * stack.directions
+        self.h_size = stack.plans[0].cell.output_size
+        self.c_size = stack.plans[0].cell.hidden_size
+        self.h_name = names[0]
+        self.c_name = names[1] if len(names) == 2 else None
+        self.threads = threads
+
+    def __call__(self, x):
+        """y for x, from the beginning; None where x is not plain."""
+        cdef Call call
+        if not self.is_plain(x, &call):
+            return None
+        y = self.output(&call)
+        self.stack.start(&call, self.threads)
+        return y
+
+    def step(self, x, dict state):
+        """(y, new states by name) for x and the states given by name; None where one of them is not plain."""
+        cdef Call call
+        cdef dict after = {}
+        if not self.is_plain(x, &call):
+            return None
+        h0 = state.get(self.h_name)
+        if not is_plain_state(h0, self.state_rows, call.job.B, self.h_size):
+            return None
+        call.h0 = <const float*> cnp.PyArray_DATA(h0)
+        if self.c_name is not None:
+            c0 = state.get(self.c_name)
+            if not is_plain_state(c0, self.state_rows, call.job.B, self.c_size):
+                return None
+            call.c0 = <const float*> cnp.PyArray_DATA(c0)
+        if len(state) != (1 if self.c_name is None else 2):
+            return None
+        y = self.output(&call)
+        hn = new_state(self.state_rows, call.job.B, self.h_size)
+        call.hn = <float*> cnp.PyArray_DATA(hn)
+        after[self.h_name] = hn
+        if self.c_name is not None:
+            cn = new_state(self.state_rows, call.job.B, self.c_size)
+            call.cn = <float*> cnp.PyArray_DATA(cn)
+            after[self.c_name] = cn
+        self.stack.start(&call, self.threads)
+        return y, after
+
+    cdef bint is_plain(self, x, Call* call):
+        if not cnp.PyArray_CheckExact(x) or cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 or cnp.PyArray_NDIM(x) != 3:
+            return False
+        if not cnp.PyArray_ISCARRAY_RO(x) or cnp.PyArray_DIM(x, 2) != self.input_size:
+            return False
+        memset(call, 0, sizeof(Call))
+        call.job.B, call.job.T = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+        if call.job.B == 0 or call.job.T == 0:
+            return False
+        call.job.x_time = self.input_size
+        call.job.x_batch = call.job.T * self.input_size
+        call.x = <const float*> cnp.PyArray_DATA(x)
+        call.merge = call.last_merge = MERGES[self.merge]
+        return True
+
+    cdef output(self, Call* call):
+        cdef cnp.npy_intp[3] shape
+        shape[0], shape[1], shape[2] = call.job.B, call.job.T, self.width
+        y = cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
+        call.job.y_time = self.width
+        call.job.y_batch = call.job.T * self.width
+        call.y = <float*> cnp.PyArray_DATA(y)
+        return y
+
+
+cdef bint is_plain_state(array, Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
+    return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
+            and cnp.PyArray_NDIM(array) == 3 and cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_DIM(array, 0) == rows
+            and cnp.PyArray_DIM(array, 1) == B and cnp.PyArray_DIM(array, 2) == size)
+
+
+cdef new_state(Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
+    cdef cnp.npy_intp[3] shape
+    shape[0], shape[1], shape[2] = rows, B, size
+    return cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
+
+
+cdef bint execute(Call* call) noexcept nogil:
+    """Share the call among threads and do it. False where there is no memory."""
+    cdef const Job* job = &call.job
+    cdef Py_ssize_t B = job.B, first = 0, first_next, row, blocks, i
+    cdef double work = 0, done = 0
+    cdef int threads = call.threads
+    cdef size_t table
+    cdef char* room
+    cdef Py_ssize_t rows = 0
+    call.signals = call.work > WORK_BETWEEN_SIGNALS
+    if call.work < CALL_WORTH_SHARING:
         threads = 1
-    if threads > RNNCORE_MAX_THREADS:
-        threads = RNNCORE_MAX_THREADS
-    parts = (B + BLOCK_ROWS - 1) // BLOCK_ROWS
+    blocks = (B + BLOCK_ROWS - 1) // BLOCK_ROWS
     if threads > 1:
-        parts = max((parts + threads - 1) // threads * threads if parts > 1 else 1,
-                    min(<Py_ssize_t> threads, B // ROWS_WORTH_SHARING))
-    if parts > 1 and (parts >= threads or plan.step == NULL or step_work < STEP_WORTH_SHARING * threads):
-        return execute_by_rows(whole, has_c, threads, parts)
-    if plan.step == NULL or step_work < STEP_WORTH_SHARING * threads:
-        threads = 1
-    if threads > plan.w_hh.panels:
-        threads = <int> plan.w_hh.panels
-    scratch = <char*> rnncore_scratch(scratch_size(plan, B, chunk_rows(B, job.T), has_c))
+        if blocks > 1:
+            blocks = (blocks + threads - 1) // threads * threads
+        elif B // ROWS_WORTH_SHARING >= threads:
+            blocks = threads
+    if blocks == 1:
+        return execute_together(call, threads)
+    # By rows, in blocks of nearly equal work. Rows stand in order of falling length, so later blocks have more.
+    table = line(2 * (blocks + 1))
+    call.blocks = blocks
+    if job.lengths != NULL:
+        for row in range(B):
+            work += <double> job.lengths[row]
+    room = NULL
+    for i in range(2):  # first to know the largest block, then to keep the bounds
+        first = 0
+        done = 0
+        for row in range(blocks):
+            if room != NULL:
+                call.bounds[row] = first
+            first_next = block_end(job, row, blocks, first, work, &done)
+            rows = max(rows, first_next - first)
+            first = first_next
+        if room == NULL:
+            call.scratch_size = block_scratch(call, rows)
+            room = <char*> rnncore_scratch(table + threads * call.scratch_size)
+            if room == NULL:
+                return False
+            call.bounds = <Py_ssize_t*> room
+            call.bounds[blocks] = B
+            call.scratch = room + table
+    rnncore_pool_run(threads, by_blocks, call)
+    return True
+
+
+cdef bint execute_together(Call* call, int threads) noexcept nogil:
+    """All rows at once, layer by layer, each layer shared by directions or by panels where that pays."""
+    cdef Py_ssize_t B = call.job.B
+    cdef size_t between = between_size(call, B), each
+    cdef char* scratch = <char*> rnncore_scratch(block_scratch(call, B) * (2 if threads > 1 else 1))
+    cdef float* before
+    cdef float* behind
+    cdef unsigned mode
+    cdef Pair pair
+    cdef rnncore_barrier barrier
+    cdef int layer, direction, sharing
+    cdef Merge merge
+    cdef const Plan* plan
     if scratch == NULL:
         return False
-    lay_out(whole, B, has_c, scratch)
-    if threads > 1:
-        memset(&barrier, 0, sizeof(barrier))
-        whole.barrier = &barrier
-    rnncore_pool_run(threads, by_panels, whole)
-    return True
-
-
-cdef bint execute_by_rows(Run* whole, bint has_c, int threads, Py_ssize_t parts) noexcept nogil:
-    """The rows in so many blocks of nearly equal work, each a run of its own."""
-    cdef const Job* job = whole.job
-    cdef const Plan* plan = whole.plan
-    cdef Py_ssize_t row, i, first = 0, last, rows = 0
-    cdef double work = 0, done = 0
-    cdef Parts shared
-    cdef Part* part
-    cdef size_t table = (parts * sizeof(Part) + 63) // 64 * 64
-    if job.lengths != NULL:
-        for row in range(job.B):
-            work += <double> job.lengths[row]
-    # Equal work may mean more rows in later blocks, whose rows are shorter: the largest is known after a first walk.
-    for i in range(parts):
-        last = block_end(job, i, parts, first, work, &done)
-        rows = max(rows, last - first)
-        first = last
-    shared.count = <int> parts
-    shared.interrupted = whole.interrupted
-    shared.rows = rows
-    shared.has_c = has_c
-    shared.scratch_size = scratch_size(plan, rows, chunk_rows(rows, job.T), has_c)
-    shared.scratch = <char*> rnncore_scratch(table + threads * shared.scratch_size)
-    if shared.scratch == NULL:
-        return False
-    shared.parts = <Part*> shared.scratch
-    shared.scratch += table
-    first = 0
-    done = 0
-    for i in range(parts):
-        last = block_end(job, i, parts, first, work, &done)
-        part = &shared.parts[i]
-        part.run = whole[0]
-        part.job = job[0]
-        part.run.job = &part.job
-        part.job.B = last - first
-        if job.order != NULL:
-            part.job.order = job.order + first
-            part.job.lengths = job.lengths + first
-            if job.steps != NULL:
-                part.job.steps = job.steps + first * job.T
+    if threads == 1:
+        mode = rnncore_flush_subnormals()
+        run_block(call, 0, B, scratch, call.signals)
+        rnncore_restore_subnormals(mode)
+        return True
+    before = <float*> scratch
+    behind = <float*> (scratch + between)
+    scratch += 2 * between
+    for layer in range(call.layers):
+        each = 0
+        for direction in range(call.directions):
+            plan = call.plans[layer * call.directions + direction]
+            prepare_run(call, &pair.runs[direction], &pair.jobs[direction], layer, direction, 0, B, before, behind)
+            pair.runs[direction].signals = call.signals
+            lay_out(&pair.runs[direction], B, call.has_c, scratch + direction * each)
+            each = scratch_size(plan, B, chunk_rows(B, call.job.T), call.has_c)
+        merge = call.last_merge if layer == call.layers - 1 else call.merge
+        if call.directions == 2 and merge == MERGE_SET:
+            rnncore_pool_run(2, by_directions, &pair)
         else:
-            part.run.x = whole.x + first * job.x_batch
-            if whole.y != NULL:
-                part.run.y = whole.y + first * job.y_batch
-            if whole.h0 != NULL:
-                part.run.h0 = whole.h0 + first * plan.cell.output_size
-            if whole.hn != NULL:
-                part.run.hn = whole.hn + first * plan.cell.output_size
-            if whole.c0 != NULL:
-                part.run.c0 = whole.c0 + first * plan.cell.hidden_size
-            if whole.cn != NULL:
-                part.run.cn = whole.cn + first * plan.cell.hidden_size
-        first = last
-    rnncore_pool_run(threads, by_rows, &shared)
+            for direction in range(call.directions):
+                plan = call.plans[layer * call.directions + direction]
+                sharing = threads
+                if plan.step == NULL or work_of_row(plan) * B < STEP_WORTH_SHARING * threads:
+                    sharing = 1
+                elif sharing > plan.w_hh.panels:
+                    sharing = <int> plan.w_hh.panels
+                if sharing > 1:
+                    memset(&barrier, 0, sizeof(barrier))
+                    pair.runs[direction].barrier = &barrier
+                rnncore_pool_run(sharing, by_panels, &pair.runs[direction])
+        if call.interrupted:
+            return True
+        before, behind = behind, before
     return True
+
+
+cdef inline double work_of_row(const Plan* plan) noexcept nogil:
+    """Multiply-adds of one step of one row."""
+    return <double> plan.w_ih.panels * plan.w_ih.V * plan.isa.width * (plan.w_ih.K + plan.w_hh.K)
+
+
+cdef inline size_t between_size(const Call* call, Py_ssize_t B) noexcept nogil:
+    """Bytes of the outputs between two layers."""
+    return line(B * call.job.T * call.width) if call.layers > 1 else 0
+
+
+cdef size_t block_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
+    """Bytes that run_block needs for B rows."""
+    cdef size_t largest = 0
+    cdef int i
+    for i in range(call.layers * call.directions):
+        largest = max(largest, scratch_size(call.plans[i], B, chunk_rows(B, call.job.T), call.has_c))
+    return largest + 2 * between_size(call, B)
 
 
 cdef Py_ssize_t block_end(const Job* job, Py_ssize_t i, Py_ssize_t parts, Py_ssize_t first, double work,
@@ -792,7 +1083,7 @@ cdef inline void* optional_data(cnp.ndarray array) noexcept:
 
 def is_fused(str kind, dict options):
     """Whether the fused kernels cover these options; the others finish their rows with cell.h."""
-    names = [name for name, _, _ in options["activation_names"]]
+    names = options["activation_names"]
     if kind == "RNN":
         return names[0] in ("tanh", "relu")
     if kind == "GRU":

@@ -3,14 +3,16 @@
     ops/base.py         what every op is
     ops/linear.py       Linear, Embedding: products with weights that the node owns
     ops/elementwise.py  Relu, Tanh, Sigmoid, Softmax, LogSoftmax, LpNormalization, Add, Mul, Concat
+    ops/shape.py        Unsqueeze, Transpose, Reshape
+    ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
     ops/logic.py        Equal, Not, Where, ReduceMin, Squeeze, Gather of one index: what masks are made of
 
 A new op is one entry in its family's list.
 """
 
-from rnncore.ops import elementwise, linear, logic
+from rnncore.ops import attention, elementwise, linear, logic, shape
 from rnncore.ops.base import Op, Value
 
 __all__ = ["OPS", "Op", "Value"]
 
-OPS: dict[str, Op] = {op.name: op for op in (*linear.OPS, *elementwise.OPS, *logic.OPS)}
+OPS: dict[str, Op] = {op.name: op for op in (*linear.OPS, *elementwise.OPS, *logic.OPS, *shape.OPS, *attention.OPS)}

@@ -39,6 +39,9 @@ class Op:
     infer         (attributes, values) -> the outputs' values; raises SpecError
     run           (attributes, weights, arrays) -> one array, or a tuple for several outputs
     weight_shapes (attributes) -> shapes of the weights the node owns, by name
+    optional      positions of the inputs that may be absent: not given at the end, named "" (as in ONNX), or an
+                  optional input of the Spec. infer gets None for the first two, run for all three
+    outputs       endings of the outputs' names: NODE for "", NODE.ending for others
     """
 
     name: str
@@ -48,6 +51,14 @@ class Op:
     arity: tuple[int, int] = (1, 1)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = lambda attributes: {}
+    optional: tuple[int, ...] = ()
+    outputs: tuple[str, ...] = ("",)
+
+    def named(self, node: str, found: Any) -> dict[str, Any]:
+        """What infer or run gave, one or several, under the names of a node's values."""
+        several = found if isinstance(found, (tuple, list)) else (found,)
+        names = [f"{node}.{ending}" if ending else node for ending in self.outputs]
+        return dict(zip(names, several, strict=True))
 
     def over_time(self, attributes: Mapping[str, Any], rank: int, time_axis: int = 1) -> str:
         """What the op needs of a first input of this rank whose steps stand on time_axis: see time."""

@@ -19,6 +19,8 @@ def _linear_infer(attributes, values):
 
 
 def _linear_shapes(attributes):
+    if not isinstance(attributes["bias"], bool):
+        raise SpecError(f"bias={attributes['bias']!r}, expected true or false")
     shapes = {"weight": (attributes["output_size"], attributes["input_size"])}
     if attributes["bias"]:
         shapes["bias"] = (attributes["output_size"],)

@@ -3,4 +3,7 @@
 #define VECTORS 16
 #define ISA rnncore_baseline
 #define ISA_NAME "baseline"
+#define PICK(mask, a, b) ((vf)(((vi)(a) & (mask)) | ((vi)(b) & ~(mask))))
+#define MAX(a, b) PICK((a) > (b), a, b)
+#define MIN(a, b) PICK((a) < (b), a, b)
 #include "body.h"

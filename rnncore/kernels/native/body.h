@@ -1,5 +1,5 @@
-/* The one body of the packed kernels. A shim defines W (lanes), R_MAX (rows of a register tile), C_MIN (chains that
- * hide the latency of one multiply-add), ISA (a name) and includes this once.
+/* The one body of the packed kernels. A shim defines W (lanes of a vector), VECTORS (registers: 16 or 32), MAX and MIN,
+ * ISA (the table's symbol) and ISA_NAME, and includes this once.
  *
  * Everything below is always_inline with constant tile sizes, so that the arrays of vectors live in registers. */
 
@@ -18,52 +18,47 @@ typedef int32_t vi __attribute__((vector_size(4 * W), may_alias));
 INLINE vf load(const float *p) { return (vf) * (const vfu *)p; }
 INLINE void store(float *p, vf x) { *(vfu *)p = (vfu)x; }
 INLINE vf splat(float x) { return x - (vf){}; }
-INLINE vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 
-/* The functions of activations.h, lane by lane with the same constants; see there for their errors. */
-INLINE vf exp_nonpositive(vf x) {
-    x = select(x < splat(-104.0f), splat(-104.0f), x);
-    const vf shift = splat(12582912.0f);
+/* MAX(a, b) and MIN(a, b) come from the shim and return b where one of them is NaN. */
+INLINE vf limit(vf x, float low, float high) { return MIN(splat(high), MAX(splat(low), x)); }
+
+/* e^x for |x| <= 87 as scale * (1 + *p), scale a power of two: x = n ln 2 + r, p = e^r - 1 from a polynomial
+ * (Chebyshev fit, 0.14 ulp). Adding shift rounds n to an integer and leaves n + 127 in the low bits, which become scale's exponent. */
+INLINE vf exp_parts(vf x, vf *p) {
+    const vf shift = splat(12582912.0f + 127.0f);
     const vf t = x * splat(1.44269504088896341f) + shift;
     const vf n = t - shift;
-    const vi k = (vi)t - 0x4B400000;
     const vf r = (x - n * splat(0.693359375f)) - n * splat(-2.12194440054690583e-4f);
-    vf p = splat(1.39345342e-3f);
-    p = p * r + splat(8.36376961e-3f);
-    p = p * r + splat(4.16664569e-2f);
-    p = p * r + splat(1.66665734e-1f);
-    p = p * r + splat(5.00000001e-1f);
-    p = (p * r) * r + r;
-    const vi low = ((k >> 1) + 127) << 23, high = ((k - (k >> 1)) + 127) << 23;
-    return ((splat(1.0f) + p) * (vf)low) * (vf)high;
+    vf q = splat(1.39345342e-3f);
+    q = q * r + splat(8.36376961e-3f);
+    q = q * r + splat(4.16664569e-2f);
+    q = q * r + splat(1.66665734e-1f);
+    q = q * r + splat(5.00000001e-1f);
+    *p = (q * r) * r + r;
+    return (vf)((vi)t << 23);
 }
 
-INLINE vf magnitude(vf x) { return (vf)((vi)x & 0x7FFFFFFF); }
-INLINE vf with_sign(vf x, vf sign) { return (vf)((vi)x | ((vi)sign & (int32_t)0x80000000)); }
+/* What the gates are made of, in forms that leave the division to the caller so that products share one:
+ *   sigmoid(x) = 1 / sigmoid_divisor(x)              down to sigmoid(-60) = 1e-26, below which it stays
+ *   tanh(x)    = m / (m + 2),  m = tanh_part(x)      m = e^2x - 1, exact near 0; at |x| >= 10 tanh is 1 in float */
+INLINE vf sigmoid_divisor(vf x) {
+    vf p;
+    const vf scale = exp_parts(limit(-x, -87.0f, 60.0f), &p);
+    return (scale * p + scale) + splat(1.0f);
+}
 
-INLINE vf sigmoid(vf x) {
-    const vf e = exp_nonpositive(-magnitude(x));
-    return select(x < splat(0.0f), e, splat(1.0f)) / (splat(1.0f) + e);
+INLINE vf tanh_part(vf x) {
+    vf p;
+    const vf scale = exp_parts(limit(x + x, -20.0f, 20.0f), &p);
+    return scale * p + (scale - splat(1.0f));
 }
 
 INLINE vf tanh_(vf x) {
-    const vf a = magnitude(x), s = x * x;
-    vf p = splat(2.29584126e-3f);
-    p = p * s - splat(8.34698049e-3f);
-    p = p * s + splat(2.17699609e-2f);
-    p = p * s - splat(5.39594059e-2f);
-    p = p * s + splat(1.33333043e-1f);
-    p = p * s - splat(3.33333332e-1f);
-    const vf small = x + (x * s) * p;
-    const vf e = exp_nonpositive(splat(-2.0f) * a);
-    const vf large = with_sign(splat(1.0f) - (e + e) / (splat(1.0f) + e), x);
-    return select(a < splat(0.625f), small, select(x == x, large, x));
+    const vf m = tanh_part(x);
+    return m / (m + splat(2.0f));
 }
 
-INLINE vf clip(vf x, float limit) {
-    const vf top = splat(limit);
-    return select(x < -top, -top, select(x > top, top, x));
-}
+INLINE vf clip(vf x, float top) { return limit(x, -top, top); }
 
 /* acc[r][p*V + v] += sum over k of a[r][k] * panel p's vector v; the panels stand ``apart`` floats apart. */
 INLINE void accumulate(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t K,
@@ -186,13 +181,14 @@ INLINE void lstm_units(const rnncore_point *point, ptrdiff_t panel, vf zi, vf zf
         zf = clip(zf, point->clip);
         zg = clip(zg, point->clip);
     }
-    const vf i = sigmoid(zi), f = sigmoid(zf + splat(point->forget_bias)), g = tanh_(zg);
-    cell = f * cell + i * g;
+    const vf g = tanh_part(zg);
+    cell = cell / sigmoid_divisor(zf + splat(point->forget_bias)) + g / (sigmoid_divisor(zi) * (g + splat(2.0f)));
     if (point->cell_clip < INFINITY) cell = clip(cell, point->cell_clip);
     if (p) zo += load(p + 2 * W) * cell;
     if (point->clip < INFINITY) zo = clip(zo, point->clip);
     store(c + panel * W, cell);
-    store(next + panel * W, sigmoid(zo) * tanh_(cell));
+    const vf t = tanh_part(cell);
+    store(next + panel * W, t / (sigmoid_divisor(zo) * (t + splat(2.0f))));
 }
 
 INLINE void lstm_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
@@ -236,10 +232,12 @@ INLINE void gru_tile(const int R, const int P, const rnncore_panels *w, const rn
                 zr = clip(zr, point->clip);
                 zz = clip(zz, point->clip);
             }
-            vf zn = xn + sigmoid(zr) * acc[r][3 * p + 2];
+            vf zn = xn + acc[r][3 * p + 2] / sigmoid_divisor(zr);
             if (point->clip < INFINITY) zn = clip(zn, point->clip);
-            const vf u = sigmoid(zz), old = load(h + r * h_stride + (panel + p) * W);
-            store(next + r * next_stride + (panel + p) * W, (splat(1.0f) - u) * tanh_(zn) + u * old);
+            /* (1 - u) n + u h with u = 1 / d and n = m / (m + 2), over one division */
+            const vf m = tanh_part(zn), d = sigmoid_divisor(zz), old = load(h + r * h_stride + (panel + p) * W);
+            store(next + r * next_stride + (panel + p) * W,
+                  ((d - splat(1.0f)) * m + old * (m + splat(2.0f))) / (d * (m + splat(2.0f))));
         }
     }
 }
@@ -258,7 +256,7 @@ INLINE void rnn_tile(const int R, const int P, const rnncore_panels *w, const rn
         UNROLL for (int p = 0; p < P; p++) {
             vf x = acc[r][p];
             if (point->clip < INFINITY) x = clip(x, point->clip);
-            store(next + r * next_stride + (panel + p) * W, point->relu ? select(x < splat(0.0f), splat(0.0f), x) : tanh_(x));
+            store(next + r * next_stride + (panel + p) * W, point->relu ? MAX(splat(0.0f), x) : tanh_(x));
         }
     }
 }

@@ -1,0 +1,6 @@
+"""python -m rnncore: the command line."""
+
+from rnncore.cli import main
+
+if __name__ == "__main__":
+    main()

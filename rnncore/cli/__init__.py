@@ -1,0 +1,35 @@
+"""The command line: rnncore convert, inspect, verify, run, demo. Needs the extra "cli" (click, rich).
+
+    application.py   the group of commands, --version, and errors as one line and an exit code
+    convert.py inspect.py verify.py run.py demo.py     a command each
+    options.py       options that several commands have
+    output.py        what is printed, and how
+    run_inputs.py    .npy, .npz and .csv -> the arrays of a model's inputs
+    run_batches.py   a model over many rows, some at a time
+    run_outputs.py   a model's outputs -> .npy, .npz, .csv
+
+Exit codes: 0 done, 1 it failed (one line on stderr), 2 the command line is wrong, 130 interrupted.
+"""
+
+import sys
+
+__all__ = ["main"]
+
+MISSING = 'rnncore: the command line needs click and rich, install them with: pip install "rnncore[cli]"'
+
+
+def main() -> None:
+    """The entry point of the rnncore command."""
+    try:
+        try:
+            import click  # noqa: F401
+            import rich  # noqa: F401
+        except ImportError:
+            print(MISSING, file=sys.stderr)
+            sys.exit(2)
+        from rnncore.cli.application import application
+
+        application(prog_name="rnncore")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,59 @@
+"""rnncore convert: a file's weights and Spec as rnncore's own file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from rnncore import loading
+from rnncore.cli.inspect import print_graph, print_notes
+from rnncore.cli.options import names_option, read_names, spec_option
+from rnncore.cli.output import bytes_text, say
+from rnncore.cli.run_outputs import check_place
+from rnncore.cli.verify import print_verification
+from rnncore.errors import InputError
+
+__all__ = ["convert"]
+
+
+@click.command(short_help="Write a file of weights as rnncore's own file.")
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST")
+@spec_option
+@names_option
+@click.option("--verify", is_flag=True, help="Replay the test pair of SRC first; nothing is written if it fails.")
+def convert(source: str, target: str, spec: str | None, names: str | None, verify: bool) -> None:
+    """Writes SRC as rnncore's own file: the weights with the network they belong to.
+
+    DST ends in .safetensors, or is a directory, which gets a model.safetensors. Weights that are one recurrent
+    stack and nothing else need no --spec. Nothing is written when anything is wrong.
+
+    \b
+    Example:
+        rnncore convert tagger.pt tagger.safetensors --spec tagger.json
+    """
+    _check_target(source, target)
+    path, found, report = loading.convert(source, target, spec=spec, names=read_names(names), verify=verify)
+    print_graph(found)
+    print_notes(found)
+    if report is not None:
+        print_verification(report, found.source)
+    say(f"wrote {path} ({bytes_text(path.stat().st_size)})")
+
+
+def _check_target(source: str, target: str) -> None:
+    """InputError if DST has the name of another kind of file, is SRC itself, or stands in no directory."""
+    path = Path(target)
+    if path.is_dir() or not path.suffix:
+        path = path / loading.native.FILE_NAME
+        if Path(target).exists() and not Path(target).is_dir():
+            raise InputError(f"{target}: a file, expected a directory or a name that ends in .safetensors")
+    elif path.suffix != ".safetensors":
+        raise InputError(f"{target}: expected a directory, or a name that ends in .safetensors")
+    else:
+        check_place(path)
+    origin = loading.resolve(source)
+    if origin.exists() and path.exists() and os.path.samefile(origin, path):
+        raise InputError(f"{target}: is {source} itself, expected another file to write")

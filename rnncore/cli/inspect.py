@@ -1,0 +1,284 @@
+"""rnncore inspect: what is in a file, as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from rnncore import loading
+from rnncore.cli.output import bytes_text, console, limited, say, shape_text, table
+from rnncore.errors import RnncoreError, UnsupportedError
+from rnncore.formats import read_checkpoint
+from rnncore.formats.checkpoint import Checkpoint
+from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
+from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
+from rnncore.spec import AttentionDecoder, Node, Recurrent, Spec
+
+__all__ = ["inspect", "print_graph", "print_notes"]
+
+MOST = 40  # rows of a table; --json has them all
+MOST_LINES = 16  # tensors of one module
+PLAIN_LIST = re.compile(r"\[\n[^\[\]{}]*\n\s*\]")
+OPTIMISER = "optimiser state"
+
+
+@click.command(short_help="Show what is in a file.")
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+@click.option("--spec", "as_spec", is_flag=True, help="Only the network as JSON, to be edited and given to --spec.")
+def inspect(file: str, as_json: bool, as_spec: bool) -> None:
+    """Shows what is in FILE.
+
+    Of rnncore's own file: the network node by node, where it comes from, and whether it has a test pair. Of weights
+    saved by a framework: the recurrent stacks that were found, the other tensors with a guess at what they are, and
+    what was not read and why.
+
+    \b
+    Example, for weights that need a spec:
+        rnncore inspect tagger.pt
+        rnncore inspect tagger.pt --spec > tagger.json
+    """
+    if as_json and as_spec:
+        raise click.UsageError("--json and --spec exclude each other")
+    path = loading.resolve(file)
+    checkpoint = read_checkpoint(path / FILE_NAME if path.is_dir() else path)
+    if is_native(checkpoint):
+        native = from_checkpoint(checkpoint)
+        if as_spec:
+            click.echo(_json(native.spec.to_json()))
+        elif as_json:
+            click.echo(_json(_native_json(file, native)))
+        else:
+            say(f"{file}: rnncore's own file, written by {native.producer}")
+            print_graph(native)
+            print_notes(native)
+        return
+    stacks = find_stacks(checkpoint.tensors)
+    if as_spec:
+        click.echo(_json(_first_spec(file, checkpoint, stacks).to_json()))
+        return
+    others = find_others(checkpoint.tensors, stacks)
+    if as_json:
+        click.echo(_json(_checkpoint_json(file, checkpoint, stacks, others)))
+    else:
+        _print_checkpoint(file, checkpoint, stacks, others)
+
+
+def print_graph(native: NativeFile) -> None:
+    """Inputs, nodes and outputs as tables, and the sums."""
+    spec, out = native.spec, console()
+    rows = [(entry.name, entry.value, "optional" if entry.optional else "") for entry in spec.inputs]
+    out.print(table("inputs", ("name", "value", ""), rows))
+    nodes = [
+        (
+            node["name"],
+            node["kind"],
+            node["reads"],
+            node["options"],
+            list(node["outputs"].values()),
+            f"{node['parameters']:,}",
+            bytes_text(node["bytes"]),
+        )
+        for node in _nodes(native)
+    ]
+    columns = ("node", "kind", "reads", "options", "output", "parameters", "memory")
+    out.print(table("nodes", columns, nodes, right=columns[-2:]))
+    out.print(table("outputs", ("name", "value"), [(name, spec.values[name]) for name in spec.outputs]))
+    say(f"{native.weights.count:,} parameters, {bytes_text(native.weights.nbytes)} of weights")
+
+
+def print_notes(native: NativeFile) -> None:
+    """Where a model comes from, whether it can be verified, and what was noted when it was made."""
+    say(f"origin: {native.source or 'unknown'}{f' (sha256 {native.sha256})' if native.sha256 else ''}")
+    say(f"test pair: {'yes' if native.test_pair is not None else 'no'}")
+    for note in native.notes:
+        say(f"note: {limited(note)}")
+
+
+def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
+    """Every node as plain values."""
+    spec = native.spec
+    for node in spec.nodes:
+        found = node.infer(spec.values)
+        arrays = [native.weights[name] for name in node.weight_shapes()]
+        yield {
+            "name": node.name,
+            "kind": _kind(node),
+            "reads": ", ".join(node.reads),
+            "options": _options(node.to_json().get("attributes", {}))
+            if isinstance(node, Node)
+            else _stack_options(node),
+            "outputs": {name: str(value) for name, value in _shown_values(node, found, spec).items()},
+            "parameters": sum(array.size for array in arrays),
+            "bytes": sum(array.nbytes for array in arrays),
+        }
+
+
+def _kind(node: Node | Recurrent | AttentionDecoder) -> str:
+    """LSTM, Linear, AttentionDecoder (GRU)"""
+    if isinstance(node, Node):
+        return node.op
+    return node.cell.kind if isinstance(node, Recurrent) else f"{type(node).__name__} ({node.cell.kind})"
+
+
+def _shown_values(node: Any, found: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
+    """The values of a node that something reads, or all of them if nothing does."""
+    read = set(spec.outputs).union(*(other.reads for other in spec.nodes))
+    return {name: value for name, value in found.items() if name in read} or dict(found)
+
+
+def _stack_options(node: Recurrent | AttentionDecoder) -> str:
+    """40 to 256, 3 layers, bidirectional"""
+    words = [f"{node.cell.input_size} to {node.cell.hidden_size}"]
+    if node.layers > 1:
+        words.append(f"{node.layers} layers")
+    direction = getattr(node, "direction", "forward")
+    if direction != "forward":
+        words.append(direction)
+    hidden = {"kind", "input_size", "hidden_size"}
+    options = {key: value for key, value in node.cell.to_json().items() if key not in hidden}
+    shown = {"name", "op", "cell", "input", "layers", "direction", "reverse_cell", "initial", "lengths", "memory"}
+    options |= {key: value for key, value in node.to_json().items() if key not in shown}
+    return ", ".join(words + ([_options(options)] if options else []))
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    sizes = {"input_size", "output_size"}
+    words = [f"{options['input_size']} to {options['output_size']}"] if sizes <= set(options) else []
+    return ", ".join(words + [f"{key}={value}" for key, value in options.items() if not words or key not in sizes])
+
+
+def _first_spec(file: str, checkpoint: Checkpoint, stacks: list[Stack]) -> Spec:
+    """The Spec of the first stack without a problem; what the reader has to know goes to stderr."""
+    sound = [stack for stack in stacks if stack.problem is None]
+    if not sound:
+        why = f"; {stacks[0].prefix or 'a stack'}: {stacks[0].problem}" if stacks else ""
+        raise UnsupportedError(f"{file}: no recurrent stack under PyTorch's names{why}")
+    first, spec = sound[0], sound[0].spec()
+    for note in first.notes:
+        say(f"note: {note}", stderr=True)
+    if len(sound) > 1:
+        others = ", ".join(repr(stack.prefix) for stack in sound[1:])
+        say(limited(f"note: this is stack {first.prefix!r}; the file has more: {others}"), stderr=True)
+    try:
+        bind(spec, checkpoint.tensors)
+    except RnncoreError:
+        say(f"note: give --names a file with {json.dumps(first.names)}", stderr=True)
+    return spec
+
+
+def _print_checkpoint(file: str, checkpoint: Checkpoint, stacks: list[Stack], others: list[Other]) -> None:
+    size = sum(array.nbytes for array in checkpoint.tensors.values())
+    say(f"{file}: {checkpoint.format}, {len(checkpoint.tensors)} tensors, {bytes_text(size)}")
+    out = console()
+    rows = [_stack_row(stack) for stack in stacks]
+    columns = ("stack", "cell", "layers", "directions", "input", "hidden", "projection", "bias")
+    if stacks:
+        _print_rows(out, "recurrent stacks", columns, rows, right=columns[2:7])
+    else:
+        say(
+            "no recurrent stack under PyTorch's names (weight_ih_l0, weight_hh_l0, ...): give a --spec, and with "
+            "--names what its weights are called here, or build the model with rnncore.export.from_gate_arrays"
+        )
+    for stack in [stack for stack in stacks if stack.problem]:
+        say(f"problem: {stack.prefix or '(top level)'}: {stack.problem}")
+    for note in dict.fromkeys(note for stack in stacks for note in stack.notes):
+        say(f"note: {note}")
+    rows = [(other.prefix or "(top level)", other.guess, _shapes(other)) for other in others]
+    if rows:
+        _print_rows(out, "other tensors", ("module", "looks like", "tensors"), rows)
+    if checkpoint.skipped:
+        skipped = [(entry.path, entry.reason) for entry in checkpoint.skipped]
+        _print_rows(out, "not read", ("what", "why"), skipped)
+    if any(stack.problem is None for stack in stacks):
+        say(_next_step(shlex.quote(file), checkpoint))
+
+
+def _next_step(file: str, checkpoint: Checkpoint) -> str:
+    """The command that makes a model of a checkpoint with a stack."""
+    try:
+        only_stack(checkpoint.tensors)
+    except RnncoreError:
+        return (
+            f"to load it, say how the modules are joined: rnncore inspect {file} --spec > spec.json, "
+            f"edit that, and rnncore convert {file} DST --spec spec.json"
+        )
+    return f"this file loads as it is: rnncore convert {file} DST"
+
+
+def _stack_row(stack: Stack) -> tuple[object, ...]:
+    """The cells of a stack's row; of one with a problem only its name and kind."""
+    named = stack.prefix or "(top level)", stack.kind or "?"
+    if stack.problem is not None:
+        return (*named, *[""] * 6)
+    sizes = stack.layers, stack.directions, stack.input_size, stack.hidden_size, stack.projection or ""
+    return (*named, *sizes, "yes" if stack.bias else "no")
+
+
+def _print_rows(out, title: str, columns, rows: list, right=()) -> None:
+    out.print(table(title, columns, rows[:MOST], right=right))
+    if len(rows) > MOST:
+        say(f"... and {len(rows) - MOST:,} more: see --json")
+
+
+def _shapes(other: Other) -> list[str]:
+    """weight (256, 256), bias (256,): a line for a module, for what is unknown a line for each of its tensors."""
+    if other.guess == OPTIMISER:
+        return [f"{len(other.shapes)} tensors"]
+    tensors = [f"{name} {shape_text(shape)}" for name, shape in other.shapes.items()]
+    if other.guess != "unknown":
+        return [", ".join(tensors)]
+    return tensors[:MOST_LINES] + ([f"... and {len(tensors) - MOST_LINES:,} more"] if len(tensors) > MOST_LINES else [])
+
+
+def _native_json(file: str, native: NativeFile) -> dict[str, Any]:
+    return {
+        "file": file,
+        "format": "rnncore",
+        "producer": native.producer,
+        "source": native.source,
+        "sha256": native.sha256,
+        "notes": list(native.notes),
+        "test_pair": native.test_pair is not None,
+        "parameters": native.weights.count,
+        "bytes": native.weights.nbytes,
+        "nodes": list(_nodes(native)),
+        "spec": native.spec.to_json(),
+    }
+
+
+def _checkpoint_json(file: str, checkpoint: Checkpoint, stacks: list[Stack], others: list[Other]) -> dict[str, Any]:
+    fields = ("prefix", "kind", "layers", "directions", "input_size", "hidden_size", "projection", "bias", "problem")
+    return {
+        "file": file,
+        "format": checkpoint.format,
+        "stacks": [
+            {field: getattr(stack, field) for field in fields}
+            | {"tensors": list(stack.tensors), "notes": list(stack.notes)}
+            for stack in stacks
+        ],
+        "others": [
+            {"prefix": other.prefix, "guess": other.guess, "shapes": {k: list(v) for k, v in other.shapes.items()}}
+            for other in others
+        ],
+        "tensors": {
+            name: {"shape": list(array.shape), "dtype": checkpoint.source_dtypes.get(name, array.dtype.name)}
+            for name, array in checkpoint.tensors.items()
+        },
+        "skipped": [{"path": entry.path, "reason": entry.reason} for entry in checkpoint.skipped],
+        "metadata": checkpoint.metadata,
+    }
+
+
+def _json(found: Mapping[str, Any]) -> str:
+    """JSON to be read and edited: a list of plain values stands on one line."""
+    return PLAIN_LIST.sub(_joined, json.dumps(found, indent=2))
+
+
+def _joined(found: re.Match) -> str:
+    return f"[{', '.join(line.strip().removesuffix(',') for line in found[0].splitlines()[1:-1])}]"

@@ -1,0 +1,45 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from rnncore.errors import SpecError
+
+__all__ = ["dtype_option", "names_option", "read_names", "spec_option"]
+
+spec_option = click.option(
+    "--spec",
+    metavar="FILE.json",
+    help="What the network is, for bare weights; `rnncore inspect FILE --spec` writes a first one.",
+)
+names_option = click.option(
+    "--names",
+    metavar="FILE.json",
+    help='Where names differ: an object {"node or weight of the spec": "name in the file"}.',
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="What the model computes in.",
+)
+
+
+def read_names(path: str | None) -> dict[str, str] | None:
+    """The object in a --names file. SpecError naming the file if it is anything else."""
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}, expected a JSON file with names") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise SpecError(f'{path}: expected an object like {{"lstm": "model.encoder.rnn"}}')
+    return found

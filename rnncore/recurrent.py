@@ -1,0 +1,176 @@
+"""Running one Recurrent node: rows sorted by length, states in and out, outputs merged and masked."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnncore.arguments import accept_lengths, accept_mask, check_mask_is_lengths
+from rnncore.errors import InputError
+from rnncore.kernels import _native
+from rnncore.spec import Recurrent, Spec
+from rnncore.stacks import pack
+from rnncore.state import State
+from rnncore.weights import Weights
+
+__all__ = ["RecurrentStep"]
+
+Values = dict[str, Any]
+
+
+class _Rows(NamedTuple):
+    """Which steps of which rows count, as the time loop takes them: see Job in kernels/_engine.pyx.
+
+    All None where every step counts; steps and mask (B, T) None where only lengths say what does.
+    """
+
+    order: np.ndarray | None = None
+    lengths: np.ndarray | None = None
+    steps: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+class RecurrentStep:
+    """Runs one Recurrent node, all its layers and directions by one call of the time loop.
+
+    needed: names of the values that somebody reads; given: those of the Spec's inputs.
+    """
+
+    def __init__(self, node: Recurrent, weights: Weights, dtype: np.dtype, needed: set[str], given: set[str], threads: int):
+        self.node = node
+        self.mask_given = node.mask in given
+        self.flip = node.output_order == "processing"
+        self.dtype = dtype
+        self.time_first = node.layout == "time_first"
+        self.sequence_needed = any(f"{node.name}{end}" in needed for end in ("", ".forward", ".reverse"))
+        self.trained = {}
+        if node.trained_state:
+            self.trained = {
+                key: weights[f"{node.name}.initial_{key}"].astype(dtype, copy=False) for key in node.cell.states
+            }
+        self.stack = pack(node, weights, dtype)
+        self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
+        self.threads = threads
+
+    def direct(self, spec: Spec) -> _native.Direct | None:
+        """The short way for a Spec that is this node and returns its sequence, where there is one."""
+        node = self.node
+        plain = (
+            isinstance(self.stack, _native.Stack)
+            and spec.outputs == (node.name,)
+            and [entry.name for entry in spec.inputs if not entry.optional] == [node.input]
+            and not (self.time_first or self.flip or node.trained_state or node.initial)
+        )
+        if not plain:
+            return None
+        names = tuple(f"{node.name}.{key}" for key in node.cell.states)
+        return _native.Direct(self.stack, self.merged, node.cell.input_size, node.output_size, names, self.threads)
+
+    def __call__(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+        node = self.node
+        x = values[node.input]
+        if x.strides[-1] != x.itemsize and x.shape[-1] > 1:
+            x = np.ascontiguousarray(x)
+        batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
+        batch, steps = x.shape[batch_axis], x.shape[time_axis]
+        rows = self._rows(values, batch, steps)
+        initial = self._initial(values, before, batch)
+        final = {key: np.empty(shape, self.dtype) for key, shape in node.state_shapes(batch).items()}
+
+        y = self._output(batch, steps, ragged=rows.order is not None)
+        # Masked steps repeat each direction's own outputs, which therefore stand side by side until they are filled.
+        repeat = rows.mask is not None and node.masked_output == "repeat" and y is not None
+        apart = repeat and self.merged != "set"
+        out = np.zeros((*y.shape[:2], 2 * y.shape[2]), self.dtype) if apart else y
+        self.stack.run(
+            x, out, self.merged, "set" if apart else self.merged, self.time_first, self.flip, rows.order, rows.lengths, rows.steps,
+            initial.get("h"), initial.get("c"), final["h"], final.get("c"), self.threads,
+        )  # fmt: skip
+        if repeat:
+            size = node.cell.output_size
+            for d, direction in enumerate(node.directions):
+                self._repeat(out[..., d * size : (d + 1) * size], rows.mask, direction == "reverse")
+        if apart:
+            y = merge_directions(node.merge, np.stack(np.split(out, 2, axis=2)))
+        self._store(values, after, y, final)
+
+    def _rows(self, values: Values, batch: int, steps: int) -> _Rows:
+        """Rows in order of falling number of valid steps, and where those are."""
+        node = self.node
+        lengths = values[node.lengths] if node.lengths else None
+        mask = values[node.mask] if node.mask else None
+        if lengths is not None:
+            accept_lengths(node.lengths, lengths, batch, steps)
+        if mask is not None:
+            accept_mask(node.mask, mask, (steps, batch) if self.time_first else (batch, steps))
+            mask = mask.swapaxes(0, 1) if self.time_first else mask
+            if lengths is not None and self.mask_given:
+                check_mask_is_lengths(node.mask, mask, node.lengths, lengths)
+            elif lengths is not None:
+                mask = mask & (np.arange(steps) < lengths[:, None])
+            lengths = mask.sum(axis=1, dtype=np.int64)
+        if lengths is None or (lengths == steps).all():
+            return _Rows()
+        order = np.argsort(-lengths, kind="stable")
+        if mask is None:
+            return _Rows(order, lengths[order])
+        return _Rows(order, lengths[order], np.argsort(~mask[order], axis=1, kind="stable"), mask)
+
+    def _repeat(self, y: np.ndarray, mask: np.ndarray, reverse: bool) -> None:
+        """Fill the masked steps of one direction's outputs (zeros so far) with what was stored before each."""
+        y = y.swapaxes(0, 1) if self.time_first else y
+        y = y[:, ::-1] if self.flip else y
+        if reverse:
+            y, mask = y[:, ::-1], mask[:, ::-1]
+        latest = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)
+        row, step = np.nonzero(~mask & (latest >= 0))
+        y[row, step] = y[row, latest[row, step]]
+
+    def _initial(self, values: Values, before: State | None, batch: int) -> dict[str, np.ndarray]:
+        """Initial states by letter; a missing one means zeros."""
+        node = self.node
+        if before is not None:
+            return {key: before[f"{node.name}.{key}"] for key in node.cell.states}
+        if node.initial:
+            found = {}
+            for key, name in zip(node.cell.states, node.initial, strict=True):
+                expected = node.state_shapes(batch)[key]
+                if values[name].shape != expected:
+                    raise InputError(f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}")
+                found[key] = np.ascontiguousarray(values[name])
+            return found
+        return {
+            key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], (len(array), batch, array.shape[1])))
+            for key, array in self.trained.items()
+        }
+
+    def _output(self, batch: int, steps: int, ragged: bool) -> np.ndarray | None:
+        """Room for the sequence; None where nobody reads it. Zeros behind short rows."""
+        node = self.node
+        if not self.sequence_needed:
+            return None
+        width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
+        shape = (steps, batch, width) if self.time_first else (batch, steps, width)
+        return (np.zeros if ragged else np.empty)(shape, self.dtype)
+
+    def _store(self, values: Values, after: dict[str, np.ndarray], y: np.ndarray | None, final: dict[str, np.ndarray]):
+        node = self.node
+        if node.merge == "separate":
+            if y is not None:
+                values[f"{node.name}.forward"], values[f"{node.name}.reverse"] = np.split(y, 2, axis=2)
+        else:
+            values[node.name] = y
+            values[f"{node.name}.last"] = merge_directions(node.merge, final["h"][-len(node.directions) :])
+        for key, array in final.items():
+            values[f"{node.name}.{key}"] = array
+            after[f"{node.name}.{key}"] = array
+
+
+def merge_directions(merge: str, h: np.ndarray) -> np.ndarray:
+    """Final outputs of the directions, (D, B, P), as one (B, ...)."""
+    if len(h) == 1:
+        return h[0]
+    if merge == "concat":
+        return np.concatenate(tuple(h), axis=1)
+    return {"sum": h[0] + h[1], "mul": h[0] * h[1], "average": (h[0] + h[1]) * h.dtype.type(0.5)}[merge]

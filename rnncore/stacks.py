@@ -1,0 +1,70 @@
+"""Packing the layers and directions of a recurrent node for the kernels: native for float32, BLAS for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from rnncore.cells import Cell
+from rnncore.kernels import _engine, _native
+from rnncore.weights import Weights
+
+__all__ = ["BlasStack", "pack"]
+
+
+def pack(node: Any, weights: Weights, dtype: np.dtype) -> _native.Stack | BlasStack:
+    """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix)."""
+    native = dtype == np.float32 and os.environ.get("RNNCORE_ISA") != "blas"
+    layers = []
+    for layer in range(node.layers):
+        layers.append([])
+        for direction in node.directions:
+            cell, suffix = node.layer_cell(layer, direction), node.suffix(layer, direction)
+            arrays = {key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()}
+            if native:
+                layers[-1].append(_native.NativeCell(cell.kind, _options(cell), arrays))
+            else:
+                layers[-1].append(_engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8))
+    reverse = node.directions == ("reverse",)
+    return _native.Stack(layers, reverse) if native else BlasStack(layers, reverse, node.cell.output_size, dtype)
+
+
+class BlasStack:
+    """The same as _native.Stack, layer by layer and direction by direction over BLAS, which has threads of its own."""
+
+    def __init__(self, layers: list[list[_engine.PackedCell]], reverse: bool, size: int, dtype: np.dtype):
+        self.layers = layers
+        self.reverse = reverse
+        self.size = size
+        self.dtype = dtype
+
+    def run(self, x, y, merge, last_merge, time_first, flip, order, lengths, steps, h0, c0, hn, cn, threads) -> None:
+        """See _native.Stack.run; threads is not used."""
+        row = 0
+        for cells in self.layers:
+            last = cells is self.layers[-1]
+            how = last_merge if last else merge
+            beside = how == "set"
+            out = y
+            if not last:
+                out = np.empty((*x.shape[:2], self.size * (len(cells) if beside else 1)), self.dtype)
+            for d, cell in enumerate(cells):
+                column = d * self.size if beside and out is not None else 0
+                states = [None if array is None else array[row] for array in (h0, c0, hn, cn)]
+                reverse = self.reverse or d == 1
+                cell.run(x, out, column, how if d else "set", time_first, reverse, flip, order, lengths, steps, *states)
+                row += 1
+            x = out
+
+
+def _options(cell: Cell) -> dict[str, Any]:
+    """The cell's fields as the kernels take them."""
+    found = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
+    found["activations"] = [(_engine.ACTIVATION_IDS[a.name], a.alpha, a.beta) for a in cell.activations]
+    found["activation_names"] = [a.name for a in cell.activations]
+    found["output_size"] = cell.output_size
+    found["gates"] = len(cell.gates)
+    return found
