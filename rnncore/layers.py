@@ -287,9 +287,7 @@ def _split_tf1(kind: str, arrays: Arrays, letters: str, layout: str, options: Ma
         raise SpecError(f"GRU: kernel with gates {' '.join(letters)}, expected order='tf1' (r u, and a candidate)")
     if candidate is None or kernel.ndim != 2 or candidate.shape != (len(kernel), hidden) or len(kernel) <= hidden:
         found = None if candidate is None else candidate.shape
-        raise WeightError(
-            f"kernel: shape {kernel.shape}, candidate_kernel: {found}, expected (I+H, 2*H) and (I+H, H)"
-        )
+        raise WeightError(f"kernel: shape {kernel.shape}, candidate_kernel: {found}, expected (I+H, 2*H) and (I+H, H)")
     if ("bias" in arrays) != ("candidate_bias" in arrays):
         raise WeightError("bias: without candidate_bias or the other way round, expected both or none")
     found = dict(zip(("weight_ih", "weight_hh"), split_kernel(np.hstack((kernel, candidate)), hidden), strict=True))
@@ -322,8 +320,8 @@ def _matrices(kind: str, arrays: Arrays, layout: str) -> tuple[np.ndarray, np.nd
     if len(w) != len(r):
         expected = f"({len(r)}, I)" if layout == "gates_in" else f"(I, {len(r)})"
         raise WeightError(
-            f"weight_ih: shape {arrays['weight_ih'].shape}, expected {expected} with layout={layout!r}, as weight_hh is "
-            f"{arrays['weight_hh'].shape}"
+            f"weight_ih: shape {arrays['weight_ih'].shape}, expected {expected} with layout={layout!r}, "
+            f"as weight_hh is {arrays['weight_hh'].shape}"
         )
     return w, r, hidden
 
@@ -404,5 +402,5 @@ def _check_arrays(cell: Cell, found: Arrays) -> None:
         if key not in found:
             raise WeightError(f"{name}: missing, expected {shapes[key]} for this {cell.kind}")
         if key not in shapes:
-            raise WeightError(f"{name}: given, but nothing in this {cell.kind} uses it (layer_norm={cell.layer_norm!r})")
+            raise WeightError(f"{name}: nothing in this {cell.kind} uses it (layer_norm={cell.layer_norm!r})")
         _shaped(name, found[key], shapes[key], "the size of the other arrays")

@@ -6,7 +6,6 @@ the compiled time loop of rnncore.kernels; the others run their op.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -233,7 +232,7 @@ class Model:
 
 
 def _batch_of(spec: Spec, values: Values) -> int:
-    """The batch that a state must fit: the input size that the recurrent nodes' states have, else the first dimension."""
+    """The batch that a state must fit: the input's size that stands in the states too, else the first dimension."""
     names = [spec.values[f"{node.name}.{node.cell.states[0]}"].shape[1] for node in spec.stateful]
     for entry in spec.inputs:
         for axis, size in enumerate(entry.shape):
@@ -265,17 +264,17 @@ def _compile(
         layers = pack(node, weights, dtype)
         own = {key: weights[f"{node.name}.{key}"].astype(dtype, copy=False) for key in node.own_shapes()}
         return DecoderStep(node, layers, own, dtype, threads)
-    return _op_step(node, weights, dtype)
+    return _op_step(node, weights, dtype, threads)
 
 
-def _op_step(node: Node, weights: Weights, dtype: np.dtype) -> Step:
-    run = functools.partial(OPS[node.op].run, node.attributes)
+def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
     own = {name.removeprefix(f"{node.name}."): weights[name].astype(dtype, copy=False) for name in node.weight_shapes()}
+    run = OPS[node.op].compiled(node.attributes, own, threads)
 
     def step(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         try:
             with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
-                found = run(own, *(values[name] if name else None for name in node.inputs))
+                found = run(*(values[name] if name else None for name in node.inputs))
         except InputError as error:
             raise InputError(f"node {node.name!r} ({node.op}): {error}") from None
         except ValueError as error:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 
 from rnncore.cells import Cell
-from rnncore.kernels import _engine, _native
+from rnncore.kernels import _engine, _native, runs_native
 from rnncore.weights import Weights
 
 __all__ = ["BlasStack", "pack"]
@@ -17,7 +16,7 @@ __all__ = ["BlasStack", "pack"]
 
 def pack(node: Any, weights: Weights, dtype: np.dtype) -> _native.Stack | BlasStack:
     """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix)."""
-    native = dtype == np.float32 and os.environ.get("RNNCORE_ISA") != "blas"
+    native = runs_native(dtype)
     layers = []
     for layer in range(node.layers):
         layers.append([])

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from random_networks import PARAMETERS, activation
+
 from rnncore.cells import ACTIVATIONS, Activation
 from rnncore.errors import SpecError
 from rnncore.kernels import _engine

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
 from agreement import TOLERANCES, assert_agrees, assert_close
 from oracle import run_oracle
+from torch import nn
+
 from rnncore.cells import LSTM
 from rnncore.errors import InputError, SpecError, WeightError
 from rnncore.formats.attention import merge_heads, merge_output_heads, split_in_proj, swap_columns
@@ -278,8 +278,9 @@ def keras_multi_head(layer, kernels):
 @pytest.mark.parametrize("masks", ["", "value", "query", "key", "attention", "value query key attention"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sizes", ["plain", "all"])
+@pytest.mark.parametrize("empty_rows", ["zero", "uniform"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_keras_multi_head_attention(exact_keras, dtype, sizes, causal, masks):
+def test_keras_multi_head_attention(exact_keras, dtype, empty_rows, sizes, causal, masks):
     options = {"num_heads": 2, "key_dim": 3}
     if sizes == "all":
         options |= {"value_dim": 4, "output_shape": 9, "use_bias": False}
@@ -297,6 +298,7 @@ def test_keras_multi_head_attention(exact_keras, dtype, sizes, causal, masks):
     kernels = {"query": layer.query_dense, "key": layer.key_dense, "value": layer.value_dense}
     own = keras_multi_head(layer, {**kernels, "output": layer.output_dense})
     attributes = {"query_size": 5, "value_size": 6, "num_heads": 2, "key_dim": 3, "causal": causal}
+    attributes["empty_rows"] = empty_rows
     if sizes == "all":
         attributes |= {"key_size": 7, "value_dim": 4, "output_size": 9, "bias": False}
     spec = network("MultiHeadAttention", attributes, **inputs, **given)
@@ -304,8 +306,12 @@ def test_keras_multi_head_attention(exact_keras, dtype, sizes, causal, masks):
     if given["query_mask"] is not None:
         keras.src.backend.set_keras_mask(tensors["query"], torch.from_numpy(given["query_mask"]))
     rest = {k: v for k, v in given.items() if k != "query_mask"}
-    expected = layer(**tensors, **rest, use_causal_mask=causal, return_attention_scores=True)
+    scores = {"return_attention_scores": True} if empty_rows == "zero" else {}
+    expected = layer(**tensors, **rest, use_causal_mask=causal, **scores)
     found = run(spec, own, {**inputs, **given}, dtype)
+    if empty_rows == "uniform":  # torch's own attention, to which Keras gives float32
+        assert_close(found["att"], keras.ops.convert_to_numpy(expected), 1e-5)
+        return
     expected = dict(zip(found, map(keras.ops.convert_to_numpy, expected), strict=True))
     assert_agrees(found, expected, dtype, masks)
 
@@ -443,6 +449,7 @@ MULTI = {"query_size": 4, "value_size": 5, "num_heads": 2, "key_dim": 3}
         ("KerasAdditiveAttention", ("x", "x"), {"size": 4}, r"query is float \(B, T, 5\), expected float \(B, T, 4\)"),
         ("MultiHeadAttention", ("q", "q"), MULTI, r"key is float \(B, Tq, 4\), expected float \(B, T, 5\)"),
         ("MultiHeadAttention", ("q", "x"), {**MULTI, "num_heads": 0}, "num_heads=0, expected a positive integer"),
+        ("MultiHeadAttention", ("q", "x"), {**MULTI, "empty_rows": "mean"}, "empty_rows='mean', expected 'zero'"),
         ("MultiHeadAttention", ("q", "x"), {**MULTI, "value_dim": 1.5}, "value_dim=1.5, expected a positive integer"),
         ("MultiHeadAttention", ("q", "x", "", "", "", "", "lengths"), MULTI, "attention_mask is int64"),
     ],

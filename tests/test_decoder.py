@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
 from agreement import TOLERANCES, assert_agrees, assert_close
 from oracle import run_oracle
+from torch import nn
+
 from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import InputError, SpecError, StateError, WeightError
 from rnncore.formats.attention import swap_columns
@@ -702,9 +702,9 @@ def test_unused_and_missing_tensors_are_named():
     inputs = [Input("tokens", "int64", ("B", "T")), Input("memory", "float", ("B", "S", K))]
     spec = Spec([*inputs, Input("memory_lengths", "int64", ("B",))], nodes, "out")
     with pytest.raises(
-        WeightError, match="gru.weight_ih_l1: shape .* no use for it .AttentionDecoder of GRU, layers=1"
+        WeightError, match=r"gru.weight_ih_l1: shape .* no use for it .AttentionDecoder of GRU, layers=1"
     ):
         bind(spec, {**tensors, "gru.weight_ih_l1": np.zeros((18, 6))}, names)
     del names["dec.attention.query.weight"]
-    with pytest.raises(WeightError, match="gru.attention.query.weight: missing"):
+    with pytest.raises(WeightError, match=r"gru.attention.query.weight: missing"):
         bind(spec, tensors, names)

@@ -93,28 +93,22 @@ def test_keras(rng, kind, options, sequences, backwards):
 @pytest.mark.parametrize("attributes", [{}, {"input_forget": 1}, {"direction": "reverse"}, {"clip": 50.0}])
 def test_onnx_lstm(rng, attributes):
     w, r, b = draw(rng, (4 * H, I)), draw(rng, (4 * H, H)), draw(rng, (8 * H,))
-    x, y = _onnx_pair("LSTM", w, r, b, **attributes)
-    found = only(detect({"weight_ih": w, "weight_hh": r, "bias": b}, x, y))
+    y = onnx_run("LSTM", X, w, r, b, **attributes)
+    found = only(detect({"weight_ih": w, "weight_hh": r, "bias": b}, X, y))
     assert found.order == "iofg" and found.frameworks == ("onnx",)
     assert found.options["coupled"] == ("forget" if "input_forget" in attributes else None)
     assert (found.direction, found.output_order) == (attributes.get("direction", "forward"), "time")
-    assert_close(found.model()(x), y, 1e-5)
+    assert_close(found.model()(X), y, 1e-5)
 
 
 def test_onnx_gru_and_hard_sigmoid(rng):
     w, r, b = draw(rng, (3 * H, I)), draw(rng, (3 * H, H)), draw(rng, (6 * H,))
     for after in (0, 1):
-        x, y = _onnx_pair("GRU", w, r, b, linear_before_reset=after, activations=["HardSigmoid", "Tanh"])
-        found = only(detect({"weight_ih": w, "weight_hh": r, "bias": b}, x, y))
+        y = onnx_run("GRU", X, w, r, b, linear_before_reset=after, activations=["HardSigmoid", "Tanh"])
+        found = only(detect({"weight_ih": w, "weight_hh": r, "bias": b}, X, y))
         assert "onnx" in found.frameworks and found.options["reset_after"] == bool(after)
         assert found.options["activations"] == ("hard_sigmoid_fifth", "hard_sigmoid_fifth", "tanh")
         assert found.bias == ("halves" if after else "sum")
-
-
-def _onnx_pair(kind, w, r, b, **attributes):
-    import test_layers
-
-    return test_layers.X, onnx_run(kind, w, r, b, **attributes)
 
 
 def lstm_loop(kernel, bias, order, forget_bias, coupled=None):
@@ -249,7 +243,11 @@ def test_it_is_quick(rng, kind):
         ({"weight_hh": np.zeros(3)}, WeightError, r"weight_hh: \(3,\), expected a matrix"),
         ({"bias_hh": None}, WeightError, "expected bias, or both bias_ih and bias_hh, or neither"),
         ({"bias_hh": np.zeros(3)}, WeightError, r"bias_hh: shape \(3,\), expected \(20,\)"),
-        ({"bias_hh": None, "bias_ih": None, "bias": np.zeros(3)}, WeightError, r"bias: shape \(3,\), expected \(20,\),"),
+        (
+            {"bias_hh": None, "bias_ih": None, "bias": np.zeros(3)},
+            WeightError,
+            r"bias: shape \(3,\), expected \(20,\),",
+        ),
         ({"kernel": np.zeros((8, 20))}, WeightError, r"kernel: shape \(8, 20\), expected \(3\+H, G\*H\) and no other"),
     ],
 )

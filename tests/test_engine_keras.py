@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import torch
-from keras import layers
-
 from agreement import assert_agrees, assert_close
+from keras import layers
 from oracle import run_oracle
 from random_networks import chance, draw, seeds
+
 from rnncore.export import from_keras
 from rnncore.model import Model
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
 from agreement import assert_agrees
 from oracle import run_oracle
 from random_networks import seeds, torch_network
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
 from rnncore.model import Model
 
 # Its threads only wait for each other at these sizes.

@@ -96,9 +96,57 @@ def test_bidirectional_with_another_backward_layer():
     assert exported.spec.nodes[0].reverse_cell.activations[4] == Activation("relu")
 
 
-def test_go_backwards():
-    exported = agrees(from_keras(sequential(layers.GRU(4, go_backwards=True, dtype="float64"))))
-    assert exported.spec.nodes[0].direction == "reverse"
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_go_backwards(return_sequences):
+    gru = layers.GRU(4, go_backwards=True, return_sequences=return_sequences, dtype="float64")
+    exported = agrees(from_keras(sequential(gru)))
+    (node,) = exported.spec.nodes
+    assert (node.direction, node.output_order) == ("reverse", "processing" if return_sequences else "time")
+
+
+def masked(*parts, dtype="float64"):
+    """A Sequential of ids, and an example whose rows have gaps, left padding, no valid step, and all."""
+    model = sequential(layers.Embedding(5, 3, mask_zero=True, name="embed", dtype=dtype), *parts, shape=(None,))
+    return model, np.array([[1, 0, 2, 0, 0], [0, 0, 3, 4, 1], [0, 0, 0, 0, 0], [1, 2, 3, 4, 1]])
+
+
+def test_masks_are_computed_only_where_they_are_read():
+    exported = agrees(from_keras(*masked(layers.Dense(2, dtype="float64", name="dense"))))
+    assert [node.name for node in exported.spec.nodes] == ["embed", "dense"]
+    exported = agrees(from_keras(*masked(layers.LSTM(4, name="lstm", dtype="float64"))))
+    assert [node.name for node in exported.spec.nodes] == ["embed", "embed.padding", "embed.mask", "lstm"]
+    exported = agrees(
+        from_keras(*masked(*(layers.LSTM(4, return_sequences=more, dtype="float64") for more in (True, False))))
+    )
+    assert [node.mask for node in exported.spec.recurrent] == ["embed.mask"] * 2
+
+
+@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize("merge_mode", ["concat", "sum", "mul", "ave"])
+def test_bidirectional_under_a_mask(merge_mode, return_sequences):
+    inner = layers.GRU(4, return_sequences=return_sequences, dtype="float64")
+    exported = agrees(from_keras(*masked(layers.Bidirectional(inner, merge_mode, dtype="float64"))))
+    assert exported.spec.recurrent[0].masked_output == ("zero" if return_sequences else "repeat")
+
+
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize("backwards", [True, False])
+def test_masked_outputs_and_their_order(backwards, return_sequences, zero):
+    """With zero_output_for_mask, the last output of a sequence that ends masked is 0."""
+    options = {"go_backwards": backwards, "zero_output_for_mask": zero, "dtype": "float64"}
+    exported = agrees(from_keras(*masked(layers.LSTM(4, return_sequences=return_sequences, **options))))
+    (y,) = exported.test_pair.outputs.values()
+    if zero and not return_sequences:
+        assert not y[1 if backwards else 0].any()
+        assert y[3].any()
+
+
+def test_a_second_masking_layer_replaces_the_mask():
+    parts = [layers.Dense(1, dtype="float64"), layers.Masking(0.0, dtype="float64"), layers.LSTM(2, dtype="float64")]
+    exported = agrees(from_keras(*masked(*parts)))
+    assert exported.spec.recurrent[0].mask.startswith("masking")
+    assert "embed.mask" not in exported.spec.values
 
 
 def test_rnn_around_a_cell_and_time_distributed():
@@ -208,13 +256,12 @@ class OwnLSTM(layers.LSTM):
     ("parts", "says"),
     [
         ([layers.Flatten()], r"\(Flatten\): not accepted, expected SimpleRNN"),
-        ([layers.Masking(), layers.LSTM(2)], r"\(Masking\): not accepted"),
+        ([layers.Masking(), layers.Softmax()], r"\(Softmax\): under a mask"),
         ([OwnLSTM(2)], r"\(OwnLSTM\): not accepted"),
         ([layers.LSTM(2, activation=other)], "activation 'other' is not one of keras.activations"),
         ([layers.LSTM(2, recurrent_activation=tanh)], "recurrent_activation 'tanh' is not one of keras.activations"),
         ([layers.LSTM(2, activation="sparsemax")], "activation 'sparsemax', expected one of"),
         ([layers.Dense(2, activation="gelu")], "activation 'gelu_erf' outside a recurrent layer"),
-        ([layers.LSTM(2, go_backwards=True, return_sequences=True)], "processing order"),
         ([layers.Bidirectional(layers.LSTM(2), merge_mode=None)], "merge_mode=None with return_sequences=False"),
         ([layers.RNN([layers.LSTMCell(2), layers.LSTMCell(2)])], "StackedRNNCells, expected SimpleRNNCell"),
         ([layers.TimeDistributed(layers.LayerNormalization())], "around a LayerNormalization, expected a Dense"),
@@ -238,9 +285,14 @@ def test_refused_by_name(parts, says):
         from_keras(keras.Sequential([keras.Input((7, 3)), *parts]))
 
 
-def test_refused_embedding_mask_and_branches_and_twice():
-    with pytest.raises(UnsupportedError, match="mask_zero=True"):
-        from_keras(keras.Sequential([keras.Input((7,)), layers.Embedding(5, 3, mask_zero=True)]))
+def test_refused_masks_branches_and_twice():
+    x = keras.Input((7, 3))
+    own = layers.LSTM(2)(layers.Masking(0.5)(x), mask=keras.ops.not_equal(x[..., 0], 1))
+    with pytest.raises(UnsupportedError, match=r"\(LSTM\): called with a mask of its own"):
+        from_keras(keras.Model(x, own))
+    other = layers.LSTM(2)(x, mask=keras.ops.any(keras.ops.not_equal(x, 0.5), axis=-1))
+    with pytest.raises(UnsupportedError, match=r"\(LSTM\): called with a mask of its own"):
+        from_keras(keras.Model(x, other))
     x = keras.Input((7, 3))
     with pytest.raises(UnsupportedError, match=r"\(Add\): 2 inputs, expected one"):
         from_keras(keras.Model(x, layers.Add()([layers.Dense(2)(x), layers.Dense(2)(x)])))

@@ -142,7 +142,7 @@ def test_keras_cudnn_arrays(kind):
         np.testing.assert_array_equal(model.weights[name], array, err_msg=name)
 
 
-def onnx_run(kind, w, r, b, peephole=None, **attributes):
+def onnx_run(kind, x, w, r, b, peephole=None, **attributes):
     """ONNX Runtime's output (B, T, H) for one direction."""
     names = ["X", "W", "R", "B"] + (["", "", "", "P"] if peephole is not None else [])
     arrays = {"W": w, "R": r, "B": b, **({} if peephole is None else {"P": peephole})}
@@ -157,7 +157,7 @@ def onnx_run(kind, w, r, b, peephole=None, **attributes):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=9)
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"X": X.swapaxes(0, 1)})[0][:, 0].swapaxes(0, 1)
+    return session.run(None, {"X": x.swapaxes(0, 1)})[0][:, 0].swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("input_forget", [0, 1])
@@ -165,7 +165,7 @@ def onnx_run(kind, w, r, b, peephole=None, **attributes):
 def test_onnx_lstm(peephole, input_forget):
     a = random_arrays("LSTM")
     bias, p = np.concatenate([a["bias_ih"], a["bias_hh"]]), draw(RNG, (3 * H,)) if peephole else None
-    expected = onnx_run("LSTM", a["weight_ih"], a["weight_hh"], bias, p, input_forget=input_forget)
+    expected = onnx_run("LSTM", X, a["weight_ih"], a["weight_hh"], bias, p, input_forget=input_forget)
     coupled = "forget" if input_forget else None
     arrays = {"weight_ih": a["weight_ih"], "weight_hh": a["weight_hh"], "bias": bias, "peephole": p}
     assert_close(rnncore.LSTM(**arrays, order="onnx", coupled=coupled)(X), expected, 1e-5)
@@ -175,7 +175,7 @@ def test_onnx_lstm(peephole, input_forget):
 def test_onnx_gru(after):
     a = random_arrays("GRU")
     bias = np.concatenate([a["bias_ih"], a["bias_hh"]])
-    expected = onnx_run("GRU", a["weight_ih"], a["weight_hh"], bias, linear_before_reset=after)
+    expected = onnx_run("GRU", X, a["weight_ih"], a["weight_hh"], bias, linear_before_reset=after)
     arrays = {"weight_ih": a["weight_ih"], "weight_hh": a["weight_hh"], "bias": bias}
     assert_close(rnncore.GRU(**arrays, order="onnx", reset_after=bool(after))(X), expected, 1e-5)
 
@@ -253,7 +253,7 @@ def test_gate_letters():
 
 @pytest.mark.parametrize("order", ["pytorch", "", "ifg", "iifgo", "ifgx", "ifgo ", None, 3, "fo"])
 def test_unknown_orders(order):
-    with pytest.raises(SpecError, match="order=.* is unknown, expected 'torch', 'keras', .* or the gates' letters"):
+    with pytest.raises(SpecError, match=r"order=.* is unknown, expected 'torch', 'keras', .* or the gates' letters"):
         rnncore.LSTM(**random_arrays("LSTM"), order=order)
 
 
@@ -287,12 +287,17 @@ def test_unknown_orders(order):
         ("LSTM", {"bias": np.zeros(20)}, WeightError, "bias and bias_ih and bias_hh: given together"),
         ("LSTM", {"bias_hh": None}, WeightError, "bias_ih: given together, expected bias, or both"),
         ("LSTM", {"bias_hh": np.zeros(19)}, WeightError, r"bias_hh: shape \(19,\), expected \(20,\)"),
-        ("LSTM", {"bias_ih": None, "bias_hh": None, "bias": np.zeros(21)}, WeightError, r"\(20,\), \(40,\) or \(2, 20\)"),
+        (
+            "LSTM",
+            {"bias_ih": None, "bias_hh": None, "bias": np.zeros(21)},
+            WeightError,
+            r"\(20,\), \(40,\) or \(2, 20\)",
+        ),
         ("LSTM", {"peephole": np.zeros(H)}, WeightError, r"peephole: shape \(5,\), expected \(15,\) \(gates i f o\)"),
         ("LSTM", {"projection": np.zeros((6, H))}, SpecError, "projection=6, expected at most hidden_size=5"),
         ("LSTM", {"projection": np.zeros((P, H))}, WeightError, r"projection: shape \(2, 5\), expected \(5, 5\)"),
         ("LSTM", {"projection_bias": np.zeros(P)}, WeightError, "projection_bias: without projection"),
-        ("LSTM", {"ln_weight": np.zeros(20)}, WeightError, "ln_weight: given, but nothing in this LSTM uses it"),
+        ("LSTM", {"ln_weight": np.zeros(20)}, WeightError, "ln_weight: nothing in this LSTM uses it"),
         ("LSTM", {"layer_norm": "tflite"}, WeightError, r"ln_weight: missing, expected \(20,\) for this LSTM"),
         ("LSTM", {"kernel": np.zeros((I + H, 20))}, SpecError, "kernel, expected layout='in_gates'"),
         ("GRU", {"order": "onnx"}, SpecError, "reset_after is missing with order='onnx'"),

@@ -252,8 +252,16 @@ def test_functional_models_hand_their_masks_on(first, tmp_path):
         (np.ones((2, 4), bool), None, r"mask: shape \(2, 4\), expected \(B, T\)"),
         (np.ones((2, 3)), None, "mask: dtype float64, expected bool"),
         ([[1, 1, 0], [1, 1, 1]], None, "mask: dtype int64, expected bool"),
-        ([[True, True, True], [True, False, True]], [3, 2], "mask and lengths contradict at row 1: mask 101, expected 2"),
-        ([[True, True, True], [True, True, False]], [3, 3], "mask and lengths contradict at row 1: mask 110, expected 3"),
+        (
+            [[True, True, True], [True, False, True]],
+            [3, 2],
+            "mask and lengths contradict at row 1: mask 101, expected 2",
+        ),
+        (
+            [[True, True, True], [True, True, False]],
+            [3, 3],
+            "mask and lengths contradict at row 1: mask 110, expected 3",
+        ),
     ],
 )
 def test_wrong_masks(mask, lengths, says):

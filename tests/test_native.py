@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from agreement import assert_agrees, assert_same_bits
 from oracle import run_oracle
 from random_networks import draw_weights, random_network, seeds, stack
+
 from rnncore import atomic, loading
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, VerificationError, WeightError
@@ -214,7 +214,7 @@ def test_check_fails_for_any_altered_weight(path, name):
 
 def test_check_fails_for_an_altered_pair(path):
     change_tensors(path, lambda arrays: arrays["test_pair.outputs.rnn.c"].__setitem__((0, 0, 0), np.nan))
-    with pytest.raises(VerificationError, match="rnn.c: DIFFERENT, largest error inf at .0, 0, 0."):
+    with pytest.raises(VerificationError, match=r"rnn\.c: DIFFERENT, largest error inf at \[0, 0, 0\]"):
         loading.load(path, check=True)
 
 
@@ -266,7 +266,11 @@ def test_convert_verifies_before_it_writes(path, tmp_path):
         (lambda m: m["spec"].update(format=2), SpecError, "Spec: format 2, this version of rnncore reads 1"),
         (lambda m: m["spec"].update(extra=2), SpecError, "Spec: unknown key 'extra'"),
         (lambda m: m["spec"]["nodes"][0].update(op="LSTM"), SpecError, "unknown key 'cell'|op 'LSTM' is unknown"),
-        (lambda m: m["spec"]["nodes"][0]["cell"].update(hidden_size=5), RnncoreError, "test pair: output 'rnn': .*expected float .B, T, 10."),
+        (
+            lambda m: m["spec"]["nodes"][0]["cell"].update(hidden_size=5),
+            RnncoreError,
+            "test pair: output 'rnn': .*expected float .B, T, 10.",
+        ),
         (lambda m: m["spec"]["nodes"][0]["cell"].update(hidden_size=10**400), SpecError, "hidden_size"),
         (lambda m: m.update(notes="a"), FormatError, "notes: expected a list of strings"),
         (lambda m: m.update(notes=[1]), FormatError, "notes: expected a list of strings"),
@@ -278,7 +282,7 @@ def test_convert_verifies_before_it_writes(path, tmp_path):
         (lambda m: "5", FormatError, "metadata 'rnncore': int"),
         (lambda m: "[" * 200_000, FormatError, "metadata 'rnncore' is not JSON"),
     ],
-)  # fmt: skip
+)
 def test_metadata_that_is_refused(path, change, error, says):
     change_metadata(path, change)
     with pytest.raises(error, match=says) as caught:
@@ -304,14 +308,18 @@ def with_array(name, array):
         (with_array("rnn.bias_l0", np.zeros(15, "f4")), WeightError, r"rnn.bias_l0: shape \(15,\), expected \(16,\)"),
         (with_array("rnn.bias_l0", np.zeros((16, 1), "f4")), WeightError, r"rnn.bias_l0: shape \(16, 1\)"),
         (with_array("rnn.bias_l0", np.zeros(16, "i8")), WeightError, "rnn.bias_l0: dtype int64, expected float16"),
-        (with_array("test_pair.weights.x", np.zeros(1, "f4")), FormatError, "tensor 'test_pair.weights.x', expected test_pair.inputs.NAME"),
+        (
+            with_array("test_pair.weights.x", np.zeros(1, "f4")),
+            FormatError,
+            "tensor 'test_pair.weights.x', expected test_pair.inputs.NAME",
+        ),
         (with_array("test_pair.inputs.y", np.zeros(1, "f4")), InputError, "test pair: inputs .*y, expected x, lengths"),
         (without("test_pair.inputs.x"), InputError, "test pair: inputs lengths, expected x, lengths"),
         (without("test_pair.outputs.rnn.h"), InputError, "test pair: outputs"),
         (with_array("test_pair.outputs.rnn.h", np.zeros((1, 2, 4), "f4")), InputError, "test pair: output 'rnn.h'"),
         (with_array("test_pair.inputs.x", np.zeros((2, 5, 3), "i8")), InputError, "test pair: input 'x': int64"),
     ],
-)  # fmt: skip
+)
 def test_tensors_that_are_refused(path, change, error, says):
     change_tensors(path, change)
     with pytest.raises(error, match=says) as caught:
@@ -457,7 +465,7 @@ def test_golden_v1_holds_what_its_generator_says(monkeypatch):
 
 
 def test_there_is_a_golden_file_for_every_format():
-    assert native.FORMAT_VERSION == len(SHA256)
+    assert len(SHA256) == native.FORMAT_VERSION
     assert sorted(SHA256) == sorted(path.name for path in GOLDEN.glob("*.safetensors"))
 
 
@@ -481,6 +489,6 @@ def test_a_node_called_like_the_test_pair(tmp_path):
         [Input("x", "float", ("B", "T", 2))], [Recurrent("test_pair.inputs", GRU(2, 3), "x")], ["test_pair.inputs"]
     )
     saved = NativeFile(spec, Weights(spec, draw_weights(spec, np.random.default_rng(0))))
-    with pytest.raises(SpecError, match="test_pair.inputs.weight_ih_l0: the node's name begins with 'test_pair.'"):
+    with pytest.raises(SpecError, match=r"test_pair\.inputs\.weight_ih_l0: the node's name begins with 'test_pair\.'"):
         native.write(tmp_path / "m.safetensors", saved)
     assert not list(tmp_path.iterdir())

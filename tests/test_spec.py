@@ -6,8 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
-
 from random_networks import random_cell, random_network, seeds
+
 from rnncore.cells import CELLS, GRU, LSTM, RNN, Activation
 from rnncore.errors import SpecError, WeightError
 from rnncore.spec import Input, Node, Recurrent, Spec
@@ -112,8 +112,10 @@ def test_values_of_a_recurrent_node():
 def test_weight_shapes_of_a_recurrent_node():
     node = Recurrent("r", LSTM(4, 3, projection=2, peephole=True), "x", layers=2, trained_state=True)
     assert with_node(node).weight_shapes() == {
-        "r.weight_ih_l0": (12, 4), "r.weight_hh_l0": (12, 2), "r.bias_l0": (12,), "r.peephole_l0": (9,), "r.weight_hr_l0": (2, 3),
-        "r.weight_ih_l1": (12, 2), "r.weight_hh_l1": (12, 2), "r.bias_l1": (12,), "r.peephole_l1": (9,), "r.weight_hr_l1": (2, 3),
+        "r.weight_ih_l0": (12, 4), "r.weight_hh_l0": (12, 2), "r.bias_l0": (12,), "r.peephole_l0": (9,),
+        "r.weight_hr_l0": (2, 3),
+        "r.weight_ih_l1": (12, 2), "r.weight_hh_l1": (12, 2), "r.bias_l1": (12,), "r.peephole_l1": (9,),
+        "r.weight_hr_l1": (2, 3),
         "r.initial_h": (2, 2), "r.initial_c": (2, 3),
     }  # fmt: skip
 
@@ -176,18 +178,30 @@ def test_lengths_are_declared_once():
         (lambda: Node("n", "Linear", "x", {"input_size": 1}), r"node 'n' \(Linear\): attribute 'output_size' missing"),
         (lambda: Recurrent("r", "LSTM", "x"), "node 'r': cell='LSTM', expected a Cell"),
         (lambda: Recurrent("r", RNN(4, 3), "x", layers=0), "node 'r': .*layers=0"),
-        (lambda: Recurrent("r", RNN(4, 3), "x", direction="both"), "node 'r': .*direction='both', expected one of 'forward'"),
-        (lambda: Recurrent("r", RNN(4, 3), "x", merge="concat ", direction="bidirectional"), "node 'r': .*merge='concat '"),
+        (
+            lambda: Recurrent("r", RNN(4, 3), "x", direction="both"),
+            "node 'r': .*direction='both', expected one of 'forward'",
+        ),
+        (
+            lambda: Recurrent("r", RNN(4, 3), "x", merge="concat ", direction="bidirectional"),
+            "node 'r': .*merge='concat '",
+        ),
         (lambda: Recurrent("r", RNN(4, 3), "x", merge="sum"), "node 'r': merge='sum' with direction='forward'"),
         (lambda: Recurrent("r", RNN(4, 3), "x", merge="sum", direction="reverse"), "with direction='reverse'"),
-        (lambda: Recurrent("r", RNN(4, 3), "x", 2, "bidirectional", "separate"), "node 'r': merge='separate' with 2 layers"),
+        (
+            lambda: Recurrent("r", RNN(4, 3), "x", 2, "bidirectional", "separate"),
+            "node 'r': merge='separate' with 2 layers",
+        ),
         (lambda: Recurrent("r", RNN(4, 3), "x", layout="batch"), "node 'r': .*layout='batch'"),
         (lambda: Recurrent("r", RNN(4, 3), "x", trained_state=1), "node 'r': .*trained_state=1"),
         (lambda: Recurrent("r", RNN(4, 3), "x", initial=("a", "b")), "node 'r': 2 initial states, expected 1"),
         (lambda: Recurrent("r", LSTM(4, 3), "x", initial=("a",)), "node 'r': 1 initial states, expected 2"),
-        (lambda: Recurrent("r", RNN(4, 3), "x", initial=("a",), trained_state=True), "node 'r': initial and trained_state"),
+        (
+            lambda: Recurrent("r", RNN(4, 3), "x", initial=("a",), trained_state=True),
+            "node 'r': initial and trained_state",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refused_by_place(make, says):
     with pytest.raises(SpecError, match=says):
         make()
@@ -233,43 +247,127 @@ LINEAR = {"input_size": 4, "output_size": 2}
         ([X], [R], ["r", "lengths"], "output 'lengths' is an optional input"),
         ([X], [R], ["r.hh"], r"output 'r.hh' .*\(did you mean 'r.h'\?\)"),
         ([X], [Recurrent("r", RNN(4, 3), "x")], ["r.c"], "output 'r.c' is given by no"),
-        ([Input("mels", "float", ("B", "T", 4))], [Recurrent("r", RNN(4, 3), "mel")], ["r"], r"node 'r' reads 'mel', .*mean 'mels'"),
-        ([X], [Node("a", "Relu", "b"), Node("b", "Relu", "x")], ["a"], "node 'a' reads 'b', which no input or earlier node gives"),
+        (
+            [Input("mels", "float", ("B", "T", 4))],
+            [Recurrent("r", RNN(4, 3), "mel")],
+            ["r"],
+            r"node 'r' reads 'mel', .*mean 'mels'",
+        ),
+        (
+            [X],
+            [Node("a", "Relu", "b"), Node("b", "Relu", "x")],
+            ["a"],
+            "node 'a' reads 'b', which no input or earlier node gives",
+        ),
         ([X], [Node("a", "Relu", "a")], ["a"], "node 'a' reads 'a'"),
         ([X, X], [R], ["r"], "the name 'x' stands for two values"),
         ([X], [R, R], ["r"], "two nodes are named 'r'"),
         ([X], [Node("x", "Relu", "x")], ["x"], "the name 'x' stands for two values"),
         ([X], [R, Node("r.h", "Relu", "x")], ["r"], "the name 'r.h' stands for two values"),
         ([X], [Node("r.last", "Relu", "x"), R], ["r"], "the name 'r.last' stands for two values"),
-        ([Input("x", "float", ("B", "T", 5))], [R], ["r"], r"node 'r': input 'x' is float \(B, T, 5\), expected a last dimension of 4"),
-        ([Input("x", "float", ("B", 4))], [R], ["r"], r"node 'r': input 'x' is float \(B, 4\), expected float with three dimensions"),
+        (
+            [Input("x", "float", ("B", "T", 5))],
+            [R],
+            ["r"],
+            r"node 'r': input 'x' is float \(B, T, 5\), expected a last dimension of 4",
+        ),
+        (
+            [Input("x", "float", ("B", 4))],
+            [R],
+            ["r"],
+            r"node 'r': input 'x' is float \(B, 4\), expected float with three dimensions",
+        ),
         ([Input("x", "int64", ("B", "T", 4))], [R], ["r"], "node 'r': input 'x' is int64"),
-        ([X, Input("lengths", "float", ("B",))], [R], ["r"], r"node 'r': lengths 'lengths' is float \(B\), expected int64 \(B,\)"),
+        (
+            [X, Input("lengths", "float", ("B",))],
+            [R],
+            ["r"],
+            r"node 'r': lengths 'lengths' is float \(B\), expected int64 \(B,\)",
+        ),
         ([X, Input("lengths", "int64", ("B", 1))], [R], ["r"], "node 'r': lengths 'lengths' is"),
         ([X], [Recurrent("r", RNN(4, 3), "x", lengths="n")], ["r"], "node 'r' reads 'n'"),
         ([X], [Recurrent("r", RNN(4, 3), "x", initial=("h0",))], ["r"], "node 'r' reads 'h0'"),
-        ([X, Input("h0", "float", (1, "B", 4))], [Recurrent("r", RNN(4, 3), "x", initial=("h0",))], ["r"],
-         r"node 'r': initial h 'h0' is float \(1, B, 4\), expected float \(1, B, 3\)"),
-        ([X, Input("h0", "float", ("B", 3))], [Recurrent("r", RNN(4, 3), "x", initial=("h0",))], ["r"], "node 'r': initial h"),
-        ([X, Input("h0", "float", (2, "B", 3))], [Recurrent("r", RNN(4, 3), "x", initial=("h0",))], ["r"], "node 'r': initial h"),
+        (
+            [X, Input("h0", "float", (1, "B", 4))],
+            [Recurrent("r", RNN(4, 3), "x", initial=("h0",))],
+            ["r"],
+            r"node 'r': initial h 'h0' is float \(1, B, 4\), expected float \(1, B, 3\)",
+        ),
+        (
+            [X, Input("h0", "float", ("B", 3))],
+            [Recurrent("r", RNN(4, 3), "x", initial=("h0",))],
+            ["r"],
+            "node 'r': initial h",
+        ),
+        (
+            [X, Input("h0", "float", (2, "B", 3))],
+            [Recurrent("r", RNN(4, 3), "x", initial=("h0",))],
+            ["r"],
+            "node 'r': initial h",
+        ),
         ([Input("x", "float", ("B", "T", 4), True)], [R], ["r"], "node 'r' reads the optional input 'x'"),
-        ([X], [R, Node("l", "Linear", "r", LINEAR)], ["l"], r"node 'l' \(Linear\): input is float \(B, T, 3\), expected a last dimension of 4"),
-        ([X], [Node("l", "Linear", "x", {"input_size": 4, "output_size": 0})], ["l"], r"node 'l' \(Linear\): output_size=0"),
+        (
+            [X],
+            [R, Node("l", "Linear", "r", LINEAR)],
+            ["l"],
+            r"node 'l' \(Linear\): input is float \(B, T, 3\), expected a last dimension of 4",
+        ),
+        (
+            [X],
+            [Node("l", "Linear", "x", {"input_size": 4, "output_size": 0})],
+            ["l"],
+            r"node 'l' \(Linear\): output_size=0",
+        ),
         ([X], [Node("l", "Linear", "x", {**LINEAR, "bias": "no"})], ["l"], r"node 'l' \(Linear\): bias='no'"),
-        ([X], [Node("e", "Embedding", "x", LINEAR)], ["e"], r"node 'e' \(Embedding\): input is float \(B, T, 4\), expected int64"),
-        ([X], [Node("s", "Softmax", "x", {"axis": 3})], ["s"], r"node 's' \(Softmax\): axis=3, expected an integer from -3 to 2"),
+        (
+            [X],
+            [Node("e", "Embedding", "x", LINEAR)],
+            ["e"],
+            r"node 'e' \(Embedding\): input is float \(B, T, 4\), expected int64",
+        ),
+        (
+            [X],
+            [Node("s", "Softmax", "x", {"axis": 3})],
+            ["s"],
+            r"node 's' \(Softmax\): axis=3, expected an integer from -3 to 2",
+        ),
         ([X], [Node("s", "Softmax", "x", {"axis": "T"})], ["s"], r"node 's' \(Softmax\): axis='T'"),
-        ([X], [Node("n", "LpNormalization", "x", {"p": 3})], ["n"], r"node 'n' \(LpNormalization\): p=3, expected 1 or 2"),
-        ([X, Input("y", "float", ("B", "T", 5))], [Node("a", "Add", ("x", "y"))], ["a"], r"node 'a' \(Add\): sizes 4 and 5"),
-        ([X, Input("y", "int64", ("B", "T", 4))], [Node("a", "Mul", ("x", "y"))], ["a"], r"node 'a' \(Mul\): inputs of dtype"),
-        ([X, Input("y", "float", ("B", 4))], [Node("c", "Concat", ("x", "y"), {"axis": 1})], ["c"], r"node 'c' \(Concat\): inputs are"),
-        ([X, Input("y", "float", ("B", "T", 5))], [Node("c", "Concat", ("x", "y"), {"axis": 1})], ["c"], "differ outside axis 1"),
+        (
+            [X],
+            [Node("n", "LpNormalization", "x", {"p": 3})],
+            ["n"],
+            r"node 'n' \(LpNormalization\): p=3, expected 1 or 2",
+        ),
+        (
+            [X, Input("y", "float", ("B", "T", 5))],
+            [Node("a", "Add", ("x", "y"))],
+            ["a"],
+            r"node 'a' \(Add\): sizes 4 and 5",
+        ),
+        (
+            [X, Input("y", "int64", ("B", "T", 4))],
+            [Node("a", "Mul", ("x", "y"))],
+            ["a"],
+            r"node 'a' \(Mul\): inputs of dtype",
+        ),
+        (
+            [X, Input("y", "float", ("B", 4))],
+            [Node("c", "Concat", ("x", "y"), {"axis": 1})],
+            ["c"],
+            r"node 'c' \(Concat\): inputs are",
+        ),
+        (
+            [X, Input("y", "float", ("B", "T", 5))],
+            [Node("c", "Concat", ("x", "y"), {"axis": 1})],
+            ["c"],
+            "differ outside axis 1",
+        ),
         ([X], [Node("c", "Concat", ("x", "x"), {"axis": 5})], ["c"], r"node 'c' \(Concat\): axis=5"),
         ([Input("i", "int64", ("B", "T"))], [Node("a", "Relu", "i")], ["a"], r"node 'a' \(Relu\): input is int64"),
         (["x"], [R], ["r"], "inputs: 'x', expected Input objects"),
         ([X], ["r"], ["r"], "nodes: 'r', expected Node objects"),
     ],
-)  # fmt: skip
+)
 def test_graphs_that_contradict_themselves(inputs, nodes, outputs, says):
     with pytest.raises(SpecError, match=says):
         Spec(inputs, nodes, outputs)
@@ -355,7 +453,11 @@ CELL = ("nodes", 1, "cell")
         (("nodes", 0, "attributes"), [], "node 'e': attributes are list, expected an object"),
         (("nodes", 0, "attributes", "mask"), 0, r"node 'e' \(Embedding\): unknown attribute 'mask'"),
         (("nodes", 0, "attributes", "input_size"), ..., r"node 'e' \(Embedding\): attribute 'input_size' missing"),
-        (("nodes", 0, "attributes", "input_size"), "9", r"node 'e' \(Embedding\): input_size='9', expected a positive integer"),
+        (
+            ("nodes", 0, "attributes", "input_size"),
+            "9",
+            r"node 'e' \(Embedding\): input_size='9', expected a positive integer",
+        ),
         (("nodes", 0, "attributes", "input_size"), [9], r"node 'e' \(Embedding\): input_size="),
         (("nodes", 0, "attributes", "input_size"), 10**30, r"node 'e' \(Embedding\): input_size="),
         (("nodes", 1, "size"), 3, "node 'r': unknown key 'size'"),
@@ -401,7 +503,7 @@ CELL = ("nodes", 1, "cell")
         (("nodes", 1, "reverse_cell", "kind"), "RNN", "node 'r'"),
         (("nodes", 1, "direction"), "forward", "node 'r': reverse_cell with direction='forward'"),
     ],
-)  # fmt: skip
+)
 def test_documents_that_are_refused(path, value, says):
     found = changed(path, value)
     with pytest.raises(SpecError, match=says):

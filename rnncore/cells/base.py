@@ -46,7 +46,8 @@ class Cell:
         if isinstance(given, (str, Activation, dict)):
             given = (given,)
         if not isinstance(given, (tuple, list)):
-            raise SpecError(f"{self.kind}: activations={given!r}, expected one for each of {', '.join(self.activation_places)}")
+            places = ", ".join(self.activation_places)
+            raise SpecError(f"{self.kind}: activations={given!r}, expected one for each of {places}")
         if len(given) != len(self.activation_places):
             raise SpecError(
                 f"{self.kind}: {len(given)} activations, expected {len(self.activation_places)} "

@@ -121,6 +121,6 @@ def _table_axes(target: str, spec: Spec) -> tuple[int, int | None]:
     times = {size for entry in spec.inputs if len(entry.shape) > 1 for size in entry.shape if isinstance(size, str)}
     named = [size for size in shape if isinstance(size, str)]
     extra = [size for size in named if size != "B"]
-    if named.count("B") != 1 or len(extra) > 1 or not set(extra) <= times:
+    if named.count("B") != 1 or len(extra) > 1 or not set(extra) <= times or len(shape) > len(named) + 1:
         raise InputError(f"{target}: output {name!r} is {spec.values[name]}, no table: expected a .npy or .npz file")
     return shape.index("B"), shape.index(extra[0]) if extra else None

@@ -23,8 +23,8 @@ def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
     model is a Sequential (others inside it are opened), a functional model that is one chain, or a single layer
     that has been built. Layers: SimpleRNN, LSTM, GRU, RNN around one of their cells, Bidirectional, Dense,
     Embedding, TimeDistributed(Dense), Activation, ReLU, Softmax, Masking, dropout. Masks of Masking and of
-    Embedding(mask_zero=True) are computed in the graph and reach the layers that Keras hands them to. Node names are layer names; an
-    activation of Dense is a node of its own, "NAME.relu".
+    Embedding(mask_zero=True) are computed in the graph and reach the layers that Keras hands them to. Node names
+    are layer names; an activation of Dense is a node of its own, "NAME.relu".
 
     example is a batch (B, T, I), or of ids (B, T); without it one is drawn with the seed. A stateful model is run
     from zero state and gets its own back. Weights are copied and keep their dtype.

@@ -8,3 +8,14 @@
     cell.h             what a cell does after the products
     activations.h      activation functions
 """
+
+import os
+
+import numpy as np
+
+__all__ = ["runs_native"]
+
+
+def runs_native(dtype: np.dtype) -> bool:
+    """Whether arrays of this dtype go to the packed kernels: float32, unless RNNCORE_ISA=blas was chosen."""
+    return dtype == np.float32 and os.environ.get("RNNCORE_ISA") != "blas"

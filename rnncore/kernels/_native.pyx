@@ -660,29 +660,12 @@ cdef class NativeCell:
             plan.bias_hr = self.vector(units(np.zeros(P, np.float32) if bias_hr is None else bias_hr, 1, W))
 
     cdef panels(self, rnncore_panels* target, matrix, int V):
-        """Pack (V * N, K) into [ceil(N / W)][K][V][W]."""
-        W = isa.width
-        N, K = len(matrix) // V, matrix.shape[1]
-        count = -(-N // W)
-        wide = np.zeros((V, count * W, K), np.float32)
-        wide[:, :N] = matrix.reshape(V, N, K)
-        target.data = self.vector(wide.reshape(V, count, W, K).transpose(1, 3, 0, 2))
-        target.panels = count
-        target.K = K
-        target.V = V
+        pack_panels(target, matrix, V, self.owned)
 
     cdef const float* vector(self, array) except NULL:
-        """An aligned copy that lives as long as the cell."""
-        cdef cnp.ndarray copy
-        size = array.size
-        room = np.empty(size + 16, np.float32)
-        skip = (-room.ctypes.data % 64) // 4
-        copy = room[skip : skip + size]
-        copy[:] = array.reshape(-1)
-        self.owned.append(copy)
-        return <const float*> cnp.PyArray_DATA(copy)
+        return aligned_copy(array, self.owned)
 
-    cdef const float* optional(self, array) except? NULL:
+    cdef const void* optional(self, array) except? NULL:
         return NULL if array is None else self.vector(array)
 
     @property
@@ -880,6 +863,94 @@ cdef class Direct:
         return y
 
 
+cdef struct Rows:
+    const Product* product
+    const float* x
+    float* y
+    Py_ssize_t n
+    float* padded_rows      # (threads, PRODUCT_ROWS, panels * W), or NULL where rows of y are whole panels
+
+
+cdef struct Product:
+    rnncore_panels w
+    const float* bias
+    Py_ssize_t size, stride
+    const rnncore_isa* isa
+
+
+# Rows whose padded outputs are made before they are copied to y.
+cdef Py_ssize_t PRODUCT_ROWS = 48
+
+
+cdef void product_rows(int index, int threads, void* argument) noexcept nogil:
+    """Task: the index-th part of the rows."""
+    cdef Rows* rows = <Rows*> argument
+    cdef const Product* product = rows.product
+    cdef rnncore_rows a
+    cdef Py_ssize_t first, last, row, n, i, K = product.w.K
+    cdef float* z
+    cdef unsigned mode = rnncore_flush_subnormals()
+    share(rows.n, index, threads, &first, &last)
+    a.offset = NULL
+    a.stride = K
+    while first < last:
+        n = min(last - first, PRODUCT_ROWS)
+        a.base = rows.x + first * K
+        if rows.padded_rows == NULL:
+            product.isa.product(&product.w, 0, product.w.panels, n, &a, product.bias, rows.y + first * product.size,
+                                product.size)
+        else:
+            z = rows.padded_rows + index * PRODUCT_ROWS * product.stride
+            product.isa.product(&product.w, 0, product.w.panels, n, &a, product.bias, z, product.stride)
+            for i in range(n):
+                memcpy(rows.y + (first + i) * product.size, z + i * product.stride, product.size * sizeof(float))
+        first += n
+    rnncore_restore_subnormals(mode)
+
+
+cdef class Matrix:
+    """y = x W^T + b over the last axis, W (N, K) and b (N) or None packed once. Float32.
+
+    A row's result does not depend on the other rows, nor on the number of threads.
+    """
+
+    cdef Product product
+    cdef list owned
+    cdef int threads
+
+    def __cinit__(self, cnp.ndarray weight not None, bias, int threads):
+        self.owned = []
+        self.threads = min(threads, <int> RNNCORE_MAX_THREADS)
+        self.product.isa = isa
+        self.product.size = len(weight)
+        self.product.stride = padded(len(weight), isa.width)
+        pack_panels(&self.product.w, weight, 1, self.owned)
+        bias = np.zeros(len(weight), np.float32) if bias is None else bias
+        self.product.bias = aligned_copy(units(bias, 1, isa.width), self.owned)
+
+    def __call__(self, x):
+        """x (..., K), float32; copied if it is not C-contiguous."""
+        cdef cnp.ndarray rows_in = np.ascontiguousarray(x)
+        cdef cnp.ndarray y = np.empty((*x.shape[: x.ndim - 1], self.product.size), np.float32)
+        cdef Rows rows
+        cdef double work
+        cdef int threads
+        rows.product = &self.product
+        rows.x = <const float*> cnp.PyArray_DATA(rows_in)
+        rows.y = <float*> cnp.PyArray_DATA(y)
+        rows.n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
+        rows.padded_rows = NULL
+        work = <double> rows.n * self.product.w.K * self.product.stride
+        threads = self.threads if work >= CALL_WORTH_SHARING and rows.n >= self.threads * ROWS_WORTH_SHARING else 1
+        if self.product.stride != self.product.size:
+            rows.padded_rows = <float*> rnncore_scratch(threads * PRODUCT_ROWS * self.product.stride * sizeof(float))
+            if rows.padded_rows == NULL:
+                raise MemoryError(f"no memory for the product of {rows.n} rows")
+        with nogil:
+            rnncore_pool_run(threads, product_rows, &rows)
+        return y
+
+
 cdef bint is_plain_state(array, Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
     return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
             and cnp.PyArray_NDIM(array) == 3 and cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_DIM(array, 0) == rows
@@ -1066,6 +1137,30 @@ cdef double limit(value) except? -1:
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t W):
     """n rounded up to whole panels."""
     return (n + W - 1) // W * W
+
+
+cdef pack_panels(rnncore_panels* target, matrix, int V, list owned):
+    """Pack (V * N, K) into [ceil(N / W)][K][V][W], for the instruction set in use."""
+    W = isa.width
+    N, K = len(matrix) // V, matrix.shape[1]
+    count = -(-N // W)
+    wide = np.zeros((V, count * W, K), np.float32)
+    wide[:, :N] = matrix.reshape(V, N, K)
+    target.data = aligned_copy(wide.reshape(V, count, W, K).transpose(1, 3, 0, 2), owned)
+    target.panels = count
+    target.K = K
+    target.V = V
+
+
+cdef const float* aligned_copy(array, list owned) except NULL:
+    """A copy aligned to 64 bytes, kept alive by the list."""
+    cdef cnp.ndarray copy
+    room = np.empty(array.size + 16, np.float32)
+    skip = (-room.ctypes.data % 64) // 4
+    copy = room[skip : skip + array.size]
+    copy.reshape(array.shape)[...] = array
+    owned.append(copy)
+    return <const float*> cnp.PyArray_DATA(copy)
 
 
 cdef units(vector, int V, int W):

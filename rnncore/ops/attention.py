@@ -24,12 +24,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.ops.base import Op, Value, join_sizes, plain_size
+from rnncore.ops.base import Op, Value, plain_size
 
 __all__ = ["OPS", "SCORES", "Scoring", "attend", "masked_softmax", "valid_steps"]
 
@@ -356,6 +355,8 @@ def _multi_sizes(attributes):
     heads, dim = plain_size("num_heads", attributes["num_heads"]), plain_size("key_dim", attributes["key_dim"])
     _flag("bias", attributes["bias"])
     _flag("causal", attributes["causal"])
+    if attributes["empty_rows"] not in ("zero", "uniform"):
+        raise SpecError(f"empty_rows={attributes['empty_rows']!r}, expected 'zero' or 'uniform'")
     inner = (heads, dim, given["value_dim"] or dim, given["output_size"] or query)
     return inner, (query, given["key_size"] or value, value)
 
@@ -391,8 +392,9 @@ def _multi_infer(attributes, values):
 def _multi_run(attributes, weights, query, value, key=None, *masks):
     """softmax((W_q q) . (W_k k) / sqrt(D)) (W_v v) in each of N heads, their results side by side through W_o.
 
-    Masked weights are exactly 0, of all heads alike; a query that sees nothing gets the output's bias.
-    Source: torch.nn.MultiheadAttention; keras.layers.MultiHeadAttention 3.15 with return_attention_scores.
+    Masked weights are exactly 0, of all heads alike. A query that sees nothing has weights of 0 and gets the
+    output's bias, as in Keras with dropout or with return_attention_scores; with empty_rows="uniform" it sees all
+    steps alike, as in Keras without either. Source: torch.nn.MultiheadAttention (NaN there); keras 3.15.
     """
     _same_batch(query, value, key)
     key = value if key is None else key
@@ -404,6 +406,9 @@ def _multi_run(attributes, weights, query, value, key=None, *masks):
     allowed = _allowed(attributes["causal"], query, value, *masks, *(None,) * (4 - len(masks)))
     scores = q @ k.swapaxes(2, 3) * q.dtype.type(1 / math.sqrt(dim))
     found = masked_softmax(scores, None if allowed is None else allowed[:, None])
+    if allowed is not None and attributes["empty_rows"] == "uniform":
+        empty = ~allowed.any(axis=-1, keepdims=True)
+        found = np.where(empty[:, None], found.dtype.type(1 / max(value.shape[1], 1)), found)
     context = (found @ v).swapaxes(1, 2)  # (B, Tq, N, Dv)
     context = context.reshape(*context.shape[:2], -1)
     return _linear(context, weights["output.weight"], weights.get("output.bias")), found
@@ -512,6 +517,7 @@ OPS = [
             "output_size": None,
             "bias": True,
             "causal": False,
+            "empty_rows": "zero",
         },
         weight_shapes=_multi_shapes,
     ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rnncore.errors import SpecError
@@ -42,6 +43,8 @@ class Op:
     optional      positions of the inputs that may be absent: not given at the end, named "" (as in ONNX), or an
                   optional input of the Spec. infer gets None for the first two, run for all three
     outputs       endings of the outputs' names: NODE for "", NODE.ending for others
+    packed        (attributes, weights, threads) -> what is called with the arrays instead of run, for weights that are
+                  packed once; None where that does not pay
     """
 
     name: str
@@ -53,6 +56,12 @@ class Op:
     weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = lambda attributes: {}
     optional: tuple[int, ...] = ()
     outputs: tuple[str, ...] = ("",)
+    packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
+
+    def compiled(self, attributes: Mapping[str, Any], weights: Mapping[str, Any], threads: int) -> Callable[..., Any]:
+        """What a model calls with the arrays."""
+        packed = self.packed(attributes, weights, threads) if self.packed is not None else None
+        return packed or partial(self.run, attributes, weights)
 
     def named(self, node: str, found: Any) -> dict[str, Any]:
         """What infer or run gave, one or several, under the names of a node's values."""

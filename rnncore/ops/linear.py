@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
+from rnncore.kernels import _native, runs_native
 from rnncore.ops.base import Op, Value, need_float, plain_size
 
 __all__ = ["OPS"]
@@ -33,6 +34,20 @@ def _linear_run(attributes, weights, x):
     if "bias" in weights:
         y += weights["bias"]
     return y
+
+
+def _linear_packed(attributes, weights, threads):
+    """The same on packed kernels, where they run."""
+    if not runs_native(weights["weight"].dtype):
+        return None
+    matrix = _native.Matrix(weights["weight"], weights.get("bias"), threads)
+
+    def run(x):
+        if x.shape[-1] != attributes["input_size"]:
+            raise ValueError(f"expected a last dimension of {attributes['input_size']}")
+        return matrix(x)
+
+    return run
 
 
 def _embedding_infer(attributes, values):
@@ -71,6 +86,7 @@ OPS = [
         run=_linear_run,
         attributes={"input_size": ..., "output_size": ..., "bias": True},
         weight_shapes=_checked(_linear_shapes),
+        packed=_linear_packed,
     ),
     Op(
         "Embedding",
