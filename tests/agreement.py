@@ -5,6 +5,8 @@ import os
 import numpy as np
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+# Errors of four roundings in float32 are luck.
+NOISE = 4 * float(np.finfo(np.float32).eps)
 
 
 def assert_agrees(found, expected, dtype, what=""):
@@ -26,6 +28,22 @@ def assert_close(found, reference, tolerance, what=""):
     scale = max(1.0, np.abs(reference[finite]).max())
     error = np.abs(found[finite] - reference[finite]).max() / scale
     assert error <= tolerance, f"{what}: relative error {error:.3g}, tolerance {tolerance:g}"
+
+
+def largest_error(found, exact):
+    """The largest error of all arrays (by name), each relative to its largest value (at least 1)."""
+    errors = [0.0]
+    for name, reference in exact.items():
+        assert np.isfinite(reference).all(), f"{name}: nothing to measure against"
+        scale = max(1.0, np.abs(reference).max(initial=0.0))
+        errors.append(np.abs(np.asarray(found[name], np.float64) - reference).max(initial=0.0) / scale)
+    return float(max(errors))
+
+
+def assert_no_worse(found, other, exact, what=""):
+    """The largest error of ``found`` is at most twice that of ``other``, both float32, and a few roundings."""
+    ours, theirs = largest_error(found, exact), largest_error(other, exact)
+    assert ours <= 2 * theirs + NOISE, f"{what}: error {ours:.3g}, the other's {theirs:.3g}"
 
 
 def assert_unchanged(found, expected, dtype, what=""):

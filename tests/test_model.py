@@ -704,10 +704,11 @@ from rnncore.cells import LSTM, GRU
 from rnncore.model import Model
 from rnncore.spec import Input, Recurrent, Spec
 
-def network(cell, dtype="float32", **options):
+def network(cell, dtype="float32", num_threads=None, **options):
     spec = Spec([Input("x", "float", ("B", "T", cell.input_size))], [Recurrent("rnn", cell, "x", **options)], ["rnn"])
     rng = np.random.default_rng(0)
-    return Model(spec, {k: rng.uniform(-0.2, 0.2, v).astype(dtype) for k, v in spec.weight_shapes().items()}, dtype)
+    weights = {k: rng.uniform(-0.2, 0.2, v).astype(dtype) for k, v in spec.weight_shapes().items()}
+    return Model(spec, weights, dtype, num_threads)
 """
 
 
@@ -766,6 +767,29 @@ def test_interrupt_ends_a_long_call(call):
     answered = finish(process).strip()
     assert answered != "finished before the signal"
     assert float(answered) - sent < 1.0
+
+
+@pytest.mark.parametrize("call", ["GRU(64, 96), (1, 1_000_000, 64)", "LSTM(96, 128), (40, 40_000, 96)"])
+def test_interrupts_with_more_threads_than_cores(call):
+    """A thread may be a step behind the one that sees the signal: all of them have to stop after the same step."""
+    process = python(f"""
+        cell, shape = {call}
+        model = network(cell, num_threads=min(64, 2 * os.cpu_count() + 1))
+        x = np.broadcast_to(np.ones(shape[-1], "float32"), shape)
+        expected = model(x[:, :2])
+        def interrupt(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        for i in range(25):
+            signal.setitimer(signal.ITIMER_REAL, 0.03 + 0.002 * i)
+            try:
+                model(x)
+            except KeyboardInterrupt:
+                assert (model(x[:, :2]) == expected).all()
+            else:
+                raise AssertionError("finished before the signal")
+    """)
+    finish(process)
 
 
 def test_fork_after_use():

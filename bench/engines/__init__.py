@@ -9,7 +9,10 @@ from importlib import import_module
 ENGINES = {
     "rnncore": "rnncore_engine",
     "torch": "torch_eager",
+    "torch-compiled": "torch_compiled",
     "onnxruntime": "onnxruntime_engine",
+    "onnxruntime-bound": "onnxruntime_bound",
+    "openvino": "openvino_engine",
 }
 
 

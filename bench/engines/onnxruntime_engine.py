@@ -60,10 +60,14 @@ def graph(shape) -> bytes:
     return model.SerializeToString()
 
 
-def prepare(shape, threads):
+def session_options(threads):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph(shape), options, providers=["CPUExecutionProvider"])
+    return options
+
+
+def prepare(shape, threads):
+    session = onnxruntime.InferenceSession(graph(shape), session_options(threads), providers=["CPUExecutionProvider"])
     feed = {"x": np.ascontiguousarray(shape.arrays()[1].transpose(1, 0, 2))}
     return lambda: session.run(None, feed)[0].transpose(1, 0, 2)

@@ -36,6 +36,9 @@ from rnncore.kernels._engine import MERGES
 cnp.import_array()
 
 
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cdef extern from "native/native.h":
     ctypedef struct rnncore_act:
         int id
@@ -102,6 +105,8 @@ cdef extern from "native/pool.h":
         RNNCORE_MAX_THREADS
     ctypedef void rnncore_task(int index, int threads, void* argument) noexcept nogil
     void rnncore_pool_run(int threads, rnncore_task* task, void* argument) nogil
+    void rnncore_put(Py_ssize_t* word, Py_ssize_t value) noexcept nogil
+    Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
     ctypedef struct rnncore_barrier:
         pass
     void rnncore_barrier_wait(rnncore_barrier* barrier, int index, int threads) noexcept nogil
@@ -179,6 +184,8 @@ cdef struct Run:
     const Job* job
     const float* x
     float* y
+    const int64_t* ids      # in place of x: rows of the table; the job's x strides are theirs
+    const float* table      # (ids, z_stride): the input product of each id, bias included
     const int64_t* x_order  # (B): row of x of each sorted row, or NULL where they are the same
     const int64_t* y_order  # the same for y
     const float* h0
@@ -192,7 +199,9 @@ cdef struct Run:
     Py_ssize_t* offsets # (rows_max): rows of x in the chunk
     Py_ssize_t rows_max
     rnncore_barrier* barrier
-    int* interrupted    # set by the first thread, seen by the others after the next meeting
+    Py_ssize_t* interrupted  # set where a signal handler raised: the call's remaining runs are left out
+    Py_ssize_t stop     # the step after which all threads of this run leave: written before they meet, so that a
+                        # thread that is still behind goes on to that meeting
     bint signals        # whether to look for signals at all: only where a call may be long
 
 
@@ -267,6 +276,22 @@ cdef void store_outputs(const Run* run, Py_ssize_t step, Py_ssize_t n, const flo
                      run.y + source * job.y_batch + at * job.y_time + first)
 
 
+cdef void input_product(const Plan* plan, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
+                        float* z) noexcept nogil:
+    """W x + b of n rows, panels first..last-1 (all of them where the cell is not fused), in the order of z."""
+    plan.isa.product(&plan.w_ih, first, last, n, x, plan.bias, z, plan.z_stride)
+    if plan.w_in.data != NULL:
+        plan.isa.product(&plan.w_in, 0, plan.w_in.panels, n, x, plan.bias + plan.z_n, z + plan.z_n, plan.z_stride)
+
+
+cdef void gather(const Run* run, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """The same out of the table, columns first..last-1."""
+    cdef Py_ssize_t row, stride = run.plan.z_stride
+    for row in range(n):
+        memcpy(run.z + row * stride + first, run.table + run.ids[run.offsets[row]] * stride + first,
+               (last - first) * sizeof(float))
+
+
 cdef void generic_step(const Run* run, Py_ssize_t n, float* z, const float* h, float* next) noexcept nogil:
     """One step of n rows that the fused kernels do not cover."""
     cdef const Plan* plan = run.plan
@@ -317,7 +342,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef float* other = run.h + job.B * plan.h_stride
     cdef float* target
     cdef rnncore_rows x_rows, out_rows
-    cdef bint plain = job.order == NULL and job.lengths == NULL and job.steps == NULL
+    cdef bint plain = run.table == NULL and job.order == NULL and job.lengths == NULL and job.steps == NULL
     cdef double work = 0, row_work = <double> plan.w_ih.panels * plan.w_ih.V * W * (plan.w_ih.K + plan.w_hh.K)
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(plan.w_ih.panels, index, threads, &z_first, &z_last)
@@ -370,10 +395,10 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                         run.offsets[rows + row] = source * job.x_batch + time_of(job, row, t) * job.x_time
                     rows += n_next
             meet(run, index, threads)
-        kernels.product(&plan.w_ih, z_first, z_last, rows, &x_rows, plan.bias, run.z, plan.z_stride)
-        if plan.w_in.data != NULL:
-            kernels.product(&plan.w_in, 0, plan.w_in.panels, rows, &x_rows, plan.bias + plan.z_n, run.z + plan.z_n,
-                            plan.z_stride)
+        if run.table != NULL:
+            gather(run, rows, z_first * plan.w_ih.V * W, z_last * plan.w_ih.V * W if index + 1 < threads else plan.z_stride)
+        else:
+            input_product(plan, &x_rows, rows, z_first, z_last, run.z)
 
         rows = 0
         for t in range(start, step):
@@ -405,12 +430,16 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
             rows += n
             h, other = other, h
             work += n * row_work
-            if work > WORK_BETWEEN_SIGNALS and index == 0 and run.signals:
+            if work > WORK_BETWEEN_SIGNALS:
                 work = 0
-                if pending_signal():
-                    run.interrupted[0] = 1
+                if run.signals and index == 0:
+                    if pending_signal():
+                        rnncore_put(run.interrupted, 1)
+                        rnncore_put(&run.stop, t)
+                elif threads == 1 and rnncore_get(run.interrupted):
+                    return
             meet(run, index, threads)
-            if run.interrupted[0]:
+            if t >= rnncore_get(&run.stop):
                 return
     if index == 0:
         save_states(run, 0, n, h)
@@ -448,6 +477,8 @@ cdef struct Call:
     Py_ssize_t width        # of a layer's output
     Job job                 # strides of x and y, lengths and order of all rows
     const float* x
+    const int64_t* ids      # in place of x, with a table for each direction of the first layer
+    const float* const* tables
     float* y                # NULL where nobody wants the sequence
     const float* h0         # each (layers * directions, B, size), or NULL
     const float* c0
@@ -456,7 +487,7 @@ cdef struct Call:
     bint has_c
     double row_work, work   # multiply-adds of one step of one row, and of the call
     bint signals            # whether the call may be so long that somebody wants to interrupt it
-    int interrupted         # set by the calling thread
+    Py_ssize_t interrupted  # set by the calling thread
     int threads
     # Rows in blocks, which threads take in turn, each with scratch of its own.
     Py_ssize_t* bounds      # (blocks + 1)
@@ -490,8 +521,13 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
     run.plan = plan
     run.job = job
     run.interrupted = &call.interrupted
+    run.stop = PY_SSIZE_T_MAX
     if layer == 0:
-        run.x = call.x + (first * job.x_batch if moved else 0)
+        if call.tables != NULL:
+            run.ids = call.ids + (first * job.x_batch if moved else 0)
+            run.table = call.tables[direction]
+        else:
+            run.x = call.x + (first * job.x_batch if moved else 0)
         run.x_order = job.order
     else:
         run.x = before
@@ -535,7 +571,7 @@ cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch
             run.signals = signals
             lay_out(&run, B, call.has_c, scratch + 2 * between)
             time_loop(&run, 0, 1)
-            if call.interrupted:
+            if rnncore_get(&call.interrupted):
                 return
         before, behind = behind, before
 
@@ -545,7 +581,7 @@ cdef void by_blocks(int index, int threads, void* argument) noexcept nogil:
     cdef Call* call = <Call*> argument
     cdef unsigned mode = rnncore_flush_subnormals()
     cdef Py_ssize_t i = index
-    while i < call.blocks and not call.interrupted:
+    while i < call.blocks and not rnncore_get(&call.interrupted):
         run_block(call, call.bounds[i], call.bounds[i + 1], call.scratch + index * call.scratch_size,
                   call.signals and index == 0)
         i += threads
@@ -710,14 +746,14 @@ cdef class Stack:
     def run(self, cnp.ndarray x not None, cnp.ndarray y, str merge not None, str last_merge not None, bint time_first,
             bint flip,
             cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
-            cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn, int threads):
+            cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn, int threads, Table table=None):
         """Run the stack over x (B, T, I), or (T, B, I) with time_first.
 
         x is aligned float32, its last dimension dense. y (same first two dimensions) receives the last layer's
         outputs, or is None; what is past a row's length is left as it is. merge says how the directions' outputs go
         to the next layer, last_merge how to y: "set" side by side, "sum", "mul", "average". order, lengths (B) and steps (B, T), int64 and dense: see Job;
         None where there are none. h0, c0, hn, cn: dense (layers * directions, B, size), or None for zeros and for
-        not wanted; c only for the LSTM.
+        not wanted; c only for the LSTM. With a table of this stack, x holds int64 ids (B, T), each a row of it.
         """
         cdef Call call
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
@@ -726,9 +762,13 @@ cdef class Stack:
         call.job.T = cnp.PyArray_DIM(x, time_axis)
         if call.job.B == 0:
             return
-        call.job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // <Py_ssize_t> sizeof(float)
-        call.job.x_time = cnp.PyArray_STRIDE(x, time_axis) // <Py_ssize_t> sizeof(float)
-        call.x = <const float*> cnp.PyArray_DATA(x)
+        call.job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // cnp.PyArray_ITEMSIZE(x)
+        call.job.x_time = cnp.PyArray_STRIDE(x, time_axis) // cnp.PyArray_ITEMSIZE(x)
+        if table is None:
+            call.x = <const float*> cnp.PyArray_DATA(x)
+        else:
+            call.ids = <const int64_t*> cnp.PyArray_DATA(x)
+            call.tables = table.tables
         if y is not None:
             call.job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // <Py_ssize_t> sizeof(float)
             call.job.y_time = cnp.PyArray_STRIDE(y, time_axis) // <Py_ssize_t> sizeof(float)
@@ -771,6 +811,46 @@ cdef class Stack:
         if call.interrupted:
             raise pending.pop()
         return 0
+
+
+cdef class Table:
+    """The first layer's input products of every row of an embedding (N, I), so that running it is a row gather.
+
+    The bits are those of the product it replaces. Belongs to the stack it was made for.
+    """
+
+    cdef const float* tables[2]
+    cdef list owned
+
+    def __cinit__(self, Stack stack not None, cnp.ndarray weight not None):
+        cdef rnncore_rows rows
+        cdef const Plan* plan
+        cdef cnp.ndarray table
+        cdef Py_ssize_t N = len(weight)
+        cdef cnp.ndarray dense = np.ascontiguousarray(weight, np.float32)
+        cdef unsigned mode
+        self.owned = []
+        rows.base = <const float*> cnp.PyArray_DATA(dense)
+        rows.offset = NULL
+        rows.stride = weight.shape[1]
+        for direction in range(stack.directions):
+            plan = stack.plans[direction]
+            aligned_copy(np.zeros((N, plan.z_stride), np.float32), self.owned)
+            table = self.owned[direction]
+            mode = rnncore_flush_subnormals()
+            input_product(plan, &rows, N, 0, plan.w_ih.panels, <float*> cnp.PyArray_DATA(table))
+            rnncore_restore_subnormals(mode)
+            self.tables[direction] = <const float*> cnp.PyArray_DATA(table)
+
+    @property
+    def nbytes(self):
+        """Bytes of the tables."""
+        return sum(table.nbytes for table in self.owned)
+
+
+def table_bytes(Stack stack, Py_ssize_t rows):
+    """Bytes that a Table of so many rows would take."""
+    return sum(stack.plans[i].z_stride * rows * sizeof(float) for i in range(stack.directions))
 
 
 cdef class Direct:

@@ -2,8 +2,9 @@
 
     sunspots    next year's sunspot number: LSTM 1 to 32, Linear, Relu. sunspots.safetensors, .csv, .md
 
+    from rnncore import zoo
     model = rnncore.load("zoo:sunspots")
-    years, numbers = rnncore.zoo.sunspots_data()
+    years, numbers = zoo.sunspots_data()
     forecasts = model(numbers[None, :, None])         # (1, T, 1): at each year the number of the next
 
 A card names the data, its source and licence, the split, the figures and the script that trained the model.

@@ -1,0 +1,23 @@
+"""PyTorch compiled by inductor with frozen weights, in inference mode."""
+
+import torch
+import torch._inductor.config
+from engines.torch_eager import module, version
+
+__all__ = ["prepare", "version"]
+
+
+def prepare(shape, threads):
+    torch.set_num_threads(threads)
+    torch._inductor.config.freezing = True
+    torch._dynamo.reset()
+    net, x = module(shape)
+    with torch.inference_mode():
+        compiled = torch.compile(net)
+        compiled(x)
+
+    def run():
+        with torch.inference_mode():
+            return compiled(x)[0].numpy().transpose(1, 0, 2)
+
+    return run
