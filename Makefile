@@ -23,7 +23,7 @@ bench-quick: $(VENV)/.installed-bench  ## a small race, nothing written
 	$(BIN)/python bench/run.py --quick
 
 lint: $(VENV)/.installed-lint
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/cython-lint rnncore
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rnncore
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -14,7 +14,10 @@ KERNELS = Path("rnncore/kernels")
 FLAGS = {
     "release": (["-O3", "-g0"], []),
     "debug": (["-O0", "-g3"], []),
-    "asan": (["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"], ["-fsanitize=address,undefined"]),
+    "asan": (
+        ["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+        ["-fsanitize=address,undefined"],
+    ),
     "coverage": (["-O0", "-g3", "--coverage"], ["--coverage"]),
 }
 ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]

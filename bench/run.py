@@ -87,7 +87,8 @@ def race(shape: Shape, workers: list[Worker]) -> dict:
         seconds = found.pop("seconds")
         found["valid"] = found["error"] <= LARGEST_ERROR
         found["microseconds"] = {
-            name: round(float(np.percentile(seconds, q)) * 1e6, 3) for name, q in (("p10", 10), ("median", 50), ("p99", 99))
+            name: round(float(np.percentile(seconds, q)) * 1e6, 3)
+            for name, q in (("p10", 10), ("median", 50), ("p99", 99))
         }
         found["gflops"] = round(shape.flops / found["microseconds"]["median"] / 1e3, 2)
     return row
@@ -112,7 +113,8 @@ def show(row: dict, engines: list[str]) -> str:
 
 
 def machine() -> dict:
-    cpu = next((line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return {"cpu": cpu or platform.processor(), "system": platform.platform(), "python": platform.python_version()}
 
 
@@ -128,7 +130,10 @@ def main() -> None:
     for threads in options.threads or ([1] if options.quick else [1, 2]):
         workers = [Worker(engine, threads) for engine in options.engines]
         results["versions"] = {worker.engine: worker.version for worker in workers}
-        print(f"\n{threads} thread{'s' if threads > 1 else ''}; microseconds a call (median), ratio = fastest peer / rnncore")
+        print(
+            f"\n{threads} thread{'s' if threads > 1 else ''}; microseconds a call (median); "
+            "ratio = fastest peer / rnncore"
+        )
         heads = "".join(f"{engine[:10]:>10}" for engine in options.engines)
         print(f"{'':32}{heads} ratio   largest error against float64")
         for shape in QUICK if options.quick else RACE:

@@ -22,7 +22,9 @@ __all__ = [
 ]
 
 
-def accept_array(name: str, given: object, dtype: np.dtype, shape: tuple[int | str, ...], sizes: dict[str, int]) -> np.ndarray:
+def accept_array(
+    name: str, given: object, dtype: np.dtype, shape: tuple[int | str, ...], sizes: dict[str, int]
+) -> np.ndarray:
     """``given`` as an aligned, native array of ``dtype`` whose last dimension is dense; copied only where needed.
 
     Names in ``shape`` are looked up in ``sizes`` and added to it where they are new. float64 given to a float32
@@ -40,7 +42,9 @@ def accept_array(name: str, given: object, dtype: np.dtype, shape: tuple[int | s
         expected = sizes.setdefault(size, found) if isinstance(size, str) else size
         if found != expected:
             why = f"{size} = {expected}" if isinstance(size, str) else expected
-            raise InputError(f"{name}: shape {array.shape}, expected {_written(shape)}: dimension {axis} is {found}, not {why}")
+            raise InputError(
+                f"{name}: shape {array.shape}, expected {_written(shape)}: dimension {axis} is {found}, not {why}"
+            )
     if kind == "f" and array.dtype.itemsize > dtype.itemsize and isinstance(given, np.ndarray):
         warnings.warn(f"{name}: {array.dtype} given to a {dtype} model is cast", UserWarning, stacklevel=5)
     if kind == "u" and array.dtype.itemsize == 8 and wanted == "i" and array.size and array.max() > np.iinfo(dtype).max:
@@ -132,7 +136,11 @@ def as_array(name: str, given: object) -> np.ndarray:
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{name}: {type(given).__name__} that is not an array: {error}") from None
     if array.dtype.kind not in "fiub":
-        hint = " (rows of different lengths? use model.predict, or pad and give lengths)" if array.dtype.kind == "O" else ""
+        hint = (
+            " (rows of different lengths? use model.predict, or pad and give lengths)"
+            if array.dtype.kind == "O"
+            else ""
+        )
         raise InputError(f"{name}: dtype {array.dtype}, expected numbers{hint}")
     return array
 

@@ -91,7 +91,11 @@ def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair:
     if not isinstance(model, NativeFile):
         pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)
         model = NativeFile(
-            model.spec, model.weights, pair, source=getattr(model, "source", ""), notes=tuple(getattr(model, "notes", ()))
+            model.spec,
+            model.weights,
+            pair,
+            source=getattr(model, "source", ""),
+            notes=tuple(getattr(model, "notes", ())),
         )
     if model.test_pair is not None:
         model.test_pair.check(model.spec)
@@ -141,9 +145,15 @@ def resolve(path: str | os.PathLike) -> Path:
         raise FormatError(f"{path!r}: {type(path).__name__}, expected a path")
     if isinstance(path, str) and path.startswith(ZOO):
         name = path.removeprefix(ZOO)
-        shipped = {entry.name.removesuffix(".safetensors") for entry in resources.files("rnncore.zoo").iterdir() if entry.name.endswith(".safetensors")}
+        shipped = {
+            entry.name.removesuffix(".safetensors")
+            for entry in resources.files("rnncore.zoo").iterdir()
+            if entry.name.endswith(".safetensors")
+        }
         if name not in shipped:
-            raise FormatError(f"{path}: no such model, expected one of {', '.join(ZOO + known for known in sorted(shipped))}")
+            raise FormatError(
+                f"{path}: no such model, expected one of {', '.join(ZOO + known for known in sorted(shipped))}"
+            )
         return Path(str(resources.files("rnncore.zoo") / f"{name}.safetensors"))
     return Path(path)
 

@@ -37,6 +37,8 @@ class Model:
     dtype           "float32" or "float64": every float input, weight, state and output
     num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
+    fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
+                    if the table is not larger than this; running it then is a row gather. The bits stay the same
 
     Raises SpecError and WeightError where spec and weights do not fit.
     """
@@ -47,6 +49,7 @@ class Model:
         weights: Mapping[str, np.ndarray],
         dtype: str = "float32",
         num_threads: int | None = None,
+        fold_bytes: int = 64 << 20,
     ):
         if str(dtype) not in ("float32", "float64"):
             raise SpecError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
@@ -57,7 +60,9 @@ class Model:
         given = {entry.name for entry in spec.inputs}
         self._num_threads = num_threads
         threads = check_threads(num_threads)
+        self._fold_bytes = fold_bytes
         self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads) for node in spec.nodes]
+        self._fold_embeddings()
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
 
     @property
@@ -84,7 +89,7 @@ class Model:
         return tuple(Input(name, values[name].dtype, values[name].shape) for name in self._spec.outputs)
 
     def __reduce__(self):
-        return Model, (self._spec, dict(self._weights), self._dtype.name, self._num_threads)
+        return Model, (self._spec, dict(self._weights), self._dtype.name, self._num_threads, self._fold_bytes)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{entry.name}: {entry.value}" for entry in self.inputs)
@@ -120,6 +125,22 @@ class Model:
         outputs, after = self._run(given, None if state is _NO_STATE else state)
         y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return y if state is _NO_STATE else (y, after)
+
+    def _fold_embeddings(self) -> None:
+        """Replace each Embedding whose readers all are recurrent layers by tables of theirs, within fold_bytes."""
+        nodes = self._spec.nodes
+        for place, node in enumerate(nodes):
+            readers = [i for i, other in enumerate(nodes) if node.name in other.reads]
+            fits = isinstance(node, Node) and node.op == "Embedding" and node.name not in self._spec.outputs
+            fits = fits and readers and all(isinstance(self._steps[i], RecurrentStep) for i in readers)
+            if not fits:
+                continue
+            steps = [self._steps[i] for i in readers]
+            size = sum(step.table_bytes(node.attributes["input_size"]) for step in steps)
+            if 0 < size <= self._fold_bytes:
+                for step in steps:
+                    step.fold(node, self._weights[f"{node.name}.weight"])
+                self._steps[place] = _nothing
 
     def _directly(self, x: Any, state: Any) -> Any:
         """The result by the short way of kernels, or None for what needs the long one."""
@@ -177,7 +198,9 @@ class Model:
         for first in range(0, len(order), int(batch_size)):
             rows = order[first : first + int(batch_size)]
             lengths = np.array([len(arrays[i]) for i in rows], np.int64)
-            for i, array in zip(rows, self._predict_batch(entry, time, [arrays[i] for i in rows], lengths), strict=True):
+            for i, array in zip(
+                rows, self._predict_batch(entry, time, [arrays[i] for i in rows], lengths), strict=True
+            ):
                 results[i] = array
             if progress is not None:
                 progress(min(first + len(rows), len(order)), len(order))
@@ -188,7 +211,9 @@ class Model:
         required = [entry for entry in self.inputs if not entry.optional]
         named = [entry.name for entry in self.inputs]
         if len(required) != 1 or "lengths" not in named:
-            raise InputError(f"predict needs a model with one required input and lengths; this one has {', '.join(named)}")
+            raise InputError(
+                f"predict needs a model with one required input and lengths; this one has {', '.join(named)}"
+            )
         entry = required[0]
         if any(node.layout == "time_first" for node in self._spec.recurrent):
             raise InputError(f"predict needs a time dimension behind the batch; input {entry.name!r} is {entry.value}")
@@ -214,7 +239,9 @@ class Model:
             cut = {}
             for name, array in outputs.items():
                 shape = values[name].shape
-                one = array[row, :length] if len(shape) > 1 and shape[1] == time else array[row]
+                one = np.take(array, row, axis=shape.index(entry.shape[0]) if entry.shape[0] in shape else 0)
+                if len(shape) > 1 and shape[1] == time:
+                    one = one[:length]
                 cut[name] = one.copy()
             found.append(next(iter(cut.values())) if len(cut) == 1 else cut)
         return found
@@ -265,6 +292,10 @@ def _compile(
         own = {key: weights[f"{node.name}.{key}"].astype(dtype, copy=False) for key in node.own_shapes()}
         return DecoderStep(node, layers, own, dtype, threads)
     return _op_step(node, weights, dtype, threads)
+
+
+def _nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+    """The step of a node whose work others do."""
 
 
 def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:

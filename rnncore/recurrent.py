@@ -9,7 +9,8 @@ import numpy as np
 from rnncore.arguments import accept_lengths, accept_mask, check_mask_is_lengths
 from rnncore.errors import InputError
 from rnncore.kernels import _native
-from rnncore.spec import Recurrent, Spec
+from rnncore.ops.linear import check_ids
+from rnncore.spec import Node, Recurrent, Spec
 from rnncore.stacks import pack
 from rnncore.state import State
 from rnncore.weights import Weights
@@ -37,7 +38,9 @@ class RecurrentStep:
     needed: names of the values that somebody reads; given: those of the Spec's inputs.
     """
 
-    def __init__(self, node: Recurrent, weights: Weights, dtype: np.dtype, needed: set[str], given: set[str], threads: int):
+    def __init__(
+        self, node: Recurrent, weights: Weights, dtype: np.dtype, needed: set[str], given: set[str], threads: int
+    ):
         self.node = node
         self.mask_given = node.mask in given
         self.flip = node.output_order == "processing"
@@ -52,6 +55,16 @@ class RecurrentStep:
         self.stack = pack(node, weights, dtype)
         self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
         self.threads = threads
+        self.embedding: Node | None = None
+        self.table: _native.Table | None = None
+
+    def table_bytes(self, rows: int) -> int:
+        """Bytes of the table that fold would make for an embedding of so many rows; 0 where there is none to make."""
+        return _native.table_bytes(self.stack, rows) if isinstance(self.stack, _native.Stack) else 0
+
+    def fold(self, embedding: Node, weight: np.ndarray) -> None:
+        """From now on read the ids that the Embedding node would have read."""
+        self.embedding, self.table = embedding, _native.Table(self.stack, weight)
 
     def direct(self, spec: Spec) -> _native.Direct | None:
         """The short way for a Spec that is this node and returns its sequence, where there is one."""
@@ -69,7 +82,7 @@ class RecurrentStep:
 
     def __call__(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         node = self.node
-        x = values[node.input]
+        x = self._ids(values) if self.table is not None else values[node.input]
         if x.strides[-1] != x.itemsize and x.shape[-1] > 1:
             x = np.ascontiguousarray(x)
         batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
@@ -84,8 +97,9 @@ class RecurrentStep:
         apart = repeat and self.merged != "set"
         out = np.zeros((*y.shape[:2], 2 * y.shape[2]), self.dtype) if apart else y
         self.stack.run(
-            x, out, self.merged, "set" if apart else self.merged, self.time_first, self.flip, rows.order, rows.lengths, rows.steps,
-            initial.get("h"), initial.get("c"), final["h"], final.get("c"), self.threads,
+            x, out, self.merged, "set" if apart else self.merged, self.time_first, self.flip,
+            rows.order, rows.lengths, rows.steps,
+            initial.get("h"), initial.get("c"), final["h"], final.get("c"), self.threads, self.table,
         )  # fmt: skip
         if repeat:
             size = node.cell.output_size
@@ -94,6 +108,14 @@ class RecurrentStep:
         if apart:
             y = merge_directions(node.merge, np.stack(np.split(out, 2, axis=2)))
         self._store(values, after, y, final)
+
+    def _ids(self, values: Values) -> np.ndarray:
+        ids = values[self.embedding.inputs[0]]
+        try:
+            check_ids(self.embedding.attributes, ids)
+        except InputError as error:
+            raise InputError(f"node {self.embedding.name!r} (Embedding): {error}") from None
+        return ids
 
     def _rows(self, values: Values, batch: int, steps: int) -> _Rows:
         """Rows in order of falling number of valid steps, and where those are."""
@@ -137,7 +159,9 @@ class RecurrentStep:
             for key, name in zip(node.cell.states, node.initial, strict=True):
                 expected = node.state_shapes(batch)[key]
                 if values[name].shape != expected:
-                    raise InputError(f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}")
+                    raise InputError(
+                        f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}"
+                    )
                 found[key] = np.ascontiguousarray(values[name])
             return found
         return {

@@ -275,7 +275,10 @@ class Recurrent:
             if isinstance(x.shape[2], int) and x.shape[2] != self.cell.input_size:
                 raise SpecError(f"input {self.input!r} is {x}, expected a last dimension of {self.cell.input_size}")
             batch = x.shape[0 if self.layout == "batch_first" else 1]
-            if self.lengths is not None and (values[self.lengths].dtype, len(values[self.lengths].shape)) != ("int64", 1):
+            if self.lengths is not None and (values[self.lengths].dtype, len(values[self.lengths].shape)) != (
+                "int64",
+                1,
+            ):
                 raise SpecError(f"lengths {self.lengths!r} is {values[self.lengths]}, expected int64 (B,)")
             if self.mask is not None and (values[self.mask].dtype, len(values[self.mask].shape)) != ("bool", 2):
                 axes = "(B, T)" if self.layout == "batch_first" else "(T, B)"
@@ -284,7 +287,11 @@ class Recurrent:
                 _need(f"initial {key}", name, values[name], shape)
             y = Value("float", (*x.shape[:2], self.output_size))
             one = Value("float", (*x.shape[:2], self.cell.output_size))
-            found = {f"{self.name}.forward": one, f"{self.name}.reverse": one} if self.merge == "separate" else {self.name: y}
+            found = (
+                {f"{self.name}.forward": one, f"{self.name}.reverse": one}
+                if self.merge == "separate"
+                else {self.name: y}
+            )
             if self.merge != "separate":
                 found[f"{self.name}.last"] = Value("float", (batch, self.output_size))
             for key, shape in self.state_shapes(batch).items():
@@ -510,7 +517,9 @@ class Spec:
             node_names.add(node.name)
             for name in node.reads:
                 if not isinstance(name, str) or name not in values:
-                    raise SpecError(f"node {node.name!r} reads {name!r}, which no input or earlier node gives{_near(name, values)}")
+                    raise SpecError(
+                        f"node {node.name!r} reads {name!r}, which no input or earlier node gives{_near(name, values)}"
+                    )
                 if name in optional and name not in getattr(node, "optional_reads", ()):
                     raise SpecError(
                         f"node {node.name!r} reads the optional input {name!r}, which only lengths and masks may be"

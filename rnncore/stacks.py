@@ -22,7 +22,9 @@ def pack(node: Any, weights: Weights, dtype: np.dtype) -> _native.Stack | BlasSt
         layers.append([])
         for direction in node.directions:
             cell, suffix = node.layer_cell(layer, direction), node.suffix(layer, direction)
-            arrays = {key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()}
+            arrays = {
+                key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()
+            }
             if native:
                 layers[-1].append(_native.NativeCell(cell.kind, _options(cell), arrays))
             else:
@@ -40,8 +42,10 @@ class BlasStack:
         self.size = size
         self.dtype = dtype
 
-    def run(self, x, y, merge, last_merge, time_first, flip, order, lengths, steps, h0, c0, hn, cn, threads) -> None:
-        """See _native.Stack.run; threads is not used."""
+    def run(
+        self, x, y, merge, last_merge, time_first, flip, order, lengths, steps, h0, c0, hn, cn, threads, table=None
+    ) -> None:
+        """See _native.Stack.run; threads is not used, and there are no tables."""
         row = 0
         for cells in self.layers:
             last = cells is self.layers[-1]

@@ -92,5 +92,7 @@ class State(Mapping[str, np.ndarray]):
     def _only(self, letter: str) -> np.ndarray:
         found = [name for name in self if name.endswith("." + letter)]
         if len(found) != 1:
-            raise StateError(f"state.{letter}: {len(found)} states of that letter, expected one; there are {list(self)}")
+            raise StateError(
+                f"state.{letter}: {len(found)} states of that letter, expected one; there are {list(self)}"
+            )
         return self[found[0]]

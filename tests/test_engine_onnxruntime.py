@@ -48,8 +48,10 @@ PARAMETERS = {
 }
 # What may be left out: of these, ONNX Runtime and the specification have the same defaults.
 SAME_DEFAULTS = ("LeakyRelu", "HardSigmoid", "Elu")
-# Gates that stay within about one. Through others a state grows from step to step, unless what goes in is clipped.
-BOUNDED = ("Tanh", "Sigmoid", "ScaledTanh", "HardSigmoid", "Softsign")
+# Functions that stay within [0, 1], and within [-1, 1]. A state that is kept by a gate beyond grows from step to step:
+# such gates are clipped, and the sequences short. With input_forget the gate that keeps is 1 - i.
+UNIT = ("Sigmoid", "HardSigmoid")
+BOUNDED = (*UNIT, "Tanh", "ScaledTanh", "Softsign")
 
 
 @dataclass(frozen=True)
@@ -107,33 +109,39 @@ def random_activations(rng, kind, directions):
     return found | {key: values for key, values in (("activation_alpha", alphas), ("activation_beta", betas)) if values}
 
 
+def all_within(names, group):
+    """Whether all of these functions, in any case, are of the group."""
+    return {name.lower() for name in names} <= {name.lower() for name in group}
+
+
 def random_node(rng):
     """A node of any type with any attributes and inputs, its recurrence well conditioned."""
     kind = str(rng.choice(["RNN", "LSTM", "LSTM", "GRU", "GRU"]))
     direction = str(rng.choice(["forward", "reverse", "bidirectional", "bidirectional"]))
-    directions, gates = len(DIRECTIONS[direction]), len(PLACES[kind][:4])
+    directions, rows = len(DIRECTIONS[direction]), len(PLACES[kind][:4])
     inputs, hidden, batch = (int(rng.integers(1, high)) for high in (41, 41, 6))
-    steps = int(rng.integers(20, 61) if chance(rng, 0.1) else rng.integers(1, 10))
     attributes = {"hidden_size": hidden, **random_activations(rng, kind, directions)}
     if direction != "forward" or chance(rng, 0.5):
         attributes["direction"] = direction
-    functions = [name.lower() for name in attributes.get("activations", [])]
-    bounded = {name.lower() for name in BOUNDED}
-    count = len(DEFAULT_ACTIVATIONS[kind])
-    unbounded_gate = kind != "RNN" and any(name not in bounded for name in functions[::count])
-    if unbounded_gate or chance(rng, 0.3):
-        attributes["clip"] = float(rng.choice([0.25, 0.5] if unbounded_gate else [0.25, 0.5, 2.0]))
-    if kind == "GRU" and chance(rng, 0.7):
-        attributes["linear_before_reset"] = int(chance(rng, 0.7))
     if kind == "LSTM" and chance(rng, 0.5):
         attributes["input_forget"] = int(chance(rng, 0.7))
+    functions = attributes.get("activations", DEFAULT_ACTIVATIONS[kind])
+    gates_within = UNIT if attributes.get("input_forget") else BOUNDED
+    tame = kind == "RNN" or all_within(functions[:: len(DEFAULT_ACTIVATIONS[kind])], gates_within)
+    if not tame or chance(rng, 0.3):
+        attributes["clip"] = float(rng.choice([0.25, 0.5, 2.0] if tame else [0.25, 0.5]))
+    steps = int(rng.integers(1, 10))
+    if tame and all_within(functions, BOUNDED) and chance(rng, 0.3):
+        steps = int(rng.integers(20, 61))
+    if kind == "GRU" and chance(rng, 0.7):
+        attributes["linear_before_reset"] = int(chance(rng, 0.7))
     arrays = {
         "X": draw(rng, (steps, batch, inputs), 1.5),
-        "W": draw(rng, (directions, gates * hidden, inputs), 1 / np.sqrt(inputs)),
-        "R": draw(rng, (directions, gates * hidden, hidden), 1 / np.sqrt(hidden)),
+        "W": draw(rng, (directions, rows * hidden, inputs), 1 / np.sqrt(inputs)),
+        "R": draw(rng, (directions, rows * hidden, hidden), 1 / np.sqrt(hidden)),
     }
     if chance(rng, 0.7):
-        arrays["B"] = draw(rng, (directions, 2 * gates * hidden), 0.5)
+        arrays["B"] = draw(rng, (directions, 2 * rows * hidden), 0.5)
     if chance(rng, 0.5):
         lowest = int(chance(rng, 0.5))
         arrays["sequence_lens"] = rng.integers(lowest, steps + 1, batch).astype(np.int32)

@@ -769,7 +769,7 @@ def test_interrupt_ends_a_long_call(call):
     assert float(answered) - sent < 1.0
 
 
-@pytest.mark.parametrize("call", ["GRU(64, 96), (1, 1_000_000, 64)", "LSTM(96, 128), (40, 40_000, 96)"])
+@pytest.mark.parametrize("call", ["LSTM(32, 512), (1, 300_000, 32)", "GRU(32, 512), (3, 100_000, 32)"])
 def test_interrupts_with_more_threads_than_cores(call):
     """A thread may be a step behind the one that sees the signal: all of them have to stop after the same step."""
     process = python(f"""

@@ -1,12 +1,12 @@
 """Trained networks out of packages on PyPI, loaded without their framework and held against their own code."""
 
 import ast
+import pydoc_data.topics
 import re
 import subprocess
 import sys
 
 import numpy as np
-import pydoc_data.topics
 import pytest
 import torch
 from real_models import real_file

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnxruntime
+
 from engines.onnxruntime_engine import graph, session_options, version
 
 __all__ = ["prepare", "version"]

@@ -1,9 +1,10 @@
-"""OpenVINO on the same ONNX graph: static shapes, latency hint, float32 (it would use bfloat16 where the CPU has it)."""
+"""OpenVINO on the same ONNX graph: static shapes, latency hint, float32 (it prefers bfloat16 where the CPU has it)."""
 
 import io
 
 import numpy as np
 import openvino
+
 from engines.onnxruntime_engine import graph
 
 

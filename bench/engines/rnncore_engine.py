@@ -17,5 +17,7 @@ def prepare(shape, threads):
         ["rnn"],
     )
     weights, x = shape.arrays()
-    model = rnncore.Model(spec, bind(spec, {f"rnn.{name}": array for name, array in weights.items()}).weights, num_threads=threads)
+    model = rnncore.Model(
+        spec, bind(spec, {f"rnn.{name}": array for name, array in weights.items()}).weights, num_threads=threads
+    )
     return lambda: model(x)

@@ -2,6 +2,7 @@
 
 import torch
 import torch._inductor.config
+
 from engines.torch_eager import module, version
 
 __all__ = ["prepare", "version"]

@@ -107,7 +107,9 @@ class Cell:
         unknown = [key for key in options if key not in accepted]
         if unknown:
             raise SpecError(f"{cls.kind}: unknown option {unknown[0]!r}, expected one of {', '.join(accepted)}")
-        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in options]
+        missing = [
+            f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in options
+        ]
         if missing:
             raise SpecError(f"{cls.kind}: option {missing[0]!r} missing")
         if isinstance(options.get("activations"), list):

@@ -59,9 +59,7 @@ class GRU(Cell):
         b_r, b_z, b_n = np.split(w["bias"], 3) if self.bias else (0.0, 0.0, 0.0)
         r = act_r(clip_to(x @ w_r.T + h @ r_r.T + b_r, self.clip))
         z = act_z(clip_to(x @ w_z.T + h @ r_z.T + b_z, self.clip))
-        if self.reset_after:
-            recurrent = r * (h @ r_n.T + (w["bias_hn"] if self.bias else 0.0))
-        else:
-            recurrent = (r * h) @ r_n.T
+        b_hn = w["bias_hn"] if self.bias and self.reset_after else 0.0
+        recurrent = r * (h @ r_n.T + b_hn) if self.reset_after else (r * h) @ r_n.T
         n = act_n(clip_to(x @ w_n.T + b_n + recurrent, self.clip))
         return ((1.0 - z) * n + z * h,)

@@ -91,7 +91,9 @@ def read(path: str | os.PathLike) -> NativeFile:
     found = Path(path)
     checkpoint = safetensors_file.read(found / FILE_NAME if found.is_dir() else found)
     if not is_native(checkpoint):
-        raise FormatError(f"{path}: a safetensors file without a Spec, expected rnncore's metadata; load it with spec=...")
+        raise FormatError(
+            f"{path}: a safetensors file without a Spec, expected rnncore's metadata; load it with spec=..."
+        )
     return from_checkpoint(checkpoint)
 
 

@@ -1,12 +1,12 @@
 """All compiled code.
 
-    _native.pyx        the time loop over packed SIMD kernels, float32
-    native/            those kernels: one body, a shim for each instruction set, the threads' pool
-    _engine.pyx        the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
-    _blas.pyx          row-major products over SciPy's cython_blas, imported at first use
-    _job.pxd           what both loops work on
-    cell.h             what a cell does after the products
-    activations.h      activation functions
+_native.pyx        the time loop over packed SIMD kernels, float32
+native/            those kernels: one body, a shim for each instruction set, the threads' pool
+_engine.pyx        the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
+_blas.pyx          row-major products over SciPy's cython_blas, imported at first use
+_job.pxd           what both loops work on
+cell.h             what a cell does after the products
+activations.h      activation functions
 """
 
 import os

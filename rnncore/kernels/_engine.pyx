@@ -103,7 +103,7 @@ cdef inline void matmul(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x,
 
 cdef void one_step(const rnncore_cell* cell, Py_ssize_t n, real* z, real* h, real* c, real* extra) noexcept nogil:
     """One time step of n rows. z (n, G*H) holds the input product; h (n, P), c (n, H) in and out; extra (n, H)."""
-    cdef Py_ssize_t row, i, H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
+    cdef Py_ssize_t row, H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
     cdef const real* w = <const real*> cell.weight_hh
     cdef real* out
     if cell.kind == KIND_GRU:
@@ -158,10 +158,10 @@ cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real
     """All steps. h (B, P) and c (B, H): states of the sorted rows, in and out; extra (B, H), z (rows_max, G*H) and
     gathered (rows_max, I) are scratch; rows_max >= B. y may be NULL."""
     cdef Py_ssize_t step = 0, first, row, rows, n, source, at, t
-    cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, I = cell.input_size, GH = cell.gates * cell.hidden_size
+    cdef Py_ssize_t P = cell.output_size, K = cell.input_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t longest = job.T if job.lengths == NULL else job.lengths[0]
     cdef bint preload = cell.bias != NULL and cell.layer_norm == LN_NONE
-    cdef bint dense = (job.B == 1 and not job.reverse and job.steps == NULL and job.x_time == I)
+    cdef bint dense = (job.B == 1 and not job.reverse and job.steps == NULL and job.x_time == K)
     cdef const real* xs
     cdef double work = 0
     n = job.B
@@ -179,14 +179,14 @@ cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real
                 for row in range(n):
                     source = job.order[row] if job.order != NULL else row
                     at = source * job.x_batch + time_of(job, row, step) * job.x_time
-                    memcpy(gathered + (rows + row) * I, x + at, I * sizeof(real))
+                    memcpy(gathered + (rows + row) * K, x + at, K * sizeof(real))
             rows += n
             step += 1
         xs = x + first * job.x_time if dense else gathered
         if preload:
             for row in range(rows):
                 memcpy(z + row * GH, cell.bias, GH * sizeof(real))
-        matmul[real](rows, GH, I, xs, I, <const real*> cell.weight_ih, 1 if preload else 0, z, GH)
+        matmul[real](rows, GH, K, xs, K, <const real*> cell.weight_ih, 1 if preload else 0, z, GH)
 
         rows = 0
         n = job.B
@@ -203,7 +203,7 @@ cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real
                         at = job.T - 1 - at
                     store[real](job, P, h + row * P, y + source * job.y_batch + at * job.y_time)
             rows += n
-            work += <double> n * GH * (I + P)
+            work += <double> n * GH * (K + P)
             if work > WORK_BETWEEN_SIGNALS:
                 work = 0
                 with gil:

@@ -196,12 +196,13 @@ cdef struct Run:
     float* c            # (B, H padded)
     float* out          # (B, H padded): before the projection, or r * h
     float* z            # (rows_max, z_stride)
-    Py_ssize_t* offsets # (rows_max): rows of x in the chunk
+    Py_ssize_t* offsets  # (rows_max): rows of x in the chunk
     Py_ssize_t rows_max
     rnncore_barrier* barrier
     Py_ssize_t* interrupted  # set where a signal handler raised: the call's remaining runs are left out
-    Py_ssize_t stop     # the step after which all threads of this run leave: written before they meet, so that a
-                        # thread that is still behind goes on to that meeting
+    # The step after which all threads of this run leave: written before they meet, so that a thread that is still
+    # behind goes on to that meeting.
+    Py_ssize_t stop
     bint signals        # whether to look for signals at all: only where a call may be long
 
 
@@ -396,7 +397,8 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                     rows += n_next
             meet(run, index, threads)
         if run.table != NULL:
-            gather(run, rows, z_first * plan.w_ih.V * W, z_last * plan.w_ih.V * W if index + 1 < threads else plan.z_stride)
+            gather(run, rows, z_first * plan.w_ih.V * W,
+                   z_last * plan.w_ih.V * W if index + 1 < threads else plan.z_stride)
         else:
             input_product(plan, &x_rows, rows, z_first, z_last, run.z)
 
@@ -702,7 +704,9 @@ cdef class NativeCell:
         return aligned_copy(array, self.owned)
 
     cdef const void* optional(self, array) except? NULL:
-        return NULL if array is None else self.vector(array)
+        if array is None:
+            return NULL
+        return self.vector(array)
 
     @property
     def nbytes(self):
@@ -751,9 +755,10 @@ cdef class Stack:
 
         x is aligned float32, its last dimension dense. y (same first two dimensions) receives the last layer's
         outputs, or is None; what is past a row's length is left as it is. merge says how the directions' outputs go
-        to the next layer, last_merge how to y: "set" side by side, "sum", "mul", "average". order, lengths (B) and steps (B, T), int64 and dense: see Job;
-        None where there are none. h0, c0, hn, cn: dense (layers * directions, B, size), or None for zeros and for
-        not wanted; c only for the LSTM. With a table of this stack, x holds int64 ids (B, T), each a row of it.
+        to the next layer, last_merge how to y: "set" side by side, "sum", "mul", "average". order, lengths (B) and
+        steps (B, T), int64 and dense: see Job; None where there are none. h0, c0, hn, cn: dense
+        (layers * directions, B, size), or None for zeros and for not wanted; c only for the LSTM. With a table of
+        this stack, x holds int64 ids (B, T), each a row of it.
         """
         cdef Call call
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
@@ -967,7 +972,7 @@ cdef void product_rows(int index, int threads, void* argument) noexcept nogil:
     cdef Rows* rows = <Rows*> argument
     cdef const Product* product = rows.product
     cdef rnncore_rows a
-    cdef Py_ssize_t first, last, row, n, i, K = product.w.K
+    cdef Py_ssize_t first, last, n, i, K = product.w.K
     cdef float* z
     cdef unsigned mode = rnncore_flush_subnormals()
     share(rows.n, index, threads, &first, &last)
@@ -1046,7 +1051,7 @@ cdef new_state(Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
 cdef bint execute(Call* call) noexcept nogil:
     """Share the call among threads and do it. False where there is no memory."""
     cdef const Job* job = &call.job
-    cdef Py_ssize_t B = job.B, first = 0, first_next, row, blocks, i
+    cdef Py_ssize_t B = job.B, first = 0, first_next, row, blocks
     cdef double work = 0, done = 0
     cdef int threads = call.threads
     cdef size_t table
@@ -1069,24 +1074,22 @@ cdef bint execute(Call* call) noexcept nogil:
     if job.lengths != NULL:
         for row in range(B):
             work += <double> job.lengths[row]
-    room = NULL
-    for i in range(2):  # first to know the largest block, then to keep the bounds
-        first = 0
-        done = 0
-        for row in range(blocks):
-            if room != NULL:
-                call.bounds[row] = first
-            first_next = block_end(job, row, blocks, first, work, &done)
-            rows = max(rows, first_next - first)
-            first = first_next
-        if room == NULL:
-            call.scratch_size = block_scratch(call, rows)
-            room = <char*> rnncore_scratch(table + threads * call.scratch_size)
-            if room == NULL:
-                return False
-            call.bounds = <Py_ssize_t*> room
-            call.bounds[blocks] = B
-            call.scratch = room + table
+    for row in range(blocks):  # the largest block decides how much scratch there is
+        first_next = block_end(job, row, blocks, first, work, &done)
+        rows = max(rows, first_next - first)
+        first = first_next
+    call.scratch_size = block_scratch(call, rows)
+    room = <char*> rnncore_scratch(table + threads * call.scratch_size)
+    if room == NULL:
+        return False
+    call.bounds = <Py_ssize_t*> room
+    call.scratch = room + table
+    first = 0
+    done = 0
+    for row in range(blocks):
+        call.bounds[row] = first
+        first = block_end(job, row, blocks, first, work, &done)
+    call.bounds[blocks] = job.B
     rnncore_pool_run(threads, by_blocks, call)
     return True
 

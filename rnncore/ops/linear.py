@@ -57,12 +57,17 @@ def _embedding_infer(attributes, values):
     return [Value("float", (*ids.shape, attributes["output_size"]))]
 
 
-def _embedding_run(attributes, weights, ids):
-    """y = weight[ids]; ids must be in [0, input_size)."""
+def check_ids(attributes, ids):
+    """InputError where an id is not a row of the embedding."""
     rows = attributes["input_size"]
     if ids.size and (ids.min() < 0 or ids.max() >= rows):
         where = np.argwhere((ids < 0) | (ids >= rows))[0]
         raise InputError(f"id {ids[tuple(where)]} at {where.tolist()}, expected 0 to {rows - 1}")
+
+
+def _embedding_run(attributes, weights, ids):
+    """y = weight[ids]; ids must be in [0, input_size)."""
+    check_ids(attributes, ids)
     return weights["weight"][ids]
 
 
