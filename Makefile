@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all bench bench-quick lint format asan coverage clean
+.PHONY: demo test test-all bench bench-quick lint format asan neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -32,6 +32,13 @@ asan:  ## the tests under the address and undefined-behaviour sanitizers, in an 
 	$(MAKE) VENV=.venv-asan .venv-asan/.installed-test RNNCORE_BUILD=asan
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 .venv-asan/bin/python -m pytest -q tests/test_engine.py
+
+neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-gnu, qemu-user)
+	mkdir -p build
+	aarch64-linux-gnu-gcc -static -std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall \
+	  -Wno-unused-function -Irnncore/kernels/native rnncore/kernels/native/neon.c rnncore/kernels/native/baseline.c \
+	  rnncore/kernels/native/dispatch.c tests/native/driver.c -o build/driver-neon -lm
+	qemu-aarch64 build/driver-neon
 
 clean:
 	rm -rf .venv .venv-asan build *.egg-info rnncore/kernels/*.so rnncore/kernels/_*.c

@@ -25,6 +25,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
 from rnncore import cells, export
 from rnncore._version import __version__
 from rnncore.cells import Activation
+from rnncore.config import show_config
 from rnncore.dialects import Dialect, detect
 from rnncore.errors import (
     FormatError,
@@ -74,4 +75,5 @@ __all__ = [
     "export",
     "load",
     "save",
+    "show_config",
 ]

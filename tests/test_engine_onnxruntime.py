@@ -211,7 +211,7 @@ def run_onnxruntime(kind, attributes, arrays, opset=22, constant=True):
 
 
 def run_ours(loaded, dtype="float32"):
-    """The same outputs from rnncore."""
+    """The same outputs from rnncore, in either dtype."""
     inputs, state = dict(loaded.inputs), loaded.state
     inputs["x"] = inputs["x"].astype(dtype)
     state = None if state is None else {name: array.astype(dtype) for name, array in state.items()}
@@ -235,6 +235,7 @@ def test_random_configurations(seed):
     loaded = drawn.loaded
     found, exact = run_ours(loaded), run_exact(loaded)
     assert_agrees(found, exact, "float32", f"{what}: oracle")
+    assert_agrees(run_ours(loaded, "float64"), exact, "float64", f"{what}: oracle")
 
     theirs = run_onnxruntime(drawn.kind, drawn.attributes, drawn.arrays, drawn.opset, drawn.constant)
     empty = drawn.arrays.get("sequence_lens", np.ones(1)) == 0

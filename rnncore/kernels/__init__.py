@@ -18,4 +18,4 @@ __all__ = ["runs_native"]
 
 def runs_native(dtype: np.dtype) -> bool:
     """Whether arrays of this dtype go to the packed kernels: float32, unless RNNCORE_ISA=blas was chosen."""
-    return dtype == np.float32 and os.environ.get("RNNCORE_ISA") != "blas"
+    return np.dtype(dtype) == np.float32 and os.environ.get("RNNCORE_ISA") != "blas"

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #define PAUSE() __builtin_ia32_pause()
@@ -17,6 +18,10 @@
 /* About 50 microseconds of pauses before a waiting thread gives its core away. */
 enum { SPINS = 1000 };
 
+/* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
+ * the scheduler's turn; after so many late meetings, calls are made by one thread for a while. */
+enum { LATE_MEETINGS = 4, ALONE_NANOSECONDS = 50000000 };
+
 static struct {
     pthread_mutex_t busy;  /* held by the call that has the pool */
     pthread_mutex_t sleep; /* guards the condition, and a worker's decision to sleep */
@@ -27,6 +32,8 @@ static struct {
     void *argument;
     atomic_uint generation; /* tasks so far, times 256, plus the threads of the last: a worker starts when it changes */
     atomic_uint done;       /* workers of the current task that have finished */
+    atomic_uint late;       /* meetings at which a thread had to give its core away, since the last look */
+    atomic_llong alone;     /* until then calls use one thread; 0 for now */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 /* Waits until *value is not ``old``; returns the new value. */
@@ -97,9 +104,29 @@ static int start_workers(int wanted) {
     return pool.started;
 }
 
+static long long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+/* Whether the cores are wanted elsewhere, by what the last calls met with. */
+static int crowded(void) {
+    if (atomic_load_explicit(&pool.late, memory_order_relaxed) >= LATE_MEETINGS) {
+        atomic_store_explicit(&pool.late, 0, memory_order_relaxed);
+        atomic_store_explicit(&pool.alone, nanoseconds() + ALONE_NANOSECONDS, memory_order_relaxed);
+        return 1;
+    }
+    const long long until = atomic_load_explicit(&pool.alone, memory_order_relaxed);
+    if (until == 0) return 0;
+    if (nanoseconds() < until) return 1;
+    atomic_store_explicit(&pool.alone, 0, memory_order_relaxed);
+    return 0;
+}
+
 void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
     if (threads > RNNCORE_MAX_THREADS) threads = RNNCORE_MAX_THREADS;
-    if (threads <= 1 || pthread_mutex_trylock(&pool.busy)) {
+    if (threads <= 1 || crowded() || pthread_mutex_trylock(&pool.busy)) {
         task(0, 1, argument);
         return;
     }
@@ -136,6 +163,7 @@ void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
             if (spins < SPINS) {
                 PAUSE();
             } else {
+                if (spins == SPINS) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
                 sched_yield();
             }
         }

@@ -1,0 +1,24 @@
+"""The packed kernels without Python: a C driver over the same table of instruction sets, against double.
+
+``make neon`` builds the same driver for 64-bit ARM and runs it under emulation.
+"""
+
+import subprocess
+from pathlib import Path
+
+from rnncore.kernels import _native
+
+ROOT = Path(__file__).parents[1]
+SHIMS = ("avx512.c", "avx2.c", "neon.c", "baseline.c", "dispatch.c")
+FLAGS = "-std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall -Wno-unused-function".split()
+
+
+def test_every_instruction_set_of_this_machine(tmp_path):
+    kernels = ROOT / "rnncore/kernels/native"
+    program = tmp_path / "driver"
+    sources = [str(kernels / name) for name in SHIMS] + [str(ROOT / "tests/native/driver.c")]
+    subprocess.run(["gcc", *FLAGS, f"-I{kernels}", *sources, "-o", str(program), "-lm"], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == _native.usable_isas()
+    assert all(line.endswith(" 324 sizes, 0 failures so far") for line in done.stdout.splitlines())
