@@ -44,12 +44,16 @@ def test_the_impossible_is_refused():
     ],
 )
 def test_threads_from_the_environment(words, expected):
-    assert run("from rnncore.threads import default_threads; print(default_threads())", **words).stdout.strip() == expected
+    assert (
+        run("from rnncore.threads import default_threads; print(default_threads())", **words).stdout.strip() == expected
+    )
 
 
 def test_threads_follow_affinity():
     cpu = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, {{{cpu}}}); from rnncore.threads import default_threads as d; print(d())"
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{cpu}}}); from rnncore.threads import default_threads as d; print(d())"
+    )
     assert run(code).stdout.strip() == "1"
 
 

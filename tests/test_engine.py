@@ -157,7 +157,7 @@ def test_both_sides_of_a_chunk(cell, batch, steps, dtype):
 @pytest.mark.parametrize("hidden", [9, 16])
 @pytest.mark.parametrize("cell", sorted(set(CELLS) - {"lstm peephole tflite"}))
 def test_huge_and_tiny_inputs(cell, hidden, dtype):
-    """Gates saturate, they do not become NaN: each magnitude up to infinity in a row of its own, then steps as usual."""
+    """Gates saturate and do not become NaN: each magnitude up to infinity in a row of its own, then steps as usual."""
     kind, options = CELLS[cell]
     spec = stack(kind(1, hidden, **options), direction="bidirectional")
     sizes = [0.0, 1e-45, 1e-38, 1e-20, 1.0, 15.0, 17.0, 40.0, 87.0, 89.0, 104.0, 300.0, 1e4, 1e20, 1e38, np.inf]

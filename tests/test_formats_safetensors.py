@@ -49,8 +49,8 @@ def test_tensors_come_in_the_order_of_their_data(tmp_path):
 
 
 def test_bfloat16_is_widened(tmp_path):
-    torch = pytest.importorskip("torch")
     import safetensors.torch
+    import torch
 
     tensor = torch.randn(5, 3).bfloat16()
     safetensors.torch.save_file({"x": tensor}, tmp_path / "a")
@@ -61,8 +61,8 @@ def test_bfloat16_is_widened(tmp_path):
 
 
 def test_float8_is_refused_by_name(tmp_path):
-    torch = pytest.importorskip("torch")
     import safetensors.torch
+    import torch
 
     safetensors.torch.save_file({"layer.w": torch.ones(4).to(torch.float8_e5m2)}, tmp_path / "a")
     with pytest.raises(UnsupportedError, match=r"layer\.w: dtype F8_E5M2, expected one of F64"):

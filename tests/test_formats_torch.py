@@ -14,12 +14,12 @@ from pathlib import Path
 import hostile_files as files
 import numpy as np
 import pytest
+import torch
 from real_models import real_file
 
 from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats import read_checkpoint, torch_file
 
-torch = pytest.importorskip("torch")
 nn = torch.nn
 
 ROOT = Path(__file__).parent.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -62,13 +63,11 @@ def test_every_reader_stands_every_file(name, read, tmp_path):
         assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("name", BENIGN)
+@pytest.mark.parametrize("name", [name for name, case in BENIGN.items() if len(case.build()) <= 10_000])
 def test_damaged_file_is_our_error(name, tmp_path):
     """Every prefix of a benign file, and every byte of it changed: read, or refused with one of our errors."""
     case = BENIGN[name]
     data = case.build()
-    if len(data) > 10_000:
-        pytest.skip("too long to try every byte")
     path = tmp_path / "file"
     random = np.random.default_rng(0)
     variants = [data[:end] for end in range(0, len(data), 3)]
@@ -182,24 +181,27 @@ def test_path_of_another_type():
         read_checkpoint(3)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no fifos here")
 def test_fifo_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(FormatError, match="a fifo, expected a regular file"):
         read_checkpoint(tmp_path / "fifo")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no devices here")
 def test_device():
     with pytest.raises(FormatError, match="a device, expected a regular file"):
         read_checkpoint("/dev/zero")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_file(tmp_path):
+def test_unreadable_file(tmp_path, monkeypatch):
+    """The system's refusal is made here, because tests may run as root, who may read everything."""
     path = tmp_path / "secret.pt"
     path.write_bytes(b"x")
-    path.chmod(0)
+
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(FormatError, match="Permission denied"):
         read_checkpoint(path)
 
@@ -209,10 +211,7 @@ def test_sparse_file_of_a_terabyte_is_refused_at_once(tmp_path):
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.write(HOSTILE["safetensors_past_end"].build())
-        try:
-            file.truncate(1 << 40)
-        except OSError:
-            pytest.skip("no sparse files here")
+        file.truncate(1 << 40)
     begin = time.process_time()
     with pytest.raises(FormatError, match="where the last tensor ends"):
         read_checkpoint(path)

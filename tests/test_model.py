@@ -704,6 +704,8 @@ from rnncore.cells import LSTM, GRU
 from rnncore.model import Model
 from rnncore.spec import Input, Recurrent, Spec
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
+
 def network(cell, dtype="float32", num_threads=None, **options):
     spec = Spec([Input("x", "float", ("B", "T", cell.input_size))], [Recurrent("rnn", cell, "x", **options)], ["rnn"])
     rng = np.random.default_rng(0)

@@ -10,7 +10,15 @@ from rnncore.kernels import _native
 
 ROOT = Path(__file__).parents[1]
 SHIMS = ("avx512.c", "avx2.c", "neon.c", "baseline.c", "dispatch.c")
-FLAGS = "-std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall -Wno-unused-function".split()
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wno-unused-function",
+]
 
 
 def test_every_instruction_set_of_this_machine(tmp_path):
