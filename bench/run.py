@@ -23,6 +23,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import ceilings  # noqa: E402
 from engines import ENGINES  # noqa: E402
 from reference import reference  # noqa: E402
 from shapes import QUICK, RACE, Shape  # noqa: E402
@@ -69,13 +70,15 @@ class Worker:
 def race(shape: Shape, workers: list[Worker]) -> dict:
     """Times and errors of every engine on one shape."""
     expected = reference(shape)
-    row = {"shape": shape.name, "flops": shape.flops, **{"sizes": shape.to_json()}, "engines": {}}
+    counts = np.arange(shape.T) < shape.lengths[:, None]
+    level = ceilings.ceiling_of(shape.weight_bytes)
+    row = {"shape": shape.name, "level": level, "flops": shape.flops, **{"sizes": shape.to_json()}, "engines": {}}
     calls = {}
     with tempfile.TemporaryDirectory() as directory:
         for worker in workers:
             output = Path(directory) / f"{worker.engine}.npy"
             worker.prepare(shape, output)
-            error = float(np.abs(np.load(output) - expected).max())
+            error = float(np.abs(np.load(output) - expected)[counts].max())
             row["engines"][worker.engine] = {"error": error, "seconds": []}
             warm = worker.measure(WARM_UP_CALLS, 1)
             calls[worker.engine] = max(1, round(SECONDS_PER_SAMPLE / float(np.median(warm))))
@@ -91,6 +94,8 @@ def race(shape: Shape, workers: list[Worker]) -> dict:
             for name, q in (("p10", 10), ("median", 50), ("p99", 99))
         }
         found["gflops"] = round(shape.flops / found["microseconds"]["median"] / 1e3, 2)
+        # What must be read again in every step: the recurrent weights, whatever the batch.
+        found["gbytes"] = round(shape.weight_bytes * shape.lengths.max() / found["microseconds"]["median"] / 1e3, 2)
     return row
 
 
@@ -109,7 +114,9 @@ def show(row: dict, engines: list[str]) -> str:
     quotient = ratio(row)
     errors = " ".join(f"{row['engines'][engine]['error']:.0e}" for engine in engines)
     best = f"{quotient:6.2f}" if quotient else "     -"
-    return f"{row['shape']:32}" + "".join(cells) + best + f"   {errors}"
+    ours = row["engines"].get("rnncore", {"gflops": 0, "gbytes": 0})
+    speed = f"{ours['gflops']:7.0f}{ours['gbytes']:7.0f} {row['level']:4}"
+    return f"{row['shape']:32}" + "".join(cells) + best + speed + f"  {errors}"
 
 
 def machine() -> dict:
@@ -126,7 +133,14 @@ def main() -> None:
     parser.add_argument("--write", metavar="NAME", help="write bench/results/NAME.json")
     options = parser.parse_args()
 
-    results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "versions": {}, "races": []}
+    results = {
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {},
+        "ceilings": ceilings.measure(),
+        "races": [],
+    }
+    print("one core:", ", ".join(f"{name} {value:g}" for name, value in results["ceilings"].items()), "(GFLOP/s, GB/s)")
     for threads in options.threads or ([1] if options.quick else [1, 2]):
         workers = [Worker(engine, threads) for engine in options.engines]
         results["versions"] = {worker.engine: worker.version for worker in workers}
@@ -135,7 +149,7 @@ def main() -> None:
             "ratio = fastest peer / rnncore"
         )
         heads = "".join(f"{engine[:10]:>10}" for engine in options.engines)
-        print(f"{'':32}{heads} ratio   largest error against float64")
+        print(f"{'':32}{heads} ratio GFLOP/s GB/s of  largest error against float64")
         for shape in QUICK if options.quick else RACE:
             row = {"threads": threads, **race(shape, workers)}
             row["ratio"] = ratio(row)

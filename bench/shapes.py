@@ -23,11 +23,13 @@ class Shape:
     H: int
     layers: int = 1
     bidirectional: bool = False
+    ragged: bool = False
 
     @property
     def name(self) -> str:
         sizes = f"H{self.H}" if self.I == self.H else f"I{self.I} H{self.H}"
         stack = (f" x{self.layers}" if self.layers > 1 else "") + (" bi" if self.bidirectional else "")
+        stack += " ragged" if self.ragged else ""
         return f"{self.cell} B{self.B} T{self.T} {sizes}{stack}"
 
     @property
@@ -35,13 +37,20 @@ class Shape:
         return 2 if self.bidirectional else 1
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Steps of each row that count, int64 (B,): all, or where ragged 10 to 100 % of them."""
+        if not self.ragged:
+            return np.full(self.B, self.T, np.int64)
+        return np.random.default_rng(7).integers(self.T // 10, self.T + 1, self.B)
+
+    @property
     def flops(self) -> int:
-        """Multiplications and additions of the products of one call."""
+        """Multiplications and additions of the products of one call, for the steps that count."""
         total = 0
         for layer in range(self.layers):
             width = self.I if layer == 0 else self.H * self.directions
             total += self.directions * 2 * GATES[self.cell] * self.H * (width + self.H)
-        return total * self.B * self.T
+        return total * int(self.lengths.sum())
 
     @property
     def weight_bytes(self) -> int:
@@ -98,4 +107,18 @@ RACE = [
     _square("RNN", 1, 100, 256),
     _square("RNN", 32, 50, 1760),
     Shape("LSTM", 2, 293, 60, 128, layers=4, bidirectional=True),
+    Shape("LSTM", 64, 100, 256, 256, ragged=True),
+    # DeepBench, server and device inference
+    *(_square("LSTM", B, 25, H) for H in (512, 1024, 2048) for B in (1, 2, 4) if (H, B) != (2048, 1)),
+    *(_square("LSTM", B, 150, 256) for B in (1, 4)),
+    *(_square("GRU", B, 187, H) for H in (1536, 2048) for B in (1, 4)),
+    _square("GRU", 1, 375, 2560),
+    _square("GRU", 1, 1, 512),
+    _square("RNN", 1, 672, 32),
+    _square("RNN", 1, 96, 64),
+    # word language models, the classic sizes
+    *(Shape("LSTM", B, T, H, H, layers=2) for H, T in ((200, 20), (650, 35), (1500, 35)) for B in (1, 20)),
+    # real models: speaker embedding, noise suppression
+    Shape("LSTM", 1, 160, 40, 256, layers=3),
+    Shape("GRU", 1, 100, 400, 400, layers=2),
 ]

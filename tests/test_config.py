@@ -30,7 +30,7 @@ def test_the_impossible_is_refused():
     done = run("import rnncore", RNNCORE_ISA="avx1024")
     assert done.returncode == 1
     assert "UnsupportedError: instruction set 'avx1024': this machine and build run" in done.stderr
-    with pytest.raises(UnsupportedError, match="instruction set .*: this machine and build run"):
+    with pytest.raises(UnsupportedError, match=r"instruction set .*: this machine and build run"):
         _native.choose_isa("neon" if "neon" not in _native.usable_isas() else "avx512")
 
 
@@ -61,7 +61,7 @@ def test_bad_thread_counts():
     done = run("import rnncore; rnncore.threads.default_threads()", RNNCORE_NUM_THREADS="many")
     assert "InputError: environment RNNCORE_NUM_THREADS='many', expected an integer from 1 to 64" in done.stderr
     for wrong in (0, -1, 65, 1.5, True, "2"):
-        with pytest.raises(InputError, match="num_threads=.*expected an integer from 1 to 64"):
+        with pytest.raises(InputError, match=r"num_threads=.*expected an integer from 1 to 64"):
             check_threads(wrong)
     spec = rnncore.load("zoo:sunspots").spec
     weights = {name: np.zeros(shape, np.float32) for name, shape in spec.weight_shapes().items()}

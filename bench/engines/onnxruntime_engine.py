@@ -13,8 +13,8 @@ def version() -> str:
     return onnxruntime.__version__
 
 
-def graph(shape) -> bytes:
-    """The shape as an ONNX model from "x" (T, B, I) to "y" (T, B, H * directions)."""
+def graph(shape, use_lengths=True) -> bytes:
+    """The shape as an ONNX model from "x" (T, B, I) to a sequence (T, B, H * directions)."""
     weights, _ = shape.arrays()
     nodes, initializers, value = [], [], "x"
 
@@ -26,8 +26,11 @@ def graph(shape) -> bytes:
         initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    constant("flat", np.array([0, 0, -1], np.int64))
-    constant("direction", np.array([1], np.int64))
+    if shape.directions == 2:
+        constant("flat", np.array([0, 0, -1], np.int64))
+    else:
+        constant("direction", np.array([1], np.int64))
+    lengths = constant("lengths", shape.lengths.astype(np.int32)) if shape.ragged and use_lengths else ""
     for layer in range(shape.layers):
         suffixes = [f"_l{layer}" + end for end in ("", "_reverse")[: shape.directions]]
         w = constant(f"w{layer}", np.stack([reorder(weights["weight_ih" + s]) for s in suffixes]))
@@ -37,7 +40,7 @@ def graph(shape) -> bytes:
         direction = "bidirectional" if shape.bidirectional else "forward"
         nodes.append(
             helper.make_node(
-                shape.cell, [value, w, r, constant(f"b{layer}", np.stack(biases))], [f"y{layer}"],
+                shape.cell, [value, w, r, constant(f"b{layer}", np.stack(biases)), lengths], [f"y{layer}"],
                 hidden_size=shape.H, direction=direction, **options,
             )
         )  # fmt: skip

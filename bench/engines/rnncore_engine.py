@@ -17,7 +17,10 @@ def prepare(shape, threads):
         ["rnn"],
     )
     weights, x = shape.arrays()
+    shape_lengths = shape.lengths
     model = rnncore.Model(
         spec, bind(spec, {f"rnn.{name}": array for name, array in weights.items()}).weights, num_threads=threads
     )
+    if shape.ragged:
+        return lambda: model(x, lengths=shape_lengths)
     return lambda: model(x)

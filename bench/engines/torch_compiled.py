@@ -1,4 +1,7 @@
-"""PyTorch compiled by inductor with frozen weights, in inference mode."""
+"""PyTorch compiled by inductor with frozen weights, in inference mode.
+
+Ragged shapes run padded to the longest row, lengths ignored: forward, the steps that count are the same.
+"""
 
 import torch
 import torch._inductor.config

@@ -23,4 +23,14 @@ def prepare(shape, threads):
         with torch.inference_mode():
             return net(x)[0].numpy().transpose(1, 0, 2)
 
+    def run_packed():
+        with torch.inference_mode():
+            packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            y, _ = torch.nn.utils.rnn.pad_packed_sequence(net(packed)[0], total_length=shape.T)
+            return y.numpy().transpose(1, 0, 2)
+
+    lengths = torch.from_numpy(shape.lengths)
+    if shape.ragged:
+        return run_packed
+
     return run
