@@ -22,7 +22,7 @@ FLAGS = {
 }
 ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
 
-# CPython's own flags bring -fwrapv, which keeps gcc from simplifying the addresses in the kernels' loops: half the speed.
+# CPython's own flags bring -fwrapv, which keeps gcc from simplifying addresses in the kernels' loops: half the speed.
 NO_WRAP = ["-fno-wrapv"]
 
 # name -> further C sources, and whether a * b + c may become one fused operation: the packed kernels are built from

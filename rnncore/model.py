@@ -102,7 +102,8 @@ class Model:
         x        what ``model.inputs`` says, batch first: (B, T, I) for a float sequence, (B, T) for ids
         state    where to start: a State, (h, c), h, or None for the beginning. If given, the state after the last
                  valid step is returned beside the output
-        lengths  (B,) number of valid steps of each row; what lies behind is never read, and its output is 0.
+        lengths  (B,) number of valid steps of each row; what lies behind is never read, and a
+                 recurrent layer's output there is 0.
                  A row of length 0 keeps its state
         mask     (B, T) bool, for models with an input "mask": True where a step counts, gaps allowed
 

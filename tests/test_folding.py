@@ -81,3 +81,16 @@ def test_ids_are_still_checked(wrong):
     ids[1, 2] = wrong
     with pytest.raises(InputError, match=rf"node 'embed' \(Embedding\): id {wrong} at \[1, 2\], expected 0 to 22"):
         network(CELLS["lstm"], 1 << 20)(ids)
+
+
+@pytest.mark.parametrize("layout", ["batch_first", "time_first"])
+@pytest.mark.parametrize("fold_bytes", [0, 1 << 20])
+def test_ids_behind_the_length_are_not_read(fold_bytes, layout):
+    model = network(CELLS["gru"], fold_bytes, layout=layout)
+    ids = np.random.default_rng(2).integers(0, 23, (3, 5))
+    lengths = np.array([5, 2, 0])
+    padded = np.where(np.arange(5) < lengths[:, None], ids, -1)
+    turn = np.transpose if layout == "time_first" else np.asarray
+    found, expected = (model.run({"ids": turn(given), "lengths": lengths}) for given in (padded, ids))
+    assert found["rnn"].tobytes() == expected["rnn"].tobytes()
+    assert found["rnn.h"].tobytes() == expected["rnn.h"].tobytes()

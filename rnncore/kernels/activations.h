@@ -67,7 +67,7 @@ static inline float tanh_f32(float x) {
     double scale;
     const double p = exp_parts_f64(limit_f64(2.0 * (double)x, 40.0), &scale);
     const double m = scale * p + (scale - 1.0);
-    return (float)(m / (m + 2.0));
+    return copysignf((float)(m / (m + 2.0)), x); /* the sign matters for -0 alone */
 }
 
 static inline double sigmoid_f64(double x) {
