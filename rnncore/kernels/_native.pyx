@@ -113,6 +113,7 @@ cdef extern from "native/pool.h":
 
 cdef extern from "native/scratch.h":
     void* rnncore_scratch(size_t size) nogil
+    int rnncore_turn() noexcept nogil
     unsigned rnncore_flush_subnormals() noexcept nogil
     void rnncore_restore_subnormals(unsigned before) noexcept nogil
 
@@ -293,6 +294,29 @@ cdef void gather(const Run* run, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last
                (last - first) * sizeof(float))
 
 
+cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
+                      const float* h, float* next) noexcept nogil:
+    """Input product and step of a call that has one step, for panels first..last-1, a few at a time.
+
+    Such calls come one after the other, and each reads all weights: so each walks the other way than the last one,
+    and begins with what the cache still holds.
+    """
+    cdef const Plan* plan = run.plan
+    cdef Py_ssize_t group = 8 if plan.w_ih.V == 1 else (3 if plan.w_ih.V == 3 else 2)
+    cdef Py_ssize_t groups = (last - first + group - 1) // group, i, j, end
+    cdef bint back = rnncore_turn()
+    cdef float* target = next
+    cdef Py_ssize_t stride = plan.h_stride
+    if plan.w_hr.data != NULL:
+        target, stride = run.out, plan.c_stride
+    for i in range(groups):
+        j = first + (groups - 1 - i if back else i) * group
+        end = min(j + group, last)
+        plan.isa.product(&plan.w_ih, j, end, n, x, plan.bias, run.z, plan.z_stride)
+        plan.step(&plan.w_hh, &plan.point, j, end, 0, n, run.z, plan.z_stride, h, plan.h_stride, target, stride,
+                  run.c, plan.c_stride)
+
+
 cdef void generic_step(const Run* run, Py_ssize_t n, float* z, const float* h, float* next) noexcept nogil:
     """One step of n rows that the fused kernels do not cover."""
     cdef const Plan* plan = run.plan
@@ -344,6 +368,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef float* target
     cdef rnncore_rows x_rows, out_rows
     cdef bint plain = run.table == NULL and job.order == NULL and job.lengths == NULL and job.steps == NULL
+    cdef bint single = job.T == 1 and plan.step != NULL and run.table == NULL
     cdef double work = 0, row_work = <double> plan.w_ih.panels * plan.w_ih.V * W * (plan.w_ih.K + plan.w_hh.K)
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(plan.w_ih.panels, index, threads, &z_first, &z_last)
@@ -396,7 +421,9 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                         run.offsets[rows + row] = source * job.x_batch + time_of(job, row, t) * job.x_time
                     rows += n_next
             meet(run, index, threads)
-        if run.table != NULL:
+        if single:
+            single_step(run, &x_rows, rows, first, last, h, other)
+        elif run.table != NULL:
             gather(run, rows, z_first * plan.w_ih.V * W,
                    z_last * plan.w_ih.V * W if index + 1 < threads else plan.z_stride)
         else:
@@ -412,7 +439,9 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                     save_states(run, n_next, n, h)
                 n = n_next
             target = other if plan.w_hr.data == NULL else run.out
-            if plan.step != NULL:
+            if single:
+                pass
+            elif plan.step != NULL:
                 plan.step(&plan.w_hh, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
                           h, plan.h_stride, target, plan.h_stride if plan.w_hr.data == NULL else plan.c_stride,
                           run.c, plan.c_stride)

@@ -60,16 +60,41 @@ INLINE vf tanh_(vf x) {
 
 INLINE vf clip(vf x, float top) { return limit(x, -top, top); }
 
-/* acc[r][p*V + v] += sum over k of a[r][k] * panel p's vector v; the panels stand ``apart`` floats apart. */
-INLINE void accumulate(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t K,
-                       const float *const *a, vf acc[][32]) {
-    for (ptrdiff_t k = 0; k < K; k++) {
+/* acc[r][p*V + v] += sum over k = first..last-1 of a[r][k] * panel p's vector v; panels stand ``apart`` floats apart. */
+INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t first,
+                  ptrdiff_t last, const float *const *a, vf acc[][32]) {
+    for (ptrdiff_t k = first; k < last; k++) {
         vf x[8];
         UNROLL for (int r = 0; r < R; r++) x[r] = splat(a[r][k]);
         UNROLL for (int p = 0; p < P; p++) {
             UNROLL for (int v = 0; v < V; v++) {
                 const vf weights = *(const vf *)(w + p * apart + (k * V + v) * W);
                 UNROLL for (int r = 0; r < R; r++) acc[r][p * V + v] += x[r] * weights;
+            }
+        }
+    }
+}
+
+/* The same over all k. Beyond LINK steps the sum is made of several chains, each begun at zero and added when it is
+ * done: the rounding error of one chain would grow with K. Where chains begin depends on k alone. */
+enum { LINK = 256 };
+
+INLINE void accumulate(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t K,
+                       const float *const *a, vf acc[][32]) {
+    vf sum[8][32]; /* of the chains that are done; in memory, the registers belong to the one that runs */
+    for (ptrdiff_t k = 0;; k += LINK) {
+        const ptrdiff_t end = K < k + LINK ? K : k + LINK;
+        chain(R, P, V, w, apart, k, end, a, acc);
+        if (k > 0) {
+            UNROLL for (int r = 0; r < R; r++) {
+                UNROLL for (int v = 0; v < P * V; v++) acc[r][v] += sum[r][v];
+            }
+        }
+        if (end == K) break;
+        UNROLL for (int r = 0; r < R; r++) {
+            UNROLL for (int v = 0; v < P * V; v++) {
+                sum[r][v] = acc[r][v];
+                acc[r][v] = (vf){};
             }
         }
     }

@@ -8,8 +8,8 @@
  *
  * *Panel order* of a row of pre-activations is [panels][V][W]. Rows of h and c are [panels][W], padded to W.
  *
- * Exactness: every output is one chain of multiply-adds over k in rising order, starting from its bias, whatever
- * the number of rows or panels worked on together, so a row's bits never depend on the batch. */
+ * Exactness: every output is the same chains of multiply-adds over k in rising order, whatever the number of rows or
+ * panels worked on together, so a row's bits never depend on the batch. */
 #ifndef RNNCORE_NATIVE_H
 #define RNNCORE_NATIVE_H
 

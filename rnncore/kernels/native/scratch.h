@@ -8,6 +8,9 @@
  * Contents are undefined. Freed when the thread ends. */
 void *rnncore_scratch(size_t size);
 
+/* 0 and 1 in turn, for this thread: which way to walk over weights that the last call has just read. */
+int rnncore_turn(void);
+
 /* Subnormal results and operands count as zero from here on, in this thread; returns the mode before. */
 unsigned rnncore_flush_subnormals(void);
 void rnncore_restore_subnormals(unsigned before);
