@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE))
 import ceilings  # noqa: E402
 from engines import ENGINES  # noqa: E402
 from reference import reference  # noqa: E402
-from shapes import QUICK, RACE, Shape  # noqa: E402
+from shapes import MAIN, MORE, QUICK, Shape  # noqa: E402
 
 LARGEST_ERROR = 1e-5
 WARM_UP_CALLS = 20
@@ -128,6 +128,7 @@ def machine() -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="six shapes, one thread")
+    parser.add_argument("--main", action="store_true", help="only the main shapes, without DeepBench and models")
     parser.add_argument("--threads", type=int, nargs="+", help="thread counts (default: 1 and 2, quick: 1)")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
     parser.add_argument("--write", metavar="NAME", help="write bench/results/NAME.json")
@@ -150,7 +151,7 @@ def main() -> None:
         )
         heads = "".join(f"{engine[:10]:>10}" for engine in options.engines)
         print(f"{'':32}{heads} ratio GFLOP/s GB/s of  largest error against float64")
-        for shape in QUICK if options.quick else RACE:
+        for shape in QUICK if options.quick else MAIN if options.main else MAIN + MORE:
             row = {"threads": threads, **race(shape, workers)}
             row["ratio"] = ratio(row)
             results["races"].append(row)

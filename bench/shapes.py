@@ -93,11 +93,12 @@ QUICK = [
     _square("LSTM", 16, 50, 512),
 ]
 
-RACE = [
+MAIN = [
     *(_square("LSTM", 1, 1, H) for H in (32, 128, 512)),
     _square("GRU", 1, 1, 128),
     *(_square("LSTM", 1, 100, H) for H in (16, 64, 128, 256)),
     _square("LSTM", 1, 50, 512),
+    _square("LSTM", 1, 25, 1024),
     _square("LSTM", 1, 25, 1536),
     _square("LSTM", 4, 50, 256),
     _square("LSTM", 16, 50, 512),
@@ -108,6 +109,9 @@ RACE = [
     _square("RNN", 32, 50, 1760),
     Shape("LSTM", 2, 293, 60, 128, layers=4, bidirectional=True),
     Shape("LSTM", 64, 100, 256, 256, ragged=True),
+]
+
+MORE = [
     # DeepBench, server and device inference
     *(_square("LSTM", B, 25, H) for H in (512, 1024, 2048) for B in (1, 2, 4) if (H, B) != (2048, 1)),
     *(_square("LSTM", B, 150, 256) for B in (1, 4)),

@@ -19,8 +19,9 @@
 enum { SPINS = 1000 };
 
 /* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
- * the scheduler's turn; after so many late meetings, calls are made by one thread for a while. */
-enum { LATE_MEETINGS = 4, ALONE_NANOSECONDS = 50000000 };
+ * the scheduler's turn; after so many late meetings in one call, calls are made by one thread for a while, and each
+ * time that this happens again for twice as long. The first meeting does not count: a thread may have to wake up. */
+enum { LATE_MEETINGS = 8, ALONE_LEAST = 1000000, ALONE_MOST = 500000000 }; /* nanoseconds */
 
 static struct {
     pthread_mutex_t busy;  /* held by the call that has the pool */
@@ -32,8 +33,9 @@ static struct {
     void *argument;
     atomic_uint generation; /* tasks so far, times 256, plus the threads of the last: a worker starts when it changes */
     atomic_uint done;       /* workers of the current task that have finished */
-    atomic_uint late;       /* meetings at which a thread had to give its core away, since the last look */
+    atomic_uint late;       /* meetings at which a thread had to give its core away, in the current task */
     atomic_llong alone;     /* until then calls use one thread; 0 for now */
+    long long alone_for;    /* how long that was the last time; guarded by busy */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 /* Waits until *value is not ``old``; returns the new value. */
@@ -112,11 +114,6 @@ static long long nanoseconds(void) {
 
 /* Whether the cores are wanted elsewhere, by what the last calls met with. */
 static int crowded(void) {
-    if (atomic_load_explicit(&pool.late, memory_order_relaxed) >= LATE_MEETINGS) {
-        atomic_store_explicit(&pool.late, 0, memory_order_relaxed);
-        atomic_store_explicit(&pool.alone, nanoseconds() + ALONE_NANOSECONDS, memory_order_relaxed);
-        return 1;
-    }
     const long long until = atomic_load_explicit(&pool.alone, memory_order_relaxed);
     if (until == 0) return 0;
     if (nanoseconds() < until) return 1;
@@ -139,6 +136,7 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
     pool.task = task;
     pool.argument = argument;
     atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.late, 0, memory_order_relaxed);
     pthread_mutex_lock(&pool.sleep);
     const unsigned before = atomic_load_explicit(&pool.generation, memory_order_relaxed);
     atomic_store_explicit(&pool.generation, ((before & ~255u) + 256) | (unsigned)threads, memory_order_release);
@@ -152,6 +150,13 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
             sched_yield();
         }
     }
+    if (atomic_load_explicit(&pool.late, memory_order_relaxed) >= LATE_MEETINGS) {
+        pool.alone_for = pool.alone_for ? 2 * pool.alone_for : ALONE_LEAST;
+        if (pool.alone_for > ALONE_MOST) pool.alone_for = ALONE_MOST;
+        atomic_store_explicit(&pool.alone, nanoseconds() + pool.alone_for, memory_order_relaxed);
+    } else {
+        pool.alone_for = 0;
+    }
     pthread_mutex_unlock(&pool.busy);
 }
 
@@ -163,7 +168,7 @@ void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
             if (spins < SPINS) {
                 PAUSE();
             } else {
-                if (spins == SPINS) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+                if (spins == SPINS && mine > 1) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
                 sched_yield();
             }
         }
