@@ -32,6 +32,7 @@ def main(engine: str, threads: int) -> None:
             np.save(command["output"], np.asarray(run()))
             answer(answers, {"prepared": True})
         else:
+            run()  # wakes its threads, which slept while the others were measured
             answer(answers, {"seconds": [measure(run, command["calls"]) for _ in range(command["measure"])]})
 
 
