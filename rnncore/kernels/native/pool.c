@@ -21,7 +21,7 @@ enum { SPINS = 1000 };
 /* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
  * the scheduler's turn; after so many late meetings in one call, calls are made by one thread for a while, and each
  * time that this happens again for twice as long. The first meeting does not count: a thread may have to wake up. */
-enum { LATE_MEETINGS = 8, ALONE_LEAST = 1000000, ALONE_MOST = 500000000 }; /* nanoseconds */
+enum { LATE_MEETINGS = 4, LATE = 300000, ALONE_LEAST = 1000000, ALONE_MOST = 500000000 }; /* nanoseconds */
 
 static struct {
     pthread_mutex_t busy;  /* held by the call that has the pool */
@@ -37,6 +37,12 @@ static struct {
     atomic_llong alone;     /* until then calls use one thread; 0 for now */
     long long alone_for;    /* how long that was the last time; guarded by busy */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static long long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
 
 /* Waits until *value is not ``old``; returns the new value. */
 static unsigned await_change(atomic_uint *value, unsigned old) {
@@ -106,12 +112,6 @@ static int start_workers(int wanted) {
     return pool.started;
 }
 
-static long long nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 /* Whether the cores are wanted elsewhere, by what the last calls met with. */
 static int crowded(void) {
     const long long until = atomic_load_explicit(&pool.alone, memory_order_relaxed);
@@ -164,13 +164,17 @@ void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
     const unsigned mine = barrier->at[index].step + 1;
     __atomic_store_n(&barrier->at[index].step, mine, __ATOMIC_RELEASE);
     for (int other = 0; other < threads; other++) {
+        long long since = 0;
         for (int spins = 0; (int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0; spins++) {
             if (spins < SPINS) {
                 PAUSE();
             } else {
-                if (spins == SPINS && mine > 1) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+                if (spins == SPINS) since = nanoseconds();
                 sched_yield();
             }
+        }
+        if (since && mine > 1 && nanoseconds() - since > LATE) {
+            atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
         }
     }
 }
