@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all bench bench-quick lint format asan neon clean
+.PHONY: demo test test-all mutations bench bench-quick lint format asan neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -15,6 +15,9 @@ test: $(VENV)/.installed-test  ## run the tests
 
 test-all: $(VENV)/.installed-test  ## the tests with many more random cases
 	RNNCORE_TEST_SCALE=20 $(BIN)/python -m pytest -q --timeout=7200
+
+mutations: $(VENV)/.installed-test  ## break cells and kernels on purpose: the tests must notice
+	$(BIN)/python tests/mutations.py
 
 bench: $(VENV)/.installed-bench  ## race against the other engines; writes bench/results/
 	$(BIN)/python bench/run.py

@@ -19,6 +19,7 @@ __all__ = [
     "accept_state",
     "as_array",
     "check_mask_is_lengths",
+    "without_padding",
 ]
 
 
@@ -74,17 +75,12 @@ def accept_inputs(spec: Spec, given: Mapping[str, object], dtype: np.dtype) -> d
             found[entry.name] = None
         else:
             found[entry.name] = accept_array(entry.name, value, _numpy_dtype(entry, dtype), entry.shape, sizes)
-    if found.get("lengths") is not None:
-        batch = next(entry.shape for entry in spec.inputs if entry.name == "lengths")[0]
-        for entry in spec.inputs:
-            if entry.dtype == "int64" and len(entry.shape) > 1 and batch in entry.shape[:2]:
-                found[entry.name] = _without_padding(found[entry.name], found["lengths"], entry.shape.index(batch))
     return found
 
 
-def _without_padding(ids: np.ndarray | None, lengths: np.ndarray, batch_axis: int) -> np.ndarray | None:
+def without_padding(ids: np.ndarray, lengths: np.ndarray, batch_axis: int) -> np.ndarray:
     """ids with 0 behind each row's length, where anything may stand, such as the -1 of an embedding's padding."""
-    if ids is None or lengths.ndim != 1 or lengths.size == 0 or lengths.min() >= ids.shape[1 - batch_axis]:
+    if len(lengths) != ids.shape[batch_axis] or not len(lengths) or lengths.min() >= ids.shape[1 - batch_axis]:
         return ids
     counts = np.arange(ids.shape[1 - batch_axis]) < lengths[:, None]
     counts = counts.T if batch_axis == 1 else counts

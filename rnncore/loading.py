@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from rnncore.errors import FormatError, RnncoreError, SpecError
 from rnncore.formats import native, read_checkpoint
 from rnncore.formats.native import NativeFile
-from rnncore.formats.torch_names import bind, only_stack
+from rnncore.formats.torch_names import bind, is_optimizer, only_stack
 from rnncore.model import Model
 from rnncore.spec import Spec
 from rnncore.verification import Verification, check_pair
@@ -20,6 +21,7 @@ from rnncore.verification import Verification, check_pair
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
 
 ZOO = "zoo:"
+NOT_USED = "tensors that the spec does not use: "
 
 
 def load(
@@ -40,11 +42,16 @@ def load(
     dtype  "float32" or "float64"
     check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
 
+    Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without).
+
     Raises FormatError for a damaged or malicious file, UnsupportedError for one that rnncore cannot read, SpecError
     and WeightError where the file and the Spec contradict each other.
     """
     found = open_file(path, spec=spec, names=names)
     model = Model(found.spec, found.weights, dtype)
+    for note in found.notes:
+        if note.startswith(NOT_USED):
+            warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
     if check:
         check_pair(model, found.test_pair, str(path)).require()
     return model
@@ -77,7 +84,8 @@ def open_file(
             notes = ()
     except RnncoreError as error:
         raise type(error)(f"{path}: {error}") from None
-    unused = (f"{len(bound.unused)} tensors not used: {', '.join(bound.unused)}",) if bound.unused else ()
+    left = [name for name in bound.unused if not is_optimizer(name)]
+    unused = (f"{NOT_USED}{', '.join(left)}",) if left else ()
     return NativeFile(
         wanted, bound.weights, None, source=source.name, sha256=file_sha256(source), notes=(*notes, *unused)
     )
@@ -86,7 +94,8 @@ def open_file(
 def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair: Any = None) -> Path:
     """Write rnncore's own file: a Model, a NativeFile, or what an exporter returned (with its test pair).
 
-    A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file.
+    A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file. A Model
+    does not carry the test pair and origin of the file it came from: to keep them, use convert, or give test_pair.
     """
     if not isinstance(model, NativeFile):
         pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import accept_inputs, accept_state, as_array
+from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, RnncoreError, SpecError
 from rnncore.ops import OPS
@@ -63,6 +63,7 @@ class Model:
         self._fold_bytes = fold_bytes
         self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads) for node in spec.nodes]
         self._fold_embeddings()
+        self._padded = self._padded_ids()
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
 
     @property
@@ -142,6 +143,22 @@ class Model:
                 for step in steps:
                     step.fold(node, self._weights[f"{node.name}.weight"])
                 self._steps[place] = _nothing
+
+    def _padded_ids(self) -> dict[str, tuple[str, int]]:
+        """Inputs of ids that only recurrent layers with one lengths input see: name -> (lengths, batch axis)."""
+        nodes, given = self._spec.nodes, {entry.name for entry in self.inputs}
+        found = {}
+        for node in nodes:
+            if not (isinstance(node, Node) and node.op == "Embedding" and node.inputs[0] in given):
+                continue
+            readers = [other for other in nodes if node.name in other.reads]
+            alone = [other for other in nodes if node.inputs[0] in other.reads] == [node]
+            uses = {(other.lengths, other.layout) if isinstance(other, Recurrent) else None for other in readers}
+            if alone and len(uses) == 1 and node.name not in self._spec.outputs:
+                use = uses.pop()
+                if use is not None and use[0] in given:
+                    found[node.inputs[0]] = (use[0], 0 if use[1] == "batch_first" else 1)
+        return found
 
     def _directly(self, x: Any, state: Any) -> Any:
         """The result by the short way of kernels, or None for what needs the long one."""
@@ -249,6 +266,9 @@ class Model:
 
     def _run(self, inputs: Mapping[str, Any], state: Any) -> tuple[dict[str, np.ndarray], State]:
         values: Values = accept_inputs(self._spec, inputs, self._dtype)
+        for name, (lengths, axis) in self._padded.items():
+            if values[lengths] is not None:
+                values[name] = without_padding(values[name], values[lengths], axis)
         after: dict[str, np.ndarray] = {}
         before = None
         if state is not None:

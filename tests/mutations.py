@@ -220,7 +220,8 @@ MUTATIONS = [
     Mutation(
         "step-clip-after-forget-bias",
         LSTM,
-        'v = clip_to(v + bias[letter], self.clip)\n            if letter == "f":\n                v = v + self.forget_bias',
+        'v = clip_to(v + bias[letter], self.clip)\n            if letter == "f":\n'
+        "                v = v + self.forget_bias",
         'v = v + bias[letter]\n            if letter == "f":\n                v = v + self.forget_bias\n'
         "            v = clip_to(v, self.clip)",
         "forget_bias is not limited",

@@ -7,6 +7,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
+import statsmodels.api
 from click.testing import CliRunner
 
 import rnncore
@@ -68,7 +69,7 @@ def test_sunspots_data():
 
 
 def test_sunspots_are_those_of_statsmodels():
-    data = pytest.importorskip("statsmodels.api").datasets.sunspots.load_pandas().data
+    data = statsmodels.api.datasets.sunspots.load_pandas().data
     years, numbers = zoo.sunspots_data()
     assert np.array_equal(years, data["YEAR"]) and np.array_equal(numbers, data["SUNACTIVITY"].astype(np.float32))
 

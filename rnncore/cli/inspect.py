@@ -165,6 +165,10 @@ def _first_spec(file: str, checkpoint: Checkpoint, stacks: list[Stack]) -> Spec:
     if len(sound) > 1:
         others = ", ".join(repr(stack.prefix) for stack in sound[1:])
         say(limited(f"note: this is stack {first.prefix!r}; the file has more: {others}"), stderr=True)
+    others = [other for other in find_others(checkpoint.tensors, sound) if other.guess != "optimiser state"]
+    if others:
+        left = ", ".join(f"{other.prefix or 'top level'} ({other.guess})" for other in others)
+        say(limited(f"note: add nodes for what else is in the file: {left}"), stderr=True)
     try:
         bind(spec, checkpoint.tensors)
     except RnncoreError:

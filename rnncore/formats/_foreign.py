@@ -63,7 +63,10 @@ def refuse_zip(place: str, names: Iterable[str], expected: str) -> RnncoreError:
     """The error for a zip archive of these members."""
     members = list(names)
     if "config.json" in members and any(name.startswith("model.weights.") for name in members):
-        return UnsupportedError(f"{place}: seems to be a Keras model (.keras); expected {expected}")
+        return UnsupportedError(
+            f"{place}: seems to be a Keras model (.keras); expected {expected}; where Keras is, "
+            "rnncore.export.from_keras reads it"
+        )
     if any(name.endswith("archive_format") for name in members):
         return UnsupportedError(f"{place}: seems to be a torch.export archive (.pt2); expected {expected}")
     some = ", ".join(ascii(name[:60]) for name in members[:3]) or "nothing"

@@ -26,7 +26,7 @@ import numpy as np
 
 from rnncore import atomic
 from rnncore._version import __version__
-from rnncore.errors import FormatError, RnncoreError, SpecError
+from rnncore.errors import FormatError, InputError, RnncoreError, SpecError
 from rnncore.formats import safetensors_file
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.spec import Spec
@@ -69,6 +69,8 @@ def write(path: str | os.PathLike, model: NativeFile) -> Path:
     if target.is_dir() or not target.suffix:
         target.mkdir(parents=True, exist_ok=True)
         target = target / FILE_NAME
+    elif target.suffix != ".safetensors":
+        raise InputError(f"{path}: expected a directory, or a name that ends in .safetensors")
     tensors = {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
     if model.test_pair is not None:
         for side in ("inputs", "outputs"):

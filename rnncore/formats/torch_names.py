@@ -206,8 +206,12 @@ class _Binder:
         fits = {found for found in fits if not is_optimizer(found)} or fits
         if len(fits) > 1:
             some = ", ".join(map(repr, sorted(fits)))
+            first = sorted(fits)[0]
             nodes = ", ".join(repr(node.name) for node, _ in searched[:4])
-            raise WeightError(f"the tensors of {nodes} stand under several prefixes, {some}: choose one with prefix=")
+            names = ", ".join(f'"{node.name}": "{first}{node.name}"' for node, _ in searched)
+            raise WeightError(
+                f"the tensors of {nodes} stand under several prefixes, {some}: choose one by names, such as {{{names}}}"
+            )
         return fits.pop()
 
     @staticmethod
@@ -369,7 +373,10 @@ def only_stack(tensors: Mapping[str, np.ndarray]) -> Stack:
     found = [f"{stack.prefix or 'top level'} ({stack.kind or 'recurrent'})" for stack in stacks]
     found += [f"{other.prefix or 'top level'} ({other.guess})" for other in others]
     listed = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "") or "no tensors"
-    raise UnsupportedError(f"found {listed}: tensors alone do not say how modules are joined, give a spec")
+    raise UnsupportedError(
+        f"found {listed}: tensors alone do not say how modules are joined, give a spec "
+        "(`rnncore inspect FILE --spec` writes a first one)"
+    )
 
 
 def find_others(tensors: Mapping[str, np.ndarray], stacks: Iterable[Stack]) -> list[Other]:
