@@ -135,6 +135,18 @@ def test_both_sides_of_every_vector_width(cell, hidden, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("inputs", "hidden"), [(256, 4), (257, 4), (600, 4), (4, 257)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_both_sides_of_a_link(cell, inputs, hidden, dtype):
+    """Native sums of more than 256 products are made of several parts: all of them count."""
+    kind, options = CELLS[cell]
+    spec = stack(kind(inputs, hidden, **options))
+    for batch in (1, 3):
+        weights, x, state = network(spec, inputs + hidden, batch, 2)
+        check(spec, weights, {"x": x}, state, dtype, f"B={batch}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("batch", "steps"),
     [
