@@ -381,3 +381,27 @@ def test_what_ops_need_of_time_depends_on_their_axis():
         assert op.over_time({**attributes, "axis": 1}, 3, time_axis=0) == "pointwise"
         assert op.over_time({**attributes, "axis": -3}, 3, time_axis=0) == "whole"
     assert OPS["Tanh"].over_time({}, 3) == OPS["Where"].over_time({"value": 0}, 2) == "pointwise"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lengths_cut_a_mask_that_the_graph_computes(dtype):
+    """A computed mask says nothing about padding: steps from the length on do not count, whatever it says."""
+    spec = Spec(
+        [Input("x", "float", ("B", "T", 2)), Input("flags", "int64", ("B", "T"))],
+        [
+            Node("zero", "Equal", "flags", {"value": 0}),
+            Node("keep", "Not", "zero"),
+            Recurrent("rnn", LSTM(2, 5), "x", mask="keep", masked_output="zero"),
+        ],
+        ["rnn", "rnn.h"],
+    )
+    rng = np.random.default_rng(8)
+    model = Model(spec, {name: rng.standard_normal(shape) for name, shape in spec.weight_shapes().items()}, dtype)
+    x, flags, lengths = rng.standard_normal((3, 6, 2)).astype(dtype), np.ones((3, 6), np.int64), np.array([6, 3, 0])
+    flags[0, 2] = flags[1, 1] = 0
+    found = model.run({"x": x, "flags": flags, "lengths": lengths})
+    by_hand = np.where(np.arange(6) < lengths[:, None], flags, 0)
+    expected = model.run({"x": x, "flags": by_hand})
+    for name in expected:
+        assert found[name].tobytes() == expected[name].tobytes()
+    assert not found["rnn"][1, 3:].any() and found["rnn"][1, 2].any()
