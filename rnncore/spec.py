@@ -189,9 +189,7 @@ class Recurrent:
     def __post_init__(self):
         _check_name(self.name, "node")
         with _naming(self):
-            if not isinstance(self.cell, Cell):
-                raise SpecError(f"cell={self.cell!r}, expected a Cell ({', '.join(CELLS)})")
-            check_integer(self, "layers", at_least=1)
+            _check_stack(self)
             check_choice(self, "direction", DIRECTIONS)
             check_choice(self, "merge", MERGES)
             check_choice(self, "layout", LAYOUTS)
@@ -353,9 +351,7 @@ class AttentionDecoder:
     def __post_init__(self):
         _check_name(self.name, "node")
         with _naming(self):
-            if not isinstance(self.cell, Cell):
-                raise SpecError(f"cell={self.cell!r}, expected a Cell ({', '.join(CELLS)})")
-            check_integer(self, "layers", at_least=1)
+            _check_stack(self)
             check_integer(self, "memory_size", at_least=1)
             check_choice(self, "order", ("before", "after"))
             check_flag(self, "attentional_bias")
@@ -673,6 +669,13 @@ def _check_keys(found: Any, what: str, required: set[str], optional: set[str]) -
     missing = sorted(required - set(found))
     if missing:
         raise SpecError(f"{what}: key {missing[0]!r} missing")
+
+
+def _check_stack(node: Recurrent | AttentionDecoder) -> None:
+    """SpecError unless the node has a cell and at least one layer."""
+    if not isinstance(node.cell, Cell):
+        raise SpecError(f"cell={node.cell!r}, expected a Cell ({', '.join(CELLS)})")
+    check_integer(node, "layers", at_least=1)
 
 
 def _check_name(name: Any, what: str) -> None:

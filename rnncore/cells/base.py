@@ -6,6 +6,7 @@ D directions, L layers. Weights have gates in rows: weight_ih is (G*H, I), so th
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ __all__ = ["Cell"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(abc.ABC):
     """One recurrent cell: a frozen record of sizes and options, without arrays.
 
     Subclasses name their gates in canonical order (``gates``), one letter each; their states in order
@@ -56,9 +57,9 @@ class Cell:
         object.__setattr__(self, "activations", tuple(Activation.of(a) for a in given))
 
     @property
+    @abc.abstractmethod
     def gates(self) -> str:
         """One letter for each gate, in the canonical order of the rows of every weight."""
-        raise NotImplementedError
 
     @property
     def output_size(self) -> int:
@@ -81,9 +82,9 @@ class Cell:
             shapes["bias"] = (rows,)
         return shapes
 
+    @abc.abstractmethod
     def step(self, w: Mapping[str, np.ndarray], x: np.ndarray, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """The equations, in NumPy and float64: x (B, I) and states (B, size) to the new states, h first."""
-        raise NotImplementedError
 
     def replace(self, **changes: Any) -> Cell:
         return dataclasses.replace(self, **changes)
