@@ -167,13 +167,14 @@ def _control(
 ) -> None:
     """Append the Control node, with all that its branches read of this graph."""
     captured = {outer: name for branch in inner for outer, name in branch.captures.items()}
-    specs = tuple(branch.spec() for branch in inner)
+    simplified = [branch.spec() for branch in inner]
+    specs = tuple(spec for spec, _, _ in simplified)
     name = lowering.fresh(node.name or next(filter(None, node.outputs), op))
     made = Control(name, op, (*own, *captured), specs, tuple(captured.values()), **fields)
     lowering.add(made)
     labels = ("then", "else") if op == "If" else ("body",)
-    for label, branch in zip(labels, inner, strict=True):
-        lowering.weights.update({f"{name}.{label}.{key}": array for key, array in branch.weights.items()})
+    for label, (_, arrays, _) in zip(labels, simplified, strict=True):
+        lowering.weights.update({f"{name}.{label}.{key}": array for key, array in arrays.items()})
     if len(node.outputs) > len(made.names):
         raise lowering.error(node, f"{len(node.outputs)} outputs, expected {len(made.names)}", FormatError)
     for output, value in zip(node.outputs, made.names, strict=False):

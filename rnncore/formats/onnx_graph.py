@@ -3,8 +3,8 @@
 Each node is brought into the vocabulary of the newest opset (onnx_versions), folded where all that it reads is
 constant, and becomes a node of rnncore.ops under the same name, so that there is little to say here: what is constant
 stands in an attribute where the op has one for it, else in a Constant node; products with constants own them (Linear,
-Embedding, Conv). Recurrent nodes are in onnx_recurrent, If, Loop and Scan in onnx_control, and what exporters put
-around recurrent nodes is taken out again in onnx_habits.
+Embedding, Conv). Recurrent nodes are in onnx_recurrent, If, Loop and Scan in onnx_control; what exporters put around
+recurrent nodes is taken out again by rnncore.passes.
 
 What a name of the file stands for is a Known array, the name of a value of the Spec, or a Layers: the sequence of a
 recurrent node whose axes of directions has not been written out yet.
@@ -13,7 +13,6 @@ recurrent node whose axes of directions has not been written out yet.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from rnncore.formats._cursor import shown
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx_versions import newest
 from rnncore.ops import OPS, UNKNOWN, Value
+from rnncore.passes import simplify
 from rnncore.spec import Input, Node, Spec
 
 __all__ = ["Known", "Layers", "Lowering", "Shared", "is_supported"]
@@ -138,7 +138,6 @@ class Lowering:
         self.written: dict[tuple, str] = {}  # what was made once: constants, written out sequences
         self.taken = {value.name for value in (*graph.inputs, *graph.outputs)}
         self.given = {value.name for value in graph.outputs}
-        self.uses = _uses(graph)
 
     # --- names and values ------------------------------------------------------------------------------------------
 
@@ -557,26 +556,6 @@ class Lowering:
         if bias is not None:
             self.weights[f"{name}.bias"] = bias
 
-    def _lower_add(self, node, inputs, entries, attributes) -> bool:
-        """A bias behind a product becomes part of it, where nothing else reads the product."""
-        for place in (0, 1):
-            product, other = entries[place], entries[1 - place]
-            if not isinstance(other, Known) or not isinstance(product, str) or self.uses[inputs[place]] != 1:
-                continue
-            index = next((i for i in reversed(range(len(self.nodes))) if self.nodes[i].name == product), None)
-            made = None if index is None else self.nodes[index]
-            fits = isinstance(made, Node) and made.op == "Linear" and not made.attributes["bias"]
-            if not fits or product in self.given or inputs[place] not in self.entries:
-                continue
-            bias = _row(other.array, made.attributes["output_size"], len(self.values[product].shape))
-            if bias is None or self.shared.dtype(bias.dtype.name) != "float":
-                continue
-            self.nodes[index] = Node(product, "Linear", made.inputs, {**made.attributes, "bias": True})
-            self.weights[f"{product}.bias"] = bias
-            self.entries[node.outputs[0]] = product
-            return True
-        return False
-
     def _lower_gather(self, node, inputs, entries, attributes) -> bool:
         """Rows of a constant table: an Embedding, whose ids do not count from the end as Gather's do."""
         table = self._matrix(entries[0])
@@ -684,23 +663,11 @@ class Lowering:
             names.append(value.name)
         return names
 
-    def spec(self) -> Spec:
-        """The graph as a Spec; without what nothing reads."""
-        from rnncore.formats import onnx_habits
-
+    def spec(self) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
+        """The graph as a Spec, its weights, and notes on what was simplified."""
         names = self.outputs()
-        nodes, self.weights = onnx_habits.simplify(self.nodes, names, self.weights)
-        return Spec(tuple(self.inputs), tuple(nodes), tuple(names))
-
-
-def _uses(graph: OnnxGraph) -> Counter[str]:
-    """How often each name is read, in the graph and those inside it."""
-    found: Counter[str] = Counter(value.name for value in graph.outputs)
-    for node in graph.nodes:
-        found.update(node.inputs)
-        for inner in node.graphs:
-            found.update(_uses(inner))
-    return found
+        spec = Spec(tuple(self.inputs), tuple(self.nodes), tuple(names))
+        return simplify(spec, self.weights)
 
 
 def _as_value(shared: Shared, array: np.ndarray) -> Value:
