@@ -28,6 +28,8 @@ def is_onnx(head: bytes) -> bool:
     while at < len(head):
         tag, at = _varint(head, at)
         value, at = _varint(head, at)
+        if -1 in (tag, value):
+            break  # cut off where the head ends
         if tag not in _MODEL_TAGS or (tag == _IR_VERSION and not 3 <= value < 64):
             return False
         seen = seen or tag in (_IR_VERSION, _GRAPH)

@@ -13,6 +13,7 @@ recurrent node whose axes of directions has not been written out yet.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +137,8 @@ class Lowering:
         self.zeros: set[str] = set()  # values that are zero everywhere
         self.sources: dict[str, str] = {}  # a value that was cast -> the one it was cast from
         self.written: dict[tuple, str] = {}  # what was made once: constants, written out sequences
+        self.products: dict[str, int] = {}  # Linear nodes without bias -> their places in nodes
+        self.uses = _uses(graph)
         self.taken = {value.name for value in (*graph.inputs, *graph.outputs)}
         self.given = {value.name for value in graph.outputs}
 
@@ -488,7 +491,7 @@ class Lowering:
     def _lower_reshape(self, node, inputs, entries, attributes) -> bool:
         """The directions beside each other: (..., D, H) to (..., D*H)."""
         found = entries[0]
-        if not isinstance(found, Layers) or not found.axes.endswith("DH") or attributes.get("allowzero"):
+        if not isinstance(found, Layers) or not found.axes.endswith("DH"):
             return False
         base = self.values[found.base].shape
         sizes = dict(zip(found.order, base, strict=False)) | {"D": found.directions, "H": found.hidden}
@@ -501,6 +504,8 @@ class Lowering:
         if followed is None or len(followed) != 3:
             return False
         same = [wanted in (0, size) or (wanted == -1) for wanted, size in zip(followed, flat, strict=True)]
+        if attributes.get("allowzero") and 0 in followed:
+            return False
         if not all(same) or followed.count(-1) > 1 or UNKNOWN in followed:
             return False
         axes = found.axes[:2]
@@ -555,6 +560,26 @@ class Lowering:
         self.weights[f"{name}.weight"] = np.ascontiguousarray(weight)
         if bias is not None:
             self.weights[f"{name}.bias"] = bias
+        else:
+            self.products[name] = len(self.nodes) - 1
+
+    def _lower_add(self, node, inputs, entries, attributes) -> bool:
+        """A bias behind a product that nothing else reads is the product's, which takes the name of the sum."""
+        for place in (0, 1):
+            product, other = entries[place], entries[1 - place]
+            index = self.products.get(product) if isinstance(product, str) else None
+            if index is None or not isinstance(other, Known) or self.uses[inputs[place]] != 1:
+                continue
+            made = self.nodes[index]
+            bias = _row(other.array, made.attributes["output_size"], len(self.values[product].shape))
+            if bias is None or self.shared.dtype(bias.dtype.name) != "float":
+                continue
+            weight = self.weights.pop(f"{product}.weight")
+            del self.nodes[index], self.values[product], self.products[product]
+            self.products = {name: at - (at > index) for name, at in self.products.items()}
+            self._linear(node, made.inputs[0], weight, bias)
+            return True
+        return False
 
     def _lower_gather(self, node, inputs, entries, attributes) -> bool:
         """Rows of a constant table: an Embedding, whose ids do not count from the end as Gather's do."""
@@ -668,6 +693,16 @@ class Lowering:
         names = self.outputs()
         spec = Spec(tuple(self.inputs), tuple(self.nodes), tuple(names))
         return simplify(spec, self.weights)
+
+
+def _uses(graph: OnnxGraph) -> Counter[str]:
+    """How often each name is read, in the graph and those inside it."""
+    found: Counter[str] = Counter(value.name for value in graph.outputs)
+    for node in graph.nodes:
+        found.update(node.inputs)
+        for inner in node.graphs:
+            found.update(_uses(inner))
+    return found
 
 
 def _as_value(shared: Shared, array: np.ndarray) -> Value:

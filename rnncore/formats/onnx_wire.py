@@ -12,18 +12,18 @@ from rnncore.formats._cursor import Budget
 
 __all__ = ["check_wire"]
 
-MAX_FIELDS = 400_000
+MAX_FIELDS = 300_000
 MAX_PACKED = 8 << 20  # bytes of packed integers, each of which may become eight
 MAX_MESSAGES = 40  # messages within messages
 MAX_GRAPHS = 5  # the model's own and four within
 
 # What each message has: field number -> the message it holds. Others are numbers, strings, or not known.
 _MESSAGES: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 8: "leaf", 14: "leaf", 20: "training", 25: "function", 26: "leaf"},
+    "model": {7: "graph", 8: "leaf", 14: "leaf", 20: "training", 25: "function", 26: "opaque"},
     "graph": {
         1: "node", 5: "tensor", 11: "value", 12: "value", 13: "value", 14: "annotation", 15: "sparse", 16: "leaf",
     },
-    "node": {5: "attribute", 9: "leaf", 10: "leaf"},
+    "node": {5: "attribute", 9: "leaf", 10: "opaque"},
     "attribute": {
         5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 14: "type", 15: "type", 22: "sparse", 23: "sparse",
     },
@@ -39,8 +39,11 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "tensor type": {2: "shape"},
     "shape": {1: "leaf"},
     "leaf": {},
+    "opaque": {},
 }  # fmt: skip
 _PACKED = {"tensor": {1, 5, 7, 11}, "attribute": {8}}
+# What is neither a message nor text, which has to be UTF-8: packed numbers and bytes.
+_RAW = {"tensor": {1, 4, 5, 6, 7, 9, 10, 11}, "attribute": {4, 7, 8, 9}}
 _ONCE = {"model": {7}, "attribute": {5, 6, 14, 22}, "value": {2}}
 
 
@@ -53,7 +56,7 @@ def check_wire(data: bytes, place: str) -> None:
         kind, at, stop, depth, graphs = pending.pop()
         if depth > MAX_MESSAGES or graphs > MAX_GRAPHS:
             raise FormatError(f"{place}: graphs nested too deeply, expected at most {MAX_GRAPHS - 1} within the first")
-        inner, numbers, once = _MESSAGES[kind], _PACKED.get(kind, ()), set(_ONCE.get(kind, ()))
+        inner, numbers, once, raw = (table.get(kind, ()) for table in (_MESSAGES, _PACKED, _ONCE, _RAW))
         seen: set[int] = set()
         while at < stop:
             tag, at = _varint(data, at, stop, place)
@@ -73,6 +76,8 @@ def check_wire(data: bytes, place: str) -> None:
                     pending.append((inner[number], at, at + size, depth + 1, graphs + (inner[number] == "graph")))
                 elif number in numbers:
                     packed.spend(size)
+                elif number not in raw and kind != "opaque":
+                    _check_text(data[at : at + size], f"{place}: field {number} of a {kind} at byte {at}")
                 at += size
             elif wire in (1, 5):
                 at += 8 if wire == 1 else 4
@@ -80,6 +85,13 @@ def check_wire(data: bytes, place: str) -> None:
                 raise FormatError(f"{place}: wire type {wire} at byte {at}, expected 0, 1, 2 or 5")
         if at > stop:
             raise FormatError(f"{place}: truncated: a number at byte {stop} is cut off")
+
+
+def _check_text(data: bytes, where: str) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"{where} is {data[:20]!r}, expected text in UTF-8") from None
 
 
 def _varint(data: bytes, at: int, stop: int, place: str) -> tuple[int, int]:

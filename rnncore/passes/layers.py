@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,19 +28,21 @@ def merge_layers(graph: Graph) -> None:
     }
     inner = {reader.name for reader in after.values()}
     nodes, arrays, renamed, merged = {node.name: node for node in graph.spec.nodes}, dict(graph.weights), {}, 0
+    slices: list[Node] = []
     for first in recurrent.values():
         if first.name in inner or first.name not in after:
             continue
         chain = [first]
         while chain[-1].name in after:
             chain.append(after[chain[-1].name])
-        made = _stack(chain, set(nodes) | set(graph.values), uses, arrays, renamed)
+        made, parts = _stack(chain, set(nodes) | set(graph.values), uses, arrays, renamed)
         for node in chain:
             del nodes[node.name]
         nodes.update((node.name, node) for node in made)
+        slices += parts
         merged += len(chain)
     if merged:
-        ordered = in_order([with_reads(node, renamed) for node in nodes.values()])
+        ordered = in_order([*(with_reads(node, renamed) for node in nodes.values()), *slices])
         graph.update(ordered, {"recurrent layers joined into stacks": merged}, arrays)
 
 
@@ -62,8 +65,9 @@ def _continues(node: Recurrent, after: Recurrent, uses: Mapping[str, int]) -> bo
 
 def _stack(
     chain: list[Recurrent], taken: set[str], uses: Mapping[str, int], arrays: dict[str, Any], renamed: dict[str, str]
-) -> list[Any]:
-    """The nodes in place of the chain; its weights in ``arrays``, and what its values are called now in ``renamed``."""
+) -> tuple[list[Any], list[Node]]:
+    """The nodes in place of the chain, and the slices of its states; its weights in ``arrays``, and what its values are
+    called now in ``renamed``."""
 
     def free(name: str) -> str:
         while name in taken:
@@ -89,16 +93,16 @@ def _stack(
                 states.append(part)
                 renamed[f"{node.name}.{key}"] = part.name
     renamed[chain[-1].name] = first.name
-    return [*initial, stack, *states]
+    return [*initial, stack], states
 
 
 def join_slices(graph: Graph) -> None:
-    """Leave out the Concat of all slices of a value, in their order, along axis 0."""
+    """Leave out the Concat of all slices of a value, in their order, along axis 0, and the slice that is all of it."""
     givers = {node.name: node for node in graph.spec.nodes if isinstance(node, Node)}
     nodes, renamed, joined = [], {}, 0
     for node in graph.spec.nodes:
         node = with_reads(node, renamed)
-        source = _sliced(node, givers, graph) if isinstance(node, Node) and node.op == "Concat" else None
+        source = _sliced(node, givers, graph) if isinstance(node, Node) else None
         if source is None:
             nodes.append(node)
             continue
@@ -111,7 +115,13 @@ def join_slices(graph: Graph) -> None:
 
 
 def _sliced(node: Node, givers: Mapping[str, Node], graph: Graph) -> str | None:
-    """The value whose rows a Concat puts together again."""
+    """The value whose rows a Concat puts together again, or a Slice all takes."""
+    if node.op == "Slice":
+        rows = _rows(node)
+        size = graph.values[node.inputs[0]].shape[0] if rows else None
+        return node.inputs[0] if rows and rows[1] == 0 and isinstance(size, int) and size <= rows[2] else None
+    if node.op != "Concat":
+        return None
     rank = len(graph.values[node.inputs[0]].shape)
     parts = [_rows(givers.get(name)) for name in node.inputs]
     if node.attributes["axis"] not in (0, -rank) or None in parts or len({source for source, _, _ in parts}) > 1:
@@ -136,27 +146,26 @@ def _rows(node: Node | None) -> tuple[str, int, int] | None:
 def in_order(nodes: Iterable[Any]) -> list[Any]:
     """Each node after those whose values it reads; otherwise in the order that they have."""
     nodes = list(nodes)
-    maker = {}
-    for node in nodes:
-        names = node.names if isinstance(node, (Node, Control)) else _state_names(node)
-        maker.update(dict.fromkeys(names, node.name))
-    by_name, done, order = {node.name: node for node in nodes}, set(), []
-    for start in nodes:
-        pending = [start.name]
-        while pending:
-            name = pending[-1]
-            before = (maker.get(value) for value in by_name[name].reads)
-            missing = [other for other in before if other is not None and other not in done]
-            if missing and name not in done:
-                pending.extend(missing)
-                continue
-            pending.pop()
-            if name not in done:
-                done.add(name)
-                order.append(by_name[name])
+    maker = {name: place for place, node in enumerate(nodes) for name in _value_names(node)}
+    before = [{maker[name] for name in node.reads if name in maker} for node in nodes]
+    after: list[list[int]] = [[] for _ in nodes]
+    for place, others in enumerate(before):
+        for other in others:
+            after[other].append(place)
+    ready = [place for place, others in enumerate(before) if not others]
+    order = []
+    while ready:
+        place = heapq.heappop(ready)
+        order.append(nodes[place])
+        for other in after[place]:
+            before[other].discard(place)
+            if not before[other]:
+                heapq.heappush(ready, other)
     return order
 
 
-def _state_names(node: Any) -> list[str]:
+def _value_names(node: Any) -> Iterable[str]:
+    if isinstance(node, (Node, Control)):
+        return node.names
     endings = ("", ".last", ".forward", ".reverse", ".context", ".weights")
     return [f"{node.name}{ending}" for ending in (*endings, *(f".{key}" for key in node.state_shapes("B")))]
