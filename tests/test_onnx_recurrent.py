@@ -21,9 +21,7 @@ WEIGHTS = ("W", "R", "B", "P")
 
 def one_node(drawn, path, dtype=np.float32):
     """A file of a drawn node; its weights are constants. Returns what the other inputs are given."""
-    given = {
-        name: np.asarray(array, dtype if array.dtype == "f8" else None) for name, array in drawn.arrays.items()
-    }
+    given = {name: np.asarray(array, dtype if array.dtype == "f8" else None) for name, array in drawn.arrays.items()}
     attributes = dict(drawn.attributes)
     if drawn.batch_first:
         attributes["layout"] = 1
@@ -137,7 +135,9 @@ def test_torch_export(kind, both, layers, batch_first, states, tmp_path):
     assert_same(net, model, names, outputs, draw_inputs(net, batch=2, steps=9))
 
 
-@pytest.mark.parametrize(("kind", "both", "batch_first"), itertools.product(["LSTM", "GRU"], [False, True], [False, True]))
+@pytest.mark.parametrize(
+    ("kind", "both", "batch_first"), itertools.product(["LSTM", "GRU"], [False, True], [False, True])
+)
 @pytest.mark.filterwarnings("ignore")
 def test_torch_export_of_packed_sequences(kind, both, batch_first, tmp_path):
     torch.manual_seed(0)

@@ -94,4 +94,6 @@ def _computed(path: Path, spec: Spec, inputs: Mapping[str, np.ndarray]) -> tuple
 def _fitted(entries, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The inputs in the floating type of the file."""
     dtypes = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
-    return {entry.name: inputs[entry.name].astype(dtypes.get(entry.type, inputs[entry.name].dtype)) for entry in entries}
+    return {
+        entry.name: inputs[entry.name].astype(dtypes.get(entry.type, inputs[entry.name].dtype)) for entry in entries
+    }

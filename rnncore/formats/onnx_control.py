@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-
 from rnncore.errors import FormatError
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode
 from rnncore.formats.onnx_graph import Known, Lowering
@@ -50,7 +49,7 @@ def _if(lowering: Lowering, node: OnnxNode) -> None:
     if any(len(graph.outputs) != len(node.outputs) for graph in branches):
         counts = " and ".join(str(len(graph.outputs)) for graph in branches)
         raise lowering.error(node, f"{len(node.outputs)} outputs of branches with {counts}", FormatError)
-    taken = _always(lowering, node.inputs[0])
+    taken = True if _is_squeeze_if_one(*branches) else _always(lowering, node.inputs[0])
     if taken is not None:
         _inline(lowering, node, branches[0 if taken else 1])
         return
@@ -59,6 +58,18 @@ def _if(lowering: Lowering, node: OnnxNode) -> None:
         inner.append(Lowering(graph, lowering.shared, lowering))
         inner[-1].run()
     _control(lowering, node, "If", (lowering.value(node.inputs[0]),), inner)
+
+
+def _is_squeeze_if_one(then: OnnxGraph, other: OnnxGraph) -> bool:
+    """torch's squeeze(axis), which leaves a size that is not 1 as it is: the rank of what follows would depend on it.
+
+    Squeeze alone is the same where the size is 1, and an error that says so where it is not.
+    """
+    squeezes = [node for node in then.nodes if node.op != "Constant"]
+    if [node.op for node in squeezes] != ["Squeeze"] or [node.op for node in other.nodes] != ["Identity"]:
+        return False
+    ends = squeezes[0].outputs[0] == then.outputs[0].name and other.nodes[0].outputs[0] == other.outputs[0].name
+    return ends and squeezes[0].inputs[0] == other.nodes[0].inputs[0]
 
 
 def _always(lowering: Lowering, name: str) -> bool | None:

@@ -41,9 +41,7 @@ class ExternalData:
         with self._open(location, place) as file:
             size = os.fstat(file).st_size
             if offset + length > size:
-                raise FormatError(
-                    f"{place}: bytes {offset} to {offset + length} of {location!r}, but there are {size}"
-                )
+                raise FormatError(f"{place}: bytes {offset} to {offset + length} of {location!r}, but there are {size}")
             parts, at = [], 0
             while at < length:
                 parts.append(os.pread(file, min(length - at, MOST_AT_ONCE), offset + at))

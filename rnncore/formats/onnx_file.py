@@ -44,9 +44,7 @@ OTHER_ELEMENTS = {
 # The field besides raw_data in which each type's elements may stand.
 FIELDS = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
 FIELDS |= dict.fromkeys(("uint32", "uint64"), "uint64_data")
-FIELDS |= dict.fromkeys(
-    ("int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16"), "int32_data"
-)
+FIELDS |= dict.fromkeys(("int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16"), "int32_data")
 DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
@@ -316,9 +314,7 @@ class _Reader:
             self.floats.add(dtype)
         return "float32" if dtype == "bfloat16" else dtype
 
-    def node(
-        self, proto: Any, place: str, opsets: Mapping[str, int], depth: int, outer: frozenset[str]
-    ) -> OnnxNode:
+    def node(self, proto: Any, place: str, opsets: Mapping[str, int], depth: int, outer: frozenset[str]) -> OnnxNode:
         domain = _domain(proto.domain)
         bare = OnnxNode(
             place, proto.name, proto.op_type, domain, opsets.get(domain, 0), tuple(proto.input), tuple(proto.output),
@@ -439,7 +435,9 @@ class _Reader:
         found: dict[str, Any] = {}
         for key, value in node.attributes.items():
             if isinstance(value, AttributeReference):
-                raise FormatError(f"{self.path}: {node}: attribute {shown(key)!r} refers to a function's, expected a value")
+                raise FormatError(
+                    f"{self.path}: {node}: attribute {shown(key)!r} refers to a function's, expected a value"
+                )
             if isinstance(value, _Pending):
                 graph = self.graph(value.proto, value.place, value.opsets, value.depth, _ANYTHING)
                 value = value.names.graph(graph) if value.names else graph

@@ -31,23 +31,23 @@ from rnncore.spec import Input, Node, Spec
 __all__ = ["Known", "Layers", "Lowering", "Shared", "is_supported"]
 
 # Ops of rnncore.ops that have the name and the meaning of an op of ai.onnx's newest opset.
-# fmt: off
-SAME = frozenset("""
+_SAME = """
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BitShift
-    BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip Col2Im Compress
-    Concat ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumProd CumSum DFT DeformConv DepthToSpace
-    DequantizeLinear Det Div DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather
-    GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
-    GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN
-    LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LpPool MatMul MatMulInteger Max
-    MaxPool MaxUnpool Mean MeanVarianceNormalization MelWeightMatrix Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu
-    Pad Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
-    ReverseSequence RotaryEmbedding Round STFT ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size
-    Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK
-    Transpose Trilu Unique Unsqueeze Where Xor
-""".split())
-# fmt: on
+    BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip Col2Im
+    Compress Concat ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumProd CumSum DFT DeformConv
+    DepthToSpace DequantizeLinear Det Div DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten
+    Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
+    GreaterOrEqual GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax
+    LpNormalization LpPool MatMul MatMulInteger Max MaxPool MaxUnpool Mean MeanVarianceNormalization MelWeightMatrix
+    Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear
+    RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RotaryEmbedding Round STFT
+    ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unique
+    Unsqueeze Where Xor
+"""
+SAME = frozenset(_SAME.split())
 CONTRIBUTED = frozenset({"DynamicQuantizeLSTM"})  # of com.microsoft
 CONVERTED = frozenset({"Constant", "Dropout", "Scatter", "Upsample"})
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
@@ -323,7 +323,9 @@ class Lowering:
             message = str(error)
             self._problem(node, error if str(node) in message else self.error(node, message, SpecError))
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # an op asked of what it cannot be
-            raise self.error(node, f"contradicts itself: {type(error).__name__}: {shown(str(error))}", FormatError) from None
+            raise self.error(
+                node, f"contradicts itself: {type(error).__name__}: {shown(str(error))}", FormatError
+            ) from None
 
     def _problem(self, node: OnnxNode, error: RnncoreError) -> None:
         if self.shared.problems is None:
@@ -383,7 +385,9 @@ class Lowering:
                 value = self.shared.dtype(FILE_DTYPES[value])
             elif node.op == "ConstantOfShape" and key == "value" and isinstance(value, np.ndarray):
                 if value.size != 1:
-                    raise self.error(node, f"attribute 'value' of shape {value.shape}, expected one element", FormatError)
+                    raise self.error(
+                        node, f"attribute 'value' of shape {value.shape}, expected one element", FormatError
+                    )
                 found["dtype"] = self.shared.dtype(value.dtype.name)
                 value = value.item()
             elif isinstance(op.attributes.get(key), bool) and value in (0, 1):
@@ -497,10 +501,7 @@ class Lowering:
         sizes = dict(zip(found.order, base, strict=False)) | {"D": found.directions, "H": found.hidden}
         flat = (*(sizes[axis] for axis in found.axes[:2]), found.directions * found.hidden)
         shape = self.known(inputs[1])
-        if shape is None:
-            followed = self.inferred(inputs[1]).data
-        else:
-            followed = tuple(shape.reshape(-1).tolist())
+        followed = self.inferred(inputs[1]).data if shape is None else tuple(shape.reshape(-1).tolist())
         if followed is None or len(followed) != 3:
             return False
         same = [wanted in (0, size) or (wanted == -1) for wanted, size in zip(followed, flat, strict=True)]
@@ -734,7 +735,9 @@ def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
 def _constant(lowering: Lowering, node: OnnxNode) -> np.ndarray:
     """The array of a Constant node."""
     if len(node.attributes) != 1 or node.inputs or len(node.outputs) != 1:
-        raise lowering.error(node, f"attributes {', '.join(node.attributes) or 'none'}, expected one value", FormatError)
+        raise lowering.error(
+            node, f"attributes {', '.join(node.attributes) or 'none'}, expected one value", FormatError
+        )
     ((key, value),) = node.attributes.items()
     if key == "value" and isinstance(value, np.ndarray):
         return value

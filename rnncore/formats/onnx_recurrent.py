@@ -132,9 +132,7 @@ def _check_attributes(lowering: Lowering, node: OnnxNode) -> None:
             raise lowering.error(node, f"attribute {key!r}={value!r}, expected a list", FormatError)
 
 
-def _arrays(
-    lowering: Lowering, node: OnnxNode, inputs: Mapping[str, str], directions: int
-) -> dict[str, np.ndarray]:
+def _arrays(lowering: Lowering, node: OnnxNode, inputs: Mapping[str, str], directions: int) -> dict[str, np.ndarray]:
     """W, R, B and P, which have to be constant, checked against each other and hidden_size."""
     found = {}
     for key in ("W", "R", "B", "P"):
@@ -142,7 +140,8 @@ def _arrays(
             found[key] = lowering.known(inputs[key])
             if found[key] is None:
                 raise lowering.error(
-                    node, f"input {key} ({shown(inputs[key])!r}) is computed or given by the caller, expected a constant"
+                    node,
+                    f"input {key} ({shown(inputs[key])!r}) is computed or given by the caller, expected a constant",
                 )
             if lowering.shared.dtype(found[key].dtype.name) != "float":
                 raise lowering.error(node, f"input {key} of {found[key].dtype} beside float32, expected float32")
