@@ -15,7 +15,19 @@ import numpy as np
 from rnncore.errors import SpecError
 from rnncore.ops import sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast, has, known, numpy_dtype
-from rnncore.ops.checks import FLOATS, INTEGERS, NUMBERS, SIGNED, choice, flag, follow, need, need_scalar, number, one_dtype
+from rnncore.ops.checks import (
+    FLOATS,
+    INTEGERS,
+    NUMBERS,
+    SIGNED,
+    choice,
+    flag,
+    follow,
+    need,
+    need_scalar,
+    number,
+    one_dtype,
+)
 
 __all__ = ["OPS"]
 
@@ -160,7 +172,9 @@ def _spread(dtypes=NUMBERS, data: Callable[..., Any] | None = None) -> Callable[
     return infer
 
 
-def _binary(name: str, function: Callable[..., Any], dtypes=NUMBERS, data: Callable[[Any, Any], Any] | None = None) -> Op:
+def _binary(
+    name: str, function: Callable[..., Any], dtypes=NUMBERS, data: Callable[[Any, Any], Any] | None = None
+) -> Op:
     return Op(name, _spread(dtypes, data), lambda a, w, x, y: function(x, y), arity=(2, 2))
 
 
@@ -192,7 +206,9 @@ def _divide_data(a, b):
 def _mod_infer(attributes, values):
     dtype = one_dtype(values)
     need(values[0], NUMBERS)
-    data = None if flag(attributes, "fmod") else follow(dtype, _on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
+    data = (
+        None if flag(attributes, "fmod") else follow(dtype, _on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
+    )
     return [Value(dtype, broadcast(values), data)]
 
 
