@@ -18,6 +18,7 @@ __all__ = [
     "SIGNED",
     "axes_of",
     "choice",
+    "fitting",
     "flag",
     "follow",
     "integers",
@@ -127,8 +128,12 @@ def follow(dtype: str, function: Callable[..., Any], *values: Value) -> tuple[An
     if any(len(value.data) not in (1, count) for value in values) or count > MAX_DATA:
         return None
     columns = (value.data * count if len(value.data) == 1 else value.data for value in values)
-    found = tuple(function(*row) for row in zip(*columns, strict=True))
-    return found if all(_holds(dtype, item) for item in found) else None
+    return fitting(dtype, tuple(function(*row) for row in zip(*columns, strict=True)))
+
+
+def fitting(dtype: str, data: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Data, or None where the dtype does not hold all of it."""
+    return data if all(_holds(dtype, item) for item in data) else None
 
 
 def _holds(dtype: str, item: Any) -> bool:

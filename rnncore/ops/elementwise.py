@@ -80,8 +80,7 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
 
 def _sigmoid(x):
     """1 / (1 + e^-x): where e^-x overflows the result is below the smallest normal number, and 0."""
-    with np.errstate(over="ignore"):
-        y = np.exp(-x)
+    y = np.exp(-x)
     y += x.dtype.type(1)
     return np.reciprocal(y)
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
-from rnncore.ops.checks import FLOATS, NUMBERS, axes_of, flag, need
+from rnncore.ops.checks import FLOATS, INTEGERS, NUMBERS, axes_of, fitting, flag, need
 
 __all__ = ["OPS"]
 
 SUMMED = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
 
-def _reduction(name, function, dtypes=SUMMED):
-    """function(x, axes, keepdims), axes counted from 0."""
+def _reduction(name, function, dtypes=SUMMED, data=None):
+    """function(x, axes, keepdims), axes counted from 0; data(*elements) of a small list while inferring."""
 
     def infer(attributes, values):
         x = values[0]
         need(x, dtypes)
-        return [Value(x.dtype, _shape(attributes, values))]
+        shape = _shape(attributes, values)
+        listed = data is not None and x.data is not None and len(x.shape) == 1 and shape in ((), (1,))
+        return [Value(x.dtype, shape, fitting(x.dtype, (data(*x.data),)) if listed and x.dtype in INTEGERS else None)]
 
     def run(attributes, weights, *arrays):
         x = arrays[0]
@@ -45,7 +48,8 @@ def _shape(attributes, values):
         if not keepdims:
             raise SpecError(f"axes are {values[1]} without keepdims, expected constants: they decide the rank")
         return (UNKNOWN,) * rank
-    axes = axes_of(axes, rank) if axes else () if noop else tuple(range(rank))
+    every = () if noop else range(rank)
+    axes = every if axes is None or axes == () else axes_of(axes, rank)
     if keepdims:
         return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     return tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
@@ -109,9 +113,9 @@ def _log_sum_exp(x, axes, keepdims):
 
 
 OPS = [
-    _reduction("ReduceSum", _sum),
+    _reduction("ReduceSum", _sum, data=sizes.add),
     _reduction("ReduceMean", _mean),
-    _reduction("ReduceProd", _prod),
+    _reduction("ReduceProd", _prod, data=sizes.multiply),
     _reduction("ReduceMax", _extreme(np.maximum, True), (*NUMBERS, "bool")),
     _reduction("ReduceMin", _extreme(np.minimum, False), (*NUMBERS, "bool")),
     _reduction("ReduceL1", lambda x, axes, keepdims: _sum(np.abs(x), axes, keepdims)),

@@ -67,24 +67,21 @@ def _reshape_infer(attributes, values):
     if allowzero and 0 in wanted and -1 in wanted:
         raise SpecError(f"shape={wanted!r} with allowzero, expected 0 or -1 but not both")
     shape = [x.shape[place] if size == 0 and not allowzero else size for place, size in enumerate(wanted)]
-    if -1 in shape:
-        shape[shape.index(-1)] = _left_over(x.shape, shape, wanted, x)
-    elif not sizes.fits(sizes.multiply(*x.shape), sizes.multiply(*shape)):
+    total, others = _apart(x.shape, [size for size in shape if size != -1])
+    left = sizes.divide(total, others) if others != 0 else 0
+    if not sizes.fits(total, sizes.multiply(left, others) if -1 in shape else others):
         raise SpecError(f"shape={list(wanted)} does not fit {x}")
-    return [Value(x.dtype, tuple(shape), x.data if len(shape) <= 1 else None)]
+    return [Value(x.dtype, tuple(left if size == -1 else size for size in shape), x.data if len(shape) <= 1 else None)]
 
 
-def _left_over(found, shape, wanted, x):
-    """The size that -1 stands for."""
-    found, others = list(found), [size for size in shape if size != -1]
-    for size in shape:
-        if size in found and size != UNKNOWN and size in others:
+def _apart(found, wanted):
+    """Two products of sizes, without those that both have."""
+    found, wanted = list(found), list(wanted)
+    for size in tuple(wanted):
+        if size in found and size not in (UNKNOWN, 0):
             found.remove(size)
-            others.remove(size)
-    total, rest = sizes.multiply(*found), sizes.multiply(*others)
-    if isinstance(total, int) and isinstance(rest, int) and (rest == 0 or total % rest):
-        raise SpecError(f"shape={list(wanted)} does not fit {x}")
-    return sizes.divide(total, rest)
+            wanted.remove(size)
+    return sizes.multiply(*found), sizes.multiply(*wanted)
 
 
 def _reshape(attributes, weights, *arrays):
