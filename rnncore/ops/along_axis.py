@@ -6,7 +6,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import Op, Value, axis_of, given, has, known, whole_over_axis
-from rnncore.ops.checks import FLOATS, choice, flag, need, need_scalar
+from rnncore.ops.checks import FLOATS, choice, flag, need, need_scalar, single
 
 __all__ = ["OPS"]
 
@@ -67,14 +67,14 @@ def _running_infer(attributes, values):
         raise SpecError("axis missing, expected it as an attribute or an input")
     if axis is not None:
         need_scalar(axis, ("int32", "int64"), "axis")
-    found = known(attributes, "axis", values, 1)
+    found = single(known(attributes, "axis", values, 1))
     if found is not None:
-        axis_of(found[0] if isinstance(found, tuple) and found else found, len(x.shape))
+        axis_of(found, len(x.shape))
     return [Value(x.dtype, x.shape)]
 
 
 def _running_time(attributes, rank, time_axis):
-    axis = attributes["axis"]
+    axis = single(attributes["axis"])
     if axis is None:
         return "whole"
     if axis % rank != time_axis:
@@ -86,8 +86,7 @@ def _running(function, neutral):
     def run(attributes, weights, *arrays):
         """Exclusive: what stands before each element, beginning with the neutral one."""
         x = arrays[0]
-        axis = given("axis", attributes, arrays, 1)
-        axis = axis[0] if isinstance(axis, tuple) else axis
+        axis = single(given("axis", attributes, arrays, 1))
         if not -x.ndim <= axis < x.ndim:
             raise InputError(f"axis={axis}, expected an integer from {-x.ndim} to {x.ndim - 1}")
         moved = np.moveaxis(x, axis, -1)

@@ -27,6 +27,7 @@ __all__ = [
     "need_scalar",
     "number",
     "one_dtype",
+    "single",
     "spread",
 ]
 
@@ -49,6 +50,11 @@ def need_scalar(value: Value, dtypes: Sequence[str], what: str) -> None:
     need(value, dtypes, what)
     if value.shape not in ((), (1,)):
         raise SpecError(f"{what} is {value}, expected one number")
+
+
+def single(found: Any) -> Any:
+    """A parameter that is one number, which may come as a list of one."""
+    return found[0] if isinstance(found, tuple) and len(found) == 1 else found
 
 
 def _either(dtypes: Sequence[str]) -> str:

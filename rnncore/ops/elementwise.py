@@ -27,6 +27,7 @@ from rnncore.ops.checks import (
     need_scalar,
     number,
     one_dtype,
+    single,
 )
 
 __all__ = ["OPS"]
@@ -122,8 +123,8 @@ def _shrink_infer(attributes, values):
 
 def _shrink_run(attributes, weights, x):
     """Of integers in float64, as lambd may lie between them."""
-    wide = np.float64 if x.dtype.kind in "iu" else x.dtype
-    found = _shrink(x.astype(wide, copy=False), np.dtype(wide).type(attributes["lambd"]), attributes["bias"])
+    wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    found = _shrink(wide, wide.dtype.type(attributes["lambd"]), wide.dtype.type(attributes["bias"]))
     return found.astype(x.dtype, copy=False)
 
 
@@ -242,7 +243,7 @@ def _clip_infer(attributes, values):
         if attributes[name] is None:
             need_scalar(values[position], (x.dtype,), name)
         else:
-            _check_bound(name, attributes[name], x.dtype)
+            _check_bound(name, single(attributes[name]), x.dtype)
     return [Value(x.dtype, x.shape)]
 
 
@@ -259,7 +260,7 @@ def _clip(attributes, weights, x, low=None, high=None):
         if bound is not None:
             x = limit(x, bound.reshape(()))
         elif attributes[name] is not None:
-            x = limit(x, x.dtype.type(attributes[name]))
+            x = limit(x, x.dtype.type(single(attributes[name])))
     return x
 
 
@@ -303,13 +304,14 @@ def _dropout_infer(attributes, values):
     """At inference nothing is dropped: training_mode has to be absent or false."""
     x = values[0]
     need(x, FLOATS)
-    if has(attributes, "training_mode", values, 2) and known(attributes, "training_mode", values, 2) is not False:
-        found = attributes["training_mode"] if values[2] is None else values[2].data or values[2]
+    training = single(known(attributes, "training_mode", values, 2))
+    if has(attributes, "training_mode", values, 2) and training is not False:
+        found = values[2] if training is None else training
         raise SpecError(f"training_mode={found}, expected false, as is known for inference")
     if values[1] is not None:
         need_scalar(values[1], FLOATS, "ratio")
     elif attributes["ratio"] is not None:
-        number(attributes, "ratio")
+        number({"ratio": single(attributes["ratio"])}, "ratio")
     return [Value(x.dtype, x.shape), Value("bool", x.shape)]
 
 

@@ -95,13 +95,10 @@ def _mean(x, axes, keepdims):
     return np.trunc(total / count) if count else total
 
 
-def _in_float(function):
-    """A function of floats for integers too, by way of float64."""
-
-    def run(x, axes, keepdims):
-        return function(x if x.dtype.kind == "f" else x.astype(np.float64), axes, keepdims)
-
-    return run
+def _l2(x, axes, keepdims):
+    """Of integers by way of float64."""
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    return np.sqrt(_sum(np.square(x), axes, keepdims))
 
 
 def _log_sum_exp(x, axes, keepdims):
@@ -119,8 +116,8 @@ OPS = [
     _reduction("ReduceMax", _extreme(np.maximum, True), (*NUMBERS, "bool")),
     _reduction("ReduceMin", _extreme(np.minimum, False), (*NUMBERS, "bool")),
     _reduction("ReduceL1", lambda x, axes, keepdims: _sum(np.abs(x), axes, keepdims)),
-    _reduction("ReduceL2", _in_float(lambda x, axes, keepdims: np.sqrt(_sum(np.square(x), axes, keepdims)))),
+    _reduction("ReduceL2", _l2),
     _reduction("ReduceSumSquare", lambda x, axes, keepdims: _sum(np.square(x), axes, keepdims)),
-    _reduction("ReduceLogSum", _in_float(lambda x, axes, keepdims: np.log(_sum(x, axes, keepdims)))),
-    _reduction("ReduceLogSumExp", _in_float(_log_sum_exp)),
+    _reduction("ReduceLogSum", lambda x, axes, keepdims: np.log(_sum(x, axes, keepdims)), FLOATS),
+    _reduction("ReduceLogSumExp", _log_sum_exp, FLOATS),
 ]

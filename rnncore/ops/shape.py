@@ -25,12 +25,27 @@ from rnncore.ops.base import (
     plain_size,
     whole_over_axis,
 )
-from rnncore.ops.checks import FLOATS, SIGNED, axes_of, choice, flag, integers, merge, need, need_scalar, number, spread
+from rnncore.ops.checks import (
+    FLOATS,
+    SIGNED,
+    axes_of,
+    choice,
+    flag,
+    integers,
+    merge,
+    need,
+    need_scalar,
+    number,
+    single,
+    spread,
+)
 
 __all__ = ["OPS"]
 
 FAR = 1 << 30
 """A slice that ends here ends at the end."""
+
+INT_MAX = ((1 << 31) - 1, (1 << 63) - 1)
 
 
 def _missing(name):
@@ -379,17 +394,20 @@ def _slice_size(size, start, end, step):
         return len(range(*_slice_of(size, start, end, step).indices(size)))
     if step == 1 and start == 0 and (end == size != UNKNOWN or (numbers[1] and end >= FAR)):
         return size
-    if step == -1 and numbers[0] and numbers[1] and (start == -1 or start >= FAR) and end <= -FAR:
+    if step == -1 and numbers[0] and numbers[1] and (start == -1 or start >= FAR) and (end <= -FAR or end in INT_MAX):
         return size
     return UNKNOWN
 
 
 def _slice_of(size, start, end, step):
-    """ONNX's bounds, which are clamped to the axis before the step is looked at, as a slice of Python."""
-    start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+    """ONNX's bounds, which are clamped to the axis before the step is looked at, as a slice of Python.
+
+    An end of INT_MAX is the end whichever way the step goes, as in ONNX Runtime; clamped it would leave nothing.
+    """
+    start, last = (bound + size if bound < 0 else bound for bound in (start, end))
     if step > 0:
-        return slice(min(max(start, 0), size), min(max(end, 0), size), step)
-    start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
+        return slice(min(max(start, 0), size), min(max(last, 0), size), step)
+    start, end = min(max(start, 0), size - 1), -1 if end in INT_MAX else min(max(last, -1), size - 1)
     return slice(start, None if end < 0 else end, step) if size else slice(0, 0, step)
 
 
@@ -497,13 +515,12 @@ def _trilu_infer(attributes, values):
         if values[1] is not None:
             need_scalar(values[1], ("int64",), "k")
         else:
-            integers("k", (attributes["k"],))
+            integers("k", (single(attributes["k"]),))
     return [Value(x.dtype, x.shape)]
 
 
 def _trilu(attributes, weights, *arrays):
-    k = given("k", attributes, arrays, 1)
-    k = k[0] if isinstance(k, tuple) else k or 0
+    k = single(given("k", attributes, arrays, 1)) or 0
     return np.triu(arrays[0], k) if attributes["upper"] else np.tril(arrays[0], k)
 
 

@@ -82,7 +82,8 @@ def is_natural(size: Size) -> bool:
     """Whether a size is known to be at least 0: a number, or a sum in which nothing is taken away."""
     if isinstance(size, int):
         return size >= 0
-    return size != UNKNOWN and all(count >= 0 for count in _parse(size).values())
+    natural = all(count >= 0 and "-" not in "".join(names) for names, count in _parse(size).items())
+    return natural and size != UNKNOWN
 
 
 def _without(term: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...] | None:
