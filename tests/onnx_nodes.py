@@ -148,7 +148,7 @@ class Graph:
         absent = [None] * (op.arity[1] - len(inputs)) if op.optional else []
         values = op.infer(attributes, [*(self.values[name] for name in inputs), *absent])
         with np.errstate(all="ignore"):
-            arrays = op.run(attributes, {}, *(self.arrays[name] for name in inputs))
+            arrays = op.compiled(attributes, {}, 1)(*(self.arrays[name] for name in inputs))
         arrays = arrays if isinstance(arrays, tuple) else (arrays,)
         assert len(values) == len(arrays) == len(op.names("n", attributes)) >= len(outputs), op.name
         for name, value, array in zip(outputs, values, arrays, strict=False):

@@ -173,6 +173,11 @@ def test_clip(dtype):
         agrees("Clip", given)
 
 
+def test_clip_without_an_end():
+    x = np.float32([-1, 0.5, 3, np.inf, -np.inf])
+    agrees("Clip", [x, np.array(0, np.float32), np.array(np.inf, np.float32)])
+
+
 def test_prelu():
     x = numbers(rng_of("PRelu"), "float32", (2, 3, 4))
     for shape in ((), (1,), (4,), (3, 1), (2, 3, 4)):
@@ -285,6 +290,9 @@ def test_top_k():
         x = numbers(rng_of(dtype), dtype, (4, 6, 3), 0, 3)
         for axis, k, largest in itertools.product((0, 1, -1), (1, 2, 3), (0, 1)):
             agrees("TopK", [x, np.array([k])], {"axis": axis, "largest": largest}, outputs=2)
+        long = numbers(rng_of(dtype), dtype, (3, 90, 2), 0, 30)
+        for axis, k, largest in itertools.product((1, -2), (0, 1, 4, 11), (0, 1)):
+            agrees("TopK", [long.round(), np.array([k])], {"axis": axis, "largest": largest}, outputs=2)
 
 
 def test_unique():

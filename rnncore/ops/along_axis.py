@@ -21,8 +21,10 @@ def _same_over_axis(attributes, values):
 
 def _softmax(attributes, weights, x):
     axis = attributes["axis"]
-    e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
-    return e / e.sum(axis=axis, keepdims=True)
+    y = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+    np.exp(y, out=y)
+    y /= y.sum(axis=axis, keepdims=True)
+    return y
 
 
 def _log_softmax(attributes, weights, x):
@@ -89,15 +91,16 @@ def _running(function, neutral):
         axis = single(given("axis", attributes, arrays, 1))
         if not -x.ndim <= axis < x.ndim:
             raise InputError(f"axis={axis}, expected an integer from {-x.ndim} to {x.ndim - 1}")
-        moved = np.moveaxis(x, axis, -1)
-        moved = moved[..., ::-1] if attributes["reverse"] else moved
+        axis %= x.ndim
+        if attributes["reverse"]:
+            x = np.flip(x, axis)
         if attributes["exclusive"]:
-            found = np.full(moved.shape, neutral, x.dtype)
-            function(moved[..., :-1], axis=-1, dtype=x.dtype, out=found[..., 1:])
+            before = (slice(None),) * axis
+            found = np.full(x.shape, neutral, x.dtype)
+            function(x[(*before, slice(None, -1))], axis=axis, dtype=x.dtype, out=found[(*before, slice(1, None))])
         else:
-            found = function(moved, axis=-1, dtype=x.dtype)
-        found = found[..., ::-1] if attributes["reverse"] else found
-        return np.moveaxis(found, -1, axis)
+            found = function(x, axis=axis, dtype=x.dtype)
+        return np.flip(found, axis) if attributes["reverse"] else found
 
     return run
 

@@ -248,9 +248,12 @@ def _clip_infer(attributes, values):
 
 
 def _check_bound(name, bound, dtype):
-    number({name: bound}, name)
-    limits = None if dtype in FLOATS else np.iinfo(dtype)
-    if limits and (isinstance(bound, float) or not limits.min <= bound <= limits.max):
+    """A number of the dtype; exporters write a bound that is none as infinite."""
+    kinds = (int, float) if dtype in FLOATS else (int,)
+    fits = isinstance(bound, kinds) and not isinstance(bound, bool) and bound == bound
+    if fits and dtype not in FLOATS:
+        fits = np.iinfo(dtype).min <= bound <= np.iinfo(dtype).max
+    if not fits:
         raise SpecError(f"{name}={bound!r}, expected a number of dtype {dtype}")
 
 

@@ -277,22 +277,43 @@ def _top_k(attributes, weights, *arrays):
     k = single(given("k", attributes, arrays, 1))
     if not 0 <= k <= x.shape[axis]:
         raise InputError(f"k={k} for an input of shape {x.shape}, expected 0 to {x.shape[axis]}")
-    rows = np.moveaxis(x, axis, -1)
+    last = axis in (-1, x.ndim - 1)
+    rows = x if last else np.moveaxis(x, axis, -1)
     order = _first_k(rows, k, attributes["largest"])
-    return (
-        np.moveaxis(np.take_along_axis(rows, order, -1), -1, axis),
-        np.moveaxis(order, -1, axis),
-    )
+    found = np.take_along_axis(rows, order, -1)
+    return (found, order) if last else (np.moveaxis(found, -1, axis), np.moveaxis(order, -1, axis))
+
+
+FEW = 8
+"""Where no more than one in so many is asked for, the others need not be sorted."""
 
 
 def _first_k(rows, k, largest):
     """The places of the k largest or smallest of each row, in order."""
-    if k == 1 and rows.dtype.kind != "f":
-        return (rows.argmax(-1) if largest else rows.argmin(-1))[..., None].astype(np.int64, copy=False)
+    if FEW * k < rows.shape[-1] and not (rows.dtype.kind == "f" and np.isnan(rows).any()):
+        some = _best(rows, k, largest)
+        return np.take_along_axis(some, _sorted(np.take_along_axis(rows, some, -1), largest), -1)
+    return _sorted(rows, largest)[..., :k]
+
+
+def _sorted(rows, largest):
     if not largest:
-        return rows.argsort(axis=-1, kind="stable")[..., :k].astype(np.int64, copy=False)
+        return rows.argsort(axis=-1, kind="stable").astype(np.int64, copy=False)
     last = rows.shape[-1] - 1  # turned round twice, so that of equal ones the first still come first
-    return (last - rows[..., ::-1].argsort(axis=-1, kind="stable")[..., ::-1][..., :k]).astype(np.int64, copy=False)
+    return (last - rows[..., ::-1].argsort(axis=-1, kind="stable")[..., ::-1]).astype(np.int64, copy=False)
+
+
+def _best(rows, k, largest):
+    """The places of the k best of each row, in the order of places: those beyond the k-th, and its equals in front."""
+    if k == 0:
+        return np.zeros((*rows.shape[:-1], 0), np.int64)
+    place = rows.shape[-1] - k if largest else k - 1
+    bound = np.partition(rows, place, axis=-1)[..., place, None]
+    better = rows > bound if largest else rows < bound
+    equal = rows == bound
+    missing = k - better.sum(axis=-1, keepdims=True)
+    equal &= equal.cumsum(axis=-1) <= missing
+    return np.nonzero(better | equal)[-1].reshape(*rows.shape[:-1], k)
 
 
 def _arg_infer(attributes, values):
