@@ -26,6 +26,7 @@ __all__ = [
     "need",
     "need_scalar",
     "number",
+    "on_numbers",
     "one_dtype",
     "single",
     "spread",
@@ -135,6 +136,11 @@ def follow(dtype: str, function: Callable[..., Any], *values: Value) -> tuple[An
         return None
     columns = (value.data * count if len(value.data) == 1 else value.data for value in values)
     return fitting(dtype, tuple(function(*row) for row in zip(*columns, strict=True)))
+
+
+def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for follow that knows nothing of sizes that are names."""
+    return lambda *items: UNKNOWN if any(isinstance(item, str) for item in items) else function(*items)
 
 
 def fitting(dtype: str, data: tuple[Any, ...]) -> tuple[Any, ...] | None:

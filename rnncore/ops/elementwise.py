@@ -26,6 +26,7 @@ from rnncore.ops.checks import (
     need,
     need_scalar,
     number,
+    on_numbers,
     one_dtype,
     single,
 )
@@ -46,11 +47,6 @@ def _unary(name: str, function: Callable[..., Any], dtypes=FLOATS, data: Callabl
         return [Value(dtype, shape, follow(dtype, data, values[0]) if data else None)]
 
     return Op(name, infer, lambda a, w, x: function(x))
-
-
-def _on_numbers(function):
-    """A function of numbers while inferring; of sizes that are names nothing is known."""
-    return lambda *items: UNKNOWN if any(isinstance(item, str) for item in items) else function(*items)
 
 
 def _erf(x):
@@ -207,7 +203,7 @@ def _mod_infer(attributes, values):
     dtype = one_dtype(values)
     need(values[0], NUMBERS)
     data = (
-        None if flag(attributes, "fmod") else follow(dtype, _on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
+        None if flag(attributes, "fmod") else follow(dtype, on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
     )
     return [Value(dtype, broadcast(values), data)]
 
@@ -361,7 +357,7 @@ def _isinf(attributes, weights, x):
 ROUNDING = {"saturate": True, "round_mode": "up"}
 
 OPS = [
-    _unary("Abs", np.abs, NUMBERS, _on_numbers(abs)),
+    _unary("Abs", np.abs, NUMBERS, on_numbers(abs)),
     _unary("Neg", np.negative, SIGNED_NUMBERS, lambda item: sizes.multiply(-1, item)),
     _unary("Exp", np.exp),
     _unary("Log", np.log),
@@ -407,8 +403,8 @@ OPS = [
     _binary("Div", _divide, data=_divide_data),
     Op("Mod", _mod_infer, _mod, arity=(2, 2), attributes={"fmod": False}),
     Op("Pow", _pow_infer, _pow, arity=(2, 2)),
-    _variadic("Min", np.minimum, NUMBERS, _on_numbers(min)),
-    _variadic("Max", np.maximum, NUMBERS, _on_numbers(max)),
+    _variadic("Min", np.minimum, NUMBERS, on_numbers(min)),
+    _variadic("Max", np.maximum, NUMBERS, on_numbers(max)),
     _variadic("Sum", np.add),
     Op("Mean", _spread(FLOATS), _mean, arity=(1, 1024)),
     Op("Clip", _clip_infer, _clip, arity=(1, 3), parameters={"min": 1, "max": 2}),
