@@ -7,7 +7,7 @@ from agreement import assert_close
 from real_models import real_file
 
 import rnncore
-from rnncore.spec import Recurrent
+from rnncore.spec import Control, Recurrent
 
 RATE, WINDOW, CONTEXT = 16000, 512, 64
 
@@ -83,10 +83,10 @@ def test_silero_vad_with_branches(file):
 
 
 def test_nakdimon():
-    """Hebrew diacritics: an embedding, two bidirectional LSTMs and three heads, exported from Keras."""
+    """Hebrew diacritics: an embedding, two bidirectional LSTMs with masks, each direction a Loop, and three heads."""
     path = real_file("piper-tts==1.8.0", "piper/hebrew/nakdimon.onnx")
     model, reference = rnncore.load(path), session(path)
-    assert any(isinstance(node, Recurrent) and node.direction == "bidirectional" for node in model.spec.nodes)
+    assert sum(isinstance(node, Control) and node.op == "Loop" for node in model.spec.nodes) == 4
     (entry,) = reference.get_inputs()
     dtype = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}[entry.type]
     rng = np.random.default_rng(0)

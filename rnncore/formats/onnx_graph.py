@@ -339,9 +339,9 @@ class Lowering:
             if onnx_reference.is_rare(node):
                 onnx_reference.lower(self, node)
                 return
-            known = "an op of ai.onnx" if not node.domain else f"a domain that rnncore knows ({', '.join(CONTRIBUTED)})"
-            raise self.error(node, f"op {shown(node.op)!r} of opset {node.version} is not supported, expected {known} "
-                             "that rnncore has: see rnncore.formats.onnx_graph.SAME")  # fmt: skip
+            known = "an op of onnx_graph.SAME" if not node.domain else f"com.microsoft.{', '.join(CONTRIBUTED)}"
+            message = f"op {shown(node.op)!r} of opset {node.version} is not supported, expected {known}"
+            raise self.error(node, message)
         if node.version <= 0 and not node.domain:
             raise self.error(node, "its domain is not among opset_import", FormatError)
         if node.op == "Constant":
@@ -409,6 +409,7 @@ class Lowering:
         for key, position in op.parameters.items():
             array = self.known(inputs[position]) if position < len(inputs) and inputs[position] else None
             if array is not None and array.ndim <= 1 and array.size <= MAX_LIST and attributes.get(key) is None:
+                array = array.reshape(1) if key == "axes" and array.ndim == 0 else array
                 attributes[key] = array.item() if array.ndim == 0 else tuple(array.tolist())
                 values[position] = ""
         while values and not values[-1]:
@@ -425,7 +426,7 @@ class Lowering:
         for output, value in zip(node.outputs, made.names, strict=False):
             if output:
                 self.entries[output] = value
-        if any(node.outputs[count:]):
+        if any(output and self.uses[output] for output in node.outputs[count:]):
             raise self.error(node, f"{len(node.outputs)} outputs, expected at most {count}")
         self._note(made)
         self._check_size(node, self.values[made.names[0]])

@@ -153,7 +153,8 @@ def _resize(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
 
 def _split(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
     given = len(node.inputs) > 1 and node.inputs[1]
-    yield node if given or node.version >= 18 else changed(node, num_outputs=len(node.outputs))
+    equal = not given and "num_outputs" not in node.attributes
+    yield changed(node, num_outputs=len(node.outputs)) if equal else node
 
 
 def _group_normalization(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:

@@ -13,6 +13,7 @@
     ops/shape.py        Reshape, Transpose, Concat, Split, Slice, Shape, Range ...
     ops/indexing.py     Gather, Scatter, OneHot, TopK, ArgMax, Unique ...
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
+    ops/reference.py    Reference: rare ops, by onnx.reference
 
 A new op is one entry in its family's list.
 """
@@ -27,12 +28,13 @@ from rnncore.ops import (
     logic,
     products,
     reduce,
+    reference,
     shape,
 )
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, numpy_dtype
 
 __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]
 
-FAMILIES = (constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention)
+FAMILIES = (constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention, reference)
 
 OPS: dict[str, Op] = {op.name: op for family in FAMILIES for op in family.OPS}
