@@ -51,7 +51,7 @@ def with_constants(model, arrays):
 def as_typed(x, entry):
     """An input as NumPy's array; bfloat16, which NumPy has not, as float32."""
     kind = entry.type.tensor_type.elem_type
-    array = np.asarray(x, helper.tensor_dtype_to_np_dtype(kind)) if kind else np.asarray(x)
+    array = numpy_helper.to_array(x) if isinstance(x, TensorProto) else np.asarray(x)
     return array.astype(np.float32) if kind == TensorProto.BFLOAT16 else array
 
 

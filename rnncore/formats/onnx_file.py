@@ -45,6 +45,8 @@ OTHER_ELEMENTS = {
 FIELDS = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
 FIELDS |= dict.fromkeys(("uint32", "uint64"), "uint64_data")
 FIELDS |= dict.fromkeys(("int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16"), "int32_data")
+DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
+MAKES_FLOAT32 = ("Constant", "ConstantOfShape")  # where no attribute says otherwise
 DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
@@ -323,10 +325,16 @@ class _Reader:
         if not bare.op:
             raise FormatError(f"{self.path}: {place} {shown(bare.name)!r}: no op_type, expected one")
         attributes: dict[str, Any] = {}
+        if bare.op in MAKES_FLOAT32 and not any(
+            entry.name in ("value", *DTYPE_ATTRIBUTES) for entry in proto.attribute
+        ):
+            self.floats.add("float32")
         for entry in proto.attribute:
             where = f"{bare}: attribute {shown(entry.name)!r}"
             if not entry.name or entry.name in attributes:
                 raise FormatError(f"{self.path}: {where}: expected a name of its own")
+            if entry.type == 2 and entry.name in DTYPE_ATTRIBUTES:
+                self.element(entry.i, where)
             attributes[entry.name] = self._attribute(entry, where, f"{place}.{shown(entry.name)}", opsets, depth)
         return replace(bare, attributes=MappingProxyType(attributes))
 

@@ -407,7 +407,7 @@ class Lowering:
         op = OPS[node.op]
         values = list(inputs)
         for key, position in op.parameters.items():
-            array = self.known(inputs[position]) if position < len(inputs) and inputs[position] else None
+            array = self._parameter(inputs[position]) if position < len(inputs) and inputs[position] else None
             if array is not None and array.ndim <= 1 and array.size <= MAX_LIST and attributes.get(key) is None:
                 array = array.reshape(1) if key == "axes" and array.ndim == 0 else array
                 attributes[key] = array.item() if array.ndim == 0 else tuple(array.tolist())
@@ -416,6 +416,16 @@ class Lowering:
             values.pop()
         read = tuple(self.value(name) if name else "" for name in values)
         self.place(node, node.op, read, attributes)
+
+    def _parameter(self, name: str) -> np.ndarray | None:
+        """A constant, or what is known of shapes alone."""
+        array = self.known(name)
+        if array is not None:
+            return array
+        value = self.inferred(name)
+        if value.data is None or any(isinstance(item, str) for item in value.data):
+            return None
+        return np.array(value.data, value.dtype if value.dtype != "float" else None).reshape(value.shape)
 
     def place(self, node: OnnxNode, op: str, read: tuple[str, ...], attributes: Mapping[str, Any]) -> str:
         """Append the Spec's node for a node of the file and name its outputs. Returns the Spec's name."""
