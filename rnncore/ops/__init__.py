@@ -5,17 +5,26 @@
     ops/linear.py       Linear, Embedding: products with weights that the node owns
     ops/elementwise.py  Relu, Tanh, Sigmoid, Softmax, LogSoftmax, LpNormalization, Add, Mul, Concat
     ops/shape.py        Unsqueeze, Transpose, Reshape
+    ops/convolution.py  Conv, ConvTranspose;  ops/windows.py: how windows slide
+    ops/pooling.py      MaxPool, AveragePool, LpPool and their global forms
+    ops/normalization.py  Batch-, Instance-, Group-, Layer- and RMSNormalization, MeanVarianceNormalization, LRN
+    ops/resize.py       Pad, Resize, Upsample
+    ops/quantized.py    integers: QuantizeLinear, MatMulInteger, ConvInteger ..., DynamicQuantizeLSTM
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
     ops/logic.py        Equal, Not, Where, ReduceMin, Squeeze, Gather of one index: what masks are made of
 
 A new op is one entry in its family's list.
 """
 
-from rnncore.ops import attention, constant, elementwise, linear, logic, shape
+from rnncore.ops import attention, constant, convolution, elementwise, linear, logic, normalization, pooling
+from rnncore.ops import quantized, resize, shape
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, numpy_dtype
 
 __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]
 
-FAMILIES = (constant, linear, elementwise, logic, shape, attention)
+FAMILIES = (
+    *(constant, linear, elementwise, logic, shape, attention),
+    *(convolution, pooling, normalization, resize, quantized),
+)
 
 OPS: dict[str, Op] = {op.name: op for family in FAMILIES for op in family.OPS}
