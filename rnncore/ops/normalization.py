@@ -194,9 +194,12 @@ def _layer_infer(attributes, values):
     for what, value in zip(("Scale", "B"), scales, strict=False):
         if value is not None and (value.dtype not in FLOATS or not _broadcasts(value, x.shape)):
             raise SpecError(f"{what} is {value}, expected what broadcasts to {x}")
-    statistics = Value("float", (*x.shape[:axis], *[1] * (len(x.shape) - axis)))
-    several = "statistics" in attributes and attributes["statistics"]
-    return [Value(x.dtype, x.shape), statistics, statistics] if several else [Value(x.dtype, x.shape)]
+    if not attributes.get("statistics"):
+        return [Value(x.dtype, x.shape)]
+    if x.dtype == "float16":
+        raise SpecError(f"statistics of {x}, expected float or float64")
+    statistics = Value(x.dtype, (*x.shape[:axis], *[1] * (len(x.shape) - axis)))
+    return [Value(x.dtype, x.shape), statistics, statistics]
 
 
 def _layer_run(attributes, weights, x, scale, offset=None):

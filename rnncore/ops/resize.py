@@ -226,13 +226,20 @@ def _resize_infer(attributes, values):
 
 
 def _coordinates(mode, size, output, scale, roi):
-    """Where in the input, in its numbers, each number of the output stands. In float32, as ONNX Runtime has it."""
+    """Where in the input, in its numbers, each number of the output stands.
+
+    Rounding decides which number is nearest, so the precision of each step is ONNX Runtime's.
+    """
+    if mode == "asymmetric":
+        return (np.arange(output) / scale).astype(np.float32)
+    if mode == "half_pixel_symmetric":
+        scale = np.float32(scale)
+        offset = np.float32(size / 2) * (1 - np.float32(output) / (scale * np.float32(size)))
+        return (offset + (np.arange(output) + 0.5) / np.float64(scale) - 0.5).astype(np.float32)
     x = np.arange(output, dtype=np.float32)
     scale, half = np.float32(scale), np.float32(0.5)
     if mode == "align_corners":
         return x * np.float32(size - 1) / np.float32(output - 1) if output > 1 else x * 0
-    if mode == "asymmetric":
-        return x / scale
     if mode == "tf_half_pixel_for_nn":
         return (x + half) / scale
     if mode == "tf_crop_and_resize":
@@ -242,11 +249,7 @@ def _coordinates(mode, size, output, scale, roi):
         return x + half * (start + end) * np.float32(size - 1)
     if mode == "pytorch_half_pixel" and output == 1:
         return x * 0
-    found = (x + half) / scale - half
-    if mode == "half_pixel_symmetric":
-        adjustment = np.float32(output) / (scale * np.float32(size))
-        found = found + np.float32(size / 2) * (1 - adjustment)
-    return found
+    return (x + half) / scale - half
 
 
 def _taps(attributes, size, at):
