@@ -507,7 +507,7 @@ def _lstm_direction(attributes, x, lengths, w, w_scale, r, r_scale, bias, peepho
     clip = attributes["clip"]
     limit = (lambda z: np.clip(z, -clip, clip)) if clip else (lambda z: z)
     y = np.zeros((steps, batch, hidden), x.dtype)
-    gates = _quantized_product(w, x[:longest].reshape(longest * batch, -1), w_scale).reshape(longest, batch, -1)
+    gates = _quantized_product(w, x[:longest], w_scale)
     final_h, c = np.zeros_like(h), c.copy()
     for step in range(longest):
         z = gates[step] + _quantized_product(r, h, r_scale)
