@@ -16,8 +16,19 @@
 A new op is one entry in its family's list.
 """
 
-from rnncore.ops import attention, constant, convolution, elementwise, linear, logic, normalization, pooling
-from rnncore.ops import quantized, resize, shape
+from rnncore.ops import (
+    attention,
+    constant,
+    convolution,
+    elementwise,
+    linear,
+    logic,
+    normalization,
+    pooling,
+    quantized,
+    resize,
+    shape,
+)
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, numpy_dtype
 
 __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]

@@ -276,7 +276,7 @@ def _to_float_infer(attributes, values):
     a, b, a_scale, b_scale, a_zero, b_zero, bias = values
     _need("A", a, BYTES)
     _need("B", b, BYTES)
-    rows, columns = _sizes(a, b)
+    _, columns = _sizes(a, b)
     _need_scalar("a_scale", a_scale, ("float",))
     _need_vector("b_scale", b_scale, columns, ("float",))
     if a_zero is not None:
@@ -413,7 +413,10 @@ def _qlinear_conv_packed(attributes, weights, threads):
 # ---- DynamicQuantizeLSTM -----------------------------------------------------------------------------------------
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-LSTM_INPUTS = "X W R B sequence_lens initial_h initial_c P W_scale W_zero_point R_scale R_zero_point".split()
+LSTM_INPUTS = (
+    *("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"),
+    *("W_scale", "W_zero_point", "R_scale", "R_zero_point"),
+)
 
 
 def _lstm_infer(attributes, values):
