@@ -1,6 +1,10 @@
 """Conv, ConvTranspose and pooling: random nodes against ONNX Runtime and PyTorch, on every instruction set, to the bit
 whatever the batch and the threads; what streaming asks of them; what is refused."""
 
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -366,3 +370,50 @@ def test_refused_convolutions(attributes, message):
 def test_refused_windows(op, attributes, message):
     with pytest.raises(SpecError, match=message):
         OneNode(op, attributes, conv_arrays()[:1])
+
+
+# --- long calls, many callers -------------------------------------------------------------------------------------
+
+
+def test_a_long_call_can_be_interrupted():
+    x = np.zeros((1, 256, 128, 128), np.float32)
+    weight = np.zeros((512, 256, 5, 5), np.float32)  # 54e9 multiply-adds
+    attributes = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2], "group": 1}
+    model = owning("Conv", attributes, x, weight, None, "float32", num_threads=1)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(number, frame):
+        raise Stopped
+
+    start = time.perf_counter()
+    model(x)
+    whole = time.perf_counter() - start
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        start = time.perf_counter()
+        with pytest.raises(Stopped):
+            model(x)
+        assert time.perf_counter() - start < 0.05 + whole / 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    small = np.zeros((1, 256, 4, 4), np.float32)
+    assert many_images(model, small).shape == (1, 512, 4, 4)
+
+
+def test_many_threads_and_sizes():
+    """One model, called from several threads with images of several sizes, more than there are plans kept."""
+    rng = np.random.default_rng(0)
+    weight, bias = floats(rng, 8, 4, 3), floats(rng, 8)
+    attributes = {"kernel_shape": [3], "pads": [1, 1], "group": 1}
+    images = [floats(rng, 2, 4, length) for length in range(1, 41)]
+    model = owning("Conv", attributes, images[0], weight, bias, "float32")
+    expected = [many_images(model, x) for x in images]
+    own = {"weight": weight, "bias": bias}
+    run = OPS["Conv"].compiled(model.spec.nodes[0].attributes, own, 2)
+    with ThreadPoolExecutor(4) as pool:
+        for found, reference in zip(pool.map(run, images * 10), expected * 10, strict=True):
+            assert_same_bits(found, reference)
