@@ -46,7 +46,6 @@ FIELDS = {"float32": "float_data", "float64": "double_data", "int64": "int64_dat
 FIELDS |= dict.fromkeys(("uint32", "uint64"), "uint64_data")
 FIELDS |= dict.fromkeys(("int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16"), "int32_data")
 DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
-MAKES_FLOAT32 = ("Constant", "ConstantOfShape")  # where no attribute says otherwise
 DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
@@ -325,9 +324,8 @@ class _Reader:
         if not bare.op:
             raise FormatError(f"{self.path}: {place} {shown(bare.name)!r}: no op_type, expected one")
         attributes: dict[str, Any] = {}
-        if bare.op in MAKES_FLOAT32 and not any(
-            entry.name in ("value", *DTYPE_ATTRIBUTES) for entry in proto.attribute
-        ):
+        names = {entry.name for entry in proto.attribute}
+        if names & {"value_float", "value_floats"} or (bare.op == "ConstantOfShape" and "value" not in names):
             self.floats.add("float32")
         for entry in proto.attribute:
             where = f"{bare}: attribute {shown(entry.name)!r}"
