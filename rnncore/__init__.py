@@ -17,7 +17,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
     layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
-    export      from live PyTorch and Keras models
+    export      from live PyTorch and Keras models and from ONNX files
     loading     load, save, convert;  verification  replaying a test pair
     zoo         trained models that come with the package
     cli         the command line

@@ -5,6 +5,7 @@
     safetensors_file.py  safetensors
     npz_file.py          numpy's .npz and .npy
     native.py            rnncore's own file, a safetensors file with a Spec
+    onnx_model.py        ONNX, with onnx_*.py around it
     graph_format.py      what formats with a network in the file have; Listing: what rnncore inspect shows of one
     torch_names.py, gates.py, keras_layers.py  from a framework's names and layouts to ours
     _cursor.py           the only reader of untrusted bytes
