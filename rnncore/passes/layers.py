@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rnncore.passes.graph import Graph, with_reads
@@ -35,7 +35,7 @@ def merge_layers(graph: Graph) -> None:
         chain = [first]
         while chain[-1].name in after:
             chain.append(after[chain[-1].name])
-        made, parts = _stack(chain, set(nodes) | set(graph.values), uses, arrays, renamed)
+        made, parts = _stack(chain, set(nodes) | set(graph.values), uses, arrays, renamed, graph.spec.outputs)
         for node in chain:
             del nodes[node.name]
         nodes.update((node.name, node) for node in made)
@@ -64,10 +64,17 @@ def _continues(node: Recurrent, after: Recurrent, uses: Mapping[str, int]) -> bo
 
 
 def _stack(
-    chain: list[Recurrent], taken: set[str], uses: Mapping[str, int], arrays: dict[str, Any], renamed: dict[str, str]
+    chain: list[Recurrent],
+    taken: set[str],
+    uses: Mapping[str, int],
+    arrays: dict[str, Any],
+    renamed: dict[str, str],
+    outputs: Sequence[str],
 ) -> tuple[list[Any], list[Node]]:
-    """The nodes in place of the chain, and the slices of its states; its weights in ``arrays``, and what its values are
-    called now in ``renamed``."""
+    """The nodes in place of the chain, and those behind it: slices of its states, and outputs under their names.
+
+    Its weights are put into ``arrays``, and what its values are called now into ``renamed``.
+    """
 
     def free(name: str) -> str:
         while name in taken:
@@ -76,24 +83,27 @@ def _stack(
         return name
 
     first, rows = chain[0], len(chain[0].directions)
-    initial, states = [], []
+    kept = [value for node in chain for value in _value_names(node) if value in outputs]
+    name = free(f"{first.name}.stack") if kept else first.name
+    initial, behind = [], []
     for place, key in enumerate(first.cell.states if first.initial else ()):
         parts = tuple(node.initial[place] for node in chain)
-        initial.append(Node(free(f"{first.name}.initial_{key}"), "Concat", parts, {"axis": 0}))
-    stack = dataclasses.replace(first, layers=len(chain), initial=tuple(node.name for node in initial))
+        initial.append(Node(free(f"{name}.initial_{key}"), "Concat", parts, {"axis": 0}))
+    stack = dataclasses.replace(first, name=name, layers=len(chain), initial=tuple(node.name for node in initial))
     for layer, node in enumerate(chain):
         for direction in node.directions:
             for key in node.layer_cell(0, direction).weight_shapes():
                 array = arrays.pop(f"{node.name}.{key}{node.suffix(0, direction)}")
-                arrays[f"{first.name}.{key}{stack.suffix(layer, direction)}"] = array
+                arrays[f"{name}.{key}{stack.suffix(layer, direction)}"] = array
         for key in first.cell.states:
             if uses[f"{node.name}.{key}"]:
                 bounds = {"starts": (layer * rows,), "ends": ((layer + 1) * rows,), "axes": (0,)}
-                part = Node(free(f"{first.name}.{key}_l{layer}"), "Slice", (f"{first.name}.{key}",), bounds)
-                states.append(part)
+                part = Node(free(f"{name}.{key}_l{layer}"), "Slice", (f"{name}.{key}",), bounds)
+                behind.append(part)
                 renamed[f"{node.name}.{key}"] = part.name
-    renamed[chain[-1].name] = first.name
-    return [*initial, stack], states
+    renamed[chain[-1].name] = name
+    behind += [Node(value, "Identity", (renamed[value],)) for value in kept]
+    return [*initial, stack], behind
 
 
 def join_slices(graph: Graph) -> None:
