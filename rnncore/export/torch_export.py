@@ -19,7 +19,8 @@ from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
 from rnncore.export.torch_layers import CELLS, STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
-from rnncore.export.torch_loops import roll
+from rnncore.export.torch_loops import ScanCall, roll
+from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_trace import Traced, trace
 from rnncore.model import Model
 from rnncore.ops import OPS
@@ -290,7 +291,7 @@ class _Axes:
         for node in traced.graph.nodes:
             if not node.args or not isinstance(node.args[0], fx.Node):
                 continue
-            value, batch_first = traced.values[node.args[0]], None
+            value, batch_first = traced.values[node.args[0]], True if isinstance(node.target, OverSteps) else None
             if node.op == "call_module" and kind_of(self.module.get_submodule(node.target)) in STACKS:
                 batch_first = self.module.get_submodule(node.target).batch_first
             elif getattr(node.target, "__name__", "") == "pack_padded_sequence":
@@ -340,6 +341,8 @@ def _lower(g: Lowering, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) 
         return call_module(g, g.first.tracer.root.get_submodule(node.target), args, kwargs)
     if isinstance(node.target, OverSteps):
         return _over_steps(g, node.target, *args, **kwargs)
+    if isinstance(node.target, ScanCall):
+        return lower_scan(g, *args, _lower)
     if isinstance(node.target, type):
         return dict(zip(_fields(node.target), args, strict=False)) | kwargs
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))

@@ -21,7 +21,7 @@ from rnncore.export.torch_chains import OverSteps
 from rnncore.export.torch_layers import CELLS, STACKS, kind_of
 from rnncore.export.torch_trace import Traced
 
-__all__ = ["Leaf", "Loop", "ScanCall", "roll"]
+__all__ = ["Leaf", "Loop", "ScanCall", "leaves_of", "roll"]
 
 POINTWISE_LAYERS = frozenset((
     "Linear", "Embedding", "LayerNorm", "ReLU", "Tanh", "Sigmoid", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid",
@@ -84,7 +84,7 @@ class ScanCall:
         self.__module__ = __name__
 
     def __repr__(self) -> str:
-        return f"ScanCall({[node.name for node in self.loop.steps[0]]})"
+        return f"ScanCall({[str(node.target) for node in self.loop.body]})"
 
     def __call__(self, *args: Any) -> Any:
         raise AssertionError("its value is known from the trace")
@@ -232,14 +232,15 @@ def _behind_identities(traced: Traced, item: Any) -> Any:
     return item
 
 
-def _leaves(found: Any) -> list[Leaf]:
+def leaves_of(found: Any) -> list[Leaf]:
+    """Every Leaf in the arguments of a call."""
     if isinstance(found, Leaf):
         return [found]
     if isinstance(found, (tuple, list)):
-        return [leaf for item in found for leaf in _leaves(item)]
+        return [leaf for item in found for leaf in leaves_of(item)]
     if isinstance(found, dict):
-        return _leaves(list(found.values()))
-    return [leaf for part in (found.start, found.stop, found.step) for leaf in _leaves(part)]
+        return leaves_of(list(found.values()))
+    return [leaf for part in (found.start, found.stop, found.step) for leaf in leaves_of(part)]
 
 
 def _sequence(traced: Traced, loop: Loop, j: int) -> tuple[fx.Node, int, int, int, bool] | None:
@@ -261,7 +262,7 @@ def _sequence(traced: Traced, loop: Loop, j: int) -> tuple[fx.Node, int, int, in
         return None
     while parts and isinstance(parts[0], Leaf) and parts[0].value is ...:
         return None
-    moving = [axis for axis, part in enumerate(parts) if any(leaf.kind == "index" for leaf in _leaves(part))]
+    moving = [axis for axis, part in enumerate(parts) if any(leaf.kind == "index" for leaf in leaves_of(part))]
     others = [part for axis, part in enumerate(parts) if axis not in moving]
     if len(moving) != 1 or not all(_whole(part) for part in others):
         return None
@@ -276,7 +277,7 @@ def _sequence(traced: Traced, loop: Loop, j: int) -> tuple[fx.Node, int, int, in
 
 
 def _whole(part: Any) -> bool:
-    return isinstance(part, slice) and all(leaf.value is None for leaf in _leaves(part))
+    return isinstance(part, slice) and all(leaf.value is None for leaf in leaves_of(part))
 
 
 def _bound_apart(node: fx.Node) -> tuple[fx.Node, int] | None:
@@ -412,7 +413,7 @@ class _Vectorized(_Replacing):
         return all(kind is not None for kind in self.kinds) and self._reads_fit()
 
     def _kind(self, j: int) -> str | None:
-        node, leaves = self.loop.body[j], _leaves([self.loop.args[j], self.loop.kwargs[j]])
+        node, leaves = self.loop.body[j], leaves_of([self.loop.args[j], self.loop.kwargs[j]])
         name = getattr(node.target, "__name__", node.target)
         if _sequence(self.traced, self.loop, j) is not None:
             return "sequence"
@@ -472,7 +473,7 @@ class _Vectorized(_Replacing):
     def _state(self, j: int) -> list[Leaf]:
         args, kwargs = self.loop.args[j], self.loop.kwargs[j]
         given = args[1] if len(args) > 1 else kwargs.get("hx", Leaf("constant", None))
-        return _leaves(given)
+        return leaves_of(given)
 
     def _fed_by_itself(self, j: int) -> bool:
         """Whether the state of a cell is its own last one."""
@@ -514,7 +515,7 @@ class _Vectorized(_Replacing):
     def _reads_fit(self) -> bool:
         """Whether no step reads what only the last one has: states that are no outputs, tensors half stored."""
         for j, kind in enumerate(self.kinds):
-            for leaf in _leaves([self.loop.args[j], self.loop.kwargs[j]]):
+            for leaf in leaves_of([self.loop.args[j], self.loop.kwargs[j]]):
                 if leaf.kind == "now" and self._hidden(leaf.value) and kind != "part":
                     return False
                 if leaf.kind == "before" and kind not in ("cell", "stack", "store"):
@@ -567,7 +568,7 @@ class _Vectorized(_Replacing):
             first += size
         if (first, count) != (0, size):
             index = [slice(None)] * axis + [slice(first, None if first + count == size else first + count)]
-            found = self.make("call_function", torch.Tensor.__getitem__ if False else _getitem, found, tuple(index))
+            found = self.make("call_function", _getitem, found, tuple(index))
         if slope == -1:
             found = self.make("call_method", "flip", found, axis)
         if axis != 1:
@@ -606,7 +607,6 @@ class _Vectorized(_Replacing):
         """(B, ...) as (1, B, ...), for cat over the first axis: with the steps on axis 1 that is (1, T, B, ...)."""
         found = self.make("call_method", "unsqueeze", self.sequences[self.loop.args[j][0].value], 0)
         self.sequences[j] = self.make("call_method", "transpose", found, 1, 2)
-        self.sequences[j] = self.make("call_method", "transpose", self.sequences[j], 1, 2)
 
     def _starts(self, j: int) -> list[Any]:
         return [leaf.start for leaf in self._state(j)]
@@ -686,7 +686,7 @@ class _Scanned(_Replacing):
         sequences = {
             j: found for j in range(len(loop.body)) if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
         }
-        leaves = [leaf for j in range(len(loop.body)) if j not in sequences for leaf in _leaves([loop.args[j], loop.kwargs[j]])]
+        leaves = [leaf for j in range(len(loop.body)) if j not in sequences for leaf in leaves_of([loop.args[j], loop.kwargs[j]])]
         carried = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "before"))
         starts = [next(leaf.start for leaf in leaves if leaf.kind == "before" and leaf.value == j) for j in carried]
         for j, start in zip(carried, starts, strict=True):
@@ -740,7 +740,7 @@ class _Scanned(_Replacing):
 
     def _is_carried(self, j: int) -> bool:
         everything = [*self.loop.args, *self.loop.kwargs]
-        return any(leaf.kind == "before" and leaf.value == j for leaf in _leaves(everything))
+        return any(leaf.kind == "before" and leaf.value == j for leaf in leaves_of(everything))
 
     def final(self, j: int) -> fx.Node:
         if j not in self.finals:

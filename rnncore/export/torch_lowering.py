@@ -127,6 +127,7 @@ class Lowering:
         self.sizes: list[Size] = []
         self.place = "the module"
         self.node: fx.Node | None = None
+        self.other: fx.Node | None = None
         self.a: Any = None
         self.b: Any = None
         self._emitted: dict[Any, str] = {}
@@ -378,7 +379,7 @@ class Lowering:
         ones, twos = list(self.first.graph.nodes), list(self.second.graph.nodes)
         pairs = self._aligned(_needed(ones), _needed(twos))
         for one, two in pairs:
-            self.node, self.place = one, self.first.places.get(one, "the module")
+            self.node, self.other, self.place = one, two, self.first.places.get(one, "the module")
             if one.op == "output":
                 return self.pair(one.args[0], two.args[0]), *(
                     fx.node.map_aggregate(node.args[0], lambda found, traced=traced: traced.values[found] if isinstance(found, fx.Node) else found)
