@@ -24,6 +24,7 @@ from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_trace import Traced, trace
 from rnncore.model import Model
 from rnncore.ops import OPS
+from rnncore.passes import simplify
 from rnncore.spec import Input, Node, Recurrent, Spec
 from rnncore.test_pair import TestPair
 from rnncore.verification import compare
@@ -238,13 +239,15 @@ class _Axes:
     def _largest(self, candidates, size, used) -> tuple[Places, int, int] | None:
         """Of the dimensions of one size, as many as torch lets have another one together."""
         candidates = candidates[:MAX_TOGETHER]
-        for count in range(len(candidates), 0, -1):
-            for chosen in combinations(candidates, count):
-                larger = next(other for other in range(size + max(3, size // 2), 1 << 31) if other not in used)
-                smaller = [other for other in range(size - 1, size // 2, -1) if other not in used][-1:]
-                for other in (larger, *smaller):
-                    if other > 0 and self._run(self._resized(self.leaves, [(chosen, size, other)])) is not None:
-                        return chosen, size, other
+        chosen = [places for count in range(len(candidates), 0, -1) for places in combinations(candidates, count)]
+        # dimensions of different inputs belong together sooner than two of one input
+        chosen.sort(key=lambda places: len(places) > len({name for name, _ in places}))
+        larger = next(other for other in range(size + max(3, size // 2), 1 << 31) if other not in used)
+        smaller = [other for other in range(size - 1, size // 2, -1) if other not in used][-1:]
+        for places in chosen:
+            for other in (larger, *smaller):
+                if self._run(self._resized(self.leaves, [(places, size, other)])) is not None:
+                    return places, size, other
         return None
 
     def _resized(self, leaves: Mapping[str, torch.Tensor], groups) -> dict[str, torch.Tensor]:
@@ -410,63 +413,48 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
         names.append(name)
     if not names:
         raise UnsupportedError("the module returns no tensor, expected at least one")
-    nodes = _read(g.nodes, names)
-    if not nodes:
+    if not g.nodes:
         raise UnsupportedError("nothing is left of the module, expected something to compute")
-    needed = set(names).union(*(node.reads for node in nodes))
-    inputs = [entry for entry in g.inputs if entry.name in needed]
-    for entry in g.inputs:
-        if entry.name not in needed:
-            g.notes.append(f"input {entry.name!r}: left out, nothing reads it")
-    if not any(node.lengths for node in nodes if isinstance(node, Recurrent)) and _rows_alone(g, nodes, names):
-        nodes = [replace(node, lengths="lengths") if isinstance(node, Recurrent) else node for node in nodes]
     try:
-        spec = Spec(inputs, nodes, names)
+        spec = Spec(g.inputs, g.nodes, names)
     except SpecError as error:
         raise UnsupportedError(f"module: {error}") from None
-    return spec, {name: g.weights[name] for name in spec.weight_shapes()}
+    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()})
+    g.notes += notes
+    needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
+    inputs = [entry for entry in spec.inputs if entry.name in needed]
+    g.notes += [f"input {entry.name!r}: left out, nothing reads it" for entry in spec.inputs if entry not in inputs]
+    nodes = list(spec.nodes)
+    if _rows_alone(spec):
+        nodes = [replace(node, lengths="lengths") if isinstance(node, Recurrent) else node for node in nodes]
+    return Spec(inputs, nodes, spec.outputs), weights
 
 
-def _read(nodes: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
-    """The nodes whose values something reads."""
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        names = node.names if isinstance(node, Node) else None
-        if (any(name in needed for name in names) if names is not None else _stack_needed(node, needed)):
-            kept.append(node)
-            needed.update(node.reads)
-    return kept[::-1]
-
-
-def _stack_needed(node: Recurrent, needed: set[str]) -> bool:
-    return any(name == node.name or name.startswith(f"{node.name}.") for name in needed)
-
-
-def _rows_alone(g: Lowering, nodes: Sequence[Any], outputs: Sequence[str]) -> bool:
+def _rows_alone(spec: Spec) -> bool:
     """Whether each step stands for itself outside recurrent nodes, so that rows may have lengths of their own."""
-    recurrent = [node for node in nodes if isinstance(node, Recurrent)]
+    recurrent = spec.recurrent
     if not recurrent or any(node.lengths is not None for node in recurrent):
+        return False
+    if "lengths" in {entry.name for entry in spec.inputs} | {node.name for node in spec.nodes}:
         return False
     time = None
     for node in recurrent:
         axis = 1 if node.layout == "batch_first" else 0
-        steps = g.values[node.input].shape[axis]
-        if not isinstance(steps, str) or time not in (None, steps):
+        steps, rows = spec.values[node.input].shape[axis], spec.values[node.input].shape[1 - axis]
+        if not isinstance(rows, str) or not isinstance(steps, str) or time not in (None, steps):
             return False
         time = steps
-    for node in nodes:
-        if isinstance(node, Recurrent):
-            continue
-        shapes = [g.values[name].shape for name in node.inputs if name]
-        timed = [shape for shape in shapes if any(isinstance(size, str) and time in str(size) for size in shape)]
-        if not timed:
-            continue
-        shape = timed[0]
-        if time not in shape or OPS[node.op].over_time(node.attributes, len(shape), shape.index(time)) != "pointwise":
-            return False
-        if node.op in ("Shape", "Transpose", "Reshape"):
-            return False
-    return True
+    return all(isinstance(node, Recurrent) or _stands_alone(spec, node, time) for node in spec.nodes)
+
+
+def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
+    """Whether a node does the same with every step, or has nothing to do with steps."""
+    timed = [shape for name in node.reads for shape in (spec.values[name].shape,) if any(time in str(size) for size in shape)]
+    if not timed:
+        return True
+    if not isinstance(node, Node) or node.op in ("Shape", "Transpose", "Reshape", "Size") or time not in timed[0]:
+        return False
+    return OPS[node.op].over_time(node.attributes, len(timed[0]), timed[0].index(time)) == "pointwise"
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------

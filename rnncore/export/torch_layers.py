@@ -336,13 +336,14 @@ def average_pooled(
 @layer("AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d")
 def adaptive_pool(g, module, input):
     kind = kind_of(module)
-    if getattr(module, "return_indices", False):
-        raise functions.refuse(g, "return_indices", "the pooled values alone")
-    return adaptive_pooled(g, "Avg" in kind, int(kind[-2]), input, module.output_size)
+    indices = getattr(module, "return_indices", False)
+    return adaptive_pooled(g, "Avg" in kind, int(kind[-2]), input, module.output_size, indices)
 
 
-def adaptive_pooled(g, average, axes, input, output_size):
+def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
     """To one: the mean or maximum; to as many as there are: nothing; else equal windows of a known size."""
+    if return_indices:
+        raise functions.refuse(g, "return_indices", "the pooled values alone")
     x = g.tensor(input)
     wanted = _many(output_size, axes)
     gone = tuple(x.ndim - axes + i for i, size in enumerate(wanted) if size == 1)
