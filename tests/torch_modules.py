@@ -686,3 +686,126 @@ MODULES = {
     "interpolated": (Interpolated, (floats(2, 5, 4),)),
     "time distributed": (TimeDistributed, (floats(2, 3, 1, 6, 6),)),
 }
+
+
+class Refused(nn.Module):
+    """One line of forward has no place in a graph: the one marked so."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+        self.cell = nn.GRUCell(3, 4)
+        self.bag = nn.EmbeddingBag(VOCABULARY, 4)
+        self.hidden = None
+        self.hooked = nn.Linear(3, 3)
+        self.hooked.register_forward_hook(lambda module, args, output: output * 2)
+
+
+class BranchOnData(Refused):
+    def forward(self, x):
+        if x.sum() > 0:  # refused
+            x = -x
+        return self.lstm(x)[0]
+
+
+class BranchOnSize(Refused):
+    def forward(self, x):
+        if x.size(1) > 5:  # refused
+            x = x[:, :5]
+        return self.lstm(x)[0]
+
+
+class LoopOnData(Refused):
+    def forward(self, x, lengths):
+        h = x.new_zeros(x.size(0), 4)
+        for t in range(lengths.max()):  # refused
+            h = self.cell(x[:, t], h)
+        return h
+
+
+class MaskIndex(Refused):
+    def forward(self, x):
+        return x[x > 0]  # refused
+
+
+class Transformed(Refused):
+    def forward(self, x):
+        return torch.fft.rfft(x).abs()  # refused
+
+
+class Bag(Refused):
+    def forward(self, tokens):
+        return self.bag(tokens)  # refused
+
+
+class Noisy(Refused):
+    def forward(self, x):
+        return self.lstm(x + torch.randn_like(x))[0]  # refused
+
+
+class DropoutAlwaysOn(Refused):
+    def forward(self, x):
+        return F.dropout(self.lstm(x)[0], 0.5)  # refused
+
+
+class LeavesTorch(Refused):
+    def forward(self, x):
+        return torch.from_numpy(x.numpy() * 2)  # refused
+
+
+class PackedData(Refused):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return packed.data * 2  # refused
+
+
+class PackedOut(Refused):
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return torch.relu(self.lstm(packed)[0])  # refused
+
+
+class Hooked(Refused):
+    def forward(self, x):
+        return self.hooked(x)  # refused
+
+
+class GrowingList(Refused):
+    def forward(self, x):
+        found = [x[:, 0]]
+        for t in range(1, x.size(1)):
+            found.append(torch.stack(found, 1).mean(1) + x[:, t])  # refused
+        return found[-1]
+
+
+class ListOfSteps(Refused):
+    def forward(self, x):
+        h, found = x.new_zeros(x.size(0), 4), []
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h)
+            found.append(h)
+        return torch.relu(found[2])  # refused
+
+
+class Sorting(Refused):
+    def forward(self, x):
+        return torch.median(x, dim=1)  # refused
+
+
+REFUSED = {
+    BranchOnData: ((floats(2, 4, 3),), "a condition of a tensor's content"),
+    BranchOnSize: ((floats(2, 4, 3),), "a branch that depends on the size"),
+    LoopOnData: ((floats(2, 4, 3), lengths(4, 2)), "an integer of a tensor's content"),
+    MaskIndex: ((floats(2, 4, 3),), "a mask as index, whose result has no fixed size, expected torch.where"),
+    Transformed: ((floats(2, 4, 3),), "fft_rfft is not supported, expected one of"),
+    Bag: ((ids(2, 4),), r"module 'bag' \(EmbeddingBag\) is not supported, expected one of"),
+    Noisy: ((floats(2, 4, 3),), "randn_like, which is random"),
+    DropoutAlwaysOn: ((floats(2, 4, 3),), "dropout at inference, expected training=self.training"),
+    LeavesTorch: ((floats(2, 4, 3),), "numpy, which leaves torch"),
+    PackedData: ((floats(2, 4, 3), lengths(4, 2)), "the attribute 'data' of a PackedSequence"),
+    PackedOut: ((floats(2, 4, 3), lengths(4, 2)), "relu fails in torch|relu of a PackedSequence"),
+    Hooked: ((floats(2, 4, 3),), r"module 'hooked' \(Linear\): has forward hooks"),
+    GrowingList: ((floats(2, 4, 3),), "takes a list that grows"),
+    ListOfSteps: ((floats(2, 4, 3),), "reads step 2 of a loop over a size"),
+    Sorting: ((floats(2, 4, 3),), "median is not supported"),
+}

@@ -100,8 +100,9 @@ def recurrent_node(g: Lowering, module: nn.Module, source: str, name: str, layou
         options["trained_state"] = True
         weights = {f"{name}.initial_{key}": array for key, array in zip(cell.states, trained, strict=True)}
     node = Recurrent(name, cell, source, **options)
-    alone = Recurrent(name, cell, "x", **{**options, "initial": (), "trained_state": False, "lengths": None})
-    spec = Spec([Input("x", "float", ("B", "T", cell.input_size))], [alone], [name])
+    entry = Input(f"{name}.input", "float", ("B", "T", cell.input_size))
+    alone = Recurrent(name, cell, entry.name, **{**options, "initial": (), "trained_state": False, "lengths": None})
+    spec = Spec([entry], [alone], [name])
     bound = bind(spec, {f"{name}.{key}": array for key, array in _own_tensors(module).items()})
     return g.add(node, {**bound.weights, **weights})
 
