@@ -212,7 +212,7 @@ def hooked():
     [
         (nn.Sequential(nn.LSTM(2, 3), nn.Linear(3, 1)), r"'1' \(Linear\): stands after '0' \(LSTM\)"),
         (nn.Sequential(nn.Linear(2, 2), nn.GRUCell(2, 3)), r"'1' \(GRUCell\): in an nn.Sequential a cell"),
-        ([("a", nn.Linear(2, 2)), ("b", nn.EmbeddingBag(2, 2))], r"module 'b' \(EmbeddingBag\) is not supported"),
+        ([("a", nn.Linear(2, 2)), ("b", nn.Threshold(0.1, 2.0))], r"module 'b' \(Threshold\) is not supported"),
         (hooked(), "forward hooks"),
         (nn.Sequential(nn.Linear(2, 2), nn.Softmax()), "dim=None"),
         (nn.Embedding(3, 2, max_norm=1.0), "max_norm=1.0"),

@@ -52,7 +52,12 @@ def test_modules_run_like_torch(name):
     module = make().eval()
     exported = from_torch(module, example)
     model = rnncore.Model(*exported)
-    changes = (lambda _, n: n, lambda size, n: n + 1, lambda size, n: 2 * n, lambda size, n: n - 1 if size == "B" else n + 3)
+    changes = (
+        lambda _, n: n,
+        lambda size, n: n + 1,
+        lambda size, n: 2 * n,
+        lambda size, n: n - 1 if size == "B" else n + 3,
+    )
     for sizes in changes:
         inputs = resized(exported.spec, exported.test_pair.inputs, sizes)
         found = model.run(inputs)
@@ -104,7 +109,9 @@ def test_lengths_by_keyword_and_rows_of_other_lengths():
     for sizes in ([1, 1, 1], [3, 6, 2], [6, 6, 6]):
         expected = module(tokens, torch.tensor(sizes)).detach().numpy()
         np.testing.assert_allclose(
-            model.run({"tokens": tokens.numpy(), "lengths": np.array(sizes)})[exported.spec.outputs[0]], expected, atol=1e-6
+            model.run({"tokens": tokens.numpy(), "lengths": np.array(sizes)})[exported.spec.outputs[0]],
+            expected,
+            atol=1e-6,
         )
 
 

@@ -104,7 +104,9 @@ def _from_onnx(path: str, spec: Spec) -> Reference:
     try:
         import onnxruntime
     except ImportError:
-        raise UnsupportedError(f'{path}: needs onnxruntime to run it, install it with: pip install onnxruntime') from None
+        raise UnsupportedError(
+            f"{path}: needs onnxruntime to run it, install it with: pip install onnxruntime"
+        ) from None
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -17,9 +17,9 @@ from rnncore.errors import InputError, SpecError, UnsupportedError, Verification
 from rnncore.export.exported import Exported
 from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
-from rnncore.export.torch_layers import CELLS, STACKS, call_module, kind_of, recurrent_node
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_loops import ScanCall, roll
+from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
 from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_trace import Traced, trace
 from rnncore.model import Model
@@ -83,7 +83,9 @@ def _in_full_precision(module: nn.Module) -> tuple[nn.Module, list[str]]:
     half = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in found]
     if not half:
         return module, []
-    return copy.deepcopy(module).float().eval(), [f"weights were {half[0]}: they are kept, and computed with, as float32"]
+    return copy.deepcopy(module).float().eval(), [
+        f"weights were {half[0]}: they are kept, and computed with, as float32"
+    ]
 
 
 def _dtype(module: nn.Module) -> str:
@@ -120,13 +122,17 @@ def _bound(module: nn.Module, example: Any, lengths: Any, dtype: str) -> inspect
     if lengths is not None:
         wanted = [name for name in parameters if "len" in name.lower()]
         if len(wanted) != 1:
-            raise InputError(f"lengths: forward has the arguments {', '.join(parameters)}, expected one with 'len' in it")
+            raise InputError(
+                f"lengths: forward has the arguments {', '.join(parameters)}, expected one with 'len' in it"
+            )
         keywords[wanted[0]] = torch.as_tensor(np.asarray(lengths)) if not isinstance(lengths, torch.Tensor) else lengths
     try:
         bound = signature.bind(module, *(given if isinstance(given, tuple) else ()), **keywords)
     except TypeError as error:
         raise InputError(f"example: {error} ({type(module).__name__}.forward{signature})") from None
-    plain = inspect.BoundArguments(signature.replace(parameters=list(signature.parameters.values())[1:]), bound.arguments)
+    plain = inspect.BoundArguments(
+        signature.replace(parameters=list(signature.parameters.values())[1:]), bound.arguments
+    )
     plain.arguments.pop(next(iter(signature.parameters)))
     for name, value in plain.arguments.items():
         plain.arguments[name] = tensors(value)
@@ -167,7 +173,9 @@ def _check_example(leaves: Mapping[str, torch.Tensor]) -> None:
             raise InputError(f"example (input {name!r}): shape {tuple(tensor.shape)}, expected no empty dimension")
 
 
-def _with_leaves(arguments: inspect.BoundArguments, old: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor]) -> inspect.BoundArguments:
+def _with_leaves(
+    arguments: inspect.BoundArguments, old: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor]
+) -> inspect.BoundArguments:
     """The same arguments with other tensors."""
     replaced = {id(tensor): new[name] for name, tensor in old.items()}
 
@@ -181,7 +189,8 @@ def _with_leaves(arguments: inspect.BoundArguments, old: Mapping[str, torch.Tens
         return {key: changed(value) for key, value in found.items()} if isinstance(found, dict) else found
 
     return inspect.BoundArguments(
-        arguments.signature, type(arguments.arguments)({name: changed(value) for name, value in arguments.arguments.items()})
+        arguments.signature,
+        type(arguments.arguments)({name: changed(value) for name, value in arguments.arguments.items()}),
     )
 
 
@@ -208,7 +217,9 @@ class _Axes:
         for name, given in sizes.items():
             if name not in self.leaves or len(given) != self.leaves[name].ndim:
                 known = ", ".join(f"{key} with {tensor.ndim}" for key, tensor in self.leaves.items())
-                raise InputError(f"sizes: {name!r} with {len(given)} dimensions, expected inputs and dimensions of: {known}")
+                raise InputError(
+                    f"sizes: {name!r} with {len(given)} dimensions, expected inputs and dimensions of: {known}"
+                )
 
     def _run(self, leaves: Mapping[str, torch.Tensor], what: str | None = None) -> Any:
         arguments = _with_leaves(self.arguments, self.leaves, leaves)
@@ -449,7 +460,9 @@ def _rows_alone(spec: Spec) -> bool:
 
 def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
     """Whether a node does the same with every step, or has nothing to do with steps."""
-    timed = [shape for name in node.reads for shape in (spec.values[name].shape,) if any(time in str(size) for size in shape)]
+    timed = [
+        shape for name in node.reads for shape in (spec.values[name].shape,) if any(time in str(size) for size in shape)
+    ]
     if not timed:
         return True
     if not isinstance(node, Node) or node.op in ("Shape", "Transpose", "Reshape", "Size") or time not in timed[0]:
@@ -479,5 +492,5 @@ def _check_other_sizes(model: Model, axes: _Axes, module: nn.Module, arguments: 
             compare(found, wanted, f"the exported model with {shapes}").require()
         except VerificationError as error:
             raise VerificationError(
-                f"{error}: what depends on sizes there was recorded for the example only, expected tensor code alike for all"
+                f"{error}: something was recorded for the sizes of the example, expected tensor code alike for all"
             ) from None

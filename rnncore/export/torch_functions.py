@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor
+from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
 
 __all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
@@ -71,12 +71,10 @@ def _dims(g: Lowering, dim: Any, x: Tensor) -> tuple[int, ...]:
 UNARY = {
     "relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs",
     "neg": "Neg", "negative": "Neg", "floor": "Floor", "ceil": "Ceil", "round": "Round", "sign": "Sign", "erf": "Erf",
-    "reciprocal": "Reciprocal", "sin": "Sin", "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh", "asin": "Asin",
-    "acos": "Acos", "atan": "Atan", "softsign": "Softsign", "hardswish": "HardSwish",
+    "reciprocal": "Reciprocal", "sin": "Sin", "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh",
+    "asin": "Asin", "acos": "Acos", "atan": "Atan", "softsign": "Softsign", "hardswish": "HardSwish",
     "absolute": "Abs", "arctan": "Atan", "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh",
 }  # fmt: skip
-FLOATING = ("Abs", "Neg", "Sign", "Floor", "Ceil", "Round", "Relu")
-"""Of the unary ops, those that leave integers integers."""
 
 
 def _unary(op: str, g: Lowering, input: Any, *, decimals: int = 0) -> Any:
@@ -453,8 +451,6 @@ def linear(g, input, weight, bias=None):
 
 
 def linear_node(g: Lowering, x: Any, weight: torch.Tensor, bias: torch.Tensor | None, name: str | None = None) -> str:
-    from rnncore.export.torch_lowering import array_of
-
     weights = {"weight": array_of(weight)}
     if bias is not None:
         weights["bias"] = array_of(bias)
@@ -505,8 +501,6 @@ def embedding(g, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, 
 
 
 def embedding_node(g: Lowering, ids: Tensor, table: torch.Tensor) -> str:
-    from rnncore.export.torch_lowering import array_of
-
     sizes = {"input_size": table.shape[0], "output_size": table.shape[1]}
     return g.emit("Embedding", [g.cast(ids, torch.int64)], sizes, {"weight": array_of(table)})
 
@@ -712,7 +706,9 @@ def squeeze(g, input, dim=None):
     x = g.tensor(input)
     wanted = _dims(g, dim, x)
     if dim is None and any(isinstance(one, Size) for one in g.shape(x)):
-        g.notes.append(f"{g.place}: squeeze() without a dimension is taken as for the example, of shape {tuple(x.a.shape)}")
+        g.notes.append(
+            f"{g.place}: squeeze() without a dimension is taken as for the example, of shape {tuple(x.a.shape)}"
+        )
     axes = tuple(axis for axis in wanted if x.a.shape[axis] == 1 == x.b.shape[axis])
     return g.out(g.emit("Squeeze", [x], {"axes": axes})) if axes else x
 
@@ -727,8 +723,13 @@ def expanded(g: Lowering, x: Tensor, sizes: Sequence[Any]) -> str:
     """x spread over dimensions of size 1; -1 keeps a dimension."""
     own = g.shape(x)
     extra = len(sizes) - len(own)
-    wanted = [own[place - extra] if not isinstance(size, Size) and size == -1 else size for place, size in enumerate(sizes)]
-    wanted = [1 if place >= extra and _kept(wanted[place], own[place - extra]) else wanted[place] for place in range(len(wanted))]
+    wanted = [
+        own[place - extra] if not isinstance(size, Size) and size == -1 else size for place, size in enumerate(sizes)
+    ]
+    wanted = [
+        1 if place >= extra and _kept(wanted[place], own[place - extra]) else wanted[place]
+        for place in range(len(wanted))
+    ]
     if all(not isinstance(size, Size) and size == 1 for size in wanted) and not extra:
         return g.name_of(x)
     inputs = [x]
@@ -792,7 +793,7 @@ def flip(g, input, *dims, **kwargs):
 @entry("roll")
 def roll(g, input, shifts, dims=None):
     x = g.tensor(input)
-    if dims is None or isinstance(shifts, (tuple, list)) or isinstance(shifts, Size) or shifts == 0:
+    if dims is None or isinstance(shifts, (tuple, list, Size)) or shifts == 0:
         raise refuse(g, "several shifts, or none", "one number and one dim")
     axis = x.axis(dims if not isinstance(dims, (tuple, list)) else dims[0])
     parts = [
@@ -845,7 +846,9 @@ def triangle(g, input, diagonal=0):
 # --- reductions ------------------------------------------------------------------------------------------------------
 
 
-def _reduce(op: str, g: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None) -> Tensor:
+def _reduce(
+    op: str, g: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None
+) -> Tensor:
     x = g.tensor(input)
     axes = _dims(g, axis if dim is None else dim, x)
     name = g.cast(x, g.a.dtype)
@@ -881,10 +884,14 @@ def norm(g, input, p="fro", dim=None, keepdim=False, *, ord=None, dtype=None):
     p = ord if ord is not None else p
     if p not in ("fro", 2, 1):
         raise refuse(g, f"p={p!r}", "1 or 2")
-    return g.out(g.emit("ReduceL1" if p == 1 else "ReduceL2", [x], {"axes": _dims(g, dim, x), "keepdims": bool(keepdim)}))
+    return g.out(
+        g.emit("ReduceL1" if p == 1 else "ReduceL2", [x], {"axes": _dims(g, dim, x), "keepdims": bool(keepdim)})
+    )
 
 
-def _extreme(reduce: str, pairwise: str, arg: str, g: Lowering, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+def _extreme(
+    reduce: str, pairwise: str, arg: str, g: Lowering, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any
+) -> Any:
     """max(x), max(x, dim) with indices, or max(x, y)."""
     dim = kwargs.pop("other", dim)
     if not isinstance(input, Tensor):
@@ -1018,7 +1025,7 @@ def fill(g, input, value=0):
 
 @entry("arange")
 def arange(g, *bounds, start=0, end=None, step=1, dtype=None):
-    given = [item for item in bounds]
+    given = list(bounds)
     if len(given) == 1:
         end = given[0]
     elif given:

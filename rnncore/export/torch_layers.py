@@ -83,7 +83,9 @@ def _own_tensors(module: nn.Module) -> dict[str, np.ndarray]:
     return {name: array_of(getattr(module, name)) for name in names}
 
 
-def recurrent_node(g: Lowering, module: nn.Module, source: str, name: str, layout: str, lengths: str | None, hx: Any) -> Recurrent:
+def recurrent_node(
+    g: Lowering, module: nn.Module, source: str, name: str, layout: str, lengths: str | None, hx: Any
+) -> Recurrent:
     """Appends the node of a stack or cell; hx: initial states in torch's shapes (layers * directions, B, size)."""
     cell = cell_of(module)
     options: dict[str, Any] = {"layout": layout, "lengths": lengths}
@@ -114,7 +116,11 @@ def _trained(states: Sequence[Tensor]) -> list[np.ndarray] | None:
         if not state.static:
             return None
         array = array_of(state.a)
-        if not array.shape[1] or not (array == array[:, :1]).all() or not np.array_equal(array[:, 0], array_of(state.b)[:, 0]):
+        if (
+            not array.shape[1]
+            or not (array == array[:, :1]).all()
+            or not np.array_equal(array[:, 0], array_of(state.b)[:, 0])
+        ):
             return None
         found.append(array[:, 0])
     return found
@@ -254,7 +260,9 @@ def _convolution_pads(module: nn.Module) -> tuple[int, ...]:
     return (*module.padding, *module.padding)
 
 
-def _convolution_node(g: Lowering, op: str, module: nn.Module, x: str, pads: Sequence[int], more: dict[str, Any]) -> str:
+def _convolution_node(
+    g: Lowering, op: str, module: nn.Module, x: str, pads: Sequence[int], more: dict[str, Any]
+) -> str:
     weights = {"weight": array_of(module.weight)}
     if module.bias is not None:
         weights["bias"] = array_of(module.bias)
@@ -289,7 +297,9 @@ def _many(value: Any, count: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
 
 
-def _pool(g: Lowering, op: str, x: Tensor, axes: int, kernel: Any, stride: Any, padding: Any, ceil: bool, more: dict[str, Any]) -> Tensor:
+def _pool(
+    g: Lowering, op: str, x: Tensor, axes: int, kernel: Any, stride: Any, padding: Any, ceil: bool, more: dict[str, Any]
+) -> Tensor:
     name, added = _batched(g, x, axes + 2)
     kernel = _many(kernel, axes)
     pads = _many(padding, axes) * 2
@@ -356,7 +366,9 @@ def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
             continue
         if isinstance(found, Size) or found % size:
             shown = "an unknown size" if isinstance(found, Size) else found
-            raise functions.refuse(g, f"{shown} made {size} by an adaptive pool", "1, or a size that divides a known one")
+            raise functions.refuse(
+                g, f"{shown} made {size} by an adaptive pool", "1, or a size that divides a known one"
+            )
         windows[i] = found // size
     name = g.name_of(x)
     if gone:
@@ -400,7 +412,11 @@ def layer_norm(g, module, input):
 def layer_normed(g, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     x = g.tensor(input)
     shape = tuple(normalized_shape)
-    names = [_constant(g, _content(weight), "weight", 1, 1) if weight is not None else g.constant(np.ones(shape, np.float32), "float", "ones")]
+    names = [
+        _constant(g, _content(weight), "weight", 1, 1)
+        if weight is not None
+        else g.constant(np.ones(shape, np.float32), "float", "ones")
+    ]
     if bias is not None:
         names.append(_constant(g, _content(bias), "bias", 1, 0))
     return g.out(g.emit("LayerNormalization", [x, *names], {"axis": -len(shape), "epsilon": float(eps)}))
@@ -497,8 +513,8 @@ def prelu(g, module, input):
     return functions.prelu(g, input, Tensor(None, module.weight.detach(), module.weight.detach(), constant=True))
 
 
-@layer("ZeroPad1d", "ZeroPad2d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "ReflectionPad1d", "ReflectionPad2d",
-       "ReplicationPad1d", "ReplicationPad2d", "CircularPad1d", "CircularPad2d")  # fmt: skip
+@layer("ZeroPad1d", "ZeroPad2d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "ReflectionPad1d",
+       "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "CircularPad1d", "CircularPad2d")  # fmt: skip
 def padding(g, module, input):
     kind = kind_of(module)
     names = (("Reflection", "reflect"), ("Replication", "replicate"), ("Circular", "circular"))
@@ -512,7 +528,14 @@ def upsample(g, module, input):
 
 
 def interpolate(
-    g, input, size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None, antialias=False
+    g,
+    input,
+    size=None,
+    scale_factor=None,
+    mode="nearest",
+    align_corners=None,
+    recompute_scale_factor=None,
+    antialias=False,
 ):
     x = g.tensor(input)
     modes = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
@@ -603,7 +626,7 @@ def _attention_weights(module: nn.Module) -> dict[str, np.ndarray]:
     return found
 
 
-# --- functions that do what a module does ------------------------------------------------------------------------------
+# --- functions that do what a module does ----------------------------------------------------------------------------
 
 
 @functions.entry("layer_norm")
@@ -614,15 +637,15 @@ def _layer_norm(g, input, normalized_shape, weight=None, bias=None, eps=1e-5, cu
 functions.entry("interpolate", "upsample")(interpolate)
 
 for _axes in (1, 2, 3):
-    functions.FUNCTIONS[f"avg_pool{_axes}d"] = (
-        lambda g, *args, axes=_axes, **kwargs: average_pooled(g, axes, *args, **kwargs)
+    functions.FUNCTIONS[f"avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: average_pooled(
+        g, axes, *args, **kwargs
     )
-    functions.FUNCTIONS[f"max_pool{_axes}d"] = (
-        lambda g, *args, axes=_axes, **kwargs: max_pooled(g, axes, *args, **kwargs)
+    functions.FUNCTIONS[f"max_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: max_pooled(
+        g, axes, *args, **kwargs
     )
-    functions.FUNCTIONS[f"adaptive_avg_pool{_axes}d"] = (
-        lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(g, True, axes, *args, **kwargs)
+    functions.FUNCTIONS[f"adaptive_avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(
+        g, True, axes, *args, **kwargs
     )
-    functions.FUNCTIONS[f"adaptive_max_pool{_axes}d"] = (
-        lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(g, False, axes, *args, **kwargs)
+    functions.FUNCTIONS[f"adaptive_max_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(
+        g, False, axes, *args, **kwargs
     )

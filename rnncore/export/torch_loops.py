@@ -77,7 +77,14 @@ class ScanCall:
     collected  positions whose results of all steps are read behind the loop
     """
 
-    def __init__(self, loop: Loop, carried: Sequence[int], sequences: dict[int, Any], collected: Sequence[int], captured: Sequence[fx.Node]):
+    def __init__(
+        self,
+        loop: Loop,
+        carried: Sequence[int],
+        sequences: dict[int, Any],
+        collected: Sequence[int],
+        captured: Sequence[fx.Node],
+    ):
         self.loop, self.carried, self.sequences = loop, list(carried), sequences
         self.collected, self.captured = list(collected), list(captured)
         self.__name__ = self.__qualname__ = "scan"
@@ -160,7 +167,7 @@ def _repetition(names: Sequence[Any], start: int) -> tuple[int, int]:
     return best
 
 
-# --- what the arguments are over all steps -----------------------------------------------------------------------------
+# --- what the arguments are over all steps ---------------------------------------------------------------------------
 
 
 def _read_arguments(traced: Traced, loop: Loop) -> None:
@@ -195,10 +202,16 @@ class _Reader:
     def _leaf(self, found: list[Any]) -> Leaf:
         found = [_behind_identities(self.traced, item) for item in found]
         inside = [self.where.get(item) if isinstance(item, fx.Node) else None for item in found]
-        if all(place is not None and place == (k, inside[0][1]) for k, place in enumerate(inside) if inside[0]) and inside[0]:
+        if (
+            all(place is not None and place == (k, inside[0][1]) for k, place in enumerate(inside) if inside[0])
+            and inside[0]
+        ):
             return Leaf("now", inside[0][1])
         later = inside[1:]
-        if all(place is not None and place == (k, later[0][1]) for k, place in enumerate(later) if later[0]) and later[0]:
+        if (
+            all(place is not None and place == (k, later[0][1]) for k, place in enumerate(later) if later[0])
+            and later[0]
+        ):
             if inside[0] is not None:
                 raise self._refusal("reads a result of another step than its own or the one before")
             return Leaf("before", later[0][1], found[0])
@@ -214,8 +227,8 @@ class _Reader:
 
     def _refusal(self, what: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self.traced.places[self.node]}: {self.node.name} in a loop over a size {what}, expected x[:, t], results "
-            "of this step and of the one before"
+            f"{self.traced.places[self.node]}: {self.node.name} in a loop over a size {what}, expected x[:, t], "
+            "results of this step and of the one before"
         )
 
 
@@ -347,8 +360,8 @@ class _Replacing:
         k, j = self.where[behind]
         if k != self.loop.count - 1:
             raise UnsupportedError(
-                f"{self.traced.places.get(user, 'the module')}: reads step {k} of a loop over a size, expected the last "
-                "step, or all of them in torch.stack or torch.cat"
+                f"{self.traced.places.get(user, 'the module')}: reads step {k} of a loop over a size, expected the "
+                "last step, or all of them in torch.stack or torch.cat"
             )
         return self.final(j)
 
@@ -398,7 +411,9 @@ def _rejoin(plan: _Replacing, all_of: Callable[[int], fx.Node]) -> None:
 
 def _check_output(plan: _Replacing, found: Any) -> None:
     if isinstance(found, _All):
-        raise UnsupportedError(f"{plan.place}: the output is a list with one tensor for each step, expected torch.stack")
+        raise UnsupportedError(
+            f"{plan.place}: the output is a list with one tensor for each step, expected torch.stack"
+        )
     if isinstance(found, (tuple, list)):
         for item in found:
             _check_output(plan, item)
@@ -435,8 +450,14 @@ class _Vectorized(_Replacing):
         if name == "getitem":
             source, index = self.loop.args[j]
             several = isinstance(source, Leaf) and source.kind == "now"
-            if several and self.loop.body[source.value].op in ("call_module",) or several and self._is_part(source.value):
-                return "part" if isinstance(index, Leaf) and index.kind == "constant" and isinstance(index.value, int) else None
+            if (several and self.loop.body[source.value].op in ("call_module",)) or (
+                several and self._is_part(source.value)
+            ):
+                return (
+                    "part"
+                    if isinstance(index, Leaf) and index.kind == "constant" and isinstance(index.value, int)
+                    else None
+                )
             return None
         if name in IDENTITIES:
             return "identity"
@@ -447,7 +468,11 @@ class _Vectorized(_Replacing):
         if name in ("cat", "concat"):
             now = all(leaf.kind in ("now", "constant") for leaf in leaves)
             return "cat" if now and self._dim(j) in (-1, 1) and self._rank(j) == 2 else None
-        if name in LAST_AXIS and leaves[0].kind == "now" and self.loop.kwargs[j].get("dim", Leaf("constant", None)).value in (-1,):
+        if (
+            name in LAST_AXIS
+            and leaves[0].kind == "now"
+            and self.loop.kwargs[j].get("dim", Leaf("constant", None)).value in (-1,)
+        ):
             return "pointwise"
         ok = name in POINTWISE and all(leaf.kind in ("now", "same", "constant") for leaf in leaves)
         return "pointwise" if ok and any(leaf.kind == "now" for leaf in leaves) else None
@@ -458,7 +483,9 @@ class _Vectorized(_Replacing):
         )
 
     def _dim(self, j: int) -> Any:
-        found = self.loop.kwargs[j].get("dim", self.loop.args[j][1] if len(self.loop.args[j]) > 1 else Leaf("constant", 0))
+        found = self.loop.kwargs[j].get(
+            "dim", self.loop.args[j][1] if len(self.loop.args[j]) > 1 else Leaf("constant", 0)
+        )
         return found.value
 
     def _rank(self, j: int) -> int:
@@ -520,9 +547,9 @@ class _Vectorized(_Replacing):
                     return False
                 if leaf.kind == "before" and kind not in ("cell", "stack", "store"):
                     return False
-        for user, nodes in _readers(self.loop).items():
+        for nodes in _readers(self.loop).values():
             for node in nodes:
-                k, j = self.where[_behind_identities(self.traced, node)] if _behind_identities(self.traced, node) in self.where else (0, 0)
+                k, j = self.where.get(_behind_identities(self.traced, node), (0, 0))
                 if k != self.loop.count - 1 and (self._hidden(j) or self.kinds[j] == "store"):
                     return False
         return True
@@ -624,11 +651,11 @@ class _Vectorized(_Replacing):
         several = isinstance(self.traced.values[node], tuple)
         self.sequences[j] = self.make("call_function", _getitem, call, 0)
         states = self.make("call_function", _getitem, call, 1)
-        if several:
-            states = [self.make("call_function", _getitem, states, i) for i in range(2)]
-        else:
-            states = [states]
-        self.states = {**getattr(self, "states", {}), j: [self.make("call_method", "select", one, 0, 0) for one in states]}
+        states = [self.make("call_function", _getitem, states, i) for i in range(2)] if several else [states]
+        self.states = {
+            **getattr(self, "states", {}),
+            j: [self.make("call_method", "select", one, 0, 0) for one in states],
+        }
         if not several:
             self.finals[j] = self.states[j][0]
 
@@ -639,7 +666,11 @@ class _Vectorized(_Replacing):
         state = None
         if all(start is not None for start in starts):
             state = tuple(starts) if len(starts) > 1 else starts[0]
-        call = self.make("call_module", node.target, x, state) if state is not None else self.make("call_module", node.target, x)
+        call = (
+            self.make("call_module", node.target, x, state)
+            if state is not None
+            else self.make("call_module", node.target, x)
+        )
         self.sequences[j] = self.make("call_method", "unsqueeze", self.make("call_function", _getitem, call, 0), 2)
         self.states = {**getattr(self, "states", {}), j: self.make("call_function", _getitem, call, 1)}
 
@@ -684,16 +715,23 @@ class _Scanned(_Replacing):
         loop = self.loop
         self._check()
         sequences = {
-            j: found for j in range(len(loop.body)) if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
+            j: found
+            for j in range(len(loop.body))
+            if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
         }
-        leaves = [leaf for j in range(len(loop.body)) if j not in sequences for leaf in leaves_of([loop.args[j], loop.kwargs[j]])]
+        leaves = [
+            leaf
+            for j in range(len(loop.body))
+            if j not in sequences
+            for leaf in leaves_of([loop.args[j], loop.kwargs[j]])
+        ]
         carried = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "before"))
         starts = [next(leaf.start for leaf in leaves if leaf.kind == "before" and leaf.value == j) for j in carried]
         for j, start in zip(carried, starts, strict=True):
             if not isinstance(start, fx.Node) or not isinstance(self.traced.values[loop.body[j]], torch.Tensor):
                 raise UnsupportedError(
-                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name} goes from step to step without a tensor to "
-                    "start from, expected one, such as zeros"
+                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name} goes from step to step without a "
+                    "tensor to start from, expected one, such as zeros"
                 )
         captured = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "same"))
         collected = list(dict.fromkeys(self._collected()))
@@ -706,7 +744,12 @@ class _Scanned(_Replacing):
             self.anchor = self.traced.graph.create_node("call_function", _anchor)
         with self.traced.graph.inserting_before(self.anchor):
             node = self.make(
-                "call_function", call, starts, [source for source, *_ in sequences.values()], captured, value=tuple(values)
+                "call_function",
+                call,
+                starts,
+                [source for source, *_ in sequences.values()],
+                captured,
+                value=tuple(values),
             )
             parts = [self.make("call_function", _getitem, node, i) for i in range(len(values))]
         self.finals = dict(zip(carried, parts, strict=False))
@@ -720,7 +763,9 @@ class _Scanned(_Replacing):
         for node in self.loop.body:
             value = self.traced.values[node]
             if not isinstance(value, (torch.Tensor, tuple, list, int, float)):
-                raise UnsupportedError(f"{self.traced.places[node]}: {node.name} in a loop over a size, expected tensor code")
+                raise UnsupportedError(
+                    f"{self.traced.places[node]}: {node.name} in a loop over a size, expected tensor code"
+                )
 
     def _forward(self, found: tuple) -> bool:
         source, axis, offset, slope, _ = found
@@ -729,7 +774,7 @@ class _Scanned(_Replacing):
     def _collected(self) -> list[int]:
         """Positions whose results of more than the last step are read behind the loop."""
         found = []
-        for user, nodes in _readers(self.loop).items():
+        for nodes in _readers(self.loop).values():
             for node in nodes:
                 behind = _behind_identities(self.traced, node)
                 k, j = self.where[behind] if behind in self.where else self.where[node]

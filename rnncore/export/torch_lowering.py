@@ -7,7 +7,6 @@ torch_functions.py and torch_layers.py; this file keeps values, sizes and consta
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
-from torch.nn.utils.rnn import PackedSequence
 
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
 from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
-from rnncore.spec import Input, Node, Recurrent
+from rnncore.spec import Input, Node
 
-__all__ = ["Lowering", "Packed", "Size", "Tensor", "array_of", "spec_dtype"]
+__all__ = ["Lowering", "Packed", "Size", "Tensor", "array_of"]
 
 DTYPES = {
     torch.float32: "float",
@@ -203,7 +201,9 @@ class Lowering:
 
     def spec_dtype(self, dtype: torch.dtype) -> str:
         if dtype not in DTYPES:
-            raise UnsupportedError(f"{self.place}: {self.wanted}: {dtype}, expected one of {', '.join(map(str, DTYPES))}")
+            raise UnsupportedError(
+                f"{self.place}: {self.wanted}: {dtype}, expected one of {', '.join(map(str, DTYPES))}"
+            )
         return DTYPES[dtype]
 
     def constant(self, array: Any, dtype: str, label: str = "constant") -> str:
@@ -357,7 +357,7 @@ class Lowering:
         return item
 
     def reshaped(self, x: Any, sizes: Sequence[Any], name: str | None = None, of: Tensor | None = None) -> str:
-        """A Reshape to numbers and sizes, one of which may be -1; of: the tensor whose sizes at the same place may stay."""
+        """A Reshape to numbers and sizes, one of which may be -1; sizes of ``of`` at the same place stay."""
         wanted = list(sizes)
         shape = self.shape(of) if of is not None else ()
         for place, size in enumerate(wanted[: len(shape)]):
@@ -368,7 +368,9 @@ class Lowering:
             wanted[unknown[0]] = -1
         inputs = [x]
         if any(isinstance(size, Size) for size in wanted):
-            wanted = [shape[place] if size == 0 and not isinstance(size, Size) else size for place, size in enumerate(wanted)]
+            wanted = [
+                shape[place] if size == 0 and not isinstance(size, Size) else size for place, size in enumerate(wanted)
+            ]
         attributes = self.parameter(inputs, "shape", wanted, 1)
         return self.emit("Reshape", inputs, attributes, name=name)
 
@@ -382,7 +384,10 @@ class Lowering:
             self.node, self.other, self.place = one, two, self.first.places.get(one, "the module")
             if one.op == "output":
                 return self.pair(one.args[0], two.args[0]), *(
-                    fx.node.map_aggregate(node.args[0], lambda found, traced=traced: traced.values[found] if isinstance(found, fx.Node) else found)
+                    fx.node.map_aggregate(
+                        node.args[0],
+                        lambda found, traced=traced: traced.values[found] if isinstance(found, fx.Node) else found,
+                    )
                     for node, traced in ((one, self.first), (two, self.second))
                 )
             if one.op == "placeholder":
@@ -399,7 +404,9 @@ class Lowering:
             except RnncoreError:
                 raise
             except TypeError as error:
-                raise UnsupportedError(f"{self.place}: {self.wanted}: arguments that are not accepted: {error}") from error
+                raise UnsupportedError(
+                    f"{self.place}: {self.wanted}: arguments that are not accepted: {error}"
+                ) from error
             _mark_static(self.env[one], _all_static(args) and _all_static(list(kwargs.values())))
         raise AssertionError("no output")
 
@@ -426,10 +433,14 @@ class Lowering:
             return slice(*(self.pair(getattr(a, key), getattr(b, key)) for key in ("start", "stop", "step")))
         if isinstance(a, (tuple, list)):
             if len(a) != len(b):
-                raise UnsupportedError(f"{self.place}: {self.wanted}: {len(a)} tensors for one size of the input, {len(b)} for another")
-            return type(a)(self.pair(x, y) for x, y in zip(a, b, strict=True)) if type(a) in (tuple, list) else [
-                self.pair(x, y) for x, y in zip(a, b, strict=True)
-            ]
+                raise UnsupportedError(
+                    f"{self.place}: {self.wanted}: {len(a)} tensors for one size of the input, {len(b)} for another"
+                )
+            return (
+                type(a)(self.pair(x, y) for x, y in zip(a, b, strict=True))
+                if type(a) in (tuple, list)
+                else [self.pair(x, y) for x, y in zip(a, b, strict=True)]
+            )
         if isinstance(a, dict):
             return {key: self.pair(value, b[key]) for key, value in a.items()}
         if isinstance(a, int) and not isinstance(a, bool) and a != b:
@@ -441,10 +452,14 @@ class Lowering:
     def _folded(self, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any] | None:
         """What depends on nothing that the model is given, as it is."""
         if one.op == "get_attr":
-            return (Tensor(None, self.a, self.b, label=str(one.target), constant=True, static=True) if isinstance(self.a, torch.Tensor) else self.a,)
-        if isinstance(self.a, (bool, int, float, str, torch.dtype, torch.device, type(None))) and self.a == self.b:
-            if not self.first.tracer.depends_on_data(one):
-                return (self.a,)
+            return (
+                Tensor(None, self.a, self.b, label=str(one.target), constant=True, static=True)
+                if isinstance(self.a, torch.Tensor)
+                else self.a,
+            )
+        plain = isinstance(self.a, (bool, int, float, str, torch.dtype, torch.device, type(None)))
+        if plain and self.a == self.b and not self.first.tracer.depends_on_data(one):
+            return (self.a,)
         if one.op == "call_module" and not _is_plain(args, kwargs):
             return None
         if isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b):
@@ -515,4 +530,6 @@ def _size_key(size: Any) -> Any:
 
 
 def _same(a: Size, b: Size) -> bool:
-    return a is b or (_size_key(a) == _size_key(b)) or ((a.a, a.b) == (b.a, b.b) and a.recipe[0] == b.recipe[0] == "dim")
+    return (
+        a is b or (_size_key(a) == _size_key(b)) or ((a.a, a.b) == (b.a, b.b) and a.recipe[0] == b.recipe[0] == "dim")
+    )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
-from rnncore.errors import InputError, UnsupportedError
+from rnncore.errors import InputError
 from rnncore.export.exported import Exported
 
 __all__ = ["from_torch"]

@@ -15,7 +15,9 @@ from rnncore.spec import Control, Input, Spec
 __all__ = ["lower_scan"]
 
 
-def lower_scan(g: Lowering, starts: list[Any], sources: list[Any], captured: list[Any], lower: Callable) -> tuple[Any, ...]:
+def lower_scan(
+    g: Lowering, starts: list[Any], sources: list[Any], captured: list[Any], lower: Callable
+) -> tuple[Any, ...]:
     """The values after the last step, and those of all steps, side by side on axis 1."""
     body = _Body(g, g.node.target, g.other.target)
     body.add_states(starts)

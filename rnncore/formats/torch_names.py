@@ -152,12 +152,14 @@ class _Binder:
         return array
 
     def _why_missing(self, node, key: str) -> str:
-        """What a recurrent node says of its stack that the file's tensors contradict, if that explains what is missing."""
+        """A hint where the file's tensors contradict what a recurrent node says of its stack."""
         if isinstance(node, Node):
             return ""
         there = {name.rpartition(".")[2] for name in self.tensors if name.rpartition(".")[0] == self.roots[node.name]}
         if key.endswith("_reverse") and there and not any(leaf.endswith("_reverse") for leaf in there):
-            return f" (the file has no _reverse weights there: it looks like direction='forward', not {node.direction!r})"
+            return (
+                f" (the file has no _reverse weights there: it looks like direction='forward', not {node.direction!r})"
+            )
         if key.startswith("bias") and there and not any(leaf.startswith("bias") for leaf in there):
             return " (the file has no biases there: it looks like bias=False)"
         numbers = [int(match[2] or 0) for match in map(_ROLE.fullmatch, there) if match]
@@ -298,7 +300,8 @@ def _other_cell(node, key: str, found: tuple[int, ...]) -> str:
     if kind is None:
         return ""
     if kind != node.cell.kind:
-        return f" ({found[0] // hidden} x {hidden} rows: it looks like {_ARTICLE[kind]} {kind}, the spec says {node.cell.kind})"
+        rows = f"{found[0] // hidden} x {hidden} rows"
+        return f" ({rows}: it looks like {_ARTICLE[kind]} {kind}, the spec says {node.cell.kind})"
     if hidden != node.cell.hidden_size:
         return f" (it looks like hidden_size={hidden}, the spec says {node.cell.hidden_size})"
     return ""
