@@ -46,6 +46,11 @@ def refuse(g: Lowering, what: str, expected: str) -> UnsupportedError:
     return UnsupportedError(f"{g.place}: {g.wanted}: {what}, expected {expected}")
 
 
+def called(g: Lowering) -> str:
+    """The name of the function or method of the current node, without what marks it as in-place."""
+    return str(getattr(g.node.target, "__name__", g.node.target)).strip("_")
+
+
 def _plain(item: Any) -> Any:
     """A number for torch.result_type, which wants tensors or numbers."""
     if isinstance(item, Tensor):
@@ -217,7 +222,7 @@ def _rsqrt(g, input):
 
 @entry("log2", "log10")
 def _log_base(g, input):
-    base = 2 if "log2" in g.wanted else 10
+    base = 2 if called(g) == "log2" else 10
     return g.out(g.emit("Mul", [g.emit("Log", [g.tensor(input)]), g.cast(1 / math.log(base), g.a.dtype)]))
 
 
@@ -231,21 +236,29 @@ def _expm1(g, input):
     return g.out(g.emit("Sub", [g.emit("Exp", [g.tensor(input)]), g.cast(1, g.a.dtype)]))
 
 
-@entry("clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6")
-def _clamp(g, input, *args, min=None, max=None, min_val=-1.0, max_val=1.0):
-    kind = g.wanted.rstrip("0123456789_")
-    if "clamp_min" in g.wanted:
-        min, args = args[0] if args else min, ()
-    elif "clamp_max" in g.wanted:
-        max, args = args[0] if args else max, ()
-    elif "relu" in kind or g.wanted.startswith("relu6"):
-        min, max = 0.0, 6.0
-    elif kind.endswith("hardtanh"):
-        min, max = (*args, *(min_val, max_val)[len(args) :])
-        args = ()
-    limits = dict(zip(("min", "max"), args, strict=False))
-    min, max = limits.get("min", min), limits.get("max", max)
+@entry("clamp", "clip")
+def _clamp(g, input, min=None, max=None):
     return clamp(g, g.tensor(input), min, max)
+
+
+@entry("clamp_min")
+def _clamp_min(g, input, min):
+    return clamp(g, g.tensor(input), min, None)
+
+
+@entry("clamp_max")
+def _clamp_max(g, input, max):
+    return clamp(g, g.tensor(input), None, max)
+
+
+@entry("hardtanh")
+def _hardtanh(g, input, min_val=-1.0, max_val=1.0):
+    return clamp(g, g.tensor(input), min_val, max_val)
+
+
+@entry("relu6")
+def _relu6(g, input):
+    return clamp(g, g.tensor(input), 0.0, 6.0)
 
 
 def clamp(g: Lowering, x: Tensor, low: Any, high: Any) -> Tensor:
@@ -415,8 +428,7 @@ def same(g, input, *args, **kwargs):
 
 @entry("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 def dropout(g, input, p=0.5, training=None):
-    active = "dropout" in str(g.node.target) and training is not False
-    if active and p > 0:
+    if training is not False and p > 0:
         raise refuse(g, "dropout at inference", "training=self.training")
     g.notes.append(f"{g.wanted} ({g.place}): left out, it does nothing at inference")
     return input
@@ -592,7 +604,7 @@ def split(g, tensor, split_size_or_sections=None, dim=0, *, chunks=None, split_s
         raise refuse(g, f"{len(g.a)} parts for one size of the input, {len(g.b)} for another", "a fixed number")
     x = g.tensor(tensor)
     axis = x.axis(dim)
-    if any(a.shape[axis] != b.shape[axis] for a, b in zip(g.a, g.b, strict=True)) and "chunk" in str(g.node.target):
+    if any(a.shape[axis] != b.shape[axis] for a, b in zip(g.a, g.b, strict=True)) and "chunk" in called(g):
         return _equal_parts(g, x, axis)
     return _parts(g, x, axis)
 
@@ -838,7 +850,7 @@ def pad(g, input, pad, mode="constant", value=None):
 @entry("tril", "triu")
 def triangle(g, input, diagonal=0):
     x = g.tensor(input)
-    upper = "triu" in str(getattr(g.node.target, "__name__", g.node.target))
+    upper = called(g) == "triu"
     inputs: list[Any] = [x] if diagonal == 0 else [x, g.scalar(diagonal)]
     return g.out(g.emit("Trilu", inputs, {"upper": upper}))
 
@@ -875,7 +887,7 @@ def spread(g, input, dim=None, unbiased=None, keepdim=False, *, correction=None)
     off = g.emit("Sub", [x, mean])
     total = g.emit("ReduceSum", [g.emit("Mul", [off, off])], {"axes": axes, "keepdims": bool(keepdim)})
     found = g.emit("Div", [total, g.cast(g.compute("sub", count, less), x.dtype)])
-    return g.out(g.emit("Sqrt", [found]) if "std" in g.wanted else found)
+    return g.out(g.emit("Sqrt", [found]) if called(g) == "std" else found)
 
 
 @entry("norm", "vector_norm")
@@ -905,12 +917,11 @@ def _extreme(
     return _values_and_indices(g, name, lambda: g.emit(arg, [input], {"axis": axis, "keepdims": bool(keepdim)}))
 
 
-def _values_and_indices(g: Lowering, values: str, indices: Callable[[], str]) -> tuple[Tensor, Tensor]:
-    """Both results of torch; the second is made only if something reads it."""
-    read = any(user.target is not getattr and user.args[1:2] != (0,) for user in g.node.users) or not g.node.users
-    read = read or any(user.target is getattr and user.args[1] == "indices" for user in g.node.users)
+def _values_and_indices(g: Lowering, values: str, indices: Callable[[], str]) -> tuple[Tensor, Tensor | None]:
+    """Both results of torch; the indices are made only if something may read them."""
+    values_only = bool(g.node.users) and all(user.args[1:2] in ((0,), ("values",)) for user in g.node.users)
     first = g.named(values, g.a[0], g.b[0])
-    return _Named((first, g.named(indices(), g.a[1], g.b[1]) if read else first))
+    return _Named((first, None if values_only else g.named(indices(), g.a[1], g.b[1])))
 
 
 class _Named(tuple):
@@ -932,7 +943,7 @@ FUNCTIONS["min"] = partial(_extreme, "ReduceMin", "Min", "ArgMin")
 @entry("argmax", "argmin")
 def argmax(g, input, dim=None, keepdim=False):
     x = g.tensor(input)
-    op = "ArgMin" if "argmin" in str(getattr(g.node.target, "__name__", g.node.target)) else "ArgMax"
+    op = "ArgMin" if called(g) == "argmin" else "ArgMax"
     if dim is None:
         x = g.named(g.reshaped(x, (-1,)), x.a.reshape(-1), x.b.reshape(-1))
         dim = 0
@@ -942,7 +953,7 @@ def argmax(g, input, dim=None, keepdim=False):
 @entry("any", "all")
 def any_all(g, input, dim=None, keepdim=False):
     x = g.tensor(input)
-    op = "ReduceMax" if "any" in str(getattr(g.node.target, "__name__", g.node.target)) else "ReduceMin"
+    op = "ReduceMax" if called(g) == "any" else "ReduceMin"
     ints = g.emit("Cast", [_as_bool(g, x)], {"to": "int64"})
     found = g.emit(op, [ints], {"axes": _dims(g, dim, x), "keepdims": bool(keepdim)})
     return g.out(g.emit("Cast", [found], {"to": "bool"}))
@@ -958,20 +969,21 @@ def topk(g, input, k, dim=-1, largest=True, sorted=True):
 def sort(g, input, dim=-1, descending=False, stable=False):
     x = g.tensor(input)
     axis = x.axis(dim)
-    found = _top(g, x, g.dim(x, axis), axis, descending, "argsort" in g.wanted)
-    return found[1] if "argsort" in g.wanted else found
+    found = _top(g, x, g.dim(x, axis), axis, descending)
+    return found[1] if called(g) == "argsort" else found
 
 
-def _top(g: Lowering, x: Tensor, k: Any, axis: int, largest: bool, indices_only: bool = False) -> tuple[Any, Tensor]:
+def _top(g: Lowering, x: Tensor, k: Any, axis: int, largest: bool) -> tuple[Tensor | None, Tensor]:
+    """Values and indices; of argsort the indices alone."""
     inputs: list[Any] = [x]
     attributes = {"axis": axis, "largest": bool(largest), "sorted": True, **g.parameter(inputs, "k", [k], 1)}
     if "k" in attributes:
         attributes["k"] = attributes["k"][0]
-    name = g.emit("TopK", inputs, attributes)
-    first, second = g.nodes[-1].names
-    if indices_only:
-        return None, g.named(second, g.a, g.b)
-    return _Named((g.named(first, g.a[0], g.b[0]), g.named(second, g.a[1], g.b[1]))) if name else ()
+    g.emit("TopK", inputs, attributes)
+    values, indices = g.nodes[-1].names
+    if isinstance(g.a, torch.Tensor):
+        return None, g.named(indices, g.a, g.b)
+    return _Named((g.named(values, g.a[0], g.b[0]), g.named(indices, g.a[1], g.b[1])))
 
 
 @entry("cumsum")
@@ -1011,7 +1023,7 @@ def full(g, *args, fill_value=None, dtype=None, **kwargs):
 
 def _wanted_sizes(g: Lowering, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
     """The sizes of a new tensor: those of another, or as they were given, without the tensor of a new_ method."""
-    name = str(getattr(g.node.target, "__name__", g.node.target))
+    name = called(g)
     if name.endswith("_like"):
         return list(g.shape(g.tensor(args[0])))
     given = [*args[1 if name.startswith("new_") else 0 :], *(kwargs[key] for key in ("size",) if key in kwargs)]
