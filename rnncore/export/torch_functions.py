@@ -1002,7 +1002,7 @@ def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
     return g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
 
 
-@entry("zeros", "empty", "new_zeros", "new_empty", "zeros_like", "empty_like")
+@entry("zeros", "empty", "new", "new_zeros", "new_empty", "zeros_like", "empty_like")
 def zeros(g, *args, dtype=None, **kwargs):
     return filled(g, _wanted_sizes(g, args, kwargs), 0)
 
@@ -1026,7 +1026,7 @@ def _wanted_sizes(g: Lowering, args: Sequence[Any], kwargs: dict[str, Any]) -> l
     name = called(g)
     if name.endswith("_like"):
         return list(g.shape(g.tensor(args[0])))
-    given = [*args[1 if name.startswith("new_") else 0 :], *(kwargs[key] for key in ("size",) if key in kwargs)]
+    given = [*args[1 if name.startswith("new") else 0 :], *(kwargs[key] for key in ("size",) if key in kwargs)]
     return _listed(given)
 
 

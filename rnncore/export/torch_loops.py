@@ -440,8 +440,8 @@ class _Vectorized(_Replacing):
                 return "cell" if self._fed_by_itself(j) else None
             if kind in STACKS:
                 part = self.tracer.root.get_submodule(node.target)
-                one_step = isinstance(self.loop.args[j][0], Leaf) and self._value(self.loop.args[j][0]).ndim == 3
-                one_step = one_step and part.batch_first and self._value(self.loop.args[j][0]).shape[1] == 1
+                shape = self._value(self.loop.args[j][0]).shape if isinstance(self.loop.args[j][0], Leaf) else ()
+                one_step = len(shape) == 3 and shape[1 if part.batch_first else 0] == 1
                 return "stack" if one_step and not part.bidirectional and self._fed_by_itself(j) else None
             if kind in IDENTITY_LAYERS:
                 return "identity"
@@ -449,16 +449,17 @@ class _Vectorized(_Replacing):
             return "pointwise" if fits and all(leaf.kind in ("now", "same", "constant") for leaf in leaves) else None
         if name == "getitem":
             source, index = self.loop.args[j]
-            several = isinstance(source, Leaf) and source.kind == "now"
-            if (several and self.loop.body[source.value].op in ("call_module",)) or (
-                several and self._is_part(source.value)
-            ):
-                return (
-                    "part"
-                    if isinstance(index, Leaf) and index.kind == "constant" and isinstance(index.value, int)
-                    else None
-                )
-            return None
+            if not isinstance(source, Leaf) or source.kind != "now":
+                return None
+            if isinstance(self.traced.values[self.loop.body[source.value]], (tuple, list)):
+                return "part" if isinstance(index, Leaf) and index.kind == "constant" else None
+            return self._dropped(source, index)
+        if name == "squeeze" and len(self.loop.args[j]) == 2 and self.loop.args[j][0].kind == "now":
+            axis = self.loop.args[j][1].value
+            return self._dropped(
+                self.loop.args[j][0],
+                (slice(*[Leaf("constant")] * 3), Leaf("constant", 0))[1 - axis :] if axis in (0, 1) else None,
+            )
         if name in IDENTITIES:
             return "identity"
         if name == "unsqueeze" and self.loop.args[j][1] == Leaf("constant", 1) and self.loop.args[j][0].kind == "now":
@@ -477,10 +478,15 @@ class _Vectorized(_Replacing):
         ok = name in POINTWISE and all(leaf.kind in ("now", "same", "constant") for leaf in leaves)
         return "pointwise" if ok and any(leaf.kind == "now" for leaf in leaves) else None
 
-    def _is_part(self, j: int) -> bool:
-        return getattr(self.loop.body[j].target, "__name__", "") == "getitem" and isinstance(
-            self.traced.values[self.loop.body[j]], (tuple, list)
-        )
+    def _dropped(self, source: Leaf, index: Any) -> str | None:
+        """x[0] and x[:, 0] where that axis has one entry: without it."""
+        parts = list(index) if isinstance(index, (tuple, list)) else [index]
+        shape = self._value(source).shape
+        axis = next((axis for axis, part in enumerate(parts) if isinstance(part, Leaf)), None)
+        if axis not in (0, 1) or parts[axis].kind != "constant" or parts[axis].value not in (0, -1) or shape[axis] != 1:
+            return None
+        whole = all(_whole(part) for place, part in enumerate(parts) if place != axis)
+        return ("drop front", "drop step")[axis] if whole else None
 
     def _dim(self, j: int) -> Any:
         found = self.loop.kwargs[j].get(
@@ -635,6 +641,14 @@ class _Vectorized(_Replacing):
         found = self.make("call_method", "unsqueeze", self.sequences[self.loop.args[j][0].value], 0)
         self.sequences[j] = self.make("call_method", "transpose", found, 1, 2)
 
+    def _drop_front(self, j: int) -> None:
+        """(1, T, B, ...), the results (1, B, ...) of all steps, as (B, T, ...)."""
+        found = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 0, 0)
+        self.sequences[j] = self.make("call_method", "transpose", found, 0, 1)
+
+    def _drop_step(self, j: int) -> None:
+        self.sequences[j] = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 2, 0)
+
     def _starts(self, j: int) -> list[Any]:
         return [leaf.start for leaf in self._state(j)]
 
@@ -661,7 +675,8 @@ class _Vectorized(_Replacing):
 
     def _stack(self, j: int) -> None:
         node = self.loop.body[j]
-        x = self.make("call_method", "select", self._lifted(self.loop.args[j][0], 3), 2, 0)
+        one = 2 if self.tracer.root.get_submodule(node.target).batch_first else 0
+        x = self.make("call_method", "select", self._lifted(self.loop.args[j][0], 3), one, 0)
         starts = self._starts(j)
         state = None
         if all(start is not None for start in starts):
@@ -671,7 +686,7 @@ class _Vectorized(_Replacing):
             if state is not None
             else self.make("call_module", node.target, x)
         )
-        self.sequences[j] = self.make("call_method", "unsqueeze", self.make("call_function", _getitem, call, 0), 2)
+        self.sequences[j] = self.make("call_method", "unsqueeze", self.make("call_function", _getitem, call, 0), one)
         self.states = {**getattr(self, "states", {}), j: self.make("call_function", _getitem, call, 1)}
 
     def _part(self, j: int) -> None:

@@ -333,7 +333,7 @@ class _Tracer(fx.Tracer):
 
     def _evaluate(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_aggregate(
-            (node.args, node.kwargs), lambda found: self.values[found] if isinstance(found, fx.Node) else found
+            (node.args, node.kwargs), lambda found: self._value_of(found) if isinstance(found, fx.Node) else found
         )
         args = [_thawed(found) for found in args]
         kwargs = {key: _thawed(found) for key, found in kwargs.items()}
@@ -354,6 +354,12 @@ class _Tracer(fx.Tracer):
             if kwargs.get("inplace") is True or getattr(node.target, "__name__", "").endswith("_"):
                 args[:1] = [x.clone() if isinstance(x, torch.Tensor) else x for x in args[:1]]
             return node.target(*args, **kwargs)
+
+    def _value_of(self, node: fx.Node) -> Any:
+        """A node's value; of a tensor that torch.fx itself has made an attribute, now."""
+        if node not in self.values:
+            self.values[node] = self._evaluate(node)
+        return self.values[node]
 
     def depends_on_data(self, node: fx.Node) -> bool:
         """Whether a number was taken out of a tensor, and not from its shape."""
@@ -444,6 +450,9 @@ def trace(module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[i
     try:
         with _attributes_restored(module) as changed, _recorded_by_name(tracer), _Calls(tracer), torch.no_grad():
             graph = tracer.trace(module)
+            for node in graph.nodes:
+                if node.op != "output":
+                    tracer._value_of(node)
             state = changed()
     except RnncoreError:
         raise
