@@ -66,7 +66,10 @@ def test_modules_run_like_torch(name):
             np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5, err_msg=output)
 
 
-@pytest.mark.parametrize("name", ["cell loop", "gru cell loop", "two cells", "backward loop", "stored outputs"])
+LOOPS = ["cell loop", "gru cell loop", "two cells", "backward loop", "stored outputs", "layers of cells", "both ways"]
+
+
+@pytest.mark.parametrize("name", LOOPS)
 def test_loops_of_cells_become_recurrent_nodes(name):
     make, example = MODULES[name]
     exported = from_torch(make(), example)
@@ -75,7 +78,7 @@ def test_loops_of_cells_become_recurrent_nodes(name):
     assert any("a loop over its steps" in note for note in exported.notes)
 
 
-@pytest.mark.parametrize("name", ["gated loop", "own cell"])
+@pytest.mark.parametrize("name", ["gated loop", "own cell", "fed attention"])
 def test_other_loops_become_scans(name):
     make, example = MODULES[name]
     assert [node.op for node in from_torch(make(), example).spec.nodes if isinstance(node, Control)] == ["Scan"]

@@ -1,6 +1,7 @@
 """Small PyTorch modules as people write them, each with an example: what from_torch has to take."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -621,6 +622,129 @@ class TimeDistributed(nn.Module):
         return self.lstm(x.view(b, t, -1))[0][:, -1]
 
 
+class FedAttention(nn.Module):
+    """Teacher-forced decoder, whose context enters the next step: a loop that is no cell alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 4)
+        self.cell = nn.LSTMCell(4 + 6, 5)
+        self.query = nn.Linear(5, 6)
+        self.out = nn.Linear(11, VOCABULARY)
+
+    def forward(self, memory, target, lengths):
+        b = memory.size(0)
+        h, c, context = torch.zeros(b, 5), torch.zeros(b, 5), torch.zeros(b, 6)
+        mask = torch.arange(memory.size(1)).unsqueeze(0) >= lengths.unsqueeze(1)
+        embedded = self.embed(target)
+        found = []
+        for t in range(target.size(1)):
+            h, c = self.cell(torch.cat([embedded[:, t], context], -1), (h, c))
+            scores = torch.bmm(memory, self.query(h).unsqueeze(2)).squeeze(2)
+            weights = scores.masked_fill(mask, -1e9).softmax(-1)
+            context = torch.bmm(weights.unsqueeze(1), memory).squeeze(1)
+            found.append(self.out(torch.cat([h, context], 1)))
+        return torch.stack(found, 1)
+
+
+class LayersOfCells(nn.Module):
+    """States in lists, a layer of cells inside each step, steps by unbind."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList([nn.LSTMCell(3, 4), nn.LSTMCell(4, 4)])
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x):
+        h = [x.new_zeros(x.size(0), 4) for _ in self.cells]
+        c = [torch.zeros_like(one) for one in h]
+        found = []
+        for step in x.unbind(1):
+            for i, cell in enumerate(self.cells):
+                h[i], c[i] = cell(step, (h[i], c[i]))
+                step = self.drop(h[i])
+            found.append(step)
+        return torch.stack(found).transpose(0, 1), torch.stack(h)
+
+
+class BothWays(nn.Module):
+    """Two loops, one backwards, from trained states."""
+
+    def __init__(self):
+        super().__init__()
+        self.there, self.back = nn.GRUCell(3, 4), nn.GRUCell(3, 4)
+        self.start = nn.Parameter(floats(1, 4))
+
+    def forward(self, x):
+        b, t = x.shape[:2]
+        f, g = self.start.expand(b, -1), self.start.repeat(b, 1)
+        one, two = [], []
+        for i in range(t):
+            f = self.there(x[:, i], f)
+            one.append(f)
+        for i in reversed(range(t)):
+            g = self.back(x[:, i], g)
+            two.append(g)
+        return torch.cat([torch.stack(one, 1), torch.stack(two[::-1], 1)], -1)
+
+
+class SteppedTimeFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, 2)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        h, found = None, []
+        for step in x:
+            y, h = self.gru(step.unsqueeze(0), h)
+            found.append(self.fc(y[0]))
+        return torch.stack(found), h
+
+
+class Result(NamedTuple):
+    logits: torch.Tensor
+    state: torch.Tensor
+
+
+class ClassicLM(nn.Module):
+    """init_hidden from a weight, and a named tuple as result."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, 2)
+        self.decoder = nn.Linear(4, 5)
+
+    def init_hidden(self, rows):
+        weight = next(self.parameters()).data
+        return weight.new(2, rows, 4).zero_(), weight.new_zeros(2, rows, 4)
+
+    def forward(self, x):
+        self.rnn.flatten_parameters()
+        y, state = self.rnn(x, self.init_hidden(x.size(1)))
+        decoded = self.decoder(y.view(y.size(0) * y.size(1), y.size(2)))
+        return Result(decoded.view(y.size(0), y.size(1), decoded.size(1)), state[0])
+
+
+class Greedy(nn.Module):
+    """A fixed number of steps, each fed with the best of the one before."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 4)
+        self.cell = nn.GRUCell(4, 5)
+        self.out = nn.Linear(5, VOCABULARY)
+
+    def forward(self, h):
+        token = torch.full((h.size(0),), 1, dtype=torch.long)
+        found = []
+        for _ in range(4):
+            h = self.cell(self.embed(token), h)
+            token = self.out(h).argmax(-1)
+            found.append(token)
+        return torch.stack(found, 1), h
+
+
 def randomize(module):
     """Parameters and statistics that are not what a fresh module has."""
     generator = torch.Generator().manual_seed(3)
@@ -682,6 +806,12 @@ MODULES = {
     "one-hot chars": (OneHotChars, (ids(2, 5),)),
     "mask from ids": (MaskFromIds, (ids(3, 6),)),
     "interpolated": (Interpolated, (floats(2, 5, 4),)),
+    "fed attention": (FedAttention, (floats(2, 4, 6), ids(2, 5), lengths(4, 2))),
+    "layers of cells": (LayersOfCells, (floats(2, 5, 3),)),
+    "both ways": (BothWays, (floats(2, 5, 3),)),
+    "stepped time first": (SteppedTimeFirst, (floats(5, 2, 3),)),
+    "classic lm": (ClassicLM, (floats(5, 2, 3),)),
+    "greedy": (Greedy, (floats(3, 5),)),
     "time distributed": (TimeDistributed, (floats(2, 3, 1, 6, 6),)),
 }
 

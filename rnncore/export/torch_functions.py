@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, all_static, array_of
 
 __all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
@@ -999,7 +999,9 @@ def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
     """A tensor of traced sizes with one value."""
     one = g.cast(value, g.a.dtype)
     inputs: list[Any] = [one]
-    return g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
+    found = g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
+    found.static = all_static([value, *sizes])  # whatever tensor lent its dtype or shape
+    return found
 
 
 @entry("zeros", "empty", "new", "new_zeros", "new_empty", "zeros_like", "empty_like")

@@ -22,7 +22,7 @@ from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node
 
-__all__ = ["Lowering", "Packed", "Size", "Tensor", "array_of"]
+__all__ = ["Lowering", "Packed", "Size", "Tensor", "all_static", "array_of"]
 
 DTYPES = {
     torch.float32: "float",
@@ -407,7 +407,7 @@ class Lowering:
                 raise UnsupportedError(
                     f"{self.place}: {self.wanted}: arguments that are not accepted: {error}"
                 ) from error
-            _mark_static(self.env[one], _all_static(args) and _all_static(list(kwargs.values())))
+            _mark_static(self.env[one], all_static(args) and all_static(list(kwargs.values())))
         raise AssertionError("no output")
 
     def _aligned(self, ones: list[fx.Node], twos: list[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
@@ -490,12 +490,12 @@ def _is_plain(*found: Any) -> bool:
     return True
 
 
-def _all_static(found: Sequence[Any]) -> bool:
+def all_static(found: Sequence[Any]) -> bool:
     """Whether no argument is a value that the model's inputs decide."""
     for item in found:
         if isinstance(item, Packed) or (isinstance(item, Tensor) and not item.static):
             return False
-        if isinstance(item, (tuple, list)) and not _all_static(item):
+        if isinstance(item, (tuple, list)) and not all_static(item):
             return False
         if isinstance(item, Size) and _reads_data(item):
             return False
