@@ -13,7 +13,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known
-from rnncore.ops.windows import plus, times
+from rnncore.ops.sizes import add, multiply
 
 __all__ = ["OPS"]
 
@@ -63,7 +63,7 @@ def _pad_infer(attributes, values):
         return [Value(x.dtype, tuple(UNKNOWN if axis in touched else size for axis, size in enumerate(x.shape)))]
     sizes = []
     for size, (before, after) in zip(x.shape, _pad_widths(tuple(map(int, pads)), axes, rank), strict=True):
-        sizes.append(plus(size, before + after))
+        sizes.append(add(size, before + after))
         if isinstance(size, int) and (sizes[-1] < 0 or size + min(before, 0) + min(after, 0) < 0):
             raise SpecError(f"pads={list(pads)} take more than there is from {x}")
     return [Value(x.dtype, tuple(sizes))]
@@ -209,7 +209,7 @@ def _targets(attributes, sizes, scales, wanted):
 def _scaled(size, scale):
     if not isinstance(size, str):
         return math.floor(size * np.float32(scale))
-    return times(size, int(scale)) if scale == int(scale) else UNKNOWN
+    return multiply(size, int(scale)) if scale == int(scale) else UNKNOWN
 
 
 def _resize_infer(attributes, values):

@@ -6,7 +6,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known
-from rnncore.ops.windows import divided, plus
+from rnncore.ops.sizes import add, divide
 
 __all__ = ["OPS"]
 
@@ -68,7 +68,7 @@ def _dft_infer(attributes, values):
         size = x.shape[axis]
         length = UNKNOWN if has(attributes, "dft_length", values, 1) or (to_real and isinstance(size, str)) else size
         length = 2 * (size - 1) if to_real and length == size else length
-    bins = plus(divided(length, 2), 1) if attributes["onesided"] and not to_real else length
+    bins = add(divide(length, 2), 1) if attributes["onesided"] and not to_real else length
     return [Value(x.dtype, (*x.shape[:axis], bins, *x.shape[axis + 1 : -1], last))]
 
 
@@ -116,8 +116,8 @@ def _stft_infer(attributes, values):
     if isinstance(length, int) and isinstance(step, int):
         if isinstance(x.shape[1], int) and x.shape[1] < length:
             raise SpecError(f"signal is {x}, expected at least frame_length={length} numbers")
-        frames = divided(plus(x.shape[1], step - length), step)
-    bins = plus(divided(length, 2), 1) if attributes["onesided"] else length
+        frames = divide(add(x.shape[1], step - length), step)
+    bins = add(divide(length, 2), 1) if attributes["onesided"] else length
     return [Value(x.dtype, (x.shape[0], frames, bins, 2))]
 
 
