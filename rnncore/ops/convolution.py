@@ -15,6 +15,7 @@ import numpy as np
 from rnncore.errors import SpecError
 from rnncore.kernels import _convolution, runs_native
 from rnncore.ops.base import Op, Value, plain_size
+from rnncore.ops.checks import choice, flag, need
 from rnncore.ops.sizes import add, fits, multiply
 from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, window_context
 from rnncore.ops.windows import window_time as time_of_window
@@ -42,8 +43,7 @@ def _kernel(attributes, axes):
 
 def _check_choices(attributes):
     plain_size("group", attributes["group"])
-    if not isinstance(attributes["bias"], bool):
-        raise SpecError(f"bias={attributes['bias']!r}, expected true or false")
+    flag(attributes, "bias")
 
 
 def _owned_sizes(attributes):
@@ -108,20 +108,14 @@ def _check_channels(x, channels):
         raise ValueError(f"expected {channels} channels")
 
 
-def _need_real(x):
-    if x.dtype not in ("float", "float64"):
-        raise SpecError(f"input is {x}, expected float or float64")
-
-
 # ---- Conv --------------------------------------------------------------------------------------------------------
 
 
 def _conv_infer(attributes, values):
     x = values[0]
-    _need_real(x)
+    need(x, ("float", "float64"))
     outputs, kernel = _weight_value(attributes, values, transposed=False)
-    if attributes["activation"] not in ACTIVATIONS:
-        raise SpecError(f"activation={attributes['activation']!r}, expected one of {ACTIVATIONS}")
+    choice(attributes, "activation", ACTIVATIONS)
     window = Window.of(attributes, kernel)
     return [Value(x.dtype, (x.shape[0], outputs, *window.outputs(x.shape[2:])))]
 
@@ -246,7 +240,7 @@ def _transposed_pads(attributes, window, sizes):
 
 def _transpose_infer(attributes, values):
     x = values[0]
-    _need_real(x)
+    need(x, ("float", "float64"))
     outputs, kernel = _weight_value(attributes, values, transposed=True)
     _, sizes = _transposed_pads(attributes, Window.of(attributes, kernel), x.shape[2:])
     return [Value(x.dtype, (x.shape[0], outputs, *sizes))]

@@ -6,17 +6,12 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known
+from rnncore.ops.checks import flag, single
 from rnncore.ops.sizes import add, divide
 
 __all__ = ["OPS"]
 
 FLOATS = ("float", "float64")
-
-
-def _check_flags(attributes, *names):
-    for name in names:
-        if attributes[name] not in (0, 1):
-            raise SpecError(f"{name}={attributes[name]!r}, expected 0 or 1")
 
 
 def _need_signal(x, what="input"):
@@ -26,7 +21,7 @@ def _need_signal(x, what="input"):
 
 def _positive(name, value):
     """A parameter that is one positive number; None where it is not known."""
-    value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    value = single(value)
     if value is not None and (isinstance(value, (bool, float, tuple)) or (not isinstance(value, str) and value < 1)):
         raise SpecError(f"{name}={value!r}, expected a positive integer")
     return value
@@ -53,7 +48,8 @@ def _dft_axis(axis, rank):
 
 def _dft_infer(attributes, values):
     x = values[0]
-    _check_flags(attributes, "inverse", "onesided")
+    flag(attributes, "inverse")
+    flag(attributes, "onesided")
     _need_signal(x)
     rank, to_real = len(x.shape), attributes["onesided"] and attributes["inverse"]
     if attributes["onesided"] and x.shape[-1] != (2 if to_real else 1):
@@ -95,7 +91,7 @@ def _dft_time(attributes, rank, time_axis):
 
 def _stft_infer(attributes, values):
     x, _, window, _ = values
-    _check_flags(attributes, "onesided")
+    flag(attributes, "onesided")
     _need_signal(x, "signal")
     if len(x.shape) != 3:
         raise SpecError(f"signal is {x}, expected (B, length, 1 or 2)")
