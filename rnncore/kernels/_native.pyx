@@ -10,8 +10,8 @@ Threads share a direction by panels, each keeping the same ones for the whole se
 every step; or by rows, without meeting at all. Either way each output is the same chain of operations, so its bits
 do not depend on how the work was shared.
 
-What the fused steps do not cover (layer norm, coupled gates, other activations, reset before the product) takes
-plain panels of one vector and finishes rows with cell.h.
+What the fused steps do not cover (layer norm, other activations) takes plain panels of one vector and finishes rows
+with cell.h.
 
 Nothing is checked here; rnncore.model checks before it calls.
 """
@@ -76,10 +76,10 @@ cdef extern from "native/native.h":
         const float* bias_hn
         const float* peephole
         float clip, cell_clip, forget_bias
-        int relu
+        int relu, coupled
 
     ctypedef void rnncore_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first, Py_ssize_t last,
-                               int down, Py_ssize_t n, const float* z, Py_ssize_t z_stride, const float* h,
+                               int down, Py_ssize_t n, float* z, Py_ssize_t z_stride, const float* h,
                                Py_ssize_t h_stride, float* next, Py_ssize_t next_stride, float* c,
                                Py_ssize_t c_stride) noexcept nogil
 
@@ -89,7 +89,10 @@ cdef extern from "native/native.h":
         void (*product)(const rnncore_panels* w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n,
                         const rnncore_rows* a, const float* start, float* z, Py_ssize_t z_stride) noexcept nogil
         rnncore_step* lstm_step
+        rnncore_step* coupled_step
         rnncore_step* gru_step
+        rnncore_step* reset_step
+        rnncore_step* candidate_step
         rnncore_step* rnn_step
         void (*rnn_point)(const rnncore_cell* cell, float* z, float* h) noexcept nogil
         void (*lstm_point)(const rnncore_cell* cell, float* z, float* c, float* out) noexcept nogil
@@ -213,10 +216,11 @@ cdef struct Plan:
     rnncore_panels w_ih
     rnncore_panels w_hh
     rnncore_panels w_in     # GRU, generic: W_n, whose part of z stands apart
-    rnncore_panels w_n      # GRU, generic: R_n
+    rnncore_panels w_n      # GRU, generic or with reset before the product: R_n
     rnncore_panels w_hr     # projection
     rnncore_point point
     rnncore_step* step      # fused, or NULL
+    rnncore_step* second    # GRU with reset before the product: what comes after r * h
     const float* bias       # in the order of z, padded
     const float* bias_hr    # padded
     Py_ssize_t z_stride, h_stride, c_stride
@@ -368,7 +372,8 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef float* target
     cdef rnncore_rows x_rows, out_rows
     cdef bint plain = run.table == NULL and job.order == NULL and job.lengths == NULL and job.steps == NULL
-    cdef bint single = job.T == 1 and plan.step != NULL and run.table == NULL
+    cdef bint single = job.T == 1 and plan.step != NULL and plan.second == NULL and run.table == NULL
+    cdef bint aside = plan.w_hr.data != NULL or plan.second != NULL  # whether a step's result is not yet the output
     cdef double work = 0, row_work = <double> plan.w_ih.panels * plan.w_ih.V * W * (plan.w_ih.K + plan.w_hh.K)
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(plan.w_ih.panels, index, threads, &z_first, &z_last)
@@ -438,16 +443,19 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                 if n_next < n and index == 0:
                     save_states(run, n_next, n, h)
                 n = n_next
-            target = other if plan.w_hr.data == NULL else run.out
+            target = run.out if aside else other
             if single:
                 pass
             elif plan.step != NULL:
                 plan.step(&plan.w_hh, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
-                          h, plan.h_stride, target, plan.h_stride if plan.w_hr.data == NULL else plan.c_stride,
-                          run.c, plan.c_stride)
+                          h, plan.h_stride, target, plan.c_stride if aside else plan.h_stride, run.c, plan.c_stride)
             else:
                 generic_step(run, n, run.z + rows * plan.z_stride, h, other)
-            if plan.w_hr.data != NULL:
+            if plan.second != NULL:
+                meet(run, index, threads)
+                plan.second(&plan.w_n, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
+                            run.out, plan.c_stride, other, plan.h_stride, h, plan.h_stride)
+            elif plan.w_hr.data != NULL:
                 meet(run, index, threads)
                 out_rows.base = run.out
                 out_rows.offset = NULL
@@ -685,14 +693,17 @@ cdef class NativeCell:
         plan.c_stride = padded(H, W)
         plan.h_stride = padded(P, W)
         if fused:
-            if kind == "LSTM":
-                plan.step = isa.lstm_step
-            elif kind == "GRU":
-                plan.step = isa.gru_step
-            else:
-                plan.step = isa.rnn_step
             self.panels(&plan.w_ih, weights["weight_ih"], G)
-            self.panels(&plan.w_hh, weights["weight_hh"], G)
+            if kind == "GRU" and not cell.reset_after:
+                plan.step, plan.second = isa.reset_step, isa.candidate_step
+                self.panels(&plan.w_hh, weights["weight_hh"][: 2 * H], 2)
+                self.panels(&plan.w_n, weights["weight_hh"][2 * H :], 1)
+            else:
+                if kind == "LSTM":
+                    plan.step = isa.lstm_step if cell.coupled == COUPLED_NONE else isa.coupled_step
+                else:
+                    plan.step = isa.gru_step if kind == "GRU" else isa.rnn_step
+                self.panels(&plan.w_hh, weights["weight_hh"], G)
             plan.bias = self.vector(units(bias, G, W))
             plan.z_stride = G * padded(H, W)
         else:
@@ -716,11 +727,12 @@ cdef class NativeCell:
         plan.point.cell_clip = cell.cell_clip
         plan.point.forget_bias = cell.forget_bias
         plan.point.relu = cell.act[0].id == ACT_relu
+        plan.point.coupled = cell.coupled
         if kind == "GRU":
             hn = weights.get("bias_hn")
             plan.point.bias_hn = self.vector(units(np.zeros(H, np.float32) if hn is None else hn, 1, W))
         if fused and "peephole" in weights:
-            plan.point.peephole = self.vector(units(weights["peephole"], 3, W))
+            plan.point.peephole = self.vector(units(weights["peephole"], G - 1, W))
         if "weight_hr" in weights:
             self.panels(&plan.w_hr, weights["weight_hr"], 1)
             bias_hr = weights.get("bias_hr")
@@ -1294,9 +1306,8 @@ def is_fused(str kind, dict options):
     if kind == "RNN":
         return names[0] in ("tanh", "relu")
     if kind == "GRU":
-        return options["reset_after"] and names == ["sigmoid", "sigmoid", "tanh"]
-    plain = names == ["sigmoid", "sigmoid", "tanh", "sigmoid", "tanh"]
-    return plain and options["coupled"] is None and options["layer_norm"] is None
+        return names == ["sigmoid", "sigmoid", "tanh"]
+    return names == ["sigmoid", "sigmoid", "tanh", "sigmoid", "tanh"] and options["layer_norm"] is None
 
 
 choose_isa(None if os.environ.get("RNNCORE_ISA", "") in ("", "blas") else os.environ["RNNCORE_ISA"])
