@@ -7,6 +7,7 @@ the compiled time loop of rnncore.kernels; the others run their op.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ Values = dict[str, Any]
 class Model:
     """A network ready to run. Immutable, picklable, shared by threads.
 
-    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays)
+    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays). What is packed for the
+                    kernels is kept once: ``model.weights`` unpacks a copy of it whenever it is read
     dtype           "float32" or "float64": every float input, weight, state and output
     num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
@@ -68,6 +70,8 @@ class Model:
         self._padded = self._padded_ids()
         self._last_uses = _last_uses(spec, folded)
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
+        packed = [getattr(step, "packed", {}) for step in self._steps]
+        self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
 
     @property
     def spec(self) -> Spec:
@@ -345,7 +349,12 @@ def _compile(
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
-        return ControlStep(node, [model._branch for model in models], dtype)
+        packed = {
+            f"{node.name}.{label}.{key}": partial(model.weights.__getitem__, key)
+            for label, model in zip(labels, models, strict=True)
+            for key in model.weights.packed
+        }
+        return ControlStep(node, [model._branch for model in models], dtype, packed)
     return _nothing if node.op == "Constant" else _op_step(node, weights, dtype, threads)
 
 
@@ -408,4 +417,5 @@ def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Ste
         else:
             values.update(zip(names, found, strict=True))
 
+    step.packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
     return step

@@ -749,6 +749,28 @@ cdef class NativeCell:
             return NULL
         return self.vector(array)
 
+    def unpack(self, str key not None):
+        """A copy of the matrix "weight_ih", "weight_hh" or "weight_hr", to the bit what was packed."""
+        cdef Plan* plan = &self.plan
+        cdef Py_ssize_t rows = plan.cell.gates * plan.cell.hidden_size
+        cdef bint apart = plan.w_n.data != NULL  # the candidate's rows of R have panels of their own
+        if key == "weight_hr":
+            return unpack_panels(&plan.w_hr, plan.cell.output_size, plan.isa.width)
+        if key == "weight_ih":
+            return self.joined(&plan.w_ih, &plan.w_in, rows, plan.w_in.data != NULL)
+        return self.joined(&plan.w_hh, &plan.w_n, rows, apart)
+
+    cdef joined(self, const rnncore_panels* gates, const rnncore_panels* candidate, Py_ssize_t rows, bint apart):
+        cdef Py_ssize_t H = self.plan.cell.hidden_size, W = self.plan.isa.width
+        if not apart:
+            return unpack_panels(gates, rows, W)
+        return np.concatenate((unpack_panels(gates, rows - H, W), unpack_panels(candidate, H, W)))
+
+    @property
+    def packed(self):
+        """Names of the matrices that unpack gives back."""
+        return ("weight_ih", "weight_hh") if self.plan.w_hr.data == NULL else ("weight_ih", "weight_hh", "weight_hr")
+
     @property
     def nbytes(self):
         """Bytes of the packed weights."""
@@ -762,7 +784,7 @@ cdef class Stack:
     reverse whether the only direction is the reverse one
     """
 
-    cdef list cells
+    cdef readonly list cells  # NativeCells, layer by layer
     cdef const Plan** plans
     cdef int layers, directions
     cdef bint reverse, has_c
@@ -1054,6 +1076,10 @@ cdef class Matrix:
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         self.product.bias = aligned_copy(units(bias, 1, isa.width), self.owned)
 
+    def unpack(self):
+        """A copy of W, to the bit what was packed."""
+        return unpack_panels(&self.product.w, self.product.size, self.product.isa.width)
+
     def __call__(self, x):
         """x (..., K), float32; copied if it is not C-contiguous."""
         cdef cnp.ndarray rows_in = np.ascontiguousarray(x)
@@ -1274,6 +1300,15 @@ cdef pack_panels(rnncore_panels* target, matrix, int V, list owned):
     target.panels = count
     target.K = K
     target.V = V
+
+
+cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W):
+    """The (rows, K) matrix that pack_panels was given, a copy."""
+    cdef cnp.npy_intp[4] shape
+    shape[0], shape[1], shape[2], shape[3] = panels.panels, panels.K, panels.V, W
+    packed = cnp.PyArray_SimpleNewFromData(4, shape, cnp.NPY_FLOAT32, <void*> panels.data)
+    wide = packed.transpose(2, 0, 3, 1).reshape(panels.V, panels.panels * W, panels.K)
+    return np.array(wide[:, : rows // panels.V].reshape(rows, panels.K))
 
 
 cdef const float* aligned_copy(array, list owned) except NULL:

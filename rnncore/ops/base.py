@@ -110,7 +110,11 @@ class Op:
             object.__setattr__(self, "optional", tuple(sorted({*self.optional, *self.parameters.values()})))
 
     def compiled(self, attributes: Mapping[str, Any], weights: Mapping[str, Any], threads: int) -> Callable[..., Any]:
-        """What a model calls with the arrays."""
+        """What a model calls with the arrays.
+
+        Its attribute ``packed``, if it has one, gives back weights that it keeps in a form of its own: key -> what
+        returns a copy.
+        """
         packed = self.packed(attributes, weights, threads) if self.packed is not None else None
         return packed or partial(self.run, attributes, weights)
 
