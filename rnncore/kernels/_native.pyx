@@ -108,6 +108,8 @@ cdef extern from "native/pool.h":
         RNNCORE_MAX_THREADS
     ctypedef void rnncore_task(int index, int threads, void* argument) noexcept nogil
     void rnncore_pool_run(int threads, rnncore_task* task, void* argument) nogil
+    int rnncore_ask_threads(int threads) noexcept nogil
+    int rnncore_asked_threads(int of_model) noexcept nogil
     void rnncore_put(Py_ssize_t* word, Py_ssize_t value) noexcept nogil
     Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
     ctypedef struct rnncore_barrier:
@@ -180,6 +182,11 @@ cdef isa_name(int i):
 def current_isa():
     """Name of the instruction set in use."""
     return isa.name.decode()
+
+
+def ask_threads(int threads):
+    """The calling thread's calls use so many threads from now on, 0 for what models say. Returns the number before."""
+    return rnncore_ask_threads(threads)
 
 
 # What one thread needs to know: the whole direction, its share of panels, and where all meet.
@@ -865,7 +872,7 @@ cdef class Stack:
         call.width = self.plans[0].cell.output_size
         if call.merge == MERGE_SET:
             call.width *= self.directions
-        call.threads = min(threads, <int> RNNCORE_MAX_THREADS)
+        call.threads = min(rnncore_asked_threads(threads), <int> RNNCORE_MAX_THREADS)
         for i in range(self.layers * self.directions):
             call.row_work += work_of_row(self.plans[i])
         call.work = call.row_work * call.job.B * call.job.T
@@ -1068,7 +1075,7 @@ cdef class Matrix:
 
     def __cinit__(self, cnp.ndarray weight not None, bias, int threads):
         self.owned = []
-        self.threads = min(threads, <int> RNNCORE_MAX_THREADS)
+        self.threads = threads
         self.product.isa = isa
         self.product.size = len(weight)
         self.product.stride = padded(len(weight), isa.width)
@@ -1093,7 +1100,9 @@ cdef class Matrix:
         rows.n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
         rows.padded_rows = NULL
         work = <double> rows.n * self.product.w.K * self.product.stride
-        threads = self.threads if work >= CALL_WORTH_SHARING and rows.n >= self.threads * ROWS_WORTH_SHARING else 1
+        threads = min(rnncore_asked_threads(self.threads), <int> RNNCORE_MAX_THREADS)
+        if work < CALL_WORTH_SHARING or rows.n < threads * ROWS_WORTH_SHARING:
+            threads = 1
         if self.product.stride != self.product.size:
             rows.padded_rows = <float*> rnncore_scratch(threads * PRODUCT_ROWS * self.product.stride * sizeof(float))
             if rows.padded_rows == NULL:
