@@ -127,8 +127,11 @@ cdef extern from "native/scratch.h":
 # cache, few enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 48
 
-# Multiply-adds between two looks at pending signals: a few milliseconds' work.
+# Multiply-adds between two looks at pending signals: a few milliseconds' work. What a step of a row, and where no fused
+# kernel finishes it each of its pre-activations, costs beside its own counts as so many of them.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
+cdef double WORK_OF_A_STEP = 1e3
+cdef double WORK_OF_AN_ACTIVATION = 500
 
 # A step is shared by panels where every thread gets at least this many multiply-adds out of it: meeting costs about
 # 0.2 microseconds, in which one thread makes some 15,000.
@@ -215,6 +218,7 @@ cdef struct Run:
     # behind goes on to that meeting.
     Py_ssize_t stop
     bint signals        # whether to look for signals at all: only where a call may be long
+    double work         # since the last look
 
 
 # A packed cell: what the loop needs, without Python.
@@ -381,7 +385,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef bint plain = run.table == NULL and job.order == NULL and job.lengths == NULL and job.steps == NULL
     cdef bint single = job.T == 1 and plan.step != NULL and plan.second == NULL and run.table == NULL
     cdef bint aside = plan.w_hr.data != NULL or plan.second != NULL  # whether a step's result is not yet the output
-    cdef double work = 0, row_work = <double> plan.w_ih.panels * plan.w_ih.V * W * (plan.w_ih.K + plan.w_hh.K)
+    cdef double work = run.work, row_cost = cost_of_row(plan)
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(plan.w_ih.panels, index, threads, &z_first, &z_last)
     if plan.w_hr.data != NULL:
@@ -475,7 +479,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
             store_outputs(run, t, n, other, column, column_end)
             rows += n
             h, other = other, h
-            work += n * row_work
+            work += n * row_cost
             if work > WORK_BETWEEN_SIGNALS:
                 work = 0
                 if run.signals and index == 0:
@@ -489,6 +493,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                 return
     if index == 0:
         save_states(run, 0, n, h)
+        run.work = work
 
 
 cdef bint pending_signal() noexcept nogil:
@@ -532,6 +537,7 @@ cdef struct Call:
     float* cn
     bint has_c
     double row_work, work   # multiply-adds of one step of one row, and of the call
+    double row_cost         # the same with what it costs beside them
     bint signals            # whether the call may be so long that somebody wants to interrupt it
     Py_ssize_t interrupted  # set by the calling thread
     int threads
@@ -602,8 +608,9 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
         run.cn = call.cn + state * H
 
 
-cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch, bint signals) noexcept nogil:
-    """All layers and directions over sorted rows first..last-1, in this thread alone."""
+cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch, bint signals,
+                    double* work) noexcept nogil:
+    """All layers and directions over sorted rows first..last-1, in this thread alone; work: since its last look."""
     cdef Py_ssize_t B = last - first
     cdef size_t between = between_size(call, B)
     cdef float* before = <float*> scratch
@@ -615,8 +622,10 @@ cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch
         for direction in range(call.directions):
             prepare_run(call, &run, &job, layer, direction, first, last, before, behind)
             run.signals = signals
+            run.work = work[0]
             lay_out(&run, B, call.has_c, scratch + 2 * between)
             time_loop(&run, 0, 1)
+            work[0] = run.work
             if rnncore_get(&call.interrupted):
                 return
         before, behind = behind, before
@@ -627,9 +636,10 @@ cdef void by_blocks(int index, int threads, void* argument) noexcept nogil:
     cdef Call* call = <Call*> argument
     cdef unsigned mode = rnncore_flush_subnormals()
     cdef Py_ssize_t i = index
+    cdef double work = 0
     while i < call.blocks and not rnncore_get(&call.interrupted):
         run_block(call, call.bounds[i], call.bounds[i + 1], call.scratch + index * call.scratch_size,
-                  call.signals and index == 0)
+                  call.signals and index == 0, &work)
         i += threads
     rnncore_restore_subnormals(mode)
 
@@ -875,6 +885,7 @@ cdef class Stack:
         call.threads = min(rnncore_asked_threads(threads), <int> RNNCORE_MAX_THREADS)
         for i in range(self.layers * self.directions):
             call.row_work += work_of_row(self.plans[i])
+            call.row_cost += cost_of_row(self.plans[i])
         call.work = call.row_work * call.job.B * call.job.T
         if call.work < WORK_WITH_GIL:
             done = execute(call)
@@ -1092,23 +1103,33 @@ cdef class Matrix:
         cdef cnp.ndarray rows_in = np.ascontiguousarray(x)
         cdef cnp.ndarray y = np.empty((*x.shape[: x.ndim - 1], self.product.size), np.float32)
         cdef Rows rows
+        cdef const float* x_data
+        cdef float* y_data
         cdef double work
+        cdef Py_ssize_t n, first, part
         cdef int threads
         rows.product = &self.product
-        rows.x = <const float*> cnp.PyArray_DATA(rows_in)
-        rows.y = <float*> cnp.PyArray_DATA(y)
-        rows.n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
+        x_data = <const float*> cnp.PyArray_DATA(rows_in)
+        y_data = <float*> cnp.PyArray_DATA(y)
+        n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
         rows.padded_rows = NULL
-        work = <double> rows.n * self.product.w.K * self.product.stride
+        work = <double> n * self.product.w.K * self.product.stride
         threads = min(rnncore_asked_threads(self.threads), <int> RNNCORE_MAX_THREADS)
-        if work < CALL_WORTH_SHARING or rows.n < threads * ROWS_WORTH_SHARING:
+        if work < CALL_WORTH_SHARING or n < threads * ROWS_WORTH_SHARING:
             threads = 1
         if self.product.stride != self.product.size:
             rows.padded_rows = <float*> rnncore_scratch(threads * PRODUCT_ROWS * self.product.stride * sizeof(float))
             if rows.padded_rows == NULL:
-                raise MemoryError(f"no memory for the product of {rows.n} rows")
-        with nogil:
-            rnncore_pool_run(threads, product_rows, &rows)
+                raise MemoryError(f"no memory for the product of {n} rows")
+        part = <Py_ssize_t> (WORK_BETWEEN_SIGNALS * threads * n / work) + PRODUCT_ROWS if n else 1
+        for first in range(0, n, part):
+            rows.x = x_data + first * self.product.w.K
+            rows.y = y_data + first * self.product.size
+            rows.n = min(part, n - first)
+            with nogil:
+                rnncore_pool_run(threads, product_rows, &rows)
+            if part < n:
+                PyErr_CheckSignals()
         return y
 
 
@@ -1133,7 +1154,7 @@ cdef bint execute(Call* call) noexcept nogil:
     cdef size_t table
     cdef char* room
     cdef Py_ssize_t rows = 0
-    call.signals = call.work > WORK_BETWEEN_SIGNALS
+    call.signals = call.row_cost * B * job.T > WORK_BETWEEN_SIGNALS
     if call.work < CALL_WORTH_SHARING:
         threads = 1
     blocks = (B + BLOCK_ROWS - 1) // BLOCK_ROWS
@@ -1178,6 +1199,7 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
     cdef float* before
     cdef float* behind
     cdef unsigned mode
+    cdef double work = 0
     cdef Pair pair
     cdef rnncore_barrier barrier
     cdef int layer, direction, sharing
@@ -1187,7 +1209,7 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
         return False
     if threads == 1:
         mode = rnncore_flush_subnormals()
-        run_block(call, 0, B, scratch, call.signals)
+        run_block(call, 0, B, scratch, call.signals, &work)
         rnncore_restore_subnormals(mode)
         return True
     before = <float*> scratch
@@ -1225,6 +1247,16 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
 cdef inline double work_of_row(const Plan* plan) noexcept nogil:
     """Multiply-adds of one step of one row."""
     return <double> plan.w_ih.panels * plan.w_ih.V * plan.isa.width * (plan.w_ih.K + plan.w_hh.K)
+
+
+cdef inline double cost_of_row(const Plan* plan) noexcept nogil:
+    """The same, with what it costs beside them."""
+    cdef double cost = work_of_row(plan) + WORK_OF_A_STEP
+    if plan.w_n.data != NULL:
+        cost += <double> plan.w_n.panels * plan.isa.width * plan.w_n.K
+    if plan.step == NULL:
+        cost += WORK_OF_AN_ACTIVATION * plan.cell.gates * plan.cell.hidden_size
+    return cost
 
 
 cdef inline size_t between_size(const Call* call, Py_ssize_t B) noexcept nogil:
