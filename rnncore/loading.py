@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rnncore.errors import FormatError, RnncoreError, SpecError
-from rnncore.formats import native, read_checkpoint
+from rnncore.formats import native, read_file
 from rnncore.formats.native import NativeFile
 from rnncore.formats.torch_names import bind, is_optimizer, only_stack
 from rnncore.model import Model
@@ -34,8 +35,9 @@ def load(
 ) -> Model:
     """A Model from a file.
 
-    path   rnncore's own file or its directory; PyTorch weights as .pt, .pth, .bin, .safetensors or .npz; or
-           "zoo:NAME" for a model that comes with the package. What a file is, its content says, not its name
+    path   rnncore's own file or its directory; a model with its network: .onnx; PyTorch weights as .pt, .pth, .bin,
+           .safetensors or .npz; or "zoo:NAME" for a model that comes with the package. What a file is, its content
+           says, not its name
     spec   what the network is, for a file of bare weights: a Spec, its JSON as an object, or the name of a JSON
            file. Weights that are one recurrent stack and nothing else need none
     names  weight or node names of the Spec -> names in the file, where they differ
@@ -67,10 +69,13 @@ def open_file(
     source = resolve(path)
     if source.is_dir():
         source = source / native.FILE_NAME
-    checkpoint = read_checkpoint(source)
-    if native.is_native(checkpoint):
-        if spec is not None or names is not None:
-            raise SpecError(f"{path}: this file holds its own Spec, expected no spec or names")
+    checkpoint = read_file(source)
+    own = isinstance(checkpoint, NativeFile) or native.is_native(checkpoint)
+    if own and (spec is not None or names is not None):
+        raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
+    if isinstance(checkpoint, NativeFile):
+        return dataclasses.replace(checkpoint, source=source.name, sha256=file_sha256(source))
+    if own:
         return native.from_checkpoint(checkpoint)
     wanted = None if spec is None else read_spec(spec)
     try:
