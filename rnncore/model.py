@@ -389,7 +389,7 @@ def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Ste
         )
         for name in node.weight_shapes()
     }
-    run = OPS[node.op].compiled(node.attributes, own, threads)
+    run = OPS[node.op].compiled(node.attributes, own, threads, dtype)
     inputs, names = node.inputs, node.names
     only = names[0] if len(names) == 1 else None
 
