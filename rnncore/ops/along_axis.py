@@ -6,7 +6,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import Op, Value, axis_of, given, has, known, whole_over_axis
-from rnncore.ops.checks import FLOATS, choice, flag, need, need_scalar
+from rnncore.ops.checks import FLOATS, choice, flag, need, need_scalar, single
 
 __all__ = ["OPS"]
 
@@ -21,8 +21,10 @@ def _same_over_axis(attributes, values):
 
 def _softmax(attributes, weights, x):
     axis = attributes["axis"]
-    e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
-    return e / e.sum(axis=axis, keepdims=True)
+    y = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+    np.exp(y, out=y)
+    y /= y.sum(axis=axis, keepdims=True)
+    return y
 
 
 def _log_softmax(attributes, weights, x):
@@ -67,14 +69,14 @@ def _running_infer(attributes, values):
         raise SpecError("axis missing, expected it as an attribute or an input")
     if axis is not None:
         need_scalar(axis, ("int32", "int64"), "axis")
-    found = known(attributes, "axis", values, 1)
+    found = single(known(attributes, "axis", values, 1))
     if found is not None:
-        axis_of(found[0] if isinstance(found, tuple) and found else found, len(x.shape))
+        axis_of(found, len(x.shape))
     return [Value(x.dtype, x.shape)]
 
 
 def _running_time(attributes, rank, time_axis):
-    axis = attributes["axis"]
+    axis = single(attributes["axis"])
     if axis is None:
         return "whole"
     if axis % rank != time_axis:
@@ -86,19 +88,19 @@ def _running(function, neutral):
     def run(attributes, weights, *arrays):
         """Exclusive: what stands before each element, beginning with the neutral one."""
         x = arrays[0]
-        axis = given("axis", attributes, arrays, 1)
-        axis = axis[0] if isinstance(axis, tuple) else axis
+        axis = single(given("axis", attributes, arrays, 1))
         if not -x.ndim <= axis < x.ndim:
             raise InputError(f"axis={axis}, expected an integer from {-x.ndim} to {x.ndim - 1}")
-        moved = np.moveaxis(x, axis, -1)
-        moved = moved[..., ::-1] if attributes["reverse"] else moved
+        axis %= x.ndim
+        if attributes["reverse"]:
+            x = np.flip(x, axis)
         if attributes["exclusive"]:
-            found = np.full(moved.shape, neutral, x.dtype)
-            function(moved[..., :-1], axis=-1, dtype=x.dtype, out=found[..., 1:])
+            before = (slice(None),) * axis
+            found = np.full(x.shape, neutral, x.dtype)
+            function(x[(*before, slice(None, -1))], axis=axis, dtype=x.dtype, out=found[(*before, slice(1, None))])
         else:
-            found = function(moved, axis=-1, dtype=x.dtype)
-        found = found[..., ::-1] if attributes["reverse"] else found
-        return np.moveaxis(found, -1, axis)
+            found = function(x, axis=axis, dtype=x.dtype)
+        return np.flip(found, axis) if attributes["reverse"] else found
 
     return run
 

@@ -18,6 +18,7 @@ __all__ = [
     "SIGNED",
     "axes_of",
     "choice",
+    "fitting",
     "flag",
     "follow",
     "integers",
@@ -25,7 +26,9 @@ __all__ = [
     "need",
     "need_scalar",
     "number",
+    "on_numbers",
     "one_dtype",
+    "single",
     "spread",
 ]
 
@@ -48,6 +51,11 @@ def need_scalar(value: Value, dtypes: Sequence[str], what: str) -> None:
     need(value, dtypes, what)
     if value.shape not in ((), (1,)):
         raise SpecError(f"{what} is {value}, expected one number")
+
+
+def single(found: Any) -> Any:
+    """A parameter that is one number, which may come as a list of one."""
+    return found[0] if isinstance(found, tuple) and len(found) == 1 else found
 
 
 def _either(dtypes: Sequence[str]) -> str:
@@ -127,8 +135,17 @@ def follow(dtype: str, function: Callable[..., Any], *values: Value) -> tuple[An
     if any(len(value.data) not in (1, count) for value in values) or count > MAX_DATA:
         return None
     columns = (value.data * count if len(value.data) == 1 else value.data for value in values)
-    found = tuple(function(*row) for row in zip(*columns, strict=True))
-    return found if all(_holds(dtype, item) for item in found) else None
+    return fitting(dtype, tuple(function(*row) for row in zip(*columns, strict=True)))
+
+
+def on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for follow that knows nothing of sizes that are names."""
+    return lambda *items: UNKNOWN if any(isinstance(item, str) for item in items) else function(*items)
+
+
+def fitting(dtype: str, data: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Data, or None where the dtype does not hold all of it."""
+    return data if all(_holds(dtype, item) for item in data) else None
 
 
 def _holds(dtype: str, item: Any) -> bool:

@@ -26,7 +26,9 @@ from rnncore.ops.checks import (
     need,
     need_scalar,
     number,
+    on_numbers,
     one_dtype,
+    single,
 )
 
 __all__ = ["OPS"]
@@ -45,11 +47,6 @@ def _unary(name: str, function: Callable[..., Any], dtypes=FLOATS, data: Callabl
         return [Value(dtype, shape, follow(dtype, data, values[0]) if data else None)]
 
     return Op(name, infer, lambda a, w, x: function(x))
-
-
-def _on_numbers(function):
-    """A function of numbers while inferring; of sizes that are names nothing is known."""
-    return lambda *items: UNKNOWN if any(isinstance(item, str) for item in items) else function(*items)
 
 
 def _erf(x):
@@ -80,8 +77,7 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
 
 def _sigmoid(x):
     """1 / (1 + e^-x): where e^-x overflows the result is below the smallest normal number, and 0."""
-    with np.errstate(over="ignore"):
-        y = np.exp(-x)
+    y = np.exp(-x)
     y += x.dtype.type(1)
     return np.reciprocal(y)
 
@@ -123,8 +119,8 @@ def _shrink_infer(attributes, values):
 
 def _shrink_run(attributes, weights, x):
     """Of integers in float64, as lambd may lie between them."""
-    wide = np.float64 if x.dtype.kind in "iu" else x.dtype
-    found = _shrink(x.astype(wide, copy=False), np.dtype(wide).type(attributes["lambd"]), attributes["bias"])
+    wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    found = _shrink(wide, wide.dtype.type(attributes["lambd"]), wide.dtype.type(attributes["bias"]))
     return found.astype(x.dtype, copy=False)
 
 
@@ -207,7 +203,7 @@ def _mod_infer(attributes, values):
     dtype = one_dtype(values)
     need(values[0], NUMBERS)
     data = (
-        None if flag(attributes, "fmod") else follow(dtype, _on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
+        None if flag(attributes, "fmod") else follow(dtype, on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
     )
     return [Value(dtype, broadcast(values), data)]
 
@@ -243,14 +239,17 @@ def _clip_infer(attributes, values):
         if attributes[name] is None:
             need_scalar(values[position], (x.dtype,), name)
         else:
-            _check_bound(name, attributes[name], x.dtype)
+            _check_bound(name, single(attributes[name]), x.dtype)
     return [Value(x.dtype, x.shape)]
 
 
 def _check_bound(name, bound, dtype):
-    number({name: bound}, name)
-    limits = None if dtype in FLOATS else np.iinfo(dtype)
-    if limits and (isinstance(bound, float) or not limits.min <= bound <= limits.max):
+    """A number of the dtype; exporters write a bound that is none as infinite."""
+    kinds = (int, float) if dtype in FLOATS else (int,)
+    fits = isinstance(bound, kinds) and not isinstance(bound, bool) and bound == bound
+    if fits and dtype not in FLOATS:
+        fits = np.iinfo(dtype).min <= bound <= np.iinfo(dtype).max
+    if not fits:
         raise SpecError(f"{name}={bound!r}, expected a number of dtype {dtype}")
 
 
@@ -260,7 +259,7 @@ def _clip(attributes, weights, x, low=None, high=None):
         if bound is not None:
             x = limit(x, bound.reshape(()))
         elif attributes[name] is not None:
-            x = limit(x, x.dtype.type(attributes[name]))
+            x = limit(x, x.dtype.type(single(attributes[name])))
     return x
 
 
@@ -304,13 +303,14 @@ def _dropout_infer(attributes, values):
     """At inference nothing is dropped: training_mode has to be absent or false."""
     x = values[0]
     need(x, FLOATS)
-    if has(attributes, "training_mode", values, 2) and known(attributes, "training_mode", values, 2) is not False:
-        found = attributes["training_mode"] if values[2] is None else values[2].data or values[2]
+    training = single(known(attributes, "training_mode", values, 2))
+    if has(attributes, "training_mode", values, 2) and training is not False:
+        found = values[2] if training is None else training
         raise SpecError(f"training_mode={found}, expected false, as is known for inference")
     if values[1] is not None:
         need_scalar(values[1], FLOATS, "ratio")
     elif attributes["ratio"] is not None:
-        number(attributes, "ratio")
+        number({"ratio": single(attributes["ratio"])}, "ratio")
     return [Value(x.dtype, x.shape), Value("bool", x.shape)]
 
 
@@ -357,7 +357,7 @@ def _isinf(attributes, weights, x):
 ROUNDING = {"saturate": True, "round_mode": "up"}
 
 OPS = [
-    _unary("Abs", np.abs, NUMBERS, _on_numbers(abs)),
+    _unary("Abs", np.abs, NUMBERS, on_numbers(abs)),
     _unary("Neg", np.negative, SIGNED_NUMBERS, lambda item: sizes.multiply(-1, item)),
     _unary("Exp", np.exp),
     _unary("Log", np.log),
@@ -403,8 +403,8 @@ OPS = [
     _binary("Div", _divide, data=_divide_data),
     Op("Mod", _mod_infer, _mod, arity=(2, 2), attributes={"fmod": False}),
     Op("Pow", _pow_infer, _pow, arity=(2, 2)),
-    _variadic("Min", np.minimum, NUMBERS, _on_numbers(min)),
-    _variadic("Max", np.maximum, NUMBERS, _on_numbers(max)),
+    _variadic("Min", np.minimum, NUMBERS, on_numbers(min)),
+    _variadic("Max", np.maximum, NUMBERS, on_numbers(max)),
     _variadic("Sum", np.add),
     Op("Mean", _spread(FLOATS), _mean, arity=(1, 1024)),
     Op("Clip", _clip_infer, _clip, arity=(1, 3), parameters={"min": 1, "max": 2}),

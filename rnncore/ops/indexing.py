@@ -10,7 +10,7 @@ import numpy as np
 from rnncore.errors import InputError, SpecError
 from rnncore.ops import sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known, plain_size, whole_over_axis
-from rnncore.ops.checks import NUMBERS, choice, flag, integers, merge, need, need_scalar
+from rnncore.ops.checks import NUMBERS, choice, flag, integers, merge, need, need_scalar, single
 
 __all__ = ["OPS"]
 
@@ -200,11 +200,11 @@ def _one_hot_infer(attributes, values):
         raise SpecError(f"values are {pair}, expected 2: off and on")
     if not has(attributes, "depth", values, 1):
         raise SpecError("depth missing, expected it as an attribute or an input")
-    found = known(attributes, "depth", values, 1)
+    found = single(known(attributes, "depth", values, 1))
     if depth is not None:
         need_scalar(depth, NUMBERS, "depth")
-        found = found[0] if isinstance(found, tuple) else found
-    size = UNKNOWN if found is None else found if isinstance(found, str) else plain_size("depth", int(found))
+    found = int(found) if isinstance(found, float) and found.is_integer() else found
+    size = UNKNOWN if found is None else found if isinstance(found, str) else plain_size("depth", found)
     shape = list(indices.shape)
     shape.insert(axis_of(attributes["axis"], len(shape) + 1), size)
     return [Value(pair.dtype, tuple(shape))]
@@ -212,7 +212,7 @@ def _one_hot_infer(attributes, values):
 
 def _one_hot(attributes, weights, indices, depth, pair):
     """Off everywhere where an index is not in [-depth, depth)."""
-    depth = attributes["depth"] if depth is None else int(depth.reshape(()))
+    depth = int(single(attributes["depth"]) if depth is None else depth.reshape(()))
     axis = attributes["axis"] % (indices.ndim + 1)
     indices = np.expand_dims(indices.astype(np.int64, copy=False), axis)
     places = np.arange(depth).reshape((-1,) + (1,) * (indices.ndim - 1 - axis))
@@ -260,10 +260,9 @@ def _top_k_infer(attributes, values):
         flag(attributes, name)
     if not has(attributes, "k", values, 1):
         raise SpecError("k missing, expected it as an attribute or an input")
-    found = known(attributes, "k", values, 1)
+    found = single(known(attributes, "k", values, 1))
     if attributes["k"] is None:
         need_scalar(values[1], ("int64",), "k")
-    found = found[0] if isinstance(found, tuple) and len(found) == 1 else found
     if found is not None and not isinstance(found, str) and (type(found) is not int or found < 0):
         raise SpecError(f"k={found!r}, expected an integer of at least 0")
     if isinstance(found, int) and isinstance(x.shape[axis], int) and found > x.shape[axis]:
@@ -275,26 +274,46 @@ def _top_k_infer(attributes, values):
 def _top_k(attributes, weights, *arrays):
     """In order whatever ``sorted`` says; of equal ones the first come first, NaN counts as the largest."""
     x, axis = arrays[0], attributes["axis"]
-    k = given("k", attributes, arrays, 1)
-    k = k[0] if isinstance(k, tuple) else k
+    k = single(given("k", attributes, arrays, 1))
     if not 0 <= k <= x.shape[axis]:
         raise InputError(f"k={k} for an input of shape {x.shape}, expected 0 to {x.shape[axis]}")
-    rows = np.moveaxis(x, axis, -1)
+    last = axis in (-1, x.ndim - 1)
+    rows = x if last else np.moveaxis(x, axis, -1)
     order = _first_k(rows, k, attributes["largest"])
-    return (
-        np.moveaxis(np.take_along_axis(rows, order, -1), -1, axis),
-        np.moveaxis(order, -1, axis),
-    )
+    found = np.take_along_axis(rows, order, -1)
+    return (found, order) if last else (np.moveaxis(found, -1, axis), np.moveaxis(order, -1, axis))
+
+
+FEW = 8
+"""Where no more than one in so many is asked for, the others need not be sorted."""
 
 
 def _first_k(rows, k, largest):
     """The places of the k largest or smallest of each row, in order."""
-    if k == 1 and rows.dtype.kind != "f":
-        return (rows.argmax(-1) if largest else rows.argmin(-1))[..., None].astype(np.int64, copy=False)
+    if FEW * k < rows.shape[-1] and not (rows.dtype.kind == "f" and np.isnan(rows).any()):
+        some = _best(rows, k, largest)
+        return np.take_along_axis(some, _sorted(np.take_along_axis(rows, some, -1), largest), -1)
+    return _sorted(rows, largest)[..., :k]
+
+
+def _sorted(rows, largest):
     if not largest:
-        return rows.argsort(axis=-1, kind="stable")[..., :k].astype(np.int64, copy=False)
+        return rows.argsort(axis=-1, kind="stable").astype(np.int64, copy=False)
     last = rows.shape[-1] - 1  # turned round twice, so that of equal ones the first still come first
-    return (last - rows[..., ::-1].argsort(axis=-1, kind="stable")[..., ::-1][..., :k]).astype(np.int64, copy=False)
+    return (last - rows[..., ::-1].argsort(axis=-1, kind="stable")[..., ::-1]).astype(np.int64, copy=False)
+
+
+def _best(rows, k, largest):
+    """The places of the k best of each row, in the order of places: those beyond the k-th, and its equals in front."""
+    if k == 0:
+        return np.zeros((*rows.shape[:-1], 0), np.int64)
+    place = rows.shape[-1] - k if largest else k - 1
+    bound = np.partition(rows, place, axis=-1)[..., place, None]
+    better = rows > bound if largest else rows < bound
+    equal = rows == bound
+    missing = k - better.sum(axis=-1, keepdims=True)
+    equal &= equal.cumsum(axis=-1) <= missing
+    return np.nonzero(better | equal)[-1].reshape(*rows.shape[:-1], k)
 
 
 def _arg_infer(attributes, values):

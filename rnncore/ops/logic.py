@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.ops import sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast
-from rnncore.ops.checks import NUMBERS, follow, need, one_dtype
+from rnncore.ops.checks import FLOATS, NUMBERS, follow, need, on_numbers, one_dtype
 
 __all__ = ["OPS"]
 
@@ -23,18 +25,18 @@ def _same_size(a, b):
     return UNKNOWN
 
 
-def _comparison(name, function, dtypes=NUMBERS, data=None):
+def _comparison(name, function, dtypes, data):
     def infer(attributes, values):
-        one_dtype(values)
+        rounded = one_dtype(values) in FLOATS  # when it is run, so that what differs here may not differ then
         need(values[0], dtypes)
-        return [Value("bool", broadcast(values), follow("bool", data, *values) if data else None)]
+        return [Value("bool", broadcast(values), None if rounded else follow("bool", data, *values))]
 
     return Op(name, infer, lambda a, w, x, y: function(x, y), arity=(2, 2))
 
 
 def _not_infer(attributes, values):
     need(values[0], ("bool",))
-    return [Value("bool", values[0].shape)]
+    return [Value("bool", values[0].shape, follow("bool", lambda item: not item, values[0]))]
 
 
 def _where_infer(attributes, values):
@@ -48,13 +50,13 @@ def _where_infer(attributes, values):
 
 OPS = [
     _comparison("Equal", np.equal, DTYPES, _same_size),
-    _comparison("Greater", np.greater),
-    _comparison("GreaterOrEqual", np.greater_equal),
-    _comparison("Less", np.less),
-    _comparison("LessOrEqual", np.less_equal),
-    _comparison("And", np.logical_and, ("bool",)),
-    _comparison("Or", np.logical_or, ("bool",)),
-    _comparison("Xor", np.logical_xor, ("bool",)),
+    _comparison("Greater", np.greater, NUMBERS, on_numbers(operator.gt)),
+    _comparison("GreaterOrEqual", np.greater_equal, NUMBERS, on_numbers(operator.ge)),
+    _comparison("Less", np.less, NUMBERS, on_numbers(operator.lt)),
+    _comparison("LessOrEqual", np.less_equal, NUMBERS, on_numbers(operator.le)),
+    _comparison("And", np.logical_and, ("bool",), operator.and_),
+    _comparison("Or", np.logical_or, ("bool",), operator.or_),
+    _comparison("Xor", np.logical_xor, ("bool",), operator.xor),
     Op("Not", _not_infer, lambda a, w, x: np.logical_not(x)),
     # What is not taken may be NaN.
     Op("Where", _where_infer, lambda a, w, condition, x, y: np.where(condition, x, y), arity=(3, 3)),

@@ -30,6 +30,11 @@ def _matmul_infer(attributes, values):
     return [Value(dtype, (*spread(a.shape[:-2], b.shape[:-2]), *rows, *columns))]
 
 
+def _matmul_time(attributes, rank, time_axis):
+    """Each matrix is on its own; within one, time may be an axis of the second factor too."""
+    return "pointwise" if time_axis < rank - 2 else "whole"
+
+
 def _gemm_infer(attributes, values):
     a, b, c = values
     need(a, MULTIPLIED, "A", rank=2)
@@ -111,8 +116,7 @@ def _einsum(attributes, weights, *arrays):
 
 
 OPS = [
-    # Whatever the first input's time is, the second may have it too.
-    Op("MatMul", _matmul_infer, lambda a, w, x, y: np.matmul(x, y), time="whole", arity=(2, 2)),
+    Op("MatMul", _matmul_infer, lambda a, w, x, y: np.matmul(x, y), time=_matmul_time, arity=(2, 2)),
     Op(
         "Gemm",
         _gemm_infer,

@@ -9,21 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
-from rnncore.ops.checks import FLOATS, NUMBERS, axes_of, flag, need
+from rnncore.ops.checks import FLOATS, INTEGERS, NUMBERS, axes_of, fitting, flag, need
 
 __all__ = ["OPS"]
 
 SUMMED = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
 
-def _reduction(name, function, dtypes=SUMMED):
-    """function(x, axes, keepdims), axes counted from 0."""
+def _reduction(name, function, dtypes=SUMMED, data=None):
+    """function(x, axes, keepdims), axes counted from 0; data(*elements) of a small list while inferring."""
 
     def infer(attributes, values):
         x = values[0]
         need(x, dtypes)
-        return [Value(x.dtype, _shape(attributes, values))]
+        shape = _shape(attributes, values)
+        listed = data is not None and x.data is not None and len(x.shape) == 1 and shape in ((), (1,))
+        return [Value(x.dtype, shape, fitting(x.dtype, (data(*x.data),)) if listed and x.dtype in INTEGERS else None)]
 
     def run(attributes, weights, *arrays):
         x = arrays[0]
@@ -45,7 +48,8 @@ def _shape(attributes, values):
         if not keepdims:
             raise SpecError(f"axes are {values[1]} without keepdims, expected constants: they decide the rank")
         return (UNKNOWN,) * rank
-    axes = axes_of(axes, rank) if axes else () if noop else tuple(range(rank))
+    every = () if noop else range(rank)
+    axes = every if axes is None or axes == () else axes_of(axes, rank)
     if keepdims:
         return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     return tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
@@ -91,13 +95,10 @@ def _mean(x, axes, keepdims):
     return np.trunc(total / count) if count else total
 
 
-def _in_float(function):
-    """A function of floats for integers too, by way of float64."""
-
-    def run(x, axes, keepdims):
-        return function(x if x.dtype.kind == "f" else x.astype(np.float64), axes, keepdims)
-
-    return run
+def _l2(x, axes, keepdims):
+    """Of integers by way of float64."""
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    return np.sqrt(_sum(np.square(x), axes, keepdims))
 
 
 def _log_sum_exp(x, axes, keepdims):
@@ -109,14 +110,14 @@ def _log_sum_exp(x, axes, keepdims):
 
 
 OPS = [
-    _reduction("ReduceSum", _sum),
+    _reduction("ReduceSum", _sum, data=sizes.add),
     _reduction("ReduceMean", _mean),
-    _reduction("ReduceProd", _prod),
+    _reduction("ReduceProd", _prod, data=sizes.multiply),
     _reduction("ReduceMax", _extreme(np.maximum, True), (*NUMBERS, "bool")),
     _reduction("ReduceMin", _extreme(np.minimum, False), (*NUMBERS, "bool")),
     _reduction("ReduceL1", lambda x, axes, keepdims: _sum(np.abs(x), axes, keepdims)),
-    _reduction("ReduceL2", _in_float(lambda x, axes, keepdims: np.sqrt(_sum(np.square(x), axes, keepdims)))),
+    _reduction("ReduceL2", _l2),
     _reduction("ReduceSumSquare", lambda x, axes, keepdims: _sum(np.square(x), axes, keepdims)),
-    _reduction("ReduceLogSum", _in_float(lambda x, axes, keepdims: np.log(_sum(x, axes, keepdims)))),
-    _reduction("ReduceLogSumExp", _in_float(_log_sum_exp)),
+    _reduction("ReduceLogSum", lambda x, axes, keepdims: np.log(_sum(x, axes, keepdims)), FLOATS),
+    _reduction("ReduceLogSumExp", _log_sum_exp, FLOATS),
 ]

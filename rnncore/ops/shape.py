@@ -7,6 +7,7 @@ Shape, Gather and Concat has a known result.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import numpy as np
 
@@ -25,12 +26,29 @@ from rnncore.ops.base import (
     plain_size,
     whole_over_axis,
 )
-from rnncore.ops.checks import FLOATS, SIGNED, axes_of, choice, flag, integers, merge, need, need_scalar, number, spread
+from rnncore.ops.checks import (
+    FLOATS,
+    SIGNED,
+    axes_of,
+    choice,
+    flag,
+    integers,
+    merge,
+    need,
+    need_scalar,
+    number,
+    single,
+    spread,
+)
 
 __all__ = ["OPS"]
 
 FAR = 1 << 30
 """A slice that ends here ends at the end."""
+
+MAX_OUTPUTS = 1024
+
+INT_MAX = ((1 << 31) - 1, (1 << 63) - 1)
 
 
 def _missing(name):
@@ -67,24 +85,21 @@ def _reshape_infer(attributes, values):
     if allowzero and 0 in wanted and -1 in wanted:
         raise SpecError(f"shape={wanted!r} with allowzero, expected 0 or -1 but not both")
     shape = [x.shape[place] if size == 0 and not allowzero else size for place, size in enumerate(wanted)]
-    if -1 in shape:
-        shape[shape.index(-1)] = _left_over(x.shape, shape, wanted, x)
-    elif not sizes.fits(sizes.multiply(*x.shape), sizes.multiply(*shape)):
+    total, others = _apart(x.shape, [size for size in shape if size != -1])
+    left = sizes.divide(total, others) if others != 0 else 0
+    if not sizes.fits(total, sizes.multiply(left, others) if -1 in shape else others):
         raise SpecError(f"shape={list(wanted)} does not fit {x}")
-    return [Value(x.dtype, tuple(shape), x.data if len(shape) <= 1 else None)]
+    return [Value(x.dtype, tuple(left if size == -1 else size for size in shape), x.data if len(shape) <= 1 else None)]
 
 
-def _left_over(found, shape, wanted, x):
-    """The size that -1 stands for."""
-    found, others = list(found), [size for size in shape if size != -1]
-    for size in shape:
-        if size in found and size != UNKNOWN and size in others:
+def _apart(found, wanted):
+    """Two products of sizes, without those that both have."""
+    found, wanted = list(found), list(wanted)
+    for size in tuple(wanted):
+        if size in found and size not in (UNKNOWN, 0):
             found.remove(size)
-            others.remove(size)
-    total, rest = sizes.multiply(*found), sizes.multiply(*others)
-    if isinstance(total, int) and isinstance(rest, int) and (rest == 0 or total % rest):
-        raise SpecError(f"shape={list(wanted)} does not fit {x}")
-    return sizes.divide(total, rest)
+            wanted.remove(size)
+    return sizes.multiply(*found), sizes.multiply(*wanted)
 
 
 def _reshape(attributes, weights, *arrays):
@@ -156,7 +171,10 @@ def _flat(x, rank):
 
 
 def _unsqueeze(attributes, weights, *arrays):
-    return np.expand_dims(arrays[0], given("axes", attributes, arrays, 1))
+    x, axes = arrays[0], given("axes", attributes, arrays, 1)
+    rank = x.ndim + len(axes)
+    new, left = {axis % rank for axis in axes}, iter(x.shape)
+    return x.reshape([1 if axis in new else next(left) for axis in range(rank)])
 
 
 def _squeeze_infer(attributes, values):
@@ -237,30 +255,21 @@ def _tile_time(attributes, rank, time_axis):
 # --- Shape, Size ---------------------------------------------------------------------------------------------------
 
 
-def _bounds(attributes, rank):
-    """start and end of Shape, which are clamped to the rank."""
-    start, end = attributes["start"], attributes["end"]
-    for name, value in (("start", start), ("end", end)):
-        if isinstance(value, bool) or not (isinstance(value, int) or (name == "end" and value is None)):
-            raise SpecError(f"{name}={value!r}, expected an integer")
-    start, end, _ = slice(start, end).indices(rank)
-    return start, max(start, end)
-
-
 def _shape_infer(attributes, values):
-    start, end = _bounds(attributes, len(values[0].shape))
-    found = values[0].shape[start:end]
+    """start and end are clamped to the rank, as those of a slice."""
+    for name in ("start", "end"):
+        if attributes[name] is not None or name == "start":
+            integers(name, (attributes[name],))
+    found = values[0].shape[attributes["start"] : attributes["end"]]
     return [Value("int64", (len(found),), found)]
 
 
 def _shape_time(attributes, rank, time_axis):
-    start, end = _bounds(attributes, rank)
-    return "whole" if start <= time_axis < end else "pointwise"
+    return "whole" if time_axis in range(rank)[attributes["start"] : attributes["end"]] else "pointwise"
 
 
 def _shape(attributes, weights, x):
-    start, end = _bounds(attributes, x.ndim)
-    return np.array(x.shape[start:end], np.int64)
+    return np.array(x.shape[attributes["start"] : attributes["end"]], np.int64)
 
 
 # --- Concat, Split, Slice ------------------------------------------------------------------------------------------
@@ -296,12 +305,16 @@ def _split_count(attributes):
     split, count = attributes["split"], attributes["num_outputs"]
     if split is not None:
         _need_natural("split", integers("split", split))
+        if not 1 <= len(split) <= MAX_OUTPUTS:
+            raise SpecError(f"split has {len(split)} sizes, expected 1 to {MAX_OUTPUTS}")
         if count is not None and count != len(split):
             raise SpecError(f"num_outputs={count!r} and split={list(split)}, expected one of them")
         return len(split)
     if count is None:
         raise SpecError("num_outputs and split missing, expected one of them")
-    return plain_size("num_outputs", count)
+    if plain_size("num_outputs", count) > MAX_OUTPUTS:
+        raise SpecError(f"num_outputs={count}, expected at most {MAX_OUTPUTS}")
+    return count
 
 
 def _split_names(attributes):
@@ -340,10 +353,11 @@ def _split(attributes, weights, *arrays):
     parts = given("split", attributes, arrays, 1)
     if parts is None:
         parts = _even(x.shape[axis], attributes["num_outputs"])
-    ends = np.cumsum(parts).tolist()
+    ends = list(accumulate(parts))
     if len(parts) != _split_count(attributes) or min(parts) < 0 or ends[-1] != x.shape[axis]:
         raise InputError(f"split={list(parts)} for an input of shape {x.shape}, expected {x.shape[axis]} in all")
-    return tuple(np.split(x, ends[:-1], axis=axis))
+    before = (slice(None),) * (axis % x.ndim)
+    return tuple(x[(*before, slice(end - part, end))] for part, end in zip(parts, ends, strict=True))
 
 
 SLICE = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
@@ -382,18 +396,24 @@ def _slice_size(size, start, end, step):
         return len(range(*_slice_of(size, start, end, step).indices(size)))
     if step == 1 and start == 0 and (end == size != UNKNOWN or (numbers[1] and end >= FAR)):
         return size
-    if step == -1 and numbers[0] and numbers[1] and (start == -1 or start >= FAR) and end <= -FAR:
+    if step == -1 and numbers[0] and numbers[1] and (start == -1 or start >= FAR) and (end <= -FAR or end in INT_MAX):
         return size
     return UNKNOWN
 
 
 def _slice_of(size, start, end, step):
-    """ONNX's bounds, which are clamped to the axis before the step is looked at, as a slice of Python."""
-    start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+    """ONNX's bounds as a slice of Python, which clamps them as ONNX does where the step is positive.
+
+    Backwards ONNX clamps before it looks at the step. An end of INT_MAX is the end whichever way the step goes, as
+    in ONNX Runtime; clamped it would leave nothing.
+    """
     if step > 0:
-        return slice(min(max(start, 0), size), min(max(end, 0), size), step)
-    start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
-    return slice(start, None if end < 0 else end, step) if size else slice(0, 0, step)
+        return slice(start, end, step)
+    if size == 0:
+        return slice(0, 0, step)
+    start, last = (bound + size if bound < 0 else bound for bound in (start, end))
+    start, last = min(max(start, 0), size - 1), min(max(last, -1), size - 1)
+    return slice(start, None if last < 0 or end in INT_MAX else last, step)
 
 
 def _slice(attributes, weights, *arrays):
@@ -407,6 +427,21 @@ def _slice(attributes, weights, *arrays):
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place[axis] = _slice_of(x.shape[axis], start, end, step)
     return x[tuple(place)]
+
+
+def _slice_packed(attributes, weights, threads):
+    """The same where no size matters: forwards, all parameters constant, axes counted from one side."""
+    starts, ends, axes, steps = (attributes[name] for name in SLICE)
+    if starts is None or ends is None:
+        return None
+    axes = range(len(starts)) if axes is None else axes
+    slices = dict(zip(axes, map(slice, starts, ends, steps or (1,) * len(starts)), strict=True))
+    first, last = min(axes, default=0), max(axes, default=0)
+    if any(step < 0 for step in steps or ()) or (first < 0 <= last):
+        return None
+    place = tuple(slices.get(axis, slice(None)) for axis in (range(first, 0) if first < 0 else range(last + 1)))
+    place = (..., *place) if first < 0 else place
+    return lambda x, *absent: x[place]
 
 
 def _slice_time(attributes, rank, time_axis):
@@ -434,7 +469,7 @@ def _range_infer(attributes, values):
     if delta == 0:
         raise SpecError("delta=0, expected a step")
     if not any(isinstance(item, str) for item in (start, limit, delta)):
-        count = len(range(start, limit, delta))
+        count = max(-((start - limit) // delta), 0)
         return [Value(dtype, (count,), tuple(range(start, limit, delta)) if count <= MAX_DATA else None)]
     span = sizes.subtract(limit, start)
     return [Value(dtype, (span if delta == 1 and sizes.is_natural(span) else UNKNOWN,))]
@@ -500,13 +535,12 @@ def _trilu_infer(attributes, values):
         if values[1] is not None:
             need_scalar(values[1], ("int64",), "k")
         else:
-            integers("k", (attributes["k"],))
+            integers("k", (single(attributes["k"]),))
     return [Value(x.dtype, x.shape)]
 
 
 def _trilu(attributes, weights, *arrays):
-    k = given("k", attributes, arrays, 1)
-    k = k[0] if isinstance(k, tuple) else k or 0
+    k = single(given("k", attributes, arrays, 1)) or 0
     return np.triu(arrays[0], k) if attributes["upper"] else np.tril(arrays[0], k)
 
 
@@ -625,7 +659,7 @@ OPS = [
         parameters={"split": 1},
         outputs=_split_names,
     ),
-    Op("Slice", _slice_infer, _slice, time=_slice_time, arity=(1, 5), parameters=SLICE),
+    Op("Slice", _slice_infer, _slice, time=_slice_time, arity=(1, 5), parameters=SLICE, packed=_slice_packed),
     Op("Range", _range_infer, _range, time="whole", arity=(3, 3), attributes={"stash_type": 1}),
     Op(
         "ConstantOfShape",

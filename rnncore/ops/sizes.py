@@ -18,7 +18,10 @@ Size = int | str
 Sum = dict[tuple[str, ...], int]
 
 MAX_TEXT = 200
-"""A size that takes more to write down is UNKNOWN."""
+"""A size that takes more to write down is UNKNOWN; a name longer than that is not looked into."""
+
+MAX_TERMS = 64
+"""A product with more terms, or more names in one, is UNKNOWN: the terms of (a+1)*(b+1)*... double with each factor."""
 
 _SUM = re.compile(r"[+-]?[^+*()-]+(?:[+*-][^+*()-]+)*")
 
@@ -52,6 +55,8 @@ def multiply(*sizes: Size) -> Size:
             for right, times in _parse(size).items():
                 names = tuple(sorted((*left, *right)))
                 product[names] = product.get(names, 0) + count * times
+        if len(product) > MAX_TERMS or any(len(names) > MAX_TERMS for names in product):
+            return UNKNOWN
         total = product
     return _write(total)
 
@@ -82,7 +87,8 @@ def is_natural(size: Size) -> bool:
     """Whether a size is known to be at least 0: a number, or a sum in which nothing is taken away."""
     if isinstance(size, int):
         return size >= 0
-    return size != UNKNOWN and all(count >= 0 for count in _parse(size).values())
+    natural = all(count >= 0 and "-" not in "".join(names) for names, count in _parse(size).items())
+    return natural and size != UNKNOWN
 
 
 def _without(term: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -99,7 +105,7 @@ def _parse(size: Size) -> Sum:
     """Products of names -> how often; () stands for the constant."""
     if isinstance(size, int):
         return {(): size}
-    flat, atoms = _lift(size)
+    flat, atoms = _lift(size) if len(size) <= MAX_TEXT else (None, {})
     if flat is None or not _SUM.fullmatch(flat):
         return {(size,): 1}
     total: Sum = {}
