@@ -342,6 +342,15 @@ def multi_head(k):
 
 
 @model
+def masked_multi_head(k):
+    """Masked queries see nothing at all."""
+    L = k.layers
+    x = ids(k)
+    y = L.Embedding(6, 4, mask_zero=True)(x)
+    return k.Model(x, L.MultiHeadAttention(2, 3)(y, y))
+
+
+@model
 def autoencoder(k):
     L = k.layers
     return k.Sequential(

@@ -14,6 +14,7 @@ from agreement import assert_close
 
 import rnncore
 from rnncore.export import from_keras
+from rnncore.formats import read_listing
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
 
@@ -112,3 +113,35 @@ def test_without_keras(tmp_path):
         with np.load(f"{path}.out.npz") as found:
             for place, reference in enumerate(expected):
                 assert_close(found[f"arr_{place}"], reference, 1e-5, path)
+
+
+def test_a_listing_names_what_is_not_accepted(tmp_path):
+    x = keras.Input((4, 3, 1))
+    y = keras.layers.ConvLSTM1D(2, 2, name="odd")(x)
+    keras.Model(x, keras.layers.Flatten()(y)).save(tmp_path / "odd.keras")
+    with pytest.raises(rnncore.UnsupportedError, match=r"layer 'odd' \(ConvLSTM1D\): not accepted"):
+        rnncore.load(tmp_path / "odd.keras")
+    found = read_listing(tmp_path / "odd.keras")
+    assert [(node.name, node.problem) for node in found.nodes if node.problem] == [
+        ("odd", "ConvLSTM1D is not accepted")
+    ]
+    assert "ConvLSTM1D" in found.problem
+    (entry,) = [node for node in found.nodes if node.kind == "Flatten"]
+    assert entry.reads == ("odd",)
+
+
+def test_lengths_only_where_they_mean_a_mask(tmp_path):
+    """A network in which other layers look along time has none: padding would be seen."""
+    for name, expected in (("text_classifier", True), ("conv_of_any_length", False), ("word_attention", False)):
+        model, _ = keras_zoo.build(keras, name)
+        model.save(tmp_path / f"{name}.keras")
+        found = rnncore.load(tmp_path / f"{name}.keras")
+        assert ("lengths" in [entry.name for entry in found.inputs]) is expected
+
+
+def test_a_fixed_time_is_free_where_nothing_needs_it(tmp_path):
+    """Keras fixes 12 steps; a convolution does not need them, a Flatten does."""
+    for name, steps in (("convolutions", "T"), ("images", 8)):
+        model, inputs = keras_zoo.build(keras, name)
+        model.save(tmp_path / f"{name}.keras")
+        assert rnncore.load(tmp_path / f"{name}.keras").inputs[0].shape[1] == steps

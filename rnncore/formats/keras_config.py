@@ -1,6 +1,6 @@
 """Keras configs as data: JSON -> layers, the calls between them, and the variables that each owns. Keras is not needed.
 
-A config names classes; here a class is a key of a fixed table (LAYERS in keras_layers.py and OPERATIONS in
+A config names classes; here a class is a key of a fixed table (LAYERS in keras_use.py and OPERATIONS in
 keras_operations.py), whatever module the file claims it comes from, and modules that are not Keras's own are refused.
 Three notations are read: Keras 1 and 2 (lists of [layer, node, tensor, arguments]), tf.keras's extension of it with
 tensors inside the arguments, and Keras 3 (arguments with __keras_tensor__ in them).
@@ -222,6 +222,8 @@ def _parts(layer: Layer) -> list[tuple[str, Any]]:
 
 def network_of(found: Any, place: str, depth: int = 0) -> Network:
     """The layers and calls of a Sequential or functional model."""
+    inner = f"{place}.config.layers" if place else "config.layers"
+    place = place or "model"
     class_name, config, _ = class_of(found, place)
     if class_name not in NETWORKS:
         raise UnsupportedError(
@@ -231,7 +233,6 @@ def network_of(found: Any, place: str, depth: int = 0) -> Network:
     if not isinstance(entries, list) or len(entries) > MAX_LAYERS:
         raise FormatError(f"{place}: expected a list of at most {MAX_LAYERS} layers")
     layers: dict[str, Layer] = {}
-    inner = f"{place}.config.layers" if place else "config.layers"
     for number, entry in enumerate(entries):
         layer = layer_of(entry, f"{inner}[{number}]", depth)
         if layer.name in layers:
@@ -382,8 +383,12 @@ def _value(found: Mapping[str, Any], place: str) -> Any:
             raise UnsupportedError(f"{place}: a constant of dtype {shown(str(dtype))!r}")
         with low_level_errors(place):
             return np.array(config.get("value"), dtype)
-    if name == "slice" or (name == "__slice__"):
-        return slice(*(config or {}).get("value", ()))
+    if name == "__ellipsis__":
+        return ...
+    if name == "__slice__" and isinstance(config, Mapping):
+        parts = [config.get(key) for key in ("start", "stop", "step")]
+        if all(part is None or type(part) is int for part in parts):
+            return slice(*parts)
     raise UnsupportedError(f"{place}: an argument of class {shown(str(name), 60)!r}, expected tensors and numbers")
 
 

@@ -17,6 +17,7 @@ from rnncore.formats.keras_use import Tensor, Use, activation, apply_function, c
 
 __all__ = ["OPERATIONS"]
 
+FARTHEST = (1 << 63) - 1
 OPERATIONS: dict[str, Callable[[Use], list[Tensor]]] = {}
 
 
@@ -183,9 +184,8 @@ def reduction(use: Use) -> str:
 @operation("Any", "All", options="axis keepdims")
 def any_all(use: Use) -> str:
     (item,) = _operands(use, 1)
-    graph, x = use.graph, _value(use, item, 0)
-    if graph.values[x].dtype != "bool":
-        raise UnsupportedError(f"{use.where}: input {graph.values[x]}, expected bool")
+    graph = use.graph
+    x = graph.cast(f"{use.name}.truth", _value(use, item, 0), "bool")
     axes, keep = _reduced(use, x)
     op = "ReduceMax" if use.layer.class_name == "Any" else "ReduceMin"
     numbers = graph.cast(f"{use.name}.numbers", x, "float")
@@ -195,7 +195,9 @@ def any_all(use: Use) -> str:
 @operation("Concatenate", options="axis")
 def concatenate(use: Use) -> str:
     (items,) = _operands(use, 1)
-    names = [use.graph.floating(_value(use, item, place)) for place, item in enumerate(items)]
+    names = [_value(use, item, place) for place, item in enumerate(items)]
+    if len({use.graph.values[name].dtype for name in names}) > 1:
+        names = [use.graph.floating(name) for name in names]
     axis = use.graph.axis(names[0], use.config.get("axis", -1), use.where)
     return use.graph.node(use.name, "Concat", names, axis=axis)
 
@@ -270,3 +272,28 @@ def filled(use: Use) -> str:
     if use.layer.class_name == "OnesLike":
         found = graph.node(f"{use.name}.true", "Not", found)
     return graph.cast(use.name, found, "bool" if dtype == "bool" else "float")
+
+
+@operation("GetItem")
+def get_item(use: Use) -> str:
+    """x[...] with integers, slices and an ellipsis, none of them on the batch."""
+    graph, (item, key) = use.graph, _operands(use, 2)
+    x = _value(use, item, 0)
+    keys = list(key) if isinstance(key, list) else [key]
+    rank = graph.rank(x)
+    if keys.count(...) == 1:
+        at = keys.index(...)
+        keys[at : at + 1] = [slice(None)] * (rank - len(keys) + 1)
+    keys += [slice(None)] * (rank - len(keys))
+    if len(keys) != rank or keys[0] != slice(None) or not all(type(one) in (int, slice) for one in keys):
+        raise UnsupportedError(f"{use.where}: key {shown(str(key), 80)}, expected integers and slices behind the batch")
+    for axis, one in reversed(list(enumerate(keys))):
+        if type(one) is int:
+            x = graph.take(f"{use.name}.at.{axis}", x, axis, one)
+        elif one != slice(None):
+            step = 1 if one.step is None else one.step
+            if step < 1:
+                raise UnsupportedError(f"{use.where}: step {step}, expected a positive one")
+            start, stop = one.start or 0, FARTHEST if one.stop is None else one.stop
+            x = graph.slice(f"{use.name}.part.{axis}", x, axis, start, stop, step)
+    return x

@@ -5,7 +5,7 @@ An option of a config is handled by its layer, has no meaning at inference, or i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,15 +18,21 @@ from rnncore.formats.keras_config import Layer, Version, class_of
 from rnncore.formats.keras_graph import Graph
 
 __all__ = [
+    "LAYERS",
+    "Kind",
     "Tensor",
     "Use",
     "activation",
     "apply_activation",
+    "apply_function",
     "check_options",
     "check_policy",
     "check_shape",
     "flag",
+    "layer",
+    "number",
     "option",
+    "sizes",
 ]
 
 # Activations under Keras's name where rnncore's differs or needs a parameter.
@@ -295,3 +301,31 @@ def check_policy(config: Mapping[str, Any], where: str) -> None:
 def check_shape(array: np.ndarray, expected: tuple[int, ...], name: str, where: str) -> None:
     if array.shape != expected:
         raise WeightError(f"{where}: {name}: shape {array.shape}, expected {expected}")
+
+
+# --- the table of layers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One class of layers. ``mask``: "pass" (the input's goes on), "drop", or "own" (the function says)."""
+
+    lower: Callable[[Use], Tensor | str | list[Tensor]]
+    options: frozenset[str] | None
+    mask: str = "pass"
+    neutral: Mapping[str, Any] = field(default_factory=dict)
+
+
+LAYERS: dict[str, Kind] = {}
+
+
+def layer(*names: str, options: str | None = "", mask: str = "pass", **neutral: Any):
+    """Registers a function as the meaning of classes of these names; options=None where it checks them itself."""
+
+    def register(function):
+        handled = None if options is None else frozenset(options.split())
+        for name in names:
+            LAYERS[name] = Kind(function, handled, mask, neutral)
+        return function
+
+    return register

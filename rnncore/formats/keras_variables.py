@@ -187,12 +187,24 @@ def bind_groups(network: Network, group: Group, version: Version) -> tuple[str, 
     for name in listed:
         if name in read:
             raise FormatError(f"{group.place}: layer {shown(name)!r} stands twice in layer_names")
-        read[name] = _group_arrays(group.group(name))
+        read[name] = _group_arrays(_legacy_group(group, name))
     for layer in network.layers.values():
         names, arrays = read.pop(layer.name, ([], []))
         bind_legacy_arrays(layer, arrays, version, names)
     left = tuple(name for name, (_, arrays) in read.items() if arrays)
     return left
+
+
+def _legacy_group(group: Group, name: str) -> Group:
+    """The group of one of layer_names; a slash in the name made groups in groups."""
+    return group.group(name) if name in group or "/" not in name.strip("/") else _below(group, name)
+
+
+def _below(group: Group, name: str) -> Group:
+    parts = name.split("/")
+    if parts[0] not in group:
+        raise FormatError(f"{group.place}: no {shown(name)!r}, expected the group of a layer")
+    return group.group(*parts)
 
 
 def _group_arrays(group: Group) -> tuple[list[str], list[np.ndarray]]:

@@ -413,7 +413,7 @@ def _qlinear_conv_packed(attributes, weights, threads):
 # ---- DynamicQuantizeLSTM -----------------------------------------------------------------------------------------
 
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-LSTM_INPUTS = "X W R B sequence_lens initial_h initial_c P W_scale W_zero_point R_scale R_zero_point".split()
+LSTM_INPUTS = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P", "W_scale", "W_zero_point", "R_scale", "R_zero_point"]
 
 
 def _lstm_infer(attributes, values):

@@ -1,4 +1,6 @@
-"""Writes the files beside it with tf.keras: python make.py [NAME ...] (tf-keras 2.21.0, tensorflow-cpu 2.21.0, numpy 2.4.6).
+"""Writes the files beside it with tf.keras: python make.py [NAME ...]
+
+Made with tf-keras 2.21.0, tensorflow-cpu 2.21.0 and numpy 2.4.6.
 
 For each model of tests/keras_zoo.py that is listed: NAME.h5 (whole model), NAME.npz (inputs and tf.keras's outputs,
 "in0", "out0", ...); for some NAME.keras (the .keras of tf.keras) or NAME.weights.h5 and NAME.only.h5 with NAME.json.
@@ -14,7 +16,7 @@ import tf_keras
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
-import keras_zoo
+import keras_zoo  # noqa: E402
 
 WHOLE = (
     "chain",
@@ -36,6 +38,7 @@ WHOLE = (
     "masks_one_after_the_other",
     "attentions",
     "multi_head",
+    "masked_multi_head",
     "autoencoder",
     "steps_cut_and_padded",
     "zero_output_for_mask",
