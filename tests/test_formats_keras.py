@@ -81,7 +81,8 @@ found = {}
 for path in json.loads(sys.argv[1]):
     model = rnncore.load(path)
     inputs = dict(np.load(path + ".npz"))
-    found = model.run({entry.name: inputs[f"arr_{place}"] for place, entry in enumerate(model.inputs) if not entry.optional})
+    entries = [entry for entry in model.inputs if not entry.optional]
+    found = model.run({entry.name: inputs[f"arr_{place}"] for place, entry in enumerate(entries)})
     np.savez(path + ".out.npz", *found.values())
 print(json.dumps([name for name in ("keras", "tensorflow", "tf_keras", "torch", "h5py") if name in sys.modules]))
 """

@@ -79,7 +79,7 @@ def test_nothing_is_opened_imported_or_run(tmp_path):
         [
             sys.executable,
             "-c",
-            WATCHED.replace("rnncore.formats.read_checkpoint(path)", "rnncore.formats.read_file(path)"),
+            WATCHED.replace("read_checkpoint(path)", "read_file(path)"),
         ],
         input=json.dumps([paths, warm]),
         capture_output=True,
