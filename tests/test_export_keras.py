@@ -256,8 +256,8 @@ class OwnLSTM(layers.LSTM):
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ([layers.Lambda(lambda x: x)], r"\(Lambda\): not accepted, expected SimpleRNN"),
-        ([layers.Reshape((7, 3, 1)), layers.ConvLSTM1D(2, 2)], r"\(ConvLSTM1D\): not accepted, expected SimpleRNN"),
+        ([layers.Lambda(lambda x: x)], r"\(Lambda\): not accepted, expected Dense"),
+        ([layers.Reshape((7, 3, 1)), layers.ConvLSTM1D(2, 2)], r"\(ConvLSTM1D\): not accepted, expected Dense"),
         ([layers.Masking(), layers.Softmax()], r"\(Softmax\): under a mask"),
         ([OwnLSTM(2)], r"\(OwnLSTM\): not accepted"),
         ([layers.LSTM(2, activation=other)], "activation 'other' is not one of keras.activations"),
@@ -287,12 +287,12 @@ def test_masks_of_their_own():
     own = layers.LSTM(2)(layers.Masking(0.5)(x), mask=keras.ops.not_equal(x[..., 0], 1))
     sliced = from_keras(keras.Model(x, own), np.random.default_rng(1).integers(0, 2, (4, 7, 3)).astype(np.float32))
     agrees(sliced, "float32")
-    assert sliced.spec.recurrent[0].mask == "not_equal"
+    assert sliced.spec.recurrent[0].mask.startswith("not_equal")
     other = layers.LSTM(2)(x, mask=keras.ops.any(keras.ops.not_equal(x, 0.5), axis=-1))
     example = np.random.default_rng(0).standard_normal((2, 7, 3)).astype(np.float32)
     example[0, 3] = example[1, 5:] = 0.5
     exported = agrees(from_keras(keras.Model(x, other), example), "float32")
-    assert exported.spec.recurrent[0].mask == "any"
+    assert exported.spec.recurrent[0].mask.startswith("any")
 
 
 def test_refused_examples_and_models():

@@ -143,6 +143,6 @@ def test_lengths_only_where_they_mean_a_mask(tmp_path):
 def test_a_fixed_time_is_free_where_nothing_needs_it(tmp_path):
     """Keras fixes 12 steps; a convolution does not need them, a Flatten does."""
     for name, steps in (("convolutions", "T"), ("images", 8)):
-        model, inputs = keras_zoo.build(keras, name)
+        model, _ = keras_zoo.build(keras, name)
         model.save(tmp_path / f"{name}.keras")
         assert rnncore.load(tmp_path / f"{name}.keras").inputs[0].shape[1] == steps

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hostile_files import CANARY, write
@@ -18,6 +19,7 @@ from rnncore.errors import RnncoreError
 from rnncore.formats import read_file
 
 ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "keras"
 SECONDS, MEBIBYTES = 2.0, 256
 
 
@@ -58,6 +60,62 @@ def test_damaged_file_is_our_error(name, tmp_path):
         variants.append(data[:at] + bytes([byte]) + data[at + 1 :])
     for variant in variants:
         path.write_bytes(variant)
+        begin = time.process_time()
+        try:
+            read_file(path)
+        except RnncoreError as error:
+            assert str(error).startswith(str(path))
+        assert time.process_time() - begin < SECONDS
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1 << 70,
+    0.5,
+    "",
+    "relu",
+    "..",
+    [],
+    {},
+    [None],
+    [[1]],
+    {"class_name": "LSTM"},
+    {"a": {"b": 1}},
+]
+
+
+def mutated(found, random):
+    """A config with one value of it, anywhere, replaced by another."""
+    places = []
+
+    def visit(item):
+        keys = list(item) if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else ()
+        for key in keys:
+            places.append((item, key))
+            visit(item[key])
+
+    visit(found)
+    item, key = places[random.integers(len(places))]
+    item[key] = ODD[random.integers(len(ODD))]
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["convolutions", "encoder_decoder", "stacked_cells", "attentions", "nested_sequential"]
+)
+def test_damaged_config_is_our_error(name, tmp_path):
+    """Any value of a config replaced by anything: read, or refused with one of our errors that names the file."""
+    path = tmp_path / "model.h5"
+    path.write_bytes((GOLDEN / f"{name}.h5").read_bytes())
+    with h5py.File(path) as file:
+        text = file.attrs["model_config"]
+    for seed in range(120):
+        config = mutated(json.loads(text), np.random.default_rng([seed, 4]))
+        with h5py.File(path, "a") as file:
+            file.attrs["model_config"] = json.dumps(config)
         begin = time.process_time()
         try:
             read_file(path)

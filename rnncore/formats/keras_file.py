@@ -172,7 +172,10 @@ def _network_file(network: Network, version: Version, group: Group) -> NativeFil
 
 
 class _named:
-    """Puts the file's name before the message of an error raised inside."""
+    """Puts the file's name before the message of an error raised inside.
+
+    A config may hold anything in the place of anything: what Python says of a type that does not fit is FormatError.
+    """
 
     def __init__(self, place: str):
         self.place = place
@@ -183,4 +186,6 @@ class _named:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
         if isinstance(error, RnncoreError) and not str(error).startswith(self.place):
             raise type(error)(f"{self.place}: {error}") from None
+        if isinstance(error, (TypeError, AttributeError, LookupError, ArithmeticError)):
+            raise FormatError(f"{self.place}: config: damaged: {shown(str(error))}") from None
         return False

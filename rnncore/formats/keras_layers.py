@@ -103,7 +103,7 @@ def _lowered(network: Network, version: Version, fixed_time: bool) -> Lowered:
 
 def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
     """The inputs of the Spec: "x" or "tokens" for one, the names of the layers for several."""
-    taken = set(network.layers)
+    taken, readers = set(network.layers), _readers(network)
     found = []
     for place, ref in enumerate(network.inputs):
         config = network.layers[ref.layer].config
@@ -111,7 +111,7 @@ def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
         shape = config.get("batch_shape", config.get("batch_input_shape"))
         if config.get("sparse") or config.get("ragged"):
             raise UnsupportedError(f"{where}: sparse or ragged, expected dense")
-        ids = _only_embedded(network, ref)
+        ids = _only_embedded(readers.get(ref, []))
         dtype = _input_dtype(config.get("dtype"), ids, where)
         name = ("tokens" if ids else "x") if len(network.inputs) == 1 else ref.layer
         if len(network.inputs) == 1 and name in taken - {ref.layer}:
@@ -151,18 +151,19 @@ def _axes(shape: Any, dtype: str, time: str, fixed_time: bool, where: str) -> tu
     return tuple(sizes_)
 
 
-def _only_embedded(network: Network, ref: Ref) -> bool:
-    """Whether an input holds ids: every layer that reads it is an Embedding, or asks where it is not 0."""
-    users = [call for call in network.calls if ref in tensors([call.args, dict(call.kwargs)])]
-    found = False
-    for call in users:
-        one = network.layers[call.layer]
-        if one.is_operation and one.class_name in ("NotEqual", "Equal"):
-            continue
-        if not _embeds(one):
-            return False
-        found = True
+def _readers(network: Network) -> dict[Ref, list[Layer]]:
+    """The layers that read each tensor."""
+    found: dict[Ref, list[Layer]] = {}
+    for call in network.calls:
+        for ref in tensors([call.args, dict(call.kwargs)]):
+            found.setdefault(ref, []).append(network.layers[call.layer])
     return found
+
+
+def _only_embedded(readers: Sequence[Layer]) -> bool:
+    """Whether what these layers read holds ids: each is an Embedding, or asks where it is not 0."""
+    asking = [one.is_operation and one.class_name in ("NotEqual", "Equal") for one in readers]
+    return not all(asking) and all(asks or _embeds(one) for asks, one in zip(asking, readers, strict=True))
 
 
 def _embeds(one: Layer) -> bool:
@@ -171,7 +172,8 @@ def _embeds(one: Layer) -> bool:
     if one.class_name == "TimeDistributed":
         return all(_embeds(part) for part in one.parts.values())
     if one.network is not None:
-        return len(one.network.inputs) == 1 and _only_embedded(one.network, one.network.inputs[0])
+        inner = one.network
+        return len(inner.inputs) == 1 and _only_embedded(_readers(inner).get(inner.inputs[0], []))
     return False
 
 
