@@ -37,6 +37,7 @@ EXTENSIONS = {
         "fast",
     ),
     "_engine": ([], "off"),
+    "_normalization": ([], "off"),
     "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
 }
 

@@ -9,8 +9,6 @@ constant ones. Shapes are inferred as they are and with names for sizes, and mus
 
 import re
 
-import numpy as np
-
 from rnncore.model import Model
 from rnncore.ops import OPS, UNKNOWN
 from rnncore.spec import Input, Node, Spec
@@ -109,7 +107,5 @@ def run_onnxruntime(op, attributes, arrays, outputs=1, domain="", opset=22):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(results, given)

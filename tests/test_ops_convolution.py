@@ -1,16 +1,19 @@
 """Conv, ConvTranspose and pooling: random nodes against ONNX Runtime and PyTorch, on every instruction set, to the bit
 whatever the batch and the threads; what streaming asks of them; what is refused."""
 
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
-from agreement import assert_close, assert_same_bits
+from agreement import assert_close, assert_same_bits, assert_unchanged
 from onnx_ops import OneNode, run_onnxruntime
 from random_networks import seeds
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _native
-from rnncore.kernels._convolution import Convolution
+from rnncore.kernels import _convolution, _native
 from rnncore.model import Model
 from rnncore.ops import OPS
 from rnncore.spec import Input, Node, Spec
@@ -128,8 +131,6 @@ def many_images(model, x):
     return OPS[node.op].compiled(node.attributes, own, model._num_threads or 1)(x)
 
 
-
-
 @pytest.mark.parametrize("length", [1, 2, 7, 15, 16, 17, 31, 33, 49, 70, 97])
 def test_bits_do_not_depend_on_the_kernel(length, isa):
     """Outputs in the lanes, positions in the lanes, one output at a time: the same sums."""
@@ -139,13 +140,15 @@ def test_bits_do_not_depend_on_the_kernel(length, isa):
 
     def run(weight, x):
         length = x.shape[2] - 2
-        return Convolution(weight, None, 1, ones, ones, lambda shape: ((0,), (length,)), False, 1)(x)
+        return _convolution.Convolution(weight, None, 1, ones, ones, lambda shape: ((0,), (length,)), False, 1)(x)
 
     whole = run(weight, x)
     for output in (0, 17, 39):
         assert_same_bits(run(weight[output : output + 1], x)[0, 0], whole[0, output], "one output")
     for at in range(0, length, 5):
-        assert_same_bits(run(weight, np.ascontiguousarray(x[:, :, at : at + 3]))[0, :, 0], whole[0, :, at], "a position")
+        assert_same_bits(
+            run(weight, np.ascontiguousarray(x[:, :, at : at + 3]))[0, :, 0], whole[0, :, at], "a position"
+        )
 
 
 def test_relu_is_fused(isa):
@@ -184,7 +187,7 @@ def test_one_model_many_shapes(shape):
             torch.nn.functional.pad(torch.from_numpy(x), (2, 0)), torch.from_numpy(weight), torch.from_numpy(bias)
         )
         assert_close(many_images(model, x), expected.numpy(), 1e-5)
-    with pytest.raises(InputError, match="expected 3 channels|last|shape"):
+    with pytest.raises(InputError, match="expected"):
         model(floats(rng, 2, 4, 9))
 
 
@@ -196,7 +199,9 @@ def test_memory_layouts_and_subnormals():
     assert_same_bits(many_images(model, x[::-1])[::-1], expected)
     unaligned = np.frombuffer(b"0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
     assert_same_bits(many_images(model, unaligned), expected)
-    assert np.finfo(np.float32).smallest_subnormal / np.float32(2) * np.float32(4) == 0  # the mode is the caller's again
+    assert (
+        np.finfo(np.float32).smallest_subnormal / np.float32(2) * np.float32(4) == 0
+    )  # the mode is the caller's again
     assert np.float32(1e-39) * np.float32(2) > 0
 
 
@@ -302,7 +307,7 @@ def test_context_is_what_a_step_needs(op, seed):
         assert_same_bits(other[:, :, step], whole[:, :, step])
         if 0 <= first <= last < 40 and left >= 0:
             (part,) = OneNode(op, {**attributes, "pads": [0, 0]}, [x[:, :, first : last + 1], *arrays]).run()
-            assert_close(part[:, :, 0], whole[:, :, step], 0)
+            assert_unchanged({"y": part[:, :, 0]}, {"y": whole[:, :, step]}, "float32")
 
 
 def test_context_of_other_axes_and_automatic_pads():
@@ -354,10 +359,61 @@ def test_refused_convolutions(attributes, message):
         ("MaxPool", {"kernel_shape": [10]}, "window"),
         ("AveragePool", {"kernel_shape": [2], "ceil_mode": 2}, "ceil_mode"),
         ("LpPool", {"kernel_shape": [2], "p": 0}, "p=0"),
-        ("ConvTranspose", {"kernel_shape": [2], "input_size": 3, "output_size": 3, "output_shape": [0]}, "output_shape"),
+        (
+            "ConvTranspose",
+            {"kernel_shape": [2], "input_size": 3, "output_size": 3, "output_shape": [0]},
+            "output_shape",
+        ),
         ("ConvTranspose", {"kernel_shape": [2]}, "input_size"),
     ],
 )
 def test_refused_windows(op, attributes, message):
     with pytest.raises(SpecError, match=message):
         OneNode(op, attributes, conv_arrays()[:1])
+
+
+# --- long calls, many callers -------------------------------------------------------------------------------------
+
+
+def test_a_long_call_can_be_interrupted():
+    x = np.zeros((1, 256, 128, 128), np.float32)
+    weight = np.zeros((512, 256, 5, 5), np.float32)  # 54e9 multiply-adds
+    attributes = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2], "group": 1}
+    model = owning("Conv", attributes, x, weight, None, "float32", num_threads=1)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(number, frame):
+        raise Stopped
+
+    start = time.perf_counter()
+    model(x)
+    whole = time.perf_counter() - start
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        start = time.perf_counter()
+        with pytest.raises(Stopped):
+            model(x)
+        assert time.perf_counter() - start < 0.05 + whole / 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    small = np.zeros((1, 256, 4, 4), np.float32)
+    assert many_images(model, small).shape == (1, 512, 4, 4)
+
+
+def test_many_threads_and_sizes():
+    """One model, called from several threads with images of several sizes, more than there are plans kept."""
+    rng = np.random.default_rng(0)
+    weight, bias = floats(rng, 8, 4, 3), floats(rng, 8)
+    attributes = {"kernel_shape": [3], "pads": [1, 1], "group": 1}
+    images = [floats(rng, 2, 4, length) for length in range(1, 41)]
+    model = owning("Conv", attributes, images[0], weight, bias, "float32")
+    expected = [many_images(model, x) for x in images]
+    own = {"weight": weight, "bias": bias}
+    run = OPS["Conv"].compiled(model.spec.nodes[0].attributes, own, 2)
+    with ThreadPoolExecutor(4) as pool:
+        for found, reference in zip(pool.map(run, images * 10), expected * 10, strict=True):
+            assert_same_bits(found, reference)

@@ -317,6 +317,10 @@ def test_refused(op, attributes, arrays, message):
 
 
 def test_all_of_them_know_their_time():
-    for op, time in (("QuantizeLinear", "pointwise"), ("DynamicQuantizeLinear", "whole"), ("MatMulInteger", "pointwise")):
+    for op, time in (
+        ("QuantizeLinear", "pointwise"),
+        ("DynamicQuantizeLinear", "whole"),
+        ("MatMulInteger", "pointwise"),
+    ):
         attributes = {key: value for key, value in OPS[op].attributes.items() if value is not ...}
         assert OPS[op].over_time(attributes, 3, 1) == time

@@ -277,6 +277,12 @@ def test_reductions_of_large_and_negative_numbers(op):
     agrees(f"Reduce{op}", [numbers(rng_of(op), "float32", (4, 9), -90, 90), np.array([1])], {"keepdims": 0})
 
 
+@pytest.mark.parametrize("op", ["Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare"])
+def test_reductions_of_negative_integers(op):
+    for dtype in ("int32", "int64"):
+        agrees(f"Reduce{op}", [numbers(rng_of(op, dtype), dtype, (4, 3), -9, 9), np.array([1])])
+
+
 @pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
 def test_places_of_extremes(op):
     for dtype in ("float32", "float64", "int32", "uint8"):

@@ -3,7 +3,7 @@
 
 For each shape of the input there is a Plan: where in one image the first output's terms stand (offsets), how an image
 is copied so that this holds (zeros around it, parted by phase where a stride is not 1; no copy where there is neither),
-and which positions are outputs. The last plan is kept, so that calls of one shape pay for it once.
+and which positions are outputs. The last plans are kept, so that calls of one shape pay for it once.
 
 Three kernels, chosen by how many vectors of multiply-adds each would make; the bits are the same:
 
@@ -88,6 +88,10 @@ cdef Py_ssize_t SINGLE_OUTPUTS = 3
 cdef double ROWS_COST = 1.2
 
 
+# Plans that are kept, of images of several sizes in turn.
+cdef Py_ssize_t KEPT_PLANS = 16
+
+
 cdef const rnncore_convolution_isa* current_isa() except NULL:
     """The table for the instruction set that _native uses."""
     cdef int i = 0
@@ -117,13 +121,6 @@ cdef class Plan:
     cdef const rnncore_row* rows
     cdef Py_ssize_t row_count
     cdef const Py_ssize_t* starts      # (P), rows: where each output's terms begin
-
-    cdef bint fits(self, cnp.ndarray x):
-        cdef Py_ssize_t axis
-        for axis in range(1, cnp.PyArray_NDIM(x)):
-            if <Py_ssize_t> self.sizes[axis - 1] != cnp.PyArray_DIM(x, axis):
-                return False
-        return True
 
 
 cdef object as_indices(values):
@@ -329,8 +326,8 @@ cdef class Convolution:
     geometry  (shape of x) -> (pads at the beginning of each axis, spatial sizes of y); raises where x does not fit
     relu      whether negative results become 0
 
-    Immutable but for the plan of the last shape; any number of threads may call it. An output's bits do not depend on
-    the batch, the size of the images or the number of threads.
+    Immutable but for the plans that it keeps; any number of threads may call it. An output's bits do not depend on the
+    batch, the size of the images or the number of threads.
     """
 
     cdef const rnncore_convolution_isa* isa
@@ -338,7 +335,7 @@ cdef class Convolution:
     cdef tuple kernel, strides, dilations
     cdef Py_ssize_t G, M, K, panels, C
     cdef int relu, threads
-    cdef Plan plan
+    cdef dict plans  # (channels, *spatial) -> Plan
 
     def __cinit__(self, cnp.ndarray weight not None, bias, groups, strides, dilations, geometry, bint relu,
                   int threads):
@@ -347,6 +344,7 @@ cdef class Convolution:
         self.isa = current_isa()
         W = self.isa.width
         self.kernel, self.strides, self.dilations = shape[2:], tuple(strides), tuple(dilations)
+        self.plans = {}
         self.geometry, self.relu, self.threads = geometry, relu, min(threads, 64)
         self.G, self.M, self.C = groups, shape[0] // groups, shape[1]
         self.K = math.prod(shape[1:])
@@ -371,7 +369,6 @@ cdef class Convolution:
     cdef Plan make_plan(self, cnp.ndarray x):
         cdef Py_ssize_t W = self.isa.width
         cdef Plan plan = Plan()
-        cdef Plan rows
         cdef double as_planes, as_rows
         shape = (<object> x).shape
         pads, outputs = self.geometry(shape)
@@ -406,10 +403,13 @@ cdef class Convolution:
         cdef int D = cnp.PyArray_NDIM(x)
         cdef int threads
         cdef double multiply_adds
-        plan = self.plan
-        if plan is None or D != len(plan.sizes) + 1 or not plan.fits(dense):
+        sizes = (<object> dense).shape[1:]
+        plan = self.plans.get(sizes)
+        if plan is None:
             plan = self.make_plan(dense)
-            self.plan = plan
+            if len(self.plans) >= KEPT_PLANS:
+                self.plans.clear()
+            self.plans[sizes] = plan
         dims[0], dims[1] = cnp.PyArray_DIM(dense, 0), self.G * self.M
         for axis in range(2, D):
             dims[axis] = plan.outputs[axis - 2]

@@ -259,7 +259,7 @@ def _overlap(attributes, columns, bias, window, sizes):
     """Outputs of the sums of columns (N, M, taps, *sizes): the part each number of the input has in them."""
     begins, outputs = _transposed_pads(attributes, window, sizes)
     images, channels = columns.shape[:2]
-    full = [(size - 1) * stride + window.extent(axis) for axis, (size, stride) in enumerate(zip(sizes, window.strides))]
+    full = [(size - 1) * window.strides[axis] + window.extent(axis) for axis, size in enumerate(sizes)]
     room = [max(f, b + o) for f, b, o in zip(full, begins, outputs, strict=True)]
     y = np.zeros((images, channels, *room), columns.dtype)
     for place, tap in enumerate(window.all_taps(sizes)):

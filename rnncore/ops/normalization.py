@@ -1,6 +1,7 @@
 """Normalization under its ONNX names: scales, offsets and trained statistics are inputs, as in ONNX.
 
 Statistics are made in the dtype of the input, of float16 in float32 (stash_type 1), after the mean is taken away.
+float32 rows run on kernels/_normalization.pyx.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.kernels import _normalization, runs_native
 from rnncore.ops.base import Op, Value, axis_of, plain_size
 from rnncore.ops.windows import need_images
 
@@ -41,6 +43,17 @@ def _per_channel(vector, x):
     return vector.astype(x.dtype, copy=False).reshape(-1, *[1] * (x.ndim - 2))
 
 
+def _compiled(x, *vectors):
+    """Whether the compiled kernel takes these: numbers in float32, one after the other."""
+    plain = all(array is None or (array.dtype == np.float32 and array.flags.c_contiguous) for array in (x, *vectors))
+    return plain and x.size > 0 and runs_native(x.dtype)
+
+
+def _check_channels(x, *vectors):
+    if any(len(vector) != x.shape[1] for vector in vectors):
+        raise ValueError(f"expected {x.shape[1]} channels")
+
+
 def _moments(x, axes):
     """Mean, and x - mean, and the mean of its squares."""
     mean = x.mean(axis=axes, keepdims=True)
@@ -66,8 +79,7 @@ def _batch_infer(attributes, values):
 
 def _batch_run(attributes, weights, x, scale, offset, mean, variance):
     """(x - mean) / sqrt(var + epsilon) * scale + B for each channel, as one product and one sum."""
-    if any(len(vector) != x.shape[1] for vector in (scale, offset, mean, variance)):
-        raise ValueError(f"expected {x.shape[1]} channels")
+    _check_channels(x, scale, offset, mean, variance)
     factor = scale / np.sqrt(variance + variance.dtype.type(attributes["epsilon"]))
     y = x * _per_channel(factor, x)
     y += _per_channel(offset - mean * factor, x)
@@ -88,6 +100,10 @@ def _instance_infer(attributes, values):
 
 
 def _instance_run(attributes, weights, x, scale, offset):
+    _check_channels(x, scale, offset)
+    if _compiled(x, scale, offset):
+        n = math.prod(x.shape[2:])
+        return _normalization.normalize(x, n, n, x.shape[1], True, attributes["epsilon"], scale, offset, False)
     _, centred, variance = _moments(x, tuple(range(2, x.ndim)))
     centred /= np.sqrt(variance + x.dtype.type(attributes["epsilon"]))
     return centred * _per_channel(scale, x) + _per_channel(offset, x)
@@ -107,6 +123,13 @@ def _group_infer(attributes, values):
 
 
 def _group_run(attributes, weights, x, scale, offset):
+    _check_channels(x, scale, offset)
+    if x.shape[1] % attributes["num_groups"]:
+        raise ValueError(f"expected channels in {attributes['num_groups']} groups")
+    if _compiled(x, scale, offset):
+        inner, groups = math.prod(x.shape[2:]), attributes["num_groups"]
+        n = x.shape[1] // groups * inner
+        return _normalization.normalize(x, n, inner, groups, True, attributes["epsilon"], scale, offset, False)
     grouped = _stashed(x).reshape(x.shape[0], attributes["num_groups"], -1)
     _, centred, variance = _moments(grouped, 2)
     centred /= np.sqrt(variance + grouped.dtype.type(attributes["epsilon"]))
@@ -202,9 +225,23 @@ def _layer_infer(attributes, values):
     return [Value(x.dtype, x.shape), statistics, statistics]
 
 
+def _over_rows(x, axis, scale, offset):
+    """Whether the compiled kernel takes them: a scale, and an offset or none, for each number of a row."""
+    shape = x.shape[axis:]
+    return scale.shape == shape and (offset is None or offset.shape == shape) and _compiled(x, scale, offset)
+
+
 def _layer_run(attributes, weights, x, scale, offset=None):
     """(x - mean) / sqrt(variance + epsilon) * Scale + B over the axes from ``axis`` on."""
-    axes = tuple(range(axis_of(attributes["axis"], x.ndim), x.ndim))
+    axis = axis_of(attributes["axis"], x.ndim)
+    if _over_rows(x, axis, scale, offset):
+        n, statistics = scale.size, attributes["statistics"]
+        found = _normalization.normalize(x, n, 1, 1, True, attributes["epsilon"], scale, offset, statistics)
+        if not statistics:
+            return found
+        shape = (*x.shape[:axis], *[1] * (x.ndim - axis))
+        return found[0], found[1].reshape(shape), found[2].reshape(shape)
+    axes = tuple(range(axis, x.ndim))
     mean, centred, variance = _moments(_stashed(x), axes)
     variance += centred.dtype.type(attributes["epsilon"])
     inverse = 1 / np.sqrt(variance, out=variance)
@@ -218,7 +255,10 @@ def _layer_run(attributes, weights, x, scale, offset=None):
 
 def _rms_run(attributes, weights, x, scale):
     """x / sqrt(mean of squares + epsilon) * scale over the axes from ``axis`` on."""
-    axes = tuple(range(axis_of(attributes["axis"], x.ndim), x.ndim))
+    axis = axis_of(attributes["axis"], x.ndim)
+    if _over_rows(x, axis, scale, None):
+        return _normalization.normalize(x, scale.size, 1, 1, False, attributes["epsilon"], scale, None, False)
+    axes = tuple(range(axis, x.ndim))
     wide = _stashed(x)
     mean = np.square(wide).mean(axis=axes, keepdims=True)
     y = (wide / np.sqrt(mean + wide.dtype.type(attributes["epsilon"]))).astype(x.dtype, copy=False)

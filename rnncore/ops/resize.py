@@ -88,14 +88,16 @@ def _pad_run(attributes, weights, x, pads=None, fill=None, axes=None):
     axes = given("axes", attributes, arrays, 3)
     widths = _pad_widths(given("pads", attributes, arrays, 1), axes, x.ndim)
     if any(before < 0 or after < 0 for before, after in widths):
-        cut = [slice(max(0, -b), max(max(0, -b), size + min(0, a))) for size, (b, a) in zip(x.shape, widths)]
+        cut = [
+            slice(max(0, -b), max(max(0, -b), size + min(0, a))) for size, (b, a) in zip(x.shape, widths, strict=True)
+        ]
         x = x[tuple(cut)]
         widths = [(max(0, before), max(0, after)) for before, after in widths]
     if attributes["mode"] == "constant":
         value = given("constant_value", attributes, arrays, 2)
         value = value[0] if isinstance(value, tuple) else 0 if value is None else value
-        y = np.full([size + b + a for size, (b, a) in zip(x.shape, widths)], value, x.dtype)
-        y[tuple(slice(b, b + size) for size, (b, _) in zip(x.shape, widths))] = x
+        y = np.full([size + b + a for size, (b, a) in zip(x.shape, widths, strict=True)], value, x.dtype)
+        y[tuple(slice(b, b + size) for size, (b, _) in zip(x.shape, widths, strict=True))] = x
         return y
     for axis, (before, after) in enumerate(widths):
         if before or after:
@@ -185,7 +187,9 @@ def _targets(attributes, sizes, scales, wanted):
             if scale != 1 or attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
                 found[axis] = (_scaled(sizes[axis], scale), float(scale))
         return found
-    unknown = [axis for axis, size in zip(axes, wanted, strict=True) if isinstance(sizes[axis], str) or type(size) is str]
+    unknown = [
+        axis for axis, size in zip(axes, wanted, strict=True) if isinstance(sizes[axis], str) or type(size) is str
+    ]
     if attributes["keep_aspect_ratio_policy"] == "stretch":
         for axis, size in zip(axes, wanted, strict=True):
             if axis in unknown:

@@ -160,7 +160,9 @@ class Window:
             widths.append((begins[axis], max(0, needed - begins[axis] - size)))
             cut.append(slice(0, needed))
         if any(width != (0, 0) for width in widths):
-            x = np.pad(x, widths, constant_values=value)
+            inside = x
+            x = np.full([size + sum(width) for size, width in zip(x.shape, widths, strict=True)], value, x.dtype)
+            x[tuple(slice(b, b + size) for size, (b, _) in zip(inside.shape, widths, strict=True))] = inside
         return x[tuple(cut)], outputs
 
     def taps(self, axis: int, outputs: int) -> Iterator[slice]:
