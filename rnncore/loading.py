@@ -30,17 +30,20 @@ def load(
     *,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
     dtype: str = "float32",
     check: bool = False,
 ) -> Model:
     """A Model from a file.
 
-    path   rnncore's own file or its directory; a model with its network: .onnx; PyTorch weights as .pt, .pth, .bin,
-           .safetensors or .npz; or "zoo:NAME" for a model that comes with the package. What a file is, its content
-           says, not its name
+    path   rnncore's own file or its directory; a model with its network: .onnx, or Keras's .keras or .h5; PyTorch
+           weights as .pt, .pth, .bin, .safetensors or .npz; or "zoo:NAME" for a model that comes with the package.
+           What a file is, its content says, not its name
     spec   what the network is, for a file of bare weights: a Spec, its JSON as an object, or the name of a JSON
            file. Weights that are one recurrent stack and nothing else need none
     names  weight or node names of the Spec -> names in the file, where they differ
+    architecture  the network for a file of Keras's that holds weights alone (.weights.h5, .h5): what model.to_json()
+           gives, as an object, a text, or the name of a file
     dtype  "float32" or "float64"
     check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
 
@@ -49,7 +52,7 @@ def load(
     Raises FormatError for a damaged or malicious file, UnsupportedError for one that rnncore cannot read, SpecError
     and WeightError where the file and the Spec contradict each other.
     """
-    found = open_file(path, spec=spec, names=names)
+    found = open_file(path, spec=spec, names=names, architecture=architecture)
     model = Model(found.spec, found.weights, dtype)
     for note in found.notes:
         if note.startswith(NOT_USED):
@@ -64,12 +67,13 @@ def open_file(
     *,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
 ) -> NativeFile:
     """Spec, weights, test pair and origin from any file that ``load`` takes."""
     source = resolve(path)
     if source.is_dir():
         source = source / native.FILE_NAME
-    checkpoint = read_file(source)
+    checkpoint = read_file(source) if architecture is None else _with_architecture(source, architecture)
     own = isinstance(checkpoint, NativeFile) or native.is_native(checkpoint)
     if own and (spec is not None or names is not None):
         raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
@@ -94,6 +98,12 @@ def open_file(
     return NativeFile(
         wanted, bound.weights, None, source=source.name, sha256=file_sha256(source), notes=(*notes, *unused)
     )
+
+
+def _with_architecture(source: Path, architecture: Mapping[str, Any] | str | os.PathLike) -> NativeFile:
+    from rnncore.formats.keras_file import read_weights
+
+    return read_weights(source, architecture)
 
 
 def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair: Any = None) -> Path:
@@ -122,6 +132,7 @@ def convert(
     *,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
     verify: bool = False,
 ) -> tuple[Path, NativeFile, Verification | None]:
     """Write a file's weights and Spec as rnncore's own file.
@@ -129,7 +140,7 @@ def convert(
     With verify the file's test pair is replayed first, and nothing is written if it fails. Returns the path written,
     what it holds, and the verification.
     """
-    found = open_file(source, spec=spec, names=names)
+    found = open_file(source, spec=spec, names=names, architecture=architecture)
     report = None
     if verify:
         report = check_pair(Model(found.spec, found.weights), found.test_pair, str(source))

@@ -7,7 +7,9 @@
     native.py            rnncore's own file, a safetensors file with a Spec
     onnx_model.py        ONNX, with onnx_*.py around it
     graph_format.py      what formats with a network in the file have; Listing: what rnncore inspect shows of one
-    torch_names.py, gates.py, keras_layers.py  from a framework's names and layouts to ours
+    keras_file.py        Keras's .keras and .h5. hdf5_file.py reads HDF5, keras_config.py configs, keras_variables.py
+                         which array is whose; keras_layers.py lowers layers (keras_recurrent.py, keras_operations.py)
+    torch_names.py, gates.py  from a framework's names and layouts to ours
     _cursor.py           the only reader of untrusted bytes
     _zip.py              zip archives, never extracted
     _pickle.py           pickles as data: nothing imported, nothing called
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 from rnncore.errors import UnsupportedError
 from rnncore.formats import npz_file, safetensors_file, torch_file
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor
-from rnncore.formats._foreign import is_onnx, refuse, refuse_zip
+from rnncore.formats._foreign import is_hdf5, is_keras_zip, is_onnx, refuse, refuse_zip
 from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped
 from rnncore.formats.graph_format import GraphFormat, ListedNode, Listing
@@ -73,7 +75,10 @@ FORMATS = (
 )
 
 
-GRAPH_FORMATS = (GraphFormat("ONNX", "onnx_model", by_head=is_onnx),)
+GRAPH_FORMATS = (
+    GraphFormat("ONNX", "onnx_model", by_head=is_onnx),
+    GraphFormat("Keras", "keras_file", by_head=is_hdf5, by_members=is_keras_zip),
+)
 
 
 def read_file(path: str | os.PathLike) -> Checkpoint | NativeFile:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rnncore.errors import FormatError, RnncoreError, UnsupportedError
 
-__all__ = ["is_onnx", "refuse", "refuse_zip"]
+__all__ = ["is_hdf5", "is_keras_zip", "is_onnx", "refuse", "refuse_zip"]
 
 
 def _at(offset: int, *magics: bytes) -> Callable[[bytes], bool]:
@@ -47,6 +47,17 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return -1, len(data)
 
 
+def is_hdf5(head: bytes) -> bool:
+    """HDF5's signature, where Keras's .h5 files have it."""
+    return head.startswith(b"\x89HDF\r\n\x1a\n")
+
+
+def is_keras_zip(names: Iterable[str]) -> bool:
+    """Whether a zip archive with these members is a .keras file."""
+    found = set(names)
+    return "config.json" in found and any(name.startswith("model.weights.") for name in found)
+
+
 def _is_text(head: bytes) -> bool:
     return all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
 
@@ -54,7 +65,6 @@ def _is_text(head: bytes) -> bool:
 # what it looks like, what it is, whether it is a format that holds models (else the file is no model at all)
 KNOWN: tuple[tuple[Callable[[bytes], bool], str, bool], ...] = (
     (lambda head: not head, "an empty file", False),
-    (_at(0, b"\x89HDF\r\n\x1a\n"), "HDF5, as Keras writes .h5", True),
     (_at(0, b"\x1f\x8b"), "gzip: unpack it first", True),
     (_at(0, b"BZh"), "bzip2: unpack it first", True),
     (_at(0, b"\xfd7zXZ\0"), "xz: unpack it first", True),
@@ -86,11 +96,6 @@ def refuse(place: str, head: bytes, expected: str) -> RnncoreError:
 def refuse_zip(place: str, names: Iterable[str], expected: str) -> RnncoreError:
     """The error for a zip archive of these members."""
     members = list(names)
-    if "config.json" in members and any(name.startswith("model.weights.") for name in members):
-        return UnsupportedError(
-            f"{place}: seems to be a Keras model (.keras); expected {expected}; where Keras is, "
-            "rnncore.export.from_keras reads it"
-        )
     if any(name.endswith("archive_format") for name in members):
         return UnsupportedError(f"{place}: seems to be a torch.export archive (.pt2); expected {expected}")
     some = ", ".join(ascii(name[:60]) for name in members[:3]) or "nothing"
