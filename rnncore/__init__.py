@@ -40,7 +40,7 @@ from rnncore.errors import (
 from rnncore.layers import GRU, LSTM, RNN
 from rnncore.loading import convert, load, save
 from rnncore.model import Model
-from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.state import State
 from rnncore.test_pair import TestPair
 from rnncore.weights import Weights
@@ -51,6 +51,7 @@ __all__ = [
     "RNN",
     "Activation",
     "AttentionDecoder",
+    "Control",
     "Dialect",
     "FormatError",
     "Input",
