@@ -249,6 +249,9 @@ cdef class DirectSlots:
     cdef int64_t* room      # (3 * capacity): order, lengths and slots of the sorted rows
     cdef int64_t* counts    # (counts_size): rows of each length, while they are sorted
     cdef Py_ssize_t counts_size
+    cdef int64_t* handles_room
+    cdef int64_t* lengths_room
+    cdef cnp.ndarray x_room
 
     def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, Slots slots not None, Py_ssize_t input_size,
                   int threads):
@@ -266,18 +269,92 @@ cdef class DirectSlots:
     def __dealloc__(self):
         free(self.room)
         free(self.counts)
+        free(self.handles_room)
 
-    def step(self, cnp.ndarray x not None, cnp.ndarray handles not None, cnp.ndarray lengths,
-             cnp.ndarray y not None, double now):
+    def step_arrays(self, x, cnp.ndarray handles not None, cnp.ndarray lengths, out, double now):
         """Step the streams of n different handles by one chunk each.
 
-        x (n, T, I) and y (n, T, width) float32, handles (n) and lengths (n) or None int64, all C-contiguous, x and y
-        apart. y behind a length is 0. The caller has checked shapes; handles and lengths are checked here, before
-        anything is touched.
+        x (n, T, I) and out (n, T, width) or None for a new array; handles (n) and lengths (n) or None int64 and
+        C-contiguous. Returns the outputs, those behind a length 0; None for what is not plain: see Direct. Handles
+        and lengths are checked before anything is touched.
         """
+        cdef cnp.npy_intp[3] shape
+        if not is_plain(x, 3) or cnp.PyArray_DIM(x, 2) != self.input_size:
+            return None
+        shape[0], shape[1], shape[2] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), self.width
+        if shape[0] != cnp.PyArray_DIM(handles, 0):
+            return None
+        if out is None:
+            out = cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
+        elif not fits(out, 3, shape) or overlap(out, x):
+            return None
+        self.step(x, <const int64_t*> cnp.PyArray_DATA(handles),
+                  NULL if lengths is None else <const int64_t*> cnp.PyArray_DATA(lengths), out, now)
+        return out
+
+    def step_by_id(self, dict chunks, dict handles, double now):
+        """The same for chunks (T, I) or (I,) by id; handles are those of the ids. None for what is not plain."""
+        cdef Py_ssize_t n = len(chunks), longest = 0, steps, row
+        cdef cnp.npy_intp[3] shape
+        cdef int ndim
+        cdef bint equal = True
+        cdef char* target
+        if n > self.slots.capacity:
+            return None
+        self.by_id_room()
+        row = 0
+        for id, chunk in chunks.items():
+            handle = handles.get(id)
+            if handle is None or not cnp.PyArray_CheckExact(chunk):
+                return None
+            ndim = cnp.PyArray_NDIM(chunk)
+            if not 0 < ndim < 3 or not is_plain(chunk, ndim) or cnp.PyArray_DIM(chunk, ndim - 1) != self.input_size:
+                return None
+            steps = 1 if ndim == 1 else cnp.PyArray_DIM(chunk, 0)
+            equal = equal and (row == 0 or steps == longest)
+            longest = max(longest, steps)
+            self.handles_room[row] = handle
+            self.lengths_room[row] = steps
+            row += 1
+        if longest == 0:
+            return None
+        shape[0], shape[1], shape[2] = n, longest, self.input_size
+        if self.x_room is None or self.x_room.size < n * longest * self.input_size:
+            self.x_room = np.empty(n * longest * self.input_size, np.float32)
+        x = self.x_room[: n * longest * self.input_size].reshape(n, longest, self.input_size)
+        target = <char*> cnp.PyArray_DATA(x)
+        for chunk in chunks.values():
+            memcpy(target, cnp.PyArray_DATA(chunk), cnp.PyArray_NBYTES(chunk))
+            target += longest * self.input_size * sizeof(float)
+        shape[2] = self.width
+        y = cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
+        self.step(x, self.handles_room, NULL if equal else self.lengths_room, y, now)
+        found = {}
+        row = 0
+        for id, chunk in chunks.items():
+            one = y[row]
+            if cnp.PyArray_NDIM(chunk) == 1:
+                one = one[0]
+            elif self.lengths_room[row] < longest:
+                one = one[: self.lengths_room[row]]
+            found[id] = one
+            row += 1
+        return found
+
+    cdef int by_id_room(self) except -1:
+        """Room for handles and lengths of a step by id, made when the first one comes."""
+        if self.handles_room == NULL:
+            self.handles_room = <int64_t*> malloc(2 * self.slots.capacity * sizeof(int64_t))
+            if self.handles_room == NULL:
+                raise MemoryError(f"no memory for {self.slots.capacity} slots")
+            self.lengths_room = self.handles_room + self.slots.capacity
+        return 0
+
+    cdef int step(self, cnp.ndarray x, const int64_t* handles, const int64_t* lengths, cnp.ndarray y,
+                  double now) except -1:
         cdef StateCall call
         cdef Py_ssize_t i, n = cnp.PyArray_DIM(x, 0)
-        cdef const int64_t* slots = self.slots.look_up(<const int64_t*> cnp.PyArray_DATA(handles), n)
+        cdef const int64_t* slots = self.slots.look_up(handles, n)
         cdef double* last_used = <double*> cnp.PyArray_DATA(self.slots.last_used)
         memset(&call, 0, sizeof(StateCall))
         call.B, call.T = n, cnp.PyArray_DIM(x, 1)
@@ -289,8 +366,8 @@ cdef class DirectSlots:
         call.y = <float*> cnp.PyArray_DATA(y)
         call.h = <float*> cnp.PyArray_DATA(self.h)
         call.c = <float*> cnp.PyArray_DATA(self.c) if self.c is not None else NULL
-        if lengths is not None:
-            self.sort(<const int64_t*> cnp.PyArray_DATA(lengths), slots, &call)
+        if lengths != NULL:
+            self.sort(lengths, slots, &call)
         if call.T > 0 and n > 0:
             if <double> n * call.T < self.long_steps:
                 run_states(self.stack, &call, self.threads)
@@ -298,6 +375,7 @@ cdef class DirectSlots:
                 self.run_long(&call)
         for i in range(n):
             last_used[call.slots[i]] = now
+        return 0
 
     cdef int sort(self, const int64_t* lengths, const int64_t* slots, StateCall* call) except -1:
         """Rows in order of falling length, those of one length as they came; zeros behind each length in y."""
