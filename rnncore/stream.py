@@ -15,7 +15,7 @@ from rnncore.spec import Recurrent
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.streaming.rows import Program, Rows
 
-__all__ = ["Stream", "bare_stack", "batch_of_chunk"]
+__all__ = ["Stream", "accept_chunk_lengths", "bare_stack", "batch_of_chunk", "check_out"]
 
 
 class Stream:
@@ -57,7 +57,8 @@ class Stream:
                  where the model has several inputs with a time axis
         lengths  (B,) steps of each row that count, for pieces of different lengths; outputs behind them are 0
         mask     (B, T) bool, for models with an input "mask"
-        out      float array of the output's shape that receives it (models that are one recurrent layer stack)
+        out      array of the only output's shape and dtype that receives it; a model that is one recurrent stack then
+                 allocates nothing
 
         Returns what ``model(x)`` would: steps as far as they are known, and values without a time axis (last outputs,
         final states) as they are after this piece. Raises InputError and StreamError.
@@ -79,13 +80,11 @@ class Stream:
         given, bare = _named(program, x, mask, self._batch)
         new, accepted = batch_of_chunk(program, given, self._batch)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, self._batch, new)
-        outputs, _ = rows.advance(self._all, accepted, new, lengths)
+        check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, bare))
+        outputs, _ = rows.advance(self._all, accepted, new, lengths, check=check)
         y = self._returned(outputs, bare)
         if out is None:
             return y
-        if not (isinstance(y, np.ndarray) and isinstance(out, np.ndarray) and out.shape == y.shape):
-            found = f"{type(out).__name__} {getattr(out, 'shape', '')}"
-            raise InputError(f"out: {found}, expected an array of the only output's shape")
         out[...] = y
         return out
 
@@ -169,13 +168,13 @@ class Stream:
 
     @state.setter
     def state(self, state: Mapping[str, np.ndarray]) -> None:
-        found = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
         self._take()
         try:
             rows = self._open_rows()
             more = [name for name in rows.arrays if name not in (*rows.recurrent, "steps", "ended")]
             if more:
                 raise StateError(f"state: this stream also carries {', '.join(more)}; use save and load")
+            found = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
             for name, array in found.items():
                 rows.arrays[name][...] = array
         finally:
@@ -290,6 +289,15 @@ def batch_of_chunk(program: Program, given: Mapping[str, Any], batch: int) -> tu
     return next(iter(counts.values())), accepted
 
 
+def check_out(out: Any, y: Any) -> None:
+    """InputError where out cannot receive y."""
+    fits = isinstance(y, np.ndarray) and isinstance(out, np.ndarray) and out.flags.writeable
+    if not fits or (out.shape, out.dtype) != (y.shape, y.dtype):
+        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        expected = f"{y.dtype} {y.shape}, writeable" if isinstance(y, np.ndarray) else "none: there are several outputs"
+        raise InputError(f"out: {found}, expected {expected}")
+
+
 def accept_chunk_lengths(lengths: Any, batch: int, steps: int) -> np.ndarray:
     """lengths (B,) int64, each from 0 to the number of steps."""
     found = as_array("lengths", lengths)
@@ -300,4 +308,3 @@ def accept_chunk_lengths(lengths: Any, batch: int, steps: int) -> np.ndarray:
     if len(wrong):
         raise InputError(f"lengths: {found[wrong[0]]} at row {wrong[0]}, expected 0 to {steps}")
     return found
-

@@ -31,7 +31,20 @@ TIME, BATCH = "TIME__", "BATCH__"
 LOOK_BACK = ("MultiHeadAttention", "KerasAttention", "KerasAdditiveAttention")
 
 # Ops that may read sizes and the time's size among them, because a chunk's size serves as well as the whole one's.
-OF_SIZES = ("Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Identity", "Add", "Sub", "Mul", "Div")
+OF_SIZES = (
+    "Shape",
+    "Gather",
+    "Unsqueeze",
+    "Squeeze",
+    "Concat",
+    "Slice",
+    "Cast",
+    "Identity",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+)
 INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
 
 # What stands in a window before the first step and behind the last.
