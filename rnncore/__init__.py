@@ -14,6 +14,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     kernels     compiled code: the time loop
     cells, ops  the vocabulary: recurrent cells and the ops around them
     spec        what a network is;  weights  its arrays;  test_pair  its proof
+    passes      an equal network with less work
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
     streaming   over a sequence that arrives in pieces;  stream  one caller's;  pool  those of many

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnncore.errors import InputError, StateError
-from rnncore.ops import numpy_dtype
+from rnncore.ops import UNKNOWN, numpy_dtype
 from rnncore.spec import AttentionDecoder, Recurrent, Spec
 from rnncore.state import State
 
@@ -41,7 +41,7 @@ def accept_array(
         raise InputError(f"{name}: shape {array.shape}, expected {_written(shape)} with {len(shape)} dimensions")
     for axis, size in enumerate(shape):
         found = array.shape[axis]
-        expected = sizes.setdefault(size, found) if isinstance(size, str) else size
+        expected = found if size == UNKNOWN else sizes.setdefault(size, found) if isinstance(size, str) else size
         if found != expected:
             why = f"{size} = {expected}" if isinstance(size, str) else expected
             raise InputError(
