@@ -5,7 +5,7 @@ import numpy as np
 from rnncore import Input, Model, Node, Recurrent, Spec
 from rnncore.cells import GRU, LSTM, RNN
 
-I, H = 5, 9
+I, H = 5, 9  # noqa: E741 - the letters used everywhere
 X = Input("x", "float", ("B", "T", I))
 
 

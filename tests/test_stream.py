@@ -11,7 +11,7 @@ from random_networks import random_network, seeds
 from stream_models import SPECS, I, X, cuts, draw, linear, make
 
 import rnncore
-from rnncore import AttentionDecoder, Input, InputError, Model, Node, Recurrent, Spec, State, StateError, StreamError
+from rnncore import AttentionDecoder, Input, InputError, Model, Node, Recurrent, Spec, StateError, StreamError
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import UnsupportedError
 
@@ -380,7 +380,7 @@ def test_nothing_is_allocated_with_out():
     assert after[1] - before[0] < 2000
 
 
-# --- values that do not depend on the sequence ------------------------------------------------------------------------
+# --- values that do not depend on the sequence ----------------------------------------------------------------------
 
 
 def test_attention_decoder_in_a_stream():
@@ -421,19 +421,23 @@ def test_attention_decoder_in_a_stream():
         model.stream(2, inputs={"memory": memory, "x": x})
 
 
-# --- attention over a window --------------------------------------------------------------------------------------------
+# --- attention over a window ----------------------------------------------------------------------------------------
 
 
 def windowed(history):
     """Multi-head attention of steps on the last ``history``, as a whole run with a banded mask says it."""
     attributes = {"query_size": I, "value_size": I, "num_heads": 2, "key_dim": 3}
     causal = Spec(
-        [X], [Node("a", "MultiHeadAttention", ("x", "x"), {**attributes, "causal": True}), Recurrent("r", GRU(I, 6), "a")],
+        [X],
+        [Node("a", "MultiHeadAttention", ("x", "x"), {**attributes, "causal": True}), Recurrent("r", GRU(I, 6), "a")],
         ["r", "a"],
     )  # fmt: skip
     banded = Spec(
         [X, Input("band", "bool", ("T", "T"))],
-        [Node("a", "MultiHeadAttention", ("x", "x", "", "", "", "", "band"), attributes), Recurrent("r", GRU(I, 6), "a")],
+        [
+            Node("a", "MultiHeadAttention", ("x", "x", "", "", "", "", "band"), attributes),
+            Recurrent("r", GRU(I, 6), "a"),
+        ],
         ["r", "a"],
     )  # fmt: skip
     return causal, banded
@@ -466,7 +470,7 @@ def test_attention_without_a_window_is_refused():
         model.stream()
 
 
-# --- looking ahead --------------------------------------------------------------------------------------------------------
+# --- looking ahead --------------------------------------------------------------------------------------------------
 
 
 def both_ways(**options):
@@ -537,7 +541,7 @@ def test_lookahead_in_a_saved_stream():
     with pytest.raises(StateError, match="of the model"):
         model.stream(2, lookahead=4, block=4).load(stream.save())
     with pytest.raises(StateError, match="also carries"):
-        other.state = State({name: array for name, array in stream.state.items()})
+        other.state = stream.state
 
 
 @pytest.mark.parametrize(("name", "value"), [("lookahead", -1), ("lookahead", 1.5), ("block", 0), ("history", 0)])
@@ -546,7 +550,7 @@ def test_bad_options(name, value):
         both_ways(layers=1).stream(**{name: value})
 
 
-# --- what is refused, and by which name -----------------------------------------------------------------------------------
+# --- what is refused, and by which name -----------------------------------------------------------------------------
 
 REFUSED = {
     "a layer that reads backwards": (

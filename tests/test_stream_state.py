@@ -103,7 +103,7 @@ HOSTILE = {
 def test_hostile_bytes_are_refused(what):
     tracemalloc.start()
     try:
-        with pytest.raises(FormatError, match="^state: "):
+        with pytest.raises(FormatError, match=r"^state: "):
             State.from_bytes(HOSTILE[what])
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

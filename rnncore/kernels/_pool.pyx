@@ -211,7 +211,7 @@ cdef class Slots:
         return slot
 
     cdef const int64_t* look_up(self, const int64_t* handles, Py_ssize_t count) except NULL:
-        """The slots of so many handles, valid until the next look_up; StreamError where one is closed or twice there."""
+        """Slots of so many handles, valid until the next look_up; StreamError where one is closed or twice there."""
         cdef Py_ssize_t i, slot
         if count > self.capacity:
             raise StreamError(f"{count} streams in one step of a pool of {self.capacity}")

@@ -180,7 +180,7 @@ class _Follower:
         )  # fmt: skip
 
     def _add(self, name: str, kind: str, timing: Timing | None, what: str, reason: str = "") -> None:
-        """Record a value: of ``kind``, but steps where something static has a time axis, and none where steps have none."""
+        """Record a value of a kind; what is static but has a time axis is steps, and steps without one are none."""
         value = self.marked[name]
         time, batch = _axes(value, TIME), _axes(value, BATCH)
         if kind in ("static", "steps") and len(time) == 1:
