@@ -50,11 +50,10 @@ class StreamPool:
         self._finished: set[int] = set()
         node = bare_stack(program)
         self._direct = None
-        if node is not None:
+        if node is not None and len(program.plan.spec.outputs) == 1:
             arrays, step = self._rows.arrays, program.model._steps[0]
-            h, c = arrays[f"{node.name}.h"], arrays.get(f"{node.name}.c")
-            self._direct = DirectSlots(step.stack, h, c, self._slots, node.cell.input_size, step.threads)
-            self._width = h.shape[2]
+            h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
+            self._direct = DirectSlots(step.stack, h, c, began, self._slots, node.cell.input_size, step.threads)
 
     # --- who is there -------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ class Stream:
         self._rows: Rows | None = Rows(program, self._batch)
         self._all = np.arange(self._batch)
         self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
+        self._states_wanted = len(program.plan.spec.outputs) > 1
         self._direct = self._find_direct()
 
     def _find_direct(self) -> DirectStream | None:
@@ -46,8 +47,9 @@ class Stream:
         if node is None or self._rows.arrays["ended"].any():
             return None
         arrays, stack = self._rows.arrays, self._program.model._steps[0].stack
-        h, c = arrays[f"{node.name}.h"], arrays.get(f"{node.name}.c")
-        return DirectStream(stack, h, c, self._owner, node.cell.input_size, self._program.model._steps[0].threads)
+        h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
+        threads = self._program.model._steps[0].threads
+        return DirectStream(stack, h, c, began, self._owner, node.cell.input_size, threads)
 
     def feed(self, x: Any, *, lengths: Any = None, mask: Any = None, out: np.ndarray | None = None) -> Any:
         """The outputs for the next piece.
@@ -64,7 +66,10 @@ class Stream:
         final states) as they are after this piece. Raises InputError and StreamError.
         """
         if self._direct is not None and lengths is None and mask is None:
-            y = self._direct.feed(x, out)
+            if not self._states_wanted:
+                y = self._direct.feed(x, out)
+            else:
+                y = None if out is not None else self._feed_with_states(x)
             if y is not None:
                 return y
         self._take()
@@ -72,6 +77,18 @@ class Stream:
             return self._feed(x, lengths, mask, out)
         finally:
             self._owner.release()
+
+    def _feed_with_states(self, x: Any) -> dict[str, np.ndarray] | None:
+        """The short way for a model that gives final states beside its sequence."""
+        found = self._direct.feed(x, None, True)
+        if found is None:
+            return None
+        y, h, c = found
+        if y.ndim < 3:
+            h, c = h[:, 0], None if c is None else c[:, 0]
+        name = self._program.plan.spec.nodes[0].name
+        values = {name: y, f"{name}.h": h, f"{name}.c": c}
+        return {output: values[output] for output in self._program.plan.spec.outputs}
 
     def _feed(self, x: Any, lengths: Any, mask: Any, out: np.ndarray | None) -> Any:
         rows, program = self._open_rows(), self._program
@@ -124,7 +141,7 @@ class Stream:
             other = Stream.__new__(Stream)
             rows = self._open_rows()
             other._program, other._batch, other._all = self._program, self._batch, self._all
-            other._owner = Owner()
+            other._owner, other._states_wanted = Owner(), self._states_wanted
             other._rows = Rows(self._program, self._batch)
             other._rows.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
             for name, array in rows.arrays.items():
@@ -237,15 +254,19 @@ class Stream:
 
 
 def bare_stack(program: Program) -> Recurrent | None:
-    """The node of a model that is one forward stack of native kernels and gives its sequence; None for others."""
+    """The node of a model that is one forward stack of native kernels; None for others.
+
+    It gives its sequence, and may give its final states beside it.
+    """
     plan, spec = program.plan, program.plan.spec
     node = spec.nodes[0] if len(spec.nodes) == 1 else None
     plain = (
         isinstance(node, Recurrent)
         and plan.parts[0].how == "recurrent"
         and node.layout == "batch_first"
-        and node.mask is None
-        and spec.outputs == (node.name,)
+        and node.name in spec.outputs
+        and set(spec.outputs) <= {node.name, *(f"{node.name}.{key}" for key in node.cell.states)}
+        and len(set(spec.outputs)) == len(spec.outputs)
         and not plan.fixed
         and isinstance(program.model._steps[0].stack, _native.Stack)
     )

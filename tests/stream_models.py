@@ -47,6 +47,7 @@ SPECS = {
         [Recurrent("r", LSTM(I, H), "x", layout="time_first"), linear("head", "r", H, 3)],
         ["head"],
     ),
+    "states": Spec([X], [Recurrent("r", LSTM(I, H), "x", layers=2)], ["r.c", "r", "r.h"]),
     "several": Spec(
         [X],
         [Recurrent("r", LSTM(I, H), "x", layers=2), linear("head", "r.last", H, 3), Node("t", "Tanh", "head")],

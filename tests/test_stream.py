@@ -139,6 +139,29 @@ def test_masks_with_gaps():
     assert_unchanged(joined(spec, found), whole, "float32")
 
 
+def test_masks_between_plain_pieces():
+    """A layer from raw arrays takes masks, and the short way where there is none."""
+    rng = np.random.default_rng(4)
+    model = rnncore.GRU(
+        weight_ih=draw(SPECS["lstm"], rng, 1, 21)[0], weight_hh=rng.standard_normal((21, 7)).astype(np.float32),
+        bias=rng.standard_normal(42).astype(np.float32), order="torch",
+    )  # fmt: skip
+    x, mask = draw(SPECS["lstm"], rng, 2, 12), rng.random((2, 12)) < 0.5
+    mask[:, 4:6] = True
+    mask[:, 6:8] = mask[0, :3] = False
+    whole = model(x, mask=mask)
+    stream = model.stream(2)
+    found = [stream.feed(x[:, :4], mask=mask[:, :4]), stream.feed(x[:, 4:6]), stream.feed(x[:, 6:], mask=mask[:, 6:])]
+    assert (np.concatenate(found, axis=1) == whole).all()
+    pool = model.pool(2)
+    handles = pool.handles([pool.open(), pool.open()])
+    found = []
+    for part in (slice(4), slice(4, 6), slice(6, 12)):
+        piece = {"x": x[:, part], "mask": mask[:, part]} if part.start != 4 else x[:, part]
+        found.append(pool.step(piece, handles))
+    assert (np.concatenate(found, axis=1) == whole).all()
+
+
 def test_reset_some_rows():
     model = make(SPECS["graph"])
     rng = np.random.default_rng(5)

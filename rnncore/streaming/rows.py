@@ -152,7 +152,7 @@ class Rows:
                 self.arrays[f"{node.name}.{key}"] = np.zeros((layers, *shape[1:]), dtype)
                 self.recurrent.add(f"{node.name}.{key}")
         if node.name in self.program.repeats:
-            self._keep(f"{node.name}.before", flows[node.name], 1)
+            self.arrays[f"{node.name}.began"] = np.zeros(self.capacity, np.bool_)
         if part.how == "window":
             window, source = part.window, node.inputs[0]
             self._keep(f"{node.name}.context", flows[source], window.left + window.right + window.stride)
@@ -360,6 +360,8 @@ class Rows:
             for name, array in found.items():
                 if name in self.recurrent:
                     self.arrays[name][:, members] = array
+                elif array.ndim == 1:
+                    self.arrays[name][members] = array
                 else:
                     self.arrays[name][members, : array.shape[1]] = array
         if "steps" in self.arrays:
@@ -589,31 +591,27 @@ class _Run:
         )
         self.updates.update(after)
         if node.name in self.rows.program.repeats:
-            self._repeat(node)
+            self._repeat(node, before[names[0]][-1])
 
     def _made(self, node: Any, endings: Sequence[str] = ()) -> list[str]:
         """Names that a recurrent node may give to sequences, and those with these endings."""
         return [node.name, *(f"{node.name}.{ending}" for ending in ("context", "weights", *endings))]
 
-    def _repeat(self, node: Recurrent) -> None:
-        """Masked steps before a chunk's first valid one repeat what was given out last."""
-        flow = self.plan.flows[node.name]
-        y = self.values[node.name]
-        if y is None:
-            return
-        y = self._rows_first(y, flow)
-        mask = self.values[node.mask]
-        earlier = self.rows.arrays[f"{node.name}.before"][self.members]
+    def _repeat(self, node: Recurrent, h: np.ndarray) -> None:
+        """Masked steps before a chunk's first valid one repeat what was given out last: h, or 0 before the first."""
+        name = f"{node.name}.began"
+        began = self.rows.arrays[name][self.members]
+        y, mask = self.values.get(node.name), self.values[node.mask]
         if mask is None:
             lengths = self.values[node.lengths] if node.lengths else None
-            last = np.full(len(y), y.shape[1]) if lengths is None else lengths
-            kept = np.where((last > 0)[:, None], y[np.arange(len(y)), np.maximum(last, 1) - 1], earlier[:, 0])
-        else:
-            mask = mask.T if node.layout == "time_first" else mask
+            self._store(name, began | (True if lengths is None else lengths > 0))
+            return
+        mask = mask.T if node.layout == "time_first" else mask
+        if y is not None:
+            y = self._rows_first(y, self.plan.flows[node.name])
             leading = ~np.logical_or.accumulate(mask, axis=1)
-            y[...] = np.where(leading[:, :, None], earlier, y)
-            kept = y[:, -1]
-        self._store(f"{node.name}.before", kept[:, None])
+            y[...] = np.where(leading[:, :, None], np.where(began[:, None], h, h.dtype.type(0))[:, None], y)
+        self._store(name, began | mask.any(axis=1))
 
     def _window(self, part: Part, step: Any) -> None:
         node, window = part.node, part.window
