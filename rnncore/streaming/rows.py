@@ -193,7 +193,8 @@ class Rows:
         for part in plan.parts:
             node = part.node
             if part.how == "window":
-                self.arrays[f"{node.name}.context"][rows] = part.padding
+                array = self.arrays[f"{node.name}.context"]
+                array[rows] = _padding(part, array.dtype)
             if part.how not in ("recurrent", "blocks"):
                 continue
             for place, key in enumerate(node.state_shapes(1)):
@@ -624,7 +625,8 @@ class _Run:
         steps = self._behind(name, flow, self.values[source], kept)
         received_after = window.left + known_after
         if self.ended and window.end:
-            padding = np.full((len(steps), window.end, *steps.shape[2:]), part.padding, steps.dtype)
+            shape = (len(steps), window.end, *steps.shape[2:])
+            padding = np.full(shape, _padding(part, steps.dtype), steps.dtype)
             steps = np.concatenate((steps, padding), axis=1)
         origin, count = min(start, received), given_after - given
         if count:
@@ -700,7 +702,9 @@ class _Run:
         flow, name = self.plan.flows[source], f"{node.name}.last"
         steps = self._behind(name, flow, self.values[source], 1)[:, -1:]
         self._store(name, steps)
-        self.values[node.name] = np.take(self._back(steps, flow), 0, axis=flow.time)
+        own = {**self.values, source: self._back(steps, flow)}
+        step(own, None, {})
+        self.values[node.name] = own[node.name]
 
 
 class _BothWays:
@@ -766,6 +770,11 @@ class _BothWays:
             before["h"], before.get("c"), after["h"], after.get("c"), self.threads,
         )  # fmt: skip
         return y, {key: array[0] for key, array in after.items()}
+
+
+def _padding(part: Part, dtype: np.dtype) -> float | int:
+    """What stands around the sequence, as a number of that dtype."""
+    return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
 
 
 def _merged(merge: str, found: list[np.ndarray]) -> np.ndarray:
