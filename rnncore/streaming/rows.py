@@ -66,6 +66,7 @@ class Program:
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
         self.counts = lru_cache(maxsize=256)(self._counts)
+        self.counts_of = lru_cache(maxsize=256)(self._counted)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -99,6 +100,17 @@ class Program:
     def _counts(self, before: int, new: int, ended: bool) -> dict[Timing, tuple[int, int]]:
         """For each timing the steps known before and after."""
         return {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
+
+    def _counted(self, batch: int) -> Values:
+        """Static values that are known from the number of rows alone."""
+        found: Values = {}
+        for part in self.plan.parts:
+            if part.data is not None:
+                (name,) = part.node.names
+                value = self.plan.flows[name].value
+                data = [batch if item == BATCH else item for item in part.data]
+                found[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
+        return found
 
     def accept(self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str) -> Values:
         """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there."""
@@ -211,21 +223,15 @@ class Rows:
     def _set_static(self, rows: Any, static: Values) -> None:
         """Compute what does not depend on the sequence, for some rows."""
         plan, count = self.program.plan, len(np.arange(self.capacity)[rows])
-        values: Values = dict(static)
-        values.update(self.program.model._constants)
+        values: Values = {**static, **self.program.counts_of(count), **self.program.model._constants}
         wanted = set(plan.spec.outputs).union(*(part.node.reads for part in plan.parts if part.how != "static"))
         with np.errstate(all="ignore"):
             for part, step in zip(plan.parts, self.program.steps, strict=True):
                 if part.how != "static":
                     continue
-                if part.data is not None and part.node.names[0] not in values:
-                    value = plan.flows[part.node.names[0]].value
-                    data = [count if item == BATCH else item for item in part.data]
-                    dtype = numpy_dtype(value.dtype, self.program.model.dtype)
-                    values[part.node.names[0]] = np.array(data, dtype).reshape(value.shape)
-                elif part.data is None:
+                if part.data is None:
                     step(values, None, {})
-        wanted -= set(self.program.model._constants)
+        wanted -= {*self.program.model._constants, *self.program.counts_of(count)}
         kept = {name: values[name] for name in wanted if name in plan.flows and plan.flows[name].kind == "static"}
         kept.update({entry.name: values[entry.name] for entry in self.program.static})
         if isinstance(rows, slice):  # all of them
@@ -382,7 +388,7 @@ class Rows:
             for name in self.recurrent
         }
         after: dict[str, np.ndarray] = {}
-        values: Values = {**program.model._constants, **program.absent, **given}
+        values: Values = {**program.counts_of(len(rows)), **program.model._constants, **program.absent, **given}
         for name in self.static:
             values[name] = None if self.static[name] is None else self._of_static(name, rows)
         state = State.of(before)
@@ -471,6 +477,7 @@ class Rows:
         counts = program.counts(before, new, ended)
         run = _Run(self, rows, counts, ended)
         values = run.values
+        values.update(program.counts_of(len(rows)))
         values.update(program.model._constants)
         for name in self.static:
             values[name] = None if self.static[name] is None else self._of_static(name, rows)
