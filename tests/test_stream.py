@@ -316,6 +316,25 @@ def test_errors_change_nothing():
     assert stream.save() == before
 
 
+def test_a_failure_behind_a_layer_changes_nothing():
+    """Also on the short way, where layers change their states in place."""
+    model = make(SPECS["graph"])
+    x = draw(model.spec, np.random.default_rng(0), 1, 3)
+    stream = model.stream()
+    stream.feed(x)
+    before = stream.save()
+
+    def fail(values, *_):
+        raise MemoryError("no room")
+
+    stream._straight.steps.append(fail)
+    with pytest.raises(MemoryError, match="no room"):
+        stream.feed(x)
+    assert stream.save() == before
+    stream._straight.steps.pop()
+    assert (stream.feed(x[0]) == model(np.concatenate((x, x), axis=1))[0, 3:]).all()
+
+
 def test_bad_ids_change_nothing():
     model = make(SPECS["embedding"])
     stream = model.stream()
