@@ -13,7 +13,9 @@ from rnncore.kernels import _native
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.spec import Recurrent
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
-from rnncore.streaming.rows import Program, Rows, Straight
+from rnncore.streaming.program import Program
+from rnncore.streaming.rows import Rows
+from rnncore.streaming.straight import Straight
 
 __all__ = ["Stream", "accept_chunk_lengths", "bare_stack", "batch_of_chunk", "check_out"]
 
