@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.model import Model
+from rnncore.spec import Recurrent
 from rnncore.stacks import pack_direction
 
 __all__ = ["BothWays"]
@@ -22,9 +23,8 @@ class BothWays:
     Source: Zhang et al. 2016, latency-controlled bidirectional LSTM.
     """
 
-    def __init__(self, part: Part, model: Model, plan: Plan, threads: int):
-        self.node, self.dtype, self.threads = part.node, model.dtype, threads
-        node = part.node
+    def __init__(self, node: Recurrent, model: Model, threads: int):
+        self.node, self.dtype, self.threads = node, model.dtype, threads
         self.stacks = [
             {
                 direction: pack_direction(node, model.weights, model.dtype, layer, direction)

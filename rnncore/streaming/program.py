@@ -70,7 +70,7 @@ class Program:
             alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
             return op_step(alone, model.weights, model.dtype, threads)
         if part.how == "blocks":
-            return BothWays(part, model, self.plan, threads)
+            return BothWays(node, model, threads)
         if isinstance(node, Node) and node.op == "Embedding":
             readers = [other for other in self.plan.parts if node.name in other.node.reads]
             if any(other.how == "blocks" for other in readers):

@@ -383,7 +383,7 @@ class Rows:
             values[name] = lengths
         for name, (of, axis) in program.model._padded.items():
             if values.get(of) is not None:
-                values[name] = withoutpadding_of(values[name], values[of], axis)
+                values[name] = without_padding(values[name], values[of], axis)
         for part, step in zip(plan.parts, program.steps, strict=True):
             run.part(part, step)
         updates.append((rows, run.updates))
