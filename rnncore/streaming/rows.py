@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.arguments import without_padding
 from rnncore.errors import InputError, StateError, UnsupportedError
 from rnncore.formats._cursor import shown
 from rnncore.ops import numpy_dtype
