@@ -10,6 +10,7 @@ import pytest
 from agreement import assert_close, assert_unchanged
 from stream_models import SPECS, I, X, cuts, draw, equal, linear, make
 from stream_schedules import run
+from test_stream_windows import WINDOWS
 
 import rnncore
 from rnncore import Input, InputError, Node, Recurrent, Spec, StateError, StreamError
@@ -92,6 +93,30 @@ def test_arrays_with_lengths_and_out():
     for row, length in enumerate(lengths[::-1]):
         both = np.concatenate((x[3 - row, :length], x[row]))[None]
         assert equal(again[row], model(both)[0, length:])
+
+
+@pytest.mark.parametrize("name", ["lstm", "graph", "several", "time_first"])
+def test_one_step_without_its_axis(name):
+    """(I,) gives (O,), on every way through; a model that answers late takes (T, I) only."""
+    model = make(SPECS[name])
+    x = chunk(1)
+    pool, stream = model.pool(2), model.stream()
+    pool.open("a"), pool.open("b")
+    found = pool.step({"a": x[0], "b": x})
+    expected = stream.feed(x[0])
+    for output in SPECS[name].outputs:
+        one, both, alone = (
+            value[output] if isinstance(value, dict) else value for value in (found["a"], found["b"], expected)
+        )
+        in_time = "T" in SPECS[name].values[output].shape
+        assert equal(one, both[0] if in_time else both)
+        assert equal(one, alone)
+    late = make(WINDOWS["centred"][0])
+    pool = late.pool(1)
+    pool.open("a")
+    for use in (lambda: pool.step({"a": x[0]}), lambda: late.stream().feed(x[0])):
+        with pytest.raises(InputError, match="expected"):
+            use()
 
 
 def test_handles_do_not_come_back(pool):
