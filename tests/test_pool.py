@@ -453,7 +453,7 @@ def test_nothing_is_allocated_with_out():
         after = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after[0] - before[0] < 1000
+    assert after[0] - before[0] < (1000 if runs_native(model.dtype) else 20_000)
     assert runs_native(model.dtype) is False or after[1] - before[0] < 3000
 
 
