@@ -39,6 +39,7 @@ EXTENSIONS = {
     ),
     "_engine": ([], "off"),
     "_normalization": ([], "off"),
+    "_pool": ([], "off"),
     "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
 }
 
