@@ -13,6 +13,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     kernels     compiled code: the time loop
     cells, ops  the vocabulary: recurrent cells and the ops around them
     spec        what a network is;  weights  its arrays;  test_pair  its proof
+    passes      an equal network with less work
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
     layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
@@ -40,7 +41,7 @@ from rnncore.errors import (
 from rnncore.layers import GRU, LSTM, RNN
 from rnncore.loading import convert, load, save
 from rnncore.model import Model
-from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.state import State
 from rnncore.test_pair import TestPair
 from rnncore.weights import Weights
@@ -51,6 +52,7 @@ __all__ = [
     "RNN",
     "Activation",
     "AttentionDecoder",
+    "Control",
     "Dialect",
     "FormatError",
     "Input",

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnncore.errors import InputError, StateError
-from rnncore.spec import AttentionDecoder, Input, Recurrent, Spec
+from rnncore.ops import UNKNOWN, numpy_dtype
+from rnncore.spec import AttentionDecoder, Recurrent, Spec
 from rnncore.state import State
 
 __all__ = [
@@ -33,14 +34,14 @@ def accept_array(
     """
     array = as_array(name, given)
     kind, wanted = array.dtype.kind, dtype.kind
-    allowed = {"f": "fiub", "i": "iu", "b": "b"}[wanted]
+    allowed = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}[wanted]
     if kind not in allowed:
         raise InputError(f"{name}: dtype {array.dtype}, expected {dtype}")
     if array.ndim != len(shape):
         raise InputError(f"{name}: shape {array.shape}, expected {_written(shape)} with {len(shape)} dimensions")
     for axis, size in enumerate(shape):
         found = array.shape[axis]
-        expected = sizes.setdefault(size, found) if isinstance(size, str) else size
+        expected = found if size == UNKNOWN else sizes.setdefault(size, found) if isinstance(size, str) else size
         if found != expected:
             why = f"{size} = {expected}" if isinstance(size, str) else expected
             raise InputError(
@@ -48,8 +49,11 @@ def accept_array(
             )
     if kind == "f" and array.dtype.itemsize > dtype.itemsize and isinstance(given, np.ndarray):
         warnings.warn(f"{name}: {array.dtype} given to a {dtype} model is cast", UserWarning, stacklevel=5)
-    if kind == "u" and array.dtype.itemsize == 8 and wanted == "i" and array.size and array.max() > np.iinfo(dtype).max:
-        raise InputError(f"{name}: {array.max()} does not fit into {dtype}")
+    if kind in "iu" and wanted in "iu" and array.size and not np.can_cast(array.dtype, dtype):
+        limits = np.iinfo(dtype)
+        for found in (array.min(), array.max()):
+            if not limits.min <= found <= limits.max:
+                raise InputError(f"{name}: {found} does not fit into {dtype}")
     array = array.astype(dtype, copy=False)
     strides_fit = array.ndim == 0 or array.strides[-1] == array.itemsize or array.shape[-1] <= 1
     if not (strides_fit and array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)):
@@ -74,7 +78,7 @@ def accept_inputs(spec: Spec, given: Mapping[str, object], dtype: np.dtype) -> d
                 raise InputError(f"input {entry.name!r} missing, expected {entry.value}")
             found[entry.name] = None
         else:
-            found[entry.name] = accept_array(entry.name, value, _numpy_dtype(entry, dtype), entry.shape, sizes)
+            found[entry.name] = accept_array(entry.name, value, numpy_dtype(entry.dtype, dtype), entry.shape, sizes)
     return found
 
 
@@ -153,10 +157,6 @@ def as_array(name: str, given: object) -> np.ndarray:
         )
         raise InputError(f"{name}: dtype {array.dtype}, expected numbers{hint}")
     return array
-
-
-def _numpy_dtype(entry: Input, dtype: np.dtype) -> np.dtype:
-    return {"float": dtype, "int64": np.dtype(np.int64), "bool": np.dtype(np.bool_)}[entry.dtype]
 
 
 def _written(shape: tuple[int | str, ...]) -> str:

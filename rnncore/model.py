@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
+from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, RnncoreError, SpecError
-from rnncore.ops import OPS
+from rnncore.ops import OPS, numpy_dtype
 from rnncore.recurrent import RecurrentStep
-from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.stacks import pack
 from rnncore.state import State
 from rnncore.threads import check_threads
@@ -61,9 +62,11 @@ class Model:
         self._num_threads = num_threads
         threads = check_threads(num_threads)
         self._fold_bytes = fold_bytes
+        self._constants = {node.name: _constant(node, self._weights, self._dtype) for node in _constants(spec)}
         self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads) for node in spec.nodes]
-        self._fold_embeddings()
+        folded = self._fold_embeddings()
         self._padded = self._padded_ids()
+        self._last_uses = _last_uses(spec, folded)
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
 
     @property
@@ -128,9 +131,13 @@ class Model:
         y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return y if state is _NO_STATE else (y, after)
 
-    def _fold_embeddings(self) -> None:
-        """Replace each Embedding whose readers all are recurrent layers by tables of theirs, within fold_bytes."""
+    def _fold_embeddings(self) -> dict[str, str]:
+        """Replace each Embedding whose readers all are recurrent layers by tables of theirs, within fold_bytes.
+
+        Returns the ids that the readers of each now read: name of the Embedding -> its input.
+        """
         nodes = self._spec.nodes
+        folded = {}
         for place, node in enumerate(nodes):
             readers = [i for i, other in enumerate(nodes) if node.name in other.reads]
             fits = isinstance(node, Node) and node.op == "Embedding" and node.name not in self._spec.outputs
@@ -143,6 +150,8 @@ class Model:
                 for step in steps:
                     step.fold(node, self._weights[f"{node.name}.weight"])
                 self._steps[place] = _nothing
+                folded[node.name] = node.inputs[0]
+        return folded
 
     def _padded_ids(self) -> dict[str, tuple[str, int]]:
         """Inputs of ids that only recurrent layers with one lengths input see: name -> (lengths, batch axis)."""
@@ -241,7 +250,7 @@ class Model:
 
     def _predict_batch(self, entry: Input, time: str, arrays: list[np.ndarray], lengths: np.ndarray) -> list[Any]:
         longest = int(lengths.max())
-        dtype = {"float": self._dtype, "int64": np.dtype(np.int64), "bool": np.dtype(np.bool_)}[entry.dtype]
+        dtype = numpy_dtype(entry.dtype, self._dtype)
         width = arrays[0].shape[1:]
         padded = np.zeros((len(arrays), longest, *width), dtype)
         for row, array in enumerate(arrays):
@@ -273,10 +282,30 @@ class Model:
         before = None
         if state is not None:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
-        for step in self._steps:
-            step(values, before, after)
+        self._forward(values, before, after)
         kept = [*after.values(), *(values[entry.name] for entry in self.inputs if values[entry.name] is not None)]
-        return {name: _owned(values[name], kept) for name in self._spec.outputs}, State(after)
+        kept += self._constants.values()
+        outputs = {}
+        for name in self._spec.outputs:
+            outputs[name] = _owned(values[name], kept)
+            kept.append(outputs[name])
+        return outputs, State(after)
+
+    def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+        """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
+        values.update(self._constants)
+        with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
+            for step, last in zip(self._steps, self._last_uses, strict=True):
+                step(values, before, after)
+                for name in last:
+                    values.pop(name, None)
+
+    def _branch(self, values: Values) -> list[np.ndarray]:
+        """The outputs of a model inside another's Control node, whose inputs need no check."""
+        for entry in self._spec.inputs:
+            values.setdefault(entry.name, None)
+        self._forward(values, None, {})
+        return [values[name] for name in self._spec.outputs]
 
 
 def _batch_of(spec: Spec, values: Values) -> int:
@@ -291,7 +320,7 @@ def _batch_of(spec: Spec, values: Values) -> int:
 
 
 def _owned(array: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
-    """An output that shares no memory with the returned state or the caller's inputs."""
+    """An output that shares no memory with the returned state, the caller's inputs, a constant or another output."""
     return array.copy() if any(np.may_share_memory(array, other) for other in kept) else array
 
 
@@ -299,7 +328,7 @@ Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]
 
 
 def _compile(
-    node: Node | Recurrent | AttentionDecoder,
+    node: Node | Recurrent | AttentionDecoder | Control,
     weights: Weights,
     dtype: np.dtype,
     needed: set[str],
@@ -312,28 +341,71 @@ def _compile(
         layers = pack(node, weights, dtype)
         own = {key: weights[f"{node.name}.{key}"].astype(dtype, copy=False) for key in node.own_shapes()}
         return DecoderStep(node, layers, own, dtype, threads)
-    return _op_step(node, weights, dtype, threads)
+    if isinstance(node, Control):
+        labels = BRANCHES[node.op]
+        parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
+        models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
+        return ControlStep(node, [model._branch for model in models], dtype)
+    return _nothing if node.op == "Constant" else _op_step(node, weights, dtype, threads)
 
 
 def _nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
-    """The step of a node whose work others do."""
+    """The step of a node whose work is done elsewhere."""
+
+
+def _constants(spec: Spec) -> list[Node]:
+    return [node for node in spec.nodes if isinstance(node, Node) and node.op == "Constant"]
+
+
+def _constant(node: Node, weights: Weights, dtype: np.dtype) -> np.ndarray:
+    own = {key: weights[f"{node.name}.{key}"] for key in OPS["Constant"].weight_shapes(node.attributes)}
+    array = OPS["Constant"].run(node.attributes, own)
+    array = array.astype(numpy_dtype(node.attributes["dtype"], dtype), copy=False)
+    array.flags.writeable = False
+    return array
+
+
+def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """For each node the values, made by nodes, that no later one and no output reads."""
+    last: dict[str, int] = {}
+    for place, node in enumerate(spec.nodes):
+        made = node.names if isinstance(node, (Node, Control)) else ()
+        last.update(dict.fromkeys(made, place))
+        reads = [*node.reads, *(folded[name] for name in node.reads if name in folded)]
+        last.update({name: place for name in reads if name in last})
+    for name in spec.outputs:
+        last.pop(name, None)
+    found: list[list[str]] = [[] for _ in spec.nodes]
+    for name, place in last.items():
+        found[place].append(name)
+    return [tuple(names) for names in found]
 
 
 def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
-    own = {name.removeprefix(f"{node.name}."): weights[name].astype(dtype, copy=False) for name in node.weight_shapes()}
+    dtypes = node.weight_dtypes()
+    own = {
+        name.removeprefix(f"{node.name}."): weights[name].astype(
+            numpy_dtype(dtypes.get(name, "float"), dtype), copy=False
+        )
+        for name in node.weight_shapes()
+    }
     run = OPS[node.op].compiled(node.attributes, own, threads)
+    inputs, names = node.inputs, node.names
+    only = names[0] if len(names) == 1 else None
 
     def step(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         try:
-            with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
-                found = run(*(values[name] if name else None for name in node.inputs))
+            found = run(*[values[name] if name else None for name in inputs])
         except InputError as error:
             raise InputError(f"node {node.name!r} ({node.op}): {error}") from None
-        except ValueError as error:
+        except (ValueError, IndexError, OverflowError) as error:
             if isinstance(error, RnncoreError):
                 raise
-            shapes = ", ".join(str(values[name].shape) for name in node.inputs if values.get(name) is not None)
+            shapes = ", ".join(str(values[name].shape) for name in inputs if values.get(name) is not None)
             raise InputError(f"node {node.name!r} ({node.op}): inputs of shape {shapes}: {error}") from None
-        values.update(OPS[node.op].named(node.name, found))
+        if only is not None:
+            values[only] = found[0] if isinstance(found, (tuple, list)) else found
+        else:
+            values.update(zip(names, found, strict=True))
 
     return step

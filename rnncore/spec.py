@@ -13,6 +13,7 @@ A node's value carries its name. A Recurrent node has more than one: "lstm" (the
 output after the last valid step, directions merged), "lstm.h" and "lstm.c" (every layer's and direction's final
 state, in PyTorch's h_n order), and with merge="separate" "lstm.forward" and "lstm.reverse" instead of "lstm".
 Ops with several outputs and the AttentionDecoder name them the same way: "attention" and "attention.weights".
+A Control node (If, Loop, Scan) holds Specs of its own.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from typing import Any
 from rnncore.cells import CELLS, Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
 from rnncore.errors import SpecError
-from rnncore.ops import OPS, Value
+from rnncore.ops import DTYPES, OPS, UNKNOWN, Value
 from rnncore.ops.attention import Scoring
 
-__all__ = ["AttentionDecoder", "Input", "Node", "Recurrent", "Spec"]
+__all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec"]
 
 FORMAT_VERSION = 1
-DTYPES = ("float", "int64", "bool")
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 MERGES = ("concat", "sum", "mul", "average", "separate")
 LAYOUTS = ("batch_first", "time_first")
 MASKED_OUTPUTS = ("repeat", "zero")
 OUTPUT_ORDERS = ("time", "processing")
 MAX_NODES = 100_000
+MAX_NESTING = 4
 
 
 @dataclass(frozen=True)
 class Input:
-    """A named input: dtype "float" (the model's), "int64" or "bool"; shape with names for sizes known at run time."""
+    """A named input: a dtype of DTYPES ("float" is the model's); shape with names for sizes known at run time."""
 
     name: str
     dtype: str
@@ -129,13 +130,22 @@ class Node:
             shapes = OPS[self.op].weight_shapes(self.attributes)
         return {f"{self.name}.{key}": shape for key, shape in shapes.items()}
 
+    def weight_dtypes(self) -> dict[str, str]:
+        """The dtypes of those weights that are not "float"."""
+        return {f"{self.name}.{key}": dtype for key, dtype in OPS[self.op].weight_dtypes(self.attributes).items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the node's values."""
+        return OPS[self.op].names(self.name, self.attributes)
+
     def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
         with _naming(self):
             OPS[self.op].weight_shapes(self.attributes)  # checks the sizes
             op = OPS[self.op]
             given = [values.get(name) for name in self.inputs]
             absent = [None] * (op.arity[1] - len(given)) if op.optional else []
-            return op.named(self.name, op.infer(self.attributes, [*given, *absent]))
+            return dict(zip(self.names, op.infer(self.attributes, [*given, *absent]), strict=True))
 
     def to_json(self) -> dict[str, Any]:
         defaults = OPS[self.op].attributes
@@ -456,6 +466,205 @@ class AttentionDecoder:
 
 
 @dataclass(frozen=True)
+class Control:
+    """Specs that run when a value says so, or again and again: ONNX's If, Loop and Scan.
+
+    op         "If", "Loop" or "Scan"
+    inputs     the op's own inputs as ONNX has them, then the values that the branches capture:
+               If    condition; captures
+               Loop  trip count or "", condition or "", one for each carried value; captures
+               Scan  states, then sequences; captures
+    branches   If: then and else. Loop, Scan: the body, whose first inputs are ONNX's (iteration number, condition and
+               carried values; states and elements) and whose first outputs are the condition and carried values, or
+               the states; what follows is collected over the steps
+    captures   the names under which branches have the captured values as further inputs, in the order of ``inputs``
+    sequences  Scan: how many sequences
+    axes, output_axes, backward, output_backward   Scan: one for each sequence, or each collected output; () for 0
+
+    Values: NAME for the first output, NAME.1, NAME.2 ... for the others: If, the branches' outputs; Loop, the carried
+    values and then what was collected; Scan, the states and then what was collected. Recurrent nodes inside start
+    from their initial values each time; weights are named NAME.then., NAME.else. and NAME.body.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    branches: tuple[Spec, ...]
+    captures: tuple[str, ...] = ()
+    sequences: int = 0
+    axes: tuple[int, ...] = ()
+    output_axes: tuple[int, ...] = ()
+    backward: tuple[bool, ...] = ()
+    output_backward: tuple[bool, ...] = ()
+
+    def __post_init__(self):
+        _check_name(self.name, "node")
+        for field in ("inputs", "branches", "captures", "axes", "output_axes", "backward", "output_backward"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        with _naming(self):
+            check_choice(self, "op", tuple(BRANCHES))
+            if len(self.branches) != len(BRANCHES[self.op]) or not all(isinstance(b, Spec) for b in self.branches):
+                raise SpecError(f"{len(self.branches)} branches, expected Specs for {' and '.join(BRANCHES[self.op])}")
+            if _nesting(self) > MAX_NESTING:
+                raise SpecError(f"branches nested {_nesting(self)} deep, expected at most {MAX_NESTING}")
+            check_integer(self, "sequences", at_least=1 if self.op == "Scan" else 0)
+            if self.own < {"If": 1, "Loop": 2, "Scan": self.sequences}[self.op]:
+                raise SpecError(f"{len(self.inputs)} inputs with {len(self.captures)} captures are not enough")
+            self._check_branches()
+
+    @property
+    def own(self) -> int:
+        """The number of inputs that are no captures."""
+        return len(self.inputs) - len(self.captures)
+
+    @property
+    def carried(self) -> int:
+        """Loop, Scan: how many values go from step to step."""
+        return {"If": 0, "Loop": self.own - 2, "Scan": self.own - self.sequences}[self.op]
+
+    @property
+    def _fixed(self) -> int:
+        """The number of inputs that a branch has before its captures."""
+        return {"If": 0, "Loop": self.own, "Scan": self.own}[self.op]
+
+    def _check_branches(self) -> None:
+        for label, branch in zip(BRANCHES[self.op], self.branches, strict=True):
+            free = branch.inputs[self._fixed :]
+            missing = [entry for entry in free if entry.name not in self.captures and not entry.optional]
+            if missing or len(branch.inputs) < self._fixed:
+                names = ", ".join(entry.name for entry in branch.inputs)
+                raise SpecError(f"{label} has the inputs {names}, expected {self._fixed} and then captures")
+        outputs = {len(branch.outputs) for branch in self.branches}
+        least = {"If": 1, "Loop": 1 + self.carried, "Scan": self.carried}[self.op]
+        if len(outputs) > 1 or min(outputs) < least:
+            found = " and ".join(str(len(branch.outputs)) for branch in self.branches)
+            raise SpecError(
+                f"{found} outputs, expected {'the same number' if len(outputs) > 1 else f'at least {least}'}"
+            )
+        collected = len(self.branches[0].outputs) - least if self.op == "Scan" else 0
+        for field, count in (("axes", self.sequences), ("backward", self.sequences)):
+            self._check_count(field, count)
+            self._check_count(f"output_{field}", collected)
+
+    def _check_count(self, field: str, count: int) -> None:
+        kind = bool if field.endswith("backward") else int
+        found = getattr(self, field)
+        if found and (len(found) != count or not all(type(value) is kind for value in found)):
+            raise SpecError(f"{field}={list(found)!r}, expected {count} of {kind.__name__}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the node's values."""
+        count = len(self.branches[0].outputs) - (1 if self.op == "Loop" else 0)
+        return tuple(f"{self.name}.{place}" if place else self.name for place in range(count))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of every value the node needs."""
+        return tuple(name for name in self.inputs if name)
+
+    @property
+    def optional_reads(self) -> tuple[str, ...]:
+        return ()
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._of_branches(Spec.weight_shapes)
+
+    def weight_dtypes(self) -> dict[str, str]:
+        return self._of_branches(Spec.weight_dtypes)
+
+    def _of_branches(self, of: Any) -> dict[str, Any]:
+        branches = zip(BRANCHES[self.op], self.branches, strict=True)
+        return {f"{self.name}.{label}.{key}": value for label, branch in branches for key, value in of(branch).items()}
+
+    def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        with _naming(self):
+            given = [values.get(name) for name in self.inputs]
+            captured = dict(zip(self.captures, given[self.own :], strict=True))
+            for label, branch in zip(BRANCHES[self.op], self.branches, strict=True):
+                for entry in branch.inputs[self._fixed :]:
+                    if entry.name not in captured:
+                        continue  # an optional one
+                    _need(f"{label}'s input", entry.name, captured[entry.name], entry.shape, entry.dtype)
+            found = {"If": self._infer_if, "Loop": self._infer_loop, "Scan": self._infer_scan}[self.op](given)
+            return dict(zip(self.names, found, strict=True))
+
+    def _infer_if(self, given: list[Value]) -> list[Value]:
+        if given[0].dtype != "bool":
+            raise SpecError(f"condition is {given[0]}, expected bool")
+        sides = [[branch.values[name] for name in branch.outputs] for branch in self.branches]
+        return [_either(then, other, "then", "else") for then, other in zip(*sides, strict=True)]
+
+    def _infer_loop(self, given: list[Value | None]) -> list[Value]:
+        body = self.branches[0]
+        for what, value, dtype in (("trip count", given[0], "int64"), ("condition", given[1], "bool")):
+            if value is not None and (value.dtype != dtype or value.shape not in ((), (1,))):
+                raise SpecError(f"{what} is {value}, expected {dtype} ()")
+        self._check_carried(body, 2, given[2 : self.own])
+        outputs = [body.values[name] for name in body.outputs]
+        carried = [_either(a, b, "before", "after") for a, b in zip(given[2:], outputs[1:], strict=False)][
+            : self.carried
+        ]
+        return [*carried, *(Value(v.dtype, (UNKNOWN, *v.shape)) for v in outputs[1 + self.carried :])]
+
+    def _infer_scan(self, given: list[Value]) -> list[Value]:
+        body = self.branches[0]
+        self._check_carried(body, 0, given[: self.carried])
+        steps: int | str = UNKNOWN
+        for place, value in enumerate(given[self.carried : self.own]):
+            axis = self.axes[place] if self.axes else 0
+            rank = len(value.shape)
+            if not -rank <= axis < rank:
+                raise SpecError(f"axis {axis} of a sequence {value}, expected {-rank} to {rank - 1}")
+            shape = list(value.shape)
+            steps = shape.pop(axis % rank)
+            entry = body.inputs[self.carried + place]
+            _need("body's input", entry.name, Value(value.dtype, tuple(shape)), entry.shape, entry.dtype)
+        outputs = [body.values[name] for name in body.outputs]
+        pairs = zip(given[: self.carried], outputs[: self.carried], strict=True)
+        found = [_either(a, b, "before", "after") for a, b in pairs]
+        for place, value in enumerate(outputs[self.carried :]):
+            axis = self.output_axes[place] if self.output_axes else 0
+            rank = len(value.shape) + 1
+            if not -rank <= axis < rank:
+                raise SpecError(f"output axis {axis} for {value} of each step, expected {-rank} to {rank - 1}")
+            shape = list(value.shape)
+            shape.insert(axis % rank, steps)
+            found.append(Value(value.dtype, tuple(shape)))
+        return found
+
+    def _check_carried(self, body: Spec, first: int, given: Iterable[Value]) -> None:
+        for entry, value in zip(body.inputs[first:], given, strict=False):
+            _need("body's input", entry.name, value, entry.shape, entry.dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": self.name, "op": self.op}
+        for field in dataclasses.fields(self)[2:]:
+            value = getattr(self, field.name)
+            if field.name == "branches":
+                found["branches"] = [branch.to_json() for branch in value]
+            elif value != field.default:
+                found[field.name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+
+BRANCHES = {"If": ("then", "else"), "Loop": ("body",), "Scan": ("body",)}
+"""What the branches of each Control op are called."""
+
+
+def _nesting(node: Control) -> int:
+    inner = [other for branch in node.branches for other in branch.nodes if isinstance(other, Control)]
+    return 1 + max((_nesting(other) for other in inner), default=0)
+
+
+def _either(a: Value, b: Value, first: str, second: str) -> Value:
+    """What is known of a value that is one of two."""
+    if a.dtype != b.dtype or len(a.shape) != len(b.shape):
+        raise SpecError(f"a value is {a} {first} and {b} {second}, expected one dtype and rank")
+    return Value(a.dtype, tuple(p if p == q else UNKNOWN for p, q in zip(a.shape, b.shape, strict=True)))
+
+
+@dataclass(frozen=True)
 class Spec:
     """A network: inputs, nodes in an order in which each reads only what stands before it, and outputs by name.
 
@@ -463,11 +672,11 @@ class Spec:
     """
 
     inputs: tuple[Input, ...]
-    nodes: tuple[Node | Recurrent | AttentionDecoder, ...]
+    nodes: tuple[Node | Recurrent | AttentionDecoder | Control, ...]
     outputs: tuple[str, ...]
 
     def __post_init__(self):
-        for field, accepted in (("inputs", Input), ("nodes", (Node, *STACKS.values()))):
+        for field, accepted in (("inputs", Input), ("nodes", (Node, Control, *STACKS.values()))):
             members = tuple(getattr(self, field))
             for member in members:
                 if not isinstance(member, accepted):
@@ -544,7 +753,7 @@ class Spec:
     @property
     def stateful(self) -> tuple[Recurrent | AttentionDecoder, ...]:
         """The nodes that carry state, in order."""
-        return tuple(node for node in self.nodes if not isinstance(node, Node))
+        return tuple(node for node in self.nodes if isinstance(node, tuple(STACKS.values())))
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical name -> shape of every weight; exactly these must be given."""
@@ -552,6 +761,14 @@ class Spec:
         for node in self.nodes:
             shapes.update(node.weight_shapes())
         return shapes
+
+    def weight_dtypes(self) -> dict[str, str]:
+        """Canonical name -> dtype of the weights that are not "float"."""
+        dtypes: dict[str, str] = {}
+        for node in self.nodes:
+            if isinstance(node, (Node, Control)):
+                dtypes.update(node.weight_dtypes())
+        return dtypes
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -562,8 +779,11 @@ class Spec:
         }
 
     @classmethod
-    def from_json(cls, found: str | bytes | Mapping[str, Any]) -> Spec:
-        """From a JSON text or the object it holds. Unknown keys are an error, never ignored."""
+    def from_json(cls, found: str | bytes | Mapping[str, Any], depth: int = 0) -> Spec:
+        """From a JSON text or the object it holds. Unknown keys are an error, never ignored.
+
+        depth: how many Control nodes it is inside of.
+        """
         if isinstance(found, (str, bytes)):
             try:
                 found = json.loads(found)
@@ -578,7 +798,7 @@ class Spec:
                 raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
         return cls(
             tuple(_input_from_json(entry) for entry in found["inputs"]),
-            tuple(_node_from_json(entry) for entry in found["nodes"]),
+            tuple(_node_from_json(entry, depth) for entry in found["nodes"]),
             tuple(found["outputs"]),
         )
 
@@ -622,7 +842,22 @@ def _input_from_json(found: Any) -> Input:
     return Input(found["name"], found["dtype"], tuple(_list(found, "shape", "input")), found.get("optional", False))
 
 
-def _node_from_json(found: Any) -> Node | Recurrent | AttentionDecoder:
+def _control_from_json(found: Mapping[str, Any], depth: int) -> Control:
+    what = f"node {found.get('name')!r}"
+    fields = {field.name: field.default for field in dataclasses.fields(Control)}
+    required = {name for name, default in fields.items() if default is dataclasses.MISSING}
+    _check_keys(found, what, required, set(fields))
+    values = {key: _list(found, key, what) if isinstance(fields[key], tuple) else found[key] for key in found}
+    values["inputs"] = _list(found, "inputs", what)
+    if depth == MAX_NESTING:
+        raise SpecError(f"{what}: branches nested more than {MAX_NESTING} deep")
+    values["branches"] = [Spec.from_json(branch, depth + 1) for branch in _list(found, "branches", what)]
+    return Control(**values)
+
+
+def _node_from_json(found: Any, depth: int) -> Node | Recurrent | AttentionDecoder | Control:
+    if isinstance(found, Mapping) and isinstance(found.get("op"), str) and found["op"] in BRANCHES:
+        return _control_from_json(found, depth)
     if isinstance(found, Mapping) and isinstance(found.get("op"), str) and found["op"] in STACKS:
         stack = STACKS[found["op"]]
         fields = {field.name: field.default for field in dataclasses.fields(stack)}

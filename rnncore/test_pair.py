@@ -9,12 +9,12 @@ from types import MappingProxyType
 import numpy as np
 
 from rnncore.errors import InputError
-from rnncore.ops import Value
+from rnncore.ops import Value, numpy_dtype
 from rnncore.spec import Spec
 
 __all__ = ["TestPair", "check_array"]
 
-KINDS = {"float": "f", "int64": "iu", "bool": "b"}
+KINDS = {"f": "f", "i": "iu", "u": "iu", "b": "b"}  # of a value -> of an array that may be given for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class TestPair:
 
 def check_array(what: str, array: np.ndarray, value: Value) -> None:
     """Raises InputError, beginning with ``what``, if an array has not the dtype and shape of a value of a Spec."""
-    fits = array.dtype.kind in KINDS[value.dtype] and array.ndim == len(value.shape)
+    fits = array.dtype.kind in KINDS[numpy_dtype(value.dtype).kind] and array.ndim == len(value.shape)
     for found, expected in zip(array.shape, value.shape, strict=False):
         fits = fits and (isinstance(expected, str) or found == expected)
     if not fits:

@@ -15,9 +15,9 @@ __all__ = ["Weights"]
 class Weights(Mapping[str, np.ndarray]):
     """The arrays of a Spec: exactly the names and shapes of ``spec.weight_shapes()``, in that order.
 
-    Arrays are read-only and C-contiguous, in native byte order; float16, float32 and float64 keep their dtype,
-    integers and booleans are refused. The arrays given are copied unless they are already in that form and
-    nobody can write to them.
+    Arrays are read-only and C-contiguous, in native byte order. float16, float32 and float64 keep their dtype;
+    integers and booleans are refused, but for the weights that ``spec.weight_dtypes()`` says hold them. The arrays
+    given are copied unless they are already in that form and nobody can write to them.
 
     Raises WeightError naming the weight: missing, unexpected, wrong shape or dtype.
     """
@@ -30,7 +30,10 @@ class Weights(Mapping[str, np.ndarray]):
             found = f"{len(missing)} missing: {_some(missing)}" if missing else ""
             extra = f"{len(unexpected)} that the Spec does not have: {_some(unexpected)}" if unexpected else ""
             raise WeightError(f"weights: {'; '.join(filter(None, (found, extra)))}")
-        self._arrays = {name: _frozen(name, arrays[name], shape) for name, shape in shapes.items()}
+        dtypes = spec.weight_dtypes()
+        self._arrays = {
+            name: _frozen(name, arrays[name], shape, dtypes.get(name, "float")) for name, shape in shapes.items()
+        }
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
@@ -54,9 +57,12 @@ class Weights(Mapping[str, np.ndarray]):
         return sum(array.nbytes for array in self._arrays.values())
 
 
-def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     array = np.asarray(given)
-    if array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
+    if dtype != "float":
+        if array.dtype != np.dtype(dtype):
+            raise WeightError(f"{name}: dtype {array.dtype}, expected {dtype}")
+    elif array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
         raise WeightError(f"{name}: dtype {array.dtype}, expected float16, float32 or float64")
     if array.shape != shape:
         raise WeightError(f"{name}: shape {array.shape}, expected {shape}")

@@ -51,7 +51,7 @@ def run_node(node, weights, values):
     """An op without state, by its own definition."""
     own = {name.removeprefix(f"{node.name}."): weights[name] for name in node.weight_shapes()}
     found = OPS[node.op].run(node.attributes, own, *(values.get(name) for name in node.inputs))
-    return OPS[node.op].named(node.name, found)
+    return dict(zip(node.names, found if isinstance(found, (tuple, list)) else (found,), strict=True))
 
 
 def run_recurrent(node, weights, values, state):

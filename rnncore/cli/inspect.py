@@ -17,7 +17,7 @@ from rnncore.formats import read_checkpoint
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
-from rnncore.spec import AttentionDecoder, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 
 __all__ = ["inspect", "print_graph", "print_notes"]
 
@@ -121,7 +121,7 @@ def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
 
 def _kind(node: Node | Recurrent | AttentionDecoder) -> str:
     """LSTM, Linear, AttentionDecoder (GRU)"""
-    if isinstance(node, Node):
+    if isinstance(node, (Node, Control)):
         return node.op
     return node.cell.kind if isinstance(node, Recurrent) else f"{type(node).__name__} ({node.cell.kind})"
 

@@ -25,7 +25,7 @@ from rnncore.cells import CELLS, GRU
 from rnncore.errors import UnsupportedError, WeightError
 from rnncore.formats.attention import flatten_vector
 from rnncore.formats.gates import split_gru_bias, squeeze_batch, sum_biases
-from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.weights import Weights
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
@@ -61,7 +61,7 @@ def bind(
     binder = _Binder(spec, tensors, dict(names or {}), prefix)
     arrays: dict[str, np.ndarray] = {}
     for node in spec.nodes:
-        arrays.update(binder.plain(node) if isinstance(node, Node) else binder.recurrent(node))
+        arrays.update(binder.plain(node) if isinstance(node, (Node, Control)) else binder.recurrent(node))
     return Bound(Weights(spec, arrays), binder.leftovers(), binder.prefix)
 
 
@@ -217,7 +217,7 @@ class _Binder:
     @staticmethod
     def _anchors(node) -> tuple[str, ...]:
         """Spellings of one tensor that the node cannot be without."""
-        if not isinstance(node, Node):
+        if not isinstance(node, (Node, Control)):
             return _spellings(node, "weight_ih", node.suffix(0, node.directions[0]))
         return tuple(name.removeprefix(f"{node.name}.") for name in list(node.weight_shapes())[:1])
 
@@ -242,7 +242,7 @@ def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tup
 def _accepted(node: Node | Recurrent | AttentionDecoder) -> list[str]:
     """Every name, canonical or PyTorch's, under which a node's weights may be given."""
     found = list(node.weight_shapes())
-    if not isinstance(node, Node):
+    if not isinstance(node, (Node, Control)):
         suffixes = [node.suffix(layer, direction) for layer in range(node.layers) for direction in node.directions]
         keys = [*node.cell.weight_shapes(), *(("bias_ih", "bias_hh") if node.cell.bias else ())]
         found += [
@@ -261,7 +261,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _describe(node) -> str:
-    if isinstance(node, Node):
+    if isinstance(node, (Node, Control)):
         return node.op
     if isinstance(node, AttentionDecoder):
         return f"{node.kind} of {node.cell.kind}, layers={node.layers}, attention={node.attention!r}"

@@ -1,29 +1,67 @@
 """What every op around the recurrent layers is, and how shapes are written.
 
-A shape is a tuple of sizes; a size that is only known when the model runs is a name ("B", "T").
+A shape is a tuple of sizes; a size that is only known when the model runs is a name ("B", "T"), or "?" where
+nothing at all is known of it. The rank is always known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from rnncore.errors import SpecError
 
-__all__ = ["Op", "Value", "join_sizes", "plain_size", "whole_over_axis"]
+__all__ = [
+    "DTYPES",
+    "UNKNOWN",
+    "Op",
+    "Value",
+    "given",
+    "has",
+    "join_sizes",
+    "known",
+    "numpy_dtype",
+    "plain_size",
+    "whole_over_axis",
+]
+
+# fmt: off
+DTYPES = (
+    "float", "float16", "float64", "bool",
+    "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+)
+# fmt: on
+"""What a value may hold; "float" is the dtype the model is compiled for."""
+
+UNKNOWN = "?"
+"""A size of which nothing is known before the model runs."""
+
+MAX_DATA = 64
+"""Values of at most so many elements are followed while shapes are inferred."""
+
+
+def numpy_dtype(dtype: str, floating: Any = np.float32) -> np.dtype:
+    """NumPy's dtype for one of DTYPES, in a model compiled for ``floating``."""
+    return np.dtype(floating if dtype == "float" else dtype)
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value before the model runs: dtype ("float", "int64", "bool") and shape.
+    """What is known of a value before the model runs.
 
-    "float" is the dtype the model is compiled for.
+    dtype  one of DTYPES
+    shape  a size or the name of one for each dimension
+    data   the content, flat, of a small value of rank 0 or 1 where it is known: numbers, and names of sizes as Shape
+           gives them; else None
     """
 
     dtype: str
     shape: tuple[int | str, ...]
+    data: tuple[int | float | bool | str, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
@@ -34,15 +72,20 @@ class Op:
     """One kind of node.
 
     attributes    name -> default, ``...`` where it must be given
+    parameters    attributes that ONNX passes as inputs (axes, shape, starts ...): name -> position of that input. Each
+                  may be given as an attribute or as an input, which is then a value of the graph; see known and given
     arity         the smallest and largest number of inputs
     time          "pointwise" (a step of the output needs only that step of the input), "causal", or "whole";
                   where that depends on an axis, a function like over_time
     infer         (attributes, values) -> the outputs' values; raises SpecError
     run           (attributes, weights, arrays) -> one array, or a tuple for several outputs
     weight_shapes (attributes) -> shapes of the weights the node owns, by name
+    weight_dtypes (attributes) -> dtypes of those that are not "float", by name
     optional      positions of the inputs that may be absent: not given at the end, named "" (as in ONNX), or an
                   optional input of the Spec. infer gets None for the first two, run for all three
-    outputs       endings of the outputs' names: NODE for "", NODE.ending for others
+    outputs       endings of the outputs' names: NODE for "", NODE.ending for others; or (attributes) -> endings
+    context       (attributes, rank, time_axis) -> (left, right, stride): the steps before and after its own that a
+                  step of the output needs, and the steps of the input for one of the output; None: only its own
     packed        (attributes, weights, threads) -> what is called with the arrays instead of run, for weights that are
                   packed once; None where that does not pay
     """
@@ -54,20 +97,27 @@ class Op:
     arity: tuple[int, int] = (1, 1)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = lambda attributes: {}
+    weight_dtypes: Callable[[Mapping[str, Any]], dict[str, str]] = lambda attributes: {}
+    parameters: Mapping[str, int] = field(default_factory=dict)
     optional: tuple[int, ...] = ()
-    outputs: tuple[str, ...] = ("",)
+    outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
+    context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
+
+    def __post_init__(self):
+        if self.parameters:
+            object.__setattr__(self, "attributes", {**dict.fromkeys(self.parameters), **self.attributes})
+            object.__setattr__(self, "optional", tuple(sorted({*self.optional, *self.parameters.values()})))
 
     def compiled(self, attributes: Mapping[str, Any], weights: Mapping[str, Any], threads: int) -> Callable[..., Any]:
         """What a model calls with the arrays."""
         packed = self.packed(attributes, weights, threads) if self.packed is not None else None
         return packed or partial(self.run, attributes, weights)
 
-    def named(self, node: str, found: Any) -> dict[str, Any]:
-        """What infer or run gave, one or several, under the names of a node's values."""
-        several = found if isinstance(found, (tuple, list)) else (found,)
-        names = [f"{node}.{ending}" if ending else node for ending in self.outputs]
-        return dict(zip(names, several, strict=True))
+    def names(self, node: str, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of a node's values."""
+        endings = self.outputs(attributes) if callable(self.outputs) else self.outputs
+        return tuple(f"{node}.{ending}" if ending else node for ending in endings)
 
     def over_time(self, attributes: Mapping[str, Any], rank: int, time_axis: int = 1) -> str:
         """What the op needs of a first input of this rank whose steps stand on time_axis: see time."""
@@ -77,6 +127,32 @@ class Op:
 def whole_over_axis(attributes: Mapping[str, Any], rank: int, time_axis: int) -> str:
     """Op.time of what works along one axis: "whole" if that is time's."""
     return "whole" if axis_of(attributes["axis"], rank) == time_axis else "pointwise"
+
+
+def has(attributes: Mapping[str, Any], name: str, inputs: Sequence[Any], position: int) -> bool:
+    """Whether a parameter was given, as an attribute or as an input. SpecError where it was given twice."""
+    as_input = position < len(inputs) and inputs[position] is not None
+    if as_input and attributes[name] is not None:
+        raise SpecError(f"{name}={attributes[name]!r} and an input {position} for it, expected one of them")
+    return as_input or attributes[name] is not None
+
+
+def known(attributes: Mapping[str, Any], name: str, values: Sequence[Value | None], position: int) -> Any:
+    """A parameter while shapes are inferred: a number or a tuple; None where it is absent or only known when run."""
+    if not has(attributes, name, values, position):
+        return None
+    if attributes[name] is not None:
+        return attributes[name]
+    value = values[position]
+    return value.data if value.shape or value.data is None else value.data[0]
+
+
+def given(name: str, attributes: Mapping[str, Any], arrays: Sequence[Any], position: int) -> Any:
+    """A parameter while the model runs: a number or a tuple, or None where it is absent."""
+    if attributes[name] is not None or position >= len(arrays) or arrays[position] is None:
+        return attributes[name]
+    found = arrays[position].tolist()
+    return tuple(found) if isinstance(found, list) else found
 
 
 def plain_size(name: str, value: Any) -> int:

@@ -1,0 +1,110 @@
+"""Running Control nodes: If, Loop and Scan around compiled branches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnncore.errors import InputError
+from rnncore.ops import numpy_dtype
+from rnncore.spec import Control, Spec
+
+__all__ = ["ControlStep"]
+
+MAX_STEPS = 1_000_000
+"""A Loop that has not ended after so many steps is an error."""
+
+Branch = Callable[[dict[str, Any]], list[np.ndarray]]
+
+
+class ControlStep:
+    """A step of a model. ``branches`` are compiled already: values of a branch's inputs -> its outputs, in order."""
+
+    def __init__(self, node: Control, branches: Sequence[Branch], dtype: np.dtype):
+        self.node = node
+        self.branches = branches
+        self.dtype = dtype
+        self.names = node.names
+        self.run = {"If": self._if, "Loop": self._loop, "Scan": self._scan}[node.op]
+
+    def __call__(self, values: dict[str, Any], before: Any, after: dict[str, np.ndarray]) -> None:
+        given = [values[name] if name else None for name in self.node.inputs]
+        captured = dict(zip(self.node.captures, given[self.node.own :], strict=True))
+        values.update(zip(self.names, self.run(given, captured), strict=True))
+
+    def _call(self, place: int, own: Sequence[np.ndarray], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
+        spec = self.node.branches[place]
+        entries = spec.inputs
+        free = entries[len(own) :]
+        named = {entry.name: array for entry, array in zip(entries, own, strict=False)}
+        return self.branches[place]({**named, **{entry.name: captured.get(entry.name) for entry in free}})
+
+    def _if(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self._call(0 if self._truth(given[0]) else 1, (), captured)
+
+    def _truth(self, array: np.ndarray) -> bool:
+        if array.size != 1:
+            raise InputError(f"node {self.node.name!r} ({self.node.op}): a condition of shape {array.shape}")
+        return bool(array.reshape(()))
+
+    def _loop(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs while the condition holds and the trip count, if there is one, is not reached."""
+        trips = None if given[0] is None else int(np.asarray(given[0]).reshape(()))
+        going = given[1] is None or self._truth(given[1])
+        carried = given[2 : self.node.own]
+        rows: list[list[np.ndarray]] = []
+        step = 0
+        while going and (trips is None or step < trips):
+            if step == MAX_STEPS:
+                raise InputError(f"node {self.node.name!r} (Loop): no end after {MAX_STEPS:,} steps")
+            found = self._call(0, (np.array(step, np.int64), np.array(True), *carried), captured)
+            going = self._truth(found[0])
+            carried = found[1 : 1 + len(carried)]
+            rows.append(found[1 + len(carried) :])
+            step += 1
+        outputs = self.node.branches[0].outputs[1 + len(carried) :]
+        return [*carried, *(self._stack([row[i] for row in rows], name, 0) for i, name in enumerate(outputs))]
+
+    def _scan(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
+        node = self.node
+        carried, sequences = given[: node.carried], given[node.carried : node.own]
+        axes = node.axes or (0,) * node.sequences
+        moved = [np.moveaxis(array, axis, 0) for array, axis in zip(sequences, axes, strict=True)]
+        lengths = {len(array) for array in moved}
+        if len(lengths) > 1:
+            raise InputError(f"node {node.name!r} (Scan): sequences of {sorted(lengths)} steps, expected one length")
+        backward = node.backward or (False,) * node.sequences
+        moved = [array[::-1] if back else array for array, back in zip(moved, backward, strict=True)]
+        rows = []
+        for step in range(lengths.pop()):
+            found = self._call(0, (*carried, *(array[step] for array in moved)), captured)
+            carried = found[: node.carried]
+            rows.append(found[node.carried :])
+        outputs = node.branches[0].outputs[node.carried :]
+        places = node.output_axes or (0,) * len(outputs)
+        turned = node.output_backward or (False,) * len(outputs)
+        return [
+            *carried,
+            *(
+                self._stack([row[i] for row in (rows[::-1] if turned[i] else rows)], name, places[i])
+                for i, name in enumerate(outputs)
+            ),
+        ]
+
+    def _stack(self, rows: list[np.ndarray], name: str, axis: int) -> np.ndarray:
+        if rows:
+            if len({row.shape for row in rows}) > 1:
+                raise InputError(f"node {self.node.name!r} ({self.node.op}): steps of different shapes in {name!r}")
+            return np.stack(rows, axis=axis)
+        value = self.node.branches[0].values[name]
+        shape = [size if isinstance(size, int) else 0 for size in value.shape]
+        shape.insert(axis % (len(shape) + 1), 0)
+        return np.zeros(shape, numpy_dtype(value.dtype, self.dtype))
+
+
+def branch_weights(node: Control, weights: Any, place: int, label: str) -> dict[str, np.ndarray]:
+    """The weights of one branch under its own names."""
+    spec: Spec = node.branches[place]
+    return {key: weights[f"{node.name}.{label}.{key}"] for key in spec.weight_shapes()}

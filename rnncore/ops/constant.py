@@ -1,0 +1,61 @@
+"""Constant: an array that is part of the model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rnncore.errors import SpecError
+from rnncore.ops.base import DTYPES, MAX_DATA, Op, Value, numpy_dtype
+
+__all__ = ["OPS"]
+
+
+def _infer(attributes, values):
+    dtype, shape, value = attributes["dtype"], _shape(attributes), attributes["value"]
+    if dtype not in DTYPES:
+        raise SpecError(f"dtype={dtype!r}, expected one of {', '.join(DTYPES)}")
+    if value is None:
+        return [Value(dtype, shape)]
+    flat = value if isinstance(value, tuple) else (value,)
+    kinds = {"bool": (bool,), "float": (int, float), "float16": (int, float), "float64": (int, float)}.get(
+        dtype, (int,)
+    )
+    fits = all(isinstance(item, kinds) and (dtype == "bool" or not isinstance(item, bool)) for item in flat)
+    if not fits or len(flat) != math.prod(shape):
+        raise SpecError(f"value={value!r}, expected {math.prod(shape)} numbers of dtype {dtype}, flat")
+    if dtype.startswith(("int", "uint")):
+        limits = np.iinfo(dtype)
+        if any(not limits.min <= item <= limits.max for item in flat):
+            raise SpecError(f"value={value!r}, expected numbers from {limits.min} to {limits.max}")
+    small = len(shape) <= 1 and len(flat) <= MAX_DATA
+    return [Value(dtype, shape, tuple(flat) if small else None)]
+
+
+def _shape(attributes) -> tuple[int, ...]:
+    shape = attributes["shape"]
+    plain = isinstance(shape, tuple) and all(type(size) is int and 0 <= size <= 1 << 31 for size in shape)
+    if not plain:
+        raise SpecError(f"shape={shape!r}, expected sizes")
+    return shape
+
+
+def _run(attributes, weights):
+    """The array; a "float" one given as numbers in float64, which a model casts to its own."""
+    if attributes["value"] is None:
+        return weights["value"]
+    return np.array(attributes["value"], numpy_dtype(attributes["dtype"], np.float64)).reshape(attributes["shape"])
+
+
+OPS = [
+    Op(
+        "Constant",
+        _infer,
+        _run,
+        arity=(0, 0),
+        attributes={"dtype": ..., "shape": (), "value": None},
+        weight_shapes=lambda a: {} if a["value"] is not None else {"value": _shape(a)},
+        weight_dtypes=lambda a: {} if a["value"] is not None else {"value": a["dtype"]},
+    ),
+]

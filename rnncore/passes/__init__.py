@@ -1,0 +1,47 @@
+"""Passes: a Spec and its arrays -> an equal network with less work. One file per idea, one function per pass.
+
+    graph.py       Graph: nodes, arrays and notes while passes work on them
+    constants.py   fold_constants, fold_parameters: what does not depend on any input
+    identities.py  remove_identities: what changes nothing
+    transposes.py  cancel_transposes: pairs of Transpose, and those around recurrent layers
+    affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
+    dead.py        remove_dead: what nothing reads
+
+Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rnncore.passes.affine import fold_affine
+from rnncore.passes.constants import fold_constants, fold_parameters
+from rnncore.passes.dead import remove_dead
+from rnncore.passes.graph import Graph
+from rnncore.passes.identities import remove_identities
+from rnncore.passes.transposes import cancel_transposes
+from rnncore.spec import Spec
+
+__all__ = ["PASSES", "simplify"]
+
+PASSES = (fold_constants, fold_parameters, remove_identities, cancel_transposes, fold_affine, remove_dead)
+
+MAX_ROUNDS = 4
+"""One pass makes work for another; real models are done after two rounds."""
+
+
+def simplify(spec: Spec, weights: Mapping[str, np.ndarray]) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
+    """An equal network: Spec, arrays, and one note for each kind of change, such as "folded 3 BatchNormalization".
+
+    Outputs may differ from those of the given network by rounding, where a scale was multiplied into weights.
+    """
+    graph = Graph(spec, weights)
+    for _ in range(MAX_ROUNDS):
+        before = graph.changes
+        for change in PASSES:
+            change(graph)
+        if graph.changes == before:
+            break
+    return graph.spec, graph.weights, graph.notes

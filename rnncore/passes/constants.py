@@ -1,0 +1,82 @@
+"""What does not depend on any input is computed once."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from rnncore.ops import OPS, Value, numpy_dtype
+from rnncore.passes.graph import Graph, is_constant
+from rnncore.spec import Node
+
+__all__ = ["fold_constants", "fold_parameters"]
+
+MAX_ELEMENTS = 1 << 20
+"""Larger results stay to be computed: a few bytes may ask for any number of elements."""
+
+MAX_PARAMETER = 64
+
+
+def fold_constants(graph: Graph) -> None:
+    """Replace by a Constant each node that reads only Constants, or whose content is known from shapes alone."""
+    constants = graph.constants()
+    nodes, arrays, done = [], {}, 0
+    for node in graph.spec.nodes:
+        found = None if is_constant(node) or not isinstance(node, Node) else _computed(node, graph, constants)
+        if found is None:
+            nodes.append(node)
+            continue
+        constants[node.name] = found
+        value = graph.values[node.name]
+        nodes.append(Node(node.name, "Constant", (), {"dtype": value.dtype, "shape": found.shape}))
+        arrays[f"{node.name}.value"] = found
+        done += 1
+    graph.update(nodes, {"folded constants": done}, arrays)
+
+
+def _computed(node: Node, graph: Graph, constants: dict[str, np.ndarray]) -> np.ndarray | None:
+    if len(node.names) > 1 or node.weight_shapes():
+        return None
+    value = graph.values[node.name]
+    if value.data is not None and all(not isinstance(item, str) for item in value.data):
+        return np.array(value.data, numpy_dtype(value.dtype)).reshape(value.shape)
+    if not node.reads or not all(name in constants for name in node.reads) or not _small(value):
+        return None
+    arrays = [constants[name] if name else None for name in node.inputs]
+    with np.errstate(all="ignore"):
+        found = OPS[node.op].run(node.attributes, {}, *arrays)
+    found = found[0] if isinstance(found, (tuple, list)) else found
+    return np.asarray(found) if found.size <= MAX_ELEMENTS else None
+
+
+def _small(value: Value) -> bool:
+    return all(isinstance(size, int) for size in value.shape) and math.prod(value.shape) <= MAX_ELEMENTS
+
+
+def fold_parameters(graph: Graph) -> None:
+    """Make an attribute of each parameter (axes, shape, starts ...) that is a small Constant."""
+    constants = graph.constants()
+    nodes, done = [], 0
+    for node in graph.spec.nodes:
+        parameters = OPS[node.op].parameters if isinstance(node, Node) else {}
+        inputs, attributes = list(node.inputs) if parameters else [], {}
+        for name, position in parameters.items():
+            array = constants.get(inputs[position]) if position < len(inputs) else None
+            if array is not None and array.ndim <= 1 and array.size <= MAX_PARAMETER:
+                attributes[name] = _plain(array)
+                inputs[position] = ""
+        if attributes:
+            while inputs and inputs[-1] == "":
+                inputs.pop()
+            node = Node(node.name, node.op, tuple(inputs), {**node.attributes, **attributes})
+            done += len(attributes)
+        nodes.append(node)
+    graph.update(nodes, Counter({"parameters made attributes": done}))
+
+
+def _plain(array: np.ndarray) -> Any:
+    found = array.tolist()
+    return tuple(found) if isinstance(found, list) else found

@@ -1,0 +1,22 @@
+"""What nothing reads is left out."""
+
+from __future__ import annotations
+
+from rnncore.passes.graph import Graph
+from rnncore.spec import Control, Node
+
+__all__ = ["remove_dead"]
+
+
+def remove_dead(graph: Graph) -> None:
+    """Leave out nodes none of whose values reaches an output."""
+    live = set(graph.spec.outputs)
+    kept, done = [], 0
+    for node in reversed(graph.spec.nodes):
+        made = node.names if isinstance(node, (Node, Control)) else tuple(node.infer(graph.values))
+        if live.isdisjoint(made):
+            done += 1
+            continue
+        live.update(node.reads)
+        kept.append(node)
+    graph.update(kept[::-1], {"left out nodes that nothing reads": done})

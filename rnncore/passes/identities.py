@@ -1,0 +1,40 @@
+"""What changes nothing is left out."""
+
+from __future__ import annotations
+
+from rnncore.passes.graph import Graph, with_reads
+from rnncore.spec import Node
+
+__all__ = ["remove_identities"]
+
+
+def remove_identities(graph: Graph) -> None:
+    """Leave out Identity, Dropout, casts to the same dtype, and moves to the same shape or order."""
+    uses = graph.uses()
+    nodes, renamed, done = [], {}, 0
+    for node in graph.spec.nodes:
+        node = with_reads(node, renamed)
+        alone = _is_identity(node, graph) and not any(uses[name] for name in node.names[1:])
+        if alone and node.name not in graph.spec.outputs:
+            renamed[node.name] = node.inputs[0]
+            done += 1
+            continue
+        nodes.append(node)
+    graph.update(nodes, {"left out identities": done})
+
+
+def _is_identity(node, graph: Graph) -> bool:
+    if not isinstance(node, Node):
+        return False
+    if node.op in ("Identity", "Dropout"):
+        return True
+    if node.op not in ("Cast", "CastLike", "Transpose", "Reshape", "Expand"):
+        return False
+    before, after = graph.values[node.inputs[0]], graph.values[node.name]
+    if node.op in ("Cast", "CastLike"):
+        return before.dtype == after.dtype
+    if node.op == "Transpose":
+        perm = node.attributes["perm"]
+        return perm is not None and tuple(perm) == tuple(range(len(perm)))
+    names = [size for size in before.shape if isinstance(size, str)]
+    return before.shape == after.shape and "?" not in names and len(set(names)) == len(names)

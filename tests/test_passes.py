@@ -1,0 +1,153 @@
+"""Passes: the network that comes out computes what went in, with less work, under the same names."""
+
+import numpy as np
+import pytest
+
+from rnncore import Input, Model, Node, Recurrent, Spec
+from rnncore.cells import LSTM
+from rnncore.passes import simplify
+
+RNG = np.random.default_rng(7)
+
+
+def constant(name, array):
+    array = np.asarray(array)
+    dtype = "float" if array.dtype.kind == "f" else array.dtype.name
+    return Node(name, "Constant", (), {"dtype": dtype, "shape": array.shape}), {f"{name}.value": array}
+
+
+def network(inputs, nodes, outputs):
+    """A Spec and its arrays; members of nodes are Nodes or what ``constant`` gives."""
+    arrays, plain = {}, []
+    for node in nodes:
+        if isinstance(node, tuple):
+            node, given = node
+            arrays.update(given)
+        plain.append(node)
+    spec = Spec(inputs, plain, outputs)
+    for name, shape in spec.weight_shapes().items():
+        arrays.setdefault(name, RNG.standard_normal(shape).astype(np.float32) * 0.3)
+    return spec, arrays
+
+
+def ops(spec):
+    return [getattr(node, "op", node.kind if hasattr(node, "kind") else "") for node in spec.nodes]
+
+
+def check_equal(spec, arrays, given, tolerance=1e-6):
+    """The simplified network: same inputs, outputs and numbers. Returns it."""
+    simple, left, notes = simplify(spec, arrays)
+    assert simple.inputs == spec.inputs and simple.outputs == spec.outputs
+    expected, found = Model(spec, arrays).run(given), Model(simple, left).run(given)
+    for name in spec.outputs:
+        np.testing.assert_allclose(found[name], expected[name], rtol=tolerance, atol=tolerance)
+    return simple, left, notes
+
+
+def test_affine_ops_go_into_the_linear_layer_before_them():
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4))],
+        [
+            Node("linear", "Linear", "x", {"input_size": 4, "output_size": 3, "bias": False}),
+            constant("scale", RNG.standard_normal(3).astype(np.float32)),
+            Node("scaled", "Mul", ("scale", "linear")),
+            constant("shift", RNG.standard_normal((1, 1, 3)).astype(np.float32)),
+            Node("shifted", "Add", ("scaled", "shift")),
+            Node("y", "Relu", "shifted"),
+        ],
+        ["y"],
+    )
+    x = RNG.standard_normal((2, 5, 4)).astype(np.float32)
+    simple, left, notes = check_equal(spec, arrays, {"x": x})
+    assert ops(simple) == ["Linear", "Relu"]
+    assert simple.nodes[0].attributes["bias"] and set(left) == {"linear.weight", "linear.bias"}
+    assert any("folded Mul" in note for note in notes)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (5, 3), (2, 5, 3)])
+def test_what_differs_from_step_to_step_is_not_folded(shape):
+    spec, arrays = network(
+        [Input("x", "float", ("B", 5, 4))],
+        [
+            Node("linear", "Linear", "x", {"input_size": 4, "output_size": 3}),
+            constant("scale", RNG.standard_normal(shape if shape != (2, 1) else (5, 1)).astype(np.float32)),
+            Node("y", "Mul", ("linear", "scale")),
+            Node("z", "Relu", "y"),
+        ],
+        ["z"],
+    )
+    x = RNG.standard_normal((2, 5, 4)).astype(np.float32)
+    simple, _, _ = check_equal(spec, arrays, {"x": x})
+    assert "Mul" in ops(simple)
+
+
+def test_a_product_that_something_else_reads_stays():
+    spec, arrays = network(
+        [Input("x", "float", ("B", 4))],
+        [
+            Node("linear", "Linear", "x", {"input_size": 4, "output_size": 3}),
+            constant("scale", np.float32(2.0)),
+            Node("y", "Mul", ("linear", "scale")),
+            Node("z", "Add", ("y", "linear")),
+        ],
+        ["z"],
+    )
+    x = RNG.standard_normal((2, 4)).astype(np.float32)
+    assert "Mul" in ops(check_equal(spec, arrays, {"x": x})[0])
+
+
+def test_transposes_around_time_first_layers_disappear():
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4))],
+        [
+            Node("swap", "Transpose", "x", {"perm": (1, 0, 2)}),
+            Recurrent("one", LSTM(4, 5), "swap", layout="time_first", lengths=None),
+            Recurrent("two", LSTM(5, 6), "one", layout="time_first", lengths=None),
+            Node("back", "Transpose", "two", {"perm": (1, 0, 2)}),
+            Node("y", "Tanh", "back"),
+        ],
+        ["y", "two.last"],
+    )
+    x = RNG.standard_normal((3, 7, 4)).astype(np.float32)
+    simple, _, notes = check_equal(spec, arrays, {"x": x}, 0)
+    assert ops(simple) == ["Recurrent", "Recurrent", "Tanh"]
+    assert [node.layout for node in simple.recurrent] == ["batch_first", "batch_first"]
+    assert any("turned recurrent layers" in note for note in notes)
+
+
+def test_a_layer_whose_sequence_is_an_output_keeps_its_layout():
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4))],
+        [
+            Node("swap", "Transpose", "x", {"perm": (1, 0, 2)}),
+            Recurrent("one", LSTM(4, 5), "swap", layout="time_first", lengths=None),
+        ],
+        ["one"],
+    )
+    x = RNG.standard_normal((3, 7, 4)).astype(np.float32)
+    assert ops(check_equal(spec, arrays, {"x": x}, 0)[0]) == ["Transpose", "Recurrent"]
+
+
+def test_constants_are_computed_once_and_parameters_become_attributes():
+    spec, arrays = network(
+        [Input("x", "float", ("B", 6))],
+        [
+            constant("a", np.float32([1, 2, 3, 4, 5, 6])),
+            constant("b", np.float32(0.5)),
+            Node("product", "Mul", ("a", "b")),
+            Node("y", "Add", ("x", "product")),
+            Node("unused", "Relu", "product"),
+        ],
+        ["y"],
+    )
+    x = RNG.standard_normal((2, 6)).astype(np.float32)
+    simple, left, notes = check_equal(spec, arrays, {"x": x}, 0)
+    assert ops(simple) == ["Constant", "Add"]
+    assert left["product.value"].tolist() == [0.5, 1, 1.5, 2, 2.5, 3]
+    assert any("folded constants" in note for note in notes) and any("nothing reads" in note for note in notes)
+
+
+def test_a_network_without_anything_to_do_comes_back_as_it_is():
+    spec, arrays = network([Input("x", "float", ("B", "T", 4))], [Recurrent("lstm", LSTM(4, 5), "x")], ["lstm"])
+    simple, left, notes = simplify(spec, arrays)
+    assert simple == spec and set(left) == set(arrays) and notes == ()
