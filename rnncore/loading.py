@@ -48,7 +48,7 @@ def load(
     and WeightError where the file and the Spec contradict each other.
     """
     found = open_file(path, spec=spec, names=names)
-    model = Model(found.spec, found.weights, dtype)
+    model = Model(found.spec, found.weights, dtype, vocabulary=found.vocabulary)
     for note in found.notes:
         if note.startswith(NOT_USED):
             warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
@@ -105,6 +105,7 @@ def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair:
             pair,
             source=getattr(model, "source", ""),
             notes=tuple(getattr(model, "notes", ())),
+            vocabulary=getattr(model, "vocabulary", {}),
         )
     if model.test_pair is not None:
         model.test_pair.check(model.spec)

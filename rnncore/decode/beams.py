@@ -52,9 +52,7 @@ class Search:
         width, going, parents = self.width, [], []
         for rank, (row, token) in enumerate(best_candidates(totals, width * (1 + len(self.stop)))):
             before = self.live[row]
-            beam = Beam(
-                (*before.tokens, token), (*before.log_probs, float(own[row, token])), float(totals[row, token])
-            )
+            beam = Beam((*before.tokens, token), (*before.log_probs, float(own[row, token])), float(totals[row, token]))
             if token in self.stop:
                 if rank < width:
                     self._end(beam, True)

@@ -99,9 +99,7 @@ def ctc_beam(
     return found
 
 
-def ctc_log_prob(
-    scores: Any, labels: Any, lengths: Any = None, *, blank: int = 0, kind: str = "logits"
-) -> np.ndarray:
+def ctc_log_prob(scores: Any, labels: Any, lengths: Any = None, *, blank: int = 0, kind: str = "logits") -> np.ndarray:
     """log p(labels | scores) of each row, by all paths: (B,) float64, -infinity where there is none.
 
     labels: a sequence of tokens for each row, without blanks. scores, lengths, blank and kind as for ctc_greedy.

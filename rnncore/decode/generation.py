@@ -231,9 +231,7 @@ class _Run:
             return
         for place in np.flatnonzero(leaving):
             state = {name: array[:, place : place + 1] for name, array in rows.state.items()}
-            self.prefixes.keep_continuation(
-                int(rows.owners[place]), chosen[live[place]][:-1], state, scores[place]
-            )
+            self.prefixes.keep_continuation(int(rows.owners[place]), chosen[live[place]][:-1], state, scores[place])
 
     def _result(self, tokens: Sequence[int], log_probs: Sequence[float], ended: bool) -> Generation:
         ids, sums = np.array(tokens, np.int64), np.array(log_probs, np.float64)

@@ -172,7 +172,9 @@ def _read(stepper, prompts, rows, at, ends, state):
     ids = np.zeros((len(rows), counts.max()), np.int64)
     for place, row in enumerate(rows):
         ids[place, : counts[place]] = prompts[row][at[row] : ends[row]]
-    given = stepper.rows.take(rows).after(None if state is None else {k: v[:, rows] for k, v in state.items()})
+    given = stepper.rows.take(rows).after(
+        None if state is None else {k: v.take(rows, axis=1) for k, v in state.items()}
+    )
     found, after = stepper.run(given, ids, counts if (counts < counts.max()).any() else None)
     return found[np.arange(len(rows)), counts - 1] if stepper.per_step else found, after.state
 

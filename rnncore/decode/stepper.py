@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from rnncore.arguments import accept_inputs, accept_state
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, UnsupportedError
-from rnncore.ops import OPS
+from rnncore.ops import OPS, UNKNOWN
 from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
 from rnncore.state import State
 
@@ -100,12 +101,14 @@ class Stepper:
         self.lengths = self._lengths_input(given)
         values = accept_inputs(spec, {**given, self.tokens: self._encode(np.zeros((count, 1), np.int64))}, self.dtype)
         del values[self.tokens]
+        values.update(model._constants)
         after: dict[str, np.ndarray] = {}
-        for node, step in steps:
-            if not _first(node, moving):
-                step(values, None, after)
-            elif isinstance(step, DecoderStep) and not moving.intersection(step.memory_reads):
-                values[step.prepared_key] = step.prepare(values, count)
+        with np.errstate(all="ignore"):  # as in a model's own run
+            for node, step in steps:
+                if not _first(node, moving):
+                    step(values, None, after)
+                elif isinstance(step, DecoderStep):
+                    values[step.prepared_key] = step.prepare(values, count)
         read = {name for node in spec.nodes if _first(node, moving) for name in node.reads}
         self._fixed = {key: value for key, value in values.items() if key in read or isinstance(key, tuple)}
         if self.lengths is not None:
@@ -129,8 +132,9 @@ class Stepper:
             values[self.lengths] = lengths
         before = None if rows.state is None else State.of(rows.state)
         after: dict[str, np.ndarray] = {}
-        for step in self.steps:
-            step(values, before, after)
+        with np.errstate(all="ignore"):
+            for step in self.steps:
+                step(values, before, after)
         return values[self.output], rows.after(after)
 
     def log_probabilities(self, scores: np.ndarray, where: Sequence[str]) -> np.ndarray:
@@ -221,6 +225,7 @@ def _token_input(spec: Spec, given: Mapping[str, Any], name: str | None) -> Inpu
             raise InputError(f"tokens={name!r} is {entries[name].value}, expected int64 (B, T) or float (B, T, size)")
         return entries[name]
     found = [e for e in spec.inputs if e.name not in given and not e.optional and _holds_tokens(e)]
+    found = [entry for entry in found if entry.dtype == "int64"] or found
     if len(found) != 1:
         names = ", ".join(e.name for e in found) or "none"
         raise InputError(
@@ -293,6 +298,10 @@ def _moving(spec: Spec, tokens: str) -> set[str]:
     return moving
 
 
+def _depends(size: str, time: str) -> bool:
+    return size == UNKNOWN or re.search(rf"\b{re.escape(time)}\b", size) is not None
+
+
 def _looks_ahead(node: Any, spec: Spec, moving: set[str], time: str) -> str:
     """Why a node's steps need more than the tokens up to theirs; "" where they do not."""
     if isinstance(node, Recurrent):
@@ -311,6 +320,9 @@ def _looks_ahead(node: Any, spec: Spec, moving: set[str], time: str) -> str:
     read = [name for name in node.inputs if name in moving]
     for name in read:
         shape = spec.values[name].shape
+        unclear = [size for size in shape if isinstance(size, str) and size != time and _depends(size, time)]
+        if unclear:
+            return f"({node.op}) reads {name!r}, which has {unclear[0]} steps"
         if time not in shape:
             continue
         found = OPS[node.op].over_time(node.attributes, len(shape), shape.index(time))
