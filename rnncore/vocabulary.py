@@ -66,10 +66,7 @@ class Vocabulary(Sequence[str]):
 
     def ids(self, text: str | Iterable[str]) -> np.ndarray:
         """The ids (T,) int64 of a text, or of tokens."""
-        if isinstance(text, str):
-            tokens = list(text) if self.by_character else text.split()
-        else:
-            tokens = list(text)
+        tokens = text.split() if isinstance(text, str) and not self.by_character else list(text)
         found = [self._ids.get(token, self._unknown) for token in tokens]
         if None in found:
             place = found.index(None)

@@ -362,7 +362,7 @@ def test_the_same_bits_with_and_without_a_cache(options):
     small = PrefixCache(model, 4000)
     for _ in range(2):
         same(model.generate(given, 12, stop=STOP, cache=small, **options), plain)
-        assert 0 < len(small) and small.nbytes <= 4000
+        assert len(small) > 0 and small.nbytes <= 4000
 
 
 def test_a_cache_goes_on_from_what_was_generated():

@@ -27,8 +27,8 @@ class Generation:
     tokens        ids (T,) int64, the stop token last where there is one
     log_probs     of each token, (T,) float64: the model's own, before temperature, filters and constraints
     finish        "stop", or "length" where max_length came first
-    score         of a beam: the sum of its log-probabilities, with what a constraint added, over length ** length_penalty;
-                  else the sum of log_probs
+    score         of a beam: the sum of its log-probabilities, with what a constraint added, divided by
+                  length ** length_penalty; else the sum of log_probs
     text          the tokens as text, without the stop token; None for a model without a vocabulary
     alternatives  the next best beams, or the further samples in their order
     """
@@ -78,8 +78,8 @@ def generate(
     seed         an integer, or one for each prompt. A row's draws depend on its seed and scores alone: one seed for all
                  counts the prompts too, a seed for each gives the same text in whatever company
     samples      so many draws for each prompt: the first is the result, the others its alternatives
-    beams        more than 1: beam search of that width; n_best of the finished beams are returned, the best one with the
-                 others as alternatives. A beam's score is its log-probability / length ** length_penalty
+    beams        more than 1: beam search of that width; n_best of the finished beams are returned, the best one with
+                 the others as alternatives. A beam's score is its log-probability / length ** length_penalty
     stop         ids or tokens that end a text; they are its last token
     constraint   (prompt's place, its tokens so far with those generated) -> the ids that may follow, or a bool (V,), or
                  a float (V,) added to the log-probabilities, or None for no constraint. Called for each row and step
