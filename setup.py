@@ -30,6 +30,7 @@ NO_WRAP = ["-fno-wrapv"]
 EXTENSIONS = {
     "_blas": ([], "off"),
     "_engine": ([], "off"),
+    "_pool": ([], "off"),
     "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
 }
 

@@ -7,6 +7,7 @@
     ├── WeightError         a weight is missing, unexpected or of the wrong shape (also a ValueError)
     ├── InputError          an argument of a call: rank, size, dtype, lengths, mask (also a ValueError)
     │   └── StateError      a recurrent state that does not belong to this model or batch
+    ├── StreamError         a stream that is closed, finished, unknown, in use by another thread, or one too many
     ├── VerificationError   the outputs differ from the reference by more than the tolerance
     └── EngineError         an Engine did not answer a request
         ├── QueueFullError      its queue holds as many as it may: come back later
@@ -27,6 +28,7 @@ __all__ = [
     "RnncoreError",
     "SpecError",
     "StateError",
+    "StreamError",
     "UnsupportedError",
     "VerificationError",
     "WeightError",
@@ -59,6 +61,10 @@ class InputError(RnncoreError, ValueError):
 
 class StateError(InputError):
     """A recurrent state does not belong to this model or to this batch."""
+
+
+class StreamError(RnncoreError):
+    """A stream is closed, finished, unknown or in use by another thread, or a pool has no room for one more."""
 
 
 class VerificationError(RnncoreError):

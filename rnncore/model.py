@@ -6,24 +6,31 @@ the compiled time loop of rnncore.kernels; the others run their op.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
-from rnncore.errors import InputError, RnncoreError, SpecError
+from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError
 from rnncore.ops import OPS, numpy_dtype
 from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.stacks import pack
-from rnncore.state import State
+from rnncore.state import State, fingerprint
 from rnncore.threads import check_threads
 from rnncore.vocabulary import Vocabulary, check_vocabularies
 from rnncore.weights import Weights
+
+if TYPE_CHECKING:
+    from rnncore.pool import StreamPool
+    from rnncore.stream import Stream
+    from rnncore.streaming.rows import Program
 
 __all__ = ["Model"]
 
@@ -73,6 +80,7 @@ class Model:
         self._padded = self._padded_ids()
         self._last_uses = _last_uses(spec, folded)
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
+        self._programs: dict[tuple, Any] = {}
 
     @property
     def spec(self) -> Spec:
@@ -208,6 +216,74 @@ class Model:
                     array += self._weights[f"{node.name}.initial_{key}"][:, None, :]
                 found[f"{node.name}.{key}"] = array
         return State(found)
+
+    def stream(
+        self,
+        batch: int = 1,
+        *,
+        lookahead: int | None = None,
+        block: int | None = None,
+        history: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """A Stream: the model over ``batch`` sequences that arrive in pieces, keeping its state from one to the next.
+
+        lookahead  bidirectional layers read so many steps ahead and give ``block`` steps at a time (as many, if not
+                   given): their outputs then are not those of the whole sequence, but do not depend on how it is cut
+        history    causal attention looks back on so many steps, the present one included
+        inputs     the inputs without a time axis, by name: given once
+
+        Raises UnsupportedError, naming the node that prevents it: see ``unstreamable``.
+        """
+        from rnncore.stream import Stream
+
+        return Stream(self._program(lookahead, block, history), batch, inputs)
+
+    def pool(
+        self,
+        capacity: int,
+        *,
+        lookahead: int | None = None,
+        block: int | None = None,
+        history: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> StreamPool:
+        """A StreamPool: up to ``capacity`` streams that are stepped together. Options as for ``stream``.
+
+        clock  seconds, by which streams age
+        """
+        from rnncore.pool import StreamPool
+
+        return StreamPool(self._program(lookahead, block, history), capacity, clock)
+
+    @cached_property
+    def unstreamable(self) -> str | None:
+        """Why the model cannot stream, naming the node that prevents it; None where it can."""
+        try:
+            self._program(None, None, None)
+        except UnsupportedError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of Spec, weights and dtype, in hexadecimal digits: what saved states are bound to."""
+        return fingerprint(self._spec, self._weights, self._dtype)
+
+    def _program(self, lookahead: int | None, block: int | None, history: int | None) -> Program:
+        """How the model streams with these options; made once."""
+        from rnncore.streaming.flow import plan
+        from rnncore.streaming.rows import Program
+
+        options = {"lookahead": (lookahead, 0), "block": (block, 1), "history": (history, 1)}
+        for name, (value, least) in options.items():
+            plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if value is not None and not (plain and value >= least):
+                raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
+        key = (lookahead, block, history)
+        if key not in self._programs:
+            self._programs[key] = Program(self, plan(self._spec, *key))
+        return self._programs[key]
 
     def predict(
         self,
@@ -369,7 +445,7 @@ def _compile(
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
         return ControlStep(node, [model._branch for model in models], dtype)
-    return _nothing if node.op == "Constant" else _op_step(node, weights, dtype, threads)
+    return _nothing if node.op == "Constant" else op_step(node, weights, dtype, threads)
 
 
 def _nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
@@ -404,7 +480,8 @@ def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found]
 
 
-def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
+def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
+    """The step of a Node."""
     dtypes = node.weight_dtypes()
     own = {
         name.removeprefix(f"{node.name}."): weights[name].astype(

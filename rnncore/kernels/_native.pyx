@@ -189,6 +189,7 @@ cdef struct Run:
     const float* table      # (ids, z_stride): the input product of each id, bias included
     const int64_t* x_order  # (B): row of x of each sorted row, or NULL where they are the same
     const int64_t* y_order  # the same for y
+    const int64_t* slots    # the same for h0, c0, hn and cn, where they have more rows than x; NULL: as the job's order
     const float* h0
     const float* c0
     float* hn
@@ -230,12 +231,19 @@ cdef inline void share(Py_ssize_t count, int index, int threads, Py_ssize_t* fir
     last[0] = count * (index + 1) // threads
 
 
+cdef inline Py_ssize_t state_row(const Run* run, Py_ssize_t row) noexcept nogil:
+    """Row of the states that belongs to a sorted row."""
+    if run.slots != NULL:
+        return run.slots[row]
+    return run.job.order[row] if run.job.order != NULL else row
+
+
 cdef void load_states(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Initial states of sorted rows first..last-1, padded; zeros where none were given."""
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t row, source, P = plan.cell.output_size, H = plan.cell.hidden_size
     for row in range(first, last):
-        source = run.job.order[row] if run.job.order != NULL else row
+        source = state_row(run, row)
         memset(run.h + row * plan.h_stride, 0, plan.h_stride * sizeof(float))
         if run.h0 != NULL:
             memcpy(run.h + row * plan.h_stride, run.h0 + source * P, P * sizeof(float))
@@ -250,7 +258,7 @@ cdef void save_states(const Run* run, Py_ssize_t first, Py_ssize_t last, const f
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t row, target, P = plan.cell.output_size, H = plan.cell.hidden_size
     for row in range(first, last):
-        target = run.job.order[row] if run.job.order != NULL else row
+        target = state_row(run, row)
         if run.hn != NULL:
             memcpy(run.hn + target * P, h + row * plan.h_stride, P * sizeof(float))
         if run.cn != NULL:
@@ -515,6 +523,8 @@ cdef struct Call:
     const float* c0
     float* hn
     float* cn
+    const int64_t* slots    # (B) row of the states of each sorted row, or NULL where they are those of x
+    Py_ssize_t state_batch  # rows of the states in each layer and direction; 0 for those of x
     bint has_c
     double row_work, work   # multiply-adds of one step of one row, and of the call
     bint signals            # whether the call may be so long that somebody wants to interrupt it
@@ -536,7 +546,7 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
     """
     cdef const Plan* plan = call.plans[layer * call.directions + direction]
     cdef Py_ssize_t P = plan.cell.output_size, H = plan.cell.hidden_size, B = last - first
-    cdef Py_ssize_t state = (layer * call.directions + direction) * call.job.B
+    cdef Py_ssize_t state = (layer * call.directions + direction) * call.state_batch
     cdef bint moved = call.job.order == NULL and first > 0
     cdef Merge merge = call.last_merge if layer == call.layers - 1 else call.merge
     memset(run, 0, sizeof(Run))
@@ -575,7 +585,9 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
         job.y_batch, job.y_time, job.flip = call.width, B * call.width, False
     if run.y != NULL and direction == 1 and merge == MERGE_SET:
         run.y += P
-    if moved:
+    if call.slots != NULL:
+        run.slots = call.slots + first
+    elif moved:
         state += first
     if call.h0 != NULL:
         run.h0 = call.h0 + state * P
@@ -828,6 +840,8 @@ cdef class Stack:
         call.directions = self.directions
         call.reverse = self.reverse
         call.has_c = self.has_c
+        if call.state_batch == 0:
+            call.state_batch = call.job.B
         call.width = self.plans[0].cell.output_size
         if call.merge == MERGE_SET:
             call.width *= self.directions
@@ -975,6 +989,32 @@ cdef class Direct:
         call.job.y_batch = call.job.T * self.width
         call.y = <float*> cnp.PyArray_DATA(y)
         return y
+
+
+cdef int run_states(object stack, StateCall* given, int threads) except -1:
+    """A forward stack over float sequences whose states stand in slots, in place: see _native.pxd."""
+    cdef Call call
+    memset(&call, 0, sizeof(Call))
+    call.job.B, call.job.T = given.B, given.T
+    call.job.x_batch, call.job.x_time = given.x_batch, given.x_time
+    call.job.y_batch, call.job.y_time = given.y_batch, given.y_time
+    call.job.order, call.job.lengths = given.order, given.lengths
+    call.x, call.y = given.x, given.y
+    call.h0 = call.hn = given.h
+    call.c0 = call.cn = given.c
+    call.slots, call.state_batch = given.slots, given.state_batch
+    call.merge = call.last_merge = MERGE_SET
+    return (<Stack> stack).start(&call, threads)
+
+
+cdef double steps_between_signals(object stack) except -1:
+    """So many steps of one row can be interrupted."""
+    cdef Stack given = stack
+    cdef double work = 0
+    cdef int i
+    for i in range(given.layers * given.directions):
+        work += work_of_row(given.plans[i])
+    return WORK_BETWEEN_SIGNALS / work
 
 
 cdef struct Rows:
