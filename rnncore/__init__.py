@@ -16,6 +16,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     passes      an equal network with less work
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
+    decode      generate, score, CTC;  engine  requests from many callers in batches
     layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
     export      from live PyTorch and Keras models
     loading     load, save, convert;  verification  replaying a test pair
@@ -23,14 +24,19 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     cli         the command line
 """
 
-from rnncore import cells, export
+from rnncore import cells, decode, export
 from rnncore._version import __version__
 from rnncore.cells import Activation
 from rnncore.config import show_config
 from rnncore.dialects import Dialect, detect
+from rnncore.engine import Engine, StreamEngine
 from rnncore.errors import (
+    DeadlineError,
+    EngineClosedError,
+    EngineError,
     FormatError,
     InputError,
+    QueueFullError,
     RnncoreError,
     SpecError,
     StateError,
@@ -53,18 +59,24 @@ __all__ = [
     "Activation",
     "AttentionDecoder",
     "Control",
+    "DeadlineError",
     "Dialect",
+    "Engine",
+    "EngineClosedError",
+    "EngineError",
     "FormatError",
     "Input",
     "InputError",
     "Model",
     "Node",
+    "QueueFullError",
     "Recurrent",
     "RnncoreError",
     "Spec",
     "SpecError",
     "State",
     "StateError",
+    "StreamEngine",
     "TestPair",
     "UnsupportedError",
     "VerificationError",
@@ -73,6 +85,7 @@ __all__ = [
     "__version__",
     "cells",
     "convert",
+    "decode",
     "detect",
     "export",
     "load",

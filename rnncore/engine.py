@@ -1,56 +1,45 @@
-"""Engine: requests from many threads or coroutines, answered in batches.
+"""Engines: requests from many threads or coroutines, answered in batches.
 
     with rnncore.Engine(model) as engine:
         future = engine.submit(x, timeout=0.1)      # from any thread: a concurrent.futures.Future
         y = future.result()
         y = await engine.infer(x, priority=1)       # from asyncio
 
-It knows nothing of transports. Results are those of the model alone, bit for bit where the model's own results do not
+    with rnncore.StreamEngine(model.pool(1000)) as engine:
+        engine.open("ann")
+        y = await engine.infer(chunk, stream="ann")  # each stream's chunks in their order, all streams step together
+
+They know nothing of transports. Results are those of the model alone, bit for bit where the model's own results do not
 depend on the batch (float32 on the native kernels).
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import heapq
 import itertools
-import os
 import threading
 import time
-import weakref
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
-from rnncore.batching import Batcher, Job
-from rnncore.errors import DeadlineError, EngineClosedError, InputError, QueueFullError
-from rnncore.metrics import Metrics
-from rnncore.model import Model
+import numpy as np
 
-__all__ = ["Engine"]
+from rnncore.batching import Batcher
+from rnncore.errors import EngineClosedError, InputError, StreamError
+from rnncore.model import Model
+from rnncore.ops import numpy_dtype
+from rnncore.pool import StreamPool
+from rnncore.requests import Request, Requests, as_deadline, check_positive, check_priority
+
+__all__ = ["Engine", "StreamEngine"]
 
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
 
 
-class _Request(Future):
-    """A future with what it asks for. ``taken`` says that it left the queue; only who sets it may finish it."""
-
-    def __init__(self, engine: Engine, job: Job, priority: int, deadline: float | None):
-        super().__init__()
-        self.engine, self.job, self.priority, self.deadline = engine, job, priority, deadline
-        self.submitted = time.monotonic()
-        self.taken = False
-
-    def cancel(self) -> bool:
-        """As Future.cancel; a request that waits leaves the queue at once."""
-        done = super().cancel()
-        if done:
-            self.engine._forget(self)
-        return done
-
-
-class Engine:
+class Engine(Requests):
     """Answers requests for a model in batches.
 
     model      a Model
@@ -64,7 +53,8 @@ class Engine:
     Higher priorities go first, equal ones in their order. Requests of one call have sequences of similar length and
     are otherwise alike; a request that makes a batch fail fails alone. Threads start with the first request.
     May be used from any number of threads and event loops. After a fork the child's Engine is empty and works; futures
-    from before the fork are the parent's. Shut it down, or use it as a context manager: both wait for what was accepted.
+    from before the fork are the parent's. Shut it down, or use it as a context manager: both wait for what was
+    accepted.
 
     metrics    Metrics: counts, and histograms of times and batch sizes;  queue_depth  requests that wait
     """
@@ -81,43 +71,10 @@ class Engine:
     ):
         if not isinstance(model, Model):
             raise InputError(f"Engine of {type(model).__name__}, expected a Model")
-        counts = {"max_batch": max_batch, "max_steps": max_steps, "max_queue": max_queue, "workers": workers}
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value!r}, expected a positive integer")
-        if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not 0 <= max_wait < 3600:
-            raise InputError(f"max_wait={max_wait!r}, expected seconds from 0, less than an hour")
-        self.model, self.max_wait, self.max_queue = model, float(max_wait), max_queue
-        self.max_batch, self.max_steps, self.workers = max_batch, max_steps, workers
-        self.metrics = Metrics()
+        check_positive("max_steps", max_steps)
+        self.model, self.max_steps = model, max_steps
         self._batcher = Batcher(model)
-        self._start_empty()
-        _ENGINES.add(self)
-
-    def _start_empty(self) -> None:
-        """Locks, queue and threads as if nothing had happened: at first, and in the child of a fork."""
-        self._lock = threading.Lock()
-        self._arrived = threading.Condition(self._lock)
-        self._left = threading.Condition(self._lock)
-        self._queues: dict[Hashable, list[tuple[int, int, _Request]]] = {}
-        self._order = itertools.count()
-        self._depth = self._dead = 0
-        self._closed = False
-        self._threads: list[threading.Thread] = []
-
-    @property
-    def queue_depth(self) -> int:
-        """Requests that wait."""
-        return self._depth
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.shutdown()
-
-    def __repr__(self) -> str:
-        return f"<Engine: {self._depth} of {self.max_queue} waiting{', closed' if self._closed else ''}>"
+        super().__init__(max_batch=max_batch, max_wait=max_wait, max_queue=max_queue, workers=workers)
 
     def submit(
         self,
@@ -142,191 +99,22 @@ class Engine:
         Returns a Future of exactly what the model returns. Its cancel() works until the work begins. Raises at once
         InputError and StateError, QueueFullError, DeadlineError for a deadline that has passed, EngineClosedError.
         """
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise InputError(f"priority={priority!r}, expected an integer")
-        deadline = _deadline(timeout, deadline)
-        if self._closed:
-            raise EngineClosedError("this Engine was shut down, expected requests before that")
+        check_priority(priority)
+        deadline = as_deadline(timeout, deadline)
+        self._check_open()
         wants_state = state is not _NO_STATE
         job = self._batcher.job(x, lengths, mask, state if wants_state else None, wants_state)
-        request = _Request(self, job, priority, deadline)
-        with self._lock:
-            self._await_room(request, block)
-            self._queues.setdefault(job.key, [])
-            heapq.heappush(self._queues[job.key], (-priority, next(self._order), request))
-            self._depth += 1
-            self.metrics.add(accepted=1)
-            if len(self._threads) < self.workers:
-                self._start_thread()
-            self._arrived.notify()
-        return request
+        return self._submit(job, priority, deadline, block)
 
     async def infer(self, x: Any, **options: Any) -> Any:
         """The result that submit's future will have, awaited. Cancelling the task cancels the request."""
         return await asyncio.wrap_future(self.submit(x, **options))
 
-    def shutdown(self, drain: bool = True, timeout: float | None = None) -> bool:
-        """Take no more requests, and wait for the threads to end. May be called again.
+    def _fits(self, rows: int, steps: int) -> bool:
+        return rows <= self.max_batch and rows * steps <= self.max_steps
 
-        drain    answer what was accepted; else what waits is answered with EngineClosedError
-        timeout  seconds to wait at most
-
-        Returns whether all threads have ended.
-        """
-        dropped = []
-        with self._lock:
-            self._closed = True
-            if not drain:
-                dropped = [request for queue in self._queues.values() for _, _, request in queue if not request.taken]
-                for request in dropped:
-                    request.taken = True
-                self._queues.clear()
-                self._depth = self._dead = 0
-            self._arrived.notify_all()
-            self._left.notify_all()
-            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
-        for request in dropped:
-            if request.set_running_or_notify_cancel():
-                self.metrics.add(dropped=1)
-                request.set_exception(EngineClosedError("this Engine was shut down before the request ran"))
-            else:
-                self.metrics.add(cancelled=1)
-        end = None if timeout is None else time.monotonic() + timeout
-        for thread in threads:
-            thread.join(None if end is None else max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in threads)
-
-    # --- the queue, under the lock ---
-
-    def _await_room(self, request: _Request, block: bool) -> None:
-        """Return when there is room for one more request."""
-        while not self._closed and self._depth >= self.max_queue:
-            left = None if request.deadline is None else request.deadline - time.monotonic()
-            if not block:
-                self.metrics.add(rejected=1)
-                raise QueueFullError(f"{self._depth} requests wait, expected fewer than max_queue={self.max_queue}")
-            if left is not None and left <= 0:
-                self.metrics.add(rejected=1)
-                raise DeadlineError("the deadline passed before there was room in the queue")
-            self._left.wait(left)
-        if self._closed:
-            raise EngineClosedError("this Engine was shut down, expected requests before that")
-
-    def _start_thread(self) -> None:
-        name = f"rnncore-engine-{len(self._threads)}"
-        thread = threading.Thread(target=_work, args=(self,), name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _forget(self, request: _Request) -> None:
-        """A request that waits was cancelled."""
-        with self._lock:
-            if request.taken:
-                return
-            request.taken = True
-            self._depth -= 1
-            self._dead += 1
-            if self._dead > 64 + self._depth:
-                self._drop_dead()
-            self.metrics.add(cancelled=1)
-            self._left.notify()
-
-    def _drop_dead(self) -> None:
-        for key in list(self._queues):
-            left = [entry for entry in self._queues[key] if not entry[2].taken]
-            heapq.heapify(left)
-            self._queues[key] = left
-            if not left:
-                del self._queues[key]
-        self._dead = 0
-
-    def _head(self, now: float, expired: list[_Request]) -> Hashable | None:
-        """The key of the request whose turn it is; requests whose deadline passed before it are taken out."""
-        best, found = None, None
-        for key in list(self._queues):
-            queue = self._queues[key]
-            while queue and (queue[0][2].taken or self._is_late(queue[0][2], now)):
-                request = heapq.heappop(queue)[2]
-                if request.taken:
-                    self._dead -= 1
-                else:
-                    self._take(request)
-                    expired.append(request)
-            if not queue:
-                del self._queues[key]
-            elif best is None or queue[0][:2] < best:
-                best, found = queue[0][:2], key
-        return found
-
-    def _take(self, request: _Request) -> None:
-        request.taken = True
-        self._depth -= 1
-        self._left.notify()
-
-    @staticmethod
-    def _is_late(request: _Request, now: float) -> bool:
-        return request.deadline is not None and request.deadline < now
-
-    def _collect(self, key: Hashable, now: float, expired: list[_Request]) -> list[_Request]:
-        """As many requests of a key as one call may hold."""
-        queue, batch, rows, steps = self._queues[key], [], 0, 0
-        while queue:
-            request = queue[0][2]
-            if request.taken:
-                heapq.heappop(queue)
-                self._dead -= 1
-                continue
-            if self._is_late(request, now):
-                heapq.heappop(queue)
-                self._take(request)
-                expired.append(request)
-                continue
-            more_rows, more_steps = rows + request.job.rows, max(steps, request.job.steps)
-            if batch and (more_rows > self.max_batch or more_rows * more_steps > self.max_steps):
-                break
-            heapq.heappop(queue)
-            self._take(request)
-            batch.append(request)
-            rows, steps = more_rows, more_steps
-        if not queue:
-            del self._queues[key]
-        return batch
-
-    def _next_batch(self) -> tuple[list[_Request], list[_Request]] | None:
-        """Requests to run together, and those to be told that they are late; None when all is done."""
-        expired: list[_Request] = []
-        with self._lock:
-            while True:
-                now = time.monotonic()
-                key = self._head(now, expired)
-                if key is not None:
-                    head = self._queues[key][0][2]
-                    left = head.submitted + self.max_wait - now
-                    rows = sum(entry[2].job.rows for entry in self._queues[key]) if left > 0 else 0
-                    if left <= 0 or rows >= self.max_batch or self._closed:
-                        return self._collect(key, now, expired), expired
-                    if expired:
-                        return [], expired
-                    self._arrived.wait(left)
-                elif expired:
-                    return [], expired
-                elif self._closed:
-                    return None
-                else:
-                    self._arrived.wait()
-
-    # --- the work, outside of it ---
-
-    def _run(self, requests: list[_Request]) -> None:
-        """Answer requests that were taken."""
-        start = time.monotonic()
-        running = []
-        for request in requests:
-            if request.set_running_or_notify_cancel():
-                self.metrics.queued.observe(start - request.submitted)
-                running.append(request)
-            else:
-                self.metrics.add(cancelled=1)
+    def _answer(self, requests: list[Request]) -> None:
+        running = self._begin(requests)
         if not running:
             return
         try:
@@ -334,21 +122,22 @@ class Engine:
         except BaseException as error:
             if len(running) == 1:
                 self._fail(running[0], error)
-                return
-            results = None
-        if results is None:  # one of them is to blame: each alone
-            for request in running:
-                try:
-                    (result,) = self._call([request])
-                except BaseException as error:
-                    self._fail(request, error)
-                else:
-                    self._succeed(request, result)
+            else:  # one of them is to blame: each alone
+                for request in running:
+                    self._answer_alone(request)
             return
         for request, result in zip(running, results, strict=True):
             self._succeed(request, result)
 
-    def _call(self, requests: list[_Request]) -> list[Any]:
+    def _answer_alone(self, request: Request) -> None:
+        try:
+            (result,) = self._call([request])
+        except BaseException as error:
+            self._fail(request, error)
+        else:
+            self._succeed(request, result)
+
+    def _call(self, requests: list[Request]) -> list[Any]:
         jobs = [request.job for request in requests]
         start = time.monotonic()
         results = self._batcher.run(jobs)
@@ -358,67 +147,296 @@ class Engine:
         self.metrics.add(batches=1, rows=rows, steps=sum(job.rows * job.steps for job in jobs))
         return results
 
-    def _succeed(self, request: _Request, result: Any) -> None:
-        self.metrics.latency.observe(time.monotonic() - request.submitted)
-        self.metrics.add(completed=1)
-        request.set_result(result)
 
-    def _fail(self, request: _Request, error: BaseException) -> None:
-        self.metrics.add(failed=1)
-        request.set_exception(error)
+@dataclass(eq=False)
+class _Chunk:
+    """A stream's next piece, and how far it was fed. pieces: (T, ...) by input; outputs: those of each slice."""
 
-    def _expire(self, requests: list[_Request]) -> None:
-        for request in requests:
+    stream: Hashable
+    pieces: dict[str, np.ndarray]
+    named: bool
+    steps: int
+    finish: bool
+    at: int = 0
+    outputs: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    key, rows = "streams", 1
+
+    def slice(self, most: int) -> Any:
+        """The next piece of at most so many steps; all at once where time is not the first axis."""
+        end = min(self.steps, self.at + most)
+        part = {name: array[self.at : end] for name, array in self.pieces.items()}
+        return part if self.named else next(iter(part.values()))
+
+
+class StreamEngine(Requests):
+    """Feeds the streams of a pool: whatever streams have a chunk are stepped together, joining and leaving at any step.
+
+    pool       a StreamPool, empty, which the engine has for itself from now on
+    max_batch  streams in one step of the pool
+    slice_steps  a longer chunk is fed in slices of so many steps, so that others join before its end
+    max_queue  chunks that may wait
+
+    A stream's chunks are answered in the order of their submission; priorities and deadlines order the streams. A
+    chunk that was cancelled or came too late was not fed. After a fork the child's engine is closed: the streams are
+    the parent's. Otherwise as Engine.
+    """
+
+    def __init__(self, pool: StreamPool, *, max_batch: int = 256, slice_steps: int = 16, max_queue: int = 1024):
+        if not isinstance(pool, StreamPool) or len(pool):
+            found = f"a pool with {len(pool)} streams" if isinstance(pool, StreamPool) else type(pool).__name__
+            raise InputError(f"StreamEngine of {found}, expected an empty StreamPool: model.pool(capacity)")
+        check_positive("slice_steps", slice_steps)
+        self._pool, self._pool_lock = pool, threading.Lock()
+        self._flows = pool._program.plan.flows
+        entries = [self._flows[entry.name] for entry in pool._program.given]
+        self._sliceable = all(_time_axis(flow) == 0 for flow in entries)
+        self.slice_steps = slice_steps
+        self._serials = itertools.count()
+        super().__init__(max_batch=max_batch, max_wait=0.0, max_queue=max_queue, workers=1)
+
+    def _start_empty(self) -> None:
+        super()._start_empty()
+        self._streams: dict[Hashable, Hashable] = {}  # caller's id -> the pool's, which never comes back
+        self._lines: dict[Hashable, deque[Request]] = {}  # chunks by stream; the first waits in the queue or is fed
+        self._fed: list[Request] = []  # begun, with more to feed; the thread's own
+
+    def _forked(self) -> None:
+        super()._forked()
+        self._closed = True
+
+    def open(self, id: Hashable, *, inputs: Mapping[str, Any] | None = None) -> None:
+        """A new stream at its beginning. StreamError where the id is taken or the pool full; inputs as for the pool."""
+        self._check_open()
+        inside = (id, next(self._serials))
+        with self._pool_lock:
+            if id in self._streams:
+                raise StreamError(f"stream {id!r} is open already")
+            self._pool.open(inside, inputs=inputs)
+            self._streams[id] = inside
+
+    def close(self, id: Hashable) -> None:
+        """End a stream. Chunks of it that wait, or are not fed to their end, are answered with StreamError."""
+        with self._pool_lock:
+            inside = self._inside(id)
+            self._pool.close(inside)
+            del self._streams[id]
+        with self._lock:
+            left = [request for request in self._lines.get(inside, ()) if not request.taken]
+            for request in left:
+                self._take(request)
+                self._withdraw(request)
+        for request in left:
             if request.set_running_or_notify_cancel():
-                self.metrics.add(expired=1)
-                waited = time.monotonic() - request.submitted
-                request.set_exception(DeadlineError(f"the deadline passed after {waited:.3f} s in the queue"))
+                self._fail(request, StreamError(f"stream {id!r} was closed before this chunk was fed"))
             else:
                 self.metrics.add(cancelled=1)
 
+    def __len__(self) -> int:
+        """The number of open streams."""
+        return len(self._streams)
 
-def _deadline(timeout: float | None, deadline: float | None) -> float | None:
-    """The deadline of a request in the time of time.monotonic()."""
-    if timeout is not None and deadline is not None:
-        raise InputError("timeout and deadline exclude each other")
-    given = timeout if timeout is not None else deadline
-    if given is None:
-        return None
-    name = "timeout" if timeout is not None else "deadline"
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or given != given:
-        raise InputError(f"{name}={given!r}, expected seconds")
-    now = time.monotonic()
-    found = now + given if timeout is not None else given
-    if found <= now:
-        raise DeadlineError(f"{name}={given!r} has passed already, expected a time to come")
-    return found
+    def __contains__(self, id: Hashable) -> bool:
+        return id in self._streams
+
+    def submit(
+        self,
+        x: Any,
+        *,
+        stream: Hashable,
+        finish: bool = False,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        block: bool = False,
+    ) -> Future:
+        """Feed a stream its next piece, without a batch dimension: (T, I), (T,) for ids, or a dict by name.
+
+        finish     the sequence ends here: the outputs that still waited for later steps come too
+        others     as for Engine.submit. The chunk is copied
+
+        Returns a Future of its outputs, as pool.step gives them. Raises at once InputError, StreamError for a stream
+        that is not open, QueueFullError, DeadlineError, EngineClosedError.
+        """
+        check_priority(priority)
+        deadline = as_deadline(timeout, deadline)
+        self._check_open()
+        with self._pool_lock:
+            inside = self._inside(stream)
+        return self._submit(self._chunk(inside, stream, x, finish), priority, deadline, block)
+
+    async def infer(self, x: Any, **options: Any) -> Any:
+        """The result that submit's future will have, awaited. Cancelling the task cancels the request."""
+        return await asyncio.wrap_future(self.submit(x, **options))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosedError("this StreamEngine is closed: it was shut down, or made before a fork")
+
+    def _inside(self, id: Hashable) -> Hashable:
+        if id not in self._streams:
+            raise StreamError(f"stream {id!r} is not open in this engine")
+        return self._streams[id]
+
+    def _chunk(self, inside: Hashable, id: Hashable, x: Any, finish: bool) -> _Chunk:
+        """A piece, checked and copied."""
+        program = self._pool._program
+        entries = {entry.name: entry for entry in program.given}
+        given = x if isinstance(x, Mapping) else {self._pool._only_input().name: x}
+        for name in given:
+            if name not in entries:
+                raise InputError(f"stream {id!r}: input {name!r} is unknown, expected {', '.join(entries)}")
+        pieces, steps = {}, None
+        for name, entry in entries.items():
+            if given.get(name) is None:
+                if not entry.optional:
+                    raise InputError(f"stream {id!r}: input {name!r} missing, expected {entry.value}")
+                continue
+            piece = self._pool._piece(id, name, given[name])
+            dtype = numpy_dtype(entry.dtype, program.model.dtype)
+            pieces[name] = np.array(piece if self._sliceable else given[name], dtype, order="C")
+            if steps not in (None, len(piece)):
+                raise InputError(f"stream {id!r}: {name} has {len(piece)} steps, expected {steps} as the others have")
+            steps = len(piece)
+        return _Chunk(inside, pieces, isinstance(x, Mapping), steps, finish)
+
+    # --- the queue, under the lock: the first chunk of each stream waits in it, the others behind ---
+
+    def _enqueue(self, request: Request) -> None:
+        line = self._lines.setdefault(request.job.stream, deque())
+        line.append(request)
+        if len(line) == 1:
+            super()._enqueue(request)
+
+    def _withdraw(self, request: Request) -> None:
+        if self._lines[request.job.stream][0] is request:
+            super()._withdraw(request)
+            self._next_in_line(request)
+
+    def _expire(self, request: Request, expired: list[Request]) -> None:
+        super()._expire(request, expired)
+        self._next_in_line(request)
+
+    def _next_in_line(self, request: Request) -> None:
+        """A stream's first chunk is done with, one way or another."""
+        line = self._lines[request.job.stream]
+        line.popleft()
+        while line and line[0].taken:  # cancelled while it stood behind
+            line.popleft()
+        if line:
+            super()._enqueue(line[0])
+        else:
+            del self._lines[request.job.stream]
+
+    def _fits(self, rows: int, steps: int) -> bool:
+        return rows + len(self._fed) <= self.max_batch
+
+    def _empty(self) -> list[Request]:
+        waiting = [request for line in self._lines.values() for request in line if not request.taken]
+        self._lines = {id: deque([line[0]]) for id, line in self._lines.items() if line[0].taken}
+        return waiting
+
+    def _next_batch(self) -> tuple[list[Request], list[Request]] | None:
+        expired: list[Request] = []
+        with self._lock:
+            while True:
+                now = time.monotonic()
+                key = self._head(now, expired)
+                batch = self._collect(key, now, expired) if key is not None else []
+                if batch or expired or self._fed:
+                    return batch, expired
+                if self._closed:
+                    return None
+                self._arrived.wait()
+
+    # --- the work, outside of it ---
+
+    def _answer(self, requests: list[Request]) -> None:
+        """One slice of every chunk that is fed."""
+        running = self._fed + self._begin_or_leave(requests)
+        if not running:
+            return
+        self._fed = []
+        slices = {request.job.stream: request.job.slice(self._most(request)) for request in running}
+        start = time.monotonic()
+        try:
+            with self._pool_lock:
+                found = self._pool.step(slices)
+            self._count(running, slices, time.monotonic() - start)
+        except BaseException as error:
+            if len(running) == 1:
+                self._end(running[0], error)
+                return
+            found = {}
+            for request in running:
+                self._feed_alone(request, slices[request.job.stream], found)
+        for request in running:
+            if request.job.stream in found:
+                self._went_on(request, found[request.job.stream])
+
+    def _begin_or_leave(self, requests: list[Request]) -> list[Request]:
+        running = self._begin(requests)
+        gone = [request for request in requests if request.cancelled()]
+        with self._lock:
+            for request in gone:
+                self._next_in_line(request)
+        return running
+
+    def _most(self, request: Request) -> int:
+        return self.slice_steps if self._sliceable else max(1, request.job.steps)
+
+    def _feed_alone(self, request: Request, part: Any, found: dict[Hashable, Any]) -> None:
+        try:
+            with self._pool_lock:
+                found.update(self._pool.step({request.job.stream: part}))
+        except BaseException as error:
+            self._end(request, error)
+
+    def _went_on(self, request: Request, outputs: Any) -> None:
+        """A slice was fed: to be continued, or the end."""
+        job = request.job
+        job.outputs.append(outputs)
+        job.at += self._most(request)
+        if job.at < job.steps:
+            self._fed.append(request)
+            return
+        try:
+            if job.finish:
+                with self._pool_lock:
+                    job.outputs.append(self._pool.finish(job.stream))
+            result = self._joined(job.outputs)
+        except BaseException as error:
+            self._end(request, error)
+        else:
+            self._end(request, None, result)
+
+    def _end(self, request: Request, error: BaseException | None, result: Any = None) -> None:
+        with self._lock:
+            self._next_in_line(request)
+        if error is None:
+            self._succeed(request, result)
+        else:
+            self._fail(request, error)
+
+    def _count(self, running: list[Request], slices: dict[Hashable, Any], seconds: float) -> None:
+        steps = sum(min(request.job.steps - request.job.at, self._most(request)) for request in running)
+        self.metrics.running.observe(seconds)
+        self.metrics.batch_rows.observe(len(slices))
+        self.metrics.add(batches=1, rows=len(slices), steps=steps)
+
+    def _joined(self, outputs: list[Any]) -> Any:
+        """The outputs of all slices as those of one chunk: along time, or the last where there is none."""
+        if len(outputs) == 1:
+            return outputs[0]
+        if isinstance(outputs[0], dict):
+            return {name: self._join(name, [one[name] for one in outputs]) for name in outputs[0]}
+        return self._join(self._pool._program.model.spec.outputs[0], outputs)
+
+    def _join(self, name: str, arrays: list[np.ndarray]) -> np.ndarray:
+        axis = _time_axis(self._flows[name])
+        return arrays[-1] if axis is None else np.concatenate(arrays, axis=axis)
 
 
-def _work(engine: Engine) -> None:
-    """A thread's life."""
-    while (found := engine._next_batch()) is not None:
-        batch, expired = found
-        engine._expire(expired)
-        engine._run(batch)
-        del found, batch, expired  # results belong to their callers now
-
-
-_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A child has the engines but not their threads, and their locks as they happened to be."""
-    for engine in list(_ENGINES):
-        closed = engine._closed
-        engine._start_empty()
-        engine._closed = closed
-        engine.metrics = Metrics()
-
-
-def _at_exit() -> None:
-    for engine in list(_ENGINES):
-        engine.shutdown()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
+def _time_axis(flow: Any) -> int | None:
+    """Where the steps of one stream's array stand, which has no batch."""
+    return None if flow.time is None else flow.time - (flow.batch is not None and flow.batch < flow.time)
