@@ -77,13 +77,13 @@ class Batcher:
             outputs, after = self.model.run(job.values, job.state)
             return [self._result(job, outputs, after)]
         steps = max(job.steps for job in jobs)
-        padded = any(job.steps < steps for job in jobs)
+        ragged = self.lengths is not None and any(job.steps < steps or self.lengths in job.values for job in jobs)
         values = {}
-        for name in jobs[0].values:
+        for name in (name for name in jobs[0].values if not (ragged and name == self.lengths)):
             shape = self._shape(name)
             parts = [job.values[name] for job in jobs]
             values[name] = _side_by_side(parts, shape.index(self.batch), self._time_axis(shape), steps)
-        if padded:
+        if ragged:
             values[self.lengths] = np.concatenate([self._lengths_of(job) for job in jobs])
         before = None
         if jobs[0].state is not None:

@@ -36,8 +36,8 @@ class Request(Future):
     def cancel(self) -> bool:
         """As Future.cancel; a request that waits leaves the queue at once."""
         done = super().cancel()
-        if done:
-            self.engine._forget(self)
+        if done and self.engine._forget(self):
+            self.set_running_or_notify_cancel()  # tells those who wait for several futures
         return done
 
 
@@ -175,14 +175,15 @@ class Requests:
         self._threads.append(thread)
         thread.start()
 
-    def _forget(self, request: Request) -> None:
-        """A request that waits was cancelled."""
+    def _forget(self, request: Request) -> bool:
+        """A request was cancelled: whether it still waited."""
         with self._lock:
             if request.taken:
-                return
+                return False
             self._take(request)
             self._withdraw(request)
             self.metrics.add(cancelled=1)
+            return True
 
     def _drop_dead(self) -> None:
         for key in list(self._queues):
