@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,19 @@ def open_file(
     )
 
 
-def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair: Any = None) -> Path:
+def save(
+    path: str | os.PathLike,
+    model: Model | NativeFile | Any,
+    *,
+    test_pair: Any = None,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
+) -> Path:
     """Write rnncore's own file: a Model, a NativeFile, or what an exporter returned (with its test pair).
 
     A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file. A Model
     does not carry the test pair and origin of the file it came from: to keep them, use convert, or give test_pair.
+
+    vocabulary  name of an input or output -> the tokens its ids stand for; None: what the model carries
     """
     if not isinstance(model, NativeFile):
         pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)
@@ -107,6 +116,8 @@ def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair:
             notes=tuple(getattr(model, "notes", ())),
             vocabulary=getattr(model, "vocabulary", {}),
         )
+    if vocabulary is not None:
+        model = dataclasses.replace(model, vocabulary=vocabulary)
     if model.test_pair is not None:
         model.test_pair.check(model.spec)
     return native.write(path, model)

@@ -206,11 +206,9 @@ def of_streams(model: Model, count: int, threads: int, streams: int = 200) -> di
                 chunks = []
                 for _ in range(min(left, int(rng.integers(1, 30)))):
                     x = rng.standard_normal((int(rng.integers(0, 12)), WIDTH)).astype(np.float32)
-                    timeout = float(rng.uniform(1e-4, 5e-3)) if rng.random() < 0.1 else None
+                    options = {"timeout": float(rng.uniform(1e-4, 5e-3))} if rng.random() < 0.1 else {}
                     try:
-                        future = engine.submit(
-                            x, stream=name, timeout=timeout, priority=int(rng.integers(3)), block=True
-                        )
+                        future = engine.submit(x, stream=name, priority=int(rng.integers(3)), block=True, **options)
                     except DeadlineError:
                         continue
                     if rng.random() < 0.1:

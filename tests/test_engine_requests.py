@@ -24,7 +24,7 @@ from rnncore.errors import (
 )
 from rnncore.metrics import SECONDS, Histogram
 
-I, H = 6, 9
+WIDTH, H = 6, 9
 
 
 def linear(name, source, read, written):
@@ -36,12 +36,12 @@ def make(spec, dtype="float32", seed=0):
     return Model(spec, {name: rng.standard_normal(shape) for name, shape in spec.weight_shapes().items()}, dtype)
 
 
-X = Input("x", "float", ("B", "T", I))
+X = Input("x", "float", ("B", "T", WIDTH))
 
 
 def tagger(lengths="lengths"):
     nodes = [
-        Recurrent("rnn", LSTM(I, H), "x", direction="bidirectional", lengths=lengths),
+        Recurrent("rnn", LSTM(WIDTH, H), "x", direction="bidirectional", lengths=lengths),
         linear("out", "rnn", 2 * H, 4),
         Node("p", "Softmax", "out", {"axis": 2}),
     ]
@@ -49,33 +49,33 @@ def tagger(lengths="lengths"):
 
 
 def classifier():
-    nodes = [Recurrent("rnn", GRU(I, H), "x", layers=2), linear("out", "rnn.last", H, 3)]
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x", layers=2), linear("out", "rnn.last", H, 3)]
     return make(Spec([X], nodes, ["out", "rnn", "rnn.h"]))
 
 
 def words():
     nodes = [
-        Node("embed", "Embedding", "ids", {"input_size": 20, "output_size": I}),
-        Recurrent("rnn", LSTM(I, H), "embed"),
+        Node("embed", "Embedding", "ids", {"input_size": 20, "output_size": WIDTH}),
+        Recurrent("rnn", LSTM(WIDTH, H), "embed"),
         linear("out", "rnn", H, 20),
     ]
     return make(Spec([Input("ids", "int64", ("B", "T"))], nodes, ["out"]))
 
 
 def time_first():
-    nodes = [Recurrent("rnn", GRU(I, H), "x", layout="time_first", lengths=None), linear("out", "rnn", H, 2)]
-    return make(Spec([Input("x", "float", ("T", "B", I))], nodes, ["out"]))
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x", layout="time_first", lengths=None), linear("out", "rnn", H, 2)]
+    return make(Spec([Input("x", "float", ("T", "B", WIDTH))], nodes, ["out"]))
 
 
 def looks_across_time():
     """A softmax over time: padding would change it, so only equal lengths go together."""
-    nodes = [Recurrent("rnn", GRU(I, H), "x"), Node("soft", "Softmax", "rnn", {"axis": 1})]
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x"), Node("soft", "Softmax", "rnn", {"axis": 1})]
     return make(Spec([X], nodes, ["soft"]))
 
 
 def no_batch():
     """An output without a batch: every request alone."""
-    nodes = [Recurrent("rnn", GRU(I, H), "x"), Node("t", "Reshape", "rnn", {"shape": [-1]})]
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x"), Node("t", "Reshape", "rnn", {"shape": [-1]})]
     return make(Spec([X], nodes, ["t"]))
 
 
@@ -96,7 +96,7 @@ def draw(model, rng, rows=None, steps=None):
     entry = model.inputs[0]
     if entry.dtype == "int64":
         return rng.integers(0, 20, (rows, steps))
-    shape = (steps, rows, I) if entry.shape[0] == "T" else (rows, steps, I)
+    shape = (steps, rows, WIDTH) if entry.shape[0] == "T" else (rows, steps, WIDTH)
     return rng.standard_normal(shape).astype(np.float32)
 
 
@@ -129,7 +129,7 @@ class Held:
         self.engine._batcher.run = held
 
     def __enter__(self):
-        self.first = self.engine.submit(np.zeros((1, 1, I), np.float32))
+        self.first = self.engine.submit(np.zeros((1, 1, WIDTH), np.float32))
         while not self.order:
             time.sleep(0.001)
         return self
@@ -140,7 +140,7 @@ class Held:
 
 
 def x_of(value, steps=1, rows=1):
-    return np.full((rows, steps, I), value, np.float32)
+    return np.full((rows, steps, WIDTH), value, np.float32)
 
 
 # --- results -------------------------------------------------------------------------------------------------------
@@ -177,19 +177,14 @@ def test_lengths_states_and_masks():
             rows, steps = x.shape[:2]
             lengths = rng.integers(0, steps + 1, rows)
             _, state = model(draw(model, rng, rows, 3), None)
-            for options in (
-                {},
-                {"lengths": lengths},
-                {"state": None},
-                {"state": state},
-                {"state": state, "lengths": lengths},
-            ):
+            starts = ({}, {"state": None}, {"state": state})
+            for options in (*starts, *({**start, "lengths": lengths} for start in starts)):
                 wanted.append((engine.submit(x, **options), x, options))
         for future, x, options in wanted:
             given = dict(options)
             expected = model(x, given.pop("state"), **given) if "state" in given else model(x, **given)
             same(future.result(30), expected)
-    nodes = [Recurrent("rnn", GRU(I, H), "x", mask="mask"), linear("out", "rnn", H, 4)]
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x", mask="mask"), linear("out", "rnn", H, 4)]
     masked = make(Spec([X], nodes, ["out"]))
     with Engine(masked) as engine:
         wanted = []
@@ -255,7 +250,7 @@ def test_batches_have_limits_and_similar_lengths():
         held.gate.set()
         held.engine.shutdown()
     sizes = [sorted(values["x"].shape[1] for values in batch) for batch in held.order[1:]]
-    assert sorted(sum(sizes, [])) == sorted(lengths)
+    assert sorted(steps for batch in sizes for steps in batch) == sorted(lengths)
     for batch in sizes:
         assert len(batch) == 1 or (len(batch) <= 4 and len(batch) * batch[-1] <= 40 and batch[-1] <= 2 * batch[0])
     assert [2, 2, 2, 2] in sizes and [16, 16] in sizes
@@ -326,8 +321,7 @@ def test_cancelled_requests_never_run():
         assert held.engine.queue_depth == 20
         assert sum(len(queue) for queue in held.engine._queues.values()) < 120  # what was cancelled takes no room
         held.gate.set()
-        done, left = wait(futures, 30)
-        assert not left
+        assert not wait(futures, 30).not_done
         with pytest.raises(CancelledError):
             futures[1].result()
     ran = sorted(values["x"][0, 0, 0] for batch in held.order[1:] for values in batch)
@@ -353,7 +347,7 @@ def test_after_a_shutdown():
             with pytest.raises(EngineClosedError, match="before the request ran"):
                 future.result(30)
         assert held.engine.shutdown()
-        same(held.first.result(0), model(np.zeros((1, 1, I), np.float32)))
+        same(held.first.result(0), model(np.zeros((1, 1, WIDTH), np.float32)))
         assert held.engine.metrics.dropped == 3
 
 
@@ -418,7 +412,7 @@ def test_asyncio():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"x": np.zeros((1, 2, I + 1), np.float32)}, InputError, "dimension 2 is 7, not 6"),
+        ({"x": np.zeros((1, 2, WIDTH + 1), np.float32)}, InputError, "dimension 2 is 7, not 6"),
         ({"x": {"y": 1}}, InputError, "input 'y' is unknown"),
         ({"x": {}}, InputError, "input 'x' missing"),
         ({"lengths": [3]}, InputError, "lengths: 3 at row 0, expected 0 to 2"),
@@ -516,13 +510,13 @@ def test_metrics():
 
 
 def streaming():
-    nodes = [Recurrent("rnn", LSTM(I, H), "x", layers=2), linear("out", "rnn", H, 4)]
+    nodes = [Recurrent("rnn", LSTM(WIDTH, H), "x", layers=2), linear("out", "rnn", H, 4)]
     return make(Spec([X], nodes, ["out"]))
 
 
 def test_streams_of_different_chunks():
     model, rng = streaming(), np.random.default_rng(3)
-    whole = rng.standard_normal((12, 90, I)).astype(np.float32)
+    whole = rng.standard_normal((12, 90, WIDTH)).astype(np.float32)
     with StreamEngine(model.pool(12), slice_steps=5) as engine:
         futures = [[] for _ in range(12)]
         for stream in range(12):
@@ -585,7 +579,7 @@ def test_streams_that_are_not_there():
         assert "a" not in engine and "b" in engine
         engine.open("c")
         for x, message in (
-            (np.zeros((2, I + 1), np.float32), r"x: shape \(2, 7\), expected \(T, 6\)"),
+            (np.zeros((2, WIDTH + 1), np.float32), r"x: shape \(2, 7\), expected \(T, 6\)"),
             ({"y": 1}, "input 'y' is unknown"),
             ({}, "input 'x' missing"),
         ):
@@ -603,7 +597,7 @@ def test_a_closed_stream_s_chunks_reach_nobody():
     with StreamEngine(model.pool(1), slice_steps=1) as engine:
         for _ in range(60):
             engine.open("a")
-            x = rng.standard_normal((int(rng.integers(1, 8)), I)).astype(np.float32)
+            x = rng.standard_normal((int(rng.integers(1, 8)), WIDTH)).astype(np.float32)
             futures = [engine.submit(x, stream="a") for _ in range(4)]
             time.sleep(float(rng.uniform(0, 1e-3)))
             engine.close("a")
@@ -642,9 +636,9 @@ def test_cancelled_chunks_are_not_fed():
 
 
 def test_streams_that_look_ahead_finish():
-    nodes = [Recurrent("rnn", GRU(I, H), "x", direction="bidirectional"), linear("out", "rnn", 2 * H, 3)]
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x", direction="bidirectional"), linear("out", "rnn", 2 * H, 3)]
     model, rng = make(Spec([X], nodes, ["out"])), np.random.default_rng(5)
-    x = rng.standard_normal((30, I)).astype(np.float32)
+    x = rng.standard_normal((30, WIDTH)).astype(np.float32)
     alone = model.stream(lookahead=4, block=3)
     expected = np.concatenate([alone.feed(x[:13]), alone.feed(x[13:]), alone.finish()[0]])
     with StreamEngine(model.pool(3, lookahead=4, block=3), slice_steps=2) as engine:

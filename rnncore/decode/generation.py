@@ -29,7 +29,7 @@ class Generation:
     finish        "stop", or "length" where max_length came first
     score         of a beam: the sum of its log-probabilities, with what a constraint added, divided by
                   length ** length_penalty; else the sum of log_probs
-    text          the tokens as text, without the stop token; None for a model without a vocabulary
+    symbols text  the tokens of the vocabulary and the text they make, without the stop token; None without a vocabulary
     alternatives  the next best beams, or the further samples in their order
     """
 
@@ -37,6 +37,7 @@ class Generation:
     log_probs: np.ndarray
     finish: str
     score: float
+    symbols: tuple[str, ...] | None = None
     text: str | None = None
     alternatives: tuple[Generation, ...] = ()
 
@@ -235,8 +236,11 @@ class _Run:
 
     def _result(self, tokens: Sequence[int], log_probs: Sequence[float], ended: bool) -> Generation:
         ids, sums = np.array(tokens, np.int64), np.array(log_probs, np.float64)
-        text = None if self.vocabulary is None else self.vocabulary.text(ids[:-1] if ended else ids)
-        return Generation(ids, sums, "stop" if ended else "length", float(sums.sum()), text)
+        found = Generation(ids, sums, "stop" if ended else "length", float(sums.sum()))
+        if self.vocabulary is None:
+            return found
+        shown = ids[:-1] if ended else ids
+        return replace(found, symbols=tuple(self.vocabulary.tokens(shown)), text=self.vocabulary.text(shown))
 
     @staticmethod
     def _first_of(found: list[Generation]) -> Generation:
