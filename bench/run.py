@@ -5,6 +5,9 @@ Every output is checked against a float64 reference computed in the same run: an
 has no time in that row. Medians over at least 30 samples after at least 20 warm-up calls.
 
     python bench/run.py [--quick] [--threads 1 2] [--engines rnncore torch onnxruntime] [--write NAME]
+
+An engine that cannot run a shape (torch.compile unrolls time, which takes minutes for long sequences) has the reason
+in that row instead of a time.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import ceilings  # noqa: E402
-from engines import ENGINES  # noqa: E402
+from engines import ENGINES, installed  # noqa: E402
+from plots import draw  # noqa: E402
 from reference import reference  # noqa: E402
 from shapes import MAIN, MORE, QUICK, Shape  # noqa: E402
 
@@ -47,8 +51,9 @@ class Worker:
         )  # fmt: skip
         self.version = self._answer()["version"]
 
-    def prepare(self, shape: Shape, output: Path) -> None:
-        self._ask({"prepare": shape.to_json(), "output": str(output)})
+    def prepare(self, shape: Shape, output: Path) -> str | None:
+        """Why the engine cannot run the shape, or None."""
+        return self._ask({"prepare": shape.to_json(), "output": str(output)}).get("reason")
 
     def measure(self, samples: int, calls: int) -> list[float]:
         return self._ask({"measure": samples, "calls": calls})["seconds"]
@@ -74,22 +79,36 @@ def race(shape: Shape, workers: list[Worker]) -> dict:
     expected = reference(shape)
     counts = np.arange(shape.T) < shape.lengths[:, None]
     level = ceilings.ceiling_of(shape.weight_bytes)
-    row = {"shape": shape.name, "level": level, "flops": shape.flops, **{"sizes": shape.to_json()}, "engines": {}}
+    row = {
+        "shape": shape.name,
+        "level": level,
+        "flops": shape.flops,
+        "weight_bytes": shape.weight_bytes,
+        "sizes": shape.to_json(),
+        "engines": {},
+    }
     calls = {}
     with tempfile.TemporaryDirectory() as directory:
         for worker in workers:
             output = Path(directory) / f"{worker.engine}.npy"
-            worker.prepare(shape, output)
+            reason = worker.prepare(shape, output)
+            if reason is not None:
+                row["engines"][worker.engine] = {"valid": False, "error": None, "reason": reason}
+                continue
             error = float(np.abs(np.load(output) - expected)[counts].max())
             row["engines"][worker.engine] = {"error": error, "seconds": []}
             warm = worker.measure(WARM_UP_CALLS, 1)
             calls[worker.engine] = max(1, round(SECONDS_PER_SAMPLE / float(np.median(warm))))
     for _ in range(ROUNDS):
         for worker in workers:
+            if worker.engine not in calls:
+                continue
             time.sleep(PAUSE)
             seconds = worker.measure(SAMPLES_PER_ROUND, calls[worker.engine])
             row["engines"][worker.engine]["seconds"] += seconds
     for found in row["engines"].values():
+        if "seconds" not in found:
+            continue
         seconds = found.pop("seconds")
         found["valid"] = found["error"] <= LARGEST_ERROR
         found["microseconds"] = {
@@ -113,9 +132,11 @@ def show(row: dict, engines: list[str]) -> str:
     cells = []
     for engine in engines:
         found = row["engines"][engine]
-        cells.append(f"{found['microseconds']['median']:10.1f}" if found["valid"] else f"  err {found['error']:.0e}")
+        why = "        - " if found["error"] is None else f"  err {found['error']:.0e}"
+        cells.append(f"{found['microseconds']['median']:10.1f}" if found["valid"] else why)
     quotient = ratio(row)
-    errors = " ".join(f"{row['engines'][engine]['error']:.0e}" for engine in engines)
+    found = [row["engines"][engine]["error"] for engine in engines]
+    errors = " ".join("-" if error is None else f"{error:.0e}" for error in found)
     best = f"{quotient:6.2f}" if quotient else "     -"
     ours = row["engines"].get("rnncore", {"gflops": 0, "gbytes": 0})
     speed = f"{ours['gflops']:7.0f}{ours['gbytes']:7.0f} {row['level']:4}"
@@ -133,8 +154,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="six shapes, one thread")
     parser.add_argument("--main", action="store_true", help="only the main shapes, without DeepBench and models")
     parser.add_argument("--threads", type=int, nargs="+", help="thread counts (default: 1 and 2, quick: 1)")
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
-    parser.add_argument("--write", metavar="NAME", help="write bench/results/NAME.json")
+    parser.add_argument("--engines", nargs="+", default=installed(), choices=list(ENGINES))
+    parser.add_argument("--write", metavar="NAME", help="write bench/results/NAME.json and its pictures")
     options = parser.parse_args()
 
     results = {
@@ -169,6 +190,8 @@ def main() -> None:
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(results, indent=1) + "\n")
         print(f"\nwritten: {target.relative_to(HERE.parent)}")
+        for picture in draw(results, target):
+            print(f"written: {picture.relative_to(HERE.parent)}")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,12 @@ def main(engine: str, threads: int) -> None:
     for line in sys.stdin:
         command = json.loads(line)
         if "prepare" in command:
-            run = module.prepare(Shape(**command["prepare"]), threads)
-            np.save(command["output"], np.asarray(run()))
-            answer(answers, {"prepared": True})
+            try:
+                run = module.prepare(Shape(**command["prepare"]), threads)
+                np.save(command["output"], np.asarray(run()))
+                answer(answers, {"prepared": True})
+            except Exception as error:  # an engine that cannot is a result, not the end of the race
+                answer(answers, {"reason": f"{type(error).__name__}: {error}"[:200]})
         else:
             run()  # wakes its threads, which slept while the others were measured
             answer(answers, {"seconds": [measure(run, command["calls"]) for _ in range(command["measure"])]})

@@ -123,8 +123,8 @@ MUTATIONS = [
     Mutation(
         "packed-exp-coefficient",
         BODY,
-        "1.66665734e-1f",
-        "1.66765734e-1f",
+        "1.66665316e-1f",
+        "1.66765316e-1f",
         "a wrong digit in the packed kernels' exponential",
         "native_driver engine exactness",
     ),

@@ -1,12 +1,15 @@
-"""The compiled activations against their float64 definitions in rnncore.cells.activations."""
+"""The compiled activations against their float64 definitions in rnncore.cells.activations: alone, and inside cells."""
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from random_networks import PARAMETERS, activation
+from random_networks import PARAMETERS, activation, stack
 
-from rnncore.cells import ACTIVATIONS, Activation
+from rnncore.cells import ACTIVATIONS, GRU, LSTM, RNN, Activation, Cell
 from rnncore.errors import SpecError
 from rnncore.kernels import _engine
+from rnncore.model import Model
 
 DTYPES = [np.float32, np.float64]
 
@@ -67,6 +70,99 @@ def test_float32_sigmoid_and_tanh_within_2_ulp(name):
         assert np.abs(found).max() <= 1.0
     assert checked > (1 << 32) // STEP
     assert worst <= 2.0, f"{name}({at!r}): {worst:.3f} ulp"
+
+
+# Every such float32 goes through cells; a prime, as above.
+STEP_OF_CELLS = 211
+UNITS = 16
+
+
+class Gate(NamedTuple):
+    """A cell held so that one of its values is one function of one gate's pre-activation.
+
+    biases: of the other gates, by letter; 300 opens a gate or drives tanh to 1, -300 shuts it. h0, c0: initial states.
+    """
+
+    function: str
+    cell: Cell
+    biases: dict[str, float]
+    output: str
+    h0: float = 0.0
+    c0: float = 0.0
+    bias_hn: float = 0.0
+    scale: float = 1.0
+
+    def model(self, values=None):
+        """One where the gate's unit u sees input u; or values[u], whatever the input."""
+        spec = stack(self.cell)
+        weights = {name: np.zeros(shape, np.float32) for name, shape in spec.weight_shapes().items()}
+        for place, letter in enumerate(self.cell.gates):
+            rows = slice(place * UNITS, (place + 1) * UNITS)
+            if letter in self.biases:
+                weights["rnn.bias_l0"][rows] = self.biases[letter]
+            elif values is None:
+                weights["rnn.weight_ih_l0"][rows] = np.eye(UNITS)
+            else:
+                weights["rnn.bias_l0"][rows] = values
+        if "rnn.bias_hn_l0" in weights:
+            weights["rnn.bias_hn_l0"][:] = self.bias_hn
+        return Model(spec, weights, num_threads=1)
+
+    def run(self, model, x):
+        """What the gate makes of x (rows, UNITS)."""
+        first = {"h": self.h0, "c": self.c0}
+        state = {f"rnn.{key}": np.full((1, len(x), UNITS), first[key], np.float32) for key in self.cell.states}
+        return model.run({"x": x[:, None]}, state)[1][f"rnn.{self.output}"][0] * np.float32(self.scale)
+
+
+OF_LSTM, OF_GRU = LSTM(UNITS, UNITS), GRU(UNITS, UNITS)
+GATES = {
+    "rnn h": Gate("tanh", RNN(UNITS, UNITS), {}, "h"),
+    "lstm i": Gate("sigmoid", OF_LSTM, {"f": -300, "g": 300, "o": 300}, "c"),
+    "lstm f": Gate("sigmoid", OF_LSTM, {"i": -300, "g": 0, "o": 300}, "c", c0=1),
+    "lstm g": Gate("tanh", OF_LSTM, {"i": 300, "f": -300, "o": 300}, "c"),
+    "lstm o": Gate("sigmoid", OF_LSTM, {"i": -300, "f": 300, "g": 0}, "h", c0=30),
+    "gru r": Gate("sigmoid", OF_GRU, {"z": -300, "n": 0}, "h", bias_hn=2.0**-40, scale=2.0**40),  # tanh(y) is y there
+    "gru z": Gate("sigmoid", OF_GRU, {"r": -300, "n": 0}, "h", h0=1),
+    "gru n": Gate("tanh", OF_GRU, {"r": -300, "z": -300}, "h"),
+}
+
+
+def sweep_of_cells():
+    """Blocks of float32: every STEP_OF_CELLS-th of all, and all near the places where the fused formulas are worst."""
+    for first in range(0, 1 << 32, 1 << 28):
+        yield patterns(first + -first % STEP_OF_CELLS, first + (1 << 28), STEP_OF_CELLS)
+    for low, high in [(3.4e-4, 3.46e-4), (0.122, 0.126), (0.518, 0.521), (8.1, 8.15), (8.9, 9.1), (87.2, 87.5)]:
+        yield patterns(bits(low), bits(high))
+        yield patterns(bits(-low), bits(-high))
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gates_of_fused_cells_within_2_ulp(isa, name):
+    """Wherever the exact result is a normal float32. What is smaller comes out as zero, or as the least normal one."""
+    gate, least = GATES[name], np.finfo(np.float32).tiny
+    function, model = activation(gate.function), gate.model()
+    for x in sweep_of_cells():
+        padded = np.zeros((-(-x.size // UNITS), UNITS), np.float32)
+        padded.reshape(-1)[: x.size] = x
+        found = gate.run(model, padded).reshape(-1)[: x.size]
+        with np.errstate(under="ignore"):
+            exact = function(x)
+        normal = np.abs(exact) >= least * gate.scale
+        ulps = np.where(normal, float32_ulps(found, exact), 0.0)
+        worst = int(np.argmax(ulps))  # NaN, if there is one
+        assert ulps[worst] <= 2.0, f"{isa}: {name}({x[worst]!r}): {ulps[worst]:.3f} ulp"
+        assert (np.abs(found[~normal]) <= least * gate.scale).all(), f"{isa}: {name} where the result is subnormal"
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gates_of_fused_cells_at_the_ends(isa, name):
+    """The limits are exact, NaN gives NaN, and none of it reaches the units beside it."""
+    gate = GATES[name]
+    low, middle = (-1.0, 0.0) if gate.function == "tanh" else (0.0, 0.5)
+    limits = {np.inf: 1.0, -np.inf: low, np.nan: np.nan, 3.4e38: 1.0, -3.4e38: low, 0.0: middle, 100.0: 1.0}
+    found = gate.run(gate.model(np.resize(list(limits), UNITS)), np.zeros((1, UNITS), np.float32))
+    np.testing.assert_array_equal(found[0], np.resize(list(limits.values()), UNITS).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])

@@ -14,22 +14,9 @@ from agreement import assert_agrees, assert_same_bits
 from oracle import run_oracle
 from random_networks import chance, draw, draw_weights, random_cell, reverse_options, seeds, stack
 
-from rnncore.kernels import _native
 from rnncore.model import Model
 from rnncore.spec import Spec
 from rnncore.weights import Weights
-
-ISAS = _native.usable_isas()
-
-
-@pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
-    """Models built in the test run on this instruction set."""
-    monkeypatch.delenv("RNNCORE_ISA", raising=False)
-    before = _native.current_isa()
-    _native.choose_isa(request.param)
-    yield request.param
-    _native.choose_isa(before)
 
 
 @dataclass(frozen=True)

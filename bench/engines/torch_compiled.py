@@ -1,5 +1,6 @@
 """PyTorch compiled by inductor with frozen weights, in inference mode.
 
+A time dimension is unrolled while compiling: shapes with more than MAX_STEPS steps in all layers are not prepared.
 Ragged shapes run padded to the longest row, lengths ignored: forward, the steps that count are the same.
 """
 
@@ -11,7 +12,12 @@ from engines.torch_eager import module, version
 __all__ = ["prepare", "version"]
 
 
+MAX_STEPS = 500
+
+
 def prepare(shape, threads):
+    if shape.T * shape.layers * shape.directions > MAX_STEPS:
+        raise ValueError(f"more than {MAX_STEPS} steps to unroll")
     torch.set_num_threads(threads)
     torch._inductor.config.freezing = True
     torch._dynamo.reset()

@@ -104,12 +104,50 @@ static void check_product(const rnncore_isa *isa, int V, ptrdiff_t N, ptrdiff_t 
     free(w), free(a), free(start), free(z);
 }
 
+/* Units in the last place between found and exact; a subnormal exact result may be zero or the least normal number. */
+static double ulps(float found, double exact) {
+    int exponent;
+    if (fabs(exact) < 0x1p-126) return fabs(found) <= 0x1p-126f ? 0.0 : INFINITY;
+    frexp(exact, &exponent);
+    return fabs(found - exact) * ldexp(1.0, 24 - exponent);
+}
+
+/* tanh through the RNN's step, sigmoid through the LSTM's forget gate, over every 211th float: within 2 ulp. */
+static void check_gates(const rnncore_isa *isa) {
+    const ptrdiff_t W = isa->width;
+    float *w = room((size_t)(4 * W)), *z = room((size_t)(4 * W)), *h = room((size_t)W), *c = room((size_t)W), *next = room((size_t)W);
+    const rnncore_point point = {.clip = INFINITY, .cell_clip = INFINITY};
+    const rnncore_panels rnn = {w, 1, 1, 1}, lstm = {w, 1, 1, 4};
+    for (unsigned long long bits = 0; bits < 1ull << 32; bits += 211 * (unsigned long long)W) {
+        float x[16];
+        for (ptrdiff_t i = 0; i < W; i++) {
+            const unsigned one = (unsigned)(bits + 211 * (unsigned long long)i);
+            memcpy(&x[i], &one, 4);
+            if (!isfinite(x[i])) x[i] = 0;
+            z[i] = x[i];
+        }
+        isa->rnn_step(&rnn, &point, 0, 1, 0, 1, z, W, h, W, next, W, c, W);
+        for (ptrdiff_t i = 0; i < W; i++) expect(isa, "tanh in ulp", ulps(next[i], tanh(x[i])), 0, 2);
+        for (ptrdiff_t i = 0; i < W; i++) {
+            c[i] = 1;
+            z[i] = 0;
+            z[W + i] = x[i];
+            z[2 * W + i] = 0;
+            z[3 * W + i] = 0;
+        }
+        isa->lstm_step(&lstm, &point, 0, 1, 0, 1, z, 4 * W, h, W, next, W, c, W);
+        for (ptrdiff_t i = 0; i < W; i++) expect(isa, "sigmoid in ulp", ulps(c[i], sigmoid(x[i])), 0, 2);
+    }
+    free(w), free(z), free(h), free(c), free(next);
+}
+
 int main(void) {
     static const ptrdiff_t sizes[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64}, rows[] = {1, 2, 3, 4, 5, 6, 7, 9, 13};
     static const int vectors[] = {1, 3, 4};
     for (int i = 0; rnncore_isas[i] != NULL; i++) {
         if (!rnncore_isa_usable(rnncore_isas[i])) continue;
         int checks = 0;
+        check_gates(rnncore_isas[i]);
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
                 for (int v = 0; v < 3; v++, checks++) {

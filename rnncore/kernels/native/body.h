@@ -22,40 +22,48 @@ INLINE vf splat(float x) { return x - (vf){}; }
 /* MAX(a, b) and MIN(a, b) come from the shim and return b where one of them is NaN. */
 INLINE vf limit(vf x, float low, float high) { return MIN(splat(high), MAX(splat(low), x)); }
 
-/* e^x for |x| <= 87 as scale * (1 + *p), scale a power of two: x = n ln 2 + r, p = e^r - 1 from a polynomial
- * (Chebyshev fit, 0.14 ulp). Adding shift rounds n to an integer and leaves n + 127 in the low bits, which become scale's exponent. */
-INLINE vf exp_parts(vf x, vf *p) {
+/* e^(u x) = s (1 + u p), s a power of two, for |u x| <= 88 and a power of two u: u x = n ln 2 + u r, p = (e^(u r) - 1) / u
+ * from a polynomial (minimax fit, 0.2 units of 2^-24). Adding shift rounds n to an integer and leaves n + 127 in the low
+ * bits, which become the exponent of s. Returns s. */
+INLINE vf exp_parts(vf x, const float u, vf *p) {
     const vf shift = splat(12582912.0f + 127.0f);
-    const vf t = x * splat(1.44269504088896341f) + shift;
+    const vf t = x * splat(u * 1.44269504088896341f) + shift;
     const vf n = t - shift;
-    const vf r = (x - n * splat(0.693359375f)) - n * splat(-2.12194440054690583e-4f);
-    vf q = splat(1.39345342e-3f);
-    q = q * r + splat(8.36376961e-3f);
-    q = q * r + splat(4.16664569e-2f);
-    q = q * r + splat(1.66665734e-1f);
-    q = q * r + splat(5.00000001e-1f);
+    const vf r = (x - n * splat(0.693359375f / u)) - n * splat(-2.12194440054690583e-4f / u);
+    vf q = splat(1.38499122e-3f * (u * u * u * u * u));
+    q = q * r + splat(8.36767722e-3f * (u * u * u * u));
+    q = q * r + splat(4.16679457e-2f * (u * u * u));
+    q = q * r + splat(1.66665316e-1f * (u * u));
+    q = q * r + splat(4.9999994e-1f * u);
     *p = (q * r) * r + r;
     return (vf)((vi)t << 23);
 }
 
-/* What the gates are made of, in forms that leave the division to the caller so that products share one:
- *   sigmoid(x) = 1 / sigmoid_divisor(x)              down to sigmoid(-60) = 1e-26, below which it stays
- *   tanh(x)    = m / (m + 2),  m = tanh_part(x)      m = e^2x - 1, exact near 0; at |x| >= 10 tanh is 1 in float */
+/* What the gates are made of, in forms that leave the division to the caller so that products share one. Alone both are
+ * within 2 ulp wherever the exact result is a normal number; sigmoid results below those are flushed to zero.
+ *   sigmoid(x) = 1 / sigmoid_divisor(x)      the divisor is 1 + e^-x, and infinite from x = -89 on
+ *   tanh(x)    = N / D                       N = (1 - e^-2|x|) / 2 with the sign of x, D = (1 + e^-2|x|) / 2
+ * The order of the sums matters: each is rounded where it does least harm. */
 INLINE vf sigmoid_divisor(vf x) {
     vf p;
-    const vf scale = exp_parts(limit(-x, -87.0f, 60.0f), &p);
-    return (scale * p + scale) + splat(1.0f);
+    const vf low = MIN(splat(87.0f), x), inside = MAX(splat(-88.0f), low);
+    const vf one = (inside - low) * splat(3e38f) + splat(1.0f);
+    const vf s = exp_parts(inside, -1.0f, &p);
+    return s + (one - s * p);
 }
 
-INLINE vf tanh_part(vf x) {
+INLINE vf tanh_parts(vf x, vf *D) {
     vf p;
-    const vf scale = exp_parts(limit(x + x, -20.0f, 20.0f), &p);
-    return scale * p + (scale - splat(1.0f));
+    const vf s = exp_parts(MIN(splat(40.0f), (vf)((vi)x & INT32_MAX)), -2.0f, &p);
+    const vf N = s * p + (splat(0.5f) - s * splat(0.5f));
+    *D = (splat(0.5f) + s * splat(0.5f)) - s * p;
+    return (vf)((vi)N | ((vi)x & INT32_MIN));
 }
 
 INLINE vf tanh_(vf x) {
-    const vf m = tanh_part(x);
-    return m / (m + splat(2.0f));
+    vf D;
+    const vf N = tanh_parts(x, &D);
+    return N / D;
 }
 
 INLINE vf clip(vf x, float top) { return limit(x, -top, top); }
@@ -206,14 +214,15 @@ INLINE void lstm_units(const rnncore_point *point, ptrdiff_t panel, vf zi, vf zf
         zf = clip(zf, point->clip);
         zg = clip(zg, point->clip);
     }
-    const vf g = tanh_part(zg);
-    cell = cell / sigmoid_divisor(zf + splat(point->forget_bias)) + g / (sigmoid_divisor(zi) * (g + splat(2.0f)));
+    vf D;
+    const vf g = tanh_parts(zg, &D);
+    cell = cell / sigmoid_divisor(zf + splat(point->forget_bias)) + g / (sigmoid_divisor(zi) * D);
     if (point->cell_clip < INFINITY) cell = clip(cell, point->cell_clip);
     if (p) zo += load(p + 2 * W) * cell;
     if (point->clip < INFINITY) zo = clip(zo, point->clip);
     store(c + panel * W, cell);
-    const vf t = tanh_part(cell);
-    store(next + panel * W, t / (sigmoid_divisor(zo) * (t + splat(2.0f))));
+    const vf t = tanh_parts(cell, &D);
+    store(next + panel * W, t / (sigmoid_divisor(zo) * D));
 }
 
 INLINE void lstm_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
@@ -259,10 +268,11 @@ INLINE void gru_tile(const int R, const int P, const rnncore_panels *w, const rn
             }
             vf zn = xn + acc[r][3 * p + 2] / sigmoid_divisor(zr);
             if (point->clip < INFINITY) zn = clip(zn, point->clip);
-            /* (1 - u) n + u h with u = 1 / d and n = m / (m + 2), over one division */
-            const vf m = tanh_part(zn), d = sigmoid_divisor(zz), old = load(h + r * h_stride + (panel + p) * W);
-            store(next + r * next_stride + (panel + p) * W,
-                  ((d - splat(1.0f)) * m + old * (m + splat(2.0f))) / (d * (m + splat(2.0f))));
+            /* (1 - u) n + u h with u = 1 / d and n = N / D, over one division; d stays finite: u >= 2^-127 */
+            vf D;
+            const vf N = tanh_parts(zn, &D), d = MIN(splat(0x1p127f), sigmoid_divisor(zz));
+            const vf old = load(h + r * h_stride + (panel + p) * W);
+            store(next + r * next_stride + (panel + p) * W, ((d - splat(1.0f)) * N + old * D) / (d * D));
         }
     }
 }
