@@ -168,7 +168,7 @@ class Model:
             if 0 < size <= self._fold_bytes:
                 for step in steps:
                     step.fold(node, self._weights[f"{node.name}.weight"])
-                self._steps[place] = _nothing
+                self._steps[place] = nothing
                 folded[node.name] = node.inputs[0]
         return folded
 
@@ -445,10 +445,10 @@ def _compile(
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
         return ControlStep(node, [model._branch for model in models], dtype)
-    return _nothing if node.op == "Constant" else op_step(node, weights, dtype, threads)
+    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads)
 
 
-def _nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
     """The step of a node whose work is done elsewhere."""
 
 

@@ -14,7 +14,7 @@ from rnncore.kernels._pool import DirectSlots, Owner, Slots
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Input
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
-from rnncore.stream import accept_chunk_lengths, bare_stack, batch_of_chunk
+from rnncore.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
 from rnncore.streaming.rows import Program, Rows
 
 __all__ = ["StreamPool"]
@@ -50,11 +50,10 @@ class StreamPool:
         self._finished: set[int] = set()
         node = bare_stack(program)
         self._direct = None
-        if node is not None:
+        if node is not None and len(program.plan.spec.outputs) == 1:
             arrays, step = self._rows.arrays, program.model._steps[0]
-            h, c = arrays[f"{node.name}.h"], arrays.get(f"{node.name}.c")
-            self._direct = DirectSlots(step.stack, h, c, self._slots, node.cell.input_size, step.threads)
-            self._width = h.shape[2]
+            h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
+            self._direct = DirectSlots(step.stack, h, c, began, self._slots, node.cell.input_size, step.threads)
 
     # --- who is there -------------------------------------------------------------------------------------------
 
@@ -157,8 +156,8 @@ class StreamPool:
         where the model has several inputs with a time axis; T may differ. Returns a dict of ids to outputs.
 
         As arrays: ``chunks`` (n, T, I), or a dict by name, is for the streams of ``handles`` (n,); lengths (n,) says
-        how many steps count where they differ, outputs behind are 0. ``out``, for models that are one recurrent layer
-        stack, receives the outputs; nothing is allocated then.
+        how many steps count where they differ, outputs behind are 0. ``out`` receives the outputs of a model that has
+        one; a model that is one recurrent stack then allocates nothing.
 
         Raises StreamError (a stream that is not open, finished, or twice in one step) and InputError.
         """
@@ -173,20 +172,20 @@ class StreamPool:
         handles = self._accept_handles(handles)
         count = len(handles)
         if self._direct is not None and not self._finished and isinstance(x, np.ndarray):
-            ready = lengths if lengths is None else accept_chunk_lengths(lengths, count, x.shape[1] if x.ndim > 1 else 0)
+            ready = (
+                lengths if lengths is None else accept_chunk_lengths(lengths, count, x.shape[1] if x.ndim > 1 else 0)
+            )
             y = self._direct.step_arrays(x, handles, ready, out, self._clock())
             if y is not None:
                 return y
         given = x if isinstance(x, Mapping) else {self._only_input().name: x}
         new, accepted = batch_of_chunk(self._program, given, count)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, count, new)
-        outputs, _ = self._advance(handles, accepted, new, lengths)
-        y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        check = None if out is None else lambda outputs: check_out(out, _only(outputs))
+        outputs, _ = self._advance(handles, accepted, new, lengths, check=check)
         if out is None:
-            return y
-        if not (isinstance(y, np.ndarray) and isinstance(out, np.ndarray) and out.shape == y.shape):
-            raise InputError(f"out: shape {getattr(out, 'shape', None)}, expected that of the only output")
-        out[...] = y
+            return _only(outputs)
+        out[...] = _only(outputs)
         return out
 
     def _accept_handles(self, handles: Any) -> np.ndarray:
@@ -202,12 +201,12 @@ class StreamPool:
             raise InputError(f"a stream of this model has {len(required)} inputs ({names}): give {{name: array}}")
         return required[0]
 
-    def _advance(self, handles, accepted, new, lengths, ended=False):
+    def _advance(self, handles, accepted, new, lengths, ended=False, check=None):
         slots = self._slots.slots_of(handles)
         done = np.flatnonzero(self._rows.arrays["ended"][slots])
         if len(done):
             raise StreamError(f"stream {handles[done[0]]} is finished, reset it before feeding more")
-        found = self._rows.advance(slots, accepted, new, lengths, ended)
+        found = self._rows.advance(slots, accepted, new, lengths, ended, check)
         self._slots.last_used[slots] = self._clock()
         return found
 
@@ -239,7 +238,7 @@ class StreamPool:
             if time is not None:
                 one = one[(slice(None),) * time + (slice(counts[name][row]),)]
             found[name] = np.array(one)
-        return next(iter(found.values())) if len(found) == 1 else found
+        return _only(found)
 
     def _padded(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The streams' pieces side by side, by input, and how many steps each has."""
@@ -376,7 +375,9 @@ class StreamPool:
             if taken:
                 raise StreamError(f"stream {taken[0]!r} is open already")
             if len(self) + len(ids) > self.capacity:
-                raise StreamError(f"{len(ids)} more streams, but {self.capacity - len(self)} of {self.capacity} are free")
+                raise StreamError(
+                    f"{len(ids)} more streams, but {self.capacity - len(self)} of {self.capacity} are free"
+                )
             if ids:
                 handles = [self._slots.open() for _ in ids]
                 slots = np.array([self._slots.slot(handle) for handle in handles])
@@ -416,6 +417,10 @@ class _Owned:
 
     def __exit__(self, *error: object) -> None:
         self.owner.release()
+
+
+def _only(outputs: dict[str, np.ndarray]) -> Any:
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def _ids(array: np.ndarray | None) -> list[str | int]:

@@ -18,7 +18,20 @@ __all__ = ["State", "arrays_from_bytes", "arrays_to_bytes", "fingerprint"]
 
 MAGIC = b"RNNSTATE"
 VERSION = 1
-DTYPES = ("float32", "float64", "float16", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+DTYPES = (
+    "float32",
+    "float64",
+    "float16",
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+)
 MAX_ARRAYS, MAX_NAME, MAX_RANK = 100_000, 1100, 16
 
 

@@ -15,7 +15,7 @@ from rnncore.spec import Recurrent
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.streaming.rows import Program, Rows
 
-__all__ = ["Stream", "bare_stack", "batch_of_chunk"]
+__all__ = ["Stream", "accept_chunk_lengths", "bare_stack", "batch_of_chunk", "check_out"]
 
 
 class Stream:
@@ -38,6 +38,7 @@ class Stream:
         self._rows: Rows | None = Rows(program, self._batch)
         self._all = np.arange(self._batch)
         self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
+        self._states_wanted = len(program.plan.spec.outputs) > 1
         self._direct = self._find_direct()
 
     def _find_direct(self) -> DirectStream | None:
@@ -46,8 +47,9 @@ class Stream:
         if node is None or self._rows.arrays["ended"].any():
             return None
         arrays, stack = self._rows.arrays, self._program.model._steps[0].stack
-        h, c = arrays[f"{node.name}.h"], arrays.get(f"{node.name}.c")
-        return DirectStream(stack, h, c, self._owner, node.cell.input_size, self._program.model._steps[0].threads)
+        h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
+        threads = self._program.model._steps[0].threads
+        return DirectStream(stack, h, c, began, self._owner, node.cell.input_size, threads)
 
     def feed(self, x: Any, *, lengths: Any = None, mask: Any = None, out: np.ndarray | None = None) -> Any:
         """The outputs for the next piece.
@@ -57,13 +59,17 @@ class Stream:
                  where the model has several inputs with a time axis
         lengths  (B,) steps of each row that count, for pieces of different lengths; outputs behind them are 0
         mask     (B, T) bool, for models with an input "mask"
-        out      float array of the output's shape that receives it (models that are one recurrent layer stack)
+        out      array of the only output's shape and dtype that receives it; a model that is one recurrent stack then
+                 allocates nothing
 
         Returns what ``model(x)`` would: steps as far as they are known, and values without a time axis (last outputs,
         final states) as they are after this piece. Raises InputError and StreamError.
         """
         if self._direct is not None and lengths is None and mask is None:
-            y = self._direct.feed(x, out)
+            if not self._states_wanted:
+                y = self._direct.feed(x, out)
+            else:
+                y = None if out is not None else self._feed_with_states(x)
             if y is not None:
                 return y
         self._take()
@@ -72,6 +78,18 @@ class Stream:
         finally:
             self._owner.release()
 
+    def _feed_with_states(self, x: Any) -> dict[str, np.ndarray] | None:
+        """The short way for a model that gives final states beside its sequence."""
+        found = self._direct.feed(x, None, True)
+        if found is None:
+            return None
+        y, h, c = found
+        if y.ndim < 3:
+            h, c = h[:, 0], None if c is None else c[:, 0]
+        name = self._program.plan.spec.nodes[0].name
+        values = {name: y, f"{name}.h": h, f"{name}.c": c}
+        return {output: values[output] for output in self._program.plan.spec.outputs}
+
     def _feed(self, x: Any, lengths: Any, mask: Any, out: np.ndarray | None) -> Any:
         rows, program = self._open_rows(), self._program
         if rows.arrays["ended"].any():
@@ -79,13 +97,11 @@ class Stream:
         given, bare = _named(program, x, mask, self._batch)
         new, accepted = batch_of_chunk(program, given, self._batch)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, self._batch, new)
-        outputs, _ = rows.advance(self._all, accepted, new, lengths)
+        check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, bare))
+        outputs, _ = rows.advance(self._all, accepted, new, lengths, check=check)
         y = self._returned(outputs, bare)
         if out is None:
             return y
-        if not (isinstance(y, np.ndarray) and isinstance(out, np.ndarray) and out.shape == y.shape):
-            found = f"{type(out).__name__} {getattr(out, 'shape', '')}"
-            raise InputError(f"out: {found}, expected an array of the only output's shape")
         out[...] = y
         return out
 
@@ -125,7 +141,7 @@ class Stream:
             other = Stream.__new__(Stream)
             rows = self._open_rows()
             other._program, other._batch, other._all = self._program, self._batch, self._all
-            other._owner = Owner()
+            other._owner, other._states_wanted = Owner(), self._states_wanted
             other._rows = Rows(self._program, self._batch)
             other._rows.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
             for name, array in rows.arrays.items():
@@ -169,13 +185,13 @@ class Stream:
 
     @state.setter
     def state(self, state: Mapping[str, np.ndarray]) -> None:
-        found = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
         self._take()
         try:
             rows = self._open_rows()
             more = [name for name in rows.arrays if name not in (*rows.recurrent, "steps", "ended")]
             if more:
                 raise StateError(f"state: this stream also carries {', '.join(more)}; use save and load")
+            found = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
             for name, array in found.items():
                 rows.arrays[name][...] = array
         finally:
@@ -238,15 +254,19 @@ class Stream:
 
 
 def bare_stack(program: Program) -> Recurrent | None:
-    """The node of a model that is one forward stack of native kernels and gives its sequence; None for others."""
+    """The node of a model that is one forward stack of native kernels; None for others.
+
+    It gives its sequence, and may give its final states beside it.
+    """
     plan, spec = program.plan, program.plan.spec
     node = spec.nodes[0] if len(spec.nodes) == 1 else None
     plain = (
         isinstance(node, Recurrent)
         and plan.parts[0].how == "recurrent"
         and node.layout == "batch_first"
-        and node.mask is None
-        and spec.outputs == (node.name,)
+        and node.name in spec.outputs
+        and set(spec.outputs) <= {node.name, *(f"{node.name}.{key}" for key in node.cell.states)}
+        and len(set(spec.outputs)) == len(spec.outputs)
         and not plan.fixed
         and isinstance(program.model._steps[0].stack, _native.Stack)
     )
@@ -290,6 +310,15 @@ def batch_of_chunk(program: Program, given: Mapping[str, Any], batch: int) -> tu
     return next(iter(counts.values())), accepted
 
 
+def check_out(out: Any, y: Any) -> None:
+    """InputError where out cannot receive y."""
+    fits = isinstance(y, np.ndarray) and isinstance(out, np.ndarray) and out.flags.writeable
+    if not fits or (out.shape, out.dtype) != (y.shape, y.dtype):
+        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        expected = f"{y.dtype} {y.shape}, writeable" if isinstance(y, np.ndarray) else "none: there are several outputs"
+        raise InputError(f"out: {found}, expected {expected}")
+
+
 def accept_chunk_lengths(lengths: Any, batch: int, steps: int) -> np.ndarray:
     """lengths (B,) int64, each from 0 to the number of steps."""
     found = as_array("lengths", lengths)
@@ -300,4 +329,3 @@ def accept_chunk_lengths(lengths: Any, batch: int, steps: int) -> np.ndarray:
     if len(wrong):
         raise InputError(f"lengths: {found[wrong[0]]} at row {wrong[0]}, expected 0 to {steps}")
     return found
-

@@ -52,19 +52,20 @@ cdef class DirectStream:
 
     h, c    (layers, batch, size) float32, C-contiguous; c is None where the cell has none. Changed in place: whoever
             holds them must hold the owner too
+    began   (batch) bool, or None: set where a row has had a step
     """
 
     cdef object stack
-    cdef readonly cnp.ndarray h, c
+    cdef readonly cnp.ndarray h, c, began
     cdef readonly Owner owner
     cdef Py_ssize_t batch, input_size, width
     cdef double long_steps
     cdef int threads
 
-    def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, Owner owner not None, Py_ssize_t input_size,
-                  int threads):
+    def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, cnp.ndarray began, Owner owner not None,
+                  Py_ssize_t input_size, int threads):
         self.stack = stack
-        self.h, self.c = h, c
+        self.h, self.c, self.began = h, c, began
         self.owner = owner
         self.batch = cnp.PyArray_DIM(h, 1)
         self.width = cnp.PyArray_DIM(h, 2)
@@ -72,10 +73,11 @@ cdef class DirectStream:
         self.threads = threads
         self.long_steps = steps_between_signals(stack)
 
-    def feed(self, x, out):
+    def feed(self, x, out, bint states=False):
         """y for x (B, T, I), or (T, I) or (I,) for a batch of one; None for what is not plain: see Direct.
 
-        out, where given, receives y: plain, of y's shape, and not sharing memory with x.
+        out, where given, receives y: plain, of y's shape, and not sharing memory with x. With ``states``, y and
+        copies of h and c.
         """
         cdef StateCall call
         cdef cnp.npy_intp[3] shape
@@ -110,6 +112,10 @@ cdef class DirectStream:
                 run_states(self.stack, &call, self.threads)
             else:
                 self.run_long(&call)
+            if self.began is not None:
+                memset(cnp.PyArray_DATA(self.began), 1, self.batch)
+            if states:
+                return out, self.h.copy(), None if self.c is None else self.c.copy()
         finally:
             rnncore_release(&self.owner.flag)
         return out
@@ -211,7 +217,7 @@ cdef class Slots:
         return slot
 
     cdef const int64_t* look_up(self, const int64_t* handles, Py_ssize_t count) except NULL:
-        """The slots of so many handles, valid until the next look_up; StreamError where one is closed or twice there."""
+        """Slots of so many handles, valid until the next look_up; StreamError where one is closed or twice there."""
         cdef Py_ssize_t i, slot
         if count > self.capacity:
             raise StreamError(f"{count} streams in one step of a pool of {self.capacity}")
@@ -238,10 +244,11 @@ cdef class DirectSlots:
     """The states of many streams through a forward stack, each in its slot.
 
     h, c    (layers, capacity, size) float32, C-contiguous; c is None where the cell has none. Changed in place
+    began   (capacity) bool, or None: set where a stream has had a step
     """
 
     cdef object stack
-    cdef readonly cnp.ndarray h, c
+    cdef readonly cnp.ndarray h, c, began
     cdef readonly Slots slots
     cdef Py_ssize_t input_size, width
     cdef double long_steps
@@ -253,10 +260,10 @@ cdef class DirectSlots:
     cdef int64_t* lengths_room
     cdef cnp.ndarray x_room
 
-    def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, Slots slots not None, Py_ssize_t input_size,
-                  int threads):
+    def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, cnp.ndarray began, Slots slots not None,
+                  Py_ssize_t input_size, int threads):
         self.stack = stack
-        self.h, self.c = h, c
+        self.h, self.c, self.began = h, c, began
         self.slots = slots
         self.width = cnp.PyArray_DIM(h, 2)
         self.input_size = input_size
@@ -375,6 +382,10 @@ cdef class DirectSlots:
                 self.run_long(&call)
         for i in range(n):
             last_used[call.slots[i]] = now
+        if self.began is not None and call.T > 0:
+            for i in range(n):
+                if lengths == NULL or call.lengths[i] > 0:
+                    (<char*> cnp.PyArray_DATA(self.began))[call.slots[i]] = 1
         return 0
 
     cdef int sort(self, const int64_t* lengths, const int64_t* slots, StateCall* call) except -1:

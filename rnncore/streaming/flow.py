@@ -31,8 +31,24 @@ TIME, BATCH = "TIME__", "BATCH__"
 LOOK_BACK = ("MultiHeadAttention", "KerasAttention", "KerasAdditiveAttention")
 
 # Ops that may read sizes and the time's size among them, because a chunk's size serves as well as the whole one's.
-OF_SIZES = ("Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Identity", "Add", "Sub", "Mul", "Div")
+OF_SIZES = (
+    "Shape",
+    "Gather",
+    "Unsqueeze",
+    "Squeeze",
+    "Concat",
+    "Slice",
+    "Cast",
+    "Identity",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+)
 INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
+
+# An end of a Slice that is behind any sequence.
+LATER = (1 << 31) - 1
 
 # What stands in a window before the first step and behind the last.
 PADDING = {"MaxPool": float("-inf")}
@@ -167,7 +183,7 @@ class _Follower:
         )  # fmt: skip
 
     def _add(self, name: str, kind: str, timing: Timing | None, what: str, reason: str = "") -> None:
-        """Record a value: of ``kind``, but steps where something static has a time axis, and none where steps have none."""
+        """Record a value of a kind; what is static but has a time axis is steps, and steps without one are none."""
         value = self.marked[name]
         time, batch = _axes(value, TIME), _axes(value, BATCH)
         if kind in ("static", "steps") and len(time) == 1:
@@ -240,9 +256,11 @@ class _Follower:
             self._refuse(node, "it counts the steps of the whole sequence")
         if op.context is not None:
             window = self._window(node, first, op.context(node.attributes, rank, axis))
+            if window is not None and list(steps) != [node.inputs[0]]:
+                self._refuse(node, "its weights depend on the sequence")
             if window is not None:
                 return self._windowed(place, node, first, window)
-        if node.op == "Gather" and self._takes_last(node, first):
+        if self._takes_last(node, first):
             return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
         how = op.over_time(node.attributes, rank, axis)
         if how == "whole" and node.op in ("Reshape", "Expand") and self._keeps_time(node, first):
@@ -266,10 +284,16 @@ class _Follower:
         )
 
     def _takes_last(self, node: Node, flow: Flow) -> bool:
-        attributes = node.attributes
-        index = attributes.get("indices", attributes.get("index"))
-        axis = attributes["axis"] % len(flow.value.shape)
-        return type(index) is int and index == -1 and axis == flow.time
+        """Whether a Gather or a Slice takes the last step and no other."""
+        attributes, rank = node.attributes, len(flow.value.shape)
+        if node.op == "Gather":
+            index = attributes.get("indices", attributes.get("index"))
+            return index in (-1, (-1,)) and attributes["axis"] % rank == flow.time
+        if node.op != "Slice" or attributes["steps"] not in (None, (1,)):
+            return False
+        axes, ends = attributes["axes"], attributes["ends"]
+        one = isinstance(axes, tuple) and len(axes) == 1 and axes[0] % rank == flow.time
+        return one and attributes["starts"] == (-1,) and isinstance(ends, tuple) and ends[0] >= LATER
 
     def _window(self, node: Node, flow: Flow, context: tuple[int, int, int] | None) -> Window | None:
         if context is None or context == (0, 0, 1):
@@ -279,7 +303,9 @@ class _Follower:
         axis = flow.time - 2
         if axis < 0 or flow.batch not in (0, None):
             self._refuse(node, "its time stands in the place of the batch or the channels")
-        if attributes.get("ceil_mode"):
+        if attributes.get("indices"):
+            self._refuse(node, "its indices count from the beginning of the sequence")
+        if attributes.get("ceil_mode") and stride > 1:
             self._refuse(node, "ceil_mode lets the end of the sequence change its outputs")
         spatial = len(flow.value.shape) - 2
         auto = attributes.get("auto_pad") or "NOTSET"

@@ -12,7 +12,7 @@ A step changes nothing before everything is computed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -20,7 +20,8 @@ import numpy as np
 
 from rnncore.arguments import accept_array, without_padding
 from rnncore.errors import InputError, StateError, UnsupportedError
-from rnncore.model import Model, op_step
+from rnncore.formats._cursor import shown
+from rnncore.model import Model, nothing, op_step
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Input, Node, Recurrent
 from rnncore.stacks import pack_direction
@@ -56,6 +57,13 @@ class Program:
         ]
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
+        plain = plan.together and not self.repeats and all(part.how != "last" for part in plan.parts)
+        self.plain = [
+            step
+            for part, step in zip(plan.parts, self.steps, strict=True)
+            if plain and part.how != "static" and step is not nothing
+        ]
+        self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
         self.counts = lru_cache(maxsize=256)(self._counts)
 
@@ -107,7 +115,10 @@ class Program:
                     raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}")
                 found[entry.name] = None
                 continue
-            array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), entry.shape, sizes)
+            shape = entry.shape
+            if self.plan.fixed and flow.batch is not None:  # rows side by side, each of which runs alone
+                shape = (*shape[: flow.batch], "B", *shape[flow.batch + 1 :])
+            array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), shape, sizes)
             if flow.batch is not None and array.shape[flow.batch] != batch:
                 raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
             found[entry.name] = array
@@ -119,10 +130,9 @@ class Rows:
 
     def __init__(self, program: Program, capacity: int):
         self.program, self.capacity = program, capacity
-        self.arrays: dict[str, np.ndarray] = {
-            "steps": np.zeros(capacity, np.int64),
-            "ended": np.zeros(capacity, np.bool_),
-        }
+        self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
+        if not program.plan.together:
+            self.arrays["steps"] = np.zeros(capacity, np.int64)
         self.recurrent: set[str] = set()
         self.static: dict[str, np.ndarray] = {}
         for part in program.plan.parts:
@@ -142,7 +152,7 @@ class Rows:
                 self.arrays[f"{node.name}.{key}"] = np.zeros((layers, *shape[1:]), dtype)
                 self.recurrent.add(f"{node.name}.{key}")
         if node.name in self.program.repeats:
-            self._keep(f"{node.name}.before", flows[node.name], 1)
+            self.arrays[f"{node.name}.began"] = np.zeros(self.capacity, np.bool_)
         if part.how == "window":
             window, source = part.window, node.inputs[0]
             self._keep(f"{node.name}.context", flows[source], window.left + window.right + window.stride)
@@ -160,7 +170,9 @@ class Rows:
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
         free = [size for size in rest if not isinstance(size, int)]
         if free:
-            raise UnsupportedError(f"{name}: values are {flow.value}, expected no free sizes but the batch and the time")
+            raise UnsupportedError(
+                f"{name}: values are {flow.value}, expected no free sizes but the batch and the time"
+            )
         dtype = numpy_dtype(flow.value.dtype, self.program.model.dtype)
         self.arrays[name] = np.zeros((self.capacity, most, *rest), dtype)
 
@@ -181,7 +193,8 @@ class Rows:
         for part in plan.parts:
             node = part.node
             if part.how == "window":
-                self.arrays[f"{node.name}.context"][rows] = part.padding
+                array = self.arrays[f"{node.name}.context"]
+                array[rows] = _padding(part, array.dtype)
             if part.how not in ("recurrent", "blocks"):
                 continue
             for place, key in enumerate(node.state_shapes(1)):
@@ -215,6 +228,8 @@ class Rows:
         wanted -= set(self.program.model._constants)
         kept = {name: values[name] for name in wanted if name in plan.flows and plan.flows[name].kind == "static"}
         kept.update({entry.name: values[entry.name] for entry in self.program.static})
+        if isinstance(rows, slice):  # all of them
+            self.static = {}
         self._check_static(kept)
         for name, array in kept.items():
             axis = plan.flows[name].batch
@@ -222,7 +237,9 @@ class Rows:
                 self.static.setdefault(name, array)
                 continue
             if name not in self.static:
-                self.static[name] = np.zeros((*array.shape[:axis], self.capacity, *array.shape[axis + 1 :]), array.dtype)
+                self.static[name] = np.zeros(
+                    (*array.shape[:axis], self.capacity, *array.shape[axis + 1 :]), array.dtype
+                )
             self.static[name][(slice(None),) * axis + (rows,)] = array
 
     def _check_static(self, given: Values) -> None:
@@ -238,7 +255,9 @@ class Rows:
             else:
                 sizes = [(*found.shape[:axis], *found.shape[axis + 1 :]) for found in (array, there)]
                 if sizes[0] != sizes[1]:
-                    raise InputError(f"{name}: sizes {sizes[0]} without the batch, expected {sizes[1]}, the other rows'")
+                    raise InputError(
+                        f"{name}: sizes {sizes[0]} without the batch, expected {sizes[1]}, the other rows'"
+                    )
 
     def copy_rows(self, source: Any, target: Any) -> None:
         """Make the target rows what the source rows are."""
@@ -272,24 +291,26 @@ class Rows:
             shape = (array.shape[0], count, *array.shape[2:]) if name in self.recurrent else (count, *array.shape[1:])
             expected[name] = (shape, array.dtype)
         for entry in self.program.static:
-            array = self.static.get(entry.name)
+            array = found.get(f"static.{entry.name}")
+            try:
+                accepted = self.program.accept({entry.name: array}, count, [entry], "state")[entry.name]
+            except InputError as error:
+                raise StateError(f"state: static.{error}") from None
             if array is not None:
-                axis = self.program.plan.flows[entry.name].batch
-                shape = array.shape if axis is None else (*array.shape[:axis], count, *array.shape[axis + 1 :])
-                expected[f"static.{entry.name}"] = (shape, array.dtype)
-        for name in (*expected, *found):
-            if name not in expected:
-                raise StateError(f"state: unknown array {name!r}, expected {', '.join(expected)}")
-            if name not in found:
-                raise StateError(f"state: array {name!r} missing")
-            shape, dtype = expected[name]
+                expected[f"static.{entry.name}"] = (array.shape, accepted.dtype)
+        unknown = [name for name in found if name not in expected]
+        missing = [name for name in expected if name not in found]
+        if unknown or missing:
+            what = f"unknown array {shown(unknown[0])!r}" if unknown else f"array {missing[0]!r} missing"
+            raise StateError(f"state: {what}, expected {', '.join(expected)}")
+        for name, (shape, dtype) in expected.items():
             if found[name].shape != shape or found[name].dtype != dtype:
                 raise StateError(
                     f"state {name}: {found[name].dtype} {found[name].shape}, expected {dtype} {shape} "
                     f"for {count} row{'s' * (count != 1)}"
                 )
-        steps = found["steps"]
-        if count and not (0 <= steps.min() and steps.max() <= MOST_STEPS):
+        steps = found.get("steps", np.zeros(1, np.int64))
+        if count and not (steps.min() >= 0 and steps.max() <= MOST_STEPS):
             raise StateError(f"state steps: {steps.min()} to {steps.max()}, expected 0 to {MOST_STEPS}")
 
     def load(self, rows: Any, found: Mapping[str, np.ndarray]) -> None:
@@ -306,16 +327,25 @@ class Rows:
     # --- a step -------------------------------------------------------------------------------------------------
 
     def advance(
-        self, rows: np.ndarray, given: Values, new: int, lengths: np.ndarray | None, ended: bool = False
+        self,
+        rows: np.ndarray,
+        given: Values,
+        new: int,
+        lengths: np.ndarray | None,
+        ended: bool = False,
+        check: Callable[[Values], None] | None = None,
     ) -> tuple[Values, dict[str, np.ndarray]]:
         """Outputs of these rows (different ones) for their next ``new`` steps, and how many steps each row has of each.
 
         given    the inputs by name, of len(rows) rows; none where the rows end
         lengths  int64 (len(rows),): steps of each row that count; None for all
         ended    the sequence ends here: what still waits is given out
+        check    is called with the outputs before anything is changed, and may raise
 
         Outputs behind a row's own steps are 0.
         """
+        if self.program.plain and new and lengths is None and not ended:
+            return self._advance_plain(rows, given, new, check)
         updates: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
         results = []
         with np.errstate(all="ignore"):
@@ -325,16 +355,57 @@ class Rows:
                 results.append(self._run(rows[members], part, count, ragged, ended, updates))
                 results[-1] = (members, *results[-1])
         outputs, counts = self._gathered(rows, results)
+        if check is not None:
+            check(outputs)
         for members, found in updates:
             for name, array in found.items():
                 if name in self.recurrent:
                     self.arrays[name][:, members] = array
+                elif array.ndim == 1:
+                    self.arrays[name][members] = array
                 else:
                     self.arrays[name][members, : array.shape[1]] = array
-        self.arrays["steps"][rows] += new if lengths is None else lengths
+        if "steps" in self.arrays:
+            self.arrays["steps"][rows] += new if lengths is None else lengths
         if ended:
             self.arrays["ended"][rows] = True
         return outputs, counts
+
+    def _advance_plain(
+        self, rows: np.ndarray, given: Values, new: int, check: Callable[[Values], None] | None
+    ) -> tuple[Values, dict[str, np.ndarray]]:
+        """The same for a graph whose nodes all run as they do in a model: the model's own steps, states in and out."""
+        program = self.program
+        every = len(rows) == self.capacity and bool((rows[1:] > rows[:-1]).all())
+        before = {
+            name: self.arrays[name] if every else np.ascontiguousarray(self.arrays[name][:, rows])
+            for name in self.recurrent
+        }
+        after: dict[str, np.ndarray] = {}
+        values: Values = {**program.model._constants, **program.absent, **given}
+        for name in self.static:
+            values[name] = None if self.static[name] is None else self._of_static(name, rows)
+        state = State.of(before)
+        with np.errstate(all="ignore"):
+            for step in program.plain:
+                step(values, state, after)
+        outputs = self._own_outputs(values, [*given.values(), *after.values()])
+        if check is not None:
+            check(outputs)
+        for name, array in after.items():
+            self.arrays[name][:, slice(None) if every else rows] = array
+        return outputs, {name: np.full(len(rows), new) for name in outputs}
+
+    def _own_outputs(self, values: Values, others: list[np.ndarray | None]) -> Values:
+        """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
+        held = [*others, *self.program.model._constants.values(), *self.static.values()]
+        held = [array for array in held if array is not None]
+        outputs: Values = {}
+        for name in self.program.plan.spec.outputs:
+            array = values[name]
+            outputs[name] = array.copy() if any(np.may_share_memory(array, other) for other in held) else array
+            held.append(outputs[name])
+        return outputs
 
     def _groups(self, rows, new, lengths):
         """(places in ``rows``, number of steps, lengths or None): what can run in one batch."""
@@ -415,13 +486,7 @@ class Rows:
         for part, step in zip(plan.parts, program.steps, strict=True):
             run.part(part, step)
         updates.append((rows, run.updates))
-        held = [array for array in (*given.values(), *run.updates.values()) if array is not None]
-        held += [*program.model._constants.values(), *(array for array in self.static.values() if array is not None)]
-        outputs = {}
-        for name in plan.spec.outputs:
-            array = values[name]
-            outputs[name] = array.copy() if any(np.may_share_memory(array, other) for other in held) else array
-            held.append(outputs[name])
+        outputs = self._own_outputs(values, [*given.values(), *run.updates.values()])
         return outputs, {timing: after - earlier for timing, (earlier, after) in counts.items()}, lengths
 
 
@@ -522,34 +587,32 @@ class _Run:
             return
         after: dict[str, np.ndarray] = {}
         step(own, State.of(before), after)
-        self.values.update({name: own[name] for name in self._made(node, ("last", *node.state_shapes(1))) if name in own})
+        self.values.update(
+            {name: own[name] for name in self._made(node, ("last", *node.state_shapes(1))) if name in own}
+        )
         self.updates.update(after)
         if node.name in self.rows.program.repeats:
-            self._repeat(node)
+            self._repeat(node, before[names[0]][-1])
 
     def _made(self, node: Any, endings: Sequence[str] = ()) -> list[str]:
         """Names that a recurrent node may give to sequences, and those with these endings."""
         return [node.name, *(f"{node.name}.{ending}" for ending in ("context", "weights", *endings))]
 
-    def _repeat(self, node: Recurrent) -> None:
-        """Masked steps before a chunk's first valid one repeat what was given out last."""
-        flow = self.plan.flows[node.name]
-        y = self.values[node.name]
-        if y is None:
-            return
-        y = self._rows_first(y, flow)
-        mask = self.values[node.mask]
-        earlier = self.rows.arrays[f"{node.name}.before"][self.members]
+    def _repeat(self, node: Recurrent, h: np.ndarray) -> None:
+        """Masked steps before a chunk's first valid one repeat what was given out last: h, or 0 before the first."""
+        name = f"{node.name}.began"
+        began = self.rows.arrays[name][self.members]
+        y, mask = self.values.get(node.name), self.values[node.mask]
         if mask is None:
             lengths = self.values[node.lengths] if node.lengths else None
-            last = np.full(len(y), y.shape[1]) if lengths is None else lengths
-            kept = np.where((last > 0)[:, None], y[np.arange(len(y)), np.maximum(last, 1) - 1], earlier[:, 0])
-        else:
-            mask = mask.T if node.layout == "time_first" else mask
+            self._store(name, began | (True if lengths is None else lengths > 0))
+            return
+        mask = mask.T if node.layout == "time_first" else mask
+        if y is not None:
+            y = self._rows_first(y, self.plan.flows[node.name])
             leading = ~np.logical_or.accumulate(mask, axis=1)
-            y[...] = np.where(leading[:, :, None], earlier, y)
-            kept = y[:, -1]
-        self._store(f"{node.name}.before", kept[:, None])
+            y[...] = np.where(leading[:, :, None], np.where(began[:, None], h, h.dtype.type(0))[:, None], y)
+        self._store(name, began | mask.any(axis=1))
 
     def _window(self, part: Part, step: Any) -> None:
         node, window = part.node, part.window
@@ -562,7 +625,8 @@ class _Run:
         steps = self._behind(name, flow, self.values[source], kept)
         received_after = window.left + known_after
         if self.ended and window.end:
-            padding = np.full((len(steps), window.end, *steps.shape[2:]), part.padding, steps.dtype)
+            shape = (len(steps), window.end, *steps.shape[2:])
+            padding = np.full(shape, _padding(part, steps.dtype), steps.dtype)
             steps = np.concatenate((steps, padding), axis=1)
         origin, count = min(start, received), given_after - given
         if count:
@@ -594,7 +658,9 @@ class _Run:
             steps, count = steps[:, size:], count - size
         self._store(name, steps)
         self.updates.update({f"{node.name}.{key}": array for key, array in states.items()})
-        names = [made for made in (f"{node.name}.forward", f"{node.name}.reverse", node.name) if made in self.plan.flows]
+        names = [
+            made for made in (f"{node.name}.forward", f"{node.name}.reverse", node.name) if made in self.plan.flows
+        ]
         if not given:
             self._empty_names(names)
             return
@@ -636,7 +702,9 @@ class _Run:
         flow, name = self.plan.flows[source], f"{node.name}.last"
         steps = self._behind(name, flow, self.values[source], 1)[:, -1:]
         self._store(name, steps)
-        self.values[node.name] = np.take(self._back(steps, flow), 0, axis=flow.time)
+        own = {**self.values, source: self._back(steps, flow)}
+        step(own, None, {})
+        self.values[node.name] = own[node.name]
 
 
 class _BothWays:
@@ -651,7 +719,10 @@ class _BothWays:
         self.node, self.dtype, self.threads = part.node, model.dtype, threads
         node = part.node
         self.stacks = [
-            {direction: pack_direction(node, model.weights, model.dtype, layer, direction) for direction in node.directions}
+            {
+                direction: pack_direction(node, model.weights, model.dtype, layer, direction)
+                for direction in node.directions
+            }
             for layer in range(node.layers)
         ]
         self.trained = {}
@@ -699,6 +770,11 @@ class _BothWays:
             before["h"], before.get("c"), after["h"], after.get("c"), self.threads,
         )  # fmt: skip
         return y, {key: array[0] for key, array in after.items()}
+
+
+def _padding(part: Part, dtype: np.dtype) -> float | int:
+    """What stands around the sequence, as a number of that dtype."""
+    return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
 
 
 def _merged(merge: str, found: list[np.ndarray]) -> np.ndarray:
