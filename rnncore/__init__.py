@@ -17,11 +17,8 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     passes      an equal network with less work
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
-<<<<<<< HEAD
-    decode      generate, score, CTC;  engine  requests from many callers in batches
-=======
     streaming   over a sequence that arrives in pieces;  stream  one caller's;  pool  those of many
->>>>>>> stream
+    decode      generate, score, CTC;  engine  requests from many callers in batches
     layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
     export      from live PyTorch and Keras models
     loading     load, save, convert;  verification  replaying a test pair

@@ -286,7 +286,7 @@ def test_seeds():
 
 
 def test_constraints_by_ids_masks_and_numbers(language):
-    model, given, seen = network(language), prompts(4, 12), {}
+    model, given, seen = network(language), prompts(3, 6), {}
 
     def even(prompt, tokens):
         seen.setdefault(prompt, []).append(tokens)

@@ -668,6 +668,6 @@ def test_a_child_s_stream_engine_is_closed():
 def test_load():
     """The same as `python tests/engine_load.py`, smaller."""
     found = engine_load.run(3000, threads=32)
+    assert found["32 threads"]["cancelled"] > 0 and found["asyncio"]["cancelled by callers"] > 0
     for name in ("32 threads", "asyncio", "streams"):
-        assert found[name]["cancelled"] > 0 and found[name]["completed"] > found[name]["batches"] > 0
-    assert found["shutdown, dropped"]["dropped"] > 0
+        assert found[name]["completed"] > found[name]["batches"] > 0
