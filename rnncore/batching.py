@@ -12,10 +12,13 @@ import numpy as np
 from rnncore.arguments import accept_inputs, accept_lengths, accept_state
 from rnncore.errors import InputError
 from rnncore.ops import OPS, UNKNOWN
-from rnncore.spec import Node, Recurrent, Spec
+from rnncore.spec import Control, Node, Recurrent, Spec
 from rnncore.state import State
 
 __all__ = ["Batcher", "Job"]
+
+# Ops that look at all of time, and keep rows apart where the batch is their first dimension.
+ROW_BY_ROW = ("WordAttention", "BahdanauAttention", "LuongAttention", "Reshape")
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ class Job:
 class Batcher:
     """How requests for one model become batches.
 
-    Requests share a call where every input and output has the batch as a dimension. Sequences of different length do
-    where the model has lengths and nothing in it looks across time without them; they are padded, and grouped so that
-    none is longer than twice another.
+    Requests share a call where every input and output has the batch as a dimension, and no node works across it (or
+    may, for all that is known: a Loop). Sequences of different length do where the model has lengths and nothing in it
+    looks across time without them; they are padded, and grouped so that none is longer than twice another.
     """
 
     def __init__(self, model: Any):
@@ -47,7 +50,9 @@ class Batcher:
         self.batch = _batch_name(self.spec)
         outputs = [self.spec.values[name].shape for name in self.spec.outputs]
         shapes = [entry.shape for entry in self.spec.inputs if not entry.optional] + outputs
-        self.mergeable = all(shape.count(self.batch) == 1 for shape in shapes)
+        self.mergeable = all(shape.count(self.batch) == 1 for shape in shapes) and not any(
+            _mixes_rows(node, self.spec, self.batch) for node in self.spec.nodes
+        )
         self.lengths, self.time = _ragged(self.spec, self.batch) if self.mergeable else (None, None)
 
     def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool) -> Job:
@@ -171,6 +176,20 @@ def _batch_name(spec: Spec) -> str | None:
         return size if isinstance(size, str) else None
     shape = spec.inputs[0].shape
     return shape[0] if shape and isinstance(shape[0], str) else None
+
+
+def _mixes_rows(node: Any, spec: Spec, batch: str) -> bool:
+    """Whether what a node gives for a row may depend on other rows."""
+    if not isinstance(node, Node):
+        return isinstance(node, Control)
+    shapes = [spec.values[name].shape for name in node.inputs if name]
+    made = [spec.values[name].shape for name in node.names]
+    if node.op in ROW_BY_ROW and all(shape[:1] == (batch,) for shape in [*shapes[:1], *made]):
+        return False
+    return any(
+        batch in shape and OPS[node.op].over_time(node.attributes, len(shape), shape.index(batch)) != "pointwise"
+        for shape in shapes
+    )
 
 
 def _ragged(spec: Spec, batch: str) -> tuple[str | None, str | None]:

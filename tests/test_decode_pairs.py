@@ -147,6 +147,21 @@ def test_a_cache_knows_the_memory_and_the_state(case):
         assert cache.hits == 2 * B + 1  # the middle row has its own memory
 
 
+@pytest.mark.parametrize("options", [{}, {"beams": 3, "n_best": 3}, {"top_k": 4}])
+def test_companions_and_threads_do_not_matter_with_attention(case, options):
+    """The very bits, for the same memory."""
+    models = [Model(case.spec, case.weights, "float32", num_threads=threads) for threads in (1, 2)]
+    given = arguments(case, "float32")
+    seeds = {"seed": list(range(B))} if "top_k" in options else {}
+    together = models[0].generate([[START]] * B, 8, **options, **seeds, **given)
+    same(models[1].generate([[START]] * B, 8, **options, **seeds, **given), together)
+    for row in range(B):
+        inputs = {name: array[row : row + 1] for name, array in given["inputs"].items()}
+        state = {name: array[:, row : row + 1] for name, array in given["state"].items()}
+        seed = {"seed": [row]} if seeds else {}
+        same(models[0].generate([[START]], 8, inputs=inputs, state=state, **options, **seed), together[row : row + 1])
+
+
 def test_inputs_that_do_not_fit(case):
     model, given = Model(case.spec, case.weights, "float32"), arguments(case, "float32")
     if case.attends:

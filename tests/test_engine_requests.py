@@ -79,7 +79,24 @@ def no_batch():
     return make(Spec([X], nodes, ["t"]))
 
 
+def mixes_rows():
+    """A softmax over the batch: a request alone is something else than in company."""
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x"), Node("soft", "Softmax", "rnn", {"axis": 0})]
+    return make(Spec([X], nodes, ["soft"]))
+
+
+def attends():
+    nodes = [
+        Recurrent("rnn", GRU(WIDTH, H), "x", direction="bidirectional"),
+        Node("words", "WordAttention", ("rnn", "lengths"), {"input_size": 2 * H, "attention_size": 5}),
+        linear("out", "words", 2 * H, 3),
+    ]
+    return make(Spec([X], nodes, ["out"]))
+
+
 MODELS = {
+    "softmax over rows": mixes_rows,
+    "word attention": attends,
     "tagger": tagger,
     "tagger without lengths": lambda: tagger(None),
     "classifier": classifier,
@@ -164,7 +181,7 @@ def test_results_are_the_model_s_bit_for_bit(name):
             same(future.result(30), model(x))
             same(other.result(30), model.run({model.inputs[0].name: x}))
     batched = engine.metrics.batches < len(given)
-    assert batched == (name != "flat")
+    assert batched == (name not in ("flat", "softmax over rows"))
     assert engine.metrics.batch_rows.quantile(1) <= 16
 
 
