@@ -15,7 +15,6 @@ depend on the batch (float32 on the native kernels).
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 import time
@@ -105,10 +104,6 @@ class Engine(Requests):
         wants_state = state is not _NO_STATE
         job = self._batcher.job(x, lengths, mask, state if wants_state else None, wants_state)
         return self._submit(job, priority, deadline, block)
-
-    async def infer(self, x: Any, **options: Any) -> Any:
-        """The result that submit's future will have, awaited. Cancelling the task cancels the request."""
-        return await asyncio.wrap_future(self.submit(x, **options))
 
     def _fits(self, rows: int, steps: int) -> bool:
         return rows <= self.max_batch and rows * steps <= self.max_steps
@@ -264,10 +259,6 @@ class StreamEngine(Requests):
         with self._pool_lock:
             inside = self._inside(stream)
         return self._submit(self._chunk(inside, stream, x, finish), priority, deadline, block)
-
-    async def infer(self, x: Any, **options: Any) -> Any:
-        """The result that submit's future will have, awaited. Cancelling the task cancels the request."""
-        return await asyncio.wrap_future(self.submit(x, **options))
 
     def _check_open(self) -> None:
         if self._closed:

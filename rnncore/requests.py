@@ -5,7 +5,9 @@ What a request asks for, which requests share a call and how they are answered i
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import functools
 import heapq
 import itertools
 import os
@@ -90,6 +92,26 @@ class Requests:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._depth} of {self.max_queue} waiting{', closed' if self._closed else ''}>"
+
+    def submit(self, x: Any, **options: Any) -> Future:
+        """Ask for something, answered by the future that is returned."""
+        raise NotImplementedError
+
+    async def infer(self, x: Any, *, block: bool = False, **options: Any) -> Any:
+        """What submit's future will have, awaited. Cancelling the task cancels the request.
+
+        block  with a full queue: wait for room, at most until the deadline; other tasks run meanwhile
+        """
+        if not block:
+            return await asyncio.wrap_future(self.submit(x, **options))
+        submit = functools.partial(self.submit, x, block=True, **options)
+        submitting = asyncio.get_running_loop().run_in_executor(None, submit)
+        try:
+            request = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_result)
+            raise
+        return await asyncio.wrap_future(request)
 
     def _submit(self, job: Any, priority: int, deadline: float | None, block: bool) -> Future:
         """Put a request that was checked into the queue."""
@@ -311,6 +333,12 @@ class Requests:
                 request.set_exception(DeadlineError(f"the deadline passed after {waited:.3f} s in the queue"))
             else:
                 self.metrics.add(cancelled=1)
+
+
+def _cancel_result(submitting: asyncio.Future) -> None:
+    """Nobody waits any more for a request that a thread has submitted now."""
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()
 
 
 def check_positive(name: str, value: Any) -> None:

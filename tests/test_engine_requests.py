@@ -426,6 +426,30 @@ def test_asyncio():
     asyncio.run(everything())
 
 
+def test_asyncio_waits_for_room_without_holding_up_others():
+    model = tagger()
+
+    async def everything():
+        with Held(model, max_queue=1) as held:
+            tasks = [asyncio.create_task(held.engine.infer(x_of(i), block=True)) for i in range(4)]
+            await asyncio.sleep(0.05)  # the loop runs while they wait
+            assert held.engine.queue_depth == 1
+            with pytest.raises(QueueFullError):
+                await held.engine.infer(x_of(1))
+            with pytest.raises(DeadlineError, match="before there was room"):
+                await held.engine.infer(x_of(1), block=True, timeout=0.02)
+            tasks[3].cancel()
+            held.gate.set()
+            for i, task in enumerate(tasks[:3]):
+                same(await task, model(x_of(i)))
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[3]
+        sums = held.engine.metrics.snapshot()
+        assert sums["accepted"] == sums["completed"] + sums["cancelled"]
+
+    asyncio.run(everything())
+
+
 @pytest.mark.parametrize(
     "options, error, message",
     [
