@@ -130,13 +130,16 @@ def convert(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
     verify: bool = False,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
 ) -> tuple[Path, NativeFile, Verification | None]:
     """Write a file's weights and Spec as rnncore's own file.
 
-    With verify the file's test pair is replayed first, and nothing is written if it fails. Returns the path written,
-    what it holds, and the verification.
+    With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save.
+    Returns the path written, what it holds, and the verification.
     """
     found = open_file(source, spec=spec, names=names)
+    if vocabulary is not None:
+        found = dataclasses.replace(found, vocabulary=vocabulary)
     report = None
     if verify:
         report = check_pair(Model(found.spec, found.weights), found.test_pair, str(source))

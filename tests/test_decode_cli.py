@@ -103,6 +103,23 @@ def test_an_encoder_s_input_by_text(tmp_path):
         assert done.exit_code == 1 and "expected NAME=TEXT with an input that has a vocabulary" in done.stderr
 
 
+def test_convert_adds_a_vocabulary(letters, tmp_path):
+    plain = rnncore.save(tmp_path / "plain.safetensors", float32_model())
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text(json.dumps({"tokens": LETTERS, "out": LETTERS}))
+    done = cli("convert", plain, tmp_path / "made.safetensors", "--vocabulary", tokens)
+    assert done.exit_code == 0 and "vocabulary of out: 23 tokens" in done.stdout
+    assert (tmp_path / "made.safetensors").read_bytes() == letters.read_bytes()
+    for content, message in (
+        ("[]", 'tokens.json: expected an object like {"ids": ["<s>", "a", "b"]}'),
+        ("{", "tokens.json: not JSON"),
+        ('{"words": ["a"]}', "'words' is no input or output"),
+    ):
+        tokens.write_text(content)
+        done = cli("convert", plain, tmp_path / "other.safetensors", "--vocabulary", tokens)
+        assert done.exit_code == 1 and message in done.stderr and not (tmp_path / "other.safetensors").exists()
+
+
 def test_models_without_a_vocabulary():
     done = cli("generate", "zoo:sunspots", "-p", "a")
     assert (

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, wait
@@ -524,6 +526,20 @@ def test_after_a_fork_the_child_s_engine_is_fresh():
         held.gate.set()
         for future in waiting:
             same(future.result(30), model(x_of(3)))
+
+
+def test_an_exit_drains():
+    """A program that ends without a shutdown still gets its answers."""
+    code = (
+        "import numpy, rnncore\n"
+        "model = rnncore.load('zoo:sunspots')\n"
+        "engine = rnncore.Engine(model, max_batch=4)\n"
+        "for i in range(200):\n"
+        "    x = numpy.full((1, 9, 1), i, numpy.float32)\n"
+        "    engine.submit(x).add_done_callback(lambda future: print(future.result().shape, flush=True))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["(1, 9, 1)"] * 200 and not done.stderr
 
 
 def test_histograms():
