@@ -12,6 +12,11 @@
     ops/logic.py        comparisons, And, Or, Xor, Not, Where
     ops/shape.py        Reshape, Transpose, Concat, Split, Slice, Shape, Range ...
     ops/indexing.py     Gather, Scatter, OneHot, TopK, ArgMax, Unique ...
+    ops/convolution.py  Conv, ConvTranspose;  ops/windows.py: how windows slide
+    ops/pooling.py      MaxPool, AveragePool, LpPool and their global forms
+    ops/normalization.py  Batch-, Instance-, Group-, Layer- and RMSNormalization, MeanVarianceNormalization, LRN
+    ops/resize.py       Pad, Resize, Upsample
+    ops/quantized.py    integers: QuantizeLinear, MatMulInteger, ConvInteger ..., DynamicQuantizeLSTM
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
 
 A new op is one entry in its family's list.
@@ -21,18 +26,26 @@ from rnncore.ops import (
     along_axis,
     attention,
     constant,
+    convolution,
     elementwise,
     indexing,
     linear,
     logic,
+    normalization,
+    pooling,
     products,
+    quantized,
     reduce,
+    resize,
     shape,
 )
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, numpy_dtype
 
 __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]
 
-FAMILIES = (constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention)
+FAMILIES = (
+    *(constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention),
+    *(convolution, pooling, normalization, resize, quantized),
+)
 
 OPS: dict[str, Op] = {op.name: op for family in FAMILIES for op in family.OPS}
