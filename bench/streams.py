@@ -35,7 +35,6 @@ PAUSE = 0.05
 
 def model_of(shape: Shape, threads: int):
     import rnncore
-
     from rnncore.formats.torch_names import bind
 
     weights, _ = shape.arrays()

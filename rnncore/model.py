@@ -30,7 +30,7 @@ from rnncore.weights import Weights
 if TYPE_CHECKING:
     from rnncore.pool import StreamPool
     from rnncore.stream import Stream
-    from rnncore.streaming.rows import Program
+    from rnncore.streaming.program import Program
 
 __all__ = ["Model"]
 
@@ -273,7 +273,7 @@ class Model:
     def _program(self, lookahead: int | None, block: int | None, history: int | None) -> Program:
         """How the model streams with these options; made once."""
         from rnncore.streaming.flow import plan
-        from rnncore.streaming.rows import Program
+        from rnncore.streaming.program import Program
 
         options = {"lookahead": (lookahead, 0), "block": (block, 1), "history": (history, 1)}
         for name, (value, least) in options.items():

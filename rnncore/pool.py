@@ -15,7 +15,8 @@ from rnncore.ops import numpy_dtype
 from rnncore.spec import Input
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
-from rnncore.streaming.rows import Program, Rows
+from rnncore.streaming.program import Program
+from rnncore.streaming.rows import Rows
 
 __all__ = ["StreamPool"]
 

@@ -13,7 +13,9 @@ from rnncore.kernels import _native
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.spec import Recurrent
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
-from rnncore.streaming.rows import Program, Rows
+from rnncore.streaming.program import Program
+from rnncore.streaming.rows import Rows
+from rnncore.streaming.straight import Straight
 
 __all__ = ["Stream", "accept_chunk_lengths", "bare_stack", "batch_of_chunk", "check_out"]
 
@@ -39,7 +41,12 @@ class Stream:
         self._all = np.arange(self._batch)
         self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
         self._states_wanted = len(program.plan.spec.outputs) > 1
+        self._find_short_ways()
+
+    def _find_short_ways(self) -> None:
         self._direct = self._find_direct()
+        ended = self._rows.arrays["ended"].any()
+        self._straight = Straight.of(self._rows) if self._direct is None and not ended else None
 
     def _find_direct(self) -> DirectStream | None:
         """The short way for a model that is one forward stack."""
@@ -74,6 +81,11 @@ class Stream:
                 return y
         self._take()
         try:
+            if self._straight is not None and lengths is None and mask is None and out is None:
+                bare = self._batch == 1 and self._straight.lacks_batch(x)
+                outputs = self._straight(x[None] if bare else x)
+                if outputs is not None:
+                    return self._returned(outputs, bare)
             return self._feed(x, lengths, mask, out)
         finally:
             self._owner.release()
@@ -116,7 +128,7 @@ class Stream:
             if rows.arrays["ended"].any():
                 raise StreamError("this stream is finished already")
             outputs, _ = rows.advance(self._all, {}, 0, None, ended=True)
-            self._direct = None  # which does not know that a stream may have ended
+            self._direct = self._straight = None  # which do not know that a stream may have ended
             return self._returned(outputs, False)
         finally:
             self._owner.release()
@@ -130,7 +142,7 @@ class Stream:
                 found.reset(slice(None) if rows is None else np.arange(self._batch)[rows].reshape(-1))
             except IndexError as error:
                 raise InputError(f"rows: {error}") from None
-            self._direct = self._find_direct()
+            self._find_short_ways()
         finally:
             self._owner.release()
 
@@ -146,7 +158,7 @@ class Stream:
             other._rows.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
             for name, array in rows.arrays.items():
                 other._rows.arrays[name][...] = array
-            other._direct = other._find_direct()
+            other._find_short_ways()
             return other
         finally:
             self._owner.release()
@@ -170,7 +182,7 @@ class Stream:
             rows = self._open_rows()
             rows.check_saved(found, self._batch)
             rows.load(slice(None), found)
-            self._direct = self._find_direct()
+            self._find_short_ways()
         finally:
             self._owner.release()
 
@@ -214,7 +226,7 @@ class Stream:
     def close(self) -> None:
         """Forget the state; any further use is a StreamError."""
         self._take()
-        self._rows = self._direct = None
+        self._rows = self._direct = self._straight = None
         self._owner.release()
 
     @property

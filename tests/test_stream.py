@@ -1,8 +1,10 @@
 """Streams: any cut of a sequence gives the outputs of the whole, bit for bit; states in and out; what is refused."""
 
 import gc
+import signal
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -314,6 +316,25 @@ def test_errors_change_nothing():
     assert stream.save() == before
 
 
+def test_a_failure_behind_a_layer_changes_nothing():
+    """Also on the short way, where layers change their states in place."""
+    model = make(SPECS["graph"])
+    x = draw(model.spec, np.random.default_rng(0), 1, 3)
+    stream = model.stream()
+    stream.feed(x)
+    before = stream.save()
+
+    def fail(values, *_):
+        raise MemoryError("no room")
+
+    stream._straight.steps.append(fail)
+    with pytest.raises(MemoryError, match="no room"):
+        stream.feed(x)
+    assert stream.save() == before
+    stream._straight.steps.pop()
+    assert (stream.feed(x[0]) == model(np.concatenate((x, x), axis=1))[0, 3:]).all()
+
+
 def test_bad_ids_change_nothing():
     model = make(SPECS["embedding"])
     stream = model.stream()
@@ -382,6 +403,42 @@ def test_two_threads_on_one_stream():
     for _ in range(done[0]):
         alone.feed(x)
     assert alone.state == stream.state
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_an_interrupt_leaves_the_state(pooled):
+    """A signal handler that raises ends a long feed; the stream is where it was."""
+    spec = Spec([Input("x", "float", ("B", "T", 64))], [Recurrent("r", LSTM(64, 256), "x", layers=2)], ["r"])
+    model = make(spec, num_threads=1)
+    x = draw(spec, np.random.default_rng(0), 32, 4000)
+    target = model.pool(32) if pooled else model.stream(32)
+    handles = target.handles([target.open() for _ in range(32)]) if pooled else None
+    feed = (lambda x: target.step(x, handles)) if pooled else target.feed
+    feed(np.ascontiguousarray(x[:, :3]))
+    before = target.save_all() if pooled else target.save()
+
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            feed(x)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+    assert (target.save_all() if pooled else target.save()) == before
+    feed(np.ascontiguousarray(x[:, :3]))
+
+
+def test_the_readme_runs():
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    block = text[text.index("## Streams") :].split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(block, found)
+    assert (found["outputs"]["ann"] == found["model"](found["x"][None, :2])[0]).all()
+    assert found["y"].shape == (2, 4, 128)
 
 
 def test_nothing_is_allocated_with_out():

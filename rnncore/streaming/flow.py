@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
-from rnncore.ops import OPS, Value
+from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.streaming.timing import INPUT, Blocks, Timing, Window, joined
 
@@ -29,6 +29,9 @@ TIME, BATCH = "TIME__", "BATCH__"
 
 # Ops of attention whose attribute "causal" keeps them from looking ahead: they look back on a declared history.
 LOOK_BACK = ("MultiHeadAttention", "KerasAttention", "KerasAdditiveAttention")
+
+# These, and the ops whose queries may come one by one.
+ATTENTION = (*LOOK_BACK, "BahdanauAttention", "LuongAttention")
 
 # Ops that may read sizes and the time's size among them, because a chunk's size serves as well as the whole one's.
 OF_SIZES = (
@@ -49,6 +52,9 @@ INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
 
 # An end of a Slice that is behind any sequence.
 LATER = (1 << 31) - 1
+
+# Ops for which the shapes say whether rows and steps stay apart, better than the op knows.
+RESHAPING = ("Reshape", "Expand", "Squeeze", "Unsqueeze", "Flatten", "Tile", "Shape")
 
 # What stands in a window before the first step and behind the last.
 PADDING = {"MaxPool": float("-inf")}
@@ -161,7 +167,7 @@ class _Follower:
         self.flows: dict[str, Flow] = {}
         self.time, batch = _time_and_batch(spec)
         self.fixed = batch == 1
-        self.marked = _marked(spec, self.time, batch)
+        self.marked = _marked_inputs(spec, self.time, batch)
 
     def plan(self) -> Plan:
         of_rows = {node.lengths for node in self.spec.stateful if node.lengths is not None}
@@ -172,6 +178,10 @@ class _Follower:
                 self._add(entry.name, "static", None, f"input {entry.name!r}")
         parts = []
         for place, node in enumerate(self.spec.nodes):
+            try:
+                self.marked.update(node.infer(self.marked))
+            except SpecError as error:
+                raise UnsupportedError(f"the model cannot be streamed: {error}") from None
             parts.append(self._part(place, node))
         for name in self.spec.outputs:
             flow = self.flows[name]
@@ -212,6 +222,8 @@ class _Follower:
         if "lengths" in kinds:
             self._refuse(node, "it reads the lengths, which a stream only knows of each chunk")
         known = self._known_data(node)
+        if known is None:
+            self._check_rows(node, given)
         if kinds <= {"static"} or known is not None:
             return self._give(node, Part(node, place, "static", data=known), "static", None)
         if isinstance(node, Control):
@@ -223,6 +235,22 @@ class _Follower:
         if "steps" not in kinds or node.op == "Shape":
             return self._sizes(place, node, given)
         return self._over_time(place, node, given)
+
+    def _check_rows(self, node: Any, given: Mapping[str, Flow]) -> None:
+        """Refuse what makes of a batch something else than each row alone would give."""
+        counted = any(BATCH in (found.value.data or ()) for found in given.values())
+        counted = counted and {found.kind for found in given.values()} == {"static"}
+        if counted and any(not _axes(self.marked[name], BATCH) for name in node.names):
+            self._refuse(node, "it counts the rows of a batch")
+        flow = given.get(node.inputs[0]) if node.inputs else None
+        if self.fixed or flow is None or flow.batch is None or not isinstance(node, Node):
+            return
+        op = OPS[node.op]
+        mixes = callable(op.time) and node.op not in (*RESHAPING, *LOOK_BACK)
+        if mixes and op.over_time(node.attributes, len(flow.value.shape), flow.batch) == "whole":
+            self._refuse(node, "it mixes the rows of a batch")
+        if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
+            self._refuse(node, "it mixes the rows of a batch")
 
     def _known_data(self, node: Any) -> tuple | None:
         """The content of the node's only value, where it is known of numbers and the batch alone."""
@@ -263,6 +291,10 @@ class _Follower:
         if self._takes_last(node, first):
             return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
         how = op.over_time(node.attributes, rank, axis)
+        if node.op == "Gather" and node.inputs[0] not in steps:
+            how = "pointwise"  # rows of a table
+        if node.op in ATTENTION and list(steps) == [node.inputs[0]] and not node.attributes.get("causal"):
+            how = "pointwise"  # each query for itself, of a memory that is there
         if how == "whole" and node.op in ("Reshape", "Expand") and self._keeps_time(node, first):
             how = "pointwise"
         if how == "causal" and node.op in LOOK_BACK:
@@ -270,18 +302,25 @@ class _Follower:
         if how != "pointwise":
             self._refuse(node, "it needs the whole sequence")
         timing = joined([flow.timing for flow in steps.values()])
+        if len(steps) > 1:
+            self._mark_joined(place, node, first)
         return self._give(node, Part(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
+
+    def _mark_joined(self, place: int, node: Node, flow: Flow) -> None:
+        """Where sizes with the time in them met and nothing is known of the result, it still is the time's."""
+        for name in node.names:
+            value = self.marked[name]
+            axis = len(value.shape) - len(flow.value.shape) + flow.time
+            if 0 <= axis < len(value.shape) and value.shape[axis] == UNKNOWN and not _axes(value, TIME):
+                shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
+                self.marked[name] = Value(value.dtype, shape)
 
     def _keeps_time(self, node: Node, flow: Flow) -> bool:
         """Whether a Reshape leaves each step's elements together, in order: what stands before the time is the same."""
         shape, found = flow.value.shape, self.marked[node.names[0]].shape
-        axes = [axis for axis, size in enumerate(found) if size == TIME]
+        axes = [axis for axis, size in enumerate(found) if size == shape[flow.time]]
         before = sorted(map(str, (size for size in shape[: flow.time] if size != 1)))
-        return (
-            shape[flow.time] == TIME
-            and len(axes) == 1
-            and sorted(map(str, (size for size in found[: axes[0]] if size != 1))) == before
-        )
+        return len(axes) == 1 and sorted(map(str, (size for size in found[: axes[0]] if size != 1))) == before
 
     def _takes_last(self, node: Node, flow: Flow) -> bool:
         """Whether a Gather or a Slice takes the last step and no other."""
@@ -440,21 +479,20 @@ def _time_and_batch(spec: Spec) -> tuple[str, int | str]:
     """The name that the time has in the inputs' shapes, and the batch's name or size."""
     named = {size for entry in spec.inputs for size in entry.shape if isinstance(size, str)}
     times: dict[str, None] = {}
-    batch: int | str | None = None
+    batch: int | str = UNKNOWN
     for node in spec.stateful:
         shape = spec.values[node.input].shape
         batch_axis = 1 if getattr(node, "layout", "") == "time_first" else 0
-        found, batch = shape[1 - batch_axis], shape[batch_axis] if batch is None else batch
-        names = [name for name in re.findall(r"\w+", str(found)) if name in named]
-        if not names:
+        found = shape[1 - batch_axis]
+        if isinstance(found, int):
             raise UnsupportedError(
-                f"{_what(node)} cannot be streamed: its input {node.input!r} has {found} steps, expected a free size "
-                "that an input names"
+                f"{_what(node)} cannot be streamed: its input {node.input!r} has {found} steps, expected a free size"
             )
-        times.update(dict.fromkeys(names))
-    if batch is None:
-        first = spec.inputs[0]
-        batch = first.shape[0] if first.shape else 1
+        batch = shape[batch_axis] if batch == UNKNOWN else batch
+        times.update(dict.fromkeys(name for name in re.findall(r"\w+", found) if name in named))
+    if batch == UNKNOWN:
+        batch = next((entry.shape[0] for entry in spec.inputs if entry.shape), 1)
+    if not times:
         times = dict.fromkeys(size for entry in spec.inputs for size in entry.shape[1:] if isinstance(size, str))
         times.pop(batch, None)
     if len(times) != 1:
@@ -467,16 +505,9 @@ def _time_and_batch(spec: Spec) -> tuple[str, int | str]:
     return next(iter(times)), batch
 
 
-def _marked(spec: Spec, time: str, batch: int | str) -> dict[str, Value]:
-    """Every value, inferred with marks for the time and the batch."""
-    marks = {time: TIME, batch: BATCH}
-    values: dict[str, Any] = {}
-    for entry in spec.inputs:
-        shape = tuple(marks.get(size, size) if isinstance(size, str) else size for size in entry.shape)
-        values[entry.name] = Value(entry.dtype, shape)
-    for node in spec.nodes:
-        try:
-            values.update(node.infer(values))
-        except SpecError as error:
-            raise UnsupportedError(f"the model cannot be streamed: {error}") from None
-    return values
+def _marked_inputs(spec: Spec, time: str, batch: int | str) -> dict[str, Value]:
+    """The inputs with marks for the time and the batch."""
+    marks = {time: TIME, batch: BATCH} if isinstance(batch, str) else {time: TIME}
+    return {
+        entry.name: Value(entry.dtype, tuple(marks.get(size, size) for size in entry.shape)) for entry in spec.inputs
+    }

@@ -1,9 +1,8 @@
 """The states of many rows of a stream, and one step of some of them through the graph.
 
-A Program is a Plan compiled for a model; Rows are the arrays of as many rows as there may be. Every array but those
-of recurrent layers has its row first and then the steps that are kept, oldest first; how many of them count follows
-from the steps that the row has seen, so nothing else needs to be kept. What recurrent layers carry stands as in State:
-(layers, rows, size).
+Every array but those of recurrent layers has its row first and then the steps that are kept, oldest first; how many
+of them count follows from the steps that the row has seen, so nothing else needs to be kept. What recurrent layers
+carry stands as in State: (layers, rows, size).
 
 Rows whose kept steps are of different numbers run in groups; a graph that keeps none runs all rows in one batch.
 A step changes nothing before everything is computed.
@@ -11,118 +10,26 @@ A step changes nothing before everything is computed.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import accept_array, without_padding
+from rnncore.arguments import without_padding
 from rnncore.errors import InputError, StateError, UnsupportedError
 from rnncore.formats._cursor import shown
-from rnncore.model import Model, nothing, op_step
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Input, Node, Recurrent
-from rnncore.stacks import pack_direction
 from rnncore.state import State
-from rnncore.streaming.flow import BATCH, Flow, Part, Plan
-from rnncore.streaming.timing import INPUT, Timing
-from rnncore.threads import check_threads
+from rnncore.streaming.flow import Flow, Part
+from rnncore.streaming.program import Program, padding_of
+from rnncore.streaming.run import Run
 
-__all__ = ["Program", "Rows"]
+__all__ = ["Rows"]
 
 Values = dict[str, Any]
 
 # Steps that a row can have seen: far more than any has, and far from where integers end.
 MOST_STEPS = 1 << 60
-
-
-class Program:
-    """A plan compiled for a model. Immutable; any number of Rows use it."""
-
-    def __init__(self, model: Model, plan: Plan):
-        self.model, self.plan = model, plan
-        spec = plan.spec
-        self.given = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "steps"]
-        self.static = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "static"]
-        self.lengths = [entry.name for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"]
-        stateful = [part.node for part in plan.parts if part.how == "recurrent"]
-        self.ragged = plan.together and all(node.lengths is not None for node in stateful)
-        self.timings = plan.timings
-        self.repeats = [
-            part.node.name
-            for part in plan.parts
-            if part.how == "recurrent" and getattr(part.node, "mask", None) and part.node.masked_output == "repeat"
-        ]
-        threads = check_threads(model._num_threads)
-        self.steps = [self._compile(part, threads) for part in plan.parts]
-        plain = plan.together and not self.repeats and all(part.how != "last" for part in plan.parts)
-        self.plain = [
-            step
-            for part, step in zip(plan.parts, self.steps, strict=True)
-            if plain and part.how != "static" and step is not nothing
-        ]
-        self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
-        self.canonical = plan.settled + plan.period
-        self.counts = lru_cache(maxsize=256)(self._counts)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """What a saved stream is bound to: the model, and what the plan was made with."""
-        plan = self.plan
-        options = f"{self.model.fingerprint} {plan.lookahead} {plan.block} {plan.history}"
-        return hashlib.sha256(options.encode()).hexdigest()
-
-    def _compile(self, part: Part, threads: int) -> Any:
-        model, node = self.model, part.node
-        if part.how == "window":
-            return op_step(node, model.weights, model.dtype, threads)
-        if part.how == "history":
-            inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
-            alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
-            return op_step(alone, model.weights, model.dtype, threads)
-        if part.how == "blocks":
-            return _BothWays(part, model, self.plan, threads)
-        if isinstance(node, Node) and node.op == "Embedding":
-            readers = [other for other in self.plan.parts if node.name in other.node.reads]
-            if any(other.how == "blocks" for other in readers):
-                return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
-        return model._steps[part.place]
-
-    def phase(self, steps: int) -> int:
-        """A number of steps after which the same steps are kept, and small."""
-        if steps < self.canonical:
-            return steps
-        return self.plan.settled + (steps - self.plan.settled) % self.plan.period
-
-    def _counts(self, before: int, new: int, ended: bool) -> dict[Timing, tuple[int, int]]:
-        """For each timing the steps known before and after."""
-        return {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
-
-    def accept(self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str) -> Values:
-        """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there."""
-        names = [entry.name for entry in entries]
-        for name in given:
-            if name not in names:
-                raise InputError(f"{what}: input {name!r} is unknown, expected {', '.join(names) or 'none'}")
-        sizes: dict[str, int] = {}
-        found: Values = {}
-        for entry in entries:
-            flow, value = self.plan.flows[entry.name], given.get(entry.name)
-            if value is None:
-                if not entry.optional:
-                    raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}")
-                found[entry.name] = None
-                continue
-            shape = entry.shape
-            if self.plan.fixed and flow.batch is not None:  # rows side by side, each of which runs alone
-                shape = (*shape[: flow.batch], "B", *shape[flow.batch + 1 :])
-            array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), shape, sizes)
-            if flow.batch is not None and array.shape[flow.batch] != batch:
-                raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
-            found[entry.name] = array
-        return found
 
 
 class Rows:
@@ -194,7 +101,7 @@ class Rows:
             node = part.node
             if part.how == "window":
                 array = self.arrays[f"{node.name}.context"]
-                array[rows] = _padding(part, array.dtype)
+                array[rows] = padding_of(part, array.dtype)
             if part.how not in ("recurrent", "blocks"):
                 continue
             for place, key in enumerate(node.state_shapes(1)):
@@ -211,21 +118,15 @@ class Rows:
     def _set_static(self, rows: Any, static: Values) -> None:
         """Compute what does not depend on the sequence, for some rows."""
         plan, count = self.program.plan, len(np.arange(self.capacity)[rows])
-        values: Values = dict(static)
-        values.update(self.program.model._constants)
+        values: Values = {**static, **self.program.counts_of(count), **self.program.model._constants}
         wanted = set(plan.spec.outputs).union(*(part.node.reads for part in plan.parts if part.how != "static"))
         with np.errstate(all="ignore"):
             for part, step in zip(plan.parts, self.program.steps, strict=True):
                 if part.how != "static":
                     continue
-                if part.data is not None and part.node.names[0] not in values:
-                    value = plan.flows[part.node.names[0]].value
-                    data = [count if item == BATCH else item for item in part.data]
-                    dtype = numpy_dtype(value.dtype, self.program.model.dtype)
-                    values[part.node.names[0]] = np.array(data, dtype).reshape(value.shape)
-                elif part.data is None:
+                if part.data is None:
                     step(values, None, {})
-        wanted -= set(self.program.model._constants)
+        wanted -= {*self.program.model._constants, *self.program.counts_of(count)}
         kept = {name: values[name] for name in wanted if name in plan.flows and plan.flows[name].kind == "static"}
         kept.update({entry.name: values[entry.name] for entry in self.program.static})
         if isinstance(rows, slice):  # all of them
@@ -382,7 +283,7 @@ class Rows:
             for name in self.recurrent
         }
         after: dict[str, np.ndarray] = {}
-        values: Values = {**program.model._constants, **program.absent, **given}
+        values: Values = {**program.counts_of(len(rows)), **program.model._constants, **program.absent, **given}
         for name in self.static:
             values[name] = None if self.static[name] is None else self._of_static(name, rows)
         state = State.of(before)
@@ -469,8 +370,9 @@ class Rows:
         program, plan = self.program, self.program.plan
         before = 0 if plan.together else program.phase(int(self.arrays["steps"][rows[0]]))
         counts = program.counts(before, new, ended)
-        run = _Run(self, rows, counts, ended)
+        run = Run(self, rows, counts, ended)
         values = run.values
+        values.update(program.counts_of(len(rows)))
         values.update(program.model._constants)
         for name in self.static:
             values[name] = None if self.static[name] is None else self._of_static(name, rows)
@@ -488,302 +390,6 @@ class Rows:
         updates.append((rows, run.updates))
         outputs = self._own_outputs(values, [*given.values(), *run.updates.values()])
         return outputs, {timing: after - earlier for timing, (earlier, after) in counts.items()}, lengths
-
-
-class _Run:
-    """One group's way through the graph."""
-
-    def __init__(self, rows: Rows, members: np.ndarray, counts: Mapping[Timing, tuple[int, int]], ended: bool):
-        self.rows, self.members, self.counts, self.ended = rows, members, counts, ended
-        self.plan = rows.program.plan
-        self.values: Values = {}
-        self.updates: dict[str, np.ndarray] = {}
-
-    def new(self, timing: Timing | None) -> int:
-        before, after = self.counts[timing or INPUT]
-        return after - before
-
-    def part(self, part: Part, step: Any) -> None:
-        if part.how != "static":
-            getattr(self, f"_{part.how}")(part, step)
-
-    def empty(self, flow: Flow) -> np.ndarray:
-        """No steps of a value."""
-        shape = [size if isinstance(size, int) else 1 for size in flow.value.shape]
-        shape[flow.time] = 0
-        if flow.batch is not None:
-            shape[flow.batch] = len(self.members)
-        return np.zeros(shape, numpy_dtype(flow.value.dtype, self.rows.program.model.dtype))
-
-    def _empty_names(self, names: Sequence[str]) -> None:
-        for name in names:
-            if self.plan.flows[name].kind == "steps":
-                self.values[name] = self.empty(self.plan.flows[name])
-
-    def _steps(self, part: Part, step: Any) -> None:
-        node = part.node
-        own = self._in_time(part)
-        if self.new(part.timing) == 0 and all(self.plan.flows[name].kind == "steps" for name in node.names):
-            self._empty_names(node.names)
-            return
-        step(own, None, {})
-        for name in node.names:
-            if name in own:  # an Embedding that was folded gives nothing
-                self.values[name] = own[name]
-
-    def _running(self, part: Part, step: Any) -> None:
-        step(self.values, None, {})
-
-    def _in_time(self, part: Part) -> Values:
-        """The values as the node sees them: inputs that are ahead of others wait."""
-        if not part.waiting:
-            return self.values
-        own = dict(self.values)
-        for name in part.waiting:
-            flow = self.plan.flows[name]
-            earlier = self.counts[flow.timing][0] - self.counts[part.timing][0]
-            steps = self._behind(f"{part.node.name}.waiting.{name}", flow, self.values[name], earlier)
-            if steps is None:
-                continue
-            count = self.new(part.timing)
-            own[name] = self._back(steps[:, :count], flow)
-            self._store(f"{part.node.name}.waiting.{name}", steps[:, count:])
-        return own
-
-    # Kept steps stand as (rows, steps, ...), whatever the layout of the value.
-
-    def _rows_first(self, array: np.ndarray, flow: Flow) -> np.ndarray:
-        if flow.batch is None:
-            return np.moveaxis(array, flow.time, 0)[None]
-        return np.moveaxis(array, (flow.batch, flow.time), (0, 1))
-
-    def _back(self, steps: np.ndarray, flow: Flow) -> np.ndarray:
-        if flow.batch is None:
-            return np.ascontiguousarray(np.moveaxis(steps[0], 0, flow.time))
-        return np.ascontiguousarray(np.moveaxis(steps, (0, 1), (flow.batch, flow.time)))
-
-    def _behind(self, name: str, flow: Flow, array: np.ndarray | None, kept: int) -> np.ndarray | None:
-        """The steps that were kept under a name, and the new ones behind them; None where the value is absent."""
-        if array is None:
-            return None
-        earlier = self.rows.arrays[name][self.members, :kept]
-        new = self._rows_first(array, flow)
-        if not new.shape[1]:
-            return earlier
-        return np.concatenate((earlier, new), axis=1) if kept else new
-
-    def _store(self, name: str, steps: np.ndarray) -> None:
-        self.updates[name] = steps
-
-    def _recurrent(self, part: Part, step: Any) -> None:
-        node, arrays = part.node, self.rows.arrays
-        names = [f"{node.name}.{key}" for key in node.state_shapes(1)]
-        before = {name: np.ascontiguousarray(arrays[name][:, self.members]) for name in names}
-        own = self._in_time(part)
-        if self.new(part.timing) == 0:
-            found = {**before, f"{node.name}.last": before[names[0]][-1]}
-            self.values.update({name: array for name, array in found.items() if name in self.plan.flows})
-            self._empty_names([name for name in self._made(node) if name in self.plan.flows])
-            return
-        after: dict[str, np.ndarray] = {}
-        step(own, State.of(before), after)
-        self.values.update(
-            {name: own[name] for name in self._made(node, ("last", *node.state_shapes(1))) if name in own}
-        )
-        self.updates.update(after)
-        if node.name in self.rows.program.repeats:
-            self._repeat(node, before[names[0]][-1])
-
-    def _made(self, node: Any, endings: Sequence[str] = ()) -> list[str]:
-        """Names that a recurrent node may give to sequences, and those with these endings."""
-        return [node.name, *(f"{node.name}.{ending}" for ending in ("context", "weights", *endings))]
-
-    def _repeat(self, node: Recurrent, h: np.ndarray) -> None:
-        """Masked steps before a chunk's first valid one repeat what was given out last: h, or 0 before the first."""
-        name = f"{node.name}.began"
-        began = self.rows.arrays[name][self.members]
-        y, mask = self.values.get(node.name), self.values[node.mask]
-        if mask is None:
-            lengths = self.values[node.lengths] if node.lengths else None
-            self._store(name, began | (True if lengths is None else lengths > 0))
-            return
-        mask = mask.T if node.layout == "time_first" else mask
-        if y is not None:
-            y = self._rows_first(y, self.plan.flows[node.name])
-            leading = ~np.logical_or.accumulate(mask, axis=1)
-            y[...] = np.where(leading[:, :, None], np.where(began[:, None], h, h.dtype.type(0))[:, None], y)
-        self._store(name, began | mask.any(axis=1))
-
-    def _window(self, part: Part, step: Any) -> None:
-        node, window = part.node, part.window
-        source = node.inputs[0]
-        flow = self.plan.flows[source]
-        (known, known_after), (given, given_after) = self.counts[window.of], self.counts[window]
-        start, received = given * window.stride, window.left + known
-        kept = max(0, received - start)
-        name = f"{node.name}.context"
-        steps = self._behind(name, flow, self.values[source], kept)
-        received_after = window.left + known_after
-        if self.ended and window.end:
-            shape = (len(steps), window.end, *steps.shape[2:])
-            padding = np.full(shape, _padding(part, steps.dtype), steps.dtype)
-            steps = np.concatenate((steps, padding), axis=1)
-        origin, count = min(start, received), given_after - given
-        if count:
-            first = start - origin
-            last = first + (count - 1) * window.stride + window.left + window.right + 1
-            own = {**self.values, source: self._back(steps[:, first:last], flow)}
-            step(own, None, {})
-            self.values.update({made: own[made] for made in node.names})
-        else:
-            self._empty_names(node.names)
-        if not self.ended:
-            self._store(name, steps[:, min(given_after * window.stride, received_after) - origin :])
-
-    def _blocks(self, part: Part, step: _BothWays) -> None:
-        node = part.node
-        flow = self.plan.flows[node.input]
-        name = f"{node.name}.context"
-        kept = self.counts[flow.timing][0] - self.counts[part.timing][0]
-        steps = self._behind(name, flow, self.values[node.input], kept)
-        states = {key: self.rows.arrays[f"{node.name}.{key}"][:, self.members] for key in node.cell.states}
-        initial = {
-            key: self.values[given][1 if len(node.directions) == 2 else 0 :: len(node.directions)]
-            for key, given in zip(node.cell.states, node.initial, strict=False)
-        }
-        given, count = [], self.new(part.timing)
-        while count:
-            size = min(self.plan.block, count)
-            given.append(step.block(steps[:, : size + self.plan.lookahead], size, states, initial))
-            steps, count = steps[:, size:], count - size
-        self._store(name, steps)
-        self.updates.update({f"{node.name}.{key}": array for key, array in states.items()})
-        names = [
-            made for made in (f"{node.name}.forward", f"{node.name}.reverse", node.name) if made in self.plan.flows
-        ]
-        if not given:
-            self._empty_names(names)
-            return
-        found = np.concatenate(given, axis=1)
-        for made, array in zip(names, np.split(found, len(names), axis=2), strict=True):
-            self.values[made] = self._back(array, Flow("steps", flow.value, flow.time, 1 - flow.time))
-
-    def _history(self, part: Part, step: Any) -> None:
-        """Each step's attention for itself: the same sums, however the sequence is cut."""
-        node, history = part.node, self.plan.history
-        if self.new(part.timing) == 0:
-            self._empty_names(node.names)
-            return
-        kept = min(self.counts[part.timing][0], history - 1)
-        names = dict.fromkeys(node.inputs)
-        steps = {
-            name: self._behind(f"{node.name}.history.{name}", self.plan.flows[name], self.values[name], kept)
-            for name in names
-        }
-        for name, array in steps.items():
-            self._store(f"{node.name}.history.{name}", array[:, max(0, array.shape[1] - (history - 1)) :])
-        found = []
-        for t in range(kept, kept + self.new(part.timing)):
-            first = max(0, t + 1 - history)
-            parts = {name: np.ascontiguousarray(array[:, first : t + 1]) for name, array in steps.items()}
-            found.append(self._attend(node, step, parts, steps))
-        self.values[node.name] = np.concatenate(found, axis=1)
-
-    def _attend(self, node: Node, step: Any, parts: Values, steps: Values) -> np.ndarray:
-        """One query, the last step of the first input, over the parts of the others."""
-        own = {f"memory.{name}": array for name, array in parts.items()}
-        own["query"] = np.ascontiguousarray(parts[node.inputs[0]][:, -1:])
-        step(own, None, {})
-        return own[node.name]
-
-    def _last(self, part: Part, step: Any) -> None:
-        node = part.node
-        source = node.inputs[0]
-        flow, name = self.plan.flows[source], f"{node.name}.last"
-        steps = self._behind(name, flow, self.values[source], 1)[:, -1:]
-        self._store(name, steps)
-        own = {**self.values, source: self._back(steps, flow)}
-        step(own, None, {})
-        self.values[node.name] = own[node.name]
-
-
-class _BothWays:
-    """The layers and directions of a node that reads ahead, one by one.
-
-    A block is some steps and those ahead of them: each layer's reverse direction begins with the last of these, the
-    forward direction goes on from the block before, and carries to the next what it has after the block's own steps.
-    Source: Zhang et al. 2016, latency-controlled bidirectional LSTM.
-    """
-
-    def __init__(self, part: Part, model: Model, plan: Plan, threads: int):
-        self.node, self.dtype, self.threads = part.node, model.dtype, threads
-        node = part.node
-        self.stacks = [
-            {
-                direction: pack_direction(node, model.weights, model.dtype, layer, direction)
-                for direction in node.directions
-            }
-            for layer in range(node.layers)
-        ]
-        self.trained = {}
-        if node.trained_state:
-            first = len(node.directions) - 1
-            self.trained = {
-                key: model.weights[f"{node.name}.initial_{key}"][first :: len(node.directions)].astype(model.dtype)
-                for key in node.cell.states
-            }
-
-    def block(self, x: np.ndarray, size: int, states: Values, initial: Values) -> np.ndarray:
-        """Outputs (B, size, width) for x (B, size and what is ahead, I); changes the forward ``states``."""
-        for layer, stacks in enumerate(self.stacks):
-            found = []
-            for direction, stack in stacks.items():
-                if direction == "forward":
-                    own = {key: array[layer] for key, array in states.items()}
-                    now, after = self._run(stack, x[:, :size], own)
-                    for key, array in after.items():
-                        states[key][layer] = array
-                    found.append(np.concatenate((now, self._run(stack, x[:, size:], after)[0]), axis=1))
-                else:
-                    found.append(self._run(stack, x, self._start(layer, len(x), initial))[0])
-            x = _merged("concat" if self.node.merge == "separate" else self.node.merge, found)
-        return x[:, :size]
-
-    def _start(self, layer: int, batch: int, initial: Values) -> Values:
-        """Where the reverse direction begins."""
-        sizes = self.node.cell.state_sizes
-        if initial:
-            return {key: initial[key][layer] for key in sizes}
-        if self.trained:
-            return {key: np.broadcast_to(self.trained[key][layer], (batch, sizes[key])) for key in sizes}
-        return {key: np.zeros((batch, size), self.dtype) for key, size in sizes.items()}
-
-    def _run(self, stack: Any, x: np.ndarray, states: Values) -> tuple[np.ndarray, Values]:
-        batch, steps = x.shape[:2]
-        y = np.empty((batch, steps, self.node.cell.output_size), self.dtype)
-        if steps == 0:
-            return y, states
-        before = {key: np.ascontiguousarray(array[None]) for key, array in states.items()}
-        after = {key: np.empty_like(array) for key, array in before.items()}
-        stack.run(
-            np.ascontiguousarray(x), y, "set", "set", False, False, None, None, None,
-            before["h"], before.get("c"), after["h"], after.get("c"), self.threads,
-        )  # fmt: skip
-        return y, {key: array[0] for key, array in after.items()}
-
-
-def _padding(part: Part, dtype: np.dtype) -> float | int:
-    """What stands around the sequence, as a number of that dtype."""
-    return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
-
-
-def _merged(merge: str, found: list[np.ndarray]) -> np.ndarray:
-    if len(found) == 1:
-        return found[0]
-    if merge == "concat":
-        return np.concatenate(found, axis=2)
-    a, b = found
-    return {"sum": a + b, "mul": a * b, "average": (a + b) * a.dtype.type(0.5)}[merge]
 
 
 def _zeros_behind(array: np.ndarray, flow: Flow, lengths: np.ndarray) -> np.ndarray:
