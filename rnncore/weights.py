@@ -66,7 +66,7 @@ def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: str) ->
         raise WeightError(f"{name}: dtype {array.dtype}, expected float16, float32 or float64")
     if array.shape != shape:
         raise WeightError(f"{name}: shape {array.shape}, expected {shape}")
-    frozen = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    frozen = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     if frozen is given or np.may_share_memory(frozen, array):
         frozen = frozen.copy() if _writable(frozen) else frozen
     frozen.flags.writeable = False

@@ -17,6 +17,7 @@ from rnncore.formats import read_checkpoint
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
+from rnncore.ops import OPS
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 
 __all__ = ["inspect", "print_graph", "print_notes"]
@@ -81,15 +82,19 @@ def print_graph(native: NativeFile) -> None:
             node["reads"],
             node["options"],
             list(node["outputs"].values()),
+            node["time"],
             f"{node['parameters']:,}",
             bytes_text(node["bytes"]),
         )
         for node in _nodes(native)
     ]
-    columns = ("node", "kind", "reads", "options", "output", "parameters", "memory")
+    columns = ("node", "kind", "reads", "options", "output", "over time", "parameters", "memory")
     out.print(table("nodes", columns, nodes, right=columns[-2:]))
     out.print(table("outputs", ("name", "value"), [(name, spec.values[name]) for name in spec.outputs]))
     say(f"{native.weights.count:,} parameters, {bytes_text(native.weights.nbytes)} of weights")
+    whole = [node["name"] for node in _nodes(native) if node["time"] == "whole"]
+    listed = limited(f"needs the whole sequence for {', '.join(whole)}")
+    say(f"over time: {listed if whole else 'every step needs itself and what came before, so it can run step by step'}")
 
 
 def print_notes(native: NativeFile) -> None:
@@ -105,6 +110,7 @@ def print_notes(native: NativeFile) -> None:
 def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
     """Every node as plain values."""
     spec = native.spec
+    times = _time_names(spec)
     for node in spec.nodes:
         found = node.infer(spec.values)
         arrays = [native.weights[name] for name in node.weight_shapes()]
@@ -116,9 +122,35 @@ def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
             if isinstance(node, Node)
             else _stack_options(node),
             "outputs": {name: str(value) for name, value in _shown_values(node, found, spec).items()},
+            "time": _over_time(node, spec, times),
             "parameters": sum(array.size for array in arrays),
             "bytes": sum(array.nbytes for array in arrays),
         }
+
+
+def _time_names(spec: Spec) -> set[str]:
+    """The names of the sizes that count steps: of what recurrent nodes read, else of second dimensions."""
+    found = {
+        spec.values[node.input].shape[0 if getattr(node, "layout", "") == "time_first" else 1] for node in spec.stateful
+    }
+    found = found or {entry.shape[1] for entry in spec.inputs if len(entry.shape) > 1}
+    return {size for size in found if isinstance(size, str)}
+
+
+def _over_time(node: Any, spec: Spec, times: set[str]) -> str:
+    """What a step of a node's output needs: "pointwise", "causal" or "whole"; "" for what has no steps."""
+    if isinstance(node, (Recurrent, AttentionDecoder)):
+        return "causal" if getattr(node, "direction", "forward") == "forward" else "whole"
+    timed = [
+        (len(shape), axis)
+        for name in node.reads
+        for shape in (spec.values[name].shape,)
+        for axis, size in enumerate(shape)
+        if isinstance(size, str) and any(re.search(rf"\b{re.escape(time)}\b", size) for time in times)
+    ]
+    if not timed:
+        return ""
+    return OPS[node.op].over_time(node.attributes, *timed[0]) if isinstance(node, Node) else "whole"
 
 
 def _kind(node: Node | Recurrent | AttentionDecoder) -> str:
