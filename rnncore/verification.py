@@ -100,13 +100,16 @@ def first_difference(
     return None
 
 
-def drawn_inputs(spec: Spec, dtype: str = "float32", seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs of a Spec, drawn with a seed: 2 rows of 7 steps, other free sizes 5; ids in range, lengths from 1 to 7.
+def drawn_inputs(
+    spec: Spec, dtype: str = "float32", seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
+    """Inputs of a Spec, drawn with a seed; ids in range, lengths from 1 to the number of steps.
 
-    Optional inputs are left out.
+    sizes: of dimensions by their names; 2 rows of 7 steps and 5 of everything else where nothing is said. Optional
+    inputs are left out.
     """
     rng = np.random.default_rng(seed)
-    sizes = {"B": 2, "T": 7}
+    sizes = {"B": 2, "T": 7, **(sizes or {})}
     found = {}
     for entry in spec.inputs:
         if entry.optional:

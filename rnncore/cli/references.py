@@ -40,8 +40,10 @@ class Reference:
     values: Callable[[Mapping[str, np.ndarray]], Arrays] = field(default=lambda inputs: {})
 
 
-def open_reference(path: str, model: Model) -> Reference:
+def open_reference(path: str, model: Model, threads: int | None = None) -> Reference:
     """The reference that a file holds, by its name: .npz, .onnx, .keras and .h5, or any file that rnncore loads.
+
+    threads: what its framework may use; None leaves that to the framework.
 
     Raises InputError where its inputs and outputs are not the model's, UnsupportedError where its framework is missing.
     """
@@ -49,9 +51,9 @@ def open_reference(path: str, model: Model) -> Reference:
     if suffix == ".npz" and _are_values(path, model.spec):
         return _from_arrays(path, model.spec)
     if suffix == ".onnx":
-        return _from_onnx(path, model.spec)
+        return _from_onnx(path, model.spec, threads)
     if suffix in (".keras", ".h5", ".hdf5"):
-        return _from_keras(path, model.spec)
+        return _from_keras(path, model.spec, threads)
     return _from_model(path, model)
 
 
@@ -100,15 +102,17 @@ def _from_model(path: str, model: Model) -> Reference:
     return Reference(f"{path}, run by rnncore", run, values=lambda inputs: all_values(other, given(inputs)))
 
 
-def _from_onnx(path: str, spec: Spec) -> Reference:
+def _from_onnx(path: str, spec: Spec, threads: int | None) -> Reference:
     try:
         import onnxruntime
     except ImportError:
         raise UnsupportedError(
             f"{path}: needs onnxruntime to run it, install it with: pip install onnxruntime"
         ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UnsupportedError(f"{path}: onnxruntime does not load it: {error}") from None
     takes = _matched(path, "input", [entry.name for entry in session.get_inputs()], _required(spec))
@@ -133,11 +137,15 @@ ONNX_DTYPES = {
 }
 
 
-def _from_keras(path: str, spec: Spec) -> Reference:
+def _from_keras(path: str, spec: Spec, threads: int | None) -> Reference:
     try:
         import keras
     except ImportError:
         raise UnsupportedError(f"{path}: needs keras to run it, install it with: pip install keras") from None
+    if threads is not None and keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
     try:
         loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
