@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ import click
 from rnncore import loading
 from rnncore.cli.output import bytes_text, console, limited, say, shape_text, table
 from rnncore.errors import RnncoreError, UnsupportedError
-from rnncore.formats import read_checkpoint
+from rnncore.formats import Listing, read_checkpoint, read_listing
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
@@ -35,7 +36,8 @@ OPTIMISER = "optimiser state"
 def inspect(file: str, as_json: bool, as_spec: bool) -> None:
     """Shows what is in FILE.
 
-    Of rnncore's own file: the network node by node, where it comes from, and whether it has a test pair. Of weights
+    Of rnncore's own file: the network node by node, where it comes from, and whether it has a test pair. Of a graph
+    file (.onnx): its nodes as the file has them, with what rnncore does not run, and the network it becomes. Of weights
     saved by a framework: the recurrent stacks that were found, the other tensors with a guess at what they are, and
     what was not read and why.
 
@@ -47,13 +49,16 @@ def inspect(file: str, as_json: bool, as_spec: bool) -> None:
     if as_json and as_spec:
         raise click.UsageError("--json and --spec exclude each other")
     path = loading.resolve(file)
-    checkpoint = read_checkpoint(path / FILE_NAME if path.is_dir() else path)
+    path = path / FILE_NAME if path.is_dir() else path
+    listing = read_listing(path)
+    if listing is not None:
+        _show_listing(file, listing, as_json, as_spec)
+        return
+    checkpoint = read_checkpoint(path)
     if is_native(checkpoint):
         native = from_checkpoint(checkpoint)
-        if as_spec:
-            click.echo(_json(native.spec.to_json()))
-        elif as_json:
-            click.echo(_json(_native_json(file, native)))
+        if as_spec or as_json:
+            click.echo(_json(native.spec.to_json() if as_spec else _native_json(file, native)))
         else:
             say(f"{file}: rnncore's own file, written by {native.producer}")
             print_graph(native)
@@ -68,6 +73,54 @@ def inspect(file: str, as_json: bool, as_spec: bool) -> None:
         click.echo(_json(_checkpoint_json(file, checkpoint, stacks, others)))
     else:
         _print_checkpoint(file, checkpoint, stacks, others)
+
+
+def _show_listing(file: str, listing: Listing, as_json: bool, as_spec: bool) -> None:
+    """A graph file: its own nodes and, if rnncore can run it, what they become. --spec needs that."""
+    native = None
+    try:
+        native = loading.open_file(file)
+    except UnsupportedError:
+        if as_spec:
+            raise
+    if as_spec:
+        click.echo(_json(native.spec.to_json()))
+    elif as_json:
+        click.echo(_json(_listing_json(file, listing, native)))
+    else:
+        _print_listing(file, listing)
+        if native is not None:
+            say(f"{file} as rnncore runs it:")
+            print_graph(native)
+            print_notes(native)
+
+
+def _print_listing(file: str, listing: Listing) -> None:
+    facts = "".join(f", {key} {value}" for key, value in listing.facts.items())
+    say(f"{file}: {listing.format}, {len(listing.nodes)} nodes{facts}")
+    out = console()
+    for title, values in (("inputs", listing.inputs), ("outputs", listing.outputs)):
+        out.print(table(title, ("name", "value"), list(values.items())))
+    rows = [(node.place, node.name, node.kind, ", ".join(node.reads), limited(node.options)) for node in listing.nodes]
+    _print_rows(out, "nodes of the file", ("place", "name", "type", "reads", "attributes"), rows)
+    bad = [(node.place, node.name, node.kind, limited(node.problem)) for node in listing.nodes if node.problem]
+    if bad:
+        _print_rows(out, "not supported", ("place", "name", "type", "why"), bad)
+    if listing.problem:
+        say(f"problem: {limited(listing.problem)}")
+
+
+def _listing_json(file: str, listing: Listing, native: NativeFile | None) -> dict[str, Any]:
+    return {
+        "file": file,
+        "format": listing.format,
+        "facts": listing.facts,
+        "inputs": listing.inputs,
+        "outputs": listing.outputs,
+        "problem": listing.problem,
+        "file_nodes": [dataclasses.asdict(node) | {"reads": list(node.reads)} for node in listing.nodes],
+        "model": None if native is None else _native_json(file, native),
+    }
 
 
 def print_graph(native: NativeFile) -> None:
