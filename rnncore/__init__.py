@@ -18,6 +18,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
     streaming   over a sequence that arrives in pieces;  stream  one caller's;  pool  those of many
+    decode      generate, score, CTC;  engine  requests from many callers in batches
     layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
     export      from live PyTorch and Keras models and from ONNX files
     loading     load, save, convert;  verification  replaying a test pair
@@ -25,14 +26,19 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     cli         the command line
 """
 
-from rnncore import cells, export
+from rnncore import cells, decode, export
 from rnncore._version import __version__
 from rnncore.cells import Activation
 from rnncore.config import show_config
 from rnncore.dialects import Dialect, detect
+from rnncore.engine import Engine, StreamEngine
 from rnncore.errors import (
+    DeadlineError,
+    EngineClosedError,
+    EngineError,
     FormatError,
     InputError,
+    QueueFullError,
     RnncoreError,
     SpecError,
     StateError,
@@ -58,12 +64,17 @@ __all__ = [
     "Activation",
     "AttentionDecoder",
     "Control",
+    "DeadlineError",
     "Dialect",
+    "Engine",
+    "EngineClosedError",
+    "EngineError",
     "FormatError",
     "Input",
     "InputError",
     "Model",
     "Node",
+    "QueueFullError",
     "Recurrent",
     "RnncoreError",
     "Spec",
@@ -71,6 +82,7 @@ __all__ = [
     "State",
     "StateError",
     "Stream",
+    "StreamEngine",
     "StreamError",
     "StreamPool",
     "TestPair",
@@ -81,6 +93,7 @@ __all__ = [
     "__version__",
     "cells",
     "convert",
+    "decode",
     "detect",
     "export",
     "load",

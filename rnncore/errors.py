@@ -8,15 +8,23 @@
     ├── InputError          an argument of a call: rank, size, dtype, lengths, mask (also a ValueError)
     │   └── StateError      a recurrent state that does not belong to this model or batch
     ├── StreamError         a stream that is closed, finished, unknown, in use by another thread, or one too many
-    └── VerificationError   the outputs differ from the reference by more than the tolerance
+    ├── VerificationError   the outputs differ from the reference by more than the tolerance
+    └── EngineError         an Engine did not answer a request
+        ├── QueueFullError      its queue holds as many as it may: come back later
+        ├── DeadlineError       the request's deadline passed before its work began (also a TimeoutError)
+        └── EngineClosedError   the engine was shut down
 
 A message says where, what was found and what was expected, in this form:
 ``lstm.weight_hh_l0: shape (1024, 255), expected (1024, 256)``.
 """
 
 __all__ = [
+    "DeadlineError",
+    "EngineClosedError",
+    "EngineError",
     "FormatError",
     "InputError",
+    "QueueFullError",
     "RnncoreError",
     "SpecError",
     "StateError",
@@ -61,3 +69,19 @@ class StreamError(RnncoreError):
 
 class VerificationError(RnncoreError):
     """Outputs differ from the reference by more than the tolerance."""
+
+
+class EngineError(RnncoreError):
+    """An Engine did not answer a request."""
+
+
+class QueueFullError(EngineError):
+    """An Engine's queue holds as many requests as it may."""
+
+
+class DeadlineError(EngineError, TimeoutError):
+    """A request's deadline passed before its work began."""
+
+
+class EngineClosedError(EngineError):
+    """An Engine was shut down, and takes or finishes no more requests."""

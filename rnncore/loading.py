@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def load(
     and WeightError where the file and the Spec contradict each other.
     """
     found = open_file(path, spec=spec, names=names, architecture=architecture)
-    model = Model(found.spec, found.weights, dtype)
+    model = Model(found.spec, found.weights, dtype, vocabulary=found.vocabulary)
     for note in found.notes:
         if note.startswith(NOT_USED):
             warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
@@ -106,11 +106,19 @@ def _with_architecture(source: Path, architecture: Mapping[str, Any] | str | os.
     return read_weights(source, architecture)
 
 
-def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair: Any = None) -> Path:
+def save(
+    path: str | os.PathLike,
+    model: Model | NativeFile | Any,
+    *,
+    test_pair: Any = None,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
+) -> Path:
     """Write rnncore's own file: a Model, a NativeFile, or what an exporter returned (with its test pair).
 
     A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file. A Model
     does not carry the test pair and origin of the file it came from: to keep them, use convert, or give test_pair.
+
+    vocabulary  name of an input or output -> the tokens its ids stand for; None: what the model carries
     """
     if not isinstance(model, NativeFile):
         pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)
@@ -120,7 +128,10 @@ def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair:
             pair,
             source=getattr(model, "source", ""),
             notes=tuple(getattr(model, "notes", ())),
+            vocabulary=getattr(model, "vocabulary", {}),
         )
+    if vocabulary is not None:
+        model = dataclasses.replace(model, vocabulary=vocabulary)
     if model.test_pair is not None:
         model.test_pair.check(model.spec)
     return native.write(path, model)
@@ -134,13 +145,16 @@ def convert(
     names: Mapping[str, str] | None = None,
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
     verify: bool = False,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
 ) -> tuple[Path, NativeFile, Verification | None]:
     """Write a file's weights and Spec as rnncore's own file.
 
-    With verify the file's test pair is replayed first, and nothing is written if it fails. Returns the path written,
-    what it holds, and the verification.
+    With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save.
+    Returns the path written, what it holds, and the verification.
     """
     found = open_file(source, spec=spec, names=names, architecture=architecture)
+    if vocabulary is not None:
+        found = dataclasses.replace(found, vocabulary=vocabulary)
     report = None
     if verify:
         report = check_pair(Model(found.spec, found.weights), found.test_pair, str(source))

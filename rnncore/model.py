@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recur
 from rnncore.stacks import pack
 from rnncore.state import State, fingerprint
 from rnncore.threads import check_threads, threads_of_call
+from rnncore.vocabulary import Vocabulary, check_vocabularies
 from rnncore.weights import Weights
 
 if TYPE_CHECKING:
@@ -48,8 +50,9 @@ class Model:
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
     fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
                     if the table is not larger than this; running it then is a row gather. The bits stay the same
+    vocabulary      the tokens that ids stand for: name of an input or output -> tokens in the order of their ids
 
-    Raises SpecError and WeightError where spec and weights do not fit.
+    Raises SpecError and WeightError where spec, weights and vocabulary do not fit.
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class Model:
         dtype: str = "float32",
         num_threads: int | None = None,
         fold_bytes: int = 64 << 20,
+        vocabulary: Mapping[str, Iterable[str]] | None = None,
     ):
         if str(dtype) not in ("float32", "float64"):
             raise SpecError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
         self._spec = spec
         self._dtype = np.dtype(dtype)
+        self._vocabulary = MappingProxyType(check_vocabularies(spec, vocabulary or {}))
         self._weights = Weights(spec, weights)  # checked here, whatever it was checked against before
         needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
         given = {entry.name for entry in spec.inputs}
@@ -93,6 +98,11 @@ class Model:
         return self._dtype
 
     @property
+    def vocabulary(self) -> Mapping[str, Vocabulary]:
+        """The vocabularies of inputs and outputs, by name; empty where the model has none."""
+        return self._vocabulary
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """Name, dtype and shape of each input."""
         return self._spec.inputs
@@ -104,7 +114,8 @@ class Model:
         return tuple(Input(name, values[name].dtype, values[name].shape) for name in self._spec.outputs)
 
     def __reduce__(self):
-        return Model, (self._spec, dict(self._weights), self._dtype.name, self._num_threads, self._fold_bytes)
+        options = (self._dtype.name, self._num_threads, self._fold_bytes, dict(self._vocabulary))
+        return Model, (self._spec, dict(self._weights), *options)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{entry.name}: {entry.value}" for entry in self.inputs)
@@ -326,6 +337,18 @@ class Model:
             if progress is not None:
                 progress(min(first + len(rows), len(order)), len(order))
         return results
+
+    def generate(self, prompts: Any, max_length: int = 100, **options: Any) -> list[Any]:
+        """Continue prompts of tokens: see rnncore.decode.generate."""
+        from rnncore import decode
+
+        return decode.generate(self, prompts, max_length, **options)
+
+    def score(self, sequences: Any, **options: Any) -> list[Any]:
+        """How probable sequences of tokens are: see rnncore.decode.score."""
+        from rnncore import decode
+
+        return decode.score(self, sequences, **options)
 
     def _ragged_input(self) -> tuple[Input, str]:
         """The one input that predict can pad, and the name of its time dimension."""

@@ -154,6 +154,8 @@ def print_notes(native: NativeFile) -> None:
     """Where a model comes from, whether it can be verified, and what was noted when it was made."""
     say(f"origin: {native.source or 'unknown'}{f' (sha256 {native.sha256})' if native.sha256 else ''}")
     say(f"test pair: {'yes' if native.test_pair is not None else 'no'}")
+    for name, tokens in native.vocabulary.items():
+        say(f"vocabulary of {name}: {len(tokens)} tokens, {' '.join(tokens[:8])}{' ...' * (len(tokens) > 8)}")
     for note in native.notes:
         say(f"note: {limited(note)}")
 
@@ -334,6 +336,7 @@ def _native_json(file: str, native: NativeFile) -> dict[str, Any]:
         "sha256": native.sha256,
         "notes": list(native.notes),
         "test_pair": native.test_pair is not None,
+        "vocabulary": {name: list(tokens) for name, tokens in native.vocabulary.items()},
         "parameters": native.weights.count,
         "bytes": native.weights.nbytes,
         "nodes": list(_nodes(native)),
