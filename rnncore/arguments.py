@@ -47,6 +47,8 @@ def accept_array(
             raise InputError(
                 f"{name}: shape {array.shape}, expected {_written(shape)}: dimension {axis} is {found}, not {why}"
             )
+    if array.dtype == dtype and array.flags.carray:
+        return array
     if kind == "f" and array.dtype.itemsize > dtype.itemsize and isinstance(given, np.ndarray):
         warnings.warn(f"{name}: {array.dtype} given to a {dtype} model is cast", UserWarning, stacklevel=5)
     if kind in "iu" and wanted in "iu" and array.size and not np.can_cast(array.dtype, dtype):

@@ -439,7 +439,16 @@ def _batch_of(spec: Spec, values: Values) -> int:
 def _owned(array: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
     """An output that shares no memory with the returned state, the caller's inputs, a constant or another output."""
     array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
+    if array.base is None and all(_is_apart(array, other) for other in kept):
+        return array
     return array.copy() if any(np.may_share_memory(array, other) for other in kept) else array
+
+
+def _is_apart(array: np.ndarray, other: np.ndarray) -> bool:
+    """Whether another array cannot share the memory that ``array`` owns: it owns its own, or says whose it has."""
+    base = other.base
+    plain = base is None or (type(base) is np.ndarray and base.base is None)
+    return plain and other is not array and base is not array
 
 
 Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,8 +90,9 @@ class RecurrentStep:
         batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
         batch, steps = x.shape[batch_axis], x.shape[time_axis]
         rows = self._rows(values, batch, steps)
-        initial = self._initial(values, before, batch)
-        final = {key: np.empty(shape, self.dtype) for key, shape in node.state_shapes(batch).items()}
+        shapes = node.state_shapes(batch)
+        initial = self._initial(values, before, shapes)
+        final = {key: np.empty(shape, self.dtype) for key, shape in shapes.items()}
 
         y = self._output(batch, steps, ragged=rows.order is not None)
         # Masked steps repeat each direction's own outputs, which therefore stand side by side until they are filled.
@@ -150,15 +152,16 @@ class RecurrentStep:
         row, step = np.nonzero(~mask & (latest >= 0))
         y[row, step] = y[row, latest[row, step]]
 
-    def _initial(self, values: Values, before: State | None, batch: int) -> dict[str, np.ndarray]:
-        """Initial states by letter; a missing one means zeros."""
+    def _initial(
+        self, values: Values, before: State | None, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
+        """Initial states by letter, of these shapes; a missing one means zeros."""
         node = self.node
         if before is not None:
-            return {key: before[f"{node.name}.{key}"] for key in node.cell.states}
+            return {key: before[f"{node.name}.{key}"] for key in shapes}
         if node.initial:
             found = {}
-            for key, name in zip(node.cell.states, node.initial, strict=True):
-                expected = node.state_shapes(batch)[key]
+            for (key, expected), name in zip(shapes.items(), node.initial, strict=True):
                 if values[name].shape != expected:
                     raise InputError(
                         f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}"
@@ -166,7 +169,7 @@ class RecurrentStep:
                 found[key] = np.ascontiguousarray(values[name])
             return found
         return {
-            key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], (len(array), batch, array.shape[1])))
+            key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key]))
             for key, array in self.trained.items()
         }
 

@@ -223,7 +223,7 @@ def _pow(attributes, weights, x, y):
     """x to the y in the dtype of x; of integers with a float or negative exponent by way of float64."""
     if x.dtype.kind == "f":
         if y.size == 1 and y.ndim <= x.ndim:
-            return (x ** y.item()).astype(x.dtype, copy=False)  # NumPy has quick ways for 2, 0.5 and others
+            return np.square(x) if y.item() == 2 else (x ** y.item()).astype(x.dtype, copy=False)
         return np.power(x, y.astype(x.dtype, copy=False))
     if y.dtype.kind == "f" or (y.dtype.kind == "i" and (y < 0).any()):
         return np.power(x.astype(np.float64), y.astype(np.float64)).astype(x.dtype)
