@@ -213,3 +213,23 @@ def test_what_follows_a_fused_relu_is_not_folded_before_it():
     )
     simple, _, _ = check_equal(spec, arrays, {"x": RNG.standard_normal((2, 2, 9)).astype(np.float32)})
     assert ops(simple) == ["Conv", "Constant", "Mul", "Relu", "Add"]
+
+
+def test_swish_in_parts_is_joined():
+    """In both orders, but not where the sigmoid is of something else or is read once more."""
+    spec, arrays = network(
+        [Input("x", "float", ("B", 3)), Input("z", "float", ("B", 3))],
+        [
+            *(Node(f"s{place}", "Sigmoid", "x") for place in range(4)),
+            Node("first", "Mul", ("x", "s0")),
+            Node("second", "Mul", ("s1", "x")),
+            Node("other", "Mul", ("z", "s2")),
+            Node("twice", "Mul", ("x", "s3")),
+            Node("again", "Add", ("s3", "x")),
+        ],
+        ["first", "second", "other", "twice", "again"],
+    )
+    x = np.array([[-200, -1, 0], [0.5, 3, 90]], np.float32)
+    simple, _, notes = check_equal(spec, arrays, {"x": x, "z": x[::-1].copy()})
+    assert ops(simple) == ["Sigmoid", "Sigmoid", "Swish", "Swish", "Mul", "Mul", "Add"]
+    assert "joined x * sigmoid(x) (2)" in notes

@@ -1,4 +1,4 @@
-"""An activation goes into the product that gives its input, where the kernel makes it while a sum is in registers."""
+"""Activations that other nodes can take over, or that exporters write in parts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import Counter
 from rnncore.passes.graph import Graph, with_reads
 from rnncore.spec import Node
 
-__all__ = ["fuse_activations"]
+__all__ = ["fuse_activations", "join_swish"]
 
 
 def fuse_activations(graph: Graph) -> None:
-    """Make Relu the activation of the Conv before it, where nothing else reads that."""
+    """Make Relu the activation of the Conv before it, where nothing else reads that; its sums are in registers."""
     uses = graph.uses()
     convolutions: dict[str, int] = {}  # name -> place in nodes
     nodes, renamed, done = [], {}, Counter()
@@ -29,5 +29,24 @@ def fuse_activations(graph: Graph) -> None:
             continue
         if op == "Conv" and node.attributes["activation"] is None:
             convolutions[node.name] = len(nodes)
+        nodes.append(node)
+    graph.update(nodes, done)
+
+
+def join_swish(graph: Graph) -> None:
+    """x * sigmoid(x) is Swish, where nothing else reads the sigmoid."""
+    uses = graph.uses()
+    sigmoids: dict[str, str] = {}  # name -> what it is of
+    nodes, done = [], Counter()
+    for node in graph.spec.nodes:
+        op = node.op if isinstance(node, Node) else None
+        if op == "Sigmoid":
+            sigmoids[node.name] = node.inputs[0]
+        elif op == "Mul":
+            for x, factor in (node.inputs, node.inputs[::-1]):
+                if sigmoids.get(factor) == x and uses[factor] == 1:
+                    node = Node(node.name, "Swish", x, {"alpha": 1.0})
+                    done["joined x * sigmoid(x)"] += 1
+                    break
         nodes.append(node)
     graph.update(nodes, done)
