@@ -14,6 +14,7 @@ from rnncore.cli.generate import generate
 from rnncore.cli.inspect import inspect
 from rnncore.cli.output import one_line
 from rnncore.cli.run import run
+from rnncore.cli.serve import serve
 from rnncore.cli.verify import verify
 from rnncore.errors import RnncoreError
 
@@ -61,5 +62,5 @@ def application() -> None:
     """
 
 
-for command in (demo, inspect, convert, verify, run, generate):
+for command in (demo, inspect, convert, verify, run, generate, serve):
     application.add_command(command)

@@ -1,0 +1,27 @@
+"""Logs as lines of JSON: time, level, event, and what belongs to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+__all__ = ["LOG", "JsonLines", "log"]
+
+LOG = logging.getLogger("rnncore.serve")
+
+
+def log(event: str, **fields: Any) -> None:
+    """One thing that happened."""
+    LOG.info(event, extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """Every record as one line, whoever logged it; a traceback is a string in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        found = {"time": round(record.created, 6), "level": record.levelname.lower(), "event": record.getMessage()}
+        found |= getattr(record, "fields", {})
+        if record.exc_info:
+            found["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(found)
