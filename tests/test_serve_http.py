@@ -1,4 +1,4 @@
-"""The service as plain HTTP: who may ask, what is refused before anything of that size is made, what it says of itself."""
+"""The service as plain HTTP: who may ask, what is refused before anything of that size is made, what it tells."""
 
 import asyncio
 import json

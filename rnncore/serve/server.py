@@ -116,4 +116,6 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and asyncio.get_running_loop().time() < end and not self.force_exit:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
-        log("ended")
+        counts = {name: served.engine.metrics.snapshot() for name, served in self._service.models.items()}
+        answered = {name: {key: found[key] for key in ("accepted", "completed")} for name, found in counts.items()}
+        log("ended", open_requests=len(self.server_state.tasks), models=answered)
