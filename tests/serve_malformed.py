@@ -215,7 +215,8 @@ class Attack:
         model, found, raw = self.any(self.rng.random() < 0.5)
         wrong = [
             {"timeout": -1}, {"timeout": "1"}, {"timeout": 1.5}, {"timeout": 2**70}, {"priority": -1},
-            {"priority": 1e9}, {"priority": 2**40}, {"binary_data_output": 1}, {"shared_memory_region": "x"}, {"x" * 5000: 1}, [], 1,
+            {"priority": 1e9}, {"priority": 2**40}, {"binary_data_output": 1}, {"shared_memory_region": "x"},
+            {"x" * 5000: 1}, [], 1,
         ]  # fmt: skip
         found["parameters"] = self.pick(wrong)
         return self.packed(model, found, raw)

@@ -440,3 +440,42 @@ def test_json_has_no_infinity():
             found = client.post(INFER, content=head + x.tobytes(), headers={LENGTH: str(len(head))})
             assert found.status_code == status
         assert b"NaN" not in found.content
+
+
+# --- the page and the description ---
+
+
+def test_the_page_is_the_same_for_everybody_and_runs_nothing_foreign():
+    with served(tokens=TOKENS) as client:
+        parts = {path: client.get(path) for path in ("/", "/page/page.js", "/page/page.css")}
+        for answer in parts.values():
+            assert answer.status_code == 200
+            assert "script-src 'self'" in answer.headers["content-security-policy"]
+        assert "tagger" not in "".join(answer.text for answer in parts.values())
+        assert parts["/page/page.js"].headers["content-type"].startswith("text/javascript")
+        refused(client.get("/status"), 401, "token")
+        for wrong in ("/page/nope", "/page/..%2f__init__.py", "/page/%2e%2e/service.py"):
+            refused(client.get(wrong), 404, "Not Found")
+
+
+def test_status_counts(client):
+    def tagger_now():
+        found = client.get("/status").json()
+        return found["ready"], next(model for model in found["models"] if model["name"] == "tagger")
+
+    ready, before = tagger_now()
+    client.post(INFER, json=body(np.zeros((3, 2, FEATURES), np.float32)))
+    client.post(INFER, json=in_sequence("status", start=True))
+    _, after = tagger_now()
+    assert ready and after["completed"] == before["completed"] + 2 and after["rows"] == before["rows"] + 4
+    assert after["sequences"] == before["sequences"] + 1
+    assert 0 < after["p50"] <= after["p99"]
+    assert after["inputs"] == client.get("/v2/models/tagger").json()["inputs"]
+
+
+def test_every_route_is_described(client):
+    described = set(client.get("/openapi.json").json()["paths"])
+    app = create_app({"tagger": MODELS["tagger"]})
+    routes = {route.path for route in app.routes}
+    hidden = {"/", "/page/{file}", "/openapi.json", "/v2/repository/models/{model}/{what}"}
+    assert described == routes - hidden

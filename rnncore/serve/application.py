@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,13 +18,19 @@ from starlette.routing import Route
 from rnncore.model import Model
 from rnncore.serve.gate import ClientGone, Gate, Tokens, refusal_response
 from rnncore.serve.metrics import HttpMetrics, exposition
+from rnncore.serve.openapi import JSON_LENGTH, describe
 from rnncore.serve.protocol import parse_infer, write_infer
 from rnncore.serve.refusals import Refusal
 from rnncore.serve.service import VERSION, Limits, ServedModel, Service
 
 __all__ = ["create_app"]
 
-JSON_LENGTH = "Inference-Header-Content-Length"
+PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 def create_app(
@@ -49,7 +56,8 @@ def create_app(
     """
     service = models if isinstance(models, Service) else Service(models, limits or Limits(**options))
     metrics = HttpMetrics()
-    handlers = _Handlers(service, metrics)
+    known = Tokens(tokens)
+    handlers = _Handlers(service, metrics, bool(known))
 
     @asynccontextmanager
     async def lifespan(app: Starlette):
@@ -59,15 +67,15 @@ def create_app(
     app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
     app.state.metrics = metrics
-    app.add_middleware(Gate, service=service, tokens=Tokens(tokens), metrics=metrics, hosts=hosts)
+    app.add_middleware(Gate, service=service, tokens=known, metrics=metrics, hosts=hosts)
     return app
 
 
 class _Handlers:
     """What each route answers."""
 
-    def __init__(self, service: Service, metrics: HttpMetrics):
-        self._service, self._metrics = service, metrics
+    def __init__(self, service: Service, metrics: HttpMetrics, with_tokens: bool):
+        self._service, self._metrics, self._with_tokens = service, metrics, with_tokens
         self._budget = _Budget(service.limits.max_pending_size)
 
     def routes(self) -> list[Route]:
@@ -96,7 +104,16 @@ class _Handlers:
                 for path, method, name, handler in of_models
             ],
             Route("/metrics", _guarded("metrics", self.metrics)),
+            Route("/status", _guarded("status", self.status)),
+            Route("/openapi.json", _free("openapi", self.openapi)),
+            Route("/", _free("page", self.page)),
+            Route("/page/{file}", _free("page", self.page)),
         ]
+
+    def _model(self, request: Request) -> ServedModel:
+        found = self._service.model(request.path_params["model"], request.path_params.get("version", ""))
+        request.state.model = found.name
+        return found
 
     async def live(self, request: Request) -> Response:
         return Response(status_code=200)
@@ -133,6 +150,20 @@ class _Handlers:
         text = exposition(self._service, self._metrics)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(self._service.status())
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(describe(self._service, self._with_tokens))
+
+    async def page(self, request: Request) -> Response:
+        """A part of the status page: text that is the same for everybody."""
+        name = request.path_params.get("file", "index.html")
+        if name not in PAGE:
+            raise HTTPException(404)
+        content = await asyncio.to_thread((resources.files(__package__) / "page" / name).read_bytes)
+        return Response(content, media_type=PAGE[name], headers=PAGE_HEADERS)
+
     async def infer(self, request: Request) -> Response:
         served = self._model(request)
         with _Share(self._budget) as share:
@@ -144,11 +175,6 @@ class _Handlers:
             return Response(parts[0], media_type="application/json")
         headers = {JSON_LENGTH: str(json_length)}
         return Response(b"".join(parts), media_type="application/octet-stream", headers=headers)
-
-    def _model(self, request: Request) -> ServedModel:
-        found = self._service.model(request.path_params["model"], request.path_params.get("version", ""))
-        request.state.model = found.name
-        return found
 
     async def _body(self, request: Request, share: _Share) -> bytes:
         limits = self._service.limits

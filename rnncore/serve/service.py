@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rnncore._version import __version__
-from rnncore.engine import Engine
+from rnncore.engine import Engine, StreamEngine
 from rnncore.errors import InputError
 from rnncore.model import Model
 from rnncore.ops import numpy_dtype
@@ -128,8 +128,7 @@ class ServedModel:
 
     def statistics(self) -> dict[str, Any]:
         """The counts of Triton's statistics extension, those of sequences among them; times in nanoseconds."""
-        engines = [engine for engine in (self.engine, self.sequences.engine) if engine is not None]
-        found = [engine.metrics.snapshot() for engine in engines]
+        found = [engine.metrics.snapshot() for engine in self._engines()]
         for one in found:
             one["started"] = one["queued"]["count"]
 
@@ -149,6 +148,22 @@ class ServedModel:
                 "compute_infer": total("batches", "running"),
             },
         }
+
+    def status(self) -> dict[str, Any]:
+        """What people look at; p50 and p99 are upper bounds in seconds, None where nothing was answered."""
+        engines = self._engines()
+        counts = ("completed", "rejected", "failed", "expired", "rows", "steps")
+        found: dict[str, Any] = {name: sum(getattr(one.metrics, name) for one in engines) for name in counts}
+        busiest = max(engines, key=lambda engine: engine.metrics.completed).metrics.latency
+        for name, share in (("p50", 0.5), ("p99", 0.99)):
+            bound = busiest.quantile(share)
+            found[name] = bound if math.isfinite(bound) else None
+        found["queue_depth"] = sum(engine.queue_depth for engine in engines)
+        found["sequences"] = len(self.sequences)
+        return {**self.metadata(), **found}
+
+    def _engines(self) -> list[Engine | StreamEngine]:
+        return [engine for engine in (self.engine, self.sequences.engine) if engine is not None]
 
     def _tensor(self, entry: Input, optional: bool = False) -> dict[str, Any]:
         dtype = numpy_dtype(entry.dtype, self.model.dtype)
@@ -204,6 +219,11 @@ class Service:
         """Name, version and state of each model."""
         state = "READY" if self.ready else "UNAVAILABLE"
         return [{"name": name, "version": VERSION, "state": state, "reason": ""} for name in self.models]
+
+    def status(self) -> dict[str, Any]:
+        """What people look at: every model with its counts."""
+        models = [served.status() for served in self.models.values()]
+        return {"version": __version__, "ready": self.ready, "uptime": time.time() - self.started, "models": models}
 
     async def shutdown(self) -> None:
         """Answer what was accepted, and end the engines."""
