@@ -97,10 +97,10 @@ def test_metrics(client):
     client.post(INFER, json=body())
     text = client.get("/metrics").text
     found = {family.name: family for family in text_string_to_metric_families(text)}
-    assert found["rnncore_http_requests"].type == "counter"
+    assert found["rnncore_answers"].type == "counter"
     bounds = [
         float(sample.labels["le"])
-        for sample in found["rnncore_http_request_seconds"].samples
+        for sample in found["rnncore_answer_seconds"].samples
         if sample.name.endswith("_bucket") and sample.labels["route"] == "infer"
     ]
     assert bounds[0] == 5e-5 and bounds[-1] == float("inf") and bounds == sorted(bounds)
@@ -124,6 +124,9 @@ def test_logs_are_lines_of_json(client, caplog):
 
     with caplog.at_level(logging.INFO, "rnncore.serve"):
         client.post(INFER, json=body(), headers={"X-Request-Id": "logged"})
+        deadline = time.monotonic() + 5
+        while "request" not in caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)  # it is written behind the answer
     lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "rnncore.serve"]
     (found,) = [line for line in lines if line["event"] == "request"]
     assert found["request_id"] == "logged"

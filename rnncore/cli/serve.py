@@ -19,9 +19,10 @@ SECONDS = click.FloatRange(min=0.001)
 @click.argument("models", metavar="NAME=MODEL...", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need --token-file.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port for HTTP; 0: any.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC, which is off without it; 0: any.")
 @click.option("--token-file", metavar="FILE", help="Tokens, one in each line: requests must carry one of them.")
-@click.option("--ssl-certfile", metavar="FILE", help="Certificate: HTTPS instead of HTTP.")
-@click.option("--ssl-keyfile", metavar="FILE", help="Its key, where it is in a file of its own.")
+@click.option("--ssl-certfile", metavar="FILE", help="Certificate: TLS on all ports.")
+@click.option("--ssl-keyfile", metavar="FILE", help="Its key.")
 @click.option("--max-batch-size", type=BYTES, default=256, show_default=True, help="Rows run together.")
 @click.option(
     "--max-wait", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="Seconds to fill a batch."
@@ -39,6 +40,7 @@ def serve(
     models: tuple[str, ...],
     host: str,
     port: int,
+    grpc_port: int | None,
     token_file: str | None,
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
@@ -47,7 +49,7 @@ def serve(
     dtype: str,
     **limits: float,
 ) -> None:
-    """Serves models over HTTP by the Open Inference Protocol v2.
+    """Serves models over HTTP, and with --grpc-port over gRPC, by the Open Inference Protocol v2.
 
     What runs against a Triton or KServe server runs against this one. Models are those of the command line; none is
     loaded over the network. SIGTERM answers what was accepted and ends.
@@ -62,7 +64,12 @@ def serve(
         from rnncore.serve.server import Binding, read_tokens, run
     except ImportError:
         raise RnncoreError('serving needs starlette and uvicorn, install them: pip install "rnncore[serve]"') from None
-    binding = Binding(host, port, read_tokens(token_file), ssl_certfile, ssl_keyfile, drain)
+    if grpc_port is not None:
+        try:
+            import rnncore.serve.grpc_service  # noqa: F401
+        except ImportError:
+            raise RnncoreError('--grpc-port needs grpcio, install it: pip install "rnncore[grpc]"') from None
+    binding = Binding(host, port, grpc_port, read_tokens(token_file), ssl_certfile, ssl_keyfile, drain)
     of_models = _pairs(specs, "--spec")
     found = _pairs(models, "model")
     for name in of_models:

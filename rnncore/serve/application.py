@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -17,11 +16,11 @@ from starlette.routing import Route
 
 from rnncore.model import Model
 from rnncore.serve.gate import ClientGone, Gate, Tokens, refusal_response
-from rnncore.serve.metrics import HttpMetrics, exposition
+from rnncore.serve.metrics import AnswerMetrics, exposition
 from rnncore.serve.openapi import JSON_LENGTH, describe
 from rnncore.serve.protocol import parse_infer, write_infer
 from rnncore.serve.refusals import Refusal
-from rnncore.serve.service import VERSION, Limits, ServedModel, Service
+from rnncore.serve.service import VERSION, Limits, ServedModel, Service, Share
 
 __all__ = ["create_app"]
 
@@ -55,7 +54,7 @@ def create_app(
     its own, and its engines end with the process, after what they accepted is answered.
     """
     service = models if isinstance(models, Service) else Service(models, limits or Limits(**options))
-    metrics = HttpMetrics()
+    metrics = AnswerMetrics()
     known = Tokens(tokens)
     handlers = _Handlers(service, metrics, bool(known))
 
@@ -66,7 +65,7 @@ def create_app(
 
     app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
-    app.state.metrics = metrics
+    app.state.metrics, app.state.tokens = metrics, known
     app.add_middleware(Gate, service=service, tokens=known, metrics=metrics, hosts=hosts)
     return app
 
@@ -74,9 +73,8 @@ def create_app(
 class _Handlers:
     """What each route answers."""
 
-    def __init__(self, service: Service, metrics: HttpMetrics, with_tokens: bool):
+    def __init__(self, service: Service, metrics: AnswerMetrics, with_tokens: bool):
         self._service, self._metrics, self._with_tokens = service, metrics, with_tokens
-        self._budget = _Budget(service.limits.max_pending_size)
 
     def routes(self) -> list[Route]:
         models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
@@ -166,7 +164,7 @@ class _Handlers:
 
     async def infer(self, request: Request) -> Response:
         served = self._model(request)
-        with _Share(self._budget) as share:
+        with Share(self._service.budget) as share:
             body = await self._body(request, share)
             asked = parse_infer(body, request.headers.get(JSON_LENGTH), served.expected)
             outputs = await _unless_gone(request, served.infer(asked, request.state.owner))
@@ -176,7 +174,7 @@ class _Handlers:
         headers = {JSON_LENGTH: str(json_length)}
         return Response(b"".join(parts), media_type="application/octet-stream", headers=headers)
 
-    async def _body(self, request: Request, share: _Share) -> bytes:
+    async def _body(self, request: Request, share: Share) -> bytes:
         limits = self._service.limits
         announced = request.headers.get("content-length", "0")
         size = int(announced) if announced.isascii() and announced.isdigit() else 0
@@ -197,35 +195,6 @@ class _Handlers:
         except ClientDisconnect:
             raise ClientGone from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-@dataclass
-class _Budget:
-    """Bytes of all bodies that are here, and how many there may be."""
-
-    most: int
-    taken: int = 0
-
-
-class _Share:
-    """One request's part of the budget, given back at the end."""
-
-    def __init__(self, budget: _Budget):
-        self._budget, self._size = budget, 0
-
-    def reserve(self, size: int) -> None:
-        """So many bytes in all."""
-        more = max(0, size - self._size)
-        if self._budget.taken + more > self._budget.most:
-            raise Refusal(503, "too many bytes are being worked on, try again later", retry_after=1)
-        self._budget.taken += more
-        self._size += more
-
-    def __enter__(self) -> _Share:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._budget.taken -= self._size
 
 
 async def _unless_gone(request: Request, work: Coroutine) -> Any:

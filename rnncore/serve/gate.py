@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 
 from rnncore.errors import InputError
 from rnncore.serve.logs import LOG, log
-from rnncore.serve.metrics import HttpMetrics
+from rnncore.serve.metrics import AnswerMetrics
 from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import Service
 
@@ -72,7 +72,7 @@ class Gate:
     """
 
     def __init__(
-        self, app: Any, service: Service, tokens: Tokens, metrics: HttpMetrics, hosts: Iterable[str] | None = None
+        self, app: Any, service: Service, tokens: Tokens, metrics: AnswerMetrics, hosts: Iterable[str] | None = None
     ):
         self._app, self._service, self._tokens, self._metrics = app, service, tokens, metrics
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
@@ -115,7 +115,7 @@ class Gate:
         finally:
             seconds = time.perf_counter() - start
             model, route = state.get("model", ""), state.get("route", "other")
-            self._metrics.ended(route, model, status, seconds)
+            self._metrics.ended("http", route, model, str(status), seconds)
             log("request", request_id=request_id, route=route, model=model, status=status, seconds=round(seconds, 6))
 
     async def _pass(self, scope: Any, headers: Headers, receive: Any, answer: Any) -> None:

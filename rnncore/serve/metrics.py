@@ -1,4 +1,4 @@
-"""Counts and histograms in Prometheus's text format: those of HTTP, and what the engines count themselves."""
+"""Counts and histograms in Prometheus's text format: of answers, and what the engines count themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 from rnncore.metrics import SECONDS, Histogram
 from rnncore.serve.service import ServedModel, Service
 
-__all__ = ["HttpMetrics", "exposition"]
+__all__ = ["AnswerMetrics", "exposition"]
 
 ENGINE_HISTOGRAMS = {
     "queued": ("queue_seconds", "Seconds a request waited for its batch"),
@@ -24,50 +24,50 @@ ENGINE_HISTOGRAMS = {
 OUTCOMES = ("completed", "failed", "cancelled", "expired", "dropped", "rejected")
 
 
-class HttpMetrics:
-    """Requests by route, model and status, and how long they took. Thread-safe."""
+class AnswerMetrics:
+    """Answers by transport, route, model and status, and how long they took. Thread-safe."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self.in_flight = 0
-        self.counts: dict[tuple[str, str, int], int] = {}
-        self.seconds: dict[tuple[str, str], Histogram] = {}
+        self.counts: dict[tuple[str, str, str, str], int] = {}
+        self.seconds: dict[tuple[str, str, str], Histogram] = {}
 
     def began(self) -> None:
         with self._lock:
             self.in_flight += 1
 
-    def ended(self, route: str, model: str, status: int, seconds: float) -> None:
+    def ended(self, transport: str, route: str, model: str, status: str, seconds: float) -> None:
         """Count an answer. route and model are the server's own names, so there are few."""
+        labels = (transport, route, model)
         with self._lock:
             self.in_flight -= 1
-            self.counts[route, model, status] = self.counts.get((route, model, status), 0) + 1
-            histogram = self.seconds.setdefault((route, model), Histogram(SECONDS))
+            self.counts[(*labels, status)] = self.counts.get((*labels, status), 0) + 1
+            histogram = self.seconds.setdefault(labels, Histogram(SECONDS))
         histogram.observe(seconds)
 
 
 class _Collector:
-    def __init__(self, service: Service, http: HttpMetrics):
-        self._service, self._http = service, http
+    def __init__(self, service: Service, answers: AnswerMetrics):
+        self._service, self._answers = service, answers
 
     def collect(self) -> Iterator[Any]:
-        yield from self._of_http()
+        yield from self._of_answers()
         yield from self._of_engines()
 
-    def _of_http(self) -> Iterator[Any]:
-        with self._http._lock:
-            counts, seconds = dict(self._http.counts), dict(self._http.seconds)
-        family = CounterMetricFamily("rnncore_http_requests", "Requests answered", labels=["route", "model", "status"])
-        for (route, model, status), count in counts.items():
-            family.add_metric([route, model, str(status)], count)
+    def _of_answers(self) -> Iterator[Any]:
+        with self._answers._lock:
+            counts, seconds = dict(self._answers.counts), dict(self._answers.seconds)
+        names = ["transport", "route", "model"]
+        family = CounterMetricFamily("rnncore_answers", "Requests answered", labels=[*names, "status"])
+        for labels, count in counts.items():
+            family.add_metric(list(labels), count)
         yield family
-        family = HistogramMetricFamily(
-            "rnncore_http_request_seconds", "Seconds from a request to its answer", labels=["route", "model"]
-        )
+        family = HistogramMetricFamily("rnncore_answer_seconds", "Seconds from a request to its answer", labels=names)
         for labels, histogram in seconds.items():
             _add(family, list(labels), histogram.snapshot())
         yield family
-        yield GaugeMetricFamily("rnncore_http_requests_in_flight", "Requests being answered", self._http.in_flight)
+        yield GaugeMetricFamily("rnncore_requests_in_flight", "Requests being answered", self._answers.in_flight)
 
     def _of_engines(self) -> Iterator[Any]:
         found = [
@@ -111,8 +111,8 @@ def _add(family: HistogramMetricFamily, labels: list[str], snapshot: dict[str, A
     family.add_metric(labels, buckets, snapshot["sum"])
 
 
-def exposition(service: Service, http: HttpMetrics) -> bytes:
+def exposition(service: Service, answers: AnswerMetrics) -> bytes:
     """Everything, as Prometheus reads it."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(service, http))
+    registry.register(_Collector(service, answers))
     return generate_latest(registry)

@@ -21,6 +21,7 @@ from rnncore.serve.service import Service
 
 __all__ = ["Binding", "is_local", "read_tokens", "run"]
 
+ENDING_SECONDS = 60  # for requests that run when the server ends
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -30,6 +31,7 @@ class Binding:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     tokens: tuple[str, ...] = ()
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
@@ -38,6 +40,8 @@ class Binding:
     def __post_init__(self):
         if not is_local(self.host) and not self.tokens:
             raise InputError(f"host {self.host!r} is reachable from other machines: a token file is needed")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise InputError("a certificate without its key, or a key without its certificate")
 
 
 def is_local(host: str) -> bool:
@@ -84,23 +88,42 @@ def run(service: Service, binding: Binding) -> None:
         access_log=False,
         server_header=False,
         lifespan="on",
+        timeout_graceful_shutdown=ENDING_SECONDS,
     )
-    _Server(config, service, binding.drain_seconds).run()
+    _Server(config, app, binding).run()
+
+
+def _grpc_server(app: Any, binding: Binding) -> Any:
+    """A GrpcServer, in the event loop that runs."""
+    from rnncore.serve.grpc_service import GrpcServer
+
+    certificate = None
+    if binding.ssl_certfile is not None:
+        certificate = tuple(Path(file).read_bytes() for file in (binding.ssl_certfile, binding.ssl_keyfile))
+    host = f"[{binding.host}]" if ":" in binding.host else binding.host
+    state = app.state
+    return GrpcServer(state.service, state.tokens, state.metrics, f"{host}:{binding.grpc_port}", certificate)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server, with a way out in three steps: take no more connections; answer what comes on those that are
     open, each with Connection: close, until they are idle or the time is over; end the engines."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float):
+    def __init__(self, config: uvicorn.Config, app: Any, binding: Binding):
         super().__init__(config)
-        self._service, self._drain_seconds = service, drain_seconds
+        self._app, self._service, self._binding = app, app.state.service, binding
+        self._grpc: Any = None
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1] if self.servers else self.config.port
-            log("ready", host=self.config.host, port=port, models=list(self._service.models))
+        if not self.started:
+            return
+        found = {"host": self.config.host, "port": self.servers[0].sockets[0].getsockname()[1]}
+        if self._binding.grpc_port is not None:
+            self._grpc = _grpc_server(self._app, self._binding)
+            await self._grpc.start()
+            found["grpc_port"] = self._grpc.port
+        log("ready", **found, models=list(self._service.models))
 
     def handle_exit(self, number: int, frame: Any) -> None:
         if self.should_exit and number == signal.SIGINT:
@@ -112,9 +135,13 @@ class _Server(uvicorn.Server):
         log("draining", connections=len(self.server_state.connections))
         for server in self.servers:
             server.close()
-        end = asyncio.get_running_loop().time() + self._drain_seconds
-        while self.server_state.connections and asyncio.get_running_loop().time() < end and not self.force_exit:
+        loop = asyncio.get_running_loop()
+        stopping = loop.create_task(self._grpc.stop(ENDING_SECONDS)) if self._grpc is not None else None
+        end = loop.time() + self._binding.drain_seconds
+        while self.server_state.connections and loop.time() < end and not self.force_exit:
             await asyncio.sleep(0.02)
+        if stopping is not None and not self.force_exit:
+            await stopping
         await super().shutdown(sockets)
         counts = {name: served.engine.metrics.snapshot() for name, served in self._service.models.items()}
         answered = {name: {key: found[key] for key in ("accepted", "completed")} for name, found in counts.items()}

@@ -23,7 +23,7 @@ from rnncore.serve.sequences import Sequences
 from rnncore.serve.tensors import datatype
 from rnncore.spec import Input
 
-__all__ = ["VERSION", "Limits", "ServedModel", "Service"]
+__all__ = ["VERSION", "Limits", "ServedModel", "Service", "Share"]
 
 VERSION = "1"
 EXTENSIONS = [
@@ -69,6 +69,35 @@ class Limits:
             fits = isinstance(value, (int, kind)) and not isinstance(value, bool) and least <= value < float("inf")
             if not fits:
                 raise InputError(f"{name}={value!r}, expected a positive {kind.__name__}")
+
+
+@dataclass
+class Budget:
+    """Bytes of all requests that are here, and how many there may be."""
+
+    most: int
+    taken: int = 0
+
+
+class Share:
+    """One request's part of the budget, given back at the end."""
+
+    def __init__(self, budget: Budget):
+        self._budget, self._size = budget, 0
+
+    def reserve(self, size: int) -> None:
+        """So many bytes in all."""
+        more = max(0, size - self._size)
+        if self._budget.taken + more > self._budget.most:
+            raise Refusal(503, "too many bytes are being worked on, try again later", retry_after=1)
+        self._budget.taken += more
+        self._size += more
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._budget.taken -= self._size
 
 
 class ServedModel:
@@ -197,6 +226,7 @@ class Service:
         if not models:
             raise InputError("no models, expected a mapping of names to Models")
         self.models = {name: ServedModel(name, model, self.limits) for name, model in models.items()}
+        self.budget = Budget(self.limits.max_pending_size)
         self.draining = False
         self.started = time.time()
 

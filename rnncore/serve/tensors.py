@@ -14,7 +14,7 @@ import numpy as np
 
 from rnncore.serve.refusals import Refusal
 
-__all__ = ["array_of_bytes", "array_of_json", "check_shape", "datatype", "json_of_array"]
+__all__ = ["array_of_bytes", "array_of_json", "array_of_numbers", "check_shape", "datatype", "json_of_array"]
 
 DATATYPES = {
     "bool": "BOOL",
@@ -67,14 +67,23 @@ def array_of_json(name: str, data: Any, shape: tuple[int, ...], dtype: np.dtype)
     strange = set(map(type, flat)) - ALLOWED[dtype.kind]
     if strange:
         raise Refusal(400, f"input {name!r}: {_json_name(strange.pop())} in data, expected {datatype(dtype)}")
+    array = array_of_numbers(name, flat, shape, dtype)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}")
+    return array
+
+
+def array_of_numbers(name: str, numbers: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array from as many numbers of its kind."""
+    if dtype.kind in "iu" and numbers:
+        limits = np.iinfo(dtype)
+        if min(numbers) < limits.min or max(numbers) > limits.max:
+            raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}")
     try:
         with np.errstate(over="ignore"):
-            array = np.array(flat, dtype)
-    except OverflowError:
-        raise Refusal(400, f"input {name!r}: a number in data does not fit into {datatype(dtype)}") from None
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        raise Refusal(400, f"input {name!r}: a number in data does not fit into {datatype(dtype)}")
-    return array.reshape(shape)
+            return np.array(numbers, dtype).reshape(shape)
+    except OverflowError:  # an integer beyond all floats
+        raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}") from None
 
 
 def json_of_array(name: str, array: np.ndarray) -> list[Any]:
