@@ -127,7 +127,9 @@ def test_logs_are_lines_of_json(client, caplog):
         deadline = time.monotonic() + 5
         while "request" not in caplog.messages and time.monotonic() < deadline:
             time.sleep(0.01)  # it is written behind the answer
-    lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "rnncore.serve"]
+    lines = [
+        json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "rnncore.serve.requests"
+    ]
     (found,) = [line for line in lines if line["event"] == "request"]
     assert found["request_id"] == "logged"
     assert (found["route"], found["model"], found["status"]) == ("infer", "tagger", 200)

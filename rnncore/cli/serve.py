@@ -34,6 +34,7 @@ SECONDS = click.FloatRange(min=0.001)
 @click.option("--sequence-idle", type=SECONDS, default=600.0, show_default=True, help="Seconds until one is closed.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds until work must have begun.")
 @click.option("--drain", type=SECONDS, default=1.0, show_default=True, help="Seconds for open connections at the end.")
+@click.option("--request-log/--no-request-log", default=True, show_default=True, help="A line for each request.")
 @click.option("--spec", "specs", metavar="NAME=FILE.json", multiple=True, help="What a file of bare weights is.")
 @dtype_option
 def serve(
@@ -45,6 +46,7 @@ def serve(
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
     drain: float,
+    request_log: bool,
     specs: tuple[str, ...],
     dtype: str,
     **limits: float,
@@ -76,7 +78,7 @@ def serve(
         if name not in found:
             raise InputError(f"--spec {name}=...: no model {name!r}, expected one of {', '.join(found)}")
     loaded = {name: loading.load(path, spec=of_models.get(name), dtype=dtype) for name, path in found.items()}
-    run(Service(loaded, Limits(**limits)), binding)
+    run(Service(loaded, Limits(**limits)), binding, request_log)
 
 
 def _pairs(given: tuple[str, ...], what: str) -> dict[str, str]:

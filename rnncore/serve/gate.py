@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 from rnncore.errors import InputError
-from rnncore.serve.logs import LOG, log
+from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.metrics import AnswerMetrics
 from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import Service
@@ -116,7 +116,7 @@ class Gate:
             seconds = time.perf_counter() - start
             model, route = state.get("model", ""), state.get("route", "other")
             self._metrics.ended("http", route, model, str(status), seconds)
-            log("request", request_id=request_id, route=route, model=model, status=status, seconds=round(seconds, 6))
+            log_request(request_id=request_id, route=route, model=model, status=status, seconds=round(seconds, 6))
 
     async def _pass(self, scope: Any, headers: Headers, receive: Any, answer: Any) -> None:
         state = scope["state"]

@@ -16,7 +16,7 @@ from grpc import aio
 
 from rnncore.errors import RnncoreError
 from rnncore.serve.gate import REQUEST_ID, Tokens
-from rnncore.serve.logs import LOG, log
+from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
 from rnncore.serve.metrics import AnswerMetrics
 from rnncore.serve.protocol import Expected, InferRequest, as_parameters, short
@@ -207,7 +207,7 @@ class _Call:
         status = "CANCELLED" if isinstance(error, asyncio.CancelledError) else self.code.name
         model = self.model if self.model in self._service.models else ""
         self._metrics.ended("grpc", self._route, model, status, seconds)
-        log("request", request_id=self.id, route=self._route, model=model, status=status, seconds=round(seconds, 6))
+        log_request(request_id=self.id, route=self._route, model=model, status=status, seconds=round(seconds, 6))
 
 
 def _metadata(context: aio.ServicerContext) -> dict[str, str]:

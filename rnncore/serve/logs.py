@@ -6,14 +6,21 @@ import json
 import logging
 from typing import Any
 
-__all__ = ["LOG", "JsonLines", "log"]
+__all__ = ["LOG", "REQUESTS", "JsonLines", "log", "log_request"]
 
 LOG = logging.getLogger("rnncore.serve")
+REQUESTS = logging.getLogger("rnncore.serve.requests")
 
 
 def log(event: str, **fields: Any) -> None:
     """One thing that happened."""
     LOG.info(event, extra={"fields": fields})
+
+
+def log_request(**fields: Any) -> None:
+    """A request that was answered."""
+    if REQUESTS.isEnabledFor(logging.INFO):
+        REQUESTS.info("request", extra={"fields": fields})
 
 
 class JsonLines(logging.Formatter):

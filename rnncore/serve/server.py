@@ -16,7 +16,7 @@ import uvicorn
 from rnncore.errors import InputError
 from rnncore.serve.application import create_app
 from rnncore.serve.gate import LEAST_TOKEN
-from rnncore.serve.logs import LOG, JsonLines, log
+from rnncore.serve.logs import LOG, REQUESTS, JsonLines, log
 from rnncore.serve.service import Service
 
 __all__ = ["Binding", "is_local", "read_tokens", "run"]
@@ -68,13 +68,17 @@ def read_tokens(path: str | None) -> tuple[str, ...]:
     return found
 
 
-def run(service: Service, binding: Binding) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what was accepted. A second SIGINT ends at once."""
+def run(service: Service, binding: Binding, request_log: bool = True) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what was accepted. A second SIGINT ends at once.
+
+    request_log  a line on stderr for each request, beside those for what the server itself does
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for logger in (LOG, logging.getLogger("uvicorn"), logging.getLogger("uvicorn.error")):
         logger.handlers, logger.propagate = [handler], False
     LOG.setLevel(logging.INFO)
+    REQUESTS.setLevel(logging.INFO if request_log else logging.WARNING)
     hosts = None if binding.tokens else (*LOCAL_NAMES, binding.host)
     app = create_app(service, tokens=binding.tokens, hosts=hosts)
     config = uvicorn.Config(
