@@ -6,7 +6,6 @@ import asyncio
 import math
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from grpc import aio
 
 from rnncore.errors import RnncoreError
-from rnncore.serve.gate import REQUEST_ID, Tokens
+from rnncore.serve.gate import REQUEST_ID, Tokens, new_id
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
 from rnncore.serve.metrics import AnswerMetrics
@@ -189,7 +188,7 @@ class _Call:
 
     def __init__(self, metrics: AnswerMetrics, service: Service, route: str, id: str):
         self._metrics, self._service, self._route = metrics, service, route
-        self.id = id if REQUEST_ID.fullmatch(id) else uuid.uuid4().hex
+        self.id = id if REQUEST_ID.fullmatch(id) else new_id()
         self.code, self.model = grpc.StatusCode.OK, ""
 
     def refuse(self, error: Exception, model: str = "") -> Refusal:
