@@ -20,7 +20,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     streaming   over a sequence that arrives in pieces;  stream  one caller's;  pool  those of many
     decode      generate, score, CTC;  engine  requests from many callers in batches
     layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
-    export      from live PyTorch and Keras models
+    export      from live PyTorch and Keras models and from ONNX files
     loading     load, save, convert;  verification  replaying a test pair
     zoo         trained models that come with the package
     serve       a service over HTTP and gRPC (imported by itself: extra "serve")

@@ -12,7 +12,7 @@ from rnncore.kernels import _native
 from rnncore.ops import OPS
 from rnncore.ops.attention import attend, valid_steps, without_padding
 from rnncore.spec import AttentionDecoder
-from rnncore.stacks import BlasStack
+from rnncore.stacks import BlasStack, packed_weights
 from rnncore.state import State
 
 __all__ = ["DecoderStep"]
@@ -35,6 +35,7 @@ class DecoderStep:
         threads: int,
     ):
         self.node, self.stack, self.dtype, self.threads = node, stack, dtype, threads
+        self.packed = packed_weights(node, stack)
         self.scoring = node.scoring
         self.scoring_weights = {
             key.removeprefix("attention."): array for key, array in weights.items() if key.startswith("attention.")

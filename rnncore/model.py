@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.stacks import pack
 from rnncore.state import State, fingerprint
-from rnncore.threads import check_threads
+from rnncore.threads import check_threads, threads_of_call
 from rnncore.vocabulary import Vocabulary, check_vocabularies
 from rnncore.weights import Weights
 
@@ -43,7 +43,8 @@ Values = dict[str, Any]
 class Model:
     """A network ready to run. Immutable, picklable, shared by threads.
 
-    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays)
+    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays). What is packed for the
+                    kernels is kept once: ``model.weights`` unpacks a copy of it whenever it is read
     dtype           "float32" or "float64": every float input, weight, state and output
     num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
@@ -81,6 +82,8 @@ class Model:
         self._last_uses = _last_uses(spec, folded)
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
         self._programs: dict[tuple, Any] = {}
+        packed = [getattr(step, "packed", {}) for step in self._steps]
+        self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
 
     @property
     def spec(self) -> Spec:
@@ -119,7 +122,9 @@ class Model:
         outputs = ", ".join(f"{entry.name}: {entry.value}" for entry in self.outputs)
         return f"<Model {inputs} -> {outputs}; {self._weights.count:,} parameters, {self._dtype.name}>"
 
-    def __call__(self, x: Any, state: Any = _NO_STATE, *, lengths: Any = None, mask: Any = None) -> Any:
+    def __call__(
+        self, x: Any, state: Any = _NO_STATE, *, lengths: Any = None, mask: Any = None, num_threads: int | None = None
+    ) -> Any:
         """Run a model with one required input.
 
         x        what ``model.inputs`` says, batch first: (B, T, I) for a float sequence, (B, T) for ids
@@ -129,10 +134,14 @@ class Model:
                  recurrent layer's output there is 0.
                  A row of length 0 keeps its state
         mask     (B, T) bool, for models with an input "mask": True where a step counts, gaps allowed
+        num_threads  in place of the model's own, for this call: from 1 to 64. It never changes a result
 
         Returns the output (a dict by name where the model has several), or (output, state) if state was given.
         Raises InputError and StateError.
         """
+        if num_threads is not None:
+            with threads_of_call(num_threads):
+                return self(x, state, lengths=lengths, mask=mask)
         if self._direct is not None and lengths is None and mask is None:
             found = self._directly(x, state)
             if found is not None:
@@ -146,7 +155,7 @@ class Model:
             given["lengths"] = lengths
         if mask is not None:
             given["mask"] = mask
-        outputs, after = self._run(given, None if state is _NO_STATE else state)
+        outputs, after = self._run(given, state)
         y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return y if state is _NO_STATE else (y, after)
 
@@ -197,9 +206,15 @@ class Model:
         found = self._direct.step(x, state.arrays) if type(state) is State else None
         return None if found is None else (found[0], State.of(found[1]))
 
-    def run(self, inputs: Mapping[str, Any], state: Any = _NO_STATE) -> Any:
-        """Run any model: named inputs in, a dict of named outputs back; (outputs, state) if state was given."""
-        outputs, after = self._run(inputs, None if state is _NO_STATE else state)
+    def run(self, inputs: Mapping[str, Any], state: Any = _NO_STATE, *, num_threads: int | None = None) -> Any:
+        """Run any model: named inputs in, a dict of named outputs back; (outputs, state) if state was given.
+
+        num_threads: as for a call of the model.
+        """
+        if num_threads is not None:
+            with threads_of_call(num_threads):
+                return self.run(inputs, state)
+        outputs, after = self._run(inputs, state)
         return outputs if state is _NO_STATE else (outputs, after)
 
     def initial_state(self, batch: int) -> State:
@@ -290,18 +305,21 @@ class Model:
         sequences: Iterable[Any],
         batch_size: int = 256,
         progress: Callable[[int, int], None] | None = None,
+        num_threads: int | None = None,
     ) -> list[Any]:
         """Run many sequences of any lengths, and return their outputs in the same order.
 
         sequences   one array for each, without the batch dimension: (T_i, I), or (T_i,) for ids
         batch_size  rows run together; they are chosen by length, so little is wasted
         progress    called with (sequences done, all) after each batch
+        num_threads as for a call of the model
 
         Returns a list of arrays without the batch dimension, outputs with a time dimension cut to the sequence's
         length; of dicts where the model has several outputs. The model's input must have its time dimension second.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}, expected a positive integer")
+        threads = check_threads(self._num_threads if num_threads is None else num_threads)
         entry, time = self._ragged_input()
         arrays = [as_array(f"sequence {i}", sequence) for i, sequence in enumerate(sequences)]
         for i, array in enumerate(arrays):
@@ -312,9 +330,9 @@ class Model:
         for first in range(0, len(order), int(batch_size)):
             rows = order[first : first + int(batch_size)]
             lengths = np.array([len(arrays[i]) for i in rows], np.int64)
-            for i, array in zip(
-                rows, self._predict_batch(entry, time, [arrays[i] for i in rows], lengths), strict=True
-            ):
+            with threads_of_call(threads):
+                found = self._predict_batch(entry, time, [arrays[i] for i in rows], lengths)
+            for i, array in zip(rows, found, strict=True):
                 results[i] = array
             if progress is not None:
                 progress(min(first + len(rows), len(order)), len(order))
@@ -358,7 +376,7 @@ class Model:
             if array.dtype.kind not in ("fiub" if dtype.kind == "f" else "iu"):
                 raise InputError(f"{entry.name}: dtype {array.dtype}, expected {dtype}")
             padded[row, : len(array)] = array
-        outputs, _ = self._run({entry.name: padded, "lengths": lengths}, None)
+        outputs, _ = self._run({entry.name: padded, "lengths": lengths}, _NO_STATE)
         values = self._spec.values
         found = []
         for row, length in enumerate(lengths):
@@ -379,16 +397,14 @@ class Model:
                 values[name] = without_padding(values[name], values[lengths], axis)
         after: dict[str, np.ndarray] = {}
         before = None
-        if state is not None:
+        if state is not None and state is not _NO_STATE:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
         self._forward(values, before, after)
-        kept = [*after.values(), *(values[entry.name] for entry in self.inputs if values[entry.name] is not None)]
-        kept += self._constants.values()
-        outputs = {}
-        for name in self._spec.outputs:
-            outputs[name] = _owned(values[name], kept)
-            kept.append(outputs[name])
-        return outputs, State(after)
+        kept = [*self._constants.values()]
+        kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
+        if state is not _NO_STATE:  # else the caller never sees it
+            kept += after.values()
+        return _apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
 
     def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
@@ -418,10 +434,28 @@ def _batch_of(spec: Spec, values: Values) -> int:
     return values[first.name].shape[0]
 
 
-def _owned(array: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
-    """An output that shares no memory with the returned state, the caller's inputs, a constant or another output."""
-    array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
-    return array.copy() if any(np.may_share_memory(array, other) for other in kept) else array
+def _apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs that share no memory with each other or with ``kept``: the state, the caller's inputs, constants."""
+    owners = {id(_owner(array)) for array in kept}
+    found = {}
+    for name, array in outputs:
+        array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
+        owner = _owner(array)
+        plain = owner is not None and id(owner) not in owners and id(None) not in owners
+        if not plain and any(np.may_share_memory(array, other) for other in kept):
+            array = array.copy()
+        found[name] = array
+        kept.append(array)
+        owners.add(id(_owner(array)))
+    return found
+
+
+def _owner(array: np.ndarray) -> np.ndarray | None:
+    """The array whose memory this one has, its own or another's; None where that is not plain to see."""
+    base = array.base
+    if base is None:
+        return array
+    return base if type(base) is np.ndarray and base.base is None else None
 
 
 Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]
@@ -445,7 +479,12 @@ def _compile(
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
-        return ControlStep(node, [model._branch for model in models], dtype)
+        packed = {
+            f"{node.name}.{label}.{key}": partial(model.weights.__getitem__, key)
+            for label, model in zip(labels, models, strict=True)
+            for key in model.weights.packed
+        }
+        return ControlStep(node, [model._branch for model in models], dtype, packed)
     return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads)
 
 
@@ -493,10 +532,11 @@ def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step
     run = OPS[node.op].compiled(node.attributes, own, threads, dtype)
     inputs, names = node.inputs, node.names
     only = names[0] if len(names) == 1 else None
+    single = inputs[0] if len(inputs) == 1 else ""  # most have one, and a short step feels a list
 
     def step(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         try:
-            found = run(*[values[name] if name else None for name in inputs])
+            found = run(values[single]) if single else run(*[values[name] if name else None for name in inputs])
         except InputError as error:
             raise InputError(f"node {node.name!r} ({node.op}): {error}") from None
         except (ValueError, IndexError, OverflowError) as error:
@@ -509,4 +549,5 @@ def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step
         else:
             values.update(zip(names, found, strict=True))
 
+    step.packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
     return step

@@ -153,8 +153,9 @@ class StreamPool:
     ) -> Any:
         """The outputs of some streams for their next pieces.
 
-        By id: ``chunks`` is a dict of ids to pieces without a batch dimension, (T, I), (T,) for ids, or a dict by name
-        where the model has several inputs with a time axis; T may differ. Returns a dict of ids to outputs.
+        By id: ``chunks`` is a dict of ids to pieces without a batch dimension, (T, I), (T,) for ids, (I,) for one step
+        of a model that answers each at once, or a dict by name where the model has several inputs with a time axis; T
+        may differ. Returns a dict of ids to outputs.
 
         As arrays: ``chunks`` (n, T, I), or a dict by name, is for the streams of ``handles`` (n,); lengths (n,) says
         how many steps count where they differ, outputs behind are 0. ``out`` receives the outputs of a model that has
@@ -225,10 +226,20 @@ class StreamPool:
         new = int(lengths.max())
         accepted = self._program.accept(given, len(handles), self._program.given, "pool")
         outputs, counts = self._advance(handles, accepted, new, lengths)
-        return {id: self._of_row(outputs, counts, row) for row, id in enumerate(chunks)}
+        single = [np.ndim(chunk) == 1 and self._takes_single(chunk) for chunk in chunks.values()]
+        return {id: self._of_row(outputs, counts, row, single[row]) for row, id in enumerate(chunks)}
 
-    def _of_row(self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int) -> Any:
-        """What belongs to one row, in arrays of its own: its steps without the batch."""
+    def _takes_single(self, chunk: Any) -> bool:
+        """Whether a piece may be one step without its time axis: (I,) where each step is answered at once."""
+        if isinstance(chunk, Mapping) or not self._program.plan.together:
+            return False
+        required = [entry for entry in self._program.given if not entry.optional]
+        return len(required) == 1 and required[0].dtype == "float" and len(required[0].shape) == 3
+
+    def _of_row(
+        self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int, single: bool = False
+    ) -> Any:
+        """What belongs to one row, in arrays of its own: its steps without the batch, a single one without the time."""
         found, flows = {}, self._program.plan.flows
         for name, array in outputs.items():
             flow = flows[name]
@@ -237,7 +248,7 @@ class StreamPool:
                 one = np.take(array, row, axis=flow.batch)
                 time = None if time is None else time - (time > flow.batch)
             if time is not None:
-                one = one[(slice(None),) * time + (slice(counts[name][row]),)]
+                one = one[(slice(None),) * time + (0 if single else slice(counts[name][row]),)]
             found[name] = np.array(one)
         return _only(found)
 
@@ -270,7 +281,7 @@ class StreamPool:
         flow, array = self._program.plan.flows[name], as_array(f"stream {id!r}: {name}", given)
         shape = [size for axis, size in enumerate(entry.shape) if axis != flow.batch]
         time = flow.time - (flow.batch is not None and flow.batch < flow.time)
-        if array.ndim == len(shape) - 1 and len(shape) == 2 and entry.dtype == "float":
+        if array.ndim == 1 and self._takes_single(given):
             array = np.expand_dims(array, time)
         fits = array.ndim == len(shape) and all(
             isinstance(size, str) or size == found for size, found in zip(shape, array.shape, strict=True)

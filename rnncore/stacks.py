@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from rnncore.cells import Cell
 from rnncore.kernels import _engine, _native, runs_native
 from rnncore.weights import Weights
 
-__all__ = ["BlasStack", "pack", "pack_direction"]
+__all__ = ["BlasStack", "pack", "pack_direction", "packed_weights"]
 
 
 def pack(node: Any, weights: Weights, dtype: np.dtype) -> _native.Stack | BlasStack:
@@ -41,6 +43,18 @@ def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -
     if runs_native(dtype):
         return _native.Stack(layers, reverse)
     return BlasStack(layers, reverse, node.cell.output_size, dtype)
+
+
+def packed_weights(node: Any, stack: _native.Stack | BlasStack) -> dict[str, Callable[[], np.ndarray]]:
+    """For each weight of the node that the stack can give back: its name, and what unpacks a copy of it."""
+    if isinstance(stack, BlasStack):
+        return {}
+    places = [node.suffix(layer, direction) for layer in range(node.layers) for direction in node.directions]
+    return {
+        f"{node.name}.{key}{suffix}": partial(cell.unpack, key)
+        for suffix, cell in zip(places, stack.cells, strict=True)
+        for key in cell.packed
+    }
 
 
 class BlasStack:

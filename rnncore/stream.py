@@ -62,8 +62,8 @@ class Stream:
         """The outputs for the next piece.
 
         x        what the model takes, any number of steps: (B, T, I), or (B, T) for ids; a stream of one row may leave
-                 the batch out and then gets outputs without it, and one step of features may be (I,). A dict by name
-                 where the model has several inputs with a time axis
+                 the batch out and then gets outputs without it, and a model that answers each step at once takes one
+                 as (I,). A dict by name where the model has several inputs with a time axis
         lengths  (B,) steps of each row that count, for pieces of different lengths; outputs behind them are 0
         mask     (B, T) bool, for models with an input "mask"
         out      array of the only output's shape and dtype that receives it; a model that is one recurrent stack then
@@ -85,7 +85,7 @@ class Stream:
                 bare = self._batch == 1 and self._straight.lacks_batch(x)
                 outputs = self._straight(x[None] if bare else x)
                 if outputs is not None:
-                    return self._returned(outputs, bare)
+                    return self._returned(outputs, int(bare))
             return self._feed(x, lengths, mask, out)
         finally:
             self._owner.release()
@@ -106,12 +106,12 @@ class Stream:
         rows, program = self._open_rows(), self._program
         if rows.arrays["ended"].any():
             raise StreamError("this stream is finished, reset it before feeding more")
-        given, bare = _named(program, x, mask, self._batch)
+        given, lacking = _named(program, x, mask, self._batch)
         new, accepted = batch_of_chunk(program, given, self._batch)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, self._batch, new)
-        check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, bare))
+        check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, lacking))
         outputs, _ = rows.advance(self._all, accepted, new, lengths, check=check)
-        y = self._returned(outputs, bare)
+        y = self._returned(outputs, lacking)
         if out is None:
             return y
         out[...] = y
@@ -129,7 +129,7 @@ class Stream:
                 raise StreamError("this stream is finished already")
             outputs, _ = rows.advance(self._all, {}, 0, None, ended=True)
             self._direct = self._straight = None  # which do not know that a stream may have ended
-            return self._returned(outputs, False)
+            return self._returned(outputs, 0)
         finally:
             self._owner.release()
 
@@ -255,14 +255,20 @@ class Stream:
         if not self._owner.take():
             raise StreamError("this stream is in use by another thread; a stream has one user at a time")
 
-    def _returned(self, outputs: dict[str, np.ndarray], bare: bool) -> Any:
-        if bare:
-            flows = self._program.plan.flows
-            outputs = {
-                name: array if flows[name].batch is None else np.take(array, 0, axis=flows[name].batch)
-                for name, array in outputs.items()
-            }
+    def _returned(self, outputs: dict[str, np.ndarray], lacking: int) -> Any:
+        """The outputs without what the piece lacked: 0 nothing, 1 the batch, 2 the batch and the time."""
+        if lacking:
+            outputs = {name: self._without(name, array, lacking) for name, array in outputs.items()}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def _without(self, name: str, array: np.ndarray, lacking: int) -> np.ndarray:
+        flow = self._program.plan.flows[name]
+        index: list[Any] = [slice(None)] * array.ndim
+        if flow.batch is not None:
+            index[flow.batch] = 0
+        if lacking == 2 and flow.time is not None:
+            index[flow.time] = 0
+        return array[tuple(index)]
 
 
 def bare_stack(program: Program) -> Recurrent | None:
@@ -285,25 +291,25 @@ def bare_stack(program: Program) -> Recurrent | None:
     return node if plain else None
 
 
-def _named(program: Program, x: Any, mask: Any, batch: int) -> tuple[dict[str, Any], bool]:
-    """Inputs by name with their batch, and whether they came without it."""
+def _named(program: Program, x: Any, mask: Any, batch: int) -> tuple[dict[str, Any], int]:
+    """Inputs by name with all axes, and what x lacked of them: 0 nothing, 1 the batch, 2 the batch and the time."""
     required = [entry for entry in program.given if not entry.optional]
     if isinstance(x, Mapping):
         given = dict(x)
         if mask is not None:
             given["mask"] = mask
-        return given, False
+        return given, 0
     if len(required) != 1:
         names = ", ".join(entry.name for entry in required)
         raise InputError(f"a stream of this model has {len(required)} inputs ({names}): feed {{name: array}}")
     entry, array = required[0], as_array(required[0].name, x)
     flow = program.plan.flows[entry.name]
-    bare = batch == 1 and flow.batch is not None and array.ndim < len(entry.shape)
-    if bare and array.ndim == len(entry.shape) - 2 and entry.dtype == "float" and len(entry.shape) == 3:
-        return _with_mask({entry.name: array.reshape(1, 1, -1)}, mask, None), True
-    if bare:
-        array = np.expand_dims(array, flow.batch)
-    return _with_mask({entry.name: array}, mask, flow.batch if bare else None), bare
+    lacking = len(entry.shape) - array.ndim if batch == 1 and flow.batch is not None else 0
+    if lacking == 2 and entry.dtype == "float" and len(entry.shape) == 3 and program.plan.together and mask is None:
+        return {entry.name: array.reshape(1, 1, -1)}, 2
+    if lacking != 1:
+        return _with_mask({entry.name: array}, mask, None), 0
+    return _with_mask({entry.name: np.expand_dims(array, flow.batch)}, mask, flow.batch), 1
 
 
 def _with_mask(given: dict[str, Any], mask: Any, axis: int | None) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def test_a_feature_vector_starts_a_decoder():
     rng = np.random.default_rng(5)
     nodes = [
         Node("start", "Linear", "features", {"input_size": 9, "output_size": 6}),
-        Node("h0", "Unsqueeze", "start", {"axis": 0}),
+        Node("h0", "Unsqueeze", "start", {"axes": [0]}),
         Node("embed", "Embedding", "tokens", {"input_size": WORDS, "output_size": 4}),
         Recurrent("gru", GRU(4, 6), "embed", initial=("h0",)),
         Node("out", "Linear", "gru", {"input_size": 6, "output_size": WORDS}),

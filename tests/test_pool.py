@@ -8,12 +8,14 @@ import tracemalloc
 import numpy as np
 import pytest
 from agreement import assert_close, assert_unchanged
-from stream_models import SPECS, I, X, cuts, draw, linear, make
+from stream_models import SPECS, I, X, cuts, draw, equal, linear, make
 from stream_schedules import run
+from test_stream_windows import WINDOWS
 
 import rnncore
 from rnncore import Input, InputError, Node, Recurrent, Spec, StateError, StreamError
 from rnncore.cells import LSTM
+from rnncore.kernels import runs_native
 
 
 @pytest.fixture
@@ -85,12 +87,36 @@ def test_arrays_with_lengths_and_out():
     y = pool.step(x, handles, lengths=lengths, out=out)
     assert y is out
     for row, length in enumerate(lengths):
-        assert (y[row, :length] == model(x[row : row + 1, :length])[0]).all()
+        assert equal(y[row, :length], model(x[row : row + 1, :length])[0])
         assert not y[row, length:].any()
     again = pool.step(x, handles[::-1].copy())
     for row, length in enumerate(lengths[::-1]):
         both = np.concatenate((x[3 - row, :length], x[row]))[None]
-        assert (again[row] == model(both)[0, length:]).all()
+        assert equal(again[row], model(both)[0, length:])
+
+
+@pytest.mark.parametrize("name", ["lstm", "graph", "several", "time_first"])
+def test_one_step_without_its_axis(name):
+    """(I,) gives (O,), on every way through; a model that answers late takes (T, I) only."""
+    model = make(SPECS[name])
+    x = chunk(1)
+    pool, stream = model.pool(2), model.stream()
+    pool.open("a"), pool.open("b")
+    found = pool.step({"a": x[0], "b": x})
+    expected = stream.feed(x[0])
+    for output in SPECS[name].outputs:
+        one, both, alone = (
+            value[output] if isinstance(value, dict) else value for value in (found["a"], found["b"], expected)
+        )
+        in_time = "T" in SPECS[name].values[output].shape
+        assert equal(one, both[0] if in_time else both)
+        assert equal(one, alone)
+    late = make(WINDOWS["centred"][0])
+    pool = late.pool(1)
+    pool.open("a")
+    for use in (lambda: pool.step({"a": x[0]}), lambda: late.stream().feed(x[0])):
+        with pytest.raises(InputError, match="expected"):
+            use()
 
 
 def test_handles_do_not_come_back(pool):
@@ -130,7 +156,7 @@ def test_a_new_stream_begins_at_its_beginning(pool):
     pool.close("b")
     pool.open("d")
     alone = make(SPECS["lstm"]).stream().feed(chunk())
-    assert (pool.step({"d": chunk()})["d"] == alone).all()
+    assert equal(pool.step({"d": chunk()})["d"], alone)
     pool.step({"a": chunk(), "d": chunk()})
 
 
@@ -213,7 +239,7 @@ def test_forks_go_their_own_way(pool):
     model = make(SPECS["lstm"])
     for id, seed in (("a", 2), ("b", 3)):
         whole = np.concatenate((chunk(4, 1), chunk(2, seed)))[None]
-        assert (found[id] == model(whole)[0, 4:]).all()
+        assert equal(found[id], model(whole)[0, 4:])
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -234,7 +260,7 @@ def test_bytes_go_between_pools_and_streams(name):
     expected, found = stream.feed(second), pool.step({loaded: second.squeeze(1 - axis)})[loaded]
     for key, array in (expected if isinstance(expected, dict) else {SPECS[name].outputs[0]: expected}).items():
         one = np.take(array, 0, axis=SPECS[name].values[key].shape.index("B"))
-        assert (one == (found[key] if isinstance(found, dict) else found)).all()
+        assert equal(one, (found[key] if isinstance(found, dict) else found))
     assert again.state == pool.state(handle)
 
 
@@ -251,7 +277,7 @@ def test_whole_pools_as_bytes():
     other.load_all(data)
     assert other.ids == ("here", "a", 7, "c", handle)
     for id in pool.ids:
-        assert (pool.step({id: chunk()})[id] == other.step({id: chunk()})[id]).all()
+        assert equal(pool.step({id: chunk()})[id], other.step({id: chunk()})[id])
     with pytest.raises(StreamError, match="4 more streams"):
         model.pool(3).load_all(data)
     with pytest.raises(StateError, match="of the model"):
@@ -305,7 +331,7 @@ def test_finish():
     pool.open("a"), pool.open("b")
     first = pool.step({"a": chunk(7), "b": chunk(3)})["a"]
     last = pool.finish("a")
-    assert (np.concatenate((first, last)) == np.concatenate((alone.feed(chunk(7)), alone.finish()[0]))).all()
+    assert equal(np.concatenate((first, last)), np.concatenate((alone.feed(chunk(7)), alone.finish()[0])))
     with pytest.raises(StreamError, match="finished"):
         pool.step({"a": chunk()})
     pool.step({"b": chunk()})
@@ -313,7 +339,7 @@ def test_finish():
     with pytest.raises(StreamError, match="finished"):
         pool.step({"c": chunk()})
     pool.reset("a")
-    assert (pool.step({"a": chunk(7)})["a"] == first).all()
+    assert equal(pool.step({"a": chunk(7)})["a"], first)
 
 
 def test_finished_streams_of_a_bare_stack(pool):
@@ -356,9 +382,9 @@ def test_inputs_without_time():
     second = pool.step({**{row: x[row, 2:] for row in range(3)}, "again": x[1, 2:]})
     for row in range(3):
         assert_close(np.concatenate((first[row], second[row])), whole[row], 1e-6)
-    assert (second["again"] == second[1]).all()
+    assert equal(second["again"], second[1])
     pool.reset(1)
-    assert (pool.step({1: x[1, :2]})[1] == first[1]).all()
+    assert equal(pool.step({1: x[1, :2]})[1], first[1])
     with pytest.raises(InputError, match="'speaker' missing"):
         pool.open()
 
@@ -380,8 +406,8 @@ def test_several_inputs_with_time():
     pool = model.pool(2)
     handles = [pool.open(), pool.open()]
     found = pool.step({handles[0]: {"x": x[0], "ids": ids[0]}, handles[1]: {"x": x[1, :2], "ids": ids[1, :2]}})
-    assert (found[handles[0]] == whole[0]).all()
-    assert (pool.step({"x": x[1:, 2:], "ids": ids[1:, 2:]}, handles[1:]) == whole[1:, 2:]).all()
+    assert equal(found[handles[0]], whole[0])
+    assert equal(pool.step({"x": x[1:, 2:], "ids": ids[1:, 2:]}, handles[1:]), whole[1:, 2:])
     for bad, words in (
         ({"x": x[0]}, "'ids' missing"),
         ({"x": x[0], "ids": ids[0, :3]}, "3 steps, expected 6"),
@@ -401,7 +427,7 @@ def test_a_batch_fixed_at_one():
     whole = model(x)[0]
     found = [pool.step({"a": x[0, :2], "b": x[0, :5]}), pool.step({"a": x[0, 2:], "b": x[0, 5:]})]
     for id in "ab":
-        assert (np.concatenate([part[id] for part in found]) == whole).all()
+        assert equal(np.concatenate([part[id] for part in found]), whole)
 
 
 def test_memory_is_that_of_the_states():
@@ -427,8 +453,8 @@ def test_nothing_is_allocated_with_out():
         after = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after[0] - before[0] < 1000
-    assert after[1] - before[0] < 3000
+    assert after[0] - before[0] < (1000 if runs_native(model.dtype) else 20_000)
+    assert runs_native(model.dtype) is False or after[1] - before[0] < 3000
 
 
 def test_the_gil_is_free_while_a_large_step_runs():

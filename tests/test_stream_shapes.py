@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from stream_models import I, X, cuts, draw, linear, make
+from stream_models import I, X, cuts, draw, equal, linear, make
 
 from rnncore import Node, Recurrent, Spec
 from rnncore.cells import LSTM
@@ -20,13 +20,13 @@ def check(spec, model=None):
     for _ in range(3):
         stream = model.stream(3)
         found = np.concatenate([stream.feed(x[:, part]) for part in cuts(rng, 14)], axis=1)
-        assert (found == whole).all()
+        assert equal(found, whole)
     pool = model.pool(4)
     handles = [pool.open() for _ in range(3)]
     first = pool.step({handle: x[row, : 4 + row] for row, handle in enumerate(handles)})
     last = pool.step({handle: x[row, 4 + row :] for row, handle in enumerate(handles)})
     for row, handle in enumerate(handles):
-        assert (np.concatenate((first[handle], last[handle])) == whole[row]).all()
+        assert equal(np.concatenate((first[handle], last[handle])), whole[row])
 
 
 def test_zero_states_made_of_the_batch():
@@ -140,4 +140,4 @@ def test_the_last_step(op):
     stream = model.stream(2)
     for part in (slice(4), slice(4, 4), slice(4, 9), slice(9, 9)):
         found = stream.feed(x[:, part])
-        assert (found == model(x[:, : part.stop])).all()
+        assert equal(found, model(x[:, : part.stop]))

@@ -8,6 +8,7 @@ import os
 import click
 
 from rnncore._version import __version__
+from rnncore.cli.bench import bench
 from rnncore.cli.convert import convert
 from rnncore.cli.demo import demo
 from rnncore.cli.generate import generate
@@ -62,5 +63,5 @@ def application() -> None:
     """
 
 
-for command in (demo, inspect, convert, verify, run, generate, serve):
+for command in (demo, inspect, convert, verify, run, generate, serve, bench):
     application.add_command(command)
