@@ -8,6 +8,7 @@ in the folder FILE.parts beside it, unless it is small enough for one: then noth
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import queue
@@ -113,6 +114,8 @@ class Job:
             return self._journalled(folder, _chain(first, second, parts))
         results, bad, _ = self._compute(first)
         self._check_bad(bad)
+        if self.resume:
+            self._remove_temporaries()
         self._write_errors(Path(f"{self.target}.errors.jsonl"), [entry.to_json() for entry in bad])
         self._guarded(lambda: atomic.write(self.target, self.writer.encode(results)), 0)
         notes = [{**self.writer.note(results), "rows": len(results.index)}]
@@ -206,9 +209,15 @@ class Job:
                 parts = [journal.part(i) for i in range(len(journal.notes))]
                 self.writer.combine(file, parts, journal.notes)
 
+        self._remove_temporaries()
         self._write_errors(Path(f"{self.target}.errors.jsonl"), bad)
         self._guarded(combine, len(journal.notes))
         journal.remove()
+
+    def _remove_temporaries(self) -> None:
+        """What a run that was killed while it wrote the target left beside it."""
+        for path in self.target.parent.glob(f".{glob.escape(self.target.name)}.*.part"):
+            path.unlink(missing_ok=True)
 
     def _to_stream(self, stream: BinaryIO) -> Report:
         """Shards one behind the other."""
