@@ -34,6 +34,8 @@ from rnncore.errors import InputError, RnncoreError
 __all__ = ["BadRows", "DiskFull", "Job", "Report", "Stopped", "identity"]
 
 PARTS = ".parts"
+POLL_SECONDS = 0.2
+JOIN_SECONDS = 5.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Item = TypeVar("Item")
 
@@ -108,7 +110,7 @@ class Job:
     def _small(self, folder: Path) -> Report:
         """A file out of one shard; out of a folder of shards if there turn out to be more."""
         parts = shards(self.source.rows(), self.runner.plan, self.most_rows, self.most_bytes)
-        parts = _ahead(parts)
+        parts = self._ahead(parts)
         first, second = next(parts), next(parts, None)
         if second is not None:
             return self._journalled(folder, _chain(first, second, parts))
@@ -123,10 +125,10 @@ class Job:
         return self._report(notes, [entry.to_json() for entry in bad])
 
     def _journalled(self, folder: Path, parts: Iterator[list[Rows]] | None) -> Report:
-        journal = Journal(folder, self.writer.suffix)
+        journal = self._guarded(lambda: Journal(folder, self.writer.suffix), 0)
         try:
             if self.resume and Journal.is_there(folder):
-                journal.resume(self._job())
+                self._guarded(lambda: journal.resume(self._job()), 0)
             else:
                 self._guarded(lambda: journal.start(self._job()), 0)
             if journal.done is None:
@@ -160,7 +162,7 @@ class Job:
             found = shards(self.source.rows(place, rows), self.runner.plan, self.most_rows, self.most_bytes)
             if journal.notes:
                 found = (part for part in found if part)
-            parts = _ahead(found)
+            parts = self._ahead(found)
         with ThreadPoolExecutor(1, "rnncore-write") as pool:
             pending: Future | None = None
 
@@ -222,7 +224,7 @@ class Job:
     def _to_stream(self, stream: BinaryIO) -> Report:
         """Shards one behind the other."""
         rows, bad, notes = 0, [], []
-        parts = _ahead(shards(self.source.rows(), self.runner.plan, self.most_rows, self.most_bytes))
+        parts = self._ahead(shards(self.source.rows(), self.runner.plan, self.most_rows, self.most_bytes))
         for number, part in enumerate(parts):
             results, more, _ = self._compute(part)
             self._check_bad(more)
@@ -242,6 +244,9 @@ class Job:
             if self.stopping():
                 raise Stopped(f"stopped behind row {part[-1].stop}")
         return Report(rows, len(notes), bad)
+
+    def _ahead(self, parts: Iterator[list[Rows]]) -> Iterator[list[Rows]]:
+        return _ahead(parts, self.stopping)
 
     def _compute(self, parts: list[Rows]) -> tuple[Results, list[Bad], list[int]]:
         """Results of the rows that can be run, the others, and where the next shard begins."""
@@ -359,8 +364,8 @@ def _chain(first: Item, second: Item, rest: Iterator[Item]) -> Iterator[Item]:
         rest.close()
 
 
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, the next of which is made by another thread while one is used."""
+def _ahead(items: Iterator[Item], stopping: Callable[[], bool]) -> Iterator[Item]:
+    """The items, the next of which is made by another thread while one is used; no more once ``stopping`` says so."""
     ready: queue.Queue = queue.Queue(1)
     stopped = threading.Event()
     end = object()
@@ -390,7 +395,12 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
     thread.start()
     try:
         while True:
-            item, error = ready.get()
+            try:
+                item, error = ready.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if stopping():
+                    raise Stopped("stopped while it waited for rows; what is finished is safe") from None
+                continue
             if error is not None:
                 raise error
             if item is end:
@@ -399,4 +409,4 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
             del item
     finally:
         stopped.set()
-        thread.join()
+        thread.join(JOIN_SECONDS)  # a thread that waits for a pipe is left behind

@@ -215,10 +215,13 @@ def _regular(path: str) -> BinaryIO:
 
 
 def _stdin(format: str) -> BinaryIO:
+    # A reader of its own: a thread that waits in Python's would keep the interpreter from ending.
+    piped = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     if format in FORWARD:
-        return sys.stdin.buffer
+        return piped
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
-    while piece := sys.stdin.buffer.read(1 << 20):
-        copy.write(piece)
+    with piped:
+        while piece := piped.read(1 << 20):
+            copy.write(piece)
     copy.seek(0)
     return copy
