@@ -99,7 +99,8 @@ class Runner:
                 expected = known.setdefault(size, found) if named else found if size == UNKNOWN else size
                 fits = fits and found == expected
             if not fits:
-                resolved = tuple(known.get(size, size) if shape != (known.get(size),) else size for size in wanted)
+                same_rank = len(shape) == len(wanted)
+                resolved = tuple(known.get(size, size) for size in wanted) if same_rank else wanted
                 bad[i] = f"{name}: shape {shape}, expected {_written(resolved)}"
             elif column[i].dtype.kind not in KINDS[dtype.kind]:
                 bad[i] = f"{name}: dtype {column[i].dtype}, expected {dtype}"
@@ -206,6 +207,8 @@ def _stacked(rows: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
     if not rows:
         return np.zeros((0,), dtype)
     shape = tuple(max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True))
+    if not shape:
+        return np.array(rows, dtype)
     array = np.zeros((len(rows), *shape), dtype)
     if len(shape) == 1:
         for place, row in zip(array, rows, strict=True):

@@ -130,7 +130,8 @@ class JsonlReader(LinesReader):
             raise InputError(found)
         if self._bound is None:
             raise InputError("no JSON object")
-        return {name: _array(column, found.get(column, ...)) for name, column in self._bound.items()}
+        shapes = self._request.plan.shapes
+        return {name: _array(column, found.get(column, ...), shapes[name]) for name, column in self._bound.items()}
 
 
 def _object(line: bytes) -> dict[str, Any] | str:
@@ -142,7 +143,8 @@ def _object(line: bytes) -> dict[str, Any] | str:
     return found if isinstance(found, dict) else f"a JSON {type(found).__name__}, expected an object"
 
 
-def _array(column: str, value: Any) -> np.ndarray:
+def _array(column: str, value: Any, shape: tuple[int | str, ...]) -> np.ndarray:
+    """A value as an array; an empty list has the sizes of the steps that it does not have."""
     if value is ... or value is None:
         raise InputError(f"column {column!r} is {'not there' if value is ... else 'null'}")
     try:
@@ -151,7 +153,9 @@ def _array(column: str, value: Any) -> np.ndarray:
         raise InputError(f"column {column!r}: lists of different lengths in one row") from None
     if array.dtype.kind not in "fiub":
         raise InputError(f"column {column!r}: something that is not a number")
-    return array.astype(np.int64) if not array.size and array.dtype.kind == "f" and array.ndim == 1 else array
+    if array.shape == (0,):
+        return np.zeros((0, *(size if isinstance(size, int) else 0 for size in shape[1:])), np.int64)
+    return array
 
 
 class CsvReader(LinesReader):
