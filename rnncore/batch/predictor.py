@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore import loading
 from rnncore.batch.plan import Plan
-from rnncore.batch.rows import Column
+from rnncore.batch.rows import Column, empty_row
 from rnncore.batch.runner import Runner
 from rnncore.errors import InputError
 from rnncore.model import Model
@@ -89,7 +89,11 @@ class BatchPredictor:
         unknown = [name for name in given["columns"] if name not in sources]
         if unknown:
             raise InputError(f"columns: input {unknown[0]!r} is unknown, expected {', '.join(sources)}")
-        inputs = {name: _column(batch[column]) for name, column in sources.items() if column in batch}
+        inputs = {
+            name: _column(batch[column], runner.plan.shapes[name])
+            for name, column in sources.items()
+            if column in batch
+        }
         if not inputs:
             raise InputError(f"no column for an input among {', '.join(batch)}, expected {', '.join(sources.values())}")
         outputs, bad = runner(inputs, {})
@@ -104,11 +108,12 @@ class BatchPredictor:
         return {**{name: batch[name] for name in kept}, **{name: _result(found) for name, found in outputs.items()}}
 
 
-def _column(given: Any) -> Column:
+def _column(given: Any, shape: tuple[int | str, ...]) -> Column:
     """Rows as an array or a list of arrays; lists in a row become arrays, nested ones too."""
     if isinstance(given, np.ndarray) and given.dtype != object:
         return given
-    return [row if isinstance(row, np.ndarray) and row.dtype != object else _row(row) for row in given]
+    rows = [row if isinstance(row, np.ndarray) and row.dtype != object else _row(row) for row in given]
+    return [empty_row(shape) if row.shape == (0,) else row for row in rows]
 
 
 def _row(given: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Bad", "Column", "Place", "Rows", "take"]
+__all__ = ["Bad", "Column", "Place", "Rows", "empty_row", "joined", "shapes", "take"]
 
 Column = np.ndarray | list[np.ndarray]
 Place = tuple[int, int]  # number of the file among the sources, row in that file
@@ -88,6 +88,11 @@ class Rows:
 
     def describe(self, row: int, reason: str) -> Bad:
         return Bad(row, self.file, self.place[1] + row - self.first, reason)
+
+
+def empty_row(shape: tuple[int | str, ...]) -> np.ndarray:
+    """A row of no steps for an input of this shape, where an empty list does not say how wide its steps are."""
+    return np.zeros((0, *(size if isinstance(size, int) else 0 for size in shape[1:])), np.int64)
 
 
 def take(column: Column | list, positions: Sequence[int]) -> Any:

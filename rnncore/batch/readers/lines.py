@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns, only_input
+from rnncore.batch.rows import empty_row
 from rnncore.errors import InputError
 from rnncore.spec import Input
 
@@ -154,7 +155,7 @@ def _array(column: str, value: Any, shape: tuple[int | str, ...]) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise InputError(f"column {column!r}: something that is not a number")
     if array.shape == (0,):
-        return np.zeros((0, *(size if isinstance(size, int) else 0 for size in shape[1:])), np.int64)
+        return empty_row(shape)
     return array
 
 
