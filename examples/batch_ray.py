@@ -3,10 +3,10 @@
     pip install "rnncore[ray]"
     python examples/batch_ray.py
 
-An actor keeps its CPU, Ray's own that looks into the checkpoint too, and reading and writing need another: give a
-cluster at least two CPUs more than there are actors of the model, or nothing moves. (They are counted, not measured: on a small
-machine num_cpus may be larger than what is there.) With a checkpoint, rows whose results were written are left out when
-the same script runs again.
+An actor keeps its CPU, the one of Ray that looks into the checkpoint too, and reading and writing need another: give a
+cluster at least two CPUs more than there are actors of the model, or nothing moves. (They are counted, not measured:
+on a small machine num_cpus may be larger than what is there.) With a checkpoint, rows whose results were written are
+left out when the same script runs again.
 """
 
 from __future__ import annotations

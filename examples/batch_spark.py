@@ -10,6 +10,8 @@ is loaded once in each Python worker.
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -36,6 +38,7 @@ def make_predict(path: str):
 
 
 def main() -> None:
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the workers' Python: this one, with pandas and rnncore
     spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
