@@ -43,6 +43,8 @@ QUICK = (
     "test_engine_keras.py",
     "test_engine_onnxruntime.py",
     "test_native_driver.py",
+    "test_pool.py",
+    "test_ops_convolution.py",
 )
 COMPILED = (".pyx", ".pxd", ".h", ".c")
 LIMIT = 900  # seconds for one build or one run of the tests
@@ -63,6 +65,8 @@ BODY = "rnncore/kernels/native/body.h"
 CELL = "rnncore/kernels/cell_body.h"
 JOB = "rnncore/kernels/_job.pxd"
 NATIVE = "rnncore/kernels/_native.pyx"
+POOL = "rnncore/kernels/_pool.pyx"
+CONVOLUTION = "rnncore/kernels/convolution/body.h"
 LSTM = "rnncore/cells/lstm.py"
 GRU = "rnncore/cells/gru.py"
 GATES = "rnncore/formats/gates.py"
@@ -81,8 +85,8 @@ MUTATIONS = [
     Mutation(
         "peephole-of-old-cell",
         BODY,
-        "zo += load(p + 2 * W) * cell;",
-        "zo += load(p + 2 * W) * load(c + panel * W);",
+        "if (peephole) zo += load(peephole) * cell;",
+        "if (peephole) zo += load(peephole) * load(c + panel * W);",
         "the output gate looks at the new c",
     ),
     Mutation(
@@ -109,7 +113,7 @@ MUTATIONS = [
     Mutation(
         "load-states-unsorted",
         NATIVE,
-        "source = run.job.order[row] if run.job.order != NULL else row",
+        "source = state_row(run, row)",
         "source = row",
         "initial states follow their rows into sorted order",
     ),
@@ -160,9 +164,23 @@ MUTATIONS = [
     Mutation(
         "fused-gru-update-swapped",
         BODY,
-        "((d - splat(1.0f)) * m + old * (m + splat(2.0f)))",
-        "(m + (d - splat(1.0f)) * old * (m + splat(2.0f)))",
-        "the same in the fused step, where it is written over one division",
+        "((d - splat(1.0f)) * N + old * D)",
+        "((d - splat(1.0f)) * old + N * D)",
+        "u keeps the old output, 1 - u takes the new one",
+    ),
+    Mutation(
+        "fused-coupled-sides-swapped",
+        BODY,
+        "if (point->coupled == COUPLED_INPUT) {",
+        "if (point->coupled == COUPLED_FORGET) {",
+        "which gate is derived from the other",
+    ),
+    Mutation(
+        "fused-reset-forgotten",
+        BODY,
+        "old / sigmoid_divisor(clipped(point, acc[r][2 * p])));",
+        "old);",
+        "the candidate's product takes r * h, not h",
     ),
     Mutation(
         "links-not-added",
@@ -201,6 +219,54 @@ MUTATIONS = [
         "clip_f64(n * P, h, cell.proj_clip)",
         "clip_f64(P, h, cell.proj_clip)",
         "every row's projection is limited",
+    ),
+    Mutation(
+        "slots-of-unsorted-rows",
+        POOL,
+        "sorted_slots[at] = i, lengths[i], slots[i]",
+        "sorted_slots[at] = i, lengths[i], slots[at]",
+        "streams whose chunks are sorted by length keep their slots",
+        "pool",
+    ),
+    Mutation(
+        "stale-handle-accepted",
+        POOL,
+        "self.generation[slot] != handle >> 32 or not",
+        "not",
+        "a handle that outlived its stream fits nothing",
+        "pool",
+    ),
+    Mutation(
+        "convolution-chain-lost",
+        CONVOLUTION,
+        "if (z) sum += load(z + (r * V + v) * W);",
+        "if (z) sum += splat(0.0f);",
+        "beyond LINK terms the sum has several parts",
+        "ops_convolution",
+    ),
+    Mutation(
+        "convolution-last-tile-late",
+        CONVOLUTION,
+        "? at : P - vectors * W;",
+        "? at : P - vectors * W - 1;",
+        "the last tile ends where the outputs end",
+        "ops_convolution",
+    ),
+    Mutation(
+        "convolution-rows-bias-of-first-panel",
+        CONVOLUTION,
+        "acc[r][p] = load(bias + p * W);",
+        "acc[r][p] = load(bias);",
+        "every panel of outputs has its own bias",
+        "ops_convolution",
+    ),
+    Mutation(
+        "convolution-pads-late",
+        "rnncore/kernels/_convolution.pyx",
+        "step, end = steps[-1], phase[-1] - pads[-1]",
+        "step, end = steps[-1], phase[-1] - pads[-1] + 1",
+        "the image begins behind its padding",
+        "ops_convolution",
     ),
     # --- Python -------------------------------------------------------------------------------------------------------
     Mutation(

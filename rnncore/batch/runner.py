@@ -55,18 +55,24 @@ class Runner:
         self, columns: dict[str, Column], shared: dict[str, np.ndarray], bad: dict[int, str]
     ) -> dict[str, Column]:
         """Outputs of all rows in one call, for a model that mixes rows; those without rows are as they are."""
-        if bad:
-            position, reason = next(iter(bad.items()))
-            raise InputError(f"row {position}: {reason} (this model mixes rows: none can be left out)")
-        for name, column in columns.items():
-            if len({*shapes(column)}) > 1:
-                raise InputError(f"{name}: rows of several shapes, expected one: this model mixes rows")
-        inputs, _ = self._inputs(columns, list(range(len(next(iter(columns.values()))))))
         axes = self.plan.axes
         return {
             name: array if axes[name] is None else np.moveaxis(array, axes[name], 0)
-            for name, array in self.model.run({**shared, **inputs}).items()
+            for name, array in self.model.run(self.together(columns, shared, bad)).items()
         }
+
+    def together(
+        self, columns: dict[str, Column], shared: dict[str, np.ndarray], bad: dict[int, str]
+    ) -> dict[str, np.ndarray]:
+        """All rows as the inputs of one call. InputError for bad rows, and for shapes that cannot be filled up."""
+        if bad:
+            position, reason = next(iter(bad.items()))
+            raise InputError(f"row {position}: {reason} (rows run together: none can be left out)")
+        for name, column in columns.items():
+            if len({*shapes(column)}) > 1 and not set(self.plan.shapes[name]) & set(self.plan.padded):
+                raise InputError(f"{name}: rows of several shapes, expected one: this model takes all rows together")
+        inputs, _ = self._inputs(columns, list(range(len(next(iter(columns.values()))))))
+        return {**shared, **inputs}
 
     def check(self, columns: dict[str, Column], shared: dict[str, np.ndarray]) -> dict[int, str]:
         """Why rows do not fit the model's inputs, by position; InputError for what is wrong with all of them."""

@@ -16,10 +16,11 @@ import numpy as np
 from rnncore.batch.plan import Plan
 from rnncore.batch.readers import READERS, Part, Reader, Request
 from rnncore.batch.rows import Place, Rows, joined
-from rnncore.batch.runner import row_bytes
+from rnncore.batch.runner import Runner, row_bytes
 from rnncore.errors import InputError, RnncoreError
+from rnncore.model import Model
 
-__all__ = ["Source", "shards"]
+__all__ = ["Source", "merged", "read_inputs", "shards"]
 
 STDIN = "-"
 FORWARD = frozenset({"jsonl", "csv"})  # what can be read from a pipe; the rest is copied to a temporary file first
@@ -149,6 +150,20 @@ def merged(parts: list[Rows]) -> tuple[np.ndarray, dict[str, Any], dict[str, lis
         {name: joined([part.columns[name] for part in parts]) for name in parts[0].columns},
         {name: [value for part in parts for value in part.kept[name]] for name in parts[0].kept},
     )
+
+
+def read_inputs(path: str, model: Model) -> dict[str, np.ndarray]:
+    """All rows of a file as the inputs of one call. Raises InputError and FormatError, naming the file."""
+    plan = Plan.of(model.spec, model.dtype)
+    source = Source(path, None, Request(plan))
+    parts = list(source.rows())
+    bad = [entry for part in parts for entry in part.bad]
+    if bad:
+        raise InputError(f"{bad[0].file}: row {bad[0].place}: {bad[0].reason}")
+    _, columns, _ = merged(parts)
+    runner = Runner(model, plan, 1)
+    with _naming(path):
+        return runner.together(columns, source.shared, runner.check(columns, source.shared))
 
 
 class _naming:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["bytes_text", "console", "limited", "one_line", "printable", "say", "shape_text", "table"]
+__all__ = ["bytes_text", "console", "limited", "one_line", "printable", "progress_bar", "say", "shape_text", "table"]
 
 PIPE_WIDTH = 10_000  # columns where nobody says how wide a line may be: nothing is cut or wrapped
 
@@ -42,6 +44,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 def _cell(given: object) -> Text:
     lines = given if isinstance(given, list) else [given]
     return Text("\n".join(printable(str(line)) for line in lines))
+
+
+@contextmanager
+def progress_bar(what: str):
+    """A function (done, all) that moves a bar on stderr, which is drawn only on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = console(stderr=True)
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def printable(text: str) -> str:

@@ -15,9 +15,11 @@
     ops/convolution.py  Conv, ConvTranspose;  ops/windows.py: how windows slide
     ops/pooling.py      MaxPool, AveragePool, LpPool and their global forms
     ops/normalization.py  Batch-, Instance-, Group-, Layer- and RMSNormalization, MeanVarianceNormalization, LRN
+    ops/spectral.py     DFT, STFT
     ops/resize.py       Pad, Resize, Upsample
     ops/quantized.py    integers: QuantizeLinear, MatMulInteger, ConvInteger ..., DynamicQuantizeLSTM
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
+    ops/reference.py    Reference: rare ops, by onnx.reference
 
 A new op is one entry in its family's list.
 """
@@ -36,8 +38,10 @@ from rnncore.ops import (
     products,
     quantized,
     reduce,
+    reference,
     resize,
     shape,
+    spectral,
 )
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, numpy_dtype
 
@@ -45,7 +49,7 @@ __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]
 
 FAMILIES = (
     *(constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention),
-    *(convolution, pooling, normalization, resize, quantized),
+    *(convolution, pooling, normalization, resize, spectral, quantized, reference),
 )
 
 OPS: dict[str, Op] = {op.name: op for family in FAMILIES for op in family.OPS}
