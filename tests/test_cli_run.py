@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 import rnncore
 from rnncore import Input, Node, Recurrent, Spec
+from rnncore.batch.runner import Runner
 from rnncore.cells import LSTM
 from rnncore.cli.application import application
 from rnncore.cli.progress import Clock
@@ -388,3 +389,33 @@ def test_progress(monkeypatch):
     assert clock.text(3000, 0.3) == "3,000 rows, 200 rows/s, 0:35 left"
     now[0] = 20.0
     assert clock.text(5000, 0.0) == "5,000 rows, 200 rows/s"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrow", "npz", "csv"])
+def test_resumed_in_the_middle_of_a_file(cli, monkeypatch, kind):
+    """Whatever is read: a run that is interrupted in its fourth shard goes on there, to the same bytes."""
+    rows = ids()
+    if kind == "csv":
+        with open("in.csv", "w") as file:
+            file.write("s,tokens\n" + "".join(f"s{i},{word}\n" for i, row in enumerate(rows) for word in row))
+        words = ("-i", "in.csv", "--sequence-column", "s", "--to", "jsonl", *SHARDS)
+    else:
+        words = ("-i", write(kind, rows, "tokens"), "--to", "jsonl", *SHARDS)
+    cli("tagger", *words, "-o", "whole/")
+    ran, calls = Runner.__call__, []
+
+    def interrupted(self, *arguments):
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return ran(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "__call__", interrupted)
+        cli("tagger", *words, "-o", "cut/", code=130)
+    assert 2 <= len([name for name in os.listdir("cut") if name.startswith("part-")]) <= 3
+    cli("tagger", *words, "-o", "cut/", "--resume")
+    assert sorted(os.listdir("cut")) == sorted(os.listdir("whole"))
+    for name in os.listdir("whole"):
+        with open(f"whole/{name}", "rb") as one, open(f"cut/{name}", "rb") as other:
+            assert one.read() == other.read(), name
