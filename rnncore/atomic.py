@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replacing", "write"]
+__all__ = ["flush_directory", "replacing", "write"]
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _flush_directory(target.parent)
+    flush_directory(target.parent)
 
 
 def write(path: str | os.PathLike, data: bytes) -> None:
@@ -50,7 +50,8 @@ def _mode(target: Path) -> int:
         return 0o666 & ~mask
 
 
-def _flush_directory(directory: Path) -> None:
+def flush_directory(directory: Path) -> None:
+    """Makes names that were made or changed in a directory outlive a crash."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

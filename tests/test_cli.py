@@ -364,11 +364,11 @@ def test_run_replaces_an_old_result_only_when_it_is_done(cli, shelf, monkeypatch
 # what may be wrong
 
 CSV_ERRORS = {
-    "text": ("a,b,c,d\n1,2,3,4\n1,2,x,4\n", r"bad.csv: line 3, column c: 'x' is not a number"),
-    "text without header": ("1,2,3,4\n1,,3,4\n", r"bad.csv: line 2, column 2: '' is not a number"),
-    "text in the first row": ("1,2,?,4\n1,2,3,4\n", r"bad.csv: line 1, column 3: '\?' is not a number"),
+    "text": ("a,b,c,d\n1,2,3,4\n1,2,x,4\n", r"bad.csv: row 0: line 3, column c: 'x' is not a number"),
+    "text without header": ("1,2,3,4\n1,,3,4\n", r"bad.csv: row 0: line 2, column 2: '' is not a number"),
+    "text in the first row": ("1,2,?,4\n1,2,3,4\n", r"bad.csv: row 0: line 1, column 3: '\?' is not a number"),
     "underscore": ("1,2,3,1_000\n", r"line 1, column 4: '1_000' is not a number"),
-    "short row": ("1,2,3,4\n1,2,3\n", r"bad.csv: line 2: 3 columns, expected 4"),
+    "short row": ("1,2,3,4\n1,2,3\n", r"bad.csv: row 0: line 2: 3 columns, expected 4"),
     "columns": ("1,2,3\n", r"bad.csv: 3 columns \(1, 2, 3\), expected 4 for input 'x'"),
     "empty": ("", r"bad.csv: empty"),
     "header only": ("a,b,c,d\n", r"bad.csv: no rows"),
@@ -398,15 +398,24 @@ def test_csv_columns_that_are_not_there(shelf, fails, tmp_path):
     fails(r"in.csv: 2 columns \(word, id\), expected 1 for input 'tokens': choose with --columns", *words)
 
 
-@pytest.mark.parametrize(("length", "found"), [(-1, "-1 at row 3"), (8, "8 at row 3")])
+@pytest.mark.parametrize(("length", "found"), [(-1, "-1"), (8, "8")])
 def test_lengths_that_are_wrong(shelf, fails, tmp_path, length, found):
     lengths = np.array([1, 2, 3, length, 5])
     np.save(tmp_path / "n.npy", lengths)
     np.savez(tmp_path / "in.npz", tokens=np.load(shelf / "ids.npy"), lengths=lengths)
     words = ("-o", "y.npy", "--batch-size", 2)
     model = shelf / "tagger.safetensors"
-    fails(f"n.npy: lengths: {found}", "run", model, "-i", shelf / "ids.npy", "--lengths", "n.npy", *words)
-    fails(f"in.npz: lengths: {found}, expected 0 to 7", "run", model, "-i", "in.npz", *words)
+    fails(
+        f"n.npy: .*row 3: lengths: {found}, expected 0 to 7",
+        "run",
+        model,
+        "-i",
+        shelf / "ids.npy",
+        "--lengths",
+        "n.npy",
+        *words,
+    )
+    fails(f"in.npz: row 3: lengths: {found}, expected 0 to 7", "run", model, "-i", "in.npz", *words)
     fails("the data file has 'lengths' too", "run", model, "-i", "in.npz", "--lengths", "n.npy", *words)
 
 

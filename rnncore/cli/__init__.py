@@ -4,11 +4,9 @@
     convert.py inspect.py verify.py run.py generate.py serve.py bench.py demo.py     a command each
     options.py       options that several commands have
     output.py        what is printed, and how
-    run_inputs.py    .npy, .npz and .csv -> the arrays of a model's inputs
-    run_batches.py   a model over many rows, some at a time
-    run_outputs.py   a model's outputs -> .npy, .npz, .csv
+    progress.py      how far a long run is
 
-Exit codes: 0 done, 1 it failed (one line on stderr), 2 the command line is wrong, 130 interrupted.
+Exit codes: 0 done, 1 it failed (one line on stderr), 2 the command line is wrong, 130 interrupted; run has more.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they check."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from rnncore.errors import SpecError
+from rnncore.errors import InputError, SpecError
 
-__all__ = ["dtype_option", "names_option", "read_names", "read_vocabulary", "spec_option"]
+__all__ = ["check_place", "dtype_option", "names_option", "read_names", "read_vocabulary", "spec_option"]
 
 spec_option = click.option(
     "--spec",
@@ -29,6 +29,14 @@ dtype_option = click.option(
     show_default=True,
     help="What the model computes in.",
 )
+
+
+def check_place(path: Path) -> None:
+    """InputError if the directory of a file to be written does not exist, or the file is a directory."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: directory {str(path.parent)!r} does not exist")
+    if path.is_dir():
+        raise InputError(f"{path}: a directory, expected the name of a file")
 
 
 def read_names(path: str | None) -> dict[str, str] | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from rnncore import loading
+from rnncore.batch.sources import read_inputs
 from rnncore.cli.options import dtype_option, names_option, read_names, spec_option
 from rnncore.cli.output import console, say, table
 from rnncore.cli.references import open_reference
-from rnncore.cli.run_inputs import read_inputs
 from rnncore.model import Model
 from rnncore.verification import Verification, all_values, check_pair, compare, drawn_inputs, first_difference
 
@@ -67,7 +67,7 @@ def _compared(model: Model, found, file: str, against: str, inputs: str | None, 
     if inputs is not None and reference.inputs is not None:
         raise click.UsageError(f"--inputs with --against {against}, which holds its own inputs")
     if inputs is not None:
-        given = read_inputs(inputs, model.spec).arrays
+        given = read_inputs(inputs, model)
     elif reference.inputs is not None:
         given = dict(reference.inputs)
     elif found.test_pair is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped, SkippedList
 
-__all__ = ["read", "read_npy", "read_npz"]
+__all__ = ["Header", "read", "read_header", "read_npy", "read_npz"]
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000
@@ -51,6 +51,18 @@ def read(path: str | os.PathLike) -> Checkpoint:
         if len(cursor) >= len(MAGIC) and cursor.slice(0, len(MAGIC)).bytes(len(MAGIC)) == MAGIC:
             return read_npy(cursor)
         return read_npz(cursor, Archive(cursor))
+
+
+def read_header(file: BinaryIO, place: str) -> Header:
+    """The header of a .npy file or member that is read forwards; the data come next. FormatError, UnsupportedError."""
+    head = file.read(len(MAGIC) + 2)
+    count = 4 if head[len(MAGIC) : len(MAGIC) + 1] > b"\x01" else 2
+    head += file.read(count)
+    size = int.from_bytes(head[len(MAGIC) + 2 :], "little")
+    header = _header(Cursor(head + file.read(min(size, MAX_HEADER + 1)), place))
+    if header.dtype is None:
+        raise UnsupportedError(f"{place}: {header.why}")
+    return header
 
 
 def is_npz(names: Iterable[str]) -> bool:

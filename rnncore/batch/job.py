@@ -1,0 +1,412 @@
+"""A whole run: rows in, shards out, and what is left when it is stopped.
+
+Reading, computing and writing go on side by side, a shard each, so that at most four shards are in memory. A shard
+counts when its file and then its line in the manifest are on disk. A result that is one file is made of shards too,
+in the folder FILE.parts beside it, unless it is small enough for one: then nothing is left behind at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+
+from rnncore import atomic
+from rnncore._version import __version__
+from rnncore.batch.journal import ERRORS, Journal
+from rnncore.batch.outputs import Results, Writer
+from rnncore.batch.rows import Bad, Rows
+from rnncore.batch.runner import Runner
+from rnncore.batch.sources import Source, merged, shards
+from rnncore.config import config
+from rnncore.errors import InputError, RnncoreError
+
+__all__ = ["BadRows", "DiskFull", "Job", "Report", "Stopped", "identity"]
+
+PARTS = ".parts"
+POLL_SECONDS = 0.2
+JOIN_SECONDS = 5.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+Item = TypeVar("Item")
+
+
+class BadRows(InputError):
+    """More rows are bad than may be."""
+
+
+class Stopped(RnncoreError):
+    """Stopped on request, with everything so far on disk: ``resume`` goes on."""
+
+
+class DiskFull(RnncoreError):
+    """No space left; what is finished is safe, and ``resume`` goes on."""
+
+
+@dataclass
+class Report:
+    """What a run did. ``shape`` of each output that is an array: the file's; None for tables."""
+
+    rows: int
+    shards: int
+    bad: list[dict[str, Any]]
+    shapes: dict[str, tuple[int, ...]] | None = None
+    errors: Path | None = None
+
+
+@dataclass
+class Job:
+    """Runs a model over a source.
+
+    target      a folder of shards, a file, or None with ``stream`` to write to instead, without resuming
+    identity    what must be the same for a run to be resumed: model, outputs, options
+    most_rows, most_bytes   how large a shard is
+    max_errors  how many rows may be bad; None: any number
+    progress    called with (rows done, share done from 0 to 1)
+    stopping    asked after each shard: whether to stop there
+    """
+
+    runner: Runner
+    source: Source
+    writer: Writer
+    target: Path | None
+    is_folder: bool
+    identity: dict[str, Any]
+    stream: BinaryIO | None = None
+    most_rows: int = 100_000
+    most_bytes: int = 48 << 20
+    max_errors: int | None = 0
+    resume: bool = False
+    overwrite: bool = False
+    progress: Callable[[int, float], None] = lambda rows, share: None
+    stopping: Callable[[], bool] = lambda: False
+    note: Callable[[str], None] = lambda text: None
+    _bad: int = field(default=0, init=False)
+    _noted: set[str] = field(default_factory=set, init=False)
+
+    def run(self) -> Report:
+        """Raises BadRows, Stopped, DiskFull and whatever reading raises."""
+        if self.stream is not None:
+            return self._to_stream(self.stream)
+        folder = self.target if self.is_folder else self.target.with_name(self.target.name + PARTS)
+        if Journal.is_there(folder):
+            if not (self.resume or self.overwrite):
+                raise InputError(
+                    f"{folder}: an earlier run is here: expected --resume to go on with it, or --overwrite"
+                )
+        elif not self.is_folder:
+            return self._small(folder)
+        return self._journalled(folder, None)
+
+    def _small(self, folder: Path) -> Report:
+        """A file out of one shard; out of a folder of shards if there turn out to be more."""
+        parts = shards(self.source.rows(), self.runner.plan, self.most_rows, self.most_bytes)
+        parts = self._ahead(parts)
+        first, second = next(parts), next(parts, None)
+        if second is not None:
+            return self._journalled(folder, _chain(first, second, parts))
+        results, bad, _ = self._compute(first)
+        self._check_bad(bad)
+        if self.resume:
+            self._remove_temporaries()
+        self._write_errors(Path(f"{self.target}.errors.jsonl"), [entry.to_json() for entry in bad])
+        self._guarded(lambda: atomic.write(self.target, self.writer.encode(results)), 0)
+        notes = [{**self.writer.note(results), "rows": len(results.index)}]
+        self.progress(len(results.index), 1.0)
+        return self._report(notes, [entry.to_json() for entry in bad])
+
+    def _journalled(self, folder: Path, parts: Iterator[list[Rows]] | None) -> Report:
+        journal = self._guarded(lambda: Journal(folder, self.writer.suffix), 0)
+        try:
+            if self.resume and Journal.is_there(folder):
+                self._guarded(lambda: journal.resume(self._job()), 0)
+            else:
+                self._guarded(lambda: journal.start(self._job()), 0)
+            if journal.done is None:
+                self._make_shards(journal, parts)
+            bad = [entry for note in journal.notes for entry in note["bad"]]
+            if self.is_folder:
+                self._write_errors(folder / ERRORS, bad)
+            else:
+                self._combine(journal, bad)
+            return self._report(journal.notes, bad)
+        finally:
+            journal.close()
+
+    def _job(self) -> dict[str, Any]:
+        return {
+            **self.identity,
+            "rnncore": __version__,
+            "kernels": config()["float32"],
+            "format": self.writer.suffix,
+            "source": self.source.fingerprint(),
+            "shard rows": self.most_rows,
+            "shard bytes": self.most_bytes,
+            "keep bad rows out": self.max_errors != 0,
+        }
+
+    def _make_shards(self, journal: Journal, parts: Iterator[list[Rows]] | None) -> None:
+        rows = journal.notes[-1]["stop"] if journal.notes else 0
+        self._bad = sum(len(note["bad"]) for note in journal.notes)
+        if parts is None:
+            place = tuple(journal.notes[-1]["next"]) if journal.notes else (0, 0)
+            found = shards(self.source.rows(place, rows), self.runner.plan, self.most_rows, self.most_bytes)
+            if journal.notes:
+                found = (part for part in found if part)
+            parts = self._ahead(found)
+        with ThreadPoolExecutor(1, "rnncore-write") as pool:
+            pending: Future | None = None
+
+            def settle() -> None:
+                nonlocal pending
+                if pending is not None:
+                    waiting, pending = pending, None
+                    self._guarded(waiting.result, len(journal.notes))
+
+            try:
+                for part in parts:
+                    results, bad, next_place = self._compute(part)
+                    self._bad += len(bad)
+                    settle()
+                    note = {
+                        "first": part[0].first if part else 0,
+                        "stop": part[-1].stop if part else 0,
+                        "rows": len(results.index),
+                        "next": next_place,
+                        **self.writer.note(results),
+                        "bad": [entry.to_json() for entry in bad],
+                    }
+                    self._check_bad(bad, journal)
+                    pending = pool.submit(self._write, journal, results, note)
+                    rows = note["stop"]
+                    self.progress(rows, self.source.share())
+                    if self.stopping():
+                        settle()
+                        raise Stopped(
+                            f"stopped; {len(journal.notes)} shards with {rows:,} rows are safe: --resume goes on"
+                        )
+                settle()
+            finally:
+                if pending is not None:
+                    pending.exception()
+                parts.close()
+        self._guarded(journal.finish, len(journal.notes))
+        self.progress(rows, 1.0)
+
+    def _write(self, journal: Journal, results: Results, note: dict[str, Any]) -> None:
+        journal.add(self.writer.encode(results), note)
+
+    def _combine(self, journal: Journal, bad: list[dict[str, Any]]) -> None:
+        def combine() -> None:
+            with atomic.replacing(self.target) as file:
+                parts = [journal.part(i) for i in range(len(journal.notes))]
+                self.writer.combine(file, parts, journal.notes)
+
+        self._remove_temporaries()
+        self._write_errors(Path(f"{self.target}.errors.jsonl"), bad)
+        self._guarded(combine, len(journal.notes))
+        journal.remove()
+
+    def _remove_temporaries(self) -> None:
+        """What a run that was killed while it wrote the target left beside it."""
+        for path in self.target.parent.glob(f".{glob.escape(self.target.name)}.*.part"):
+            path.unlink(missing_ok=True)
+
+    def _to_stream(self, stream: BinaryIO) -> Report:
+        """Shards one behind the other."""
+        rows, bad, notes = 0, [], []
+        parts = self._ahead(shards(self.source.rows(), self.runner.plan, self.most_rows, self.most_bytes))
+        for number, part in enumerate(parts):
+            results, more, _ = self._compute(part)
+            self._check_bad(more)
+            bad += [entry.to_json() for entry in more]
+            data = self.writer.encode(results)
+            if number and self.writer.suffix == "csv":
+                data = data[data.index(b"\n") + 1 :]
+            elif number and self.writer.suffix != "jsonl":
+                raise InputError(
+                    f"more than a shard for standard output as {self.writer.suffix}: expected jsonl or csv"
+                )
+            stream.write(data)
+            stream.flush()
+            rows += len(results.index)
+            notes.append({"rows": len(results.index)})
+            self.progress(rows, self.source.share())
+            if self.stopping():
+                raise Stopped(f"stopped behind row {part[-1].stop}")
+        return Report(rows, len(notes), bad)
+
+    def _ahead(self, parts: Iterator[list[Rows]]) -> Iterator[list[Rows]]:
+        return _ahead(parts, self.stopping)
+
+    def _compute(self, parts: list[Rows]) -> tuple[Results, list[Bad], list[int]]:
+        """Results of the rows that can be run, the others, and where the next shard begins."""
+        if not parts:
+            raise InputError(f"{self.source.given}: no rows")
+        index, columns, kept = merged(parts)
+        self._note_casts(columns)
+        outputs, reasons = self.runner(columns, self.source.shared)
+        bad = [entry for part in parts for entry in part.bad]
+        starts = [part.first for part in parts]
+        for position, reason in reasons.items():
+            row = int(index[position])
+            bad.append(parts[int(np.searchsorted(starts, row, "right")) - 1].describe(row, reason))
+        good = [i for i in range(len(index)) if i not in reasons]
+        lengths = self._lengths(columns, good)
+        kept = {name: [values[i] for i in good] for name, values in kept.items()}
+        last = parts[-1]
+        place = [last.place[0], last.place[1] + last.stop - last.first]
+        return Results(index[good], kept, outputs, lengths), sorted(bad, key=lambda entry: entry.row), place
+
+    def _lengths(self, columns: dict[str, Any], good: list[int]) -> np.ndarray | None:
+        """How many steps of each row count: as given, or where rows are lists, as many as there are."""
+        plan = self.runner.plan
+        for name in sorted(plan.lengths):
+            if name in columns:
+                return np.array([columns[name][i] for i in good], np.int64)
+        for time in plan.padded:
+            for name, column in columns.items():
+                if time in plan.shapes[name] and not isinstance(column, np.ndarray):
+                    axis = plan.shapes[name].index(time)
+                    return np.array([column[i].shape[axis] for i in good], np.int64)
+        return None
+
+    def _note_casts(self, columns: dict[str, Any]) -> None:
+        """Says once for each input that wide numbers are cast; text has no width."""
+        if self.source.format in ("csv", "jsonl"):
+            return
+        for name, column in columns.items():
+            dtype = column.dtype if isinstance(column, np.ndarray) else column[0].dtype if column else None
+            wanted = self.runner.model.dtype
+            if name not in self._noted and dtype is not None and dtype.kind == "f" and dtype.itemsize > wanted.itemsize:
+                self._noted.add(name)
+                self.note(f"{name}: {dtype} given to a {wanted} model is cast")
+
+    def _check_bad(self, bad: list[Bad], journal: Journal | None = None) -> None:
+        """BadRows if there are more than may be; those of earlier shards are counted in a journalled run."""
+        if self.max_errors is None:
+            return
+        count = self._bad if journal is not None else len(bad)
+        if journal is None and self.stream is not None:
+            self._bad += len(bad)
+            count = self._bad
+        if count > self.max_errors:
+            if self.max_errors == 0:
+                first = bad[0]
+                raise BadRows(f"{first.file}: row {first.place}: {first.reason}")
+            last = bad[-1]
+            raise BadRows(
+                f"{count} bad rows, more than --max-errors {self.max_errors}; "
+                f"one of them: {last.file}: row {last.place}: {last.reason}"
+            )
+
+    def _write_errors(self, path: Path, bad: list[dict[str, Any]]) -> None:
+        """The list of bad rows, where there are some."""
+        if bad:
+            data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad)
+            self._guarded(lambda: atomic.write(path, data.encode("utf-8", "surrogatepass")), 0)
+            self._errors = path
+        else:
+            path.unlink(missing_ok=True)
+
+    def _guarded(self, work: Callable[[], Item], finished: int) -> Item:
+        """Runs what writes; a full disk becomes a message that says what is safe."""
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise DiskFull(
+                f"{self.target}: no space left on the disk; {finished} shards are safe: "
+                "make room, then run again with --resume"
+            ) from None
+
+    def _report(self, notes: list[dict[str, Any]], bad: list[dict[str, Any]]) -> Report:
+        rows = sum(note["rows"] for note in notes)
+        shapes = None
+        if self.writer.suffix in ("npy", "npz"):
+            shapes = {}
+            for name in self.writer.names:
+                some = [note["shapes"][name] for note in notes if note["rows"]] or [notes[0]["shapes"][name]]
+                shape = [max(sizes) for sizes in zip(*some, strict=True)]
+                axis = self.runner.plan.axes[name]
+                shapes[name] = tuple(shape if axis is None else [*shape[:axis], rows, *shape[axis:]])
+        return Report(rows, len(notes), bad, shapes, getattr(self, "_errors", None))
+
+
+def identity(model_sha256: str, runner: Runner, options: dict[str, Any]) -> dict[str, Any]:
+    """What a run is, but for its data."""
+    spec = json.dumps(runner.model.spec.to_json(), sort_keys=True)
+    return {
+        "model": model_sha256,
+        "spec": hashlib.sha256(spec.encode()).hexdigest(),
+        "dtype": runner.model.dtype.name,
+        "batch size": runner.batch_size,
+        **options,
+    }
+
+
+def _chain(first: Item, second: Item, rest: Iterator[Item]) -> Iterator[Item]:
+    try:
+        yield first
+        yield second
+        yield from rest
+    finally:
+        rest.close()
+
+
+def _ahead(items: Iterator[Item], stopping: Callable[[], bool]) -> Iterator[Item]:
+    """The items, the next of which is made by another thread while one is used; no more once ``stopping`` says so."""
+    ready: queue.Queue = queue.Queue(1)
+    stopped = threading.Event()
+    end = object()
+
+    def put(entry: tuple[Any, BaseException | None]) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+        except BaseException as error:
+            put((end, error))
+        else:
+            put((end, None))
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, name="rnncore-read", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item, error = ready.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if stopping():
+                    raise Stopped("stopped while it waited for rows; what is finished is safe") from None
+                continue
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+            del item
+    finally:
+        stopped.set()
+        thread.join(JOIN_SECONDS)  # a thread that waits for a pipe is left behind

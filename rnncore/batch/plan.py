@@ -1,0 +1,188 @@
+"""What may be done with a model's rows: run apart, padded, and how much memory they need.
+
+Everything here errs on the safe side: what the graph does not prove is not assumed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnncore.ops import OPS, UNKNOWN, attention, elementwise, logic, numpy_dtype
+from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+
+__all__ = ["BATCH", "Plan", "rows_are_apart"]
+
+BATCH = "B"
+NAME = re.compile(r"[A-Za-z_]\w*")
+ATTENTION = frozenset(op.name for op in attention.OPS)  # whole over time, but each row apart
+SPREADING = frozenset(op.name for op in (*elementwise.OPS, *logic.OPS))  # inputs are aligned at their last dimensions
+
+
+def mentions(size: int | str, name: str) -> bool:
+    """Whether a size is made of this name: "2*B+1" of "B"."""
+    return isinstance(size, str) and name in NAME.findall(size)
+
+
+def rows_are_apart(spec: Spec) -> bool:
+    """Whether the graph proves that every output of a row depends on that row alone.
+
+    Every value either has exactly one dimension "B" or nothing of the batch in it, its size included, and no node
+    mixes along that dimension.
+    """
+    return _name_is_apart(spec, BATCH) and all(_count(spec.values[name].shape, BATCH) == 1 for name in spec.outputs)
+
+
+def _count(shape: tuple[int | str, ...], name: str) -> int:
+    return shape.count(name)
+
+
+def _name_is_apart(spec: Spec, name: str, closed: frozenset[str] = ATTENTION) -> bool:
+    """Whether positions along the dimension ``name`` never meet; recurrent nodes keep rows apart, not steps."""
+    for value in spec.values.values():
+        others = [size for size in value.shape if size != name]
+        if UNKNOWN in others or any(mentions(size, name) for size in others) or _count(value.shape, name) > 1:
+            return False
+        if value.data is not None and any(mentions(size, name) for size in value.data):
+            return False
+    return all(_node_keeps_apart(spec, node, name, closed) for node in spec.nodes)
+
+
+def _node_keeps_apart(spec: Spec, node: object, name: str, closed: frozenset[str]) -> bool:
+    values = spec.values
+    if isinstance(node, Control):
+        return False
+    if isinstance(node, (Recurrent, AttentionDecoder)) or node.op in closed:
+        return name == BATCH
+    if not isinstance(node, Node):
+        return False
+    shapes = [values[entry].shape if entry else () for entry in node.inputs]
+    outputs = [values[entry].shape for entry in node.names]
+    if not any(name in shape for shape in shapes):
+        return True
+    if any(name not in shape for shape in outputs):
+        return False
+    op = OPS[node.op]
+    if name in shapes[0]:
+        axis = shapes[0].index(name)
+        if op.over_time(node.attributes, len(shapes[0]), axis) != "pointwise":
+            return False
+    if name not in shapes[0] or any(name in shape for shape in shapes[1:]):
+        return _others_are_aligned(node, shapes, outputs[0], name)
+    return True
+
+
+def _others_are_aligned(node: Node, shapes: list[tuple[int | str, ...]], output: tuple[int | str, ...], name: str):
+    """Whether an op whose later inputs have the dimension meets it only with itself."""
+    from_end = len(output) - output.index(name)
+    here = [len(shape) - shape.index(name) for shape in shapes if name in shape]
+    if node.op in SPREADING:
+        return all(place == from_end for place in here) and all(
+            len(shape) < from_end or shape[-from_end] in (name, 1) for shape in shapes
+        )
+    if node.op == "Concat":
+        return all(name in shape and len(shape) - shape.index(name) == from_end for shape in shapes)
+    if node.op == "MatMul":
+        return from_end > 2 and all(place == from_end for place in here)
+    return False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model seen from its rows.
+
+    axes     input or output -> where its batch stands; None for an input that all rows share
+    shapes   input or output -> its shape without the batch
+    padded   names of sizes that may be filled up with zeros -> the inputs of lengths that say so
+    """
+
+    spec: Spec
+    dtype: np.dtype
+    apart: bool
+    axes: Mapping[str, int | None]
+    shapes: Mapping[str, tuple[int | str, ...]]
+    padded: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, spec: Spec, dtype: np.dtype) -> Plan:
+        apart = rows_are_apart(spec)
+        entries = {entry.name: entry.shape for entry in spec.inputs}
+        entries.update({name: spec.values[name].shape for name in spec.outputs})
+        axes = {name: shape.index(BATCH) if BATCH in shape else None for name, shape in entries.items()}
+        shapes = {
+            name: tuple(size for i, size in enumerate(shape) if i != axes[name]) for name, shape in entries.items()
+        }
+        return cls(spec, np.dtype(dtype), apart, axes, shapes, _padded(spec) if apart else {})
+
+    @property
+    def lengths(self) -> frozenset[str]:
+        """The inputs that hold lengths."""
+        given = {entry.name for entry in self.spec.inputs}
+        return frozenset(node.lengths for node in self.spec.recurrent if node.lengths in given)
+
+    def item_size(self, name: str) -> int:
+        return numpy_dtype(self.spec.values[name].dtype, self.dtype).itemsize
+
+    def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """The sizes that names stand for in a row whose inputs have these shapes."""
+        return {
+            size: found
+            for name, shape in shapes.items()
+            for size, found in zip(self.shapes[name], shape, strict=True)
+            if isinstance(size, str)
+        }
+
+    def output_bytes(self, sizes: Mapping[str, int]) -> int:
+        """About what the outputs of a row need."""
+        return sum(self.item_size(name) * _elements(self.shapes[name], sizes) for name in self.spec.outputs)
+
+    def working_bytes(self, sizes: Mapping[str, int]) -> int:
+        """About what running a row needs: every value of the graph at once."""
+        sizes = {**sizes, BATCH: 1}
+        return sum(self.item_size(name) * _elements(value.shape, sizes) for name, value in self.spec.values.items())
+
+
+def _elements(shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> int:
+    """The product of a shape; a size that is not known counts as the largest that is."""
+    largest = max(sizes.values(), default=1)
+    return math.prod(size if isinstance(size, int) else sizes.get(size, largest) for size in shape)
+
+
+def _padded(spec: Spec) -> dict[str, tuple[str, ...]]:
+    """Sizes that stand for time and nothing else: recurrent nodes stop at a length, other nodes keep steps apart.
+
+    Steps of an output behind a row's own end mean nothing then, and no other value has seen them.
+    """
+    given = {entry.name for entry in spec.inputs}
+    found: dict[str, set[str]] = {}
+    for node in spec.recurrent:
+        x = spec.values[node.input].shape
+        time = x[1 if node.layout == "batch_first" else 0]
+        if isinstance(time, str) and time != BATCH:
+            found.setdefault(time, set()).add(node.lengths if node.mask is None else None)
+    padded = {}
+    for time, lengths in found.items():
+        if lengths <= given and _steps_are_apart(spec, time):
+            padded[time] = tuple(sorted(lengths))
+    owners: dict[str, int] = {}
+    for lengths in padded.values():
+        for name in lengths:
+            owners[name] = owners.get(name, 0) + 1
+    return {time: lengths for time, lengths in padded.items() if all(owners[name] == 1 for name in lengths)}
+
+
+def _steps_are_apart(spec: Spec, time: str) -> bool:
+    nodes = [node for node in spec.nodes if not isinstance(node, Recurrent)]
+    for value in spec.values.values():
+        others = [size for size in value.shape if size != time]
+        if UNKNOWN in others or any(mentions(size, time) for size in others) or value.shape.count(time) > 1:
+            return False
+        if value.data is not None and any(mentions(size, time) for size in value.data):
+            return False
+    if any(node.output_order != "time" for node in spec.recurrent):
+        return False
+    return all(_node_keeps_apart(spec, node, time, ATTENTION) for node in nodes)

@@ -1,0 +1,242 @@
+"""Parquet and Arrow tables: a row for each sequence, in columns of lists. Needs the extra "arrow" (pyarrow).
+
+A column of an input is a list of numbers (T,), a list of lists (T, I), fixed in size or not, or a number for an input
+without time, such as lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+
+from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns
+from rnncore.errors import FormatError, InputError, UnsupportedError
+
+__all__ = ["ArrowReader", "ParquetReader", "pyarrow"]
+
+BUFFER_BYTES = 1 << 20
+
+
+def pyarrow(module: str = "pyarrow") -> Any:
+    """A module of pyarrow; UnsupportedError that says how to install it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UnsupportedError(
+            'Parquet and Arrow files need pyarrow, install it with: pip install "rnncore[arrow]"'
+        ) from None
+
+
+class TableReader:
+    """Rows out of record batches."""
+
+    shared: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, file: BinaryIO, request: Request, schema: Any):
+        if request.lengths is not None:
+            raise InputError("--lengths belongs to arrays (.npy, .npz), expected a column of lengths")
+        self._file, self._request = file, request
+        pa = pyarrow()
+        lists = [field.name for field in schema if _is_list(pa, field.type)]
+        self._bound = bind_columns(request, schema.names, lists)
+        self._kept = kept_columns(request, schema.names, self._bound)
+        self.types = {name: schema.field(name).type for name in self._kept}
+        for column in self._bound.values():
+            _check_type(pa, column, schema.field(column).type)
+        self._at = 0
+
+    def parts(self, skip: int) -> Iterator[Part]:
+        pa = pyarrow()
+        self._at = skip
+        empty = True
+        try:
+            for batch in self._batches(skip):
+                empty = False
+                part = self._part(batch)
+                self._at += batch.num_rows
+                yield part
+        except pa.ArrowException as error:
+            raise FormatError(f"damaged behind row {self._at}: {_first_line(error)}") from None
+        if empty and skip == 0:
+            yield Part.whole(0, 0, {name: [] for name in self._bound}, {name: [] for name in self._kept})
+
+    def _part(self, batch: Any) -> Part:
+        columns, bad = {}, {}
+        for name, column in self._bound.items():
+            entry = self._request.plan.shapes[name]
+            columns[name], reasons = rows_of(batch.column(column), column, entry)
+            bad = {**reasons, **bad}
+        good = np.array([i for i in range(batch.num_rows) if i not in bad], np.int64)
+        if bad:
+            columns = {
+                name: found[good] if isinstance(found, np.ndarray) else [found[i] for i in good]
+                for name, found in columns.items()
+            }
+        kept = {name: batch.column(name).take(pyarrow().array(good)).to_pylist() for name in self._kept}
+        return Part(self._at, batch.num_rows, good, columns, kept, bad)
+
+    def share(self) -> float:
+        return self._at / self.rows if self.rows else 1.0
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ParquetReader(TableReader):
+    def __init__(self, path: str, file: BinaryIO, request: Request):
+        pa, parquet = pyarrow(), pyarrow("pyarrow.parquet")
+        try:
+            self._table = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            schema = self._table.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise FormatError(f"no Parquet file: {_first_line(error)}") from None
+        self.rows = self._table.metadata.num_rows
+        super().__init__(file, request, schema)
+
+    def _batches(self, skip: int) -> Iterator[Any]:
+        columns = list(dict.fromkeys([*self._bound.values(), *self._kept]))
+        for group in range(self._table.num_row_groups):
+            found = self._table.metadata.row_group(group)
+            if skip >= found.num_rows:
+                skip -= found.num_rows
+                continue
+            each = found.total_byte_size / max(found.num_rows, 1)
+            size = int(max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(each, 1))))
+            for batch in self._table.iter_batches(size, [group], columns, use_threads=False):
+                if skip >= batch.num_rows:
+                    skip -= batch.num_rows
+                else:
+                    yield batch.slice(skip)
+                    skip = 0
+
+
+class ArrowReader(TableReader):
+    """Arrow's file or stream (.arrow, .feather of version 2)."""
+
+    def __init__(self, path: str, file: BinaryIO, request: Request):
+        pa, ipc = pyarrow(), pyarrow("pyarrow.ipc")
+        try:
+            try:
+                self._table = ipc.open_file(file)
+                self._count = self._table.num_record_batches
+            except pa.ArrowInvalid:
+                file.seek(0)
+                self._table, self._count = ipc.open_stream(file), None
+        except (pa.ArrowException, OSError) as error:
+            raise FormatError(f"no Arrow file: {_first_line(error)}") from None
+        self.rows = None
+        super().__init__(file, request, self._table.schema)
+
+    def _batches(self, skip: int) -> Iterator[Any]:
+        whole = self._count is None
+        for batch in self._table if whole else map(self._table.get_batch, range(self._count)):
+            for first in range(0, batch.num_rows, CHUNK_ROWS):
+                part = batch.slice(first, CHUNK_ROWS)
+                if skip >= part.num_rows:
+                    skip -= part.num_rows
+                else:
+                    yield part.slice(skip)
+                    skip = 0
+
+    def share(self) -> float:
+        return 0.0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]
+
+
+def _is_list(pa: Any, kind: Any) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _check_type(pa: Any, column: str, kind: Any) -> None:
+    """InputError for a column that holds no numbers."""
+    leaf = kind
+    while _is_list(pa, leaf):
+        leaf = leaf.value_type
+    if not (pa.types.is_integer(leaf) or pa.types.is_floating(leaf) or pa.types.is_boolean(leaf)):
+        raise InputError(f"column {column!r} is {kind}, expected numbers or lists of numbers")
+
+
+def rows_of(array: Any, column: str, shape: tuple[int | str, ...]) -> tuple[Any, dict[int, str]]:
+    """The rows of an Arrow array as NumPy arrays without a copy where that can be, and why others are none.
+
+    Rows that are none have a place in the column all the same. shape: the input's, for the width of empty rows.
+    """
+    pa = pyarrow()
+    bad = {}
+    if array.null_count:
+        bad = {int(i): f"column {column!r} is null" for i in np.flatnonzero(array.is_null().to_numpy(False))}
+    leaf, levels = array, []
+    while _is_list(pa, leaf.type):
+        inner_nulls = leaf.is_null().to_numpy(False) if levels and leaf.null_count else None
+        offsets, values = _offsets(pa, leaf)
+        levels.append((offsets, inner_nulls))
+        leaf = values
+    leaf_nulls = leaf.is_null().to_numpy(False) if leaf.null_count else None
+    numbers = (
+        leaf.fill_null(False if pa.types.is_boolean(leaf.type) else 0) if leaf_nulls is not None else leaf
+    ).to_numpy(zero_copy_only=False)
+    if not levels:
+        return numbers, bad
+    starts, ends = levels[0][0][:-1], levels[0][0][1:]
+    dimensions = [ends - starts]
+    for offsets, nulls in levels[1:]:
+        if nulls is not None:
+            _mark(bad, _any(nulls, starts, ends), f"column {column!r}: a null inside")
+        widths = np.diff(offsets)
+        first = np.zeros(len(starts), np.int64)
+        some = ends > starts
+        first[some] = widths[starts[some]]
+        uneven = np.zeros(len(widths), bool)
+        counts = (ends - starts)[some]
+        at = np.repeat(starts[some] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
+        uneven[at] = widths[at] != np.repeat(first[some], counts)
+        _mark(bad, _any(uneven, starts, ends), f"column {column!r}: lists of different lengths in one row")
+        dimensions.append(first)
+        starts, ends = offsets[starts], offsets[ends]
+    if leaf_nulls is not None:
+        _mark(bad, _any(leaf_nulls, starts, ends), f"column {column!r}: a null inside")
+    rank = len(levels)
+    width = [size if isinstance(size, int) else 0 for size in shape]
+    rows = []
+    for i, (a, b, *sizes) in enumerate(
+        zip(starts.tolist(), ends.tolist(), *map(np.ndarray.tolist, dimensions), strict=True)
+    ):
+        if i in bad:
+            rows.append(numbers[:0])
+        elif rank == 1:
+            rows.append(numbers[a:b])
+        elif a == b:
+            rows.append(
+                numbers[:0].reshape((0, *(width[1:] if len(width) == rank else sizes[1:])))
+                if not sizes[0]
+                else numbers[:0].reshape(sizes)
+            )
+        else:
+            rows.append(numbers[a:b].reshape(sizes))
+    return rows, bad
+
+
+def _offsets(pa: Any, array: Any) -> tuple[np.ndarray, Any]:
+    """Where each list begins and ends in the values of all."""
+    if pa.types.is_fixed_size_list(array.type):
+        size = array.type.list_size
+        return (np.arange(len(array) + 1) + array.offset) * size, array.values
+    return array.offsets.to_numpy().astype(np.int64), array.values
+
+
+def _any(flags: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Whether a flag is set between each start and end."""
+    total = np.concatenate([[0], np.cumsum(flags)])
+    return total[ends] > total[starts]
+
+
+def _mark(bad: dict[int, str], rows: np.ndarray, reason: str) -> None:
+    for i in np.flatnonzero(rows):
+        bad.setdefault(int(i), reason)

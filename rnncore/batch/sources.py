@@ -1,0 +1,242 @@
+"""Where data come from: files, folders, globs, or standard input; and how they are cut into shards."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from rnncore.batch.plan import Plan
+from rnncore.batch.readers import READERS, Part, Reader, Request
+from rnncore.batch.rows import Place, Rows, joined
+from rnncore.batch.runner import Runner, row_bytes
+from rnncore.errors import InputError, RnncoreError
+from rnncore.model import Model
+
+__all__ = ["Source", "merged", "read_inputs", "shards"]
+
+STDIN = "-"
+FORWARD = frozenset({"jsonl", "csv"})  # what can be read from a pipe; the rest is copied to a temporary file first
+
+
+class Source:
+    """The files behind ``-i``: rows of all of them, one file after the other in the order of their names.
+
+    given   a file, a folder, a pattern with * or ?, or "-" for standard input
+    format  one of READERS; None: what the files' names end in
+
+    Raises InputError.
+    """
+
+    def __init__(self, given: str, format: str | None, request: Request):
+        self.given = given
+        self.request = request
+        self.files = _files(given, format)
+        self.format = format or _format(self.files)
+        self.is_stream = given == STDIN
+        self._sizes = [0 if self.is_stream else os.stat(path).st_size for path in self.files]
+        self._now = 0
+        self._reader: Reader | None = None
+        self._first: Reader | None = self._open(0)
+        self.types = dict(self._first.types)
+        self.shared = self._first.shared
+        self.one_sequence = len(self.files) == 1 and _is_one(self._first)
+        if len(self.files) > 1 and _is_one(self._first):
+            self.types["file"] = None
+
+    def rows(self, place: Place = (0, 0), first: int = 0) -> Iterator[Rows]:
+        """The rows from a place on; ``first`` is the number of the row there."""
+        for number in range(place[0], len(self.files)):
+            self._now = number
+            name = self.files[number]
+            with _naming(name):
+                if number == 0 and self._first is not None:
+                    reader, self._first = self._first, None
+                else:
+                    reader = self._open(number)
+            self._reader = reader
+            try:
+                skip = place[1] if number == place[0] else 0
+                parts = reader.parts(skip)
+                while True:
+                    with _naming(name):
+                        part = next(parts, None)
+                    if part is None:
+                        break
+                    rows = _numbered(part, number, name, first)
+                    if "file" in self.types and _is_one(reader):
+                        rows.kept = {"file": [Path(name).stem] * len(rows.index)}
+                    yield rows
+                    first += part.count
+            finally:
+                reader.close()
+
+    def share(self) -> float:
+        """About how much has been read, from 0 to 1; 0 where nobody can tell."""
+        total = sum(self._sizes)
+        if not total:
+            return 0.0
+        here = self._reader.share() if self._reader is not None else 0.0
+        return min((sum(self._sizes[: self._now]) + here * self._sizes[self._now]) / total, 1.0)
+
+    def fingerprint(self) -> list[dict[str, Any]]:
+        """What a resumed run compares: the files, their sizes, and when they were last changed."""
+        return [
+            {"file": path, "bytes": size, "modified": os.stat(path).st_mtime_ns}
+            for path, size in zip(self.files, self._sizes, strict=True)
+            if not self.is_stream
+        ]
+
+    def _open(self, number: int) -> Reader:
+        path = self.files[number]
+        file = _stdin(self.format) if self.is_stream else _regular(path)
+        try:
+            with _naming(path):
+                return READERS[self.format](path, file, self.request)
+        except BaseException:
+            file.close()
+            raise
+
+
+def shards(rows: Iterator[Rows], plan: Plan, most_rows: int, most_bytes: int) -> Iterator[list[Rows]]:
+    """Rows cut where a shard is full: by their number, or by about what they and their outputs need in memory.
+
+    The cuts depend on the rows alone, not on how they were read. A model that mixes rows gets one shard. There is
+    always at least one, if only of no rows.
+    """
+    pending: list[Rows] = []
+    used, any_yet = 0, False
+    for part in rows:
+        rest: Rows | None = part
+        while rest is not None:
+            cut = None
+            if plan.apart:
+                start = pending[0].first if pending else rest.first
+                costs = np.cumsum(row_bytes(plan, rest.columns)) + used
+                over = int(np.searchsorted(costs, most_bytes))
+                if over < len(rest.index):
+                    cut = int(rest.index[over]) + 1
+                if start + most_rows <= rest.stop:
+                    cut = min(start + most_rows, cut or rest.stop)
+                used = int(costs[-1]) if len(costs) else used
+            if cut is None:
+                pending.append(rest)
+                rest = None
+            else:
+                head, rest = rest.split(cut)
+                yield [*pending, head]
+                any_yet, pending, used = True, [], 0
+                rest = rest if rest.first < rest.stop else None
+    if pending or not any_yet:
+        yield pending
+
+
+def merged(parts: list[Rows]) -> tuple[np.ndarray, dict[str, Any], dict[str, list]]:
+    """(index, columns, kept) of consecutive rows."""
+    names, kept = set(parts[0].columns), set(parts[0].kept)
+    for part in parts[1:]:
+        if set(part.columns) != names or set(part.kept) != kept:
+            found = ", ".join(sorted({*part.columns, *part.kept}))
+            raise InputError(f"{part.file}: has {found}, expected {', '.join(sorted(names | kept))} as before")
+    return (
+        np.concatenate([part.index for part in parts]),
+        {name: joined([part.columns[name] for part in parts]) for name in parts[0].columns},
+        {name: [value for part in parts for value in part.kept[name]] for name in parts[0].kept},
+    )
+
+
+def read_inputs(path: str, model: Model) -> dict[str, np.ndarray]:
+    """All rows of a file as the inputs of one call. Raises InputError and FormatError, naming the file."""
+    plan = Plan.of(model.spec, model.dtype)
+    source = Source(path, None, Request(plan))
+    parts = list(source.rows())
+    bad = [entry for part in parts for entry in part.bad]
+    if bad:
+        raise InputError(f"{bad[0].file}: row {bad[0].place}: {bad[0].reason}")
+    _, columns, _ = merged(parts)
+    runner = Runner(model, plan, 1)
+    with _naming(path):
+        return runner.together(columns, source.shared, runner.check(columns, source.shared))
+
+
+class _naming:
+    """Puts a file's name before the message of an error of rnncore raised inside."""
+
+    def __init__(self, path: str):
+        self.path = "standard input" if path == STDIN else path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, RnncoreError) and not str(error).startswith(self.path):
+            raise type(error)(f"{self.path}: {error}") from None
+
+
+def _numbered(part: Part, number: int, name: str, first: int) -> Rows:
+    rows = Rows(first, first + part.count, (number, part.start), name, part.good + first, part.columns, part.kept)
+    rows.bad = [rows.describe(first + i, reason) for i, reason in sorted(part.bad.items())]
+    return rows
+
+
+def _is_one(reader: Reader) -> bool:
+    return getattr(reader, "one_sequence", False)
+
+
+def _files(given: str, format: str | None) -> list[str]:
+    if given == STDIN:
+        if format is None:
+            raise InputError(f"standard input: expected --from with one of {', '.join(READERS)}")
+        return [STDIN]
+    path = Path(given)
+    if path.is_dir():
+        found = sorted(str(entry) for entry in path.rglob("*") if entry.is_file() and _is_data(entry, path, format))
+    elif not path.exists() and glob.has_magic(given):
+        found = sorted(entry for entry in glob.glob(given, recursive=True) if os.path.isfile(entry))
+    else:
+        return [given]
+    if not found:
+        raise InputError(f"{given}: no files, expected some that end in {', '.join('.' + name for name in READERS)}")
+    return found
+
+
+def _is_data(entry: Path, folder: Path, format: str | None) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in entry.relative_to(folder).parts)
+    return not hidden and (format is not None or entry.suffix.lower()[1:] in READERS)
+
+
+def _format(files: list[str]) -> str:
+    found = sorted({Path(path).suffix.lower() for path in files})
+    if len(found) > 1:
+        raise InputError(f"{files[0]} and {files[-1]}: files of several kinds ({', '.join(found)}), expected one")
+    if found[0][1:] not in READERS:
+        raise InputError(f"{files[0]}: expected a name that ends in {', '.join('.' + name for name in READERS)}")
+    return found[0][1:]
+
+
+def _regular(path: str) -> BinaryIO:
+    file = open(path, "rb")  # noqa: SIM115 - the reader closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f"{path}: no regular file")
+    return file
+
+
+def _stdin(format: str) -> BinaryIO:
+    # A reader of its own: a thread that waits in Python's would keep the interpreter from ending.
+    piped = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    if format in FORWARD:
+        return piped
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the reader closes it
+    with piped:
+        while piece := piped.read(1 << 20):
+            copy.write(piece)
+    copy.seek(0)
+    return copy
