@@ -26,7 +26,7 @@ from rnncore.formats.torch_names import bind
 from rnncore.spec import Input, Node, Recurrent, Spec
 
 WIDTH, HIDDEN, ATTENTION = 64, 48, 64
-OTHER = "<other>"
+OTHER = "<unk>"
 LABELS = ["negative", "positive"]
 EPOCHS = 12
 

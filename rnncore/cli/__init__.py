@@ -2,6 +2,7 @@
 
     application.py   the group of commands, --version, and errors as one line and an exit code
     convert.py inspect.py verify.py run.py demo.py     a command each
+    demos/           what demo shows, one file for each kind of network
     options.py       options that several commands have
     output.py        what is printed, and how
     run_inputs.py    .npy, .npz and .csv -> the arrays of a model's inputs
