@@ -25,11 +25,19 @@ ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=h
 # CPython's own flags bring -fwrapv, which keeps gcc from simplifying addresses in the kernels' loops: half the speed.
 NO_WRAP = ["-fno-wrapv"]
 
+# The threads' pool and the scratch memory, which every extension that shares work among threads brings along.
+POOL = [str(KERNELS / "native" / name) for name in ("pool.c", "scratch.c")]
+
 # name -> further C sources, and whether a * b + c may become one fused operation: the packed kernels are built from
 # it, everywhere alike; elsewhere results are those of separate operations on every machine.
 EXTENSIONS = {
     "_blas": ([], "off"),
+    "_convolution": (
+        [*sorted(str(path) for path in (KERNELS / "convolution").glob("*.c")), *POOL],
+        "fast",
+    ),
     "_engine": ([], "off"),
+    "_normalization": ([], "off"),
     "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
 }
 

@@ -321,6 +321,7 @@ def _batch_of(spec: Spec, values: Values) -> int:
 
 def _owned(array: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
     """An output that shares no memory with the returned state, the caller's inputs, a constant or another output."""
+    array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
     return array.copy() if any(np.may_share_memory(array, other) for other in kept) else array
 
 
@@ -389,7 +390,7 @@ def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Ste
         )
         for name in node.weight_shapes()
     }
-    run = OPS[node.op].compiled(node.attributes, own, threads)
+    run = OPS[node.op].compiled(node.attributes, own, threads, dtype)
     inputs, names = node.inputs, node.names
     only = names[0] if len(names) == 1 else None
 

@@ -330,7 +330,7 @@ def translator():
         Recurrent("encoder", GRU(E, K // 2), "source", direction="bidirectional"),
         linear("bridge", "encoder.last", K, H),
         Node("bridge.tanh", "Tanh", "bridge"),
-        Node("h0", "Unsqueeze", "bridge.tanh", {"axis": 0}),
+        Node("h0", "Unsqueeze", "bridge.tanh", {"axes": [0]}),
     ]
     options = {"memory_mask": "lengths", "initial": ("h0",), "lengths": "target_lengths"}
     decoder = AttentionDecoder("dec", GRU(E + K, H), "embed", "encoder", K, "bahdanau", A, True, **options)
@@ -420,7 +420,7 @@ def test_one_to_many(dtype):
         for node in (
             linear(f"init_{key}", "features", 9, H),
             Node(f"tanh_{key}", "Tanh", f"init_{key}"),
-            Node(f"{key}0", "Unsqueeze", f"tanh_{key}", {"axis": 0}),
+            Node(f"{key}0", "Unsqueeze", f"tanh_{key}", {"axes": [0]}),
         )
     ]
     nodes = [

@@ -114,7 +114,7 @@ def test_masks_are_computed_only_where_they_are_read():
     exported = agrees(from_keras(*masked(layers.Dense(2, dtype="float64", name="dense"))))
     assert [node.name for node in exported.spec.nodes] == ["embed", "dense"]
     exported = agrees(from_keras(*masked(layers.LSTM(4, name="lstm", dtype="float64"))))
-    assert [node.name for node in exported.spec.nodes] == ["embed", "embed.padding", "embed.mask", "lstm"]
+    assert [node.name for node in exported.spec.nodes] == ["embed", "embed.zero", "embed.padding", "embed.mask", "lstm"]
     exported = agrees(
         from_keras(*masked(*(layers.LSTM(4, return_sequences=more, dtype="float64") for more in (True, False))))
     )

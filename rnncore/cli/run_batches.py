@@ -9,11 +9,13 @@ import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_lengths
 from rnncore.model import Model
-from rnncore.spec import Node, Spec
+from rnncore.ops import OPS, attention
+from rnncore.spec import Control, Node, Spec
 
 __all__ = ["accept", "check_lengths", "run_batches"]
 
 BATCH = "B"
+ATTENTION = frozenset(op.name for op in attention.OPS)  # whole over time, but each row apart
 
 
 def accept(spec: Spec, given: Mapping[str, np.ndarray], dtype: np.dtype) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -78,10 +80,12 @@ def _rows_are_apart(spec: Spec) -> bool:
     """Whether every output of a row depends on that row alone, as far as the graph shows."""
     values = spec.values
     for node in spec.nodes:
-        if isinstance(node, Node) and "axis" in node.attributes:
-            for name in node.inputs:
-                shape = values[name].shape if name else ()
-                axis = node.attributes["axis"]
-                if -len(shape) <= axis < len(shape) and shape[axis] == BATCH:
+        if isinstance(node, Control):
+            return False
+        if isinstance(node, Node) and node.inputs and node.op not in ATTENTION:
+            shape = values[node.inputs[0]].shape
+            if BATCH in shape:
+                needs = OPS[node.op].over_time(node.attributes, len(shape), shape.index(BATCH))  # as of time's axis
+                if needs != "pointwise":
                     return False
     return all(values[name].shape.count(BATCH) == 1 for name in spec.outputs)

@@ -221,7 +221,7 @@ class _Lowering:
         else:
             self.values = (node.name if sequences or last_step else f"{node.name}.last",)
         if last_step:
-            self.node(f"{node.name}.last_step", "Gather", {"axis": 1, "index": -1})
+            self.node(f"{node.name}.last_step", "Gather", {"axis": 1, "indices": -1})
         if not sequences:
             self.mask = None
         if any(config.get("stateful") for _, config in halves):
@@ -276,12 +276,15 @@ class _Lowering:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UnsupportedError(f"{where}: mask_value={str(value)[:60]}, expected a number")
         (x,) = self.values
-        self.node(f"{name}.equal", "Equal", {"value": float(value)})
-        self.node(f"{name}.masked", "ReduceMin", {"axis": -1})
+        self.nodes.append(Node(f"{name}.value", "Constant", (), {"dtype": "float", "value": float(value)}))
+        self.nodes.append(Node(f"{name}.zero", "Constant", (), {"dtype": "float", "value": 0.0}))
+        self.values = (x, f"{name}.value")
+        self.node(f"{name}.equal", "Equal", {})
+        self.node(f"{name}.masked", "ReduceMin", {"axes": (-1,)})
         self.node(f"{name}.kept", "Not", {})
         self.mask = f"{name}.mask"
-        self.mask_nodes = [Node(self.mask, "Squeeze", self.values, {"axis": -1})]
-        self.nodes.append(Node(name, "Where", (*self.values, x), {"value": 0.0}))
+        self.mask_nodes = [Node(self.mask, "Squeeze", self.values, {"axes": (-1,)})]
+        self.nodes.append(Node(name, "Where", (*self.values, x, f"{name}.zero")))
         self.values = (name,)
 
     def _pointwise(self, layer: KerasLayer, where: str) -> None:
@@ -315,10 +318,11 @@ class _Lowering:
         (table,) = _arrays(layer.arrays, ("embeddings",), where)
         _check_shape(table, (rows, size), "embeddings", where)
         if config.get("mask_zero"):
-            padding = f"{layer.name}.padding"
+            zero, padding = f"{layer.name}.zero", f"{layer.name}.padding"
             self.mask = f"{layer.name}.mask"
             self.mask_nodes = [
-                Node(padding, "Equal", self.values, {"value": 0}),
+                Node(zero, "Constant", (), {"dtype": "int64", "value": 0}),
+                Node(padding, "Equal", (*self.values, zero)),
                 Node(self.mask, "Not", padding),
             ]
         else:

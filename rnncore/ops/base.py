@@ -78,7 +78,8 @@ class Op:
     time          "pointwise" (a step of the output needs only that step of the input), "causal", or "whole";
                   where that depends on an axis, a function like over_time
     infer         (attributes, values) -> the outputs' values; raises SpecError
-    run           (attributes, weights, arrays) -> one array, or a tuple for several outputs
+    run           (attributes, weights, arrays) -> one array, or a tuple for several outputs; in a model the
+                  attributes also hold "floating", the dtype that "float" stands for
     weight_shapes (attributes) -> shapes of the weights the node owns, by name
     weight_dtypes (attributes) -> dtypes of those that are not "float", by name
     optional      positions of the inputs that may be absent: not given at the end, named "" (as in ONNX), or an
@@ -109,8 +110,11 @@ class Op:
             object.__setattr__(self, "attributes", {**dict.fromkeys(self.parameters), **self.attributes})
             object.__setattr__(self, "optional", tuple(sorted({*self.optional, *self.parameters.values()})))
 
-    def compiled(self, attributes: Mapping[str, Any], weights: Mapping[str, Any], threads: int) -> Callable[..., Any]:
-        """What a model calls with the arrays."""
+    def compiled(
+        self, attributes: Mapping[str, Any], weights: Mapping[str, Any], threads: int, floating: Any = np.float32
+    ) -> Callable[..., Any]:
+        """What a model that is compiled for the dtype ``floating`` calls with the arrays."""
+        attributes = {**attributes, "floating": floating}
         packed = self.packed(attributes, weights, threads) if self.packed is not None else None
         return packed or partial(self.run, attributes, weights)
 
@@ -175,14 +179,16 @@ def need_float(value: Value) -> None:
 
 
 def join_sizes(a: int | str, b: int | str) -> int | str:
-    """The size of two dimensions that broadcast against each other (NumPy's rule)."""
+    """The size of two dimensions that broadcast against each other (NumPy's rule); of two names each may be 1."""
     if a == b or b == 1:
         return a
     if a == 1:
         return b
     if isinstance(a, int) and isinstance(b, int):
         raise SpecError(f"sizes {a} and {b} do not broadcast")
-    return a if isinstance(a, int) else b
+    if isinstance(a, int):
+        return a
+    return b if isinstance(b, int) else UNKNOWN
 
 
 def broadcast(values: list[Value]) -> tuple[int | str, ...]:

@@ -1,98 +1,435 @@
-"""Element-by-element ops under their ONNX names, and the softmax and norm families over one axis."""
+"""Element-by-element ops under their ONNX names: functions, arithmetic, activations, dtypes, bits.
+
+Inputs of one node have one dtype and broadcast against each other. Integers wrap around; NaN and infinities are
+results, not errors. Softmax and others that look along an axis are in ops/along_axis.py.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
 
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.ops.base import Op, Value, axis_of, broadcast, need_float, whole_over_axis
+from rnncore.ops import sizes
+from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast, has, known, numpy_dtype
+from rnncore.ops.checks import (
+    FLOATS,
+    INTEGERS,
+    NUMBERS,
+    SIGNED,
+    choice,
+    flag,
+    follow,
+    need,
+    need_scalar,
+    number,
+    on_numbers,
+    one_dtype,
+    single,
+)
 
 __all__ = ["OPS"]
 
-
-def _same(attributes, values):
-    need_float(values[0])
-    return [values[0]]
+SIGNED_NUMBERS = (*FLOATS, *SIGNED)
+WIDE = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
 
-def _same_over_axis(attributes, values):
-    need_float(values[0])
-    axis_of(attributes["axis"], len(values[0].shape))
-    return [values[0]]
+# --- functions of one value ----------------------------------------------------------------------------------------
 
 
-def _binary(attributes, values):
-    dtypes = {value.dtype for value in values}
-    if len(dtypes) > 1:
-        raise SpecError(f"inputs of dtype {' and '.join(sorted(dtypes))}, expected one dtype")
+def _unary(name: str, function: Callable[..., Any], dtypes=FLOATS, data: Callable[[Any], Any] | None = None) -> Op:
+    def infer(attributes, values):
+        need(values[0], dtypes)
+        dtype, shape = values[0].dtype, values[0].shape
+        return [Value(dtype, shape, follow(dtype, data, values[0]) if data else None)]
+
+    return Op(name, infer, lambda a, w, x: function(x))
+
+
+def _erf(x):
+    from scipy import special  # 100 ms to import
+
+    return special.erf(x).astype(x.dtype, copy=False)
+
+
+# --- activations ---------------------------------------------------------------------------------------------------
+
+
+def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op:
+    """function(x, *numbers): the op's attributes, which are finite numbers, in their order; float16 in float32."""
+
+    def infer(attributes, values):
+        need(values[0], FLOATS)
+        for key in numbers:
+            number(attributes, key)
+        return [Value(values[0].dtype, values[0].shape)]
+
+    def run(attributes, weights, x):
+        wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
+        found = function(wide, *[wide.dtype.type(attributes[key]) for key in numbers])
+        return found.astype(x.dtype, copy=False)
+
+    return Op(name, infer, run, attributes=numbers)
+
+
+def _sigmoid(x):
+    """1 / (1 + e^-x): where e^-x overflows the result is below the smallest normal number, and 0."""
+    y = np.exp(-x)
+    y += x.dtype.type(1)
+    return np.reciprocal(y)
+
+
+def _leaky_relu(x, alpha):
+    return np.where(x >= 0, x, alpha * x)
+
+
+def _elu(x, alpha):
+    return np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _selu(x, alpha, gamma):
+    return gamma * _elu(x, alpha)
+
+
+def _celu(x, alpha):
+    return np.maximum(x, 0) + np.minimum(alpha * np.expm1(np.minimum(x, 0) / alpha), 0)
+
+
+def _softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _hard_sigmoid(x, alpha, beta):
+    return np.minimum(np.maximum(alpha * x + beta, 0), 1)
+
+
+def _shrink(x, lambd, bias):
+    return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, x - x))  # NaN stays
+
+
+def _shrink_infer(attributes, values):
+    need(values[0], NUMBERS)
+    for key in ("lambd", "bias"):
+        number(attributes, key)
+    return [Value(values[0].dtype, values[0].shape)]
+
+
+def _shrink_run(attributes, weights, x):
+    """Of integers in float64, as lambd may lie between them."""
+    wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
+    found = _shrink(wide, wide.dtype.type(attributes["lambd"]), wide.dtype.type(attributes["bias"]))
+    return found.astype(x.dtype, copy=False)
+
+
+def _gelu_infer(attributes, values):
+    choice(attributes, "approximate", ("none", "tanh"))
+    return GELU["none"].infer({}, values)
+
+
+def _gelu(x):
+    """x Phi(x) with the normal distribution's Phi."""
+    from scipy import special
+
+    return x * special.ndtr(x)
+
+
+def _gelu_tanh(x):
+    half, cubed, scale = x.dtype.type(0.5), x.dtype.type(0.044715), x.dtype.type(np.sqrt(2 / np.pi))
+    return half * x * (1 + np.tanh(scale * (x + cubed * x * x * x)))
+
+
+GELU = {"none": _activation("Gelu", _gelu), "tanh": _activation("Gelu", _gelu_tanh)}
+
+
+def _prelu_infer(attributes, values):
+    x, slope = values
+    need(x, WIDE)
+    one_dtype(values)
+    shape = broadcast(values)
+    if len(shape) > len(x.shape) or any(a == 1 and b not in (1, UNKNOWN) for a, b in zip(x.shape, shape, strict=True)):
+        raise SpecError(f"slope is {slope}, expected what spreads over the input, {x}")
+    return [Value(x.dtype, x.shape)]
+
+
+# --- arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def _spread(dtypes=NUMBERS, data: Callable[..., Any] | None = None) -> Callable[..., list[Value]]:
+    """infer of inputs of one dtype that broadcast against each other."""
+
+    def infer(attributes, values):
+        dtype = one_dtype(values)
+        need(values[0], dtypes)
+        return [Value(dtype, broadcast(values), follow(dtype, data, *values) if data else None)]
+
+    return infer
+
+
+def _binary(
+    name: str, function: Callable[..., Any], dtypes=NUMBERS, data: Callable[[Any, Any], Any] | None = None
+) -> Op:
+    return Op(name, _spread(dtypes, data), lambda a, w, x, y: function(x, y), arity=(2, 2))
+
+
+def _variadic(name: str, function: Callable[..., Any], dtypes=FLOATS, data: Callable[..., Any] | None = None) -> Op:
+    def run(attributes, weights, *arrays):
+        return reduce(function, arrays)
+
+    return Op(name, _spread(dtypes, data), run, arity=(1, 1024))
+
+
+def _mean(attributes, weights, *arrays):
+    total = reduce(np.add, arrays)
+    return total / total.dtype.type(len(arrays))
+
+
+def _divide(x, y):
+    """Integers are divided with truncation, as in C."""
+    if x.dtype.kind == "f":
+        return x / y
+    return x // y if x.dtype.kind == "u" else (x - np.fmod(x, y)) // y
+
+
+def _divide_data(a, b):
+    if isinstance(a, int) and isinstance(b, int):
+        return UNKNOWN if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+    return sizes.divide(a, b) if sizes.is_natural(a) and sizes.is_natural(b) and b != 0 else UNKNOWN
+
+
+def _mod_infer(attributes, values):
+    dtype = one_dtype(values)
+    need(values[0], NUMBERS)
+    data = (
+        None if flag(attributes, "fmod") else follow(dtype, on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
+    )
+    return [Value(dtype, broadcast(values), data)]
+
+
+def _mod(attributes, weights, x, y):
+    """The remainder with the sign of the divisor, or with fmod of the dividend."""
+    return np.fmod(x, y) if attributes["fmod"] else np.mod(x, y)
+
+
+def _pow_infer(attributes, values):
+    need(values[0], NUMBERS, "base")
+    need(values[1], NUMBERS, "exponent")
     return [Value(values[0].dtype, broadcast(values))]
 
 
-def _sigmoid(attributes, weights, x):
-    with np.errstate(under="ignore"):
-        e = np.exp(-np.abs(x))
-        return np.where(x >= 0, x.dtype.type(1), e) / (1 + e)
+def _pow(attributes, weights, x, y):
+    """x to the y in the dtype of x; of integers with a float or negative exponent by way of float64."""
+    if x.dtype.kind == "f":
+        if y.size == 1 and y.ndim <= x.ndim:
+            return (x ** y.item()).astype(x.dtype, copy=False)  # NumPy has quick ways for 2, 0.5 and others
+        return np.power(x, y.astype(x.dtype, copy=False))
+    if y.dtype.kind == "f" or (y.dtype.kind == "i" and (y < 0).any()):
+        return np.power(x.astype(np.float64), y.astype(np.float64)).astype(x.dtype)
+    return np.power(x, y.astype(x.dtype, copy=False))
 
 
-def _softmax(attributes, weights, x):
-    axis = attributes["axis"]
-    e = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
-    return e / e.sum(axis=axis, keepdims=True)
+def _clip_infer(attributes, values):
+    x = values[0]
+    need(x, NUMBERS)
+    for position, name in ((1, "min"), (2, "max")):
+        if not has(attributes, name, values, position):
+            continue
+        if attributes[name] is None:
+            need_scalar(values[position], (x.dtype,), name)
+        else:
+            _check_bound(name, single(attributes[name]), x.dtype)
+    return [Value(x.dtype, x.shape)]
 
 
-def _log_softmax(attributes, weights, x):
-    axis = attributes["axis"]
-    d = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
-    return d - np.log(np.exp(d).sum(axis=axis, keepdims=True))
+def _check_bound(name, bound, dtype):
+    """A number of the dtype; exporters write a bound that is none as infinite."""
+    kinds = (int, float) if dtype in FLOATS else (int,)
+    fits = isinstance(bound, kinds) and not isinstance(bound, bool) and bound == bound
+    if fits and dtype not in FLOATS:
+        fits = np.iinfo(dtype).min <= bound <= np.iinfo(dtype).max
+    if not fits:
+        raise SpecError(f"{name}={bound!r}, expected a number of dtype {dtype}")
 
 
-def _lp_infer(attributes, values):
-    if attributes["p"] not in (1, 2):
-        raise SpecError(f"p={attributes['p']!r}, expected 1 or 2")
-    return _same_over_axis(attributes, values)
+def _clip(attributes, weights, x, low=None, high=None):
+    """max, where min is above it."""
+    for bound, name, limit in ((low, "min", np.maximum), (high, "max", np.minimum)):
+        if bound is not None:
+            x = limit(x, bound.reshape(()))
+        elif attributes[name] is not None:
+            x = limit(x, x.dtype.type(single(attributes[name])))
+    return x
 
 
-def _lp_normalization(attributes, weights, x):
-    """x / norm over one axis; 0 where the norm is 0, as ONNX Runtime does."""
-    axis = attributes["axis"]
-    if attributes["p"] == 1:
-        norm = np.abs(x).sum(axis=axis, keepdims=True)
-    else:
-        norm = np.sqrt(np.square(x).sum(axis=axis, keepdims=True))
-    return np.divide(x, norm, out=np.zeros_like(x), where=norm != 0)
+# --- dtypes --------------------------------------------------------------------------------------------------------
 
 
-def _concat_infer(attributes, values):
-    rank = len(values[0].shape)
-    axis = axis_of(attributes["axis"], rank)
-    shape = list(values[0].shape)
-    for value in values[1:]:
-        others = [i for i in range(rank) if i != axis]
-        if value.dtype != values[0].dtype or len(value.shape) != rank:
-            raise SpecError(f"inputs are {values[0]} and {value}, expected one dtype and rank")
-        for i in others:
-            if isinstance(shape[i], int) and isinstance(value.shape[i], int) and shape[i] != value.shape[i]:
-                raise SpecError(f"inputs are {values[0]} and {value}, which differ outside axis {axis}")
-        both = isinstance(shape[axis], int) and isinstance(value.shape[axis], int)
-        shape[axis] = shape[axis] + value.shape[axis] if both else f"{shape[axis]}+{value.shape[axis]}"
-    return [Value(values[0].dtype, tuple(shape))]
+def _cast_data(dtype, value):
+    """The data of a value cast to another dtype; what does not fit it is not followed."""
+    if value.data is None or (dtype == "bool") != (value.dtype == "bool"):
+        return None
+    return follow(dtype, lambda item: item, value)
 
+
+def _check_rounding(attributes):
+    """Of float8 values only, which no Value has: they are checked and have nothing to say."""
+    flag(attributes, "saturate")
+    choice(attributes, "round_mode", ("up", "down", "nearest"))
+
+
+def _cast_infer(attributes, values):
+    _check_rounding(attributes)
+    choice(attributes, "to", DTYPES)
+    return [Value(attributes["to"], values[0].shape, _cast_data(attributes["to"], values[0]))]
+
+
+def _cast(attributes, weights, x):
+    """Floats lose their fraction where they become integers; what an integer cannot hold is undefined, as in ONNX."""
+    return x.astype(numpy_dtype(attributes["to"], attributes.get("floating", np.float32)), copy=False)
+
+
+def _cast_like_infer(attributes, values):
+    _check_rounding(attributes)
+    return [Value(values[1].dtype, values[0].shape, _cast_data(values[1].dtype, values[0]))]
+
+
+def _identity_infer(attributes, values):
+    return [values[0]]
+
+
+def _dropout_infer(attributes, values):
+    """At inference nothing is dropped: training_mode has to be absent or false."""
+    x = values[0]
+    need(x, FLOATS)
+    training = single(known(attributes, "training_mode", values, 2))
+    if has(attributes, "training_mode", values, 2) and training is not False:
+        found = values[2] if training is None else training
+        raise SpecError(f"training_mode={found}, expected false, as is known for inference")
+    if values[1] is not None:
+        need_scalar(values[1], FLOATS, "ratio")
+    elif attributes["ratio"] is not None:
+        number({"ratio": single(attributes["ratio"])}, "ratio")
+    return [Value(x.dtype, x.shape), Value("bool", x.shape)]
+
+
+# --- bits, and questions of one value ------------------------------------------------------------------------------
+
+
+def _shift_infer(attributes, values):
+    choice(attributes, "direction", ("LEFT", "RIGHT"))
+    return _spread(INTEGERS)(attributes, values)
+
+
+def _shift(attributes, weights, x, y):
+    """Signed numbers keep their sign to the right; shifted by all bits or a negative number only the sign is left."""
+    left = attributes["direction"] == "LEFT"
+    bits = x.dtype.itemsize * 8
+    outside = (y < 0) | (y >= bits)
+    y = np.where(outside, 0 if left else bits - 1, y).astype(x.dtype)
+    if left:
+        return np.where(outside, x.dtype.type(0), np.left_shift(x, y))
+    found = np.right_shift(x, y)
+    return found if x.dtype.kind == "i" else np.where(outside, x.dtype.type(0), found)
+
+
+def _is_infer(attributes, values):
+    need(values[0], FLOATS)
+    return [Value("bool", values[0].shape)]
+
+
+def _isinf_infer(attributes, values):
+    for name in ("detect_negative", "detect_positive"):
+        flag(attributes, name)
+    return _is_infer(attributes, values)
+
+
+def _isinf(attributes, weights, x):
+    found = np.isinf(x)
+    if not attributes["detect_negative"]:
+        found &= x > 0
+    if not attributes["detect_positive"]:
+        found &= x < 0
+    return found
+
+
+ROUNDING = {"saturate": True, "round_mode": "up"}
 
 OPS = [
-    Op("Relu", _same, lambda a, w, x: np.maximum(x, 0)),
-    Op("Tanh", _same, lambda a, w, x: np.tanh(x)),
-    Op("Sigmoid", _same, _sigmoid),
-    Op("Softmax", _same_over_axis, _softmax, time=whole_over_axis, attributes={"axis": -1}),
-    Op("LogSoftmax", _same_over_axis, _log_softmax, time=whole_over_axis, attributes={"axis": -1}),
-    Op("LpNormalization", _lp_infer, _lp_normalization, time=whole_over_axis, attributes={"axis": -1, "p": 2}),
-    Op("Add", _binary, lambda a, w, x, y: x + y, arity=(2, 2)),
-    Op("Mul", _binary, lambda a, w, x, y: x * y, arity=(2, 2)),
+    _unary("Abs", np.abs, NUMBERS, on_numbers(abs)),
+    _unary("Neg", np.negative, SIGNED_NUMBERS, lambda item: sizes.multiply(-1, item)),
+    _unary("Exp", np.exp),
+    _unary("Log", np.log),
+    _unary("Sqrt", np.sqrt),
+    _unary("Reciprocal", np.reciprocal),
+    _unary("Floor", np.floor),
+    _unary("Ceil", np.ceil),
+    _unary("Round", np.rint),  # half to even
+    _unary("Sign", np.sign, NUMBERS),
+    _unary("Erf", _erf),
+    _unary("Sin", np.sin),
+    _unary("Cos", np.cos),
+    _unary("Tan", np.tan),
+    _unary("Asin", np.arcsin),
+    _unary("Acos", np.arccos),
+    _unary("Atan", np.arctan),
+    _unary("Sinh", np.sinh),
+    _unary("Cosh", np.cosh),
+    _unary("Asinh", np.arcsinh),
+    _unary("Acosh", np.arccosh),
+    _unary("Atanh", np.arctanh),
+    _unary("BitwiseNot", np.invert, INTEGERS),
+    _unary("Relu", lambda x: np.maximum(x, 0), SIGNED_NUMBERS),
+    _unary("Tanh", np.tanh),
+    _activation("Sigmoid", _sigmoid),
+    _activation("Softplus", _softplus),
+    _activation("Softsign", lambda x: x / (1 + np.abs(x))),
+    _activation("HardSwish", lambda x: x * _hard_sigmoid(x, x.dtype.type(1 / 6), x.dtype.type(0.5))),
+    _activation("Mish", lambda x: x * np.tanh(_softplus(x))),
+    _activation("LeakyRelu", _leaky_relu, alpha=0.01),
+    _activation("Elu", _elu, alpha=1.0),
+    _activation("Selu", _selu, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
+    _activation("Celu", _celu, alpha=1.0),
+    _activation("HardSigmoid", _hard_sigmoid, alpha=0.2, beta=0.5),
+    _activation("ThresholdedRelu", lambda x, alpha: np.where((x > alpha) | np.isnan(x), x, x.dtype.type(0)), alpha=1.0),
+    _activation("Swish", lambda x, alpha: x * _sigmoid(alpha * x), alpha=1.0),
+    Op("Shrink", _shrink_infer, _shrink_run, attributes={"lambd": 0.5, "bias": 0.0}),
+    Op("Gelu", _gelu_infer, lambda a, w, x: GELU[a["approximate"]].run(a, w, x), attributes={"approximate": "none"}),
+    Op("PRelu", _prelu_infer, lambda a, w, x, slope: np.where(x >= 0, x, slope * x), arity=(2, 2)),
+    _binary("Add", np.add, data=sizes.add),
+    _binary("Sub", np.subtract, data=sizes.subtract),
+    _binary("Mul", np.multiply, data=sizes.multiply),
+    _binary("Div", _divide, data=_divide_data),
+    Op("Mod", _mod_infer, _mod, arity=(2, 2), attributes={"fmod": False}),
+    Op("Pow", _pow_infer, _pow, arity=(2, 2)),
+    _variadic("Min", np.minimum, NUMBERS, on_numbers(min)),
+    _variadic("Max", np.maximum, NUMBERS, on_numbers(max)),
+    _variadic("Sum", np.add),
+    Op("Mean", _spread(FLOATS), _mean, arity=(1, 1024)),
+    Op("Clip", _clip_infer, _clip, arity=(1, 3), parameters={"min": 1, "max": 2}),
+    Op("Identity", _identity_infer, lambda a, w, x: x),
     Op(
-        "Concat",
-        _concat_infer,
-        lambda a, w, *arrays: np.concatenate(arrays, axis=a["axis"]),
-        time=whole_over_axis,
-        arity=(1, 64),
-        attributes={"axis": ...},
+        "Dropout",
+        _dropout_infer,
+        lambda a, w, x, *rest: (x, np.ones(x.shape, np.bool_)),
+        arity=(1, 3),
+        attributes={"seed": None},
+        parameters={"ratio": 1, "training_mode": 2},
+        outputs=("", "mask"),
     ),
+    Op("Cast", _cast_infer, _cast, attributes={"to": ..., **ROUNDING}),
+    Op(
+        "CastLike",
+        _cast_like_infer,
+        lambda a, w, x, like: x.astype(like.dtype, copy=False),
+        arity=(2, 2),
+        attributes=ROUNDING,
+    ),
+    _binary("BitwiseAnd", np.bitwise_and, INTEGERS),
+    _binary("BitwiseOr", np.bitwise_or, INTEGERS),
+    _binary("BitwiseXor", np.bitwise_xor, INTEGERS),
+    Op("BitShift", _shift_infer, _shift, arity=(2, 2), attributes={"direction": ...}),
+    Op("IsNaN", _is_infer, lambda a, w, x: np.isnan(x)),
+    Op("IsInf", _isinf_infer, _isinf, attributes={"detect_negative": True, "detect_positive": True}),
 ]

@@ -1,111 +1,63 @@
-"""Comparisons, conditions and the little around them that masks are made of, under their ONNX names.
-
-An operand that ONNX passes as a constant second (Equal, Gather) or third (Where) input may be a number here: the
-attribute "value" or "index".
-"""
+"""Comparisons, conditions and choices under their ONNX names."""
 
 from __future__ import annotations
 
-import math
+import operator
 
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.ops.base import Op, Value, axis_of, broadcast, whole_over_axis
+from rnncore.ops import sizes
+from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast
+from rnncore.ops.checks import FLOATS, NUMBERS, follow, need, on_numbers, one_dtype
 
 __all__ = ["OPS"]
 
 
-def _number(attributes, dtype):
-    """The attribute "value", a finite number that the dtype can hold."""
-    value = attributes["value"]
-    kinds = (int, float) if dtype == "float" else (int,)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-        raise SpecError(f"value={value!r}, expected a finite number of dtype {dtype}")
+def _same_size(a, b):
+    """Whether two elements are equal, where that is known: a size is never negative."""
+    if UNKNOWN not in (a, b):
+        if a == b or (not isinstance(a, str) and not isinstance(b, str)):
+            return a == b
+        for size, other in ((a, b), (b, a)):
+            if isinstance(size, str) and sizes.is_natural(size) and not isinstance(other, str) and other < 0:
+                return False
+    return UNKNOWN
 
 
-def _equal_infer(attributes, values):
-    if len(values) == 1:
-        _number(attributes, values[0].dtype)
-    elif attributes["value"] is not None:
-        raise SpecError(f"value={attributes['value']!r} and a second input, expected one of them")
-    if len({value.dtype for value in values}) > 1:
-        raise SpecError(f"inputs are {' and '.join(map(str, values))}, expected one dtype")
-    return [Value("bool", broadcast(values))]
+def _comparison(name, function, dtypes, data):
+    def infer(attributes, values):
+        rounded = one_dtype(values) in FLOATS  # when it is run, so that what differs here may not differ then
+        need(values[0], dtypes)
+        return [Value("bool", broadcast(values), None if rounded else follow("bool", data, *values))]
 
-
-def _equal(attributes, weights, x, y=None):
-    """x == y, or x == value."""
-    return x == (x.dtype.type(attributes["value"]) if y is None else y)
+    return Op(name, infer, lambda a, w, x, y: function(x, y), arity=(2, 2))
 
 
 def _not_infer(attributes, values):
-    _need_bool(values[0], "input")
-    return [values[0]]
+    need(values[0], ("bool",))
+    return [Value("bool", values[0].shape, follow("bool", lambda item: not item, values[0]))]
 
 
 def _where_infer(attributes, values):
-    _need_bool(values[0], "condition")
-    if len(values) == 2:
-        _number(attributes, values[1].dtype)
-    elif attributes["value"] is not None or values[1].dtype != values[2].dtype:
-        raise SpecError(f"inputs are {' and '.join(map(str, values))}, expected two of one dtype, or one and a value")
-    return [Value(values[1].dtype, broadcast(values))]
-
-
-def _where(attributes, weights, condition, x, y=None):
-    """x where the condition holds, elsewhere y or value; what is not taken may be NaN."""
-    return np.where(condition, x, x.dtype.type(attributes["value"]) if y is None else y)
-
-
-def _reduce_infer(attributes, values):
-    axis = axis_of(attributes["axis"], len(values[0].shape))
-    if not isinstance(attributes["keepdims"], bool):
-        raise SpecError(f"keepdims={attributes['keepdims']!r}, expected true or false")
-    kept = (1,) if attributes["keepdims"] else ()
-    return [Value(values[0].dtype, (*values[0].shape[:axis], *kept, *values[0].shape[axis + 1 :]))]
-
-
-def _squeeze_infer(attributes, values):
-    axis = axis_of(attributes["axis"], len(values[0].shape))
-    if values[0].shape[axis] != 1:
-        raise SpecError(f"input is {values[0]}, expected size 1 at axis {axis}")
-    return [Value(values[0].dtype, (*values[0].shape[:axis], *values[0].shape[axis + 1 :]))]
-
-
-def _gather_infer(attributes, values):
-    axis = axis_of(attributes["axis"], len(values[0].shape))
-    index, size = attributes["index"], values[0].shape[axis]
-    limit = size if isinstance(size, int) else 1 << 31
-    if isinstance(index, bool) or not isinstance(index, int) or not -limit <= index < limit:
-        raise SpecError(f"index={index!r}, expected an integer from {-limit} to {limit - 1}")
-    return [Value(values[0].dtype, (*values[0].shape[:axis], *values[0].shape[axis + 1 :]))]
-
-
-def _gather(attributes, weights, x):
-    """The slice of x at one index of an axis, without that axis."""
-    try:
-        return np.take(x, attributes["index"], axis=attributes["axis"])
-    except IndexError as error:
-        raise ValueError(str(error)) from None
-
-
-def _need_bool(value, what):
-    if value.dtype != "bool":
-        raise SpecError(f"{what} is {value}, expected bool")
+    condition, *others = values
+    need(condition, ("bool",), "condition")
+    if others[0].dtype != others[1].dtype:
+        raise SpecError(f"inputs are {' and '.join(map(str, others))}, expected one dtype")
+    data = follow(others[0].dtype, lambda c, x, y: x if c else y, *values)
+    return [Value(others[0].dtype, broadcast(values), data)]
 
 
 OPS = [
-    Op("Equal", _equal_infer, _equal, arity=(1, 2), attributes={"value": None}),
-    Op("Not", _not_infer, lambda a, w, x: ~x),
-    Op("Where", _where_infer, _where, arity=(2, 3), attributes={"value": None}),
-    Op(
-        "ReduceMin",
-        _reduce_infer,
-        lambda a, w, x: x.min(axis=a["axis"], keepdims=a["keepdims"]),
-        time=whole_over_axis,
-        attributes={"axis": ..., "keepdims": True},
-    ),
-    Op("Squeeze", _squeeze_infer, lambda a, w, x: x.squeeze(a["axis"]), attributes={"axis": ...}),
-    Op("Gather", _gather_infer, _gather, time=whole_over_axis, attributes={"axis": 0, "index": ...}),
+    _comparison("Equal", np.equal, DTYPES, _same_size),
+    _comparison("Greater", np.greater, NUMBERS, on_numbers(operator.gt)),
+    _comparison("GreaterOrEqual", np.greater_equal, NUMBERS, on_numbers(operator.ge)),
+    _comparison("Less", np.less, NUMBERS, on_numbers(operator.lt)),
+    _comparison("LessOrEqual", np.less_equal, NUMBERS, on_numbers(operator.le)),
+    _comparison("And", np.logical_and, ("bool",), operator.and_),
+    _comparison("Or", np.logical_or, ("bool",), operator.or_),
+    _comparison("Xor", np.logical_xor, ("bool",), operator.xor),
+    Op("Not", _not_infer, lambda a, w, x: np.logical_not(x)),
+    # What is not taken may be NaN.
+    Op("Where", _where_infer, lambda a, w, condition, x, y: np.where(condition, x, y), arity=(3, 3)),
 ]

@@ -1,74 +1,693 @@
-"""Ops that only move what is there, under their ONNX names; what ONNX passes as constant inputs is an attribute.
+"""Ops that only move what is there, or make what depends on shapes alone, under their ONNX names.
 
-Squeeze is in ops/logic.py.
+Sizes that are not known before the model runs are followed as names: a Reshape to (B, T, -1) whose shape comes from
+Shape, Gather and Concat has a known result.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import accumulate
+
+import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.ops.base import Op, Value, axis_of
+from rnncore.ops import sizes
+from rnncore.ops.base import (
+    DTYPES,
+    MAX_DATA,
+    UNKNOWN,
+    Op,
+    Value,
+    axis_of,
+    given,
+    has,
+    numpy_dtype,
+    plain_size,
+    whole_over_axis,
+)
+from rnncore.ops.checks import (
+    FLOATS,
+    SIGNED,
+    axes_of,
+    choice,
+    flag,
+    integers,
+    merge,
+    need,
+    need_scalar,
+    number,
+    single,
+    spread,
+)
 
 __all__ = ["OPS"]
 
+FAR = 1 << 30
+"""A slice that ends here ends at the end."""
 
-def _unsqueeze_infer(attributes, values):
-    shape = list(values[0].shape)
-    shape.insert(axis_of(attributes["axis"], len(shape) + 1), 1)
-    return [Value(values[0].dtype, tuple(shape))]
+MAX_OUTPUTS = 1024
 
-
-def _unsqueeze(attributes, weights, x):
-    """A new axis of size 1; axis counts in the output."""
-    axis = axis_of(attributes["axis"], x.ndim + 1)
-    return x.reshape(*x.shape[:axis], 1, *x.shape[axis:])
+INT_MAX = ((1 << 31) - 1, (1 << 63) - 1)
 
 
-def _transpose_infer(attributes, values):
-    shape, perm = values[0].shape, attributes["perm"]
-    plain = isinstance(perm, tuple) and all(type(axis) is int for axis in perm)
-    if not plain or sorted(perm) != list(range(len(shape))):
-        expected = f"the axes 0 to {len(shape) - 1}, each once"
-        raise SpecError(f"perm={perm!r} for {values[0]}, expected {expected}")
-    return [Value(values[0].dtype, tuple(shape[axis] for axis in perm))]
+def _missing(name):
+    return SpecError(f"{name} missing, expected it as an attribute or an input")
+
+
+def _list(attributes, name, values, position, names=True):
+    """A parameter that is a list, or where only its length is known so many UNKNOWNs, or None where it is absent."""
+    if not has(attributes, name, values, position):
+        return None
+    if attributes[name] is not None:
+        return integers(name, attributes[name])
+    value = values[position]
+    need(value, ("int32", "int64"), name, rank=1)
+    if value.data is not None:
+        return integers(name, value.data, names)
+    if not isinstance(value.shape[0], int):
+        raise SpecError(f"{name} is {value}, expected a known length: it decides the rank of the output")
+    return (UNKNOWN,) * value.shape[0]
+
+
+# --- Reshape, Flatten, Squeeze, Unsqueeze, Transpose ---------------------------------------------------------------
 
 
 def _reshape_infer(attributes, values):
-    """Sizes of ``shape``: a positive number; 0 for the input's size at that place; -1, once, for what is left."""
-    found, wanted = values[0].shape, attributes["shape"]
-    plain = isinstance(wanted, tuple) and all(type(size) is int and -1 <= size <= 1 << 31 for size in wanted)
-    if not plain or wanted.count(-1) > 1 or 0 in wanted[len(found) :]:
-        raise SpecError(f"shape={wanted!r} for {values[0]}, expected positive sizes, 0 (as it is) and at most one -1")
-    sizes = [found[place] if size == 0 else size for place, size in enumerate(wanted)]
-    left = [size for place, size in enumerate(found) if place >= len(wanted) or wanted[place] != 0]
-    given = math.prod(size for size in wanted if size > 0)
-    names = [size for size in left if isinstance(size, str)]
-    total = math.prod(size for size in left if isinstance(size, int))
-    if -1 in wanted:
-        fits = bool(names) or total % given == 0
-        rest = total // given if not names else "*".join(map(str, (*names, *((total,) if total > 1 else ()))))
-        sizes[wanted.index(-1)] = rest if given == 1 or not names else f"{rest}/{given}"
-    else:
-        fits = bool(names) or total == given
-    if not fits:
-        raise SpecError(f"shape={list(wanted)} does not fit {values[0]}")
-    return [Value(values[0].dtype, tuple(sizes))]
+    """Sizes of ``shape``: a size; 0 for the input's at that place, or with allowzero 0; -1, once, for what is left."""
+    x, allowzero = values[0], flag(attributes, "allowzero")
+    wanted = _list(attributes, "shape", values, 1)
+    if wanted is None:
+        raise _missing("shape")
+    zeros = () if allowzero else wanted[len(x.shape) :]
+    if any(isinstance(size, int) and size < -1 for size in wanted) or wanted.count(-1) > 1 or 0 in zeros:
+        raise SpecError(f"shape={wanted!r} for {x}, expected sizes, 0 (as it is) and at most one -1")
+    if allowzero and 0 in wanted and -1 in wanted:
+        raise SpecError(f"shape={wanted!r} with allowzero, expected 0 or -1 but not both")
+    shape = [x.shape[place] if size == 0 and not allowzero else size for place, size in enumerate(wanted)]
+    total, others = _apart(x.shape, [size for size in shape if size != -1])
+    left = sizes.divide(total, others) if others != 0 else 0
+    if not sizes.fits(total, sizes.multiply(left, others) if -1 in shape else others):
+        raise SpecError(f"shape={list(wanted)} does not fit {x}")
+    return [Value(x.dtype, tuple(left if size == -1 else size for size in shape), x.data if len(shape) <= 1 else None)]
 
 
-def _reshape(attributes, weights, x):
-    wanted = attributes["shape"]
-    sizes = [x.shape[place] if size == 0 else size for place, size in enumerate(wanted)]
-    given = math.prod(size for size in sizes if size >= 0)
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = x.size // given if given else 0
-    if math.prod(sizes) != x.size:
+def _apart(found, wanted):
+    """Two products of sizes, without those that both have."""
+    found, wanted = list(found), list(wanted)
+    for size in tuple(wanted):
+        if size in found and size not in (UNKNOWN, 0):
+            found.remove(size)
+            wanted.remove(size)
+    return sizes.multiply(*found), sizes.multiply(*wanted)
+
+
+def _reshape(attributes, weights, *arrays):
+    x, wanted = arrays[0], given("shape", attributes, arrays, 1)
+    return x.reshape(_sizes(x, wanted, attributes["allowzero"]))
+
+
+def _sizes(x, wanted, allowzero):
+    """The sizes that a reshape to ``wanted`` gives."""
+    if not allowzero:
+        if 0 in wanted[x.ndim :]:
+            raise InputError(f"shape={list(wanted)} for an input of shape {x.shape}: 0 beyond its dimensions")
+        wanted = [x.shape[place] if size == 0 else size for place, size in enumerate(wanted)]
+    others = math.prod(size for size in wanted if size != -1)
+    if -1 in wanted and others == 0:  # what NumPy cannot divide: nothing is left
+        return [0 if size == -1 else size for size in wanted]
+    if (x.size % others if -1 in wanted else x.size - others) != 0:
         raise InputError(f"input of shape {x.shape} does not fit shape={list(wanted)}")
-    return x.reshape(sizes)
+    return wanted
 
+
+def _reshape_time(attributes, rank, time_axis):
+    """A step stays a step where the sizes up to its axis are those of the input."""
+    shape = attributes["shape"]
+    kept = shape is not None and not attributes["allowzero"] and shape[: time_axis + 1] == (0,) * (time_axis + 1)
+    return "pointwise" if kept else "whole"
+
+
+def _flatten_infer(attributes, values):
+    x = values[0]
+    axis = _flat_axis(attributes["axis"], len(x.shape))
+    return [Value(x.dtype, (sizes.multiply(1, *x.shape[:axis]), sizes.multiply(1, *x.shape[axis:])))]
+
+
+def _flat_axis(axis, rank):
+    """An axis from -rank to rank, which is the end."""
+    return rank if axis == rank else axis_of(axis, rank)
+
+
+def _flatten(attributes, weights, x):
+    axis = _flat_axis(attributes["axis"], x.ndim)
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+
+def _flatten_time(attributes, rank, time_axis):
+    return "pointwise" if time_axis == 0 and _flat_axis(attributes["axis"], rank) == 1 else "whole"
+
+
+def _known_axes(attributes, values):
+    """The axes as they were given, or None where there are none; SpecError where only the run would tell."""
+    axes = _list(attributes, "axes", values, 1, names=False)
+    if axes is not None and UNKNOWN in axes:
+        raise SpecError(f"axes are {values[1]}, expected constants: they decide the shape")
+    return axes
+
+
+def _unsqueeze_infer(attributes, values):
+    """Axes count in the output."""
+    x, axes = values[0], _known_axes(attributes, values)
+    if axes is None:
+        raise _missing("axes")
+    rank = len(x.shape) + len(axes)
+    axes, left = axes_of(axes, rank), iter(x.shape)
+    return [Value(x.dtype, tuple(1 if axis in axes else next(left) for axis in range(rank)), _flat(x, rank))]
+
+
+def _flat(x, rank):
+    return x.data if rank <= 1 else None
+
+
+def _unsqueeze(attributes, weights, *arrays):
+    x, axes = arrays[0], given("axes", attributes, arrays, 1)
+    rank = x.ndim + len(axes)
+    new, left = {axis % rank for axis in axes}, iter(x.shape)
+    return x.reshape([1 if axis in new else next(left) for axis in range(rank)])
+
+
+def _squeeze_infer(attributes, values):
+    x, axes = values[0], _known_axes(attributes, values)
+    if axes is None:
+        free = [axis for axis, size in enumerate(x.shape) if isinstance(size, str)]
+        if free:
+            raise SpecError(f"axes missing for {x}, expected them: axis {free[0]} may be 1, which decides the rank")
+        axes = tuple(axis for axis, size in enumerate(x.shape) if size == 1)
+    axes = axes_of(axes, len(x.shape))
+    for axis in axes:
+        if not sizes.fits(x.shape[axis], 1):
+            raise SpecError(f"input is {x}, expected size 1 at axis {axis}")
+    shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
+    return [Value(x.dtype, shape, _flat(x, len(shape)))]
+
+
+def _squeeze(attributes, weights, *arrays):
+    return arrays[0].squeeze(given("axes", attributes, arrays, 1))
+
+
+def _squeeze_time(attributes, rank, time_axis):
+    axes = attributes["axes"]
+    return "whole" if axes is None or time_axis in axes_of(axes, rank) else "pointwise"
+
+
+def _transpose_infer(attributes, values):
+    x, perm = values[0], attributes["perm"]
+    rank = len(x.shape)
+    perm = tuple(reversed(range(rank))) if perm is None else perm
+    plain = isinstance(perm, tuple) and all(type(axis) is int for axis in perm)
+    if not plain or sorted(perm) != list(range(rank)):
+        raise SpecError(f"perm={perm!r} for {x}, expected the axes 0 to {rank - 1}, each once")
+    return [Value(x.dtype, tuple(x.shape[axis] for axis in perm), x.data)]
+
+
+# --- Expand, Tile --------------------------------------------------------------------------------------------------
+
+
+def _expand_infer(attributes, values):
+    wanted = _list(attributes, "shape", values, 1)
+    if wanted is None:
+        raise _missing("shape")
+    _need_natural("shape", wanted)
+    return [Value(values[0].dtype, spread(values[0].shape, wanted))]
+
+
+def _need_natural(name, found):
+    if any(isinstance(size, int) and size < 0 for size in found):
+        raise SpecError(f"{name}={list(found)}, expected sizes of at least 0")
+
+
+def _expand(attributes, weights, *arrays):
+    """A copy, as what is spread cannot be written to."""
+    x, wanted = arrays[0], given("shape", attributes, arrays, 1)
+    return np.array(np.broadcast_to(x, np.broadcast_shapes(x.shape, wanted)))
+
+
+def _tile_infer(attributes, values):
+    x, repeats = values[0], _list(attributes, "repeats", values, 1)
+    if repeats is None:
+        raise _missing("repeats")
+    _need_natural("repeats", repeats)
+    if len(repeats) != len(x.shape):
+        raise SpecError(f"repeats={list(repeats)} for {x}, expected one for each dimension")
+    return [Value(x.dtype, tuple(sizes.multiply(*pair) for pair in zip(x.shape, repeats, strict=True)))]
+
+
+def _tile(attributes, weights, *arrays):
+    return np.tile(arrays[0], given("repeats", attributes, arrays, 1))
+
+
+def _tile_time(attributes, rank, time_axis):
+    repeats = attributes["repeats"]
+    return "pointwise" if repeats is not None and repeats[time_axis] == 1 else "whole"
+
+
+# --- Shape, Size ---------------------------------------------------------------------------------------------------
+
+
+def _shape_infer(attributes, values):
+    """start and end are clamped to the rank, as those of a slice."""
+    for name in ("start", "end"):
+        if attributes[name] is not None or name == "start":
+            integers(name, (attributes[name],))
+    found = values[0].shape[attributes["start"] : attributes["end"]]
+    return [Value("int64", (len(found),), found)]
+
+
+def _shape_time(attributes, rank, time_axis):
+    return "whole" if time_axis in range(rank)[attributes["start"] : attributes["end"]] else "pointwise"
+
+
+def _shape(attributes, weights, x):
+    return np.array(x.shape[attributes["start"] : attributes["end"]], np.int64)
+
+
+# --- Concat, Split, Slice ------------------------------------------------------------------------------------------
+
+
+def _concat_infer(attributes, values):
+    first = values[0]
+    rank = len(first.shape)
+    axis = axis_of(attributes["axis"], rank)
+    shape = list(first.shape)
+    for value in values[1:]:
+        if value.dtype != first.dtype or len(value.shape) != rank:
+            raise SpecError(f"inputs are {first} and {value}, expected one dtype and rank")
+        for i in range(rank):
+            if i == axis:
+                shape[i] = sizes.add(shape[i], value.shape[i])
+            elif sizes.fits(shape[i], value.shape[i]):
+                shape[i] = merge(shape[i], value.shape[i], "inputs")
+            else:
+                raise SpecError(f"inputs are {first} and {value}, which differ outside axis {axis}")
+    data = None
+    if rank == 1 and all(value.data is not None for value in values):
+        data = tuple(item for value in values for item in value.data)
+    return [Value(first.dtype, tuple(shape), data if data is not None and len(data) <= MAX_DATA else None)]
+
+
+def _concat(attributes, weights, *arrays):
+    return np.concatenate(arrays, axis=attributes["axis"])
+
+
+def _split_count(attributes):
+    """How many outputs there are."""
+    split, count = attributes["split"], attributes["num_outputs"]
+    if split is not None:
+        _need_natural("split", integers("split", split))
+        if not 1 <= len(split) <= MAX_OUTPUTS:
+            raise SpecError(f"split has {len(split)} sizes, expected 1 to {MAX_OUTPUTS}")
+        if count is not None and count != len(split):
+            raise SpecError(f"num_outputs={count!r} and split={list(split)}, expected one of them")
+        return len(split)
+    if count is None:
+        raise SpecError("num_outputs and split missing, expected one of them")
+    if plain_size("num_outputs", count) > MAX_OUTPUTS:
+        raise SpecError(f"num_outputs={count}, expected at most {MAX_OUTPUTS}")
+    return count
+
+
+def _split_names(attributes):
+    return ("", *map(str, range(1, _split_count(attributes))))
+
+
+def _split_infer(attributes, values):
+    x, count = values[0], _split_count(attributes)
+    axis = axis_of(attributes["axis"], len(x.shape))
+    size = x.shape[axis]
+    parts = _list(attributes, "split", values, 1)
+    if parts is None:
+        parts = _even(size, count)
+    elif len(parts) != count or not sizes.fits(sizes.add(*parts), size):
+        raise SpecError(f"split={list(parts)} for {x} with {count} outputs, expected sizes that add up to {size}")
+    _need_natural("split", parts)
+    return [Value(x.dtype, (*x.shape[:axis], part, *x.shape[axis + 1 :])) for part in parts]
+
+
+def _even(size, count):
+    """Parts of one size; the last one is what is left, and smaller where that does not divide."""
+    if count == 1:
+        return (size,)
+    if isinstance(size, str):
+        part = sizes.divide(size, count)
+        return (part if sizes.multiply(part, count) == size else UNKNOWN,) * count
+    part = -(-size // count)
+    last = size - part * (count - 1)
+    if last < 0:
+        raise SpecError(f"num_outputs={count} for size {size}, which leaves nothing for the last")
+    return (*(part,) * (count - 1), last)
+
+
+def _split(attributes, weights, *arrays):
+    x, axis = arrays[0], attributes["axis"]
+    parts = given("split", attributes, arrays, 1)
+    if parts is None:
+        parts = _even(x.shape[axis], attributes["num_outputs"])
+    ends = list(accumulate(parts))
+    if len(parts) != _split_count(attributes) or min(parts) < 0 or ends[-1] != x.shape[axis]:
+        raise InputError(f"split={list(parts)} for an input of shape {x.shape}, expected {x.shape[axis]} in all")
+    before = (slice(None),) * (axis % x.ndim)
+    return tuple(x[(*before, slice(end - part, end))] for part, end in zip(parts, ends, strict=True))
+
+
+SLICE = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
+
+
+def _slice_infer(attributes, values):
+    x, rank = values[0], len(values[0].shape)
+    found = {}
+    for name, position in SLICE.items():
+        found[name] = _list(attributes, name, values, position)
+        if found[name] is None and name in ("starts", "ends"):
+            raise _missing(name)
+    count = len(found["starts"])
+    axes = tuple(range(count)) if found["axes"] is None else found["axes"]
+    steps = (1,) * count if found["steps"] is None else found["steps"]
+    lengths = {name: len(given) for name, given in (("ends", found["ends"]), ("axes", axes), ("steps", steps))}
+    wrong = [name for name, length in lengths.items() if length != count]
+    if wrong or count > rank:
+        raise SpecError(f"{count} starts and {lengths} for {x}, expected as many of each and at most {rank}")
+    if 0 in steps:
+        raise SpecError(f"steps={list(steps)}, expected none of 0")
+    if UNKNOWN in axes:
+        return [Value(x.dtype, (UNKNOWN,) * rank)]
+    shape, data = list(x.shape), x.data
+    for start, end, axis, step in zip(found["starts"], found["ends"], axes_of(axes, rank), steps, strict=True):
+        whole = not isinstance(start, str) and not isinstance(end, str) and not isinstance(step, str)
+        data = data[_slice_of(len(data), start, end, step)] if data is not None and whole else None
+        shape[axis] = _slice_size(x.shape[axis], start, end, step)
+    return [Value(x.dtype, tuple(shape), data)]
+
+
+def _slice_size(size, start, end, step):
+    """The size of a slice of an axis whose size may be a name: known where it does not depend on the size's value."""
+    numbers = [isinstance(value, int) for value in (start, end, step)]
+    if isinstance(size, int) and all(numbers):
+        return len(range(*_slice_of(size, start, end, step).indices(size)))
+    if step == 1 and start == 0 and (end == size != UNKNOWN or (numbers[1] and end >= FAR)):
+        return size
+    if step == -1 and numbers[0] and numbers[1] and (start == -1 or start >= FAR) and (end <= -FAR or end in INT_MAX):
+        return size
+    return UNKNOWN
+
+
+def _slice_of(size, start, end, step):
+    """ONNX's bounds as a slice of Python, which clamps them as ONNX does where the step is positive.
+
+    Backwards ONNX clamps before it looks at the step. An end of INT_MAX is the end whichever way the step goes, as
+    in ONNX Runtime; clamped it would leave nothing.
+    """
+    if step > 0:
+        return slice(start, end, step)
+    if size == 0:
+        return slice(0, 0, step)
+    start, last = (bound + size if bound < 0 else bound for bound in (start, end))
+    start, last = min(max(start, 0), size - 1), min(max(last, -1), size - 1)
+    return slice(start, None if last < 0 or end in INT_MAX else last, step)
+
+
+def _slice(attributes, weights, *arrays):
+    x = arrays[0]
+    starts, ends, axes, steps = (given(name, attributes, arrays, place) for name, place in SLICE.items())
+    axes = range(len(starts)) if axes is None else axes
+    steps = (1,) * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise InputError(f"starts={starts}, ends={ends}, axes={tuple(axes)}, steps={steps}, expected as many of each")
+    place = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        place[axis] = _slice_of(x.shape[axis], start, end, step)
+    return x[tuple(place)]
+
+
+def _slice_packed(attributes, weights, threads):
+    """The same where no size matters: forwards, all parameters constant, axes counted from one side."""
+    starts, ends, axes, steps = (attributes[name] for name in SLICE)
+    if starts is None or ends is None:
+        return None
+    axes = range(len(starts)) if axes is None else axes
+    slices = dict(zip(axes, map(slice, starts, ends, steps or (1,) * len(starts)), strict=True))
+    first, last = min(axes, default=0), max(axes, default=0)
+    if any(step < 0 for step in steps or ()) or (first < 0 <= last):
+        return None
+    place = tuple(slices.get(axis, slice(None)) for axis in (range(first, 0) if first < 0 else range(last + 1)))
+    place = (..., *place) if first < 0 else place
+    return lambda x, *absent: x[place]
+
+
+def _slice_time(attributes, rank, time_axis):
+    axes, starts = attributes["axes"], attributes["starts"]
+    if axes is None:
+        untouched = starts is not None and len(starts) <= time_axis
+    else:
+        untouched = time_axis not in axes_of(axes, rank)
+    return "pointwise" if untouched else "whole"
+
+
+# --- what is made of shapes ----------------------------------------------------------------------------------------
+
+
+def _range_infer(attributes, values):
+    choice(attributes, "stash_type", (1,))
+    dtype = values[0].dtype
+    for name, value in zip(("start", "limit", "delta"), values, strict=True):
+        need_scalar(value, (*FLOATS, *SIGNED), name)
+        if value.dtype != dtype:
+            raise SpecError(f"{name} is {value}, expected {dtype} like start")
+    if dtype in FLOATS or any(value.data is None for value in values):
+        return [Value(dtype, (UNKNOWN,))]
+    start, limit, delta = (value.data[0] for value in values)
+    if delta == 0:
+        raise SpecError("delta=0, expected a step")
+    if not any(isinstance(item, str) for item in (start, limit, delta)):
+        count = max(-((start - limit) // delta), 0)
+        return [Value(dtype, (count,), tuple(range(start, limit, delta)) if count <= MAX_DATA else None)]
+    span = sizes.subtract(limit, start)
+    return [Value(dtype, (span if delta == 1 and sizes.is_natural(span) else UNKNOWN,))]
+
+
+def _range(attributes, weights, start, limit, delta):
+    """start + i * delta; of float16 in float32."""
+    dtype = start.dtype
+    wide = np.float32 if dtype == np.float16 else dtype
+    start, limit, delta = (np.asarray(value, wide).reshape(()) for value in (start, limit, delta))
+    if delta == 0:
+        raise InputError("delta is 0, expected a step")
+    if dtype.kind == "i":
+        return np.arange(int(start), int(limit), int(delta), dtype)
+    count = max(math.ceil((limit - start) / delta), 0)
+    return (start + np.arange(count, dtype=wide) * delta).astype(dtype, copy=False)
+
+
+def _constant_infer(attributes, values):
+    dtype, value = choice(attributes, "dtype", DTYPES), attributes["value"]
+    if dtype == "bool":
+        flag(attributes, "value")
+    elif dtype in FLOATS:
+        number(attributes, "value")
+    elif type(value) is not int or not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        raise SpecError(f"value={value!r}, expected a number of dtype {dtype}")
+    shape = _list(attributes, "shape", values, 0)
+    if shape is None:
+        raise _missing("shape")
+    _need_natural("shape", shape)
+    small = len(shape) <= 1 and dtype not in FLOATS and all(isinstance(size, int) for size in shape)
+    count = math.prod(shape) if small else MAX_DATA + 1
+    value = bool(value) if dtype == "bool" else value
+    return [Value(dtype, shape, (value,) * count if count <= MAX_DATA else None)]
+
+
+def _constant_of_shape(attributes, weights, *arrays):
+    dtype = numpy_dtype(attributes["dtype"], attributes.get("floating", np.float32))
+    return np.full(given("shape", attributes, arrays, 0), attributes["value"], dtype)
+
+
+def _eye_infer(attributes, values):
+    x = values[0]
+    need(x, DTYPES, rank=2)
+    integers("k", (attributes["k"],))
+    if attributes["dtype"] is not None:
+        choice(attributes, "dtype", DTYPES)
+    return [Value(attributes["dtype"] or x.dtype, x.shape)]
+
+
+def _eye_like(attributes, weights, x):
+    dtype = attributes["dtype"]
+    dtype = x.dtype if dtype is None else numpy_dtype(dtype, attributes.get("floating", np.float32))
+    return np.eye(*x.shape, attributes["k"], dtype)
+
+
+def _trilu_infer(attributes, values):
+    x = values[0]
+    flag(attributes, "upper")
+    if len(x.shape) < 2:
+        raise SpecError(f"input is {x}, expected at least 2 dimensions")
+    if has(attributes, "k", values, 1):
+        if values[1] is not None:
+            need_scalar(values[1], ("int64",), "k")
+        else:
+            integers("k", (single(attributes["k"]),))
+    return [Value(x.dtype, x.shape)]
+
+
+def _trilu(attributes, weights, *arrays):
+    k = single(given("k", attributes, arrays, 1)) or 0
+    return np.triu(arrays[0], k) if attributes["upper"] else np.tril(arrays[0], k)
+
+
+# --- depth and space, sequences ------------------------------------------------------------------------------------
+
+
+def _block(attributes, x):
+    choice(attributes, "mode", ("DCR", "CRD"))
+    need(x, DTYPES, rank=4)
+    return plain_size("blocksize", attributes["blocksize"])
+
+
+def _divided(x, axis, by):
+    size = x.shape[axis]
+    if isinstance(size, int) and size % by:
+        raise SpecError(f"input is {x}, expected a multiple of {by} at axis {axis}")
+    return sizes.divide(size, by)
+
+
+def _depth_to_space_infer(attributes, values):
+    (x,) = values
+    block = _block(attributes, x)
+    n, _, h, w = x.shape
+    shape = (n, _divided(x, 1, block * block), sizes.multiply(h, block), sizes.multiply(w, block))
+    return [Value(x.dtype, shape)]
+
+
+def _depth_to_space(attributes, weights, x):
+    """DCR: the depth counts blocks first and channels last; CRD: channels first."""
+    block, (n, c, h, w) = attributes["blocksize"], x.shape
+    if attributes["mode"] == "DCR":
+        parts = x.reshape(n, block, block, c // block**2, h, w).transpose(0, 3, 4, 1, 5, 2)
+    else:
+        parts = x.reshape(n, c // block**2, block, block, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return parts.reshape(n, c // block**2, h * block, w * block)
+
+
+def _space_to_depth_infer(attributes, values):
+    (x,) = values
+    block = _block(attributes, x)
+    n, c, _, _ = x.shape
+    return [Value(x.dtype, (n, sizes.multiply(c, block * block), _divided(x, 2, block), _divided(x, 3, block)))]
+
+
+def _space_to_depth(attributes, weights, x):
+    block, (n, c, h, w) = attributes["blocksize"], x.shape
+    parts = x.reshape(n, c, h // block, block, w // block, block)
+    order = (0, 3, 5, 1, 2, 4) if attributes["mode"] == "DCR" else (0, 1, 3, 5, 2, 4)
+    return parts.transpose(order).reshape(n, c * block**2, h // block, w // block)
+
+
+def _image_time(attributes, rank, time_axis):
+    return "pointwise" if time_axis == 0 else "whole"
+
+
+def _reverse_infer(attributes, values):
+    x, lengths = values
+    axes = choice(attributes, "batch_axis", (0, 1)), choice(attributes, "time_axis", (0, 1))
+    if axes[0] == axes[1] or len(x.shape) < 2:
+        raise SpecError(f"batch_axis={axes[0]} and time_axis={axes[1]} for {x}, expected 0 and 1, each once")
+    need(lengths, ("int64",), "sequence_lens", rank=1)
+    merge(lengths.shape[0], x.shape[axes[0]], "sequence_lens and batch")
+    return [Value(x.dtype, x.shape)]
+
+
+def _reverse_sequence(attributes, weights, x, lengths):
+    """Each row turned round over its own length; what lies behind stays."""
+    turned = attributes["time_axis"] == 0
+    rows = x.swapaxes(0, 1) if turned else x
+    batch, steps = rows.shape[:2]
+    if lengths.shape != (batch,) or (batch and (lengths.min() < 0 or lengths.max() > steps)):
+        raise InputError(f"sequence_lens {lengths.tolist()}, expected {batch} lengths from 0 to {steps}")
+    t = np.arange(steps)
+    order = np.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
+    found = rows[np.arange(batch)[:, None], order]
+    return found.swapaxes(0, 1) if turned else found
+
+
+def _reverse_time(attributes, rank, time_axis):
+    return "whole" if attributes["time_axis"] == time_axis else "pointwise"
+
+
+BLOCKS = {"blocksize": ..., "mode": "DCR"}
 
 OPS = [
-    Op("Unsqueeze", _unsqueeze_infer, _unsqueeze, attributes={"axis": ...}),
-    Op("Transpose", _transpose_infer, lambda a, w, x: x.transpose(a["perm"]), attributes={"perm": ...}),
-    Op("Reshape", _reshape_infer, _reshape, time="whole", attributes={"shape": ...}),
+    Op(
+        "Reshape",
+        _reshape_infer,
+        _reshape,
+        time=_reshape_time,
+        arity=(1, 2),
+        attributes={"allowzero": False},
+        parameters={"shape": 1},
+    ),
+    Op("Flatten", _flatten_infer, _flatten, time=_flatten_time, attributes={"axis": 1}),
+    Op("Unsqueeze", _unsqueeze_infer, _unsqueeze, arity=(1, 2), parameters={"axes": 1}),
+    Op("Squeeze", _squeeze_infer, _squeeze, time=_squeeze_time, arity=(1, 2), parameters={"axes": 1}),
+    Op("Transpose", _transpose_infer, lambda a, w, x: x.transpose(a["perm"]), attributes={"perm": None}),
+    Op("Expand", _expand_infer, _expand, arity=(1, 2), parameters={"shape": 1}),
+    Op("Tile", _tile_infer, _tile, time=_tile_time, arity=(1, 2), parameters={"repeats": 1}),
+    Op("Shape", _shape_infer, _shape, time=_shape_time, attributes={"start": 0, "end": None}),
+    Op(
+        "Size",
+        lambda a, values: [Value("int64", (), (sizes.multiply(1, *values[0].shape),))],
+        lambda a, w, x: np.array(x.size, np.int64),
+        time="whole",
+    ),
+    Op("Concat", _concat_infer, _concat, time=whole_over_axis, arity=(1, 1024), attributes={"axis": ...}),
+    Op(
+        "Split",
+        _split_infer,
+        _split,
+        time=whole_over_axis,
+        arity=(1, 2),
+        attributes={"axis": 0, "num_outputs": None},
+        parameters={"split": 1},
+        outputs=_split_names,
+    ),
+    Op("Slice", _slice_infer, _slice, time=_slice_time, arity=(1, 5), parameters=SLICE, packed=_slice_packed),
+    Op("Range", _range_infer, _range, time="whole", arity=(3, 3), attributes={"stash_type": 1}),
+    Op(
+        "ConstantOfShape",
+        _constant_infer,
+        _constant_of_shape,
+        time="whole",
+        arity=(0, 1),
+        attributes={"dtype": "float", "value": 0},
+        parameters={"shape": 0},
+    ),
+    Op("EyeLike", _eye_infer, _eye_like, time="whole", attributes={"dtype": None, "k": 0}),
+    Op(
+        "Trilu",
+        _trilu_infer,
+        _trilu,
+        time=lambda a, rank, time_axis: "whole" if time_axis >= rank - 2 else "pointwise",
+        arity=(1, 2),
+        attributes={"upper": True},
+        parameters={"k": 1},
+    ),
+    Op("DepthToSpace", _depth_to_space_infer, _depth_to_space, time=_image_time, attributes=BLOCKS),
+    Op("SpaceToDepth", _space_to_depth_infer, _space_to_depth, time=_image_time, attributes=BLOCKS),
+    Op(
+        "ReverseSequence",
+        _reverse_infer,
+        _reverse_sequence,
+        time=_reverse_time,
+        arity=(2, 2),
+        attributes={"batch_axis": 1, "time_axis": 0},
+    ),
 ]

@@ -1,0 +1,11 @@
+/* AVX2 and FMA: 16 registers of 8 lanes. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma")
+#include <immintrin.h>
+#define W 8
+#define VECTORS 16
+#define ISA rnncore_convolution_avx2
+#define ISA_NAME "avx2"
+#define MAX(a, b) ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#include "body.h"
+#endif

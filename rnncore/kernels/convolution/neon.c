@@ -1,0 +1,11 @@
+/* NEON: 32 registers of 4 lanes, part of every 64-bit ARM. */
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#define W 4
+#define VECTORS 32
+#define ISA rnncore_convolution_neon
+#define ISA_NAME "neon"
+/* bit selects rather than vmaxq, which does not return b for a NaN in b alone */
+#define MAX(a, b) ((vf)vbslq_f32(vcgtq_f32((float32x4_t)(a), (float32x4_t)(b)), (float32x4_t)(a), (float32x4_t)(b)))
+#include "body.h"
+#endif

@@ -1,0 +1,127 @@
+"""Ops under their ONNX names that keep the shape and look along one axis: softmax, norms, running sums."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rnncore.errors import InputError, SpecError
+from rnncore.ops.base import Op, Value, axis_of, given, has, known, whole_over_axis
+from rnncore.ops.checks import FLOATS, choice, flag, need, need_scalar, single
+
+__all__ = ["OPS"]
+
+SUMMED = (*FLOATS, "int32", "int64", "uint32", "uint64")
+
+
+def _same_over_axis(attributes, values):
+    need(values[0], FLOATS)
+    axis_of(attributes["axis"], len(values[0].shape))
+    return [Value(values[0].dtype, values[0].shape)]
+
+
+def _softmax(attributes, weights, x):
+    axis = attributes["axis"]
+    y = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+    np.exp(y, out=y)
+    y /= y.sum(axis=axis, keepdims=True)
+    return y
+
+
+def _log_softmax(attributes, weights, x):
+    axis = attributes["axis"]
+    d = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
+    return d - np.log(np.exp(d).sum(axis=axis, keepdims=True))
+
+
+def _hardmax(attributes, weights, x):
+    """1 at the first of the largest, 0 elsewhere."""
+    axis = attributes["axis"]
+    y = np.zeros_like(x)
+    if x.size:
+        np.put_along_axis(y, np.expand_dims(x.argmax(axis=axis), axis), 1, axis)
+    return y
+
+
+def _lp_infer(attributes, values):
+    choice(attributes, "p", (1, 2))
+    return _same_over_axis(attributes, values)
+
+
+def _lp_normalization(attributes, weights, x):
+    """x / norm over one axis; 0 where the norm is 0, as ONNX Runtime does."""
+    axis = attributes["axis"]
+    if attributes["p"] == 1:
+        norm = np.abs(x).sum(axis=axis, keepdims=True)
+    else:
+        norm = np.sqrt(np.square(x).sum(axis=axis, keepdims=True))
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm != 0)
+
+
+# --- running sums and products -------------------------------------------------------------------------------------
+
+
+def _running_infer(attributes, values):
+    x, axis = values
+    need(x, SUMMED)
+    for name in ("exclusive", "reverse"):
+        flag(attributes, name)
+    if not has(attributes, "axis", values, 1):
+        raise SpecError("axis missing, expected it as an attribute or an input")
+    if axis is not None:
+        need_scalar(axis, ("int32", "int64"), "axis")
+    found = single(known(attributes, "axis", values, 1))
+    if found is not None:
+        axis_of(found, len(x.shape))
+    return [Value(x.dtype, x.shape)]
+
+
+def _running_time(attributes, rank, time_axis):
+    axis = single(attributes["axis"])
+    if axis is None:
+        return "whole"
+    if axis % rank != time_axis:
+        return "pointwise"
+    return "whole" if attributes["reverse"] else "causal"
+
+
+def _running(function, neutral):
+    def run(attributes, weights, *arrays):
+        """Exclusive: what stands before each element, beginning with the neutral one."""
+        x = arrays[0]
+        axis = single(given("axis", attributes, arrays, 1))
+        if not -x.ndim <= axis < x.ndim:
+            raise InputError(f"axis={axis}, expected an integer from {-x.ndim} to {x.ndim - 1}")
+        axis %= x.ndim
+        if attributes["reverse"]:
+            x = np.flip(x, axis)
+        if attributes["exclusive"]:
+            before = (slice(None),) * axis
+            found = np.full(x.shape, neutral, x.dtype)
+            function(x[(*before, slice(None, -1))], axis=axis, dtype=x.dtype, out=found[(*before, slice(1, None))])
+        else:
+            found = function(x, axis=axis, dtype=x.dtype)
+        return np.flip(found, axis) if attributes["reverse"] else found
+
+    return run
+
+
+def _running_op(name, function, neutral):
+    return Op(
+        name,
+        _running_infer,
+        _running(function, neutral),
+        time=_running_time,
+        arity=(1, 2),
+        attributes={"exclusive": False, "reverse": False},
+        parameters={"axis": 1},
+    )
+
+
+OPS = [
+    Op("Softmax", _same_over_axis, _softmax, time=whole_over_axis, attributes={"axis": -1}),
+    Op("LogSoftmax", _same_over_axis, _log_softmax, time=whole_over_axis, attributes={"axis": -1}),
+    Op("Hardmax", _same_over_axis, _hardmax, time=whole_over_axis, attributes={"axis": -1}),
+    Op("LpNormalization", _lp_infer, _lp_normalization, time=whole_over_axis, attributes={"axis": -1, "p": 2}),
+    _running_op("CumSum", np.cumsum, 0),
+    _running_op("CumProd", np.cumprod, 1),
+]

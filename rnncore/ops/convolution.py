@@ -1,0 +1,355 @@
+"""Conv and ConvTranspose over any number of spatial axes, (N, C, *spatial), with weights of the node or as inputs.
+
+With one input the node owns its weights, in ONNX's layout, and packs them once: input_size and output_size are the
+channels, bias says whether there is one. With two or three inputs they are values of the graph, as in ONNX.
+
+float32 runs on packed kernels (kernels/_convolution.pyx); other dtypes on products of patches, one image at a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rnncore.errors import SpecError
+from rnncore.kernels import _convolution, runs_native
+from rnncore.ops.base import Op, Value, plain_size
+from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, plus, times, window_context
+from rnncore.ops.windows import window_time as time_of_window
+
+__all__ = ["OPS", "Kept", "convolve"]
+
+ACTIVATIONS = (None, "Relu")
+
+
+# ---- what both have in common ------------------------------------------------------------------------------------
+
+
+def _owns(values):
+    """Whether the weights are the node's; SpecError for a bias without weights."""
+    if values[1] is None and values[2] is not None:
+        raise SpecError("a bias as input 2 without weights as input 1, expected both or none")
+    return values[1] is None
+
+
+def _kernel(attributes, axes):
+    if attributes["kernel_shape"] is None:
+        raise SpecError("kernel_shape missing, expected it where the node owns its weights")
+    return check_sizes(attributes, "kernel_shape", axes, 1, 1)
+
+
+def _check_choices(attributes):
+    plain_size("group", attributes["group"])
+    if not isinstance(attributes["bias"], bool):
+        raise SpecError(f"bias={attributes['bias']!r}, expected true or false")
+
+
+def _owned_sizes(attributes):
+    """input_size and output_size of a node that owns its weights, None of one that does not."""
+    sizes = attributes["input_size"], attributes["output_size"]
+    if sizes == (None, None):
+        return None
+    for name, size in zip(("input_size", "output_size"), sizes, strict=True):
+        plain_size(name, size)
+        if size % attributes["group"]:
+            raise SpecError(f"{name}={size} with group={attributes['group']}, expected a multiple of it")
+    return sizes
+
+
+def _owned_shapes(attributes, shape):
+    _check_choices(attributes)
+    if _owned_sizes(attributes) is None:
+        return {}
+    kernel = attributes["kernel_shape"]
+    kernel = _kernel(attributes, len(kernel) if isinstance(kernel, tuple) else 1)
+    found = {"weight": (*shape(attributes), *kernel)}
+    if attributes["bias"]:
+        found["bias"] = (attributes["output_size"],)
+    return found
+
+
+def _weight_value(attributes, values, transposed):
+    """Channels in and out and the kernel, of weights that are owned or given, checked against the first input."""
+    x, w, b = values
+    axes = need_images(x)
+    group = attributes["group"]
+    if _owns(values):
+        if _owned_sizes(attributes) is None:
+            raise SpecError("input_size and output_size missing, expected them where the node owns its weights")
+        if x.dtype != "float":
+            raise SpecError(f"input is {x}, expected float where the node owns its weights")
+        channels, outputs = _owned_sizes(attributes)
+        kernel = _kernel(attributes, axes)
+    else:
+        if _owned_sizes(attributes) is not None:
+            raise SpecError("input_size and weights as input 1, expected one of them")
+        if len(w.shape) != axes + 2 or w.dtype != x.dtype:
+            raise SpecError(f"weights are {w}, expected {x.dtype} of rank {axes + 2}")
+        first, second = w.shape[:2]
+        channels, outputs = (first, times(second, group)) if transposed else (times(second, group), first)
+        kernel = w.shape[2:]
+        if attributes["kernel_shape"] is not None:
+            kernel = _kernel(attributes, axes)
+            if any(isinstance(size, int) and size != k for size, k in zip(w.shape[2:], kernel, strict=True)):
+                raise SpecError(f"kernel_shape={list(kernel)}, and weights are {w}")
+        if any(isinstance(size, str) for size in kernel):
+            raise SpecError(f"weights are {w}, expected known kernel sizes, or kernel_shape")
+        if b is not None and (len(b.shape) != 1 or b.dtype != x.dtype or not _fit(b.shape[0], outputs)):
+            raise SpecError(f"bias is {b}, expected {Value(x.dtype, (outputs,))}")
+    if not _fit(x.shape[1], channels):
+        raise SpecError(f"input is {x}, expected {channels} channels")
+    return outputs, kernel
+
+
+def _fit(found, expected):
+    return isinstance(found, str) or isinstance(expected, str) or found == expected
+
+
+def _check_channels(x, channels):
+    if x.shape[1] != channels:
+        raise ValueError(f"expected {channels} channels")
+
+
+def _need_real(x):
+    if x.dtype not in ("float", "float64"):
+        raise SpecError(f"input is {x}, expected float or float64")
+
+
+# ---- Conv --------------------------------------------------------------------------------------------------------
+
+
+def _conv_infer(attributes, values):
+    x = values[0]
+    _need_real(x)
+    outputs, kernel = _weight_value(attributes, values, transposed=False)
+    if attributes["activation"] not in ACTIVATIONS:
+        raise SpecError(f"activation={attributes['activation']!r}, expected one of {ACTIVATIONS}")
+    window = Window.of(attributes, kernel)
+    return [Value(x.dtype, (x.shape[0], outputs, *window.outputs(x.shape[2:])))]
+
+
+def convolve(x, weight, bias, window, group):
+    """The convolution of x (N, C, *spatial) in its own dtype, by products of patches."""
+    _check_channels(x, weight.shape[1] * group)
+    padded, outputs = window.padded(x, 0)
+    terms = math.prod(weight.shape[1:])
+    matrices = weight.reshape(group, -1, terms)
+    y = np.empty((len(x), len(weight), *outputs), x.dtype)
+    patches = np.empty((x.shape[1], math.prod(window.kernel), *outputs), x.dtype)
+    for image in range(len(x)):
+        for place, tap in enumerate(window.all_taps(outputs)):
+            patches[:, place] = padded[(image, slice(None), *tap)]
+        np.matmul(matrices, patches.reshape(group, terms, -1), out=y[image].reshape(group, matrices.shape[1], -1))
+    if bias is not None:
+        y += bias.reshape(-1, *[1] * len(outputs))
+    return y
+
+
+def _conv_run(attributes, weights, x, weight=None, bias=None):
+    weight, bias = (weights["weight"], weights.get("bias")) if weight is None else (weight, bias)
+    y = convolve(x, weight, bias, Window.of(attributes, weight.shape[2:]), attributes["group"])
+    return np.maximum(y, 0, out=y) if attributes["activation"] == "Relu" else y
+
+
+def pack_convolution(weight, bias, window, group, threads, relu=False):
+    """The compiled convolution of float32 images with these weights."""
+
+    def geometry(shape):
+        if len(shape) != weight.ndim:
+            raise ValueError(f"expected {weight.ndim} dimensions")
+        _check_channels(np.broadcast_to(0, shape), weight.shape[1] * group)
+        return window.pads(shape[2:])[0], window.outputs(shape[2:])
+
+    return _convolution.Convolution(weight, bias, group, window.strides, window.dilations, geometry, relu, threads)
+
+
+class Kept:
+    """Something made of arrays that are usually the same ones each time: made again only when they are others."""
+
+    def __init__(self, make):
+        self.make = make
+        self.last = None  # (arrays, what was made of them): one reference, so threads see both or none
+
+    def __call__(self, *arrays):
+        last = self.last
+        if last is None or any(a is not b or _writable(a) for a, b in zip(arrays, last[0], strict=True)):
+            last = (arrays, self.make(*arrays))
+            self.last = last
+        return last[1]
+
+
+def _writable(array):
+    """Whether the content may change: constants of a model cannot."""
+    return array is not None and array.flags.writeable
+
+
+def _conv_packed(attributes, weights, threads):
+    group, relu = attributes["group"], attributes["activation"] == "Relu"
+
+    def pack(weight, bias):
+        return pack_convolution(weight, bias, Window.of(attributes, weight.shape[2:]), group, threads, relu)
+
+    if weights:
+        return pack(weights["weight"], weights.get("bias")) if runs_native(weights["weight"].dtype) else None
+    kept = Kept(pack)
+
+    def run(x, weight, bias=None):
+        if runs_native(x.dtype):
+            return kept(weight, bias)(x)
+        return _conv_run(attributes, {}, x, weight, bias)
+
+    return run
+
+
+def _conv_time(attributes, rank, time_axis):
+    if time_axis < 2:
+        return "pointwise" if time_axis == 0 else "whole"
+    return "whole" if attributes["kernel_shape"] is None else time_of_window(_window(attributes, rank), time_axis)
+
+
+def _conv_context(attributes, rank, time_axis):
+    """Left and right context along time, and the stride; None where they depend on the input: its length with
+    auto_pad, or the weights where there is no kernel_shape."""
+    return None if attributes["kernel_shape"] is None else window_context(_window(attributes, rank), time_axis)
+
+
+def _window(attributes, rank):
+    return Window.of(attributes, _kernel(attributes, rank - 2))
+
+
+# ---- ConvTranspose -----------------------------------------------------------------------------------------------
+
+
+def _transposed_pads(attributes, window, sizes):
+    """Pads at the beginning and sizes of the outputs; sizes may be names, then so are those."""
+    axes = len(sizes)
+    extra = check_sizes(attributes, "output_padding", axes, 0, 0)
+    wanted = attributes["output_shape"]
+    if wanted is not None:
+        wanted = check_sizes(attributes, "output_shape", axes, 1, 1)
+    begins, outputs = [], []
+    for axis, size in enumerate(sizes):
+        stride = window.strides[axis]
+        full = plus(times(plus(size, -1), stride), extra[axis] + window.extent(axis))
+        if wanted is None and not window.same:
+            begins.append(window.begins[axis])
+            outputs.append(plus(full, -window.begins[axis] - window.ends[axis]))
+            continue
+        output = times(size, stride) if wanted is None else wanted[axis]
+        outputs.append(output)
+        if isinstance(size, int):
+            total = max(full - output, 0)
+            begins.append(total - total // 2 if window.auto_pad != "SAME_UPPER" else total // 2)
+    for output in outputs:
+        if isinstance(output, int) and output < 1:
+            raise SpecError(f"outputs of sizes {outputs}, expected at least 1")
+    return begins, outputs
+
+
+def _transpose_infer(attributes, values):
+    x = values[0]
+    _need_real(x)
+    outputs, kernel = _weight_value(attributes, values, transposed=True)
+    _, sizes = _transposed_pads(attributes, Window.of(attributes, kernel), x.shape[2:])
+    return [Value(x.dtype, (x.shape[0], outputs, *sizes))]
+
+
+def _overlap(attributes, columns, bias, window, sizes):
+    """Outputs of the sums of columns (N, M, taps, *sizes): the part each number of the input has in them."""
+    begins, outputs = _transposed_pads(attributes, window, sizes)
+    images, channels = columns.shape[:2]
+    full = [(size - 1) * window.strides[axis] + window.extent(axis) for axis, size in enumerate(sizes)]
+    room = [max(f, b + o) for f, b, o in zip(full, begins, outputs, strict=True)]
+    y = np.zeros((images, channels, *room), columns.dtype)
+    for place, tap in enumerate(window.all_taps(sizes)):
+        y[(slice(None), slice(None), *tap)] += columns[:, :, place]
+    y = y[(slice(None), slice(None), *(slice(b, b + o) for b, o in zip(begins, outputs, strict=True)))]
+    return np.ascontiguousarray(y) if bias is None else y + bias.reshape(-1, *[1] * len(outputs))
+
+
+def _columns_weight(weight, group):
+    """Weights (C, M / groups, *kernel) as those of a convolution with kernel 1 that makes all columns."""
+    channels = weight.shape[0]
+    grouped = weight.reshape(group, channels // group, -1).swapaxes(1, 2)
+    return np.ascontiguousarray(grouped).reshape(-1, channels // group, 1)
+
+
+def _transpose_columns(make, attributes, x, weight, bias):
+    window = Window.of(attributes, weight.shape[2:])
+    _check_channels(x, len(weight))
+    images, channels, *sizes = x.shape
+    columns = make(np.ascontiguousarray(x).reshape(images, channels, -1))
+    columns = columns.reshape(images, -1, math.prod(window.kernel), *sizes)
+    return _overlap(attributes, columns, bias, window, sizes)
+
+
+POINT = Window((1,), (1,), (1,), (0,), (0,))
+
+
+def _transpose_run(attributes, weights, x, weight=None, bias=None):
+    weight, bias = (weights["weight"], weights.get("bias")) if weight is None else (weight, bias)
+    columns = _columns_weight(weight, attributes["group"])
+    return _transpose_columns(
+        lambda flat: convolve(flat, columns, None, POINT, attributes["group"]), attributes, x, weight, bias
+    )
+
+
+def _transpose_packed(attributes, weights, threads):
+    group = attributes["group"]
+    kept = Kept(lambda weight: pack_convolution(_columns_weight(weight, group), None, POINT, group, threads))
+
+    def run(x, weight=None, bias=None):
+        weight, bias = (weights["weight"], weights.get("bias")) if weight is None else (weight, bias)
+        if runs_native(x.dtype):
+            return _transpose_columns(kept(weight), attributes, x, weight, bias)
+        return _transpose_run(attributes, {}, x, weight, bias)
+
+    return run
+
+
+def _transpose_time(attributes, rank, time_axis):
+    """Causal where the pads cut the end, and nothing of the beginning, off."""
+    if time_axis < 2:
+        return "pointwise" if time_axis == 0 else "whole"
+    if attributes["kernel_shape"] is None:
+        return "whole"
+    window = _window(attributes, rank)
+    plain = not window.same and attributes["output_shape"] is None and window.begins[time_axis - 2] == 0
+    return "causal" if plain and window.strides[time_axis - 2] == 1 else "whole"
+
+
+COMMON = {
+    **WINDOW_ATTRIBUTES,
+    "group": 1,
+    "kernel_shape": None,
+    "input_size": None,
+    "output_size": None,
+    "bias": True,
+}
+
+OPS = [
+    Op(
+        "Conv",
+        infer=_conv_infer,
+        run=_conv_run,
+        time=_conv_time,
+        arity=(1, 3),
+        attributes={**COMMON, "activation": None},
+        weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["output_size"], a["input_size"] // a["group"])),
+        optional=(1, 2),
+        context=_conv_context,
+        packed=_conv_packed,
+    ),
+    Op(
+        "ConvTranspose",
+        infer=_transpose_infer,
+        run=_transpose_run,
+        time=_transpose_time,
+        arity=(1, 3),
+        attributes={**COMMON, "output_padding": None, "output_shape": None},
+        weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["input_size"], a["output_size"] // a["group"])),
+        optional=(1, 2),
+        packed=_transpose_packed,
+    ),
+]

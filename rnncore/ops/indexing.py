@@ -1,0 +1,431 @@
+"""Ops that pick out, put in, order and find elements, under their ONNX names.
+
+Indices are int32 or int64 and may be negative, counted from the end; one beyond its axis is an InputError.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rnncore.errors import InputError, SpecError
+from rnncore.ops import sizes
+from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known, plain_size, whole_over_axis
+from rnncore.ops.checks import NUMBERS, choice, flag, integers, merge, need, need_scalar, single
+
+__all__ = ["OPS"]
+
+INDICES = ("int32", "int64")
+
+
+# --- Gather and Scatter --------------------------------------------------------------------------------------------
+
+
+def _gather_infer(attributes, values):
+    """indices: a number, which takes its axis away, or any array of them, whose axes take its place."""
+    x = values[0]
+    axis = axis_of(attributes["axis"], len(x.shape))
+    if not has(attributes, "indices", values, 1):
+        raise SpecError("indices missing, expected them as an attribute or an input")
+    found = known(attributes, "indices", values, 1)
+    if attributes["indices"] is not None:
+        indices = integers("indices", found if isinstance(found, tuple) else (found,))
+        _check_indices(indices, x.shape[axis])
+        shape = (len(indices),) if isinstance(found, tuple) else ()
+    else:
+        need(values[1], INDICES, "indices")
+        shape = values[1].shape
+    return [Value(x.dtype, (*x.shape[:axis], *shape, *x.shape[axis + 1 :]), _gather_data(x, found))]
+
+
+def _check_indices(indices, size):
+    limit = size if isinstance(size, int) else 1 << 31
+    wrong = [index for index in indices if not -limit <= index < limit]
+    if wrong:
+        raise SpecError(f"indices={wrong[0]}, expected integers from {-limit} to {limit - 1}")
+
+
+def _gather_data(x, found):
+    """The data of what is taken from a list whose content is known at places that are known."""
+    places = found if isinstance(found, tuple) else (found,)
+    if x.data is None or len(x.shape) != 1 or None in places or any(isinstance(place, str) for place in places):
+        return None
+    _check_indices(places, len(x.data))
+    return tuple(x.data[place] for place in places)
+
+
+def _gather(attributes, weights, *arrays):
+    x, axis = arrays[0], attributes["axis"]
+    indices = arrays[1] if attributes["indices"] is None else attributes["indices"]
+    if isinstance(indices, int):
+        place = [slice(None)] * x.ndim  # a view, where numpy.take copies
+        place[axis] = indices
+        return x[tuple(place)]
+    return np.take(x, indices, axis=axis)
+
+
+def _same_rank(x, indices):
+    need(indices, INDICES, "indices")
+    if len(indices.shape) != len(x.shape) or not x.shape:
+        raise SpecError(f"indices are {indices} for {x}, expected as many dimensions, at least 1")
+
+
+def _elements_infer(attributes, values):
+    x, indices = values
+    _same_rank(x, indices)
+    axis = axis_of(attributes["axis"], len(x.shape))
+    _check_inside(x, indices, axis)
+    return [Value(x.dtype, indices.shape)]
+
+
+def _check_inside(x, indices, axis):
+    for i, (size, count) in enumerate(zip(x.shape, indices.shape, strict=True)):
+        if i != axis and isinstance(size, int) and isinstance(count, int) and count > size:
+            raise SpecError(f"indices are {indices} for {x}, expected at most {size} at axis {i}")
+
+
+def _along(x, indices, axis):
+    """For each element of the indices its place in x: an index for every axis."""
+    axis %= x.ndim
+    if any(n > size for i, (n, size) in enumerate(zip(indices.shape, x.shape, strict=True)) if i != axis):
+        raise InputError(f"indices of shape {indices.shape} reach beyond {x.shape} outside axis {axis}")
+    place = list(np.ogrid[tuple(slice(size) for size in indices.shape)])
+    place[axis] = indices
+    return tuple(place)
+
+
+def _gather_elements(attributes, weights, x, indices):
+    return x[_along(x, indices, attributes["axis"])]
+
+
+def _tuple_size(x, indices, batch):
+    """Length of the index tuples that stand along the last axis of the indices."""
+    if not indices.shape or not isinstance(indices.shape[-1], int):
+        raise SpecError(f"indices are {indices}, expected a last dimension of known size")
+    size = indices.shape[-1]
+    if not 1 <= size <= len(x.shape) - batch:
+        raise SpecError(f"indices are {indices} for {x}, expected a last dimension from 1 to {len(x.shape) - batch}")
+    return size
+
+
+def _gather_nd_infer(attributes, values):
+    x, indices = values
+    need(indices, INDICES, "indices")
+    batch = attributes["batch_dims"]
+    limit = min(len(x.shape), len(indices.shape))
+    if type(batch) is not int or not 0 <= batch < limit:
+        raise SpecError(f"batch_dims={batch!r} for {x} and indices {indices}, expected 0 to {limit - 1}")
+    size = _tuple_size(x, indices, batch)
+    rows = tuple(merge(x.shape[i], indices.shape[i], f"data and indices at axis {i}") for i in range(batch))
+    return [Value(x.dtype, (*rows, *indices.shape[batch:-1], *x.shape[batch + size :]))]
+
+
+def _gather_nd(attributes, weights, x, indices):
+    batch = attributes["batch_dims"]
+    if x.shape[:batch] != indices.shape[:batch]:
+        raise InputError(f"data {x.shape} and indices {indices.shape}, expected the same first {batch} sizes")
+    free = indices.ndim - 1 - batch
+    rows = np.ogrid[tuple(slice(size) for size in x.shape[:batch])] if batch else ()
+    place = [row.reshape(row.shape + (1,) * free) for row in rows]
+    return x[(*place, *np.moveaxis(indices, -1, 0))]
+
+
+def _gather_nd_time(attributes, rank, time_axis):
+    return "pointwise" if time_axis < attributes["batch_dims"] else "whole"
+
+
+REDUCTIONS = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}
+
+
+def _scatter(attributes, x, place, updates):
+    """A copy of x with the updates at their places, one after the other."""
+    y = np.array(x)
+    if attributes["reduction"] == "none":
+        y[place] = updates
+    else:
+        REDUCTIONS[attributes["reduction"]].at(y, place, updates)
+    return y
+
+
+def _check_updates(attributes, x, updates):
+    choice(attributes, "reduction", ("none", *REDUCTIONS))
+    need(updates, (x.dtype,), "updates")
+    if attributes["reduction"] != "none":
+        need(x, NUMBERS, f"data with reduction={attributes['reduction']!r}")
+
+
+def _need_shape(updates, shape):
+    if len(updates.shape) != len(shape) or not all(map(sizes.fits, updates.shape, shape)):
+        raise SpecError(f"updates are {updates}, expected ({', '.join(map(str, shape))})")
+
+
+def _scatter_elements_infer(attributes, values):
+    x, indices, updates = values
+    _same_rank(x, indices)
+    _check_updates(attributes, x, updates)
+    _check_inside(x, indices, axis_of(attributes["axis"], len(x.shape)))
+    _need_shape(updates, indices.shape)
+    return [Value(x.dtype, x.shape)]
+
+
+def _scatter_elements(attributes, weights, x, indices, updates):
+    if updates.shape != indices.shape:
+        raise InputError(f"updates of shape {updates.shape}, expected that of the indices, {indices.shape}")
+    return _scatter(attributes, x, _along(x, indices, attributes["axis"]), updates)
+
+
+def _scatter_nd_infer(attributes, values):
+    x, indices, updates = values
+    need(indices, INDICES, "indices")
+    _check_updates(attributes, x, updates)
+    size = _tuple_size(x, indices, 0)
+    _need_shape(updates, (*indices.shape[:-1], *x.shape[size:]))
+    return [Value(x.dtype, x.shape)]
+
+
+def _scatter_nd(attributes, weights, x, indices, updates):
+    expected = indices.shape[:-1] + x.shape[indices.shape[-1] :]
+    if updates.shape != expected:
+        raise InputError(f"updates of shape {updates.shape}, expected {expected}")
+    return _scatter(attributes, x, tuple(np.moveaxis(indices, -1, 0)), updates)
+
+
+# --- OneHot, NonZero, Compress -------------------------------------------------------------------------------------
+
+
+def _one_hot_infer(attributes, values):
+    indices, depth, pair = values
+    need(indices, NUMBERS, "indices")
+    need(pair, DTYPES, "values", rank=1)
+    if not sizes.fits(pair.shape[0], 2):
+        raise SpecError(f"values are {pair}, expected 2: off and on")
+    if not has(attributes, "depth", values, 1):
+        raise SpecError("depth missing, expected it as an attribute or an input")
+    found = single(known(attributes, "depth", values, 1))
+    if depth is not None:
+        need_scalar(depth, NUMBERS, "depth")
+    found = int(found) if isinstance(found, float) and found.is_integer() else found
+    size = UNKNOWN if found is None else found if isinstance(found, str) else plain_size("depth", found)
+    shape = list(indices.shape)
+    shape.insert(axis_of(attributes["axis"], len(shape) + 1), size)
+    return [Value(pair.dtype, tuple(shape))]
+
+
+def _one_hot(attributes, weights, indices, depth, pair):
+    """Off everywhere where an index is not in [-depth, depth)."""
+    depth = int(single(attributes["depth"]) if depth is None else depth.reshape(()))
+    axis = attributes["axis"] % (indices.ndim + 1)
+    indices = np.expand_dims(indices.astype(np.int64, copy=False), axis)
+    places = np.arange(depth).reshape((-1,) + (1,) * (indices.ndim - 1 - axis))
+    return np.where((indices == places) | (indices + depth == places), pair[1], pair[0])
+
+
+def _one_hot_time(attributes, rank, time_axis):
+    return "pointwise"
+
+
+def _nonzero_infer(attributes, values):
+    return [Value("int64", (len(values[0].shape), UNKNOWN))]
+
+
+def _nonzero(attributes, weights, x):
+    """The places of what is not 0, row by row: (rank, count)."""
+    return np.array(np.nonzero(x), np.int64).reshape(x.ndim, -1) if x.ndim else np.zeros((0, int(bool(x))), np.int64)
+
+
+def _compress_infer(attributes, values):
+    x, condition = values
+    need(condition, ("bool",), "condition", rank=1)
+    if attributes["axis"] is None:
+        return [Value(x.dtype, (UNKNOWN,))]
+    axis = axis_of(attributes["axis"], len(x.shape))
+    return [Value(x.dtype, (*x.shape[:axis], UNKNOWN, *x.shape[axis + 1 :]))]
+
+
+def _compress(attributes, weights, x, condition):
+    return np.compress(condition, x, axis=attributes["axis"])
+
+
+def _over_axis_or_all(attributes, rank, time_axis):
+    return "whole" if attributes["axis"] is None else whole_over_axis(attributes, rank, time_axis)
+
+
+# --- order ---------------------------------------------------------------------------------------------------------
+
+
+def _top_k_infer(attributes, values):
+    x = values[0]
+    need(x, NUMBERS)
+    axis = axis_of(attributes["axis"], len(x.shape))
+    for name in ("largest", "sorted"):
+        flag(attributes, name)
+    if not has(attributes, "k", values, 1):
+        raise SpecError("k missing, expected it as an attribute or an input")
+    found = single(known(attributes, "k", values, 1))
+    if attributes["k"] is None:
+        need_scalar(values[1], ("int64",), "k")
+    if found is not None and not isinstance(found, str) and (type(found) is not int or found < 0):
+        raise SpecError(f"k={found!r}, expected an integer of at least 0")
+    if isinstance(found, int) and isinstance(x.shape[axis], int) and found > x.shape[axis]:
+        raise SpecError(f"k={found} for {x}, expected at most {x.shape[axis]}")
+    shape = (*x.shape[:axis], UNKNOWN if found is None else found, *x.shape[axis + 1 :])
+    return [Value(x.dtype, shape), Value("int64", shape)]
+
+
+def _top_k(attributes, weights, *arrays):
+    """In order whatever ``sorted`` says; of equal ones the first come first, NaN counts as the largest."""
+    x, axis = arrays[0], attributes["axis"]
+    k = single(given("k", attributes, arrays, 1))
+    if not 0 <= k <= x.shape[axis]:
+        raise InputError(f"k={k} for an input of shape {x.shape}, expected 0 to {x.shape[axis]}")
+    last = axis in (-1, x.ndim - 1)
+    rows = x if last else np.moveaxis(x, axis, -1)
+    order = _first_k(rows, k, attributes["largest"])
+    found = np.take_along_axis(rows, order, -1)
+    return (found, order) if last else (np.moveaxis(found, -1, axis), np.moveaxis(order, -1, axis))
+
+
+FEW = 8
+"""Where no more than one in so many is asked for, the others need not be sorted."""
+
+
+def _first_k(rows, k, largest):
+    """The places of the k largest or smallest of each row, in order."""
+    if FEW * k < rows.shape[-1] and not (rows.dtype.kind == "f" and np.isnan(rows).any()):
+        some = _best(rows, k, largest)
+        return np.take_along_axis(some, _sorted(np.take_along_axis(rows, some, -1), largest), -1)
+    return _sorted(rows, largest)[..., :k]
+
+
+def _sorted(rows, largest):
+    if not largest:
+        return rows.argsort(axis=-1, kind="stable").astype(np.int64, copy=False)
+    last = rows.shape[-1] - 1  # turned round twice, so that of equal ones the first still come first
+    return (last - rows[..., ::-1].argsort(axis=-1, kind="stable")[..., ::-1]).astype(np.int64, copy=False)
+
+
+def _best(rows, k, largest):
+    """The places of the k best of each row, in the order of places: those beyond the k-th, and its equals in front."""
+    if k == 0:
+        return np.zeros((*rows.shape[:-1], 0), np.int64)
+    place = rows.shape[-1] - k if largest else k - 1
+    bound = np.partition(rows, place, axis=-1)[..., place, None]
+    better = rows > bound if largest else rows < bound
+    equal = rows == bound
+    missing = k - better.sum(axis=-1, keepdims=True)
+    equal &= equal.cumsum(axis=-1) <= missing
+    return np.nonzero(better | equal)[-1].reshape(*rows.shape[:-1], k)
+
+
+def _arg_infer(attributes, values):
+    x = values[0]
+    need(x, NUMBERS)
+    axis = axis_of(attributes["axis"], len(x.shape))
+    flag(attributes, "select_last_index")
+    kept = (1,) if flag(attributes, "keepdims") else ()
+    if x.shape[axis] == 0:
+        raise SpecError(f"input is {x}, expected something at axis {axis}")
+    return [Value("int64", (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))]
+
+
+def _arg(function):
+    def run(attributes, weights, x):
+        """The place of the first extreme element of an axis, or of the last."""
+        axis, keepdims = attributes["axis"], bool(attributes["keepdims"])
+        if not attributes["select_last_index"]:
+            return np.asarray(function(x, axis=axis, keepdims=keepdims), np.int64)
+        return np.asarray(x.shape[axis] - 1 - function(np.flip(x, axis), axis=axis, keepdims=keepdims), np.int64)
+
+    return run
+
+
+def _unique_infer(attributes, values):
+    x = values[0]
+    flag(attributes, "sorted")
+    one = Value("int64", (UNKNOWN,))
+    if attributes["axis"] is None:
+        return [Value(x.dtype, (UNKNOWN,)), one, Value("int64", (sizes.multiply(1, *x.shape),)), one]
+    axis = axis_of(attributes["axis"], len(x.shape))
+    shape = (*x.shape[:axis], UNKNOWN, *x.shape[axis + 1 :])
+    return [Value(x.dtype, shape), one, Value("int64", (x.shape[axis],)), one]
+
+
+def _unique(attributes, weights, x):
+    """What occurs, sorted or in order of first occurrence; where first, where each went, and how often."""
+    axis = attributes["axis"]
+    y, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True, axis=axis)
+    inverse = inverse.reshape(-1)
+    if not attributes["sorted"]:
+        order = np.argsort(first)
+        y, first, counts = np.take(y, order, axis=axis), first[order], counts[order]
+        inverse = np.argsort(order)[inverse]
+    return (y, *(array.astype(np.int64, copy=False) for array in (first, inverse, counts)))
+
+
+ARG = {"axis": 0, "keepdims": True, "select_last_index": False}
+
+OPS = [
+    Op(
+        "Gather",
+        _gather_infer,
+        _gather,
+        time=whole_over_axis,
+        arity=(1, 2),
+        attributes={"axis": 0},
+        parameters={"indices": 1},
+    ),
+    Op(
+        "GatherElements",
+        _elements_infer,
+        _gather_elements,
+        time=whole_over_axis,
+        arity=(2, 2),
+        attributes={"axis": 0},
+    ),
+    Op(
+        "GatherND",
+        _gather_nd_infer,
+        _gather_nd,
+        time=_gather_nd_time,
+        arity=(2, 2),
+        attributes={"batch_dims": 0},
+    ),
+    Op(
+        "ScatterElements",
+        _scatter_elements_infer,
+        _scatter_elements,
+        time=whole_over_axis,
+        arity=(3, 3),
+        attributes={"axis": 0, "reduction": "none"},
+    ),
+    Op("ScatterND", _scatter_nd_infer, _scatter_nd, time="whole", arity=(3, 3), attributes={"reduction": "none"}),
+    Op(
+        "OneHot",
+        _one_hot_infer,
+        _one_hot,
+        arity=(3, 3),
+        attributes={"axis": -1},
+        parameters={"depth": 1},
+    ),
+    Op("NonZero", _nonzero_infer, _nonzero, time="whole"),
+    Op("Compress", _compress_infer, _compress, time=_over_axis_or_all, arity=(2, 2), attributes={"axis": None}),
+    Op(
+        "TopK",
+        _top_k_infer,
+        _top_k,
+        time=whole_over_axis,
+        arity=(1, 2),
+        attributes={"axis": -1, "largest": True, "sorted": True},
+        parameters={"k": 1},
+        outputs=("", "indices"),
+    ),
+    Op("ArgMax", _arg_infer, _arg(np.argmax), time=whole_over_axis, attributes=ARG),
+    Op("ArgMin", _arg_infer, _arg(np.argmin), time=whole_over_axis, attributes=ARG),
+    Op(
+        "Unique",
+        _unique_infer,
+        _unique,
+        time=_over_axis_or_all,
+        attributes={"axis": None, "sorted": True},
+        outputs=("", "indices", "inverse_indices", "counts"),
+    ),
+]

@@ -1,0 +1,341 @@
+"""Normalization under its ONNX names: scales, offsets and trained statistics are inputs, as in ONNX.
+
+Statistics are made in the dtype of the input, of float16 in float32 (stash_type 1), after the mean is taken away.
+float32 rows run on kernels/_normalization.pyx.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rnncore.errors import SpecError
+from rnncore.kernels import _normalization, runs_native
+from rnncore.ops.base import Op, Value, axis_of, plain_size
+from rnncore.ops.windows import need_images
+
+__all__ = ["OPS"]
+
+FLOATS = ("float", "float64", "float16")
+
+
+def _need_float(x):
+    if x.dtype not in FLOATS:
+        raise SpecError(f"input is {x}, expected {' or '.join(FLOATS)}")
+
+
+def _need_number(attributes, name, positive=False):
+    value = attributes[name]
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not plain or (positive and value < 0):
+        raise SpecError(f"{name}={value!r}, expected a finite number{' of at least 0' if positive else ''}")
+
+
+def _need_vector(what, value, size, x):
+    """SpecError unless a value is a vector of one number for each channel."""
+    fits = value.dtype in FLOATS and len(value.shape) == 1
+    if not fits or (isinstance(value.shape[0], int) and isinstance(size, int) and value.shape[0] != size):
+        raise SpecError(f"{what} is {value}, expected {Value(x.dtype, (size,))}")
+
+
+def _per_channel(vector, x):
+    return vector.astype(x.dtype, copy=False).reshape(-1, *[1] * (x.ndim - 2))
+
+
+def _compiled(x, *vectors):
+    """Whether the compiled kernel takes these: numbers in float32, one after the other."""
+    plain = all(array is None or (array.dtype == np.float32 and array.flags.c_contiguous) for array in (x, *vectors))
+    return plain and x.size > 0 and runs_native(x.dtype)
+
+
+def _check_channels(x, *vectors):
+    if any(len(vector) != x.shape[1] for vector in vectors):
+        raise ValueError(f"expected {x.shape[1]} channels")
+
+
+def _moments(x, axes):
+    """Mean, and x - mean, and the mean of its squares."""
+    mean = x.mean(axis=axes, keepdims=True)
+    centred = x - mean
+    return mean, centred, np.square(centred).mean(axis=axes, keepdims=True)
+
+
+# ---- with trained statistics -------------------------------------------------------------------------------------
+
+
+def _batch_infer(attributes, values):
+    x = values[0]
+    _need_float(x)
+    _need_number(attributes, "epsilon", positive=True)
+    if attributes["training_mode"] != 0:
+        raise SpecError(f"training_mode={attributes['training_mode']!r}, expected 0: models run, they do not train")
+    if len(x.shape) < 2:
+        raise SpecError(f"input is {x}, expected (N, C, ...)")
+    for what, value in zip(("scale", "B", "mean", "var"), values[1:], strict=True):
+        _need_vector(what, value, x.shape[1], x)
+    return [Value(x.dtype, x.shape)]
+
+
+def _batch_run(attributes, weights, x, scale, offset, mean, variance):
+    """(x - mean) / sqrt(var + epsilon) * scale + B for each channel, as one product and one sum."""
+    _check_channels(x, scale, offset, mean, variance)
+    factor = scale / np.sqrt(variance + variance.dtype.type(attributes["epsilon"]))
+    y = x * _per_channel(factor, x)
+    y += _per_channel(offset - mean * factor, x)
+    return y
+
+
+# ---- over spatial axes -------------------------------------------------------------------------------------------
+
+
+def _instance_infer(attributes, values):
+    x, scale, offset = values
+    _need_float(x)
+    need_images(x)
+    _need_number(attributes, "epsilon", positive=True)
+    _need_vector("scale", scale, x.shape[1], x)
+    _need_vector("B", offset, x.shape[1], x)
+    return [Value(x.dtype, x.shape)]
+
+
+def _instance_run(attributes, weights, x, scale, offset):
+    _check_channels(x, scale, offset)
+    if _compiled(x, scale, offset):
+        n = math.prod(x.shape[2:])
+        return _normalization.normalize(x, n, n, x.shape[1], True, attributes["epsilon"], scale, offset, False)
+    _, centred, variance = _moments(x, tuple(range(2, x.ndim)))
+    centred /= np.sqrt(variance + x.dtype.type(attributes["epsilon"]))
+    return centred * _per_channel(scale, x) + _per_channel(offset, x)
+
+
+def _group_infer(attributes, values):
+    x, scale, offset = values
+    _need_float(x)
+    groups = plain_size("num_groups", attributes["num_groups"])
+    _need_number(attributes, "epsilon", positive=True)
+    _need_stash(attributes)
+    if len(x.shape) < 2 or (isinstance(x.shape[1], int) and x.shape[1] % groups):
+        raise SpecError(f"input is {x}, expected (N, C, ...) with C a multiple of num_groups={groups}")
+    _need_vector("scale", scale, x.shape[1], x)
+    _need_vector("bias", offset, x.shape[1], x)
+    return [Value(x.dtype, x.shape)]
+
+
+def _group_run(attributes, weights, x, scale, offset):
+    _check_channels(x, scale, offset)
+    if x.shape[1] % attributes["num_groups"]:
+        raise ValueError(f"expected channels in {attributes['num_groups']} groups")
+    if _compiled(x, scale, offset):
+        inner, groups = math.prod(x.shape[2:]), attributes["num_groups"]
+        n = x.shape[1] // groups * inner
+        return _normalization.normalize(x, n, inner, groups, True, attributes["epsilon"], scale, offset, False)
+    grouped = _stashed(x).reshape(x.shape[0], attributes["num_groups"], -1)
+    _, centred, variance = _moments(grouped, 2)
+    centred /= np.sqrt(variance + grouped.dtype.type(attributes["epsilon"]))
+    y = centred.reshape(x.shape).astype(x.dtype, copy=False)
+    return y * _per_channel(scale, x) + _per_channel(offset, x)
+
+
+def _mean_variance_axes(attributes, rank):
+    axes = attributes["axes"]
+    if not isinstance(axes, tuple) or not axes:
+        raise SpecError(f"axes={axes!r}, expected a list of axes")
+    return tuple(sorted({axis_of(axis, rank) for axis in axes}))
+
+
+def _mean_variance_infer(attributes, values):
+    (x,) = values
+    _need_float(x)
+    _mean_variance_axes(attributes, len(x.shape))
+    return [Value(x.dtype, x.shape)]
+
+
+def _mean_variance_run(attributes, weights, x):
+    """(x - mean) / (standard deviation + 1e-9)."""
+    _, centred, variance = _moments(x, _mean_variance_axes(attributes, x.ndim))
+    return centred / (np.sqrt(variance) + x.dtype.type(1e-9))
+
+
+def _mean_variance_time(attributes, rank, time_axis):
+    return "whole" if time_axis in _mean_variance_axes(attributes, rank) else "pointwise"
+
+
+def _lrn_infer(attributes, values):
+    (x,) = values
+    _need_float(x)
+    plain_size("size", attributes["size"])
+    for name in ("alpha", "beta", "bias"):
+        _need_number(attributes, name)
+    if len(x.shape) < 2:
+        raise SpecError(f"input is {x}, expected (N, C, ...)")
+    return [Value(x.dtype, x.shape)]
+
+
+def _lrn_run(attributes, weights, x):
+    """x / (bias + alpha / size * the sum of squares of the channels around)^beta."""
+    size = attributes["size"]
+    before = (size - 1) // 2
+    widths = [(0, 0), (before, size - 1 - before), *[(0, 0)] * (x.ndim - 2)]
+    squares = np.pad(np.square(x), widths)
+    sums = np.zeros_like(x)
+    for first in range(size):
+        sums += squares[:, first : first + x.shape[1]]
+    floating = x.dtype.type
+    return x / (floating(attributes["bias"]) + floating(attributes["alpha"] / size) * sums) ** floating(
+        attributes["beta"]
+    )
+
+
+# ---- over the last axes ------------------------------------------------------------------------------------------
+
+
+def _need_stash(attributes):
+    if attributes["stash_type"] != 1:
+        raise SpecError(f"stash_type={attributes['stash_type']!r}, expected 1: statistics in float32 or wider")
+
+
+def _stashed(x):
+    """x in the precision that statistics are made in."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def _broadcasts(value, shape):
+    """Whether a value broadcasts to the last of these sizes, one way."""
+    if len(value.shape) > len(shape):
+        return False
+    pairs = zip(reversed(value.shape), reversed(shape), strict=False)
+    return all(isinstance(a, str) or isinstance(b, str) or a in (1, b) for a, b in pairs)
+
+
+def _layer_infer(attributes, values):
+    x, *scales = values
+    _need_float(x)
+    axis = axis_of(attributes["axis"], len(x.shape))
+    _need_number(attributes, "epsilon", positive=True)
+    _need_stash(attributes)
+    for what, value in zip(("Scale", "B"), scales, strict=False):
+        if value is not None and (value.dtype not in FLOATS or not _broadcasts(value, x.shape)):
+            raise SpecError(f"{what} is {value}, expected what broadcasts to {x}")
+    if not attributes.get("statistics"):
+        return [Value(x.dtype, x.shape)]
+    if x.dtype == "float16":
+        raise SpecError(f"statistics of {x}, expected float or float64")
+    statistics = Value(x.dtype, (*x.shape[:axis], *[1] * (len(x.shape) - axis)))
+    return [Value(x.dtype, x.shape), statistics, statistics]
+
+
+def _over_rows(x, axis, scale, offset):
+    """Whether the compiled kernel takes them: a scale, and an offset or none, for each number of a row."""
+    shape = x.shape[axis:]
+    return scale.shape == shape and (offset is None or offset.shape == shape) and _compiled(x, scale, offset)
+
+
+def _layer_run(attributes, weights, x, scale, offset=None):
+    """(x - mean) / sqrt(variance + epsilon) * Scale + B over the axes from ``axis`` on."""
+    axis = axis_of(attributes["axis"], x.ndim)
+    if _over_rows(x, axis, scale, offset):
+        n, statistics = scale.size, attributes["statistics"]
+        found = _normalization.normalize(x, n, 1, 1, True, attributes["epsilon"], scale, offset, statistics)
+        if not statistics:
+            return found
+        shape = (*x.shape[:axis], *[1] * (x.ndim - axis))
+        return found[0], found[1].reshape(shape), found[2].reshape(shape)
+    axes = tuple(range(axis, x.ndim))
+    mean, centred, variance = _moments(_stashed(x), axes)
+    variance += centred.dtype.type(attributes["epsilon"])
+    inverse = 1 / np.sqrt(variance, out=variance)
+    centred *= inverse
+    y = centred.astype(x.dtype, copy=False)
+    y *= scale
+    if offset is not None:
+        y += offset
+    return (y, mean, inverse) if attributes["statistics"] else y
+
+
+def _rms_run(attributes, weights, x, scale):
+    """x / sqrt(mean of squares + epsilon) * scale over the axes from ``axis`` on."""
+    axis = axis_of(attributes["axis"], x.ndim)
+    if _over_rows(x, axis, scale, None):
+        return _normalization.normalize(x, scale.size, 1, 1, False, attributes["epsilon"], scale, None, False)
+    axes = tuple(range(axis, x.ndim))
+    wide = _stashed(x)
+    mean = np.square(wide).mean(axis=axes, keepdims=True)
+    y = (wide / np.sqrt(mean + wide.dtype.type(attributes["epsilon"]))).astype(x.dtype, copy=False)
+    y *= scale
+    return y
+
+
+def _layer_time(attributes, rank, time_axis):
+    return "whole" if axis_of(attributes["axis"], rank) <= time_axis else "pointwise"
+
+
+def _spatial_time(attributes, rank, time_axis):
+    return "whole" if time_axis >= 2 else "pointwise"
+
+
+def _channel_time(attributes, rank, time_axis):
+    return "whole" if time_axis == 1 else "pointwise"
+
+
+def _not_over_batch(attributes, rank, time_axis):
+    return "whole" if time_axis >= 1 else "pointwise"
+
+
+OPS = [
+    Op(
+        "BatchNormalization",
+        infer=_batch_infer,
+        run=_batch_run,
+        arity=(5, 5),
+        attributes={"epsilon": 1e-5, "momentum": 0.9, "training_mode": 0},
+    ),
+    Op(
+        "InstanceNormalization",
+        infer=_instance_infer,
+        run=_instance_run,
+        time=_spatial_time,
+        arity=(3, 3),
+        attributes={"epsilon": 1e-5},
+    ),
+    Op(
+        "GroupNormalization",
+        infer=_group_infer,
+        run=_group_run,
+        time=_not_over_batch,
+        arity=(3, 3),
+        attributes={"epsilon": 1e-5, "num_groups": ..., "stash_type": 1},
+    ),
+    Op(
+        "LayerNormalization",
+        infer=_layer_infer,
+        run=_layer_run,
+        time=_layer_time,
+        arity=(2, 3),
+        attributes={"axis": -1, "epsilon": 1e-5, "stash_type": 1, "statistics": False},
+        optional=(2,),
+        outputs=lambda attributes: ("", "mean", "inv_std_dev") if attributes["statistics"] else ("",),
+    ),
+    Op(
+        "RMSNormalization",
+        infer=_layer_infer,
+        run=_rms_run,
+        time=_layer_time,
+        arity=(2, 2),
+        attributes={"axis": -1, "epsilon": 1e-5, "stash_type": 1},
+    ),
+    Op(
+        "MeanVarianceNormalization",
+        infer=_mean_variance_infer,
+        run=_mean_variance_run,
+        time=_mean_variance_time,
+        attributes={"axes": (0, 2, 3)},
+    ),
+    Op(
+        "LRN",
+        infer=_lrn_infer,
+        run=_lrn_run,
+        time=_channel_time,
+        attributes={"size": ..., "alpha": 1e-4, "beta": 0.75, "bias": 1.0},
+    ),
+]

@@ -1,0 +1,130 @@
+"""Products of values of the graph under their ONNX names; those with weights of a node are in ops/linear.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from rnncore.errors import SpecError
+from rnncore.ops import sizes
+from rnncore.ops.base import Op, Value
+from rnncore.ops.checks import FLOATS, NUMBERS, flag, merge, need, number, one_dtype, spread
+
+__all__ = ["OPS"]
+
+MULTIPLIED = (*FLOATS, "int32", "int64", "uint32", "uint64")
+
+
+def _matmul_infer(attributes, values):
+    """NumPy's rule: the last two axes are the matrix, those before broadcast, a vector is a row or a column."""
+    a, b = values
+    dtype = one_dtype(values)
+    need(a, MULTIPLIED)
+    if not a.shape or not b.shape:
+        raise SpecError(f"inputs are {a} and {b}, expected at least 1 dimension")
+    inner = a.shape[-1], b.shape[-2] if len(b.shape) > 1 else b.shape[0]
+    if not sizes.fits(*inner):
+        raise SpecError(f"inputs are {a} and {b}, which differ in the size they share: {inner[0]} and {inner[1]}")
+    rows, columns = a.shape[-2:-1], b.shape[-1:] if len(b.shape) > 1 else ()
+    return [Value(dtype, (*spread(a.shape[:-2], b.shape[:-2]), *rows, *columns))]
+
+
+def _matmul_time(attributes, rank, time_axis):
+    """Each matrix is on its own; within one, time may be an axis of the second factor too."""
+    return "pointwise" if time_axis < rank - 2 else "whole"
+
+
+def _gemm_infer(attributes, values):
+    a, b, c = values
+    need(a, MULTIPLIED, "A", rank=2)
+    need(b, (a.dtype,), "B", rank=2)
+    for name in ("alpha", "beta"):
+        number(attributes, name)
+    m, k = reversed(a.shape) if flag(attributes, "transA") else a.shape
+    other, n = reversed(b.shape) if flag(attributes, "transB") else b.shape
+    if not sizes.fits(k, other):
+        raise SpecError(f"A is {a} and B is {b}, which differ in the size they share: {k} and {other}")
+    if c is not None:
+        need(c, (a.dtype,), "C")
+        reach = (1,) * (2 - len(c.shape)) + c.shape
+        fits = [size == 1 or sizes.fits(size, onto) for size, onto in zip(reach, (m, n), strict=False)]
+        if len(reach) > 2 or not all(fits):
+            raise SpecError(f"C is {c}, expected what spreads over ({m}, {n})")
+    return [Value(a.dtype, (m, n))]
+
+
+def _gemm(attributes, weights, a, b, c=None):
+    """alpha A B + beta C."""
+    a, b = a.T if attributes["transA"] else a, b.T if attributes["transB"] else b
+    y = a @ b
+    if attributes["alpha"] != 1:
+        y = (attributes["alpha"] * y).astype(a.dtype, copy=False)
+    if c is not None and attributes["beta"] != 0:
+        c = c if attributes["beta"] == 1 else (attributes["beta"] * c).astype(a.dtype, copy=False)
+        y += c  # in place, so that C cannot make it larger
+    return y
+
+
+# --- Einsum --------------------------------------------------------------------------------------------------------
+
+
+def _terms(attributes, count):
+    """The letters of each input and of the output, with "..." in places; ONNX allows spaces."""
+    equation = attributes["equation"]
+    if not isinstance(equation, str):
+        raise SpecError(f"equation={equation!r}, expected a text")
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != count:
+        raise SpecError(f"equation={equation!r}, expected a term for each of {count} inputs")
+    if not arrow:
+        letters = Counter(left.replace(",", "").replace("...", ""))
+        right = "..." * ("..." in left) + "".join(sorted(letter for letter, found in letters.items() if found == 1))
+    for term in (*terms, right):
+        plain = term.replace("...", "", 1)
+        if plain and not (plain.isascii() and plain.isalpha()):
+            raise SpecError(f"equation={equation!r}: {term!r}, expected letters and at most one '...'")
+    output = right.replace("...", "")
+    unknown = [letter for letter in output if letter not in left]
+    if unknown or len(set(output)) < len(output) or ("..." in right and "..." not in left):
+        raise SpecError(f"equation={equation!r}: output {right!r}, expected letters of the inputs, each once")
+    return terms, right
+
+
+def _einsum_infer(attributes, values):
+    dtype = one_dtype(values)
+    need(values[0], NUMBERS)
+    terms, output = _terms(attributes, len(values))
+    letters, between = {}, ()
+    for term, value in zip(terms, values, strict=True):
+        before, dots, after = term.partition("...")
+        spare = len(value.shape) - len(before) - len(after)
+        if spare < 0 or (spare and not dots):
+            raise SpecError(f"equation={attributes['equation']!r}: {term!r} for {value}, expected as many dimensions")
+        between = spread(between, value.shape[len(before) : len(before) + spare])
+        found = (*value.shape[: len(before)], *value.shape[len(before) + spare :])
+        for letter, size in zip(before + after, found, strict=True):
+            letters[letter] = merge(letters.get(letter, size), size, f"{letter!r}")
+    before, dots, after = output.partition("...")
+    shape = (*(letters[i] for i in before), *(between if dots else ()), *(letters[i] for i in after))
+    return [Value(dtype, shape)]
+
+
+def _einsum(attributes, weights, *arrays):
+    return np.asarray(np.einsum(attributes["equation"], *arrays, optimize=len(arrays) > 1))
+
+
+OPS = [
+    Op("MatMul", _matmul_infer, lambda a, w, x, y: np.matmul(x, y), time=_matmul_time, arity=(2, 2)),
+    Op(
+        "Gemm",
+        _gemm_infer,
+        _gemm,
+        time="whole",
+        arity=(2, 3),
+        attributes={"alpha": 1.0, "beta": 1.0, "transA": False, "transB": False},
+        optional=(2,),
+    ),
+    Op("Einsum", _einsum_infer, _einsum, time="whole", arity=(1, 64), attributes={"equation": ...}),
+]

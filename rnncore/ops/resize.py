@@ -1,0 +1,395 @@
+"""Pad, Resize and Upsample under their ONNX names.
+
+Resizing is separable: one axis after the other is made of one (nearest), two (linear) or four (cubic) numbers of the
+input for each of the output, whose places and weights depend on the sizes alone.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from rnncore.errors import InputError, SpecError
+from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known
+from rnncore.ops.windows import plus, times
+
+__all__ = ["OPS"]
+
+
+def _chosen_axes(axes, rank):
+    """An axes parameter as indices, None for all of them; SpecError where one is named twice."""
+    if axes is None:
+        return tuple(range(rank))
+    found = tuple(axis_of(axis, rank) for axis in (axes if isinstance(axes, tuple) else (axes,)))
+    if len(set(found)) != len(found):
+        raise SpecError(f"axes={list(axes)}, expected each axis once")
+    return found
+
+
+# ---- Pad ---------------------------------------------------------------------------------------------------------
+
+PAD_MODES = ("constant", "reflect", "edge", "wrap")
+
+
+def _pad_widths(pads, axes, rank):
+    """(before, after) for each axis."""
+    axes = _chosen_axes(axes, rank)
+    plain = isinstance(pads, tuple) and all(type(pad) is int and abs(pad) < 1 << 31 for pad in pads)
+    if not plain or len(pads) != 2 * len(axes):
+        raise SpecError(f"pads={pads!r}, expected {2 * len(axes)} integers: at the beginning of each axis, at the end")
+    widths = [(0, 0)] * rank
+    for place, axis in enumerate(axes):
+        widths[axis] = (pads[place], pads[place + len(axes)])
+    return widths
+
+
+def _pad_infer(attributes, values):
+    x, _, fill, _ = values
+    rank = len(x.shape)
+    if attributes["mode"] not in PAD_MODES:
+        raise SpecError(f"mode={attributes['mode']!r}, expected one of {', '.join(PAD_MODES)}")
+    if not has(attributes, "pads", values, 1):
+        raise SpecError("pads missing, expected them as an attribute or as input 1")
+    if fill is not None and fill.dtype != x.dtype:
+        raise SpecError(f"constant_value is {fill}, expected {x.dtype}")
+    has(attributes, "constant_value", values, 2)
+    pads, axes = known(attributes, "pads", values, 1), known(attributes, "axes", values, 3)
+    if has(attributes, "axes", values, 3) and axes is None:
+        return [Value(x.dtype, (UNKNOWN,) * rank)]
+    if pads is None or any(isinstance(pad, str) for pad in pads):
+        touched = _chosen_axes(axes, rank)
+        return [Value(x.dtype, tuple(UNKNOWN if axis in touched else size for axis, size in enumerate(x.shape)))]
+    sizes = []
+    for size, (before, after) in zip(x.shape, _pad_widths(tuple(map(int, pads)), axes, rank), strict=True):
+        sizes.append(plus(size, before + after))
+        if isinstance(size, int) and (sizes[-1] < 0 or size + min(before, 0) + min(after, 0) < 0):
+            raise SpecError(f"pads={list(pads)} take more than there is from {x}")
+    return [Value(x.dtype, tuple(sizes))]
+
+
+@lru_cache(maxsize=256)
+def _pad_places(mode, size, before, after):
+    """Which numbers along an axis the padded axis is made of."""
+    places = np.arange(-before, size + after)
+    if mode == "edge":
+        return np.clip(places, 0, size - 1)
+    if mode == "wrap":
+        return places % size
+    period = max(2 * (size - 1), 1)
+    places = places % period
+    return np.where(places < size, places, period - places) if size > 1 else places * 0
+
+
+def _pad_run(attributes, weights, x, pads=None, fill=None, axes=None):
+    """Negative pads take numbers away, before the others are added."""
+    arrays = (x, pads, fill, axes)
+    axes = given("axes", attributes, arrays, 3)
+    widths = _pad_widths(given("pads", attributes, arrays, 1), axes, x.ndim)
+    if any(before < 0 or after < 0 for before, after in widths):
+        cut = [
+            slice(max(0, -b), max(max(0, -b), size + min(0, a))) for size, (b, a) in zip(x.shape, widths, strict=True)
+        ]
+        x = x[tuple(cut)]
+        widths = [(max(0, before), max(0, after)) for before, after in widths]
+    if attributes["mode"] == "constant":
+        value = given("constant_value", attributes, arrays, 2)
+        value = value[0] if isinstance(value, tuple) else 0 if value is None else value
+        y = np.full([size + b + a for size, (b, a) in zip(x.shape, widths, strict=True)], value, x.dtype)
+        y[tuple(slice(b, b + size) for size, (b, _) in zip(x.shape, widths, strict=True))] = x
+        return y
+    for axis, (before, after) in enumerate(widths):
+        if before or after:
+            if x.shape[axis] == 0:
+                raise InputError(f"mode {attributes['mode']!r} pads axis {axis} of size 0, expected at least 1")
+            x = x.take(_pad_places(attributes["mode"], x.shape[axis], before, after), axis=axis)
+    return np.ascontiguousarray(x)
+
+
+def _time_pads(attributes, rank, time_axis):
+    """(before, after) along time, None where that is only known when the model runs."""
+    if attributes["pads"] is None:
+        return None
+    return _pad_widths(attributes["pads"], attributes["axes"], rank)[time_axis]
+
+
+def _pad_time(attributes, rank, time_axis):
+    found = _time_pads(attributes, rank, time_axis)
+    if found == (0, 0):
+        return "pointwise"
+    shifts = found is not None and found[0] >= 0 and found[1] == 0 and attributes["mode"] == "constant"
+    return "causal" if shifts else "whole"
+
+
+def _pad_context(attributes, rank, time_axis):
+    """A constant pad at the beginning shifts: each step is one that came so many steps before."""
+    causal = _pad_time(attributes, rank, time_axis) != "whole"
+    return (_time_pads(attributes, rank, time_axis)[0], 0, 1) if causal else None
+
+
+# ---- Resize ------------------------------------------------------------------------------------------------------
+
+MODES = ("nearest", "linear", "cubic")
+NEAREST_MODES = {
+    "round_prefer_floor": lambda x: np.ceil(x - np.float32(0.5)),
+    "round_prefer_ceil": lambda x: np.floor(x + np.float32(0.5)),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+TRANSFORMS = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
+)
+POLICIES = ("stretch", "not_larger", "not_smaller")
+
+
+def _check_resize(attributes, x):
+    for name, accepted in (
+        ("mode", MODES),
+        ("nearest_mode", tuple(NEAREST_MODES)),
+        ("coordinate_transformation_mode", TRANSFORMS),
+        ("keep_aspect_ratio_policy", POLICIES),
+        ("exclude_outside", (0, 1)),
+        ("antialias", (0,)),
+    ):
+        if attributes[name] not in accepted:
+            raise SpecError(f"{name}={attributes[name]!r}, expected {' or '.join(map(str, accepted))}")
+    if attributes["mode"] != "nearest" and x.dtype not in ("float", "float64"):
+        raise SpecError(f"input is {x} with mode={attributes['mode']!r}, expected float or float64")
+
+
+def _absent(parameter):
+    """Whether a parameter says nothing: ONNX has empty tensors for that, too."""
+    return parameter is None or parameter == ()
+
+
+def _targets(attributes, sizes, scales, wanted):
+    """For each axis, its size in the output and the scale; None for both where it stays as it is.
+
+    sizes are those of the input, names or numbers; scales and wanted the parameters, one of them not absent.
+    """
+    axes = _chosen_axes(attributes["axes"], len(sizes))
+    given_ones = wanted if _absent(scales) else scales
+    if len(given_ones) != len(axes):
+        name = "sizes" if _absent(scales) else "scales"
+        raise SpecError(f"{name}={list(given_ones)}, expected {len(axes)} numbers")
+    found = [None] * len(sizes)
+    if not _absent(scales):
+        for axis, scale in zip(axes, scales, strict=True):
+            if not scale > 0:
+                raise SpecError(f"scales={list(scales)}, expected positive numbers")
+            if scale != 1 or attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
+                found[axis] = (_scaled(sizes[axis], scale), float(scale))
+        return found
+    unknown = [
+        axis for axis, size in zip(axes, wanted, strict=True) if isinstance(sizes[axis], str) or type(size) is str
+    ]
+    if attributes["keep_aspect_ratio_policy"] == "stretch":
+        for axis, size in zip(axes, wanted, strict=True):
+            if axis in unknown:
+                found[axis] = (size, None)
+            elif size != sizes[axis] or attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
+                found[axis] = (size, size / sizes[axis] if sizes[axis] else 1.0)
+        return found
+    if unknown:
+        return [(UNKNOWN, None) if axis in axes else None for axis in range(len(sizes))]
+    choose = min if attributes["keep_aspect_ratio_policy"] == "not_larger" else max
+    scale = choose(size / sizes[axis] for axis, size in zip(axes, wanted, strict=True))
+    for axis in axes:
+        found[axis] = (math.floor(scale * sizes[axis] + 0.5), scale)
+    return found
+
+
+def _scaled(size, scale):
+    if not isinstance(size, str):
+        return math.floor(size * np.float32(scale))
+    return times(size, int(scale)) if scale == int(scale) else UNKNOWN
+
+
+def _resize_infer(attributes, values):
+    x, roi = values[0], values[1]
+    _check_resize(attributes, x)
+    given_scales, given_sizes = (has(attributes, name, values, at) for name, at in (("scales", 2), ("sizes", 3)))
+    crops = attributes["coordinate_transformation_mode"] == "tf_crop_and_resize"
+    if crops and roi is None and attributes["roi"] is None:
+        raise SpecError("roi missing, expected it with coordinate_transformation_mode='tf_crop_and_resize'")
+    scales, sizes = known(attributes, "scales", values, 2), known(attributes, "sizes", values, 3)
+    if scales is None and sizes is None and (given_scales or given_sizes):
+        axes = _chosen_axes(attributes["axes"], len(x.shape))
+        return [Value(x.dtype, tuple(UNKNOWN if i in axes else size for i, size in enumerate(x.shape)))]
+    if _absent(scales) == _absent(sizes):
+        raise SpecError("expected one of scales and sizes")
+    targets = _targets(attributes, x.shape, scales, sizes)
+    return [Value(x.dtype, tuple(t[0] if t else size for t, size in zip(targets, x.shape, strict=True)))]
+
+
+def _coordinates(mode, size, output, scale, roi):
+    """Where in the input, in its numbers, each number of the output stands.
+
+    Rounding decides which number is nearest, so the precision of each step is ONNX Runtime's.
+    """
+    if mode == "asymmetric":
+        return (np.arange(output) / scale).astype(np.float32)
+    if mode == "half_pixel_symmetric":
+        scale = np.float32(scale)
+        offset = np.float32(size / 2) * (1 - np.float32(output) / (scale * np.float32(size)))
+        return (offset + (np.arange(output) + 0.5) / np.float64(scale) - 0.5).astype(np.float32)
+    x = np.arange(output, dtype=np.float32)
+    scale, half = np.float32(scale), np.float32(0.5)
+    if mode == "align_corners":
+        return x * np.float32(size - 1) / np.float32(output - 1) if output > 1 else x * 0
+    if mode == "tf_half_pixel_for_nn":
+        return (x + half) / scale
+    if mode == "tf_crop_and_resize":
+        start, end = np.float32(roi[0]), np.float32(roi[1])
+        if output > 1:
+            return start * np.float32(size - 1) + x * (end - start) * np.float32(size - 1) / np.float32(output - 1)
+        return x + half * (start + end) * np.float32(size - 1)
+    if mode == "pytorch_half_pixel" and output == 1:
+        return x * 0
+    return (x + half) / scale - half
+
+
+def _taps(attributes, size, at):
+    """Places (taps, outputs) in the input and their weights, for outputs at these coordinates."""
+    if attributes["mode"] == "nearest":
+        return np.clip(NEAREST_MODES[attributes["nearest_mode"]](at).astype(np.intp), 0, size - 1)[None], None
+    if attributes["mode"] == "linear":
+        at = np.clip(at, 0, size - 1)
+        low = np.floor(at).astype(np.intp)
+        share = at - low
+        return np.stack([low, np.minimum(low + 1, size - 1)]), np.stack([1 - share, share])
+    low = np.floor(at)
+    share = (at - low).astype(np.float64)
+    a = attributes["cubic_coeff_a"]
+    distances = np.stack([share + 1, share, 1 - share, 2 - share])
+    near = ((a + 2) * distances - (a + 3)) * distances * distances + 1
+    far = ((a * distances - 5 * a) * distances + 8 * a) * distances - 4 * a
+    weights = np.where(distances <= 1, near, far)
+    places = low.astype(np.intp) + np.arange(-1, 3)[:, None]
+    if attributes["exclude_outside"]:
+        weights = np.where((places >= 0) & (places < size), weights, 0)
+        weights /= weights.sum(axis=0)
+    return np.clip(places, 0, size - 1), weights
+
+
+def _resize_axis(attributes, x, axis, output, scale, roi):
+    size = x.shape[axis]
+    at = _coordinates(attributes["coordinate_transformation_mode"], size, output, scale, roi)
+    places, weights = _taps(attributes, size, at)
+    if weights is None:
+        return x.take(places[0], axis=axis)
+    weights = weights.astype(x.dtype).reshape(len(weights), -1, *[1] * (x.ndim - 1 - axis))
+    y = x.take(places[0], axis=axis) * weights[0]
+    for place, weight in zip(places[1:], weights[1:], strict=True):
+        y += x.take(place, axis=axis) * weight
+    return y
+
+
+def _outside(x, axis, at):
+    """Which numbers of the output stand outside the input along one axis."""
+    return ((at < 0) | (at > x.shape[axis] - 1)).reshape(-1, *[1] * (x.ndim - 1 - axis))
+
+
+def _resize_run(attributes, weights, x, roi=None, scales=None, sizes=None):
+    arrays = (x, roi, scales, sizes)
+    roi, scales, sizes = (given(name, attributes, arrays, at) for at, name in enumerate(("roi", "scales", "sizes"), 1))
+    if _absent(scales) == _absent(sizes):
+        raise InputError("expected one of scales and sizes")
+    targets = _targets(attributes, x.shape, scales, sizes)
+    if 0 in x.shape:
+        raise InputError(f"input of shape {x.shape}, expected no size 0")
+    crops = attributes["coordinate_transformation_mode"] == "tf_crop_and_resize"
+    axes = _chosen_axes(attributes["axes"], x.ndim)
+    y, outside = x, np.zeros((), bool)
+    for axis, target in enumerate(targets):
+        if target is None:
+            continue
+        part = (roi[axes.index(axis)], roi[axes.index(axis) + len(axes)]) if crops else None
+        if crops:
+            at = _coordinates("tf_crop_and_resize", x.shape[axis], target[0], target[1], part)
+            outside = outside | _outside(x, axis, at)
+        y = _resize_axis(attributes, y, axis, *target, part)
+    if outside.any():
+        y = np.where(outside, y.dtype.type(attributes["extrapolation_value"]), y)
+    return y
+
+
+def _resize_time(attributes, rank, time_axis):
+    if attributes["axes"] is not None and time_axis not in _chosen_axes(attributes["axes"], rank):
+        return "pointwise"
+    scales = attributes["scales"]
+    plain = scales is not None and attributes["coordinate_transformation_mode"] != "tf_crop_and_resize"
+    stays = plain and scales[_chosen_axes(attributes["axes"], rank).index(time_axis)] == 1
+    return "pointwise" if stays else "whole"
+
+
+RESIZE_ATTRIBUTES = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "half_pixel",
+    "nearest_mode": "round_prefer_floor",
+    "cubic_coeff_a": -0.75,
+    "exclude_outside": 0,
+    "extrapolation_value": 0.0,
+    "keep_aspect_ratio_policy": "stretch",
+    "antialias": 0,
+    "axes": None,
+}
+
+
+# ---- Upsample ----------------------------------------------------------------------------------------------------
+
+
+def _upsampling(attributes):
+    """An Upsample's attributes as those of the Resize that took its place."""
+    if attributes["mode"] not in ("nearest", "linear"):
+        raise SpecError(f"mode={attributes['mode']!r}, expected nearest or linear")
+    asymmetric = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return {**RESIZE_ATTRIBUTES, **asymmetric, **attributes, "roi": None, "sizes": None}
+
+
+def _upsample_infer(attributes, values):
+    x, scales = values
+    return _resize_infer(_upsampling(attributes), [x, None, scales, None])
+
+
+def _upsample_run(attributes, weights, x, scales=None):
+    return _resize_run(_upsampling(attributes), weights, x, None, scales)
+
+
+OPS = [
+    Op(
+        "Pad",
+        infer=_pad_infer,
+        run=_pad_run,
+        time=_pad_time,
+        arity=(1, 4),
+        attributes={"mode": "constant"},
+        parameters={"pads": 1, "constant_value": 2, "axes": 3},
+        context=_pad_context,
+    ),
+    Op(
+        "Resize",
+        infer=_resize_infer,
+        run=_resize_run,
+        time=_resize_time,
+        arity=(1, 4),
+        attributes=RESIZE_ATTRIBUTES,
+        parameters={"roi": 1, "scales": 2, "sizes": 3},
+    ),
+    Op(
+        "Upsample",
+        infer=_upsample_infer,
+        run=_upsample_run,
+        time=lambda attributes, rank, time_axis: _resize_time(_upsampling(attributes), rank, time_axis),
+        arity=(1, 2),
+        attributes={"mode": "nearest"},
+        parameters={"scales": 1},
+    ),
+]

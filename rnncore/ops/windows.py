@@ -1,0 +1,189 @@
+"""Windows that slide over spatial axes: what convolutions and pooling share.
+
+Sizes follow ONNX: (size + pads - extent) // stride + 1 outputs, extent = (kernel - 1) * dilation + 1; with ceil_mode
+the division rounds up, but no window begins in the padding at the end. auto_pad SAME_UPPER and SAME_LOWER make
+ceil(size / stride) outputs, VALID has no pads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rnncore.errors import SpecError
+from rnncore.ops.base import UNKNOWN
+
+__all__ = ["Window", "check_sizes", "divided", "need_images", "plus", "times", "window_context", "window_time"]
+
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+WINDOW_ATTRIBUTES = {"strides": None, "pads": None, "dilations": None, "auto_pad": "NOTSET"}
+
+
+def plus(size: int | str, number: int) -> int | str:
+    """size + number, where size may be a name: "T" -> "T+2" -> "T"."""
+    if not isinstance(size, str):
+        return size + number
+    if size == UNKNOWN:
+        return size
+    found = re.fullmatch(r"(.+?)([+-]\d+)", size)
+    name, before = (found[1], int(found[2])) if found else (size, 0)
+    return f"{name}{before + number:+d}" if before + number else name
+
+
+def times(size: int | str, number: int) -> int | str:
+    """size * number, where size may be a name."""
+    if not isinstance(size, str) or size == UNKNOWN:
+        return size if size == UNKNOWN else size * number
+    return size if number == 1 else f"{_atom(size)}*{number}"
+
+
+def divided(size: int | str, number: int) -> int | str:
+    """size // number, where size may be a name."""
+    if not isinstance(size, str):
+        return size // number
+    return size if number == 1 or size == UNKNOWN else f"{_atom(size)}//{number}"
+
+
+def _atom(size: str) -> str:
+    return size if re.fullmatch(r"\w+", size) else f"({size})"
+
+
+def check_sizes(attributes: Mapping[str, Any], name: str, count: int, least: int, default: int) -> tuple[int, ...]:
+    """An attribute of ``count`` integers from ``least`` on; None stands for that many times the default."""
+    found = attributes[name]
+    if found is None:
+        return (default,) * count
+    plain = isinstance(found, tuple) and all(type(number) is int and least <= number <= 1 << 31 for number in found)
+    if not plain or len(found) != count:
+        raise SpecError(f"{name}={found!r}, expected {count} integers of at least {least}")
+    return found
+
+
+def need_images(value, what="input") -> int:
+    """The number of spatial axes of a value (N, C, *spatial)."""
+    if len(value.shape) < 3:
+        raise SpecError(f"{what} is {value}, expected (N, C, spatial sizes)")
+    return len(value.shape) - 2
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel sizes and how they slide, one number for each spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+    auto_pad: str = "NOTSET"
+    ceil_mode: bool = False
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any], kernel: Sequence[int], ceil_mode: bool = False) -> Window:
+        """From strides, pads, dilations and auto_pad; SpecError where one of them does not fit the kernel."""
+        axes = len(kernel)
+        pads = check_sizes(attributes, "pads", 2 * axes, 0, 0)
+        auto_pad = attributes["auto_pad"]
+        if auto_pad not in AUTO_PADS:
+            raise SpecError(f"auto_pad={auto_pad!r}, expected one of {', '.join(AUTO_PADS)}")
+        if auto_pad != "NOTSET" and any(pads):
+            raise SpecError(f"pads={list(pads)} with auto_pad={auto_pad!r}, expected one of them")
+        strides = check_sizes(attributes, "strides", axes, 1, 1)
+        dilations = check_sizes(attributes, "dilations", axes, 1, 1)
+        return cls(tuple(kernel), strides, dilations, pads[:axes], pads[axes:], auto_pad, ceil_mode)
+
+    def extent(self, axis: int) -> int:
+        """Steps from the first number a window covers to the last, both included."""
+        return (self.kernel[axis] - 1) * self.dilations[axis] + 1
+
+    @property
+    def same(self) -> bool:
+        return self.auto_pad.startswith("SAME")
+
+    def output(self, axis: int, size: int | str) -> int | str:
+        """Outputs along one axis; SpecError where the window is larger than the padded input."""
+        stride = self.strides[axis]
+        if self.same:
+            return divided(plus(size, stride - 1), stride)
+        room = plus(size, self.begins[axis] + self.ends[axis] - self.extent(axis))
+        if isinstance(size, str):
+            if self.ceil_mode and stride > 1 and self.auto_pad == "NOTSET":
+                return UNKNOWN
+            up = stride - 1 if self.ceil_mode else 0
+            return divided(plus(room, stride + up), stride)
+        if room < 0:
+            raise SpecError(f"size {size} at spatial axis {axis}, smaller than the window of {self.extent(axis)}")
+        count = (-(-room // stride) if self.ceil_mode else room // stride) + 1
+        if self.ceil_mode and (count - 1) * stride >= size + self.begins[axis]:
+            count -= 1
+        return count
+
+    def outputs(self, sizes: Sequence[int | str]) -> tuple[int | str, ...]:
+        return tuple(self.output(axis, size) for axis, size in enumerate(sizes))
+
+    def pads(self, sizes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Pads at the beginning and at the end of each axis."""
+        if not self.same:
+            return self.begins, self.ends
+        begins, ends = [], []
+        for axis, size in enumerate(sizes):
+            total = self._same_total(axis, size)
+            small, large = total // 2, total - total // 2
+            begins.append(small if self.auto_pad == "SAME_UPPER" else large)
+            ends.append(large if self.auto_pad == "SAME_UPPER" else small)
+        return tuple(begins), tuple(ends)
+
+    def _same_total(self, axis: int, size: int) -> int:
+        return max((-(-size // self.strides[axis]) - 1) * self.strides[axis] + self.extent(axis) - size, 0)
+
+    def context(self, axis: int) -> tuple[int, int, int] | None:
+        """(left, right, stride) along one axis: see Op.context. None where the pads depend on the input's size."""
+        stride = self.strides[axis]
+        if self.same and stride > 1:
+            return None
+        begin = self.pads([self.extent(axis)] * len(self.kernel))[0][axis]
+        return begin, self.extent(axis) - 1 - begin, stride
+
+    def padded(self, x: np.ndarray, value: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+        """x with as much of ``value`` around it as its windows cover, and the sizes of the outputs."""
+        sizes = x.shape[2:]
+        outputs, (begins, _) = self.outputs(sizes), self.pads(sizes)
+        widths = [(0, 0), (0, 0)]
+        cut = [slice(None), slice(None)]
+        for axis, size in enumerate(sizes):
+            needed = (outputs[axis] - 1) * self.strides[axis] + self.extent(axis)
+            widths.append((begins[axis], max(0, needed - begins[axis] - size)))
+            cut.append(slice(0, needed))
+        if any(width != (0, 0) for width in widths):
+            inside = x
+            x = np.full([size + sum(width) for size, width in zip(x.shape, widths, strict=True)], value, x.dtype)
+            x[tuple(slice(b, b + size) for size, (b, _) in zip(inside.shape, widths, strict=True))] = inside
+        return x[tuple(cut)], outputs
+
+    def taps(self, axis: int, outputs: int) -> Iterator[slice]:
+        """For each place of the kernel along one axis, which numbers of the padded input it meets."""
+        for tap in range(self.kernel[axis]):
+            start = tap * self.dilations[axis]
+            yield slice(start, start + (outputs - 1) * self.strides[axis] + 1, self.strides[axis])
+
+    def all_taps(self, outputs: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+        """The same for all axes together, the last one fastest."""
+        return itertools.product(*(list(self.taps(axis, count)) for axis, count in enumerate(outputs)))
+
+
+def window_context(window: Window, time_axis: int) -> tuple[int, int, int] | None:
+    """Op.context of a window over the axes from 2 on."""
+    return window.context(time_axis - 2) if time_axis >= 2 else (0, 0, 1)
+
+
+def window_time(window: Window, time_axis: int) -> str:
+    """Op.time of the same: causal where no window looks ahead."""
+    found = window_context(window, time_axis)
+    if found == (0, 0, 1):
+        return "pointwise"
+    return "causal" if found is not None and found[1] <= 0 else "whole"

@@ -1,0 +1,326 @@
+"""Quantized ops: the integers of ONNX Runtime, exactly; DynamicQuantizeLSTM's numbers, but for its approximations of
+sigmoid and tanh."""
+
+import numpy as np
+import pytest
+from agreement import assert_close, assert_same_bits
+from onnx_ops import OneNode, run_onnxruntime
+from random_networks import seeds
+
+from rnncore.errors import InputError, SpecError
+from rnncore.ops import OPS
+
+MICROSOFT = "com.microsoft"
+
+
+def floats(rng, *shape):
+    return np.asarray(rng.standard_normal(shape)).astype(np.float32)
+
+
+def integers(rng, dtype, *shape):
+    limits = np.iinfo(dtype)
+    return np.asarray(rng.integers(limits.min, int(limits.max) + 1, shape)).astype(dtype)
+
+
+def assert_nearly(found, expected):
+    """The same integers, but for a few that stand a rounding error from the middle of two."""
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    difference = np.abs(found.astype(int) - expected.astype(int))
+    assert difference.max(initial=0) <= 1 and difference.mean() <= 0.01
+
+
+# --- to integers and back -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+@pytest.mark.parametrize("seed", seeds(15))
+def test_quantize(dtype, seed):
+    rng = np.random.default_rng(seed)
+    x = 40 * floats(rng, 3, 4, 5)
+    axis = int(rng.integers(-3, 3))
+    count = () if rng.integers(2) else (x.shape[axis],)
+    scale = np.asarray(np.abs(floats(rng, *count)) + np.float32(0.1), np.float32)
+    zero = np.asarray(integers(rng, dtype, *count))
+    attributes = {"axis": axis}
+    arrays = [x, scale, zero]
+    (expected,) = run_onnxruntime("QuantizeLinear", attributes, arrays, opset=21)
+    (found,) = OneNode("QuantizeLinear", attributes, arrays, named=range(3)).run()
+    np.testing.assert_array_equal(found, expected)
+    (back,) = run_onnxruntime("DequantizeLinear", attributes, [expected, scale, zero], opset=21)
+    (ours,) = OneNode("DequantizeLinear", attributes, [expected, scale, zero], named=range(3)).run()
+    assert_same_bits(ours, back)
+
+
+def test_quantize_without_a_zero_point_and_with_ties():
+    x = np.array([-3, -2.5, -0.5, 0.5, 1.5, 2.5, 254.5, 1000], np.float32)
+    one = np.array(1, np.float32)
+    (found,) = OneNode("QuantizeLinear", {}, [x, one]).run()
+    np.testing.assert_array_equal(found, np.array([0, 0, 0, 0, 2, 2, 254, 255], np.uint8))
+    (found,) = OneNode("QuantizeLinear", {"output_dtype": "int8"}, [x, one]).run()
+    np.testing.assert_array_equal(found, np.array([-3, -2, 0, 0, 2, 2, 127, 127], np.int8))
+
+
+def test_dequantize_int32():
+    x, scale = integers(np.random.default_rng(0), "int16", 3, 4).astype(np.int32), np.array(0.02, np.float32)
+    (expected,) = run_onnxruntime("DequantizeLinear", {}, [x, scale], opset=21)
+    assert_same_bits(OneNode("DequantizeLinear", {}, [x, scale]).run()[0], expected)
+
+
+@pytest.mark.parametrize("seed", seeds(20))
+def test_dynamic_quantize(seed):
+    rng = np.random.default_rng(seed)
+    x = floats(rng, 4, 5) * np.float32(10.0 ** rng.integers(-3, 4)) + np.float32(rng.integers(-3, 4))
+    expected = run_onnxruntime("DynamicQuantizeLinear", {}, [x], 3)
+    for array, reference in zip(OneNode("DynamicQuantizeLinear", {}, [x]).run(), expected, strict=True):
+        assert_same_bits(array, reference)
+
+
+def test_dynamic_quantize_zeros():
+    y, scale, zero = OneNode("DynamicQuantizeLinear", {}, [np.zeros((2, 3), np.float32)]).run()
+    assert (scale, zero, y.any()) == (1, 0, False)
+
+
+# --- products -----------------------------------------------------------------------------------------------------
+
+SIDES = [("uint8", "uint8"), ("uint8", "int8"), ("int8", "int8")]
+
+
+def sides(rng, a_dtype, b_dtype):
+    """Matrices, some with a batch, some deep enough for sums that float32 cannot hold."""
+    depth = int(rng.choice([3, 20, 700]))
+    batch = [[], [3], [2, 3]][int(rng.integers(3))]
+    a = integers(rng, a_dtype, *batch, 4, depth)
+    b = integers(rng, b_dtype, *(batch if rng.integers(2) else []), depth, 5)
+    return a, b
+
+
+@pytest.mark.parametrize("seed", seeds(20))
+@pytest.mark.parametrize("dtypes", SIDES)
+def test_matmul_integer(seed, dtypes):
+    rng = np.random.default_rng(seed)
+    a, b = sides(rng, *dtypes)
+    arrays = [a, b]
+    if rng.integers(2):
+        columns = (5,) if b.ndim == 2 and rng.integers(2) else ()
+        arrays += [integers(rng, dtypes[0]), integers(rng, dtypes[1], *columns)]
+    (expected,) = run_onnxruntime("MatMulInteger", {}, arrays)
+    (found,) = OneNode("MatMulInteger", {}, arrays, named=range(a.ndim - 1)).run()
+    np.testing.assert_array_equal(found, expected)
+    wide = [array.astype(np.int64) for array in (*arrays, 0, 0)[:4] if not isinstance(array, int)]
+    a64, b64, *zeros = wide
+    exact = (a64 - (zeros[0] if zeros else 0)) @ (b64 - (zeros[1] if zeros else 0))
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_matmul_integer_zero_point_for_each_row():
+    rng = np.random.default_rng(0)
+    a, b, zero = integers(rng, "uint8", 4, 6), integers(rng, "uint8", 6, 3), integers(rng, "uint8", 4)
+    (found,) = OneNode("MatMulInteger", {}, [a, b, zero]).run()
+    np.testing.assert_array_equal(found, (a.astype(int) - zero.astype(int)[:, None]) @ b.astype(int))
+
+
+@pytest.mark.parametrize("seed", seeds(20))
+@pytest.mark.parametrize("dtypes", SIDES)
+def test_qlinear_matmul(seed, dtypes):
+    rng = np.random.default_rng(seed)
+    a, b = sides(rng, *dtypes)
+    columns = (5,) if b.ndim == 2 and rng.integers(2) else ()
+    depth = a.shape[-1]
+    arrays = [
+        *(a, np.float32(0.02), integers(rng, dtypes[0])),
+        *(b, np.abs(floats(rng, *columns)) * np.float32(0.01), integers(rng, dtypes[1], *columns)),
+        *(np.float32(0.01 * np.sqrt(depth)), integers(rng, dtypes[0])),
+    ]
+    arrays = [np.asarray(array) for array in arrays]
+    (expected,) = run_onnxruntime("QLinearMatMul", {}, arrays)
+    assert_nearly(OneNode("QLinearMatMul", {}, arrays).run()[0], expected)
+
+
+@pytest.mark.parametrize("seed", seeds(15))
+@pytest.mark.parametrize("b_dtype", ["uint8", "int8"])
+def test_microsoft_products(seed, b_dtype):
+    rng = np.random.default_rng(seed)
+    a, b = floats(rng, 3, 4, 20), integers(rng, b_dtype, 20, 5)
+    columns = (5,) if rng.integers(2) else (1,)
+    scale, zero = np.abs(floats(rng, *columns)) * np.float32(0.1), integers(rng, b_dtype, *columns)
+    bias = floats(rng, 5) if rng.integers(2) else None
+    arrays = [a, b, scale, zero, bias]
+    (expected,) = run_onnxruntime("DynamicQuantizeMatMul", {}, arrays, domain=MICROSOFT)
+    assert_close(OneNode("DynamicQuantizeMatMul", {}, arrays).run()[0], expected, 1e-6)
+    quantized, a_scale, a_zero = run_onnxruntime("DynamicQuantizeLinear", {}, [a], 3)
+    arrays = [quantized, b, np.asarray(a_scale), scale, np.asarray(a_zero), zero, bias]
+    (expected,) = run_onnxruntime("MatMulIntegerToFloat", {}, arrays, domain=MICROSOFT)
+    assert_close(OneNode("MatMulIntegerToFloat", {}, arrays).run()[0], expected, 1e-6)
+
+
+# --- convolutions -------------------------------------------------------------------------------------------------
+
+
+def random_convolution(rng, x_dtype, w_dtype):
+    axes, group = int(rng.integers(1, 3)), int(rng.choice([1, 2]))
+    channels = group * int(rng.choice([1, 4, 150]))  # 150 channels: sums that float32 cannot hold
+    kernel = rng.integers(1, 4, axes).tolist()
+    attributes = {
+        "kernel_shape": kernel,
+        "strides": rng.integers(1, 3, axes).tolist(),
+        "pads": [int(rng.integers(0, k)) for k in kernel + kernel],
+        "group": group,
+    }
+    x = integers(rng, x_dtype, 2, channels, *rng.integers(4, 9, axes))
+    return attributes, x, integers(rng, w_dtype, 3 * group, channels // group, *kernel)
+
+
+@pytest.mark.parametrize("seed", seeds(30))
+@pytest.mark.parametrize("w_dtype", ["uint8", "int8"])
+def test_conv_integer(seed, w_dtype):
+    rng = np.random.default_rng(seed)
+    attributes, x, w = random_convolution(rng, "uint8", w_dtype)
+    arrays = [x, w, *([integers(rng, "uint8"), integers(rng, w_dtype)] if rng.integers(2) else [])]
+    (expected,) = run_onnxruntime("ConvInteger", attributes, arrays)
+    (found,) = OneNode("ConvInteger", attributes, arrays, named=(0, *range(2, x.ndim))).run()
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("seed", seeds(30))
+@pytest.mark.parametrize("dtypes", SIDES)
+def test_qlinear_conv(seed, dtypes):
+    rng = np.random.default_rng(seed)
+    attributes, x, w = random_convolution(rng, *dtypes)
+    each = (len(w),) if rng.integers(2) else ()
+    w_zero = np.broadcast_to(integers(rng, dtypes[1]), each).copy()
+    arrays = [
+        *(x, np.float32(0.02), integers(rng, dtypes[0])),
+        *(w, (np.abs(floats(rng, *each)) + 0.1) * np.float32(0.01), w_zero),
+        *(np.float32(0.05 * np.sqrt(w[0].size)), integers(rng, dtypes[0])),
+        *([integers(rng, "int16", len(w)).astype(np.int32)] if rng.integers(2) else []),
+    ]
+    arrays = [np.asarray(array) for array in arrays]
+    (expected,) = run_onnxruntime("QLinearConv", attributes, arrays)
+    assert_nearly(OneNode("QLinearConv", attributes, arrays).run()[0], expected)
+
+
+# --- DynamicQuantizeLSTM ------------------------------------------------------------------------------------------
+
+
+def random_lstm(rng, hidden=None, batch=None):
+    """Attributes and the twelve inputs."""
+    direction = str(rng.choice(["forward", "reverse", "bidirectional"]))
+    directions = 1 + (direction == "bidirectional")
+    steps, batch = int(rng.integers(1, 9)), batch or int(rng.integers(1, 4))
+    width, hidden = int(rng.integers(1, 12)), hidden or int(rng.integers(1, 12))
+    dtype = str(rng.choice(["uint8", "int8"]))
+    columns = bool(rng.integers(2))
+    shape = (directions, 4 * hidden) if columns else (directions,)
+
+    def zero():
+        if columns and dtype == "int8":
+            return np.zeros(shape, dtype)
+        same = integers(rng, dtype, 1, 1) if columns else integers(rng, dtype, directions)
+        return np.broadcast_to(same, shape).copy()
+
+    def maybe(array):
+        return array if rng.integers(2) else None
+
+    attributes = {"hidden_size": hidden, "direction": direction}
+    if rng.integers(3) == 0:
+        attributes["clip"] = 0.7
+    if rng.integers(4) == 0:
+        attributes["input_forget"] = 1
+    scale = np.float32(0.005)
+    return attributes, [
+        floats(rng, steps, batch, width),
+        integers(rng, dtype, directions, width, 4 * hidden),
+        integers(rng, dtype, directions, hidden, 4 * hidden),
+        maybe(floats(rng, directions, 8 * hidden)),
+        maybe(rng.integers(0, steps + 1, batch).astype(np.int32)),
+        maybe(floats(rng, directions, batch, hidden)),
+        maybe(floats(rng, directions, batch, hidden)),
+        maybe(floats(rng, directions, 3 * hidden)),
+        *((np.abs(floats(rng, *shape)) + 0.5) * scale, zero()),
+        *((np.abs(floats(rng, *shape)) + 0.5) * scale, zero()),
+    ]
+
+
+@pytest.mark.parametrize("seed", seeds(100))
+def test_dynamic_quantize_lstm(seed):
+    """A hidden state a rounding error from the middle of two integers may become the other one: one in 255 of it."""
+    attributes, arrays = random_lstm(np.random.default_rng(seed))
+    expected = run_onnxruntime("DynamicQuantizeLSTM", attributes, arrays, 3, domain=MICROSOFT)
+    found = OneNode("DynamicQuantizeLSTM", attributes, arrays, named=(0, 1)).run()
+    for array, reference in zip(found, expected, strict=True):
+        assert_close(array, reference, 1e-2)
+    errors = [np.abs(array - reference) for array, reference in zip(found, expected, strict=True)]
+    assert np.median(np.concatenate([error.ravel() for error in errors])) <= 1e-6
+
+
+def test_it_is_quantized_by_the_rows_together():
+    """The input's range is that of all rows: another row changes this one's numbers, as with ONNX Runtime."""
+    attributes, arrays = random_lstm(np.random.default_rng(5), hidden=6, batch=2)
+    (before, *_) = OneNode("DynamicQuantizeLSTM", attributes, arrays).run()
+    arrays[0] = arrays[0] * np.array([1, 30], np.float32)[:, None]
+    (expected, *_) = run_onnxruntime("DynamicQuantizeLSTM", attributes, arrays, 3, domain=MICROSOFT)
+    (after, *_) = OneNode("DynamicQuantizeLSTM", attributes, arrays).run()
+    assert np.abs(before[:, :, 0] - after[:, :, 0]).max() > 1e-4
+    assert_close(after, expected, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda a, i: a.update(activations=["Relu"] * 6), SpecError, "activations"),
+        (lambda a, i: a.update(direction="both"), SpecError, "direction"),
+        (lambda a, i: a.update(clip=-1.0), SpecError, "clip"),
+        (lambda a, i: i.__setitem__(1, i[1][:, :-1]), SpecError, "W is"),
+        (lambda a, i: i.__setitem__(2, i[2][:, :, :-1]), SpecError, "R is"),
+        (lambda a, i: i.__setitem__(8, np.ones(5, np.float32)), SpecError, "W_scale"),
+        (lambda a, i: i.__setitem__(9, i[9].astype(np.int32)), SpecError, "W_zero_point"),
+    ],
+)
+def test_refused_lstms(change, error, message):
+    attributes, arrays = random_lstm(np.random.default_rng(1))
+    change(attributes, arrays)
+    with pytest.raises(error, match=message):
+        OneNode("DynamicQuantizeLSTM", attributes, arrays)
+
+
+def test_refused_when_run():
+    attributes, arrays = random_lstm(np.random.default_rng(1), hidden=3)
+    directions = len(arrays[1])
+    arrays[4] = np.full(arrays[0].shape[1], 99, np.int32)
+    with pytest.raises(InputError, match="sequence_lens"):
+        OneNode("DynamicQuantizeLSTM", attributes, arrays).run()
+    arrays[4] = None
+    for at in (8, 9):
+        arrays[at] = np.broadcast_to(arrays[at].reshape(directions, -1)[:, :1], (directions, 12)).copy()
+    arrays[9][0, 0] += 1
+    with pytest.raises(InputError, match="W_zero_point"):
+        OneNode("DynamicQuantizeLSTM", attributes, arrays).run()
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "arrays", "message"),
+    [
+        ("QuantizeLinear", {"block_size": 2}, [np.ones((2, 4), np.float32), np.float32(1)], "block_size"),
+        ("QuantizeLinear", {"saturate": 0}, [np.ones((2, 4), np.float32), np.float32(1)], "saturate"),
+        ("QuantizeLinear", {"output_dtype": "int4"}, [np.ones((2, 4), np.float32), np.float32(1)], "output_dtype"),
+        ("QuantizeLinear", {}, [np.ones((2, 4), np.float32), np.ones(3, np.float32)], "scale"),
+        ("QuantizeLinear", {}, [np.ones((2, 4), np.float32), np.ones((2, 2), np.float32)], "blocked"),
+        ("DequantizeLinear", {}, [np.ones((2, 4), np.int8), np.float32(1), np.uint8(1)], "zero point"),
+        ("MatMulInteger", {}, [np.ones((2, 4), np.int8), np.ones((5, 2), np.int8)], "inner sizes"),
+        ("MatMulInteger", {}, [np.ones((2, 4), np.int16), np.ones((4, 2), np.int8)], "A is"),
+        ("ConvInteger", {}, [np.ones((1, 2, 4), np.uint8), np.ones((3, 1, 2), np.uint8)], "channels"),
+    ],
+)
+def test_refused(op, attributes, arrays, message):
+    with pytest.raises(SpecError, match=message):
+        OneNode(op, attributes, [np.asarray(array) for array in arrays])
+
+
+def test_all_of_them_know_their_time():
+    for op, time in (
+        ("QuantizeLinear", "pointwise"),
+        ("DynamicQuantizeLinear", "whole"),
+        ("MatMulInteger", "pointwise"),
+    ):
+        attributes = {key: value for key, value in OPS[op].attributes.items() if value is not ...}
+        assert OPS[op].over_time(attributes, 3, 1) == time
