@@ -1,4 +1,4 @@
-"""The country of a family name: Elman networks with tanh and with ReLU."""
+"""The country of a family name: Elman networks with tanh and ReLU, LSTM with peepholes and with coupled gates."""
 
 from __future__ import annotations
 
@@ -12,25 +12,32 @@ from rnncore.errors import InputError
 __all__ = ["DEMOS"]
 
 EXAMPLES = "tanaka papadopoulos wisniewska"
-BEST = 3
+KINDS = {
+    "names": "Elman, tanh",
+    "names-relu": "Elman, ReLU",
+    "peephole": "LSTM, peepholes",
+    "cifg": "LSTM, coupled gates",
+}
 
 
 def show(text: str | None) -> None:
     names = (text or EXAMPLES).lower().split()
-    for kind in ("names", "names-relu"):
-        model = loading.load(f"zoo:{kind}")
-        letters, countries = model.vocabulary["letters"], model.vocabulary["probabilities"]
-        wrong = sorted(set("".join(names)) - set(letters))
-        if wrong:
-            raise InputError(f"letters {' '.join(wrong)}, expected those from a to z, ' and -")
-        found = model.predict([np.array(letters.ids(name)) for name in names])
-        say(f"    {'tanh' if kind == 'names' else 'ReLU'}")
-        for name, shares in zip(names, found, strict=True):
-            places = np.argsort(-shares)[:BEST]
-            say(f"    {name:16}" + "".join(f"{countries[i]:>12} {shares[i]:4.0%}" for i in places))
-            say(f"    {'':16}{bar(float(shares[places[0]]))}")
-    many = [np.array(letters.ids(name)) for name in names] * 100
-    speed(f"{len(many)} names of different lengths", lambda: model.predict(many), len(many), "names")
+    models = {what: loading.load(f"zoo:{kind}") for kind, what in KINDS.items()}
+    first = next(iter(models.values()))
+    letters, countries = first.vocabulary["letters"], first.vocabulary["probabilities"]
+    wrong = sorted(set("".join(names)) - set(letters))
+    if wrong:
+        raise InputError(f"letters {' '.join(wrong)}, expected those from a to z, ' and -")
+    rows = [np.array(letters.ids(name)) for name in names]
+    found = {what: model.predict(rows) for what, model in models.items()}
+    for place, name in enumerate(names):
+        say(f"    {name}")
+        for what, answers in found.items():
+            best = int(answers[place].argmax())
+            share = float(answers[place][best])
+            say(f"        {what:20} {countries[best]:10} {share:4.0%}  {bar(share, 20)}")
+    many = rows * 100
+    speed(f"{len(many)} names of different lengths", lambda: first.predict(many), len(many), "names")
 
 
-DEMOS = (Demo("names", "the country of a family name: Elman networks, tanh and ReLU", show, None, "family names"),)
+DEMOS = (Demo("names", "the country of a family name: Elman networks and LSTM variants", show, None, "family names"),)
