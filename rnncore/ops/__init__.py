@@ -15,6 +15,7 @@
     ops/convolution.py  Conv, ConvTranspose;  ops/windows.py: how windows slide
     ops/pooling.py      MaxPool, AveragePool, LpPool and their global forms
     ops/normalization.py  Batch-, Instance-, Group-, Layer- and RMSNormalization, MeanVarianceNormalization, LRN
+    ops/spectral.py     DFT, STFT
     ops/resize.py       Pad, Resize, Upsample
     ops/quantized.py    integers: QuantizeLinear, MatMulInteger, ConvInteger ..., DynamicQuantizeLSTM
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
@@ -38,6 +39,7 @@ from rnncore.ops import (
     reduce,
     resize,
     shape,
+    spectral,
 )
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, numpy_dtype
 
@@ -45,7 +47,7 @@ __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]
 
 FAMILIES = (
     *(constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention),
-    *(convolution, pooling, normalization, resize, quantized),
+    *(convolution, pooling, normalization, resize, spectral, quantized),
 )
 
 OPS: dict[str, Op] = {op.name: op for family in FAMILIES for op in family.OPS}

@@ -15,7 +15,9 @@ import numpy as np
 from rnncore.errors import SpecError
 from rnncore.kernels import _convolution, runs_native
 from rnncore.ops.base import Op, Value, plain_size
-from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, plus, times, window_context
+from rnncore.ops.checks import choice, flag, need
+from rnncore.ops.sizes import add, fits, multiply
+from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, window_context
 from rnncore.ops.windows import window_time as time_of_window
 
 __all__ = ["OPS", "Kept", "convolve"]
@@ -41,8 +43,7 @@ def _kernel(attributes, axes):
 
 def _check_choices(attributes):
     plain_size("group", attributes["group"])
-    if not isinstance(attributes["bias"], bool):
-        raise SpecError(f"bias={attributes['bias']!r}, expected true or false")
+    flag(attributes, "bias")
 
 
 def _owned_sizes(attributes):
@@ -87,7 +88,7 @@ def _weight_value(attributes, values, transposed):
         if len(w.shape) != axes + 2 or w.dtype != x.dtype:
             raise SpecError(f"weights are {w}, expected {x.dtype} of rank {axes + 2}")
         first, second = w.shape[:2]
-        channels, outputs = (first, times(second, group)) if transposed else (times(second, group), first)
+        channels, outputs = (first, multiply(second, group)) if transposed else (multiply(second, group), first)
         kernel = w.shape[2:]
         if attributes["kernel_shape"] is not None:
             kernel = _kernel(attributes, axes)
@@ -95,15 +96,11 @@ def _weight_value(attributes, values, transposed):
                 raise SpecError(f"kernel_shape={list(kernel)}, and weights are {w}")
         if any(isinstance(size, str) for size in kernel):
             raise SpecError(f"weights are {w}, expected known kernel sizes, or kernel_shape")
-        if b is not None and (len(b.shape) != 1 or b.dtype != x.dtype or not _fit(b.shape[0], outputs)):
+        if b is not None and (len(b.shape) != 1 or b.dtype != x.dtype or not fits(b.shape[0], outputs)):
             raise SpecError(f"bias is {b}, expected {Value(x.dtype, (outputs,))}")
-    if not _fit(x.shape[1], channels):
+    if not fits(x.shape[1], channels):
         raise SpecError(f"input is {x}, expected {channels} channels")
     return outputs, kernel
-
-
-def _fit(found, expected):
-    return isinstance(found, str) or isinstance(expected, str) or found == expected
 
 
 def _check_channels(x, channels):
@@ -111,20 +108,14 @@ def _check_channels(x, channels):
         raise ValueError(f"expected {channels} channels")
 
 
-def _need_real(x):
-    if x.dtype not in ("float", "float64"):
-        raise SpecError(f"input is {x}, expected float or float64")
-
-
 # ---- Conv --------------------------------------------------------------------------------------------------------
 
 
 def _conv_infer(attributes, values):
     x = values[0]
-    _need_real(x)
+    need(x, ("float", "float64"))
     outputs, kernel = _weight_value(attributes, values, transposed=False)
-    if attributes["activation"] not in ACTIVATIONS:
-        raise SpecError(f"activation={attributes['activation']!r}, expected one of {ACTIVATIONS}")
+    choice(attributes, "activation", ACTIVATIONS)
     window = Window.of(attributes, kernel)
     return [Value(x.dtype, (x.shape[0], outputs, *window.outputs(x.shape[2:])))]
 
@@ -231,12 +222,12 @@ def _transposed_pads(attributes, window, sizes):
     begins, outputs = [], []
     for axis, size in enumerate(sizes):
         stride = window.strides[axis]
-        full = plus(times(plus(size, -1), stride), extra[axis] + window.extent(axis))
+        full = add(multiply(add(size, -1), stride), extra[axis] + window.extent(axis))
         if wanted is None and not window.same:
             begins.append(window.begins[axis])
-            outputs.append(plus(full, -window.begins[axis] - window.ends[axis]))
+            outputs.append(add(full, -window.begins[axis] - window.ends[axis]))
             continue
-        output = times(size, stride) if wanted is None else wanted[axis]
+        output = multiply(size, stride) if wanted is None else wanted[axis]
         outputs.append(output)
         if isinstance(size, int):
             total = max(full - output, 0)
@@ -249,7 +240,7 @@ def _transposed_pads(attributes, window, sizes):
 
 def _transpose_infer(attributes, values):
     x = values[0]
-    _need_real(x)
+    need(x, ("float", "float64"))
     outputs, kernel = _weight_value(attributes, values, transposed=True)
     _, sizes = _transposed_pads(attributes, Window.of(attributes, kernel), x.shape[2:])
     return [Value(x.dtype, (x.shape[0], outputs, *sizes))]

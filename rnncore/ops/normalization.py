@@ -13,23 +13,15 @@ import numpy as np
 from rnncore.errors import SpecError
 from rnncore.kernels import _normalization, runs_native
 from rnncore.ops.base import Op, Value, axis_of, plain_size
+from rnncore.ops.checks import FLOATS, axes_of, need, number
 from rnncore.ops.windows import need_images
 
 __all__ = ["OPS"]
 
-FLOATS = ("float", "float64", "float16")
 
-
-def _need_float(x):
-    if x.dtype not in FLOATS:
-        raise SpecError(f"input is {x}, expected {' or '.join(FLOATS)}")
-
-
-def _need_number(attributes, name, positive=False):
-    value = attributes[name]
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not plain or (positive and value < 0):
-        raise SpecError(f"{name}={value!r}, expected a finite number{' of at least 0' if positive else ''}")
+def _need_epsilon(attributes):
+    if number(attributes, "epsilon") < 0:
+        raise SpecError(f"epsilon={attributes['epsilon']!r}, expected at least 0")
 
 
 def _need_vector(what, value, size, x):
@@ -66,8 +58,8 @@ def _moments(x, axes):
 
 def _batch_infer(attributes, values):
     x = values[0]
-    _need_float(x)
-    _need_number(attributes, "epsilon", positive=True)
+    need(x, FLOATS)
+    _need_epsilon(attributes)
     if attributes["training_mode"] != 0:
         raise SpecError(f"training_mode={attributes['training_mode']!r}, expected 0: models run, they do not train")
     if len(x.shape) < 2:
@@ -91,9 +83,9 @@ def _batch_run(attributes, weights, x, scale, offset, mean, variance):
 
 def _instance_infer(attributes, values):
     x, scale, offset = values
-    _need_float(x)
+    need(x, FLOATS)
     need_images(x)
-    _need_number(attributes, "epsilon", positive=True)
+    _need_epsilon(attributes)
     _need_vector("scale", scale, x.shape[1], x)
     _need_vector("B", offset, x.shape[1], x)
     return [Value(x.dtype, x.shape)]
@@ -111,9 +103,9 @@ def _instance_run(attributes, weights, x, scale, offset):
 
 def _group_infer(attributes, values):
     x, scale, offset = values
-    _need_float(x)
+    need(x, FLOATS)
     groups = plain_size("num_groups", attributes["num_groups"])
-    _need_number(attributes, "epsilon", positive=True)
+    _need_epsilon(attributes)
     _need_stash(attributes)
     if len(x.shape) < 2 or (isinstance(x.shape[1], int) and x.shape[1] % groups):
         raise SpecError(f"input is {x}, expected (N, C, ...) with C a multiple of num_groups={groups}")
@@ -138,15 +130,12 @@ def _group_run(attributes, weights, x, scale, offset):
 
 
 def _mean_variance_axes(attributes, rank):
-    axes = attributes["axes"]
-    if not isinstance(axes, tuple) or not axes:
-        raise SpecError(f"axes={axes!r}, expected a list of axes")
-    return tuple(sorted({axis_of(axis, rank) for axis in axes}))
+    return axes_of(attributes["axes"], rank)
 
 
 def _mean_variance_infer(attributes, values):
     (x,) = values
-    _need_float(x)
+    need(x, FLOATS)
     _mean_variance_axes(attributes, len(x.shape))
     return [Value(x.dtype, x.shape)]
 
@@ -163,10 +152,10 @@ def _mean_variance_time(attributes, rank, time_axis):
 
 def _lrn_infer(attributes, values):
     (x,) = values
-    _need_float(x)
+    need(x, FLOATS)
     plain_size("size", attributes["size"])
     for name in ("alpha", "beta", "bias"):
-        _need_number(attributes, name)
+        number(attributes, name)
     if len(x.shape) < 2:
         raise SpecError(f"input is {x}, expected (N, C, ...)")
     return [Value(x.dtype, x.shape)]
@@ -210,9 +199,9 @@ def _broadcasts(value, shape):
 
 def _layer_infer(attributes, values):
     x, *scales = values
-    _need_float(x)
+    need(x, FLOATS)
     axis = axis_of(attributes["axis"], len(x.shape))
-    _need_number(attributes, "epsilon", positive=True)
+    _need_epsilon(attributes)
     _need_stash(attributes)
     for what, value in zip(("Scale", "B"), scales, strict=False):
         if value is not None and (value.dtype not in FLOATS or not _broadcasts(value, x.shape)):

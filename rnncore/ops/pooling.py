@@ -11,6 +11,7 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.ops.base import Op, Value, plain_size
+from rnncore.ops.checks import choice, flag, need
 from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, window_context, window_time
 
 __all__ = ["OPS"]
@@ -20,8 +21,8 @@ FLOATS = ("float", "float64")
 
 def _window(attributes, axes):
     for name in ("ceil_mode", "count_include_pad"):
-        if name in attributes and attributes[name] not in (0, 1):
-            raise SpecError(f"{name}={attributes[name]!r}, expected 0 or 1")
+        if name in attributes:
+            flag(attributes, name)
     kernel = check_sizes(attributes, "kernel_shape", axes, 1, 1)
     window = Window.of(attributes, kernel, bool(attributes["ceil_mode"]))
     for axis in range(axes):
@@ -35,8 +36,7 @@ def _infer(dtypes):
     def infer(attributes, values):
         (x,) = values
         axes = need_images(x)
-        if x.dtype not in dtypes:
-            raise SpecError(f"input is {x}, expected {' or '.join(dtypes)}")
+        need(x, dtypes)
         sizes = _window(attributes, axes).outputs(x.shape[2:])
         return [Value(x.dtype, (*x.shape[:2], *sizes))]
 
@@ -58,10 +58,8 @@ def _slide(window, padded, outputs, reduce):
 
 
 def _max_infer(attributes, values):
-    if attributes["storage_order"] != 0:
-        raise SpecError(f"storage_order={attributes['storage_order']!r}, expected 0")
-    if not isinstance(attributes["indices"], bool):
-        raise SpecError(f"indices={attributes['indices']!r}, expected true or false")
+    choice(attributes, "storage_order", (0,))
+    flag(attributes, "indices")
     found = _infer((*FLOATS, "int8", "uint8"))(attributes, values)
     return [*found, Value("int64", found[0].shape)] if attributes["indices"] else found
 
@@ -139,8 +137,7 @@ def _lp_run(attributes, weights, x):
 def _global_infer(attributes, values):
     (x,) = values
     axes = need_images(x)
-    if x.dtype not in FLOATS:
-        raise SpecError(f"input is {x}, expected {' or '.join(FLOATS)}")
+    need(x, FLOATS)
     if "p" in attributes:
         plain_size("p", attributes["p"])
     return [Value(x.dtype, (*x.shape[:2], *[1] * axes))]

@@ -16,6 +16,7 @@ import numpy as np
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
 from rnncore.ops.base import Op, Value, axis_of, broadcast, plain_size
+from rnncore.ops.checks import need, need_scalar
 from rnncore.ops.convolution import Kept, convolve, pack_convolution
 from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images
 
@@ -26,21 +27,9 @@ QUANTIZED = ("int8", "uint8", "int16", "uint16")
 EXACT = 1 << 24  # integers below this are exact in float32, and so is every sum of them that stays below
 
 
-def _need(what, value, dtypes):
-    if value.dtype not in dtypes:
-        raise SpecError(f"{what} is {value}, expected {' or '.join(dtypes)}")
-
-
-def _need_scalar(what, value, dtypes):
-    """SpecError unless a value holds one number."""
-    _need(what, value, dtypes)
-    if value.shape not in ((), (1,)):
-        raise SpecError(f"{what} is {value}, expected a single number")
-
-
 def _need_vector(what, value, size, dtypes):
     """SpecError unless a value holds one number, or a vector of ``size``."""
-    _need(what, value, dtypes)
+    need(value, dtypes, what)
     if value.shape in ((), (1,)):
         return
     found = value.shape[0] if len(value.shape) == 1 else None
@@ -93,10 +82,10 @@ def _quantize_dtype(attributes, zero):
 
 def _quantize_infer(attributes, values):
     x, scale, zero = values
-    _need("input", x, ("float", "int32"))
-    _need("scale", scale, ("float",))
+    need(x, ("float", "int32"), "input")
+    need(scale, ("float",), "scale")
     if zero is not None:
-        _need("zero point", zero, QUANTIZED)
+        need(zero, QUANTIZED, "zero point")
     if attributes["saturate"] != 1:
         raise SpecError(f"saturate={attributes['saturate']!r}, expected 1: it is about float8")
     _check_scales(attributes, x, scale, zero)
@@ -112,8 +101,8 @@ def _quantize_run(attributes, weights, x, scale, zero=None):
 
 def _dequantize_infer(attributes, values):
     x, scale, zero = values
-    _need("input", x, (*QUANTIZED, "int32"))
-    _need("scale", scale, ("float",))
+    need(x, (*QUANTIZED, "int32"), "input")
+    need(scale, ("float",), "scale")
     if attributes["output_dtype"] not in (None, "float"):
         raise SpecError(f"output_dtype={attributes['output_dtype']!r}, expected 'float'")
     if zero is not None and zero.dtype != x.dtype:
@@ -129,7 +118,7 @@ def _dequantize_run(attributes, weights, x, scale, zero=None):
 
 
 def _dynamic_infer(attributes, values):
-    _need("input", values[0], ("float",))
+    need(values[0], ("float",))
     return [Value("uint8", values[0].shape), Value("float", ()), Value("uint8", ())]
 
 
@@ -216,7 +205,7 @@ def _need_zero(what, zero, like, size):
     """SpecError unless a zero point, which may be absent, has a side's dtype and one number, or one for each row."""
     if zero is None:
         return
-    _need(what, zero, (like.dtype,))
+    need(zero, (like.dtype,), what)
     if len(zero.shape) <= 1:
         _need_vector(what, zero, size, (like.dtype,))
     elif len(zero.shape) != len(like.shape):
@@ -229,8 +218,8 @@ def _sizes(a, b):
 
 def _matmul_integer_infer(attributes, values):
     a, b, a_zero, b_zero = values
-    _need("A", a, BYTES)
-    _need("B", b, BYTES)
+    need(a, BYTES, "A")
+    need(b, BYTES, "B")
     rows, columns = _sizes(a, b)
     _need_zero("a_zero_point", a_zero, a, rows)
     _need_zero("b_zero_point", b_zero, b, columns)
@@ -244,15 +233,15 @@ def _matmul_integer_packed(attributes, weights, threads):
 
 def _qlinear_matmul_infer(attributes, values):
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = values
-    _need("a", a, BYTES)
-    _need("b", b, BYTES)
+    need(a, BYTES, "a")
+    need(b, BYTES, "b")
     rows, columns = _sizes(a, b)
     for what, scale, size in (("a_scale", a_scale, rows), ("b_scale", b_scale, columns)):
         _need_vector(what, scale, size, ("float", "float16"))
     _need_zero("a_zero_point", a_zero, a, rows)
     _need_zero("b_zero_point", b_zero, b, columns)
-    _need_scalar("y_scale", y_scale, ("float", "float16"))
-    _need_scalar("y_zero_point", y_zero, BYTES)
+    need_scalar(y_scale, ("float", "float16"), "y_scale")
+    need_scalar(y_zero, BYTES, "y_zero_point")
     return [Value(y_zero.dtype, _product_shape(a, b))]
 
 
@@ -274,13 +263,13 @@ def _qlinear_matmul_packed(attributes, weights, threads):
 
 def _to_float_infer(attributes, values):
     a, b, a_scale, b_scale, a_zero, b_zero, bias = values
-    _need("A", a, BYTES)
-    _need("B", b, BYTES)
+    need(a, BYTES, "A")
+    need(b, BYTES, "B")
     _, columns = _sizes(a, b)
-    _need_scalar("a_scale", a_scale, ("float",))
+    need_scalar(a_scale, ("float",), "a_scale")
     _need_vector("b_scale", b_scale, columns, ("float",))
     if a_zero is not None:
-        _need_scalar("a_zero_point", a_zero, (a.dtype,))
+        need_scalar(a_zero, (a.dtype,), "a_zero_point")
     _need_zero("b_zero_point", b_zero, b, columns)
     if bias is not None:
         _need_vector("bias", bias, columns, ("float",))
@@ -303,8 +292,8 @@ def _to_float_packed(attributes, weights, threads):
 
 def _dynamic_matmul_infer(attributes, values):
     a, b, b_scale, b_zero, bias = values
-    _need("A", a, ("float",))
-    _need("B", b, BYTES)
+    need(a, ("float",), "A")
+    need(b, BYTES, "B")
     _, columns = _sizes(a, b)
     _need_vector("b_scale", b_scale, columns, ("float",))
     _need_zero("b_zero_point", b_zero, b, columns)
@@ -329,8 +318,8 @@ def _dynamic_matmul_packed(attributes, weights, threads):
 def _conv_value(attributes, x, w):
     """The outputs' shape of a convolution of integers."""
     axes = need_images(x)
-    _need("x", x, BYTES)
-    _need("w", w, BYTES)
+    need(x, BYTES, "x")
+    need(w, BYTES, "w")
     group = plain_size("group", attributes["group"])
     if len(w.shape) != axes + 2:
         raise SpecError(f"w is {w}, expected rank {axes + 2}")
@@ -371,7 +360,7 @@ def _conv_integer_infer(attributes, values):
     x, w, x_zero, w_zero = values
     shape = _conv_value(attributes, x, w)
     if x_zero is not None:
-        _need_scalar("x_zero_point", x_zero, (x.dtype,))
+        need_scalar(x_zero, (x.dtype,), "x_zero_point")
     if w_zero is not None:
         _need_vector("w_zero_point", w_zero, w.shape[0], (w.dtype,))
     return [Value("int32", shape)]
@@ -386,9 +375,9 @@ def _qlinear_conv_infer(attributes, values):
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias = values
     shape = _conv_value(attributes, x, w)
     for what, value in (("x_scale", x_scale), ("y_scale", y_scale)):
-        _need_scalar(what, value, ("float",))
-    _need_scalar("x_zero_point", x_zero, (x.dtype,))
-    _need_scalar("y_zero_point", y_zero, BYTES)
+        need_scalar(value, ("float",), what)
+    need_scalar(x_zero, (x.dtype,), "x_zero_point")
+    need_scalar(y_zero, BYTES, "y_zero_point")
     _need_vector("w_scale", w_scale, w.shape[0], ("float",))
     _need_vector("w_zero_point", w_zero, w.shape[0], (w.dtype,))
     if bias is not None and (bias.dtype != "int32" or len(bias.shape) != 1):
@@ -434,7 +423,7 @@ def _lstm_infer(attributes, values):
     clip = attributes["clip"]
     if clip is not None and (isinstance(clip, bool) or not isinstance(clip, (int, float)) or not clip > 0):
         raise SpecError(f"clip={clip!r}, expected a positive number")
-    _need("X", x, ("float",))
+    need(x, ("float",), "X")
     if len(x.shape) != 3:
         raise SpecError(f"X is {x}, expected (T, B, I)")
     steps, batch, width = x.shape
@@ -460,7 +449,7 @@ def _lstm_infer(attributes, values):
 
 
 def _need_shape(what, value, dtypes, shapes):
-    _need(what, value, dtypes)
+    need(value, dtypes, what)
     for shape in shapes:
         pairs = zip(value.shape, shape, strict=False)
         fits = all(isinstance(a, str) or isinstance(b, str) or a == b for a, b in pairs)

@@ -12,20 +12,16 @@ from functools import lru_cache
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known
-from rnncore.ops.windows import plus, times
+from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
+from rnncore.ops.checks import axes_of, choice
+from rnncore.ops.sizes import add, multiply
 
 __all__ = ["OPS"]
 
 
 def _chosen_axes(axes, rank):
-    """An axes parameter as indices, None for all of them; SpecError where one is named twice."""
-    if axes is None:
-        return tuple(range(rank))
-    found = tuple(axis_of(axis, rank) for axis in (axes if isinstance(axes, tuple) else (axes,)))
-    if len(set(found)) != len(found):
-        raise SpecError(f"axes={list(axes)}, expected each axis once")
-    return found
+    """An axes parameter as indices; None stands for all of them."""
+    return tuple(range(rank)) if axes is None else axes_of(axes, rank)
 
 
 # ---- Pad ---------------------------------------------------------------------------------------------------------
@@ -48,8 +44,7 @@ def _pad_widths(pads, axes, rank):
 def _pad_infer(attributes, values):
     x, _, fill, _ = values
     rank = len(x.shape)
-    if attributes["mode"] not in PAD_MODES:
-        raise SpecError(f"mode={attributes['mode']!r}, expected one of {', '.join(PAD_MODES)}")
+    choice(attributes, "mode", PAD_MODES)
     if not has(attributes, "pads", values, 1):
         raise SpecError("pads missing, expected them as an attribute or as input 1")
     if fill is not None and fill.dtype != x.dtype:
@@ -63,7 +58,7 @@ def _pad_infer(attributes, values):
         return [Value(x.dtype, tuple(UNKNOWN if axis in touched else size for axis, size in enumerate(x.shape)))]
     sizes = []
     for size, (before, after) in zip(x.shape, _pad_widths(tuple(map(int, pads)), axes, rank), strict=True):
-        sizes.append(plus(size, before + after))
+        sizes.append(add(size, before + after))
         if isinstance(size, int) and (sizes[-1] < 0 or size + min(before, 0) + min(after, 0) < 0):
             raise SpecError(f"pads={list(pads)} take more than there is from {x}")
     return [Value(x.dtype, tuple(sizes))]
@@ -158,8 +153,7 @@ def _check_resize(attributes, x):
         ("exclude_outside", (0, 1)),
         ("antialias", (0,)),
     ):
-        if attributes[name] not in accepted:
-            raise SpecError(f"{name}={attributes[name]!r}, expected {' or '.join(map(str, accepted))}")
+        choice(attributes, name, accepted)
     if attributes["mode"] != "nearest" and x.dtype not in ("float", "float64"):
         raise SpecError(f"input is {x} with mode={attributes['mode']!r}, expected float or float64")
 
@@ -209,7 +203,7 @@ def _targets(attributes, sizes, scales, wanted):
 def _scaled(size, scale):
     if not isinstance(size, str):
         return math.floor(size * np.float32(scale))
-    return times(size, int(scale)) if scale == int(scale) else UNKNOWN
+    return multiply(size, int(scale)) if scale == int(scale) else UNKNOWN
 
 
 def _resize_infer(attributes, values):
@@ -348,8 +342,7 @@ RESIZE_ATTRIBUTES = {
 
 def _upsampling(attributes):
     """An Upsample's attributes as those of the Resize that took its place."""
-    if attributes["mode"] not in ("nearest", "linear"):
-        raise SpecError(f"mode={attributes['mode']!r}, expected nearest or linear")
+    choice(attributes, "mode", ("nearest", "linear"))
     asymmetric = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return {**RESIZE_ATTRIBUTES, **asymmetric, **attributes, "roi": None, "sizes": None}
 

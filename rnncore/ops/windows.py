@@ -8,7 +8,6 @@ ceil(size / stride) outputs, VALID has no pads.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,40 +16,12 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.ops.base import UNKNOWN
+from rnncore.ops.sizes import add, divide
 
-__all__ = ["Window", "check_sizes", "divided", "need_images", "plus", "times", "window_context", "window_time"]
+__all__ = ["WINDOW_ATTRIBUTES", "Window", "check_sizes", "need_images", "window_context", "window_time"]
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 WINDOW_ATTRIBUTES = {"strides": None, "pads": None, "dilations": None, "auto_pad": "NOTSET"}
-
-
-def plus(size: int | str, number: int) -> int | str:
-    """size + number, where size may be a name: "T" -> "T+2" -> "T"."""
-    if not isinstance(size, str):
-        return size + number
-    if size == UNKNOWN:
-        return size
-    found = re.fullmatch(r"(.+?)([+-]\d+)", size)
-    name, before = (found[1], int(found[2])) if found else (size, 0)
-    return f"{name}{before + number:+d}" if before + number else name
-
-
-def times(size: int | str, number: int) -> int | str:
-    """size * number, where size may be a name."""
-    if not isinstance(size, str) or size == UNKNOWN:
-        return size if size == UNKNOWN else size * number
-    return size if number == 1 else f"{_atom(size)}*{number}"
-
-
-def divided(size: int | str, number: int) -> int | str:
-    """size // number, where size may be a name."""
-    if not isinstance(size, str):
-        return size // number
-    return size if number == 1 or size == UNKNOWN else f"{_atom(size)}//{number}"
-
-
-def _atom(size: str) -> str:
-    return size if re.fullmatch(r"\w+", size) else f"({size})"
 
 
 def check_sizes(attributes: Mapping[str, Any], name: str, count: int, least: int, default: int) -> tuple[int, ...]:
@@ -109,13 +80,13 @@ class Window:
         """Outputs along one axis; SpecError where the window is larger than the padded input."""
         stride = self.strides[axis]
         if self.same:
-            return divided(plus(size, stride - 1), stride)
-        room = plus(size, self.begins[axis] + self.ends[axis] - self.extent(axis))
+            return divide(add(size, stride - 1), stride)
+        room = add(size, self.begins[axis] + self.ends[axis] - self.extent(axis))
         if isinstance(size, str):
             if self.ceil_mode and stride > 1 and self.auto_pad == "NOTSET":
                 return UNKNOWN
             up = stride - 1 if self.ceil_mode else 0
-            return divided(plus(room, stride + up), stride)
+            return divide(add(room, stride + up), stride)
         if room < 0:
             raise SpecError(f"size {size} at spatial axis {axis}, smaller than the window of {self.extent(axis)}")
         count = (-(-room // stride) if self.ceil_mode else room // stride) + 1
