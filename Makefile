@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all mutations bench bench-quick lint format asan neon clean
+.PHONY: demo test test-all mutations bench bench-quick lint format asan tsan neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -36,6 +36,12 @@ asan:  ## the tests under the address and undefined-behaviour sanitizers, in an 
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 .venv-asan/bin/python -m pytest -q tests/test_engine.py
 
+tsan:  ## calls that share work, or a model, among threads, under the thread sanitizer, in an environment of its own
+	$(MAKE) VENV=.venv-tsan .venv-tsan/.installed-test RNNCORE_BUILD=tsan
+	LD_PRELOAD="$$(gcc -print-file-name=libtsan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	TSAN_OPTIONS=exitcode=66 .venv-tsan/bin/python -m pytest -q tests/test_exactness.py \
+	  tests/test_threads.py tests/test_model.py -k "threads and not interrupts" --timeout=3600
+
 neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-gnu, qemu-user)
 	mkdir -p build
 	aarch64-linux-gnu-gcc -static -std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall \
@@ -44,7 +50,7 @@ neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-
 	qemu-aarch64 build/driver-neon
 
 clean:
-	rm -rf .venv .venv-asan build *.egg-info rnncore/kernels/*.so rnncore/kernels/_*.c
+	rm -rf .venv .venv-asan .venv-tsan build *.egg-info rnncore/kernels/*.so rnncore/kernels/_*.c
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Builds the compiled rooms. RNNCORE_BUILD = release (default), debug, asan or coverage chooses the flags."""
+"""Builds the compiled rooms. RNNCORE_BUILD = release (default), debug, asan, tsan or coverage chooses the flags."""
 
 import os
 from pathlib import Path
@@ -18,6 +18,7 @@ FLAGS = {
         ["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
         ["-fsanitize=address,undefined"],
     ),
+    "tsan": (["-O1", "-g3", "-fsanitize=thread", "-fno-omit-frame-pointer"], ["-fsanitize=thread"]),
     "coverage": (["-O0", "-g3", "--coverage"], ["--coverage"]),
 }
 ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
@@ -38,6 +39,7 @@ EXTENSIONS = {
     ),
     "_engine": ([], "off"),
     "_normalization": ([], "off"),
+    "_pool": ([], "off"),
     "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
 }
 

@@ -3,6 +3,7 @@
     model = rnncore.load("tagger.pt", spec=...)       # weights without their framework
     y = model(x)                                      # NumPy in, NumPy out, batch first
     y, state = model(x, state, lengths=lengths)       # state in and out, ragged rows
+    y = model.stream().feed(x)                        # keeps its state; model.pool(1000): many of them together
     ys = model.predict(sequences, batch_size=256)     # many sequences of any lengths
     net = rnncore.LSTM(weight_ih=w, weight_hh=r, bias=b, order="keras")  # one layer from raw arrays
     spec, weights = rnncore.export.from_torch(module) # where the framework is: Spec and Weights with a test pair
@@ -16,24 +17,32 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     passes      an equal network with less work
     formats     one file per file format
     state       what a recurrent network carries;  model  a Spec compiled and run
+    streaming   over a sequence that arrives in pieces;  stream  one caller's;  pool  those of many
+    decode      generate, score, CTC;  engine  requests from many callers in batches
     layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
-    export      from live PyTorch and Keras models
+    export      from live PyTorch and Keras models and from ONNX files
     loading     load, save, convert;  verification  replaying a test pair
     zoo         trained models that come with the package
     cli         the command line
 """
 
-from rnncore import cells, export
+from rnncore import cells, decode, export
 from rnncore._version import __version__
 from rnncore.cells import Activation
 from rnncore.config import show_config
 from rnncore.dialects import Dialect, detect
+from rnncore.engine import Engine, StreamEngine
 from rnncore.errors import (
+    DeadlineError,
+    EngineClosedError,
+    EngineError,
     FormatError,
     InputError,
+    QueueFullError,
     RnncoreError,
     SpecError,
     StateError,
+    StreamError,
     UnsupportedError,
     VerificationError,
     WeightError,
@@ -41,8 +50,10 @@ from rnncore.errors import (
 from rnncore.layers import GRU, LSTM, RNN
 from rnncore.loading import convert, load, save
 from rnncore.model import Model
+from rnncore.pool import StreamPool
 from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.state import State
+from rnncore.stream import Stream
 from rnncore.test_pair import TestPair
 from rnncore.weights import Weights
 
@@ -53,18 +64,27 @@ __all__ = [
     "Activation",
     "AttentionDecoder",
     "Control",
+    "DeadlineError",
     "Dialect",
+    "Engine",
+    "EngineClosedError",
+    "EngineError",
     "FormatError",
     "Input",
     "InputError",
     "Model",
     "Node",
+    "QueueFullError",
     "Recurrent",
     "RnncoreError",
     "Spec",
     "SpecError",
     "State",
     "StateError",
+    "Stream",
+    "StreamEngine",
+    "StreamError",
+    "StreamPool",
     "TestPair",
     "UnsupportedError",
     "VerificationError",
@@ -73,6 +93,7 @@ __all__ = [
     "__version__",
     "cells",
     "convert",
+    "decode",
     "detect",
     "export",
     "load",

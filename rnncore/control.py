@@ -20,9 +20,15 @@ Branch = Callable[[dict[str, Any]], list[np.ndarray]]
 
 
 class ControlStep:
-    """A step of a model. ``branches`` are compiled already: values of a branch's inputs -> its outputs, in order."""
+    """A step of a model. ``branches`` are compiled already: values of a branch's inputs -> its outputs, in order.
 
-    def __init__(self, node: Control, branches: Sequence[Branch], dtype: np.dtype):
+    packed: weights that the branches keep packed, by their names in the model -> what unpacks a copy.
+    """
+
+    def __init__(
+        self, node: Control, branches: Sequence[Branch], dtype: np.dtype, packed: dict[str, Callable[[], np.ndarray]]
+    ):
+        self.packed = packed
         self.node = node
         self.branches = branches
         self.dtype = dtype

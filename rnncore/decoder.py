@@ -9,9 +9,10 @@ import numpy as np
 from rnncore.arguments import accept_lengths
 from rnncore.errors import InputError
 from rnncore.kernels import _native
+from rnncore.ops import OPS
 from rnncore.ops.attention import attend, valid_steps, without_padding
 from rnncore.spec import AttentionDecoder
-from rnncore.stacks import BlasStack
+from rnncore.stacks import BlasStack, packed_weights
 from rnncore.state import State
 
 __all__ = ["DecoderStep"]
@@ -21,7 +22,8 @@ class DecoderStep:
     """Runs one AttentionDecoder node: its equations are in the node's docstring.
 
     stack holds the packed cells, weights what AttentionDecoder.own_shapes names, in the model's dtype. The
-    memory is projected once a call. Rows are sorted by length, so that those still running are always the first n.
+    memory is projected once a call, or once for many calls: see prepare. Rows are sorted by length, so that those still
+    running are always the first n.
     """
 
     def __init__(
@@ -33,12 +35,23 @@ class DecoderStep:
         threads: int,
     ):
         self.node, self.stack, self.dtype, self.threads = node, stack, dtype, threads
+        self.packed = packed_weights(node, stack)
         self.scoring = node.scoring
         self.scoring_weights = {
             key.removeprefix("attention."): array for key, array in weights.items() if key.startswith("attention.")
         }
-        self.attentional = weights.get("attentional.weight")
-        self.attentional_bias = weights.get("attentional.bias")
+        self.project_query = self._product(self.scoring.query_weight(self.scoring_weights), None)
+        self.project_keys = self._product(*self.scoring.key_weight(self.scoring_weights))
+        self.attentional = self._product(weights.get("attentional.weight"), weights.get("attentional.bias"))
+        self.prepared_key = (node.name, "memory")
+
+    def _product(self, weight: np.ndarray | None, bias: np.ndarray | None):
+        """x -> x W^T + b, packed where that runs; None without a weight."""
+        if weight is None:
+            return None
+        sizes = {"input_size": weight.shape[1], "output_size": weight.shape[0], "bias": bias is not None}
+        own = {"weight": np.ascontiguousarray(weight), **({} if bias is None else {"bias": bias})}
+        return OPS["Linear"].compiled(sizes, own, self.threads)
 
     def __call__(self, values: dict[str, Any], before: State | None, after: dict[str, np.ndarray]) -> None:
         node = self.node
@@ -46,28 +59,33 @@ class DecoderStep:
         batch, steps = x.shape[:2]
         lengths = self._lengths(values, batch, steps)
         states = self._initial(values, before, batch)
-        memory, keys, valid = self._memory(values, batch)
-        order = np.argsort(-lengths, kind="stable") if (lengths < steps).any() else None
-        if order is not None:
+        memory, keys, valid = values.get(self.prepared_key) or self.prepare(values, batch)
+        ragged = bool((lengths < steps).any())
+        if ragged:
+            order = np.argsort(-lengths, kind="stable")
             x, memory, keys, lengths = x[order], memory[order], keys[order], lengths[order]
             valid = None if valid is None else valid[order]
-            states = {key: array[:, order] for key, array in states.items()}
+            states = {key: array.take(order, axis=1) for key, array in states.items()}
         sizes = {"": node.output_size, ".context": node.memory_size, ".weights": memory.shape[1]}
-        results = {ending: np.zeros((batch, steps, size), self.dtype) for ending, size in sizes.items()}
+        room = np.zeros if ragged else np.empty
+        results = {ending: room((batch, steps, size), self.dtype) for ending, size in sizes.items()}
         for t in range(steps):
-            n = int(np.searchsorted(-lengths, -t))  # rows longer than t
+            n = int(np.searchsorted(-lengths, -t)) if ragged else batch  # rows longer than t
             if n == 0:
                 break
-            running = {key: np.ascontiguousarray(array[:, :n]) for key, array in states.items()}
-            part = memory[:n], keys[:n], None if valid is None else valid[:n]
-            found, new = self._step(x[:n, t], running, *part)
-            for key, array in new.items():
-                states[key][:, :n] = array
-            for ending, array in zip(results, found, strict=True):
-                results[ending][:n, t] = array
-        if order is not None:
+            if n < batch:
+                part = memory[:n], keys[:n], None if valid is None else valid[:n]
+                running = {key: np.ascontiguousarray(array[:, :n]) for key, array in states.items()}
+                found, new = self._step(x[:n, t], running, *part)
+                for key, array in new.items():
+                    states[key][:, :n] = array
+            else:
+                found, states = self._step(x[:, t], states, memory, keys, valid)
+            for array, step in zip(results.values(), found, strict=True):
+                array[:n, t] = step
+        if ragged:
             back = np.argsort(order)
-            states = {key: array[:, back] for key, array in states.items()}
+            states = {key: array.take(back, axis=1) for key, array in states.items()}
             results = {ending: array[back] for ending, array in results.items()}
         values.update({node.name + ending: array for ending, array in results.items()})
         for key, array in states.items():
@@ -87,7 +105,8 @@ class DecoderStep:
 
     def _attend(self, query, memory, keys, valid):
         """v (n, K) and a (n, Tk) for a query (n, H)."""
-        context, weights = attend(self.scoring.scores(self.scoring_weights, query[:, None], keys), memory, valid)
+        query = query if self.project_query is None else self.project_query(query)
+        context, weights = attend(self.scoring.compare(self.scoring_weights, query[:, None], keys), memory, valid)
         return context[:, 0], weights[:, 0]
 
     def _cells(self, z, states):
@@ -103,8 +122,8 @@ class DecoderStep:
         """o = tanh(W [v; s] + b), or s."""
         if self.attentional is None:
             return top
-        z = np.concatenate([context, top], axis=1) @ self.attentional.T
-        return np.tanh(z if self.attentional_bias is None else z + self.attentional_bias)
+        z = self.attentional(np.concatenate([context, top], axis=1))
+        return np.tanh(z, out=z)
 
     def _lengths(self, values, batch, steps) -> np.ndarray:
         name = self.node.lengths
@@ -113,8 +132,11 @@ class DecoderStep:
         accept_lengths(name, values[name], batch, steps)
         return values[name]
 
-    def _memory(self, values, batch):
-        """The memory without its padding, its projected keys, and which of its steps are valid (None: all)."""
+    def prepare(self, values: dict[str, Any], batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """The memory without its padding, its projected keys, and which of its steps are valid (None: all).
+
+        Who calls a step many times with one memory may put this under ``prepared_key`` into the values of each call.
+        """
         node = self.node
         memory = values[node.memory]
         if len(memory) != batch:
@@ -125,7 +147,7 @@ class DecoderStep:
         valid = valid_steps(f"node {node.name!r}: memory_mask {node.memory_mask!r}", mask, *memory.shape[:2])
         memory = without_padding(memory, valid)
         if node.keys is None:
-            return memory, self.scoring.keys(self.scoring_weights, memory), valid
+            return memory, memory if self.project_keys is None else self.project_keys(memory), valid
         keys = values[node.keys]
         if keys.shape[:2] != memory.shape[:2]:
             expected = (*memory.shape[:2], keys.shape[2])

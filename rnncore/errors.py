@@ -7,18 +7,28 @@
     ├── WeightError         a weight is missing, unexpected or of the wrong shape (also a ValueError)
     ├── InputError          an argument of a call: rank, size, dtype, lengths, mask (also a ValueError)
     │   └── StateError      a recurrent state that does not belong to this model or batch
-    └── VerificationError   the outputs differ from the reference by more than the tolerance
+    ├── StreamError         a stream that is closed, finished, unknown, in use by another thread, or one too many
+    ├── VerificationError   the outputs differ from the reference by more than the tolerance
+    └── EngineError         an Engine did not answer a request
+        ├── QueueFullError      its queue holds as many as it may: come back later
+        ├── DeadlineError       the request's deadline passed before its work began (also a TimeoutError)
+        └── EngineClosedError   the engine was shut down
 
 A message says where, what was found and what was expected, in this form:
 ``lstm.weight_hh_l0: shape (1024, 255), expected (1024, 256)``.
 """
 
 __all__ = [
+    "DeadlineError",
+    "EngineClosedError",
+    "EngineError",
     "FormatError",
     "InputError",
+    "QueueFullError",
     "RnncoreError",
     "SpecError",
     "StateError",
+    "StreamError",
     "UnsupportedError",
     "VerificationError",
     "WeightError",
@@ -53,5 +63,25 @@ class StateError(InputError):
     """A recurrent state does not belong to this model or to this batch."""
 
 
+class StreamError(RnncoreError):
+    """A stream is closed, finished, unknown or in use by another thread, or a pool has no room for one more."""
+
+
 class VerificationError(RnncoreError):
     """Outputs differ from the reference by more than the tolerance."""
+
+
+class EngineError(RnncoreError):
+    """An Engine did not answer a request."""
+
+
+class QueueFullError(EngineError):
+    """An Engine's queue holds as many requests as it may."""
+
+
+class DeadlineError(EngineError, TimeoutError):
+    """A request's deadline passed before its work began."""
+
+
+class EngineClosedError(EngineError):
+    """An Engine was shut down, and takes or finishes no more requests."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from rnncore.errors import FormatError, RnncoreError, SpecError
-from rnncore.formats import native, read_checkpoint
+from rnncore.formats import native, read_file
 from rnncore.formats.native import NativeFile
 from rnncore.formats.torch_names import bind, is_optimizer, only_stack
 from rnncore.model import Model
@@ -29,16 +30,20 @@ def load(
     *,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
     dtype: str = "float32",
     check: bool = False,
 ) -> Model:
     """A Model from a file.
 
-    path   rnncore's own file or its directory; PyTorch weights as .pt, .pth, .bin, .safetensors or .npz; or
-           "zoo:NAME" for a model that comes with the package. What a file is, its content says, not its name
+    path   rnncore's own file or its directory; a model with its network: .onnx, or Keras's .keras or .h5; PyTorch
+           weights as .pt, .pth, .bin, .safetensors or .npz; or "zoo:NAME" for a model that comes with the package.
+           What a file is, its content says, not its name
     spec   what the network is, for a file of bare weights: a Spec, its JSON as an object, or the name of a JSON
            file. Weights that are one recurrent stack and nothing else need none
     names  weight or node names of the Spec -> names in the file, where they differ
+    architecture  the network for a file of Keras's that holds weights alone (.weights.h5, .h5): what model.to_json()
+           gives, as an object, a text, or the name of a file
     dtype  "float32" or "float64"
     check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
 
@@ -47,8 +52,8 @@ def load(
     Raises FormatError for a damaged or malicious file, UnsupportedError for one that rnncore cannot read, SpecError
     and WeightError where the file and the Spec contradict each other.
     """
-    found = open_file(path, spec=spec, names=names)
-    model = Model(found.spec, found.weights, dtype)
+    found = open_file(path, spec=spec, names=names, architecture=architecture)
+    model = Model(found.spec, found.weights, dtype, vocabulary=found.vocabulary)
     for note in found.notes:
         if note.startswith(NOT_USED):
             warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
@@ -62,15 +67,19 @@ def open_file(
     *,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
 ) -> NativeFile:
     """Spec, weights, test pair and origin from any file that ``load`` takes."""
     source = resolve(path)
     if source.is_dir():
         source = source / native.FILE_NAME
-    checkpoint = read_checkpoint(source)
-    if native.is_native(checkpoint):
-        if spec is not None or names is not None:
-            raise SpecError(f"{path}: this file holds its own Spec, expected no spec or names")
+    checkpoint = read_file(source) if architecture is None else _with_architecture(source, architecture)
+    own = isinstance(checkpoint, NativeFile) or native.is_native(checkpoint)
+    if own and (spec is not None or names is not None):
+        raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
+    if isinstance(checkpoint, NativeFile):
+        return dataclasses.replace(checkpoint, source=source.name, sha256=file_sha256(source))
+    if own:
         return native.from_checkpoint(checkpoint)
     wanted = None if spec is None else read_spec(spec)
     try:
@@ -91,11 +100,25 @@ def open_file(
     )
 
 
-def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair: Any = None) -> Path:
+def _with_architecture(source: Path, architecture: Mapping[str, Any] | str | os.PathLike) -> NativeFile:
+    from rnncore.formats.keras_file import read_weights
+
+    return read_weights(source, architecture)
+
+
+def save(
+    path: str | os.PathLike,
+    model: Model | NativeFile | Any,
+    *,
+    test_pair: Any = None,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
+) -> Path:
     """Write rnncore's own file: a Model, a NativeFile, or what an exporter returned (with its test pair).
 
     A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file. A Model
     does not carry the test pair and origin of the file it came from: to keep them, use convert, or give test_pair.
+
+    vocabulary  name of an input or output -> the tokens its ids stand for; None: what the model carries
     """
     if not isinstance(model, NativeFile):
         pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)
@@ -105,7 +128,10 @@ def save(path: str | os.PathLike, model: Model | NativeFile | Any, *, test_pair:
             pair,
             source=getattr(model, "source", ""),
             notes=tuple(getattr(model, "notes", ())),
+            vocabulary=getattr(model, "vocabulary", {}),
         )
+    if vocabulary is not None:
+        model = dataclasses.replace(model, vocabulary=vocabulary)
     if model.test_pair is not None:
         model.test_pair.check(model.spec)
     return native.write(path, model)
@@ -117,14 +143,18 @@ def convert(
     *,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
     verify: bool = False,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
 ) -> tuple[Path, NativeFile, Verification | None]:
     """Write a file's weights and Spec as rnncore's own file.
 
-    With verify the file's test pair is replayed first, and nothing is written if it fails. Returns the path written,
-    what it holds, and the verification.
+    With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save.
+    Returns the path written, what it holds, and the verification.
     """
-    found = open_file(source, spec=spec, names=names)
+    found = open_file(source, spec=spec, names=names, architecture=architecture)
+    if vocabulary is not None:
+        found = dataclasses.replace(found, vocabulary=vocabulary)
     report = None
     if verify:
         report = check_pair(Model(found.spec, found.weights), found.test_pair, str(source))

@@ -6,22 +6,31 @@ the compiled time loop of rnncore.kernels; the others run their op.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
-from rnncore.errors import InputError, RnncoreError, SpecError
+from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError
 from rnncore.ops import OPS, numpy_dtype
 from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.stacks import pack
-from rnncore.state import State
-from rnncore.threads import check_threads
+from rnncore.state import State, fingerprint
+from rnncore.threads import check_threads, threads_of_call
+from rnncore.vocabulary import Vocabulary, check_vocabularies
 from rnncore.weights import Weights
+
+if TYPE_CHECKING:
+    from rnncore.pool import StreamPool
+    from rnncore.stream import Stream
+    from rnncore.streaming.program import Program
 
 __all__ = ["Model"]
 
@@ -34,14 +43,16 @@ Values = dict[str, Any]
 class Model:
     """A network ready to run. Immutable, picklable, shared by threads.
 
-    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays)
+    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays). What is packed for the
+                    kernels is kept once: ``model.weights`` unpacks a copy of it whenever it is read
     dtype           "float32" or "float64": every float input, weight, state and output
     num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
     fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
                     if the table is not larger than this; running it then is a row gather. The bits stay the same
+    vocabulary      the tokens that ids stand for: name of an input or output -> tokens in the order of their ids
 
-    Raises SpecError and WeightError where spec and weights do not fit.
+    Raises SpecError and WeightError where spec, weights and vocabulary do not fit.
     """
 
     def __init__(
@@ -51,11 +62,13 @@ class Model:
         dtype: str = "float32",
         num_threads: int | None = None,
         fold_bytes: int = 64 << 20,
+        vocabulary: Mapping[str, Iterable[str]] | None = None,
     ):
         if str(dtype) not in ("float32", "float64"):
             raise SpecError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
         self._spec = spec
         self._dtype = np.dtype(dtype)
+        self._vocabulary = MappingProxyType(check_vocabularies(spec, vocabulary or {}))
         self._weights = Weights(spec, weights)  # checked here, whatever it was checked against before
         needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
         given = {entry.name for entry in spec.inputs}
@@ -68,6 +81,9 @@ class Model:
         self._padded = self._padded_ids()
         self._last_uses = _last_uses(spec, folded)
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
+        self._programs: dict[tuple, Any] = {}
+        packed = [getattr(step, "packed", {}) for step in self._steps]
+        self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
 
     @property
     def spec(self) -> Spec:
@@ -82,6 +98,11 @@ class Model:
         return self._dtype
 
     @property
+    def vocabulary(self) -> Mapping[str, Vocabulary]:
+        """The vocabularies of inputs and outputs, by name; empty where the model has none."""
+        return self._vocabulary
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """Name, dtype and shape of each input."""
         return self._spec.inputs
@@ -93,14 +114,17 @@ class Model:
         return tuple(Input(name, values[name].dtype, values[name].shape) for name in self._spec.outputs)
 
     def __reduce__(self):
-        return Model, (self._spec, dict(self._weights), self._dtype.name, self._num_threads, self._fold_bytes)
+        options = (self._dtype.name, self._num_threads, self._fold_bytes, dict(self._vocabulary))
+        return Model, (self._spec, dict(self._weights), *options)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{entry.name}: {entry.value}" for entry in self.inputs)
         outputs = ", ".join(f"{entry.name}: {entry.value}" for entry in self.outputs)
         return f"<Model {inputs} -> {outputs}; {self._weights.count:,} parameters, {self._dtype.name}>"
 
-    def __call__(self, x: Any, state: Any = _NO_STATE, *, lengths: Any = None, mask: Any = None) -> Any:
+    def __call__(
+        self, x: Any, state: Any = _NO_STATE, *, lengths: Any = None, mask: Any = None, num_threads: int | None = None
+    ) -> Any:
         """Run a model with one required input.
 
         x        what ``model.inputs`` says, batch first: (B, T, I) for a float sequence, (B, T) for ids
@@ -110,10 +134,14 @@ class Model:
                  recurrent layer's output there is 0.
                  A row of length 0 keeps its state
         mask     (B, T) bool, for models with an input "mask": True where a step counts, gaps allowed
+        num_threads  in place of the model's own, for this call: from 1 to 64. It never changes a result
 
         Returns the output (a dict by name where the model has several), or (output, state) if state was given.
         Raises InputError and StateError.
         """
+        if num_threads is not None:
+            with threads_of_call(num_threads):
+                return self(x, state, lengths=lengths, mask=mask)
         if self._direct is not None and lengths is None and mask is None:
             found = self._directly(x, state)
             if found is not None:
@@ -149,7 +177,7 @@ class Model:
             if 0 < size <= self._fold_bytes:
                 for step in steps:
                     step.fold(node, self._weights[f"{node.name}.weight"])
-                self._steps[place] = _nothing
+                self._steps[place] = nothing
                 folded[node.name] = node.inputs[0]
         return folded
 
@@ -178,8 +206,14 @@ class Model:
         found = self._direct.step(x, state.arrays) if type(state) is State else None
         return None if found is None else (found[0], State.of(found[1]))
 
-    def run(self, inputs: Mapping[str, Any], state: Any = _NO_STATE) -> Any:
-        """Run any model: named inputs in, a dict of named outputs back; (outputs, state) if state was given."""
+    def run(self, inputs: Mapping[str, Any], state: Any = _NO_STATE, *, num_threads: int | None = None) -> Any:
+        """Run any model: named inputs in, a dict of named outputs back; (outputs, state) if state was given.
+
+        num_threads: as for a call of the model.
+        """
+        if num_threads is not None:
+            with threads_of_call(num_threads):
+                return self.run(inputs, state)
         outputs, after = self._run(inputs, None if state is _NO_STATE else state)
         return outputs if state is _NO_STATE else (outputs, after)
 
@@ -198,23 +232,94 @@ class Model:
                 found[f"{node.name}.{key}"] = array
         return State(found)
 
+    def stream(
+        self,
+        batch: int = 1,
+        *,
+        lookahead: int | None = None,
+        block: int | None = None,
+        history: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """A Stream: the model over ``batch`` sequences that arrive in pieces, keeping its state from one to the next.
+
+        lookahead  bidirectional layers read so many steps ahead and give ``block`` steps at a time (as many, if not
+                   given): their outputs then are not those of the whole sequence, but do not depend on how it is cut
+        history    causal attention looks back on so many steps, the present one included
+        inputs     the inputs without a time axis, by name: given once
+
+        Raises UnsupportedError, naming the node that prevents it: see ``unstreamable``.
+        """
+        from rnncore.stream import Stream
+
+        return Stream(self._program(lookahead, block, history), batch, inputs)
+
+    def pool(
+        self,
+        capacity: int,
+        *,
+        lookahead: int | None = None,
+        block: int | None = None,
+        history: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> StreamPool:
+        """A StreamPool: up to ``capacity`` streams that are stepped together. Options as for ``stream``.
+
+        clock  seconds, by which streams age
+        """
+        from rnncore.pool import StreamPool
+
+        return StreamPool(self._program(lookahead, block, history), capacity, clock)
+
+    @cached_property
+    def unstreamable(self) -> str | None:
+        """Why the model cannot stream, naming the node that prevents it; None where it can."""
+        try:
+            self._program(None, None, None)
+        except UnsupportedError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of Spec, weights and dtype, in hexadecimal digits: what saved states are bound to."""
+        return fingerprint(self._spec, self._weights, self._dtype)
+
+    def _program(self, lookahead: int | None, block: int | None, history: int | None) -> Program:
+        """How the model streams with these options; made once."""
+        from rnncore.streaming.flow import plan
+        from rnncore.streaming.program import Program
+
+        options = {"lookahead": (lookahead, 0), "block": (block, 1), "history": (history, 1)}
+        for name, (value, least) in options.items():
+            plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if value is not None and not (plain and value >= least):
+                raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
+        key = (lookahead, block, history)
+        if key not in self._programs:
+            self._programs[key] = Program(self, plan(self._spec, *key))
+        return self._programs[key]
+
     def predict(
         self,
         sequences: Iterable[Any],
         batch_size: int = 256,
         progress: Callable[[int, int], None] | None = None,
+        num_threads: int | None = None,
     ) -> list[Any]:
         """Run many sequences of any lengths, and return their outputs in the same order.
 
         sequences   one array for each, without the batch dimension: (T_i, I), or (T_i,) for ids
         batch_size  rows run together; they are chosen by length, so little is wasted
         progress    called with (sequences done, all) after each batch
+        num_threads as for a call of the model
 
         Returns a list of arrays without the batch dimension, outputs with a time dimension cut to the sequence's
         length; of dicts where the model has several outputs. The model's input must have its time dimension second.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}, expected a positive integer")
+        threads = check_threads(self._num_threads if num_threads is None else num_threads)
         entry, time = self._ragged_input()
         arrays = [as_array(f"sequence {i}", sequence) for i, sequence in enumerate(sequences)]
         for i, array in enumerate(arrays):
@@ -225,13 +330,25 @@ class Model:
         for first in range(0, len(order), int(batch_size)):
             rows = order[first : first + int(batch_size)]
             lengths = np.array([len(arrays[i]) for i in rows], np.int64)
-            for i, array in zip(
-                rows, self._predict_batch(entry, time, [arrays[i] for i in rows], lengths), strict=True
-            ):
+            with threads_of_call(threads):
+                found = self._predict_batch(entry, time, [arrays[i] for i in rows], lengths)
+            for i, array in zip(rows, found, strict=True):
                 results[i] = array
             if progress is not None:
                 progress(min(first + len(rows), len(order)), len(order))
         return results
+
+    def generate(self, prompts: Any, max_length: int = 100, **options: Any) -> list[Any]:
+        """Continue prompts of tokens: see rnncore.decode.generate."""
+        from rnncore import decode
+
+        return decode.generate(self, prompts, max_length, **options)
+
+    def score(self, sequences: Any, **options: Any) -> list[Any]:
+        """How probable sequences of tokens are: see rnncore.decode.score."""
+        from rnncore import decode
+
+        return decode.score(self, sequences, **options)
 
     def _ragged_input(self) -> tuple[Input, str]:
         """The one input that predict can pad, and the name of its time dimension."""
@@ -346,11 +463,16 @@ def _compile(
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
-        return ControlStep(node, [model._branch for model in models], dtype)
-    return _nothing if node.op == "Constant" else _op_step(node, weights, dtype, threads)
+        packed = {
+            f"{node.name}.{label}.{key}": partial(model.weights.__getitem__, key)
+            for label, model in zip(labels, models, strict=True)
+            for key in model.weights.packed
+        }
+        return ControlStep(node, [model._branch for model in models], dtype, packed)
+    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads)
 
 
-def _nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
     """The step of a node whose work is done elsewhere."""
 
 
@@ -382,7 +504,8 @@ def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found]
 
 
-def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
+def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
+    """The step of a Node."""
     dtypes = node.weight_dtypes()
     own = {
         name.removeprefix(f"{node.name}."): weights[name].astype(
@@ -409,4 +532,5 @@ def _op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Ste
         else:
             values.update(zip(names, found, strict=True))
 
+    step.packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
     return step

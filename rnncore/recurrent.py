@@ -11,7 +11,7 @@ from rnncore.errors import InputError
 from rnncore.kernels import _native
 from rnncore.ops.linear import check_ids
 from rnncore.spec import Node, Recurrent, Spec
-from rnncore.stacks import pack
+from rnncore.stacks import pack, packed_weights
 from rnncore.state import State
 from rnncore.weights import Weights
 
@@ -53,6 +53,7 @@ class RecurrentStep:
                 key: weights[f"{node.name}.initial_{key}"].astype(dtype, copy=False) for key in node.cell.states
             }
         self.stack = pack(node, weights, dtype)
+        self.packed = packed_weights(node, self.stack)
         self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
         self.threads = threads
         self.embedding: Node | None = None

@@ -602,9 +602,8 @@ class Control:
                 raise SpecError(f"{what} is {value}, expected {dtype} ()")
         self._check_carried(body, 2, given[2 : self.own])
         outputs = [body.values[name] for name in body.outputs]
-        carried = [_either(a, b, "before", "after") for a, b in zip(given[2:], outputs[1:], strict=False)][
-            : self.carried
-        ]
+        pairs = zip(given[2 : self.own], outputs[1:], strict=False)
+        carried = [_either(a, b, "before", "after") for a, b in pairs]
         return [*carried, *(Value(v.dtype, (UNKNOWN, *v.shape)) for v in outputs[1 + self.carried :])]
 
     def _infer_scan(self, given: list[Value]) -> list[Value]:

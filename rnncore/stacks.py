@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,26 +13,48 @@ from rnncore.cells import Cell
 from rnncore.kernels import _engine, _native, runs_native
 from rnncore.weights import Weights
 
-__all__ = ["BlasStack", "pack"]
+__all__ = ["BlasStack", "pack", "pack_direction", "packed_weights"]
 
 
 def pack(node: Any, weights: Weights, dtype: np.dtype) -> _native.Stack | BlasStack:
     """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix)."""
-    native = runs_native(dtype)
-    layers = []
-    for layer in range(node.layers):
-        layers.append([])
-        for direction in node.directions:
-            cell, suffix = node.layer_cell(layer, direction), node.suffix(layer, direction)
-            arrays = {
-                key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()
-            }
-            if native:
-                layers[-1].append(_native.NativeCell(cell.kind, _options(cell), arrays))
-            else:
-                layers[-1].append(_engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8))
-    reverse = node.directions == ("reverse",)
-    return _native.Stack(layers, reverse) if native else BlasStack(layers, reverse, node.cell.output_size, dtype)
+    layers = [
+        [_cell(node, weights, dtype, layer, direction) for direction in node.directions] for layer in range(node.layers)
+    ]
+    return _stack(layers, node.directions == ("reverse",), node, dtype)
+
+
+def pack_direction(
+    node: Any, weights: Weights, dtype: np.dtype, layer: int, direction: str
+) -> _native.Stack | BlasStack:
+    """One layer and direction of such a node, as a stack of its own."""
+    return _stack([[_cell(node, weights, dtype, layer, direction)]], direction == "reverse", node, dtype)
+
+
+def _cell(node: Any, weights: Weights, dtype: np.dtype, layer: int, direction: str) -> Any:
+    cell, suffix = node.layer_cell(layer, direction), node.suffix(layer, direction)
+    arrays = {key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()}
+    if runs_native(dtype):
+        return _native.NativeCell(cell.kind, _options(cell), arrays)
+    return _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
+
+
+def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -> _native.Stack | BlasStack:
+    if runs_native(dtype):
+        return _native.Stack(layers, reverse)
+    return BlasStack(layers, reverse, node.cell.output_size, dtype)
+
+
+def packed_weights(node: Any, stack: _native.Stack | BlasStack) -> dict[str, Callable[[], np.ndarray]]:
+    """For each weight of the node that the stack can give back: its name, and what unpacks a copy of it."""
+    if isinstance(stack, BlasStack):
+        return {}
+    places = [node.suffix(layer, direction) for layer in range(node.layers) for direction in node.directions]
+    return {
+        f"{node.name}.{key}{suffix}": partial(cell.unpack, key)
+        for suffix, cell in zip(places, stack.cells, strict=True)
+        for key in cell.packed
+    }
 
 
 class BlasStack:

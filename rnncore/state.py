@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import zlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from rnncore.errors import StateError
+from rnncore.errors import FormatError, StateError
+from rnncore.formats._cursor import Cursor, shown
 
-__all__ = ["State"]
+__all__ = ["State", "arrays_from_bytes", "arrays_to_bytes", "fingerprint"]
+
+MAGIC = b"RNNSTATE"
+VERSION = 1
+DTYPES = (
+    "float32",
+    "float64",
+    "float16",
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+)
+MAX_ARRAYS, MAX_NAME, MAX_RANK = 100_000, 1100, 16
 
 
 class State(Mapping[str, np.ndarray]):
@@ -85,6 +109,37 @@ class State(Mapping[str, np.ndarray]):
         """An independent copy."""
         return State({name: array.copy() for name, array in self.items()})
 
+    def to_bytes(self, fingerprint: str | None = None) -> bytes:
+        """The State as bytes that any machine and later version can read: a service keeps its users' states so.
+
+        fingerprint  model.fingerprint, so that only this model's states are accepted where it is asked for
+
+        All numbers little endian:
+
+            offset  bytes
+            0       8       magic "RNNSTATE"
+            8       2       version, 1
+            10      2       0
+            12      4       number of arrays
+            16      32      fingerprint (SHA-256) of the model; zeros for none
+            48      ...     each array: length of its name (2 bytes), name (UTF-8), dtype (1 byte: place in float32,
+                            float64, float16, bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64), rank
+                            (1 byte), sizes (8 bytes each), data (C order)
+            end-4   4       CRC-32 of everything before
+
+        The checksum finds damage, not forgery: who can write the bytes can write any state.
+        """
+        return arrays_to_bytes(self._arrays, fingerprint)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, fingerprint: str | None = None) -> State:
+        """The State that to_bytes wrote.
+
+        Raises FormatError for bytes that are damaged or something else, and StateError where they are of another
+        model than the one with this fingerprint.
+        """
+        return cls.of(arrays_from_bytes(data, fingerprint))
+
     def rows(self, index) -> State:
         """A copy of some rows of the batch: a slice, an integer array or a boolean mask."""
         return State({name: np.array(array[:, index]) for name, array in self.items()})
@@ -96,3 +151,96 @@ class State(Mapping[str, np.ndarray]):
                 f"state.{letter}: {len(found)} states of that letter, expected one; there are {list(self)}"
             )
         return self[found[0]]
+
+
+def arrays_to_bytes(arrays: Mapping[str, np.ndarray], fingerprint: str | None) -> bytes:
+    """Named arrays in the layout of State.to_bytes."""
+    parts = [MAGIC, VERSION.to_bytes(2, "little"), bytes(2), len(arrays).to_bytes(4, "little"), _digest(fingerprint)]
+    for name, array in arrays.items():
+        encoded = name.encode()
+        parts.append(len(encoded).to_bytes(2, "little") + encoded)
+        parts.append(bytes((DTYPES.index(array.dtype.name), array.ndim)))
+        parts += [size.to_bytes(8, "little") for size in array.shape]
+        parts.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    body = b"".join(parts)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def arrays_from_bytes(data: bytes, fingerprint: str | None) -> dict[str, np.ndarray]:
+    """What arrays_to_bytes wrote, as arrays of the caller's own. FormatError and StateError as State.from_bytes."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise StateError(f"state: {type(data).__name__}, expected bytes")
+    data = bytes(data)
+    cursor = Cursor(data, "state", 0, max(0, len(data) - 4))
+    cursor.expect(MAGIC, "magic")
+    version = cursor.u16()
+    if version != VERSION or cursor.u16():
+        raise FormatError(f"state: version {version}, this version of rnncore reads {VERSION}")
+    if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise FormatError("state: damaged: its checksum does not fit")
+    count = cursor.u32()
+    if count > MAX_ARRAYS:
+        raise FormatError(f"state: {count} arrays, expected at most {MAX_ARRAYS}")
+    digest = cursor.bytes(32)
+    if fingerprint is not None and digest != _digest(fingerprint):
+        raise StateError(f"state: of the model {_short(digest.hex())}, expected {_short(fingerprint)}")
+    found: dict[str, np.ndarray] = {}
+    for _ in range(count):
+        name, array = _read_array(cursor)
+        if name in found:
+            raise FormatError(f"state: two arrays are named {name!r}")
+        found[name] = array
+    if cursor.remaining:
+        raise FormatError(f"state: {cursor.remaining} bytes behind the last array, expected none")
+    return found
+
+
+def _read_array(cursor: Cursor) -> tuple[str, np.ndarray]:
+    length = cursor.u16()
+    if not 0 < length <= MAX_NAME:
+        raise FormatError(f"state: a name of {length} bytes, expected 1 to {MAX_NAME}")
+    try:
+        name = cursor.bytes(length).decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"state: a name is not UTF-8: {error}") from None
+    code, rank = cursor.u8(), cursor.u8()
+    if code >= len(DTYPES) or rank > MAX_RANK:
+        expected = f"a dtype below {len(DTYPES)} and a rank of at most {MAX_RANK}"
+        raise FormatError(f"state: {shown(name)}: dtype {code} and rank {rank}, expected {expected}")
+    shape = tuple(cursor.u64() for _ in range(rank))
+    dtype = np.dtype(DTYPES[code]).newbyteorder("<")
+    size = math.prod(shape) * dtype.itemsize  # of Python's integers, which do not wrap
+    if any(side > 1 << 48 for side in shape) or size > cursor.remaining:
+        raise FormatError(f"state: {shown(name)}: shape {shape}, but {cursor.remaining} bytes remain")
+    raw = cursor.bytes(size)
+    if dtype.kind == "b" and raw.strip(b"\0\1"):
+        raise FormatError(f"state: {shown(name)}: a bool that is neither 0 nor 1")
+    return name, np.frombuffer(raw, dtype).astype(dtype.newbyteorder("=")).reshape(shape)
+
+
+def fingerprint(spec: Any, weights: Mapping[str, np.ndarray], dtype: np.dtype) -> str:
+    """SHA-256, in hexadecimal digits, of what a network is: its Spec, its weights and the dtype it runs in."""
+    digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
+    digest.update(dtype.name.encode())
+    for name in sorted(weights):
+        array = weights[name]
+        array = array.astype(dtype, copy=False) if array.dtype.kind == "f" else array
+        digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
+def _digest(fingerprint: str | None) -> bytes:
+    if fingerprint is None:
+        return bytes(32)
+    try:
+        found = bytes.fromhex(fingerprint)
+    except (TypeError, ValueError):
+        found = b""
+    if len(found) != 32:
+        raise StateError(f"fingerprint {fingerprint!r}, expected the 64 hexadecimal digits of model.fingerprint")
+    return found
+
+
+def _short(fingerprint: str) -> str:
+    return "that none is named for" if not fingerprint.strip("0") else f"{fingerprint[:12]}..."

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from rnncore.errors import InputError
+from rnncore.kernels import _native
 
-__all__ = ["check_threads", "default_threads"]
+__all__ = ["check_threads", "default_threads", "threads_of_call"]
 
 LARGEST = 64
 
@@ -21,6 +24,16 @@ def check_threads(given: object, name: str = "num_threads") -> int:
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= LARGEST:
         raise InputError(f"{name}={given!r}, expected an integer from 1 to {LARGEST}")
     return given
+
+
+@contextlib.contextmanager
+def threads_of_call(given: int) -> Iterator[None]:
+    """What this thread runs inside uses so many threads, whatever its models were made with. InputError as above."""
+    before = _native.ask_threads(check_threads(given))
+    try:
+        yield
+    finally:
+        _native.ask_threads(before)
 
 
 @functools.cache

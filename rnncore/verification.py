@@ -1,4 +1,4 @@
-"""Replaying a test pair: does this model compute what the source framework computed?"""
+"""Does a model compute what something else computed: its source framework (a test pair), another model, arrays?"""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from rnncore.errors import VerificationError
 from rnncore.model import Model
+from rnncore.spec import Node, Spec
 from rnncore.test_pair import TestPair
 
-__all__ = ["Difference", "Verification", "check_pair", "compare"]
+__all__ = ["Difference", "Verification", "all_values", "check_pair", "compare", "drawn_inputs", "first_difference"]
 
 # Largest error of one output, relative to its largest value (at least 1), by the coarser of the two dtypes.
 TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
@@ -73,6 +74,58 @@ def check_pair(model: Model, pair: TestPair | None, what: str) -> Verification:
 def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], what: str) -> Verification:
     """The difference of each output from its reference. Equal shapes are required; NaN equals NaN."""
     return Verification(what, tuple(_difference(name, found[name], expected[name]) for name in expected))
+
+
+def all_values(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every value that the model's nodes compute, by name, in their order."""
+    spec = model.spec
+    given = {entry.name for entry in spec.inputs}
+    names = [name for name in spec.values if name not in given]
+    return Model(Spec(spec.inputs, spec.nodes, names), model.weights, model.dtype).run(inputs)
+
+
+def first_difference(
+    spec: Spec, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> tuple[str, Difference] | None:
+    """The first node of a Spec, in its order, one of whose values differs, and how; None if all are equal.
+
+    Values that one side lacks, or has in another shape, are passed over.
+    """
+    for node in spec.nodes:
+        for name in node.infer(spec.values):
+            if name in found and name in expected and found[name].shape == expected[name].shape:
+                difference = _difference(name, found[name], expected[name])
+                if not difference.passed:
+                    return node.name, difference
+    return None
+
+
+def drawn_inputs(
+    spec: Spec, dtype: str = "float32", seed: int = 0, sizes: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
+    """Inputs of a Spec, drawn with a seed; ids in range, lengths from 1 to the number of steps.
+
+    sizes: of dimensions by their names; 2 rows of 7 steps and 5 of everything else where nothing is said. Optional
+    inputs are left out.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = {"B": 2, "T": 7, **(sizes or {})}
+    found = {}
+    for entry in spec.inputs:
+        if entry.optional:
+            continue
+        shape = [sizes.get(size, 5) if isinstance(size, str) else size for size in entry.shape]
+        readers = [node for node in spec.nodes if entry.name in node.reads]
+        if entry.dtype == "bool":
+            found[entry.name] = np.ones(shape, np.bool_)
+        elif entry.dtype.startswith(("int", "uint")):
+            lengths = any(getattr(node, "lengths", None) == entry.name for node in readers)
+            tables = [n.attributes["input_size"] for n in readers if isinstance(n, Node) and n.op == "Embedding"]
+            low, high = (1, sizes["T"] + 1) if lengths else (0, min(tables, default=2))
+            found[entry.name] = rng.integers(low, high, shape).astype(entry.dtype)
+        else:
+            found[entry.name] = rng.standard_normal(shape).astype(dtype if entry.dtype == "float" else entry.dtype)
+    return found
 
 
 def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> Difference:

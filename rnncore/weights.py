@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +20,11 @@ class Weights(Mapping[str, np.ndarray]):
 
     Arrays are read-only and C-contiguous, in native byte order. float16, float32 and float64 keep their dtype;
     integers and booleans are refused, but for the weights that ``spec.weight_dtypes()`` says hold them. The arrays
-    given are copied unless they are already in that form and nobody can write to them.
+    given are copied unless they are already in that form, nobody can write to them, and they are not a part of
+    something larger, which they would keep in memory.
+
+    Those of a Model are partly packed for its kernels and not held here a second time: reading such a weight unpacks
+    a copy, with the bits and the dtype that were given.
 
     Raises WeightError naming the weight: missing, unexpected, wrong shape or dtype.
     """
@@ -31,12 +38,13 @@ class Weights(Mapping[str, np.ndarray]):
             extra = f"{len(unexpected)} that the Spec does not have: {_some(unexpected)}" if unexpected else ""
             raise WeightError(f"weights: {'; '.join(filter(None, (found, extra)))}")
         dtypes = spec.weight_dtypes()
-        self._arrays = {
+        self._arrays: dict[str, np.ndarray | _Packed] = {
             name: _frozen(name, arrays[name], shape, dtypes.get(name, "float")) for name, shape in shapes.items()
         }
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._arrays[name]
+        found = self._arrays[name]
+        return found.unpacked() if isinstance(found, _Packed) else found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -50,11 +58,43 @@ class Weights(Mapping[str, np.ndarray]):
     @property
     def count(self) -> int:
         """Number of parameters."""
-        return sum(array.size for array in self._arrays.values())
+        return sum(math.prod(array.shape) for array in self._arrays.values())
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self._arrays.values())
+        """Bytes of the arrays, packed ones counted as what reading them gives."""
+        return sum(math.prod(array.shape) * array.dtype.itemsize for array in self._arrays.values())
+
+    @property
+    def packed(self) -> tuple[str, ...]:
+        """Names of the weights that are not held here."""
+        return tuple(name for name, array in self._arrays.items() if isinstance(array, _Packed))
+
+    def let_go(self, packed: Mapping[str, Callable[[], np.ndarray]]) -> Weights:
+        """The same without the arrays of these names, which from now on come from what is given: a fresh float32 copy.
+
+        An array that a float32 copy does not hold to the bit stays.
+        """
+        found = copy.copy(self)
+        found._arrays = dict(self._arrays)
+        for name, read in packed.items():
+            array = self._arrays[name]
+            if _held_by_float32(array):
+                found._arrays[name] = _Packed(array.shape, array.dtype, read)
+        return found
+
+
+class _Packed(NamedTuple):
+    """Stands for an array that is kept elsewhere."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def unpacked(self) -> np.ndarray:
+        array = self.read().astype(self.dtype, copy=False)
+        array.flags.writeable = False
+        return array
 
 
 def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -66,9 +106,9 @@ def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: str) ->
         raise WeightError(f"{name}: dtype {array.dtype}, expected float16, float32 or float64")
     if array.shape != shape:
         raise WeightError(f"{name}: shape {array.shape}, expected {shape}")
-    frozen = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    frozen = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     if frozen is given or np.may_share_memory(frozen, array):
-        frozen = frozen.copy() if _writable(frozen) else frozen
+        frozen = frozen.copy() if _writable(frozen) or _is_part(frozen) else frozen
     frozen.flags.writeable = False
     return frozen
 
@@ -81,6 +121,22 @@ def _writable(array: np.ndarray) -> bool:
             return True
         owner = owner.base
     return owner is not None and not isinstance(owner, bytes)
+
+
+def _held_by_float32(array: np.ndarray) -> bool:
+    """Whether the array comes back from float32 to the bit."""
+    if array.dtype == np.float32:
+        return True
+    with np.errstate(all="ignore"):
+        return array.astype(np.float32).astype(array.dtype).tobytes() == array.tobytes()
+
+
+def _is_part(array: np.ndarray) -> bool:
+    """Whether the array, to which nobody writes, is a view of memory that is larger."""
+    owner = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return (owner.nbytes if isinstance(owner, np.ndarray) else len(owner)) > array.nbytes
 
 
 def _some(names: list[str]) -> str:

@@ -982,11 +982,6 @@ def other_gzip():
     return b"\x1f\x8b\x08" + bytes(30)
 
 
-@hostile("ONNX", "a graph in protobuf has its own reader", UnsupportedError)
-def other_onnx():
-    return b"\x08\x08\x12\x07pytorch\x1a\x052.1.0"
-
-
 @hostile("JSON", "a config beside the weights, taken for them")
 def other_json():
     return b'{"architectures": []}'

@@ -81,8 +81,8 @@ MUTATIONS = [
     Mutation(
         "peephole-of-old-cell",
         BODY,
-        "zo += load(p + 2 * W) * cell;",
-        "zo += load(p + 2 * W) * load(c + panel * W);",
+        "if (peephole) zo += load(peephole) * cell;",
+        "if (peephole) zo += load(peephole) * load(c + panel * W);",
         "the output gate looks at the new c",
     ),
     Mutation(
@@ -160,9 +160,23 @@ MUTATIONS = [
     Mutation(
         "fused-gru-update-swapped",
         BODY,
-        "((d - splat(1.0f)) * m + old * (m + splat(2.0f)))",
-        "(m + (d - splat(1.0f)) * old * (m + splat(2.0f)))",
-        "the same in the fused step, where it is written over one division",
+        "((d - splat(1.0f)) * N + old * D)",
+        "((d - splat(1.0f)) * old + N * D)",
+        "u keeps the old output, 1 - u takes the new one",
+    ),
+    Mutation(
+        "fused-coupled-sides-swapped",
+        BODY,
+        "if (point->coupled == COUPLED_INPUT) {",
+        "if (point->coupled == COUPLED_FORGET) {",
+        "which gate is derived from the other",
+    ),
+    Mutation(
+        "fused-reset-forgotten",
+        BODY,
+        "old / sigmoid_divisor(clipped(point, acc[r][2 * p])));",
+        "old);",
+        "the candidate's product takes r * h, not h",
     ),
     Mutation(
         "links-not-added",

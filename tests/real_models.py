@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["real_file", "real_folders"]
+__all__ = ["real_file", "real_folders", "real_source_file"]
 
 
 def cache() -> Path:
@@ -67,10 +68,31 @@ def real_folders(requirement: str, folders: Iterable[str]) -> list[Path]:
     return list(paths.values())
 
 
+def real_source_file(requirement: str, member: str) -> Path:
+    """Path of one file of a source archive: ``member`` is below its top folder. Otherwise as real_file."""
+    path = cache() / requirement.replace("==", "-") / member
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory(dir=cache()) as work:
+        source = _downloaded(requirement, Path(work), "--no-binary", "*.tar.gz")
+        part = Path(work) / "part"
+        with tarfile.open(source) as archive:
+            top = archive.getnames()[0].split("/")[0]
+            with archive.extractfile(f"{top}/{member}") as found, part.open("wb") as target:
+                shutil.copyfileobj(found, target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(path)
+    return path
+
+
 def _wheel(requirement: str, work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    return _downloaded(requirement, work, "--only-binary", "*.whl")
+
+
+def _downloaded(requirement: str, work: Path, kind: str, pattern: str) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", kind, ":all:"]
     done = subprocess.run([*command, "-d", str(work), requirement], capture_output=True, text=True, timeout=600)
-    wheels = list(work.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
+    found = list(work.glob(pattern))
+    if done.returncode or len(found) != 1:
         raise RuntimeError(f"pip download {requirement}: {done.stderr.strip()[-500:]}")
-    return wheels[0]
+    return found[0]

@@ -133,6 +133,8 @@ def test_threads(isa, seed, shape):
     for threads in (2, 3):
         found, _ = Model(case.spec, case.weights, num_threads=threads).run(case.inputs, case.state)
         assert_same(found, expected, f"{isa}, seed {seed}, {threads} threads")
+        found, _ = case.model.run(case.inputs, case.state, num_threads=threads)
+        assert_same(found, expected, f"{isa}, seed {seed}, {threads} threads for the call")
 
 
 @pytest.mark.parametrize("steps", [7, 130])

@@ -771,6 +771,47 @@ def test_interrupt_ends_a_long_call(call):
     assert float(answered) - sent < 1.0
 
 
+SHORT_SEQUENCES = {
+    "fused": ("network(LSTM(64, 128))", (2_000_000, 2, 64)),
+    "stacked": ("network(LSTM(64, 96), layers=2, direction='bidirectional')", (1_000_000, 2, 64)),
+    "small": ("network(RNN(1, 1))", (40_000_000, 4, 1)),
+    "layer norm": ("network(LSTM(2, 3, layer_norm='tf1'))", (20_000_000, 3, 2)),
+    "linear": ("linear(512)", (3_000_000, 512)),
+}
+
+
+@pytest.mark.parametrize("call", SHORT_SEQUENCES)
+def test_interrupt_ends_a_call_of_many_rows(call):
+    """Many rows of few steps, each block of them soon done: the handler runs within 200 ms all the same."""
+    model, shape = SHORT_SEQUENCES[call]
+    process = python(f"""
+        from rnncore.cells import RNN
+        from rnncore.spec import Node
+        def linear(size):
+            node = Node("linear", "Linear", "x", {{"input_size": size, "output_size": size}})
+            spec = Spec([Input("x", "float", ("B", size))], [node], ["linear"])
+            return Model(spec, {{k: np.ones(v, "float32") for k, v in spec.weight_shapes().items()}})
+        model = {model}
+        x = np.zeros({shape}, "float32")
+        late = []
+        def interrupt(*_):
+            late.append(time.monotonic())
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        for wait in (0.3, 0.45):
+            start = time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, wait)
+            try:
+                model(x, num_threads=1)
+            except KeyboardInterrupt:
+                late[-1] -= start + wait
+            else:
+                raise AssertionError("finished before the signal")
+        print(min(late))
+    """)
+    assert float(finish(process)) < 0.2
+
+
 @pytest.mark.parametrize("call", ["LSTM(32, 512), (1, 300_000, 32)", "GRU(32, 512), (3, 100_000, 32)"])
 def test_interrupts_with_more_threads_than_cores(call):
     """A thread may be a step behind the one that sees the signal: all of them have to stop after the same step."""

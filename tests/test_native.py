@@ -352,7 +352,7 @@ def test_every_flipped_byte_of_the_header_is_noticed_or_harmless(path):
 
 def test_a_native_file_holds_its_own_spec(path):
     for options in ({"spec": SPEC}, {"names": {}}):
-        with pytest.raises(SpecError, match=f"{path}: this file holds its own Spec, expected no spec or names"):
+        with pytest.raises(SpecError, match=f"{path}: this file holds its own network, expected no spec or names"):
             loading.load(path, **options)
 
 

@@ -8,8 +8,10 @@ import os
 import click
 
 from rnncore._version import __version__
+from rnncore.cli.bench import bench
 from rnncore.cli.convert import convert
 from rnncore.cli.demo import demo
+from rnncore.cli.generate import generate
 from rnncore.cli.inspect import inspect
 from rnncore.cli.output import one_line
 from rnncore.cli.run import run
@@ -60,5 +62,5 @@ def application() -> None:
     """
 
 
-for command in (demo, inspect, convert, verify, run):
+for command in (demo, inspect, convert, verify, run, generate, bench):
     application.add_command(command)

@@ -9,7 +9,7 @@ import click
 
 from rnncore import loading
 from rnncore.cli.inspect import print_graph, print_notes
-from rnncore.cli.options import names_option, read_names, spec_option
+from rnncore.cli.options import names_option, read_names, read_vocabulary, spec_option
 from rnncore.cli.output import bytes_text, say
 from rnncore.cli.run_outputs import check_place
 from rnncore.cli.verify import print_verification
@@ -23,8 +23,11 @@ __all__ = ["convert"]
 @click.argument("target", metavar="DST")
 @spec_option
 @names_option
+@click.option("--vocabulary", metavar="FILE.json", help='Tokens of ids: an object {"input or output": [tokens]}.')
 @click.option("--verify", is_flag=True, help="Replay the test pair of SRC first; nothing is written if it fails.")
-def convert(source: str, target: str, spec: str | None, names: str | None, verify: bool) -> None:
+def convert(
+    source: str, target: str, spec: str | None, names: str | None, vocabulary: str | None, verify: bool
+) -> None:
     """Writes SRC as rnncore's own file: the weights with the network they belong to.
 
     DST ends in .safetensors, or is a directory, which gets a model.safetensors. Weights that are one recurrent
@@ -35,7 +38,9 @@ def convert(source: str, target: str, spec: str | None, names: str | None, verif
         rnncore convert tagger.pt tagger.safetensors --spec tagger.json
     """
     _check_target(source, target)
-    path, found, report = loading.convert(source, target, spec=spec, names=read_names(names), verify=verify)
+    path, found, report = loading.convert(
+        source, target, spec=spec, names=read_names(names), verify=verify, vocabulary=read_vocabulary(vocabulary)
+    )
     print_graph(found)
     print_notes(found)
     if report is not None:

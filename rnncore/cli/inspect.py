@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -13,10 +14,11 @@ import click
 from rnncore import loading
 from rnncore.cli.output import bytes_text, console, limited, say, shape_text, table
 from rnncore.errors import RnncoreError, UnsupportedError
-from rnncore.formats import read_checkpoint
+from rnncore.formats import Listing, read_checkpoint, read_listing
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
+from rnncore.ops import OPS
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 
 __all__ = ["inspect", "print_graph", "print_notes"]
@@ -34,7 +36,8 @@ OPTIMISER = "optimiser state"
 def inspect(file: str, as_json: bool, as_spec: bool) -> None:
     """Shows what is in FILE.
 
-    Of rnncore's own file: the network node by node, where it comes from, and whether it has a test pair. Of weights
+    Of rnncore's own file: the network node by node, where it comes from, and whether it has a test pair. Of a graph
+    file (.onnx): its nodes as the file has them, with what rnncore does not run, and the network it becomes. Of weights
     saved by a framework: the recurrent stacks that were found, the other tensors with a guess at what they are, and
     what was not read and why.
 
@@ -46,13 +49,16 @@ def inspect(file: str, as_json: bool, as_spec: bool) -> None:
     if as_json and as_spec:
         raise click.UsageError("--json and --spec exclude each other")
     path = loading.resolve(file)
-    checkpoint = read_checkpoint(path / FILE_NAME if path.is_dir() else path)
+    path = path / FILE_NAME if path.is_dir() else path
+    listing = read_listing(path)
+    if listing is not None:
+        _show_listing(file, listing, as_json, as_spec)
+        return
+    checkpoint = read_checkpoint(path)
     if is_native(checkpoint):
         native = from_checkpoint(checkpoint)
-        if as_spec:
-            click.echo(_json(native.spec.to_json()))
-        elif as_json:
-            click.echo(_json(_native_json(file, native)))
+        if as_spec or as_json:
+            click.echo(_json(native.spec.to_json() if as_spec else _native_json(file, native)))
         else:
             say(f"{file}: rnncore's own file, written by {native.producer}")
             print_graph(native)
@@ -69,6 +75,54 @@ def inspect(file: str, as_json: bool, as_spec: bool) -> None:
         _print_checkpoint(file, checkpoint, stacks, others)
 
 
+def _show_listing(file: str, listing: Listing, as_json: bool, as_spec: bool) -> None:
+    """A graph file: its own nodes and, if rnncore can run it, what they become. --spec needs that."""
+    native = None
+    try:
+        native = loading.open_file(file)
+    except UnsupportedError:
+        if as_spec:
+            raise
+    if as_spec:
+        click.echo(_json(native.spec.to_json()))
+    elif as_json:
+        click.echo(_json(_listing_json(file, listing, native)))
+    else:
+        _print_listing(file, listing)
+        if native is not None:
+            say(f"{file} as rnncore runs it:")
+            print_graph(native)
+            print_notes(native)
+
+
+def _print_listing(file: str, listing: Listing) -> None:
+    facts = "".join(f", {key} {value}" for key, value in listing.facts.items())
+    say(f"{file}: {listing.format}, {len(listing.nodes)} nodes{facts}")
+    out = console()
+    for title, values in (("inputs", listing.inputs), ("outputs", listing.outputs)):
+        out.print(table(title, ("name", "value"), list(values.items())))
+    rows = [(node.place, node.name, node.kind, ", ".join(node.reads), limited(node.options)) for node in listing.nodes]
+    _print_rows(out, "nodes of the file", ("place", "name", "type", "reads", "attributes"), rows)
+    bad = [(node.place, node.name, node.kind, limited(node.problem)) for node in listing.nodes if node.problem]
+    if bad:
+        _print_rows(out, "not supported", ("place", "name", "type", "why"), bad)
+    if listing.problem:
+        say(f"problem: {limited(listing.problem)}")
+
+
+def _listing_json(file: str, listing: Listing, native: NativeFile | None) -> dict[str, Any]:
+    return {
+        "file": file,
+        "format": listing.format,
+        "facts": listing.facts,
+        "inputs": listing.inputs,
+        "outputs": listing.outputs,
+        "problem": listing.problem,
+        "file_nodes": [dataclasses.asdict(node) | {"reads": list(node.reads)} for node in listing.nodes],
+        "model": None if native is None else _native_json(file, native),
+    }
+
+
 def print_graph(native: NativeFile) -> None:
     """Inputs, nodes and outputs as tables, and the sums."""
     spec, out = native.spec, console()
@@ -81,21 +135,27 @@ def print_graph(native: NativeFile) -> None:
             node["reads"],
             node["options"],
             list(node["outputs"].values()),
+            node["time"],
             f"{node['parameters']:,}",
             bytes_text(node["bytes"]),
         )
         for node in _nodes(native)
     ]
-    columns = ("node", "kind", "reads", "options", "output", "parameters", "memory")
+    columns = ("node", "kind", "reads", "options", "output", "over time", "parameters", "memory")
     out.print(table("nodes", columns, nodes, right=columns[-2:]))
     out.print(table("outputs", ("name", "value"), [(name, spec.values[name]) for name in spec.outputs]))
     say(f"{native.weights.count:,} parameters, {bytes_text(native.weights.nbytes)} of weights")
+    whole = [node["name"] for node in _nodes(native) if node["time"] == "whole"]
+    listed = limited(f"needs the whole sequence for {', '.join(whole)}")
+    say(f"over time: {listed if whole else 'every step needs itself and what came before, so it can run step by step'}")
 
 
 def print_notes(native: NativeFile) -> None:
     """Where a model comes from, whether it can be verified, and what was noted when it was made."""
     say(f"origin: {native.source or 'unknown'}{f' (sha256 {native.sha256})' if native.sha256 else ''}")
     say(f"test pair: {'yes' if native.test_pair is not None else 'no'}")
+    for name, tokens in native.vocabulary.items():
+        say(f"vocabulary of {name}: {len(tokens)} tokens, {' '.join(tokens[:8])}{' ...' * (len(tokens) > 8)}")
     for note in native.notes:
         say(f"note: {limited(note)}")
 
@@ -103,6 +163,7 @@ def print_notes(native: NativeFile) -> None:
 def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
     """Every node as plain values."""
     spec = native.spec
+    times = _time_names(spec)
     for node in spec.nodes:
         found = node.infer(spec.values)
         arrays = [native.weights[name] for name in node.weight_shapes()]
@@ -114,9 +175,35 @@ def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
             if isinstance(node, Node)
             else _stack_options(node),
             "outputs": {name: str(value) for name, value in _shown_values(node, found, spec).items()},
+            "time": _over_time(node, spec, times),
             "parameters": sum(array.size for array in arrays),
             "bytes": sum(array.nbytes for array in arrays),
         }
+
+
+def _time_names(spec: Spec) -> set[str]:
+    """The names of the sizes that count steps: of what recurrent nodes read, else of second dimensions."""
+    found = {
+        spec.values[node.input].shape[0 if getattr(node, "layout", "") == "time_first" else 1] for node in spec.stateful
+    }
+    found = found or {entry.shape[1] for entry in spec.inputs if len(entry.shape) > 1}
+    return {size for size in found if isinstance(size, str)}
+
+
+def _over_time(node: Any, spec: Spec, times: set[str]) -> str:
+    """What a step of a node's output needs: "pointwise", "causal" or "whole"; "" for what has no steps."""
+    if isinstance(node, (Recurrent, AttentionDecoder)):
+        return "causal" if getattr(node, "direction", "forward") == "forward" else "whole"
+    timed = [
+        (len(shape), axis)
+        for name in node.reads
+        for shape in (spec.values[name].shape,)
+        for axis, size in enumerate(shape)
+        if isinstance(size, str) and any(re.search(rf"\b{re.escape(time)}\b", size) for time in times)
+    ]
+    if not timed:
+        return ""
+    return OPS[node.op].over_time(node.attributes, *timed[0]) if isinstance(node, Node) else "whole"
 
 
 def _kind(node: Node | Recurrent | AttentionDecoder) -> str:
@@ -249,6 +336,7 @@ def _native_json(file: str, native: NativeFile) -> dict[str, Any]:
         "sha256": native.sha256,
         "notes": list(native.notes),
         "test_pair": native.test_pair is not None,
+        "vocabulary": {name: list(tokens) for name, tokens in native.vocabulary.items()},
         "parameters": native.weights.count,
         "bytes": native.weights.nbytes,
         "nodes": list(_nodes(native)),

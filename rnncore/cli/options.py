@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from rnncore.errors import SpecError
 
-__all__ = ["dtype_option", "names_option", "read_names", "spec_option"]
+__all__ = ["dtype_option", "names_option", "read_names", "read_vocabulary", "spec_option"]
 
 spec_option = click.option(
     "--spec",
@@ -32,14 +33,26 @@ dtype_option = click.option(
 
 def read_names(path: str | None) -> dict[str, str] | None:
     """The object in a --names file. SpecError naming the file if it is anything else."""
+    found = _read_object(path, "names", '{"lstm": "model.encoder.rnn"}')
+    if found is not None and not all(isinstance(name, str) for name in found.values()):
+        raise SpecError(f'{path}: expected an object like {{"lstm": "model.encoder.rnn"}}')
+    return found
+
+
+def read_vocabulary(path: str | None) -> dict[str, Any] | None:
+    """The object in a --vocabulary file. SpecError naming the file if it is anything else."""
+    return _read_object(path, "tokens", '{"ids": ["<s>", "a", "b"]}')
+
+
+def _read_object(path: str | None, what: str, example: str) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
         found = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}, expected a JSON file with names") from None
+        raise SpecError(f"{path}: {error.strerror}, expected a JSON file with {what}") from None
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not JSON: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-        raise SpecError(f'{path}: expected an object like {{"lstm": "model.encoder.rnn"}}')
+    if not isinstance(found, dict):
+        raise SpecError(f"{path}: expected an object like {example}")
     return found

@@ -3,6 +3,7 @@
     spec, weights = rnncore.export.from_torch(module, example)
     spec, weights = rnncore.export.from_torch([("embed", embed), ("lstm", lstm), ("fc", fc)], ids, take="last")
     spec, weights = rnncore.export.from_keras(model)
+    spec, weights = rnncore.export.from_onnx("model.onnx")
     spec, weights = rnncore.export.from_gate_arrays({"W_xi": ..., "W_hi": ..., "b_i": ..., ...}, kind="LSTM")
 
 Each returns an Exported, which also carries a test pair computed by the framework. The frameworks are imported
@@ -10,8 +11,9 @@ here only, and only when one of these functions is called.
 """
 
 from rnncore.export.exported import Exported
+from rnncore.export.from_onnx import from_onnx
 from rnncore.export.gate_arrays import from_gate_arrays
 from rnncore.export.keras_models import from_keras
 from rnncore.export.torch_modules import from_torch
 
-__all__ = ["Exported", "from_gate_arrays", "from_keras", "from_torch"]
+__all__ = ["Exported", "from_gate_arrays", "from_keras", "from_onnx", "from_torch"]

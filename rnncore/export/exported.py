@@ -39,17 +39,17 @@ class Exported:
 
 
 def example_for(
-    spec: Spec, example: np.ndarray | None, dtype: str, sizes: Mapping[str, int], ids: int, seed: int
+    spec: Spec, example: np.ndarray | None, dtype: str, sizes: Mapping[str, int], ids: int, seed: int, place: int = 0
 ) -> np.ndarray:
-    """The example checked against the Spec's first input, or one drawn with the seed.
+    """The example checked against one of the Spec's inputs, or one drawn with the seed.
 
     sizes gives "B", "T" and so on; ids is the number of an embedding's rows. Floats become ``dtype``, ids int64.
 
     Raises InputError if the example has another dtype or shape.
     """
-    entry = spec.inputs[0]
+    entry = spec.inputs[place]
     if example is None:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed if place == 0 else [seed, place])
         shape = [sizes[size] if isinstance(size, str) else size for size in entry.shape]
         drawn = rng.integers(0, ids, shape) if entry.dtype == "int64" else rng.standard_normal(shape)
         return drawn.astype(dtype if entry.dtype == "float" else np.int64)

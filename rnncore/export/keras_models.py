@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,48 +10,50 @@ import numpy as np
 
 from rnncore.errors import InputError, UnsupportedError
 from rnncore.export.exported import Exported, example_for
-from rnncore.formats.keras_layers import ACCEPTED, KerasLayer, Lowered, lower
+from rnncore.formats.keras_config import Network, Version, network_of
+from rnncore.formats.keras_layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network
+from rnncore.formats.keras_variables import bind_arrays
+from rnncore.spec import Input, Node, Spec
 from rnncore.test_pair import TestPair
 from rnncore.weights import Weights
 
 __all__ = ["from_keras"]
 
+VERSION = Version(3, 0)
+
 
 def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
-    """Spec, Weights and a test pair of a Keras 3 model whose layers follow one another.
+    """Spec, Weights and a test pair of a Keras 3 model.
 
-    model is a Sequential (others inside it are opened), a functional model that is one chain, or a single layer
-    that has been built. Layers: SimpleRNN, LSTM, GRU, RNN around one of their cells, Bidirectional, Dense,
-    Embedding, TimeDistributed(Dense), Activation, ReLU, Softmax, Masking, dropout. Masks of Masking and of
-    Embedding(mask_zero=True) are computed in the graph and reach the layers that Keras hands them to. Node names
-    are layer names; an activation of Dense is a node of its own, "NAME.relu".
+    model is a Sequential, a functional model (nested models, shared layers, several inputs and outputs included), or
+    a single layer that has been built, of the layers that a .keras file may have: see rnncore.load. Masks of Masking
+    and of Embedding(mask_zero=True) are computed in the graph and reach the layers that Keras hands them to. Node
+    names are layer names, "NAME/LAYER" in a nested model, "NAME#2" for a layer called again; an activation of Dense is
+    a node of its own, "NAME.relu".
 
-    example is a batch (B, T, I), or of ids (B, T); without it one is drawn with the seed. A stateful model is run
-    from zero state and gets its own back. Weights are copied and keep their dtype.
+    example is a batch (B, T, I), or of ids (B, T), and a list of them for several inputs; without it one is drawn with
+    the seed. A stateful model is run from zero state and gets its own back. Weights are copied and keep their dtype.
 
     Raises UnsupportedError naming the layer and option, and InputError for the example or a model not yet built.
     """
     import keras
 
+    if not isinstance(model, keras.layers.Layer):
+        raise InputError(f"model: {type(model).__name__}, expected a keras.Sequential, Model or Layer")
+    given = _arrays(keras, example)
     layers = list(_layers(keras, model))
-    x = None if example is None else np.asarray(keras.ops.convert_to_numpy(example))
-    if not layers or not all(layer.built for _, layer in layers):
-        if x is None:
+    if not layers or not all(layer.built for layer in layers):
+        if given is None:
             raise InputError("model: not built yet, expected an example, or model.build(input_shape)")
-        model(x, training=False)
+        model(given[0] if len(given) == 1 else given, training=False)
         layers = list(_layers(keras, model))
-    for name, layer in layers:
-        _check_live(keras, name, layer)
-    shape = _input_shape(model, x)
-    read = [
-        KerasLayer(name, type(layer).__name__, layer.get_config(), [_copied(keras, weight) for weight in layer.weights])
-        for name, layer in layers
-    ]
-    lowered = lower(read, shape)
+    for layer in layers:
+        _check_live(keras, layer)
+    lowered = _lowered(keras, model, given)
     weights = Weights(lowered.spec, lowered.arrays)
-    stateful = [part for _, layer in layers for part in _parts(layer) if getattr(part, "stateful", False)]
+    stateful = [part for layer in layers for part in _parts(layer) if getattr(part, "stateful", False)]
     with _from_zero_state(keras, stateful):
-        pair = _test_pair(keras, model, lowered, shape, x, seed)
+        pair = _test_pair(keras, model, lowered, given, seed)
     notes = lowered.notes
     if _dtype(lowered) != _accuracy(keras, lowered):
         notes = (
@@ -62,94 +64,75 @@ def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
     return Exported(lowered.spec, weights, pair, source, notes)
 
 
-def _layers(keras, model) -> Iterator[tuple[str, Any]]:
-    """(name, layer) in order, without InputLayers; those of an inner Sequential are called "inner/layer"."""
-    if isinstance(model, keras.Sequential):
-        chain = model.layers
-    elif isinstance(model, keras.Model):
-        chain = _functional_chain(keras, model)
-    elif isinstance(model, keras.layers.Layer):
-        chain = [model]
-    else:
-        raise InputError(f"model: {type(model).__name__}, expected a keras.Sequential, Model or Layer")
-    for layer in chain:
-        if isinstance(layer, keras.Sequential):
-            yield from ((f"{layer.name}/{name}", inner) for name, inner in _layers(keras, layer))
+def _arrays(keras, example: Any) -> list[np.ndarray] | None:
+    """The example as a list of arrays, one for each input."""
+    if example is None:
+        return None
+    parts = list(example.values()) if isinstance(example, Mapping) else example
+    parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
+    return [np.asarray(keras.ops.convert_to_numpy(part)) for part in parts]
+
+
+def _layers(keras, model) -> Iterator[Any]:
+    """All layers of a model and of models inside it, without InputLayers."""
+    if not isinstance(model, keras.Model):
+        yield model
+        return
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(keras, layer)
         elif not isinstance(layer, keras.layers.InputLayer):
-            yield layer.name, layer
+            yield layer
+            inner = getattr(layer, "layer", None)
+            if isinstance(inner, keras.Model):
+                yield from _layers(keras, inner)
 
 
-def _functional_chain(keras, model) -> list[Any]:
-    """The layers of a functional model from input to output, if they are one chain."""
-    where = f"model {model.name!r} ({type(model).__name__})"
-    if not hasattr(model, "operations"):
-        raise UnsupportedError(
-            f"{where}: not accepted, expected a Sequential or a functional model of layers in a chain"
-        )
-    if len(model.inputs) != 1:
-        raise UnsupportedError(f"{where}: {len(model.inputs)} inputs, expected one")
-    histories = {tensor._keras_history[:2] for tensor in model.outputs}
-    chain: list[Any] = []
-    nodes: list[Any] = []
-    while True:
-        if len(histories) != 1:
-            raise UnsupportedError(f"{where}: its layers are no chain (after {[layer.name for layer in chain][-1:]})")
-        layer, index = histories.pop()
-        chain.append(layer)
-        nodes.append(layer._inbound_nodes[index])
-        mask = nodes[-1].arguments.kwargs.get("mask")
-        sources = [tensor for tensor in nodes[-1].input_tensors if tensor is not mask]
-        if not sources:
-            _check_masks(keras, chain[::-1], nodes[::-1])
-            return chain[::-1]
-        if len(sources) > 1:
-            raise UnsupportedError(
-                f"layer {layer.name!r} ({type(layer).__name__}): {len(sources)} inputs, expected one"
-            )
-        histories = {sources[0]._keras_history[:2]}
+def _lowered(keras, model, given: Sequence[np.ndarray] | None) -> Lowered:
+    """The model's config with its arrays, lowered."""
+    if not isinstance(model, keras.Model):
+        arrays = [_copied(keras, weight) for weight in model.weights]
+        layer = KerasLayer(model.name, type(model).__name__, _plain(model.get_config()), arrays)
+        return lower([layer], _input_shape(model, given))
+    if not hasattr(model, "operations") and not isinstance(model, keras.Sequential):
+        where = f"model {model.name!r} ({type(model).__name__})"
+        raise UnsupportedError(f"{where}: not accepted, expected a Sequential or a functional model")
+    config = _plain(model.get_config())
+    sequential = isinstance(model, keras.Sequential)
+    if sequential:
+        config = {**config, "build_input_shape": list(_input_shape(model, given))}
+    network = network_of({"class_name": "Sequential" if sequential else "Functional", "config": config}, "")
+    _bind(keras, network, model)
+    return lower_network(network, VERSION)
 
 
-def _check_masks(keras, chain: list[Any], nodes: list[Any]) -> None:
-    """Raises unless every mask that a layer was called with is the one that Keras itself hands on.
-
-    That is input != 0 of an Embedding, or any(input != mask_value) over the features of a Masking.
-    """
-    expected: tuple[list[str], Any, Any] = ([], None, None)
-    for layer, node in zip(chain, nodes, strict=True):
-        mask = node.arguments.kwargs.get("mask")
-        if mask is not None:
-            kinds, source, value = _made_by(mask)
-            if kinds != expected[0] or source is not expected[1] or value != expected[2]:
-                raise UnsupportedError(
-                    f"layer {layer.name!r} ({type(layer).__name__}): called with a mask of its own, expected that of a "
-                    "Masking or Embedding layer before it"
-                )
-        if isinstance(layer, keras.layers.Masking):
-            expected = ["Any", "NotEqual"], node.input_tensors[0], layer.mask_value
-        elif isinstance(layer, keras.layers.Embedding) and layer.mask_zero:
-            expected = ["NotEqual"], node.input_tensors[0], 0
+def _plain(config: Any) -> Any:
+    """A config as a file would have it: lists in the place of tuples."""
+    if isinstance(config, Mapping):
+        return {key: _plain(value) for key, value in config.items()}
+    return [_plain(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def _made_by(mask) -> tuple[list[str], Any, Any]:
-    """The kinds of the operations that made a mask, last first, what they read, and what it is compared with."""
-    kinds = []
-    while True:
-        operation, index = mask._keras_history[:2]
-        kinds.append(type(operation).__name__)
-        arguments = operation._inbound_nodes[index].arguments.args
-        if kinds[-1] != "Any" or len(kinds) > 1 or getattr(operation, "axis", None) not in (-1, [-1], (-1,)):
-            return kinds, arguments[0] if arguments else None, arguments[1] if len(arguments) == 2 else None
-        mask = arguments[0]
+def _bind(keras, network: Network, model: Any) -> None:
+    """The live layers' arrays, to the layers of their config."""
+    live = {layer.name: layer for layer in model.layers}
+    for name, layer in network.layers.items():
+        if layer.network is not None:
+            _bind(keras, layer.network, live[name])
+        elif name in live and not layer.is_operation:
+            bind_arrays(layer, [_copied(keras, weight) for weight in live[name].weights], VERSION)
 
 
-def _check_live(keras, name: str, layer: Any) -> None:
+def _check_live(keras, layer: Any) -> None:
     """Raises for subclasses, which may compute anything, and for activation functions that are not Keras's own."""
     kind = type(layer).__name__
-    where = f"layer {name!r} ({kind})"
+    where = f"layer {layer.name!r} ({kind})"
     if kind not in ACCEPTED or type(layer) is not getattr(keras.layers, kind, None):
         raise UnsupportedError(f"{where}: not accepted, expected {', '.join(ACCEPTED)}")
     for part in _parts(layer):
         inner = type(part)
+        if isinstance(part, keras.Model):
+            continue
         if inner is not getattr(keras.layers, inner.__name__, None):
             raise UnsupportedError(
                 f"{where}: holds a {inner.__name__} of {inner.__module__}, expected Keras's own layers"
@@ -176,34 +159,61 @@ def _copied(keras, weight) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(weight))
 
 
-def _input_shape(model, x: np.ndarray | None) -> tuple[int | None, ...]:
+def _input_shape(model, given: Sequence[np.ndarray] | None) -> tuple[int | None, ...]:
     """Keras's input shape with the batch first: the model's own, else that of the example."""
     try:
         shape = model.input_shape
     except (AttributeError, ValueError):
         shape = None
-    if shape is None and x is not None:
-        shape = (None, *x.shape[1:])
+    if shape is None and given is not None:
+        shape = (None, *given[0].shape[1:])
     if shape is None:
         raise InputError("model: its input shape is unknown, expected an example")
     return tuple(shape)
 
 
-def _test_pair(keras, model, lowered: Lowered, shape, x: np.ndarray | None, seed: int) -> TestPair:
+def _test_pair(keras, model, lowered: Lowered, given: Sequence[np.ndarray] | None, seed: int) -> TestPair:
     """Keras's own output for the example, in inference mode."""
-    fixed = {name: size for name, size in zip(("B", "T"), shape, strict=False) if size is not None}
-    sizes = {"B": 2, "T": 7, **{f"D{axis}": 5 for axis in range(len(shape))}, **fixed}
-    first = lowered.spec.nodes[0]
-    ids = first.attributes["input_size"] if getattr(first, "op", None) == "Embedding" else 0
-    dtype = _dtype(lowered)
-    accepted = str(model.inputs[0].dtype) if getattr(model, "inputs", None) else dtype
-    x = example_for(lowered.spec, x, accepted if accepted in ("float32", "float64") else dtype, sizes, ids, seed)
-    found = model(x, training=False)
-    outputs = found if isinstance(found, (tuple, list)) else [found]
-    arrays = [_copied(keras, output).astype(_accuracy(keras, lowered)) for output in outputs]
-    entry = lowered.spec.inputs[0]
-    x = x.astype(dtype) if entry.dtype == "float" else x
-    return TestPair({entry.name: x}, dict(zip(lowered.spec.outputs, arrays, strict=True)))
+    spec, dtype = lowered.spec, _dtype(lowered)
+    entries = [entry for entry in spec.inputs if not entry.optional]
+    declared = [str(tensor.dtype) for tensor in getattr(model, "inputs", None) or ()]
+    if given is not None and len(given) != len(entries):
+        raise InputError(f"example: {len(given)} arrays, expected {len(entries)}")
+    if len(entries) > 1 and given is not None and len({len(part) for part in given}) > 1:
+        raise InputError("example: arrays of different batches, expected one batch")
+    inputs = []
+    for place, entry in enumerate(entries):
+        wanted = declared[place] if len(declared) == len(entries) else dtype
+        wanted = wanted if wanted in ("float32", "float64") else dtype
+        own = None if given is None else given[place]
+        sizes = {name: 7 if str(name).startswith("T") else 5 for name in entry.shape if isinstance(name, str)}
+        shape = _fixed(model, place, len(entries))
+        fixed = {name: size for name, size in zip(entry.shape, shape, strict=False) if size and isinstance(name, str)}
+        inputs.append(example_for(spec, own, wanted, {**sizes, "B": 2, **fixed}, _rows(spec, entry), seed, place))
+    found = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
+    outputs = keras.tree.flatten(found)
+    arrays = [_copied(keras, output) for output in outputs]
+    arrays = [array.astype(_accuracy(keras, lowered)) if array.dtype.kind == "f" else array for array in arrays]
+    kept = {
+        entry.name: x.astype(dtype) if entry.dtype == "float" else x for entry, x in zip(entries, inputs, strict=True)
+    }
+    return TestPair(kept, dict(zip(spec.outputs, arrays, strict=True)))
+
+
+def _fixed(model: Any, place: int, count: int) -> tuple[int | None, ...]:
+    """The sizes that the model fixes of one of its inputs."""
+    inputs = getattr(model, "inputs", None)
+    return tuple(inputs[place].shape) if inputs and len(inputs) == count else ()
+
+
+def _rows(spec: Spec, entry: Input) -> int:
+    """How many ids an input may hold: the fewest rows of the embeddings that read it."""
+    rows = [
+        node.attributes["input_size"]
+        for node in spec.nodes
+        if isinstance(node, Node) and node.op == "Embedding" and entry.name in node.inputs
+    ]
+    return min(rows, default=2)
 
 
 def _dtype(lowered: Lowered) -> str:

@@ -1,34 +1,53 @@
-"""Weight files -> arrays, without any framework, and without trusting the file.
+"""Model files -> arrays, or Spec and Weights, without any framework, and without trusting the file.
 
     checkpoint.py        Checkpoint: the tensors of a file by name, their dtypes, what was skipped, metadata
     torch_file.py        torch.save's zip and older stream (.pt, .pth, .bin)
     safetensors_file.py  safetensors
     npz_file.py          numpy's .npz and .npy
     native.py            rnncore's own file, a safetensors file with a Spec
-    torch_names.py, gates.py, keras_layers.py  from a framework's names and layouts to ours
+    onnx_model.py        ONNX, with onnx_*.py around it
+    graph_format.py      what formats with a network in the file have; Listing: what rnncore inspect shows of one
+    keras_file.py        Keras's .keras and .h5. hdf5_file.py reads HDF5, keras_config.py configs, keras_variables.py
+                         which array is whose; keras_layers.py lowers layers (keras_recurrent.py, keras_operations.py)
+    torch_names.py, gates.py  from a framework's names and layouts to ours
     _cursor.py           the only reader of untrusted bytes
     _zip.py              zip archives, never extracted
     _pickle.py           pickles as data: nothing imported, nothing called
     _arrays.py           dtypes, and bytes -> arrays
     _foreign.py          what a file of another format seems to be
 
-``read_checkpoint(path)`` chooses by content, never by the name of the file. A new format is one file and one line of
-FORMATS.
+``read_file(path)`` chooses by content, never by the name of the file. A new format is one file and one line of
+FORMATS, where its files hold tensors, or of GRAPH_FORMATS, where they hold the network too.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from rnncore.errors import UnsupportedError
 from rnncore.formats import npz_file, safetensors_file, torch_file
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor
-from rnncore.formats._foreign import refuse, refuse_zip
+from rnncore.formats._foreign import is_hdf5, is_keras_zip, is_onnx, refuse, refuse_zip
 from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped
+from rnncore.formats.graph_format import GraphFormat, ListedNode, Listing
+from rnncore.formats.native import NativeFile
 
-__all__ = ["FORMATS", "Checkpoint", "Format", "Skipped", "read_checkpoint"]
+__all__ = [
+    "FORMATS",
+    "GRAPH_FORMATS",
+    "Checkpoint",
+    "Format",
+    "GraphFormat",
+    "ListedNode",
+    "Listing",
+    "Skipped",
+    "read_checkpoint",
+    "read_file",
+    "read_listing",
+]
 
 HEAD = 512
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -56,25 +75,56 @@ FORMATS = (
 )
 
 
-def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """The tensors of a weight file, of whichever format in FORMATS its content is.
+GRAPH_FORMATS = (
+    GraphFormat("ONNX", "onnx_model", by_head=is_onnx),
+    GraphFormat("Keras", "keras_file", by_head=is_hdf5, by_members=is_keras_zip),
+)
+
+
+def read_file(path: str | os.PathLike) -> Checkpoint | NativeFile:
+    """What a file holds, of whichever format its content is: tensors, or for a graph file Spec and Weights.
 
     The arrays are read-only and in memory: the file is closed afterwards and may be changed. Raises FormatError for a
-    damaged or malicious file and for what is no regular file, UnsupportedError for a format or dtype that is not read.
+    damaged or malicious file and for what is no regular file, UnsupportedError for a format, dtype or op that is not
+    read.
     """
     with open_cursor(path) as cursor, low_level_errors(cursor.place):
-        head = cursor.slice(0, min(HEAD, len(cursor))).bytes(min(HEAD, len(cursor)))
+        entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
+        return entry.read(*opened)
+
+
+def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """The tensors of a weight file, as read_file does it. UnsupportedError for a file with a network in it."""
+    with open_cursor(path) as cursor, low_level_errors(cursor.place):
+        entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
+        found = entry.read(*opened)
+        if isinstance(found, Checkpoint):
+            return found
         expected = ", ".join(entry.name for entry in FORMATS)
-        if head.startswith(ZIP):
-            return _read_zip(cursor, Archive(cursor), expected)
-        for entry in FORMATS:
-            if entry.by_head is not None and entry.by_head(head):
-                return entry.read(cursor)
-        raise refuse(cursor.place, head, expected)
+        raise UnsupportedError(f"{cursor.place}: {entry.name}, which holds a network; expected {expected}")
 
 
-def _read_zip(cursor: Cursor, archive: Archive, expected: str) -> Checkpoint:
-    for entry in FORMATS:
-        if entry.by_members is not None and entry.by_members(archive.members):
-            return entry.read(cursor, archive)
-    raise refuse_zip(cursor.place, archive.members, expected)
+def read_listing(path: str | os.PathLike) -> Listing | None:
+    """The nodes of a graph file, whether or not rnncore can run them; None for a file of another kind."""
+    with open_cursor(path) as cursor, low_level_errors(cursor.place):
+        entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
+        return entry.listing(*opened) if isinstance(entry, GraphFormat) else None
+
+
+def _recognise(
+    cursor: Cursor, formats: Sequence[Format | GraphFormat]
+) -> tuple[Format | GraphFormat, tuple[Cursor] | tuple[Cursor, Archive]]:
+    """The format that the file's content is, and what its reader takes."""
+    size = min(HEAD, len(cursor))
+    head = cursor.slice(0, size).bytes(size)
+    expected = ", ".join(entry.name for entry in formats)
+    if head.startswith(ZIP):
+        archive = Archive(cursor)
+        for entry in formats:
+            if entry.by_members is not None and entry.by_members(archive.members):
+                return entry, (cursor, archive)
+        raise refuse_zip(cursor.place, archive.members, expected)
+    for entry in formats:
+        if entry.by_head is not None and entry.by_head(head):
+            return entry, (cursor,)
+    raise refuse(cursor.place, head, expected)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from rnncore.errors import FormatError
+from rnncore.errors import FormatError, RnncoreError
 
 __all__ = ["Budget", "Cursor", "file_name", "low_level_errors", "open_cursor", "shown"]
 
@@ -201,7 +201,7 @@ def low_level_errors(place: str) -> Iterator[None]:
     """Turns what Python and zlib raise on damaged bytes into a FormatError at ``place``; ours pass unchanged."""
     try:
         yield
-    except FormatError:
+    except RnncoreError:
         raise
     except OSError as error:
         raise FormatError(f"{place}: {error.strerror or error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rnncore.errors import FormatError, RnncoreError, UnsupportedError
 
-__all__ = ["refuse", "refuse_zip"]
+__all__ = ["is_hdf5", "is_keras_zip", "is_onnx", "refuse", "refuse_zip"]
 
 
 def _at(offset: int, *magics: bytes) -> Callable[[bytes], bool]:
@@ -17,9 +17,45 @@ def _markup(*openings: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(openings)
 
 
-def _is_onnx(head: bytes) -> bool:
-    """A protobuf whose first field is ir_version (1, a varint from 3 up) and whose second is a string."""
-    return len(head) > 3 and head[0] == 0x08 and 3 <= head[1] < 64 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
+# The fields of ONNX's ModelProto by tag (number << 3 | wire type): 0 a varint, 2 bytes with their length before them.
+_MODEL_TAGS = {1 << 3, 5 << 3, *(number << 3 | 2 for number in (2, 3, 4, 6, 7, 8, 14, 20, 25, 26))}
+_IR_VERSION, _GRAPH = 1 << 3, 7 << 3 | 2
+
+
+def is_onnx(head: bytes) -> bool:
+    """A protobuf of nothing but ModelProto's fields, an ir_version from 3 up or a graph among them."""
+    at, seen = 0, False
+    while at < len(head):
+        tag, at = _varint(head, at)
+        value, at = _varint(head, at)
+        if -1 in (tag, value):
+            break  # cut off where the head ends
+        if tag not in _MODEL_TAGS or (tag == _IR_VERSION and not 3 <= value < 64):
+            return False
+        seen = seen or tag in (_IR_VERSION, _GRAPH)
+        at += value if tag & 7 else 0
+    return seen
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the lowest first, and where it ends; -1 where there is none."""
+    found = 0
+    for place, byte in enumerate(data[at : at + 10]):
+        found |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return found, at + place + 1
+    return -1, len(data)
+
+
+def is_hdf5(head: bytes) -> bool:
+    """HDF5's signature, where Keras's .h5 files have it."""
+    return head.startswith(b"\x89HDF\r\n\x1a\n")
+
+
+def is_keras_zip(names: Iterable[str]) -> bool:
+    """Whether a zip archive with these members is a .keras file."""
+    found = set(names)
+    return "config.json" in found and any(name.startswith("model.weights.") for name in found)
 
 
 def _is_text(head: bytes) -> bool:
@@ -29,7 +65,6 @@ def _is_text(head: bytes) -> bool:
 # what it looks like, what it is, whether it is a format that holds models (else the file is no model at all)
 KNOWN: tuple[tuple[Callable[[bytes], bool], str, bool], ...] = (
     (lambda head: not head, "an empty file", False),
-    (_at(0, b"\x89HDF\r\n\x1a\n"), "HDF5, as Keras writes .h5", True),
     (_at(0, b"\x1f\x8b"), "gzip: unpack it first", True),
     (_at(0, b"BZh"), "bzip2: unpack it first", True),
     (_at(0, b"\xfd7zXZ\0"), "xz: unpack it first", True),
@@ -43,7 +78,6 @@ KNOWN: tuple[tuple[Callable[[bytes], bool], str, bool], ...] = (
     (_at(0, b"GGUF"), "GGUF", True),
     (_at(4, b"TFL3"), "TensorFlow Lite", True),
     (_at(0, b"\x08\x01\x12"), "a TensorFlow SavedModel", True),
-    (_is_onnx, "ONNX", True),
     (_at(0, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a pickle that torch.save did not write", True),
     (_at(0, b"\x04\0\0\0\x01\0\0\0"), "a Lua Torch file", True),
     (_is_text, "plain text", False),
@@ -62,11 +96,6 @@ def refuse(place: str, head: bytes, expected: str) -> RnncoreError:
 def refuse_zip(place: str, names: Iterable[str], expected: str) -> RnncoreError:
     """The error for a zip archive of these members."""
     members = list(names)
-    if "config.json" in members and any(name.startswith("model.weights.") for name in members):
-        return UnsupportedError(
-            f"{place}: seems to be a Keras model (.keras); expected {expected}; where Keras is, "
-            "rnncore.export.from_keras reads it"
-        )
     if any(name.endswith("archive_format") for name in members):
         return UnsupportedError(f"{place}: seems to be a torch.export archive (.pt2); expected {expected}")
     some = ", ".join(ascii(name[:60]) for name in members[:3]) or "nothing"

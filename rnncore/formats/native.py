@@ -8,6 +8,7 @@ The metadata holds one key, "rnncore", a JSON object:
     source    where the weights come from: "torch 2.13.0", a file's name; may be empty
     sha256    of the file they come from; may be empty
     notes     what the exporter or converter did to the model, in sentences
+    vocabulary  name of an input or output -> the tokens that its ids stand for; absent where there are none
 
 Tensors are the weights under their canonical names, and "test_pair.inputs.NAME" and "test_pair.outputs.NAME".
 One key and sorted JSON because the same model then gives the same bytes.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ from rnncore.formats import safetensors_file
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.spec import Spec
 from rnncore.test_pair import TestPair
+from rnncore.vocabulary import Vocabulary, check_vocabularies
 from rnncore.weights import Weights
 
 __all__ = ["NativeFile", "from_checkpoint", "is_native", "read", "write"]
 
 FORMAT_VERSION = 1
 KEY = "rnncore"
-FIELDS = {"format", "spec", "producer", "source", "sha256", "notes"}
+FIELDS = {"format", "spec", "producer", "source", "sha256", "notes", "vocabulary"}
 FILE_NAME = "model.safetensors"
 _PAIR = "test_pair."
 
@@ -53,6 +55,10 @@ class NativeFile:
     sha256: str = ""
     notes: tuple[str, ...] = ()
     producer: str = f"rnncore {__version__}"
+    vocabulary: Mapping[str, Vocabulary] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "vocabulary", check_vocabularies(self.spec, self.vocabulary))
 
 
 def write(path: str | os.PathLike, model: NativeFile) -> Path:
@@ -84,6 +90,8 @@ def write(path: str | os.PathLike, model: NativeFile) -> Path:
         "sha256": model.sha256,
         "notes": list(model.notes),
     }
+    if model.vocabulary:
+        description["vocabulary"] = {name: list(tokens) for name, tokens in model.vocabulary.items()}
     atomic.write(target, save(tensors, {KEY: json.dumps(description, sort_keys=True, separators=(",", ":"))}))
     return target
 
@@ -138,7 +146,8 @@ def _parse(text: str, tensors: dict[str, np.ndarray]) -> NativeFile:
     for key, value in words.items():
         if not isinstance(value, str):
             raise FormatError(f"{key}: {type(value).__name__}, expected a string")
-    return NativeFile(spec, Weights(spec, tensors), pair, notes=tuple(notes), **words)
+    vocabulary = _object(found, "vocabulary") if "vocabulary" in found else {}
+    return NativeFile(spec, Weights(spec, tensors), pair, notes=tuple(notes), vocabulary=vocabulary, **words)
 
 
 def _object(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:

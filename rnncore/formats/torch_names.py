@@ -141,13 +141,32 @@ class _Binder:
         name = self.lookup(node, spellings)
         if name is None:
             wanted = _join(self.roots[node.name], spellings[0])
-            raise WeightError(f"{wanted}: missing, expected shape {shape}{self._candidates(wanted, shape)}")
+            why = self._why_missing(node, spellings[0])
+            raise WeightError(f"{wanted}: missing, expected shape {shape}{why or self._candidates(wanted, shape)}")
         array = convert(np.asarray(self.tensors[name]))
         if array.shape != shape:
             known = "" if name == f"{node.name}.{spellings[0]}" else f" (for {node.name}.{spellings[0]})"
-            raise WeightError(f"{name}: shape {np.shape(self.tensors[name])}, expected {shape}{known}")
+            hint = _other_cell(node, spellings[-1], array.shape)
+            raise WeightError(f"{name}: shape {np.shape(self.tensors[name])}, expected {shape}{known}{hint}")
         self.used.add(name)
         return array
+
+    def _why_missing(self, node, key: str) -> str:
+        """A hint where the file's tensors contradict what a recurrent node says of its stack."""
+        if isinstance(node, Node):
+            return ""
+        there = {name.rpartition(".")[2] for name in self.tensors if name.rpartition(".")[0] == self.roots[node.name]}
+        if key.endswith("_reverse") and there and not any(leaf.endswith("_reverse") for leaf in there):
+            return (
+                f" (the file has no _reverse weights there: it looks like direction='forward', not {node.direction!r})"
+            )
+        if key.startswith("bias") and there and not any(leaf.startswith("bias") for leaf in there):
+            return " (the file has no biases there: it looks like bias=False)"
+        numbers = [int(match[2] or 0) for match in map(_ROLE.fullmatch, there) if match]
+        layer = _ROLE.fullmatch(key)
+        if numbers and layer and int(layer[2] or 0) > max(numbers):
+            return f" (the file's stack looks like layers={max(numbers) + 1}, not {node.layers})"
+        return ""
 
     def leftovers(self) -> tuple[str, ...]:
         """Tensors of other modules. One that belongs to a node of the Spec, or an idle entry of names, is an error."""
@@ -163,6 +182,7 @@ class _Binder:
                 shape = np.shape(self.tensors[name])
                 raise WeightError(
                     f"{name}: shape {shape}, but node {node.name!r} has no use for it ({_describe(node)})"
+                    f"{_why_unused(node, name.rpartition('.')[2])}"
                 )
         return unused
 
@@ -269,6 +289,40 @@ def _describe(node) -> str:
     return f"{node.cell.kind}, layers={node.layers}, direction={node.direction!r}{bias}"
 
 
+def _other_cell(node, key: str, found: tuple[int, ...]) -> str:
+    """A hint where a weight has as many rows as that of another cell would."""
+    if isinstance(node, Node) or not key.startswith(("weight_ih", "weight_hh", "bias")) or not found:
+        return ""
+    hidden = node.cell.hidden_size
+    if key.startswith("weight_hh") and len(found) == 2 and not getattr(node.cell, "projection", 0):
+        hidden = found[1]
+    kind = _GATES.get(found[0] // hidden) if hidden and found[0] % hidden == 0 else None
+    if kind is None:
+        return ""
+    if kind != node.cell.kind:
+        rows = f"{found[0] // hidden} x {hidden} rows"
+        return f" ({rows}: it looks like {_ARTICLE[kind]} {kind}, the spec says {node.cell.kind})"
+    if hidden != node.cell.hidden_size:
+        return f" (it looks like hidden_size={hidden}, the spec says {node.cell.hidden_size})"
+    return ""
+
+
+def _why_unused(node, leaf: str) -> str:
+    """A hint where a weight that a recurrent node has no use for says what the stack looks like."""
+    match = None if isinstance(node, Node) else _ROLE.fullmatch(leaf)
+    if match is None:
+        return ""
+    if match[3] and len(node.directions) == 1:
+        return ": it is of a reverse direction, so the stack looks like direction='bidirectional'"
+    if int(match[2] or 0) >= node.layers:
+        return f": it is of another layer, so the stack looks like layers={int(match[2]) + 1} or more"
+    if match[1].startswith("bias"):
+        return ": the stack looks like bias=True"
+    if match[1] == "weight_hr":
+        return ": the stack looks like an LSTM with a projection"
+    return ""
+
+
 _OPTIMIZER = re.compile(r"optim(izer|izers|s)?([_-]?(states?|state_dicts?|dicts?))?|exp_avg(_sq)?|max_exp_avg_sq|"
                         r"momentum_buffer|square_avg|acc_delta|grad_avg", re.IGNORECASE)  # fmt: skip
 
@@ -280,6 +334,7 @@ def is_optimizer(name: str) -> bool:
 
 _ROLE = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh|bias_hn|bias)(?:_l(\d{1,4}))?(_reverse)?")
 _GATES = {1: "RNN", 3: "GRU", 4: "LSTM"}
+_ARTICLE = {"RNN": "an", "GRU": "a", "LSTM": "an"}
 
 
 @dataclass(frozen=True)

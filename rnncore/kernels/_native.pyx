@@ -10,8 +10,8 @@ Threads share a direction by panels, each keeping the same ones for the whole se
 every step; or by rows, without meeting at all. Either way each output is the same chain of operations, so its bits
 do not depend on how the work was shared.
 
-What the fused steps do not cover (layer norm, coupled gates, other activations, reset before the product) takes
-plain panels of one vector and finishes rows with cell.h.
+What the fused steps do not cover (layer norm, other activations) takes plain panels of one vector and finishes rows
+with cell.h.
 
 Nothing is checked here; rnncore.model checks before it calls.
 """
@@ -76,10 +76,10 @@ cdef extern from "native/native.h":
         const float* bias_hn
         const float* peephole
         float clip, cell_clip, forget_bias
-        int relu
+        int relu, coupled
 
     ctypedef void rnncore_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first, Py_ssize_t last,
-                               int down, Py_ssize_t n, const float* z, Py_ssize_t z_stride, const float* h,
+                               int down, Py_ssize_t n, float* z, Py_ssize_t z_stride, const float* h,
                                Py_ssize_t h_stride, float* next, Py_ssize_t next_stride, float* c,
                                Py_ssize_t c_stride) noexcept nogil
 
@@ -89,7 +89,10 @@ cdef extern from "native/native.h":
         void (*product)(const rnncore_panels* w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n,
                         const rnncore_rows* a, const float* start, float* z, Py_ssize_t z_stride) noexcept nogil
         rnncore_step* lstm_step
+        rnncore_step* coupled_step
         rnncore_step* gru_step
+        rnncore_step* reset_step
+        rnncore_step* candidate_step
         rnncore_step* rnn_step
         void (*rnn_point)(const rnncore_cell* cell, float* z, float* h) noexcept nogil
         void (*lstm_point)(const rnncore_cell* cell, float* z, float* c, float* out) noexcept nogil
@@ -105,6 +108,8 @@ cdef extern from "native/pool.h":
         RNNCORE_MAX_THREADS
     ctypedef void rnncore_task(int index, int threads, void* argument) noexcept nogil
     void rnncore_pool_run(int threads, rnncore_task* task, void* argument) nogil
+    int rnncore_ask_threads(int threads) noexcept nogil
+    int rnncore_asked_threads(int of_model) noexcept nogil
     void rnncore_put(Py_ssize_t* word, Py_ssize_t value) noexcept nogil
     Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
     ctypedef struct rnncore_barrier:
@@ -122,8 +127,11 @@ cdef extern from "native/scratch.h":
 # cache, few enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 48
 
-# Multiply-adds between two looks at pending signals: a few milliseconds' work.
+# Multiply-adds between two looks at pending signals: a few milliseconds' work. What a step of a row, and where no fused
+# kernel finishes it each of its pre-activations, costs beside its own counts as so many of them.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
+cdef double WORK_OF_A_STEP = 1e3
+cdef double WORK_OF_AN_ACTIVATION = 500
 
 # A step is shared by panels where every thread gets at least this many multiply-adds out of it: meeting costs about
 # 0.2 microseconds, in which one thread makes some 15,000.
@@ -179,6 +187,11 @@ def current_isa():
     return isa.name.decode()
 
 
+def ask_threads(int threads):
+    """The calling thread's calls use so many threads from now on, 0 for what models say. Returns the number before."""
+    return rnncore_ask_threads(threads)
+
+
 # What one thread needs to know: the whole direction, its share of panels, and where all meet.
 cdef struct Run:
     const Plan* plan
@@ -189,6 +202,7 @@ cdef struct Run:
     const float* table      # (ids, z_stride): the input product of each id, bias included
     const int64_t* x_order  # (B): row of x of each sorted row, or NULL where they are the same
     const int64_t* y_order  # the same for y
+    const int64_t* slots    # the same for h0, c0, hn and cn, where they have more rows than x; NULL: as the job's order
     const float* h0
     const float* c0
     float* hn
@@ -205,6 +219,7 @@ cdef struct Run:
     # behind goes on to that meeting.
     Py_ssize_t stop
     bint signals        # whether to look for signals at all: only where a call may be long
+    double work         # since the last look
 
 
 # A packed cell: what the loop needs, without Python.
@@ -213,10 +228,11 @@ cdef struct Plan:
     rnncore_panels w_ih
     rnncore_panels w_hh
     rnncore_panels w_in     # GRU, generic: W_n, whose part of z stands apart
-    rnncore_panels w_n      # GRU, generic: R_n
+    rnncore_panels w_n      # GRU, generic or with reset before the product: R_n
     rnncore_panels w_hr     # projection
     rnncore_point point
     rnncore_step* step      # fused, or NULL
+    rnncore_step* second    # GRU with reset before the product: what comes after r * h
     const float* bias       # in the order of z, padded
     const float* bias_hr    # padded
     Py_ssize_t z_stride, h_stride, c_stride
@@ -230,12 +246,19 @@ cdef inline void share(Py_ssize_t count, int index, int threads, Py_ssize_t* fir
     last[0] = count * (index + 1) // threads
 
 
+cdef inline Py_ssize_t state_row(const Run* run, Py_ssize_t row) noexcept nogil:
+    """Row of the states that belongs to a sorted row."""
+    if run.slots != NULL:
+        return run.slots[row]
+    return run.job.order[row] if run.job.order != NULL else row
+
+
 cdef void load_states(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Initial states of sorted rows first..last-1, padded; zeros where none were given."""
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t row, source, P = plan.cell.output_size, H = plan.cell.hidden_size
     for row in range(first, last):
-        source = run.job.order[row] if run.job.order != NULL else row
+        source = state_row(run, row)
         memset(run.h + row * plan.h_stride, 0, plan.h_stride * sizeof(float))
         if run.h0 != NULL:
             memcpy(run.h + row * plan.h_stride, run.h0 + source * P, P * sizeof(float))
@@ -250,7 +273,7 @@ cdef void save_states(const Run* run, Py_ssize_t first, Py_ssize_t last, const f
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t row, target, P = plan.cell.output_size, H = plan.cell.hidden_size
     for row in range(first, last):
-        target = run.job.order[row] if run.job.order != NULL else row
+        target = state_row(run, row)
         if run.hn != NULL:
             memcpy(run.hn + target * P, h + row * plan.h_stride, P * sizeof(float))
         if run.cn != NULL:
@@ -368,8 +391,9 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef float* target
     cdef rnncore_rows x_rows, out_rows
     cdef bint plain = run.table == NULL and job.order == NULL and job.lengths == NULL and job.steps == NULL
-    cdef bint single = job.T == 1 and plan.step != NULL and run.table == NULL
-    cdef double work = 0, row_work = <double> plan.w_ih.panels * plan.w_ih.V * W * (plan.w_ih.K + plan.w_hh.K)
+    cdef bint single = job.T == 1 and plan.step != NULL and plan.second == NULL and run.table == NULL
+    cdef bint aside = plan.w_hr.data != NULL or plan.second != NULL  # whether a step's result is not yet the output
+    cdef double work = run.work, row_cost = cost_of_row(plan)
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(plan.w_ih.panels, index, threads, &z_first, &z_last)
     if plan.w_hr.data != NULL:
@@ -438,16 +462,19 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                 if n_next < n and index == 0:
                     save_states(run, n_next, n, h)
                 n = n_next
-            target = other if plan.w_hr.data == NULL else run.out
+            target = run.out if aside else other
             if single:
                 pass
             elif plan.step != NULL:
                 plan.step(&plan.w_hh, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
-                          h, plan.h_stride, target, plan.h_stride if plan.w_hr.data == NULL else plan.c_stride,
-                          run.c, plan.c_stride)
+                          h, plan.h_stride, target, plan.c_stride if aside else plan.h_stride, run.c, plan.c_stride)
             else:
                 generic_step(run, n, run.z + rows * plan.z_stride, h, other)
-            if plan.w_hr.data != NULL:
+            if plan.second != NULL:
+                meet(run, index, threads)
+                plan.second(&plan.w_n, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
+                            run.out, plan.c_stride, other, plan.h_stride, h, plan.h_stride)
+            elif plan.w_hr.data != NULL:
                 meet(run, index, threads)
                 out_rows.base = run.out
                 out_rows.offset = NULL
@@ -460,7 +487,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
             store_outputs(run, t, n, other, column, column_end)
             rows += n
             h, other = other, h
-            work += n * row_work
+            work += n * row_cost
             if work > WORK_BETWEEN_SIGNALS:
                 work = 0
                 if run.signals and index == 0:
@@ -474,6 +501,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                 return
     if index == 0:
         save_states(run, 0, n, h)
+        run.work = work
 
 
 cdef bint pending_signal() noexcept nogil:
@@ -515,8 +543,11 @@ cdef struct Call:
     const float* c0
     float* hn
     float* cn
+    const int64_t* slots    # (B) row of the states of each sorted row, or NULL where they are those of x
+    Py_ssize_t state_batch  # rows of the states in each layer and direction; 0 for those of x
     bint has_c
     double row_work, work   # multiply-adds of one step of one row, and of the call
+    double row_cost         # the same with what it costs beside them
     bint signals            # whether the call may be so long that somebody wants to interrupt it
     Py_ssize_t interrupted  # set by the calling thread
     int threads
@@ -536,7 +567,7 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
     """
     cdef const Plan* plan = call.plans[layer * call.directions + direction]
     cdef Py_ssize_t P = plan.cell.output_size, H = plan.cell.hidden_size, B = last - first
-    cdef Py_ssize_t state = (layer * call.directions + direction) * call.job.B
+    cdef Py_ssize_t state = (layer * call.directions + direction) * call.state_batch
     cdef bint moved = call.job.order == NULL and first > 0
     cdef Merge merge = call.last_merge if layer == call.layers - 1 else call.merge
     memset(run, 0, sizeof(Run))
@@ -575,7 +606,9 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
         job.y_batch, job.y_time, job.flip = call.width, B * call.width, False
     if run.y != NULL and direction == 1 and merge == MERGE_SET:
         run.y += P
-    if moved:
+    if call.slots != NULL:
+        run.slots = call.slots + first
+    elif moved:
         state += first
     if call.h0 != NULL:
         run.h0 = call.h0 + state * P
@@ -587,8 +620,9 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
         run.cn = call.cn + state * H
 
 
-cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch, bint signals) noexcept nogil:
-    """All layers and directions over sorted rows first..last-1, in this thread alone."""
+cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch, bint signals,
+                    double* work) noexcept nogil:
+    """All layers and directions over sorted rows first..last-1, in this thread alone; work: since its last look."""
     cdef Py_ssize_t B = last - first
     cdef size_t between = between_size(call, B)
     cdef float* before = <float*> scratch
@@ -600,8 +634,10 @@ cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch
         for direction in range(call.directions):
             prepare_run(call, &run, &job, layer, direction, first, last, before, behind)
             run.signals = signals
+            run.work = work[0]
             lay_out(&run, B, call.has_c, scratch + 2 * between)
             time_loop(&run, 0, 1)
+            work[0] = run.work
             if rnncore_get(&call.interrupted):
                 return
         before, behind = behind, before
@@ -612,9 +648,10 @@ cdef void by_blocks(int index, int threads, void* argument) noexcept nogil:
     cdef Call* call = <Call*> argument
     cdef unsigned mode = rnncore_flush_subnormals()
     cdef Py_ssize_t i = index
+    cdef double work = 0
     while i < call.blocks and not rnncore_get(&call.interrupted):
         run_block(call, call.bounds[i], call.bounds[i + 1], call.scratch + index * call.scratch_size,
-                  call.signals and index == 0)
+                  call.signals and index == 0, &work)
         i += threads
     rnncore_restore_subnormals(mode)
 
@@ -685,14 +722,17 @@ cdef class NativeCell:
         plan.c_stride = padded(H, W)
         plan.h_stride = padded(P, W)
         if fused:
-            if kind == "LSTM":
-                plan.step = isa.lstm_step
-            elif kind == "GRU":
-                plan.step = isa.gru_step
-            else:
-                plan.step = isa.rnn_step
             self.panels(&plan.w_ih, weights["weight_ih"], G)
-            self.panels(&plan.w_hh, weights["weight_hh"], G)
+            if kind == "GRU" and not cell.reset_after:
+                plan.step, plan.second = isa.reset_step, isa.candidate_step
+                self.panels(&plan.w_hh, weights["weight_hh"][: 2 * H], 2)
+                self.panels(&plan.w_n, weights["weight_hh"][2 * H :], 1)
+            else:
+                if kind == "LSTM":
+                    plan.step = isa.lstm_step if cell.coupled == COUPLED_NONE else isa.coupled_step
+                else:
+                    plan.step = isa.gru_step if kind == "GRU" else isa.rnn_step
+                self.panels(&plan.w_hh, weights["weight_hh"], G)
             plan.bias = self.vector(units(bias, G, W))
             plan.z_stride = G * padded(H, W)
         else:
@@ -716,11 +756,12 @@ cdef class NativeCell:
         plan.point.cell_clip = cell.cell_clip
         plan.point.forget_bias = cell.forget_bias
         plan.point.relu = cell.act[0].id == ACT_relu
+        plan.point.coupled = cell.coupled
         if kind == "GRU":
             hn = weights.get("bias_hn")
             plan.point.bias_hn = self.vector(units(np.zeros(H, np.float32) if hn is None else hn, 1, W))
         if fused and "peephole" in weights:
-            plan.point.peephole = self.vector(units(weights["peephole"], 3, W))
+            plan.point.peephole = self.vector(units(weights["peephole"], G - 1, W))
         if "weight_hr" in weights:
             self.panels(&plan.w_hr, weights["weight_hr"], 1)
             bias_hr = weights.get("bias_hr")
@@ -737,6 +778,28 @@ cdef class NativeCell:
             return NULL
         return self.vector(array)
 
+    def unpack(self, str key not None):
+        """A copy of the matrix "weight_ih", "weight_hh" or "weight_hr", to the bit what was packed."""
+        cdef Plan* plan = &self.plan
+        cdef Py_ssize_t rows = plan.cell.gates * plan.cell.hidden_size
+        cdef bint apart = plan.w_n.data != NULL  # the candidate's rows of R have panels of their own
+        if key == "weight_hr":
+            return unpack_panels(&plan.w_hr, plan.cell.output_size, plan.isa.width)
+        if key == "weight_ih":
+            return self.joined(&plan.w_ih, &plan.w_in, rows, plan.w_in.data != NULL)
+        return self.joined(&plan.w_hh, &plan.w_n, rows, apart)
+
+    cdef joined(self, const rnncore_panels* gates, const rnncore_panels* candidate, Py_ssize_t rows, bint apart):
+        cdef Py_ssize_t H = self.plan.cell.hidden_size, W = self.plan.isa.width
+        if not apart:
+            return unpack_panels(gates, rows, W)
+        return np.concatenate((unpack_panels(gates, rows - H, W), unpack_panels(candidate, H, W)))
+
+    @property
+    def packed(self):
+        """Names of the matrices that unpack gives back."""
+        return ("weight_ih", "weight_hh") if self.plan.w_hr.data == NULL else ("weight_ih", "weight_hh", "weight_hr")
+
     @property
     def nbytes(self):
         """Bytes of the packed weights."""
@@ -750,7 +813,7 @@ cdef class Stack:
     reverse whether the only direction is the reverse one
     """
 
-    cdef list cells
+    cdef readonly list cells  # NativeCells, layer by layer
     cdef const Plan** plans
     cdef int layers, directions
     cdef bint reverse, has_c
@@ -828,12 +891,15 @@ cdef class Stack:
         call.directions = self.directions
         call.reverse = self.reverse
         call.has_c = self.has_c
+        if call.state_batch == 0:
+            call.state_batch = call.job.B
         call.width = self.plans[0].cell.output_size
         if call.merge == MERGE_SET:
             call.width *= self.directions
-        call.threads = min(threads, <int> RNNCORE_MAX_THREADS)
+        call.threads = min(rnncore_asked_threads(threads), <int> RNNCORE_MAX_THREADS)
         for i in range(self.layers * self.directions):
             call.row_work += work_of_row(self.plans[i])
+            call.row_cost += cost_of_row(self.plans[i])
         call.work = call.row_work * call.job.B * call.job.T
         if call.work < WORK_WITH_GIL:
             done = execute(call)
@@ -977,6 +1043,32 @@ cdef class Direct:
         return y
 
 
+cdef int run_states(object stack, StateCall* given, int threads) except -1:
+    """A forward stack over float sequences whose states stand in slots, in place: see _native.pxd."""
+    cdef Call call
+    memset(&call, 0, sizeof(Call))
+    call.job.B, call.job.T = given.B, given.T
+    call.job.x_batch, call.job.x_time = given.x_batch, given.x_time
+    call.job.y_batch, call.job.y_time = given.y_batch, given.y_time
+    call.job.order, call.job.lengths = given.order, given.lengths
+    call.x, call.y = given.x, given.y
+    call.h0 = call.hn = given.h
+    call.c0 = call.cn = given.c
+    call.slots, call.state_batch = given.slots, given.state_batch
+    call.merge = call.last_merge = MERGE_SET
+    return (<Stack> stack).start(&call, threads)
+
+
+cdef double steps_between_signals(object stack) except -1:
+    """So many steps of one row can be interrupted."""
+    cdef Stack given = stack
+    cdef double work = 0
+    cdef int i
+    for i in range(given.layers * given.directions):
+        work += work_of_row(given.plans[i])
+    return WORK_BETWEEN_SIGNALS / work
+
+
 cdef struct Rows:
     const Product* product
     const float* x
@@ -1034,7 +1126,7 @@ cdef class Matrix:
 
     def __cinit__(self, cnp.ndarray weight not None, bias, int threads):
         self.owned = []
-        self.threads = min(threads, <int> RNNCORE_MAX_THREADS)
+        self.threads = threads
         self.product.isa = isa
         self.product.size = len(weight)
         self.product.stride = padded(len(weight), isa.width)
@@ -1042,26 +1134,42 @@ cdef class Matrix:
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         self.product.bias = aligned_copy(units(bias, 1, isa.width), self.owned)
 
+    def unpack(self):
+        """A copy of W, to the bit what was packed."""
+        return unpack_panels(&self.product.w, self.product.size, self.product.isa.width)
+
     def __call__(self, x):
         """x (..., K), float32; copied if it is not C-contiguous."""
         cdef cnp.ndarray rows_in = np.ascontiguousarray(x)
         cdef cnp.ndarray y = np.empty((*x.shape[: x.ndim - 1], self.product.size), np.float32)
         cdef Rows rows
+        cdef const float* x_data
+        cdef float* y_data
         cdef double work
+        cdef Py_ssize_t n, first, part
         cdef int threads
         rows.product = &self.product
-        rows.x = <const float*> cnp.PyArray_DATA(rows_in)
-        rows.y = <float*> cnp.PyArray_DATA(y)
-        rows.n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
+        x_data = <const float*> cnp.PyArray_DATA(rows_in)
+        y_data = <float*> cnp.PyArray_DATA(y)
+        n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
         rows.padded_rows = NULL
-        work = <double> rows.n * self.product.w.K * self.product.stride
-        threads = self.threads if work >= CALL_WORTH_SHARING and rows.n >= self.threads * ROWS_WORTH_SHARING else 1
+        work = <double> n * self.product.w.K * self.product.stride
+        threads = min(rnncore_asked_threads(self.threads), <int> RNNCORE_MAX_THREADS)
+        if work < CALL_WORTH_SHARING or n < threads * ROWS_WORTH_SHARING:
+            threads = 1
         if self.product.stride != self.product.size:
             rows.padded_rows = <float*> rnncore_scratch(threads * PRODUCT_ROWS * self.product.stride * sizeof(float))
             if rows.padded_rows == NULL:
-                raise MemoryError(f"no memory for the product of {rows.n} rows")
-        with nogil:
-            rnncore_pool_run(threads, product_rows, &rows)
+                raise MemoryError(f"no memory for the product of {n} rows")
+        part = <Py_ssize_t> (WORK_BETWEEN_SIGNALS * threads * n / work) + PRODUCT_ROWS if n else 1
+        for first in range(0, n, part):
+            rows.x = x_data + first * self.product.w.K
+            rows.y = y_data + first * self.product.size
+            rows.n = min(part, n - first)
+            with nogil:
+                rnncore_pool_run(threads, product_rows, &rows)
+            if part < n:
+                PyErr_CheckSignals()
         return y
 
 
@@ -1086,7 +1194,7 @@ cdef bint execute(Call* call) noexcept nogil:
     cdef size_t table
     cdef char* room
     cdef Py_ssize_t rows = 0
-    call.signals = call.work > WORK_BETWEEN_SIGNALS
+    call.signals = call.row_cost * B * job.T > WORK_BETWEEN_SIGNALS
     if call.work < CALL_WORTH_SHARING:
         threads = 1
     blocks = (B + BLOCK_ROWS - 1) // BLOCK_ROWS
@@ -1131,6 +1239,7 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
     cdef float* before
     cdef float* behind
     cdef unsigned mode
+    cdef double work = 0
     cdef Pair pair
     cdef rnncore_barrier barrier
     cdef int layer, direction, sharing
@@ -1140,7 +1249,7 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
         return False
     if threads == 1:
         mode = rnncore_flush_subnormals()
-        run_block(call, 0, B, scratch, call.signals)
+        run_block(call, 0, B, scratch, call.signals, &work)
         rnncore_restore_subnormals(mode)
         return True
     before = <float*> scratch
@@ -1178,6 +1287,16 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
 cdef inline double work_of_row(const Plan* plan) noexcept nogil:
     """Multiply-adds of one step of one row."""
     return <double> plan.w_ih.panels * plan.w_ih.V * plan.isa.width * (plan.w_ih.K + plan.w_hh.K)
+
+
+cdef inline double cost_of_row(const Plan* plan) noexcept nogil:
+    """The same, with what it costs beside them."""
+    cdef double cost = work_of_row(plan) + WORK_OF_A_STEP
+    if plan.w_n.data != NULL:
+        cost += <double> plan.w_n.panels * plan.isa.width * plan.w_n.K
+    if plan.step == NULL:
+        cost += WORK_OF_AN_ACTIVATION * plan.cell.gates * plan.cell.hidden_size
+    return cost
 
 
 cdef inline size_t between_size(const Call* call, Py_ssize_t B) noexcept nogil:
@@ -1264,6 +1383,15 @@ cdef pack_panels(rnncore_panels* target, matrix, int V, list owned):
     target.V = V
 
 
+cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W):
+    """The (rows, K) matrix that pack_panels was given, a copy."""
+    cdef cnp.npy_intp[4] shape
+    shape[0], shape[1], shape[2], shape[3] = panels.panels, panels.K, panels.V, W
+    packed = cnp.PyArray_SimpleNewFromData(4, shape, cnp.NPY_FLOAT32, <void*> panels.data)
+    wide = packed.transpose(2, 0, 3, 1).reshape(panels.V, panels.panels * W, panels.K)
+    return np.array(wide[:, : rows // panels.V].reshape(rows, panels.K))
+
+
 cdef const float* aligned_copy(array, list owned) except NULL:
     """A copy aligned to 64 bytes, kept alive by the list."""
     cdef cnp.ndarray copy
@@ -1294,9 +1422,8 @@ def is_fused(str kind, dict options):
     if kind == "RNN":
         return names[0] in ("tanh", "relu")
     if kind == "GRU":
-        return options["reset_after"] and names == ["sigmoid", "sigmoid", "tanh"]
-    plain = names == ["sigmoid", "sigmoid", "tanh", "sigmoid", "tanh"]
-    return plain and options["coupled"] is None and options["layer_norm"] is None
+        return names == ["sigmoid", "sigmoid", "tanh"]
+    return names == ["sigmoid", "sigmoid", "tanh", "sigmoid", "tanh"] and options["layer_norm"] is None
 
 
 choose_isa(None if os.environ.get("RNNCORE_ISA", "") in ("", "blas") else os.environ["RNNCORE_ISA"])

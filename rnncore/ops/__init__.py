@@ -19,6 +19,7 @@
     ops/resize.py       Pad, Resize, Upsample
     ops/quantized.py    integers: QuantizeLinear, MatMulInteger, ConvInteger ..., DynamicQuantizeLSTM
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
+    ops/reference.py    Reference: rare ops, by onnx.reference
 
 A new op is one entry in its family's list.
 """
@@ -37,6 +38,7 @@ from rnncore.ops import (
     products,
     quantized,
     reduce,
+    reference,
     resize,
     shape,
     spectral,
@@ -47,7 +49,7 @@ __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]
 
 FAMILIES = (
     *(constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention),
-    *(convolution, pooling, normalization, resize, spectral, quantized),
+    *(convolution, pooling, normalization, resize, spectral, quantized, reference),
 )
 
 OPS: dict[str, Op] = {op.name: op for family in FAMILIES for op in family.OPS}

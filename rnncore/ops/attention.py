@@ -33,6 +33,7 @@ from rnncore.ops.base import Op, Value, plain_size
 __all__ = ["OPS", "SCORES", "Scoring", "attend", "masked_softmax", "valid_steps"]
 
 SCORES = ("bahdanau", "dot", "general", "concat")
+SUMS_BYTES = 1 << 18
 
 
 # --- scores with weights, and the mean -----------------------------------------------------------------------------
@@ -96,27 +97,51 @@ class Scoring:
             shapes["score.weight"] = (self.size,)
         return shapes
 
+    def query_weight(self, weights: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The matrix (A, Q) that projects queries; None where they stay as they are."""
+        if self.score == "concat":
+            return weights["weight"][:, : self.query_size]
+        return weights.get("query.weight")
+
+    def key_weight(self, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The matrix (A, K), for general (Q, K), and the bias (A) that project a memory; None where there is none."""
+        if self.score == "concat":
+            return weights["weight"][:, self.query_size :], weights.get("bias")
+        if self.score == "general":
+            return weights.get("weight"), None
+        return weights.get("key.weight"), weights.get("key.bias")
+
     def keys(self, weights: Mapping[str, np.ndarray], memory: np.ndarray) -> np.ndarray:
         """What of the scores belongs to the memory alone: (B, Tk, K) -> (B, Tk, A), for general (B, Tk, Q)."""
-        if self.score == "bahdanau":
-            return _linear(memory, weights["key.weight"], weights.get("key.bias"))
-        if self.score == "concat":
-            return _linear(memory, weights["weight"][:, self.query_size :], weights.get("bias"))
-        return memory if self.score == "dot" else _linear(memory, weights["weight"])
+        matrix, bias = self.key_weight(weights)
+        return memory if matrix is None else _linear(memory, matrix, bias)
 
     def scores(self, weights: Mapping[str, np.ndarray], query: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Queries (B, Tq, Q) against projected keys: (B, Tq, Tk)."""
-        if not self.additive:
-            return query @ keys.swapaxes(1, 2)
-        matrix = weights["query.weight"] if self.score == "bahdanau" else weights["weight"][:, : self.query_size]
-        return additive_scores(_linear(query, matrix), keys, weights["score.weight"])
+        matrix = self.query_weight(weights)
+        return self.compare(weights, query if matrix is None else _linear(query, matrix), keys)
+
+    def compare(self, weights: Mapping[str, np.ndarray], query: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Projected queries (B, Tq, A), for general and dot (B, Tq, Q), against projected keys: (B, Tq, Tk)."""
+        return additive_scores(query, keys, weights["score.weight"]) if self.additive else query @ keys.swapaxes(1, 2)
 
 
 def additive_scores(query: np.ndarray, keys: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """vector . tanh(query + key): (B, Tq, A), (B, Tk, A), (A) -> (B, Tq, Tk). One query at a time, to save memory."""
-    scores = np.empty((*query.shape[:2], keys.shape[1]), keys.dtype)
-    for t in range(query.shape[1]):
-        scores[:, t] = np.tanh(query[:, t, None] + keys) @ vector
+    """vector . tanh(query + key): (B, Tq, A), (B, Tk, A), (A) -> (B, Tq, Tk).
+
+    One query and a block of rows at a time, so that the sums stay in cache.
+    """
+    batch, steps, size = keys.shape
+    scores = np.empty((batch, query.shape[1], steps), keys.dtype)
+    rows = max(1, SUMS_BYTES // max(1, steps * size * keys.itemsize))
+    room = np.empty((min(rows, batch), steps, size), keys.dtype)
+    for first in range(0, batch, rows):
+        part = slice(first, first + rows)
+        sums = room[: len(keys[part])]
+        for t in range(query.shape[1]):
+            np.add(query[part, t, None], keys[part], out=sums)
+            np.tanh(sums, out=sums)
+            np.matmul(sums, vector, out=scores[part, t])
     return scores
 
 

@@ -113,7 +113,11 @@ class Op:
     def compiled(
         self, attributes: Mapping[str, Any], weights: Mapping[str, Any], threads: int, floating: Any = np.float32
     ) -> Callable[..., Any]:
-        """What a model that is compiled for the dtype ``floating`` calls with the arrays."""
+        """What a model that is compiled for the dtype ``floating`` calls with the arrays.
+
+        Its attribute ``packed``, if it has one, gives back weights that it keeps in a form of its own: key -> what
+        returns a copy.
+        """
         attributes = {**attributes, "floating": floating}
         packed = self.packed(attributes, weights, threads) if self.packed is not None else None
         return packed or partial(self.run, attributes, weights)

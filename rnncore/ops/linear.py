@@ -47,6 +47,7 @@ def _linear_packed(attributes, weights, threads):
             raise ValueError(f"expected a last dimension of {attributes['input_size']}")
         return matrix(x)
 
+    run.packed = {"weight": matrix.unpack}
     return run
 
 

@@ -4,6 +4,7 @@
     constants.py   fold_constants, fold_parameters: what does not depend on any input
     identities.py  remove_identities: what changes nothing
     transposes.py  cancel_transposes: pairs of Transpose, and those around recurrent layers
+    layers.py      merge_layers, join_slices: recurrent layers in nodes of their own become stacks
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
     dead.py        remove_dead: what nothing reads
 
@@ -21,12 +22,22 @@ from rnncore.passes.constants import fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph
 from rnncore.passes.identities import remove_identities
+from rnncore.passes.layers import join_slices, merge_layers
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.spec import Spec
 
 __all__ = ["PASSES", "simplify"]
 
-PASSES = (fold_constants, fold_parameters, remove_identities, cancel_transposes, fold_affine, remove_dead)
+PASSES = (
+    fold_constants,
+    fold_parameters,
+    remove_identities,
+    cancel_transposes,
+    merge_layers,
+    join_slices,
+    fold_affine,
+    remove_dead,
+)
 
 MAX_ROUNDS = 4
 """One pass makes work for another; real models are done after two rounds."""

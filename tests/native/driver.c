@@ -31,56 +31,89 @@ static void expect(const rnncore_isa *isa, const char *what, double found, doubl
     if (failures++ < 10) printf("%s %s: %.9g, expected %.9g\n", isa->name, what, found, wanted);
 }
 
-/* One step of ``n`` rows of H units: V = 4 LSTM, 3 GRU, 1 RNN. */
-static void check_step(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t n) {
-    const ptrdiff_t W = isa->width, panels = (H + W - 1) / W, wide = panels * W;
-    float *w = room((size_t)(panels * H * V * W)), *z = room((size_t)(n * panels * V * W));
-    float *h = room((size_t)(n * wide)), *c = room((size_t)(n * wide)), *next = room((size_t)(n * wide));
-    float *c_before = room((size_t)(n * wide)), *bias = room((size_t)wide), *alone = room((size_t)wide), *c_alone = room((size_t)wide);
+typedef enum { LSTM_STEP, COUPLED_STEP, GRU_STEP, RESET_STEP, RNN_STEP, STEPS } kind;
+
+/* One step of one kind, both halves of it; h, c and next as in native.h, room for r * h in reset. */
+static void take_step(const rnncore_isa *isa, kind k, const rnncore_panels *w, const rnncore_panels *w_n, const rnncore_point *point,
+                      int down, ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, float *next, float *c, float *reset) {
+    const ptrdiff_t wide = w->panels * isa->width;
+    if (k == RESET_STEP) {
+        isa->reset_step(w, point, 0, w->panels, down, n, z, z_stride, h, wide, reset, wide, c, wide);
+        isa->candidate_step(w_n, point, 0, w->panels, down, n, z, z_stride, reset, wide, next, wide, (float *)h, wide);
+        return;
+    }
+    rnncore_step *const step = k == LSTM_STEP      ? isa->lstm_step
+                               : k == COUPLED_STEP ? isa->coupled_step
+                               : k == GRU_STEP     ? isa->gru_step
+                                                   : isa->rnn_step;
+    step(w, point, 0, w->panels, down, n, z, z_stride, h, wide, next, wide, c, wide);
+}
+
+/* One step of ``n`` rows of H units. Weights by gate: all of them in w, or the candidate's in w_n. */
+static void check_step(const rnncore_isa *isa, kind k, ptrdiff_t H, ptrdiff_t n) {
+    static const char *const names[] = {"lstm h", "coupled h", "gru h", "reset h", "rnn h"};
+    static const int gates_of[] = {4, 3, 3, 3, 1};
+    const int G = gates_of[k], V = k == RESET_STEP ? 2 : G, has_c = k <= COUPLED_STEP;
+    const ptrdiff_t W = isa->width, panels = (H + W - 1) / W, wide = panels * W, z_stride = panels * G * W;
+    float *w = room((size_t)(wide * H * V)), *w_n = room((size_t)(wide * H)), *z = room((size_t)(n * z_stride));
+    float *z_before = room((size_t)(n * z_stride)), *h = room((size_t)(n * wide)), *c = room((size_t)(n * wide));
+    float *next = room((size_t)(n * wide)), *c_before = room((size_t)(n * wide)), *bias = room((size_t)wide);
+    float *alone = room((size_t)wide), *c_alone = room((size_t)wide), *reset = room((size_t)(n * wide));
     for (ptrdiff_t u = 0; u < H; u++) {
         bias[u] = drawn(0.5f);
-        for (ptrdiff_t k = 0; k < H; k++) {
-            for (int v = 0; v < V; v++) w[((u / W * H + k) * V + v) * W + u % W] = drawn(1.0f / sqrtf((float)H));
+        for (ptrdiff_t j = 0; j < H; j++) {
+            for (int v = 0; v < V; v++) w[((u / W * H + j) * V + v) * W + u % W] = drawn(1.0f / sqrtf((float)H));
+            w_n[(u / W * H + j) * W + u % W] = drawn(1.0f / sqrtf((float)H));
         }
         for (ptrdiff_t r = 0; r < n; r++) {
             h[r * wide + u] = drawn(1.0f);
             c[r * wide + u] = c_before[r * wide + u] = drawn(1.0f);
-            for (int v = 0; v < V; v++) z[r * panels * V * W + (u / W * V + v) * W + u % W] = drawn(1.0f);
+            for (int v = 0; v < G; v++) z[r * z_stride + (u / W * G + v) * W + u % W] = drawn(1.0f);
         }
     }
-    const rnncore_panels matrix = {w, panels, H, V};
-    const rnncore_point point = {.bias_hn = bias, .clip = INFINITY, .cell_clip = INFINITY, .forget_bias = 0.25f};
-    rnncore_step *const step = V == 4 ? isa->lstm_step : V == 3 ? isa->gru_step : isa->rnn_step;
-    step(&matrix, &point, 0, panels, n & 1, n, z, panels * V * W, h, wide, next, wide, c, wide);
+    memcpy(z_before, z, (size_t)(n * z_stride) * 4);
+    const rnncore_panels matrix = {w, panels, H, V}, candidate = {w_n, panels, H, 1};
+    const rnncore_point point = {.bias_hn = bias, .clip = INFINITY, .cell_clip = INFINITY, .coupled = n & 1 ? COUPLED_INPUT : COUPLED_FORGET};
+    take_step(isa, k, &matrix, &candidate, &point, n & 1, n, z, z_stride, h, next, c, reset);
     for (ptrdiff_t r = 0; r < n; r++) {
+        double *r_h = malloc((size_t)H * sizeof *r_h), *sums = malloc((size_t)(4 * H) * sizeof *sums);
         for (ptrdiff_t u = 0; u < H; u++) {
-            double a[4] = {0};
-            for (int v = 0; v < V; v++) {
-                const double start = z[r * panels * V * W + (u / W * V + v) * W + u % W];
-                a[v] = V == 3 && v == 2 ? bias[u] : start;
-                for (ptrdiff_t k = 0; k < H; k++) a[v] += (double)h[r * wide + k] * w[((u / W * H + k) * V + v) * W + u % W];
+            for (int v = 0; v < G; v++) {
+                double *a = &sums[4 * u + v];
+                *a = k == GRU_STEP && v == 2 ? bias[u] : z_before[r * z_stride + (u / W * G + v) * W + u % W];
+                for (ptrdiff_t j = 0; j < H && v < V; j++) *a += (double)h[r * wide + j] * w[((u / W * H + j) * V + v) * W + u % W];
             }
-            double wanted;
-            if (V == 4) {
-                const double cell = sigmoid(a[1] + 0.25) * c_before[r * wide + u] + sigmoid(a[0]) * tanh(a[2]);
-                expect(isa, "lstm c", c[r * wide + u], cell, 2e-6);
-                wanted = sigmoid(a[3]) * tanh(cell);
-            } else if (V == 3) {
-                const double xn = z[r * panels * 3 * W + (u / W * 3 + 2) * W + u % W];
-                const double update = sigmoid(a[1]), candidate = tanh(xn + sigmoid(a[0]) * a[2]);
-                wanted = (1 - update) * candidate + update * h[r * wide + u];
-            } else {
-                wanted = tanh(a[0]);
-            }
-            expect(isa, V == 4 ? "lstm h" : V == 3 ? "gru h" : "rnn h", next[r * wide + u], wanted, 2e-6);
+            r_h[u] = sigmoid(sums[4 * u]) * h[r * wide + u];
         }
+        for (ptrdiff_t u = 0; u < H; u++) {
+            const double *a = &sums[4 * u], old = c_before[r * wide + u];
+            double cell = 0, wanted;
+            if (k == LSTM_STEP) {
+                cell = sigmoid(a[1]) * old + sigmoid(a[0]) * tanh(a[2]);
+                wanted = sigmoid(a[3]) * tanh(cell);
+            } else if (k == COUPLED_STEP) {
+                const double kept = point.coupled == COUPLED_INPUT ? sigmoid(a[0]) : 1 - sigmoid(a[0]);
+                cell = kept * old + (1 - kept) * tanh(a[1]);
+                wanted = sigmoid(a[2]) * tanh(cell);
+            } else if (k == RNN_STEP) {
+                wanted = tanh(a[0]);
+            } else {
+                double n_sum = k == GRU_STEP ? z_before[r * z_stride + (u / W * 3 + 2) * W + u % W] + sigmoid(a[0]) * a[2] : a[2];
+                for (ptrdiff_t j = 0; j < H && k == RESET_STEP; j++) n_sum += r_h[j] * w_n[(u / W * H + j) * W + u % W];
+                wanted = (1 - sigmoid(a[1])) * tanh(n_sum) + sigmoid(a[1]) * h[r * wide + u];
+            }
+            if (has_c) expect(isa, "c", c[r * wide + u], cell, 2e-6);
+            expect(isa, names[k], next[r * wide + u], wanted, 2e-6);
+        }
+        free(r_h), free(sums);
         memcpy(c_alone, c_before + r * wide, (size_t)wide * 4);
-        step(&matrix, &point, 0, panels, 0, 1, z + r * panels * V * W, panels * V * W, h + r * wide, wide, alone, wide, c_alone, wide);
-        if (memcmp(alone, next + r * wide, (size_t)wide * 4) || (V == 4 && memcmp(c_alone, c + r * wide, (size_t)wide * 4))) {
-            if (failures++ < 10) printf("%s V=%d H=%td n=%td row %td: other bits alone\n", isa->name, V, H, n, r);
+        take_step(isa, k, &matrix, &candidate, &point, 0, 1, z_before + r * z_stride, z_stride, h + r * wide, alone, c_alone, reset);
+        if (memcmp(alone, next + r * wide, (size_t)wide * 4) || (has_c && memcmp(c_alone, c + r * wide, (size_t)wide * 4))) {
+            if (failures++ < 10) printf("%s %s H=%td n=%td row %td: other bits alone\n", isa->name, names[k], H, n, r);
         }
     }
-    free(w), free(z), free(h), free(c), free(next), free(c_before), free(bias), free(alone), free(c_alone);
+    free(w), free(w_n), free(z), free(z_before), free(h), free(c), free(next), free(c_before), free(bias), free(alone), free(c_alone);
+    free(reset);
 }
 
 /* z = start + a . panels for N units and V vectors a panel, K deep. */
@@ -143,20 +176,20 @@ static void check_gates(const rnncore_isa *isa) {
 
 int main(void) {
     static const ptrdiff_t sizes[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64}, rows[] = {1, 2, 3, 4, 5, 6, 7, 9, 13};
-    static const int vectors[] = {1, 3, 4};
+    static const int vectors[] = {1, 3, 4}; /* of the products; reset_step alone has panels of 2 */
     for (int i = 0; rnncore_isas[i] != NULL; i++) {
         if (!rnncore_isa_usable(rnncore_isas[i])) continue;
         int checks = 0;
         check_gates(rnncore_isas[i]);
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+                for (kind k = 0; k < STEPS; k++, checks++) check_step(rnncore_isas[i], k, sizes[s], rows[r]);
                 for (int v = 0; v < 3; v++, checks++) {
-                    check_step(rnncore_isas[i], vectors[v], sizes[s], rows[r]);
                     check_product(rnncore_isas[i], vectors[v], sizes[s], sizes[(s * 5 + 1) % 12], rows[r]);
                 }
             }
         }
-        printf("%s: %d sizes, %d failures so far\n", rnncore_isas[i]->name, checks, failures);
+        printf("%s: %d checks, %d failures so far\n", rnncore_isas[i]->name, checks, failures);
     }
     return failures != 0;
 }

@@ -201,51 +201,92 @@ static void product(const rnncore_panels *w, ptrdiff_t first, ptrdiff_t last, pt
 
 /* ---- fused steps --------------------------------------------------------------------------------------------- */
 
-/* One panel's units of one row: pre-activations z_i z_f z_g z_o in registers to the new h and c in memory. */
-INLINE void lstm_units(const rnncore_point *point, ptrdiff_t panel, vf zi, vf zf, vf zg, vf zo, float *next, float *c) {
+/* (1 - u) n + u old with u = 1 / d and n = N / D, over one division; d stays finite: u >= 2^-127 */
+INLINE vf mix(vf d, vf N, vf D, vf old) {
+    d = MIN(splat(0x1p127f), d);
+    return ((d - splat(1.0f)) * N + old * D) / (d * D);
+}
+
+INLINE vf clipped(const rnncore_point *point, vf z) { return point->clip < INFINITY ? clip(z, point->clip) : z; }
+
+/* The new h and c of one panel's units of one row, from a c that is done but for its clip. */
+INLINE void lstm_output(const rnncore_point *point, ptrdiff_t panel, const float *peephole, vf zo, vf cell, float *next,
+                        float *c) {
+    if (point->cell_clip < INFINITY) cell = clip(cell, point->cell_clip);
+    if (peephole) zo += load(peephole) * cell;
+    store(c + panel * W, cell);
+    vf D;
+    const vf N = tanh_parts(cell, &D);
+    store(next + panel * W, N / (sigmoid_divisor(clipped(point, zo)) * D));
+}
+
+/* One panel's units of one row: pre-activations i f g o in registers to the new h and c in memory. */
+INLINE void lstm_units(const rnncore_point *point, ptrdiff_t panel, const vf *z, float *next, float *c) {
     const float *p = point->peephole ? point->peephole + panel * 3 * W : NULL;
-    vf cell = load(c + panel * W);
+    const vf cell = load(c + panel * W);
+    vf zi = z[0], zf = z[1], D;
     if (p) {
         zi += load(p) * cell;
         zf += load(p + W) * cell;
     }
-    if (point->clip < INFINITY) {
-        zi = clip(zi, point->clip);
-        zf = clip(zf, point->clip);
-        zg = clip(zg, point->clip);
-    }
-    vf D;
-    const vf g = tanh_parts(zg, &D);
-    cell = cell / sigmoid_divisor(zf + splat(point->forget_bias)) + g / (sigmoid_divisor(zi) * D);
-    if (point->cell_clip < INFINITY) cell = clip(cell, point->cell_clip);
-    if (p) zo += load(p + 2 * W) * cell;
-    if (point->clip < INFINITY) zo = clip(zo, point->clip);
-    store(c + panel * W, cell);
-    const vf t = tanh_parts(cell, &D);
-    store(next + panel * W, t / (sigmoid_divisor(zo) * D));
+    const vf N = tanh_parts(clipped(point, z[2]), &D);
+    const vf kept = cell / sigmoid_divisor(clipped(point, zf) + splat(point->forget_bias));
+    lstm_output(point, panel, p ? p + 2 * W : NULL, z[3], kept + N / (sigmoid_divisor(clipped(point, zi)) * D), next, c);
 }
 
-INLINE void lstm_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
-                      const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
-                      float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {
-    vf acc[8][32];
+/* The same with i or f derived from the other: pre-activations f g o, or i g o. */
+INLINE void coupled_units(const rnncore_point *point, ptrdiff_t panel, const vf *z, float *next, float *c) {
+    const float *p = point->peephole ? point->peephole + panel * 2 * W : NULL;
+    vf cell = load(c + panel * W), gate = z[0], D;
+    if (p) gate += load(p) * cell;
+    const vf N = tanh_parts(clipped(point, z[1]), &D);
+    const vf divisor = sigmoid_divisor(clipped(point, gate) + splat(point->forget_bias));
+    if (point->coupled == COUPLED_INPUT) {
+        cell = mix(divisor, N, D, cell);
+    } else {
+        cell += (N / D - cell) / divisor; /* a small i counts in full, which mix would round away with 1 - f */
+    }
+    lstm_output(point, panel, p ? p + W : NULL, z[2], cell, next, c);
+}
+
+/* Arguments of a tile: R rows and P panels of a step. */
+#define TILE_ARGUMENTS                                                                                                \
+    const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel, float *z,         \
+        ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride, float *next, ptrdiff_t next_stride, float *c,         \
+        ptrdiff_t c_stride
+
+/* R rows of P panels of V gates each, to pre-activations z + h . w; z has all the gates. */
+INLINE void lstm_product(const int V, const int R, const int P, const rnncore_panels *w, ptrdiff_t panel, const float *z,
+                         ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride, vf acc[][32]) {
     const float *a[8];
     UNROLL for (int r = 0; r < R; r++) {
         a[r] = h + r * h_stride;
-        UNROLL for (int v = 0; v < P * 4; v++) acc[r][v] = load(z + r * z_stride + (panel * 4 + v) * W);
+        UNROLL for (int v = 0; v < P * V; v++) acc[r][v] = load(z + r * z_stride + (panel * V + v) * W);
     }
-    accumulate(R, P, 4, w->data + panel * w->K * 4 * W, w->K * 4 * W, w->K, a, acc);
+    accumulate(R, P, V, w->data + panel * w->K * V * W, w->K * V * W, w->K, a, acc);
+}
+
+INLINE void lstm_tile(TILE_ARGUMENTS) {
+    vf acc[8][32];
+    lstm_product(4, R, P, w, panel, z, z_stride, h, h_stride, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            lstm_units(point, panel + p, acc[r][4 * p], acc[r][4 * p + 1], acc[r][4 * p + 2], acc[r][4 * p + 3],
-                       next + r * next_stride, c + r * c_stride);
+            lstm_units(point, panel + p, &acc[r][4 * p], next + r * next_stride, c + r * c_stride);
         }
     }
 }
 
-INLINE void gru_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
-                     const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
-                      float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {
+INLINE void coupled_tile(TILE_ARGUMENTS) {
+    vf acc[8][32];
+    lstm_product(3, R, P, w, panel, z, z_stride, h, h_stride, acc);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int p = 0; p < P; p++) {
+            coupled_units(point, panel + p, &acc[r][3 * p], next + r * next_stride, c + r * c_stride);
+        }
+    }
+}
+
+INLINE void gru_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
     UNROLL for (int r = 0; r < R; r++) {
@@ -260,26 +301,57 @@ INLINE void gru_tile(const int R, const int P, const rnncore_panels *w, const rn
     accumulate(R, P, 3, w->data + panel * w->K * 3 * W, w->K * 3 * W, w->K, a, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            vf zr = acc[r][3 * p], zz = acc[r][3 * p + 1];
             const vf xn = load(z + r * z_stride + ((panel + p) * 3 + 2) * W);
-            if (point->clip < INFINITY) {
-                zr = clip(zr, point->clip);
-                zz = clip(zz, point->clip);
-            }
-            vf zn = xn + acc[r][3 * p + 2] / sigmoid_divisor(zr);
-            if (point->clip < INFINITY) zn = clip(zn, point->clip);
-            /* (1 - u) n + u h with u = 1 / d and n = N / D, over one division; d stays finite: u >= 2^-127 */
+            const vf zn = xn + acc[r][3 * p + 2] / sigmoid_divisor(clipped(point, acc[r][3 * p]));
             vf D;
-            const vf N = tanh_parts(zn, &D), d = MIN(splat(0x1p127f), sigmoid_divisor(zz));
+            const vf N = tanh_parts(clipped(point, zn), &D), d = sigmoid_divisor(clipped(point, acc[r][3 * p + 1]));
             const vf old = load(h + r * h_stride + (panel + p) * W);
-            store(next + r * next_stride + (panel + p) * W, ((d - splat(1.0f)) * N + old * D) / (d * D));
+            store(next + r * next_stride + (panel + p) * W, mix(d, N, D, old));
         }
     }
 }
 
-INLINE void rnn_tile(const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel,
-                     const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
-                      float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {
+/* Reset before the product, first half: next receives r * h, and in z the divisor of u takes its pre-activation's place. */
+INLINE void reset_tile(TILE_ARGUMENTS) {
+    vf acc[8][32];
+    const float *a[8];
+    UNROLL for (int r = 0; r < R; r++) {
+        a[r] = h + r * h_stride;
+        UNROLL for (int p = 0; p < P; p++) {
+            acc[r][2 * p] = load(z + r * z_stride + (panel + p) * 3 * W);
+            acc[r][2 * p + 1] = load(z + r * z_stride + ((panel + p) * 3 + 1) * W);
+        }
+    }
+    accumulate(R, P, 2, w->data + panel * w->K * 2 * W, w->K * 2 * W, w->K, a, acc);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int p = 0; p < P; p++) {
+            const vf old = load(h + r * h_stride + (panel + p) * W);
+            store(next + r * next_stride + (panel + p) * W, old / sigmoid_divisor(clipped(point, acc[r][2 * p])));
+            store(z + r * z_stride + ((panel + p) * 3 + 1) * W, sigmoid_divisor(clipped(point, acc[r][2 * p + 1])));
+        }
+    }
+}
+
+/* Second half: h is r * h, c the old output, which stays as it is. */
+INLINE void candidate_tile(TILE_ARGUMENTS) {
+    vf acc[8][32];
+    const float *a[8];
+    UNROLL for (int r = 0; r < R; r++) {
+        a[r] = h + r * h_stride;
+        UNROLL for (int p = 0; p < P; p++) acc[r][p] = load(z + r * z_stride + ((panel + p) * 3 + 2) * W);
+    }
+    accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
+    UNROLL for (int r = 0; r < R; r++) {
+        UNROLL for (int p = 0; p < P; p++) {
+            vf D;
+            const vf N = tanh_parts(clipped(point, acc[r][p]), &D);
+            const vf d = load(z + r * z_stride + ((panel + p) * 3 + 1) * W);
+            store(next + r * next_stride + (panel + p) * W, mix(d, N, D, load(c + r * c_stride + (panel + p) * W)));
+        }
+    }
+}
+
+INLINE void rnn_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
     UNROLL for (int r = 0; r < R; r++) {
@@ -289,8 +361,7 @@ INLINE void rnn_tile(const int R, const int P, const rnncore_panels *w, const rn
     accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            vf x = acc[r][p];
-            if (point->clip < INFINITY) x = clip(x, point->clip);
+            const vf x = clipped(point, acc[r][p]);
             store(next + r * next_stride + (panel + p) * W, point->relu ? MAX(splat(0.0f), x) : tanh_(x));
         }
     }
@@ -320,7 +391,7 @@ INLINE void rnn_tile(const int R, const int P, const rnncore_panels *w, const rn
  * downwards. Downwards begins with the remainder, so that both ways end where the other begins. */
 #define STEP(FUNCTION, TILE, MANY, SOME)                                                                                  \
     static void FUNCTION(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
-                     ptrdiff_t n, const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,             \
+                     ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,                   \
                      float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {                              \
         const ptrdiff_t group = n == 1 ? MANY : SOME;                                                                 \
         const ptrdiff_t groups = (last - first) / group, rest = (last - first) % group;                               \
@@ -339,7 +410,10 @@ INLINE void rnn_tile(const int R, const int P, const rnncore_panels *w, const rn
     }
 
 STEP(lstm_step, lstm_tile, 2, 1)
+STEP(coupled_step, coupled_tile, 3, 1)
 STEP(gru_step, gru_tile, 3, 1)
+STEP(reset_step, reset_tile, 4, 2)
+STEP(candidate_step, candidate_tile, 8, 4)
 STEP(rnn_step, rnn_tile, 8, 4)
 
 const rnncore_isa ISA = {
@@ -347,7 +421,10 @@ const rnncore_isa ISA = {
     .width = W,
     .product = product,
     .lstm_step = lstm_step,
+    .coupled_step = coupled_step,
     .gru_step = gru_step,
+    .reset_step = reset_step,
+    .candidate_step = candidate_step,
     .rnn_step = rnn_step,
     .rnn_point = rnn_point_f32,
     .lstm_point = lstm_point_f32,

@@ -34,14 +34,15 @@ typedef struct {
 /* What a fused step needs of its cell. Gate letters as in rnncore/cells; vectors are padded to whole panels. */
 typedef struct {
     const float *bias_hn;  /* [panels][W], GRU with reset_after */
-    const float *peephole; /* [panels][3][W] i f o, or NULL */
+    const float *peephole; /* [panels][3][W] i f o, without the coupled one, or NULL */
     float clip, cell_clip, forget_bias;
     int relu;              /* RNN: 1 for relu, 0 for tanh */
+    int coupled;           /* LSTM: COUPLED_INPUT or COUPLED_FORGET, for coupled_step */
 } rnncore_point;
 
 /* One time step; see rnncore_isa. */
 typedef void rnncore_step(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,
-                          ptrdiff_t n, const float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
+                          ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
                           float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride);
 
 typedef struct {
@@ -54,9 +55,11 @@ typedef struct {
                     const float *start, float *z, ptrdiff_t z_stride);
 
     /* One time step of n rows for panels first..last-1, downwards if ``down``: z (n, panel order) holds the input
-     * product and stays as it is; h (n, h_stride) the old output, next (n, next_stride) receives the new one;
-     * c (n, c_stride) in and out, LSTM only. With GRU this is the form with reset after the product. */
-    rnncore_step *lstm_step, *gru_step, *rnn_step;
+     * product; h (n, h_stride) the old output, next (n, next_stride) receives the new one; c (n, c_stride) in and out,
+     * LSTM only. gru_step resets after the product. Where the reset comes before it, every panel of reset_step (panels of
+     * two gates; next receives r * h, and z changes) comes before candidate_step (panels of one gate, h is r * h and c the
+     * old output); elsewhere z stays as it is. */
+    rnncore_step *lstm_step, *coupled_step, *gru_step, *reset_step, *candidate_step, *rnn_step;
 
     /* cell.h, compiled for this ISA: what the fused steps do not cover. */
     void (*rnn_point)(const rnncore_cell *cell, float *z, float *h);

@@ -121,6 +121,16 @@ static int crowded(void) {
     return 0;
 }
 
+static _Thread_local int asked;
+
+int rnncore_ask_threads(int threads) {
+    const int before = asked;
+    asked = threads;
+    return before;
+}
+
+int rnncore_asked_threads(int of_model) { return asked ? asked : of_model; }
+
 void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
     if (threads > RNNCORE_MAX_THREADS) threads = RNNCORE_MAX_THREADS;
     if (threads <= 1 || crowded() || pthread_mutex_trylock(&pool.busy)) {

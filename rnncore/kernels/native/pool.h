@@ -16,6 +16,11 @@ typedef void rnncore_task(int index, int threads, void *argument);
  * threads <= 1, or no thread to be had: task(0, 1, argument). */
 void rnncore_pool_run(int threads, rnncore_task *task, void *argument);
 
+/* How many threads the calls of the calling thread ask for from now on: 0 for what their models say. Returns the number
+ * before. And what that makes of a model's own number. */
+int rnncore_ask_threads(int threads);
+int rnncore_asked_threads(int of_model);
+
 /* A word that one thread writes while others read it. */
 static inline void rnncore_put(ptrdiff_t *word, ptrdiff_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
 static inline ptrdiff_t rnncore_get(const ptrdiff_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }

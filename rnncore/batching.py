@@ -1,0 +1,228 @@
+"""Putting requests for a model side by side in one batch, and taking its outputs apart again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rnncore.arguments import accept_inputs, accept_lengths, accept_state
+from rnncore.errors import InputError
+from rnncore.ops import OPS, UNKNOWN
+from rnncore.spec import Control, Node, Recurrent, Spec
+from rnncore.state import State
+
+__all__ = ["Batcher", "Job"]
+
+# Ops that look at all of time, and keep rows apart where the batch is their first dimension.
+ROW_BY_ROW = ("WordAttention", "BahdanauAttention", "LuongAttention", "Reshape")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request's part of a batch: checked arrays that are nobody else's.
+
+    key says which jobs may share a call; rows and steps say how large it is.
+    """
+
+    values: Mapping[str, np.ndarray]
+    state: State | None
+    wants_state: bool
+    wants_dict: bool
+    key: Hashable
+    rows: int
+    steps: int
+
+
+class Batcher:
+    """How requests for one model become batches.
+
+    Requests share a call where every input and output has the batch as a dimension, and no node works across it (or
+    may, for all that is known: a Loop). Sequences of different length do where the model has lengths and nothing in it
+    looks across time without them; they are padded, and grouped so that none is longer than twice another.
+    """
+
+    def __init__(self, model: Any):
+        self.model, self.spec = model, model.spec
+        self.batch = _batch_name(self.spec)
+        outputs = [self.spec.values[name].shape for name in self.spec.outputs]
+        shapes = [entry.shape for entry in self.spec.inputs if not entry.optional] + outputs
+        self.mergeable = all(shape.count(self.batch) == 1 for shape in shapes) and not any(
+            _mixes_rows(node, self.spec, self.batch) for node in self.spec.nodes
+        )
+        self.lengths, self.time = _ragged(self.spec, self.batch) if self.mergeable else (None, None)
+
+    def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool) -> Job:
+        """A request, checked: x is what the model is called with, or a mapping for its run. Raises as these do."""
+        required = [entry.name for entry in self.spec.inputs if not entry.optional]
+        given = dict(x) if isinstance(x, Mapping) else {required[0]: x}
+        if not isinstance(x, Mapping) and len(required) != 1:
+            raise InputError(f"this model has {len(required)} required inputs ({', '.join(required)}): give a mapping")
+        for name, value in (("lengths", lengths), ("mask", mask)):
+            if value is not None:
+                given[name] = value
+        found = accept_inputs(self.spec, given, self.model.dtype)
+        values = {name: np.array(value, order="C") for name, value in found.items() if value is not None}
+        rows, steps = self._size(values)
+        if self.lengths is not None and self.lengths in values:
+            accept_lengths(self.lengths, values[self.lengths], rows, steps)
+        before = None
+        if state is not None:
+            before = accept_state(self.spec.stateful, state, rows, self.model.dtype).copy()
+        key = self._key(values, steps, before is not None)
+        return Job(values, before, wants_state, isinstance(x, Mapping), key, rows, steps)
+
+    def run(self, jobs: Sequence[Job]) -> list[Any]:
+        """One call for jobs of one key: the result of each, with the bits that it has alone."""
+        if len(jobs) == 1:
+            (job,) = jobs
+            outputs, after = self.model.run(job.values, job.state)
+            return [self._result(job, outputs, after)]
+        steps = max(job.steps for job in jobs)
+        ragged = self.lengths is not None and any(job.steps < steps or self.lengths in job.values for job in jobs)
+        values = {}
+        for name in (name for name in jobs[0].values if not (ragged and name == self.lengths)):
+            shape = self._shape(name)
+            parts = [job.values[name] for job in jobs]
+            values[name] = _side_by_side(parts, shape.index(self.batch), self._time_axis(shape), steps)
+        if ragged:
+            values[self.lengths] = np.concatenate([self._lengths_of(job) for job in jobs])
+        before = None
+        if jobs[0].state is not None:
+            before = {name: np.concatenate([job.state[name] for job in jobs], axis=1) for name in jobs[0].state}
+        outputs, after = self.model.run(values, before)
+        found, first = [], 0
+        for job in jobs:
+            rows = slice(first, first + job.rows)
+            own = {name: self._cut(name, array, rows, job.steps) for name, array in outputs.items()}
+            state = after.rows(rows) if job.wants_state else None
+            found.append(self._result(job, own, state))
+            first += job.rows
+        return found
+
+    def _result(self, job: Job, outputs: dict[str, np.ndarray], after: State | None) -> Any:
+        single = not job.wants_dict and len(outputs) == 1
+        y = next(iter(outputs.values())) if single else outputs
+        return (y, after) if job.wants_state else y
+
+    def _cut(self, name: str, array: np.ndarray, rows: slice, steps: int) -> np.ndarray:
+        """A request's own part of an output."""
+        shape = self._shape(name)
+        index: list[Any] = [slice(None)] * array.ndim
+        index[shape.index(self.batch)] = rows
+        axis = self._time_axis(shape)
+        if axis is not None:
+            index[axis] = slice(steps)
+        return np.array(array[tuple(index)], order="C")
+
+    def _lengths_of(self, job: Job) -> np.ndarray:
+        return job.values.get(self.lengths, np.full(job.rows, job.steps, np.int64))
+
+    def _shape(self, name: str) -> tuple[int | str, ...]:
+        return self.spec.values[name].shape
+
+    def _time_axis(self, shape: tuple[int | str, ...]) -> int | None:
+        return shape.index(self.time) if self.time in shape else None
+
+    def _size(self, values: Mapping[str, np.ndarray]) -> tuple[int, int]:
+        """Rows, and steps (1 where there is no time), of a request."""
+        rows, steps = 1, 1
+        for name, array in values.items():
+            for size, found in zip(self._shape(name), array.shape, strict=True):
+                if size == self.batch:
+                    rows = found
+                elif size == self.time or (self.time is None and isinstance(size, str)):
+                    steps = max(steps, found) if self.time is None else found
+        return rows, steps
+
+    def _key(self, values: Mapping[str, np.ndarray], steps: int, has_state: bool) -> Hashable:
+        if not self.mergeable:
+            return object()
+        sizes = tuple(
+            (name, tuple(found for size, found in zip(self._shape(name), array.shape, strict=True) if size not in free))
+            for free in ((self.batch, self.time),)
+            for name, array in values.items()
+            if name != self.lengths
+        )
+        if self.time is None or "mask" in values:
+            return (sizes, steps, self.lengths in values, has_state)
+        return (sizes, math.frexp(max(steps - 1, 0))[1] if steps else -1, has_state)
+
+
+def _side_by_side(parts: list[np.ndarray], batch_axis: int, time_axis: int | None, steps: int) -> np.ndarray:
+    """Arrays joined along the batch, padded with zeros to so many steps."""
+    if time_axis is None or all(part.shape[time_axis] == steps for part in parts):
+        return np.concatenate(parts, axis=batch_axis)
+    shape = list(parts[0].shape)
+    shape[batch_axis], shape[time_axis] = sum(part.shape[batch_axis] for part in parts), steps
+    joined = np.zeros(shape, parts[0].dtype)
+    index: list[Any] = [slice(None)] * len(shape)
+    first = 0
+    for part in parts:
+        index[batch_axis] = slice(first, first + part.shape[batch_axis])
+        index[time_axis] = slice(part.shape[time_axis])
+        joined[tuple(index)] = part
+        first += part.shape[batch_axis]
+    return joined
+
+
+def _batch_name(spec: Spec) -> str | None:
+    """The name of the batch's size: that of the states, else of the first input's first dimension."""
+    for node in spec.stateful:
+        size = spec.values[f"{node.name}.{node.cell.states[0]}"].shape[1]
+        return size if isinstance(size, str) else None
+    shape = spec.inputs[0].shape
+    return shape[0] if shape and isinstance(shape[0], str) else None
+
+
+def _mixes_rows(node: Any, spec: Spec, batch: str) -> bool:
+    """Whether what a node gives for a row may depend on other rows."""
+    if not isinstance(node, Node):
+        return isinstance(node, Control)
+    shapes = [spec.values[name].shape for name in node.inputs if name]
+    made = [spec.values[name].shape for name in node.names]
+    if node.op in ROW_BY_ROW and all(shape[:1] == (batch,) for shape in [*shapes[:1], *made]):
+        return False
+    return any(
+        batch in shape and OPS[node.op].over_time(node.attributes, len(shape), shape.index(batch)) != "pointwise"
+        for shape in shapes
+    )
+
+
+def _ragged(spec: Spec, batch: str) -> tuple[str | None, str | None]:
+    """The lengths input and the name of time, where rows of any length may stand in one batch; else None and None."""
+    names = {node.lengths for node in spec.stateful}
+    free = {
+        size
+        for entry in spec.inputs
+        if not entry.optional
+        for size in entry.shape
+        if isinstance(size, str) and size != batch
+    }
+    if len(names) != 1 or len(free) != 1:
+        return None, None
+    (lengths,), (time,) = names, free
+    if lengths not in {entry.name for entry in spec.inputs} or time == UNKNOWN:
+        return None, None
+    if not all(_minds_lengths(node, spec, lengths, time) for node in spec.nodes):
+        return None, None
+    sizes = {size for name in spec.outputs for size in spec.values[name].shape if isinstance(size, str)}
+    return (lengths, time) if sizes <= {batch, time} else (None, None)
+
+
+def _minds_lengths(node: Any, spec: Spec, lengths: str, time: str) -> bool:
+    """Whether what a node gives for a row's valid steps does not depend on those behind them."""
+    if isinstance(node, Recurrent):
+        return node.lengths == lengths and not (node.mask and node.mask not in {e.name for e in spec.inputs})
+    if not isinstance(node, Node):
+        return False
+    for name in node.inputs:
+        shape = spec.values[name].shape if name else ()
+        if time in shape and OPS[node.op].over_time(node.attributes, len(shape), shape.index(time)) != "pointwise":
+            return False
+        if any(isinstance(size, str) and size != time and time in size for size in shape):
+            return False
+    return True

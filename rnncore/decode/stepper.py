@@ -1,0 +1,334 @@
+"""Driving a model token by token: ids in, scores of the next token out, states between.
+
+What does not depend on the tokens (an encoder in the same graph, a memory's projected keys) is computed once. Rows
+share arrays, which nobody changes: forking a row for a beam is an index, and a row that stays where it is costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnncore.arguments import accept_inputs, accept_state
+from rnncore.decoder import DecoderStep
+from rnncore.errors import InputError, UnsupportedError
+from rnncore.ops import OPS, UNKNOWN
+from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.state import State
+
+__all__ = ["KINDS", "Rows", "Stepper"]
+
+KINDS = ("logits", "probabilities", "log_probabilities")
+# Ops that look at a memory with each step of their first input: pointwise in time where the memory does not move.
+LOOKING_BACK = ("BahdanauAttention", "LuongAttention", "KerasAttention", "KerasAdditiveAttention", "MultiHeadAttention")
+
+
+class Rows:
+    """Some rows on their way: of which prompt each is, its state, and what of its inputs the steps read.
+
+    state is None before the first step, where initial states are the model's own. Arrays are never written to.
+    """
+
+    __slots__ = ("fixed", "owners", "state", "stepper")
+
+    def __init__(self, stepper: Stepper, owners: np.ndarray, fixed: Mapping[Any, Any], state: dict | None):
+        self.stepper, self.owners, self.fixed, self.state = stepper, owners, fixed, state
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def take(self, index: np.ndarray) -> Rows:
+        """Some of these rows, in any order and number."""
+        if len(index) == len(self) and (index == np.arange(len(self))).all():
+            return self
+        state = None if self.state is None else {name: array.take(index, axis=1) for name, array in self.state.items()}
+        owners = self.owners[index]
+        same = np.array_equal(owners, self.owners)  # beams that change places within a prompt keep its inputs
+        return Rows(self.stepper, owners, self.fixed if same else self.stepper.fixed_rows(owners), state)
+
+    def after(self, state: dict[str, np.ndarray]) -> Rows:
+        """The same rows in another state."""
+        return Rows(self.stepper, self.owners, self.fixed, state)
+
+
+class Stepper:
+    """A model, the inputs that stay the same while tokens come, and the place where tokens enter.
+
+    count    rows: one for each prompt
+    inputs   every other input by name, a row for each prompt
+    state    where the recurrent layers that tokens reach start from; None: from the beginning
+    tokens   name of the input of tokens: ids (B, T), or one-hot (B, T, V). None: the only one it can be
+    output   name of the output of scores, (B, T, V) or (B, V). None: the only one it can be
+    kind     what the scores are, one of KINDS; None: what the output's node says (Softmax, LogSoftmax, any other)
+
+    Raises InputError, and UnsupportedError naming the node where a step needs what comes after it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        count: int,
+        inputs: Mapping[str, Any] | None = None,
+        state: Any = None,
+        tokens: str | None = None,
+        output: str | None = None,
+        kind: str | None = None,
+    ):
+        given = dict(inputs or {})
+        spec = model.spec
+        self.spec, self.count = spec, count
+        self.entry = _token_input(spec, given, tokens)
+        self.tokens = self.entry.name
+        moving = _moving(spec, self.tokens)
+        self.output, self.size = _score_output(spec, moving, output)
+        self.kind = _kind(spec, self.output, kind)
+        self.hot = self.entry.dtype == "float"
+        if self.hot and self.entry.shape[2] != self.size:
+            raise InputError(
+                f"input {self.tokens!r} is one-hot of {self.entry.shape[2]} tokens, output {self.output!r} has scores "
+                f"of {self.size}, expected the same tokens"
+            )
+        self.per_step = len(spec.values[self.output].shape) == 3
+        self.dtype = model.dtype
+        steps = list(zip(spec.nodes, model._steps, strict=True))
+        self.steps = [step for node, step in steps if _first(node, moving)]
+        self.carrying = tuple(node for node in spec.stateful if node.name in moving)
+        self.lengths = self._lengths_input(given)
+        values = accept_inputs(spec, {**given, self.tokens: self._encode(np.zeros((count, 1), np.int64))}, self.dtype)
+        del values[self.tokens]
+        values.update(model._constants)
+        after: dict[str, np.ndarray] = {}
+        with np.errstate(all="ignore"):  # as in a model's own run
+            for node, step in steps:
+                if not _first(node, moving):
+                    step(values, None, after)
+                elif isinstance(step, DecoderStep):
+                    values[step.prepared_key] = step.prepare(values, count)
+        read = {name for node in spec.nodes if _first(node, moving) for name in node.reads}
+        self._fixed = {key: value for key, value in values.items() if key in read or isinstance(key, tuple)}
+        if self.lengths is not None:
+            self._fixed[self.lengths] = None
+        self._axes = {key: self._batch_axis(key) for key in self._fixed}
+        start = None
+        if state is not None:
+            start = dict(accept_state(self.carrying, state, count, self.dtype))
+        elif not self.carrying:
+            start = {}
+        self.rows = Rows(self, np.arange(count), self._fixed, start)
+
+    def run(self, rows: Rows, ids: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, Rows]:
+        """Tokens (n, t) of n rows -> scores (n, t, V), or (n, V) of the last step; and the rows after them.
+
+        lengths (n,): tokens of each row that count; only for a model that has lengths.
+        """
+        values = dict(rows.fixed)
+        values[self.tokens] = self._encode(ids)
+        if lengths is not None:
+            values[self.lengths] = lengths
+        before = None if rows.state is None else State.of(rows.state)
+        after: dict[str, np.ndarray] = {}
+        with np.errstate(all="ignore"):
+            for step in self.steps:
+                step(values, before, after)
+        return values[self.output], rows.after(after)
+
+    def log_probabilities(self, scores: np.ndarray, where: Sequence[str]) -> np.ndarray:
+        """Scores (n, V) as log-probabilities in float64. InputError for NaN or +infinity, with where it is."""
+        scores = scores.astype(np.float64)
+        top = scores.max(axis=1)
+        if not (top < np.inf).all():
+            row = int(np.flatnonzero(~(top < np.inf))[0])
+            found = "NaN" if np.isnan(top[row]) else "infinity"
+            raise InputError(f"{where[row]}: output {self.output!r} contains {found}, expected scores of tokens")
+        if (top == -np.inf).any():
+            raise InputError(
+                f"{where[int(np.argmin(top))]}: output {self.output!r} is -infinity for every token, expected scores"
+            )
+        if self.kind == "probabilities":
+            if (scores < 0).any():
+                row = int(np.flatnonzero((scores < 0).any(axis=1))[0])
+                raise InputError(f"{where[row]}: output {self.output!r} has a negative probability; are these logits?")
+            with np.errstate(divide="ignore"):
+                scores = np.log(scores)
+            top = scores.max(axis=1)
+            if (top == -np.inf).any():
+                raise InputError(f"{where[int(np.argmin(top))]}: output {self.output!r} is 0 for every token")
+        scores -= top[:, None]
+        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+    def fixed_rows(self, owners: np.ndarray) -> dict[Any, Any]:
+        """What of the inputs the steps read, a row for each owner."""
+        return {key: _take(value, owners, self._axes[key]) for key, value in self._fixed.items()}
+
+    def digests(self) -> list[Any]:
+        """A hash for each prompt of everything beside its tokens that decides about its states and scores."""
+        found = []
+        for row in range(self.count):
+            digest = hashlib.blake2b(f"{self.tokens}\0{self.output}\0".encode(), digest_size=16)
+            for key in sorted(key for key in self._fixed if isinstance(key, str)):
+                _hash_array(digest, key, _take(self._fixed[key], slice(row, row + 1), self._axes[key]))
+            for name, array in sorted((self.rows.state or {}).items()):
+                _hash_array(digest, name, array[:, row])
+            found.append(digest)
+        return found
+
+    def _encode(self, ids: np.ndarray) -> np.ndarray:
+        """ids as the model's input takes them."""
+        if not self.hot:
+            return np.ascontiguousarray(ids, np.int64)
+        hot = np.zeros((*ids.shape, self.size), self.dtype)
+        np.put_along_axis(hot, ids[..., None], 1, axis=-1)
+        return hot
+
+    def _lengths_input(self, given: Mapping[str, Any]) -> str | None:
+        """The optional input that says how many tokens of a row count, if there is exactly that."""
+        names = {node.lengths for node in self.carrying}
+        free = {entry.name for entry in self.spec.inputs if entry.optional and entry.name not in given}
+        return names.pop() if len(names) == 1 and names <= free else None
+
+    def _batch_axis(self, key: Any) -> int | None:
+        if isinstance(key, tuple):
+            return 0
+        batch = self.entry.shape[0]
+        shape = self.spec.values[key].shape
+        return shape.index(batch) if batch in shape else None
+
+
+def _take(value: Any, index: Any, axis: int | None) -> Any:
+    if value is None or axis is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_take(one, index, axis) for one in value)
+    return value[(slice(None),) * axis + (index,)]
+
+
+def _hash_array(digest: Any, name: str, array: np.ndarray | None) -> None:
+    digest.update(f"{name}\0{None if array is None else (array.dtype.str, array.shape)}\0".encode())
+    if array is not None:
+        digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+
+
+def _token_input(spec: Spec, given: Mapping[str, Any], name: str | None) -> Input:
+    """The input where tokens enter."""
+    entries = {entry.name: entry for entry in spec.inputs}
+    if name is not None:
+        if name not in entries:
+            raise InputError(f"tokens={name!r} is no input of the model, expected one of {', '.join(entries)}")
+        if name in given:
+            raise InputError(f"input {name!r} is given twice: as tokens and among the inputs")
+        if not _holds_tokens(entries[name]):
+            raise InputError(f"tokens={name!r} is {entries[name].value}, expected int64 (B, T) or float (B, T, size)")
+        return entries[name]
+    found = [e for e in spec.inputs if e.name not in given and not e.optional and _holds_tokens(e)]
+    found = [entry for entry in found if entry.dtype == "int64"] or found
+    if len(found) != 1:
+        names = ", ".join(e.name for e in found) or "none"
+        raise InputError(
+            f"inputs that can take tokens, int64 (B, T) or one-hot (B, T, size): {names}; expected one, or tokens=NAME "
+            "and the others in inputs"
+        )
+    return found[0]
+
+
+def _holds_tokens(entry: Input) -> bool:
+    ids = entry.dtype == "int64" and len(entry.shape) == 2
+    hot = entry.dtype == "float" and len(entry.shape) == 3 and isinstance(entry.shape[2], int)
+    return (ids or hot) and isinstance(entry.shape[0], str) and isinstance(entry.shape[1], str)
+
+
+def _score_output(spec: Spec, moving: set[str], name: str | None) -> tuple[str, int]:
+    """The output that has a score for each token, and how many tokens there are."""
+
+    def fits(output: str) -> bool:
+        value = spec.values[output]
+        return (
+            output in moving
+            and value.dtype == "float"
+            and len(value.shape) in (2, 3)
+            and isinstance(value.shape[-1], int)
+        )
+
+    if name is not None:
+        if name not in spec.outputs or not fits(name):
+            raise InputError(
+                f"output={name!r}, expected an output that depends on the tokens, float (B, T, size) or (B, size)"
+            )
+        return name, spec.values[name].shape[-1]
+    states = {f"{node.name}.{key}" for node in spec.stateful for key in node.state_shapes("B")}
+    found = [output for output in spec.outputs if fits(output) and output not in states]
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
+        raise InputError(f"outputs that can be scores of tokens: {names}; expected one, or output=NAME")
+    return found[0], spec.values[found[0]].shape[-1]
+
+
+def _kind(spec: Spec, output: str, given: str | None) -> str:
+    if given is not None:
+        if given not in KINDS:
+            raise InputError(f"scores={given!r}, expected one of {', '.join(KINDS)}")
+        return given
+    node = next((node for node in spec.nodes if node.name == output and isinstance(node, Node)), None)
+    return {"Softmax": "probabilities", "LogSoftmax": "log_probabilities"}.get(getattr(node, "op", None), "logits")
+
+
+def _first(node: Any, moving: set[str]) -> bool:
+    """Whether a node is among those that the tokens reach."""
+    return any(name in moving for name in node.reads)
+
+
+def _moving(spec: Spec, tokens: str) -> set[str]:
+    """Names of the values, and nodes, that depend on the tokens. UnsupportedError where one looks ahead in time."""
+    time = spec.values[tokens].shape[1]
+    moving = {tokens}
+    for node in spec.nodes:
+        if not _first(node, moving):
+            continue
+        why = _looks_ahead(node, spec, moving, time)
+        if why:
+            raise UnsupportedError(
+                f"node {node.name!r} {why}, so the model cannot go on token by token, "
+                "expected steps that need only what came before"
+            )
+        moving |= {node.name, *node.infer(spec.values)}
+    return moving
+
+
+def _depends(size: str, time: str) -> bool:
+    return size == UNKNOWN or re.search(rf"\b{re.escape(time)}\b", size) is not None
+
+
+def _looks_ahead(node: Any, spec: Spec, moving: set[str], time: str) -> str:
+    """Why a node's steps need more than the tokens up to theirs; "" where they do not."""
+    if isinstance(node, Recurrent):
+        if node.direction != "forward":
+            return f"is {node.direction}"
+        if node.mask in moving:
+            return "has a mask that the tokens decide about"
+        if node.lengths in moving:
+            return "has lengths that the tokens decide about"
+        return "starts from what the tokens give" if moving.intersection(node.initial) else ""
+    if isinstance(node, AttentionDecoder):
+        others = {name for name in node.reads if name != node.input}
+        return "attends to the tokens' own steps" if moving & others else ""
+    if not isinstance(node, Node):
+        return f"is a {type(node).__name__}"
+    read = [name for name in node.inputs if name in moving]
+    for name in read:
+        shape = spec.values[name].shape
+        unclear = [size for size in shape if isinstance(size, str) and size != time and _depends(size, time)]
+        if unclear:
+            return f"({node.op}) reads {name!r}, which has {unclear[0]} steps"
+        if time not in shape:
+            continue
+        found = OPS[node.op].over_time(node.attributes, len(shape), shape.index(time))
+        if found == "pointwise":
+            continue
+        looking = node.op in LOOKING_BACK and not node.attributes.get("causal") and name == node.inputs[0]
+        if not (looking and len(read) == 1):
+            return f"({node.op}) needs more than one step of {name!r}"
+    return ""

@@ -1,0 +1,433 @@
+"""Engines: requests from many threads or coroutines, answered in batches.
+
+    with rnncore.Engine(model) as engine:
+        future = engine.submit(x, timeout=0.1)      # from any thread: a concurrent.futures.Future
+        y = future.result()
+        y = await engine.infer(x, priority=1)       # from asyncio
+
+    with rnncore.StreamEngine(model.pool(1000)) as engine:
+        engine.open("ann")
+        y = await engine.infer(chunk, stream="ann")  # each stream's chunks in their order, all streams step together
+
+They know nothing of transports. Results are those of the model alone, bit for bit where the model's own results do not
+depend on the batch (float32 on the native kernels).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rnncore.batching import Batcher
+from rnncore.errors import EngineClosedError, InputError, StreamError
+from rnncore.model import Model
+from rnncore.ops import numpy_dtype
+from rnncore.pool import StreamPool
+from rnncore.requests import Request, Requests, as_deadline, check_positive, check_priority
+
+__all__ = ["Engine", "StreamEngine"]
+
+_NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
+
+
+class Engine(Requests):
+    """Answers requests for a model in batches.
+
+    model      a Model
+    max_batch  rows that one call of the model gets at most, though never less than one request
+    max_steps  rows times steps of a call at most, likewise: what bounds memory
+    max_wait   seconds that the first request of a batch waits for company. 0: a batch is what came while the one
+               before ran
+    max_queue  requests that may wait; beyond it submit raises QueueFullError, or waits with block=True
+    workers    threads that call the model
+
+    Higher priorities go first, equal ones in their order. Requests of one call have sequences of similar length and
+    are otherwise alike; a request that makes a batch fail fails alone. Threads start with the first request.
+    May be used from any number of threads and event loops. After a fork the child's Engine is empty and works; futures
+    from before the fork are the parent's. Shut it down, or use it as a context manager: both wait for what was
+    accepted.
+
+    metrics    Metrics: counts, and histograms of times and batch sizes;  queue_depth  requests that wait
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_batch: int = 256,
+        max_steps: int = 1 << 18,
+        max_wait: float = 0.0,
+        max_queue: int = 1024,
+        workers: int = 1,
+    ):
+        if not isinstance(model, Model):
+            raise InputError(f"Engine of {type(model).__name__}, expected a Model")
+        check_positive("max_steps", max_steps)
+        self.model, self.max_steps = model, max_steps
+        self._batcher = Batcher(model)
+        super().__init__(max_batch=max_batch, max_wait=max_wait, max_queue=max_queue, workers=workers)
+
+    def submit(
+        self,
+        x: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        state: Any = _NO_STATE,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        block: bool = False,
+    ) -> Future:
+        """Ask for ``model(x, state, lengths=..., mask=...)``, or with a mapping for ``model.run(x, state)``.
+
+        x, lengths, mask, state   as the model takes them, copied before submit returns; any number of rows
+        priority   an integer; higher ones go first
+        timeout    seconds from now until the work must have begun; deadline  the same as a time of time.monotonic().
+                   A request that still waits then is answered with DeadlineError
+        block      with a full queue: wait for room, at most until the deadline
+
+        Returns a Future of exactly what the model returns. Its cancel() works until the work begins. Raises at once
+        InputError and StateError, QueueFullError, DeadlineError for a deadline that has passed, EngineClosedError.
+        """
+        check_priority(priority)
+        deadline = as_deadline(timeout, deadline)
+        self._check_open()
+        wants_state = state is not _NO_STATE
+        job = self._batcher.job(x, lengths, mask, state if wants_state else None, wants_state)
+        return self._submit(job, priority, deadline, block)
+
+    def _fits(self, rows: int, steps: int) -> bool:
+        return rows <= self.max_batch and rows * steps <= self.max_steps
+
+    def _answer(self, requests: list[Request]) -> None:
+        running = self._begin(requests)
+        if not running:
+            return
+        try:
+            results = self._call(running)
+        except BaseException as error:
+            if len(running) == 1:
+                self._fail(running[0], error)
+            else:  # one of them is to blame: each alone
+                for request in running:
+                    self._answer_alone(request)
+            return
+        for request, result in zip(running, results, strict=True):
+            self._succeed(request, result)
+
+    def _answer_alone(self, request: Request) -> None:
+        try:
+            (result,) = self._call([request])
+        except BaseException as error:
+            self._fail(request, error)
+        else:
+            self._succeed(request, result)
+
+    def _call(self, requests: list[Request]) -> list[Any]:
+        jobs = [request.job for request in requests]
+        start = time.monotonic()
+        results = self._batcher.run(jobs)
+        rows = sum(job.rows for job in jobs)
+        self.metrics.running.observe(time.monotonic() - start)
+        self.metrics.batch_rows.observe(rows)
+        self.metrics.add(batches=1, rows=rows, steps=sum(job.rows * job.steps for job in jobs))
+        return results
+
+
+@dataclass(eq=False)
+class _Chunk:
+    """A stream's next piece, and how far it was fed. pieces: (T, ...) by input; outputs: those of each slice."""
+
+    stream: Hashable
+    pieces: dict[str, np.ndarray]
+    named: bool
+    steps: int
+    finish: bool
+    at: int = 0
+    outputs: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    key, rows = "streams", 1
+
+    def slice(self, most: int) -> Any:
+        """The next piece of at most so many steps; all at once where time is not the first axis."""
+        end = min(self.steps, self.at + most)
+        part = {name: array[self.at : end] for name, array in self.pieces.items()}
+        return part if self.named else next(iter(part.values()))
+
+
+class StreamEngine(Requests):
+    """Feeds the streams of a pool: whatever streams have a chunk are stepped together, joining and leaving at any step.
+
+    pool       a StreamPool, empty, which the engine has for itself from now on
+    max_batch  streams in one step of the pool
+    slice_steps  a longer chunk is fed in slices of so many steps, so that others join before its end
+    max_queue  chunks that may wait
+
+    A stream's chunks are answered in the order of their submission; priorities and deadlines order the streams. A
+    chunk that was cancelled or came too late was not fed. After a fork the child's engine is closed: the streams are
+    the parent's. Otherwise as Engine.
+    """
+
+    def __init__(self, pool: StreamPool, *, max_batch: int = 256, slice_steps: int = 16, max_queue: int = 1024):
+        if not isinstance(pool, StreamPool) or len(pool):
+            found = f"a pool with {len(pool)} streams" if isinstance(pool, StreamPool) else type(pool).__name__
+            raise InputError(f"StreamEngine of {found}, expected an empty StreamPool: model.pool(capacity)")
+        check_positive("slice_steps", slice_steps)
+        self._pool, self._pool_lock = pool, threading.Lock()
+        self._flows = pool._program.plan.flows
+        entries = [self._flows[entry.name] for entry in pool._program.given]
+        self._sliceable = all(_time_axis(flow) == 0 for flow in entries)
+        self.slice_steps = slice_steps
+        self._serials = itertools.count()
+        super().__init__(max_batch=max_batch, max_wait=0.0, max_queue=max_queue, workers=1)
+
+    def _start_empty(self) -> None:
+        super()._start_empty()
+        self._streams: dict[Hashable, Hashable] = {}  # caller's id -> the pool's, which never comes back
+        self._lines: dict[Hashable, deque[Request]] = {}  # chunks by stream; the first waits in the queue or is fed
+        self._fed: list[Request] = []  # begun, with more to feed; the thread's own
+
+    def _forked(self) -> None:
+        super()._forked()
+        self._closed = True
+
+    def open(self, id: Hashable, *, inputs: Mapping[str, Any] | None = None) -> None:
+        """A new stream at its beginning. StreamError where the id is taken or the pool full; inputs as for the pool."""
+        self._check_open()
+        inside = (id, next(self._serials))
+        with self._pool_lock:
+            if id in self._streams:
+                raise StreamError(f"stream {id!r} is open already")
+            self._pool.open(inside, inputs=inputs)
+            self._streams[id] = inside
+
+    def close(self, id: Hashable) -> None:
+        """End a stream. Chunks of it that wait, or are not fed to their end, are answered with StreamError."""
+        with self._pool_lock:
+            inside = self._inside(id)
+            self._pool.close(inside)
+            del self._streams[id]
+        with self._lock:
+            left = [request for request in self._lines.get(inside, ()) if not request.taken]
+            for request in left:
+                self._take(request)
+                self._withdraw(request)
+        for request in left:
+            if request.set_running_or_notify_cancel():
+                self._fail(request, StreamError(f"stream {id!r} was closed before this chunk was fed"))
+            else:
+                self.metrics.add(cancelled=1)
+
+    def __len__(self) -> int:
+        """The number of open streams."""
+        return len(self._streams)
+
+    def __contains__(self, id: Hashable) -> bool:
+        return id in self._streams
+
+    def submit(
+        self,
+        x: Any,
+        *,
+        stream: Hashable,
+        finish: bool = False,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        block: bool = False,
+    ) -> Future:
+        """Feed a stream its next piece, without a batch dimension: (T, I), (T,) for ids, or a dict by name.
+
+        finish     the sequence ends here: the outputs that still waited for later steps come too
+        others     as for Engine.submit. The chunk is copied
+
+        Returns a Future of its outputs, as pool.step gives them. Raises at once InputError, StreamError for a stream
+        that is not open, QueueFullError, DeadlineError, EngineClosedError.
+        """
+        check_priority(priority)
+        deadline = as_deadline(timeout, deadline)
+        self._check_open()
+        with self._pool_lock:
+            inside = self._inside(stream)
+        return self._submit(self._chunk(inside, stream, x, finish), priority, deadline, block)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosedError("this StreamEngine is closed: it was shut down, or made before a fork")
+
+    def _inside(self, id: Hashable) -> Hashable:
+        if id not in self._streams:
+            raise StreamError(f"stream {id!r} is not open in this engine")
+        return self._streams[id]
+
+    def _chunk(self, inside: Hashable, id: Hashable, x: Any, finish: bool) -> _Chunk:
+        """A piece, checked and copied."""
+        program = self._pool._program
+        entries = {entry.name: entry for entry in program.given}
+        given = x if isinstance(x, Mapping) else {self._pool._only_input().name: x}
+        for name in given:
+            if name not in entries:
+                raise InputError(f"stream {id!r}: input {name!r} is unknown, expected {', '.join(entries)}")
+        pieces, steps = {}, None
+        for name, entry in entries.items():
+            if given.get(name) is None:
+                if not entry.optional:
+                    raise InputError(f"stream {id!r}: input {name!r} missing, expected {entry.value}")
+                continue
+            piece = self._pool._piece(id, name, given[name])
+            dtype = numpy_dtype(entry.dtype, program.model.dtype)
+            pieces[name] = np.array(piece if self._sliceable else given[name], dtype, order="C")
+            if steps not in (None, len(piece)):
+                raise InputError(f"stream {id!r}: {name} has {len(piece)} steps, expected {steps} as the others have")
+            steps = len(piece)
+        return _Chunk(inside, pieces, isinstance(x, Mapping), steps, finish)
+
+    # --- the queue, under the lock: the first chunk of each stream waits in it, the others behind ---
+
+    def _enqueue(self, request: Request) -> None:
+        line = self._lines.setdefault(request.job.stream, deque())
+        line.append(request)
+        if len(line) == 1:
+            super()._enqueue(request)
+
+    def _withdraw(self, request: Request) -> None:
+        if self._lines[request.job.stream][0] is request:
+            super()._withdraw(request)
+            self._next_in_line(request)
+
+    def _expire(self, request: Request, expired: list[Request]) -> None:
+        super()._expire(request, expired)
+        self._next_in_line(request)
+
+    def _next_in_line(self, request: Request) -> None:
+        """A stream's first chunk is done with, one way or another."""
+        line = self._lines[request.job.stream]
+        line.popleft()
+        while line and line[0].taken:  # cancelled while it stood behind
+            line.popleft()
+        if line:
+            super()._enqueue(line[0])
+        else:
+            del self._lines[request.job.stream]
+
+    def _fits(self, rows: int, steps: int) -> bool:
+        return rows + len(self._fed) <= self.max_batch
+
+    def _empty(self) -> list[Request]:
+        waiting = [request for line in self._lines.values() for request in line if not request.taken]
+        self._lines = {id: deque([line[0]]) for id, line in self._lines.items() if line[0].taken}
+        return waiting
+
+    def _next_batch(self) -> tuple[list[Request], list[Request]] | None:
+        expired: list[Request] = []
+        with self._lock:
+            while True:
+                now = time.monotonic()
+                key = self._head(now, expired)
+                batch = self._collect(key, now, expired) if key is not None else []
+                if batch or expired or self._fed:
+                    return batch, expired
+                if self._closed:
+                    return None
+                self._arrived.wait()
+
+    # --- the work, outside of it ---
+
+    def _answer(self, requests: list[Request]) -> None:
+        """One slice of every chunk that is fed."""
+        running = self._fed + self._begin_or_leave(requests)
+        if not running:
+            return
+        self._fed = []
+        slices = {request.job.stream: request.job.slice(self._most(request)) for request in running}
+        start = time.monotonic()
+        try:
+            with self._pool_lock:
+                found = self._pool.step(slices)
+            self._count(running, slices, time.monotonic() - start)
+        except BaseException as error:
+            if len(running) == 1:
+                self._end(running[0], error)
+                return
+            found = {}
+            for request in running:
+                self._feed_alone(request, slices[request.job.stream], found)
+        for request in running:
+            if request.job.stream in found:
+                self._went_on(request, found[request.job.stream])
+
+    def _begin_or_leave(self, requests: list[Request]) -> list[Request]:
+        running = self._begin(requests)
+        gone = [request for request in requests if request.cancelled()]
+        with self._lock:
+            for request in gone:
+                self._next_in_line(request)
+        return running
+
+    def _most(self, request: Request) -> int:
+        return self.slice_steps if self._sliceable else max(1, request.job.steps)
+
+    def _feed_alone(self, request: Request, part: Any, found: dict[Hashable, Any]) -> None:
+        try:
+            with self._pool_lock:
+                found.update(self._pool.step({request.job.stream: part}))
+        except BaseException as error:
+            self._end(request, error)
+
+    def _went_on(self, request: Request, outputs: Any) -> None:
+        """A slice was fed: to be continued, or the end."""
+        job = request.job
+        job.outputs.append(outputs)
+        job.at += self._most(request)
+        if job.at < job.steps:
+            self._fed.append(request)
+            return
+        try:
+            if job.finish:
+                with self._pool_lock:
+                    job.outputs.append(self._pool.finish(job.stream))
+            result = self._joined(job.outputs)
+        except BaseException as error:
+            self._end(request, error)
+        else:
+            self._end(request, None, result)
+
+    def _end(self, request: Request, error: BaseException | None, result: Any = None) -> None:
+        with self._lock:
+            self._next_in_line(request)
+        if error is None:
+            self._succeed(request, result)
+        else:
+            self._fail(request, error)
+
+    def _count(self, running: list[Request], slices: dict[Hashable, Any], seconds: float) -> None:
+        steps = sum(min(request.job.steps - request.job.at, self._most(request)) for request in running)
+        self.metrics.running.observe(seconds)
+        self.metrics.batch_rows.observe(len(slices))
+        self.metrics.add(batches=1, rows=len(slices), steps=steps)
+
+    def _joined(self, outputs: list[Any]) -> Any:
+        """The outputs of all slices as those of one chunk: along time, or the last where there is none."""
+        if len(outputs) == 1:
+            return outputs[0]
+        if isinstance(outputs[0], dict):
+            return {name: self._join(name, [one[name] for one in outputs]) for name in outputs[0]}
+        return self._join(self._pool._program.model.spec.outputs[0], outputs)
+
+    def _join(self, name: str, arrays: list[np.ndarray]) -> np.ndarray:
+        axis = _time_axis(self._flows[name])
+        return arrays[-1] if axis is None else np.concatenate(arrays, axis=axis)
+
+
+def _time_axis(flow: Any) -> int | None:
+    """Where the steps of one stream's array stand, which has no batch."""
+    return None if flow.time is None else flow.time - (flow.batch is not None and flow.batch < flow.time)

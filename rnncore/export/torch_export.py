@@ -1,0 +1,496 @@
+"""A torch module and an example of its arguments -> Spec, Weights and a test pair that has been run."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from rnncore.errors import InputError, SpecError, UnsupportedError, VerificationError
+from rnncore.export.exported import Exported
+from rnncore.export.torch_chains import Chain, OverSteps
+from rnncore.export.torch_functions import call_function
+from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
+from rnncore.export.torch_loops import ScanCall, roll
+from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_scan import lower_scan
+from rnncore.export.torch_trace import Traced, trace
+from rnncore.model import Model
+from rnncore.ops import OPS
+from rnncore.passes import simplify
+from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.test_pair import TestPair
+from rnncore.verification import compare
+from rnncore.weights import Weights
+
+__all__ = ["export"]
+
+MAX_TOGETHER = 6
+"""Dimensions of one size that are tried in all combinations."""
+
+Places = tuple[tuple[str, int], ...]
+
+
+def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Sequence[str | None]]) -> Exported:
+    """See from_torch. The module is in evaluation mode."""
+    module, notes = _in_full_precision(module)
+    dtype = _dtype(module)
+    arguments = _bound(module, example, lengths, dtype)
+    leaves = _named_leaves(module, arguments)
+    _check_example(leaves)
+    axes = _Axes(module, arguments, leaves, sizes)
+    first = _traced(module, arguments, axes.leaves)
+    other = axes.varied()
+    second = _traced(module, _with_leaves(arguments, axes.leaves, other), other)
+    _check_decisions(first, second)
+    roll(first, second)
+    inputs = _inputs(axes, first, second)
+    taken = {name for name, _ in module.named_modules() if name}
+    lowering = Lowering(first, second, inputs, taken={f"{name}." for name in taken})
+    found, outputs, _ = lowering.run(_lower)
+    spec, weights = _assembled(lowering, found)
+    names = spec.outputs
+    arrays = dict(zip(names, map(_array, _leaves(outputs)), strict=True))
+    given = {name: _array(tensor) for name, tensor in axes.leaves.items()}
+    used = {entry.name for entry in spec.inputs}
+    pair = TestPair({name: array for name, array in given.items() if name in used}, arrays)
+    exported = Exported(
+        spec,
+        Weights(spec, weights),
+        pair,
+        f"torch {torch.__version__.partition('+')[0]}",
+        tuple(dict.fromkeys((*notes, *lowering.notes))),
+    )
+    model = Model(spec, exported.weights, dtype)
+    compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
+    _check_other_sizes(model, axes, module, arguments, names)
+    return exported
+
+
+# --- the module and what it is called with ---------------------------------------------------------------------------
+
+
+def _in_full_precision(module: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A 16-bit module as a float32 copy."""
+    found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())}
+    half = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in found]
+    if not half:
+        return module, []
+    return copy.deepcopy(module).float().eval(), [
+        f"weights were {half[0]}: they are kept, and computed with, as float32"
+    ]
+
+
+def _dtype(module: nn.Module) -> str:
+    found = {tensor.dtype for tensor in module.parameters() if tensor.dtype.is_floating_point}
+    for name, parameter in module.named_parameters():
+        if parameter.dtype not in (torch.float32, torch.float64) or len(found) > 1:
+            listed = " and ".join(sorted(map(str, found or {parameter.dtype})))
+            raise UnsupportedError(
+                f"{name}: {listed}, expected one of torch.float32 or torch.float64: use module.float()"
+            )
+    return str(found.pop()).removeprefix("torch.") if found else "float32"
+
+
+def _bound(module: nn.Module, example: Any, lengths: Any, dtype: str) -> inspect.BoundArguments:
+    """forward's arguments, with tensors of the module's dtype and device."""
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+
+    def tensors(found: Any) -> Any:
+        if isinstance(found, np.ndarray):
+            found = torch.from_numpy(np.ascontiguousarray(found))
+        if isinstance(found, torch.Tensor):
+            wanted = getattr(torch, dtype) if found.dtype.is_floating_point else found.dtype
+            return found.detach().to(device, wanted).clone()
+        if isinstance(found, tuple) and hasattr(found, "_fields"):
+            return type(found)(*map(tensors, found))
+        if isinstance(found, (tuple, list)):
+            return type(found)(map(tensors, found))
+        return {key: tensors(value) for key, value in found.items()} if isinstance(found, dict) else found
+
+    signature = inspect.signature(type(module).forward)
+    parameters = list(signature.parameters)[1:]
+    given = example if isinstance(example, (tuple, dict)) else (example,)
+    keywords = dict(given) if isinstance(given, dict) else {}
+    if lengths is not None:
+        wanted = [name for name in parameters if "len" in name.lower()]
+        if len(wanted) != 1:
+            raise InputError(
+                f"lengths: forward has the arguments {', '.join(parameters)}, expected one with 'len' in it"
+            )
+        keywords[wanted[0]] = torch.as_tensor(np.asarray(lengths)) if not isinstance(lengths, torch.Tensor) else lengths
+    try:
+        bound = signature.bind(module, *(given if isinstance(given, tuple) else ()), **keywords)
+    except TypeError as error:
+        raise InputError(f"example: {error} ({type(module).__name__}.forward{signature})") from None
+    plain = inspect.BoundArguments(
+        signature.replace(parameters=list(signature.parameters.values())[1:]), bound.arguments
+    )
+    plain.arguments.pop(next(iter(signature.parameters)))
+    for name, value in plain.arguments.items():
+        plain.arguments[name] = tensors(value)
+    return plain
+
+
+def _named_leaves(module: nn.Module, arguments: inspect.BoundArguments) -> dict[str, torch.Tensor]:
+    """Every tensor in the arguments by the name of its input."""
+    taken = {name for name, _ in module.named_modules()}
+    found: dict[str, torch.Tensor] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            if isinstance(module, Chain) and not found and not value.dtype.is_floating_point:
+                name = "tokens"
+            name = f"{name}_in" if name in taken else name
+            if any(value is other for other in found.values()):
+                raise InputError(f"example: one tensor stands for two inputs, one of them {name!r}: give copies")
+            found[name] = value
+        elif isinstance(value, (tuple, list)):
+            keys = getattr(value, "_fields", range(len(value)))
+            for key, item in zip(keys, value, strict=True):
+                add(f"{name}_{key}", item)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                add(str(key) if len(arguments.arguments) == 1 else f"{name}_{key}", item)
+
+    for name, value in arguments.arguments.items():
+        add(name, value)
+    if not found:
+        raise InputError("example: no tensors in it, expected at least one")
+    return found
+
+
+def _check_example(leaves: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in leaves.items():
+        if 0 in tensor.shape:
+            raise InputError(f"example (input {name!r}): shape {tuple(tensor.shape)}, expected no empty dimension")
+
+
+def _with_leaves(
+    arguments: inspect.BoundArguments, old: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor]
+) -> inspect.BoundArguments:
+    """The same arguments with other tensors."""
+    replaced = {id(tensor): new[name] for name, tensor in old.items()}
+
+    def changed(found: Any) -> Any:
+        if isinstance(found, torch.Tensor):
+            return replaced[id(found)]
+        if isinstance(found, tuple) and hasattr(found, "_fields"):
+            return type(found)(*map(changed, found))
+        if isinstance(found, (tuple, list)):
+            return type(found)(map(changed, found))
+        return {key: changed(value) for key, value in found.items()} if isinstance(found, dict) else found
+
+    return inspect.BoundArguments(
+        arguments.signature,
+        type(arguments.arguments)({name: changed(value) for name, value in arguments.arguments.items()}),
+    )
+
+
+# --- which sizes are free --------------------------------------------------------------------------------------------
+
+
+class _Axes:
+    """Which dimensions of the inputs may have any size, and which of those have to be equal.
+
+    groups  places (input, axis) that change together, with their size in the example and another one
+    """
+
+    def __init__(self, module: nn.Module, arguments: inspect.BoundArguments, leaves: dict[str, torch.Tensor], sizes):
+        self.module, self.arguments, self.leaves = module, arguments, leaves
+        self.groups: list[tuple[Places, int, int]] = []
+        self.named = {
+            (name, axis): size for name, given in sizes.items() for axis, size in enumerate(given) if size is not None
+        }
+        self._check_named(sizes)
+        self._run(leaves, "the example")
+        self._find(sizes)
+
+    def _check_named(self, sizes) -> None:
+        for name, given in sizes.items():
+            if name not in self.leaves or len(given) != self.leaves[name].ndim:
+                known = ", ".join(f"{key} with {tensor.ndim}" for key, tensor in self.leaves.items())
+                raise InputError(
+                    f"sizes: {name!r} with {len(given)} dimensions, expected inputs and dimensions of: {known}"
+                )
+
+    def _run(self, leaves: Mapping[str, torch.Tensor], what: str | None = None) -> Any:
+        arguments = _with_leaves(self.arguments, self.leaves, leaves)
+        try:
+            return type(self.module).forward(self.module, *arguments.args, **arguments.kwargs)
+        except Exception as error:
+            if what is None:
+                return None
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in leaves.items())
+            raise InputError(f"example ({shapes}): torch itself fails: {type(error).__name__}: {error}") from error
+
+    def _find(self, sizes) -> None:
+        used = {size for tensor in self.leaves.values() for size in tensor.shape}
+        places: dict[int, list[tuple[str, int]]] = {}
+        for name, tensor in self.leaves.items():
+            for axis, size in enumerate(tensor.shape):
+                if name not in sizes or (name, axis) in self.named:
+                    places.setdefault(size, []).append((name, axis))
+        for size, candidates in places.items():
+            while candidates:
+                found = self._largest(candidates, size, used)
+                if found is None:
+                    break
+                self.groups.append((*found,))
+                used.add(found[2])
+                candidates = [place for place in candidates if place not in found[0]]
+
+    def _largest(self, candidates, size, used) -> tuple[Places, int, int] | None:
+        """Of the dimensions of one size, as many as torch lets have another one together."""
+        candidates = candidates[:MAX_TOGETHER]
+        chosen = [places for count in range(len(candidates), 0, -1) for places in combinations(candidates, count)]
+        # dimensions of different inputs belong together sooner than two of one input
+        chosen.sort(key=lambda places: len(places) > len({name for name, _ in places}))
+        larger = next(other for other in range(size + max(3, size // 2), 1 << 31) if other not in used)
+        smaller = [other for other in range(size - 1, size // 2, -1) if other not in used][-1:]
+        for places in chosen:
+            for other in (larger, *smaller):
+                if self._run(self._resized(self.leaves, [(places, size, other)])) is not None:
+                    return places, size, other
+        return None
+
+    def _resized(self, leaves: Mapping[str, torch.Tensor], groups) -> dict[str, torch.Tensor]:
+        """The inputs with other sizes: rows and steps repeated where they stand, or left out; lengths in proportion."""
+        found = dict(leaves)
+        for places, size, other in groups:
+            for name, axis in places:
+                index = torch.arange(other, device=found[name].device) * size // other
+                found[name] = found[name].index_select(axis, index)
+            for name, tensor in found.items():
+                if _is_lengths(name, tensor) and (name, 0) not in places and int(tensor.max()) <= size:
+                    found[name] = (tensor * other + size - 1) // size
+        return found
+
+    def varied(self, shift: int = 0) -> dict[str, torch.Tensor]:
+        """The inputs with every free size changed."""
+        groups = [(places, size, other + shift) for places, size, other in self.groups]
+        changed = self._resized(self.leaves, groups)
+        if shift == 0 and groups and self._run(changed) is None:
+            listed = "; ".join(f"{places} from {size} to {other}" for places, size, other in groups)
+            raise UnsupportedError(
+                f"module: torch accepts other sizes of single dimensions, but not of all ({listed}): name those that "
+                "are free by sizes="
+            )
+        return changed
+
+    def names(self, first: Traced, second: Traced) -> dict[tuple[str, int], str]:
+        """(input, axis) -> "B", "T" or another name, for dimensions that are free."""
+        found: dict[tuple[str, int], str] = dict(self.named)
+        known = dict(zip(zip(self._at_recurrent(first), self._at_recurrent(second), strict=False), "BT", strict=False))
+        for places, size, other in self.groups:
+            name, axis = places[0]
+            given = [found[place] for place in places if place in found]
+            label = given[0] if given else known.get((size, other)) or {0: "B", 1: "T"}.get(axis, f"D{axis}")
+            if not given and label in found.values():
+                label = "T" if "T" not in found.values() else f"T_{name}"
+            if not given and label in found.values():
+                label = f"{label}_{axis}"
+            found.update(dict.fromkeys(places, label))
+        return found
+
+    def _at_recurrent(self, traced: Traced) -> tuple[int, ...]:
+        """The sizes of the batch and of time at the first recurrent module; none where there is no such module."""
+        for node in traced.graph.nodes:
+            if not node.args or not isinstance(node.args[0], fx.Node):
+                continue
+            value, batch_first = traced.values[node.args[0]], True if isinstance(node.target, OverSteps) else None
+            if node.op == "call_module" and kind_of(self.module.get_submodule(node.target)) in STACKS:
+                batch_first = self.module.get_submodule(node.target).batch_first
+            elif getattr(node.target, "__name__", "") == "pack_padded_sequence":
+                batch_first = node.kwargs.get("batch_first", node.args[2] if len(node.args) > 2 else False)
+            if batch_first is not None and isinstance(value, torch.Tensor):
+                rows, steps = value.shape[:2] if batch_first else (value.shape[1], value.shape[0])
+                return (0, len(value)) if value.ndim == 2 else (rows, steps)
+        return ()
+
+
+def _is_lengths(name: str, tensor: torch.Tensor) -> bool:
+    return "len" in name.lower() and tensor.ndim == 1 and not tensor.dtype.is_floating_point
+
+
+def _traced(module: nn.Module, arguments: inspect.BoundArguments, leaves: Mapping[str, torch.Tensor]) -> Traced:
+    return trace(module, arguments, {id(tensor): name for name, tensor in leaves.items()})
+
+
+def _check_decisions(first: Traced, second: Traced) -> None:
+    """A branch on sizes that goes two ways has no place in a Spec."""
+    ours, theirs = dict(first.decisions), dict(second.decisions)
+    for place, decided in ours.items():
+        if place in theirs and theirs[place] != decided:
+            raise UnsupportedError(
+                f"{place}: a branch that depends on the size of an input, expected one path for all sizes"
+            )
+
+
+def _inputs(axes: _Axes, first: Traced, second: Traced) -> list[Input]:
+    names = axes.names(first, second)
+    lowering_dtype = Lowering(first, first, ()).spec_dtype
+    return [
+        Input(
+            name,
+            lowering_dtype(tensor.dtype),
+            tuple(names.get((name, axis), size) for axis, size in enumerate(tensor.shape)),
+        )
+        for name, tensor in axes.leaves.items()
+    ]
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def _lower(g: Lowering, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    if node.op == "call_module":
+        return call_module(g, g.first.tracer.root.get_submodule(node.target), args, kwargs)
+    if isinstance(node.target, OverSteps):
+        return _over_steps(g, node.target, *args, **kwargs)
+    if isinstance(node.target, ScanCall):
+        return lower_scan(g, *args, _lower)
+    if isinstance(node.target, type):
+        return dict(zip(_fields(node.target), args, strict=False)) | kwargs
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+    return call_function(g, name, args, kwargs)
+
+
+def _fields(kind: type) -> Sequence[str]:
+    return getattr(kind, "_fields", None) or list(getattr(kind, "__dataclass_fields__", ()))
+
+
+def _over_steps(g: Lowering, cell: OverSteps, input: Any, state: Any = None) -> Any:
+    """A cell run over a sequence: a recurrent node of one layer."""
+    x = g.tensor(input)
+    hx = [] if state is None else list(state) if isinstance(state, (tuple, list)) else [state]
+    node = recurrent_node(g, cell.module, g.name_of(x), cell.name, "batch_first", None, hx)
+    how = "a loop over its steps" if cell.written_out else "one step in torch"
+    g.notes.append(f"{cell.name} ({kind_of(cell.module)}): {how}, here run over a sequence")
+    several = isinstance(g.a[1], tuple)
+    states = [
+        g.named(
+            f"{node.name}.{key}",
+            g.a[1][i] if several else g.a[1],
+            g.b[1][i] if several else g.b[1],
+            ("h", node) if key == "h" else None,
+        )
+        for i, key in enumerate(node.cell.states)
+    ]
+    return g.named(node.name, g.a[0], g.b[0], ("sequence", node)), tuple(states) if several else states[0]
+
+
+def _leaves(found: Any) -> list[Any]:
+    """The tensors of a result, in order, whatever they are in."""
+    if isinstance(found, (tuple, list)):
+        return [leaf for item in found for leaf in _leaves(item)]
+    if isinstance(found, Mapping):
+        return [leaf for item in found.values() for leaf in _leaves(item)]
+    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (Tensor, Size, Packed)):
+        return [leaf for key in found.__dataclass_fields__ for leaf in _leaves(getattr(found, key))]
+    return [] if found is None else [found]
+
+
+def _labels(found: Any, label: str = "") -> list[str]:
+    """For each tensor of a result the key of the dict that it stands under, or ""."""
+    if isinstance(found, Mapping):
+        return [name for key, item in found.items() for name in _labels(item, f"{label}_{key}" if label else str(key))]
+    if isinstance(found, (tuple, list)):
+        several = len(found) > 1 and label
+        return [name for i, item in enumerate(found) for name in _labels(item, f"{label}_{i}" if several else label)]
+    return [] if found is None else [label]
+
+
+def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
+    """The Spec of what was lowered, without nodes that nothing reads."""
+    names: list[str] = []
+    for item, label in zip(_leaves(found), _labels(found), strict=True):
+        if isinstance(item, Packed):
+            raise UnsupportedError("the output is a PackedSequence, expected pad_packed_sequence of it")
+        if not isinstance(item, Tensor):
+            raise UnsupportedError(f"the output holds {type(item).__name__}, expected tensors only")
+        name = g.name_of(item)
+        given = name in {entry.name for entry in g.inputs}
+        if name in names or given or (label and label != name):
+            g.node = None
+            name = g.emit("Identity", [name], name=label or "output")
+        names.append(name)
+    if not names:
+        raise UnsupportedError("the module returns no tensor, expected at least one")
+    if not g.nodes:
+        raise UnsupportedError("nothing is left of the module, expected something to compute")
+    try:
+        spec = Spec(g.inputs, g.nodes, names)
+    except SpecError as error:
+        raise UnsupportedError(f"module: {error}") from None
+    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()})
+    g.notes += notes
+    needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
+    inputs = [entry for entry in spec.inputs if entry.name in needed]
+    g.notes += [f"input {entry.name!r}: left out, nothing reads it" for entry in spec.inputs if entry not in inputs]
+    nodes = list(spec.nodes)
+    if _rows_alone(spec):
+        nodes = [replace(node, lengths="lengths") if isinstance(node, Recurrent) else node for node in nodes]
+    return Spec(inputs, nodes, spec.outputs), weights
+
+
+def _rows_alone(spec: Spec) -> bool:
+    """Whether each step stands for itself outside recurrent nodes, so that rows may have lengths of their own."""
+    recurrent = spec.recurrent
+    if not recurrent or any(node.lengths is not None for node in recurrent):
+        return False
+    if "lengths" in {entry.name for entry in spec.inputs} | {node.name for node in spec.nodes}:
+        return False
+    time = None
+    for node in recurrent:
+        axis = 1 if node.layout == "batch_first" else 0
+        steps, rows = spec.values[node.input].shape[axis], spec.values[node.input].shape[1 - axis]
+        if not isinstance(rows, str) or not isinstance(steps, str) or time not in (None, steps):
+            return False
+        time = steps
+    return all(isinstance(node, Recurrent) or _stands_alone(spec, node, time) for node in spec.nodes)
+
+
+def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
+    """Whether a node does the same with every step, or has nothing to do with steps."""
+    timed = [
+        shape for name in node.reads for shape in (spec.values[name].shape,) if any(time in str(size) for size in shape)
+    ]
+    if not timed:
+        return True
+    if not isinstance(node, Node) or node.op in ("Shape", "Transpose", "Reshape", "Size") or time not in timed[0]:
+        return False
+    return OPS[node.op].over_time(node.attributes, len(timed[0]), timed[0].index(time)) == "pointwise"
+
+
+# --- proof -----------------------------------------------------------------------------------------------------------
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return array_of(tensor) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
+
+
+def _check_other_sizes(model: Model, axes: _Axes, module: nn.Module, arguments: Any, names: Sequence[str]) -> None:
+    """The model against torch where every free size is another one. VerificationError where they differ."""
+    used = {entry.name for entry in model.inputs}
+    for shift in (0, 2):
+        leaves = axes.varied(shift)
+        expected = axes._run(leaves)
+        if expected is None:
+            continue
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in leaves.items())
+        found = model.run({name: _array(tensor) for name, tensor in leaves.items() if name in used})
+        wanted = dict(zip(names, map(_array, _leaves(expected)), strict=True))
+        try:
+            compare(found, wanted, f"the exported model with {shapes}").require()
+        except VerificationError as error:
+            raise VerificationError(
+                f"{error}: something was recorded for the sizes of the example, expected tensor code alike for all"
+            ) from None

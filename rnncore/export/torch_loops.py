@@ -1,0 +1,809 @@
+"""Loops over the steps of a sequence, which tracing has written out, rolled up again.
+
+Calls that happen more often for a longer input were made in a loop. Where the loop calls cells, each fed with its own
+last state, and does nothing else from step to step, it is the same as running each cell over the whole sequence and
+everything else over all steps at once: torch.fx nodes that do so take the loop's place, and cells become recurrent
+nodes. Any other loop becomes one node that holds its body: a Scan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from rnncore.errors import UnsupportedError
+from rnncore.export.torch_chains import OverSteps
+from rnncore.export.torch_layers import CELLS, STACKS, kind_of
+from rnncore.export.torch_trace import Traced
+
+__all__ = ["Leaf", "Loop", "ScanCall", "leaves_of", "roll"]
+
+POINTWISE_LAYERS = frozenset((
+    "Linear", "Embedding", "LayerNorm", "ReLU", "Tanh", "Sigmoid", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid",
+    "Softsign", "LogSigmoid", "Tanhshrink", "LeakyReLU", "ELU", "CELU", "GELU", "Softplus", "Hardtanh", "ReLU6",
+))  # fmt: skip
+POINTWISE = frozenset((
+    "relu", "tanh", "sigmoid", "exp", "log", "sqrt", "abs", "neg", "add", "sub", "mul", "truediv", "div", "pow", "eq",
+    "gt", "ge", "lt", "le", "ne", "where", "masked_fill", "gelu", "silu", "leaky_relu", "elu", "softplus", "clamp",
+    "float", "to", "type_as",
+))  # fmt: skip
+LAST_AXIS = frozenset(("softmax", "log_softmax"))
+IDENTITY_LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout", "Identity")
+IDENTITIES = ("contiguous", "clone", "detach", "dropout")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What stands at one place of a call's arguments, over all steps.
+
+    kind  "same": the same value outside the loop; "now": position's result of this step; "before": position's result
+          of the step before, and in the first step ``start``; "index": slope * step + offset; "constant"
+    """
+
+    kind: str
+    value: Any = None
+    start: Any = None
+    slope: int = 0
+
+
+@dataclass
+class Loop:
+    """A loop: steps x positions of nodes, and for each position its arguments as Leafs."""
+
+    steps: list[list[fx.Node]]
+    args: list[Any] = field(default_factory=list)
+    kwargs: list[Any] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.steps)
+
+    @property
+    def body(self) -> list[fx.Node]:
+        """The calls of the second step, which stand for those of all."""
+        return self.steps[1]
+
+
+class ScanCall:
+    """What a torch.fx node calls that stands for a loop. Its arguments: starts, sequences and captured values.
+
+    carried    positions whose result goes from step to step
+    sequences  Leafs of getitem on an outer value: position -> (outer node, axis, offset, slope, keep the axis)
+    collected  positions whose results of all steps are read behind the loop
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        carried: Sequence[int],
+        sequences: dict[int, Any],
+        collected: Sequence[int],
+        captured: Sequence[fx.Node],
+    ):
+        self.loop, self.carried, self.sequences = loop, list(carried), sequences
+        self.collected, self.captured = list(collected), list(captured)
+        self.__name__ = self.__qualname__ = "scan"
+        self.__module__ = __name__
+
+    def __repr__(self) -> str:
+        return f"ScanCall({[str(node.target) for node in self.loop.body]})"
+
+    def __call__(self, *args: Any) -> Any:
+        raise AssertionError("its value is known from the trace")
+
+
+def roll(first: Traced, second: Traced) -> None:
+    """Puts nodes that do not depend on the number of steps in the place of both traces' loops.
+
+    Raises UnsupportedError with the line of a loop that cannot be rolled up.
+    """
+    counts = [Counter(_signature(traced, node) for node in _calls(traced)) for traced in (first, second)]
+    looped = {found for found in counts[0] | counts[1] if counts[0][found] != counts[1][found]}
+    if not looped:
+        return
+    loops = [_loops(traced, looped) for traced in (first, second)]
+    if len(loops[0]) != len(loops[1]):
+        node = loops[0][0].steps[0][0] if loops[0] else loops[1][0].steps[0][0]
+        raise UnsupportedError(f"{_place(first, second, node)}: a loop over a size that does not repeat the same calls")
+    for one, two in zip(*loops, strict=True):
+        for traced, loop in ((first, one), (second, two)):
+            _read_arguments(traced, loop)
+        plans = [_Vectorized(traced, loop) for traced, loop in ((first, one), (second, two))]
+        rolled = [plan.possible() for plan in plans]
+        if all(rolled):
+            for plan in plans:
+                plan.replace()
+        else:
+            for traced, loop in ((first, one), (second, two)):
+                _Scanned(traced, loop).replace()
+
+
+def _place(first: Traced, second: Traced, node: fx.Node) -> str:
+    return first.places.get(node) or second.places.get(node, "the module")
+
+
+def _calls(traced: Traced) -> list[fx.Node]:
+    return [node for node in traced.graph.nodes if node.op in ("call_module", "call_function", "call_method")]
+
+
+def _signature(traced: Traced, node: fx.Node) -> tuple:
+    return node.op, str(node.target), traced.stacks.get(node, ())
+
+
+def _loops(traced: Traced, looped: set) -> list[Loop]:
+    """The calls made in loops, as steps of equal calls; the longest repetition first found is the loop."""
+    nodes = [node for node in _calls(traced) if _signature(traced, node) in looped]
+    names = [_signature(traced, node) for node in nodes]
+    found, start = [], 0
+    while start < len(nodes):
+        period, count = _repetition(names, start)
+        if count < 2:
+            raise UnsupportedError(
+                f"{traced.places[nodes[start]]}: {nodes[start].name}: a loop over a size that does not repeat the same "
+                "calls, expected an example of at least two steps"
+            )
+        found.append(Loop([nodes[start + k * period : start + (k + 1) * period] for k in range(count)]))
+        start += period * count
+    return found
+
+
+def _repetition(names: Sequence[Any], start: int) -> tuple[int, int]:
+    """(length of a step, number of steps) of the repetition from start that covers the most calls."""
+    best = (1, 1)
+    for period in range(1, (len(names) - start) // 2 + 1):
+        if names[start] != names[start + period]:
+            continue
+        count = 1
+        first = names[start : start + period]
+        while names[start + count * period : start + (count + 1) * period] == first:
+            count += 1
+        if count > 1 and count * period > best[0] * best[1]:
+            best = (period, count)
+    return best
+
+
+# --- what the arguments are over all steps ---------------------------------------------------------------------------
+
+
+def _read_arguments(traced: Traced, loop: Loop) -> None:
+    where = {node: (k, j) for k, step in enumerate(loop.steps) for j, node in enumerate(step)}
+    for j, node in enumerate(loop.body):
+        column = [step[j] for step in loop.steps]
+        reader = _Reader(traced, where, node)
+        loop.args.append(reader.read([call.args for call in column]))
+        loop.kwargs.append(reader.read([call.kwargs for call in column]))
+
+
+class _Reader:
+    def __init__(self, traced: Traced, where: dict[fx.Node, tuple[int, int]], node: fx.Node):
+        self.traced, self.where, self.node = traced, where, node
+
+    def read(self, found: list[Any]) -> Any:
+        """The arguments of all steps at one place as one structure of Leafs."""
+        later = found[1]
+        if isinstance(later, slice):
+            return slice(*(self.read([getattr(item, key) for item in found]) for key in ("start", "stop", "step")))
+        if isinstance(later, (tuple, list)):
+            if found[0] is None:
+                found = [[None] * len(later), *found[1:]]
+            if any(not isinstance(item, (tuple, list)) or len(item) != len(later) for item in found):
+                raise self._refusal("takes a list that grows")
+            items = [self.read([item[i] for item in found]) for i in range(len(later))]
+            return items if isinstance(later, list) else tuple(items)
+        if isinstance(later, dict):
+            return {key: self.read([item[key] for item in found]) for key in later}
+        return self._leaf(found)
+
+    def _leaf(self, found: list[Any]) -> Leaf:
+        found = [_behind_identities(self.traced, item) for item in found]
+        inside = [self.where.get(item) if isinstance(item, fx.Node) else None for item in found]
+        if (
+            all(place is not None and place == (k, inside[0][1]) for k, place in enumerate(inside) if inside[0])
+            and inside[0]
+        ):
+            return Leaf("now", inside[0][1])
+        later = inside[1:]
+        if (
+            all(place is not None and place == (k, later[0][1]) for k, place in enumerate(later) if later[0])
+            and later[0]
+        ):
+            if inside[0] is not None:
+                raise self._refusal("reads a result of another step than its own or the one before")
+            return Leaf("before", later[0][1], found[0])
+        if any(place is not None for place in inside):
+            raise self._refusal("reads a result of another step than its own or the one before")
+        if all(item is found[0] or item == found[0] for item in found):
+            return Leaf("same" if isinstance(found[0], fx.Node) else "constant", found[0])
+        if all(type(item) is int for item in found):
+            slope = found[1] - found[0]
+            if all(item == found[0] + slope * k for k, item in enumerate(found)):
+                return Leaf("index", found[0], slope=slope)
+        raise self._refusal("has arguments that change from step to step in no known way")
+
+    def _refusal(self, what: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{self.traced.places[self.node]}: {self.node.name} in a loop over a size {what}, expected x[:, t], "
+            "results of this step and of the one before"
+        )
+
+
+def _behind_identities(traced: Traced, item: Any) -> Any:
+    """What a dropout or the like was given."""
+    while isinstance(item, fx.Node):
+        if item.op == "call_module":
+            same = kind_of(traced.tracer.root.get_submodule(item.target)) in IDENTITY_LAYERS
+        else:
+            same = item.op.startswith("call") and getattr(item.target, "__name__", item.target) in IDENTITIES
+        if not same:
+            return item
+        item = item.args[0]
+    return item
+
+
+def leaves_of(found: Any) -> list[Leaf]:
+    """Every Leaf in the arguments of a call."""
+    if isinstance(found, Leaf):
+        return [found]
+    if isinstance(found, (tuple, list)):
+        return [leaf for item in found for leaf in leaves_of(item)]
+    if isinstance(found, dict):
+        return leaves_of(list(found.values()))
+    return [leaf for part in (found.start, found.stop, found.step) for leaf in leaves_of(part)]
+
+
+def _sequence(traced: Traced, loop: Loop, j: int) -> tuple[fx.Node, int, int, int, bool] | None:
+    """(outer value, axis, offset, slope, keep the axis) of a call that takes one step out of an outer value."""
+    node = loop.body[j]
+    if node.op != "call_function" or getattr(node.target, "__name__", "") != "getitem" or loop.kwargs[j]:
+        return None
+    source, index = loop.args[j]
+    if not isinstance(source, Leaf) or source.kind != "same":
+        return None
+    value = traced.values[source.value]
+    parts = list(index) if isinstance(index, (tuple, list)) else [index]
+    if isinstance(value, (tuple, list)):
+        outer = _bound_apart(source.value)
+        if outer is None or not isinstance(index, Leaf) or index.kind != "index":
+            return None
+        return outer[0], outer[1] % traced.values[outer[0]].ndim, index.value, index.slope, False
+    if not isinstance(value, torch.Tensor):
+        return None
+    while parts and isinstance(parts[0], Leaf) and parts[0].value is ...:
+        return None
+    moving = [axis for axis, part in enumerate(parts) if any(leaf.kind == "index" for leaf in leaves_of(part))]
+    others = [part for axis, part in enumerate(parts) if axis not in moving]
+    if len(moving) != 1 or not all(_whole(part) for part in others):
+        return None
+    part = parts[moving[0]]
+    if isinstance(part, Leaf):
+        return source.value, moving[0], part.value, part.slope, False
+    start, stop = part.start, part.stop
+    one = isinstance(start, Leaf) and isinstance(stop, Leaf) and stop.kind == start.kind == "index"
+    if not one or stop.slope != start.slope or stop.value - start.value != 1 or part.step.value is not None:
+        return None
+    return source.value, moving[0], start.value, start.slope, True
+
+
+def _whole(part: Any) -> bool:
+    return isinstance(part, slice) and all(leaf.value is None for leaf in leaves_of(part))
+
+
+def _bound_apart(node: fx.Node) -> tuple[fx.Node, int] | None:
+    """What an unbind was called with, and its axis."""
+    if getattr(node.target, "__name__", node.target) != "unbind":
+        return None
+    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    return node.args[0], dim
+
+
+def _readers(loop: Loop) -> dict[fx.Node, list[fx.Node]]:
+    """Nodes behind the loop that read its results, and which."""
+    inside = {node for step in loop.steps for node in step}
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for node in inside:
+        for user in node.users:
+            if user not in inside:
+                found.setdefault(user, []).append(node)
+    return found
+
+
+class _Replacing:
+    """What both ways of rolling a loop up have in common: new nodes behind it, and its readers' new arguments."""
+
+    def __init__(self, traced: Traced, loop: Loop):
+        self.traced, self.loop, self.tracer = traced, loop, traced.tracer
+        self.where = {node: (k, j) for k, step in enumerate(loop.steps) for j, node in enumerate(step)}
+        self.place = traced.places[loop.body[0]]
+
+    def make(self, op: str, target: Any, *args: Any, value: Any = ..., **kwargs: Any) -> fx.Node:
+        """A new node where the graph inserts; its value computed, unless it is given."""
+        node = self.traced.graph.create_node(op, target, args, kwargs)
+        self.traced.places[node], self.traced.stacks[node] = self.place, ()
+        self.traced.values[node] = self.tracer._evaluate(node) if value is ... else value
+        return node
+
+    def rewire(self) -> None:
+        """Readers of the loop's results read the new nodes; then the loop goes."""
+        for user in _readers(self.loop):
+            user.args = self._changed(user, user.args)
+            user.kwargs = self._changed(user, user.kwargs)
+        for step in reversed(self.loop.steps):
+            for node in reversed(step):
+                self.traced.graph.erase_node(node)
+
+    def _changed(self, user: fx.Node, found: Any) -> Any:
+        if isinstance(found, fx.Node):
+            return self._single(user, found)
+        if isinstance(found, (tuple, list)):
+            places = [self.where.get(item) if isinstance(item, fx.Node) else None for item in found]
+            if len(found) == self.loop.count and all(places) and len({j for _, j in places}) == 1:
+                order = [k for k, _ in places]
+                if order in (list(range(len(order))), list(range(len(order)))[::-1]):
+                    return [_All(places[0][1], order[0] > order[-1])]
+            changed = [self._changed(user, item) for item in found]
+            return changed if isinstance(found, list) else tuple(changed)
+        if isinstance(found, dict):
+            return {key: self._changed(user, item) for key, item in found.items()}
+        if isinstance(found, slice):
+            return slice(*(self._changed(user, part) for part in (found.start, found.stop, found.step)))
+        return found
+
+    def _single(self, user: fx.Node, found: fx.Node) -> Any:
+        behind = _behind_identities(self.traced, found)
+        if behind not in self.where:
+            return found
+        k, j = self.where[behind]
+        if k != self.loop.count - 1:
+            raise UnsupportedError(
+                f"{self.traced.places.get(user, 'the module')}: reads step {k} of a loop over a size, expected the "
+                "last step, or all of them in torch.stack or torch.cat"
+            )
+        return self.final(j)
+
+    def final(self, j: int) -> fx.Node:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _All:
+    """Stands in arguments for the results of all steps."""
+
+    position: int
+    backwards: bool
+
+
+def _joined(plan: _Replacing, user: fx.Node, all_steps: _All, stacked: fx.Node) -> fx.Node:
+    """The value of stack or cat over all steps, from the results side by side along axis 1."""
+    name = getattr(user.target, "__name__", str(user.target))
+    dim = user.kwargs.get("dim", user.args[1] if len(user.args) > 1 else 0)
+    rank = plan.traced.values[stacked].ndim
+    if name not in ("stack", "cat", "concat", "concatenate") or not isinstance(dim, int):
+        raise UnsupportedError(
+            f"{plan.traced.places.get(user, 'the module')}: {name} of the results of a loop over a size, expected "
+            "torch.stack or torch.cat"
+        )
+    if all_steps.backwards:
+        stacked = plan.make("call_method", "flip", stacked, 1)
+    axis = dim % rank if name == "stack" else dim % (rank - 1)
+    if axis != 1:
+        stacked = plan.make("call_method", "movedim", stacked, 1, axis)
+    return stacked if name == "stack" else plan.make("call_method", "flatten", stacked, axis, axis + 1)
+
+
+def _rejoin(plan: _Replacing, all_of: Callable[[int], fx.Node]) -> None:
+    """The readers' stack and cat of all steps become what stands side by side already."""
+    for user in list(_readers(plan.loop)):
+        changed = plan._changed(user, user.args)
+        whole = [item[0] for item in changed if isinstance(item, list) and len(item) == 1 and isinstance(item[0], _All)]
+        if not whole and user.op == "output":
+            _check_output(plan, changed)
+        if whole:
+            with plan.traced.graph.inserting_before(user):
+                joined = _joined(plan, user, whole[0], all_of(whole[0].position))
+            user.replace_all_uses_with(joined)
+            plan.traced.graph.erase_node(user)
+
+
+def _check_output(plan: _Replacing, found: Any) -> None:
+    if isinstance(found, _All):
+        raise UnsupportedError(
+            f"{plan.place}: the output is a list with one tensor for each step, expected torch.stack"
+        )
+    if isinstance(found, (tuple, list)):
+        for item in found:
+            _check_output(plan, item)
+
+
+class _Vectorized(_Replacing):
+    """A loop of cells as cells over sequences; all else over all steps at once, which stand on axis 1."""
+
+    def possible(self) -> bool:
+        """Whether nothing but cells and stored outputs goes from step to step."""
+        self.kinds = [self._kind(j) for j in range(len(self.loop.body))]
+        return all(kind is not None for kind in self.kinds) and self._reads_fit()
+
+    def _kind(self, j: int) -> str | None:
+        node, leaves = self.loop.body[j], leaves_of([self.loop.args[j], self.loop.kwargs[j]])
+        name = getattr(node.target, "__name__", node.target)
+        if _sequence(self.traced, self.loop, j) is not None:
+            return "sequence"
+        if name == "setitem":
+            return "store" if self._stores(j) else None
+        if node.op == "call_module":
+            kind = kind_of(self.tracer.root.get_submodule(node.target))
+            if kind in CELLS:
+                return "cell" if self._fed_by_itself(j) else None
+            if kind in STACKS:
+                part = self.tracer.root.get_submodule(node.target)
+                shape = self._value(self.loop.args[j][0]).shape if isinstance(self.loop.args[j][0], Leaf) else ()
+                one_step = len(shape) == 3 and shape[1 if part.batch_first else 0] == 1
+                return "stack" if one_step and not part.bidirectional and self._fed_by_itself(j) else None
+            if kind in IDENTITY_LAYERS:
+                return "identity"
+            fits = kind in POINTWISE_LAYERS
+            return "pointwise" if fits and all(leaf.kind in ("now", "same", "constant") for leaf in leaves) else None
+        if name == "getitem":
+            source, index = self.loop.args[j]
+            if not isinstance(source, Leaf) or source.kind != "now":
+                return None
+            if isinstance(self.traced.values[self.loop.body[source.value]], (tuple, list)):
+                return "part" if isinstance(index, Leaf) and index.kind == "constant" else None
+            return self._dropped(source, index)
+        if name == "squeeze" and len(self.loop.args[j]) == 2 and self.loop.args[j][0].kind == "now":
+            axis = self.loop.args[j][1].value
+            return self._dropped(
+                self.loop.args[j][0],
+                (slice(*[Leaf("constant")] * 3), Leaf("constant", 0))[1 - axis :] if axis in (0, 1) else None,
+            )
+        if name in IDENTITIES:
+            return "identity"
+        if name == "unsqueeze" and self.loop.args[j][1] == Leaf("constant", 1) and self.loop.args[j][0].kind == "now":
+            return "step axis"
+        if name == "unsqueeze" and self.loop.args[j][1] == Leaf("constant", 0) and self.loop.args[j][0].kind == "now":
+            return "front axis"
+        if name in ("cat", "concat"):
+            now = all(leaf.kind in ("now", "constant") for leaf in leaves)
+            return "cat" if now and self._dim(j) in (-1, 1) and self._rank(j) == 2 else None
+        if (
+            name in LAST_AXIS
+            and leaves[0].kind == "now"
+            and self.loop.kwargs[j].get("dim", Leaf("constant", None)).value in (-1,)
+        ):
+            return "pointwise"
+        ok = name in POINTWISE and all(leaf.kind in ("now", "same", "constant") for leaf in leaves)
+        return "pointwise" if ok and any(leaf.kind == "now" for leaf in leaves) else None
+
+    def _dropped(self, source: Leaf, index: Any) -> str | None:
+        """x[0] and x[:, 0] where that axis has one entry: without it."""
+        parts = list(index) if isinstance(index, (tuple, list)) else [index]
+        shape = self._value(source).shape
+        axis = next((axis for axis, part in enumerate(parts) if isinstance(part, Leaf)), None)
+        if axis not in (0, 1) or parts[axis].kind != "constant" or parts[axis].value not in (0, -1) or shape[axis] != 1:
+            return None
+        whole = all(_whole(part) for place, part in enumerate(parts) if place != axis)
+        return ("drop front", "drop step")[axis] if whole else None
+
+    def _dim(self, j: int) -> Any:
+        found = self.loop.kwargs[j].get(
+            "dim", self.loop.args[j][1] if len(self.loop.args[j]) > 1 else Leaf("constant", 0)
+        )
+        return found.value
+
+    def _rank(self, j: int) -> int:
+        value = self.traced.values[self.loop.body[j]]
+        return value.ndim if isinstance(value, torch.Tensor) else -1
+
+    def _value(self, leaf: Leaf) -> Any:
+        if leaf.kind in ("now", "before"):
+            return self.traced.values[self.loop.body[leaf.value]]
+        return self.traced.values[leaf.value] if isinstance(leaf.value, fx.Node) else leaf.value
+
+    def _state(self, j: int) -> list[Leaf]:
+        args, kwargs = self.loop.args[j], self.loop.kwargs[j]
+        given = args[1] if len(args) > 1 else kwargs.get("hx", Leaf("constant", None))
+        return leaves_of(given)
+
+    def _fed_by_itself(self, j: int) -> bool:
+        """Whether the state of a cell is its own last one."""
+        state = self._state(j)
+        several = isinstance(self.traced.values[self.loop.body[j]], tuple)
+        stack = kind_of(self.tracer.root.get_submodule(self.loop.body[j].target)) in STACKS
+        if len(state) == 1 and state[0].kind == "before" and several:
+            return stack and self._path(state[0].value) == (j, (1,))
+        paths = [self._path(leaf.value) if leaf.kind == "before" else None for leaf in state]
+        if not several:
+            return paths == [(j, ())]
+        expected = [(j, (1, 0)), (j, (1, 1))] if stack else [(j, (0,)), (j, (1,))]
+        return paths == expected or (stack and paths == [(j, (1,))])
+
+    def _path(self, j: int) -> tuple[int, tuple[int, ...]]:
+        """The call and the indices that a chain of getitem leads to."""
+        indices: list[int] = []
+        while getattr(self.loop.body[j].target, "__name__", "") == "getitem":
+            source, index = self.loop.args[j]
+            if not isinstance(source, Leaf) or source.kind != "now" or not isinstance(index, Leaf):
+                break
+            indices.insert(0, index.value)
+            j = source.value
+        return j, tuple(indices)
+
+    def _stores(self, j: int) -> bool:
+        """Whether a call sets x[:, step] of a tensor that the step before has left, from the first step to the last."""
+        target, index, item = self.loop.args[j]
+        parts = list(index) if isinstance(index, (tuple, list)) else [index]
+        moving = [axis for axis, part in enumerate(parts) if isinstance(part, Leaf) and part.kind == "index"]
+        if len(moving) != 1 or target.kind != "before" or target.value != j or item.kind != "now":
+            return False
+        part, axis = parts[moving[0]], moving[0]
+        whole = all(_whole(other) for place, other in enumerate(parts) if place != axis)
+        start = self.traced.values[target.start] if isinstance(target.start, fx.Node) else None
+        fits = isinstance(start, torch.Tensor) and start.shape[axis] == self.loop.count
+        return whole and fits and part.slope == 1 and part.value == 0 and self._rank(item.value) == start.ndim - 1
+
+    def _reads_fit(self) -> bool:
+        """Whether no step reads what only the last one has: states that are no outputs, tensors half stored."""
+        for j, kind in enumerate(self.kinds):
+            for leaf in leaves_of([self.loop.args[j], self.loop.kwargs[j]]):
+                if leaf.kind == "now" and self._hidden(leaf.value) and kind != "part":
+                    return False
+                if leaf.kind == "before" and kind not in ("cell", "stack", "store"):
+                    return False
+        for nodes in _readers(self.loop).values():
+            for node in nodes:
+                k, j = self.where.get(_behind_identities(self.traced, node), (0, 0))
+                if k != self.loop.count - 1 and (self._hidden(j) or self.kinds[j] == "store"):
+                    return False
+        return True
+
+    def _hidden(self, j: int) -> bool:
+        """Whether a position is a state that a recurrent node gives for the last step only."""
+        root, path = self._path(j)
+        if self.kinds[root] == "stack":
+            return path[:1] == (1,)
+        return self.kinds[root] == "cell" and path == (1,)
+
+    def replace(self) -> None:
+        self.sequences: dict[int, Any] = {}
+        self.finals: dict[int, Any] = {}
+        last = self.loop.steps[-1][-1]
+        with self.traced.graph.inserting_after(last):
+            self.anchor = self.traced.graph.create_node("call_function", _anchor)
+        with self.traced.graph.inserting_before(self.anchor):
+            for j, kind in enumerate(self.kinds):
+                self.place = self.traced.places[self.loop.body[j]]
+                getattr(self, f"_{kind.replace(' ', '_')}")(j)
+        _rejoin(self, lambda j: self.sequences[j])
+        with self.traced.graph.inserting_before(self.anchor):
+            self.rewire()
+        self.traced.graph.erase_node(self.anchor)
+
+    def final(self, j: int) -> fx.Node:
+        if j in self.finals:
+            return self.finals[j]
+        with self.traced.graph.inserting_before(self.anchor):
+            self.finals[j] = self.make("call_method", "select", self.sequences[j], 1, -1)
+        return self.finals[j]
+
+    def _sequence(self, j: int) -> None:
+        """x[:, t] of all steps: x with its steps on axis 1, turned round and cut where the loop does so."""
+        source, axis, offset, slope, keep = _sequence(self.traced, self.loop, j)
+        found, count = source, self.loop.count
+        if abs(slope) != 1:
+            raise UnsupportedError(f"{self.place}: every {slope}th step in a loop over a size, expected every step")
+        first = offset if slope == 1 else offset - count + 1
+        size = self.traced.values[source].shape[axis]
+        if first < 0:
+            first += size
+        if (first, count) != (0, size):
+            index = [slice(None)] * axis + [slice(first, None if first + count == size else first + count)]
+            found = self.make("call_function", _getitem, found, tuple(index))
+        if slope == -1:
+            found = self.make("call_method", "flip", found, axis)
+        if axis != 1:
+            found = self.make("call_method", "movedim", found, axis, 1)
+        self.sequences[j] = self.make("call_method", "unsqueeze", found, axis + 1) if keep else found
+
+    def _lifted(self, found: Any, rank: int) -> Any:
+        """Arguments for all steps at once; an outer tensor of the same rank gets an axis for the steps."""
+        if isinstance(found, Leaf):
+            if found.kind == "now":
+                return self.sequences[found.value]
+            value = self._value(found)
+            if found.kind == "same" and isinstance(value, torch.Tensor) and value.ndim >= rank > 0:
+                return self.make("call_method", "unsqueeze", found.value, 1)
+            return found.value
+        if isinstance(found, (tuple, list)):
+            return type(found)(self._lifted(item, rank) for item in found)
+        return {key: self._lifted(item, rank) for key, item in found.items()}
+
+    def _pointwise(self, j: int) -> None:
+        node = self.loop.body[j]
+        rank = 0 if node.op == "call_module" else self._rank(j)
+        args, kwargs = self._lifted(self.loop.args[j], rank), self._lifted(self.loop.kwargs[j], rank)
+        self.sequences[j] = self.make(node.op, node.target, *args, **kwargs)
+
+    def _identity(self, j: int) -> None:
+        self.sequences[j] = self._lifted(self.loop.args[j][0], 0)
+
+    def _cat(self, j: int) -> None:
+        self.sequences[j] = self.make("call_function", torch.cat, self._lifted(self.loop.args[j][0], 0), -1)
+
+    def _step_axis(self, j: int) -> None:
+        self.sequences[j] = self.make("call_method", "unsqueeze", self.sequences[self.loop.args[j][0].value], 2)
+
+    def _front_axis(self, j: int) -> None:
+        """(B, ...) as (1, B, ...), for cat over the first axis: with the steps on axis 1 that is (1, T, B, ...)."""
+        found = self.make("call_method", "unsqueeze", self.sequences[self.loop.args[j][0].value], 0)
+        self.sequences[j] = self.make("call_method", "transpose", found, 1, 2)
+
+    def _drop_front(self, j: int) -> None:
+        """(1, T, B, ...), the results (1, B, ...) of all steps, as (B, T, ...)."""
+        found = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 0, 0)
+        self.sequences[j] = self.make("call_method", "transpose", found, 0, 1)
+
+    def _drop_step(self, j: int) -> None:
+        self.sequences[j] = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 2, 0)
+
+    def _starts(self, j: int) -> list[Any]:
+        return [leaf.start for leaf in self._state(j)]
+
+    def _cell(self, j: int) -> None:
+        node = self.loop.body[j]
+        module = self.tracer.root.get_submodule(node.target)
+        starts = self._starts(j)
+        state = None
+        if all(start is not None for start in starts):
+            state = tuple(self.make("call_method", "unsqueeze", start, 0) for start in starts)
+            state = state if len(state) > 1 else state[0]
+        x = self._lifted(self.loop.args[j][0], 2)
+        call = self.make("call_function", OverSteps(module, node.target, written_out=True), x, state)
+        several = isinstance(self.traced.values[node], tuple)
+        self.sequences[j] = self.make("call_function", _getitem, call, 0)
+        states = self.make("call_function", _getitem, call, 1)
+        states = [self.make("call_function", _getitem, states, i) for i in range(2)] if several else [states]
+        self.states = {
+            **getattr(self, "states", {}),
+            j: [self.make("call_method", "select", one, 0, 0) for one in states],
+        }
+        if not several:
+            self.finals[j] = self.states[j][0]
+
+    def _stack(self, j: int) -> None:
+        node = self.loop.body[j]
+        one = 2 if self.tracer.root.get_submodule(node.target).batch_first else 0
+        x = self.make("call_method", "select", self._lifted(self.loop.args[j][0], 3), one, 0)
+        starts = self._starts(j)
+        state = None
+        if all(start is not None for start in starts):
+            state = tuple(starts) if len(starts) > 1 else starts[0]
+        call = (
+            self.make("call_module", node.target, x, state)
+            if state is not None
+            else self.make("call_module", node.target, x)
+        )
+        self.sequences[j] = self.make("call_method", "unsqueeze", self.make("call_function", _getitem, call, 0), one)
+        self.states = {**getattr(self, "states", {}), j: self.make("call_function", _getitem, call, 1)}
+
+    def _part(self, j: int) -> None:
+        root, path = self._path(j)
+        if self.kinds[root] == "cell":
+            if path == (0,):
+                self.sequences[j] = self.sequences[root]
+            self.finals[j] = self.states[root][path[0]]
+        elif path == (0,):
+            self.sequences[j] = self.sequences[root]
+        else:
+            found = self.states[root]
+            for index in path[1:]:
+                found = self.make("call_function", _getitem, found, index)
+            self.finals[j] = found
+
+    def _store(self, j: int) -> None:
+        """The tensor after the last step: all items, along the axis that was stored to."""
+        _, index, item = self.loop.args[j]
+        parts = list(index) if isinstance(index, (tuple, list)) else [index]
+        axis = next(axis for axis, part in enumerate(parts) if isinstance(part, Leaf))
+        found = self.sequences[item.value]
+        self.finals[j] = found if axis == 1 else self.make("call_method", "movedim", found, 1, axis)
+
+
+def _getitem(x: Any, index: Any) -> Any:
+    return x[index]
+
+
+_getitem.__name__ = "getitem"
+
+
+def _anchor() -> None:
+    """Marks the place behind a loop while it is rolled up."""
+
+
+class _Scanned(_Replacing):
+    """A loop as one node with its body: what goes from step to step, what is read step by step, what stays."""
+
+    def replace(self) -> None:
+        loop = self.loop
+        self._check()
+        sequences = {
+            j: found
+            for j in range(len(loop.body))
+            if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
+        }
+        leaves = [
+            leaf
+            for j in range(len(loop.body))
+            if j not in sequences
+            for leaf in leaves_of([loop.args[j], loop.kwargs[j]])
+        ]
+        carried = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "before"))
+        starts = [next(leaf.start for leaf in leaves if leaf.kind == "before" and leaf.value == j) for j in carried]
+        for j, start in zip(carried, starts, strict=True):
+            if not isinstance(start, fx.Node) or not isinstance(self.traced.values[loop.body[j]], torch.Tensor):
+                raise UnsupportedError(
+                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name} goes from step to step without a "
+                    "tensor to start from, expected one, such as zeros"
+                )
+        captured = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "same"))
+        collected = list(dict.fromkeys(self._collected()))
+        call = ScanCall(loop, carried, sequences, collected, captured)
+        values = [self.traced.values[loop.steps[-1][j]] for j in carried]
+        # all steps side by side along axis 1, where the other way of rolling up has them too
+        values += [torch.stack([self.traced.values[step[j]] for step in loop.steps], 1) for j in collected]
+        anchor = loop.steps[-1][-1]
+        with self.traced.graph.inserting_after(anchor):
+            self.anchor = self.traced.graph.create_node("call_function", _anchor)
+        with self.traced.graph.inserting_before(self.anchor):
+            node = self.make(
+                "call_function",
+                call,
+                starts,
+                [source for source, *_ in sequences.values()],
+                captured,
+                value=tuple(values),
+            )
+            parts = [self.make("call_function", _getitem, node, i) for i in range(len(values))]
+        self.finals = dict(zip(carried, parts, strict=False))
+        self.stacked = dict(zip(collected, parts[len(carried) :], strict=True))
+        _rejoin(self, lambda j: self.stacked[j])
+        with self.traced.graph.inserting_before(self.anchor):
+            self.rewire()
+        self.traced.graph.erase_node(self.anchor)
+
+    def _check(self) -> None:
+        for node in self.loop.body:
+            value = self.traced.values[node]
+            if not isinstance(value, (torch.Tensor, tuple, list, int, float)):
+                raise UnsupportedError(
+                    f"{self.traced.places[node]}: {node.name} in a loop over a size, expected tensor code"
+                )
+
+    def _forward(self, found: tuple) -> bool:
+        source, axis, offset, slope, _ = found
+        return (offset, slope) == (0, 1) and self.traced.values[source].shape[axis] == self.loop.count
+
+    def _collected(self) -> list[int]:
+        """Positions whose results of more than the last step are read behind the loop."""
+        found = []
+        for nodes in _readers(self.loop).values():
+            for node in nodes:
+                behind = _behind_identities(self.traced, node)
+                k, j = self.where[behind] if behind in self.where else self.where[node]
+                final_only = k == self.loop.count - 1 and len(nodes) < self.loop.count
+                if not final_only or not self._is_carried(j):
+                    found.append(j)
+        return found
+
+    def _is_carried(self, j: int) -> bool:
+        everything = [*self.loop.args, *self.loop.kwargs]
+        return any(leaf.kind == "before" and leaf.value == j for leaf in leaves_of(everything))
+
+    def final(self, j: int) -> fx.Node:
+        if j not in self.finals:
+            with self.traced.graph.inserting_before(self.anchor):
+                self.finals[j] = self.make("call_method", "select", self.stacked[j], 1, -1)
+        return self.finals[j]

@@ -1,0 +1,535 @@
+"""From two traces of a module, at different sizes, to the nodes and weights of a Spec.
+
+Sizes that are equal in both traces are numbers; the others are computed in the graph from the shapes of values. What
+depends on parameters alone is computed here, once. How a function or a module of torch becomes nodes stands in
+torch_functions.py and torch_layers.py; this file keeps values, sizes and constants.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from rnncore.errors import RnncoreError, SpecError, UnsupportedError
+from rnncore.export.torch_trace import Traced
+from rnncore.ops import OPS, Value
+from rnncore.spec import Input, Node
+
+__all__ = ["Lowering", "Packed", "Size", "Tensor", "all_static", "array_of"]
+
+DTYPES = {
+    torch.float32: "float",
+    torch.float64: "float",
+    torch.bool: "bool",
+    torch.uint8: "uint8",
+    torch.int8: "int8",
+    torch.int16: "int16",
+    torch.int32: "int32",
+    torch.int64: "int64",
+}
+MAX_INLINE = 16
+"""Integers of a constant that stand in the Spec itself."""
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A value of the graph: its name, and what it is in both traces. A constant has no name until a node reads it.
+
+    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index)
+    label    what a constant is called
+    static   whether parameters and sizes alone decide it, not what the model is given
+    """
+
+    name: str | None
+    a: torch.Tensor
+    b: torch.Tensor
+    origin: tuple[Any, ...] | None = None
+    label: str = "constant"
+    constant: bool = False
+    static: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.a.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.a.ndim
+
+    def axis(self, dim: int, extra: int = 0) -> int:
+        """A dimension counted from the front."""
+        return dim % (self.ndim + extra) if self.ndim + extra else 0
+
+
+@dataclass(eq=False)
+class Size:
+    """A number that depends on sizes: what it is in both traces, and how it is made.
+
+    recipe  ("dim", tensor, axis), ("item", tensor) or (an operator's name, x, y)
+    """
+
+    a: int | float
+    b: int | float
+    recipe: tuple[Any, ...]
+
+
+@dataclass(eq=False)
+class Packed:
+    """A PackedSequence: the padded tensor it was made of, and its lengths."""
+
+    tensor: Tensor
+    lengths: Tensor
+    time_first: bool
+
+
+ARITHMETIC: dict[str, Callable] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "truediv": operator.truediv,
+    "mod": operator.mod,
+    "neg": operator.neg,
+    "max": max,
+    "min": min,
+}
+SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod"}
+
+
+def array_of(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().numpy().copy()
+
+
+class Lowering:
+    """One graph under construction.
+
+    nodes, weights   what has been made so far; values are the nodes' as the Spec will infer them
+    notes            what was left out or folded
+    """
+
+    def __init__(self, first: Traced, second: Traced, inputs: Sequence[Input], taken: Sequence[str] = ()):
+        self.first, self.second = first, second
+        self.inputs = list(inputs)
+        self.nodes: list[Any] = []
+        self.weights: dict[str, np.ndarray] = {}
+        self.values: dict[str, Value] = {entry.name: entry.value for entry in inputs}
+        self.notes: list[str] = []
+        self.env: dict[fx.Node, Any] = {}
+        self.sizes: list[Size] = []
+        self.place = "the module"
+        self.node: fx.Node | None = None
+        self.other: fx.Node | None = None
+        self.a: Any = None
+        self.b: Any = None
+        self._emitted: dict[Any, str] = {}
+        self._taken = {*taken, *self.values, "lengths", "mask"}
+
+    # --- names and nodes ---------------------------------------------------------------------------------------------
+
+    def fresh(self, wanted: str) -> str:
+        """A name that no value has yet."""
+        for number in count():
+            name = wanted if number == 0 else f"{wanted}_{number}"
+            if name not in self._taken and name not in self.values:
+                self._taken.add(name)
+                return name
+        raise AssertionError
+
+    @property
+    def wanted(self) -> str:
+        """What the current node should be called: a module's name, or torch.fx's."""
+        if self.node is None:
+            return "value"
+        return self.node.target if self.node.op == "call_module" else self.node.name
+
+    def add(self, node: Any, weights: Mapping[str, np.ndarray] | None = None) -> Any:
+        """Appends a node of the Spec with its weights ("NODE.weight"); returns it."""
+        try:
+            found = node.infer(self.values)
+        except SpecError as error:
+            raise UnsupportedError(f"{self.place}: {error}") from None
+        self.values.update(found)
+        self.nodes.append(node)
+        for name, array in (weights or {}).items():
+            self.weights[name] = array
+        return node
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Any],
+        attributes: Mapping[str, Any] | None = None,
+        weights: Mapping[str, np.ndarray] | None = None,
+        name: str | None = None,
+    ) -> str:
+        """A node of an op; inputs are names or tensors. Returns its name. UnsupportedError where rnncore lacks it."""
+        if op not in OPS:
+            raise UnsupportedError(f"{self.place}: {self.wanted} needs the op {op}, which rnncore does not have")
+        names = [item if isinstance(item, str) else self.name_of(item) for item in inputs]
+        name = self.fresh(name or self.wanted)
+        try:
+            node = Node(name, op, tuple(names), dict(attributes or {}))
+        except SpecError as error:
+            raise UnsupportedError(f"{self.place}: {error}") from None
+        self.add(node, {f"{name}.{key}": array for key, array in (weights or {}).items()})
+        return name
+
+    def out(self, name: str, index: int | None = None, origin: Any = None) -> Tensor:
+        """A named value as (one of) the current node's, compared with what torch computed."""
+        a, b = (self.a, self.b) if index is None else (self.a[index], self.b[index])
+        return self.named(name, a, b, origin)
+
+    def named(self, name: str, a: torch.Tensor, b: torch.Tensor, origin: Any = None) -> Tensor:
+        value = self.values[name]
+        fits = len(value.shape) == a.ndim and value.dtype == self.spec_dtype(a.dtype)
+        for found, expected in zip(value.shape, a.shape, strict=False):
+            fits = fits and (isinstance(found, str) or found == expected)
+        if not fits:
+            raise UnsupportedError(
+                f"{self.place}: {self.wanted} became {value}, where torch has {a.dtype} {tuple(a.shape)}"
+            )
+        return Tensor(name, a, b, origin)
+
+    # --- constants ---------------------------------------------------------------------------------------------------
+
+    def spec_dtype(self, dtype: torch.dtype) -> str:
+        if dtype not in DTYPES:
+            raise UnsupportedError(
+                f"{self.place}: {self.wanted}: {dtype}, expected one of {', '.join(map(str, DTYPES))}"
+            )
+        return DTYPES[dtype]
+
+    def constant(self, array: Any, dtype: str, label: str = "constant") -> str:
+        """The name of a Constant node with this content."""
+        array = np.asarray(array)
+        key = ("constant", dtype, array.shape, array.tobytes())
+        if key not in self._emitted:
+            attributes: dict[str, Any] = {"dtype": dtype, "shape": array.shape}
+            finite = array.dtype.kind != "f" or np.isfinite(array).all()
+            inline = finite and (array.size <= MAX_INLINE if dtype != "float" else array.ndim == 0)
+            if inline and dtype == "float":
+                attributes["value"] = (float(array),)
+            elif inline:
+                attributes["value"] = tuple(array.reshape(-1).tolist())
+            self._emitted[key] = self.emit(
+                "Constant", (), attributes, {} if inline else {"value": np.array(array, order="C")}, label
+            )
+        return self._emitted[key]
+
+    def name_of(self, tensor: Tensor) -> str:
+        """The value's name; a constant becomes a node now."""
+        if tensor.name is None:
+            tensor.name = self.constant(array_of(tensor.a), self.spec_dtype(tensor.dtype), tensor.label)
+        return tensor.name
+
+    # --- sizes -------------------------------------------------------------------------------------------------------
+
+    def dim(self, tensor: Tensor, axis: int) -> int | Size:
+        """The size of one dimension: a number where both traces agree."""
+        axis = tensor.axis(axis)
+        a, b = tensor.a.shape[axis], tensor.b.shape[axis]
+        return a if a == b else self._remember(Size(a, b, ("dim", tensor, axis)))
+
+    def shape(self, tensor: Tensor) -> tuple[int | Size, ...]:
+        return tuple(self.dim(tensor, axis) for axis in range(tensor.ndim))
+
+    def _remember(self, size: Size) -> Size:
+        self.sizes.append(size)
+        return size
+
+    def compute(self, name: str, *operands: Any) -> Any:
+        """Arithmetic on numbers and sizes, by the name of Python's operator."""
+        if name not in ARITHMETIC:
+            raise UnsupportedError(f"{self.place}: {name} of a size, expected one of {', '.join(ARITHMETIC)}")
+        function = ARITHMETIC[name]
+        if len(operands) > 2:
+            return self.compute(name, self.compute(name, *operands[:-1]), operands[-1])
+        a = function(*(item.a if isinstance(item, Size) else item for item in operands))
+        b = function(*(item.b if isinstance(item, Size) else item for item in operands))
+        data = any(isinstance(item, Size) and _reads_data(item) for item in operands)
+        return a if a == b and not data else self._remember(Size(a, b, (name, *operands)))
+
+    def size_like(self, a: int, b: int) -> Size:
+        """The size that is a in the first trace and b in the second: one seen before, or a little beside one."""
+        for size in self.sizes:
+            if (size.a, size.b) == (a, b) and not _reads_data(size):
+                return size
+        for size in list(self.sizes):
+            if _reads_data(size) or not isinstance(size.a, int):
+                continue
+            if size.a - a == size.b - b:
+                return self.compute("add", size, a - size.a)
+            if size.a and size.b and a % size.a == 0 and b % size.b == 0 and a // size.a == b // size.b:
+                return self.compute("mul", size, a // size.a)
+        raise UnsupportedError(
+            f"{self.place}: {self.wanted}: a number that was {a} and {b} for inputs of two sizes, expected x.size() "
+            "and arithmetic on it"
+        )
+
+    def size_value(self, size: Any) -> str:
+        """The name of a value (1,) that holds a number or a size."""
+        if not isinstance(size, Size):
+            dtype = "float" if isinstance(size, float) else "int64"
+            return self.constant(np.array([size], np.float64 if dtype == "float" else np.int64), dtype, "number")
+        key = _size_key(size)
+        if key in self._emitted:
+            return self._emitted[key]
+        kind, *parts = size.recipe
+        if kind == "dim":
+            found = self.emit("Shape", [parts[0]], {"start": parts[1], "end": parts[1] + 1}, name="size")
+        elif kind == "item":
+            found = self.emit("Reshape", [parts[0]], {"shape": (1,)}, name="item")
+            if self.values[found].dtype != ("float" if isinstance(size.a, float) else "int64"):
+                found = self.emit("Cast", [found], {"to": "int64"}, name="item")
+        else:
+            found = self._size_arithmetic(kind, parts)
+        self._emitted[key] = found
+        return found
+
+    def _size_arithmetic(self, kind: str, parts: Sequence[Any]) -> str:
+        names = [self.size_value(part) for part in parts]
+        floats = kind == "truediv" or any(self.values[name].dtype == "float" for name in names)
+        if floats:
+            names = [
+                name if self.values[name].dtype == "float" else self.emit("Cast", [name], {"to": "float"}, name="size")
+                for name in names
+            ]
+        if kind == "truediv":
+            return self.emit("Div", names, name="size")
+        if kind == "neg":
+            return self.emit("Neg", names, name="size")
+        if kind == "floordiv" and floats:
+            return self.emit("Floor", [self.emit("Div", names, name="size")], name="size")
+        if kind == "floordiv":
+            rest = self.emit("Mod", names, name="size")
+            return self.emit("Div", [self.emit("Sub", [names[0], rest], name="size"), names[1]], name="size")
+        return self.emit(SIZE_OPS[kind], names, name="size")
+
+    def scalar(self, size: Any) -> str:
+        """The name of a value of rank 0 that holds a number or a size."""
+        if not isinstance(size, Size):
+            dtype = "bool" if isinstance(size, bool) else "float" if isinstance(size, float) else "int64"
+            return self.constant(np.array(size), dtype, "number")
+        key = ("scalar", _size_key(size))
+        if key not in self._emitted:
+            self._emitted[key] = self.emit("Squeeze", [self.size_value(size)], {"axes": (0,)}, name="size")
+        return self._emitted[key]
+
+    def parameter(self, op_inputs: list[Any], name: str, sizes: Sequence[Any], position: int) -> dict[str, Any]:
+        """A list of sizes for an op's parameter: an attribute where all are numbers, else an input that is appended."""
+        if not any(isinstance(size, Size) for size in sizes):
+            return {name: tuple(int(size) for size in sizes)}
+        while len(op_inputs) < position:
+            op_inputs.append("")
+        parts = [self.size_value(size) for size in sizes]
+        op_inputs.append(parts[0] if len(parts) == 1 else self.emit("Concat", parts, {"axis": 0}, name="sizes"))
+        return {}
+
+    # --- tensors in the dtype and shape that an op needs -----------------------------------------------------------
+
+    def cast(self, item: Any, dtype: torch.dtype) -> str:
+        """The name of a tensor, number or size as a value of a dtype."""
+        wanted = self.spec_dtype(dtype)
+        if isinstance(item, (bool, int, float)):
+            plain = {"float": float, "bool": bool}.get(wanted, int)(item)
+            kind = np.float64 if wanted == "float" else np.dtype(wanted)
+            return self.constant(np.array(plain, kind), wanted, "number")
+        name = self.scalar(item) if isinstance(item, Size) else self.name_of(self.tensor(item))
+        if self.values[name].dtype == wanted:
+            return name
+        return self.emit("Cast", [name], {"to": wanted}, name=f"{self.wanted}_cast")
+
+    def tensor(self, item: Any) -> Tensor:
+        """The argument, which has to be a tensor."""
+        if isinstance(item, Packed):
+            raise UnsupportedError(
+                f"{self.place}: {self.wanted} of a PackedSequence, expected a recurrent module or pad_packed_sequence"
+            )
+        if not isinstance(item, Tensor):
+            raise UnsupportedError(f"{self.place}: {self.wanted}: {type(item).__name__}, expected a tensor")
+        return item
+
+    def reshaped(self, x: Any, sizes: Sequence[Any], name: str | None = None, of: Tensor | None = None) -> str:
+        """A Reshape to numbers and sizes, one of which may be -1; sizes of ``of`` at the same place stay."""
+        wanted = list(sizes)
+        shape = self.shape(of) if of is not None else ()
+        for place, size in enumerate(wanted[: len(shape)]):
+            if isinstance(size, Size) and isinstance(shape[place], Size) and _same(size, shape[place]):
+                wanted[place] = 0
+        unknown = [place for place, size in enumerate(wanted) if isinstance(size, Size)]
+        if len(unknown) == 1 and -1 not in wanted:
+            wanted[unknown[0]] = -1
+        inputs = [x]
+        if any(isinstance(size, Size) for size in wanted):
+            wanted = [
+                shape[place] if size == 0 and not isinstance(size, Size) else size for place, size in enumerate(wanted)
+            ]
+        attributes = self.parameter(inputs, "shape", wanted, 1)
+        return self.emit("Reshape", inputs, attributes, name=name)
+
+    # --- the graph of torch.fx ---------------------------------------------------------------------------------------
+
+    def run(self, lower: Callable[[Lowering, fx.Node, list[Any], dict[str, Any]], Any]) -> tuple[Any, Any, Any]:
+        """Every node that the output needs, in order. Returns the output's argument, and its values in both traces."""
+        ones, twos = list(self.first.graph.nodes), list(self.second.graph.nodes)
+        pairs = self._aligned(_needed(ones), _needed(twos))
+        for one, two in pairs:
+            self.node, self.other, self.place = one, two, self.first.places.get(one, "the module")
+            if one.op == "output":
+                return self.pair(one.args[0], two.args[0]), *(
+                    fx.node.map_aggregate(
+                        node.args[0],
+                        lambda found, traced=traced: traced.values[found] if isinstance(found, fx.Node) else found,
+                    )
+                    for node, traced in ((one, self.first), (two, self.second))
+                )
+            if one.op == "placeholder":
+                if one not in self.env:
+                    self.env[one] = Tensor(one.target, self.first.values[one], self.second.values[two])
+                    self.shape(self.env[one])
+                continue
+            self.a, self.b = self.first.values[one], self.second.values[two]
+            args = [self.pair(a, b) for a, b in zip(one.args, two.args, strict=True)]
+            kwargs = {key: self.pair(value, two.kwargs[key]) for key, value in one.kwargs.items()}
+            folded = self._folded(one, args, kwargs)
+            try:
+                self.env[one] = lower(self, one, args, kwargs) if folded is None else folded[0]
+            except RnncoreError:
+                raise
+            except TypeError as error:
+                raise UnsupportedError(
+                    f"{self.place}: {self.wanted}: arguments that are not accepted: {error}"
+                ) from error
+            _mark_static(self.env[one], all_static(args) and all_static(list(kwargs.values())))
+        raise AssertionError("no output")
+
+    def _aligned(self, ones: list[fx.Node], twos: list[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
+        pairs = list(zip(ones, twos, strict=False))
+        for one, two in pairs:
+            if (one.op, str(one.target)) != (two.op, str(two.target)) or len(one.args) != len(two.args):
+                raise UnsupportedError(
+                    f"{self.first.places.get(one, 'the module')}: {one.name} is not called for inputs of another size "
+                    f"({two.name} is, at {self.second.places.get(two, 'the module')}): a loop over a size, or a "
+                    "branch on one, that is no loop of cells"
+                )
+        if len(ones) != len(twos):
+            longer, traced = (ones, self.first) if len(ones) > len(twos) else (twos, self.second)
+            extra = longer[len(pairs)]
+            raise UnsupportedError(f"{traced.places.get(extra, 'the module')}: {extra.name}: a loop over a size")
+        return pairs
+
+    def pair(self, a: Any, b: Any) -> Any:
+        """An argument of both traces as one: numbers that differ become sizes."""
+        if isinstance(a, fx.Node):
+            return self.env[a]
+        if isinstance(a, slice):
+            return slice(*(self.pair(getattr(a, key), getattr(b, key)) for key in ("start", "stop", "step")))
+        if isinstance(a, (tuple, list)):
+            if len(a) != len(b):
+                raise UnsupportedError(
+                    f"{self.place}: {self.wanted}: {len(a)} tensors for one size of the input, {len(b)} for another"
+                )
+            return (
+                type(a)(self.pair(x, y) for x, y in zip(a, b, strict=True))
+                if type(a) in (tuple, list)
+                else [self.pair(x, y) for x, y in zip(a, b, strict=True)]
+            )
+        if isinstance(a, dict):
+            return {key: self.pair(value, b[key]) for key, value in a.items()}
+        if isinstance(a, int) and not isinstance(a, bool) and a != b:
+            return self.size_like(a, b)
+        if isinstance(a, (float, bool, str)) and a != b:
+            raise UnsupportedError(f"{self.place}: {self.wanted}: {a} for one size of the input, {b} for another")
+        return a
+
+    def _folded(self, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any] | None:
+        """What depends on nothing that the model is given, as it is."""
+        if one.op == "get_attr":
+            return (
+                Tensor(None, self.a, self.b, label=str(one.target), constant=True, static=True)
+                if isinstance(self.a, torch.Tensor)
+                else self.a,
+            )
+        plain = isinstance(self.a, (bool, int, float, str, torch.dtype, torch.device, type(None)))
+        if plain and self.a == self.b and not self.first.tracer.depends_on_data(one):
+            return (self.a,)
+        if one.op == "call_module" and not _is_plain(args, kwargs):
+            return None
+        if isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b):
+            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True),)
+        return None
+
+
+def _needed(nodes: list[fx.Node]) -> list[fx.Node]:
+    """The nodes that the output needs, in order."""
+    needed = {nodes[-1]}
+    for node in reversed(nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return [node for node in nodes if node in needed]
+
+
+def _is_plain(*found: Any) -> bool:
+    """Whether nothing in the arguments is a value of the graph or a size."""
+    for item in found:
+        if isinstance(item, (Size, Packed)) or (isinstance(item, Tensor) and not item.constant):
+            return False
+        if isinstance(item, (tuple, list)) and not _is_plain(*item):
+            return False
+        if isinstance(item, dict) and not _is_plain(*item.values()):
+            return False
+        if isinstance(item, slice) and not _is_plain(item.start, item.stop, item.step):
+            return False
+    return True
+
+
+def all_static(found: Sequence[Any]) -> bool:
+    """Whether no argument is a value that the model's inputs decide."""
+    for item in found:
+        if isinstance(item, Packed) or (isinstance(item, Tensor) and not item.static):
+            return False
+        if isinstance(item, (tuple, list)) and not all_static(item):
+            return False
+        if isinstance(item, Size) and _reads_data(item):
+            return False
+    return True
+
+
+def _reads_data(size: Size) -> bool:
+    """Whether a number comes out of a tensor, and not out of shapes alone."""
+    kind, *parts = size.recipe
+    return kind == "item" or any(isinstance(part, Size) and _reads_data(part) for part in parts)
+
+
+def _mark_static(found: Any, static: bool) -> None:
+    if isinstance(found, Tensor) and static:
+        found.static = True
+    elif isinstance(found, (tuple, list)):
+        for item in found:
+            _mark_static(item, static)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _size_key(size: Any) -> Any:
+    if not isinstance(size, Size):
+        return size
+    kind, *parts = size.recipe
+    if kind in ("dim", "item"):
+        return (kind, id(parts[0]), *parts[1:])
+    return (kind, *map(_size_key, parts))
+
+
+def _same(a: Size, b: Size) -> bool:
+    return (
+        a is b or (_size_key(a) == _size_key(b)) or ((a.a, a.b) == (b.a, b.b) and a.recipe[0] == b.recipe[0] == "dim")
+    )

@@ -1,0 +1,473 @@
+"""Tracing a PyTorch module by torch.fx with an example: every value of the graph is also computed as it is recorded.
+
+    traced = trace(module, arguments)     # arguments: the forward's, with tensors
+    traced.graph                          # torch.fx nodes, modules of torch.nn as leaves
+    traced.values[node]                   # what the module computes there for the example
+
+Knowing the values, sizes can be asked for, unpacked and counted with; a loop over them is written out, and a branch
+on them goes the example's way and is remembered. A branch on data has no answer: UnsupportedError names its line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx import _symbolic_trace
+from torch.nn.utils import rnn
+from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
+
+from rnncore.errors import RnncoreError, UnsupportedError
+
+__all__ = ["Traced", "place_of", "trace"]
+
+PACKING = tuple(getattr(rnn, name) for name in rnn.__all__ if inspect.isfunction(getattr(rnn, name, None)))
+"""Functions of torch.nn.utils.rnn, which look into tensors and are therefore recorded as they are called."""
+
+FACTORIES = tuple(
+    getattr(torch, name)
+    for name in ("zeros", "ones", "full", "empty", "arange", "tensor", "eye", "linspace", "as_tensor", "scalar_tensor")
+)
+"""Functions that make tensors of sizes, and read them before any proxy is asked."""
+RANDOM = frozenset(("rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "rand_like",
+                    "randn_like", "normal_", "uniform_", "exponential_", "random_", "gumbel_softmax"))  # fmt: skip
+KNOWN = frozenset(("ndim", "dtype", "device", "is_cuda", "is_cpu", "is_sparse", "is_mps", "is_quantized", "layout",
+                   "requires_grad", "is_leaf", "grad_fn", "is_nested", "names", "itemsize"))  # fmt: skip
+"""Attributes of a tensor that no size changes."""
+KNOWN_METHODS = frozenset(("dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "get_device",
+                           "type", "element_size", "stride", "data_ptr", "is_pinned", "is_signed"))  # fmt: skip
+LEAVING = frozenset(("tolist", "numpy", "__array__", "__int__", "__float__"))
+HERE = (os.path.dirname(os.path.abspath(__file__)) + os.sep, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep)
+
+
+@dataclass
+class Traced:
+    """What trace found.
+
+    graph, values   torch.fx's graph, and the value of each node for the example
+    places          the user's line of each node, "FILE:LINE"; stacks all lines that led there
+    decisions       place -> what a branch on sizes decided, in order
+    """
+
+    graph: fx.Graph
+    values: dict[fx.Node, Any]
+    places: dict[fx.Node, str] = field(default_factory=dict)
+    stacks: dict[fx.Node, tuple] = field(default_factory=dict)
+    decisions: list[tuple[str, bool]] = field(default_factory=list)
+    tracer: Any = None
+
+
+def place_of(frames: Iterator[tuple[str, int]]) -> str:
+    """ "FILE:LINE" of the innermost frame; the file as it is imported."""
+    found = next(iter(frames), None)
+    return "the module" if found is None else f"{found[0]}:{found[1]}"
+
+
+def users_frames() -> list[tuple[str, int]]:
+    """(file, line) of the frames on the stack that belong neither to torch nor to the exporter, innermost first."""
+    frame, found = sys._getframe(1), []
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(HERE) and not frame.f_code.co_filename.startswith("<"):
+            found.append((frame.f_code.co_filename, frame.f_lineno))
+        frame = frame.f_back
+    return found
+
+
+class _Proxy(fx.Proxy):
+    """A recorded value that knows what it is for the example."""
+
+    @property
+    def _value(self) -> Any:
+        return self.tracer.values[self.node]
+
+    @property
+    def __class__(self):
+        return type(self._value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)
+        value = self._value
+        if name in KNOWN:
+            return getattr(value, name)
+        if isinstance(value, torch.Tensor):
+            if name == "shape":
+                return self._sizes()
+            if name in KNOWN_METHODS:
+                return getattr(value, name)
+            if name == "size":
+                return lambda dim=None: self._sizes() if dim is None else self._size(dim)
+            if name == "data" or name == "H" or name == "mH":
+                return self if name == "data" else self.transpose(-2, -1)
+        if not hasattr(value, name):
+            raise AttributeError(f"{type(value).__name__!r} object has no attribute {name!r}")
+        return _Attribute(self, name)
+
+    def _size(self, dim: int) -> Any:
+        return self.tracer.create_proxy("call_method", "size", (self, int(dim)), {})
+
+    def _sizes(self) -> tuple[Any, ...]:
+        return tuple(self._size(dim) for dim in range(self._value.ndim))
+
+    def __iter__(self) -> Iterator[Any]:
+        value = self._value
+        if isinstance(value, dict):
+            return iter(value)
+        if not isinstance(value, (torch.Tensor, tuple, list)):
+            raise TypeError(f"cannot iterate over {type(value).__name__}")
+        return (self[i] for i in range(len(value)))
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def _plain(self, what: str) -> Any:
+        """A number that only sizes decide."""
+        if isinstance(self._value, torch.Tensor) or self.tracer.depends_on_data(self.node):
+            raise self.tracer.refusal(f"{what} of a tensor's content, which only an input decides")
+        return self._value
+
+    def __index__(self) -> int:
+        return operator.index(self._plain("an integer"))
+
+    def __int__(self) -> int:
+        return int(self._plain("an integer"))
+
+    def __float__(self) -> float:
+        return float(self._plain("a number"))
+
+    def __bool__(self) -> bool:
+        return self.tracer.decide(bool(self._plain("a condition")))
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._plain("a condition")
+
+    def __setitem__(self, index: Any, item: Any) -> None:
+        self.node = self.tracer.create_proxy("call_function", _setitem, (self, index, item), {}).node
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class _Attribute(_Proxy):
+    """An attribute of a recorded value; recorded only where it is not called."""
+
+    def __init__(self, root: _Proxy, attr: str):
+        self.root, self.attr, self.tracer, self._node = root, attr, root.tracer, None
+
+    @property
+    def node(self) -> fx.Node:
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+        return self._node
+
+    @node.setter
+    def node(self, node: fx.Node) -> None:
+        self._node = node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+def _setitem(x: torch.Tensor, index: Any, item: Any) -> torch.Tensor:
+    """x with item at index, as a value of its own."""
+    x = x.clone()
+    x[index] = item
+    return x
+
+
+_setitem.__name__ = "setitem"
+
+
+class _Calls(TorchFunctionMode):
+    """Records calls that reach no proxy by themselves: factories, and tensors that meet sizes."""
+
+    def __init__(self, tracer: _Tracer):
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", str(function))
+        if self.tracer.evaluating:
+            return function(*args, **kwargs)
+        if name in RANDOM:
+            raise self.tracer.refusal(f"{name}, which is random, expected the same result in every call")
+        recorded = function in FACTORIES or _has_proxy((args, kwargs))
+        if not recorded or name in ("__get__", "__set__"):
+            return function(*args, **kwargs)
+        if is_tensor_method_or_property(function):
+            return self.tracer.create_proxy("call_method", name, args, kwargs)
+        return self.tracer.create_proxy("call_function", function, args, kwargs)
+
+
+def _has_proxy(found: Any) -> bool:
+    if issubclass(type(found), fx.Proxy):
+        return True
+    if type(found) in (tuple, list, torch.Size):
+        return any(map(_has_proxy, found))
+    if type(found) is dict:
+        return any(map(_has_proxy, found.values()))
+    return type(found) is slice and any(map(_has_proxy, (found.start, found.stop, found.step)))
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, arguments: inspect.BoundArguments, names: Mapping[int, str]):
+        super().__init__(autowrap_functions=(*PACKING, *FACTORIES))
+        self.arguments, self.names = arguments, names
+        self.evaluating = False
+        self.values: dict[fx.Node, Any] = {}
+        self.places: dict[fx.Node, str] = {}
+        self.stacks: dict[fx.Node, tuple] = {}
+        self.decisions: list[tuple[str, bool]] = []
+        self.depth = 0
+
+    # --- what torch.fx asks -------------------------------------------------------------------------------------
+
+    def proxy(self, node: fx.Node) -> _Proxy:
+        return _Proxy(node, self)
+
+    def create_args_for_root(self, root_fn, is_module, concrete_args=None):
+        """The forward's own arguments, each tensor in them a placeholder."""
+        return self._call_root, []
+
+    def _call_root(self) -> Any:
+        def placeholder(found: Any) -> Any:
+            if isinstance(found, torch.Tensor):
+                proxy = super(_Tracer, self).create_proxy("placeholder", self.names[id(found)], (), {})
+                self.values[proxy.node] = found
+                self.places[proxy.node], self.stacks[proxy.node] = "the example", ()
+                return proxy
+            if isinstance(found, tuple) and hasattr(found, "_fields"):
+                return type(found)(*map(placeholder, found))
+            if isinstance(found, (tuple, list)):
+                return type(found)(map(placeholder, found))
+            if isinstance(found, dict):
+                return {key: placeholder(value) for key, value in found.items()}
+            return found
+
+        self.depth = len(users_frames())
+        args, kwargs = placeholder(self.arguments.args), placeholder(self.arguments.kwargs)
+        return type(self.root).forward(self.root, *args, **kwargs)
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """Modules of torch.nn, and subclasses of them that leave their forward alone."""
+        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            return False
+        forward = getattr(type(module), "forward", None)
+        return getattr(forward, "__module__", "").startswith("torch.nn.modules.")
+
+    def call_module(self, module, forward, args, kwargs):
+        if self.evaluating:
+            return forward(*args, **kwargs)
+        return super().call_module(module, forward, args, kwargs)
+
+    def getattr(self, attr, attr_val, parameter_proxy_cache):
+        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_arg(self, a: Any) -> Any:
+        if issubclass(type(a), fx.Proxy):
+            return a.node
+        if isinstance(a, torch.Size):
+            return tuple(a)
+        if isinstance(a, rnn.PackedSequence):
+            raise self.refusal("a PackedSequence of its own, expected pack_padded_sequence of an input")
+        return super().create_arg(a)
+
+    def create_proxy(self, kind, target, args, kwargs, name=None, type_expr=None, proxy_factory_fn=None):
+        if kind == "call_method" and target in LEAVING:
+            raise self.refusal(f"{target}, which leaves torch, expected tensors from input to output")
+        called = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        if kind in ("call_function", "call_method") and called in RANDOM:
+            raise self.refusal(f"{called}, which is random, expected the same result in every call")
+        changed = self._changed_in_place(kind, target, called, args, kwargs)
+        proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
+        node = proxy.node
+        frames = users_frames()
+        frames = frames[: max(len(frames) - self.depth + 1, 1)]
+        self.places[node] = place_of(frames)
+        self.stacks[node] = tuple(frames)
+        try:
+            self.values[node] = self._evaluate(node)
+        except RnncoreError:
+            raise
+        except Exception as error:
+            raise self.refusal(f"{called} fails in torch for the example: {type(error).__name__}: {error}") from error
+        if changed is not None:
+            changed.node = node
+        return proxy
+
+    def _changed_in_place(self, kind, target, called, args, kwargs) -> _Proxy | None:
+        """The proxy whose tensor a call changes, which from then on stands for the result."""
+        inplace = kind == "call_method" and called.endswith("_") and not called.endswith("__")
+        inplace = inplace or (kind == "call_function" and called.endswith("_") and not called.endswith("__"))
+        inplace = inplace or kwargs.get("inplace") is True
+        if kind == "call_module":
+            inplace = getattr(self.root.get_submodule(target), "inplace", False) is True
+        if not inplace or not args:
+            return None
+        if not issubclass(type(args[0]), fx.Proxy):
+            raise self.refusal(f"{called} changes a tensor that is no input, expected {called.rstrip('_')}")
+        return args[0]
+
+    # --- values ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """Calls inside are made, not recorded."""
+        before, self.evaluating = self.evaluating, True
+        try:
+            yield
+        finally:
+            self.evaluating = before
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_aggregate(
+            (node.args, node.kwargs), lambda found: self._value_of(found) if isinstance(found, fx.Node) else found
+        )
+        args = [_thawed(found) for found in args]
+        kwargs = {key: _thawed(found) for key, found in kwargs.items()}
+        with self.plainly():
+            if node.op == "get_attr":
+                found = self.root
+                for part in node.target.split("."):
+                    found = getattr(found, part)
+                return found.detach() if isinstance(found, torch.Tensor) else found
+            if node.op == "call_module":
+                args[:1] = [x.clone() if isinstance(x, torch.Tensor) else x for x in args[:1]]
+                return _symbolic_trace._orig_module_call(self.root.get_submodule(node.target), *args, **kwargs)
+            if node.op == "call_method":
+                own, *rest = args
+                if node.target.endswith("_") and isinstance(own, torch.Tensor):
+                    own = own.clone()
+                return getattr(own, node.target)(*rest, **kwargs)
+            if kwargs.get("inplace") is True or getattr(node.target, "__name__", "").endswith("_"):
+                args[:1] = [x.clone() if isinstance(x, torch.Tensor) else x for x in args[:1]]
+            return node.target(*args, **kwargs)
+
+    def _value_of(self, node: fx.Node) -> Any:
+        """A node's value; of a tensor that torch.fx itself has made an attribute, now."""
+        if node not in self.values:
+            self.values[node] = self._evaluate(node)
+        return self.values[node]
+
+    def depends_on_data(self, node: fx.Node) -> bool:
+        """Whether a number was taken out of a tensor, and not from its shape."""
+        if isinstance(self.values[node], torch.Tensor):
+            return True
+        if node.op == "call_method" and node.target in ("size", "numel", "nelement", "dim"):
+            return False
+        return any(self.depends_on_data(found) for found in node.all_input_nodes)
+
+    def decide(self, found: bool) -> bool:
+        self.decisions.append((place_of(iter(users_frames())), found))
+        return found
+
+    def refusal(self, what: str) -> UnsupportedError:
+        return UnsupportedError(f"{place_of(iter(users_frames()))}: {what}")
+
+
+def _thawed(found: Any) -> Any:
+    """Lists and dicts as torch expects them, instead of torch.fx's own."""
+    if isinstance(found, list):
+        return [_thawed(item) for item in found]
+    if type(found) is tuple:
+        return tuple(map(_thawed, found))
+    return {key: _thawed(item) for key, item in found.items()} if isinstance(found, dict) else found
+
+
+@contextmanager
+def _recorded_by_name(tracer: _Tracer) -> Iterator[None]:
+    """Functions called by their full name, as in torch.nn.utils.rnn, are recorded too; restored afterwards."""
+
+    def recording(function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            if tracer.evaluating:
+                return function(*args, **kwargs)
+            return tracer.create_proxy("call_function", function, args, kwargs)
+
+        return call
+
+    homes = [*((rnn, function) for function in PACKING), *((torch, function) for function in FACTORIES)]
+    try:
+        for home, function in homes:
+            setattr(home, function.__name__, recording(function))
+        yield
+    finally:
+        for home, function in homes:
+            setattr(home, function.__name__, function)
+
+
+@contextmanager
+def _attributes_restored(module: nn.Module) -> Iterator[Callable[[], str | None]]:
+    """Every module has its own attributes again afterwards. Gives a function that names the first changed one."""
+    parts = dict(module.named_modules())
+    tables = ("_parameters", "_buffers", "_modules")
+    kept = {
+        name: (dict(part.__dict__), {table: dict(part.__dict__[table]) for table in tables})
+        for name, part in parts.items()
+    }
+
+    def changed() -> str | None:
+        for name, part in parts.items():
+            for key, value in part.__dict__.items():
+                if key not in tables and _has_proxy(value) and kept[name][0].get(key) is not value:
+                    return f"{name}.{key}" if name else key
+            for table in tables:
+                for key, value in part.__dict__[table].items():
+                    if _has_proxy(value):
+                        return f"{name}.{key}" if name else key
+        return None
+
+    try:
+        yield changed
+    finally:
+        for name, part in parts.items():
+            attributes, inner = kept[name]
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+            for table in tables:
+                part.__dict__[table].clear()
+                part.__dict__[table].update(inner[table])
+
+
+def trace(module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[int, str]) -> Traced:
+    """The graph of a module in evaluation mode, called with arguments; names gives a placeholder's, by tensor's id.
+
+    Raises UnsupportedError with the line of the module's code that cannot be recorded.
+    """
+    tracer = _Tracer(arguments, names)
+    try:
+        with _attributes_restored(module) as changed, _recorded_by_name(tracer), _Calls(tracer), torch.no_grad():
+            graph = tracer.trace(module)
+            for node in graph.nodes:
+                if node.op != "output":
+                    tracer._value_of(node)
+            state = changed()
+    except RnncoreError:
+        raise
+    except Exception as error:
+        where = place_of(
+            (frame.filename, frame.lineno)
+            for frame in reversed(traceback.extract_tb(error.__traceback__))
+            if not frame.filename.startswith((*HERE, "<"))
+        )
+        raise UnsupportedError(
+            f"{where}: cannot be traced ({type(error).__name__}: {error}), expected tensor code whose path depends "
+            "on sizes only"
+        ) from error
+    if state is not None:
+        raise UnsupportedError(
+            f"module: keeps a value from call to call in {state!r}, expected it as an argument and a result of forward"
+        )
+    return Traced(graph, tracer.values, tracer.places, tracer.stacks, tracer.decisions, tracer)

@@ -1,0 +1,76 @@
+"""GraphFormat: a file format whose files hold the network beside its weights; Listing: what stands in such a file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rnncore.formats.checkpoint import Checkpoint
+from rnncore.formats.native import NativeFile
+
+__all__ = ["GraphFormat", "ListedNode", "Listing"]
+
+
+@dataclass(frozen=True)
+class ListedNode:
+    """One node (or layer) of a file as the file has it.
+
+    place    where it stands: "graph.node[17]", "config.layers[3]"
+    name     its own name; may be empty
+    kind     its type: "LSTM", "Bidirectional"
+    reads    what it reads, by the file's names
+    options  its attributes, as text
+    problem  why rnncore does not run it; None where it does
+    """
+
+    place: str
+    name: str
+    kind: str
+    reads: tuple[str, ...] = ()
+    options: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a graph file holds, whether or not rnncore can run it: for ``rnncore inspect``.
+
+    facts    what the file says of itself, in order: "opset" -> "17"
+    inputs   name -> dtype and shape as text;  outputs  likewise
+    problem  what keeps the file from being loaded, where it is no single node's
+    """
+
+    path: str
+    format: str
+    nodes: tuple[ListedNode, ...]
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class GraphFormat:
+    """One format of graph files: how to recognise it by its first bytes or, in a zip archive, by its members.
+
+    module  of rnncore.formats, imported when such a file is first met, since most need an extra. It has
+
+            read(cursor[, archive]) -> NativeFile, or a Checkpoint where this file has tensors only
+            listing(cursor[, archive]) -> Listing, also of a file that read refuses with UnsupportedError
+    """
+
+    name: str
+    module: str
+    by_head: Callable[[bytes], bool] | None = None
+    by_members: Callable[[Iterable[str]], bool] | None = None
+
+    def read(self, *opened: Any) -> NativeFile | Checkpoint:
+        return self._module().read(*opened)
+
+    def listing(self, *opened: Any) -> Listing:
+        return self._module().listing(*opened)
+
+    def _module(self) -> Any:
+        return importlib.import_module(f"rnncore.formats.{self.module}")

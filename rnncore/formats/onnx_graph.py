@@ -1,0 +1,758 @@
+"""An OnnxGraph -> nodes of a Spec and their weights.
+
+Each node is brought into the vocabulary of the newest opset (onnx_versions), folded where all that it reads is
+constant, and becomes a node of rnncore.ops under the same name, so that there is little to say here: what is constant
+stands in an attribute where the op has one for it, else in a Constant node; products with constants own them (Linear,
+Embedding, Conv). Recurrent nodes are in onnx_recurrent, If, Loop and Scan in onnx_control; what exporters put around
+recurrent nodes is taken out again by rnncore.passes.
+
+What a name of the file stands for is a Known array, the name of a value of the Spec, or a Layers: the sequence of a
+recurrent node whose axes of directions has not been written out yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
+from rnncore.formats._cursor import shown
+from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
+from rnncore.formats.onnx_versions import newest
+from rnncore.ops import OPS, UNKNOWN, Value
+from rnncore.passes import simplify
+from rnncore.spec import Input, Node, Spec
+
+__all__ = ["Known", "Layers", "Lowering", "Shared", "is_supported"]
+
+# Ops of rnncore.ops that have the name and the meaning of an op of ai.onnx's newest opset.
+_SAME = """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh Attention AveragePool BatchNormalization BitShift
+    BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow Cast CastLike Ceil Celu CenterCropPad Clip Col2Im
+    Compress Concat ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumProd CumSum DFT DeformConv
+    DepthToSpace DequantizeLinear Det Div DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten
+    Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
+    GreaterOrEqual GridSample GroupNormalization HammingWindow HannWindow HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax
+    LpNormalization LpPool MatMul MatMulInteger Max MaxPool MaxUnpool Mean MeanVarianceNormalization MelWeightMatrix
+    Min Mish Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear
+    RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RotaryEmbedding Round STFT
+    ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign
+    SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unique
+    Unsqueeze Where Xor
+"""
+SAME = frozenset(_SAME.split())
+CONTRIBUTED = frozenset({"DynamicQuantizeLSTM"})  # of com.microsoft
+CONVERTED = frozenset({"Constant", "Dropout", "Scatter", "Upsample"})
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
+CONTROL = frozenset({"If", "Loop", "Scan"})
+
+# Attributes that say nothing at inference: dropped where the op has none of that name.
+INERT = {"momentum": None, "stash_type": 1, "seed": None, "training_mode": 0}
+DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
+FILE_DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+    11: "float64", 12: "uint32", 13: "uint64", 16: "float32",
+}  # fmt: skip
+
+MAX_LIST = 4096  # numbers in an attribute; more are a Constant
+SMALL = 64  # elements of a Constant that stand in its attribute, where shapes can be followed through them
+MAX_FOLDED = 64 << 20  # bytes that all folded constants of a file may have
+MAX_WORK = 1 << 27  # elements that folding may touch
+MAX_CONSTANT = 1 << 30  # bytes that a value may have whose shape the file alone determines
+# What depends on contents has fewer elements than its input has, times the rank.
+DATA_DEPENDENT = frozenset({"NonZero", "Compress", "Unique"})
+NOT_FOLDED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DFT", "STFT", "DynamicQuantizeLSTM"})
+
+
+@dataclass(frozen=True)
+class Known:
+    """A constant, in the dtype that the file has."""
+
+    array: np.ndarray
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The sequence of a recurrent node as ONNX has it, with an axis of directions, which the Spec's value has not.
+
+    base    the Spec's value, (T, B, D*H) or (B, T, D*H)
+    axes    what stands on each axis, in order: letters of T, B, D, H
+    order   the letters of the base: "TB" or "BT"
+    """
+
+    base: str
+    axes: str
+    order: str
+    directions: int
+    hidden: int
+
+
+class Shared:
+    """What a graph and the graphs inside it have in common.
+
+    dtypes    the file's floating types -> the Spec's
+    problems  None, or a list to collect what is not supported instead of raising it
+    """
+
+    def __init__(self, path: str, dtypes: Mapping[str, str], floating: str, problems: list | None = None):
+        self.path, self.dtypes, self.floating = path, dtypes, np.dtype(floating)
+        self.problems = problems
+        self.folded = 0
+        self.work = 0
+
+    def dtype(self, file_dtype: str) -> str:
+        return self.dtypes.get(file_dtype, file_dtype)
+
+
+class Missing(FormatError):
+    """A value that no node gave: where problems are collected, because it is not supported."""
+
+
+def is_supported(node: OnnxNode) -> bool:
+    """Whether ops of this type are known at all."""
+    if node.domain == "com.microsoft":
+        return node.op in CONTRIBUTED and node.op in OPS
+    known = node.op in CONVERTED | RECURRENT | CONTROL or (node.op in SAME and node.op in OPS)
+    return not node.domain and known
+
+
+class Lowering:
+    """The nodes of one graph, growing. ``parent`` is that of the graph around it."""
+
+    def __init__(self, graph: OnnxGraph, shared: Shared, parent: Lowering | None = None):
+        self.graph, self.shared, self.parent = graph, shared, parent
+        self.entries: dict[str, Known | Layers | str] = {}
+        self.values: dict[str, Value] = {}
+        self.nodes: list[Any] = []
+        self.weights: dict[str, np.ndarray] = {}
+        self.inputs: list[Input] = []
+        self.captures: dict[str, str] = {}  # the value of the parent -> the input that stands for it here
+        self.zeros: set[str] = set()  # values that are zero everywhere
+        self.sources: dict[str, str] = {}  # a value that was cast -> the one it was cast from
+        self.written: dict[tuple, str] = {}  # what was made once: constants, written out sequences
+        self.products: dict[str, int] = {}  # Linear nodes without bias -> their places in nodes
+        self.uses = _uses(graph)
+        self.taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+        self.given = {value.name for value in graph.outputs}
+
+    # --- names and values ------------------------------------------------------------------------------------------
+
+    def error(self, node: OnnxNode, message: str, kind: type[RnncoreError] = UnsupportedError) -> RnncoreError:
+        return kind(f"{self.shared.path}: {node}: {message}")
+
+    def fresh(self, wanted: str) -> str:
+        """A name for a node that nothing has, as near to the one wanted as possible."""
+        if not wanted or not wanted.isprintable() or len(wanted) > 200 or wanted.startswith("outer."):
+            wanted = "value"
+        name, count = wanted, 1
+        while name in self.taken or name in self.values:
+            count += 1
+            name = f"{wanted}_{count}"
+        self.taken.add(name)
+        return name
+
+    def fresh_input(self, wanted: str) -> str:
+        """A name for an input of a branch: its own where that can be."""
+        plain = wanted.isprintable() and len(wanted) <= 200 and not wanted.startswith("outer.")
+        return wanted if plain and wanted not in self.values else self.fresh(wanted)
+
+    def node_name(self, node: OnnxNode, count: int = 1) -> str:
+        """The name of the node that gives a node's outputs: that of the only output, or of the node itself."""
+        output = next((name for name in node.outputs if name), "")
+        if count == 1 and output in self.given and output not in self.values and output.isprintable():
+            return output  # kept for it
+        return self.fresh(output if count == 1 else node.name or output)
+
+    def add(self, node: Any) -> None:
+        """Append a node to the Spec and infer its values."""
+        found = node.infer(self.values)
+        clash = [name for name in found if name in self.values]
+        if clash:
+            raise SpecError(f"the name {clash[0]!r} stands for two values")
+        self.values.update(found)
+        self.taken.update(found)
+        self.nodes.append(node)
+
+    def emit(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Append an op of one output under a fresh name; returns that name."""
+        name = self.fresh(name)
+        self.add(Node(name, op, tuple(inputs), attributes))
+        return name
+
+    def lookup(self, name: str) -> Known | Layers | str:
+        """What a name of the file stands for, here or in the graphs around."""
+        found = self.entries.get(name)
+        if found is not None:
+            return found
+        if self.parent is None:
+            raise Missing(f"{self.shared.path}: {shown(name)!r} is given by no node")
+        outer = self.parent.lookup(name)
+        if isinstance(outer, Known):
+            return outer
+        outer = self.parent.value(name)
+        if outer not in self.captures:
+            inner = f"outer.{outer}"
+            value = self.parent.values[outer]
+            self.add_input(Input(inner, value.dtype, value.shape))
+            self.captures[outer] = inner
+        self.entries[name] = self.captures[outer]
+        return self.captures[outer]
+
+    def add_input(self, entry: Input) -> None:
+        if entry.name in self.values:
+            raise SpecError(f"the name {entry.name!r} stands for two values")
+        self.inputs.append(entry)
+        self.values[entry.name] = entry.value
+        self.taken.add(entry.name)
+
+    def known(self, name: str) -> np.ndarray | None:
+        """The array that a name stands for, if it is constant."""
+        found = self.lookup(name)
+        return found.array if isinstance(found, Known) else None
+
+    def value(self, name: str) -> str:
+        """The Spec's value for a name of the file, made if need be."""
+        found = self.lookup(name)
+        if isinstance(found, Known):
+            return self.constant_node(found.array, name)
+        return self.write_out(found) if isinstance(found, Layers) else found
+
+    def inferred(self, name: str) -> Value:
+        """Dtype and shape of a name of the file."""
+        found = self.lookup(name)
+        if isinstance(found, Known):
+            return Value(self.shared.dtype(found.array.dtype.name), found.array.shape)
+        return self.values[self.value(name)]
+
+    def rank(self, name: str) -> int:
+        return len(self.inferred(name).shape)
+
+    def dtype(self, name: str) -> np.dtype:
+        dtype = self.inferred(name).dtype
+        return self.shared.floating if dtype == "float" else np.dtype(dtype)
+
+    def constant(self, array: np.ndarray) -> str:
+        """A name of the file for a new constant."""
+        name = self.fresh("constant")
+        self.entries[name] = Known(array)
+        return name
+
+    def constant_node(self, array: np.ndarray, name: str = "constant") -> str:
+        """The value of a Constant node, one for each constant."""
+        key = ("constant", name, id(array))
+        if key not in self.written:
+            dtype = self.shared.dtype(array.dtype.name)
+            made = self.fresh(name)
+            attributes: dict[str, Any] = {"dtype": dtype, "shape": array.shape}
+            small = array.ndim <= 1 and array.size <= SMALL and (array.dtype.kind != "f" or np.isfinite(array).all())
+            if small:
+                attributes["value"] = array.item() if array.ndim == 0 else tuple(array.tolist())
+            else:
+                self.weights[f"{made}.value"] = array
+            self.add(Node(made, "Constant", (), attributes))
+            if array.dtype.kind == "f" and not array.any():
+                self.zeros.add(made)
+            self.written[key] = made
+        return self.written[key]
+
+    def write_out(self, found: Layers) -> str:
+        """A recurrent sequence with its axis of directions, as an array."""
+        key = ("layers", found.base, found.axes)
+        if key not in self.written:
+            standing = found.order + "DH"
+            if "D" not in found.axes:
+                name = found.base
+                perm = tuple((found.order + "H").index(axis) for axis in found.axes)
+            elif found.directions == 1:
+                place = standing.index("D")
+                name = self.emit("Unsqueeze", (found.base,), f"{found.base}.directions", axes=(place,))
+                perm = tuple(standing.index(axis) for axis in found.axes)
+            else:
+                shape = (0, 0, found.directions, found.hidden)
+                name = self.emit("Reshape", (found.base,), f"{found.base}.directions", shape=shape)
+                perm = tuple(standing.index(axis) for axis in found.axes)
+            if perm != tuple(range(len(perm))):
+                name = self.emit("Transpose", (name,), f"{found.base}.turned", perm=perm)
+            self.written[key] = name
+        return self.written[key]
+
+    # --- the graph -------------------------------------------------------------------------------------------------
+
+    def define(self, values: Iterable[OnnxValue]) -> None:
+        """The graph's inputs as the Spec's."""
+        for value in values:
+            if not value.name.isprintable() or len(value.name) > 1000:
+                raise FormatError(f"{self.shared.path}: input {shown(value.name)!r}: expected a printable name")
+            if value.shape is None:
+                raise UnsupportedError(
+                    f"{self.shared.path}: input {shown(value.name)!r}: no shape, expected at least its rank"
+                )
+            shape = tuple(self._size(value.name, axis, size) for axis, size in enumerate(value.shape))
+            self.add_input(Input(value.name, self.shared.dtype(value.dtype), shape))
+            self.entries[value.name] = value.name
+
+    @staticmethod
+    def _size(name: str, axis: int, size: int | str | None) -> int | str:
+        plain = isinstance(size, int) or (isinstance(size, str) and size.isprintable() and len(size) <= 200)
+        return size if plain and size != UNKNOWN else f"{name}.{axis}"
+
+    def run(self) -> None:
+        """Lower every node."""
+        self.entries.update({name: Known(array) for name, array in self.graph.constants.items()})
+        for node in self.graph.nodes:
+            self.lower(node)
+
+    def lower(self, node: OnnxNode) -> None:
+        try:
+            self._lower(node)
+        except Missing:
+            if self.shared.problems is None:
+                raise
+        except FormatError:
+            raise
+        except UnsupportedError as error:
+            self._problem(node, error)
+        except SpecError as error:
+            message = str(error)
+            self._problem(node, error if str(node) in message else self.error(node, message, SpecError))
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # an op asked of what it cannot be
+            raise self.error(
+                node, f"contradicts itself: {type(error).__name__}: {shown(str(error))}", FormatError
+            ) from None
+
+    def _problem(self, node: OnnxNode, error: RnncoreError) -> None:
+        if self.shared.problems is None:
+            raise error from None
+        self.shared.problems.append((node, error))
+
+    def _lower(self, node: OnnxNode) -> None:
+        from rnncore.formats import onnx_control, onnx_recurrent, onnx_reference
+
+        if not is_supported(node):
+            if onnx_reference.is_rare(node):
+                onnx_reference.lower(self, node)
+                return
+            known = "an op of onnx_graph.SAME" if not node.domain else f"com.microsoft.{', '.join(CONTRIBUTED)}"
+            message = f"op {shown(node.op)!r} of opset {node.version} is not supported, expected {known}"
+            raise self.error(node, message)
+        if node.version <= 0 and not node.domain:
+            raise self.error(node, "its domain is not among opset_import", FormatError)
+        if node.op == "Constant":
+            self.entries[node.outputs[0]] = Known(_constant(self, node))
+        elif node.op in CONTROL:
+            onnx_control.lower(self, next(newest(node, self)))
+        elif node.op in RECURRENT:
+            onnx_recurrent.lower(self, node)
+        else:
+            for step in newest(node, self):
+                self._step(step)
+
+    def _step(self, node: OnnxNode) -> None:
+        if not node.outputs or not any(node.outputs):
+            raise self.error(node, "no outputs, expected at least one", FormatError)
+        inputs = list(node.inputs)
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        entries = [self.lookup(name) if name else None for name in inputs]
+        attributes = self._attributes(node)
+        if node.op == "Identity" and entries:
+            self.entries[node.outputs[0]] = entries[0]
+        elif all(entry is None or isinstance(entry, Known) for entry in entries) and self._fold(
+            node, attributes, [None if entry is None else entry.array for entry in entries]
+        ):
+            return
+        elif not self._special(node, inputs, entries, attributes):
+            self.generic(node, inputs, attributes)
+
+    def _attributes(self, node: OnnxNode) -> dict[str, Any]:
+        """The attributes as rnncore's ops have them: flags as bool, dtypes by name."""
+        op = OPS[node.op]
+        found: dict[str, Any] = {}
+        for key, value in node.attributes.items():
+            if key not in op.attributes and key in INERT and INERT[key] in (None, value):
+                continue
+            if key in DTYPE_ATTRIBUTES and isinstance(value, int):
+                if value not in FILE_DTYPES:
+                    raise self.error(node, f"attribute {key!r}: element type {value}, expected one of "
+                                     f"{', '.join(dict.fromkeys(FILE_DTYPES.values()))}")  # fmt: skip
+                value = self.shared.dtype(FILE_DTYPES[value])
+            elif node.op == "ConstantOfShape" and key == "value" and isinstance(value, np.ndarray):
+                if value.size != 1:
+                    raise self.error(
+                        node, f"attribute 'value' of shape {value.shape}, expected one element", FormatError
+                    )
+                found["dtype"] = self.shared.dtype(value.dtype.name)
+                value = value.item()
+            elif isinstance(op.attributes.get(key), bool) and value in (0, 1):
+                value = bool(value)
+            elif isinstance(op.attributes.get(key), float) and isinstance(value, int):
+                value = float(value)
+            elif isinstance(value, list):
+                value = tuple(value)
+            if key not in op.attributes or isinstance(value, (np.ndarray, OnnxGraph)):
+                accepted = ", ".join(op.attributes) or "none"
+                raise self.error(node, f"attribute {shown(key)!r} is not supported, expected one of: {accepted}")
+            found[key] = value
+        return found
+
+    def generic(self, node: OnnxNode, inputs: Sequence[str], attributes: dict[str, Any]) -> None:
+        """The same op, its constant parameters as attributes."""
+        op = OPS[node.op]
+        values = list(inputs)
+        for key, position in op.parameters.items():
+            array = self._parameter(inputs[position]) if position < len(inputs) and inputs[position] else None
+            if array is not None and array.ndim <= 1 and array.size <= MAX_LIST and attributes.get(key) is None:
+                array = array.reshape(1) if key == "axes" and array.ndim == 0 else array
+                attributes[key] = array.item() if array.ndim == 0 else tuple(array.tolist())
+                values[position] = ""
+        while values and not values[-1]:
+            values.pop()
+        read = tuple(self.value(name) if name else "" for name in values)
+        self.place(node, node.op, read, attributes)
+
+    def _parameter(self, name: str) -> np.ndarray | None:
+        """A constant, or what is known of shapes alone."""
+        array = self.known(name)
+        if array is not None:
+            return array
+        value = self.inferred(name)
+        if value.data is None or any(isinstance(item, str) for item in value.data):
+            return None
+        return np.array(value.data, value.dtype if value.dtype != "float" else None).reshape(value.shape)
+
+    def place(self, node: OnnxNode, op: str, read: tuple[str, ...], attributes: Mapping[str, Any]) -> str:
+        """Append the Spec's node for a node of the file and name its outputs. Returns the Spec's name."""
+        count = len(OPS[op].names("", {**OPS[op].attributes, **attributes}))
+        name = self.node_name(node, count)
+        made = Node(name, op, read, attributes)
+        self.add(made)
+        for output, value in zip(node.outputs, made.names, strict=False):
+            if output:
+                self.entries[output] = value
+        if any(output and self.uses[output] for output in node.outputs[count:]):
+            raise self.error(node, f"{len(node.outputs)} outputs, expected at most {count}")
+        self._note(made)
+        self._check_size(node, self.values[made.names[0]])
+        return name
+
+    def _note(self, node: Node) -> None:
+        """Whether a new node's value is zero, or another value cast."""
+        first = node.inputs[0] if node.inputs else ""
+        moving = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Expand", "Tile", "Gather", "Identity")
+        if node.op == "ConstantOfShape":
+            zero = not node.attributes["value"]
+        elif node.op == "Concat":
+            zero = all(name in self.zeros for name in node.inputs)
+        else:
+            zero = node.op in (*moving, "Cast", "Split") and first in self.zeros
+        if zero:
+            self.zeros.update(node.names)
+        if node.op == "Cast":
+            self.sources[node.name] = first
+
+    def _check_size(self, node: OnnxNode, value: Value) -> None:
+        """A value whose size the file alone determines may not be larger than any weight has reason to be."""
+        if node.op in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "EyeLike", "Resize", "OneHot"):
+            sizes = [size for size in value.shape if isinstance(size, int)]
+            if len(sizes) == len(value.shape) and math.prod(sizes) * 4 > MAX_CONSTANT:
+                raise self.error(node, f"a value of {math.prod(sizes):,} elements, expected fewer", FormatError)
+
+    # --- what has a form of its own ---------------------------------------------------------------------------------
+
+    def _special(
+        self, node: OnnxNode, inputs: list[str], entries: list[Known | Layers | str | None], attributes: dict[str, Any]
+    ) -> bool:
+        """Lower what is more than the op of the same name; False where it is not."""
+        how = getattr(self, f"_lower_{node.op.lower()}", None)
+        return how is not None and bool(how(node, inputs, entries, attributes))
+
+    def _lower_cast(self, node, inputs, entries, attributes) -> bool:
+        """A cast to the dtype that a value has already is the value."""
+        if isinstance(entries[0], Known) or self.inferred(inputs[0]).dtype != attributes["to"]:
+            return False
+        self.entries[node.outputs[0]] = entries[0]
+        return True
+
+    def _lower_transpose(self, node, inputs, entries, attributes) -> bool:
+        found = entries[0]
+        perm = attributes.get("perm")
+        if not isinstance(found, Layers):
+            return False
+        perm = tuple(range(len(found.axes)))[::-1] if perm is None else perm
+        if sorted(perm) != list(range(len(found.axes))):
+            return False
+        axes = "".join(found.axes[axis] for axis in perm)
+        self.entries[node.outputs[0]] = self._layers(found, axes)
+        return True
+
+    def _lower_squeeze(self, node, inputs, entries, attributes) -> bool:
+        """The axis of directions away, where there is one direction."""
+        found = entries[0]
+        axes = self.known(inputs[1]) if len(inputs) > 1 and inputs[1] else None
+        if not isinstance(found, Layers) or "D" not in found.axes or found.directions != 1 or axes is None:
+            return False
+        if axes.reshape(-1).tolist() not in ([found.axes.index("D")], [found.axes.index("D") - len(found.axes)]):
+            return False
+        self.entries[node.outputs[0]] = self._layers(found, found.axes.replace("D", ""))
+        return True
+
+    def _lower_reshape(self, node, inputs, entries, attributes) -> bool:
+        """The directions beside each other: (..., D, H) to (..., D*H)."""
+        found = entries[0]
+        if not isinstance(found, Layers) or not found.axes.endswith("DH"):
+            return False
+        base = self.values[found.base].shape
+        sizes = dict(zip(found.order, base, strict=False)) | {"D": found.directions, "H": found.hidden}
+        flat = (*(sizes[axis] for axis in found.axes[:2]), found.directions * found.hidden)
+        shape = self.known(inputs[1])
+        followed = self.inferred(inputs[1]).data if shape is None else tuple(shape.reshape(-1).tolist())
+        if followed is None or len(followed) != 3:
+            return False
+        same = [wanted in (0, size) or (wanted == -1) for wanted, size in zip(followed, flat, strict=True)]
+        if attributes.get("allowzero") and 0 in followed:
+            return False
+        if not all(same) or followed.count(-1) > 1 or UNKNOWN in followed:
+            return False
+        axes = found.axes[:2]
+        if axes == found.order:
+            self.entries[node.outputs[0]] = found.base
+        else:
+            self.entries[node.outputs[0]] = self.write_out(
+                Layers(found.base, axes + "H", found.order, found.directions, found.hidden)
+            )
+        return True
+
+    def _layers(self, found: Layers, axes: str) -> Layers | str:
+        """The same sequence with other axes; as a value of the Spec where it is one."""
+        if axes == found.order + "H" and "D" not in axes:
+            return found.base
+        return Layers(found.base, axes, found.order, found.directions, found.hidden)
+
+    def _lower_matmul(self, node, inputs, entries, attributes) -> bool:
+        weight = self._matrix(entries[1])
+        x = self.inferred(inputs[0])
+        if weight is None or x.dtype != "float" or len(x.shape) < 2:
+            return False
+        self._linear(node, self.value(inputs[0]), weight.T, None)
+        return True
+
+    def _lower_gemm(self, node, inputs, entries, attributes) -> bool:
+        weight = self._matrix(entries[1])
+        x = self.inferred(inputs[0])
+        if weight is None or x.dtype != "float" or len(x.shape) != 2 or attributes.get("transA"):
+            return False
+        weight = weight if attributes.get("transB") else weight.T
+        bias = None
+        if len(entries) > 2:
+            bias = entries[2].array if isinstance(entries[2], Known) else None
+            bias = _row(bias, len(weight))
+            if bias is None:
+                return False
+            bias = _scaled(bias, attributes.get("beta", 1.0))
+        self._linear(node, self.value(inputs[0]), _scaled(weight, attributes.get("alpha", 1.0)), bias)
+        return True
+
+    def _matrix(self, entry: Known | Layers | str | None) -> np.ndarray | None:
+        """A constant (rows, columns) of floats that Linear may own."""
+        array = entry.array if isinstance(entry, Known) else None
+        if array is None or array.ndim != 2 or 0 in array.shape or self.shared.dtype(array.dtype.name) != "float":
+            return None
+        return array
+
+    def _linear(self, node: OnnxNode, x: str, weight: np.ndarray, bias: np.ndarray | None) -> None:
+        sizes = {"input_size": weight.shape[1], "output_size": weight.shape[0], "bias": bias is not None}
+        name = self.place(node, "Linear", (x,), sizes)
+        self.weights[f"{name}.weight"] = np.ascontiguousarray(weight)
+        if bias is not None:
+            self.weights[f"{name}.bias"] = bias
+        else:
+            self.products[name] = len(self.nodes) - 1
+
+    def _lower_add(self, node, inputs, entries, attributes) -> bool:
+        """A bias behind a product that nothing else reads is the product's, which takes the name of the sum."""
+        for place in (0, 1):
+            product, other = entries[place], entries[1 - place]
+            index = self.products.get(product) if isinstance(product, str) else None
+            if index is None or not isinstance(other, Known) or self.uses[inputs[place]] != 1:
+                continue
+            made = self.nodes[index]
+            bias = _row(other.array, made.attributes["output_size"], len(self.values[product].shape))
+            if bias is None or self.shared.dtype(bias.dtype.name) != "float":
+                continue
+            weight = self.weights.pop(f"{product}.weight")
+            del self.nodes[index], self.values[product], self.products[product]
+            self.products = {name: at - (at > index) for name, at in self.products.items()}
+            self._linear(node, made.inputs[0], weight, bias)
+            return True
+        return False
+
+    def _lower_gather(self, node, inputs, entries, attributes) -> bool:
+        """Rows of a constant table: an Embedding, whose ids do not count from the end as Gather's do."""
+        table = self._matrix(entries[0])
+        ids = self.inferred(inputs[1])
+        if table is None or attributes.get("axis", 0) not in (0, -2) or isinstance(entries[1], Known):
+            return False
+        name = self.value(inputs[1])
+        if ids.dtype != "int64":
+            name = self.emit("Cast", (name,), f"{node.outputs[0]}.ids", to="int64")
+        rows = len(table)
+        zero, count = (self.constant_node(np.array(size, np.int64), f"{node.outputs[0]}.{what}")
+                       for size, what in ((0, "first"), (rows, "rows")))  # fmt: skip
+        negative = self.emit("Less", (name, zero), f"{node.outputs[0]}.negative")
+        counted = self.emit("Add", (name, count), f"{node.outputs[0]}.from_end")
+        ids_name = self.emit("Where", (negative, counted, name), f"{node.outputs[0]}.row")
+        made = self.place(node, "Embedding", (ids_name,), {"input_size": rows, "output_size": table.shape[1]})
+        self.weights[f"{made}.weight"] = table
+        return True
+
+    def _lower_conv(self, node, inputs, entries, attributes) -> bool:
+        group = attributes.get("group", 1)
+        weight = entries[1].array if len(entries) > 1 and isinstance(entries[1], Known) else None
+        if weight is None or weight.ndim < 3:
+            return False
+        return self._own_kernel(node, inputs, entries, attributes, weight, weight.shape[1] * group, weight.shape[0])
+
+    def _lower_convtranspose(self, node, inputs, entries, attributes) -> bool:
+        group = attributes.get("group", 1)
+        weight = entries[1].array if len(entries) > 1 and isinstance(entries[1], Known) else None
+        if weight is None or weight.ndim < 3:
+            return False
+        return self._own_kernel(node, inputs, entries, attributes, weight, weight.shape[0], weight.shape[1] * group)
+
+    def _own_kernel(self, node, inputs, entries, attributes, weight, channels, filters) -> bool:
+        """A convolution that owns its weights."""
+        bias = entries[2] if len(entries) > 2 else None
+        if self.shared.dtype(weight.dtype.name) != "float" or 0 in weight.shape:
+            return False
+        if bias is not None and not (isinstance(bias, Known) and bias.array.shape == (filters,)):
+            return False
+        found = attributes.get("kernel_shape", weight.shape[2:])
+        if tuple(found) != weight.shape[2:]:
+            raise self.error(node, f"attribute 'kernel_shape'={list(found)}, expected that of its weights, "
+                             f"{list(weight.shape[2:])}", FormatError)  # fmt: skip
+        own = {"input_size": channels, "output_size": filters, "kernel_shape": weight.shape[2:]}
+        name = self.place(node, node.op, (self.value(inputs[0]),), {**attributes, **own, "bias": bias is not None})
+        self.weights[f"{name}.weight"] = weight
+        if bias is not None:
+            self.weights[f"{name}.bias"] = bias.array
+        return True
+
+    # --- folding ---------------------------------------------------------------------------------------------------
+
+    def _fold(self, node: OnnxNode, attributes: Mapping[str, Any], arrays: list[np.ndarray | None]) -> bool:
+        """Compute a node of constants now, within the budgets; False where it stays in the graph."""
+        op = OPS[node.op]
+        if node.op in NOT_FOLDED or not op.arity[0] <= len(arrays) <= op.arity[1]:
+            return False
+        given = [None if array is None else _as_value(self.shared, array) for array in arrays]
+        complete = {**op.attributes, **attributes}
+        absent = [None] * (op.arity[1] - len(given)) if op.optional else []
+        found = op.infer(complete, [*given, *absent])
+        touched = sum(array.size for array in arrays if array is not None)
+        made = 0
+        for value in found:
+            unknown = [size for size in value.shape if not isinstance(size, int)]
+            if unknown and node.op not in DATA_DEPENDENT:
+                return False
+            size = touched * max(1, len(value.shape)) if unknown else math.prod(value.shape)
+            made += size * np.dtype(self.shared.floating if value.dtype == "float" else value.dtype).itemsize
+        if made > MAX_CONSTANT:
+            raise self.error(node, f"a constant of {made:,} bytes, expected at most {MAX_CONSTANT:,}", FormatError)
+        touched += made + _products(node.op, complete, arrays)
+        if self.shared.folded + made > MAX_FOLDED or self.shared.work + touched > MAX_WORK:
+            return False
+        self.shared.folded += made
+        self.shared.work += touched
+        try:
+            with np.errstate(all="ignore"):
+                outcome = op.run({**complete, "floating": self.shared.floating}, {}, *arrays)
+        except (ValueError, IndexError, TypeError) as error:
+            raise self.error(node, shown(str(error)), FormatError) from None
+        outcome = outcome if isinstance(outcome, (tuple, list)) else (outcome,)
+        for output, array, value in zip(node.outputs, outcome, found, strict=False):
+            if output:
+                dtype = self.shared.floating if value.dtype == "float" else np.dtype(value.dtype)
+                array = np.asarray(array).astype(dtype, copy=True)
+                array.flags.writeable = False
+                self.entries[output] = Known(array)
+        return True
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def outputs(self) -> list[str]:
+        """The values of the graph's outputs, each under its own name."""
+        names = []
+        for value in self.graph.outputs:
+            if not value.name.isprintable() or len(value.name) > 1000:
+                raise FormatError(f"{self.shared.path}: output {shown(value.name)!r}: expected a printable name")
+            found = self.value(value.name)
+            if found != value.name:
+                if value.name in self.values:
+                    raise FormatError(f"{self.shared.path}: output {shown(value.name)!r}: a second value of that name")
+                self.add(Node(value.name, "Identity", (found,)))
+            names.append(value.name)
+        return names
+
+    def spec(self) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
+        """The graph as a Spec, its weights, and notes on what was simplified."""
+        names = self.outputs()
+        spec = Spec(tuple(self.inputs), tuple(self.nodes), tuple(names))
+        return simplify(spec, self.weights)
+
+
+def _uses(graph: OnnxGraph) -> Counter[str]:
+    """How often each name is read, in the graph and those inside it."""
+    found: Counter[str] = Counter(value.name for value in graph.outputs)
+    for node in graph.nodes:
+        found.update(node.inputs)
+        for inner in node.graphs:
+            found.update(_uses(inner))
+    return found
+
+
+def _as_value(shared: Shared, array: np.ndarray) -> Value:
+    """A constant as a Value, with its content where that is small."""
+    small = array.ndim <= 1 and array.size <= SMALL and array.dtype.kind in "iub"
+    return Value(shared.dtype(array.dtype.name), array.shape, tuple(array.reshape(-1).tolist()) if small else None)
+
+
+def _products(op: str, attributes: Mapping[str, Any], arrays: list[np.ndarray | None]) -> int:
+    """Multiplications of a product of constants, of which the sizes say too little."""
+    if op in ("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"):
+        a = arrays[0]
+        b = next((array for array in arrays[1:] if array is not None and array.ndim >= 1), a)
+        return a.size * max(b.shape[-1:], default=1) * (b.size // max(1, math.prod(b.shape[-2:])) or 1)
+    return math.prod(max(1, array.size) for array in arrays) if op == "Einsum" else 0
+
+
+def _row(array: np.ndarray | None, size: int, rank: int = 2) -> np.ndarray | None:
+    """A bias (size,) from what broadcasts over rows as one; None for anything else."""
+    if array is None or array.ndim > rank or (array.size != 1 and array.shape != (1,) * (array.ndim - 1) + (size,)):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (size,)))
+
+
+def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
+    return array if factor == 1.0 else (array * array.dtype.type(factor)).astype(array.dtype, copy=False)
+
+
+def _constant(lowering: Lowering, node: OnnxNode) -> np.ndarray:
+    """The array of a Constant node."""
+    if len(node.attributes) != 1 or node.inputs or len(node.outputs) != 1:
+        raise lowering.error(
+            node, f"attributes {', '.join(node.attributes) or 'none'}, expected one value", FormatError
+        )
+    ((key, value),) = node.attributes.items()
+    if key == "value" and isinstance(value, np.ndarray):
+        return value
+    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if key not in dtypes:
+        raise lowering.error(node, f"attribute {shown(key)!r}, expected value, {', '.join(dtypes)}")
+    return np.array(value, dtypes[key])

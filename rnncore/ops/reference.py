@@ -1,0 +1,107 @@
+"""Reference: one node that rnncore has no kernel for, run by onnx.reference, where the extra "onnx" is installed."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import numpy as np
+
+from rnncore.errors import SpecError, UnsupportedError
+from rnncore.ops.base import DTYPES, Op, Value, numpy_dtype
+
+__all__ = ["OPS", "RARE"]
+
+# fmt: off
+RARE = (
+    "AffineGrid", "Attention", "BlackmanWindow", "CenterCropPad", "Col2Im", "DFT", "DeformConv", "Det", "GridSample",
+    "HammingWindow", "HannWindow", "MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "NegativeLogLikelihoodLoss",
+    "NonMaxSuppression", "RoiAlign", "RotaryEmbedding", "STFT", "SoftmaxCrossEntropyLoss", "TensorScatter",
+)
+# fmt: on
+"""Ops of ai.onnx that may be run this way: their results depend on nothing but their inputs."""
+
+OLDEST, NEWEST = 7, 1000
+
+
+def _outputs(attributes: Any) -> list[Value]:
+    """The outputs' values, which were found when the file was read, from their JSON."""
+    try:
+        found = json.loads(attributes["outputs"])
+        values = [Value(dtype, tuple(shape)) for dtype, shape in found]
+    except (ValueError, TypeError, RecursionError):
+        raise SpecError(f"outputs={attributes['outputs']!r}, expected JSON: [[dtype, [size, ...]], ...]") from None
+    for value in values:
+        sizes = all(isinstance(size, str) or (type(size) is int and size >= 0) for size in value.shape)
+        if value.dtype not in DTYPES or not sizes:
+            raise SpecError(f"outputs={attributes['outputs']!r}, expected dtypes and sizes")
+    return values
+
+
+def _infer(attributes, values):
+    if attributes["type"] not in RARE:
+        raise SpecError(f"type={attributes['type']!r}, expected one of {', '.join(RARE)}")
+    opset = attributes["opset"]
+    if type(opset) is not int or not OLDEST <= opset <= NEWEST:
+        raise SpecError(f"opset={opset!r}, expected an opset from {OLDEST}")
+    try:
+        options = json.loads(attributes["attributes"])
+    except (ValueError, TypeError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        raise SpecError(f"attributes={attributes['attributes']!r}, expected JSON: an object")
+    return _outputs(attributes)
+
+
+def _run(attributes, weights, *arrays):
+    found = _evaluator(
+        attributes["type"],
+        attributes["opset"],
+        attributes["attributes"],
+        tuple(None if array is None else array.dtype.name for array in arrays),
+        len(_outputs(attributes)),
+    ).run(None, {f"x{place}": array for place, array in enumerate(arrays) if array is not None})
+    floating = attributes.get("floating", np.float32)
+    dtypes = [numpy_dtype(value.dtype, floating) for value in _outputs(attributes)]
+    return tuple(np.asarray(array).astype(dtype, copy=False) for array, dtype in zip(found, dtypes, strict=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _evaluator(kind: str, opset: int, attributes: str, dtypes: tuple[str | None, ...], outputs: int) -> Any:
+    """onnx's evaluator of a model of this one node."""
+    try:
+        import onnx
+        from onnx import helper
+        from onnx.reference import ReferenceEvaluator
+    except ImportError:
+        raise UnsupportedError(f'{kind} is run by onnx.reference: pip install "rnncore[onnx]"') from None
+    names = ["" if dtype is None else f"x{place}" for place, dtype in enumerate(dtypes)]
+    results = [f"y{place}" for place in range(outputs)]
+    node = helper.make_node(kind, names, results, **json.loads(attributes))
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None)
+        for name, dtype in zip(names, dtypes, strict=True)
+        if dtype is not None
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in results]
+    graph = helper.make_graph([node], kind, inputs, ends)
+    return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
+
+
+def _names(attributes):
+    return tuple(str(place) if place else "" for place in range(len(_outputs(attributes))))
+
+
+OPS = [
+    Op(
+        "Reference",
+        _infer,
+        _run,
+        time="whole",
+        arity=(0, 16),
+        attributes={"type": ..., "opset": ..., "attributes": "{}", "outputs": ...},
+        optional=tuple(range(16)),
+        outputs=_names,
+    )
+]

@@ -1,0 +1,449 @@
+"""StreamPool: many streams of one model, any of them stepped together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rnncore.arguments import as_array
+from rnncore.errors import FormatError, InputError, StateError, StreamError
+from rnncore.kernels._pool import DirectSlots, Owner, Slots
+from rnncore.ops import numpy_dtype
+from rnncore.spec import Input
+from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
+from rnncore.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
+from rnncore.streaming.program import Program
+from rnncore.streaming.rows import Rows
+
+__all__ = ["StreamPool"]
+
+MOST_STREAMS = 1 << 31
+IDS = "pool.ids"
+
+
+class StreamPool:
+    """Up to ``capacity`` streams, made by ``model.pool(capacity)``: each is what ``model.stream()`` would be.
+
+        pool.open("ann"), pool.open("bob")
+        outputs = pool.step({"ann": chunk, "bob": longer})       # any of them, chunks of any lengths
+        handles = pool.handles(["ann", "bob"])
+        y = pool.step(x, handles)                                # the same as arrays: x (n, T, I), y (n, T, O)
+
+    A step is one batched product for all of its streams. What a stream gives does not depend on who else is there.
+    An error changes nothing. The pool has one user at a time: a second thread's call gets a StreamError.
+
+    A stream is named by the id it was opened with, or by its handle: an integer that, unlike its slot, never comes
+    back once the stream is closed.
+    """
+
+    def __init__(self, program: Program, capacity: int, clock: Callable[[], float]):
+        plain = isinstance(capacity, (int, np.integer)) and not isinstance(capacity, bool)
+        if not plain or not 1 <= capacity <= MOST_STREAMS:
+            raise InputError(f"capacity={capacity!r}, expected an integer from 1 to {MOST_STREAMS}")
+        self._program, self._clock = program, clock
+        self._owner = Owner()
+        self._slots = Slots(int(capacity))
+        self._rows = Rows(program, int(capacity))
+        self._handles: dict[Hashable, int] = {}
+        self._finished: set[int] = set()
+        node = bare_stack(program)
+        self._direct = None
+        if node is not None and len(program.plan.spec.outputs) == 1:
+            arrays, step = self._rows.arrays, program.model._steps[0]
+            h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
+            self._direct = DirectSlots(step.stack, h, c, began, self._slots, node.cell.input_size, step.threads)
+
+    # --- who is there -------------------------------------------------------------------------------------------
+
+    def open(self, id: Hashable = None, *, inputs: Mapping[str, Any] | None = None) -> int:
+        """A new stream at its beginning; returns its handle, which is its id too where none is given.
+
+        inputs  the model's inputs without a time axis, by name, with a batch of 1. Streams of one pool share their
+                sizes. Raises StreamError where the pool is full or the id is taken.
+        """
+        with self._owned():
+            static = self._program.accept(inputs or {}, 1, self._program.static, "pool")
+            return self._open(id, lambda slot: self._rows.reset(np.array([slot]), static))
+
+    def _open(self, id: Hashable, fill: Callable[[int], None]) -> int:
+        if id is not None and id in self._handles:
+            raise StreamError(f"stream {id!r} is open already")
+        handle = self._slots.open()
+        slot = self._slots.slot(handle)
+        try:
+            fill(slot)
+        except BaseException:
+            self._slots.close(handle)
+            raise
+        self._slots.last_used[slot] = self._clock()
+        self._handles[handle if id is None else id] = handle
+        return handle
+
+    def close(self, id: Hashable) -> None:
+        """End a stream; its slot is free."""
+        with self._owned():
+            self._close(id)
+
+    def _close(self, id: Hashable) -> None:
+        handle = self._handle(id)
+        self._slots.close(handle)
+        self._finished.discard(handle)
+        if self._handles.pop(id, None) is None:  # named by its handle, opened with an id
+            del self._handles[next(name for name, found in self._handles.items() if found == handle)]
+
+    def _handle(self, id: Hashable) -> int:
+        try:
+            found = self._handles.get(id)
+        except TypeError:
+            raise StreamError(f"stream {id!r} is not open in this pool") from None
+        if found is None:
+            self._slots.slot(id)  # a handle, or a StreamError
+            return int(id)
+        return found
+
+    def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
+        """The handles of streams, int64 (n,), as ``step`` takes them with arrays."""
+        return np.array([self._handle(id) for id in ids], np.int64)
+
+    @property
+    def ids(self) -> tuple[Hashable, ...]:
+        """The ids of the open streams, in the order of their opening."""
+        return tuple(self._handles)
+
+    @property
+    def capacity(self) -> int:
+        return self._slots.capacity
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __contains__(self, id: Hashable) -> bool:
+        try:
+            self._handle(id)
+        except StreamError:
+            return False
+        return True
+
+    def idle(self, seconds: float) -> list[Hashable]:
+        """Ids of the streams that were not opened or stepped for so long, the oldest first."""
+        now, used = self._clock(), self._slots.last_used
+        ages = {id: now - used[self._slots.slot(handle)] for id, handle in self._handles.items()}
+        return sorted((id for id, age in ages.items() if age >= seconds), key=ages.__getitem__, reverse=True)
+
+    def evict(self, seconds: float, keep: Callable[[Hashable, bytes], None] | None = None) -> list[Hashable]:
+        """Close the streams that were idle for so long; returns their ids.
+
+        keep  is called with id and saved bytes of each before it is closed, so that it can be loaded when it comes back
+        """
+        with self._owned():
+            found = self.idle(seconds)
+            for id in found:
+                if keep is not None:
+                    keep(id, self._save(id))
+                self._close(id)
+        return found
+
+    # --- a step -------------------------------------------------------------------------------------------------
+
+    def step(
+        self, chunks: Any, handles: np.ndarray | None = None, *, lengths: Any = None, out: np.ndarray | None = None
+    ) -> Any:
+        """The outputs of some streams for their next pieces.
+
+        By id: ``chunks`` is a dict of ids to pieces without a batch dimension, (T, I), (T,) for ids, (I,) for one step
+        of a model that answers each at once, or a dict by name where the model has several inputs with a time axis; T
+        may differ. Returns a dict of ids to outputs.
+
+        As arrays: ``chunks`` (n, T, I), or a dict by name, is for the streams of ``handles`` (n,); lengths (n,) says
+        how many steps count where they differ, outputs behind are 0. ``out`` receives the outputs of a model that has
+        one; a model that is one recurrent stack then allocates nothing.
+
+        Raises StreamError (a stream that is not open, finished, or twice in one step) and InputError.
+        """
+        with self._owned():
+            if handles is None:
+                if lengths is not None or out is not None:
+                    raise InputError("lengths and out belong to a step with handles")
+                return self._step_by_id(chunks)
+            return self._step_arrays(chunks, handles, lengths, out)
+
+    def _step_arrays(self, x: Any, handles: Any, lengths: Any, out: Any) -> Any:
+        handles = self._accept_handles(handles)
+        count = len(handles)
+        if self._direct is not None and not self._finished and isinstance(x, np.ndarray):
+            ready = (
+                lengths if lengths is None else accept_chunk_lengths(lengths, count, x.shape[1] if x.ndim > 1 else 0)
+            )
+            y = self._direct.step_arrays(x, handles, ready, out, self._clock())
+            if y is not None:
+                return y
+        given = x if isinstance(x, Mapping) else {self._only_input().name: x}
+        new, accepted = batch_of_chunk(self._program, given, count)
+        lengths = None if lengths is None else accept_chunk_lengths(lengths, count, new)
+        check = None if out is None else lambda outputs: check_out(out, _only(outputs))
+        outputs, _ = self._advance(handles, accepted, new, lengths, check=check)
+        if out is None:
+            return _only(outputs)
+        out[...] = _only(outputs)
+        return out
+
+    def _accept_handles(self, handles: Any) -> np.ndarray:
+        found = as_array("handles", handles)
+        if found.ndim != 1 or found.dtype.kind not in "iu":
+            raise InputError(f"handles: {found.dtype} {found.shape}, expected int64 (n,)")
+        return np.ascontiguousarray(found, np.int64)
+
+    def _only_input(self) -> Input:
+        required = [entry for entry in self._program.given if not entry.optional]
+        if len(required) != 1:
+            names = ", ".join(entry.name for entry in required)
+            raise InputError(f"a stream of this model has {len(required)} inputs ({names}): give {{name: array}}")
+        return required[0]
+
+    def _advance(self, handles, accepted, new, lengths, ended=False, check=None):
+        slots = self._slots.slots_of(handles)
+        done = np.flatnonzero(self._rows.arrays["ended"][slots])
+        if len(done):
+            raise StreamError(f"stream {handles[done[0]]} is finished, reset it before feeding more")
+        found = self._rows.advance(slots, accepted, new, lengths, ended, check)
+        self._slots.last_used[slots] = self._clock()
+        return found
+
+    def _step_by_id(self, chunks: Any) -> dict[Hashable, Any]:
+        if not isinstance(chunks, Mapping):
+            raise InputError(f"chunks: {type(chunks).__name__}, expected a dict of ids to chunks, or handles beside it")
+        if not chunks:
+            return {}
+        if self._direct is not None and not self._finished:
+            found = self._direct.step_by_id(dict(chunks), self._handles, self._clock())
+            if found is not None:
+                return found
+        handles = np.array([self._handle(id) for id in chunks], np.int64)
+        given, lengths = self._padded(chunks)
+        new = int(lengths.max())
+        accepted = self._program.accept(given, len(handles), self._program.given, "pool")
+        outputs, counts = self._advance(handles, accepted, new, lengths)
+        single = [np.ndim(chunk) == 1 and self._takes_single(chunk) for chunk in chunks.values()]
+        return {id: self._of_row(outputs, counts, row, single[row]) for row, id in enumerate(chunks)}
+
+    def _takes_single(self, chunk: Any) -> bool:
+        """Whether a piece may be one step without its time axis: (I,) where each step is answered at once."""
+        if isinstance(chunk, Mapping) or not self._program.plan.together:
+            return False
+        required = [entry for entry in self._program.given if not entry.optional]
+        return len(required) == 1 and required[0].dtype == "float" and len(required[0].shape) == 3
+
+    def _of_row(
+        self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int, single: bool = False
+    ) -> Any:
+        """What belongs to one row, in arrays of its own: its steps without the batch, a single one without the time."""
+        found, flows = {}, self._program.plan.flows
+        for name, array in outputs.items():
+            flow = flows[name]
+            one, time = array, flow.time
+            if flow.batch is not None:
+                one = np.take(array, row, axis=flow.batch)
+                time = None if time is None else time - (time > flow.batch)
+            if time is not None:
+                one = one[(slice(None),) * time + (0 if single else slice(counts[name][row]),)]
+            found[name] = np.array(one)
+        return _only(found)
+
+    def _padded(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The streams' pieces side by side, by input, and how many steps each has."""
+        program = self._program
+        named: list[dict[str, np.ndarray]] = []
+        for id, chunk in chunks.items():
+            given = chunk if isinstance(chunk, Mapping) else {self._only_input().name: chunk}
+            unknown = [name for name in given if name not in [entry.name for entry in program.given]]
+            if unknown:
+                expected = ", ".join(entry.name for entry in program.given)
+                raise InputError(f"stream {id!r}: input {unknown[0]!r} is unknown, expected {expected}")
+            named.append({name: self._piece(id, name, array) for name, array in given.items() if array is not None})
+        lengths = np.zeros(len(named), np.int64)
+        padded: dict[str, np.ndarray] = {}
+        for entry in program.given:
+            there = [entry.name in found for found in named]
+            if not any(there):
+                continue
+            if not all(there):
+                missing = list(chunks)[there.index(False)]
+                raise InputError(f"stream {missing!r}: input {entry.name!r} missing, which other streams have")
+            padded[entry.name] = self._side_by_side(entry, list(chunks), [f[entry.name] for f in named], lengths)
+        return padded, lengths
+
+    def _piece(self, id: Hashable, name: str, given: Any) -> np.ndarray:
+        """One stream's piece, with its time first."""
+        entry = next(entry for entry in self._program.given if entry.name == name)
+        flow, array = self._program.plan.flows[name], as_array(f"stream {id!r}: {name}", given)
+        shape = [size for axis, size in enumerate(entry.shape) if axis != flow.batch]
+        time = flow.time - (flow.batch is not None and flow.batch < flow.time)
+        if array.ndim == 1 and self._takes_single(given):
+            array = np.expand_dims(array, time)
+        fits = array.ndim == len(shape) and all(
+            isinstance(size, str) or size == found for size, found in zip(shape, array.shape, strict=True)
+        )
+        wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
+        if not fits:
+            expected = f"({', '.join(map(str, shape))})"
+            raise InputError(f"stream {id!r}: {name}: shape {array.shape}, expected {expected}")
+        if array.dtype.kind not in {"f": "fiub", "b": "b"}.get(wanted.kind, "iu"):
+            raise InputError(f"stream {id!r}: {name}: dtype {array.dtype}, expected {wanted}")
+        return np.moveaxis(array, time, 0)
+
+    def _side_by_side(self, entry: Input, ids: list, pieces: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+        flow = self._program.plan.flows[entry.name]
+        counts = np.array([len(piece) for piece in pieces])
+        if lengths.any() and (counts != lengths).any():
+            row = int(np.flatnonzero(counts != lengths)[0])
+            raise InputError(f"stream {ids[row]!r}: {entry.name}: {counts[row]} steps, expected {lengths[row]}")
+        lengths[:] = counts
+        rest = {piece.shape[1:] for piece in pieces}
+        if len(rest) > 1:
+            raise InputError(f"{entry.name}: pieces of sizes {' and '.join(map(str, rest))} in one step, expected one")
+        wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
+        room = np.zeros((len(pieces), counts.max(), *rest.pop()), wanted)
+        for row, piece in enumerate(pieces):
+            room[row, : len(piece)] = piece
+        return room if flow.batch is None else np.moveaxis(room, (0, 1), (flow.batch, flow.time))
+
+    def finish(self, id: Hashable) -> Any:
+        """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""
+        with self._owned():
+            handle = self._handle(id)
+            outputs, counts = self._advance(np.array([handle]), {}, 0, None, ended=True)
+            self._finished.add(handle)
+            return self._of_row(outputs, counts, 0)
+
+    # --- one stream, all streams --------------------------------------------------------------------------------
+
+    def reset(self, id: Hashable) -> None:
+        """A stream back to its beginning."""
+        with self._owned():
+            handle = self._handle(id)
+            self._rows.reset(np.array([self._slots.slot(handle)]))
+            self._finished.discard(handle)
+
+    def fork(self, id: Hashable, new: Hashable = None) -> int:
+        """A new stream that goes on from where one is; returns its handle."""
+        with self._owned():
+            handle = self._handle(id)
+            source = self._slots.slot(handle)
+            found = self._open(new, lambda slot: self._rows.copy_rows(source, slot))
+            if handle in self._finished:
+                self._finished.add(found)
+            return found
+
+    def state(self, id: Hashable) -> State:
+        """A copy of what a stream's recurrent layers carry, with a batch of 1."""
+        with self._owned():
+            slot = self._slots.slot(self._handle(id))
+            arrays = self._rows.arrays
+            return State({name: np.array(arrays[name][:, [slot]]) for name in arrays if name in self._rows.recurrent})
+
+    def save(self, id: Hashable) -> bytes:
+        """One stream as bytes: what Stream.save gives, and ``load`` here or there takes."""
+        with self._owned():
+            return self._save(id)
+
+    def _save(self, id: Hashable) -> bytes:
+        slot = self._slots.slot(self._handle(id))
+        return arrays_to_bytes(self._rows.save(np.array([slot])), self._program.fingerprint)
+
+    def load(self, data: bytes, id: Hashable = None) -> int:
+        """Open a stream where a saved one was; returns its handle.
+
+        Raises FormatError for damaged bytes, StateError for those of another model and StreamError as ``open``.
+        """
+        with self._owned():
+            found = arrays_from_bytes(data, self._program.fingerprint)
+            self._rows.check_saved(found, 1)
+            handle = self._open(id, lambda slot: self._rows.load(np.array([slot]), found))
+            if found["ended"].any():
+                self._finished.add(handle)
+            return handle
+
+    def save_all(self) -> bytes:
+        """All streams as bytes, with their ids, which must be strings or integers."""
+        with self._owned():
+            ids = list(self._handles)
+            for id in ids:
+                if type(id) not in (str, int):
+                    raise StateError(f"stream {id!r}: an id of type {type(id).__name__}, expected str or int to save")
+            slots = np.array([self._slots.slot(handle) for handle in self._handles.values()], np.int64)
+            arrays = {IDS: np.frombuffer(json.dumps(ids).encode(), np.uint8), **self._rows.save(slots)}
+            return arrays_to_bytes(arrays, self._program.fingerprint)
+
+    def load_all(self, data: bytes) -> None:
+        """Open the streams that another pool saved, under their ids and beside those that are here: all or none."""
+        with self._owned():
+            found = arrays_from_bytes(data, self._program.fingerprint)
+            ids = _ids(found.pop(IDS, None))
+            self._rows.check_saved(found, len(ids))
+            taken = [id for id in ids if id in self._handles]
+            if taken:
+                raise StreamError(f"stream {taken[0]!r} is open already")
+            if len(self) + len(ids) > self.capacity:
+                raise StreamError(
+                    f"{len(ids)} more streams, but {self.capacity - len(self)} of {self.capacity} are free"
+                )
+            if ids:
+                handles = [self._slots.open() for _ in ids]
+                slots = np.array([self._slots.slot(handle) for handle in handles])
+                try:
+                    self._rows.load(slots, found)
+                except BaseException:
+                    for handle in handles:
+                        self._slots.close(handle)
+                    raise
+                self._slots.last_used[slots] = self._clock()
+                self._handles.update(zip(ids, handles, strict=True))
+                self._finished.update(np.array(handles)[found["ended"]].tolist())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all streams' states, open or not: they are allocated once."""
+        return self._rows.nbytes
+
+    def __repr__(self) -> str:
+        return f"<StreamPool of {self._program.model!r}: {len(self)} of {self.capacity} open>"
+
+    def _owned(self) -> _Owned:
+        return _Owned(self._owner)
+
+
+class _Owned:
+    """Holds an owner's flag, or is a StreamError."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: Owner):
+        self.owner = owner
+
+    def __enter__(self) -> None:
+        if not self.owner.take():
+            raise StreamError("this pool is in use by another thread; a pool has one user at a time")
+
+    def __exit__(self, *error: object) -> None:
+        self.owner.release()
+
+
+def _only(outputs: dict[str, np.ndarray]) -> Any:
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
+def _ids(array: np.ndarray | None) -> list[str | int]:
+    """The ids of a saved pool."""
+    if array is None:
+        raise StateError(f"state: no array {IDS!r}: one stream, expected a pool")
+    try:
+        found = json.loads(array.tobytes())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"state: {IDS}: {error}") from None
+    plain = isinstance(found, list) and all(type(id) in (str, int) for id in found)
+    if not plain or len(set(found)) != len(found):
+        raise FormatError(f"state: {IDS}: expected a list of different strings and integers")
+    return found

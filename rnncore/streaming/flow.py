@@ -1,0 +1,513 @@
+"""Follows the time axis through a Spec: what of it each node needs to run over a sequence that arrives in pieces.
+
+Shapes are inferred once more with marks in place of the time and the batch of the inputs, so that the place of both
+is known in every value. Each value then is one of
+
+    steps     has a time axis; new steps of it are known as the input arrives (Flow.timing says how many)
+    running   is of the sequence so far: the last output, the final states
+    static    does not depend on the sequence: constants, and inputs without a time axis, which are given once
+    sizes     an integer computed from a shape with the time in it; only what shapes are made of may read it
+    lengths   the valid steps of each row of a chunk; only recurrent layers may read it
+    none      cannot be known in a stream, for the reason that is kept with it, and may not be read
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rnncore.errors import SpecError, UnsupportedError
+from rnncore.ops import OPS, UNKNOWN, Value
+from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.streaming.timing import INPUT, Blocks, Timing, Window, joined
+
+__all__ = ["Flow", "Part", "Plan", "plan"]
+
+TIME, BATCH = "TIME__", "BATCH__"
+
+# Ops of attention whose attribute "causal" keeps them from looking ahead: they look back on a declared history.
+LOOK_BACK = ("MultiHeadAttention", "KerasAttention", "KerasAdditiveAttention")
+
+# These, and the ops whose queries may come one by one.
+ATTENTION = (*LOOK_BACK, "BahdanauAttention", "LuongAttention")
+
+# Ops that may read sizes and the time's size among them, because a chunk's size serves as well as the whole one's.
+OF_SIZES = (
+    "Shape",
+    "Gather",
+    "Unsqueeze",
+    "Squeeze",
+    "Concat",
+    "Slice",
+    "Cast",
+    "Identity",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+)
+INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
+
+# An end of a Slice that is behind any sequence.
+LATER = (1 << 31) - 1
+
+# Ops for which the shapes say whether rows and steps stay apart, better than the op knows.
+RESHAPING = ("Reshape", "Expand", "Squeeze", "Unsqueeze", "Flatten", "Tile", "Shape")
+
+# What stands in a window before the first step and behind the last.
+PADDING = {"MaxPool": float("-inf")}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One value of a stream: its kind, the axes of time and batch (None where it has none), and its timing."""
+
+    kind: str
+    value: Value
+    time: int | None = None
+    batch: int | None = None
+    timing: Timing | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a stream runs one node.
+
+    how      "static", "steps", "recurrent", "window", "blocks", "history", "last" or "running"
+    timing   of what the node gives; None where that has no time
+    waiting  inputs whose steps may have to wait for those of others: name -> the most that ever do
+    window   the Window of how="window", with ``node`` as it is run on steps that have their context
+    data     content of a static value that is known without running the node; names of sizes in it are the batch
+    """
+
+    node: Any
+    place: int
+    how: str
+    timing: Timing | None = None
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    window: Window | None = None
+    padding: float = 0.0
+    data: tuple | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a Spec streams.
+
+    flows    of every value that a stream knows, by name
+    parts    one for each node, in order
+    time     the name of the inputs' time, as messages say it
+    fixed    whether the batch is 1 by the Spec
+    """
+
+    spec: Spec
+    flows: Mapping[str, Flow]
+    parts: tuple[Part, ...]
+    time: str
+    fixed: bool
+    lookahead: int
+    block: int
+    history: int
+
+    @property
+    def timings(self) -> list[Timing]:
+        found = [part.timing for part in self.parts if part.timing is not None]
+        return list(dict.fromkeys([INPUT, *found, *(part.window.of for part in self.parts if part.window)]))
+
+    @property
+    def together(self) -> bool:
+        """Whether rows with chunks of different lengths can run in one batch: no node keeps steps for later."""
+        kept = ("window", "blocks", "history", "last")
+        return not self.fixed and all(part.how not in kept and not part.waiting for part in self.parts)
+
+    @property
+    def settled(self) -> int:
+        """Steps of the input after which what waits anywhere repeats with ``period``."""
+        histories = self.history if any(part.how == "history" for part in self.parts) else 0
+        return max(timing.settled for timing in self.timings) + histories * self.slowest
+
+    @property
+    def slowest(self) -> int:
+        """The most steps of the input for one of any value."""
+        return max(-(-timing.rate[1] // timing.rate[0]) for timing in self.timings)
+
+    @property
+    def period(self) -> int:
+        return joined(self.timings).period
+
+    @property
+    def latency(self) -> int:
+        """Steps of the input that the latest output lags behind, at most: 0 where each step is answered at once."""
+        timings = [self.flows[name].timing for name in self.spec.outputs if self.flows[name].kind == "steps"]
+        return max((_lag(timing) for timing in timings), default=0)
+
+
+def _lag(timing: Timing) -> int:
+    """The smallest n such that step j is known once the input has rate * j + 1 + n steps."""
+    per, steps = timing.rate
+    least = timing.settled + timing.period
+    return max((n * per - timing.count(n) * steps) // per for n in range(least, least + timing.period))
+
+
+def plan(spec: Spec, lookahead: int | None = None, block: int | None = None, history: int | None = None) -> Plan:
+    """How the Spec streams; UnsupportedError that names the node which prevents it.
+
+    lookahead  steps that bidirectional layers may look ahead, and block: how many they then give at a time
+    history    steps that causal attention looks back on, the present one included
+    """
+    return _Follower(spec, lookahead, block or max(1, lookahead or 1), history).plan()
+
+
+class _Follower:
+    def __init__(self, spec: Spec, lookahead: int | None, block: int, history: int | None):
+        self.spec, self.lookahead, self.block, self.history = spec, lookahead, block, history
+        self.flows: dict[str, Flow] = {}
+        self.time, batch = _time_and_batch(spec)
+        self.fixed = batch == 1
+        self.marked = _marked_inputs(spec, self.time, batch)
+
+    def plan(self) -> Plan:
+        of_rows = {node.lengths for node in self.spec.stateful if node.lengths is not None}
+        for entry in self.spec.inputs:
+            if entry.name in of_rows:
+                self.flows[entry.name] = Flow("lengths", self.marked[entry.name], batch=0)
+            else:
+                self._add(entry.name, "static", None, f"input {entry.name!r}")
+        parts = []
+        for place, node in enumerate(self.spec.nodes):
+            try:
+                self.marked.update(node.infer(self.marked))
+            except SpecError as error:
+                raise UnsupportedError(f"the model cannot be streamed: {error}") from None
+            parts.append(self._part(place, node))
+        for name in self.spec.outputs:
+            flow = self.flows[name]
+            if flow.kind not in ("steps", "running", "static"):
+                raise UnsupportedError(f"output {name!r} cannot be streamed: {flow.reason or flow.kind}")
+        return Plan(
+            self.spec, self.flows, tuple(parts), self.time, self.fixed,
+            self.lookahead or 0, self.block, self.history or 0,
+        )  # fmt: skip
+
+    def _add(self, name: str, kind: str, timing: Timing | None, what: str, reason: str = "") -> None:
+        """Record a value of a kind; what is static but has a time axis is steps, and steps without one are none."""
+        value = self.marked[name]
+        time, batch = _axes(value, TIME), _axes(value, BATCH)
+        if kind in ("static", "steps") and len(time) == 1:
+            kind, timing = "steps", timing or INPUT
+        elif kind in ("static", "steps") and time:
+            kind, reason = "none", f"{what} compares all steps with all others"
+        elif kind == "steps":
+            kind, reason = "none", f"{what} loses the time axis"
+        axis = batch[0] if len(batch) == 1 else None
+        if self.fixed:  # one row at a time: any axis of size 1 serves
+            axis = next((place for place, size in enumerate(value.shape[:2]) if size == 1), None)
+        if kind == "steps" and axis is None and not self.fixed:
+            kind, reason = "none", f"{what} mixes the rows of a batch"
+        self.flows[name] = Flow(kind, value, time[0] if kind == "steps" else None, axis, timing, reason)
+
+    def _part(self, place: int, node: Any) -> Part:
+        given = {name: self.flows[name] for name in node.reads if name in self.flows}
+        for flow in given.values():
+            if flow.kind == "none":
+                self._refuse(node, flow.reason)
+        if isinstance(node, Recurrent):
+            return self._recurrent(place, node)
+        if isinstance(node, AttentionDecoder):
+            return self._decoder(place, node)
+        kinds = {flow.kind for flow in given.values()}
+        if "lengths" in kinds:
+            self._refuse(node, "it reads the lengths, which a stream only knows of each chunk")
+        known = self._known_data(node)
+        if known is None:
+            self._check_rows(node, given)
+        if kinds <= {"static"} or known is not None:
+            return self._give(node, Part(node, place, "static", data=known), "static", None)
+        if isinstance(node, Control):
+            self._refuse(node, "its branches see the whole sequence")
+        if "running" in kinds:
+            if kinds & {"steps", "sizes"}:
+                self._refuse(node, "it joins steps of the sequence with what is known of all of them")
+            return self._give(node, Part(node, place, "running"), "running", None)
+        if "steps" not in kinds or node.op == "Shape":
+            return self._sizes(place, node, given)
+        return self._over_time(place, node, given)
+
+    def _check_rows(self, node: Any, given: Mapping[str, Flow]) -> None:
+        """Refuse what makes of a batch something else than each row alone would give."""
+        counted = any(BATCH in (found.value.data or ()) for found in given.values())
+        counted = counted and {found.kind for found in given.values()} == {"static"}
+        if counted and any(not _axes(self.marked[name], BATCH) for name in node.names):
+            self._refuse(node, "it counts the rows of a batch")
+        flow = given.get(node.inputs[0]) if node.inputs else None
+        if self.fixed or flow is None or flow.batch is None or not isinstance(node, Node):
+            return
+        op = OPS[node.op]
+        mixes = callable(op.time) and node.op not in (*RESHAPING, *LOOK_BACK)
+        if mixes and op.over_time(node.attributes, len(flow.value.shape), flow.batch) == "whole":
+            self._refuse(node, "it mixes the rows of a batch")
+        if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
+            self._refuse(node, "it mixes the rows of a batch")
+
+    def _known_data(self, node: Any) -> tuple | None:
+        """The content of the node's only value, where it is known of numbers and the batch alone."""
+        names = node.names
+        data = self.marked[names[0]].data if len(names) == 1 else None
+        plain = data is not None and all(not isinstance(item, str) or item == BATCH for item in data)
+        return data if plain else None
+
+    def _give(self, node: Any, part: Part, kind: str, timing: Timing | None) -> Part:
+        for name in node.names:
+            self._add(name, kind, timing, _what(node))
+        return part
+
+    def _sizes(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
+        timing = joined([flow.timing for flow in given.values() if flow.timing is not None])
+        if node.op in INTO_SHAPES:
+            return self._give(node, Part(node, place, "steps", timing), "steps", timing)
+        if node.op not in OF_SIZES:
+            self._refuse(node, "it counts the steps of the whole sequence")
+        for name in node.names:
+            self.flows[name] = Flow("sizes", self.marked[name], timing=timing)
+        return Part(node, place, "steps", timing)
+
+    def _over_time(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
+        """A node with an input that has steps."""
+        op = OPS[node.op]
+        steps = {name: flow for name, flow in given.items() if flow.kind == "steps"}
+        first = next(flow for flow in steps.values())
+        rank, axis = len(first.value.shape), first.time
+        if "sizes" in {flow.kind for flow in given.values()} and node.op not in INTO_SHAPES:
+            self._refuse(node, "it counts the steps of the whole sequence")
+        if op.context is not None:
+            window = self._window(node, first, op.context(node.attributes, rank, axis))
+            if window is not None and list(steps) != [node.inputs[0]]:
+                self._refuse(node, "its weights depend on the sequence")
+            if window is not None:
+                return self._windowed(place, node, first, window)
+        if self._takes_last(node, first):
+            return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
+        how = op.over_time(node.attributes, rank, axis)
+        if node.op == "Gather" and node.inputs[0] not in steps:
+            how = "pointwise"  # rows of a table
+        if node.op in ATTENTION and list(steps) == [node.inputs[0]] and not node.attributes.get("causal"):
+            how = "pointwise"  # each query for itself, of a memory that is there
+        if how == "whole" and node.op in ("Reshape", "Expand") and self._keeps_time(node, first):
+            how = "pointwise"
+        if how == "causal" and node.op in LOOK_BACK:
+            return self._looking_back(place, node, steps)
+        if how != "pointwise":
+            self._refuse(node, "it needs the whole sequence")
+        timing = joined([flow.timing for flow in steps.values()])
+        if len(steps) > 1:
+            self._mark_joined(place, node, first)
+        return self._give(node, Part(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
+
+    def _mark_joined(self, place: int, node: Node, flow: Flow) -> None:
+        """Where sizes with the time in them met and nothing is known of the result, it still is the time's."""
+        for name in node.names:
+            value = self.marked[name]
+            axis = len(value.shape) - len(flow.value.shape) + flow.time
+            if 0 <= axis < len(value.shape) and value.shape[axis] == UNKNOWN and not _axes(value, TIME):
+                shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
+                self.marked[name] = Value(value.dtype, shape)
+
+    def _keeps_time(self, node: Node, flow: Flow) -> bool:
+        """Whether a Reshape leaves each step's elements together, in order: what stands before the time is the same."""
+        shape, found = flow.value.shape, self.marked[node.names[0]].shape
+        axes = [axis for axis, size in enumerate(found) if size == shape[flow.time]]
+        before = sorted(map(str, (size for size in shape[: flow.time] if size != 1)))
+        return len(axes) == 1 and sorted(map(str, (size for size in found[: axes[0]] if size != 1))) == before
+
+    def _takes_last(self, node: Node, flow: Flow) -> bool:
+        """Whether a Gather or a Slice takes the last step and no other."""
+        attributes, rank = node.attributes, len(flow.value.shape)
+        if node.op == "Gather":
+            index = attributes.get("indices", attributes.get("index"))
+            return index in (-1, (-1,)) and attributes["axis"] % rank == flow.time
+        if node.op != "Slice" or attributes["steps"] not in (None, (1,)):
+            return False
+        axes, ends = attributes["axes"], attributes["ends"]
+        one = isinstance(axes, tuple) and len(axes) == 1 and axes[0] % rank == flow.time
+        return one and attributes["starts"] == (-1,) and isinstance(ends, tuple) and ends[0] >= LATER
+
+    def _window(self, node: Node, flow: Flow, context: tuple[int, int, int] | None) -> Window | None:
+        if context is None or context == (0, 0, 1):
+            return None
+        left, right, stride = context
+        attributes = node.attributes
+        axis = flow.time - 2
+        if axis < 0 or flow.batch not in (0, None):
+            self._refuse(node, "its time stands in the place of the batch or the channels")
+        if attributes.get("indices"):
+            self._refuse(node, "its indices count from the beginning of the sequence")
+        if attributes.get("ceil_mode") and stride > 1:
+            self._refuse(node, "ceil_mode lets the end of the sequence change its outputs")
+        spatial = len(flow.value.shape) - 2
+        auto = attributes.get("auto_pad") or "NOTSET"
+        if auto.startswith("SAME"):
+            if stride > 1:
+                self._refuse(node, f"auto_pad={auto!r} with a stride makes the padding depend on the length")
+            end = right
+        else:
+            pads = attributes.get("pads") or (0,) * (2 * spatial)
+            end = 0 if auto == "VALID" else pads[axis + spatial]
+        if left < 0 or right < 0 or end < 0:
+            self._refuse(node, "negative padding cuts the sequence")
+        if node.op == "AveragePool" and (left or end) and not attributes.get("count_include_pad"):
+            self._refuse(node, "count_include_pad=0 with padding in time counts fewer steps at both ends")
+        return Window(flow.timing, left, right, stride, end)
+
+    def _windowed(self, place: int, node: Node, flow: Flow, window: Window) -> Part:
+        """The node without padding in time, which a stream's context stands for."""
+        spatial, axis = len(flow.value.shape) - 2, flow.time - 2
+        auto = node.attributes.get("auto_pad") or "NOTSET"
+        if auto.startswith("SAME") and spatial > 1:
+            self._refuse(node, f"auto_pad={auto!r} over several axes, expected pads")
+        pads = [0] * (2 * spatial) if auto != "NOTSET" else list(node.attributes.get("pads") or (0,) * (2 * spatial))
+        pads[axis] = pads[axis + spatial] = 0
+        changed = {**node.attributes, "pads": tuple(pads)}
+        if "auto_pad" in changed:
+            changed["auto_pad"] = "NOTSET"
+        run = Node(node.name, node.op, node.inputs, changed)
+        part = Part(run, place, "window", window, window=window, padding=PADDING.get(node.op, 0.0))
+        return self._give(node, part, "steps", window)
+
+    def _looking_back(self, place: int, node: Node, steps: Mapping[str, Flow]) -> Part:
+        if self.history is None:
+            self._refuse(node, "it looks back on the whole sequence; stream(history=n) bounds that to n steps")
+        if any(flow.time != 1 or flow.batch != 0 for flow in steps.values()):
+            self._refuse(node, "expected (B, T, ...) values")
+        timing = joined([flow.timing for flow in steps.values()])
+        if len({flow.timing for flow in steps.values()}) > 1:
+            self._refuse(node, "its inputs come at different times")
+        read = [name for name in node.inputs if name]
+        if len(node.inputs) > 3 or len(read) != len([name for name in read if name in steps]):
+            self._refuse(node, "masks with a history, expected none")
+        return self._give(node, Part(node, place, "history", timing), "steps", timing)
+
+    def _recurrent(self, place: int, node: Recurrent) -> Part:
+        flow = self.flows[node.input]
+        axes = (0, 1) if node.layout == "batch_first" else (1, 0)
+        if flow.kind != "steps" or (flow.time != axes[1]) or flow.batch not in (axes[0], None):
+            self._refuse(node, f"its input {node.input!r} has no time axis in the place of the layout's")
+        steps = {node.input: flow}
+        if node.mask is not None:
+            steps[node.mask] = self.flows[node.mask]
+        for name in node.initial:
+            if self.flows[name].kind != "static":
+                self._refuse(node, f"its initial state {name!r} depends on the sequence")
+        if node.lengths is not None and self.flows[node.lengths].kind != "lengths":
+            self._refuse(node, f"its lengths {node.lengths!r} are computed")
+        timing = joined([found.timing for found in steps.values() if found.timing is not None])
+        waiting = self._waiting(steps, timing)
+        if node.direction == "forward":
+            self._states(node, "running")
+            for name in self._sequences(node):
+                self._add(name, "steps", timing, _what(node))
+            return Part(node, place, "recurrent", timing, waiting)
+        return self._both_ways(place, node, flow)
+
+    def _both_ways(self, place: int, node: Recurrent, flow: Flow) -> Part:
+        if self.lookahead is None:
+            ahead = "stream(lookahead=n) lets it look n steps ahead"
+            self._refuse(node, f"direction={node.direction!r} reads the sequence from its end; {ahead}")
+        if node.output_order == "processing":
+            self._refuse(node, "output_order='processing' begins with the end of the sequence")
+        if node.mask is not None:
+            self._refuse(node, "a mask with a look-ahead, expected none")
+        timing = Blocks(flow.timing, self.block, self.lookahead)
+        self._states(node, "none")
+        for name in self._sequences(node):
+            axis = 0 if node.layout == "time_first" else 1
+            self.flows[name] = Flow("steps", self.marked[name], axis, 1 - axis, timing)
+        return Part(node, place, "blocks", timing)
+
+    def _sequences(self, node: Recurrent) -> tuple[str, ...]:
+        return (f"{node.name}.forward", f"{node.name}.reverse") if node.merge == "separate" else (node.name,)
+
+    def _states(self, node: Any, kind: str) -> None:
+        reason = f"{_what(node)} has its final states only at the end of the sequence" if kind == "none" else ""
+        for name in self.marked:
+            if name.startswith(f"{node.name}.") and name.rpartition(".")[2] in ("last", "feed", *node.cell.states):
+                self._add(name, kind, None, _what(node), reason)
+
+    def _decoder(self, place: int, node: AttentionDecoder) -> Part:
+        flow = self.flows[node.input]
+        if flow.kind != "steps":
+            self._refuse(node, f"its input {node.input!r} has no time axis")
+        for name in (node.memory, node.keys, node.memory_mask, *node.initial):
+            if name is not None and self.flows[name].kind != "static":
+                self._refuse(node, f"{name!r} depends on the sequence")
+        self._states(node, "running")
+        for ending in ("", ".context", ".weights"):
+            self._add(node.name + ending, "steps", flow.timing, _what(node))
+        return Part(node, place, "recurrent", flow.timing)
+
+    def _waiting(self, steps: Mapping[str, Flow], timing: Timing) -> dict[str, int]:
+        """The most steps that each input ever has more than the node has run, where that is not 0."""
+        found = {}
+        for name, flow in steps.items():
+            if flow.timing is not None and flow.timing != timing:
+                last = max(timing.settled, flow.timing.settled) + timing.period
+                if last > MAX_SIMULATED:
+                    raise UnsupportedError(f"value {name!r} waits for others over {last} steps, more than expected")
+                found[name] = max(flow.timing.count(n) - timing.count(n) for n in range(last + 1))
+        return found
+
+    def _refuse(self, node: Any, why: str) -> None:
+        raise UnsupportedError(f"{_what(node)} cannot be streamed: {why}")
+
+
+MAX_SIMULATED = 1_000_000
+
+
+def _what(node: Any) -> str:
+    op = getattr(node, "op", None) or node.kind
+    return f"node {node.name!r} ({op})"
+
+
+def _axes(value: Value, mark: str) -> list[int]:
+    """The axes whose size has the mark in it."""
+    return [axis for axis, size in enumerate(value.shape) if isinstance(size, str) and mark in size]
+
+
+def _time_and_batch(spec: Spec) -> tuple[str, int | str]:
+    """The name that the time has in the inputs' shapes, and the batch's name or size."""
+    named = {size for entry in spec.inputs for size in entry.shape if isinstance(size, str)}
+    times: dict[str, None] = {}
+    batch: int | str = UNKNOWN
+    for node in spec.stateful:
+        shape = spec.values[node.input].shape
+        batch_axis = 1 if getattr(node, "layout", "") == "time_first" else 0
+        found = shape[1 - batch_axis]
+        if isinstance(found, int):
+            raise UnsupportedError(
+                f"{_what(node)} cannot be streamed: its input {node.input!r} has {found} steps, expected a free size"
+            )
+        batch = shape[batch_axis] if batch == UNKNOWN else batch
+        times.update(dict.fromkeys(name for name in re.findall(r"\w+", found) if name in named))
+    if batch == UNKNOWN:
+        batch = next((entry.shape[0] for entry in spec.inputs if entry.shape), 1)
+    if not times:
+        times = dict.fromkeys(size for entry in spec.inputs for size in entry.shape[1:] if isinstance(size, str))
+        times.pop(batch, None)
+    if len(times) != 1:
+        found = ", ".join(times) or "none"
+        raise UnsupportedError(f"the model cannot be streamed: free sizes that may be the time: {found}; expected one")
+    if isinstance(batch, int) and batch != 1:
+        raise UnsupportedError(f"the model cannot be streamed: its batch is {batch}, expected 1 or a free size")
+    if isinstance(batch, str) and batch not in named:
+        raise UnsupportedError(f"the model cannot be streamed: its batch is {batch}, expected a size of an input")
+    return next(iter(times)), batch
+
+
+def _marked_inputs(spec: Spec, time: str, batch: int | str) -> dict[str, Value]:
+    """The inputs with marks for the time and the batch."""
+    marks = {time: TIME, batch: BATCH} if isinstance(batch, str) else {time: TIME}
+    return {
+        entry.name: Value(entry.dtype, tuple(marks.get(size, size) for size in entry.shape)) for entry in spec.inputs
+    }

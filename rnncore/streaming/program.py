@@ -1,0 +1,128 @@
+"""Program: a Plan compiled for a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from rnncore.arguments import accept_array
+from rnncore.errors import InputError
+from rnncore.model import Model, nothing, op_step
+from rnncore.ops import numpy_dtype
+from rnncore.spec import Input, Node
+from rnncore.streaming.both_ways import BothWays
+from rnncore.streaming.flow import BATCH, Part, Plan
+from rnncore.streaming.timing import Timing
+from rnncore.threads import check_threads
+
+__all__ = ["Program", "padding_of"]
+
+Values = dict[str, Any]
+
+
+class Program:
+    """A plan compiled for a model. Immutable; any number of Rows use it."""
+
+    def __init__(self, model: Model, plan: Plan):
+        self.model, self.plan = model, plan
+        spec = plan.spec
+        self.given = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "steps"]
+        self.static = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "static"]
+        self.lengths = [entry.name for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"]
+        stateful = [part.node for part in plan.parts if part.how == "recurrent"]
+        self.ragged = plan.together and all(node.lengths is not None for node in stateful)
+        self.timings = plan.timings
+        self.repeats = [
+            part.node.name
+            for part in plan.parts
+            if part.how == "recurrent" and getattr(part.node, "mask", None) and part.node.masked_output == "repeat"
+        ]
+        threads = check_threads(model._num_threads)
+        self.steps = [self._compile(part, threads) for part in plan.parts]
+        plain = plan.together and not self.repeats and all(part.how != "last" for part in plan.parts)
+        self.plain = [
+            step
+            for part, step in zip(plan.parts, self.steps, strict=True)
+            if plain and part.how != "static" and step is not nothing
+        ]
+        self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
+        self.canonical = plan.settled + plan.period
+        self.counts = lru_cache(maxsize=256)(self._counts)
+        self.counts_of = lru_cache(maxsize=256)(self._counted)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What a saved stream is bound to: the model, and what the plan was made with."""
+        plan = self.plan
+        options = f"{self.model.fingerprint} {plan.lookahead} {plan.block} {plan.history}"
+        return hashlib.sha256(options.encode()).hexdigest()
+
+    def _compile(self, part: Part, threads: int) -> Any:
+        model, node = self.model, part.node
+        if part.how == "window":
+            return op_step(node, model.weights, model.dtype, threads)
+        if part.how == "history":
+            inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
+            alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
+            return op_step(alone, model.weights, model.dtype, threads)
+        if part.how == "blocks":
+            return BothWays(node, model, threads)
+        if isinstance(node, Node) and node.op == "Embedding":
+            readers = [other for other in self.plan.parts if node.name in other.node.reads]
+            if any(other.how == "blocks" for other in readers):
+                return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
+        return model._steps[part.place]
+
+    def phase(self, steps: int) -> int:
+        """A number of steps after which the same steps are kept, and small."""
+        if steps < self.canonical:
+            return steps
+        return self.plan.settled + (steps - self.plan.settled) % self.plan.period
+
+    def _counts(self, before: int, new: int, ended: bool) -> dict[Timing, tuple[int, int]]:
+        """For each timing the steps known before and after."""
+        return {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
+
+    def _counted(self, batch: int) -> Values:
+        """Static values that are known from the number of rows alone."""
+        found: Values = {}
+        for part in self.plan.parts:
+            if part.data is not None:
+                (name,) = part.node.names
+                value = self.plan.flows[name].value
+                data = [batch if item == BATCH else item for item in part.data]
+                found[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
+        return found
+
+    def accept(self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str) -> Values:
+        """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there."""
+        names = [entry.name for entry in entries]
+        for name in given:
+            if name not in names:
+                raise InputError(f"{what}: input {name!r} is unknown, expected {', '.join(names) or 'none'}")
+        sizes: dict[str, int] = {}
+        found: Values = {}
+        for entry in entries:
+            flow, value = self.plan.flows[entry.name], given.get(entry.name)
+            if value is None:
+                if not entry.optional:
+                    raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}")
+                found[entry.name] = None
+                continue
+            shape = entry.shape
+            if self.plan.fixed and flow.batch is not None:  # rows side by side, each of which runs alone
+                shape = (*shape[: flow.batch], "B", *shape[flow.batch + 1 :])
+            array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), shape, sizes)
+            if flow.batch is not None and array.shape[flow.batch] != batch:
+                raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
+            found[entry.name] = array
+        return found
+
+
+def padding_of(part: Part, dtype: np.dtype) -> float | int:
+    """What stands around the sequence, as a number of that dtype."""
+    return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding

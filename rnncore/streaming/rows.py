@@ -1,0 +1,402 @@
+"""The states of many rows of a stream, and one step of some of them through the graph.
+
+Every array but those of recurrent layers has its row first and then the steps that are kept, oldest first; how many
+of them count follows from the steps that the row has seen, so nothing else needs to be kept. What recurrent layers
+carry stands as in State: (layers, rows, size).
+
+Rows whose kept steps are of different numbers run in groups; a graph that keeps none runs all rows in one batch.
+A step changes nothing before everything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rnncore.arguments import without_padding
+from rnncore.errors import InputError, StateError, UnsupportedError
+from rnncore.formats._cursor import shown
+from rnncore.ops import numpy_dtype
+from rnncore.state import State
+from rnncore.streaming.flow import Flow, Part
+from rnncore.streaming.program import Program, padding_of
+from rnncore.streaming.run import Run
+
+__all__ = ["Rows"]
+
+Values = dict[str, Any]
+
+# Steps that a row can have seen: far more than any has, and far from where integers end.
+MOST_STEPS = 1 << 60
+
+
+class Rows:
+    """The states of ``capacity`` rows. Not safe to use by two threads at once."""
+
+    def __init__(self, program: Program, capacity: int):
+        self.program, self.capacity = program, capacity
+        self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
+        if not program.plan.together:
+            self.arrays["steps"] = np.zeros(capacity, np.int64)
+        self.recurrent: set[str] = set()
+        self.static: dict[str, np.ndarray] = {}
+        for part in program.plan.parts:
+            self._allocate(part)
+
+    # --- arrays -------------------------------------------------------------------------------------------------
+
+    def _allocate(self, part: Part) -> None:
+        node, flows = part.node, self.program.plan.flows
+        dtype = self.program.model.dtype
+        for name, most in part.waiting.items():
+            self._keep(f"{node.name}.waiting.{name}", flows[name], most)
+        if part.how in ("recurrent", "blocks"):
+            shapes = node.state_shapes(self.capacity)
+            for key, shape in shapes.items():
+                layers = shape[0] // len(node.directions) if part.how == "blocks" else shape[0]
+                self.arrays[f"{node.name}.{key}"] = np.zeros((layers, *shape[1:]), dtype)
+                self.recurrent.add(f"{node.name}.{key}")
+        if node.name in self.program.repeats:
+            self.arrays[f"{node.name}.began"] = np.zeros(self.capacity, np.bool_)
+        if part.how == "window":
+            window, source = part.window, node.inputs[0]
+            self._keep(f"{node.name}.context", flows[source], window.left + window.right + window.stride)
+        elif part.how == "blocks":
+            plan = self.program.plan
+            self._keep(f"{node.name}.context", flows[node.input], plan.block + plan.lookahead)
+        elif part.how == "history":
+            for name in dict.fromkeys(node.inputs):
+                self._keep(f"{node.name}.history.{name}", flows[name], self.program.plan.history - 1)
+        elif part.how == "last":
+            self._keep(f"{node.name}.last", flows[node.inputs[0]], 1)
+
+    def _keep(self, name: str, flow: Flow, most: int) -> None:
+        """Room for at most so many steps of a value in each row."""
+        rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
+        free = [size for size in rest if not isinstance(size, int)]
+        if free:
+            raise UnsupportedError(
+                f"{name}: values are {flow.value}, expected no free sizes but the batch and the time"
+            )
+        dtype = numpy_dtype(flow.value.dtype, self.program.model.dtype)
+        self.arrays[name] = np.zeros((self.capacity, most, *rest), dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (*self.arrays.values(), *self.static.values()))
+
+    def reset(self, rows: Any, static: Values | None = None) -> None:
+        """Rows to the beginning; with ``static``, the values that do not depend on the sequence are theirs."""
+        if static is not None:
+            self._set_static(rows, static)
+        plan, model = self.program.plan, self.program.model
+        for name, array in self.arrays.items():
+            if name in self.recurrent:
+                array[:, rows] = 0
+            else:
+                array[rows] = 0
+        for part in plan.parts:
+            node = part.node
+            if part.how == "window":
+                array = self.arrays[f"{node.name}.context"]
+                array[rows] = padding_of(part, array.dtype)
+            if part.how not in ("recurrent", "blocks"):
+                continue
+            for place, key in enumerate(node.state_shapes(1)):
+                array, each = self.arrays[f"{node.name}.{key}"], len(node.directions)
+                if node.trained_state:
+                    array[:, rows] = model.weights[f"{node.name}.initial_{key}"][::each, None]
+                elif place < len(node.initial):
+                    array[:, rows] = self._of_static(node.initial[place], rows)[::each]
+
+    def _of_static(self, name: str, rows: Any) -> np.ndarray:
+        flow, array = self.program.plan.flows[name], self.static[name]
+        return array if flow.batch is None else array[(slice(None),) * flow.batch + (rows,)]
+
+    def _set_static(self, rows: Any, static: Values) -> None:
+        """Compute what does not depend on the sequence, for some rows."""
+        plan, count = self.program.plan, len(np.arange(self.capacity)[rows])
+        values: Values = {**static, **self.program.counts_of(count), **self.program.model._constants}
+        wanted = set(plan.spec.outputs).union(*(part.node.reads for part in plan.parts if part.how != "static"))
+        with np.errstate(all="ignore"):
+            for part, step in zip(plan.parts, self.program.steps, strict=True):
+                if part.how != "static":
+                    continue
+                if part.data is None:
+                    step(values, None, {})
+        wanted -= {*self.program.model._constants, *self.program.counts_of(count)}
+        kept = {name: values[name] for name in wanted if name in plan.flows and plan.flows[name].kind == "static"}
+        kept.update({entry.name: values[entry.name] for entry in self.program.static})
+        if isinstance(rows, slice):  # all of them
+            self.static = {}
+        self._check_static(kept)
+        for name, array in kept.items():
+            axis = plan.flows[name].batch
+            if axis is None or array is None:
+                self.static.setdefault(name, array)
+                continue
+            if name not in self.static:
+                self.static[name] = np.zeros(
+                    (*array.shape[:axis], self.capacity, *array.shape[axis + 1 :]), array.dtype
+                )
+            self.static[name][(slice(None),) * axis + (rows,)] = array
+
+    def _check_static(self, given: Values) -> None:
+        """Values without a batch are one for all rows, and those with one have the sizes that other rows' have."""
+        for name, array in given.items():
+            axis, there = self.program.plan.flows[name].batch, self.static.get(name)
+            if name not in self.static or (array is None and there is None):
+                continue
+            if axis is None or array is None or there is None:
+                same = array is not None and there is not None and np.array_equal(array, there, equal_nan=True)
+                if not same:
+                    raise InputError(f"{name}: differs from what the other rows were opened with, expected the same")
+            else:
+                sizes = [(*found.shape[:axis], *found.shape[axis + 1 :]) for found in (array, there)]
+                if sizes[0] != sizes[1]:
+                    raise InputError(
+                        f"{name}: sizes {sizes[0]} without the batch, expected {sizes[1]}, the other rows'"
+                    )
+
+    def copy_rows(self, source: Any, target: Any) -> None:
+        """Make the target rows what the source rows are."""
+        for name, array in self.arrays.items():
+            if name in self.recurrent:
+                array[:, target] = array[:, source]
+            else:
+                array[target] = array[source]
+        for name, array in self.static.items():
+            axis = self.program.plan.flows[name].batch
+            if axis is not None and array is not None:
+                before = (slice(None),) * axis
+                array[(*before, target)] = array[(*before, source)]
+
+    def save(self, rows: Any) -> dict[str, np.ndarray]:
+        """Copies of what some rows carry; "static.NAME" for what they were opened with."""
+        found = {
+            name: np.array(array[:, rows] if name in self.recurrent else array[rows])
+            for name, array in self.arrays.items()
+        }
+        for entry in self.program.static:
+            array = self.static.get(entry.name)
+            if array is not None:
+                found[f"static.{entry.name}"] = np.array(self._of_static(entry.name, rows))
+        return found
+
+    def check_saved(self, found: Mapping[str, np.ndarray], count: int) -> None:
+        """StateError unless ``found`` is what save gives for so many rows of this program."""
+        expected = {}
+        for name, array in self.arrays.items():
+            shape = (array.shape[0], count, *array.shape[2:]) if name in self.recurrent else (count, *array.shape[1:])
+            expected[name] = (shape, array.dtype)
+        for entry in self.program.static:
+            array = found.get(f"static.{entry.name}")
+            try:
+                accepted = self.program.accept({entry.name: array}, count, [entry], "state")[entry.name]
+            except InputError as error:
+                raise StateError(f"state: static.{error}") from None
+            if array is not None:
+                expected[f"static.{entry.name}"] = (array.shape, accepted.dtype)
+        unknown = [name for name in found if name not in expected]
+        missing = [name for name in expected if name not in found]
+        if unknown or missing:
+            what = f"unknown array {shown(unknown[0])!r}" if unknown else f"array {missing[0]!r} missing"
+            raise StateError(f"state: {what}, expected {', '.join(expected)}")
+        for name, (shape, dtype) in expected.items():
+            if found[name].shape != shape or found[name].dtype != dtype:
+                raise StateError(
+                    f"state {name}: {found[name].dtype} {found[name].shape}, expected {dtype} {shape} "
+                    f"for {count} row{'s' * (count != 1)}"
+                )
+        steps = found.get("steps", np.zeros(1, np.int64))
+        if count and not (steps.min() >= 0 and steps.max() <= MOST_STEPS):
+            raise StateError(f"state steps: {steps.min()} to {steps.max()}, expected 0 to {MOST_STEPS}")
+
+    def load(self, rows: Any, found: Mapping[str, np.ndarray]) -> None:
+        """Make rows what save gave, which was checked."""
+        static = {name.removeprefix("static."): array for name, array in found.items() if name.startswith("static.")}
+        if static:
+            self._set_static(rows, {entry.name: static.get(entry.name) for entry in self.program.static})
+        for name, array in self.arrays.items():
+            if name in self.recurrent:
+                array[:, rows] = found[name]
+            else:
+                array[rows] = found[name]
+
+    # --- a step -------------------------------------------------------------------------------------------------
+
+    def advance(
+        self,
+        rows: np.ndarray,
+        given: Values,
+        new: int,
+        lengths: np.ndarray | None,
+        ended: bool = False,
+        check: Callable[[Values], None] | None = None,
+    ) -> tuple[Values, dict[str, np.ndarray]]:
+        """Outputs of these rows (different ones) for their next ``new`` steps, and how many steps each row has of each.
+
+        given    the inputs by name, of len(rows) rows; none where the rows end
+        lengths  int64 (len(rows),): steps of each row that count; None for all
+        ended    the sequence ends here: what still waits is given out
+        check    is called with the outputs before anything is changed, and may raise
+
+        Outputs behind a row's own steps are 0.
+        """
+        if self.program.plain and new and lengths is None and not ended:
+            return self._advance_plain(rows, given, new, check)
+        updates: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        results = []
+        with np.errstate(all="ignore"):
+            for members, count, ragged in self._groups(rows, new, lengths):
+                whole = len(members) == len(rows)
+                part = given if whole and count == new else self._part(given, members, count)
+                results.append(self._run(rows[members], part, count, ragged, ended, updates))
+                results[-1] = (members, *results[-1])
+        outputs, counts = self._gathered(rows, results)
+        if check is not None:
+            check(outputs)
+        for members, found in updates:
+            for name, array in found.items():
+                if name in self.recurrent:
+                    self.arrays[name][:, members] = array
+                elif array.ndim == 1:
+                    self.arrays[name][members] = array
+                else:
+                    self.arrays[name][members, : array.shape[1]] = array
+        if "steps" in self.arrays:
+            self.arrays["steps"][rows] += new if lengths is None else lengths
+        if ended:
+            self.arrays["ended"][rows] = True
+        return outputs, counts
+
+    def _advance_plain(
+        self, rows: np.ndarray, given: Values, new: int, check: Callable[[Values], None] | None
+    ) -> tuple[Values, dict[str, np.ndarray]]:
+        """The same for a graph whose nodes all run as they do in a model: the model's own steps, states in and out."""
+        program = self.program
+        every = len(rows) == self.capacity and bool((rows[1:] > rows[:-1]).all())
+        before = {
+            name: self.arrays[name] if every else np.ascontiguousarray(self.arrays[name][:, rows])
+            for name in self.recurrent
+        }
+        after: dict[str, np.ndarray] = {}
+        values: Values = {**program.counts_of(len(rows)), **program.model._constants, **program.absent, **given}
+        for name in self.static:
+            values[name] = None if self.static[name] is None else self._of_static(name, rows)
+        state = State.of(before)
+        with np.errstate(all="ignore"):
+            for step in program.plain:
+                step(values, state, after)
+        outputs = self._own_outputs(values, [*given.values(), *after.values()])
+        if check is not None:
+            check(outputs)
+        for name, array in after.items():
+            self.arrays[name][:, slice(None) if every else rows] = array
+        return outputs, {name: np.full(len(rows), new) for name in outputs}
+
+    def _own_outputs(self, values: Values, others: list[np.ndarray | None]) -> Values:
+        """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
+        held = [*others, *self.program.model._constants.values(), *self.static.values()]
+        held = [array for array in held if array is not None]
+        outputs: Values = {}
+        for name in self.program.plan.spec.outputs:
+            array = values[name]
+            outputs[name] = array.copy() if any(np.may_share_memory(array, other) for other in held) else array
+            held.append(outputs[name])
+        return outputs
+
+    def _groups(self, rows, new, lengths):
+        """(places in ``rows``, number of steps, lengths or None): what can run in one batch."""
+        program, everyone = self.program, np.arange(len(rows))
+        if lengths is not None and (lengths == new).all():
+            lengths = None
+        if program.plan.together and (lengths is None or program.ragged):
+            return [(everyone, new, lengths)]
+        keys: dict[tuple[int, int], list[int]] = {}
+        for place, row in enumerate(rows):
+            count = new if lengths is None else int(lengths[place])
+            phase = 0 if program.plan.together else program.phase(int(self.arrays["steps"][row]))
+            keys.setdefault((count, phase, place if program.plan.fixed else 0), []).append(place)
+        return [(np.array(places), count, None) for (count, _, _), places in keys.items()]
+
+    def _part(self, given: Values, members: np.ndarray, count: int) -> Values:
+        found = {}
+        for name, array in given.items():
+            flow = self.program.plan.flows[name]
+            if array is not None and flow.kind == "steps":
+                array = array if flow.batch is None else np.take(array, members, axis=flow.batch)
+                array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(count),)])
+            found[name] = array
+        return found
+
+    def _gathered(self, rows, results):
+        """The groups' outputs in the order of rows."""
+        plan = self.program.plan
+        counts = {name: np.zeros(len(rows), np.int64) for name in plan.spec.outputs}
+        for members, found, known, lengths in results:
+            for name in plan.spec.outputs:
+                flow = plan.flows[name]
+                if flow.kind == "steps":
+                    counts[name][members] = known[flow.timing] if lengths is None else lengths
+                    if lengths is not None:
+                        found[name] = _zeros_behind(found[name], flow, lengths)
+        if len(results) == 1:
+            return results[0][1], counts
+        outputs = {}
+        for name in plan.spec.outputs:
+            flow = plan.flows[name]
+            if flow.batch is None:
+                outputs[name] = results[0][1][name]
+                continue
+            first = max((found[name] for _, found, _, _ in results), key=lambda array: array.size)
+            shape = list(first.shape)
+            shape[flow.batch] = len(rows)
+            if flow.kind == "steps":
+                shape[flow.time] = int(counts[name].max())
+            outputs[name] = np.zeros(shape, first.dtype)
+            for members, found, _, _ in results:
+                index: list[Any] = [slice(None)] * len(shape)
+                index[flow.batch] = members
+                if flow.kind == "steps":
+                    index[flow.time] = slice(found[name].shape[flow.time])
+                outputs[name][tuple(index)] = found[name]
+        return outputs, counts
+
+    def _run(self, rows, given, new, lengths, ended, updates):
+        """One group: outputs by name, the steps known of each timing, and lengths."""
+        program, plan = self.program, self.program.plan
+        before = 0 if plan.together else program.phase(int(self.arrays["steps"][rows[0]]))
+        counts = program.counts(before, new, ended)
+        run = Run(self, rows, counts, ended)
+        values = run.values
+        values.update(program.counts_of(len(rows)))
+        values.update(program.model._constants)
+        for name in self.static:
+            values[name] = None if self.static[name] is None else self._of_static(name, rows)
+        for entry in program.given:
+            values[entry.name] = given.get(entry.name)
+            if values[entry.name] is None and not entry.optional:
+                values[entry.name] = run.empty(plan.flows[entry.name])
+        for name in program.lengths:
+            values[name] = lengths
+        for name, (of, axis) in program.model._padded.items():
+            if values.get(of) is not None:
+                values[name] = without_padding(values[name], values[of], axis)
+        for part, step in zip(plan.parts, program.steps, strict=True):
+            run.part(part, step)
+        updates.append((rows, run.updates))
+        outputs = self._own_outputs(values, [*given.values(), *run.updates.values()])
+        return outputs, {timing: after - earlier for timing, (earlier, after) in counts.items()}, lengths
+
+
+def _zeros_behind(array: np.ndarray, flow: Flow, lengths: np.ndarray) -> np.ndarray:
+    """The array with 0 behind each row's length."""
+    moved = np.moveaxis(array, (flow.batch, flow.time), (0, 1))
+    counts = np.arange(moved.shape[1]) < lengths[:, None]
+    if counts.all():
+        return array
+    found = np.where(counts.reshape(counts.shape + (1,) * (moved.ndim - 2)), moved, moved.dtype.type(0))
+    return np.ascontiguousarray(np.moveaxis(found, (0, 1), (flow.batch, flow.time)))

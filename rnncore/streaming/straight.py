@@ -1,0 +1,111 @@
+"""The short way of a stream through a graph that keeps no steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rnncore.kernels import _native
+from rnncore.kernels._pool import DirectStream, Owner
+from rnncore.model import nothing
+from rnncore.ops import numpy_dtype
+from rnncore.recurrent import RecurrentStep
+from rnncore.spec import Recurrent
+from rnncore.streaming.rows import Rows
+
+__all__ = ["Straight"]
+
+Values = dict[str, Any]
+
+
+class Straight:
+    """The short way of a stream's rows through a plain graph: one piece of its only input, states changed in place.
+
+    Made by ``of``, which is None where there is none. Calling it gives the outputs by name, or None for a piece that
+    needs the long way, which knows what to do or what to say.
+    """
+
+    @classmethod
+    def of(cls, rows: Rows) -> Straight | None:
+        program = rows.program
+        fits = program.plain and len(program.given) == 1 and not (program.static or rows.static or program.plan.fixed)
+        layers = [part.node for part in program.plan.parts if part.how == "recurrent"]
+        for node in layers:
+            step = program.model._steps[program.plan.spec.nodes.index(node)]
+            native = isinstance(step, RecurrentStep) and isinstance(step.stack, _native.Stack) and step.table is None
+            fits = fits and native and node.layout == "batch_first" and node.mask is None
+        return cls(rows) if fits and layers else None
+
+    def __init__(self, rows: Rows):
+        self.rows, program = rows, rows.program
+        plan, model = program.plan, program.model
+        (self.entry,) = program.given
+        self.dtype = numpy_dtype(self.entry.dtype, model.dtype)
+        batch = plan.flows[self.entry.name].batch
+        self.batch_first = batch == 0
+        self.sizes = [
+            (axis, rows.capacity if axis == batch else size)
+            for axis, size in enumerate(self.entry.shape)
+            if axis == batch or isinstance(size, int)
+        ]
+        self.base = {**program.counts_of(rows.capacity), **model._constants, **program.absent}
+        wanted = set(plan.spec.outputs).union(*(node.reads for node in plan.spec.nodes))
+        self.steps = []
+        for part, step in zip(plan.parts, program.steps, strict=True):
+            if part.how == "recurrent":
+                self.steps.append(_Layer(part.node, model._steps[part.place], rows.arrays, wanted))
+            elif part.how != "static" and step is not nothing:
+                self.steps.append(step)
+        self.states = [rows.arrays[name] for name in rows.recurrent]
+
+    def lacks_batch(self, x: Any) -> bool:
+        """Whether x is a piece without its first axis, the batch."""
+        return self.batch_first and type(x) is np.ndarray and x.ndim == len(self.entry.shape) - 1
+
+    def __call__(self, x: Any) -> Values | None:
+        if type(x) is not np.ndarray or x.dtype != self.dtype or x.ndim != len(self.entry.shape):
+            return None
+        if not (x.flags.c_contiguous and x.flags.aligned and x.size):
+            return None
+        for axis, size in self.sizes:
+            if x.shape[axis] != size:
+                return None
+        values = {**self.base, self.entry.name: x}
+        before = [array.copy() for array in self.states]
+        try:
+            with np.errstate(all="ignore"):
+                for step in self.steps:
+                    step(values, None, None)
+            return self.rows._own_outputs(values, [x])
+        except BaseException as error:
+            for array, earlier in zip(self.states, before, strict=True):
+                array[...] = earlier
+            if isinstance(error, _NotPlain):
+                return None
+            raise
+
+
+class _NotPlain(Exception):
+    """A value that a layer cannot take the short way."""
+
+
+class _Layer:
+    """A recurrent layer whose states are changed where they are."""
+
+    def __init__(self, node: Recurrent, step: RecurrentStep, arrays: Mapping[str, np.ndarray], wanted: set[str]):
+        self.name, self.input = node.name, node.input
+        h, c = arrays[f"{node.name}.h"], arrays.get(f"{node.name}.c")
+        self.direct = DirectStream(step.stack, h, c, None, Owner(), node.cell.input_size, step.threads)
+        self.states = [(f"{node.name}.{key}", array) for key, array in (("h", h), ("c", c))]
+        self.states.append((f"{node.name}.last", h[-1]))
+        self.states = [(name, array) for name, array in self.states if name in wanted]
+
+    def __call__(self, values: Values, before: None, after: None) -> None:
+        y = self.direct.feed(values[self.input], None)
+        if y is None:
+            raise _NotPlain
+        values[self.name] = y
+        for name, array in self.states:
+            values[name] = array.copy()

@@ -1,0 +1,238 @@
+"""rnncore.export.from_torch on modules with code of their own: each runs like torch over several sizes and lengths."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import torch_modules
+from torch import nn
+from torch_modules import MODULES, REFUSED, floats, ids, lengths
+
+import rnncore
+from rnncore.errors import InputError, UnsupportedError, VerificationError
+from rnncore.export import from_torch
+from rnncore.export.torch_export import _leaves as leaves
+from rnncore.spec import Control, Recurrent
+
+
+def resized(spec, arrays, sizes):
+    """Inputs of a Spec with other sizes: rows and steps repeated where they stand, lengths within the new steps."""
+    found = {}
+    for entry in spec.inputs:
+        if entry.name not in arrays:
+            continue
+        array = arrays[entry.name]
+        for axis, size in enumerate(entry.shape):
+            if isinstance(size, str):
+                wanted = sizes(size, array.shape[axis])
+                array = np.take(array, np.arange(wanted) * array.shape[axis] // wanted, axis)
+        if entry.name == "lengths":
+            before = max(n for key, other in arrays.items() if key != "lengths" for n in other.shape[:2])
+            array = np.maximum(np.minimum(array, sizes("T", before)), 1)
+        found[entry.name] = array
+    return found
+
+
+def in_torch(module, example, arrays):
+    """torch's outputs for arrays in the place of the example's tensors, in order."""
+    given = iter(arrays.values())
+
+    def replaced(item):
+        return torch.from_numpy(next(given)) if isinstance(item, torch.Tensor) else type(item)(map(replaced, item))
+
+    with torch.no_grad():
+        return [tensor.numpy() for tensor in leaves(module(*map(replaced, example)))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_run_like_torch(name):
+    make, example = MODULES[name]
+    torch.manual_seed(5)
+    module = make().eval()
+    exported = from_torch(module, example)
+    model = rnncore.Model(*exported)
+    changes = (
+        lambda _, n: n,
+        lambda size, n: n + 1,
+        lambda size, n: 2 * n,
+        lambda size, n: n - 1 if size == "B" else n + 3,
+    )
+    for sizes in changes:
+        inputs = resized(exported.spec, exported.test_pair.inputs, sizes)
+        found = model.run(inputs)
+        for (output, array), expected in zip(found.items(), in_torch(module, example, inputs), strict=True):
+            assert array.shape == expected.shape, (output, inputs)
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5, err_msg=output)
+
+
+LOOPS = ["cell loop", "gru cell loop", "two cells", "backward loop", "stored outputs", "layers of cells", "both ways"]
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_of_cells_become_recurrent_nodes(name):
+    make, example = MODULES[name]
+    exported = from_torch(make(), example)
+    assert exported.spec.recurrent
+    assert not any(isinstance(node, Control) for node in exported.spec.nodes)
+    assert any("a loop over its steps" in note for note in exported.notes)
+
+
+@pytest.mark.parametrize("name", ["gated loop", "own cell", "fed attention"])
+def test_other_loops_become_scans(name):
+    make, example = MODULES[name]
+    assert [node.op for node in from_torch(make(), example).spec.nodes if isinstance(node, Control)] == ["Scan"]
+
+
+def test_initial_states():
+    def node(name):
+        make, example = MODULES[name]
+        return next(node for node in from_torch(make(), example).spec.nodes if isinstance(node, Recurrent))
+
+    zeros, given = node("optional state, absent"), node("optional state, given")
+    assert (zeros.initial, zeros.trained_state) == ((), False)
+    assert given.initial == ("h",)
+    assert node("learned state").trained_state
+    assert node("computed state").initial
+
+
+def test_last_states_are_values_of_the_node():
+    make, example = MODULES["packed encoder"]
+    spec = from_torch(make(), example).spec
+    assert [node.name for node in spec.nodes][:3] == ["embed", "rnn", "fc"]
+    assert spec.nodes[2].inputs == ("rnn.last",)
+    assert spec.nodes[1].lengths == "lengths"
+
+
+def test_lengths_by_keyword_and_rows_of_other_lengths():
+    make, (tokens, _) = MODULES["packed encoder"]
+    module = make().eval()
+    exported = from_torch(module, tokens, lengths=[6, 4, 2])
+    model = rnncore.Model(*exported)
+    for sizes in ([1, 1, 1], [3, 6, 2], [6, 6, 6]):
+        expected = module(tokens, torch.tensor(sizes)).detach().numpy()
+        np.testing.assert_allclose(
+            model.run({"tokens": tokens.numpy(), "lengths": np.array(sizes)})[exported.spec.outputs[0]],
+            expected,
+            atol=1e-6,
+        )
+
+
+def test_rows_may_have_lengths_where_steps_stand_alone():
+    make, example = MODULES["tagger"]
+    module = make().eval()
+    model = rnncore.Model(*from_torch(module, example))
+    rows = [ids(4), ids(7), ids(1)]
+    for found, row in zip(model.predict([row.numpy() for row in rows]), rows, strict=True):
+        np.testing.assert_allclose(found, module(row[None])[0].detach().numpy(), atol=1e-5)
+    assert "lengths" not in {entry.name for entry in from_torch(*MODULE_WITH_MEAN).spec.inputs}
+
+
+class _Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x)[0].mean(1)
+
+
+MODULE_WITH_MEAN = (_Mean(), (floats(2, 5, 3),))
+
+
+def test_outputs_of_a_dict_have_its_keys():
+    make, example = MODULES["self-attention"]
+    exported = from_torch(make(), example)
+    assert exported.spec.outputs == ("logits", "attention")
+
+
+def test_sizes_by_name():
+    make, example = MODULES["attention step"]
+    exported = from_torch(make(), example, sizes={"encoder_outputs": ("steps", "B", None)})
+    assert exported.spec.inputs[2].shape == ("steps", "B", 8)
+    with pytest.raises(InputError, match="sizes: 'x' with 1 dimensions"):
+        from_torch(make(), example, sizes={"x": ("B",)})
+
+
+def test_weight_norm_is_named_in_the_notes():
+    make, example = MODULES["weight norm"]
+    notes = from_torch(make(), example).notes
+    assert "conv.weight (Conv1d): WeightNorm folded" in notes
+    assert "old (Linear): WeightNorm folded into its weights" in notes
+    assert "spectral.weight (Linear): SpectralNorm folded" in notes
+
+
+def test_a_module_in_double():
+    make, example = MODULES["self-attention"]
+    exported = from_torch(make().double(), (example[0].double(), example[1]))
+    assert exported.test_pair.outputs["logits"].dtype == np.float64
+    found = rnncore.Model(*exported, dtype="float64").run(exported.test_pair.inputs)
+    np.testing.assert_allclose(found["logits"], exported.test_pair.outputs["logits"], rtol=0, atol=1e-12)
+
+
+def test_the_module_and_torch_are_left_as_they_were():
+    make, example = MODULES["packed sequence out"]
+    module = make()
+    before = {name: dict(part.__dict__) for name, part in module.named_modules()}
+    functions = nn.utils.rnn.pack_padded_sequence, torch.zeros
+    from_torch(module, example)
+    assert {name: dict(part.__dict__) for name, part in module.named_modules()} == before
+    assert (nn.utils.rnn.pack_padded_sequence, torch.zeros) == functions
+    assert module.training
+
+
+def _refused_line(kind):
+    source, first = inspect.getsourcelines(kind)
+    return first + next(i for i, line in enumerate(source) if "# refused" in line)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_with_the_line(kind):
+    example, says = REFUSED[kind]
+    with pytest.raises(UnsupportedError, match=says) as caught:
+        from_torch(kind(), example)
+    assert str(caught.value).startswith(f"{torch_modules.__file__}:{_refused_line(kind)}: ")
+
+
+class _KeepsState(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(3, 4, batch_first=True)
+        self.hidden = None
+
+    def forward(self, x):
+        y, self.hidden = self.gru(x)
+        return y
+
+
+def test_state_kept_in_the_module_is_refused():
+    module = _KeepsState()
+    with pytest.raises(UnsupportedError, match="keeps a value from call to call in 'hidden'"):
+        from_torch(module, floats(2, 5, 3))
+
+
+class _Remembers(nn.Module):
+    """Gives something else for the sizes that it has not been exported with."""
+
+    def forward(self, x):
+        return x * min(x.size(1), 12)
+
+
+def test_what_depends_on_sizes_in_another_way_is_found():
+    with pytest.raises((UnsupportedError, VerificationError)):
+        from_torch(_Remembers(), floats(2, 11, 3))
+
+
+@pytest.mark.parametrize(
+    ("example", "given", "says"),
+    [
+        (None, None, "example: none, expected what _Mean.forward"),
+        ((floats(2, 5, 3), floats(2, 5, 3)), None, "too many positional arguments"),
+        (floats(2, 5, 3), lengths(5, 3), "lengths: forward has the arguments x"),
+        (floats(2, 5), None, "torch itself fails"),
+        ({"y": floats(2, 5, 3)}, None, "unexpected keyword|missing a required argument"),
+    ],
+)
+def test_wrong_examples(example, given, says):
+    with pytest.raises(InputError, match=says):
+        from_torch(_Mean(), example, lengths=given)

@@ -1,0 +1,148 @@
+"""Files of Keras against Keras: written by Keras 3 in each container, read here without it, the same numbers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import keras_zoo
+import numpy as np
+import pytest
+from agreement import assert_close
+
+import rnncore
+from rnncore.export import from_keras
+from rnncore.formats import read_listing
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
+
+ROOT = Path(__file__).parent.parent
+CONTAINERS = ("keras", "h5", "weights.h5")
+
+
+def expected_of(model, inputs):
+    found = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(found)]
+
+
+def by_name(model, inputs):
+    """Arrays by the names of our model's inputs, in order."""
+    entries = [entry for entry in model.inputs if not entry.optional]
+    return {
+        entry.name: x.astype(np.int64 if entry.dtype == "int64" else np.float32)
+        for entry, x in zip(entries, inputs, strict=True)
+    }
+
+
+def agrees(model, inputs, expected, what, tolerance=1e-5):
+    found = model.run(by_name(model, inputs))
+    assert len(model.spec.outputs) == len(expected)
+    for name, reference in zip(model.spec.outputs, expected, strict=True):
+        assert_close(found[name], reference, tolerance, f"{what}: {name}")
+
+
+def load_in(container, model, folder):
+    """The model through a file of one container."""
+    path = folder / f"model.{container}"
+    if container == "weights.h5":
+        model.save_weights(path)
+        return rnncore.load(path, architecture=model.to_json())
+    model.save(path)
+    return rnncore.load(path)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", keras_zoo.MODELS)
+def test_files_of_keras_3(name, container, tmp_path):
+    keras.backend.clear_session()
+    model, inputs = keras_zoo.build(keras, name)
+    agrees(load_in(container, model, tmp_path), inputs, expected_of(model, inputs), f"{name}.{container}")
+
+
+@pytest.mark.parametrize("name", keras_zoo.MODELS)
+def test_live_models(name):
+    keras.backend.clear_session()
+    model, inputs = keras_zoo.build(keras, name)
+    exported = from_keras(model, inputs)
+    ours = rnncore.Model(exported.spec, exported.weights)
+    found = ours.run(exported.test_pair.inputs)
+    for output, expected in exported.test_pair.outputs.items():
+        assert_close(found[output], expected, 1e-5, output)
+    agrees(ours, inputs, expected_of(model, inputs), name)
+
+
+WITHOUT = """
+import json, sys
+import numpy as np
+import rnncore
+found = {}
+for path in json.loads(sys.argv[1]):
+    model = rnncore.load(path)
+    inputs = dict(np.load(path + ".npz"))
+    entries = [entry for entry in model.inputs if not entry.optional]
+    found = model.run({entry.name: inputs[f"arr_{place}"] for place, entry in enumerate(entries)})
+    np.savez(path + ".out.npz", *found.values())
+print(json.dumps([name for name in ("keras", "tensorflow", "tf_keras", "torch", "h5py") if name in sys.modules]))
+"""
+
+
+def test_without_keras(tmp_path):
+    """In a process of its own, in which neither Keras nor a framework nor h5py is imported."""
+    wanted, paths = {}, []
+    for name in ("text_classifier", "encoder_decoder", "stacked_cells"):
+        for container in ("keras", "h5"):
+            keras.backend.clear_session()
+            model, inputs = keras_zoo.build(keras, name)
+            path = tmp_path / f"{name}.{container}"
+            model.save(path)
+            wide = [x.astype(np.int64) if x.dtype.kind == "i" else x for x in inputs]
+            np.savez(f"{path}.npz", *wide)
+            wanted[str(path)] = expected_of(model, inputs)
+            paths.append(str(path))
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, json.dumps(paths)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+    for path, expected in wanted.items():
+        with np.load(f"{path}.out.npz") as found:
+            for place, reference in enumerate(expected):
+                assert_close(found[f"arr_{place}"], reference, 1e-5, path)
+
+
+def test_a_listing_names_what_is_not_accepted(tmp_path):
+    x = keras.Input((4, 3, 1))
+    y = keras.layers.ConvLSTM1D(2, 2, name="odd")(x)
+    keras.Model(x, keras.layers.Flatten()(y)).save(tmp_path / "odd.keras")
+    with pytest.raises(rnncore.UnsupportedError, match=r"layer 'odd' \(ConvLSTM1D\): not accepted"):
+        rnncore.load(tmp_path / "odd.keras")
+    found = read_listing(tmp_path / "odd.keras")
+    assert [(node.name, node.problem) for node in found.nodes if node.problem] == [
+        ("odd", "ConvLSTM1D is not accepted")
+    ]
+    assert "ConvLSTM1D" in found.problem
+    (entry,) = [node for node in found.nodes if node.kind == "Flatten"]
+    assert entry.reads == ("odd",)
+
+
+def test_lengths_only_where_they_mean_a_mask(tmp_path):
+    """A network in which other layers look along time has none: padding would be seen."""
+    for name, expected in (("text_classifier", True), ("conv_of_any_length", False), ("word_attention", False)):
+        model, _ = keras_zoo.build(keras, name)
+        model.save(tmp_path / f"{name}.keras")
+        found = rnncore.load(tmp_path / f"{name}.keras")
+        assert ("lengths" in [entry.name for entry in found.inputs]) is expected
+
+
+def test_a_fixed_time_is_free_where_nothing_needs_it(tmp_path):
+    """Keras fixes 12 steps; a convolution does not need them, a Flatten does."""
+    for name, steps in (("convolutions", "T"), ("images", 8)):
+        model, _ = keras_zoo.build(keras, name)
+        model.save(tmp_path / f"{name}.keras")
+        assert rnncore.load(tmp_path / f"{name}.keras").inputs[0].shape[1] == steps

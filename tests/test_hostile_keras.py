@@ -1,0 +1,155 @@
+"""Every file of hostile_keras.py: refused with one of our errors and a message that says why, or read; never run."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hostile_files import CANARY, write
+from hostile_keras import BENIGN, BIAS, HOSTILE, KERNEL
+from test_hostile import WATCHED
+
+import rnncore
+from rnncore.errors import RnncoreError
+from rnncore.formats import read_file
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "keras"
+SECONDS, MEBIBYTES = 2.0, 256
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_file_is_refused(name, tmp_path):
+    case = HOSTILE[name]
+    path = write(case, tmp_path)
+    begin = time.process_time()
+    with pytest.raises(RnncoreError) as caught:
+        read_file(path)
+    assert time.process_time() - begin < SECONDS
+    assert type(caught.value) is case.error, case.why
+    assert case.says in str(caught.value), case.why
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("name", BENIGN)
+def test_benign_file_is_read(name, tmp_path):
+    model = rnncore.load(write(BENIGN[name], tmp_path))
+    x = np.array([[1, -2, 0.5]], np.float32)
+    np.testing.assert_allclose(model(x), x @ KERNEL + BIAS, rtol=1e-6, err_msg=BENIGN[name].why)
+
+
+def test_there_are_enough_cases():
+    assert len(HOSTILE) >= 35 and len(BENIGN) >= 20
+    assert all(case.why and case.error for case in HOSTILE.values())
+
+
+@pytest.mark.parametrize("name", ["fine_h5", "latest_headers", "gzip_chunks"])
+def test_damaged_file_is_our_error(name, tmp_path):
+    """Prefixes of a benign file, and bytes of it changed: read, or refused with one of our errors, within time."""
+    data = BENIGN[name].build()
+    path = tmp_path / "file"
+    random = np.random.default_rng(0)
+    variants = [data[:end] for end in range(0, len(data), len(data) // 60)]
+    for at in random.integers(0, len(data), 300):
+        byte = int(random.choice([0, 0xFF, data[at] ^ 1, data[at] ^ 0x80]))
+        variants.append(data[:at] + bytes([byte]) + data[at + 1 :])
+    for variant in variants:
+        path.write_bytes(variant)
+        begin = time.process_time()
+        try:
+            read_file(path)
+        except RnncoreError as error:
+            assert str(error).startswith(str(path))
+        assert time.process_time() - begin < SECONDS
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1 << 70,
+    0.5,
+    "",
+    "relu",
+    "..",
+    [],
+    {},
+    [None],
+    [[1]],
+    {"class_name": "LSTM"},
+    {"a": {"b": 1}},
+]
+
+
+def mutated(found, random):
+    """A config with one value of it, anywhere, replaced by another."""
+    places = []
+
+    def visit(item):
+        keys = list(item) if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else ()
+        for key in keys:
+            places.append((item, key))
+            visit(item[key])
+
+    visit(found)
+    item, key = places[random.integers(len(places))]
+    item[key] = ODD[random.integers(len(ODD))]
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["convolutions", "encoder_decoder", "stacked_cells", "attentions", "nested_sequential"]
+)
+def test_damaged_config_is_our_error(name, tmp_path):
+    """Any value of a config replaced by anything: read, or refused with one of our errors that names the file."""
+    path = tmp_path / "model.h5"
+    path.write_bytes((GOLDEN / f"{name}.h5").read_bytes())
+    with h5py.File(path) as file:
+        text = file.attrs["model_config"]
+    for seed in range(120):
+        config = mutated(json.loads(text), np.random.default_rng([seed, 4]))
+        with h5py.File(path, "a") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        begin = time.process_time()
+        try:
+            read_file(path)
+        except RnncoreError as error:
+            assert str(error).startswith(str(path))
+        assert time.process_time() - begin < SECONDS
+
+
+def test_nothing_is_opened_imported_or_run(tmp_path):
+    """All cases in one process under an audit hook: no event but the opening of the file itself, and 256 MiB.
+
+    The first reading of a few benign files loads pyfive and what Python loads late; that is not watched.
+    """
+    (tmp_path / "evil_module.py").write_text(f"open({CANARY!r}, 'w').close()\nclass Evil: pass\n")
+    paths = [str(write(case, tmp_path)) for case in {**HOSTILE, **BENIGN}.values()]
+    warm = [str(tmp_path / f"{name}.file") for name in ("fine_h5", "fine_keras", "gzip_chunks", "many_attributes")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            WATCHED.replace("read_checkpoint(path)", "read_file(path)"),
+        ],
+        input=json.dumps([paths, warm]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["events"] == []
+    assert found["modules"] == []
+    assert not found["torch"]
+    assert found["peak"] < MEBIBYTES
+    assert not (tmp_path / CANARY).exists()

@@ -1,0 +1,116 @@
+"""Published ONNX models with recurrent layers, against ONNX Runtime."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from agreement import assert_close
+from real_models import real_file
+
+import rnncore
+from rnncore.spec import Control, Recurrent
+
+RATE, WINDOW, CONTEXT = 16000, 512, 64
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session, given):
+    names = [entry.name for entry in session.get_outputs()]
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def voice(seconds, rng):
+    """Like a voice that speaks three words a second: harmonics of a moving pitch under two formants, and noise."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    pitch = 110 + 20 * np.sin(2 * np.pi * 0.7 * t)
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    formants = (600 + 150 * np.sin(2 * np.pi * 1.5 * t), 1700 + 300 * np.cos(2 * np.pi * 1.1 * t))
+    sound = sum(
+        np.sin(k * phase) / k * sum(np.exp(-(((k * pitch - formant) / 300) ** 2)) for formant in formants)
+        for k in range(1, 30)
+    )
+    return (0.5 * sound * (np.sin(2 * np.pi * 3 * t) > -0.4) + 0.003 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+def frames(wave):
+    """Windows of 512 samples, each with the 64 before it."""
+    padded = np.concatenate([np.zeros(CONTEXT, np.float32), wave])
+    return np.stack([padded[i : i + CONTEXT + WINDOW] for i in range(0, len(wave) - WINDOW + 1, WINDOW)])
+
+
+@pytest.fixture(scope="module")
+def silero():
+    return real_file("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_sequence.onnx")
+
+
+def test_silero_vad_with_its_state(silero):
+    """Six seconds in pieces of different lengths; each piece starts from the state that the one before it left."""
+    model, reference = rnncore.load(silero), session(silero)
+    (lstm,) = [node for node in model.spec.nodes if isinstance(node, Recurrent)]
+    assert lstm.initial == ("h", "c")
+    sound = frames(voice(6, np.random.default_rng(0)))
+    ours = theirs = {name: np.zeros((1, 1, 128), np.float32) for name in ("h", "c")}
+    spoken = []
+    for piece in np.array_split(sound, [1, 2, 10, 50, 120]):
+        found = model.run({"input": piece, **ours})
+        expected = run_session(reference, {"input": piece, **theirs})
+        for name, array in expected.items():
+            assert_close(found[name], array, 1e-5, name)
+        ours, theirs = ({"h": out["hn"], "c": out["cn"]} for out in (found, expected))
+        spoken.extend(expected["speech_probs"])
+    assert max(spoken) > 0.5 > min(spoken)  # it hears something, and not always
+
+
+@pytest.mark.parametrize("file", ["silero_vad.onnx", "silero_vad_op18_ifless.onnx", "silero_vad_16k_op15.onnx"])
+def test_silero_vad_with_branches(file):
+    """Both rates in the branches of an If, and a squeeze whose rank would depend on a size."""
+    path = real_file("silero-vad==6.2.3", f"silero_vad/data/{file}")
+    model, reference = rnncore.load(path), session(path)
+    rates = {RATE: (1,), 8000: (2,)} if file != "silero_vad_16k_op15.onnx" else {RATE: (1,)}
+    for rate, (every,) in rates.items():
+        ours = theirs = np.zeros((2, 1, 128), np.float32)
+        for frame in frames(voice(1, np.random.default_rng(1)))[:20]:
+            given = {"input": frame[None, ::every], "sr": np.array(rate, np.int64)}
+            found = model.run({**given, "state": ours})
+            expected = run_session(reference, {**given, "state": theirs})
+            for name, array in expected.items():
+                assert_close(found[name], array, 1e-5, f"{rate}: {name}")
+            ours, theirs = found["stateN"], expected["stateN"]
+
+
+def test_nakdimon():
+    """Hebrew diacritics: an embedding, two bidirectional LSTMs with masks, each direction a Loop, and three heads."""
+    path = real_file("piper-tts==1.8.0", "piper/hebrew/nakdimon.onnx")
+    model, reference = rnncore.load(path), session(path)
+    assert sum(isinstance(node, Control) and node.op == "Loop" for node in model.spec.nodes) == 4
+    (entry,) = reference.get_inputs()
+    dtype = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}[entry.type]
+    rng = np.random.default_rng(0)
+    for batch, steps in ((1, 20), (3, 47)):
+        ids = rng.integers(1, 40, (batch, steps)).astype(dtype)
+        ids[-1, steps // 2 :] = 0
+        found, expected = model.run({entry.name: ids}), run_session(reference, {entry.name: ids})
+        for name, array in expected.items():
+            assert_close(found[name], array, 1e-5, name)
+
+
+@pytest.mark.parametrize("file", ["common.onnx", "common_old.onnx"])
+def test_ddddocr(file):
+    """Convolutions, a bidirectional LSTM and a wide Linear layer; the old one quantized while it runs.
+
+    A quantized value that lies between two steps is rounded up here and down there, and the layers after it carry
+    that on: of the old model the letters are compared, and the scores by the size of such a step.
+    """
+    path = real_file("ddddocr==1.6.1", f"ddddocr/{file}")
+    model, reference = rnncore.load(path), session(path)
+    rng = np.random.default_rng(0)
+    for width in (90, 160):
+        image = np.clip(rng.normal(0.8, 0.2, (1, 1, 64, width)), 0, 1).astype(np.float32)
+        found = model.run({"input1": image})["387"]
+        expected = run_session(reference, {"input1": image})["387"]
+        assert_close(found, expected, 1e-5 if file == "common.onnx" else 0.05, file)
+        np.testing.assert_array_equal(found.argmax(axis=-1), expected.argmax(axis=-1))

@@ -1,0 +1,120 @@
+"""A Model keeps its weights once: packed. What was given comes back to the bit, and memory holds no second copy."""
+
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from agreement import assert_same_bits
+from random_networks import draw_weights, random_network, seeds, stack
+
+import rnncore
+from rnncore.cells import GRU, LSTM, RNN
+from rnncore.model import Model
+from rnncore.spec import Control, Input, Node, Recurrent, Spec
+
+
+def given_bits(network, dtype):
+    """The network's weights as float16, float32, float64; or float64 that float32 does not hold."""
+    if dtype == "float64 in full":
+        return {name: array + 1e-9 for name, array in network.weights.items()}
+    return {name: array.astype(dtype) for name, array in network.weights.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "float64 in full"])
+@pytest.mark.parametrize("seed", seeds(60))
+def test_weights_come_back_to_the_bit(isa, seed, dtype):
+    network = random_network(seed)
+    given = given_bits(network, dtype)
+    model = Model(network.spec, given)
+    assert list(model.weights) == list(network.spec.weight_shapes())
+    for again in (model.weights, pickle.loads(pickle.dumps(model)).weights, Model(model.spec, model.weights).weights):
+        for name, array in given.items():
+            assert_same_bits(again[name], array, f"{isa}, {name}")
+            assert not again[name].flags.writeable
+    assert model.weights.nbytes == sum(array.nbytes for array in given.values())
+    assert model.weights.count == sum(array.size for array in given.values())
+
+
+@pytest.mark.parametrize("hidden", [5, 64])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        lambda n: RNN(n + 1, n),
+        lambda n: LSTM(n + 1, n, projection=3),
+        lambda n: LSTM(n + 1, n, coupled="input"),
+        lambda n: LSTM(n + 1, n, layer_norm="tf1"),
+        lambda n: GRU(n + 1, n),
+        lambda n: GRU(n + 1, n, reset_after=False),
+        lambda n: GRU(n + 1, n, reset_after=False, activations=("sigmoid", "sigmoid", "relu")),
+    ],
+    ids=["rnn", "lstm with projection", "coupled", "layer norm", "gru", "reset before", "reset before, generic"],
+)
+def test_every_matrix_is_packed_only(isa, cell, hidden):
+    spec = stack(cell(hidden), layers=2, direction="bidirectional")
+    given = {name: array.astype(np.float32) for name, array in draw_weights(spec, np.random.default_rng(0)).items()}
+    model = Model(spec, given)
+    assert set(model.weights.packed) == {name for name in given if ".weight_" in name}
+    for name, array in given.items():
+        assert_same_bits(model.weights[name], array, f"{isa}, {name}")
+
+
+def tagger(size):
+    return Spec(
+        [Input("x", "float", ("B", "T", size))],
+        [
+            Recurrent("lstm", LSTM(size, size), "x", layers=2),
+            Recurrent("gru", GRU(size, size, reset_after=False), "lstm"),
+            Node("linear", "Linear", "gru", {"input_size": size, "output_size": size}),
+        ],
+        ["linear"],
+    )
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, 512])
+def test_a_loaded_model_takes_little_more_than_its_weights(tmp_path, size):
+    spec = tagger(size)
+    weights = {name: array.astype(np.float32) for name, array in draw_weights(spec, np.random.default_rng(0)).items()}
+    raw = sum(array.nbytes for array in weights.values())
+    path = rnncore.save(tmp_path / "model.safetensors", Model(spec, weights))
+    rnncore.load(path)  # what the first load imports is not the model's
+    tracemalloc.start()
+    try:
+        model = rnncore.load(path)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held <= 1.25 * raw + 100_000  # the Spec and Python's own objects
+    assert model.weights.nbytes == raw
+
+
+def test_views_do_not_keep_what_they_are_views_of():
+    """Tensors of one storage, as some frameworks save them."""
+    spec = stack(LSTM(3, 4))
+    flat = np.zeros(1 << 20, np.float32)
+    flat.flags.writeable = False
+    weights = {name: flat[: int(np.prod(shape))].reshape(shape) for name, shape in spec.weight_shapes().items()}
+    model = Model(spec, weights)
+    for name in set(weights) - set(model.weights.packed):
+        assert not np.may_share_memory(model.weights[name], flat)
+
+
+def test_weights_inside_branches_are_packed_too():
+    inner = Spec(
+        [Input("x", "float", ("B", 3))],
+        [Node("linear", "Linear", "x", {"input_size": 3, "output_size": 2})],
+        ["linear"],
+    )
+    spec = Spec(
+        [Input("x", "float", ("B", 3)), Input("yes", "bool", ())],
+        [Control("if", "If", ("yes", "x"), (inner, inner), captures=("x",))],
+        ["if"],
+    )
+    given = {
+        name: np.random.default_rng(i).random(shape, np.float32)
+        for i, (name, shape) in enumerate(spec.weight_shapes().items())
+    }
+    model = Model(spec, given)
+    assert set(model.weights.packed) == {name for name in given if name.endswith("linear.weight")}
+    for name, array in given.items():
+        assert_same_bits(model.weights[name], array, name)

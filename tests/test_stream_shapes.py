@@ -1,0 +1,143 @@
+"""Graphs as exporters write them: shapes computed from shapes, zero states made of the batch, ops of every family."""
+
+import numpy as np
+import pytest
+from stream_models import I, X, cuts, draw, equal, linear, make
+
+from rnncore import Node, Recurrent, Spec
+from rnncore.cells import LSTM
+
+
+def list_of(name, *values):
+    return Node(name, "Constant", (), {"value": list(values), "dtype": "int64", "shape": (len(values),)})
+
+
+def check(spec, model=None):
+    model = model or make(spec)
+    rng = np.random.default_rng(0)
+    x = draw(spec, rng, 3, 14)
+    whole = model(x)
+    for _ in range(3):
+        stream = model.stream(3)
+        found = np.concatenate([stream.feed(x[:, part]) for part in cuts(rng, 14)], axis=1)
+        assert equal(found, whole)
+    pool = model.pool(4)
+    handles = [pool.open() for _ in range(3)]
+    first = pool.step({handle: x[row, : 4 + row] for row, handle in enumerate(handles)})
+    last = pool.step({handle: x[row, 4 + row :] for row, handle in enumerate(handles)})
+    for row, handle in enumerate(handles):
+        assert equal(np.concatenate((first[handle], last[handle])), whole[row])
+
+
+def test_zero_states_made_of_the_batch():
+    """PyTorch's exporter: Shape, Gather, Concat, ConstantOfShape (Expand) in front of the layer."""
+    nodes = [
+        Node("shape", "Shape", "x"),
+        Node("batch", "Gather", "shape", {"indices": 0, "axis": 0}),
+        Node("one", "Unsqueeze", "batch", {"axes": (0,)}),
+        list_of("layers", 2),
+        list_of("hidden", 6),
+        Node("sizes", "Concat", ("layers", "one", "hidden"), {"axis": 0}),
+        Node("zeros", "ConstantOfShape", "sizes"),
+        Recurrent("r", LSTM(I, 6), "x", layers=2, initial=("zeros", "zeros"), lengths=None),
+    ]
+    check(Spec([X], nodes, ["r"]))
+
+
+def test_reshape_by_computed_sizes():
+    """(B, T, C) -> (B, T, 2, C / 2) -> ... by sizes that the graph takes from its input."""
+    nodes = [
+        linear("front", "x", I, 6),
+        Node("shape", "Shape", "front"),
+        Node("batch", "Gather", "shape", {"indices": [0], "axis": 0}),
+        Node("steps", "Gather", "shape", {"indices": [1], "axis": 0}),
+        list_of("heads", 2),
+        list_of("width", 3),
+        Node("sizes", "Concat", ("batch", "steps", "heads", "width"), {"axis": 0}),
+        Node("apart", "Reshape", ("front", "sizes")),
+        Node("turned", "Transpose", "apart", {"perm": (0, 1, 3, 2)}),
+        list_of("rest", -1),
+        Node("flat_sizes", "Concat", ("batch", "steps", "rest"), {"axis": 0}),
+        Node("flat", "Reshape", ("turned", "flat_sizes")),
+        Recurrent("r", LSTM(6, 6), "flat"),
+    ]
+    check(Spec([X], nodes, ["r"]))
+
+
+def test_pointwise_ops_of_every_family():
+    nodes = [
+        Node("scale", "Constant", (), {"dtype": "float", "shape": (I,)}),
+        Node("scaled", "Mul", ("x", "scale")),
+        Node("bent", "Gelu", "scaled"),
+        Node("part", "Slice", "bent", {"starts": (1,), "ends": (4,), "axes": (2,), "steps": (1,)}),
+        Node("mean", "ReduceMean", "x", {"axes": (2,), "keepdims": True}),
+        Node("clipped", "Clip", "mean", {"min": -1.0, "max": 1.0}),
+        Node("both", "Concat", ("part", "clipped"), {"axis": -1}),
+        Recurrent("r", LSTM(4, 6), "both"),
+        Node("tops", "LeakyRelu", "r", {"alpha": 0.1}),
+    ]
+    check(Spec([X], nodes, ["tops"]))
+
+
+REFUSED = {
+    "steps counted": (
+        [
+            Node("shape", "Shape", "x"), Node("steps", "Gather", "shape", {"indices": 1, "axis": 0}),
+            Node("number", "Cast", "steps", {"to": "float"}), Node("share", "Div", ("x", "number")),
+        ], "node 'share' (Div)",
+    ),
+    "positions": (
+        [
+            Node("shape", "Shape", "x"), Node("steps", "Gather", "shape", {"indices": 1, "axis": 0}),
+            Node("zero", "Constant", (), {"value": 0, "dtype": "int64"}),
+            Node("one", "Constant", (), {"value": 1, "dtype": "int64"}),
+            Node("share", "Range", ("zero", "steps", "one")),
+        ], "node 'share' (Range)",
+    ),
+    "a sum over time": ([Node("share", "ReduceSum", "x", {"axes": (1,)})], "node 'share' (ReduceSum)"),
+    "a sum over everything": ([Node("share", "ReduceSum", "x")], "node 'share' (ReduceSum)"),
+    "a running sum": (
+        [Node("axis", "Constant", (), {"value": 1, "dtype": "int64"}), Node("share", "CumSum", ("x", "axis"))],
+        "node 'share' (CumSum)",
+    ),
+    "steps against steps": (
+        [Node("turned", "Transpose", "x", {"perm": (0, 2, 1)}), Node("share", "MatMul", ("x", "turned"))],
+        "node 'share' (MatMul)",
+    ),
+    "sequences turned round": (
+        [Node("share", "Slice", "x", {"starts": (-1,), "ends": (-(1 << 31),), "axes": (1,), "steps": (-1,)})],
+        "node 'share' (Slice)",
+    ),
+    "the first step": ([Node("share", "Gather", "x", {"indices": 0, "axis": 1})], "node 'share' (Gather)"),
+    "a mean over the batch": ([Node("share", "ReduceMean", "x", {"axes": (0,), "keepdims": True})], "'share'"),
+    "a softmax of last outputs over the batch": (
+        [Recurrent("r", LSTM(I, 3), "x"), Node("share", "Softmax", "r.last", {"axis": 0})], "node 'share' (Softmax)"
+    ),
+    "a mean of last outputs over the batch": (
+        [Recurrent("r", LSTM(I, 3), "x"), Node("share", "ReduceMean", "r.last", {"axes": (0,)})],
+        "node 'share' (ReduceMean)",
+    ),
+    "a softmax over the batch": ([Node("share", "Softmax", "x", {"axis": 0})], "node 'share' (Softmax)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_by_name(what):
+    nodes, words = REFUSED[what]
+    model = make(Spec([X], nodes, ["share"]))
+    assert words in str(model.unstreamable), what
+
+
+@pytest.mark.parametrize("op", ["Gather", "Slice"])
+def test_the_last_step(op):
+    attributes = {"indices": -1, "axis": 1}
+    if op == "Slice":
+        attributes = {"starts": (-1,), "ends": ((1 << 63) - 1,), "axes": (1,)}
+    nodes = [Recurrent("r", LSTM(I, 6), "x"), Node("last", op, "r", attributes), linear("head", "last", 6, 2)]
+    spec = Spec([X], nodes, ["head"])
+    model = make(spec)
+    x = draw(spec, np.random.default_rng(1), 2, 9)
+    stream = model.stream(2)
+    for part in (slice(4), slice(4, 4), slice(4, 9), slice(9, 9)):
+        found = stream.feed(x[:, part])
+        assert equal(found, model(x[:, : part.stop]))
