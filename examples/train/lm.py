@@ -42,10 +42,8 @@ def chapters() -> list[list[str]]:
     return found
 
 
-def main() -> None:
-    options = arguments(__doc__)
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
+def data():
+    """words; "training", "validation" and "held out" -> ids in a row; the chapters; and which are for what"""
     found = chapters()
     places = {"validation": 7, "held out": 19}
     split = {name: [c for i, c in enumerate(found) if i % CHAPTERS == place] for name, place in places.items()}
@@ -56,6 +54,14 @@ def main() -> None:
     rows = {
         name: np.array([0, *(ids.get(word, 1) for chapter in many for word in chapter)]) for name, many in split.items()
     }
+    return words, rows, found, split
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    words, rows, found, split = data()
     print({name: len(row) for name, row in rows.items()})
     network = Language(len(words), HIDDEN, HIDDEN, DROPOUT)
     network, epoch = trained(network, options, rows["training"], rows["validation"], EPOCHS, RATE)
