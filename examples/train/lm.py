@@ -20,7 +20,7 @@ from ngram import KneserNey
 
 HIDDEN, DROPOUT = 200, 0.25
 WORDS = 870  # so that the file stays under 2 MB; all others are <unk>
-EPOCHS, RATE = 8, 3e-3
+EPOCHS, RATE = 5, 4e-3
 ORDER = 3
 OTHER, STOP = "<unk>", "<stop>"
 CHAPTERS = 25  # of so many chapters in a row one is for validation and one is held out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnncore import loading
 from rnncore.cli.output import console, say
 from rnncore.errors import InputError
+from rnncore.model import Model
 
-__all__ = ["Demo", "bar", "pyplot", "shade", "speed"]
+__all__ = ["Demo", "bar", "model_of", "pyplot", "shade", "speed"]
 
 SECONDS = 0.15  # for a measurement of speed
 SHADES = " .:-=+*#%@"
@@ -28,6 +31,12 @@ class Demo:
     plot: Callable[[str | None, Path], None] | None = None
     takes: str | None = None
     """What a text of the user's own is, or None where none is taken."""
+
+
+@functools.cache
+def model_of(name: str) -> Model:
+    """A model of the zoo, loaded once."""
+    return loading.load(f"zoo:{name}")
 
 
 def speed(what: str, run: Callable[[], Any], per_call: float, unit: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rnncore import loading
-from rnncore.cli.demos.base import Demo, speed
+from rnncore.cli.demos.base import Demo, model_of, speed
 from rnncore.cli.output import say
 
 __all__ = ["DEMOS", "compose"]
@@ -17,7 +16,7 @@ SEED = 7
 
 def compose(metre: str = "6/8", seed: int = SEED, temperature: float = 0.8) -> str:
     """A tune in ABC notation."""
-    model = loading.load("zoo:folk")
+    model = model_of("folk")
     start = f"M:{metre}\n"
     found = model.generate(
         [["<stop>", *start]], LONGEST, temperature=temperature, top_p=0.95, seed=seed, stop=["<stop>"]
@@ -29,7 +28,7 @@ def show(text: str | None) -> None:
     for line in compose(METRES.get(text or "jig", text or "6/8")).splitlines():
         say(f"    {line}")
     say("    (paste it into any ABC player; with --plot tune.abc or tune.mid it is written to a file)")
-    model = loading.load("zoo:folk")
+    model = model_of("folk")
     starts = [["<stop>", "M"]] * 32
     speed(
         "32 tunes side by side, 100 characters each",

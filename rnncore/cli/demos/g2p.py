@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore import loading
-from rnncore.cli.demos.base import Demo, pyplot, shade, speed
+from rnncore.cli.demos.base import Demo, model_of, pyplot, shade, speed
 from rnncore.cli.output import say
 from rnncore.errors import InputError
 
@@ -19,7 +18,7 @@ LONGEST = 30
 
 def encode(words: list[str]) -> dict[str, np.ndarray]:
     """What the decoder reads of words: their memory, its keys, the first state, and their lengths."""
-    model = loading.load("zoo:g2p-encoder")
+    model = model_of("g2p-encoder")
     letters = model.vocabulary["letters"]
     for word in words:
         wrong = sorted(set(word) - set(letters))
@@ -35,7 +34,7 @@ def encode(words: list[str]) -> dict[str, np.ndarray]:
 
 def pronounce(words: list[str], beams: int = 4) -> list[list[str]]:
     """The phonemes of words."""
-    decoder = loading.load("zoo:g2p")
+    decoder = model_of("g2p")
     found = decoder.generate(
         [["<stop>"]] * len(words), LONGEST, beams=beams, stop=["<stop>"], inputs=inputs_of(encode(words))
     )
@@ -48,7 +47,7 @@ def inputs_of(encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def alignment(word: str) -> tuple[list[str], np.ndarray]:
     """Phonemes with <stop>, and for each the share (phonemes, letters) of every letter in what was looked at."""
-    decoder = loading.load("zoo:g2p")
+    decoder = model_of("g2p")
     (phonemes,) = pronounce([word])
     ids = decoder.vocabulary["phonemes"].ids(" ".join(["<stop>", *phonemes]))
     found = decoder.run({"phonemes": np.array([ids]), **inputs_of(encode([word]))})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rnncore import loading
-from rnncore.cli.demos.base import Demo, speed
+from rnncore.cli.demos.base import Demo, model_of, speed
 from rnncore.cli.output import say
 
 __all__ = ["DEMOS"]
@@ -15,7 +14,7 @@ MORE = 25
 
 
 def show(text: str | None) -> None:
-    model = loading.load("zoo:lm")
+    model = model_of("lm")
     words = re.findall(r"[a-z]+(?:'[a-z]+)?|[.,;:?!]", (text or EXAMPLE).lower())
     unknown = next(iter(model.vocabulary["tokens"].ids("<unk>")))
 

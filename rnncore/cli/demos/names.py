@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rnncore import loading
-from rnncore.cli.demos.base import Demo, bar, speed
+from rnncore.cli.demos.base import Demo, bar, model_of, speed
 from rnncore.cli.output import say
 from rnncore.errors import InputError
 
@@ -22,7 +21,7 @@ KINDS = {
 
 def show(text: str | None) -> None:
     names = (text or EXAMPLES).lower().split()
-    models = {what: loading.load(f"zoo:{kind}") for kind, what in KINDS.items()}
+    models = {what: model_of(kind) for kind, what in KINDS.items()}
     first = next(iter(models.values()))
     letters, countries = first.vocabulary["letters"], first.vocabulary["probabilities"]
     wrong = sorted(set("".join(names)) - set(letters))

@@ -10,8 +10,7 @@ import numpy as np
 from rich.style import Style
 from rich.text import Text
 
-from rnncore import loading
-from rnncore.cli.demos.base import Demo, pyplot, speed
+from rnncore.cli.demos.base import Demo, model_of, pyplot, speed
 from rnncore.cli.output import console, say
 from rnncore.errors import InputError
 
@@ -27,7 +26,7 @@ RED, BLUE = (214, 69, 65), (31, 119, 180)
 
 def judge(text: str) -> tuple[list[str], float, np.ndarray]:
     """Words of the text, the probability that its writer is pleased, and the weight of each word."""
-    model = loading.load("zoo:sentiment")
+    model = model_of("sentiment")
     words = WORDS.findall(text.lower().replace("''", " "))
     if not words:
         raise InputError(f"text {text!r}, expected at least one word")

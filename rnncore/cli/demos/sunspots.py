@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore import loading, zoo
-from rnncore.cli.demos.base import Demo, pyplot, speed
+from rnncore import zoo
+from rnncore.cli.demos.base import Demo, model_of, pyplot, speed
 from rnncore.cli.output import console, say, table
 
 __all__ = ["DEMOS"]
@@ -19,7 +19,7 @@ BAR = 30  # columns of a bar
 def forecast() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(years, forecasts, truth, the year before), of the held-out years"""
     years, numbers = zoo.sunspots_data()
-    forecasts = loading.load("zoo:sunspots")(numbers[None, :-1, None])[0, :, 0]
+    forecasts = model_of("sunspots")(numbers[None, :-1, None])[0, :, 0]
     chosen = years[1:] >= FIRST_HELD_OUT
     found, truth, before = (array[chosen].astype(np.float64) for array in (forecasts, numbers[1:], numbers[:-1]))
     return years[1:][chosen], found, truth, before
@@ -30,7 +30,7 @@ def show(text: str | None) -> None:
     _print_years(years, found, truth)
     error, naive = _rmse(found - truth), _rmse(before - truth)
     say(f"RMSE {error:.2f} sunspots; of the forecast 'same as last year' {naive:.2f}")
-    model, (_, numbers) = loading.load("zoo:sunspots"), zoo.sunspots_data()
+    model, (_, numbers) = model_of("sunspots"), zoo.sunspots_data()
     for batch in (1, 64):
         x = np.repeat(numbers[None, :, None], batch, axis=0)
         speed(f"{batch} x {x.shape[1]} years", lambda x=x: model(x), x.size, "steps")

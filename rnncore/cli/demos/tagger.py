@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rnncore import loading
-from rnncore.cli.demos.base import Demo, speed
+from rnncore.cli.demos.base import Demo, model_of, speed
 from rnncore.cli.demos.g2p import pronounce
 from rnncore.cli.output import say
 
@@ -17,7 +16,7 @@ MARKS = {"primary": "'", "secondary": ",", "no stress": "", "consonant": ""}
 
 def show(text: str | None) -> None:
     words = (text or EXAMPLE).lower().split()
-    model = loading.load("zoo:tagger")
+    model = model_of("tagger")
     (entry,), (output,) = model.inputs[:1], model.outputs[:1]
     phonemes, labels = model.vocabulary[entry.name], model.vocabulary[output.name]
     spoken = pronounce(words)
