@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+# Kinds of dtypes that are taken for a kind, where every number fits.
+KINDS = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}
+
+
 def accept_array(
     name: str, given: object, dtype: np.dtype, shape: tuple[int | str, ...], sizes: dict[str, int]
 ) -> np.ndarray:
@@ -34,8 +38,7 @@ def accept_array(
     """
     array = as_array(name, given)
     kind, wanted = array.dtype.kind, dtype.kind
-    allowed = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}[wanted]
-    if kind not in allowed:
+    if kind not in KINDS[wanted]:
         raise InputError(f"{name}: dtype {array.dtype}, expected {dtype}")
     if array.ndim != len(shape):
         raise InputError(f"{name}: shape {array.shape}, expected {_written(shape)} with {len(shape)} dimensions")
@@ -47,6 +50,8 @@ def accept_array(
             raise InputError(
                 f"{name}: shape {array.shape}, expected {_written(shape)}: dimension {axis} is {found}, not {why}"
             )
+    if array.dtype == dtype and array.flags.carray:
+        return array
     if kind == "f" and array.dtype.itemsize > dtype.itemsize and isinstance(given, np.ndarray):
         warnings.warn(f"{name}: {array.dtype} given to a {dtype} model is cast", UserWarning, stacklevel=5)
     if kind in "iu" and wanted in "iu" and array.size and not np.can_cast(array.dtype, dtype):

@@ -256,8 +256,7 @@ class StreamEngine(Requests):
         check_priority(priority)
         deadline = as_deadline(timeout, deadline)
         self._check_open()
-        with self._pool_lock:
-            inside = self._inside(stream)
+        inside = self._inside(stream)  # without the pool's lock, which a step may hold for long
         return self._submit(self._chunk(inside, stream, x, finish), priority, deadline, block)
 
     def _check_open(self) -> None:
@@ -265,9 +264,10 @@ class StreamEngine(Requests):
             raise EngineClosedError("this StreamEngine is closed: it was shut down, or made before a fork")
 
     def _inside(self, id: Hashable) -> Hashable:
-        if id not in self._streams:
+        inside = self._streams.get(id)
+        if inside is None:
             raise StreamError(f"stream {id!r} is not open in this engine")
-        return self._streams[id]
+        return inside
 
     def _chunk(self, inside: Hashable, id: Hashable, x: Any, finish: bool) -> _Chunk:
         """A piece, checked and copied."""

@@ -155,7 +155,7 @@ class Model:
             given["lengths"] = lengths
         if mask is not None:
             given["mask"] = mask
-        outputs, after = self._run(given, None if state is _NO_STATE else state)
+        outputs, after = self._run(given, state)
         y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return y if state is _NO_STATE else (y, after)
 
@@ -214,7 +214,7 @@ class Model:
         if num_threads is not None:
             with threads_of_call(num_threads):
                 return self.run(inputs, state)
-        outputs, after = self._run(inputs, None if state is _NO_STATE else state)
+        outputs, after = self._run(inputs, state)
         return outputs if state is _NO_STATE else (outputs, after)
 
     def initial_state(self, batch: int) -> State:
@@ -376,7 +376,7 @@ class Model:
             if array.dtype.kind not in ("fiub" if dtype.kind == "f" else "iu"):
                 raise InputError(f"{entry.name}: dtype {array.dtype}, expected {dtype}")
             padded[row, : len(array)] = array
-        outputs, _ = self._run({entry.name: padded, "lengths": lengths}, None)
+        outputs, _ = self._run({entry.name: padded, "lengths": lengths}, _NO_STATE)
         values = self._spec.values
         found = []
         for row, length in enumerate(lengths):
@@ -397,16 +397,14 @@ class Model:
                 values[name] = without_padding(values[name], values[lengths], axis)
         after: dict[str, np.ndarray] = {}
         before = None
-        if state is not None:
+        if state is not None and state is not _NO_STATE:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
         self._forward(values, before, after)
-        kept = [*after.values(), *(values[entry.name] for entry in self.inputs if values[entry.name] is not None)]
-        kept += self._constants.values()
-        outputs = {}
-        for name in self._spec.outputs:
-            outputs[name] = _owned(values[name], kept)
-            kept.append(outputs[name])
-        return outputs, State(after)
+        kept = [*self._constants.values()]
+        kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
+        if state is not _NO_STATE:  # else the caller never sees it
+            kept += after.values()
+        return _apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
 
     def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
@@ -436,10 +434,28 @@ def _batch_of(spec: Spec, values: Values) -> int:
     return values[first.name].shape[0]
 
 
-def _owned(array: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
-    """An output that shares no memory with the returned state, the caller's inputs, a constant or another output."""
-    array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
-    return array.copy() if any(np.may_share_memory(array, other) for other in kept) else array
+def _apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs that share no memory with each other or with ``kept``: the state, the caller's inputs, constants."""
+    owners = {id(_owner(array)) for array in kept}
+    found = {}
+    for name, array in outputs:
+        array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
+        owner = _owner(array)
+        plain = owner is not None and id(owner) not in owners and id(None) not in owners
+        if not plain and any(np.may_share_memory(array, other) for other in kept):
+            array = array.copy()
+        found[name] = array
+        kept.append(array)
+        owners.add(id(_owner(array)))
+    return found
+
+
+def _owner(array: np.ndarray) -> np.ndarray | None:
+    """The array whose memory this one has, its own or another's; None where that is not plain to see."""
+    base = array.base
+    if base is None:
+        return array
+    return base if type(base) is np.ndarray and base.base is None else None
 
 
 Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]
@@ -516,10 +532,11 @@ def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step
     run = OPS[node.op].compiled(node.attributes, own, threads, dtype)
     inputs, names = node.inputs, node.names
     only = names[0] if len(names) == 1 else None
+    single = inputs[0] if len(inputs) == 1 else ""  # most have one, and a short step feels a list
 
     def step(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         try:
-            found = run(*[values[name] if name else None for name in inputs])
+            found = run(values[single]) if single else run(*[values[name] if name else None for name in inputs])
         except InputError as error:
             raise InputError(f"node {node.name!r} ({node.op}): {error}") from None
         except (ValueError, IndexError, OverflowError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,9 @@ class _Rows(NamedTuple):
     mask: np.ndarray | None = None
 
 
+ALL_ROWS = _Rows()
+
+
 class RecurrentStep:
     """Runs one Recurrent node, all its layers and directions by one call of the time loop.
 
@@ -56,6 +60,9 @@ class RecurrentStep:
         self.packed = packed_weights(node, self.stack)
         self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
         self.threads = threads
+        self.states = {key: f"{node.name}.{key}" for key in node.cell.states}
+        self.shapes = node.state_shapes("B")
+        self.width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
         self.embedding: Node | None = None
         self.table: _native.Table | None = None
 
@@ -89,8 +96,9 @@ class RecurrentStep:
         batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
         batch, steps = x.shape[batch_axis], x.shape[time_axis]
         rows = self._rows(values, batch, steps)
-        initial = self._initial(values, before, batch)
-        final = {key: np.empty(shape, self.dtype) for key, shape in node.state_shapes(batch).items()}
+        shapes = {key: (count, batch, size) for key, (count, _, size) in self.shapes.items()}
+        initial = self._initial(values, before, shapes)
+        final = {key: np.empty(shape, self.dtype) for key, shape in shapes.items()}
 
         y = self._output(batch, steps, ragged=rows.order is not None)
         # Masked steps repeat each direction's own outputs, which therefore stand side by side until they are filled.
@@ -121,6 +129,8 @@ class RecurrentStep:
     def _rows(self, values: Values, batch: int, steps: int) -> _Rows:
         """Rows in order of falling number of valid steps, and where those are."""
         node = self.node
+        if node.lengths is None and node.mask is None:
+            return ALL_ROWS
         lengths = values[node.lengths] if node.lengths else None
         mask = values[node.mask] if node.mask else None
         if lengths is not None:
@@ -134,7 +144,7 @@ class RecurrentStep:
                 mask = mask & (np.arange(steps) < lengths[:, None])
             lengths = mask.sum(axis=1, dtype=np.int64)
         if lengths is None or (lengths == steps).all():
-            return _Rows()
+            return ALL_ROWS
         order = np.argsort(-lengths, kind="stable")
         if mask is None:
             return _Rows(order, lengths[order])
@@ -150,15 +160,16 @@ class RecurrentStep:
         row, step = np.nonzero(~mask & (latest >= 0))
         y[row, step] = y[row, latest[row, step]]
 
-    def _initial(self, values: Values, before: State | None, batch: int) -> dict[str, np.ndarray]:
-        """Initial states by letter; a missing one means zeros."""
+    def _initial(
+        self, values: Values, before: State | None, shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
+        """Initial states by letter, of these shapes; a missing one means zeros."""
         node = self.node
         if before is not None:
-            return {key: before[f"{node.name}.{key}"] for key in node.cell.states}
+            return {key: before[name] for key, name in self.states.items()}
         if node.initial:
             found = {}
-            for key, name in zip(node.cell.states, node.initial, strict=True):
-                expected = node.state_shapes(batch)[key]
+            for (key, expected), name in zip(shapes.items(), node.initial, strict=True):
                 if values[name].shape != expected:
                     raise InputError(
                         f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}"
@@ -166,17 +177,15 @@ class RecurrentStep:
                 found[key] = np.ascontiguousarray(values[name])
             return found
         return {
-            key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], (len(array), batch, array.shape[1])))
+            key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key]))
             for key, array in self.trained.items()
         }
 
     def _output(self, batch: int, steps: int, ragged: bool) -> np.ndarray | None:
         """Room for the sequence; None where nobody reads it. Zeros behind short rows."""
-        node = self.node
         if not self.sequence_needed:
             return None
-        width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
-        shape = (steps, batch, width) if self.time_first else (batch, steps, width)
+        shape = (steps, batch, self.width) if self.time_first else (batch, steps, self.width)
         return (np.zeros if ragged else np.empty)(shape, self.dtype)
 
     def _store(self, values: Values, after: dict[str, np.ndarray], y: np.ndarray | None, final: dict[str, np.ndarray]):
@@ -187,9 +196,8 @@ class RecurrentStep:
         else:
             values[node.name] = y
             values[f"{node.name}.last"] = merge_directions(node.merge, final["h"][-len(node.directions) :])
-        for key, array in final.items():
-            values[f"{node.name}.{key}"] = array
-            after[f"{node.name}.{key}"] = array
+        for key, name in self.states.items():
+            values[name] = after[name] = final[key]
 
 
 def merge_directions(merge: str, h: np.ndarray) -> np.ndarray:

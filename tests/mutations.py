@@ -43,6 +43,8 @@ QUICK = (
     "test_engine_keras.py",
     "test_engine_onnxruntime.py",
     "test_native_driver.py",
+    "test_pool.py",
+    "test_ops_convolution.py",
 )
 COMPILED = (".pyx", ".pxd", ".h", ".c")
 LIMIT = 900  # seconds for one build or one run of the tests
@@ -63,6 +65,8 @@ BODY = "rnncore/kernels/native/body.h"
 CELL = "rnncore/kernels/cell_body.h"
 JOB = "rnncore/kernels/_job.pxd"
 NATIVE = "rnncore/kernels/_native.pyx"
+POOL = "rnncore/kernels/_pool.pyx"
+CONVOLUTION = "rnncore/kernels/convolution/body.h"
 LSTM = "rnncore/cells/lstm.py"
 GRU = "rnncore/cells/gru.py"
 GATES = "rnncore/formats/gates.py"
@@ -109,7 +113,7 @@ MUTATIONS = [
     Mutation(
         "load-states-unsorted",
         NATIVE,
-        "source = run.job.order[row] if run.job.order != NULL else row",
+        "source = state_row(run, row)",
         "source = row",
         "initial states follow their rows into sorted order",
     ),
@@ -215,6 +219,54 @@ MUTATIONS = [
         "clip_f64(n * P, h, cell.proj_clip)",
         "clip_f64(P, h, cell.proj_clip)",
         "every row's projection is limited",
+    ),
+    Mutation(
+        "slots-of-unsorted-rows",
+        POOL,
+        "sorted_slots[at] = i, lengths[i], slots[i]",
+        "sorted_slots[at] = i, lengths[i], slots[at]",
+        "streams whose chunks are sorted by length keep their slots",
+        "pool",
+    ),
+    Mutation(
+        "stale-handle-accepted",
+        POOL,
+        "self.generation[slot] != handle >> 32 or not",
+        "not",
+        "a handle that outlived its stream fits nothing",
+        "pool",
+    ),
+    Mutation(
+        "convolution-chain-lost",
+        CONVOLUTION,
+        "if (z) sum += load(z + (r * V + v) * W);",
+        "if (z) sum += splat(0.0f);",
+        "beyond LINK terms the sum has several parts",
+        "ops_convolution",
+    ),
+    Mutation(
+        "convolution-last-tile-late",
+        CONVOLUTION,
+        "? at : P - vectors * W;",
+        "? at : P - vectors * W - 1;",
+        "the last tile ends where the outputs end",
+        "ops_convolution",
+    ),
+    Mutation(
+        "convolution-rows-bias-of-first-panel",
+        CONVOLUTION,
+        "acc[r][p] = load(bias + p * W);",
+        "acc[r][p] = load(bias);",
+        "every panel of outputs has its own bias",
+        "ops_convolution",
+    ),
+    Mutation(
+        "convolution-pads-late",
+        "rnncore/kernels/_convolution.pyx",
+        "step, end = steps[-1], phase[-1] - pads[-1]",
+        "step, end = steps[-1], phase[-1] - pads[-1] + 1",
+        "the image begins behind its padding",
+        "ops_convolution",
     ),
     # --- Python -------------------------------------------------------------------------------------------------------
     Mutation(

@@ -1,7 +1,6 @@
 """rnncore generate, and what the vocabulary adds to a file: text in, text out, one line where something is wrong."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,15 +101,6 @@ def test_an_encoder_s_input_by_text(tmp_path):
     for wrong in ("letters", "words=cab"):
         done = cli("generate", path, "-i", wrong, "-p", "<s>", "--tokens")
         assert done.exit_code == 1 and "expected NAME=TEXT with an input that has a vocabulary" in done.stderr
-
-
-def test_the_readme_runs(capsys):
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    part = readme.split("## Generating")[1].split("```python\n")[1].split("```")[0]
-    found = {}
-    exec(part, found)
-    assert capsys.readouterr().out.startswith(found["draw"].text)
-    assert len(found["best"].alternatives) == 2 and found["cache"].misses == 2
 
 
 def test_convert_adds_a_vocabulary(letters, tmp_path):

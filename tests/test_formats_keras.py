@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import keras
@@ -53,24 +54,30 @@ def load_in(container, model, folder):
     return rnncore.load(path)
 
 
+@lru_cache(maxsize=1)
+def zoo_model(name):
+    """A model, its inputs and Keras's outputs: asked for by tests that come one after the other."""
+    keras.backend.clear_session()
+    model, inputs = keras_zoo.build(keras, name)
+    return model, inputs, expected_of(model, inputs)
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", keras_zoo.MODELS)
 def test_files_of_keras_3(name, container, tmp_path):
-    keras.backend.clear_session()
-    model, inputs = keras_zoo.build(keras, name)
-    agrees(load_in(container, model, tmp_path), inputs, expected_of(model, inputs), f"{name}.{container}")
+    model, inputs, expected = zoo_model(name)
+    agrees(load_in(container, model, tmp_path), inputs, expected, f"{name}.{container}")
 
 
 @pytest.mark.parametrize("name", keras_zoo.MODELS)
 def test_live_models(name):
-    keras.backend.clear_session()
-    model, inputs = keras_zoo.build(keras, name)
+    model, inputs, expected = zoo_model(name)
     exported = from_keras(model, inputs)
     ours = rnncore.Model(exported.spec, exported.weights)
     found = ours.run(exported.test_pair.inputs)
-    for output, expected in exported.test_pair.outputs.items():
-        assert_close(found[output], expected, 1e-5, output)
-    agrees(ours, inputs, expected_of(model, inputs), name)
+    for output, reference in exported.test_pair.outputs.items():
+        assert_close(found[output], reference, 1e-5, output)
+    agrees(ours, inputs, expected, name)
 
 
 WITHOUT = """

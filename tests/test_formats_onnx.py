@@ -41,6 +41,7 @@ def same_as_onnxruntime(path, given, tolerance=1e-6):
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 3)).astype(np.float32)
 CUBE = RNG.normal(size=(2, 3, 4)).astype(np.float32)
+FOURS = RNG.normal(size=(2, 4, 3, 2)).astype(np.float32)
 
 # Nodes as opset 7 to 12 wrote them: opset, nodes, the input's array.
 OLD = {
@@ -57,9 +58,15 @@ OLD = {
     "dropout": (7, [node("Dropout", "x", ratio=0.5)], X),
     "topk_attribute": (9, [node("TopK", "x", "y z", k=2)], X),
     "transpose_reversed": (7, [node("Transpose", "x")], CUBE),
+    "group_normalization": (18, [node("GroupNormalization", "x scale shift", num_groups=2, epsilon=1e-2)], FOURS),
     "scatter": (10, [node("Scatter", "x at with", axis=1)], X),
 }
-EXTRA = {"scatter": [constant("at", np.array([[0, 2]])), constant("with", np.array([[5, 6]], np.float32))]}
+EXTRA = {
+    "scatter": [constant("at", np.array([[0, 2]])), constant("with", np.array([[5, 6]], np.float32))],
+    "group_normalization": [
+        constant(name, np.array(numbers, np.float32)) for name, numbers in (("scale", [2, -1]), ("shift", [0.5, 3]))
+    ],
+}
 
 
 @pytest.mark.parametrize("name", OLD)
@@ -67,10 +74,45 @@ def test_old_opsets(name, tmp_path):
     opset, nodes, array = OLD[name]
     outputs = [value(output, None, INT64 if name.startswith("topk") and output == "z" else FLOAT)
                for output in nodes[-1].output]  # fmt: skip
-    shape = tuple("BCD"[: array.ndim]) if not name.startswith("split") else array.shape
+    shape = tuple("BCDE"[: array.ndim]) if not name.startswith("split") else array.shape
     model = model_of(*nodes, opset=opset, inputs=[value("x", shape)], outputs=outputs, constants=EXTRA.get(name, ()))
     model.ir_version = 7
     same_as_onnxruntime(saved(tmp_path, model), {"x": array})
+
+
+FURTHER = {
+    "indices": ([node("MaxPool", "x", "y z", kernel_shape=[2, 2], pads=[1, 0, 0, 1])], INT64, "bhij"),
+    "indices_alone": ([node("MaxPool", "x", "w z", kernel_shape=[3, 1]), node("Relu", "x")], INT64, "bhij"),
+    "unpooled": (
+        [
+            node("MaxPool", "x", "p at", kernel_shape=[3, 1], strides=[3, 1]),
+            node("MaxUnpool", "p at", "z", kernel_shape=[3, 1], strides=[3, 1]),
+            node("Neg", "p", "y"),
+        ],
+        FLOAT,
+        "bhij",
+    ),
+    "mean": ([node("LayerNormalization", "x ones", "y z", axis=-1)], FLOAT, "bhij"),
+    "deviation": ([helper.make_node("LayerNormalization", ["x", "ones"], ["y", "", "z"], axis=-1)], FLOAT, "bhij"),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_outputs(name, tmp_path):
+    nodes, dtype, sizes = FURTHER[name]
+    outputs = [value("y", [f"y{size}" for size in sizes]), value("z", [f"z{size}" for size in sizes], dtype)]
+    constants = [constant("ones", np.array([1, 2], np.float32))] if "Layer" in nodes[0].op_type else []
+    model = model_of(*nodes, inputs=[value("x", ("B", 4, "H", 2))], outputs=outputs, constants=constants)
+    same_as_onnxruntime(saved(tmp_path, model), {"x": FOURS})
+
+
+def test_outputs_that_nobody_reads_are_not_made(tmp_path):
+    pool, norm = node("MaxPool", "x", "p i", kernel_shape=[2, 2]), node("LayerNormalization", "p ones", "y m d")
+    ones = constant("ones", np.ones(1, np.float32))
+    model = model_of(pool, norm, inputs=[value("x", ("B", 4, "H", 2))], outputs=[value("y", None)], constants=[ones])
+    found = {node.op: node for node in rnncore.load(saved(tmp_path, model)).spec.nodes}
+    assert not found["MaxPool"].attributes["indices"]
+    assert not found["LayerNormalization"].attributes["statistics"]
 
 
 def test_products_own_their_constants(tmp_path):

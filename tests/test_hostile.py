@@ -53,14 +53,14 @@ def test_there_are_enough_cases():
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *BENIGN])
-@pytest.mark.parametrize("read", [torch_file.read, safetensors_file.read, npz_file.read])
-def test_every_reader_stands_every_file(name, read, tmp_path):
+def test_every_reader_stands_every_file(name, tmp_path):
     """Each reader on each file, of whichever format: a Checkpoint or one of our errors."""
     path = write({**HOSTILE, **BENIGN}[name], tmp_path)
-    try:
-        read(path)
-    except RnncoreError as error:
-        assert str(path) in str(error)
+    for read in (torch_file.read, safetensors_file.read, npz_file.read):
+        try:
+            read(path)
+        except RnncoreError as error:
+            assert str(path) in str(error)
 
 
 @pytest.mark.parametrize("name", [name for name, case in BENIGN.items() if len(case.build()) <= 10_000])

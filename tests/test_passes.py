@@ -151,3 +151,85 @@ def test_a_network_without_anything_to_do_comes_back_as_it_is():
     spec, arrays = network([Input("x", "float", ("B", "T", 4))], [Recurrent("lstm", LSTM(4, 5), "x")], ["lstm"])
     simple, left, notes = simplify(spec, arrays)
     assert simple == spec and set(left) == set(arrays) and notes == ()
+
+
+def conv(name, source, channels=(2, 3), **attributes):
+    sizes = {"input_size": channels[0], "output_size": channels[1], "kernel_shape": (3,), "bias": True}
+    return Node(name, "Conv", source, {**sizes, **attributes})
+
+
+def test_relu_becomes_the_activation_of_a_convolution():
+    """Behind what is folded into it first; in both dtypes."""
+    spec, arrays = network(
+        [Input("x", "float", ("B", 2, "T"))],
+        [
+            conv("c", "x"),
+            constant("scale", RNG.standard_normal((3, 1)).astype(np.float32)),
+            Node("scaled", "Mul", ("c", "scale")),
+            Node("r", "Relu", "scaled"),
+            conv("d", "r", (3, 2)),
+            Node("r2", "Relu", "d"),
+            Node("y", "Neg", "r2"),
+        ],
+        ["y"],
+    )
+    x = RNG.standard_normal((2, 2, 9)).astype(np.float32)
+    simple, left, notes = check_equal(spec, arrays, {"x": x})
+    assert ops(simple) == ["Conv", "Conv", "Neg"]
+    assert [node.attributes["activation"] for node in simple.nodes[:2]] == ["Relu", "Relu"]
+    assert "made Relu the activation of a Conv (2)" in notes
+    wide = {"x": x.astype(np.float64)}
+    expected, found = Model(spec, arrays, "float64").run(wide), Model(simple, left, "float64").run(wide)
+    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-6, atol=1e-6)  # scales are stored in float32
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs"),
+    [
+        ([conv("c", "x"), Node("r", "Relu", "c"), Node("y", "Add", ("c", "r"))], ["y"]),
+        ([conv("c", "x"), Node("r", "Relu", "c"), Node("y", "Neg", "r")], ["y", "c"]),
+        ([conv("c", "x"), Node("y", "Relu", "c")], ["y"]),
+    ],
+)
+def test_relu_stays_where_something_else_is_read(nodes, outputs):
+    spec, arrays = network([Input("x", "float", ("B", 2, "T"))], nodes, outputs)
+    simple, _, _ = check_equal(spec, arrays, {"x": RNG.standard_normal((2, 2, 9)).astype(np.float32)})
+    assert ops(simple) == ops(spec)
+
+
+def test_what_follows_a_fused_relu_is_not_folded_before_it():
+    """relu(c) * -1 is not relu(-c); and a second Relu is left alone."""
+    spec, arrays = network(
+        [Input("x", "float", ("B", 2, "T"))],
+        [
+            conv("c", "x"),
+            Node("r", "Relu", "c"),
+            constant("scale", np.float32(-1)),
+            Node("s", "Mul", ("r", "scale")),
+            Node("r2", "Relu", "s"),
+            Node("y", "Add", ("r2", "s")),
+        ],
+        ["y"],
+    )
+    simple, _, _ = check_equal(spec, arrays, {"x": RNG.standard_normal((2, 2, 9)).astype(np.float32)})
+    assert ops(simple) == ["Conv", "Constant", "Mul", "Relu", "Add"]
+
+
+def test_swish_in_parts_is_joined():
+    """In both orders, but not where the sigmoid is of something else or is read once more."""
+    spec, arrays = network(
+        [Input("x", "float", ("B", 3)), Input("z", "float", ("B", 3))],
+        [
+            *(Node(f"s{place}", "Sigmoid", "x") for place in range(4)),
+            Node("first", "Mul", ("x", "s0")),
+            Node("second", "Mul", ("s1", "x")),
+            Node("other", "Mul", ("z", "s2")),
+            Node("twice", "Mul", ("x", "s3")),
+            Node("again", "Add", ("s3", "x")),
+        ],
+        ["first", "second", "other", "twice", "again"],
+    )
+    x = np.array([[-200, -1, 0], [0.5, 3, 90]], np.float32)
+    simple, _, notes = check_equal(spec, arrays, {"x": x, "z": x[::-1].copy()})
+    assert ops(simple) == ["Sigmoid", "Sigmoid", "Swish", "Swish", "Mul", "Mul", "Add"]
+    assert "joined x * sigmoid(x) (2)" in notes

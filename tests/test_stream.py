@@ -4,7 +4,6 @@ import gc
 import signal
 import threading
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -432,15 +431,6 @@ def test_an_interrupt_leaves_the_state(pooled):
         signal.signal(signal.SIGALRM, earlier)
     assert (target.save_all() if pooled else target.save()) == before
     feed(np.ascontiguousarray(x[:, :3]))
-
-
-def test_the_readme_runs():
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    block = text[text.index("## Streams") :].split("```python\n")[1].split("```")[0]
-    found = {}
-    exec(block, found)
-    assert equal(found["outputs"]["ann"], found["model"](found["x"][None, :2])[0])
-    assert found["y"].shape == (2, 4, 128)
 
 
 def test_nothing_is_allocated_with_out():

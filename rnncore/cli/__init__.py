@@ -1,7 +1,7 @@
-"""The command line: rnncore convert, inspect, verify, run, generate, bench, demo. Needs the extra "cli" (click, rich).
+"""The command line: rnncore convert, inspect, verify, run, generate, serve, bench, demo. Needs the extra "cli" (click, rich).
 
     application.py   the group of commands, --version, and errors as one line and an exit code
-    convert.py inspect.py verify.py run.py generate.py bench.py demo.py     a command each
+    convert.py inspect.py verify.py run.py generate.py serve.py bench.py demo.py     a command each
     demos/           what demo shows, one file for each kind of network
     options.py       options that several commands have
     output.py        what is printed, and how

@@ -15,6 +15,7 @@ from rnncore.cli.generate import generate
 from rnncore.cli.inspect import inspect
 from rnncore.cli.output import one_line
 from rnncore.cli.run import run
+from rnncore.cli.serve import serve
 from rnncore.cli.verify import verify
 from rnncore.errors import RnncoreError
 
@@ -62,5 +63,5 @@ def application() -> None:
     """
 
 
-for command in (demo, inspect, convert, verify, run, generate, bench):
+for command in (demo, inspect, convert, verify, run, generate, serve, bench):
     application.add_command(command)

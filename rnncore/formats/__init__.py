@@ -77,7 +77,8 @@ FORMATS = (
 
 GRAPH_FORMATS = (
     GraphFormat("ONNX", "onnx_model", by_head=is_onnx),
-    GraphFormat("Keras", "keras_file", by_head=is_hdf5, by_members=is_keras_zip),
+    GraphFormat("Keras zip", "keras_file", by_members=is_keras_zip),
+    GraphFormat("Keras HDF5", "keras_file", by_head=is_hdf5),
 )
 
 
@@ -94,14 +95,13 @@ def read_file(path: str | os.PathLike) -> Checkpoint | NativeFile:
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """The tensors of a weight file, as read_file does it. UnsupportedError for a file with a network in it."""
+    """The tensors of a weight file, as read_file does it. UnsupportedError for a format of networks."""
     with open_cursor(path) as cursor, low_level_errors(cursor.place):
         entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
-        found = entry.read(*opened)
-        if isinstance(found, Checkpoint):
-            return found
-        expected = ", ".join(entry.name for entry in FORMATS)
-        raise UnsupportedError(f"{cursor.place}: {entry.name}, which holds a network; expected {expected}")
+        if isinstance(entry, GraphFormat):  # refused before anything of it is read
+            expected = ", ".join(entry.name for entry in FORMATS)
+            raise UnsupportedError(f"{cursor.place}: {entry.name}, which holds a network; expected {expected}")
+        return entry.read(*opened)
 
 
 def read_listing(path: str | os.PathLike) -> Listing | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import NativeFile
 
 __all__ = ["GraphFormat", "ListedNode", "Listing"]
@@ -57,7 +56,7 @@ class GraphFormat:
 
     module  of rnncore.formats, imported when such a file is first met, since most need an extra. It has
 
-            read(cursor[, archive]) -> NativeFile, or a Checkpoint where this file has tensors only
+            read(cursor[, archive]) -> NativeFile
             listing(cursor[, archive]) -> Listing, also of a file that read refuses with UnsupportedError
     """
 
@@ -66,7 +65,7 @@ class GraphFormat:
     by_head: Callable[[bytes], bool] | None = None
     by_members: Callable[[Iterable[str]], bool] | None = None
 
-    def read(self, *opened: Any) -> NativeFile | Checkpoint:
+    def read(self, *opened: Any) -> NativeFile:
         return self._module().read(*opened)
 
     def listing(self, *opened: Any) -> Listing:

@@ -55,6 +55,8 @@ CONTROL = frozenset({"If", "Loop", "Scan"})
 
 # Attributes that say nothing at inference: dropped where the op has none of that name.
 INERT = {"momentum": None, "stash_type": 1, "seed": None, "training_mode": 0}
+# Ops whose further outputs an attribute asks for: they are dear, and seldom read.
+FURTHER_OUTPUTS = {"MaxPool": "indices", "LayerNormalization": "statistics"}
 DTYPE_ATTRIBUTES = {"to", "dtype", "output_dtype"}
 FILE_DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
@@ -400,6 +402,8 @@ class Lowering:
                 accepted = ", ".join(op.attributes) or "none"
                 raise self.error(node, f"attribute {shown(key)!r} is not supported, expected one of: {accepted}")
             found[key] = value
+        if node.op in FURTHER_OUTPUTS and any(output and self.uses[output] for output in node.outputs[1:]):
+            found[FURTHER_OUTPUTS[node.op]] = True
         return found
 
     def generic(self, node: OnnxNode, inputs: Sequence[str], attributes: dict[str, Any]) -> None:

@@ -158,11 +158,22 @@ def _split(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
 
 
 def _group_normalization(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
-    """Scale and bias for each group, before opset 21, and for each channel since."""
+    """Scale and bias for each group, before opset 21: an InstanceNormalization whose channels are the groups."""
     if node.version >= 21:
         yield node
         return
-    raise UnsupportedError(f"{node}: scale and bias for each group (opset {node.version}), expected opset 21 or newer")
+    unknown = set(node.attributes) - {"epsilon", "num_groups"}
+    if unknown or "num_groups" not in node.attributes:
+        raise UnsupportedError(f"{node}: attributes {', '.join(node.attributes)}, expected num_groups and epsilon")
+    x, *trained = node.inputs
+    parts = ("grouped", "normalized", "shape")
+    grouped, normalized, shape = (tools.fresh(f"{node.outputs[0]}.{part}") for part in parts)
+    sizes = tools.constant(np.array([0, node.attributes["num_groups"], -1], np.int64))
+    epsilon = node.attributes.get("epsilon", 1e-5)
+    yield another(node, "Reshape", (x, sizes), grouped)
+    yield another(node, "InstanceNormalization", (grouped, *trained), normalized, epsilon=epsilon)
+    yield another(node, "Shape", (x,), shape)
+    yield another(node, "Reshape", (normalized, shape), node.outputs[0])
 
 
 def _scan(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:

@@ -68,6 +68,8 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
         return [Value(values[0].dtype, values[0].shape)]
 
     def run(attributes, weights, x):
+        if not numbers and x.dtype.itemsize > 2:
+            return function(x)
         wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
         found = function(wide, *[wide.dtype.type(attributes[key]) for key in numbers])
         return found.astype(x.dtype, copy=False)
@@ -77,9 +79,20 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
 
 def _sigmoid(x):
     """1 / (1 + e^-x): where e^-x overflows the result is below the smallest normal number, and 0."""
-    y = np.exp(-x)
+    y = np.empty_like(x)
+    np.negative(x, out=y)
+    np.exp(y, out=y)
     y += x.dtype.type(1)
-    return np.reciprocal(y)
+    return np.reciprocal(y, out=y)
+
+
+def _swish(x, alpha):
+    """x / (1 + e^(-alpha x)): where the sum overflows the result is 0 with the sign of x."""
+    y = np.empty_like(x)
+    np.multiply(x, -alpha, out=y)
+    np.exp(y, out=y)
+    y += x.dtype.type(1)
+    return np.divide(x, y, out=y)
 
 
 def _leaky_relu(x, alpha):
@@ -223,7 +236,7 @@ def _pow(attributes, weights, x, y):
     """x to the y in the dtype of x; of integers with a float or negative exponent by way of float64."""
     if x.dtype.kind == "f":
         if y.size == 1 and y.ndim <= x.ndim:
-            return (x ** y.item()).astype(x.dtype, copy=False)  # NumPy has quick ways for 2, 0.5 and others
+            return np.square(x) if y.item() == 2 else (x ** y.item()).astype(x.dtype, copy=False)
         return np.power(x, y.astype(x.dtype, copy=False))
     if y.dtype.kind == "f" or (y.dtype.kind == "i" and (y < 0).any()):
         return np.power(x.astype(np.float64), y.astype(np.float64)).astype(x.dtype)
@@ -393,7 +406,7 @@ OPS = [
     _activation("Celu", _celu, alpha=1.0),
     _activation("HardSigmoid", _hard_sigmoid, alpha=0.2, beta=0.5),
     _activation("ThresholdedRelu", lambda x, alpha: np.where((x > alpha) | np.isnan(x), x, x.dtype.type(0)), alpha=1.0),
-    _activation("Swish", lambda x, alpha: x * _sigmoid(alpha * x), alpha=1.0),
+    _activation("Swish", _swish, alpha=1.0),
     Op("Shrink", _shrink_infer, _shrink_run, attributes={"lambd": 0.5, "bias": 0.0}),
     Op("Gelu", _gelu_infer, lambda a, w, x: GELU[a["approximate"]].run(a, w, x), attributes={"approximate": "none"}),
     Op("PRelu", _prelu_infer, lambda a, w, x, slope: np.where(x >= 0, x, slope * x), arity=(2, 2)),

@@ -65,6 +65,15 @@ def _pad_infer(attributes, values):
 
 
 @lru_cache(maxsize=256)
+def _cuts_and_widths(pads, axes, rank):
+    """The widths that are taken away at both ends of each axis, None where there are none; those that are added."""
+    widths = _pad_widths(pads, axes, rank)
+    cuts = [(max(0, -before), max(0, -after)) for before, after in widths]
+    added = tuple((max(0, before), max(0, after)) for before, after in widths)
+    return (tuple(cuts) if any(map(any, cuts)) else None), added
+
+
+@lru_cache(maxsize=256)
 def _pad_places(mode, size, before, after):
     """Which numbers along an axis the padded axis is made of."""
     places = np.arange(-before, size + after)
@@ -81,13 +90,9 @@ def _pad_run(attributes, weights, x, pads=None, fill=None, axes=None):
     """Negative pads take numbers away, before the others are added."""
     arrays = (x, pads, fill, axes)
     axes = given("axes", attributes, arrays, 3)
-    widths = _pad_widths(given("pads", attributes, arrays, 1), axes, x.ndim)
-    if any(before < 0 or after < 0 for before, after in widths):
-        cut = [
-            slice(max(0, -b), max(max(0, -b), size + min(0, a))) for size, (b, a) in zip(x.shape, widths, strict=True)
-        ]
-        x = x[tuple(cut)]
-        widths = [(max(0, before), max(0, after)) for before, after in widths]
+    cuts, widths = _cuts_and_widths(given("pads", attributes, arrays, 1), axes, x.ndim)
+    if cuts is not None:
+        x = x[tuple(slice(b, max(b, size - a)) for size, (b, a) in zip(x.shape, cuts, strict=True))]
     if attributes["mode"] == "constant":
         value = given("constant_value", attributes, arrays, 2)
         value = value[0] if isinstance(value, tuple) else 0 if value is None else value

@@ -7,6 +7,7 @@ Shape, Gather and Concat has a known result.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -104,20 +105,22 @@ def _apart(found, wanted):
 
 def _reshape(attributes, weights, *arrays):
     x, wanted = arrays[0], given("shape", attributes, arrays, 1)
-    return x.reshape(_sizes(x, wanted, attributes["allowzero"]))
+    return x.reshape(_sizes(x.shape, wanted, attributes["allowzero"]))
 
 
-def _sizes(x, wanted, allowzero):
-    """The sizes that a reshape to ``wanted`` gives."""
+@lru_cache(maxsize=1024)
+def _sizes(shape, wanted, allowzero):
+    """The sizes that a reshape of ``shape`` to ``wanted`` gives."""
     if not allowzero:
-        if 0 in wanted[x.ndim :]:
-            raise InputError(f"shape={list(wanted)} for an input of shape {x.shape}: 0 beyond its dimensions")
-        wanted = [x.shape[place] if size == 0 else size for place, size in enumerate(wanted)]
+        if 0 in wanted[len(shape) :]:
+            raise InputError(f"shape={list(wanted)} for an input of shape {shape}: 0 beyond its dimensions")
+        wanted = tuple(shape[place] if size == 0 else size for place, size in enumerate(wanted))
     others = math.prod(size for size in wanted if size != -1)
     if -1 in wanted and others == 0:  # what NumPy cannot divide: nothing is left
-        return [0 if size == -1 else size for size in wanted]
-    if (x.size % others if -1 in wanted else x.size - others) != 0:
-        raise InputError(f"input of shape {x.shape} does not fit shape={list(wanted)}")
+        return tuple(0 if size == -1 else size for size in wanted)
+    size = math.prod(shape)
+    if (size % others if -1 in wanted else size - others) != 0:
+        raise InputError(f"input of shape {shape} does not fit shape={list(wanted)}")
     return wanted
 
 
@@ -172,9 +175,10 @@ def _flat(x, rank):
 
 def _unsqueeze(attributes, weights, *arrays):
     x, axes = arrays[0], given("axes", attributes, arrays, 1)
-    rank = x.ndim + len(axes)
-    new, left = {axis % rank for axis in axes}, iter(x.shape)
-    return x.reshape([1 if axis in new else next(left) for axis in range(rank)])
+    shape, rank = list(x.shape), x.ndim + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
+        shape.insert(axis, 1)
+    return x.reshape(shape)
 
 
 def _squeeze_infer(attributes, values):

@@ -6,6 +6,7 @@
     transposes.py  cancel_transposes: pairs of Transpose, and those around recurrent layers
     layers.py      merge_layers, join_slices: recurrent layers in nodes of their own become stacks
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
+    activations.py fuse_activations, join_swish: Relu into the Conv before it; x * sigmoid(x)
     dead.py        remove_dead: what nothing reads
 
 Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES.
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import fold_affine
 from rnncore.passes.constants import fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
@@ -36,6 +38,8 @@ PASSES = (
     merge_layers,
     join_slices,
     fold_affine,
+    fuse_activations,
+    join_swish,
     remove_dead,
 )
 

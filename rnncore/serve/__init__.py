@@ -1,0 +1,27 @@
+"""A service: models behind the Open Inference Protocol v2, for its clients (tritonclient, KServe, curl). Extra "serve".
+
+app = rnncore.serve.create_app({"tagger": model})   # an ASGI app of its own, or to mount in Starlette or FastAPI
+rnncore serve tagger=tagger.safetensors             # the same as a command
+
+refusals.py     what is answered instead of a result
+tensors.py      names of dtypes, JSON data and raw bytes, to arrays and back, checked before anything is made
+protocol.py     a request and its JSON and binary form
+sequences.py    sequence_id, sequence_start and sequence_end to streams
+service.py      models by name, each behind its engines: what every transport asks
+metrics.py      counts and histograms for Prometheus
+gate.py         what every HTTP request goes through: id, token, log, count
+application.py  the routes
+"""
+
+from __future__ import annotations
+
+try:
+    import prometheus_client  # noqa: F401
+    import starlette  # noqa: F401
+except ImportError as error:
+    raise ImportError('rnncore.serve needs starlette and prometheus-client: pip install "rnncore[serve]"') from error
+
+from rnncore.serve.application import create_app
+from rnncore.serve.service import Limits, Service
+
+__all__ = ["Limits", "Service", "create_app"]

@@ -1,0 +1,243 @@
+"""The Open Inference Protocol v2 over HTTP, as a Starlette app."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rnncore.model import Model
+from rnncore.serve.gate import ClientGone, Gate, Tokens, refusal_response
+from rnncore.serve.metrics import AnswerMetrics, exposition
+from rnncore.serve.openapi import JSON_LENGTH, describe
+from rnncore.serve.protocol import parse_infer, write_infer
+from rnncore.serve.refusals import Refusal
+from rnncore.serve.service import VERSION, Limits, ServedModel, Service, Share
+
+__all__ = ["create_app"]
+
+PAGE = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def create_app(
+    models: Mapping[str, Model] | Service,
+    *,
+    tokens: Iterable[str] = (),
+    hosts: Iterable[str] | None = None,
+    limits: Limits | None = None,
+    **options: Any,
+) -> Starlette:
+    """An ASGI app that answers for models: run it, or mount it in another app.
+
+        app = create_app({"tagger": model}, max_batch_size=64)
+        uvicorn.run(app)                                    # or: other.mount("/models", app)
+
+    models   name -> Model, or a Service
+    tokens   secrets, one of which every request must carry; none: whoever can connect may ask
+    hosts    names by which requests may call this server (their Host, without a port); None: any
+    limits   Limits, or as keywords what it takes
+
+    ``app.state.service`` is the Service. Its engines end with the app's lifespan; an app that is mounted has none of
+    its own, and its engines end with the process, after what they accepted is answered.
+    """
+    service = models if isinstance(models, Service) else Service(models, limits or Limits(**options))
+    metrics = AnswerMetrics()
+    known = Tokens(tokens)
+    handlers = _Handlers(service, metrics, bool(known))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette):
+        yield
+        await service.shutdown()
+
+    app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    app.state.service = service
+    app.state.metrics, app.state.tokens = metrics, known
+    app.add_middleware(Gate, service=service, tokens=known, metrics=metrics, hosts=hosts)
+    return app
+
+
+class _Handlers:
+    """What each route answers."""
+
+    def __init__(self, service: Service, metrics: AnswerMetrics, with_tokens: bool):
+        self._service, self._metrics, self._with_tokens = service, metrics, with_tokens
+
+    def routes(self) -> list[Route]:
+        models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        of_models = [
+            ("", "GET", "metadata", self.model_metadata),
+            ("/ready", "GET", "ready", self.model_ready),
+            ("/config", "GET", "config", self.model_config),
+            ("/stats", "GET", "stats", self.model_stats),
+            ("/infer", "POST", "infer", self.infer),
+        ]
+        return [
+            Route("/v2/health/live", _free("health", self.live)),
+            Route("/v2/health/ready", _free("health", self.ready)),
+            Route("/v2", _guarded("server", self.server_metadata)),
+            Route("/v2/repository/index", _guarded("index", self.index), methods=["POST"]),
+            Route(
+                "/v2/repository/models/{model}/{what}",
+                _guarded("repository", self.no_loading),
+                methods=["POST"],
+            ),
+            Route("/v2/models/stats", _guarded("stats", self.all_stats)),
+            *[
+                Route(f"{prefix}{path}", _guarded(name, handler), methods=[method])
+                for prefix in models
+                for path, method, name, handler in of_models
+            ],
+            Route("/metrics", _guarded("metrics", self.metrics)),
+            Route("/status", _guarded("status", self.status)),
+            Route("/openapi.json", _free("openapi", self.openapi)),
+            Route("/", _free("page", self.page)),
+            Route("/page/{file}", _free("page", self.page)),
+        ]
+
+    def _model(self, request: Request) -> ServedModel:
+        found = self._service.model(request.path_params["model"], request.path_params.get("version", ""))
+        request.state.model = found.name
+        return found
+
+    async def live(self, request: Request) -> Response:
+        return Response(status_code=200)
+
+    async def ready(self, request: Request) -> Response:
+        return Response(status_code=200 if self._service.ready else 503)
+
+    async def server_metadata(self, request: Request) -> Response:
+        return JSONResponse(self._service.metadata())
+
+    async def index(self, request: Request) -> Response:
+        return JSONResponse(self._service.index())
+
+    async def no_loading(self, request: Request) -> Response:
+        raise Refusal(403, "models are neither loaded nor unloaded over the network")
+
+    async def model_metadata(self, request: Request) -> Response:
+        return JSONResponse(self._model(request).metadata())
+
+    async def model_ready(self, request: Request) -> Response:
+        self._model(request)
+        return Response(status_code=200 if self._service.ready else 503)
+
+    async def model_config(self, request: Request) -> Response:
+        return JSONResponse(self._model(request).config())
+
+    async def model_stats(self, request: Request) -> Response:
+        return JSONResponse({"model_stats": [self._model(request).statistics()]})
+
+    async def all_stats(self, request: Request) -> Response:
+        return JSONResponse({"model_stats": [served.statistics() for served in self._service.models.values()]})
+
+    async def metrics(self, request: Request) -> Response:
+        text = exposition(self._service, self._metrics)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(self._service.status())
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(describe(self._service, self._with_tokens))
+
+    async def page(self, request: Request) -> Response:
+        """A part of the status page: text that is the same for everybody."""
+        name = request.path_params.get("file", "index.html")
+        if name not in PAGE:
+            raise HTTPException(404)
+        content = await asyncio.to_thread((resources.files(__package__) / "page" / name).read_bytes)
+        return Response(content, media_type=PAGE[name], headers=PAGE_HEADERS)
+
+    async def infer(self, request: Request) -> Response:
+        served = self._model(request)
+        with Share(self._service.budget) as share:
+            body = await self._body(request, share)
+            asked = parse_infer(body, request.headers.get(JSON_LENGTH), served.expected)
+            outputs = await _unless_gone(request, served.infer(asked, request.state.owner))
+            parts, json_length = write_infer(served.name, VERSION, asked, outputs)
+        if json_length is None:
+            return Response(parts[0], media_type="application/json")
+        headers = {JSON_LENGTH: str(json_length)}
+        return Response(b"".join(parts), media_type="application/octet-stream", headers=headers)
+
+    async def _body(self, request: Request, share: Share) -> bytes:
+        limits = self._service.limits
+        announced = request.headers.get("content-length", "0")
+        size = int(announced) if announced.isascii() and announced.isdigit() else 0
+        if size > limits.max_body_size:
+            raise Refusal(413, f"a body of {size} bytes, expected at most {limits.max_body_size}")
+        share.reserve(size)
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(limits.read_timeout):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limits.max_body_size:
+                        raise Refusal(413, f"a body of more than {limits.max_body_size} bytes")
+                    share.reserve(size)
+                    parts.append(part)
+        except TimeoutError:
+            raise Refusal(408, f"the body did not arrive within {limits.read_timeout:g} s") from None
+        except ClientDisconnect:
+            raise ClientGone from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _unless_gone(request: Request, work: Coroutine) -> Any:
+    """What the work gives; it is cancelled when the client closes the connection."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return refusal_response(Refusal(error.status_code, error.detail), request.state.request_id, error.headers)
+
+
+def _free(route: str, handler: Any) -> Any:
+    """A handler that anybody may ask."""
+
+    async def handle(request: Request) -> Response:
+        request.state.route = route
+        return await handler(request)
+
+    return handle
+
+
+def _guarded(route: str, handler: Any) -> Any:
+    """A handler for those with a token."""
+
+    async def handle(request: Request) -> Response:
+        request.state.route = route
+        if request.state.owner is None:
+            raise request.state.refused
+        return await handler(request)
+
+    return handle

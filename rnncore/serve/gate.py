@@ -1,0 +1,148 @@
+"""What every HTTP request goes through: its id, its token, the refusals, a line in the log, a count.
+
+Pure ASGI around the routes, so that nothing is buffered and nothing runs twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+
+from rnncore.errors import InputError
+from rnncore.serve.logs import LOG, log_request
+from rnncore.serve.metrics import AnswerMetrics
+from rnncore.serve.refusals import Refusal, refusal_of
+from rnncore.serve.service import Service
+
+__all__ = ["LEAST_TOKEN", "ClientGone", "Gate", "Tokens", "refusal_response"]
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+PORT = re.compile(r":[0-9]*\Z")
+LEAST_TOKEN = 16
+
+
+class Tokens:
+    """Who may ask. tokens: any number of secrets, of at least 16 characters each; none: everybody may.
+
+    An owner is what sequences are bound to: the token, or without tokens the client's address.
+    """
+
+    def __init__(self, tokens: Iterable[str] = ()):
+        found = list(tokens)
+        for number, token in enumerate(found, 1):
+            if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+                raise InputError(f"token {number}: expected at least {LEAST_TOKEN} printable characters without spaces")
+        self._digests = [_digest(token) for token in found]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def owner(self, authorization: str | None, address: str) -> str:
+        """Who asks. Refusal without a valid "Bearer TOKEN"."""
+        if not self._digests:
+            return f"address {address}"
+        scheme, _, token = (authorization or "").partition(" ")
+        given = _digest(token.strip())
+        found = [digest for digest in self._digests if hmac.compare_digest(digest, given)]
+        if scheme.lower() != "bearer" or not found:
+            raise Refusal(401, "a token is needed: Authorization: Bearer TOKEN")
+        return f"token {found[0].hex()[:16]}"
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+class Gate:
+    """An ASGI app around one.
+
+    hosts  what a request may call this server, without a port; None: anything. A web page whose name was bound to
+           this machine's own address calls it by that name
+
+    ``scope["state"]`` gets request_id, and behind the check of the token owner. Every answer carries X-Request-Id;
+    while the service drains, Connection: close.
+    """
+
+    def __init__(
+        self, app: Any, service: Service, tokens: Tokens, metrics: AnswerMetrics, hosts: Iterable[str] | None = None
+    ):
+        self._app, self._service, self._tokens, self._metrics = app, service, tokens, metrics
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 0
+
+        async def answer(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                found = MutableHeaders(scope=message)
+                found["X-Request-Id"] = request_id
+                found.setdefault("X-Content-Type-Options", "nosniff")
+                if self._service.draining:
+                    found["Connection"] = "close"
+            await send(message)
+
+        self._metrics.began()
+        try:
+            await self._pass(scope, headers, receive, answer)
+        except ClientGone:
+            status = 499
+        except Exception as error:
+            refusal = refusal_of(error)
+            if refusal.status == 500:
+                LOG.exception("internal error", extra={"fields": {"request_id": request_id}})
+            if status:
+                raise  # an answer has begun: the connection is cut
+            await refusal_response(refusal, request_id)(scope, receive, answer)
+        finally:
+            seconds = time.perf_counter() - start
+            model, route = state.get("model", ""), state.get("route", "other")
+            self._metrics.ended("http", route, model, str(status), seconds)
+            log_request(request_id=request_id, route=route, model=model, status=status, seconds=round(seconds, 6))
+
+    async def _pass(self, scope: Any, headers: Headers, receive: Any, answer: Any) -> None:
+        state = scope["state"]
+        address = scope["client"][0] if scope.get("client") else ""
+        try:
+            state["owner"] = self._tokens.owner(headers.get("authorization"), address)
+        except Refusal as error:
+            state["owner"], state["refused"] = None, error
+        if self._hosts is not None and PORT.sub("", headers.get("host", "")).lower() not in self._hosts:
+            raise Refusal(421, "this server has another name: see Host")
+        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Refusal(415, "Content-Encoding is not supported, send the body as it is")
+        await self._app(scope, receive, answer)
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer."""
+
+
+def refusal_response(refusal: Refusal, request_id: str, more: Mapping[str, str] | None = None) -> JSONResponse:
+    """What the protocol says an error is, with the request's id; more: headers."""
+    headers = dict(more or {})
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if refusal.status == 408:
+        headers["Connection"] = "close"  # the rest of the body may never come
+    return JSONResponse({"error": str(refusal), "request_id": request_id}, refusal.status, headers)

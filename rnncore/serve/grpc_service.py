@@ -1,0 +1,335 @@
+"""The same service over gRPC, inference.GRPCInferenceService, as tritonclient and KServe speak it. Extra "grpc"."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc import aio
+
+from rnncore.errors import RnncoreError
+from rnncore.serve.gate import REQUEST_ID, Tokens
+from rnncore.serve.logs import LOG, log_request
+from rnncore.serve.messages import SERVICE, message, methods
+from rnncore.serve.metrics import AnswerMetrics
+from rnncore.serve.protocol import Expected, InferRequest, as_parameters, short
+from rnncore.serve.refusals import Refusal, refusal_of
+from rnncore.serve.service import VERSION, Service, Share
+from rnncore.serve.tensors import array_of_bytes, array_of_numbers, check_shape, datatype
+
+__all__ = ["GrpcServer"]
+
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+FREE = ("ServerLive", "ServerReady", "ModelReady")
+HEADROOM = 1 << 20  # bytes of a message beside its tensors
+IDENTITY_ONLY = 1  # of the bits of grpc.compression_enabled_algorithms_bitset
+MOST_AT_ONCE = 64  # requests of one stream that are worked on
+PORT = re.compile(r":[0-9]+\Z")
+
+
+class GrpcServer:
+    """A gRPC server in the running event loop.
+
+    service, tokens, metrics   as the HTTP app has them: sequences and limits are the same
+    certificate   (certificate chain, private key) in PEM, or None
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        tokens: Tokens,
+        metrics: AnswerMetrics,
+        address: str,
+        certificate: tuple[bytes, bytes] | None = None,
+    ):
+        size = service.limits.max_body_size + HEADROOM
+        options = [
+            ("grpc.max_receive_message_length", size),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ONLY),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = aio.server(options=options)
+        self._server.add_generic_rpc_handlers((_handlers(_Answers(service), service, tokens, metrics),))
+        if certificate is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            chain, key = certificate
+            self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Take no more calls, and wait for those that run."""
+        await self._server.stop(seconds)
+
+
+def _handlers(answers: _Answers, service: Service, tokens: Tokens, metrics: AnswerMetrics) -> grpc.GenericRpcHandler:
+    gate = _Gate(service, tokens, metrics)
+    found = {}
+    for name, (request, answer, streams) in methods().items():
+        make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        handle = (gate.stream if streams else gate.unary)(name, getattr(answers, name))
+        found[name] = make(handle, request.FromString, answer.SerializeToString)
+    return grpc.method_handlers_generic_handler(SERVICE, found)
+
+
+class _Gate:
+    """What every call goes through: its id, its token, a line in the log, a count."""
+
+    def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
+        self._service, self._tokens, self._metrics = service, tokens, metrics
+
+    def unary(self, name: str, answer: Any) -> Any:
+        async def handle(request: Any, context: aio.ServicerContext) -> Any:
+            call = _Call(self._metrics, self._service, name, _metadata(context).get("x-request-id", ""))
+            with call:
+                try:
+                    owner = self._owner(name, context)
+                    await context.send_initial_metadata((("x-request-id", call.id),))
+                    return await answer(request, owner, context.time_remaining())
+                except (RnncoreError, MemoryError) as error:
+                    refusal = call.refuse(error, getattr(request, "model_name", getattr(request, "name", "")))
+                except Exception as error:
+                    LOG.exception("internal error", extra={"fields": {"request_id": call.id}})
+                    refusal = call.refuse(error)
+                finally:
+                    call.model = getattr(request, "model_name", getattr(request, "name", ""))
+                await context.abort(call.code, f"{refusal} (request {call.id})")
+
+        return handle
+
+    def stream(self, name: str, answer: Any) -> Any:
+        """Answers in the order of the requests, which are worked on side by side."""
+
+        async def one(request: Any, owner: str) -> Any:
+            call = _Call(self._metrics, self._service, name, "")
+            found = message("ModelStreamInferResponse")()
+            with call:
+                call.model = request.model_name
+                try:
+                    found.infer_response.CopyFrom(await answer(request, owner, None))
+                except Exception as error:
+                    if not isinstance(error, (RnncoreError, MemoryError)):
+                        LOG.exception("internal error", extra={"fields": {"request_id": call.id}})
+                    found.error_message = f"{call.refuse(error)} (request {call.id})"
+                    found.infer_response.id = request.id
+            return found
+
+        async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> AsyncIterator:
+            try:
+                owner = self._owner(name, context)
+            except Refusal as refusal:
+                await context.abort(CODES[refusal.status], str(refusal))
+            working: asyncio.Queue = asyncio.Queue()
+            room = asyncio.Semaphore(MOST_AT_ONCE)
+
+            async def take() -> None:
+                async for request in requests:
+                    await room.acquire()
+                    working.put_nowait(asyncio.ensure_future(one(request, owner)))
+
+            taking = asyncio.ensure_future(take())
+            taking.add_done_callback(lambda _: working.put_nowait(None))
+            try:
+                while (asked := await working.get()) is not None:
+                    yield await asked
+                    room.release()
+            finally:
+                taking.cancel()
+                while not working.empty():
+                    asked = working.get_nowait()
+                    if asked is not None:
+                        asked.cancel()
+
+        return handle
+
+    def _owner(self, name: str, context: aio.ServicerContext) -> str:
+        address = PORT.sub("", context.peer()).partition(":")[2].strip("[]")
+        try:
+            return self._tokens.owner(_metadata(context).get("authorization"), address)
+        except Refusal:
+            if name in FREE:
+                return ""
+            raise
+
+
+class _Call:
+    """One call, in the log and the counts."""
+
+    def __init__(self, metrics: AnswerMetrics, service: Service, route: str, id: str):
+        self._metrics, self._service, self._route = metrics, service, route
+        self.id = id if REQUEST_ID.fullmatch(id) else uuid.uuid4().hex
+        self.code, self.model = grpc.StatusCode.OK, ""
+
+    def refuse(self, error: Exception, model: str = "") -> Refusal:
+        refusal = refusal_of(error)
+        self.code = CODES[refusal.status]
+        return refusal
+
+    def __enter__(self) -> _Call:
+        self._start = time.perf_counter()
+        self._metrics.began()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        seconds = time.perf_counter() - self._start
+        status = "CANCELLED" if isinstance(error, asyncio.CancelledError) else self.code.name
+        model = self.model if self.model in self._service.models else ""
+        self._metrics.ended("grpc", self._route, model, status, seconds)
+        log_request(request_id=self.id, route=self._route, model=model, status=status, seconds=round(seconds, 6))
+
+
+def _metadata(context: aio.ServicerContext) -> dict[str, str]:
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+class _Answers:
+    """What each method answers, from the request, its owner and the seconds that the client waits."""
+
+    def __init__(self, service: Service):
+        self._service = service
+
+    async def ServerLive(self, request: Any, owner: str, left: float | None) -> Any:
+        return message("ServerLiveResponse")(live=True)
+
+    async def ServerReady(self, request: Any, owner: str, left: float | None) -> Any:
+        return message("ServerReadyResponse")(ready=self._service.ready)
+
+    async def ServerMetadata(self, request: Any, owner: str, left: float | None) -> Any:
+        return message("ServerMetadataResponse")(**self._service.metadata())
+
+    async def ModelReady(self, request: Any, owner: str, left: float | None) -> Any:
+        self._service.model(request.name, request.version)
+        return message("ModelReadyResponse")(ready=self._service.ready)
+
+    async def ModelMetadata(self, request: Any, owner: str, left: float | None) -> Any:
+        found = self._service.model(request.name, request.version).metadata()
+        for entry in found["inputs"]:
+            entry.pop("parameters", None)
+        return message("ModelMetadataResponse")(**found)
+
+    async def ModelConfig(self, request: Any, owner: str, left: float | None) -> Any:
+        found = self._service.model(request.name, request.version).config()
+        return message("ModelConfigResponse")(config=found)
+
+    async def ModelStatistics(self, request: Any, owner: str, left: float | None) -> Any:
+        models = self._service.models.values()
+        found = [self._service.model(request.name, request.version)] if request.name else models
+        return message("ModelStatisticsResponse")(model_stats=[served.statistics() for served in found])
+
+    async def RepositoryIndex(self, request: Any, owner: str, left: float | None) -> Any:
+        found = self._service.index() if self._service.ready or not request.ready else []
+        return message("RepositoryIndexResponse")(models=found)
+
+    async def RepositoryModelLoad(self, request: Any, owner: str, left: float | None) -> Any:
+        raise Refusal(403, "models are neither loaded nor unloaded over the network")
+
+    RepositoryModelUnload = RepositoryModelLoad
+
+    async def ModelInfer(self, request: Any, owner: str, left: float | None) -> Any:
+        served = self._service.model(request.model_name, request.model_version)
+        with Share(self._service.budget) as share:
+            share.reserve(request.ByteSize())
+            asked = parse_infer(request, served.expected)
+            if left is not None:
+                asked.timeout = max(1e-6, min(left, served.limits.timeout if asked.timeout is None else asked.timeout))
+            outputs = await served.infer(asked, owner)
+            return write_infer(served.name, asked, outputs)
+
+    ModelStreamInfer = ModelInfer
+
+
+def parse_infer(request: Any, expected: Expected) -> InferRequest:
+    """The request in a ModelInferRequest; a Refusal that says what is wrong with it."""
+    found = as_parameters(_plain(request.parameters))
+    found.id = request.id
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise Refusal(
+            400, f"{len(raw)} raw_input_contents, expected none or one for each of {len(request.inputs)} inputs"
+        )
+    for place, tensor in enumerate(request.inputs):
+        name = tensor.name
+        if name in found.inputs:
+            raise Refusal(400, f"input {short(name)} is there twice")
+        dtype = expected.dtype(name, tensor.datatype)
+        _refuse_parameters(f"input {name!r}", tensor.parameters)
+        shape = check_shape(name, list(tensor.shape), dtype.itemsize, expected.most_bytes)
+        if not raw:
+            found.inputs[name] = _array_of_contents(name, tensor, shape, dtype)
+        elif tensor.HasField("contents"):
+            raise Refusal(400, f"input {name!r} has both contents and raw_input_contents")
+        else:
+            found.inputs[name] = array_of_bytes(name, raw[place], shape, dtype)
+    if request.outputs:
+        found.outputs = {}
+        for output in request.outputs:
+            _refuse_parameters(f"output {short(output.name)}", output.parameters)
+            if output.name in found.outputs:
+                raise Refusal(400, f"output {short(output.name)} is there twice")
+            found.outputs[expected.check_output(output.name)] = True
+    return found
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {name: value.WhichOneof("parameter_choice") for name, value in parameters.items()}
+    return {name: getattr(parameters[name], choice) if choice else None for name, choice in chosen.items()}
+
+
+def _refuse_parameters(what: str, parameters: Mapping[str, Any]) -> None:
+    for name in parameters:
+        raise Refusal(400, f"{what}: parameter {short(name)} is not supported")
+
+
+def _array_of_contents(name: str, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array from the typed numbers of a message."""
+    wanted = CONTENTS.get(tensor.datatype)
+    for field, _ in tensor.contents.ListFields():
+        if field.name != wanted:
+            raise Refusal(400, f"input {name!r}: {field.name}, expected {wanted or 'raw_input_contents'}")
+    numbers = getattr(tensor.contents, wanted) if wanted else ()
+    count = math.prod(shape)
+    if len(numbers) != count:
+        raise Refusal(400, f"input {name!r}: {len(numbers)} numbers, expected {count} for {list(shape)}")
+    return array_of_numbers(name, list(numbers), shape, dtype)
+
+
+def write_infer(model: str, request: InferRequest, outputs: Mapping[str, np.ndarray]) -> Any:
+    """The answer, with raw bytes."""
+    answer = message("ModelInferResponse")(model_name=model, model_version=VERSION, id=request.id)
+    for name in outputs if request.outputs is None else request.outputs:
+        array = outputs[name]
+        answer.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
+        answer.raw_output_contents.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return answer

@@ -1,0 +1,190 @@
+"""The OpenAPI description of the HTTP service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rnncore._version import __version__
+from rnncore.serve.service import VERSION, Service
+from rnncore.serve.tensors import DATATYPES
+
+__all__ = ["describe"]
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+REFUSALS = {
+    "400": "the request is wrong, for the reason that is given",
+    "401": "a token is needed",
+    "404": "there is no such model",
+    "408": "the body did not arrive in time",
+    "413": "the request is too large",
+    "415": "the body has a Content-Encoding",
+    "421": "the server has another name",
+    "422": "an output holds NaN or infinity, which JSON cannot",
+    "500": "an error of the server",
+    "503": "the queue is full, or the server ends: try again after Retry-After seconds",
+    "504": "the deadline passed before the work began",
+}
+
+
+def describe(service: Service, with_tokens: bool) -> dict[str, Any]:
+    """OpenAPI 3.1, with the names of this service's models."""
+    model = _parameter("model", {"type": "string", "enum": list(service.models)})
+    version = _parameter("version", {"type": "string", "enum": [VERSION]})
+    paths: dict[str, Any] = {
+        "/v2/health/live": _get("Whether the server lives", None, free=True),
+        "/v2/health/ready": _get("Whether the server takes requests", None, free=True, refusals=("503",)),
+        "/v2": _get("Name, version and extensions", "ServerMetadata"),
+        "/v2/models/stats": _get("Counts of every model", "Statistics"),
+        "/v2/repository/index": {"post": {**_get("The models", "Index")["get"], "operationId": "index"}},
+        "/metrics": _get("Counts and histograms for Prometheus", None, text=True),
+        "/status": _get("What the status page shows", "Status"),
+    }
+    for prefix, parameters in (
+        ("/v2/models/{model}", [model]),
+        ("/v2/models/{model}/versions/{version}", [model, version]),
+    ):
+        of_model = {
+            "": _get("Inputs and outputs of a model", "ModelMetadata", ("404",)),
+            "/ready": _get("Whether a model takes requests", None, ("404", "503")),
+            "/config": _get("Triton's configuration of a model", "ModelConfig", ("404",)),
+            "/stats": _get("Counts of a model", "Statistics", ("404",)),
+            "/infer": {"post": _infer()},
+        }
+        paths |= {f"{prefix}{path}": {"parameters": parameters, **item} for path, item in of_model.items()}
+    found: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "rnncore", "version": __version__, "summary": "Open Inference Protocol v2"},
+        "paths": paths,
+        "components": {"schemas": _schemas()},
+    }
+    if with_tokens:
+        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"token": []}]
+    return found
+
+
+def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _content(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _refused(statuses: tuple[str, ...]) -> dict[str, Any]:
+    return {status: {"description": REFUSALS[status], "content": _content("Error")} for status in statuses}
+
+
+def _get(
+    summary: str, schema: str | None, refusals: tuple[str, ...] = (), *, free: bool = False, text: bool = False
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": summary}
+    if schema is not None:
+        answer["content"] = _content(schema)
+    elif text:
+        answer["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    always = ("415", "421") if free else ("401", "415", "421")
+    found: dict[str, Any] = {"summary": summary, "responses": {"200": answer, **_refused((*always, *refusals))}}
+    if "503" in refusals:  # an answer without a body
+        found["responses"]["503"] = {"description": "not ready"}
+    if free:
+        found["security"] = []
+    return {"get": found}
+
+
+def _infer() -> dict[str, Any]:
+    header = {"description": "size of the JSON, where raw bytes follow it", "schema": {"type": "integer", "minimum": 0}}
+    answer = _content("InferResponse")
+    answer["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "summary": "Run a model",
+        "parameters": [{"name": JSON_LENGTH, "in": "header", "required": False, **header}],
+        "requestBody": {"required": True, "content": _content("InferRequest")},
+        "responses": {
+            "200": {"description": "The outputs", "headers": {JSON_LENGTH: header}, "content": answer},
+            **_refused(tuple(REFUSALS)),
+        },
+    }
+
+
+def _object(required: list[str], closed: bool = False, **properties: Any) -> dict[str, Any]:
+    found = {"type": "object", "required": required, "properties": properties}
+    return {**found, "additionalProperties": False} if closed else found
+
+
+def _array(items: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": items, **more}
+
+
+def _schemas() -> dict[str, Any]:
+    text, count, flag = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+    names = {"type": "string", "enum": sorted(DATATYPES.values())}
+    numbers = {"oneOf": [{"type": "number"}, flag, _array({})]}
+    tensor = _object(["name", "datatype", "shape"], name=text, datatype=names, shape=_array({"type": "integer"}))
+    counted = _object(["count", "ns"], count=count, ns=count)
+    parameters = _object(
+        [],
+        True,
+        sequence_id={"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "maxLength": 256}]},
+        sequence_start=flag,
+        sequence_end=flag,
+        priority=count,
+        timeout={"type": "integer", "minimum": 0, "description": "microseconds"},
+        binary_data_output=flag,
+    )
+    given = _object(
+        ["name", "shape", "datatype"],
+        True,
+        name=text,
+        shape=_array(count, maxItems=8),
+        datatype=names,
+        data=_array(numbers),
+        parameters=_object([], True, binary_data_size=count),
+    )
+    wanted = _object(["name"], True, name=text, parameters=_object([], True, binary_data=flag))
+    output = _object(
+        ["name", "shape", "datatype"],
+        name=text,
+        shape=_array(count),
+        datatype=names,
+        data=_array(numbers),
+        parameters=_object([], binary_data_size=count),
+    )
+    statistics = _object(
+        ["name", "version", "inference_count", "execution_count", "inference_stats"],
+        name=text,
+        version=text,
+        inference_count=count,
+        execution_count=count,
+        inference_stats=_object([], success=counted, fail=counted, queue=counted, compute_infer=counted),
+    )
+    return {
+        "Error": _object(["error", "request_id"], error=text, request_id=text),
+        "ServerMetadata": _object(
+            ["name", "version", "extensions"], name=text, version=text, extensions=_array(text)
+        ),
+        "ModelMetadata": _object(
+            ["name", "versions", "platform", "inputs", "outputs"],
+            name=text,
+            versions=_array(text),
+            platform=text,
+            inputs=_array(tensor),
+            outputs=_array(tensor),
+        ),
+        "ModelConfig": _object(["name", "platform", "max_batch_size", "input", "output"], name=text, platform=text),
+        "Index": _array(_object(["name", "version", "state", "reason"], name=text, version=text, state=text)),
+        "Statistics": _object(["model_stats"], model_stats=_array(statistics)),
+        "Status": _object(["version", "ready", "uptime", "models"], ready=flag, models=_array({"type": "object"})),
+        "InferRequest": _object(
+            ["inputs"],
+            True,
+            id={"type": "string", "maxLength": 256},
+            parameters=parameters,
+            inputs=_array(given, maxItems=256),
+            outputs=_array(wanted, maxItems=256),
+        ),
+        "InferResponse": _object(
+            ["model_name", "model_version", "outputs"], model_name=text, model_version=text, id=text,
+            outputs=_array(output),
+        ),
+    }  # fmt: skip

@@ -1,0 +1,247 @@
+"""A request for inference, whichever transport it came by, and its JSON and binary form of the protocol.
+
+POST body    JSON object, then (with the header Inference-Header-Content-Length, its size) raw bytes of the inputs
+             that have parameters.binary_data_size, in their order
+answer       the same, for the outputs that were asked for with parameters.binary_data
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rnncore.serve.refusals import Refusal
+from rnncore.serve.tensors import array_of_bytes, array_of_json, check_shape, datatype, json_of_array
+
+__all__ = ["Expected", "InferRequest", "SequenceStep", "as_parameters", "parse_infer", "write_infer"]
+
+MOST_JSON_NAMES = 256
+DEFAULT_PRIORITY = 100
+MOST_PRIORITY = 1 << 32
+ID_CHARACTERS = 256
+REQUEST_KEYS = {"id", "parameters", "inputs", "outputs"}
+INPUT_KEYS = {"name", "shape", "datatype", "parameters", "data"}
+OUTPUT_KEYS = {"name", "parameters"}
+
+
+@dataclass(frozen=True)
+class SequenceStep:
+    """The sequence that a request belongs to, and whether it is its first or last."""
+
+    id: int | str
+    start: bool
+    end: bool
+
+
+@dataclass
+class InferRequest:
+    """What is asked of a model. outputs: name -> whether as raw bytes; None: all of them. timeout in seconds."""
+
+    id: str = ""
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, bool] | None = None
+    binary: bool = False
+    sequence: SequenceStep | None = None
+    priority: int = DEFAULT_PRIORITY
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a model's requests may hold: inputs and their dtypes, outputs, bytes of an array and of JSON at most."""
+
+    inputs: Mapping[str, np.dtype]
+    outputs: tuple[str, ...]
+    most_bytes: int
+    most_json: int
+
+    def dtype(self, name: Any, given: Any) -> np.dtype:
+        """The dtype of an input, which the client must name."""
+        if name not in self.inputs:
+            raise Refusal(400, f"input {short(name)} is unknown, expected {', '.join(self.inputs)}")
+        dtype = self.inputs[name]
+        if given != datatype(dtype):
+            raise Refusal(400, f"input {name!r}: datatype {short(given)}, expected {datatype(dtype)}")
+        return dtype
+
+    def check_output(self, name: Any) -> str:
+        if name not in self.outputs:
+            raise Refusal(400, f"output {short(name)} is unknown, expected {', '.join(self.outputs)}")
+        return name
+
+
+def short(value: Any) -> str:
+    """A client's value in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> InferRequest:
+    """The request in a body; a Refusal that says what is wrong with it."""
+    size = len(body) if header_length is None else _header_length(header_length, len(body))
+    if size > expected.most_json:
+        raise Refusal(413, f"{size} bytes of JSON, expected at most {expected.most_json}: send binary data")
+    found = _object("the request", load_json(body[:size] if size < len(body) else body))
+    _check_keys("the request", found, REQUEST_KEYS)
+    request = as_parameters(_object("parameters", found.get("parameters", {})))
+    request.id = found.get("id", "")
+    if not isinstance(request.id, str) or len(request.id) > ID_CHARACTERS:
+        raise Refusal(400, f"id {short(request.id)}, expected a string of at most {ID_CHARACTERS} characters")
+    rest = memoryview(body)[size:]
+    for entry in _objects("inputs", found.get("inputs")):
+        rest = _take_input(entry, rest, request, expected)
+    if len(rest):
+        raise Refusal(400, f"{len(rest)} bytes are left behind the inputs' binary data, expected none")
+    if found.get("outputs") is not None:
+        request.outputs = {}
+        for entry in _objects("outputs", found["outputs"]):
+            _take_output(entry, request, expected)
+    return request
+
+
+def load_json(text: bytes) -> Any:
+    """JSON as the standard has it: no NaN. A Refusal where it is not."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Refusal(400, f"the body is not JSON: {reason}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON, send it as binary data")
+
+
+def as_parameters(given: Mapping[str, Any]) -> InferRequest:
+    """A request with what its parameters say; each of them is known, or refused by name."""
+    found = InferRequest()
+    sequence: dict[str, Any] = {"sequence_id": None, "sequence_start": False, "sequence_end": False}
+    for name, value in given.items():
+        if name in sequence:
+            sequence[name] = value
+        elif name == "binary_data_output":
+            found.binary = _flag(name, value)
+        elif name == "priority":
+            found.priority = _integer(name, value, MOST_PRIORITY) or DEFAULT_PRIORITY
+        elif name == "timeout":
+            found.timeout = _integer(name, value, 1 << 63) / 1e6 or None
+        else:
+            raise Refusal(400, f"parameter {short(name)} is not supported")
+    found.sequence = _sequence(**sequence)
+    return found
+
+
+def _sequence(sequence_id: Any, sequence_start: Any, sequence_end: Any) -> SequenceStep | None:
+    start, end = _flag("sequence_start", sequence_start), _flag("sequence_end", sequence_end)
+    if sequence_id is None or sequence_id == 0 or sequence_id == "":
+        if start or end or isinstance(sequence_id, (bool, float)):
+            raise Refusal(400, "sequence_start or sequence_end without a sequence_id, expected one that is not 0")
+        return None
+    if isinstance(sequence_id, str):
+        if len(sequence_id) > ID_CHARACTERS:
+            raise Refusal(400, f"sequence_id of {len(sequence_id)} characters, expected at most {ID_CHARACTERS}")
+    elif type(sequence_id) is not int or not 0 < sequence_id < 1 << 64:
+        raise Refusal(400, f"sequence_id {short(sequence_id)}, expected a string or an integer of 64 bits")
+    return SequenceStep(sequence_id, start, end)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise Refusal(400, f"parameter {name}: {short(value)}, expected true or false")
+    return value
+
+
+def _integer(name: str, value: Any, end: int) -> int:
+    if type(value) is not int or not 0 <= value < end:
+        raise Refusal(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {end - 1}")
+    return value
+
+
+def _header_length(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) > most:
+        raise Refusal(400, f"Inference-Header-Content-Length {short(text)}, expected 0 to the body's {most} bytes")
+    return int(text)
+
+
+def _object(what: str, value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise Refusal(400, f"{what} is {short(value)}, expected an object")
+    return value
+
+
+def _objects(what: str, value: Any) -> list[dict[str, Any]]:
+    if type(value) is not list or len(value) > MOST_JSON_NAMES:
+        raise Refusal(400, f"{what} is not an array of at most {MOST_JSON_NAMES} objects")
+    return [_object(f"an element of {what}", entry) for entry in value]
+
+
+def _check_keys(what: str, found: Mapping[str, Any], known: set[str]) -> None:
+    for name in found:
+        if name not in known:
+            raise Refusal(400, f"{what} has {short(name)}, expected {', '.join(sorted(known))}")
+
+
+def _name(what: str, entry: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
+    name = entry.get("name")
+    if type(name) is not str:
+        raise Refusal(400, f"an {what} has the name {short(name)}, expected a string")
+    if name in taken:
+        raise Refusal(400, f"{what} {short(name)} is there twice")
+    return name
+
+
+def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, expected: Expected) -> memoryview:
+    """Adds an input to the request; returns the bytes behind its own."""
+    name = _name("input", entry, request.inputs)
+    _check_keys(f"input {short(name)}", entry, INPUT_KEYS)
+    dtype = expected.dtype(name, entry.get("datatype"))
+    shape = check_shape(name, entry.get("shape"), dtype.itemsize, expected.most_bytes)
+    parameters = _object(f"input {name!r}: parameters", entry.get("parameters", {}))
+    _check_keys(f"input {name!r}: parameters", parameters, {"binary_data_size"})
+    if "binary_data_size" not in parameters:
+        if "data" not in entry:
+            raise Refusal(400, f"input {name!r} has neither data nor binary_data_size")
+        request.inputs[name] = array_of_json(name, entry["data"], shape, dtype)
+        return rest
+    if "data" in entry:
+        raise Refusal(400, f"input {name!r} has both data and binary_data_size")
+    size = _integer("binary_data_size", parameters["binary_data_size"], 1 << 63)
+    if size > len(rest):
+        raise Refusal(400, f"input {name!r}: binary_data_size {size}, but {len(rest)} bytes are left in the body")
+    request.inputs[name] = array_of_bytes(name, rest[:size], shape, dtype)
+    return rest[size:]
+
+
+def _take_output(entry: dict[str, Any], request: InferRequest, expected: Expected) -> None:
+    name = _name("output", entry, request.outputs)
+    _check_keys(f"output {short(name)}", entry, OUTPUT_KEYS)
+    expected.check_output(name)
+    parameters = _object(f"output {name!r}: parameters", entry.get("parameters", {}))
+    _check_keys(f"output {name!r}: parameters", parameters, {"binary_data"})
+    request.outputs[name] = _flag("binary_data", parameters.get("binary_data", request.binary))
+
+
+def write_infer(
+    model: str, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
+) -> tuple[list[bytes], int | None]:
+    """The answer's body in parts, and the size of its JSON where raw bytes follow."""
+    wanted = dict.fromkeys(outputs, request.binary) if request.outputs is None else request.outputs
+    entries, raw = [], []
+    for name, binary in wanted.items():
+        array = outputs[name]
+        entry: dict[str, Any] = {"name": name, "datatype": datatype(array.dtype), "shape": list(array.shape)}
+        if binary:
+            raw.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+            entry["parameters"] = {"binary_data_size": len(raw[-1])}
+        else:
+            entry["data"] = json_of_array(name, array)
+        entries.append(entry)
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
+    if request.id:
+        answer["id"] = request.id
+    head = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    return [head, *raw], len(head) if raw else None

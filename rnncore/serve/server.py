@@ -1,0 +1,152 @@
+"""Running the app with uvicorn: where it may listen, and how it ends without losing what it accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from rnncore.errors import InputError
+from rnncore.serve.application import create_app
+from rnncore.serve.gate import LEAST_TOKEN
+from rnncore.serve.logs import LOG, REQUESTS, JsonLines, log
+from rnncore.serve.service import Service
+
+__all__ = ["Binding", "is_local", "read_tokens", "run"]
+
+ENDING_SECONDS = 60  # for requests that run when the server ends
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Where to listen. Anywhere but on this machine's own addresses needs tokens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    grpc_port: int | None = None
+    tokens: tuple[str, ...] = ()
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    drain_seconds: float = 1.0
+
+    def __post_init__(self):
+        if not is_local(self.host) and not self.tokens:
+            raise InputError(f"host {self.host!r} is reachable from other machines: a token file is needed")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise InputError("a certificate without its key, or a key without its certificate")
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def read_tokens(path: str | None) -> tuple[str, ...]:
+    """The tokens in a file, one in each line. InputError where there is none."""
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="ascii").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected tokens of ASCII characters, one in each line") from None
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise InputError(f"{path}: no token, expected one of at least {LEAST_TOKEN} characters in each line")
+    return found
+
+
+def run(service: Service, binding: Binding, request_log: bool = True) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what was accepted. A second SIGINT ends at once.
+
+    request_log  a line on stderr for each request, beside those for what the server itself does
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for logger in (LOG, logging.getLogger("uvicorn"), logging.getLogger("uvicorn.error")):
+        logger.handlers, logger.propagate = [handler], False
+    LOG.setLevel(logging.INFO)
+    REQUESTS.setLevel(logging.INFO if request_log else logging.WARNING)
+    hosts = None if binding.tokens else (*LOCAL_NAMES, binding.host)
+    app = create_app(service, tokens=binding.tokens, hosts=hosts)
+    config = uvicorn.Config(
+        app,
+        host=binding.host,
+        port=binding.port,
+        ssl_certfile=binding.ssl_certfile,
+        ssl_keyfile=binding.ssl_keyfile,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=ENDING_SECONDS,
+    )
+    _Server(config, app, binding).run()
+
+
+def _grpc_server(app: Any, binding: Binding) -> Any:
+    """A GrpcServer, in the event loop that runs."""
+    from rnncore.serve.grpc_service import GrpcServer
+
+    certificate = None
+    if binding.ssl_certfile is not None:
+        certificate = tuple(Path(file).read_bytes() for file in (binding.ssl_certfile, binding.ssl_keyfile))
+    host = f"[{binding.host}]" if ":" in binding.host else binding.host
+    state = app.state
+    return GrpcServer(state.service, state.tokens, state.metrics, f"{host}:{binding.grpc_port}", certificate)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with a way out in three steps: take no more connections; answer what comes on those that are
+    open, each with Connection: close, until they are idle or the time is over; end the engines."""
+
+    def __init__(self, config: uvicorn.Config, app: Any, binding: Binding):
+        super().__init__(config)
+        self._app, self._service, self._binding = app, app.state.service, binding
+        self._grpc: Any = None
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if not self.started:
+            return
+        found = {"host": self.config.host, "port": self.servers[0].sockets[0].getsockname()[1]}
+        if self._binding.grpc_port is not None:
+            self._grpc = _grpc_server(self._app, self._binding)
+            await self._grpc.start()
+            found["grpc_port"] = self._grpc.port
+        log("ready", **found, models=list(self._service.models))
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        if self.should_exit and number == signal.SIGINT:
+            self.force_exit = True
+        self._service.draining = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        log("draining", connections=len(self.server_state.connections))
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        stopping = loop.create_task(self._grpc.stop(ENDING_SECONDS)) if self._grpc is not None else None
+        end = loop.time() + self._binding.drain_seconds
+        while self.server_state.connections and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.02)
+        if stopping is not None and not self.force_exit:
+            await stopping
+        await super().shutdown(sockets)
+        counts = {name: served.engine.metrics.snapshot() for name, served in self._service.models.items()}
+        answered = {name: {key: found[key] for key in ("accepted", "completed")} for name, found in counts.items()}
+        log("ended", open_requests=len(self.server_state.tasks), models=answered)

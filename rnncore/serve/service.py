@@ -1,0 +1,281 @@
+"""Models behind engines, by name: what every transport asks, and nothing about transports."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rnncore._version import __version__
+from rnncore.engine import Engine, StreamEngine
+from rnncore.errors import InputError
+from rnncore.model import Model
+from rnncore.ops import numpy_dtype
+from rnncore.serve.protocol import Expected, InferRequest
+from rnncore.serve.refusals import Refusal
+from rnncore.serve.sequences import Sequences
+from rnncore.serve.tensors import datatype
+from rnncore.spec import Input
+
+__all__ = ["VERSION", "Limits", "ServedModel", "Service", "Share"]
+
+VERSION = "1"
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_configuration",
+    "schedule_policy",
+    "sequence",
+    "sequence(string_id)",
+    "statistics",
+]
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a service allows.
+
+    max_batch_size   rows in one call of a model        max_queue_size  requests that wait, of each model
+    max_wait         seconds a batch waits for company  max_steps       rows times steps in one request
+    max_body_size    bytes of a request's body          max_json_size   bytes of its JSON
+    max_pending_size  bytes of all bodies being read or answered
+    max_sequences    sequences open, of each model      sequence_idle   seconds after which an idle one is closed
+    timeout          seconds until a request's work must have begun; clients may ask for less
+    read_timeout     seconds until a request's body must have arrived
+    """
+
+    max_batch_size: int = 256
+    max_queue_size: int = 1024
+    max_wait: float = 0.0
+    max_steps: int = 1 << 18
+    max_body_size: int = 64 << 20
+    max_json_size: int = 8 << 20
+    max_pending_size: int = 256 << 20
+    max_sequences: int = 1024
+    sequence_idle: float = 600.0
+    timeout: float = 30.0
+    read_timeout: float = 30.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            least = 0 if name == "max_wait" else 1e-3
+            kind = float if isinstance(getattr(type(self), name), float) else int
+            fits = isinstance(value, (int, kind)) and not isinstance(value, bool) and least <= value < float("inf")
+            if not fits:
+                raise InputError(f"{name}={value!r}, expected a positive {kind.__name__}")
+
+
+@dataclass
+class Budget:
+    """Bytes of all requests that are here, and how many there may be."""
+
+    most: int
+    taken: int = 0
+
+
+class Share:
+    """One request's part of the budget, given back at the end."""
+
+    def __init__(self, budget: Budget):
+        self._budget, self._size = budget, 0
+
+    def reserve(self, size: int) -> None:
+        """So many bytes in all."""
+        more = max(0, size - self._size)
+        if self._budget.taken + more > self._budget.most:
+            raise Refusal(503, "too many bytes are being worked on, try again later", retry_after=1)
+        self._budget.taken += more
+        self._size += more
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._budget.taken -= self._size
+
+
+class ServedModel:
+    """A model, the engine that batches its requests, and its sequences."""
+
+    def __init__(self, name: str, model: Model, limits: Limits):
+        self.name, self.model, self.limits = name, model, limits
+        self.engine = Engine(
+            model,
+            max_batch=limits.max_batch_size,
+            max_steps=limits.max_steps,
+            max_wait=limits.max_wait,
+            max_queue=limits.max_queue_size,
+        )
+        self.sequences = Sequences(name, model, limits)
+        dtypes = {entry.name: numpy_dtype(entry.dtype, model.dtype) for entry in model.inputs}
+        self.expected = Expected(dtypes, model.spec.outputs, limits.max_body_size, limits.max_json_size)
+
+    async def infer(self, request: InferRequest, owner: str) -> dict[str, np.ndarray]:
+        """Every output by name. Raises what the engine raises, and Refusal."""
+        self._check_size(request)
+        timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
+        if request.sequence is not None:
+            return await self.sequences.infer(request, owner, timeout)
+        return await self.engine.infer(request.inputs, priority=-request.priority, timeout=timeout)
+
+    def _check_size(self, request: InferRequest) -> None:
+        """Bounds what the network needs beside the request: rows times steps of each input."""
+        for entry in self.model.inputs:
+            array = request.inputs.get(entry.name)
+            if array is None or array.ndim != len(entry.shape):
+                continue  # the engine says what is wrong
+            named = [found for size, found in zip(entry.shape, array.shape, strict=True) if isinstance(size, str)]
+            if math.prod(named) > self.limits.max_steps:
+                at_most = f"expected at most {self.limits.max_steps} rows times steps in one request"
+                raise Refusal(413, f"input {entry.name!r}: shape {list(array.shape)}, {at_most}")
+
+    def metadata(self) -> dict[str, Any]:
+        """The protocol's description of the model; -1 is a size that the request decides."""
+        return {
+            "name": self.name,
+            "versions": [VERSION],
+            "platform": "rnncore",
+            "inputs": [self._tensor(entry, optional=True) for entry in self.model.inputs],
+            "outputs": [self._tensor(entry) for entry in self.model.outputs],
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The model configuration of Triton's extension, as far as it has a meaning here."""
+        found: dict[str, Any] = {"name": self.name, "platform": "rnncore", "backend": "rnncore", "max_batch_size": 0}
+        for key, entries in (("input", self.model.inputs), ("output", self.model.outputs)):
+            found[key] = [self._configured(entry, key == "input") for entry in entries]
+        if self.sequences.available:
+            idle = round(self.limits.sequence_idle * 1e6)
+            found["sequence_batching"] = {"max_sequence_idle_microseconds": idle}
+        return found
+
+    def statistics(self) -> dict[str, Any]:
+        """The counts of Triton's statistics extension, those of sequences among them; times in nanoseconds."""
+        found = [engine.metrics.snapshot() for engine in self._engines()]
+        for one in found:
+            one["started"] = one["queued"]["count"]
+
+        def total(count: str, histogram: str | None = None) -> dict[str, int]:
+            seconds = sum(one[histogram]["sum"] for one in found) if histogram else 0.0
+            return {"count": sum(one[count] for one in found), "ns": round(seconds * 1e9)}
+
+        return {
+            "name": self.name,
+            "version": VERSION,
+            "inference_count": sum(one["rows"] for one in found),
+            "execution_count": sum(one["batches"] for one in found),
+            "inference_stats": {
+                "success": total("completed", "latency"),
+                "fail": total("failed"),
+                "queue": total("started", "queued"),
+                "compute_infer": total("batches", "running"),
+            },
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What people look at; p50 and p99 are upper bounds in seconds, None where nothing was answered."""
+        engines = self._engines()
+        counts = ("completed", "rejected", "failed", "expired", "rows", "steps")
+        found: dict[str, Any] = {name: sum(getattr(one.metrics, name) for one in engines) for name in counts}
+        busiest = max(engines, key=lambda engine: engine.metrics.completed).metrics.latency
+        for name, share in (("p50", 0.5), ("p99", 0.99)):
+            bound = busiest.quantile(share)
+            found[name] = bound if math.isfinite(bound) else None
+        found["queue_depth"] = sum(engine.queue_depth for engine in engines)
+        found["sequences"] = len(self.sequences)
+        return {**self.metadata(), **found}
+
+    def _engines(self) -> list[Engine | StreamEngine]:
+        return [engine for engine in (self.engine, self.sequences.engine) if engine is not None]
+
+    def _tensor(self, entry: Input, optional: bool = False) -> dict[str, Any]:
+        dtype = numpy_dtype(entry.dtype, self.model.dtype)
+        found: dict[str, Any] = {"name": entry.name, "datatype": datatype(dtype), "shape": _sizes(entry)}
+        if optional and entry.optional:
+            found["parameters"] = {"optional": True}
+        return found
+
+    def _configured(self, entry: Input, is_input: bool) -> dict[str, Any]:
+        dtype = numpy_dtype(entry.dtype, self.model.dtype)
+        found = {"name": entry.name, "data_type": f"TYPE_{datatype(dtype)}", "dims": _sizes(entry)}
+        return {**found, "optional": entry.optional} if is_input else found
+
+
+class Service:
+    """Models by name.
+
+    models   name -> Model; nothing is loaded later
+    limits   Limits
+
+    ``draining`` is set when the server is about to end: it is not ready, and answers what comes none the less.
+    """
+
+    def __init__(self, models: Mapping[str, Model], limits: Limits | None = None):
+        self.limits = limits or Limits()
+        for name, model in models.items():
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise InputError(f"model name {name!r}, expected letters, digits, '_', '-' and '.', at most 128")
+            if not isinstance(model, Model):
+                raise InputError(f"model {name!r}: {type(model).__name__}, expected a Model: rnncore.load(...)")
+        if not models:
+            raise InputError("no models, expected a mapping of names to Models")
+        self.models = {name: ServedModel(name, model, self.limits) for name, model in models.items()}
+        self.budget = Budget(self.limits.max_pending_size)
+        self.draining = False
+        self.started = time.time()
+
+    def model(self, name: str, version: str = "") -> ServedModel:
+        """A model by name. Refusal where there is none of that name or version."""
+        if name not in self.models:
+            raise Refusal(404, f"model {_short(name)} is unknown, expected {_listed(self.models)}")
+        if version not in ("", VERSION):
+            raise Refusal(404, f"model {name!r} has no version {_short(version)}, expected {VERSION!r}")
+        return self.models[name]
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining
+
+    def metadata(self) -> dict[str, Any]:
+        return {"name": "rnncore", "version": __version__, "extensions": EXTENSIONS}
+
+    def index(self) -> list[dict[str, str]]:
+        """Name, version and state of each model."""
+        state = "READY" if self.ready else "UNAVAILABLE"
+        return [{"name": name, "version": VERSION, "state": state, "reason": ""} for name in self.models]
+
+    def status(self) -> dict[str, Any]:
+        """What people look at: every model with its counts."""
+        models = [served.status() for served in self.models.values()]
+        return {"version": __version__, "ready": self.ready, "uptime": time.time() - self.started, "models": models}
+
+    async def shutdown(self) -> None:
+        """Answer what was accepted, and end the engines."""
+        self.draining = True
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """As shutdown, where no event loop runs."""
+        self.draining = True
+        for served in self.models.values():
+            served.sequences.shutdown()
+            served.engine.shutdown()
+
+
+def _sizes(entry: Input) -> list[int]:
+    return [size if isinstance(size, int) else -1 for size in entry.shape]
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= 60 else f"{text[:57]!r}..."
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")

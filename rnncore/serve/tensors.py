@@ -1,0 +1,121 @@
+"""Tensors of the Open Inference Protocol: names of dtypes, JSON data and raw bytes, to arrays and back.
+
+Everything a client says about a tensor is checked here before anything of that size is made.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rnncore.serve.refusals import Refusal
+
+__all__ = ["array_of_bytes", "array_of_json", "array_of_numbers", "check_shape", "datatype", "json_of_array"]
+
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+MOST_DIMENSIONS = 8
+ALLOWED = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+
+
+def datatype(dtype: np.dtype) -> str:
+    """The protocol's name of a dtype."""
+    return DATATYPES[np.dtype(dtype).name]
+
+
+def check_shape(name: str, shape: Any, itemsize: int, most_bytes: int) -> tuple[int, ...]:
+    """A shape as integers, whose array has at most so many bytes even if its zeros were ones."""
+    if not isinstance(shape, (list, tuple)) or len(shape) > MOST_DIMENSIONS:
+        raise Refusal(400, f"input {name!r}: shape is not a list of at most {MOST_DIMENSIONS} integers")
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise Refusal(400, f"input {name!r}: shape has {_short(size)}, expected integers from 0")
+    if math.prod(max(size, 1) for size in shape) * itemsize > most_bytes:
+        raise Refusal(413, f"input {name!r}: shape {_short(list(shape))} needs more than {most_bytes} bytes")
+    return tuple(shape)
+
+
+def array_of_bytes(name: str, data: bytes | memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array over row-major little-endian bytes, of which there must be exactly enough."""
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise Refusal(400, f"input {name!r}: {len(data)} bytes, expected {expected} for {dtype} {list(shape)}")
+    if dtype.kind == "b" and len(data) and np.frombuffer(data, np.uint8).max() > 1:
+        raise Refusal(400, f"input {name!r}: a BOOL that is neither 0 nor 1")
+    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+
+
+def array_of_json(name: str, data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array from JSON: a flat list in row-major order, or lists nested as the shape says."""
+    flat = _flat(name, data, shape)
+    strange = set(map(type, flat)) - ALLOWED[dtype.kind]
+    if strange:
+        raise Refusal(400, f"input {name!r}: {_json_name(strange.pop())} in data, expected {datatype(dtype)}")
+    array = array_of_numbers(name, flat, shape, dtype)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}")
+    return array
+
+
+def array_of_numbers(name: str, numbers: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array from as many numbers of its kind."""
+    if dtype.kind in "iu" and numbers:
+        limits = np.iinfo(dtype)
+        if min(numbers) < limits.min or max(numbers) > limits.max:
+            raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}")
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(numbers, dtype).reshape(shape)
+    except OverflowError:  # an integer beyond all floats
+        raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}") from None
+
+
+def json_of_array(name: str, array: np.ndarray) -> list[Any]:
+    """Row-major data for JSON, which has no NaN and no infinity."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise Refusal(422, f"output {name!r} holds NaN or infinity, which JSON cannot: ask for binary_data")
+    return array.ravel().tolist()
+
+
+def _flat(name: str, data: Any, shape: Sequence[int]) -> list[Any]:
+    if type(data) is not list:
+        raise Refusal(400, f"input {name!r}: data is {_json_name(type(data))}, expected an array")
+    count = math.prod(shape)
+    if not (data and type(data[0]) is list):
+        if len(data) != count:
+            raise Refusal(400, f"input {name!r}: {len(data)} numbers in data, expected {count} for {list(shape)}")
+        return data
+    level = [data]
+    for axis, size in enumerate(shape):
+        for part in level:
+            if type(part) is not list or len(part) != size:
+                found = f"{len(part)} elements" if type(part) is list else _json_name(type(part))
+                raise Refusal(400, f"input {name!r}: {found} along axis {axis} of data, expected {size}")
+        level = list(itertools.chain.from_iterable(level))
+    return level
+
+
+def _json_name(kind: type) -> str:
+    names = {str: "a string", list: "an array", dict: "an object", bool: "a boolean", type(None): "null"}
+    return names.get(kind, "a number" if kind is int else "a number with a fraction")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,66 @@
+"""ARCHITECTURE.md's list of rooms is true: every module stands in it, and imports what stands above it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "rnncore"
+# What Model has methods for and stands below it: imported by those methods.
+ASKED = {("model", "decode"), ("model", "pool"), ("model", "stream"), ("model", "streaming")}
+# The front doors import from everywhere.
+DOORS = {"__init__", "__main__"}
+
+
+def rooms():
+    """Names of modules and packages in the order of the list; indented lines go on about the room above."""
+    listed = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Rooms")[1].split("```")[1]
+    lines = [line for line in listed.splitlines() if line and not line.startswith(" ")]
+    return [name for line in lines for name in re.findall(r"\b(\w+)(?:\.py\b|/ )", line)]
+
+
+def imports(path):
+    """(room, whether inside a function) of each import of the package in one file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".pyx":  # whose other lines Python cannot parse
+        names = re.findall(r"^ *from (rnncore[\w.]*) c?import ", text, re.MULTILINE)
+        text = "\n".join(f"import {name}" for name in names)
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            base += node.module.split(".") if node.module else []
+            found = [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        for name in found:
+            if name[0] == "rnncore" and len(name) > 1:
+                yield name[1], node.col_offset > 0
+
+
+FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])
+
+
+def test_every_module_has_its_place():
+    here = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - DOORS
+    listed = rooms()
+    assert sorted(listed) == sorted(here)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_what_stands_above(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    order = {name: number for number, name in enumerate([*rooms(), *sorted(DOORS)])}
+    below = {name for name, late in imports(path) if order[name] > order[room] and not (late and (room, name) in ASKED)}
+    assert not below, f"{room} imports {', '.join(sorted(below))}, which ARCHITECTURE.md lists below it"
+
+
+def test_imports_are_seen():
+    """The check itself: relative, absolute, late and compiled imports are found."""
+    assert ("spec", False) in set(imports(PACKAGE / "model.py"))
+    assert ("stream", True) in set(imports(PACKAGE / "model.py"))
+    assert ("errors", False) in set(imports(PACKAGE / "kernels" / "_pool.pyx"))
