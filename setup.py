@@ -40,6 +40,7 @@ EXTENSIONS = {
     "_engine": ([], "off"),
     "_normalization": ([], "off"),
     "_pool": ([], "off"),
+    "_pooling": ([], "off"),
     "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
 }
 

@@ -261,6 +261,22 @@ def test_random_pools(op, seed):
             np.testing.assert_array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_pools_of_lines_of_any_length(op, stride):
+    """Both paths, over the ends of vectors, with NaN and infinities; sums of windows are in one order in both."""
+    rng = np.random.default_rng(stride)
+    attributes = {"kernel_shape": [2, 3], "strides": [2, stride], "pads": [1, 1, 0, 2], "dilations": [1, 2]}
+    for size in (5, 8, 15, 16, 17, 33, 70):
+        x = floats(rng, 2, 3, 6, size)
+        x[0, 1, 2, 3], x[1, 0, 4, 4], x[1, 2, 0, 0] = np.nan, np.inf, -np.inf
+        (found,) = OneNode(op, attributes, [x]).run()
+        (wide,) = OneNode(op, attributes, [x.astype(np.float64)]).run(dtype="float64")
+        assert_close(found, wide, 1e-6)
+        (turned,) = OneNode(op, attributes, [np.asfortranarray(x)]).run()
+        assert_same_bits(turned, found)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_max_of_integers(dtype):
     x = np.random.default_rng(0).integers(-100 if dtype == "int8" else 0, 100, (2, 3, 9, 8)).astype(dtype)

@@ -1,15 +1,18 @@
 """Pooling over windows and over all of the spatial axes, (N, C, *spatial), under its ONNX names.
 
 Windows are separable: one axis is reduced after the other, so the work grows with the sum of the kernel's sizes.
+Largest numbers and sums of float32 are made by kernels/_pooling.pyx.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.kernels import _pooling, runs_native
 from rnncore.ops.base import Op, Value, plain_size
 from rnncore.ops.checks import choice, flag, need
 from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, window_context, window_time
@@ -54,6 +57,14 @@ def _slide(window, padded, outputs, reduce):
     return np.ascontiguousarray(found)
 
 
+def _reduced(window, x, reduce, neutral):
+    """reduce, np.maximum or np.add, over every window; ``neutral`` is what stands around x."""
+    if not runs_native(x.dtype):
+        return _slide(window, *window.padded(x, neutral), reduce)
+    outputs, (begins, _) = window.outputs(x.shape[2:]), window.pads(x.shape[2:])
+    return _pooling.slide(x, outputs, window.kernel, window.strides, window.dilations, begins, reduce is np.maximum)
+
+
 # ---- MaxPool -----------------------------------------------------------------------------------------------------
 
 
@@ -71,9 +82,9 @@ def _lowest(dtype):
 def _max_run(attributes, weights, x):
     """The largest number of every window; with ``indices`` also where in x it stands, the first of equals."""
     window = _window(attributes, x.ndim - 2)
-    padded, outputs = window.padded(x, _lowest(x.dtype))
     if not attributes["indices"]:
-        return _slide(window, padded, outputs, np.maximum)
+        return _reduced(window, x, np.maximum, _lowest(x.dtype))
+    padded, outputs = window.padded(x, _lowest(x.dtype))
     begins, _ = window.pads(x.shape[2:])
     inside, places = np.ones((), bool), np.zeros((), np.int64)
     for padded_size, size, begin in zip(padded.shape[2:], x.shape[2:], begins, strict=True):
@@ -97,24 +108,26 @@ def _max_run(attributes, weights, x):
 # ---- AveragePool, LpPool -----------------------------------------------------------------------------------------
 
 
-def _counts(window, sizes, outputs, with_pads):
+@lru_cache(maxsize=64)
+def _counts(window, sizes, with_pads):
     """How many numbers each window averages over: those of the input, or those of the padded input."""
     begins, ends = window.pads(sizes)
+    outputs = window.outputs(sizes)
     found = np.ones((), np.int64)
     for axis, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
         numbers = np.arange(count)[:, None] * window.strides[axis]
         numbers = numbers + np.arange(window.kernel[axis]) * window.dilations[axis] - begins[axis]
         first, last = (-begins[axis], size + ends[axis]) if with_pads else (0, size)
         found = found[..., None] * ((numbers >= first) & (numbers < last)).sum(axis=1)
+    found.flags.writeable = False
     return found
 
 
 def _average_run(attributes, weights, x):
     window = _window(attributes, x.ndim - 2)
-    padded, outputs = window.padded(x, 0)
-    sums = _slide(window, padded, outputs, np.add)
-    counts = _counts(window, x.shape[2:], outputs, bool(attributes["count_include_pad"]))
-    return sums / counts.astype(x.dtype)
+    sums = _reduced(window, x, np.add, 0)
+    counts = _counts(window, x.shape[2:], bool(attributes["count_include_pad"]))
+    return np.divide(sums, counts.astype(x.dtype), out=sums)
 
 
 def _lp_infer(attributes, values):
