@@ -1,4 +1,4 @@
-"""The command line: rnncore convert, inspect, verify, run, generate, serve, bench, demo. Needs extra "cli" (click, rich).
+"""Commands: rnncore convert, inspect, verify, run, generate, serve, bench, demo. Needs extra "cli": click, rich.
 
     application.py   the group of commands, --version, and errors as one line and an exit code
     convert.py inspect.py verify.py run.py generate.py serve.py bench.py demo.py     a command each
