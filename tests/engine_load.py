@@ -18,6 +18,7 @@ import time
 from concurrent.futures import CancelledError, Future, wait
 
 import numpy as np
+from stream_models import equal
 
 import rnncore
 from rnncore import Input, Model, Node, Recurrent, Spec
@@ -71,7 +72,7 @@ class Tally:
         assert len(self.answers) == count and set(self.answers.values()) == {1}
         assert set(self.outcomes) <= {"completed", "cancelled", "DeadlineError"}, self.outcomes
         for serial, y in self.results.items():
-            np.testing.assert_array_equal(y, model(request_input(serial)), err_msg=f"request {serial}")
+            assert equal(y, model(request_input(serial))), f"request {serial}"
 
 
 class Watch(threading.Thread):
@@ -176,7 +177,7 @@ def from_coroutines(model: Model, count: int, together: int = 500) -> dict[str, 
                 outcomes["cancelled"] += 1
             else:
                 outcomes["completed"] += 1
-                np.testing.assert_array_equal(y, model(x), err_msg=f"request {serial}")
+                assert equal(y, model(x)), f"request {serial}"
 
     async def everything() -> None:
         gate = asyncio.Semaphore(together)
@@ -220,7 +221,7 @@ def of_streams(model: Model, count: int, threads: int, streams: int = 200) -> di
                 if fed:
                     whole = np.concatenate([x for x, _ in fed])
                     found = np.concatenate([future.result() for _, future in fed])
-                    np.testing.assert_array_equal(found, model(whole[None])[0])
+                    assert equal(found, model(whole[None])[0])
                 wrong = [f.exception() for _, f in chunks if not f.cancelled() and f.exception()]
                 assert all(isinstance(error, DeadlineError) for error in wrong), wrong
                 done.append(len(chunks))
@@ -266,7 +267,7 @@ def shut_down_under_load(model: Model, drain: bool) -> dict[str, int]:
     assert set(tally.outcomes) <= ({"completed"} if drain else {"completed", "EngineClosedError"}), tally.outcomes
     assert set(tally.answers.values()) == {1}
     for serial, y in tally.results.items():
-        np.testing.assert_array_equal(y, model(request_input(serial)))
+        assert equal(y, model(request_input(serial)))
     return check_sums(engine)
 
 
