@@ -23,6 +23,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     export      from live PyTorch and Keras models and from ONNX files
     loading     load, save, convert;  verification  replaying a test pair
     zoo         trained models that come with the package
+    serve       a service over HTTP and gRPC (imported by itself: extra "serve")
     cli         the command line
 """
 

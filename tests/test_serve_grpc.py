@@ -271,3 +271,32 @@ def test_calls_are_counted(server, client):
     assert f"rnncore_answers_total{label}" in text
     assert "stranger" not in text
     assert client.get_inference_statistics("tagger").model_stats[0].inference_stats.success.count > 0
+
+
+def test_damaged_messages_end_nothing(server):
+    """Flipped, cut and repeated bytes of a valid request: an answer or a reason, never an error of the server."""
+    asked = service_pb2.ModelInferRequest(model_name="tagger", id="x")
+    asked.inputs.add(name="x", datatype="FP32", shape=[1, 3, FEATURES])
+    asked.inputs.add(name="lengths", datatype="INT64", shape=[1])
+    x = features(1, 3)
+    asked.raw_input_contents.extend([x.tobytes(), np.array([2]).tobytes()])
+    asked.parameters["sequence_id"].int64_param = 0
+    asked.parameters["priority"].uint64_param = 3
+    whole, rng, codes = asked.SerializeToString(), np.random.default_rng(1), set()
+    with grpc.insecure_channel(server[0]) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for number in range(600):
+            damaged = bytearray(whole)
+            for _ in range(rng.integers(1, 3)):
+                damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+            if number % 3 == 0:
+                damaged = damaged[: rng.integers(len(damaged))]
+            try:
+                infer(bytes(damaged))
+            except grpc.RpcError as error:
+                codes.add(error.code())
+                assert "(request " in error.details(), error.details()
+        answer = service_pb2.ModelInferResponse.FromString(infer(whole))
+    assert answer.raw_output_contents[0] == MODELS["tagger"](x, lengths=[2]).tobytes()
+    expected = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+    assert expected <= codes <= expected | {grpc.StatusCode.RESOURCE_EXHAUSTED}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import re
 import time
 import uuid
@@ -22,7 +23,7 @@ from rnncore.serve.metrics import AnswerMetrics
 from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import Service
 
-__all__ = ["LEAST_TOKEN", "ClientGone", "Gate", "Tokens", "refusal_response"]
+__all__ = ["LEAST_TOKEN", "ClientGone", "Gate", "Tokens", "new_id", "refusal_response"]
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 PORT = re.compile(r":[0-9]*\Z")
@@ -61,6 +62,14 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
+_OURS, _NUMBERS = uuid.uuid4().hex[:16], itertools.count()
+
+
+def new_id() -> str:
+    """An id for a request that has none: of this process, and numbered."""
+    return f"{_OURS}{next(_NUMBERS):016x}"
+
+
 class Gate:
     """An ASGI app around one.
 
@@ -84,7 +93,7 @@ class Gate:
         start = time.perf_counter()
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0

@@ -6,16 +6,15 @@ import asyncio
 import math
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from grpc import aio
 
-from rnncore.errors import RnncoreError
-from rnncore.serve.gate import REQUEST_ID, Tokens
+from rnncore.serve.gate import REQUEST_ID, Tokens, new_id
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
 from rnncore.serve.metrics import AnswerMetrics
@@ -99,8 +98,8 @@ def _handlers(answers: _Answers, service: Service, tokens: Tokens, metrics: Answ
     found = {}
     for name, (request, answer, streams) in methods().items():
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        handle = (gate.stream if streams else gate.unary)(name, getattr(answers, name))
-        found[name] = make(handle, request.FromString, answer.SerializeToString)
+        handle = (gate.stream if streams else gate.unary)(name, request, getattr(answers, name))
+        found[name] = make(handle, None, answer.SerializeToString)  # requests come as bytes, which may be anything
     return grpc.method_handlers_generic_handler(SERVICE, found)
 
 
@@ -110,40 +109,34 @@ class _Gate:
     def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
         self._service, self._tokens, self._metrics = service, tokens, metrics
 
-    def unary(self, name: str, answer: Any) -> Any:
-        async def handle(request: Any, context: aio.ServicerContext) -> Any:
+    def unary(self, name: str, kind: Any, answer: Any) -> Any:
+        async def handle(data: bytes, context: aio.ServicerContext) -> Any:
             call = _Call(self._metrics, self._service, name, _metadata(context).get("x-request-id", ""))
             with call:
                 try:
                     owner = self._owner(name, context)
                     await context.send_initial_metadata((("x-request-id", call.id),))
+                    request = call.parse(kind, data)
                     return await answer(request, owner, context.time_remaining())
-                except (RnncoreError, MemoryError) as error:
-                    refusal = call.refuse(error, getattr(request, "model_name", getattr(request, "name", "")))
                 except Exception as error:
-                    LOG.exception("internal error", extra={"fields": {"request_id": call.id}})
                     refusal = call.refuse(error)
-                finally:
-                    call.model = getattr(request, "model_name", getattr(request, "name", ""))
                 await context.abort(call.code, f"{refusal} (request {call.id})")
 
         return handle
 
-    def stream(self, name: str, answer: Any) -> Any:
+    def stream(self, name: str, kind: Any, answer: Any) -> Any:
         """Answers in the order of the requests, which are worked on side by side."""
 
-        async def one(request: Any, owner: str) -> Any:
+        async def one(data: bytes, owner: str) -> Any:
             call = _Call(self._metrics, self._service, name, "")
             found = message("ModelStreamInferResponse")()
             with call:
-                call.model = request.model_name
                 try:
+                    request = call.parse(kind, data)
+                    found.infer_response.id = request.id
                     found.infer_response.CopyFrom(await answer(request, owner, None))
                 except Exception as error:
-                    if not isinstance(error, (RnncoreError, MemoryError)):
-                        LOG.exception("internal error", extra={"fields": {"request_id": call.id}})
                     found.error_message = f"{call.refuse(error)} (request {call.id})"
-                    found.infer_response.id = request.id
             return found
 
         async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> AsyncIterator:
@@ -155,9 +148,9 @@ class _Gate:
             room = asyncio.Semaphore(MOST_AT_ONCE)
 
             async def take() -> None:
-                async for request in requests:
+                async for data in requests:
                     await room.acquire()
-                    working.put_nowait(asyncio.ensure_future(one(request, owner)))
+                    working.put_nowait(asyncio.ensure_future(one(data, owner)))
 
             taking = asyncio.ensure_future(take())
             taking.add_done_callback(lambda _: working.put_nowait(None))
@@ -189,11 +182,23 @@ class _Call:
 
     def __init__(self, metrics: AnswerMetrics, service: Service, route: str, id: str):
         self._metrics, self._service, self._route = metrics, service, route
-        self.id = id if REQUEST_ID.fullmatch(id) else uuid.uuid4().hex
+        self.id = id if REQUEST_ID.fullmatch(id) else new_id()
         self.code, self.model = grpc.StatusCode.OK, ""
 
-    def refuse(self, error: Exception, model: str = "") -> Refusal:
+    def parse(self, kind: Any, data: bytes) -> Any:
+        """The request in these bytes; a Refusal where they are none."""
+        try:
+            request = kind.FromString(data)
+        except DecodeError:
+            raise Refusal(400, f"the message is not a {kind.DESCRIPTOR.name}") from None
+        self.model = getattr(request, "model_name", getattr(request, "name", ""))
+        return request
+
+    def refuse(self, error: Exception) -> Refusal:
+        """What the client is told; the log has what it is not."""
         refusal = refusal_of(error)
+        if refusal.status == 500:
+            LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": self.id}})
         self.code = CODES[refusal.status]
         return refusal
 

@@ -26,6 +26,7 @@ ID_CHARACTERS = 256
 REQUEST_KEYS = {"id", "parameters", "inputs", "outputs"}
 INPUT_KEYS = {"name", "shape", "datatype", "parameters", "data"}
 OUTPUT_KEYS = {"name", "parameters"}
+ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
@@ -243,5 +244,5 @@ def write_infer(
     answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
     if request.id:
         answer["id"] = request.id
-    head = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    head = ENCODER.encode(answer).encode()
     return [head, *raw], len(head) if raw else None

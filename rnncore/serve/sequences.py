@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.engine import StreamEngine
-from rnncore.errors import InputError
+from rnncore.errors import EngineClosedError, InputError
 from rnncore.model import Model
 from rnncore.serve.protocol import InferRequest
 from rnncore.serve.refusals import Refusal
@@ -44,6 +44,7 @@ class Sequences:
     def __init__(self, name: str, model: Model, limits: Any):
         self._name, self._model, self._limits = name, model, limits
         self._engine: StreamEngine | None = None
+        self._closed = False
         self._found: dict[Hashable, _Sequence] = {}
         self._held = 0  # slots that are taken: of open sequences, and of those whose last request runs
         self._serials = itertools.count()
@@ -69,6 +70,8 @@ class Sequences:
 
         A sequence whose first request fails is not open; one that is begun again begins anew.
         """
+        if self._closed:
+            raise EngineClosedError("the sequences were shut down")
         if not self.available:
             raise Refusal(400, f"model {self._name!r} has no sequences: {self._model.unstreamable}")
         pieces, static = self._parts(request)
@@ -156,7 +159,8 @@ class Sequences:
         sequence.released = True
         self._held -= 1  # what is begun from now on is opened behind the closing
         self._forget(sequence)
-        self._opener.submit(self._close_stream, sequence.stream)
+        if not self._closed:
+            self._opener.submit(self._close_stream, sequence.stream)
 
     def _release_idle(self) -> None:
         limit = time.monotonic() - self._limits.sequence_idle
@@ -171,6 +175,7 @@ class Sequences:
 
     def shutdown(self) -> None:
         """Answer what was accepted and end the threads; from any thread."""
+        self._closed = True
         self._opener.shutdown(wait=True)
         if self._engine is not None:
             self._engine.shutdown()

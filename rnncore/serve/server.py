@@ -91,6 +91,7 @@ def run(service: Service, binding: Binding, request_log: bool = True) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens
         lifespan="on",
         timeout_graceful_shutdown=ENDING_SECONDS,
     )

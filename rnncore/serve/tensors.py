@@ -30,13 +30,14 @@ DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
+_BY_DTYPE = {np.dtype(name): found for name, found in DATATYPES.items()}
 MOST_DIMENSIONS = 8
 ALLOWED = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 
 
 def datatype(dtype: np.dtype) -> str:
     """The protocol's name of a dtype."""
-    return DATATYPES[np.dtype(dtype).name]
+    return _BY_DTYPE[dtype]
 
 
 def check_shape(name: str, shape: Any, itemsize: int, most_bytes: int) -> tuple[int, ...]:
