@@ -167,7 +167,7 @@ def test_demo_of_everything():
         (["sentiment", "a dull and boring mess"], "not pleased"),
         (["sentiment", "a moving and beautiful film"], "    pleased"),
         (["names", "yamamoto"], "Japan"),
-        (["tagger", "photograph"], "'F OW"),
+        (["tagger", "photograph"], "F 'OW"),
         (["folk", "waltz"], "M:3/4"),
         (["lm", "and god said"], "and god said ..."),
     ],
