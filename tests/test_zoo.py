@@ -13,8 +13,13 @@ from click.testing import CliRunner
 import rnncore
 from rnncore import zoo
 from rnncore.cli.application import application
+from rnncore.cli.demos import DEMOS
 
-LARGEST = 300_000  # bytes of one model
+LARGEST, LARGEST_TOGETHER = 2_000_000, 8_000_000  # bytes of one model, and of all
+MODELS = (
+    *("cifg", "digits", "folk", "g2p", "g2p-encoder", "lm", "names", "names-relu", "peephole", "sentiment"),
+    *("speakers", "sunspots", "tagger"),
+)
 
 
 def figure(row: str, column: int) -> float:
@@ -54,8 +59,8 @@ def test_is_small_and_has_a_card(name):
 
 
 def test_names():
-    assert zoo.models() == ("sunspots",)
-    with pytest.raises(ValueError, match="expected one of sunspots"):
+    assert zoo.models() == MODELS
+    with pytest.raises(ValueError, match="expected one of cifg, "):
         zoo.card("nothing")
     with pytest.raises(rnncore.FormatError, match="zoo:sunspots"):
         rnncore.load("zoo:nothing")
@@ -98,9 +103,46 @@ def test_sunspots_step_by_step():
         np.testing.assert_allclose(y[0, 0], whole[0, t], rtol=1e-5, atol=1e-3)
 
 
-def test_demo(held_out):
+def test_all_models_are_small_together():
+    sizes = [len((resources.files("rnncore.zoo") / f"{name}.safetensors").read_bytes()) for name in zoo.models()]
+    assert sum(sizes) <= LARGEST_TOGETHER
+
+
+def row_of(name: str, beginning: str) -> float:
+    """The first figure of a row in a card: "12.34%" or "12.34"."""
+    (line,) = [line for line in zoo.card(name).splitlines() if line.startswith(f"| {beginning}")]
+    return float(line.split("|")[2].strip().rstrip("%"))
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline", "higher"),
+    [
+        *((name, "always the commonest", True) for name in ("names", "names-relu", "peephole", "cifg", "digits")),
+        ("speakers", "always the commonest", True),
+        ("sentiment", "always the commoner", True),
+        ("sentiment", "logistic regression", True),
+        ("tagger", "the commonest label", True),
+        ("folk", "7-gram", False),
+        ("lm", "3-gram", False),
+    ],
+)
+def test_better_than_what_the_card_compares_with(name, baseline, higher):
+    found, other = row_of(name, "as shipped"), row_of(name, baseline)
+    assert found > other if higher else found < other
+
+
+@pytest.mark.parametrize("kind", ["peephole", "cifg"])
+def test_rare_gates_are_as_good_as_a_plain_lstm(kind):
+    assert row_of(kind, "as shipped") > row_of(kind, "plain LSTM") - 2
+
+
+def run(*words):
+    return CliRunner().invoke(application, ["demo", *words])
+
+
+def test_demo_of_sunspots(held_out):
     forecasts, truth, last_year = held_out
-    result = CliRunner().invoke(application, ["demo"])
+    result = run("sunspots")
     assert result.exit_code == 0, result.output
     rows = re.findall(r"^ ?(\d{4}) +([\d.]+) +([\d.]+) +[+-]", result.stdout, re.MULTILINE)
     assert [int(year) for year, _, _ in rows] == list(range(1960, 2009))
@@ -108,3 +150,57 @@ def test_demo(held_out):
     np.testing.assert_allclose([float(row[2]) for row in rows], truth, atol=0.06)
     assert f"RMSE {rmse(forecasts, truth):.2f}" in result.stdout and f"{rmse(last_year, truth):.2f}" in result.stdout
     assert len(re.findall(r"[\d,]+ steps/s", result.stdout)) == 2
+
+
+def test_demo_of_everything():
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert [name for name in DEMOS if not re.search(rf"^{name}: ", result.stdout, re.MULTILINE)] == []
+    for words in ("recurrent  ->  R", "pleased: ", "M:6/8", "Japan", "zero", "perplexity", "speaker 1", "RMSE"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["g2p", "tune"], "tune  ->  T UW N"),
+        (["sentiment", "a dull and boring mess"], "not pleased"),
+        (["sentiment", "a moving and beautiful film"], "    pleased"),
+        (["names", "yamamoto"], "Japan"),
+        (["tagger", "photograph"], "F 'OW"),
+        (["folk", "waltz"], "M:3/4"),
+        (["lm", "and god said"], "and god said ..."),
+    ],
+)
+def test_demo_with_words_of_ones_own(words, expected):
+    result = run(*words)
+    assert result.exit_code == 0 and expected in result.stdout, result.output
+
+
+def test_demo_refuses():
+    for words, message in (
+        (["nothing"], "expected one of g2p"),
+        (["g2p", "Größe"], "expected small letters"),
+        (["digits", "seven"], "takes no text"),
+        (["names", "--plot", "x.png"], "expected one of g2p, sentiment, folk, sunspots"),
+    ):
+        result = run(*words)
+        assert result.exit_code == 1 and message in result.stderr
+
+
+@pytest.mark.parametrize(("name", "file"), [("g2p", "a.png"), ("sentiment", "a.png"), ("sunspots", "a.png")])
+def test_pictures(name, file, tmp_path):
+    result = run(name, "--plot", str(tmp_path / file))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_pages_and_tunes(tmp_path):
+    assert run("sentiment", "a dull <b>film</b>", "--plot", str(tmp_path / "a.html")).exit_code == 0
+    page = (tmp_path / "a.html").read_text()
+    assert "not pleased" in page and "<b>film" not in page
+    assert run("folk", "reel", "--plot", str(tmp_path / "a.abc")).exit_code == 0
+    tune = (tmp_path / "a.abc").read_text()
+    assert tune.startswith("X:1\n") and "\nM:C\n" in tune and "\nK:" in tune
+    wrong = run("folk", "--plot", str(tmp_path / "a.wav"))
+    assert wrong.exit_code == 1 and ".abc or .mid" in wrong.stderr

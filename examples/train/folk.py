@@ -56,10 +56,8 @@ def plain(tune: str) -> str:
     return f"M:{header['M']}\nL:{header.get('L', '1/8')}\nK:{header['K'].partition(' ')[0]}\n{body}"
 
 
-def main() -> None:
-    options = arguments(__doc__)
-    torch.set_num_threads(1)
-    torch.manual_seed(1)
+def data():
+    """characters; "training", "validation" and "held out" -> ids in a row; the tunes; and which tune is for what"""
     found = tunes()
     letters = [STOP, *sorted(set("".join(found)))]
     ids = {letter: number for number, letter in enumerate(letters)}
@@ -68,6 +66,14 @@ def main() -> None:
         name: np.array([0] + [number for tune in found if parts[tune] == name for number in [*map(ids.get, tune), 0]])
         for name in ("training", "validation", "held out")
     }
+    return letters, rows, found, parts
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    letters, rows, found, parts = data()
     print({name: len(row) for name, row in rows.items()}, len(letters), "characters")
     network = Language(len(letters), WIDTH, HIDDEN, DROPOUT)
     network, epoch = trained(network, options, rows["training"], rows["validation"], EPOCHS, RATE)

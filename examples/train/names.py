@@ -71,11 +71,8 @@ def read() -> dict[str, str]:
     return chosen
 
 
-def main() -> None:
-    options = arguments(__doc__)
-    torch.set_num_threads(1)
-    found = read()
-    print(Counter(found.values()))
+def rows_of(found: dict[str, str]) -> dict[str, tuple[list[list[int]], np.ndarray]]:
+    """ "training", "validation" and "held out" -> ids of each name, and the places of their countries."""
     parts = split(list(found))
     countries = list(COUNTRIES)
     rows = {}
@@ -83,6 +80,15 @@ def main() -> None:
         names = [name for name in found if parts[name] == part]
         ids = [[LETTERS.index(letter) for letter in name] for name in names]
         rows[part] = ids, np.array([countries.index(found[name]) for name in names])
+    return rows
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    torch.set_num_threads(1)
+    found = read()
+    print(Counter(found.values()))
+    rows = rows_of(found)
     for name, activation, rate in (("names", "tanh", 3e-3), ("names-relu", "relu", 1e-3)):
         make(options, name, activation, rate, rows, len(found))
 

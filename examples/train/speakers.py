@@ -52,7 +52,8 @@ def main() -> None:
     full = accuracy(model, held, held_truth)
     set_half(model)
     half = accuracy(model, held, held_truth)
-    exported = rnncore.export.from_keras(model, held[:4])
+    first_of_each = np.unique(held_truth, return_index=True)[1][:6]
+    exported = rnncore.export.from_keras(model, held[first_of_each])
     words = {exported.spec.outputs[0]: [f"speaker {number}" for number in range(1, SPEAKERS + 1)]}
     save(options.target, "speakers", exported.spec, rounded(exported.weights), exported.test_pair, words)
     facts = {

@@ -18,7 +18,7 @@ from keras_training import fit, set_half
 
 import rnncore
 
-WIDTH, UNITS, EPOCHS = 32, 48, 6
+WIDTH, UNITS, EPOCHS = 32, 48, 3
 LABELS = ["consonant", "no stress", "primary", "secondary"]
 LONGEST = 20
 

@@ -2,6 +2,7 @@
 
     application.py   the group of commands, --version, and errors as one line and an exit code
     convert.py inspect.py verify.py run.py generate.py serve.py bench.py demo.py     a command each
+    demos/           what demo shows, one file for each kind of network
     options.py       options that several commands have
     output.py        what is printed, and how
     progress.py      how far a long run is

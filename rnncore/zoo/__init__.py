@@ -1,6 +1,15 @@
 """Small trained models that come with the package, each beside its data and a card that says what it is.
 
-    sunspots    next year's sunspot number: LSTM 1 to 32, Linear, Relu. sunspots.safetensors, .csv, .md
+    sunspots             next year's sunspot number: LSTM; its data in sunspots.csv
+    g2p, g2p-encoder     from spelling to phonemes: encoder-decoder with additive attention
+    folk                 dance tunes in ABC notation, character by character: LSTM in 2 layers
+    lm                   words of the King James Bible: LSTM 2 x 200
+    sentiment            is a reviewer pleased? bidirectional LSTM with word attention
+    tagger               the stress of each phoneme: bidirectional LSTM
+    speakers             who says two vowels? bidirectional GRU over ragged utterances
+    names, names-relu    the country of a family name: Elman networks with tanh and with ReLU
+    peephole, cifg       the same with LSTM cells that have peepholes, and coupled gates
+    digits               a drawn digit is spelled: one vector starts a GRU
 
     from rnncore import zoo
     model = rnncore.load("zoo:sunspots")

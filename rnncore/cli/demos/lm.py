@@ -1,0 +1,38 @@
+"""A word model: how it goes on, and how surprised it is."""
+
+from __future__ import annotations
+
+import re
+
+from rnncore.cli.demos.base import Demo, model_of, speed
+from rnncore.cli.output import say
+
+__all__ = ["DEMOS"]
+
+EXAMPLE = "and the king said unto the"
+MORE = 25
+
+
+def show(text: str | None) -> None:
+    model = model_of("lm")
+    words = re.findall(r"[a-z]+(?:'[a-z]+)?|[.,;:?!]", (text or EXAMPLE).lower())
+    unknown = next(iter(model.vocabulary["tokens"].ids("<unk>")))
+
+    def known(place, tokens):
+        return [number for number in range(len(model.vocabulary["tokens"])) if number != unknown]
+
+    found = model.generate(
+        [["<stop>", *words]], MORE, temperature=0.7, seed=3, samples=3, stop=["<stop>"], constraint=known
+    )
+    for one in (found[0], *found[0].alternatives):
+        say(f"    {' '.join(words)} ... {one.text}")
+    for order in (words, words[::-1]):
+        (score,) = model.score([["<stop>", *order]])
+        say(f"    perplexity {score.perplexity:8.1f}   {' '.join(order)}")
+    prompts = [["<stop>"]] * 64
+    speed("64 texts side by side, 20 words each", lambda: model.generate(prompts, 20, seed=1), 1280, "words")
+
+
+DEMOS = (
+    Demo("lm", "the next word: LSTM 2 x 200, the classic small word model", show, None, "the beginning of a verse"),
+)

@@ -1,0 +1,29 @@
+"""Who is speaking: utterances of different lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rnncore import loading
+from rnncore.cli.demos.base import Demo, bar, speed
+from rnncore.cli.output import say
+from rnncore.model import Model
+
+__all__ = ["DEMOS"]
+
+
+def show(text: str | None) -> None:
+    found = loading.open_file("zoo:speakers")
+    model = Model(found.spec, found.weights, vocabulary=found.vocabulary)
+    (entry,), (output,) = model.inputs[:1], model.outputs[:1]
+    utterances = found.test_pair.inputs[entry.name]
+    for row, shares in enumerate(model.run({entry.name: utterances})[output.name]):
+        frames = int(np.any(utterances[row] != 0, axis=1).sum())
+        best = int(shares.argmax())
+        who = model.vocabulary[output.name][best]
+        say(f"    utterance of {frames:2} frames  ->  {who}, {shares[best]:.0%}  {bar(float(shares[best]), 20)}")
+    many = np.repeat(utterances, 64, axis=0)
+    speed(f"{len(many)} utterances together", lambda: model.run({entry.name: many}), len(many), "utterances")
+
+
+DEMOS = (Demo("speakers", "which of nine men says two vowels: bidirectional GRU, ragged input", show),)
