@@ -4,8 +4,8 @@
     python tests/silero_speech.py alsa/usr/share/sounds/alsa [--minutes 60]
 
 Reads every .wav of the folder at 16 kHz, repeats them, and runs windows of 512 samples with the 64 before them, whole
-and in pieces with the state carried. The differences grow with the length, in both engines alike; exit code 1 if ours from
-float64 is more than twice ONNX Runtime's.
+and in pieces with the state carried. A rounding is amplified where the detector is undecided, in both engines alike;
+exit code 1 if our mean difference from float64 is more than twice ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def main() -> int:
     print("real-time factor, one thread: {:.5f}, of ONNX Runtime {:.5f}".format(*factors))
     print("largest difference from float64:", ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
     print(f"largest difference from ONNX Runtime: {np.abs(whole - expected).max():.1e}")
-    return 1 if max(errors["whole"], errors["in pieces"]) > 2 * errors["ONNX Runtime"] + 1e-6 else 0
+    means = {name: float(np.abs(array - reference).mean()) for name, array in found.items()}
+    print("mean difference from float64:", ", ".join(f"{name} {error:.1e}" for name, error in means.items()))
+    return 1 if max(means["whole"], means["in pieces"]) > 2 * means["ONNX Runtime"] else 0
 
 
 if __name__ == "__main__":
