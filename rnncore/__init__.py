@@ -28,12 +28,13 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     cli         the command line
 """
 
-from rnncore import cells, decode, export
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rnncore import cells
 from rnncore._version import __version__
 from rnncore.cells import Activation
 from rnncore.config import show_config
-from rnncore.dialects import Dialect, detect
-from rnncore.engine import Engine, StreamEngine
 from rnncore.errors import (
     DeadlineError,
     EngineClosedError,
@@ -52,12 +53,17 @@ from rnncore.errors import (
 from rnncore.layers import GRU, LSTM, RNN
 from rnncore.loading import convert, load, save
 from rnncore.model import Model
-from rnncore.pool import StreamPool
 from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.state import State
-from rnncore.stream import Stream
 from rnncore.test_pair import TestPair
 from rnncore.weights import Weights
+
+if TYPE_CHECKING:
+    from rnncore import decode, export
+    from rnncore.dialects import Dialect, detect
+    from rnncore.engine import Engine, StreamEngine
+    from rnncore.pool import StreamPool
+    from rnncore.stream import Stream
 
 __all__ = [
     "GRU",
@@ -102,3 +108,27 @@ __all__ = [
     "save",
     "show_config",
 ]
+
+# Rooms that loading and running a model does not need: imported when one of their names is asked for, so that a
+# program starts sooner. name -> its module; a module that is public itself stands for itself.
+_LATER = {
+    "decode": "rnncore.decode",
+    "export": "rnncore.export",
+    **dict.fromkeys(("Dialect", "detect"), "rnncore.dialects"),
+    **dict.fromkeys(("Engine", "StreamEngine"), "rnncore.engine"),
+    "Stream": "rnncore.stream",
+    "StreamPool": "rnncore.pool",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_LATER[name])
+    found = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

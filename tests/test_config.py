@@ -84,3 +84,20 @@ def test_scipy_is_not_imported_where_it_is_not_used():
         "print('scipy.linalg' in sys.modules)"
     )
     assert run(code, RNNCORE_ISA=_native.usable_isas()[0]).stdout.strip() == "False"
+
+
+def test_what_running_a_model_does_not_need_is_imported_when_asked_for():
+    code = """
+import sys, rnncore
+rnncore.load("zoo:sunspots")
+rooms = ("decode", "export", "engine", "dialects", "pool", "stream")
+later = [name for name in rooms if f"rnncore.{name}" in sys.modules]
+missing = [name for name in rnncore.__all__ if not hasattr(rnncore, name)]
+print(later, missing, rnncore.export.__name__, rnncore.Engine.__name__, set(rnncore.__all__) <= set(dir(rnncore)))
+"""
+    assert run(code).stdout.split("\n")[0] == "[] [] rnncore.export Engine True"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = rnncore.Nothing
