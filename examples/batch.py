@@ -15,7 +15,7 @@ import numpy as np
 import rnncore
 
 model = rnncore.load("zoo:names")
-letters, countries = model.vocabulary["letters"], model.vocabulary["probabilities"]
+letters, countries = model.vocabulary["tokens"], model.vocabulary["probabilities"]
 
 with tempfile.TemporaryDirectory() as directory:
     source, target = Path(directory) / "names.jsonl", Path(directory) / "countries.jsonl"

@@ -10,7 +10,7 @@ import numpy as np
 import rnncore
 
 model = rnncore.load("zoo:names")  # immutable: one for the whole process, shared by its threads
-letters, countries = model.vocabulary["letters"], model.vocabulary["probabilities"]
+letters, countries = model.vocabulary["tokens"], model.vocabulary["probabilities"]
 
 
 def handle(name: str) -> str:

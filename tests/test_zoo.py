@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
+from html.parser import HTMLParser
 from importlib import resources
 
+import music21
 import numpy as np
 import pytest
 import statsmodels.api
@@ -14,27 +18,26 @@ import rnncore
 from rnncore import zoo
 from rnncore.cli.application import application
 from rnncore.cli.demos import DEMOS
+from rnncore.cli.demos.folk import METRES, compose
+from rnncore.cli.demos.sunspots import Forecast, forecast
 
 LARGEST, LARGEST_TOGETHER = 2_000_000, 8_000_000  # bytes of one model, and of all
 MODELS = (
     *("cifg", "digits", "folk", "g2p", "g2p-encoder", "lm", "names", "names-relu", "peephole", "sentiment"),
-    *("speakers", "sunspots", "tagger"),
+    *("speakers", "sunspots", "sunspots-rnn", "tagger"),
 )
 
 
-def figure(row: str, column: int) -> float:
-    """A cell of the table of errors in the card of "sunspots"."""
-    (line,) = [line for line in zoo.card("sunspots").splitlines() if line.startswith(f"| {row} | ")]
+def figure(name: str, column: int) -> float:
+    """A figure of the held-out years in the card of "sunspots" or "sunspots-rnn"."""
+    (line,) = [line for line in zoo.card(name).splitlines() if line.startswith("| held out | ")]
     return float(line.split("|")[1:-1][column])
 
 
 @pytest.fixture(scope="module")
-def held_out():
-    """(forecasts, truth, last year's numbers), each (49,), of the years 1960 to 2008."""
-    years, numbers = zoo.sunspots_data()
-    forecasts = rnncore.load("zoo:sunspots")(numbers[None, :-1, None])[0, :, 0]
-    chosen = years[1:] >= 1960
-    return forecasts[chosen], numbers[1:][chosen], numbers[:-1][chosen]
+def held_out() -> Forecast:
+    """What the demo forecasts for the years 1960 to 2008."""
+    return forecast()
 
 
 def rmse(a, b) -> float:
@@ -79,17 +82,34 @@ def test_sunspots_are_those_of_statsmodels():
     assert np.array_equal(years, data["YEAR"]) and np.array_equal(numbers, data["SUNACTIVITY"].astype(np.float32))
 
 
-def test_sunspots_are_forecast_as_the_card_says(held_out):
-    forecasts, truth, last_year = held_out
-    assert rmse(forecasts, truth) == pytest.approx(figure("held out", 2), abs=0.006)
-    assert rmse(last_year, truth) == pytest.approx(figure("held out", 4), abs=0.006)
+def test_sunspots_are_forecast_as_the_cards_say(held_out):
+    years, numbers = zoo.sunspots_data()
+    assert np.array_equal(held_out.years, np.arange(1960, 2009))
+    assert np.array_equal(held_out.truth, numbers[years >= 1960])
+    assert np.array_equal(held_out.last_year, numbers[(years >= 1959) & (years < 2008)])
+    for name, expected in (("sunspots", held_out.lstm), ("sunspots-rnn", held_out.rnn)):
+        assert rmse(expected, held_out.truth) == pytest.approx(figure(name, 2), abs=0.006)
+        assert rmse(held_out.last_year, held_out.truth) == pytest.approx(figure(name, 4), abs=0.006)
 
 
-def test_sunspots_beat_other_forecasts(held_out):
-    forecasts, truth, last_year = held_out
-    assert rmse(forecasts, truth) < 0.6 * rmse(last_year, truth)
-    assert figure("held out", 2) < figure("held out", 3)
-    assert (forecasts >= 0).all()
+@pytest.mark.parametrize("name", ["sunspots", "sunspots-rnn"])
+def test_sunspots_beat_other_forecasts(name, held_out):
+    """Less than 0.6 of the error of "same as last year", and less than a linear autoregression's."""
+    expected = {"sunspots": held_out.lstm, "sunspots-rnn": held_out.rnn}[name]
+    assert rmse(expected, held_out.truth) < 0.6 * rmse(held_out.last_year, held_out.truth)
+    assert figure(name, 2) < figure(name, 3)
+    assert (expected >= 0).all()
+
+
+def test_sunspots_rnn_reads_the_years_before():
+    """Many-to-one: a forecast for the year behind a window of any length, which the year itself does not enter."""
+    _, numbers = zoo.sunspots_data()
+    model = rnncore.load("zoo:sunspots-rnn")
+    assert model(numbers[None, :33, None]).shape == (1, 1)
+    for place, year in ((0, 260), (48, 308)):
+        assert forecast().rnn[place] == pytest.approx(
+            float(model(numbers[None, year - 33 : year, None])[0, 0]), rel=1e-5
+        )
 
 
 def test_sunspots_step_by_step():
@@ -141,14 +161,14 @@ def run(*words):
 
 
 def test_demo_of_sunspots(held_out):
-    forecasts, truth, last_year = held_out
     result = run("sunspots")
     assert result.exit_code == 0, result.output
-    rows = re.findall(r"^ ?(\d{4}) +([\d.]+) +([\d.]+) +[+-]", result.stdout, re.MULTILINE)
-    assert [int(year) for year, _, _ in rows] == list(range(1960, 2009))
-    np.testing.assert_allclose([float(row[1]) for row in rows], forecasts, atol=0.06)
-    np.testing.assert_allclose([float(row[2]) for row in rows], truth, atol=0.06)
-    assert f"RMSE {rmse(forecasts, truth):.2f}" in result.stdout and f"{rmse(last_year, truth):.2f}" in result.stdout
+    rows = re.findall(r"^ ?(\d{4}) +([\d.]+) +([\d.]+) +([\d.]+) ", result.stdout, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == list(range(1997, 2009))
+    for column, expected in enumerate((held_out.truth, held_out.lstm, held_out.rnn), 1):
+        np.testing.assert_allclose([float(row[column]) for row in rows], expected[-12:], atol=0.06)
+    for what, expected in (("LSTM", held_out.lstm), ("SimpleRNN", held_out.rnn), ("same as", held_out.last_year)):
+        assert re.search(rf"    {what}.* RMSE {rmse(expected, held_out.truth):.2f} ", result.stdout)
     assert len(re.findall(r"[\d,]+ steps/s", result.stdout)) == 2
 
 
@@ -156,7 +176,7 @@ def test_demo_of_everything():
     result = run()
     assert result.exit_code == 0, result.output
     assert [name for name in DEMOS if not re.search(rf"^{name}: ", result.stdout, re.MULTILINE)] == []
-    for words in ("recurrent  ->  R", "pleased: ", "M:6/8", "Japan", "zero", "perplexity", "speaker 1", "RMSE"):
+    for words in ("recurrent  ->  R", "pleased (", "M:6/8", "Japan", "zero", "perplexity", "speaker 1", "RMSE"):
         assert words in result.stdout
 
 
@@ -164,11 +184,16 @@ def test_demo_of_everything():
     ("words", "expected"),
     [
         (["g2p", "tune"], "tune  ->  T UW N"),
-        (["sentiment", "a dull and boring mess"], "not pleased"),
+        (["sentiment", "a dull and boring mess"], "    not pleased"),
         (["sentiment", "a moving and beautiful film"], "    pleased"),
+        (["sentiment", "a wonderful zqxj"], "read as <unk>: zqxj"),
         (["names", "yamamoto"], "Japan"),
         (["tagger", "photograph"], "F 'OW"),
         (["folk", "waltz"], "M:3/4"),
+        (["folk", "March"], "M:2/4"),
+        (["folk", "c|"], "M:C|"),
+        (["folk", "reel", "12"], "no. 12"),
+        (["folk", "6/8", "3"], "no. 3"),
         (["lm", "and god said"], "and god said ..."),
     ],
 )
@@ -177,15 +202,39 @@ def test_demo_with_words_of_ones_own(words, expected):
     assert result.exit_code == 0 and expected in result.stdout, result.output
 
 
-def test_demo_refuses():
-    for words, message in (
-        (["nothing"], "expected one of g2p"),
-        (["g2p", "Größe"], "expected small letters"),
-        (["digits", "seven"], "takes no text"),
-        (["names", "--plot", "x.png"], "expected one of g2p, sentiment, folk, sunspots"),
+def test_demo_refuses(tmp_path):
+    for words, code, message in (
+        (["nothing"], 2, "no demo 'nothing', expected one of g2p, sentiment"),
+        (["g2p", "Größe"], 1, "word 'größe': ß ö, expected letters from a to z"),
+        (["digits", "seven"], 2, "unexpected extra argument"),
+        (["names", "--plot", "x.png"], 2, "No such option"),
+        (["folk", "tango"], 1, "folk 'tango', expected jig, reel"),
+        (["g2p", "--plot", "x.gif"], 1, "x.gif: expected a name that ends in .png, .svg, .pdf"),
+        (["sunspots", "--plot", str(tmp_path / "none" / "x.png")], 1, "does not exist"),
     ):
         result = run(*words)
-        assert result.exit_code == 1 and message in result.stderr
+        assert result.exit_code == code and message in result.stderr, (words, result.output)
+        assert result.stdout == "" or words[0] in ("g2p", "folk")
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_demo_helps(name):
+    """Each demo says what it takes and draws, with an example, which works."""
+    text = run(name, "--help").stdout
+    demo = DEMOS[name]
+    assert demo.title in " ".join(text.split()) and f"rnncore demo {demo.example}" in text
+    assert ("--plot" in text) == bool(demo.draws) and all(ending in text for ending in demo.draws)
+    assert ("[TEXT...]" in text) == (demo.takes is not None)
+    assert f"  {name} " in run("--help").stdout
+
+
+@pytest.mark.parametrize("name", [demo.name for demo in DEMOS.values() if demo.draws])
+def test_the_example_of_a_demo_works(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*shlex.split(DEMOS[name].example))
+    assert result.exit_code == 0, result.output
+    (written,) = tmp_path.iterdir()
+    assert f"written: {written.name}" in result.stdout
 
 
 @pytest.mark.parametrize(("name", "file"), [("g2p", "a.png"), ("sentiment", "a.png"), ("sunspots", "a.png")])
@@ -195,12 +244,71 @@ def test_pictures(name, file, tmp_path):
     assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
 
 
-def test_pages_and_tunes(tmp_path):
+class Page(HTMLParser):
+    """The words of a page that have a background, and tags that were not closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.words, self.titles = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "hr"):
+            self.open.append(tag)
+        if tag == "span":
+            self.titles.append(dict(attributes)["title"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "span":
+            self.words.append(data)
+
+
+def test_the_page_of_sentiment(tmp_path):
+    words = ["a", "dull", "b", "film", "b"]
     assert run("sentiment", "a dull <b>film</b>", "--plot", str(tmp_path / "a.html")).exit_code == 0
-    page = (tmp_path / "a.html").read_text()
-    assert "not pleased" in page and "<b>film" not in page
-    assert run("folk", "reel", "--plot", str(tmp_path / "a.abc")).exit_code == 0
-    tune = (tmp_path / "a.abc").read_text()
-    assert tune.startswith("X:1\n") and "\nM:C\n" in tune and "\nK:" in tune
+    text = (tmp_path / "a.html").read_text("utf-8")
+    page = Page()
+    page.feed(text)
+    page.close()
+    assert not page.open and page.words == words and "not pleased" in text
+    model = rnncore.load("zoo:sentiment")
+    weights = model.run({"words": model.vocabulary["words"].ids(words)[None]})["attention.weights"][0]
+    assert page.titles == [f"{weight:.1%}" for weight in weights]
+
+
+@pytest.mark.parametrize("metre", METRES.values())
+@pytest.mark.parametrize("seed", [1, 2])
+def test_tunes_are_music(metre, seed):
+    """What is sampled is read by music21, in its metre and a key, with most bars as long as they should be."""
+    tune = music21.converter.parse(compose(metre, seed), format="abc")
+    signature = tune[music21.meter.TimeSignature].first()
+    assert signature.ratioString == {"C": "4/4", "C|": "2/2"}.get(metre, metre)
+    assert len(tune[music21.key.KeySignature]) >= 1
+    lengths = [bar.duration.quarterLength for bar in tune[music21.stream.Measure]]
+    assert len(lengths) >= 8 and lengths.count(signature.barDuration.quarterLength) > 0.6 * len(lengths)
+    assert len(tune[music21.note.Note]) >= 3 * len(lengths)
+
+
+def test_tunes_by_seed():
+    assert compose("6/8", 3) == compose("6/8", 3) != compose("6/8", 4)
+
+
+def test_tunes_in_files(tmp_path):
+    assert run("folk", "reel", "5", "--plot", str(tmp_path / "a.abc")).exit_code == 0
+    tune = (tmp_path / "a.abc").read_text("utf-8")
+    assert tune == compose("C|", 5) and tune.startswith("X:1\n") and "\nM:C|\n" in tune and "\nK:" in tune
+    result = run("folk", "reel", "5", "--plot", str(tmp_path / "a.mid"))
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.mid").read_bytes().startswith(b"MThd")
+    written = music21.converter.parse(tmp_path / "a.mid")[music21.note.Note]
+    assert len(written) >= len(music21.converter.parse(tune, format="abc")[music21.note.Note]) > 20  # or repeated
     wrong = run("folk", "--plot", str(tmp_path / "a.wav"))
-    assert wrong.exit_code == 1 and ".abc or .mid" in wrong.stderr
+    assert wrong.exit_code == 1 and ".abc, .mid" in wrong.stderr
+
+
+def test_midi_without_music21(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "music21", None)
+    wrong = run("folk", "--plot", str(tmp_path / "a.mid"))
+    assert wrong.exit_code == 1 and "pip install music21" in wrong.stderr and not (tmp_path / "a.mid").exists()

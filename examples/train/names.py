@@ -1,7 +1,7 @@
-"""Trains names and names-relu, from a family name to a country: Elman networks, in PyTorch.
+"""Trains names and names-relu, from a family name to a country: Elman networks, in Keras.
 
     pip install "rnncore[train]"
-    python examples/train/names.py
+    KERAS_BACKEND=torch python examples/train/names.py
 
 One network has tanh, the other ReLU and a recurrent matrix that starts as the identity (Le, Jaitly, Hinton 2015).
 """
@@ -13,41 +13,47 @@ import pickle
 import unicodedata
 from collections import Counter
 
+import keras
 import numpy as np
-import torch
-from classify import accuracy, fit, kept, padded, widen
 from common import arguments, card, package_file, rounded, save, split
-from torch import nn
+from keras_training import begin, fit, set_half, warm_up_and_decay
 
 import rnncore
-from rnncore.cells import RNN, Activation
-from rnncore.formats.torch_names import bind
-from rnncore.spec import Input, Node, Recurrent, Spec
 
 COUNTRIES = {"DE": "Germany", "ES": "Spain", "FR": "France", "GR": "Greece", "IT": "Italy", "JP": "Japan",
              "NG": "Nigeria", "PL": "Poland", "RU": "Russia", "TR": "Turkey"}  # fmt: skip
 SHARE, EACH = 0.5, 2500  # a name counts for a country that has so much of it; names of a country
 LETTERS = ["<pad>", *"abcdefghijklmnopqrstuvwxyz' -"]
 WIDTH, HIDDEN = 32, 128
-EPOCHS = 20
+EPOCHS, BATCH = 20, 64
 
 
-class Network(nn.Module):
-    def __init__(self, activation: str):
-        super().__init__()
-        self.embedding = nn.Embedding(len(LETTERS), WIDTH)
-        self.rnn = nn.RNN(WIDTH, HIDDEN, nonlinearity=activation, batch_first=True)
-        self.dropout = nn.Dropout(0.2)
-        self.logits = nn.Linear(HIDDEN, len(COUNTRIES))
-        if activation == "relu":
-            nn.init.eye_(self.rnn.weight_hh_l0)
-            nn.init.normal_(self.rnn.weight_ih_l0, std=0.03)
-            nn.init.zeros_(self.rnn.bias_ih_l0)
-            nn.init.zeros_(self.rnn.bias_hh_l0)
+def network(activation: str) -> keras.Model:
+    if activation == "relu":
+        initial = {"recurrent": "identity", "kernel": keras.initializers.RandomNormal(stddev=0.03)}
+    else:
+        bound = HIDDEN**-0.5
+        initial = {name: keras.initializers.RandomUniform(-bound, bound) for name in ("recurrent", "kernel")}
+    letters = keras.Input((None,), dtype="int64", name="letters")
+    wide = keras.initializers.RandomNormal(stddev=1)
+    x = keras.layers.Embedding(len(LETTERS), WIDTH, mask_zero=True, embeddings_initializer=wide)(letters)
+    y = keras.layers.SimpleRNN(
+        HIDDEN,
+        activation=activation,
+        recurrent_initializer=initial["recurrent"],
+        kernel_initializer=initial["kernel"],
+        name="rnn",
+    )(x)
+    y = keras.layers.Dense(len(COUNTRIES), name="logits")(keras.layers.Dropout(0.2)(y))
+    return keras.Model(letters, keras.layers.Softmax(name="probabilities")(y))
 
-    def forward(self, ids, lengths):
-        packed = nn.utils.rnn.pack_padded_sequence(self.embedding(ids), lengths, batch_first=True, enforce_sorted=False)
-        return self.logits(self.dropout(self.rnn(packed)[1][-1]))
+
+def padded(rows: list[list[int]]) -> np.ndarray:
+    """(B, T) ids with 0 behind each row"""
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+    return ids
 
 
 def read() -> dict[str, str]:
@@ -85,7 +91,6 @@ def rows_of(found: dict[str, str]) -> dict[str, tuple[list[list[int]], np.ndarra
 
 def main() -> None:
     options = arguments(__doc__)
-    torch.set_num_threads(1)
     found = read()
     print(Counter(found.values()))
     rows = rows_of(found)
@@ -94,54 +99,43 @@ def main() -> None:
 
 
 def make(options, name, activation, rate, rows, count) -> None:
-    torch.manual_seed(1)
-    network = Network(activation)
-    ids, truth = rows["training"]
-
-    def loss_of(chosen):
-        return nn.functional.cross_entropy(network(*padded([ids[i] for i in chosen])), torch.tensor(truth[chosen]))
-
-    def score(part="validation"):
-        with torch.inference_mode():
-            return accuracy(network(*padded(rows[part][0])), rows[part][1])
-
-    weights = options.weights and options.weights.with_name(f"{options.weights.stem}-{activation}.pt")
+    begin(1)
+    model = network(activation)
+    x, truth = padded(rows["training"][0]), rows["training"][1]
     how = {"epochs": 1, "steps": 3} if options.quick else {"epochs": EPOCHS}
-    epoch = kept(weights, network, lambda: fit(network, loss_of, len(ids), score, rate=rate, **how))
+    rates = warm_up_and_decay(rate, how["epochs"] * len(x) // BATCH)
+    model.compile(
+        keras.optimizers.AdamW(rates, weight_decay=1e-3, global_clipnorm=1.0), "sparse_categorical_crossentropy"
+    )
+
+    def score(part="validation") -> float:
+        ids, countries = rows[part]
+        return float(np.mean(model.predict_on_batch(padded(ids)).argmax(1) == countries))
+
+    path = options.weights and options.weights.with_name(f"{options.weights.stem}-{activation}.npz")
+    epoch = fit(model, x, truth, score, batch=BATCH, path=path, **how)
     full = score("held out")
-    widen(network)
+    set_half(model)
     half = score("held out")
     held_truth = rows["held out"][1]
     majority = np.bincount(held_truth).max() / len(held_truth)
 
-    spec = Spec(
-        [Input("letters", "int64", ("B", "T"))],
-        [
-            Node("embedding", "Embedding", "letters", {"input_size": len(LETTERS), "output_size": WIDTH}),
-            Recurrent("rnn", RNN(WIDTH, HIDDEN, activations=(Activation(activation),)), "embedding"),
-            Node("logits", "Linear", "rnn.last", {"input_size": HIDDEN, "output_size": len(COUNTRIES)}),
-            Node("probabilities", "Softmax", "logits"),
-        ],
-        ["probabilities"],
-    )
-    tensors = {key: parameter.detach().numpy() for key, parameter in network.named_parameters()}
-    example, lengths = padded([[LETTERS.index(letter) for letter in word] for word in ("tanaka", "rossi", "kowalski")])
-    with torch.inference_mode():
-        probabilities = network(example, lengths).softmax(1).numpy()
-    pair = rnncore.TestPair({"letters": example.numpy(), "lengths": lengths.numpy()}, {"probabilities": probabilities})
-    vocabulary = {"letters": LETTERS, "probabilities": list(COUNTRIES.values())}
-    save(options.target, name, spec, rounded(bind(spec, tensors).weights), pair, vocabulary)
+    example = padded([[LETTERS.index(letter) for letter in word] for word in ("tanaka", "rossi", "kowalski")])
+    exported = rnncore.export.from_keras(model, example)
+    (letters, *_), (output,) = exported.spec.inputs, exported.spec.outputs
+    vocabulary = {letters.name: LETTERS, output: list(COUNTRIES.values())}
+    save(options.target, name, exported.spec, rounded(exported.weights), exported.test_pair, vocabulary)
     facts = {
         "task": "the country of a family name",
-        "input": "`letters`, ids (B, T), small letters without accents; `lengths` (B,)",
-        "output": "`probabilities` (B, 10), one for each country",
-        "network": f"Embedding to {WIDTH}, Elman RNN {HIDDEN} with {activation}, Linear, Softmax",
+        "input": f"`{letters.name}`, ids (B, T), small letters without accents; 0 is padding, or `lengths` (B,)",
+        "output": f"`{output}` (B, {len(COUNTRIES)}), one for each country",
+        "network": f"Embedding to {WIDTH}, SimpleRNN {HIDDEN} with {activation}, Dense, Softmax",
         "data": f"{count:,} names of which one of {len(COUNTRIES)} countries has {SHARE:.0%} or more, "
         f"at most {EACH:,} of each",
         "source of the data": "package names-dataset 3.3.1",
         "licence of the data": "Apache 2.0 (package names-dataset). No name is part of this package",
         "training": f"`python examples/train/names.py`, epoch {epoch} of {EPOCHS}",
-        "made with": f"torch {torch.__version__}",
+        "made with": f"Keras {keras.__version__} on {keras.backend.backend()}",
     }
     figures = f"""Accuracy on {len(held_truth):,} held-out names:
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 from common import arguments, card, package_file, rounded, save
-from keras_training import fit, set_half
+from keras_training import begin, fit, set_half
 
 import rnncore
 
@@ -38,7 +38,7 @@ def network() -> keras.Model:
 
 def main() -> None:
     options = arguments(__doc__)
-    keras.utils.set_random_seed(1)
+    begin(1)
     x, truth = read("TRAIN")
     validation = np.random.default_rng(1).permutation(len(x))[:45]
     training = np.setdiff1d(np.arange(len(x)), validation)
@@ -46,7 +46,7 @@ def main() -> None:
     model.compile(keras.optimizers.AdamW(5e-3, weight_decay=1e-2), "sparse_categorical_crossentropy")
     epoch = fit(
         model, x[training], truth[training], lambda: accuracy(model, x[validation], truth[validation]),
-        epochs=2 if options.quick else EPOCHS, batch=16, weights=options.weights,
+        epochs=2 if options.quick else EPOCHS, batch=16, path=options.weights,
     )  # fmt: skip
     held, held_truth = read("TEST")
     full = accuracy(model, held, held_truth)

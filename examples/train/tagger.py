@@ -14,7 +14,7 @@ from collections import Counter
 import keras
 import numpy as np
 from common import arguments, card, package_file, rounded, save, split
-from keras_training import fit, set_half
+from keras_training import begin, fit, set_half
 
 import rnncore
 
@@ -57,7 +57,7 @@ def network(phonemes: int) -> keras.Model:
 
 def main() -> None:
     options = arguments(__doc__)
-    keras.utils.set_random_seed(1)
+    begin(1)
     found, phonemes = read()
     parts = split(list(found))
     words = {name: [word for word in found if parts[word] == name] for name in set(parts.values())}
@@ -68,7 +68,7 @@ def main() -> None:
     model.compile(keras.optimizers.Adam(4e-3), loss)
     how = {"epochs": 1, "steps": 3} if options.quick else {"epochs": EPOCHS}
     epoch = fit(
-        model, x, y, lambda: accuracy(model, *check)[0], batch=512, weights=options.weights, **how
+        model, x, y, lambda: accuracy(model, *check)[0], batch=512, path=options.weights, **how
     )  # fmt: skip
     held = arrays(words["held out"], found, phonemes)
     full = accuracy(model, *held)

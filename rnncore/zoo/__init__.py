@@ -1,6 +1,7 @@
 """Small trained models that come with the package, each beside its data and a card that says what it is.
 
-    sunspots             next year's sunspot number: LSTM; its data in sunspots.csv
+    sunspots             next year's sunspot number, at every year: LSTM; its data in sunspots.csv
+    sunspots-rnn         the same from a window of years, many-to-one: SimpleRNN and Dense
     g2p, g2p-encoder     from spelling to phonemes: encoder-decoder with additive attention
     folk                 dance tunes in ABC notation, character by character: LSTM in 2 layers
     lm                   words of the King James Bible: LSTM 2 x 200

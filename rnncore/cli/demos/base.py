@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,36 @@ from rnncore import loading
 from rnncore.cli.output import console, say
 from rnncore.errors import InputError
 from rnncore.model import Model
+from rnncore.vocabulary import Vocabulary
 
-__all__ = ["Demo", "bar", "model_of", "pyplot", "shade", "speed"]
+__all__ = ["PICTURES", "Demo", "bar", "model_of", "pyplot", "say_unknown", "shade", "speed"]
 
 SECONDS = 0.15  # for a measurement of speed
 SHADES = " .:-=+*#%@"
 
 
+PICTURES = (".png", ".svg", ".pdf")
+
+
 @dataclass(frozen=True)
 class Demo:
-    """name, as on the command line; title, one line; show(text); plot(text, path) or None; example, its own text."""
+    """A demo.
+
+    name, title  as on the command line, and one line that says what it does with which network
+    show(text)   prints text in, answer out; None: a text of its own
+    takes        what a text of the user's own is, or None where none is taken;  example: a command line, from NAME on
+    plot(text, path), drawing, draws
+                 writes a file, says what is in it, and the endings of its name
+    """
 
     name: str
     title: str
     show: Callable[[str | None], None]
-    plot: Callable[[str | None, Path], None] | None = None
+    example: str
     takes: str | None = None
-    """What a text of the user's own is, or None where none is taken."""
+    plot: Callable[[str | None, Path], None] | None = None
+    drawing: str = ""
+    draws: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -49,7 +62,14 @@ def speed(what: str, run: Callable[[], Any], per_call: float, unit: str) -> None
         run()
         times.append(time.perf_counter() - start)
     seconds = statistics.median(times)
-    say(f"    {what}: {seconds * 1e6:,.0f} microseconds, {per_call / seconds:,.0f} {unit}/s")
+    say(f"    {what}: {seconds * 1e3:.3g} ms, {per_call / seconds:,.0f} {unit}/s")
+
+
+def say_unknown(vocabulary: Vocabulary, words: Sequence[str]) -> None:
+    """Says which words the network has never seen."""
+    unknown = [word for word in dict.fromkeys(words) if word not in vocabulary]
+    if unknown:
+        say(f"    not among its {len(vocabulary):,} words, and read as <unk>: {', '.join(unknown)}")
 
 
 def bar(share: float, width: int = 30) -> str:

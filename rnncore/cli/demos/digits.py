@@ -35,4 +35,4 @@ def spell(model: Model, pictures: np.ndarray) -> list[str]:
     return [one.text for one in found]
 
 
-DEMOS = (Demo("digits", "a drawn digit is spelled: one vector in, a sequence out", show),)
+DEMOS = (Demo("digits", "a drawn digit is spelled: one vector in, a sequence out", show, "digits"),)

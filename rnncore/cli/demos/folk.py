@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rnncore.cli.demos.base import Demo, model_of, speed
 from rnncore.cli.output import say
+from rnncore.errors import InputError
 
 __all__ = ["DEMOS", "compose"]
 
 LONGEST = 600
-METRES = {"jig": "6/8", "reel": "C", "hornpipe": "C|", "slip jig": "9/8", "waltz": "3/4", "march": "2/4"}
+METRES = {"jig": "6/8", "reel": "C|", "hornpipe": "C", "waltz": "3/4", "march": "2/4"}
+SIXTEENTHS = ("2/4",)  # metres of which most tunes count in sixteenths
 SEED = 7
 
 
 def compose(metre: str = "6/8", seed: int = SEED, temperature: float = 0.8) -> str:
     """A tune in ABC notation."""
     model = model_of("folk")
-    start = f"M:{metre}\n"
+    start = f"M:{metre}\nL:{'1/16' if metre in SIXTEENTHS else '1/8'}\n"
     found = model.generate(
         [["<stop>", *start]], LONGEST, temperature=temperature, top_p=0.95, seed=seed, stop=["<stop>"]
     )
     return f"X:1\nT:Composed by a network, no. {seed}\n{start}{found[0].text}\n"
 
 
+def composed(text: str | None) -> str:
+    """The tune that a text such as "reel 12" asks for."""
+    kind, number = re.fullmatch(r"(.*?)\s*(\d*)", (text or "jig").strip().lower()).groups()
+    if re.fullmatch(r".*/\s*", kind):  # the number belongs to a metre
+        kind, number = kind + number, ""
+    metre = METRES.get(kind or "jig", kind.upper())
+    if not re.fullmatch(r"\d{1,2}/\d{1,2}|C\|?", metre):
+        raise InputError(f"folk {kind!r}, expected {', '.join(METRES)}, or a metre such as 6/8")
+    return compose(metre, int(number) if number else SEED)
+
+
 def show(text: str | None) -> None:
-    for line in compose(METRES.get(text or "jig", text or "6/8")).splitlines():
+    for line in composed(text).splitlines():
         say(f"    {line}")
-    say("    (paste it into any ABC player; with --plot tune.abc or tune.mid it is written to a file)")
+    say("    (ABC notation, for any ABC player; --plot tune.abc or tune.mid writes it to a file)")
     model = model_of("folk")
     starts = [["<stop>", "M"]] * 32
     speed(
@@ -39,20 +53,27 @@ def show(text: str | None) -> None:
 
 
 def plot(text: str | None, path: Path) -> None:
-    """A .abc file, or a .mid file through music21."""
-    tune = compose(METRES.get(text or "jig", text or "6/8"))
+    """A .abc file, or a MIDI file through music21."""
+    tune = composed(text)
     if path.suffix == ".abc":
         path.write_text(tune, encoding="utf-8")
         return
-    from rnncore.errors import InputError
-
-    if path.suffix not in (".mid", ".midi"):
-        raise InputError(f"{path}: expected a name that ends in .abc or .mid")
     try:
         import music21
     except ImportError:
-        raise InputError("a .mid file needs music21: pip install music21") from None
+        raise InputError("a MIDI file needs music21: pip install music21") from None
     music21.converter.parse(tune, format="abc").write("midi", fp=str(path))
 
 
-DEMOS = (Demo("folk", "dance tunes, sampled: character model, LSTM in 2 layers", show, plot, "jig, reel, waltz ..."),)
+DEMOS = (
+    Demo(
+        "folk",
+        "dance tunes, sampled: character model, LSTM in 2 layers",
+        show,
+        "folk reel 12 --plot reel.abc",
+        f"{', '.join(METRES)}, or a metre such as 6/8; with a number behind it, another tune",
+        plot,
+        "Write the tune in ABC notation, or with music21 as MIDI",
+        (".abc", ".mid", ".midi"),
+    ),
+)

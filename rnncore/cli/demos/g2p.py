@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore.cli.demos.base import Demo, model_of, pyplot, shade, speed
+from rnncore.cli.demos.base import PICTURES, Demo, model_of, pyplot, shade, speed
 from rnncore.cli.output import say
 from rnncore.errors import InputError
 
@@ -23,7 +23,7 @@ def encode(words: list[str]) -> dict[str, np.ndarray]:
     for word in words:
         wrong = sorted(set(word) - set(letters))
         if wrong or not word:
-            raise InputError(f"word {word!r}, expected small letters, and not {' '.join(wrong)}")
+            raise InputError(f"word {word!r}: {' '.join(wrong)}, expected letters from a to z, ', - and .")
     lengths = np.array([len(word) for word in words])
     ids = np.zeros((len(words), lengths.max()), np.int64)
     for row, word in enumerate(words):
@@ -84,4 +84,15 @@ def plot(text: str | None, path: Path) -> None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-DEMOS = (Demo("g2p", "from spelling to sounds: encoder-decoder with attention, beam search", show, plot, "words"),)
+DEMOS = (
+    Demo(
+        "g2p",
+        "from spelling to sounds: encoder-decoder with attention, beam search",
+        show,
+        "g2p antidisestablishmentarianism --plot letters.png",
+        "English words, real or not",
+        plot,
+        "Draw which letters of the first word each phoneme looks at",
+        PICTURES,
+    ),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rnncore.cli.demos.base import Demo, model_of, speed
+from rnncore.cli.demos.base import Demo, model_of, say_unknown, speed
 from rnncore.cli.output import say
 
 __all__ = ["DEMOS"]
@@ -16,17 +16,19 @@ MORE = 25
 def show(text: str | None) -> None:
     model = model_of("lm")
     words = re.findall(r"[a-z]+(?:'[a-z]+)?|[.,;:?!]", (text or EXAMPLE).lower())
-    unknown = next(iter(model.vocabulary["tokens"].ids("<unk>")))
+    tokens = model.vocabulary["tokens"]
+    (unknown,) = tokens.ids("<unk>")
+    say_unknown(tokens, words)
 
-    def known(place, tokens):
-        return [number for number in range(len(model.vocabulary["tokens"])) if number != unknown]
+    def known(prompt, written):
+        return [number for number in range(len(tokens)) if number != unknown]
 
     found = model.generate(
         [["<stop>", *words]], MORE, temperature=0.7, seed=3, samples=3, stop=["<stop>"], constraint=known
     )
     for one in (found[0], *found[0].alternatives):
         say(f"    {' '.join(words)} ... {one.text}")
-    for order in (words, words[::-1]):
+    for order in dict.fromkeys((tuple(words), tuple(words[::-1]))):
         (score,) = model.score([["<stop>", *order]])
         say(f"    perplexity {score.perplexity:8.1f}   {' '.join(order)}")
     prompts = [["<stop>"]] * 64
@@ -34,5 +36,11 @@ def show(text: str | None) -> None:
 
 
 DEMOS = (
-    Demo("lm", "the next word: LSTM 2 x 200, the classic small word model", show, None, "the beginning of a verse"),
+    Demo(
+        "lm",
+        "the next word: LSTM 2 x 200, the classic small word model",
+        show,
+        'lm "and the lord said"',
+        "the beginning of a verse in the words of the King James Bible",
+    ),
 )

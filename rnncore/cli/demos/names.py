@@ -23,7 +23,7 @@ def show(text: str | None) -> None:
     names = (text or EXAMPLES).lower().split()
     models = {what: model_of(kind) for kind, what in KINDS.items()}
     first = next(iter(models.values()))
-    letters, countries = first.vocabulary["letters"], first.vocabulary["probabilities"]
+    letters, countries = first.vocabulary[first.inputs[0].name], first.vocabulary[first.outputs[0].name]
     wrong = sorted(set("".join(names)) - set(letters))
     if wrong:
         raise InputError(f"letters {' '.join(wrong)}, expected those from a to z, ' and -")
@@ -39,4 +39,12 @@ def show(text: str | None) -> None:
     speed(f"{len(many)} names of different lengths", lambda: first.predict(many), len(many), "names")
 
 
-DEMOS = (Demo("names", "the country of a family name: Elman networks and LSTM variants", show, None, "family names"),)
+DEMOS = (
+    Demo(
+        "names",
+        "the country of a family name: Elman networks and LSTM variants",
+        show,
+        "names yamamoto schneider",
+        "family names",
+    ),
+)

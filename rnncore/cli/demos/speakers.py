@@ -21,9 +21,10 @@ def show(text: str | None) -> None:
         frames = int(np.any(utterances[row] != 0, axis=1).sum())
         best = int(shares.argmax())
         who = model.vocabulary[output.name][best]
-        say(f"    utterance of {frames:2} frames  ->  {who}, {shares[best]:.0%}  {bar(float(shares[best]), 20)}")
+        what = f"{frames:2} frames of speaker {row + 1}"  # one utterance of each of the first six
+        say(f"    {what}  ->  {who}, {shares[best]:.0%}  {bar(float(shares[best]), 20)}")
     many = np.repeat(utterances, 64, axis=0)
     speed(f"{len(many)} utterances together", lambda: model.run({entry.name: many}), len(many), "utterances")
 
 
-DEMOS = (Demo("speakers", "which of nine men says two vowels: bidirectional GRU, ragged input", show),)
+DEMOS = (Demo("speakers", "which of nine men says two vowels: bidirectional GRU, ragged input", show, "speakers"),)

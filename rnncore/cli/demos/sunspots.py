@@ -1,76 +1,97 @@
-"""A forecast: next year's sunspot number, on years the network was not trained on."""
+"""A forecast: next year's sunspot number, on years the networks were not trained on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rnncore import zoo
-from rnncore.cli.demos.base import Demo, model_of, pyplot, speed
+from rnncore.cli.demos.base import PICTURES, Demo, model_of, pyplot, speed
 from rnncore.cli.output import console, say, table
 
-__all__ = ["DEMOS"]
+__all__ = ["DEMOS", "forecast"]
 
 FIRST_HELD_OUT = 1960
+WINDOW = 33  # years that the SimpleRNN was trained to look back
+SHOWN = 12  # of the held-out years, the last: a solar cycle
 BAR = 30  # columns of a bar
 
 
-def forecast() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(years, forecasts, truth, the year before), of the held-out years"""
+@dataclass(frozen=True)
+class Forecast:
+    """The held-out years, each array (49,): what was observed, and what was expected a year before."""
+
+    years: np.ndarray
+    truth: np.ndarray
+    lstm: np.ndarray
+    rnn: np.ndarray
+    last_year: np.ndarray
+
+    def rmse(self, expected: np.ndarray) -> float:
+        return float(np.sqrt(np.mean(np.square(expected - self.truth))))
+
+
+def forecast() -> Forecast:
     years, numbers = zoo.sunspots_data()
-    forecasts = model_of("sunspots")(numbers[None, :-1, None])[0, :, 0]
-    chosen = years[1:] >= FIRST_HELD_OUT
-    found, truth, before = (array[chosen].astype(np.float64) for array in (forecasts, numbers[1:], numbers[:-1]))
-    return years[1:][chosen], found, truth, before
+    chosen = np.flatnonzero(years >= FIRST_HELD_OUT)
+    lstm = model_of("sunspots")(numbers[None, :, None])[0, chosen - 1, 0]  # reads on and on: a forecast at every year
+    windows = np.lib.stride_tricks.sliding_window_view(numbers, WINDOW)[chosen - WINDOW]  # the years before each
+    rnn = model_of("sunspots-rnn")(np.ascontiguousarray(windows)[..., None])[:, 0]  # many-to-one
+    found = (numbers[chosen], lstm, rnn, numbers[chosen - 1])
+    return Forecast(years[chosen], *(array.astype(np.float64) for array in found))
 
 
 def show(text: str | None) -> None:
-    years, found, truth, before = forecast()
-    _print_years(years, found, truth)
-    error, naive = _rmse(found - truth), _rmse(before - truth)
-    say(f"RMSE {error:.2f} sunspots; of the forecast 'same as last year' {naive:.2f}")
+    found = forecast()
+    _print_years(found)
+    for what, expected in (
+        ("LSTM, which reads the whole series", found.lstm),
+        (f"SimpleRNN, which reads the last {WINDOW} years", found.rnn),
+        ("same as last year", found.last_year),
+    ):
+        say(f"    {what:42} RMSE {found.rmse(expected):5.2f} on {len(found.years)} held-out years")
     model, (_, numbers) = model_of("sunspots"), zoo.sunspots_data()
     for batch in (1, 64):
         x = np.repeat(numbers[None, :, None], batch, axis=0)
-        speed(f"{batch} x {x.shape[1]} years", lambda x=x: model(x), x.size, "steps")
+        speed(f"LSTM, {batch} x {x.shape[1]} years", lambda x=x: model(x), x.size, "steps")
 
 
 def plot(text: str | None, path: Path) -> None:
     plt = pyplot()
-    years, found, truth, before = forecast()
-    figure, axes = plt.subplots(figsize=(9, 3.6))
-    axes.plot(years, truth, color="#333333", linewidth=1.5, label="observed")
-    axes.plot(years, found, color="#e07a1f", linewidth=2, label=f"forecast, RMSE {_rmse(found - truth):.1f}")
-    same = f"same as last year, RMSE {_rmse(before - truth):.1f}"
-    axes.plot(years, before, color="#9aa5b1", linewidth=1, linestyle=":", label=same)
+    found = forecast()
+    figure, axes = plt.subplots(figsize=(9, 4))
+    axes.plot(found.years, found.truth, color="#222222", linewidth=2, label="observed")
+    for label, expected, style in (
+        ("LSTM", found.lstm, {"color": "#d95f02", "linewidth": 1.8}),
+        ("SimpleRNN", found.rnn, {"color": "#1f77b4", "linewidth": 1.5, "linestyle": "--"}),
+        ("same as last year", found.last_year, {"color": "#9aa5b1", "linewidth": 1, "linestyle": ":"}),
+    ):
+        axes.plot(found.years, expected, label=f"{label}: off by {found.rmse(expected):.1f} (RMSE)", **style)
     axes.set_xlabel("year (none of them seen in training)")
-    axes.set_ylabel("mean sunspot number")
-    axes.set_title("Sunspots, forecast one year ahead by zoo:sunspots")
-    axes.legend(frameon=False, fontsize=9, ncols=3)
-    axes.set_ylim(0, 215)
+    axes.set_ylabel("mean sunspot number of the year")
+    axes.set_title("Sunspots, forecast one year ahead")
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+    axes.set_ylim(0, 235)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def _print_years(years: np.ndarray, forecasts: np.ndarray, truth: np.ndarray) -> None:
+def _print_years(found: Forecast) -> None:
     out = console()
     ascii_only = out.options.ascii_only
-    scale = (BAR - 1) / max(truth.max(), forecasts.max())
+    last = slice(-SHOWN, None)
+    scale = (BAR - 1) / max(found.truth[last].max(), found.lstm[last].max())
     rows = [
-        (
-            year,
-            f"{forecast:.1f}",
-            f"{true:.1f}",
-            f"{forecast - true:+.1f}",
-            _bar(true * scale, forecast * scale, ascii_only),
+        (year, f"{true:.1f}", f"{lstm:.1f}", f"{rnn:.1f}", _bar(true * scale, lstm * scale, ascii_only))
+        for year, true, lstm, rnn in zip(
+            found.years[last], found.truth[last], found.lstm[last], found.rnn[last], strict=True
         )
-        for year, forecast, true in zip(years, forecasts, truth, strict=True)
     ]
     mark = "o" if ascii_only else "◆"
-    columns = ("year", "forecast", "truth", "error", f"truth as a bar, forecast {mark}")
-    title = f"zoo:sunspots, one year ahead, held-out years {years[0]} to {years[-1]}"
-    out.print(table(title, columns, rows, right=columns[:4]))
+    columns = ("year", "truth", "LSTM", "SimpleRNN", f"truth as a bar, LSTM {mark}")
+    out.print(table(f"one year ahead, the last {SHOWN} held-out years", columns, rows, right=columns[:4]))
 
 
 def _bar(length: float, mark: float, ascii_only: bool) -> str:
@@ -81,8 +102,14 @@ def _bar(length: float, mark: float, ascii_only: bool) -> str:
     return "".join(cells).rstrip()
 
 
-def _rmse(errors: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(errors))))
-
-
-DEMOS = (Demo("sunspots", "a forecast: LSTM on yearly sunspot numbers", show, plot),)
+DEMOS = (
+    Demo(
+        "sunspots",
+        "next year's sunspot number: LSTM, and SimpleRNN many-to-one",
+        show,
+        "sunspots --plot sunspots.png",
+        plot=plot,
+        drawing="Draw the forecasts of the held-out years",
+        draws=PICTURES,
+    ),
+)

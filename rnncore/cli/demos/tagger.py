@@ -20,6 +20,7 @@ def show(text: str | None) -> None:
     (entry,), (output,) = model.inputs[:1], model.outputs[:1]
     phonemes, labels = model.vocabulary[entry.name], model.vocabulary[output.name]
     spoken = pronounce(words)
+    say("    before a vowel ' is the primary stress, and , a secondary one")
     for word, sounds in zip(words, spoken, strict=True):
         tags = model(np.array([phonemes.ids(" ".join(sounds))]))[0].argmax(1)
         say(f"    {word:16} {' '.join(MARKS[labels[tag]] + sound for sound, tag in zip(sounds, tags, strict=True))}")
@@ -27,4 +28,12 @@ def show(text: str | None) -> None:
     speed(f"256 words of {batch.shape[1]} phonemes", lambda: model(batch), batch.size, "labels")
 
 
-DEMOS = (Demo("tagger", "the stress of a word, phoneme by phoneme: bidirectional LSTM", show, None, "words"),)
+DEMOS = (
+    Demo(
+        "tagger",
+        "the stress of a word, phoneme by phoneme: bidirectional LSTM",
+        show,
+        "tagger record recorder",
+        "English words, which g2p turns into phonemes",
+    ),
+)
