@@ -89,8 +89,10 @@ cdef extern from "native/native.h":
         void (*product)(const rnncore_panels* w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n,
                         const rnncore_rows* a, const float* start, float* z, Py_ssize_t z_stride) noexcept nogil
         rnncore_step* lstm_step
+        rnncore_step* lstm_plain_step
         rnncore_step* coupled_step
         rnncore_step* gru_step
+        rnncore_step* gru_plain_step
         rnncore_step* reset_step
         rnncore_step* candidate_step
         rnncore_step* rnn_step
@@ -728,10 +730,15 @@ cdef class NativeCell:
                 self.panels(&plan.w_hh, weights["weight_hh"][: 2 * H], 2)
                 self.panels(&plan.w_n, weights["weight_hh"][2 * H :], 1)
             else:
-                if kind == "LSTM":
-                    plan.step = isa.lstm_step if cell.coupled == COUPLED_NONE else isa.coupled_step
+                plain = cell.clip == INFINITY and cell.cell_clip == INFINITY and cell.forget_bias == 0
+                if kind == "RNN":
+                    plan.step = isa.rnn_step
+                elif kind == "GRU":
+                    plan.step = isa.gru_plain_step if plain else isa.gru_step
+                elif cell.coupled != COUPLED_NONE:
+                    plan.step = isa.coupled_step
                 else:
-                    plan.step = isa.gru_step if kind == "GRU" else isa.rnn_step
+                    plan.step = isa.lstm_plain_step if plain and "peephole" not in weights else isa.lstm_step
                 self.panels(&plan.w_hh, weights["weight_hh"], G)
             plan.bias = self.vector(units(bias, G, W))
             plan.z_stride = G * padded(H, W)
