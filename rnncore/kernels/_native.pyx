@@ -116,6 +116,7 @@ cdef extern from "native/pool.h":
     Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
     ctypedef struct rnncore_barrier:
         pass
+    void rnncore_barrier_arrive(rnncore_barrier* barrier, int index) noexcept nogil
     void rnncore_barrier_wait(rnncore_barrier* barrier, int index, int threads) noexcept nogil
 
 cdef extern from "native/scratch.h":
@@ -284,6 +285,7 @@ cdef void save_states(const Run* run, Py_ssize_t first, Py_ssize_t last, const f
 
 cdef inline void meet(const Run* run, int index, int threads) noexcept nogil:
     if threads > 1:
+        rnncore_barrier_arrive(run.barrier, index)
         rnncore_barrier_wait(run.barrier, index, threads)
 
 
@@ -486,9 +488,6 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                     for row in range(n):
                         kernels.clip((p_last - p_first) * W, other + row * plan.h_stride + p_first * W,
                                      plan.cell.proj_clip)
-            store_outputs(run, t, n, other, column, column_end)
-            rows += n
-            h, other = other, h
             work += n * row_cost
             if work > WORK_BETWEEN_SIGNALS:
                 work = 0
@@ -498,7 +497,13 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                         rnncore_put(&run.stop, t)
                 elif threads == 1 and rnncore_get(run.interrupted):
                     return
-            meet(run, index, threads)
+            if threads > 1:
+                rnncore_barrier_arrive(run.barrier, index)
+            store_outputs(run, t, n, other, column, column_end)  # nobody writes to ``other`` before the next arrival
+            rows += n
+            h, other = other, h
+            if threads > 1:
+                rnncore_barrier_wait(run.barrier, index, threads)
             if t >= rnncore_get(&run.stop):
                 return
     if index == 0:

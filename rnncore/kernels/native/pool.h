@@ -32,7 +32,9 @@ typedef struct {
     } at[RNNCORE_MAX_THREADS];
 } rnncore_barrier;
 
-/* Returns when all ``threads`` have called it as often as this one. What was written before is seen after. */
+/* A meeting has two halves, between which a thread may do what concerns nobody else: it arrives, and then waits until all
+ * ``threads`` have arrived as often as this one. What was written before an arrival is seen after the wait. */
+void rnncore_barrier_arrive(rnncore_barrier *barrier, int index);
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads);
 
 #endif
