@@ -183,22 +183,40 @@ void rnncore_barrier_arrive(rnncore_barrier *barrier, int index) {
     __atomic_store_n(&barrier->at[index].step, barrier->at[index].step + 1, __ATOMIC_RELEASE);
 }
 
+/* Counts looks at something that another thread will write, and gives the core away after many. */
+typedef struct {
+    int looks;
+    long long since; /* of a slow wait */
+} patience;
+
+static inline void look_again(patience *of) {
+    if (of->looks >= SPINS) {
+        sched_yield();
+        return;
+    }
+    if (of->looks == SLOW) of->since = nanoseconds();
+    if (of->looks++ >= EAGER) PAUSE();
+}
+
+static void count_wait(const patience *of) {
+    if (!of->since) return;
+    const long long waited = nanoseconds() - of->since;
+    atomic_fetch_add_explicit(&pool.waited, waited, memory_order_relaxed);
+    if (waited > LATE) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+}
+
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
     const unsigned mine = barrier->at[index].step;
     for (int other = 0; other < threads; other++) {
-        long long since = 0;
-        for (int spins = 0; (int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0; spins++) {
-            if (spins < SPINS) {
-                if (spins == SLOW) since = nanoseconds();
-                if (spins >= EAGER) PAUSE();
-            } else {
-                sched_yield();
-            }
-        }
-        if (since && mine > 1) {
-            const long long waited = nanoseconds() - since;
-            atomic_fetch_add_explicit(&pool.waited, waited, memory_order_relaxed);
-            if (waited > LATE) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
-        }
+        patience patient = {0, 0};
+        while ((int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0) look_again(&patient);
+        if (mine > 1) count_wait(&patient);
     }
+}
+
+ptrdiff_t rnncore_await(const ptrdiff_t *count, ptrdiff_t least, const ptrdiff_t *stop) {
+    patience of = {0, 0};
+    ptrdiff_t found;
+    while ((found = __atomic_load_n(count, __ATOMIC_ACQUIRE)) < least && !rnncore_get(stop)) look_again(&of);
+    return found;
 }
