@@ -142,8 +142,8 @@ cdef double WORK_OF_AN_ACTIVATION = 500
 # 0.2 microseconds, in which one thread makes some 15,000.
 cdef double STEP_WORTH_SHARING = 12e3
 
-# Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many steps
-# of the one before, which are enough to make one product of.
+# Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many
+# steps of the one before, which are enough to make one product of.
 cdef Py_ssize_t LARGEST_SIDE_BY_SIDE = 1 << 20
 cdef Py_ssize_t STEPS_AHEAD = 8
 
@@ -1304,7 +1304,7 @@ cdef bint execute(Call* call) noexcept nogil:
 
 
 cdef bint execute_together(Call* call, int threads) noexcept nogil:
-    """All rows at once: layers side by side, or layer by layer, each shared by directions or by panels where that pays."""
+    """All rows at once: layers side by side, or one by one, each shared by directions or by panels where that pays."""
     cdef Py_ssize_t B = call.job.B
     cdef size_t between = between_size(call, B), each
     cdef char* scratch
