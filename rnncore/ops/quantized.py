@@ -6,7 +6,8 @@ float32 at each step, to even.
 
 DynamicQuantizeLSTM has what ONNX Runtime's has: the whole input is quantized by its own range once for each direction,
 the hidden state of all rows together before every step (with one thread; with more, ONNX Runtime may quantize blocks of
-rows by themselves).
+rows by themselves). Its sigmoid and tanh are ONNX Runtime's quotients of polynomials, in float32: see
+passes/quantized.py for why.
 """
 
 from __future__ import annotations
@@ -481,7 +482,11 @@ def _quantized_product(matrix, x, scale):
 
 
 def _sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    return _native.rational("sigmoid", x) if x.dtype == np.float32 else 1 / (1 + np.exp(-x))
+
+
+def _tanh(x):
+    return _native.rational("tanh", x) if x.dtype == np.float32 else np.tanh(x)
 
 
 def _reversed(x, lengths):
@@ -509,8 +514,8 @@ def _lstm_direction(attributes, x, lengths, w, w_scale, r, r_scale, bias, peepho
         i = _sigmoid(limit(zi + pi * c + bi))
         f = 1 - i if attributes["input_forget"] else _sigmoid(limit(zf + pf * c + bf))
         runs = (step < lengths)[:, None]
-        c = np.where(runs, f * c + i * np.tanh(limit(zc + bc)), c)
-        y[step] = np.where(runs, _sigmoid(limit(zo + po * c + bo)) * np.tanh(c), 0)
+        c = np.where(runs, f * c + i * _tanh(limit(zc + bc)), c)
+        y[step] = np.where(runs, _sigmoid(limit(zo + po * c + bo)) * _tanh(c), 0)
         h = y[step]
         final_h = np.where(runs, h, final_h)
     return y, final_h, np.where((lengths > 0)[:, None], c, 0)
