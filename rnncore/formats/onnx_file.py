@@ -152,8 +152,8 @@ def read_model(cursor: Cursor) -> OnnxModel:
     check_wire(data, cursor.place)
     try:
         onnx = needs_onnx()
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{cursor.place}: {error}") from None
+    except MissingPackageError as error:
+        raise MissingPackageError(f"{cursor.place}: {error}") from None
     from google.protobuf.message import DecodeError
 
     try:
