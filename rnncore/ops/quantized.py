@@ -17,7 +17,7 @@ import numpy as np
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
 from rnncore.ops.base import Op, Value, axis_of, broadcast, plain_size
-from rnncore.ops.checks import need, need_scalar
+from rnncore.ops.checks import choice, need, need_scalar, number
 from rnncore.ops.convolution import Kept, convolve, pack_convolution
 from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images
 
@@ -412,17 +412,17 @@ LSTM_INPUTS = (
 def _lstm_infer(attributes, values):
     given = dict(zip(LSTM_INPUTS, values, strict=True))
     x, hidden = given["X"], plain_size("hidden_size", attributes["hidden_size"])
-    if attributes["direction"] not in DIRECTIONS:
-        raise SpecError(f"direction={attributes['direction']!r}, expected one of {', '.join(DIRECTIONS)}")
+    choice(attributes, "direction", tuple(DIRECTIONS))
     directions = len(DIRECTIONS[attributes["direction"]])
     usual = ("sigmoid", "tanh", "tanh") * directions
     names = attributes["activations"]
-    if names is not None and tuple(str(name).lower() for name in names) != usual:
-        raise SpecError(f"activations={list(names)}, expected Sigmoid, Tanh, Tanh for each direction")
+    named = isinstance(names, tuple) and tuple(str(name).lower() for name in names) == usual
+    if names is not None and not named:
+        raise SpecError(f"activations={names!r}, expected Sigmoid, Tanh, Tanh for each direction")
     if attributes["input_forget"] not in (0, 1):
         raise SpecError(f"input_forget={attributes['input_forget']!r}, expected 0 or 1")
     clip = attributes["clip"]
-    if clip is not None and (isinstance(clip, bool) or not isinstance(clip, (int, float)) or not clip > 0):
+    if clip is not None and not number(attributes, "clip") > 0:
         raise SpecError(f"clip={clip!r}, expected a positive number")
     need(x, ("float",), "X")
     if len(x.shape) != 3:
