@@ -55,8 +55,11 @@ class Batcher:
         )
         self.lengths, self.time = _ragged(self.spec, self.batch) if self.mergeable else (None, None)
 
-    def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool) -> Job:
-        """A request, checked: x is what the model is called with, or a mapping for its run. Raises as these do."""
+    def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool, copy: bool) -> Job:
+        """A request, checked: x is what the model is called with, or a mapping for its run. Raises as these do.
+
+        Without copy, nobody writes to the arrays that were given as long as the job lives.
+        """
         required = [entry.name for entry in self.spec.inputs if not entry.optional]
         given = dict(x) if isinstance(x, Mapping) else {required[0]: x}
         if not isinstance(x, Mapping) and len(required) != 1:
@@ -65,13 +68,15 @@ class Batcher:
             if value is not None:
                 given[name] = value
         found = accept_inputs(self.spec, given, self.model.dtype)
-        values = {name: np.array(value, order="C") for name, value in found.items() if value is not None}
+        own = np.array if copy else np.asarray
+        values = {name: own(value, order="C") for name, value in found.items() if value is not None}
         rows, steps = self._size(values)
         if self.lengths is not None and self.lengths in values:
             accept_lengths(self.lengths, values[self.lengths], rows, steps)
         before = None
         if state is not None:
-            before = accept_state(self.spec.stateful, state, rows, self.model.dtype).copy()
+            before = accept_state(self.spec.stateful, state, rows, self.model.dtype)
+            before = before.copy() if copy else before
         key = self._key(values, steps, before is not None)
         return Job(values, before, wants_state, isinstance(x, Mapping), key, rows, steps)
 

@@ -678,13 +678,10 @@ def test_cancelled_chunks_are_not_fed():
     with StreamEngine(model.pool(2)) as engine:
         engine.open("a")
         with engine._pool_lock:  # the first chunk begins, and waits
-            first = engine._submit(engine._chunk(engine._streams["a"], "a", x_of(1)[0], False), 0, None, False)
+            first = engine.submit(x_of(1)[0], stream="a")
             while not first.running():
                 time.sleep(0.001)
-            others = [
-                engine._submit(engine._chunk(engine._streams["a"], "a", x_of(i)[0], False), 0, None, False)
-                for i in range(2, 6)
-            ]
+            others = [engine.submit(x_of(i)[0], stream="a") for i in range(2, 6)]
             assert others[0].cancel() and others[2].cancel()
         wait([first, *others], 30)
         found = np.concatenate([future.result() for future in (first, others[1], others[3])])

@@ -182,7 +182,7 @@ class _Call:
 
     def __init__(self, metrics: AnswerMetrics, service: Service, route: str, id: str):
         self._metrics, self._service, self._route = metrics, service, route
-        self.id = id if REQUEST_ID.fullmatch(id) else new_id()
+        self.id = id if REQUEST_ID.fullmatch(id.encode()) else new_id()
         self.code, self.model = grpc.StatusCode.OK, ""
 
     def parse(self, kind: Any, data: bytes) -> Any:

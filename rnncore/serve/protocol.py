@@ -26,6 +26,13 @@ ID_CHARACTERS = 256
 REQUEST_KEYS = {"id", "parameters", "inputs", "outputs"}
 INPUT_KEYS = {"name", "shape", "datatype", "parameters", "data"}
 OUTPUT_KEYS = {"name", "parameters"}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON, send it as binary data")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
@@ -107,14 +114,10 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
 def load_json(text: bytes) -> Any:
     """JSON as the standard has it: no NaN. A Refusal where it is not."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Refusal(400, f"the body is not JSON: {reason}") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON, send it as binary data")
 
 
 def as_parameters(given: Mapping[str, Any]) -> InferRequest:
@@ -228,16 +231,16 @@ def _take_output(entry: dict[str, Any], request: InferRequest, expected: Expecte
 
 def write_infer(
     model: str, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
-) -> tuple[list[bytes], int | None]:
-    """The answer's body in parts, and the size of its JSON where raw bytes follow."""
+) -> tuple[bytes, int | None]:
+    """The answer's body, and the size of its JSON where raw bytes follow."""
     wanted = dict.fromkeys(outputs, request.binary) if request.outputs is None else request.outputs
     entries, raw = [], []
     for name, binary in wanted.items():
         array = outputs[name]
         entry: dict[str, Any] = {"name": name, "datatype": datatype(array.dtype), "shape": list(array.shape)}
         if binary:
-            raw.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-            entry["parameters"] = {"binary_data_size": len(raw[-1])}
+            raw.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
+            entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
             entry["data"] = json_of_array(name, array)
         entries.append(entry)
@@ -245,4 +248,4 @@ def write_infer(
     if request.id:
         answer["id"] = request.id
     head = ENCODER.encode(answer).encode()
-    return [head, *raw], len(head) if raw else None
+    return b"".join([head, *raw]), len(head) if raw else None

@@ -122,7 +122,7 @@ class ServedModel:
         timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
         if request.sequence is not None:
             return await self.sequences.infer(request, owner, timeout)
-        return await self.engine.infer(request.inputs, priority=-request.priority, timeout=timeout)
+        return await self.engine.infer(request.inputs, copy=False, priority=-request.priority, timeout=timeout)
 
     def _check_size(self, request: InferRequest) -> None:
         """Bounds what the network needs beside the request: rows times steps of each input."""
