@@ -59,7 +59,10 @@ def array_of_bytes(name: str, data: bytes | memoryview, shape: tuple[int, ...], 
         raise Refusal(400, f"input {name!r}: {len(data)} bytes, expected {expected} for {dtype} {list(shape)}")
     if dtype.kind == "b" and len(data) and np.frombuffer(data, np.uint8).max() > 1:
         raise Refusal(400, f"input {name!r}: a BOOL that is neither 0 nor 1")
-    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    array = np.frombuffer(data, dtype.newbyteorder("<"))
+    if not array.flags.aligned:  # a copy of bytes keeps the interpreter's lock, which numpy's would hand to a batch
+        array = np.frombuffer(bytes(data), array.dtype)
+    return array.reshape(shape)
 
 
 def array_of_json(name: str, data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
