@@ -429,6 +429,48 @@ def test_asyncio():
     asyncio.run(everything())
 
 
+def test_a_batch_wakes_an_event_loop_once():
+    model = tagger()
+
+    async def everything():
+        loop, calls = asyncio.get_running_loop(), []
+        with Held(model) as held:
+            asked = [held.engine.ask(x_of(i)) for i in range(1, 6)]
+            wake = loop.call_soon_threadsafe
+            loop.call_soon_threadsafe = lambda *given: calls.append(given) or wake(*given)
+            held.gate.set()
+            for i, one in enumerate(asked, 1):
+                same(await one, model(x_of(i)))
+            assert held.engine.metrics.batch_rows.sum == 6 and len(calls) == held.engine.metrics.batches - 1 == 1
+
+    asyncio.run(everything())
+
+
+def test_an_event_loop_that_ended_holds_up_nobody():
+    model = tagger()
+
+    async def leave(engine):
+        engine.ask(x_of(1))
+
+    with Held(model) as held:
+        asyncio.run(leave(held.engine))
+        other = held.engine.submit(x_of(2))
+        held.gate.set()
+        same(other.result(30), model(x_of(2)))
+        assert held.engine.metrics.completed == 3  # with the first of all
+
+
+def test_arrays_that_nobody_writes_to_are_not_copied():
+    model = tagger()
+    with Held(model) as held:
+        taken, copied = x_of(1).copy(), x_of(2).copy()
+        first, second = held.engine.submit(taken, copy=False), held.engine.submit(copied)
+        taken[:], copied[:] = x_of(3)[:, : taken.shape[1]], 0
+        held.gate.set()
+        same(first.result(30), model(taken))
+        same(second.result(30), model(x_of(2)))
+
+
 def test_asyncio_waits_for_room_without_holding_up_others():
     model = tagger()
 

@@ -1,6 +1,7 @@
 """The service as plain HTTP: who may ask, what is refused before anything of that size is made, what it tells."""
 
 import asyncio
+import io
 import json
 import logging
 import socket
@@ -133,6 +134,42 @@ def test_logs_are_lines_of_json(client, caplog):
     (found,) = [line for line in lines if line["event"] == "request"]
     assert found["request_id"] == "logged"
     assert (found["route"], found["model"], found["status"]) == ("infer", "tagger", 200)
+
+
+def test_lines_of_requests_are_written_together_and_in_order():
+    from rnncore.serve.logs import LOG, Lines, log, log_request
+
+    class Stream(io.StringIO):
+        writes = 0
+
+        def write(self, text):
+            self.writes += 1
+            super().write(text)
+            self.text = self.getvalue()
+
+    async def work():
+        for number in range(3):
+            log_request(request_id=str(number))
+        await asyncio.sleep(0.3)
+        log_request(request_id="3")
+        log("something else")
+
+    stream = Stream()
+    handler = Lines(stream)
+    level = LOG.level
+    LOG.addHandler(handler)
+    try:
+        LOG.setLevel(logging.INFO)
+        asyncio.run(work())
+        stream.close()
+        log("nobody reads it")  # and nobody suffers
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+    lines = [json.loads(line) for line in stream.text.splitlines()]
+    assert [line.get("request_id") for line in lines] == ["0", "1", "2", "3", None]
+    assert lines[0]["event"] == "request" and lines[-1]["event"] == "something else"
+    assert stream.writes == 3  # one more for what nobody reads
 
 
 def test_mounted_in_another_app(client):

@@ -94,7 +94,7 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
     if size > expected.most_json:
         raise Refusal(413, f"{size} bytes of JSON, expected at most {expected.most_json}: send binary data")
     found = _object("the request", load_json(body[:size] if size < len(body) else body))
-    _check_keys("the request", found, REQUEST_KEYS)
+    _check_keys(found, REQUEST_KEYS, "the request")
     request = as_parameters(_object("parameters", found.get("parameters", {})))
     request.id = found.get("id", "")
     if not isinstance(request.id, str) or len(request.id) > ID_CHARACTERS:
@@ -183,10 +183,12 @@ def _objects(what: str, value: Any) -> list[dict[str, Any]]:
     return [_object(f"an element of {what}", entry) for entry in value]
 
 
-def _check_keys(what: str, found: Mapping[str, Any], known: set[str]) -> None:
-    for name in found:
-        if name not in known:
-            raise Refusal(400, f"{what} has {short(name)}, expected {', '.join(sorted(known))}")
+def _check_keys(found: Mapping[str, Any], known: set[str], what: str, name: Any = None, part: str = "") -> None:
+    if found.keys() <= known:
+        return
+    whose = what if name is None else f"{what} {short(name)}{part}"
+    unknown = next(key for key in found if key not in known)
+    raise Refusal(400, f"{whose} has {short(unknown)}, expected {', '.join(sorted(known))}")
 
 
 def _name(what: str, entry: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
@@ -201,11 +203,11 @@ def _name(what: str, entry: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
 def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, expected: Expected) -> memoryview:
     """Adds an input to the request; returns the bytes behind its own."""
     name = _name("input", entry, request.inputs)
-    _check_keys(f"input {short(name)}", entry, INPUT_KEYS)
+    _check_keys(entry, INPUT_KEYS, "input", name)
     dtype = expected.dtype(name, entry.get("datatype"))
     shape = check_shape(name, entry.get("shape"), dtype.itemsize, expected.most_bytes)
-    parameters = _object(f"input {name!r}: parameters", entry.get("parameters", {}))
-    _check_keys(f"input {name!r}: parameters", parameters, {"binary_data_size"})
+    parameters = _object("an input's parameters", entry.get("parameters", {}))
+    _check_keys(parameters, {"binary_data_size"}, "input", name, ": parameters")
     if "binary_data_size" not in parameters:
         if "data" not in entry:
             raise Refusal(400, f"input {name!r} has neither data nor binary_data_size")
@@ -222,10 +224,10 @@ def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, 
 
 def _take_output(entry: dict[str, Any], request: InferRequest, expected: Expected) -> None:
     name = _name("output", entry, request.outputs)
-    _check_keys(f"output {short(name)}", entry, OUTPUT_KEYS)
+    _check_keys(entry, OUTPUT_KEYS, "output", name)
     expected.check_output(name)
-    parameters = _object(f"output {name!r}: parameters", entry.get("parameters", {}))
-    _check_keys(f"output {name!r}: parameters", parameters, {"binary_data"})
+    parameters = _object("an output's parameters", entry.get("parameters", {}))
+    _check_keys(parameters, {"binary_data"}, "output", name, ": parameters")
     request.outputs[name] = _flag("binary_data", parameters.get("binary_data", request.binary))
 
 

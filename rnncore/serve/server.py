@@ -16,7 +16,7 @@ import uvicorn
 from rnncore.errors import InputError
 from rnncore.serve.application import create_app
 from rnncore.serve.gate import LEAST_TOKEN
-from rnncore.serve.logs import LOG, REQUESTS, JsonLines, log
+from rnncore.serve.logs import LOG, REQUESTS, Lines, log
 from rnncore.serve.service import Service
 
 __all__ = ["Binding", "is_local", "read_tokens", "run"]
@@ -73,8 +73,7 @@ def run(service: Service, binding: Binding, request_log: bool = True) -> None:
 
     request_log  a line on stderr for each request, beside those for what the server itself does
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler = Lines(sys.stderr)
     for logger in (LOG, logging.getLogger("uvicorn"), logging.getLogger("uvicorn.error")):
         logger.handlers, logger.propagate = [handler], False
     LOG.setLevel(logging.INFO)
@@ -90,6 +89,7 @@ def run(service: Service, binding: Binding, request_log: bool = True) -> None:
         log_config=None,
         log_level="warning",
         access_log=False,
+        ws="none",
         server_header=False,
         proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens
         lifespan="on",

@@ -44,10 +44,12 @@ def check_shape(name: str, shape: Any, itemsize: int, most_bytes: int) -> tuple[
     """A shape as integers, whose array has at most so many bytes even if its zeros were ones."""
     if not isinstance(shape, (list, tuple)) or len(shape) > MOST_DIMENSIONS:
         raise Refusal(400, f"input {name!r}: shape is not a list of at most {MOST_DIMENSIONS} integers")
+    most = itemsize
     for size in shape:
         if type(size) is not int or size < 0:
             raise Refusal(400, f"input {name!r}: shape has {_short(size)}, expected integers from 0")
-    if math.prod(max(size, 1) for size in shape) * itemsize > most_bytes:
+        most *= size or 1
+    if most > most_bytes:
         raise Refusal(413, f"input {name!r}: shape {_short(list(shape))} needs more than {most_bytes} bytes")
     return tuple(shape)
 
