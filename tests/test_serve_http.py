@@ -439,6 +439,15 @@ def test_wrong_sequence_parameters(client, change, reason):
     refused(client.post(INFER, json=asked), 400, reason)
 
 
+def test_what_json_calls_an_integer(client):
+    x = np.full((1, 2, FEATURES), 0.5, np.float32)
+    asked = body(x, parameters={"sequence_id": 77.0, "sequence_start": True, "priority": 2.0, "timeout": 5e6})
+    asked["inputs"][0]["shape"] = [1.0, 2.0, 5]
+    found = client.post(INFER, json=asked).json()["outputs"][0]
+    assert found["shape"] == [1, 2, 4]
+    assert client.post(INFER, json=in_sequence(77, end=True)).status_code == 200  # the same sequence
+
+
 def test_a_sequence_has_one_row_and_no_lengths(client):
     refused(client.post(INFER, json={**in_sequence(1, True), **body(np.zeros((2, 1, FEATURES)))}), 400, "expected [1,")
     asked = in_sequence(1, start=True)

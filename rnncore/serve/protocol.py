@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from rnncore.serve.refusals import Refusal
-from rnncore.serve.tensors import array_of_bytes, array_of_json, check_shape, datatype, json_of_array
+from rnncore.serve.tensors import array_of_bytes, array_of_json, as_integer, check_shape, datatype, json_of_array
 
 __all__ = ["Expected", "InferRequest", "SequenceStep", "as_parameters", "parse_infer", "write_infer"]
 
 MOST_JSON_NAMES = 256
 DEFAULT_PRIORITY = 100
-MOST_PRIORITY = 1 << 32
+MOST_PRIORITY = (1 << 32) - 1
+MOST_TIMEOUT = MOST_BYTES = (1 << 63) - 1
+MOST_SEQUENCE_ID = (1 << 64) - 1
 ID_CHARACTERS = 256
 REQUEST_KEYS = {"id", "parameters", "inputs", "outputs"}
 INPUT_KEYS = {"name", "shape", "datatype", "parameters", "data"}
@@ -132,7 +134,7 @@ def as_parameters(given: Mapping[str, Any]) -> InferRequest:
         elif name == "priority":
             found.priority = _integer(name, value, MOST_PRIORITY) or DEFAULT_PRIORITY
         elif name == "timeout":
-            found.timeout = _integer(name, value, 1 << 63) / 1e6 or None
+            found.timeout = _integer(name, value, MOST_TIMEOUT) / 1e6 or None
         else:
             raise Refusal(400, f"parameter {short(name)} is not supported")
     found.sequence = _sequence(**sequence)
@@ -142,15 +144,17 @@ def as_parameters(given: Mapping[str, Any]) -> InferRequest:
 def _sequence(sequence_id: Any, sequence_start: Any, sequence_end: Any) -> SequenceStep | None:
     start, end = _flag("sequence_start", sequence_start), _flag("sequence_end", sequence_end)
     if sequence_id is None or sequence_id == 0 or sequence_id == "":
-        if start or end or isinstance(sequence_id, (bool, float)):
+        if start or end or isinstance(sequence_id, bool):
             raise Refusal(400, "sequence_start or sequence_end without a sequence_id, expected one that is not 0")
         return None
     if isinstance(sequence_id, str):
         if len(sequence_id) > ID_CHARACTERS:
             raise Refusal(400, f"sequence_id of {len(sequence_id)} characters, expected at most {ID_CHARACTERS}")
-    elif type(sequence_id) is not int or not 0 < sequence_id < 1 << 64:
+        return SequenceStep(sequence_id, start, end)
+    found = as_integer(sequence_id)
+    if found is None or not 0 < found <= MOST_SEQUENCE_ID:
         raise Refusal(400, f"sequence_id {short(sequence_id)}, expected a string or an integer of 64 bits")
-    return SequenceStep(sequence_id, start, end)
+    return SequenceStep(found, start, end)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -159,10 +163,11 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _integer(name: str, value: Any, end: int) -> int:
-    if type(value) is not int or not 0 <= value < end:
-        raise Refusal(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {end - 1}")
-    return value
+def _integer(name: str, value: Any, most: int) -> int:
+    found = as_integer(value)
+    if found is None or not 0 <= found <= most:
+        raise Refusal(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {most}")
+    return found
 
 
 def _header_length(text: str, most: int) -> int:
@@ -215,7 +220,7 @@ def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, 
         return rest
     if "data" in entry:
         raise Refusal(400, f"input {name!r} has both data and binary_data_size")
-    size = _integer("binary_data_size", parameters["binary_data_size"], 1 << 63)
+    size = _integer("binary_data_size", parameters["binary_data_size"], MOST_BYTES)
     if size > len(rest):
         raise Refusal(400, f"input {name!r}: binary_data_size {size}, but {len(rest)} bytes are left in the body")
     request.inputs[name] = array_of_bytes(name, rest[:size], shape, dtype)
