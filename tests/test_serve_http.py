@@ -268,6 +268,17 @@ def test_the_command_refuses_before_it_listens(tmp_path):
         assert result.exit_code in (1, 2) and reason in result.output, result.output
 
 
+def test_a_port_that_is_taken_is_an_error_of_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for words in (["--port", port], ["--port", "0", "--grpc-port", port]):
+            result = CliRunner().invoke(application, ["serve", "s=zoo:sunspots", *words])
+            assert result.exit_code == 1 and result.output.startswith(
+                f"error: cannot listen on 127.0.0.1 port {port}: "
+            )
+            assert result.output.count("\n") == 1, result.output
+
+
 def test_token_files(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("".join(f"{token}\n\n" for token in TOKENS))

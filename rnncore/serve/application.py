@@ -166,7 +166,8 @@ class _Handlers:
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    return refusal_response(Refusal(error.status_code, error.detail), request.state.request_id, error.headers)
+    more = ": openapi.json describes what is here" if error.status_code == 404 else ""
+    return refusal_response(Refusal(error.status_code, error.detail + more), request.state.request_id, error.headers)
 
 
 def _free(route: str, handler: Any) -> Any:
