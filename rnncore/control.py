@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,10 @@ class ControlStep:
         self.dtype = dtype
         self.names = node.names
         self.run = {"If": self._if, "Loop": self._loop, "Scan": self._scan}[node.op]
+
+    def reading(self, inputs: tuple[str, ...]) -> ControlStep:
+        """The same step with other values in the places of its inputs."""
+        return ControlStep(dataclasses.replace(self.node, inputs=inputs), self.branches, self.dtype, self.packed)
 
     def __call__(self, values: dict[str, Any], before: Any, after: dict[str, np.ndarray]) -> None:
         given = [values[name] if name else None for name in self.node.inputs]

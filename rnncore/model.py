@@ -7,7 +7,7 @@ the compiled time loop of rnncore.kernels; the others run their op.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -270,6 +270,34 @@ class Model:
         from rnncore.pool import StreamPool
 
         return StreamPool(self._program(lookahead, block, history), capacity, clock)
+
+    def over_time(
+        self,
+        carry: Mapping[str, str],
+        *,
+        chunk: int | None = None,
+        context: int = 0,
+        steps: Sequence[str] | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """A Model of sequences from a model of one step, which takes the states that the call before gave.
+
+            vad = rnncore.load("vad.onnx").over_time({"state": "stateN"}, chunk=512, context=64, given={"sr": 16000})
+            probabilities = vad.stream().feed(samples)      # any number of samples: one row for each 512 of them
+
+        carry    inputs -> the outputs they are fed from, of one shape and dtype. They start from zeros
+        chunk    a step takes so many numbers of a signal, and
+        context  so many before them (zeros before the first). None: the input gets an axis of steps behind its batch
+        steps    the inputs that have a new value in each step; None: all that are not carried or given and have a shape
+        given    arrays for inputs, with a batch of 1: where a state starts, or what never changes
+
+        Returns a Model whose outputs are those that are not carried, with an axis of steps behind the batch; it gives
+        what calls one by one give. States of recurrent layers over a free time, and nothing else, become these
+        layers' own: the model then is as it was, without them. Raises InputError for what does not fit.
+        """
+        from rnncore.streaming.over_time import over_time
+
+        return over_time(self, carry, chunk, context, steps, given)
 
     @cached_property
     def unstreamable(self) -> str | None:

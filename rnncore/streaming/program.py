@@ -13,13 +13,13 @@ from rnncore.arguments import accept_array
 from rnncore.errors import InputError
 from rnncore.model import Model, nothing, op_step
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Input, Node
+from rnncore.spec import Control, Input, Node
 from rnncore.streaming.both_ways import BothWays
 from rnncore.streaming.flow import BATCH, Part, Plan
 from rnncore.streaming.timing import Timing
 from rnncore.threads import check_threads
 
-__all__ = ["Program", "padding_of"]
+__all__ = ["Program", "padding_of", "scan_states"]
 
 Values = dict[str, Any]
 
@@ -34,7 +34,8 @@ class Program:
         self.static = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "static"]
         self.lengths = [entry.name for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"]
         stateful = [part.node for part in plan.parts if part.how == "recurrent"]
-        self.ragged = plan.together and all(node.lengths is not None for node in stateful)
+        scans = any(part.how == "scan" for part in plan.parts)
+        self.ragged = plan.together and not scans and all(node.lengths is not None for node in stateful)
         self.timings = plan.timings
         self.repeats = [
             part.node.name
@@ -43,7 +44,7 @@ class Program:
         ]
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
-        plain = plan.together and not self.repeats and all(part.how != "last" for part in plan.parts)
+        plain = plan.together and not (self.repeats or scans)
         self.plain = [
             step
             for part, step in zip(plan.parts, self.steps, strict=True)
@@ -69,6 +70,8 @@ class Program:
             inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
             alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
             return op_step(alone, model.weights, model.dtype, threads)
+        if part.how == "scan":
+            return model._steps[part.place].reading((*scan_states(node), *node.inputs[node.carried :]))
         if part.how == "blocks":
             return BothWays(node, model, threads)
         if isinstance(node, Node) and node.op == "Embedding":
@@ -126,3 +129,8 @@ class Program:
 def padding_of(part: Part, dtype: np.dtype) -> float | int:
     """What stands around the sequence, as a number of that dtype."""
     return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
+
+
+def scan_states(node: Control) -> tuple[str, ...]:
+    """The names under which a stream keeps the states of a Scan, in their order."""
+    return tuple(f"{node.name}.state.{place}" for place in range(node.carried))

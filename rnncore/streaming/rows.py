@@ -18,11 +18,11 @@ import numpy as np
 from rnncore.arguments import without_padding
 from rnncore.errors import InputError, StateError, UnsupportedError
 from rnncore.formats._cursor import shown
-from rnncore.ops import numpy_dtype
+from rnncore.ops import Value, numpy_dtype
 from rnncore.state import State
 from rnncore.streaming.flow import Flow, Part
-from rnncore.streaming.program import Program, padding_of
-from rnncore.streaming.run import Run
+from rnncore.streaming.program import Program, padding_of, scan_states
+from rnncore.streaming.run import Run, rows_first
 
 __all__ = ["Rows"]
 
@@ -69,17 +69,18 @@ class Rows:
         elif part.how == "history":
             for name in dict.fromkeys(node.inputs):
                 self._keep(f"{node.name}.history.{name}", flows[name], self.program.plan.history - 1)
+        elif part.how == "scan":
+            for key, start in zip(scan_states(node), node.inputs, strict=False):
+                value, batch = flows[start].value, flows[start].batch
+                rest = _plain_sizes(key, value, [size for axis, size in enumerate(value.shape) if axis != batch])
+                self.arrays[key] = np.zeros((self.capacity, *rest), numpy_dtype(value.dtype, dtype))
         elif part.how == "last":
             self._keep(f"{node.name}.last", flows[node.inputs[0]], 1)
 
     def _keep(self, name: str, flow: Flow, most: int) -> None:
         """Room for at most so many steps of a value in each row."""
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
-        free = [size for size in rest if not isinstance(size, int)]
-        if free:
-            raise UnsupportedError(
-                f"{name}: values are {flow.value}, expected no free sizes but the batch and the time"
-            )
+        rest = _plain_sizes(name, flow.value, rest)
         dtype = numpy_dtype(flow.value.dtype, self.program.model.dtype)
         self.arrays[name] = np.zeros((self.capacity, most, *rest), dtype)
 
@@ -102,6 +103,9 @@ class Rows:
             if part.how == "window":
                 array = self.arrays[f"{node.name}.context"]
                 array[rows] = padding_of(part, array.dtype)
+            elif part.how == "scan":
+                for key, start in zip(scan_states(node), node.inputs, strict=False):
+                    self.arrays[key][rows] = rows_first(self._of_static(start, rows), plan.flows[start].batch)
             if part.how not in ("recurrent", "blocks"):
                 continue
             for place, key in enumerate(node.state_shapes(1)):
@@ -217,8 +221,7 @@ class Rows:
     def load(self, rows: Any, found: Mapping[str, np.ndarray]) -> None:
         """Make rows what save gave, which was checked."""
         static = {name.removeprefix("static."): array for name, array in found.items() if name.startswith("static.")}
-        if static:
-            self._set_static(rows, {entry.name: static.get(entry.name) for entry in self.program.static})
+        self._set_static(rows, {entry.name: static.get(entry.name) for entry in self.program.static})
         for name, array in self.arrays.items():
             if name in self.recurrent:
                 array[:, rows] = found[name]
@@ -390,6 +393,13 @@ class Rows:
         updates.append((rows, run.updates))
         outputs = self._own_outputs(values, [*given.values(), *run.updates.values()])
         return outputs, {timing: after - earlier for timing, (earlier, after) in counts.items()}, lengths
+
+
+def _plain_sizes(name: str, value: Value, sizes: list[int | str]) -> list[int]:
+    """The sizes of what is kept of a value in each row."""
+    if not all(isinstance(size, int) for size in sizes):
+        raise UnsupportedError(f"{name}: values are {value}, expected no free sizes but the batch and the time")
+    return sizes
 
 
 def _zeros_behind(array: np.ndarray, flow: Flow, lengths: np.ndarray) -> np.ndarray:

@@ -12,13 +12,13 @@ from rnncore.spec import Node, Recurrent
 from rnncore.state import State
 from rnncore.streaming.both_ways import BothWays
 from rnncore.streaming.flow import Flow, Part
-from rnncore.streaming.program import padding_of
+from rnncore.streaming.program import padding_of, scan_states
 from rnncore.streaming.timing import INPUT, Timing
 
 if TYPE_CHECKING:
     from rnncore.streaming.rows import Rows
 
-__all__ = ["Run"]
+__all__ = ["Run", "rows_first"]
 
 Values = dict[str, Any]
 
@@ -126,6 +126,19 @@ class Run:
         self.updates.update(after)
         if node.name in self.rows.program.repeats:
             self._repeat(node, before[names[0]][-1])
+
+    def _scan(self, part: Part, step: Any) -> None:
+        node, own = part.node, dict(self._in_time(part))
+        states = list(zip(scan_states(node), node.inputs, node.names, strict=False))
+        for key, start, name in states:
+            own[key] = self.values[name] = _row_at(self.rows.arrays[key][self.members], self.plan.flows[start].batch)
+        if self.new(part.timing) == 0:
+            self._empty_names(node.names)
+            return
+        step(own, None, {})
+        self.values.update({name: own[name] for name in node.names})
+        for key, start, name in states:
+            self._store(key, rows_first(own[name], self.plan.flows[start].batch))
 
     def _made(self, node: Any, endings: Sequence[str] = ()) -> list[str]:
         """Names that a recurrent node may give to sequences, and those with these endings."""
@@ -238,3 +251,13 @@ class Run:
         own = {**self.values, source: self._back(steps, flow)}
         step(own, None, {})
         self.values[node.name] = own[node.name]
+
+
+def rows_first(array: np.ndarray, batch: int | None) -> np.ndarray:
+    """A value without a time, its rows first; with a row of its own where it has none."""
+    return array[None] if batch is None else np.moveaxis(array, batch, 0)
+
+
+def _row_at(array: np.ndarray, batch: int | None) -> np.ndarray:
+    """The same back."""
+    return array[0] if batch is None else np.ascontiguousarray(np.moveaxis(array, 0, batch))
