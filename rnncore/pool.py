@@ -46,7 +46,7 @@ class StreamPool:
         self._program, self._clock = program, clock
         self._owner = Owner()
         self._slots = Slots(int(capacity))
-        self._rows = Rows(program, int(capacity))
+        self._rows = Rows(program, int(capacity), side_by_side=True)
         self._handles: dict[Hashable, int] = {}
         self._finished: set[int] = set()
         node = bare_stack(program)
@@ -181,7 +181,7 @@ class StreamPool:
             if y is not None:
                 return y
         given = x if isinstance(x, Mapping) else {self._only_input().name: x}
-        new, accepted = batch_of_chunk(self._program, given, count)
+        new, accepted = batch_of_chunk(self._program, given, count, side_by_side=True)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, count, new)
         check = None if out is None else lambda outputs: check_out(out, _only(outputs))
         outputs, _ = self._advance(handles, accepted, new, lengths, check=check)
@@ -224,7 +224,7 @@ class StreamPool:
         handles = np.array([self._handle(id) for id in chunks], np.int64)
         given, lengths = self._padded(chunks)
         new = int(lengths.max())
-        accepted = self._program.accept(given, len(handles), self._program.given, "pool")
+        accepted = self._program.accept(given, len(handles), self._program.given, "pool", side_by_side=True)
         outputs, counts = self._advance(handles, accepted, new, lengths)
         single = [np.ndim(chunk) == 1 and self._takes_single(chunk) for chunk in chunks.values()]
         return {id: self._of_row(outputs, counts, row, single[row]) for row, id in enumerate(chunks)}
@@ -242,11 +242,11 @@ class StreamPool:
         """What belongs to one row, in arrays of its own: its steps without the batch, a single one without the time."""
         found, flows = {}, self._program.plan.flows
         for name, array in outputs.items():
-            flow = flows[name]
-            one, time = array, flow.time
-            if flow.batch is not None:
-                one = np.take(array, row, axis=flow.batch)
-                time = None if time is None else time - (time > flow.batch)
+            batch, time = self._program.axes(flows[name], True)
+            one = array
+            if batch is not None:
+                one = np.take(array, row, axis=batch)
+                time = None if time is None else time - (time > batch)
             if time is not None:
                 one = one[(slice(None),) * time + (0 if single else slice(counts[name][row]),)]
             found[name] = np.array(one)
@@ -308,7 +308,8 @@ class StreamPool:
         room = np.zeros((len(pieces), counts.max(), *rest.pop()), wanted)
         for row, piece in enumerate(pieces):
             room[row, : len(piece)] = piece
-        return room if flow.batch is None else np.moveaxis(room, (0, 1), (flow.batch, flow.time))
+        batch, time = self._program.axes(flow, True)
+        return np.moveaxis(room, (0, 1), (batch, time))
 
     def finish(self, id: Hashable) -> Any:
         """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""

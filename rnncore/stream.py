@@ -318,11 +318,13 @@ def _with_mask(given: dict[str, Any], mask: Any, axis: int | None) -> dict[str, 
     return given
 
 
-def batch_of_chunk(program: Program, given: Mapping[str, Any], batch: int) -> tuple[int, dict[str, Any]]:
-    """Number of new steps, and the inputs checked."""
-    accepted = program.accept(given, batch, program.given, "stream")
-    flows = program.plan.flows
-    counts = {name: array.shape[flows[name].time] for name, array in accepted.items() if array is not None}
+def batch_of_chunk(
+    program: Program, given: Mapping[str, Any], batch: int, side_by_side: bool = False
+) -> tuple[int, dict[str, Any]]:
+    """Number of new steps, and the inputs checked; side_by_side as for Program.accept."""
+    accepted = program.accept(given, batch, program.given, "pool" if side_by_side else "stream", side_by_side)
+    axes = {name: program.axes(program.plan.flows[name], side_by_side) for name in accepted}
+    counts = {name: array.shape[axes[name][1]] for name, array in accepted.items() if array is not None}
     if len(set(counts.values())) > 1:
         raise InputError(f"inputs of different numbers of steps: {counts}")
     return next(iter(counts.values())), accepted

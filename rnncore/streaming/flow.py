@@ -17,6 +17,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from rnncore.apart import mixing
@@ -114,33 +115,33 @@ class Plan:
     block: int
     history: int
 
-    @property
+    @cached_property
     def timings(self) -> list[Timing]:
         found = [part.timing for part in self.parts if part.timing is not None]
         return list(dict.fromkeys([INPUT, *found, *(part.window.of for part in self.parts if part.window)]))
 
-    @property
+    @cached_property
     def together(self) -> bool:
         """Whether rows with chunks of different lengths can run in one batch: no node keeps steps for later."""
         kept = ("window", "blocks", "history", "last")
         return not self.fixed and all(part.how not in kept and not part.waiting for part in self.parts)
 
-    @property
+    @cached_property
     def settled(self) -> int:
         """Steps of the input after which what waits anywhere repeats with ``period``."""
         histories = self.history if any(part.how == "history" for part in self.parts) else 0
         return max(timing.settled for timing in self.timings) + histories * self.slowest
 
-    @property
+    @cached_property
     def slowest(self) -> int:
         """The most steps of the input for one of any value."""
         return max(-(-timing.rate[1] // timing.rate[0]) for timing in self.timings)
 
-    @property
+    @cached_property
     def period(self) -> int:
         return joined(self.timings).period
 
-    @property
+    @cached_property
     def latency(self) -> int:
         """Steps of the input that the latest output lags behind, at most: 0 where each step is answered at once."""
         timings = [self.flows[name].timing for name in self.spec.outputs if self.flows[name].kind == "steps"]

@@ -248,8 +248,8 @@ class _Loop:
     def _check_size(self, name: str, size: int | str, axis: int) -> None:
         if isinstance(size, int) and size != self.chunk + self.context:
             raise InputError(
-                f"chunk={self.chunk} and context={self.context}: input {name!r} is {self.entries[name].value}, "
-                f"expected {size} numbers together along axis {axis}"
+                f"chunk={self.chunk} and context={self.context} are {self.chunk + self.context} numbers, "
+                f"expected {size}, which input {name!r}, {self.entries[name].value}, has along axis {axis}"
             )
 
 

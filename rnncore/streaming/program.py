@@ -15,7 +15,7 @@ from rnncore.model import Model, nothing, op_step
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Control, Input, Node
 from rnncore.streaming.both_ways import BothWays
-from rnncore.streaming.flow import BATCH, Part, Plan
+from rnncore.streaming.flow import BATCH, Flow, Part, Plan
 from rnncore.streaming.timing import Timing
 from rnncore.threads import check_threads
 
@@ -32,6 +32,8 @@ class Program:
         spec = plan.spec
         self.given = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "steps"]
         self.static = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "static"]
+        ends = (*(entry.name for entry in self.given), *spec.outputs)
+        self.bare = plan.fixed and any(plan.flows[name].batch is None for name in ends)
         self.lengths = [entry.name for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"]
         stateful = [part.node for part in plan.parts if part.how == "recurrent"]
         scans = any(part.how == "scan" for part in plan.parts)
@@ -44,6 +46,7 @@ class Program:
         ]
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
+        self.moving = [pair for pair in zip(plan.parts, self.steps, strict=True) if pair[0].how != "static"]
         plain = plan.together and not (self.repeats or scans)
         self.plain = [
             step
@@ -80,11 +83,10 @@ class Program:
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
         return model._steps[part.place]
 
-    def phase(self, steps: int) -> int:
-        """A number of steps after which the same steps are kept, and small."""
-        if steps < self.canonical:
-            return steps
-        return self.plan.settled + (steps - self.plan.settled) % self.plan.period
+    def phase(self, steps: np.ndarray) -> np.ndarray:
+        """Numbers of steps after which the same steps are kept, and small."""
+        settled = self.plan.settled
+        return np.where(steps < self.canonical, steps, settled + (steps - settled) % self.plan.period)
 
     def _counts(self, before: int, new: int, ended: bool) -> dict[Timing, tuple[int, int]]:
         """For each timing the steps known before and after."""
@@ -101,8 +103,19 @@ class Program:
                 found[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
         return found
 
-    def accept(self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str) -> Values:
-        """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there."""
+    def axes(self, flow: Flow, side_by_side: bool) -> tuple[int | None, int | None]:
+        """Where rows and time stand in a value. Side by side, what has no batch has its rows in front."""
+        if side_by_side and self.plan.fixed and flow.batch is None:
+            return 0, None if flow.time is None else flow.time + 1
+        return flow.batch, flow.time
+
+    def accept(
+        self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str, side_by_side: bool = False
+    ) -> Values:
+        """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there.
+
+        side_by_side  what has steps but no batch comes with its rows in front
+        """
         names = [entry.name for entry in entries]
         for name in given:
             if name not in names:
@@ -117,10 +130,11 @@ class Program:
                 found[entry.name] = None
                 continue
             shape = entry.shape
-            if self.plan.fixed and flow.batch is not None:  # rows side by side, each of which runs alone
-                shape = (*shape[: flow.batch], "B", *shape[flow.batch + 1 :])
+            rows, _ = self.axes(flow, side_by_side)
+            if self.plan.fixed and rows is not None:  # rows side by side, each of which runs alone
+                shape = (*shape[:rows], "B", *shape[rows + (flow.batch is not None) :])
             array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), shape, sizes)
-            if flow.batch is not None and array.shape[flow.batch] != batch:
+            if rows is not None and array.shape[rows] != batch:
                 raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
             found[entry.name] = array
         return found

@@ -33,10 +33,14 @@ MOST_STEPS = 1 << 60
 
 
 class Rows:
-    """The states of ``capacity`` rows. Not safe to use by two threads at once."""
+    """The states of ``capacity`` rows. Not safe to use by two threads at once.
 
-    def __init__(self, program: Program, capacity: int):
+    side_by_side: inputs and outputs that have no batch get rows in front, as a pool has them.
+    """
+
+    def __init__(self, program: Program, capacity: int, side_by_side: bool = False):
         self.program, self.capacity = program, capacity
+        self.side_by_side = side_by_side and program.bare
         self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
         if not program.plan.together:
             self.arrays["steps"] = np.zeros(capacity, np.int64)
@@ -72,8 +76,13 @@ class Rows:
         elif part.how == "scan":
             for key, start in zip(scan_states(node), node.inputs, strict=False):
                 value, batch = flows[start].value, flows[start].batch
-                rest = _plain_sizes(key, value, [size for axis, size in enumerate(value.shape) if axis != batch])
-                self.arrays[key] = np.zeros((self.capacity, *rest), numpy_dtype(value.dtype, dtype))
+                rest = list(value.shape)
+                if batch is not None:  # the batch and the first axis change places
+                    rest[batch], rest[0] = rest[0], rest[batch]
+                    del rest[0]
+                self.arrays[key] = np.zeros(
+                    (self.capacity, *_plain_sizes(key, value, rest)), numpy_dtype(value.dtype, dtype)
+                )
         elif part.how == "last":
             self._keep(f"{node.name}.last", flows[node.inputs[0]], 1)
 
@@ -254,8 +263,8 @@ class Rows:
         results = []
         with np.errstate(all="ignore"):
             for members, count, ragged in self._groups(rows, new, lengths):
-                whole = len(members) == len(rows)
-                part = given if whole and count == new else self._part(given, members, count)
+                whole = len(members) == len(rows) and count == new and not self.side_by_side
+                part = given if whole else self._part(given, members, count)
                 results.append(self._run(rows[members], part, count, ragged, ended, updates))
                 results[-1] = (members, *results[-1])
         outputs, counts = self._gathered(rows, results)
@@ -318,19 +327,26 @@ class Rows:
             lengths = None
         if program.plan.together and (lengths is None or program.ragged):
             return [(everyone, new, lengths)]
+        counts = np.full(len(rows), new) if lengths is None else lengths
+        if program.plan.fixed:
+            return [(np.array([place]), int(count), None) for place, count in enumerate(counts)]
+        phases = 0 * counts if program.plan.together else program.phase(self.arrays["steps"][rows])
+        if (phases == phases[:1]).all() and (counts == counts[:1]).all():
+            return [(everyone, int(counts[0]), None)] if len(rows) else []
         keys: dict[tuple[int, int], list[int]] = {}
-        for place, row in enumerate(rows):
-            count = new if lengths is None else int(lengths[place])
-            phase = 0 if program.plan.together else program.phase(int(self.arrays["steps"][row]))
-            keys.setdefault((count, phase, place if program.plan.fixed else 0), []).append(place)
-        return [(np.array(places), count, None) for (count, _, _), places in keys.items()]
+        for place, key in enumerate(zip(counts.tolist(), phases.tolist(), strict=True)):
+            keys.setdefault(key, []).append(place)
+        return [(np.array(places), count, None) for (count, _), places in keys.items()]
 
     def _part(self, given: Values, members: np.ndarray, count: int) -> Values:
         found = {}
         for name, array in given.items():
             flow = self.program.plan.flows[name]
             if array is not None and flow.kind == "steps":
-                array = array if flow.batch is None else np.take(array, members, axis=flow.batch)
+                if flow.batch is not None:
+                    array = np.take(array, members, axis=flow.batch)
+                elif self.side_by_side:
+                    array = array[members[0]]
                 array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(count),)])
             found[name] = array
         return found
@@ -346,32 +362,35 @@ class Rows:
                     counts[name][members] = known[flow.timing] if lengths is None else lengths
                     if lengths is not None:
                         found[name] = _zeros_behind(found[name], flow, lengths)
-        if len(results) == 1:
+        if len(results) == 1 and not self.side_by_side:
             return results[0][1], counts
         outputs = {}
         for name in plan.spec.outputs:
             flow = plan.flows[name]
-            if flow.batch is None:
+            batch, time = self.program.axes(flow, self.side_by_side)
+            if flow.batch is None and batch == 0:
+                results = [(members, {**found, name: found[name][None]}, *more) for members, found, *more in results]
+            if batch is None or len(results) == 1:
                 outputs[name] = results[0][1][name]
                 continue
             first = max((found[name] for _, found, _, _ in results), key=lambda array: array.size)
             shape = list(first.shape)
-            shape[flow.batch] = len(rows)
+            shape[batch] = len(rows)
             if flow.kind == "steps":
-                shape[flow.time] = int(counts[name].max())
+                shape[time] = int(counts[name].max())
             outputs[name] = np.zeros(shape, first.dtype)
             for members, found, _, _ in results:
                 index: list[Any] = [slice(None)] * len(shape)
-                index[flow.batch] = members
+                index[batch] = members
                 if flow.kind == "steps":
-                    index[flow.time] = slice(found[name].shape[flow.time])
+                    index[time] = slice(found[name].shape[time])
                 outputs[name][tuple(index)] = found[name]
         return outputs, counts
 
     def _run(self, rows, given, new, lengths, ended, updates):
         """One group: outputs by name, the steps known of each timing, and lengths."""
         program, plan = self.program, self.program.plan
-        before = 0 if plan.together else program.phase(int(self.arrays["steps"][rows[0]]))
+        before = 0 if plan.together else int(program.phase(self.arrays["steps"][rows[:1]])[0])
         counts = program.counts(before, new, ended)
         run = Run(self, rows, counts, ended)
         values = run.values
@@ -388,7 +407,7 @@ class Rows:
         for name, (of, axis) in program.model._padded.items():
             if values.get(of) is not None:
                 values[name] = without_padding(values[name], values[of], axis)
-        for part, step in zip(plan.parts, program.steps, strict=True):
+        for part, step in program.moving:
             run.part(part, step)
         updates.append((rows, run.updates))
         outputs = self._own_outputs(values, [*given.values(), *run.updates.values()])

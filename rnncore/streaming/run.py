@@ -37,8 +37,7 @@ class Run:
         return after - before
 
     def part(self, part: Part, step: Any) -> None:
-        if part.how != "static":
-            getattr(self, f"_{part.how}")(part, step)
+        getattr(self, f"_{part.how}")(part, step)
 
     def empty(self, flow: Flow) -> np.ndarray:
         """No steps of a value."""
@@ -86,6 +85,8 @@ class Run:
     # Kept steps stand as (rows, steps, ...), whatever the layout of the value.
 
     def _rows_first(self, array: np.ndarray, flow: Flow) -> np.ndarray:
+        if (flow.batch, flow.time) == (0, 1):
+            return array
         if flow.batch is None:
             return np.moveaxis(array, flow.time, 0)[None]
         return np.moveaxis(array, (flow.batch, flow.time), (0, 1))
@@ -93,7 +94,9 @@ class Run:
     def _back(self, steps: np.ndarray, flow: Flow) -> np.ndarray:
         if flow.batch is None:
             return np.ascontiguousarray(np.moveaxis(steps[0], 0, flow.time))
-        return np.ascontiguousarray(np.moveaxis(steps, (0, 1), (flow.batch, flow.time)))
+        if (flow.batch, flow.time) != (0, 1):
+            steps = np.moveaxis(steps, (0, 1), (flow.batch, flow.time))
+        return np.ascontiguousarray(steps)
 
     def _behind(self, name: str, flow: Flow, array: np.ndarray | None, kept: int) -> np.ndarray | None:
         """The steps that were kept under a name, and the new ones behind them; None where the value is absent."""
@@ -254,10 +257,10 @@ class Run:
 
 
 def rows_first(array: np.ndarray, batch: int | None) -> np.ndarray:
-    """A value without a time, its rows first; with a row of its own where it has none."""
-    return array[None] if batch is None else np.moveaxis(array, batch, 0)
+    """A value without a time, its rows in the first place; with a row of its own where it has none."""
+    return array[None] if batch is None else np.swapaxes(array, batch, 0)
 
 
 def _row_at(array: np.ndarray, batch: int | None) -> np.ndarray:
     """The same back."""
-    return array[0] if batch is None else np.ascontiguousarray(np.moveaxis(array, 0, batch))
+    return array[0] if batch is None else np.ascontiguousarray(np.swapaxes(array, 0, batch))
