@@ -253,7 +253,9 @@ def test_a_loop_of_torch_streams():
     ],
 )
 def test_a_scan_that_cannot_stream_says_why(change, message):
-    body = Spec([Input("s", "float", ("B", 3)), Input("e", "float", ("B", 3))], [Node("t", "Add", ("s", "e"))], ["t", "t"])
+    body = Spec(
+        [Input("s", "float", ("B", 3)), Input("e", "float", ("B", 3))], [Node("t", "Add", ("s", "e"))], ["t", "t"]
+    )
     nodes = [
         Recurrent("gru", GRU(3, 3), "x"),
         Node("x_last", "Gather", "x", {"axis": 1, "indices": -1}),
@@ -333,9 +335,9 @@ def test_a_voice_detector_streams_as_onnxruntime_is_called(file):
     session = onnxruntime.InferenceSession(str(reference))
     times = np.arange(512 * 40 + 200) / 16000
     chirp = np.sin(2 * np.pi * (150 + 400 * times) * times) * np.sin(9 * times) ** 2
-    x = np.stack([chirp, np.roll(chirp, 9000)]).astype(np.float32) * 0.5 + RNG.standard_normal(
-        (2, len(times))
-    ).astype(np.float32) * np.float32(0.01)
+    x = np.stack([chirp, np.roll(chirp, 9000)]).astype(np.float32) * 0.5 + RNG.standard_normal((2, len(times))).astype(
+        np.float32
+    ) * np.float32(0.01)
     state, context, expected = np.zeros((2, 2, 128), np.float32), np.zeros((2, 64), np.float32), []
     for first in range(0, 512 * 40, 512):
         window = np.concatenate((context, x[:, first : first + 512]), axis=1)

@@ -70,7 +70,8 @@ class _Loop:
         entry, array = self.entries[name], np.asarray(value)
         dtype = numpy_dtype(entry.dtype, self.of.dtype)
         fits = array.ndim == len(entry.shape) and all(
-            found == (1 if isinstance(size, str) else size) for found, size in zip(array.shape, entry.shape, strict=True)
+            found == (1 if isinstance(size, str) else size)
+            for found, size in zip(array.shape, entry.shape, strict=True)
         )
         if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
             raise InputError(f"given: {name}: {array.dtype} {array.shape}, expected {entry.value} with free sizes of 1")

@@ -53,15 +53,16 @@ class Run:
                 self.values[name] = self.empty(self.plan.flows[name])
 
     def _steps(self, part: Part, step: Any) -> None:
-        node = part.node
         own = self._in_time(part)
-        if self.new(part.timing) == 0 and all(self.plan.flows[name].kind == "steps" for name in node.names):
-            self._empty_names(node.names)
+        before, after = self.counts[part.timing]
+        if after == before and all(self.plan.flows[name].kind == "steps" for name in part.node.names):
+            self._empty_names(part.node.names)
             return
         step(own, None, {})
-        for name in node.names:
-            if name in own:  # an Embedding that was folded gives nothing
-                self.values[name] = own[name]
+        if own is not self.values:
+            for name in part.node.names:
+                if name in own:  # an Embedding that was folded gives nothing
+                    self.values[name] = own[name]
 
     def _running(self, part: Part, step: Any) -> None:
         step(self.values, None, {})
