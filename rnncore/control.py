@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class ControlStep:
             rows.append(found[1 + len(carried) :])
             step += 1
         outputs = self.node.branches[0].outputs[1 + len(carried) :]
-        return [*carried, *(self._stack([row[i] for row in rows], name, 0) for i, name in enumerate(outputs))]
+        return [*carried, *(self._stack([row[i] for row in rows], name, 0, {}) for i, name in enumerate(outputs))]
 
     def _scan(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
         node, carried = self.node, given[: self.node.carried]
@@ -89,14 +89,20 @@ class ControlStep:
             carried = found[: len(carried)]
         outputs = node.branches[0].outputs[len(carried) :]
         places = node.output_axes or (0,) * len(outputs)
+        sizes = {} if rows else self._sizes([*(array.shape for array in carried), *(a.shape[1:] for a in sequences)])
         turned = node.output_backward or (False,) * len(outputs)
         return [
             *carried,
             *(
-                self._stack([row[i] for row in (rows[::-1] if turned[i] else rows)], name, places[i])
+                self._stack([row[i] for row in (rows[::-1] if turned[i] else rows)], name, places[i], sizes)
                 for i, name in enumerate(outputs)
             ),
         ]
+
+    def _sizes(self, shapes: list[tuple[int, ...]]) -> dict[str, int]:
+        """What the names in the shapes of the body's first inputs stand for."""
+        entries = zip(self.node.branches[0].inputs, shapes, strict=False)
+        return {name: size for entry, shape in entries for name, size in zip(entry.shape, shape, strict=True)}
 
     def _moved(self, sequences: list[np.ndarray]) -> list[np.ndarray]:
         """A Scan's sequences with their steps in front, in the order in which it goes."""
@@ -112,7 +118,8 @@ class ControlStep:
         backward = node.backward or (False,) * len(sequences)
         return [array[::-1] if back else array for array, back in zip(sequences, backward, strict=True)]
 
-    def _stack(self, rows: list[np.ndarray], name: str, axis: int) -> np.ndarray:
+    def _stack(self, rows: list[np.ndarray], name: str, axis: int, sizes: Mapping[str, int]) -> np.ndarray:
+        """What was collected; of no steps with these sizes, as far as they are known."""
         if len(rows) == 1:
             return rows[0][(slice(None),) * (axis % (rows[0].ndim + 1)) + (None,)]
         if rows:
@@ -120,7 +127,7 @@ class ControlStep:
                 raise InputError(f"node {self.node.name!r} ({self.node.op}): steps of different shapes in {name!r}")
             return np.stack(rows, axis=axis)
         value = self.node.branches[0].values[name]
-        shape = [size if isinstance(size, int) else 0 for size in value.shape]
+        shape = [size if isinstance(size, int) else sizes.get(size, 0) for size in value.shape]
         shape.insert(axis % (len(shape) + 1), 0)
         return np.zeros(shape, numpy_dtype(value.dtype, self.dtype))
 

@@ -313,8 +313,10 @@ class Model:
         """SHA-256 of Spec, weights and dtype, in hexadecimal digits: what saved states are bound to."""
         return fingerprint(self._spec, self._weights, self._dtype)
 
-    def _program(self, lookahead: int | None, block: int | None, history: int | None) -> Program:
-        """How the model streams with these options; made once."""
+    def _program(
+        self, lookahead: int | None, block: int | None, history: int | None, time: str | None = None
+    ) -> Program:
+        """How the model streams with these options; made once. time: the name that it has in the inputs' shapes."""
         from rnncore.streaming.flow import plan
         from rnncore.streaming.program import Program
 
@@ -323,7 +325,7 @@ class Model:
             plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if value is not None and not (plain and value >= least):
                 raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
-        key = (lookahead, block, history)
+        key = (lookahead, block, history, time)
         if key not in self._programs:
             self._programs[key] = Program(self, plan(self._spec, *key))
         return self._programs[key]

@@ -159,6 +159,7 @@ def test_chunks_of_a_signal_with_what_stands_before_them():
         expected.append(out["y"])
     expected = np.stack(expected, axis=1)
     loop = model.over_time({"state": "state_next"}, chunk=4, context=2)
+    assert loop(x[:, :3]).shape == (2, 0)
     np.testing.assert_array_equal(loop(x), expected)
     stream = loop.stream(2)
     assert stream.latency == 3

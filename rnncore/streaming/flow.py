@@ -155,20 +155,27 @@ def _lag(timing: Timing) -> int:
     return max((n * per - timing.count(n) * steps) // per for n in range(least, least + timing.period))
 
 
-def plan(spec: Spec, lookahead: int | None = None, block: int | None = None, history: int | None = None) -> Plan:
+def plan(
+    spec: Spec,
+    lookahead: int | None = None,
+    block: int | None = None,
+    history: int | None = None,
+    time: str | None = None,
+) -> Plan:
     """How the Spec streams; UnsupportedError that names the node which prevents it.
 
     lookahead  steps that bidirectional layers may look ahead, and block: how many they then give at a time
     history    steps that causal attention looks back on, the present one included
+    time       the name of the time in the inputs' shapes; None: the only one that it can be
     """
-    return _Follower(spec, lookahead, block or max(1, lookahead or 1), history).plan()
+    return _Follower(spec, lookahead, block or max(1, lookahead or 1), history, time).plan()
 
 
 class _Follower:
-    def __init__(self, spec: Spec, lookahead: int | None, block: int, history: int | None):
+    def __init__(self, spec: Spec, lookahead: int | None, block: int, history: int | None, time: str | None):
         self.spec, self.lookahead, self.block, self.history = spec, lookahead, block, history
         self.flows: dict[str, Flow] = {}
-        self.time, batch = _time_and_batch(spec)
+        self.time, batch = _time_and_batch(spec, time)
         self.fixed = batch == 1
         self.marked = _marked_inputs(spec, self.time, batch)
 
@@ -231,10 +238,10 @@ class _Follower:
         for flow in given.values():
             if flow.kind == "none":
                 self._refuse(node, flow.reason)
-        if isinstance(node, Recurrent):
-            return self._recurrent(place, node)
-        if isinstance(node, AttentionDecoder):
-            return self._decoder(place, node)
+        if isinstance(node, (Recurrent, AttentionDecoder)):
+            if all(flow.kind == "static" for flow in given.values()):  # an encoder, beside what is streamed
+                return self._give(node, Part(node, place, "static"), "static", None)
+            return self._recurrent(place, node) if isinstance(node, Recurrent) else self._decoder(place, node)
         kinds = {flow.kind for flow in given.values()}
         if "lengths" in kinds:
             self._refuse(node, "it reads the lengths, which a stream only knows of each chunk")
@@ -279,7 +286,7 @@ class _Follower:
         return data if plain else None
 
     def _give(self, node: Any, part: Part, kind: str, timing: Timing | None) -> Part:
-        for name in node.names:
+        for name in node.infer(self.marked):
             self._add(name, kind, timing, _what(node))
         return part
 
@@ -342,7 +349,8 @@ class _Follower:
         how = op.over_time(node.attributes, rank, axis)
         if node.op == "Gather" and node.inputs[0] not in steps:
             how = "pointwise"  # rows of a table
-        if node.op in ATTENTION and list(steps) == [node.inputs[0]] and not node.attributes.get("causal"):
+        moving = [name for name in node.inputs if name in steps]
+        if node.op in ATTENTION and moving == [node.inputs[0]] and not node.attributes.get("causal"):
             how = "pointwise"  # each query for itself, of a memory that is there
         if how == "whole" and node.op in ("Reshape", "Expand") and self._keeps_time(node, first):
             how = "pointwise"
@@ -549,13 +557,18 @@ def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, i
             yield node, spec.values[node.input].shape, 1 - batch_axis, batch_axis
 
 
-def _time_and_batch(spec: Spec) -> tuple[str, int | str]:
-    """The name that the time has in the inputs' shapes, and the batch's name or size."""
+def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
+    """The name that the time has in the inputs' shapes, and the batch's name or size.
+
+    time: the name, where it is known; what goes along another time then is no business of the stream.
+    """
     named = {size for entry in spec.inputs for size in entry.shape if isinstance(size, str)}
     times: dict[str, None] = {}
     batch: int | str = UNKNOWN
     for node, shape, time_axis, batch_axis in _along_time(spec):
         found = shape[time_axis]
+        if time is not None and (isinstance(found, int) or time not in re.findall(r"\w+", found)):
+            continue
         if isinstance(found, int):
             raise UnsupportedError(
                 f"{_what(node)} cannot be streamed: its input has {found} steps, expected a free size"
@@ -568,6 +581,8 @@ def _time_and_batch(spec: Spec) -> tuple[str, int | str]:
     if not times:
         times = dict.fromkeys(size for entry in spec.inputs for size in entry.shape[1:] if isinstance(size, str))
         times.pop(batch, None)
+    if time is not None:
+        times = {time: None}
     if len(times) != 1:
         found = ", ".join(times) or "none"
         raise UnsupportedError(f"the model cannot be streamed: free sizes that may be the time: {found}; expected one")
