@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rnncore.stream import Stream
     from rnncore.streaming.program import Program
 
-__all__ = ["Model"]
+__all__ = ["Model", "apart", "nothing", "op_step"]
 
 # What stands for "no state argument", so that None can mean "start from the beginning, and give me the state".
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
@@ -434,7 +434,7 @@ class Model:
         kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
-        return _apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
+        return apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
 
     def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
@@ -464,7 +464,7 @@ def _batch_of(spec: Spec, values: Values) -> int:
     return values[first.name].shape[0]
 
 
-def _apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
+def apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs that share no memory with each other or with ``kept``: the state, the caller's inputs, constants."""
     owners = {id(_owner(array)) for array in kept}
     found = {}

@@ -44,7 +44,7 @@ class StreamPool:
         if not plain or not 1 <= capacity <= MOST_STREAMS:
             raise InputError(f"capacity={capacity!r}, expected an integer from 1 to {MOST_STREAMS}")
         self._program, self._clock = program, clock
-        self._owner = Owner()
+        self._owned = _Owned(Owner())
         self._slots = Slots(int(capacity))
         self._rows = Rows(program, int(capacity), side_by_side=True)
         self._handles: dict[Hashable, int] = {}
@@ -64,7 +64,7 @@ class StreamPool:
         inputs  the model's inputs without a time axis, by name, with a batch of 1. Streams of one pool share their
                 sizes. Raises StreamError where the pool is full or the id is taken.
         """
-        with self._owned():
+        with self._owned:
             static = self._program.accept(inputs or {}, 1, self._program.static, "pool")
             return self._open(id, lambda slot: self._rows.reset(np.array([slot]), static))
 
@@ -84,7 +84,7 @@ class StreamPool:
 
     def close(self, id: Hashable) -> None:
         """End a stream; its slot is free."""
-        with self._owned():
+        with self._owned:
             self._close(id)
 
     def _close(self, id: Hashable) -> None:
@@ -138,7 +138,7 @@ class StreamPool:
 
         keep  is called with id and saved bytes of each before it is closed, so that it can be loaded when it comes back
         """
-        with self._owned():
+        with self._owned:
             found = self.idle(seconds)
             for id in found:
                 if keep is not None:
@@ -163,7 +163,7 @@ class StreamPool:
 
         Raises StreamError (a stream that is not open, finished, or twice in one step) and InputError.
         """
-        with self._owned():
+        with self._owned:
             if handles is None:
                 if lengths is not None or out is not None:
                     raise InputError("lengths and out belong to a step with handles")
@@ -191,6 +191,8 @@ class StreamPool:
         return out
 
     def _accept_handles(self, handles: Any) -> np.ndarray:
+        if type(handles) is np.ndarray and handles.dtype == np.int64 and handles.ndim == 1 and handles.flags.carray:
+            return handles
         found = as_array("handles", handles)
         if found.ndim != 1 or found.dtype.kind not in "iu":
             raise InputError(f"handles: {found.dtype} {found.shape}, expected int64 (n,)")
@@ -313,7 +315,7 @@ class StreamPool:
 
     def finish(self, id: Hashable) -> Any:
         """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""
-        with self._owned():
+        with self._owned:
             handle = self._handle(id)
             outputs, counts = self._advance(np.array([handle]), {}, 0, None, ended=True)
             self._finished.add(handle)
@@ -323,14 +325,14 @@ class StreamPool:
 
     def reset(self, id: Hashable) -> None:
         """A stream back to its beginning."""
-        with self._owned():
+        with self._owned:
             handle = self._handle(id)
             self._rows.reset(np.array([self._slots.slot(handle)]))
             self._finished.discard(handle)
 
     def fork(self, id: Hashable, new: Hashable = None) -> int:
         """A new stream that goes on from where one is; returns its handle."""
-        with self._owned():
+        with self._owned:
             handle = self._handle(id)
             source = self._slots.slot(handle)
             found = self._open(new, lambda slot: self._rows.copy_rows(source, slot))
@@ -340,14 +342,14 @@ class StreamPool:
 
     def state(self, id: Hashable) -> State:
         """A copy of what a stream's recurrent layers carry, with a batch of 1."""
-        with self._owned():
+        with self._owned:
             slot = self._slots.slot(self._handle(id))
             arrays = self._rows.arrays
             return State({name: np.array(arrays[name][:, [slot]]) for name in arrays if name in self._rows.recurrent})
 
     def save(self, id: Hashable) -> bytes:
         """One stream as bytes: what Stream.save gives, and ``load`` here or there takes."""
-        with self._owned():
+        with self._owned:
             return self._save(id)
 
     def _save(self, id: Hashable) -> bytes:
@@ -359,7 +361,7 @@ class StreamPool:
 
         Raises FormatError for damaged bytes, StateError for those of another model and StreamError as ``open``.
         """
-        with self._owned():
+        with self._owned:
             found = arrays_from_bytes(data, self._program.fingerprint)
             self._rows.check_saved(found, 1)
             handle = self._open(id, lambda slot: self._rows.load(np.array([slot]), found))
@@ -369,7 +371,7 @@ class StreamPool:
 
     def save_all(self) -> bytes:
         """All streams as bytes, with their ids, which must be strings or integers."""
-        with self._owned():
+        with self._owned:
             ids = list(self._handles)
             for id in ids:
                 if type(id) not in (str, int):
@@ -380,7 +382,7 @@ class StreamPool:
 
     def load_all(self, data: bytes) -> None:
         """Open the streams that another pool saved, under their ids and beside those that are here: all or none."""
-        with self._owned():
+        with self._owned:
             found = arrays_from_bytes(data, self._program.fingerprint)
             ids = _ids(found.pop(IDS, None))
             self._rows.check_saved(found, len(ids))
@@ -412,12 +414,9 @@ class StreamPool:
     def __repr__(self) -> str:
         return f"<StreamPool of {self._program.model!r}: {len(self)} of {self.capacity} open>"
 
-    def _owned(self) -> _Owned:
-        return _Owned(self._owner)
-
 
 class _Owned:
-    """Holds an owner's flag, or is a StreamError."""
+    """Holds an owner's flag while a block runs, or is a StreamError."""
 
     __slots__ = ("owner",)
 

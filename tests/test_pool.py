@@ -216,7 +216,7 @@ def test_errors_leave_everyone_as_they_were(name):
 
 def test_two_users_get_an_error(pool):
     pool.open("a")
-    assert pool._owner.take()
+    assert pool._owned.owner.take()
     for use in (
         lambda: pool.step({"a": chunk()}),
         lambda: pool.open("b"),
@@ -227,7 +227,7 @@ def test_two_users_get_an_error(pool):
     ):
         with pytest.raises(StreamError, match="another thread"):
             use()
-    pool._owner.release()
+    pool._owned.owner.release()
     pool.step({"a": chunk()})
 
 

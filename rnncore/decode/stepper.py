@@ -314,7 +314,8 @@ def _streamed(model: Any, tokens: str, output: str, longest: int, ahead: str) ->
         return Streamed(model, tokens, output, longest)
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"{ahead}, so the model cannot go on token by token: {error}; expected steps that need only what came before"
+            f"{ahead}, so the model cannot go on token by token: {error}; expected steps that need only what came "
+            "before"
         ) from None
 
 

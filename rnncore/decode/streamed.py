@@ -14,7 +14,6 @@ import numpy as np
 from rnncore.arguments import accept_state
 from rnncore.errors import UnsupportedError
 from rnncore.model import Model
-from rnncore.state import State
 from rnncore.streaming.program import Program
 from rnncore.streaming.rows import Rows
 

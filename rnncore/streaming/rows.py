@@ -18,6 +18,7 @@ import numpy as np
 from rnncore.arguments import without_padding
 from rnncore.errors import InputError, StateError, UnsupportedError
 from rnncore.formats._cursor import shown
+from rnncore.model import apart
 from rnncore.ops import Value, numpy_dtype
 from rnncore.state import State
 from rnncore.streaming.flow import Flow, Part
@@ -312,13 +313,8 @@ class Rows:
     def _own_outputs(self, values: Values, others: list[np.ndarray | None]) -> Values:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
         held = [*others, *self.program.model._constants.values(), *self.static.values()]
-        held = [array for array in held if array is not None]
-        outputs: Values = {}
-        for name in self.program.plan.spec.outputs:
-            array = values[name]
-            outputs[name] = array.copy() if any(np.may_share_memory(array, other) for other in held) else array
-            held.append(outputs[name])
-        return outputs
+        found = [(name, values[name]) for name in self.program.plan.spec.outputs]
+        return apart(found, [array for array in held if array is not None])
 
     def _groups(self, rows, new, lengths):
         """(places in ``rows``, number of steps, lengths or None): what can run in one batch."""
