@@ -106,12 +106,15 @@ class StreamPool:
 
     def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
         """The handles of streams, int64 (n,), as ``step`` takes them with arrays."""
-        return np.array([self._handle(id) for id in ids], np.int64)
+        wanted = list(ids)  # which may use the pool while it is made
+        with self._owned:
+            return np.array([self._handle(id) for id in wanted], np.int64)
 
     @property
     def ids(self) -> tuple[Hashable, ...]:
         """The ids of the open streams, in the order of their opening."""
-        return tuple(self._handles)
+        with self._owned:
+            return tuple(self._handles)
 
     @property
     def capacity(self) -> int:
@@ -129,6 +132,10 @@ class StreamPool:
 
     def idle(self, seconds: float) -> list[Hashable]:
         """Ids of the streams that were not opened or stepped for so long, the oldest first."""
+        with self._owned:
+            return self._idle(seconds)
+
+    def _idle(self, seconds: float) -> list[Hashable]:
         now, used = self._clock(), self._slots.last_used
         ages = {id: now - used[self._slots.slot(handle)] for id, handle in self._handles.items()}
         return sorted((id for id, age in ages.items() if age >= seconds), key=ages.__getitem__, reverse=True)
@@ -139,7 +146,7 @@ class StreamPool:
         keep  is called with id and saved bytes of each before it is closed, so that it can be loaded when it comes back
         """
         with self._owned:
-            found = self.idle(seconds)
+            found = self._idle(seconds)
             for id in found:
                 if keep is not None:
                     keep(id, self._save(id))

@@ -72,11 +72,12 @@ class Stream:
         Returns what ``model(x)`` would: steps as far as they are known, and values without a time axis (last outputs,
         final states) as they are after this piece. Raises InputError and StreamError.
         """
-        if self._direct is not None and lengths is None and mask is None:
+        direct = self._direct  # read once: another thread may close the stream now
+        if direct is not None and lengths is None and mask is None:
             if not self._states_wanted:
-                y = self._direct.feed(x, out)
+                y = direct.feed(x, out)
             else:
-                y = None if out is not None else self._feed_with_states(x)
+                y = None if out is not None else self._feed_with_states(direct, x)
             if y is not None:
                 return y
         self._take()
@@ -90,9 +91,9 @@ class Stream:
         finally:
             self._owner.release()
 
-    def _feed_with_states(self, x: Any) -> dict[str, np.ndarray] | None:
+    def _feed_with_states(self, direct: DirectStream, x: Any) -> dict[str, np.ndarray] | None:
         """The short way for a model that gives final states beside its sequence."""
-        found = self._direct.feed(x, None, True)
+        found = direct.feed(x, None, True)
         if found is None:
             return None
         y, h, c = found
@@ -192,8 +193,12 @@ class Stream:
 
         May be set where the stream carries nothing else.
         """
-        rows = self._open_rows()
-        return State({name: rows.arrays[name].copy() for name in rows.arrays if name in rows.recurrent})
+        self._take()
+        try:
+            rows = self._open_rows()
+            return State({name: rows.arrays[name].copy() for name in rows.arrays if name in rows.recurrent})
+        finally:
+            self._owner.release()
 
     @state.setter
     def state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -240,7 +245,8 @@ class Stream:
         self.close()
 
     def __repr__(self) -> str:
-        found = "closed" if self.closed else f"batch {self._batch}, {self.nbytes} bytes"
+        rows = self._rows
+        found = "closed" if rows is None else f"batch {self._batch}, {rows.nbytes} bytes"
         return f"<Stream of {self._program.model!r}: {found}>"
 
     def _fingerprint(self) -> str:

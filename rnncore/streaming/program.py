@@ -53,6 +53,7 @@ class Program:
             for part, step in zip(plan.parts, self.steps, strict=True)
             if plain and part.how != "static" and step is not nothing
         ]
+        self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in spec.outputs]
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
         self.counts = lru_cache(maxsize=256)(self._counts)

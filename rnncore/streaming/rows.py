@@ -312,7 +312,8 @@ class Rows:
 
     def _own_outputs(self, values: Values, others: list[np.ndarray | None]) -> Values:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
-        held = [*others, *self.program.model._constants.values(), *self.static.values()]
+        kept = (self.program.model._constants.values(), self.static.values())
+        held = [*others, *kept[0], *kept[1], *(values[name] for name in self.program.counted)]
         found = [(name, values[name]) for name in self.program.plan.spec.outputs]
         return apart(found, [array for array in held if array is not None])
 
