@@ -41,6 +41,7 @@ class Stream:
         self._all = np.arange(self._batch)
         self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
         self._states_wanted = len(program.plan.spec.outputs) > 1
+        self._lacking = 0  # 1 where the last piece had no batch
         self._find_short_ways()
 
     def _find_short_ways(self) -> None:
@@ -79,6 +80,7 @@ class Stream:
             else:
                 y = None if out is not None else self._feed_with_states(direct, x)
             if y is not None:
+                self._lacking = int(x.ndim < 3)
                 return y
         self._take()
         try:
@@ -86,6 +88,7 @@ class Stream:
                 bare = self._batch == 1 and self._straight.lacks_batch(x)
                 outputs = self._straight(x[None] if bare else x)
                 if outputs is not None:
+                    self._lacking = int(bare)
                     return self._returned(outputs, int(bare))
             return self._feed(x, lengths, mask, out)
         finally:
@@ -112,6 +115,7 @@ class Stream:
         lengths = None if lengths is None else accept_chunk_lengths(lengths, self._batch, new)
         check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, lacking))
         outputs, _ = rows.advance(self._all, accepted, new, lengths, check=check)
+        self._lacking = min(lacking, 1)
         y = self._returned(outputs, lacking)
         if out is None:
             return y
@@ -121,7 +125,7 @@ class Stream:
     def finish(self) -> Any:
         """The outputs that still wait for steps to come: the sequence ends here.
 
-        Values without a time axis are as they were. Then the stream can only be reset, copied, saved or loaded.
+        As the last piece came: without a batch where that had none. Values without a time axis are as they were. Then the stream can only be reset, copied, saved or loaded.
         """
         self._take()
         try:
@@ -130,7 +134,7 @@ class Stream:
                 raise StreamError("this stream is finished already")
             outputs, _ = rows.advance(self._all, {}, 0, None, ended=True)
             self._direct = self._straight = None  # which do not know that a stream may have ended
-            return self._returned(outputs, 0)
+            return self._returned(outputs, self._lacking)
         finally:
             self._owner.release()
 
@@ -154,7 +158,7 @@ class Stream:
             other = Stream.__new__(Stream)
             rows = self._open_rows()
             other._program, other._batch, other._all = self._program, self._batch, self._all
-            other._owner, other._states_wanted = Owner(), self._states_wanted
+            other._owner, other._states_wanted, other._lacking = Owner(), self._states_wanted, self._lacking
             other._rows = Rows(self._program, self._batch)
             other._rows.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
             for name, array in rows.arrays.items():

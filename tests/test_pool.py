@@ -243,7 +243,7 @@ def test_threads_that_share_a_stream_or_a_pool_get_errors_and_nothing_else():
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for _ in range(30):
+        for _ in range(8):
             stream, pool = model.stream(), model.pool(4)
             pool.open(0)
             calls = [

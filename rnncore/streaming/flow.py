@@ -571,7 +571,8 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
             continue
         if isinstance(found, int):
             raise UnsupportedError(
-                f"{_what(node)} cannot be streamed: its input has {found} steps, expected a free size"
+                f"{_what(node)} cannot be streamed: its input has {found} steps, expected a free size; "
+                "over_time makes a model of sequences from one whose states are inputs and outputs"
             )
         if batch == UNKNOWN:
             batch = 1 if batch_axis is None else shape[batch_axis]

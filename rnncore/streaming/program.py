@@ -127,7 +127,8 @@ class Program:
             flow, value = self.plan.flows[entry.name], given.get(entry.name)
             if value is None:
                 if not entry.optional:
-                    raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}")
+                    once = f", given once in inputs={{{entry.name!r}: ...}}" if entries is self.static else ""
+                    raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}{once}")
                 found[entry.name] = None
                 continue
             shape = entry.shape
