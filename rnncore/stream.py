@@ -125,7 +125,8 @@ class Stream:
     def finish(self) -> Any:
         """The outputs that still wait for steps to come: the sequence ends here.
 
-        As the last piece came: without a batch where that had none. Values without a time axis are as they were. Then the stream can only be reset, copied, saved or loaded.
+        As the last piece came: without a batch where that had none. Values without a time axis are as they were. Then
+        the stream can only be reset, copied, saved or loaded.
         """
         self._take()
         try:
