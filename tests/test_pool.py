@@ -380,7 +380,7 @@ def test_finish():
     pool.open("a"), pool.open("b")
     first = pool.step({"a": chunk(7), "b": chunk(3)})["a"]
     last = pool.finish("a")
-    assert equal(np.concatenate((first, last)), np.concatenate((alone.feed(chunk(7)), alone.finish()[0])))
+    assert equal(np.concatenate((first, last)), np.concatenate((alone.feed(chunk(7)), alone.finish())))
     with pytest.raises(StreamError, match="finished"):
         pool.step({"a": chunk()})
     pool.step({"b": chunk()})
