@@ -7,7 +7,7 @@ the compiled time loop of rnncore.kernels; the others run their op.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rnncore.stream import Stream
     from rnncore.streaming.program import Program
 
-__all__ = ["Model"]
+__all__ = ["Model", "apart", "nothing", "op_step"]
 
 # What stands for "no state argument", so that None can mean "start from the beginning, and give me the state".
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
@@ -271,6 +271,34 @@ class Model:
 
         return StreamPool(self._program(lookahead, block, history), capacity, clock)
 
+    def over_time(
+        self,
+        carry: Mapping[str, str],
+        *,
+        chunk: int | None = None,
+        context: int = 0,
+        steps: Sequence[str] | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """A Model of sequences from a model of one step, which takes the states that the call before gave.
+
+            vad = rnncore.load("vad.onnx").over_time({"state": "stateN"}, chunk=512, context=64, given={"sr": 16000})
+            probabilities = vad.stream().feed(samples)      # any number of samples: one row for each 512 of them
+
+        carry    inputs -> the outputs they are fed from, of one shape and dtype. They start from zeros
+        chunk    a step takes so many numbers of a signal, and
+        context  so many before them (zeros before the first). None: the input gets an axis of steps behind its batch
+        steps    the inputs that have a new value in each step; None: all that are not carried or given and have a shape
+        given    arrays for inputs, with a batch of 1: where a state starts, or what never changes
+
+        Returns a Model whose outputs are those that are not carried, with an axis of steps behind the batch; it gives
+        what calls one by one give. States of recurrent layers over a free time, and nothing else, become these
+        layers' own: the model then is as it was, without them. Raises InputError for what does not fit.
+        """
+        from rnncore.streaming.over_time import over_time
+
+        return over_time(self, carry, chunk, context, steps, given)
+
     @cached_property
     def unstreamable(self) -> str | None:
         """Why the model cannot stream, naming the node that prevents it; None where it can."""
@@ -285,8 +313,10 @@ class Model:
         """SHA-256 of Spec, weights and dtype, in hexadecimal digits: what saved states are bound to."""
         return fingerprint(self._spec, self._weights, self._dtype)
 
-    def _program(self, lookahead: int | None, block: int | None, history: int | None) -> Program:
-        """How the model streams with these options; made once."""
+    def _program(
+        self, lookahead: int | None, block: int | None, history: int | None, time: str | None = None
+    ) -> Program:
+        """How the model streams with these options; made once. time: the name that it has in the inputs' shapes."""
         from rnncore.streaming.flow import plan
         from rnncore.streaming.program import Program
 
@@ -295,7 +325,7 @@ class Model:
             plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if value is not None and not (plain and value >= least):
                 raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
-        key = (lookahead, block, history)
+        key = (lookahead, block, history, time)
         if key not in self._programs:
             self._programs[key] = Program(self, plan(self._spec, *key))
         return self._programs[key]
@@ -410,7 +440,7 @@ class Model:
         kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
-        return _apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
+        return apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
 
     def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
@@ -440,7 +470,7 @@ def _batch_of(spec: Spec, values: Values) -> int:
     return values[first.name].shape[0]
 
 
-def _apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
+def apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs that share no memory with each other or with ``kept``: the state, the caller's inputs, constants."""
     owners = {id(_owner(array)) for array in kept}
     found = {}

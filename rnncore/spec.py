@@ -769,6 +769,11 @@ class Spec:
                 dtypes.update(node.weight_dtypes())
         return dtypes
 
+    def reshaped(self, shapes: Mapping[str, tuple[int | str, ...]]) -> Spec:
+        """The same network for inputs of other shapes, by name. SpecError where a size contradicts another."""
+        inputs = (dataclasses.replace(entry, shape=shapes.get(entry.name, entry.shape)) for entry in self.inputs)
+        return Spec(tuple(inputs), self.nodes, self.outputs)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT_VERSION,

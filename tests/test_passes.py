@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from rnncore import Input, Model, Node, Recurrent, Spec
+from rnncore import Control, Input, Model, Node, Recurrent, Spec
 from rnncore.cells import LSTM
 from rnncore.passes import simplify
-from rnncore.spec import Control
 
 RNG = np.random.default_rng(7)
 
@@ -297,3 +296,63 @@ def test_activations_in_branches_before_a_quantization():
         "s": "rational",
         "end": "none",
     }
+
+
+def branch(inputs, scale):
+    """A branch with a weight and a recurrent layer of its own."""
+    nodes = [
+        Node("scaled", "Linear", "outer.x", {"input_size": 4, "output_size": 4}),
+        Recurrent("lstm", LSTM(4, 3), "scaled"),
+        Node("more", "Mul", ("lstm", "lstm")) if scale else Node("more", "Neg", "lstm"),
+    ]
+    return Spec(inputs, nodes, ["more", "lstm.h"])
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_an_if_that_always_goes_one_way_is_its_branch(condition):
+    inner = [Input("outer.x", "float", ("B", "T", 4))]
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4))],
+        [
+            constant("condition", np.array(condition)),
+            Control("if", "If", ("condition", "x"), (branch(inner, True), branch(inner, False)), ("outer.x",)),
+            Node("y", "Relu", "if"),
+        ],
+        ["y", "if.1"],
+    )
+    x = RNG.standard_normal((2, 5, 4)).astype(np.float32)
+    simple, left, notes = check_equal(spec, arrays, {"x": x}, 0)
+    assert not any(isinstance(node, Control) for node in simple.nodes) and len(simple.recurrent) == 1
+    assert "took the only branch of If (1)" in notes
+    label, other = ("then", "else") if condition else ("else", "then")
+    assert f"if.{label}.lstm.weight_ih_l0" in left and not any(name.startswith(f"if.{other}.") for name in left)
+
+
+def test_an_if_that_depends_on_an_input_stays():
+    inner = [Input("outer.x", "float", ("B", "T", 4))]
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4)), Input("condition", "bool", ())],
+        [Control("if", "If", ("condition", "x"), (branch(inner, True), branch(inner, False)), ("outer.x",))],
+        ["if"],
+    )
+    assert ops(simplify(spec, arrays)[0]) == ["If"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "left_out"),
+    [
+        ({"starts": (0,), "ends": (1 << 62,), "axes": (1,)}, True),
+        ({"starts": (0, 0), "ends": (1 << 62, 4), "axes": (0, 2)}, True),
+        ({"starts": (0,), "ends": (3,), "axes": (2,)}, False),
+        ({"starts": (1,), "ends": (1 << 62,), "axes": (1,)}, False),
+        ({"starts": (0,), "ends": (7,), "axes": (1,)}, False),
+        ({"starts": (-1,), "ends": (-(1 << 62),), "axes": (2,), "steps": (-1,)}, False),
+    ],
+)
+def test_a_slice_of_everything_is_left_out(attributes, left_out):
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4))], [Node("s", "Slice", "x", attributes), Node("y", "Neg", "s")], ["y"]
+    )
+    x = RNG.standard_normal((2, 9, 4)).astype(np.float32)
+    simple, _, _ = check_equal(spec, arrays, {"x": x}, 0)
+    assert ("Slice" not in ops(simple)) == left_out

@@ -2,6 +2,7 @@
 
     graph.py       Graph: nodes, arrays and notes while passes work on them
     constants.py   fold_constants, fold_parameters: what does not depend on any input
+    branches.py    take_branches: an If that always goes one way
     identities.py  remove_identities: what changes nothing
     transposes.py  cancel_transposes: pairs of Transpose, and those around recurrent layers
     layers.py      merge_layers, join_slices: recurrent layers in nodes of their own become stacks
@@ -21,6 +22,7 @@ import numpy as np
 
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import fold_affine
+from rnncore.passes.branches import take_branches
 from rnncore.passes.constants import fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph
@@ -35,6 +37,7 @@ __all__ = ["PASSES", "simplify"]
 PASSES = (
     fold_constants,
     fold_parameters,
+    take_branches,
     remove_identities,
     cancel_transposes,
     merge_layers,
