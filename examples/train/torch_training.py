@@ -37,25 +37,18 @@ def fit(
     better: Callable[[float, float], bool] = operator.gt,
     path: Path | None = None,
     steps: int | None = None,
-    average: int | None = None,
 ) -> int:
     """Trains and leaves the weights of the epoch with the best score, which is returned: see keep_best.
 
     losses   the loss of each batch of an epoch, made when the one before has been learned from
     batches  how many those are;  steps: at most so many
     rise     the part of all steps in which the rate grows to ``rate``
-    average  from the end of this epoch on, the mean of the weights at the ends of epochs stands for the network
-             (Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization)
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     total = max(epochs * batches, 2) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=rise)
 
-    ends: list[dict[str, np.ndarray]] = []
-
     def run(epoch: int) -> float:
-        if ends:
-            put(network, ends[-1])
         network.train()
         found = []
         for loss in islice(losses(), steps):
@@ -66,9 +59,6 @@ def fit(
             schedule.step()
             found.append(float(loss.detach()))
         network.eval()
-        if average is not None and epoch >= average:
-            ends.append(take(network))
-            put(network, {name: np.mean([end[name] for end in ends], axis=0) for name in ends[0]})
         return float(np.mean(found))
 
     epoch = keep_best(epochs, run, score, lambda: take(network), lambda weights: put(network, weights),
