@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Bad", "Column", "Place", "Rows", "empty_row", "joined", "shapes", "take"]
+__all__ = ["Bad", "Column", "Place", "Rows", "empty_row", "joined", "shapes", "sizes", "take"]
 
 Column = np.ndarray | list[np.ndarray]
 Place = tuple[int, int]  # number of the file among the sources, row in that file
@@ -115,3 +115,10 @@ def shapes(column: Column) -> Iterator[tuple[int, ...]]:
     if isinstance(column, np.ndarray):
         return iter([column.shape[1:]] * len(column))
     return (row.shape for row in column)
+
+
+def sizes(column: Column, positions: Sequence[int]) -> np.ndarray:
+    """The shapes of some rows that have as many dimensions each, (rows, dimensions)."""
+    if isinstance(column, np.ndarray):
+        return np.broadcast_to(np.array(column.shape[1:], np.int64), (len(positions), column.ndim - 1))
+    return np.array([column[i].shape for i in positions], np.int64)

@@ -7,19 +7,22 @@ never read (see plan.py); elsewhere only rows of the same shape run together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rnncore.batch.plan import Plan
-from rnncore.batch.rows import Column, shapes, take
+from rnncore.batch.rows import Column, shapes, sizes, take
+from rnncore.batch.workers import Workers
 from rnncore.errors import InputError
+from rnncore.kernels import runs_native
 from rnncore.model import Model
 from rnncore.ops import UNKNOWN, numpy_dtype
 
-__all__ = ["Runner"]
+__all__ = ["Found", "Runner"]
 
 WORKING_BYTES = 96 << 20  # what the values of a batch may need together: long rows run in smaller batches
+Found = tuple[dict[str, Column], dict[int, str]]
 KINDS = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}
 
 
@@ -35,21 +38,40 @@ class Runner:
         self.batch_size = batch_size
         self._entries = {entry.name: entry for entry in model.inputs}
 
-    def __call__(
-        self, columns: dict[str, Column], shared: dict[str, np.ndarray]
-    ) -> tuple[dict[str, Column], dict[int, str]]:
+    def __call__(self, columns: dict[str, Column], shared: dict[str, np.ndarray]) -> Found:
         """Outputs by name of the rows that can be run, in their order, and why others cannot, by position."""
+        return self.begin(columns, shared)()
+
+    def begin(
+        self, columns: dict[str, Column], shared: dict[str, np.ndarray], workers: Workers | None = None
+    ) -> Callable[[], Found]:
+        """Hands the rows to workers, batch by batch; the function that it returns waits for what a call gives.
+
+        Without workers the batches run one after the other, here. So they do on BLAS, which has threads of its own.
+        """
         bad = self.check(columns, shared)
         count = len(next(iter(columns.values())))
-        if not self.plan.apart:
-            return self._whole(columns, shared, bad), {}
-        if not count and all(isinstance(column, np.ndarray) for column in columns.values()):
-            return self._whole(columns, shared, bad), {}
-        results: dict[str, list] = {name: [None] * count for name in self.plan.spec.outputs}
-        for positions in self._batches(columns, [i for i in range(count) if i not in bad]):
-            self._run(columns, shared, positions, results, bad)
-        good = [i for i in range(count) if i not in bad]
-        return {name: self._column(name, [found[i] for i in good]) for name, found in results.items()}, bad
+        nothing = not count and all(isinstance(column, np.ndarray) for column in columns.values())
+        if nothing or not self.plan.apart:
+            whole = self._whole(columns, shared, bad)
+            return lambda: (whole, {})
+        gathered = Gathered(self.plan, count)
+
+        def work(positions: list[int], threads: int | None = None) -> None:
+            self._run(columns, shared, positions, gathered, bad, threads)
+
+        batches = self._batches(columns, [i for i in range(count) if i not in bad])
+        if workers is None or not runs_native(self.model.dtype):
+            for positions in batches:
+                work(positions)
+            return lambda: (gathered.columns(bad), bad)
+        wait = workers.each(work, batches)
+
+        def finish() -> Found:
+            wait()
+            return gathered.columns(bad), bad
+
+        return finish
 
     def _whole(
         self, columns: dict[str, Column], shared: dict[str, np.ndarray], bad: dict[int, str]
@@ -131,50 +153,44 @@ class Runner:
         return numpy_dtype(self._entries[name].dtype, self.model.dtype)
 
     def _batches(self, columns: dict[str, Column], positions: Sequence[int]) -> list[list[int]]:
-        """Positions of rows that run together, long ones first."""
-        plan = self.plan
-        names = list(columns)
-        found = {name: list(shapes(columns[name])) for name in names}
-        groups: dict[tuple, list[tuple[int, ...]]] = {}
-        for i in positions:
-            fixed, free = [], []
-            for name in names:
-                for size, steps in zip(plan.shapes[name], found[name][i], strict=True):
-                    (free if size in plan.padded else fixed).append(steps)
-            groups.setdefault(tuple(fixed), []).append((*free, i))
-        batches = []
-        for rows in groups.values():
-            rows.sort(key=lambda row: (*(-steps for steps in row[:-1]), row[-1]))
-            at = 0
-            while at < len(rows):
-                widest = plan.sizes({name: found[name][rows[at][-1]] for name in names})
-                most = max(1, min(self.batch_size, WORKING_BYTES // max(plan.working_bytes(widest), 1)))
-                batches.append([row[-1] for row in rows[at : at + most]])
-                at += most
+        """Positions of rows that run together: of one shape but for what may be filled up, long ones first."""
+        if not len(positions):
+            return []
+        fixed, free = [], []
+        known: dict[str, np.ndarray] = {}
+        for name, column in columns.items():
+            known[name] = sizes(column, positions)
+            for size, steps in zip(self.plan.shapes[name], known[name].T, strict=True):
+                (free if size in self.plan.padded else fixed).append(steps)
+        order = np.lexsort((positions, *(-steps for steps in reversed(free)), *fixed))
+        changes = np.zeros(len(order), bool)
+        for steps in fixed:
+            changes[1:] |= np.diff(steps[order]) != 0
+        ends = [*np.flatnonzero(changes).tolist(), len(order)]
+        batches, at = [], 0
+        for end in ends:
+            while at < end:
+                widest = self.plan.sizes({name: tuple(found[order[at]].tolist()) for name, found in known.items()})
+                most = max(1, min(self.batch_size, WORKING_BYTES // max(self.plan.working_bytes(widest), 1)))
+                batches.append([positions[i] for i in order[at : min(at + most, end)]])
+                at += len(batches[-1])
         return batches
 
-    def _run(self, columns, shared, positions: list[int], results: dict[str, list], bad: dict[int, str]) -> None:
+    def _run(self, columns, shared, positions: list[int], gathered: Gathered, bad: dict[int, str], threads) -> None:
         """Runs a batch; one that the model refuses is halved until the rows that it refuses are alone."""
         inputs, sizes = self._inputs(columns, positions)
         try:
-            outputs = self.model.run({**shared, **inputs})
+            outputs = self.model.run({**shared, **inputs}, num_threads=threads)
         except InputError as error:
             if len(positions) == 1:
                 bad[positions[0]] = str(error)
             else:
                 half = len(positions) // 2
                 for part in (positions[:half], positions[half:]):
-                    self._run(columns, shared, part, results, bad)
+                    self._run(columns, shared, part, gathered, bad, threads)
             return
         for name, array in outputs.items():
-            axis, shape = self.plan.axes[name], self.plan.shapes[name]
-            rows = np.moveaxis(array, axis, 0)
-            cut = [(k, size) for k, size in enumerate(shape) if size in sizes]
-            for row, i in enumerate(positions):
-                one = rows[row]
-                for k, size in cut:
-                    one = one[(slice(None),) * k + (slice(sizes[size][row]),)]
-                results[name][i] = one
+            gathered.add(name, np.moveaxis(array, self.plan.axes[name], 0), positions, sizes)
 
     def _inputs(
         self, columns: dict[str, Column], positions: list[int]
@@ -199,13 +215,49 @@ class Runner:
                 inputs.setdefault(name, np.array(steps, np.int64))
         return inputs, ragged
 
-    def _column(self, name: str, rows: list[np.ndarray]) -> Column:
-        if rows and len({row.shape for row in rows}) == 1:
-            return np.stack(rows)
-        if rows:
+
+class Gathered:
+    """Outputs of batches on their way into the order of the rows; each row is put in by one thread."""
+
+    def __init__(self, plan: Plan, count: int):
+        self._plan, self._count = plan, count
+        self._columns = {name: self._empty(name, count) for name in plan.spec.outputs}
+
+    def _empty(self, name: str, count: int) -> Column | list[None]:
+        """An array for an output all of whose rows have one shape, else a list."""
+        shape = self._plan.shapes[name]
+        return [None] * count if any(isinstance(size, str) for size in shape) else self._array(name, count)
+
+    def _array(self, name: str, count: int) -> np.ndarray:
+        shape = (size if isinstance(size, int) else 0 for size in self._plan.shapes[name])
+        return np.empty((count, *shape), numpy_dtype(self._plan.spec.values[name].dtype, self._plan.dtype))
+
+    def add(self, name: str, rows: np.ndarray, positions: list[int], sizes: dict[str, list[int]]) -> None:
+        """Rows of a batch, (rows, ...); sizes: what each has of a size that was filled up."""
+        column = self._columns[name]
+        if isinstance(column, np.ndarray):
+            column[positions] = rows
+            return
+        cut = [(k, sizes[size]) for k, size in enumerate(self._plan.shapes[name]) if size in sizes]
+        for row, i in enumerate(positions):
+            one = rows[row]
+            for k, steps in cut:
+                one = one[(slice(None),) * k + (slice(steps[row]),)]
+            column[i] = one
+
+    def columns(self, bad: dict[int, str]) -> dict[str, Column]:
+        """All rows but the bad ones."""
+        good = [i for i in range(self._count) if i not in bad] if bad else None
+        return {name: self._column(name, good) for name in self._columns}
+
+    def _column(self, name: str, good: list[int] | None) -> Column:
+        column = self._columns[name]
+        rows = column if good is None else take(column, good)
+        if isinstance(rows, np.ndarray):
             return rows
-        shape = [size if isinstance(size, int) else 0 for size in self.plan.shapes[name]]
-        return np.zeros((0, *shape), numpy_dtype(self.plan.spec.values[name].dtype, self.model.dtype))
+        if not rows:
+            return self._array(name, 0)
+        return np.stack(rows) if len({row.shape for row in rows}) == 1 else rows
 
 
 def _stacked(rows: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
