@@ -48,7 +48,9 @@ def test_killed_at_random_moments(place, undisturbed_digests, target):
     expected, seconds = undisturbed_digests[target]
     chance = random.Random(target)
     kills = 0
-    for _ in range(3):
+    for number in range(20):  # some kills come too late: three trials, and more until one was in time
+        if number >= 3 and kills:
+            break
         kills += trial(place, target, seconds, chance)
         assert digest(place, target) == expected
     assert kills

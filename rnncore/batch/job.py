@@ -27,7 +27,7 @@ from rnncore import atomic
 from rnncore._version import __version__
 from rnncore.batch.journal import ERRORS, Journal
 from rnncore.batch.outputs import Results, Writer
-from rnncore.batch.rows import Bad, Rows
+from rnncore.batch.rows import Bad, Rows, sizes, take
 from rnncore.batch.runner import Found, Runner
 from rnncore.batch.sources import Source, merged, shards
 from rnncore.batch.workers import Workers
@@ -305,12 +305,12 @@ class Job:
         plan = self.runner.plan
         for name in sorted(plan.lengths):
             if name in columns:
-                return np.array([columns[name][i] for i in good], np.int64)
+                return np.array(take(columns[name], good), np.int64)
         for time in plan.padded:
             for name, column in columns.items():
                 if time in plan.shapes[name] and not isinstance(column, np.ndarray):
-                    axis = plan.shapes[name].index(time)
-                    return np.array([column[i].shape[axis] for i in good], np.int64)
+                    shape = plan.shapes[name]
+                    return sizes(column, good, len(shape))[:, shape.index(time)]
         return None
 
     def _note_casts(self, columns: dict[str, Any]) -> None:
@@ -318,7 +318,8 @@ class Job:
         if self.source.format in ("csv", "jsonl"):
             return
         for name, column in columns.items():
-            dtype = column.dtype if isinstance(column, np.ndarray) else column[0].dtype if column else None
+            some = column[0] if isinstance(column, list) and column else column
+            dtype = getattr(some, "dtype", None)
             wanted = self.runner.model.dtype
             if name not in self._noted and dtype is not None and dtype.kind == "f" and dtype.itemsize > wanted.itemsize:
                 self._noted.add(name)
