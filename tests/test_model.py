@@ -766,6 +766,7 @@ LONG_CALLS = {
     "one row": ("GRU(64, 96)", (1, 3_000_000, 64), "float32"),
     "a batch": ("LSTM(128, 512)", (64, 6_000, 128), "float32"),
     "wide and deep": ("LSTM(256, 1024), layers=3", (8, 20_000, 256), "float64"),
+    "layers side by side": ("LSTM(16, 32), layers=3, num_threads=2", (1, 3_000_000, 16), "float32"),
 }
 
 

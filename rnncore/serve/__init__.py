@@ -10,7 +10,9 @@ sequences.py    sequence_id, sequence_start and sequence_end to streams
 service.py      models by name, each behind its engines: what every transport asks
 metrics.py      counts and histograms for Prometheus
 gate.py         what every HTTP request goes through: id, token, log, count
-application.py  the routes
+watch.py        requests that take long: bodies that do not come, clients that do not stay
+inference.py    a request for inference, from its body to the answer
+application.py  the other routes, and the app
 """
 
 from __future__ import annotations

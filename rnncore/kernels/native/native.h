@@ -61,8 +61,10 @@ typedef struct {
      * product; h (n, h_stride) the old output, next (n, next_stride) receives the new one; c (n, c_stride) in and out,
      * LSTM only. gru_step resets after the product. Where the reset comes before it, every panel of reset_step (panels of
      * two gates; next receives r * h, and z changes) comes before candidate_step (panels of one gate, h is r * h and c the
-     * old output); elsewhere z stays as it is. */
-    rnncore_step *lstm_step, *coupled_step, *gru_step, *reset_step, *candidate_step, *rnn_step;
+     * old output); elsewhere z stays as it is. The plain steps give the same bits, for cells without clips, peepholes and
+     * forget_bias. */
+    rnncore_step *lstm_step, *lstm_plain_step, *coupled_step, *gru_step, *gru_plain_step, *reset_step, *candidate_step,
+        *rnn_step;
 
     /* cell.h, compiled for this ISA: what the fused steps do not cover. */
     void (*rnn_point)(const rnncore_cell *cell, float *z, float *h);
