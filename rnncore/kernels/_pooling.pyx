@@ -53,9 +53,9 @@ cdef const rnncore_pooling_isa* current_isa() except NULL:
 cdef class Pooling:
     """The largest number, the sum or the mean of windows over images of one size, (N, C, *sizes), float32.
 
-    sizes, outputs ...  one number, not 0, for each spatial axis: numbers, windows, their size, how far they are apart, how far
-                        their numbers are, and how many lie before the image. Those outside of it count as -inf, or as
-                        0 in sums
+    sizes, outputs ...  one number, not 0, for each spatial axis: numbers, windows, their size, how far they are apart,
+                        how far their numbers are, and how many lie before the image. Those outside of it count as
+                        -inf, or as 0 in sums
     largest   the largest number, else the sum
     divisors  what sums are divided by, one for each window, in an array of their shape; or None
 
