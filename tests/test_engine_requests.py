@@ -737,7 +737,7 @@ def test_streams_that_look_ahead_finish():
     model, rng = make(Spec([X], nodes, ["out"])), np.random.default_rng(5)
     x = rng.standard_normal((30, WIDTH)).astype(np.float32)
     alone = model.stream(lookahead=4, block=3)
-    expected = np.concatenate([alone.feed(x[:13]), alone.feed(x[13:]), alone.finish()[0]])
+    expected = np.concatenate([alone.feed(x[:13]), alone.feed(x[13:]), alone.finish()])
     with StreamEngine(model.pool(3, lookahead=4, block=3), slice_steps=2) as engine:
         engine.open("a")
         futures = [engine.submit(x[:13], stream="a"), engine.submit(x[13:], stream="a", finish=True)]

@@ -17,11 +17,15 @@ application.py  the other routes, and the app
 
 from __future__ import annotations
 
+from rnncore.errors import MissingPackageError
+
 try:
     import prometheus_client  # noqa: F401
     import starlette  # noqa: F401
 except ImportError as error:
-    raise ImportError('rnncore.serve needs starlette and prometheus-client: pip install "rnncore[serve]"') from error
+    raise MissingPackageError(
+        'rnncore.serve needs starlette and prometheus-client: pip install "rnncore[serve]"'
+    ) from error
 
 from rnncore.serve.application import create_app
 from rnncore.serve.service import Limits, Service
