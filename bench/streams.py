@@ -5,6 +5,8 @@
                    the state kept as one array, as one would write it by hand
     1,000 streams  a step of all every 20 milliseconds: how long each takes from when it was due
     memory         bytes of a stream's state in a pool, and what the process grew by
+    voices         silero-vad over sound that arrives in windows of 32 milliseconds, one stream and 256: Stream.feed,
+                   StreamPool.step, and a session that is called with the window, what stands before it and the state
 
 Engines are measured in turn, medians over samples; each side's outputs over the first steps must agree to 1e-5.
 
@@ -30,6 +32,7 @@ LARGEST_ERROR = 1e-5
 CHECKED_STEPS = 8
 STREAMS, MANY, TICK = 256, 1000, 0.020
 SAMPLE_SECONDS = 0.02
+RATE, WINDOW, CONTEXT = 16_000, 512, 64
 PAUSE = 0.05
 
 
@@ -239,6 +242,50 @@ def ticks(shape: Shape, threads: int, quick: bool) -> dict:
     }
 
 
+def voices(threads: int, quick: bool) -> dict:
+    """Microseconds for a window of one stream and of 256, and the real-time factor: seconds for a second of sound."""
+    import onnxruntime
+    from engines.onnxruntime_engine import session_options
+
+    import rnncore
+
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from real_models import real_file
+
+    path = real_file("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx")
+    vad = rnncore.load(path).over_time({"state": "stateN"}, chunk=WINDOW, context=CONTEXT, given={"sr": RATE})
+    vad = rnncore.Model(vad.spec, vad.weights, num_threads=threads)
+    session = onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
+    sound = np.random.default_rng(0).standard_normal((STREAMS, WINDOW)).astype(np.float32) / 10
+
+    def called(batch: int):
+        window, rate = np.zeros((batch, CONTEXT + WINDOW), np.float32), np.array(RATE)
+        state = [np.zeros((2, batch, 128), np.float32)]
+
+        def step(x):
+            window[:, :CONTEXT] = window[:, -CONTEXT:]
+            window[:, CONTEXT:] = x
+            found, state[0] = session.run(None, {"input": window, "state": state[0], "sr": rate})
+            return found
+
+        return step
+
+    stream, one, pool, many = vad.stream(), called(1), vad.pool(STREAMS), called(STREAMS)
+    handles = np.array([pool.open() for _ in range(STREAMS)])
+    check(lambda x: stream.feed(x), lambda x: one(x), (1, WINDOW))
+    check(lambda x: pool.step(x, handles)[:, 0], many, (STREAMS, WINDOW))
+    found = compare(
+        {
+            "one, rnncore": lambda: stream.feed(sound[0]),
+            "one, onnxruntime": lambda: one(sound[:1]),
+            f"{STREAMS}, rnncore pool": lambda: pool.step(sound, handles),
+            f"{STREAMS}, onnxruntime batched": lambda: many(sound),
+        },
+        quick,
+    )
+    return found | {f"{name}, real-time factor": round(value / 1e6 * RATE / WINDOW, 6) for name, value in found.items()}
+
+
 def memory(shape: Shape) -> dict:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -285,6 +332,10 @@ def main() -> None:
         }
         for name, value in row["ratios"].items():
             print(f"  {name:44s}{value:>8}")
+    report["voices"] = voices(given.threads, given.quick)
+    print("silero-vad, windows of 32 ms")
+    for name, value in report["voices"].items():
+        print(f"  {name:46s}{value:>12,}")
     if given.write:
         given.write.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +17,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
     Written beside it, flushed to disk, renamed; then the directory is flushed too.
     """
+    import tempfile  # a third of what importing this package would read
+
     target = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     try:

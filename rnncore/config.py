@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 
@@ -21,6 +20,8 @@ def config() -> dict[str, str | int]:
     usable        every instruction set that this build has and this machine can run, best first, and "blas"
     num_threads   what a Model uses unless told otherwise (RNNCORE_NUM_THREADS, OMP_NUM_THREADS, affinity, cgroup)
     """
+    from importlib.metadata import version  # reads mail headers; a quarter of what importing rnncore would take
+
     return {
         "rnncore": __version__,
         "float32": _native.current_isa() if runs_native("float32") else "blas",
@@ -30,8 +31,8 @@ def config() -> dict[str, str | int]:
         "cpus": os.cpu_count() or 1,
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "numpy": importlib.metadata.version("numpy"),
-        "scipy": importlib.metadata.version("scipy"),
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
     }
 
 

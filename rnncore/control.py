@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,25 @@ class ControlStep:
         self.node = node
         self.branches = branches
         self.dtype = dtype
-        self.names = node.names
+        self.names, self.own = node.names, node.own
+        self.entries = [tuple(entry.name for entry in branch.inputs) for branch in node.branches]
         self.run = {"If": self._if, "Loop": self._loop, "Scan": self._scan}[node.op]
+
+    def reading(self, inputs: tuple[str, ...]) -> ControlStep:
+        """The same step with other values in the places of its inputs."""
+        return ControlStep(dataclasses.replace(self.node, inputs=inputs), self.branches, self.dtype, self.packed)
 
     def __call__(self, values: dict[str, Any], before: Any, after: dict[str, np.ndarray]) -> None:
         given = [values[name] if name else None for name in self.node.inputs]
-        captured = dict(zip(self.node.captures, given[self.node.own :], strict=True))
+        captured = dict(zip(self.node.captures, given[self.own :], strict=True))
         values.update(zip(self.names, self.run(given, captured), strict=True))
 
     def _call(self, place: int, own: Sequence[np.ndarray], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
-        spec = self.node.branches[place]
-        entries = spec.inputs
-        free = entries[len(own) :]
-        named = {entry.name: array for entry, array in zip(entries, own, strict=False)}
-        return self.branches[place]({**named, **{entry.name: captured.get(entry.name) for entry in free}})
+        entries = self.entries[place]
+        values = dict(zip(entries, own, strict=False))
+        for name in entries[len(own) :]:
+            values[name] = captured.get(name)
+        return self.branches[place](values)
 
     def _if(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
         return self._call(0 if self._truth(given[0]) else 1, (), captured)
@@ -71,41 +77,57 @@ class ControlStep:
             rows.append(found[1 + len(carried) :])
             step += 1
         outputs = self.node.branches[0].outputs[1 + len(carried) :]
-        return [*carried, *(self._stack([row[i] for row in rows], name, 0) for i, name in enumerate(outputs))]
+        return [*carried, *(self._stack([row[i] for row in rows], name, 0, {}) for i, name in enumerate(outputs))]
 
     def _scan(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
-        node = self.node
-        carried, sequences = given[: node.carried], given[node.carried : node.own]
-        axes = node.axes or (0,) * node.sequences
-        moved = [np.moveaxis(array, axis, 0) for array, axis in zip(sequences, axes, strict=True)]
-        lengths = {len(array) for array in moved}
-        if len(lengths) > 1:
-            raise InputError(f"node {node.name!r} (Scan): sequences of {sorted(lengths)} steps, expected one length")
-        backward = node.backward or (False,) * node.sequences
-        moved = [array[::-1] if back else array for array, back in zip(moved, backward, strict=True)]
+        node, carried = self.node, given[: self.node.carried]
+        sequences = self._moved(given[len(carried) : self.own])
         rows = []
-        for step in range(lengths.pop()):
-            found = self._call(0, (*carried, *(array[step] for array in moved)), captured)
-            carried = found[: node.carried]
-            rows.append(found[node.carried :])
-        outputs = node.branches[0].outputs[node.carried :]
+        for step in range(len(sequences[0])):
+            found = self._call(0, (*carried, *[array[step] for array in sequences]), captured)
+            rows.append(found[len(carried) :])
+            carried = found[: len(carried)]
+        outputs = node.branches[0].outputs[len(carried) :]
         places = node.output_axes or (0,) * len(outputs)
+        sizes = {} if rows else self._sizes([*(array.shape for array in carried), *(a.shape[1:] for a in sequences)])
         turned = node.output_backward or (False,) * len(outputs)
         return [
             *carried,
             *(
-                self._stack([row[i] for row in (rows[::-1] if turned[i] else rows)], name, places[i])
+                self._stack([row[i] for row in (rows[::-1] if turned[i] else rows)], name, places[i], sizes)
                 for i, name in enumerate(outputs)
             ),
         ]
 
-    def _stack(self, rows: list[np.ndarray], name: str, axis: int) -> np.ndarray:
+    def _sizes(self, shapes: list[tuple[int, ...]]) -> dict[str, int]:
+        """What the names in the shapes of the body's first inputs stand for."""
+        entries = zip(self.node.branches[0].inputs, shapes, strict=False)
+        return {name: size for entry, shape in entries for name, size in zip(entry.shape, shape, strict=True)}
+
+    def _moved(self, sequences: list[np.ndarray]) -> list[np.ndarray]:
+        """A Scan's sequences with their steps in front, in the order in which it goes."""
+        node = self.node
+        if node.axes:
+            sequences = [
+                array.transpose(axis, *(other for other in range(array.ndim) if other != axis % array.ndim))
+                for array, axis in zip(sequences, node.axes, strict=True)
+            ]
+        if any(len(array) != len(sequences[0]) for array in sequences):
+            lengths = sorted({len(array) for array in sequences})
+            raise InputError(f"node {node.name!r} (Scan): sequences of {lengths} steps, expected one length")
+        backward = node.backward or (False,) * len(sequences)
+        return [array[::-1] if back else array for array, back in zip(sequences, backward, strict=True)]
+
+    def _stack(self, rows: list[np.ndarray], name: str, axis: int, sizes: Mapping[str, int]) -> np.ndarray:
+        """What was collected; of no steps with these sizes, as far as they are known."""
+        if len(rows) == 1:
+            return rows[0][(slice(None),) * (axis % (rows[0].ndim + 1)) + (None,)]
         if rows:
             if len({row.shape for row in rows}) > 1:
                 raise InputError(f"node {self.node.name!r} ({self.node.op}): steps of different shapes in {name!r}")
             return np.stack(rows, axis=axis)
         value = self.node.branches[0].values[name]
-        shape = [size if isinstance(size, int) else 0 for size in value.shape]
+        shape = [size if isinstance(size, int) else sizes.get(size, 0) for size in value.shape]
         shape.insert(axis % (len(shape) + 1), 0)
         return np.zeros(shape, numpy_dtype(value.dtype, self.dtype))
 

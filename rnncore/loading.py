@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rnncore.errors import FormatError, RnncoreError, SpecError
+from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError
 from rnncore.formats import native, read_file
 from rnncore.formats.native import NativeFile
-from rnncore.formats.torch_names import bind, is_optimizer, only_stack
 from rnncore.model import Model
 from rnncore.spec import Spec
 from rnncore.verification import Verification, check_pair
@@ -49,7 +46,8 @@ def load(
 
     Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without).
 
-    Raises FormatError for a damaged or malicious file, UnsupportedError for one that rnncore cannot read, SpecError
+    Raises MissingFileError (also a FileNotFoundError) where there is none, FormatError for a damaged or malicious
+    file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """
     found = open_file(path, spec=spec, names=names, architecture=architecture)
@@ -81,6 +79,8 @@ def open_file(
         return dataclasses.replace(checkpoint, source=source.name, sha256=file_sha256(source))
     if own:
         return native.from_checkpoint(checkpoint)
+    from rnncore.formats.torch_names import bind, is_optimizer, only_stack  # not for files that hold their network
+
     wanted = None if spec is None else read_spec(spec)
     try:
         if wanted is None:
@@ -184,19 +184,17 @@ def resolve(path: str | os.PathLike) -> Path:
         raise FormatError(f"{path!r}: {type(path).__name__}, expected a path")
     if isinstance(path, str) and path.startswith(ZOO):
         name = path.removeprefix(ZOO)
-        shipped = {
-            entry.name.removesuffix(".safetensors")
-            for entry in resources.files("rnncore.zoo").iterdir()
-            if entry.name.endswith(".safetensors")
-        }
+        shipped = {file.stem: file for file in (Path(__file__).parent / "zoo").glob("*.safetensors")}
         if name not in shipped:
-            raise FormatError(
+            raise MissingFileError(
                 f"{path}: no such model, expected one of {', '.join(ZOO + known for known in sorted(shipped))}"
             )
-        return Path(str(resources.files("rnncore.zoo") / f"{name}.safetensors"))
+        return shipped[name]
     return Path(path)
 
 
 def file_sha256(path: Path) -> str:
+    import hashlib  # OpenSSL, which loading a model has no use for
+
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ the compiled time loop of rnncore.kernels; the others run their op.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rnncore.stream import Stream
     from rnncore.streaming.program import Program
 
-__all__ = ["Model"]
+__all__ = ["Model", "apart", "nothing", "op_step"]
 
 # What stands for "no state argument", so that None can mean "start from the beginning, and give me the state".
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
@@ -271,6 +271,34 @@ class Model:
 
         return StreamPool(self._program(lookahead, block, history), capacity, clock)
 
+    def over_time(
+        self,
+        carry: Mapping[str, str],
+        *,
+        chunk: int | None = None,
+        context: int = 0,
+        steps: Sequence[str] | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """A Model of sequences from a model of one step, which takes the states that the call before gave.
+
+            vad = rnncore.load("vad.onnx").over_time({"state": "stateN"}, chunk=512, context=64, given={"sr": 16000})
+            probabilities = vad.stream().feed(samples)      # any number of samples: one row for each 512 of them
+
+        carry    inputs -> the outputs they are fed from, of one shape and dtype. They start from zeros
+        chunk    a step takes so many numbers of a signal, and
+        context  so many before them (zeros before the first). None: the input gets an axis of steps behind its batch
+        steps    the inputs that have a new value in each step; None: all that are not carried or given and have a shape
+        given    arrays for inputs, with a batch of 1: where a state starts, or what never changes
+
+        Returns a Model whose outputs are those that are not carried, with an axis of steps behind the batch; it gives
+        what calls one by one give. States of recurrent layers over a free time, and nothing else, become these
+        layers' own: the model then is as it was, without them. Raises InputError for what does not fit.
+        """
+        from rnncore.streaming.over_time import over_time
+
+        return over_time(self, carry, chunk, context, steps, given)
+
     @cached_property
     def unstreamable(self) -> str | None:
         """Why the model cannot stream, naming the node that prevents it; None where it can."""
@@ -285,8 +313,10 @@ class Model:
         """SHA-256 of Spec, weights and dtype, in hexadecimal digits: what saved states are bound to."""
         return fingerprint(self._spec, self._weights, self._dtype)
 
-    def _program(self, lookahead: int | None, block: int | None, history: int | None) -> Program:
-        """How the model streams with these options; made once."""
+    def _program(
+        self, lookahead: int | None, block: int | None, history: int | None, time: str | None = None
+    ) -> Program:
+        """How the model streams with these options; made once. time: the name that it has in the inputs' shapes."""
         from rnncore.streaming.flow import plan
         from rnncore.streaming.program import Program
 
@@ -295,7 +325,7 @@ class Model:
             plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if value is not None and not (plain and value >= least):
                 raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
-        key = (lookahead, block, history)
+        key = (lookahead, block, history, time)
         if key not in self._programs:
             self._programs[key] = Program(self, plan(self._spec, *key))
         return self._programs[key]
@@ -315,12 +345,13 @@ class Model:
         num_threads as for a call of the model
 
         Returns a list of arrays without the batch dimension, outputs with a time dimension cut to the sequence's
-        length; of dicts where the model has several outputs. The model's input must have its time dimension second.
+        length; of dicts where the model has several outputs. The first two dimensions of the model's input must be
+        batch and time, in either order.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}, expected a positive integer")
         threads = check_threads(self._num_threads if num_threads is None else num_threads)
-        entry, time = self._ragged_input()
+        entry, batch_axis = self._ragged_input()
         arrays = [as_array(f"sequence {i}", sequence) for i, sequence in enumerate(sequences)]
         for i, array in enumerate(arrays):
             if array.ndim != len(entry.shape) - 1:
@@ -331,7 +362,7 @@ class Model:
             rows = order[first : first + int(batch_size)]
             lengths = np.array([len(arrays[i]) for i in rows], np.int64)
             with threads_of_call(threads):
-                found = self._predict_batch(entry, time, [arrays[i] for i in rows], lengths)
+                found = self._predict_batch(entry, batch_axis, [arrays[i] for i in rows], lengths)
             for i, array in zip(rows, found, strict=True):
                 results[i] = array
             if progress is not None:
@@ -350,8 +381,8 @@ class Model:
 
         return decode.score(self, sequences, **options)
 
-    def _ragged_input(self) -> tuple[Input, str]:
-        """The one input that predict can pad, and the name of its time dimension."""
+    def _ragged_input(self) -> tuple[Input, int]:
+        """The one input that predict can pad, and which of its first two dimensions is the batch."""
         required = [entry for entry in self.inputs if not entry.optional]
         named = [entry.name for entry in self.inputs]
         if len(required) != 1 or "lengths" not in named:
@@ -359,13 +390,16 @@ class Model:
                 f"predict needs a model with one required input and lengths; this one has {', '.join(named)}"
             )
         entry = required[0]
-        if any(node.layout == "time_first" for node in self._spec.recurrent):
-            raise InputError(f"predict needs a time dimension behind the batch; input {entry.name!r} is {entry.value}")
-        if len(entry.shape) < 2 or not isinstance(entry.shape[1], str):
+        (batch,) = self._spec.values["lengths"].shape
+        if batch not in entry.shape[:2]:
+            found = f"input {entry.name!r} is {entry.value}"
+            raise InputError(f"predict needs the lengths' dimension {batch!r} first or second; {found}")
+        axis = entry.shape.index(batch)
+        if len(entry.shape) < 2 or not isinstance(entry.shape[1 - axis], str):
             raise InputError(f"predict needs a time dimension of free size; input {entry.name!r} is {entry.value}")
-        return entry, entry.shape[1]
+        return entry, axis
 
-    def _predict_batch(self, entry: Input, time: str, arrays: list[np.ndarray], lengths: np.ndarray) -> list[Any]:
+    def _predict_batch(self, entry: Input, batch_axis: int, arrays: list[np.ndarray], lengths: np.ndarray) -> list[Any]:
         longest = int(lengths.max())
         dtype = numpy_dtype(entry.dtype, self._dtype)
         width = arrays[0].shape[1:]
@@ -376,17 +410,19 @@ class Model:
             if array.dtype.kind not in ("fiub" if dtype.kind == "f" else "iu"):
                 raise InputError(f"{entry.name}: dtype {array.dtype}, expected {dtype}")
             padded[row, : len(array)] = array
-        outputs, _ = self._run({entry.name: padded, "lengths": lengths}, _NO_STATE)
+        given = padded.swapaxes(0, 1) if batch_axis == 1 else padded
+        outputs, _ = self._run({entry.name: given, "lengths": lengths}, _NO_STATE)
         values = self._spec.values
+        batch, time = entry.shape[batch_axis], entry.shape[1 - batch_axis]
         found = []
         for row, length in enumerate(lengths):
             cut = {}
             for name, array in outputs.items():
-                shape = values[name].shape
-                one = np.take(array, row, axis=shape.index(entry.shape[0]) if entry.shape[0] in shape else 0)
-                if len(shape) > 1 and shape[1] == time:
-                    one = one[:length]
-                cut[name] = one.copy()
+                shape = list(values[name].shape)
+                axis = shape.index(batch) if batch in shape else 0
+                one = np.take(array, row, axis=axis)
+                del shape[axis]
+                cut[name] = one[tuple(slice(length if size == time else None) for size in shape)].copy()
             found.append(next(iter(cut.values())) if len(cut) == 1 else cut)
         return found
 
@@ -404,7 +440,7 @@ class Model:
         kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
-        return _apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
+        return apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
 
     def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
@@ -434,7 +470,7 @@ def _batch_of(spec: Spec, values: Values) -> int:
     return values[first.name].shape[0]
 
 
-def _apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
+def apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs that share no memory with each other or with ``kept``: the state, the caller's inputs, constants."""
     owners = {id(_owner(array)) for array in kept}
     found = {}

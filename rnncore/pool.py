@@ -44,9 +44,9 @@ class StreamPool:
         if not plain or not 1 <= capacity <= MOST_STREAMS:
             raise InputError(f"capacity={capacity!r}, expected an integer from 1 to {MOST_STREAMS}")
         self._program, self._clock = program, clock
-        self._owner = Owner()
+        self._owned = _Owned(Owner())
         self._slots = Slots(int(capacity))
-        self._rows = Rows(program, int(capacity))
+        self._rows = Rows(program, int(capacity), side_by_side=True)
         self._handles: dict[Hashable, int] = {}
         self._finished: set[int] = set()
         node = bare_stack(program)
@@ -64,7 +64,7 @@ class StreamPool:
         inputs  the model's inputs without a time axis, by name, with a batch of 1. Streams of one pool share their
                 sizes. Raises StreamError where the pool is full or the id is taken.
         """
-        with self._owned():
+        with self._owned:
             static = self._program.accept(inputs or {}, 1, self._program.static, "pool")
             return self._open(id, lambda slot: self._rows.reset(np.array([slot]), static))
 
@@ -84,7 +84,7 @@ class StreamPool:
 
     def close(self, id: Hashable) -> None:
         """End a stream; its slot is free."""
-        with self._owned():
+        with self._owned:
             self._close(id)
 
     def _close(self, id: Hashable) -> None:
@@ -106,12 +106,15 @@ class StreamPool:
 
     def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
         """The handles of streams, int64 (n,), as ``step`` takes them with arrays."""
-        return np.array([self._handle(id) for id in ids], np.int64)
+        wanted = list(ids)  # which may use the pool while it is made
+        with self._owned:
+            return np.array([self._handle(id) for id in wanted], np.int64)
 
     @property
     def ids(self) -> tuple[Hashable, ...]:
         """The ids of the open streams, in the order of their opening."""
-        return tuple(self._handles)
+        with self._owned:
+            return tuple(self._handles)
 
     @property
     def capacity(self) -> int:
@@ -129,6 +132,10 @@ class StreamPool:
 
     def idle(self, seconds: float) -> list[Hashable]:
         """Ids of the streams that were not opened or stepped for so long, the oldest first."""
+        with self._owned:
+            return self._idle(seconds)
+
+    def _idle(self, seconds: float) -> list[Hashable]:
         now, used = self._clock(), self._slots.last_used
         ages = {id: now - used[self._slots.slot(handle)] for id, handle in self._handles.items()}
         return sorted((id for id, age in ages.items() if age >= seconds), key=ages.__getitem__, reverse=True)
@@ -138,8 +145,8 @@ class StreamPool:
 
         keep  is called with id and saved bytes of each before it is closed, so that it can be loaded when it comes back
         """
-        with self._owned():
-            found = self.idle(seconds)
+        with self._owned:
+            found = self._idle(seconds)
             for id in found:
                 if keep is not None:
                     keep(id, self._save(id))
@@ -163,7 +170,7 @@ class StreamPool:
 
         Raises StreamError (a stream that is not open, finished, or twice in one step) and InputError.
         """
-        with self._owned():
+        with self._owned:
             if handles is None:
                 if lengths is not None or out is not None:
                     raise InputError("lengths and out belong to a step with handles")
@@ -181,7 +188,7 @@ class StreamPool:
             if y is not None:
                 return y
         given = x if isinstance(x, Mapping) else {self._only_input().name: x}
-        new, accepted = batch_of_chunk(self._program, given, count)
+        new, accepted = batch_of_chunk(self._program, given, count, side_by_side=True)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, count, new)
         check = None if out is None else lambda outputs: check_out(out, _only(outputs))
         outputs, _ = self._advance(handles, accepted, new, lengths, check=check)
@@ -191,6 +198,8 @@ class StreamPool:
         return out
 
     def _accept_handles(self, handles: Any) -> np.ndarray:
+        if type(handles) is np.ndarray and handles.dtype == np.int64 and handles.ndim == 1 and handles.flags.carray:
+            return handles
         found = as_array("handles", handles)
         if found.ndim != 1 or found.dtype.kind not in "iu":
             raise InputError(f"handles: {found.dtype} {found.shape}, expected int64 (n,)")
@@ -224,7 +233,7 @@ class StreamPool:
         handles = np.array([self._handle(id) for id in chunks], np.int64)
         given, lengths = self._padded(chunks)
         new = int(lengths.max())
-        accepted = self._program.accept(given, len(handles), self._program.given, "pool")
+        accepted = self._program.accept(given, len(handles), self._program.given, "pool", side_by_side=True)
         outputs, counts = self._advance(handles, accepted, new, lengths)
         single = [np.ndim(chunk) == 1 and self._takes_single(chunk) for chunk in chunks.values()]
         return {id: self._of_row(outputs, counts, row, single[row]) for row, id in enumerate(chunks)}
@@ -242,11 +251,11 @@ class StreamPool:
         """What belongs to one row, in arrays of its own: its steps without the batch, a single one without the time."""
         found, flows = {}, self._program.plan.flows
         for name, array in outputs.items():
-            flow = flows[name]
-            one, time = array, flow.time
-            if flow.batch is not None:
-                one = np.take(array, row, axis=flow.batch)
-                time = None if time is None else time - (time > flow.batch)
+            batch, time = self._program.axes(flows[name], True)
+            one = array
+            if batch is not None:
+                one = np.take(array, row, axis=batch)
+                time = None if time is None else time - (time > batch)
             if time is not None:
                 one = one[(slice(None),) * time + (0 if single else slice(counts[name][row]),)]
             found[name] = np.array(one)
@@ -308,11 +317,12 @@ class StreamPool:
         room = np.zeros((len(pieces), counts.max(), *rest.pop()), wanted)
         for row, piece in enumerate(pieces):
             room[row, : len(piece)] = piece
-        return room if flow.batch is None else np.moveaxis(room, (0, 1), (flow.batch, flow.time))
+        batch, time = self._program.axes(flow, True)
+        return np.moveaxis(room, (0, 1), (batch, time))
 
     def finish(self, id: Hashable) -> Any:
         """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""
-        with self._owned():
+        with self._owned:
             handle = self._handle(id)
             outputs, counts = self._advance(np.array([handle]), {}, 0, None, ended=True)
             self._finished.add(handle)
@@ -322,14 +332,14 @@ class StreamPool:
 
     def reset(self, id: Hashable) -> None:
         """A stream back to its beginning."""
-        with self._owned():
+        with self._owned:
             handle = self._handle(id)
             self._rows.reset(np.array([self._slots.slot(handle)]))
             self._finished.discard(handle)
 
     def fork(self, id: Hashable, new: Hashable = None) -> int:
         """A new stream that goes on from where one is; returns its handle."""
-        with self._owned():
+        with self._owned:
             handle = self._handle(id)
             source = self._slots.slot(handle)
             found = self._open(new, lambda slot: self._rows.copy_rows(source, slot))
@@ -339,14 +349,14 @@ class StreamPool:
 
     def state(self, id: Hashable) -> State:
         """A copy of what a stream's recurrent layers carry, with a batch of 1."""
-        with self._owned():
+        with self._owned:
             slot = self._slots.slot(self._handle(id))
             arrays = self._rows.arrays
             return State({name: np.array(arrays[name][:, [slot]]) for name in arrays if name in self._rows.recurrent})
 
     def save(self, id: Hashable) -> bytes:
         """One stream as bytes: what Stream.save gives, and ``load`` here or there takes."""
-        with self._owned():
+        with self._owned:
             return self._save(id)
 
     def _save(self, id: Hashable) -> bytes:
@@ -358,7 +368,7 @@ class StreamPool:
 
         Raises FormatError for damaged bytes, StateError for those of another model and StreamError as ``open``.
         """
-        with self._owned():
+        with self._owned:
             found = arrays_from_bytes(data, self._program.fingerprint)
             self._rows.check_saved(found, 1)
             handle = self._open(id, lambda slot: self._rows.load(np.array([slot]), found))
@@ -368,7 +378,7 @@ class StreamPool:
 
     def save_all(self) -> bytes:
         """All streams as bytes, with their ids, which must be strings or integers."""
-        with self._owned():
+        with self._owned:
             ids = list(self._handles)
             for id in ids:
                 if type(id) not in (str, int):
@@ -379,7 +389,7 @@ class StreamPool:
 
     def load_all(self, data: bytes) -> None:
         """Open the streams that another pool saved, under their ids and beside those that are here: all or none."""
-        with self._owned():
+        with self._owned:
             found = arrays_from_bytes(data, self._program.fingerprint)
             ids = _ids(found.pop(IDS, None))
             self._rows.check_saved(found, len(ids))
@@ -411,12 +421,9 @@ class StreamPool:
     def __repr__(self) -> str:
         return f"<StreamPool of {self._program.model!r}: {len(self)} of {self.capacity} open>"
 
-    def _owned(self) -> _Owned:
-        return _Owned(self._owner)
-
 
 class _Owned:
-    """Holds an owner's flag, or is a StreamError."""
+    """Holds an owner's flag while a block runs, or is a StreamError."""
 
     __slots__ = ("owner",)
 

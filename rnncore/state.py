@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import zlib
@@ -220,6 +219,8 @@ def _read_array(cursor: Cursor) -> tuple[str, np.ndarray]:
 
 def fingerprint(spec: Any, weights: Mapping[str, np.ndarray], dtype: np.dtype) -> str:
     """SHA-256, in hexadecimal digits, of what a network is: its Spec, its weights and the dtype it runs in."""
+    import hashlib  # OpenSSL, which loading a model has no use for
+
     digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
     digest.update(dtype.name.encode())
     for name in sorted(weights):

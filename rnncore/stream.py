@@ -41,6 +41,7 @@ class Stream:
         self._all = np.arange(self._batch)
         self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
         self._states_wanted = len(program.plan.spec.outputs) > 1
+        self._lacking = 0  # 1 where the last piece had no batch
         self._find_short_ways()
 
     def _find_short_ways(self) -> None:
@@ -72,12 +73,14 @@ class Stream:
         Returns what ``model(x)`` would: steps as far as they are known, and values without a time axis (last outputs,
         final states) as they are after this piece. Raises InputError and StreamError.
         """
-        if self._direct is not None and lengths is None and mask is None:
+        direct = self._direct  # read once: another thread may close the stream now
+        if direct is not None and lengths is None and mask is None:
             if not self._states_wanted:
-                y = self._direct.feed(x, out)
+                y = direct.feed(x, out)
             else:
-                y = None if out is not None else self._feed_with_states(x)
+                y = None if out is not None else self._feed_with_states(direct, x)
             if y is not None:
+                self._lacking = int(x.ndim < 3)
                 return y
         self._take()
         try:
@@ -85,14 +88,15 @@ class Stream:
                 bare = self._batch == 1 and self._straight.lacks_batch(x)
                 outputs = self._straight(x[None] if bare else x)
                 if outputs is not None:
+                    self._lacking = int(bare)
                     return self._returned(outputs, int(bare))
             return self._feed(x, lengths, mask, out)
         finally:
             self._owner.release()
 
-    def _feed_with_states(self, x: Any) -> dict[str, np.ndarray] | None:
+    def _feed_with_states(self, direct: DirectStream, x: Any) -> dict[str, np.ndarray] | None:
         """The short way for a model that gives final states beside its sequence."""
-        found = self._direct.feed(x, None, True)
+        found = direct.feed(x, None, True)
         if found is None:
             return None
         y, h, c = found
@@ -111,6 +115,7 @@ class Stream:
         lengths = None if lengths is None else accept_chunk_lengths(lengths, self._batch, new)
         check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, lacking))
         outputs, _ = rows.advance(self._all, accepted, new, lengths, check=check)
+        self._lacking = min(lacking, 1)
         y = self._returned(outputs, lacking)
         if out is None:
             return y
@@ -120,7 +125,8 @@ class Stream:
     def finish(self) -> Any:
         """The outputs that still wait for steps to come: the sequence ends here.
 
-        Values without a time axis are as they were. Then the stream can only be reset, copied, saved or loaded.
+        As the last piece came: without a batch where that had none. Values without a time axis are as they were. Then
+        the stream can only be reset, copied, saved or loaded.
         """
         self._take()
         try:
@@ -129,7 +135,7 @@ class Stream:
                 raise StreamError("this stream is finished already")
             outputs, _ = rows.advance(self._all, {}, 0, None, ended=True)
             self._direct = self._straight = None  # which do not know that a stream may have ended
-            return self._returned(outputs, 0)
+            return self._returned(outputs, self._lacking)
         finally:
             self._owner.release()
 
@@ -153,7 +159,7 @@ class Stream:
             other = Stream.__new__(Stream)
             rows = self._open_rows()
             other._program, other._batch, other._all = self._program, self._batch, self._all
-            other._owner, other._states_wanted = Owner(), self._states_wanted
+            other._owner, other._states_wanted, other._lacking = Owner(), self._states_wanted, self._lacking
             other._rows = Rows(self._program, self._batch)
             other._rows.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
             for name, array in rows.arrays.items():
@@ -192,8 +198,12 @@ class Stream:
 
         May be set where the stream carries nothing else.
         """
-        rows = self._open_rows()
-        return State({name: rows.arrays[name].copy() for name in rows.arrays if name in rows.recurrent})
+        self._take()
+        try:
+            rows = self._open_rows()
+            return State({name: rows.arrays[name].copy() for name in rows.arrays if name in rows.recurrent})
+        finally:
+            self._owner.release()
 
     @state.setter
     def state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -240,7 +250,8 @@ class Stream:
         self.close()
 
     def __repr__(self) -> str:
-        found = "closed" if self.closed else f"batch {self._batch}, {self.nbytes} bytes"
+        rows = self._rows
+        found = "closed" if rows is None else f"batch {self._batch}, {rows.nbytes} bytes"
         return f"<Stream of {self._program.model!r}: {found}>"
 
     def _fingerprint(self) -> str:
@@ -318,11 +329,13 @@ def _with_mask(given: dict[str, Any], mask: Any, axis: int | None) -> dict[str, 
     return given
 
 
-def batch_of_chunk(program: Program, given: Mapping[str, Any], batch: int) -> tuple[int, dict[str, Any]]:
-    """Number of new steps, and the inputs checked."""
-    accepted = program.accept(given, batch, program.given, "stream")
-    flows = program.plan.flows
-    counts = {name: array.shape[flows[name].time] for name, array in accepted.items() if array is not None}
+def batch_of_chunk(
+    program: Program, given: Mapping[str, Any], batch: int, side_by_side: bool = False
+) -> tuple[int, dict[str, Any]]:
+    """Number of new steps, and the inputs checked; side_by_side as for Program.accept."""
+    accepted = program.accept(given, batch, program.given, "pool" if side_by_side else "stream", side_by_side)
+    axes = {name: program.axes(program.plan.flows[name], side_by_side) for name in accepted}
+    counts = {name: array.shape[axes[name][1]] for name, array in accepted.items() if array is not None}
     if len(set(counts.values())) > 1:
         raise InputError(f"inputs of different numbers of steps: {counts}")
     return next(iter(counts.values())), accepted

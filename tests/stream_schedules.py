@@ -16,9 +16,18 @@ from functools import cache
 
 import numpy as np
 from stream_models import SPECS, draw, equal, make
+from test_over_time import PAIRS, signal_model, step_model
 from test_stream_windows import WINDOWS
 
-MODELS = {**SPECS, **{name: WINDOWS[name][0] for name in ("causal", "two branches that halve the rate", "spectrogram")}}
+LOOPS = {
+    "a cell of ops": step_model("B").over_time(PAIRS, given={"gain": 0.1}).spec,
+    "chunks of a signal": signal_model("B").over_time({"state": "state_next"}, chunk=4, context=2).spec,
+}
+MODELS = {
+    **SPECS,
+    **{name: WINDOWS[name][0] for name in ("causal", "two branches that halve the rate", "spectrogram")},
+    **LOOPS,
+}
 STREAMS = 200
 ACTIONS = 24
 

@@ -67,12 +67,18 @@ class Case:
         return found
 
 
-def draw_case(seed, batch=None, steps=None, hidden=None, splittable=False):
-    """A random stack. splittable: forward only, and no output is repeated from a step before the split."""
+def draw_case(seed, batch=None, steps=None, hidden=None, splittable=False, layers=None):
+    """A random stack.
+
+    splittable: forward only, and no output is repeated from a step before the split. layers: so many, of one direction.
+    """
     rng = np.random.default_rng(seed)
     cell = random_cell(rng, hidden_size=hidden)
     direction = "forward" if splittable else str(rng.choice(["forward", "reverse", "bidirectional", "bidirectional"]))
     options = {"direction": direction, "layers": int(rng.integers(1, 4))}
+    if layers is not None:
+        direction = str(rng.choice(["forward", "reverse"]))
+        options = {"direction": direction, "layers": layers}
     options["layout"] = "time_first" if chance(rng, 0.3) else "batch_first"
     if direction == "bidirectional":
         merges = ["concat", "sum", "mul", "average"] + (["separate"] if options["layers"] == 1 else [])
@@ -135,6 +141,19 @@ def test_threads(isa, seed, shape):
         assert_same(found, expected, f"{isa}, seed {seed}, {threads} threads")
         found, _ = case.model.run(case.inputs, case.state, num_threads=threads)
         assert_same(found, expected, f"{isa}, seed {seed}, {threads} threads for the call")
+
+
+@pytest.mark.parametrize("shape", [(1, 70, 24), (3, 40, 33), (2, 16, 120)])
+@pytest.mark.parametrize("seed", seeds(12))
+def test_layers_side_by_side(isa, seed, shape):
+    """Stacks of layers that threads run behind one another; more layers than threads, and fewer."""
+    batch, steps, hidden = shape
+    case = draw_case(seed, batch, steps, hidden, layers=2 + seed % 4)
+    expected, _ = case.model.run(case.inputs, case.state)
+    for threads in (2, 3):
+        for _ in range(5):
+            found, _ = case.model.run(case.inputs, case.state, num_threads=threads)
+            assert_same(found, expected, f"{isa}, seed {seed}, {threads} threads")
 
 
 @pytest.mark.parametrize("steps", [7, 130])

@@ -6,6 +6,7 @@ from agreement import assert_close
 from onnx_ops import OneNode, run_onnxruntime
 from random_networks import seeds
 
+from rnncore import Input, Model, Node, Spec
 from rnncore.errors import SpecError
 
 
@@ -70,3 +71,30 @@ def test_random_stfts(seed):
 def test_refused(op, attributes, shape, message):
     with pytest.raises(SpecError, match=message):
         OneNode(op, attributes, [np.ones(shape, np.float32)])
+
+
+@pytest.mark.parametrize(("size", "step", "begin"), [(4, 4, 0), (6, 4, 2), (5, 2, 0), (3, 7, 1), (9, 1, 8)])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_frames(size, step, begin, axis):
+    x = floats(np.random.default_rng(0), 8, 7, 23)
+    for length in (1, size - begin, x.shape[axis]):
+        signal = np.moveaxis(x, axis, 0)[:length]
+        padded = np.concatenate((np.zeros((begin, *signal.shape[1:]), np.float32), signal))
+        pieces = [padded[at : at + size] for at in range(0, len(padded) - size + 1, step)]
+        expected = np.stack(pieces) if pieces else np.zeros((0, size, *signal.shape[1:]), np.float32)
+        expected = np.moveaxis(expected, (0, 1), (axis % 3, axis % 3 + 1))
+        attributes = {"axis": axis, "size": size, "step": step, "begin": begin}
+        given = np.moveaxis(signal, 0, axis)
+        spec = Spec([Input("x", "float", given.shape)], [Node("y", "Frames", "x", attributes)], ["y"])
+        assert spec.values["y"].shape == expected.shape
+        np.testing.assert_array_equal(Model(spec, {})(given), expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"size": 0}, "size=0"), ({"step": 0}, "step=0"), ({"begin": 4}, "begin=4, expected an integer from 0 to 3")],
+)
+def test_frames_that_cannot_be_are_refused(wrong, message):
+    attributes = {"axis": 1, "size": 4, "step": 2, "begin": 0, **wrong}
+    with pytest.raises(SpecError, match=message):
+        Spec([Input("x", "float", ("B", "T"))], [Node("y", "Frames", "x", attributes)], ["y"])

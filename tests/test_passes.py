@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rnncore import Input, Model, Node, Recurrent, Spec
+from rnncore import Control, Input, Model, Node, Recurrent, Spec
 from rnncore.cells import LSTM
 from rnncore.passes import simplify
 
@@ -233,3 +233,126 @@ def test_swish_in_parts_is_joined():
     simple, _, notes = check_equal(spec, arrays, {"x": x, "z": x[::-1].copy()})
     assert ops(simple) == ["Sigmoid", "Sigmoid", "Swish", "Swish", "Mul", "Mul", "Add"]
     assert "joined x * sigmoid(x) (2)" in notes
+
+
+def quantizing(nodes, outputs, more=()):
+    inputs = [Input("x", "float", ("B", 6)), *more]
+    return simplify(Spec(inputs, nodes, outputs), {})
+
+
+def approximations(spec):
+    return {node.name: node.attributes["approximate"] for node in spec.nodes if node.op in ("Sigmoid", "Tanh", "Swish")}
+
+
+def test_activations_before_a_quantization_are_rounded_as_onnxruntime_does():
+    nodes = [
+        Node("s", "Sigmoid", "x"),
+        Node("t", "Tanh", "x"),
+        Node("e", "Exp", "t"),
+        Node("a", "Sigmoid", "x"),
+        Node("w", "Mul", ("x", "a")),
+        Node("sum", "Sum", ("s", "e", "w")),
+        Node("q", "DynamicQuantizeLinear", "sum"),
+        Node("back", "DequantizeLinear", ("q", "q.scale", "q.zero_point")),
+        Node("after", "Sigmoid", "back"),
+        Node("beside", "Tanh", "sum"),
+    ]
+    spec, _, notes = quantizing(nodes, ["after", "beside"])
+    expected = {"s": "rational", "t": "rational", "w": "rational", "after": "none", "beside": "none"}
+    assert approximations(spec) == expected
+    assert sum("before a quantization" in note for note in notes) == 3
+    again, _, notes = simplify(spec, {})
+    assert again == spec and not notes
+    assert Spec.from_json(spec.to_json()) == spec
+
+
+def test_activations_in_branches_before_a_quantization():
+    """Of an If whose output is quantized behind it; of a Loop that quantizes what its last step gave."""
+    entry = Input("x", "float", ("B", 6))
+    branches = [Spec([entry], [Node("y", op, "x")], ["y"]) for op in ("Tanh", "Sigmoid")]
+    choice = Control("if", "If", ("c", "x"), branches, captures=("x",))
+    condition = Input("c", "bool", ())
+    spec, _, _ = quantizing([choice, Node("q", "DynamicQuantizeLinear", "if")], ["q"], [condition])
+    assert [approximations(branch) for branch in spec.nodes[0].branches] == [{"y": "rational"}] * 2
+    spec, _, _ = quantizing([choice, Node("y", "Neg", "if")], ["y"], [condition])
+    assert [approximations(branch) for branch in spec.nodes[0].branches] == [{"y": "none"}] * 2
+
+    body = Spec(
+        [Input("i", "int64", ()), Input("go", "bool", ()), entry],
+        [
+            Node("q", "DynamicQuantizeLinear", "x"),
+            Node("back", "DequantizeLinear", ("q", "q.scale", "q.zero_point")),
+            Node("y", "Tanh", "back"),
+            Node("on", "Identity", "go"),
+        ],
+        ["on", "y"],
+    )
+    loop = Control("loop", "Loop", ("n", "", "s"), [body])
+    nodes = [Node("s", "Sigmoid", "x"), loop, Node("end", "Sigmoid", "loop")]
+    spec, _, _ = quantizing(nodes, ["end"], [Input("n", "int64", ())])
+    (loop,) = [node for node in spec.nodes if isinstance(node, Control)]
+    assert approximations(loop.branches[0]) == {"y": "rational"}
+    assert {node.name: node.attributes["approximate"] for node in spec.nodes if node.op == "Sigmoid"} == {
+        "s": "rational",
+        "end": "none",
+    }
+
+
+def branch(inputs, scale):
+    """A branch with a weight and a recurrent layer of its own."""
+    nodes = [
+        Node("scaled", "Linear", "outer.x", {"input_size": 4, "output_size": 4}),
+        Recurrent("lstm", LSTM(4, 3), "scaled"),
+        Node("more", "Mul", ("lstm", "lstm")) if scale else Node("more", "Neg", "lstm"),
+    ]
+    return Spec(inputs, nodes, ["more", "lstm.h"])
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_an_if_that_always_goes_one_way_is_its_branch(condition):
+    inner = [Input("outer.x", "float", ("B", "T", 4))]
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4))],
+        [
+            constant("condition", np.array(condition)),
+            Control("if", "If", ("condition", "x"), (branch(inner, True), branch(inner, False)), ("outer.x",)),
+            Node("y", "Relu", "if"),
+        ],
+        ["y", "if.1"],
+    )
+    x = RNG.standard_normal((2, 5, 4)).astype(np.float32)
+    simple, left, notes = check_equal(spec, arrays, {"x": x}, 0)
+    assert not any(isinstance(node, Control) for node in simple.nodes) and len(simple.recurrent) == 1
+    assert "took the only branch of If (1)" in notes
+    label, other = ("then", "else") if condition else ("else", "then")
+    assert f"if.{label}.lstm.weight_ih_l0" in left and not any(name.startswith(f"if.{other}.") for name in left)
+
+
+def test_an_if_that_depends_on_an_input_stays():
+    inner = [Input("outer.x", "float", ("B", "T", 4))]
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4)), Input("condition", "bool", ())],
+        [Control("if", "If", ("condition", "x"), (branch(inner, True), branch(inner, False)), ("outer.x",))],
+        ["if"],
+    )
+    assert ops(simplify(spec, arrays)[0]) == ["If"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "left_out"),
+    [
+        ({"starts": (0,), "ends": (1 << 62,), "axes": (1,)}, True),
+        ({"starts": (0, 0), "ends": (1 << 62, 4), "axes": (0, 2)}, True),
+        ({"starts": (0,), "ends": (3,), "axes": (2,)}, False),
+        ({"starts": (1,), "ends": (1 << 62,), "axes": (1,)}, False),
+        ({"starts": (0,), "ends": (7,), "axes": (1,)}, False),
+        ({"starts": (-1,), "ends": (-(1 << 62),), "axes": (2,), "steps": (-1,)}, False),
+    ],
+)
+def test_a_slice_of_everything_is_left_out(attributes, left_out):
+    spec, arrays = network(
+        [Input("x", "float", ("B", "T", 4))], [Node("s", "Slice", "x", attributes), Node("y", "Neg", "s")], ["y"]
+    )
+    x = RNG.standard_normal((2, 9, 4)).astype(np.float32)
+    simple, _, _ = check_equal(spec, arrays, {"x": x}, 0)
+    assert ("Slice" not in ops(simple)) == left_out

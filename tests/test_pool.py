@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import sys
 import threading
 import tracemalloc
 
@@ -216,7 +217,7 @@ def test_errors_leave_everyone_as_they_were(name):
 
 def test_two_users_get_an_error(pool):
     pool.open("a")
-    assert pool._owner.take()
+    assert pool._owned.owner.take()
     for use in (
         lambda: pool.step({"a": chunk()}),
         lambda: pool.open("b"),
@@ -224,11 +225,59 @@ def test_two_users_get_an_error(pool):
         lambda: pool.save("a"),
         lambda: pool.evict(0),
         lambda: pool.reset("a"),
+        lambda: pool.handles(["a"]),
+        lambda: pool.ids,
+        lambda: pool.idle(0),
     ):
         with pytest.raises(StreamError, match="another thread"):
             use()
-    pool._owner.release()
+    pool._owned.owner.release()
     pool.step({"a": chunk()})
+
+
+def test_threads_that_share_a_stream_or_a_pool_get_errors_and_nothing_else():
+    """Each call works or is a StreamError, whatever the others do meanwhile."""
+    model = make(SPECS["lstm"])
+    x = chunk(3)
+    other = model.stream().save()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(8):
+            stream, pool = model.stream(), model.pool(4)
+            pool.open(0)
+            calls = [
+                lambda stream=stream: stream.feed(x),
+                lambda stream=stream: stream.state,
+                lambda stream=stream: stream.load(other),
+                lambda stream=stream: repr(stream),
+                lambda stream=stream: stream.copy().feed(x),
+                lambda stream=stream: stream.close(),
+                lambda pool=pool: pool.step({0: x}),
+                lambda pool=pool: pool.close(pool.open()),
+                lambda pool=pool: (pool.ids, pool.idle(0), 0 in pool, len(pool)),
+                lambda pool=pool: pool.save_all(),
+            ]
+            failed = []
+            threads = [threading.Thread(target=repeated, args=(call, failed)) for call in calls]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not failed, failed[0]
+            assert 0 in pool
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def repeated(call, failed):
+    for _ in range(20):
+        try:
+            call()
+        except StreamError:
+            pass
+        except BaseException as error:
+            failed.append(error)
 
 
 def test_forks_go_their_own_way(pool):
@@ -331,7 +380,7 @@ def test_finish():
     pool.open("a"), pool.open("b")
     first = pool.step({"a": chunk(7), "b": chunk(3)})["a"]
     last = pool.finish("a")
-    assert equal(np.concatenate((first, last)), np.concatenate((alone.feed(chunk(7)), alone.finish()[0])))
+    assert equal(np.concatenate((first, last)), np.concatenate((alone.feed(chunk(7)), alone.finish())))
     with pytest.raises(StreamError, match="finished"):
         pool.step({"a": chunk()})
     pool.step({"b": chunk()})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
+from real_models import real_file
 from stream_models import equal
 from torch import nn
 
@@ -83,6 +84,8 @@ def names(tmp_path, monkeypatch):
     keras_model.save_weights("classifier.weights.h5")
     Path("classifier.json").write_text(keras_model.to_json())
     rnncore.save("tagger.safetensors", tagger())
+    silero = "silero_vad_16k_op15.onnx"
+    Path(silero).symlink_to(real_file("silero-vad==6.2.3", f"silero_vad/data/{silero}"))
     rng = np.random.default_rng(2)
     x = rng.standard_normal((3, 7, 4)).astype(np.float32)
     return {
@@ -101,6 +104,7 @@ def names(tmp_path, monkeypatch):
         "x_next": x[:, 3:],
         "ids": x,
         "chunk": x[0, :2],
+        "samples": rng.standard_normal(1700).astype(np.float32),
         "sequences": [x[0], x[1, :3], x[2, :1]],
     }
 
@@ -120,6 +124,8 @@ def test_every_block_runs(names, capsys):
             assert names["exported"].spec.outputs
         elif "classifier" in block:
             assert equal(names["model"](names["x"]), rnncore.load("tagger.keras")(names["x"]))
+        elif "over_time" in block:
+            assert names["probabilities"].shape == (3, 1) and names["pool"].capacity == 256
         elif "x_now" in block:
             assert equal(names["y"], rnncore.load("tagger.safetensors")(names["x"]))
         elif "Engine" in block:

@@ -293,3 +293,12 @@ def test_refused_by_name(what):
         model.stream()
     assert words in str(error.value)
     assert words in model.unstreamable
+
+
+def test_what_waits_comes_without_a_batch_where_the_pieces_had_none():
+    spec, _ = WINDOWS["two branches that halve the rate"][:2]
+    model, x = make(spec), draw(spec, np.random.default_rng(0), 1, 9)
+    one, other = model.stream(), model.stream()
+    apart = [one.feed(x[0]), one.finish()]
+    whole = [other.feed(x), other.finish()]
+    assert equal(np.concatenate(apart), np.concatenate(whole, axis=1)[0])

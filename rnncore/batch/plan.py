@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.ops import OPS, UNKNOWN, attention, elementwise, logic, numpy_dtype
-from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.apart import mixing
+from rnncore.ops import numpy_dtype
+from rnncore.spec import Spec
 
 __all__ = ["BATCH", "Plan", "rows_are_apart"]
 
 BATCH = "B"
-NAME = re.compile(r"[A-Za-z_]\w*")
-ATTENTION = frozenset(op.name for op in attention.OPS)  # whole over time, but each row apart
-SPREADING = frozenset(op.name for op in (*elementwise.OPS, *logic.OPS))  # inputs are aligned at their last dimensions
-
-
-def mentions(size: int | str, name: str) -> bool:
-    """Whether a size is made of this name: "2*B+1" of "B"."""
-    return isinstance(size, str) and name in NAME.findall(size)
 
 
 def rows_are_apart(spec: Spec) -> bool:
@@ -35,61 +27,7 @@ def rows_are_apart(spec: Spec) -> bool:
     Every value either has exactly one dimension "B" or nothing of the batch in it, its size included, and no node
     mixes along that dimension.
     """
-    return _name_is_apart(spec, BATCH) and all(_count(spec.values[name].shape, BATCH) == 1 for name in spec.outputs)
-
-
-def _count(shape: tuple[int | str, ...], name: str) -> int:
-    return shape.count(name)
-
-
-def _name_is_apart(spec: Spec, name: str, closed: frozenset[str] = ATTENTION) -> bool:
-    """Whether positions along the dimension ``name`` never meet; recurrent nodes keep rows apart, not steps."""
-    for value in spec.values.values():
-        others = [size for size in value.shape if size != name]
-        if UNKNOWN in others or any(mentions(size, name) for size in others) or _count(value.shape, name) > 1:
-            return False
-        if value.data is not None and any(mentions(size, name) for size in value.data):
-            return False
-    return all(_node_keeps_apart(spec, node, name, closed) for node in spec.nodes)
-
-
-def _node_keeps_apart(spec: Spec, node: object, name: str, closed: frozenset[str]) -> bool:
-    values = spec.values
-    if isinstance(node, Control):
-        return False
-    if isinstance(node, (Recurrent, AttentionDecoder)) or node.op in closed:
-        return name == BATCH
-    if not isinstance(node, Node):
-        return False
-    shapes = [values[entry].shape if entry else () for entry in node.inputs]
-    outputs = [values[entry].shape for entry in node.names]
-    if not any(name in shape for shape in shapes):
-        return True
-    if any(name not in shape for shape in outputs):
-        return False
-    op = OPS[node.op]
-    if name in shapes[0]:
-        axis = shapes[0].index(name)
-        if op.over_time(node.attributes, len(shapes[0]), axis) != "pointwise":
-            return False
-    if name not in shapes[0] or any(name in shape for shape in shapes[1:]):
-        return _others_are_aligned(node, shapes, outputs[0], name)
-    return True
-
-
-def _others_are_aligned(node: Node, shapes: list[tuple[int | str, ...]], output: tuple[int | str, ...], name: str):
-    """Whether an op whose later inputs have the dimension meets it only with itself."""
-    from_end = len(output) - output.index(name)
-    here = [len(shape) - shape.index(name) for shape in shapes if name in shape]
-    if node.op in SPREADING:
-        return all(place == from_end for place in here) and all(
-            len(shape) < from_end or shape[-from_end] in (name, 1) for shape in shapes
-        )
-    if node.op == "Concat":
-        return all(name in shape and len(shape) - shape.index(name) == from_end for shape in shapes)
-    if node.op == "MatMul":
-        return from_end > 2 and all(place == from_end for place in here)
-    return False
+    return not mixing(spec, BATCH, rows=True) and all(BATCH in spec.values[name].shape for name in spec.outputs)
 
 
 @dataclass(frozen=True)
@@ -177,13 +115,6 @@ def _padded(spec: Spec) -> dict[str, tuple[str, ...]]:
 
 
 def _steps_are_apart(spec: Spec, time: str) -> bool:
-    nodes = [node for node in spec.nodes if not isinstance(node, Recurrent)]
-    for value in spec.values.values():
-        others = [size for size in value.shape if size != time]
-        if UNKNOWN in others or any(mentions(size, time) for size in others) or value.shape.count(time) > 1:
-            return False
-        if value.data is not None and any(mentions(size, time) for size in value.data):
-            return False
     if any(node.output_order != "time" for node in spec.recurrent):
         return False
-    return all(_node_keeps_apart(spec, node, time, ATTENTION) for node in nodes)
+    return not mixing(spec, time, rows=False, recurrent=False)

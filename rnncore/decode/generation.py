@@ -90,7 +90,8 @@ def generate(
     tokens output   names of the input of tokens and the output of scores, where there are several
     scores       "logits", "probabilities" or "log_probabilities"; None: what the output's node says
 
-    Rows are computed together, ended ones leave. Raises InputError, and UnsupportedError for a model that cannot go on
+    Rows are computed together, ended ones leave. Causal convolutions and causal attention keep the steps that they look
+    back on. Raises InputError, and UnsupportedError for a model that cannot go on
     token by token (a bidirectional layer, an op over all of time), naming the node.
     """
     for name, value, least in (("max_length", max_length, 0), ("samples", samples, 1), ("beams", beams, 1)):
@@ -115,7 +116,8 @@ def generate(
         raise InputError("cache: not a PrefixCache of this model, expected PrefixCache(model)")
 
     prompts = list(prompts) if not isinstance(prompts, str) else prompts
-    stepper = Stepper(model, len(prompts), inputs, state, tokens, output, scores)
+    longest = max(map(len, prompts), default=0) + max_length
+    stepper = Stepper(model, len(prompts), inputs, state, tokens, output, scores, longest)
     if beams > stepper.size:
         raise InputError(f"beams={beams}, expected at most the {stepper.size} tokens of output {stepper.output!r}")
     vocabulary = model.vocabulary.get(stepper.output) or model.vocabulary.get(stepper.tokens)

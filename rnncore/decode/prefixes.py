@@ -191,7 +191,7 @@ def _together(stepper: Stepper, at: np.ndarray, ends: np.ndarray, fresh: np.ndar
 def _put_rows(state, rows, found, count):
     """states (layers, count, size) with some rows replaced; made where there are none yet."""
     if state is None:
-        state = {name: np.zeros((len(array), count, array.shape[2]), array.dtype) for name, array in found.items()}
+        state = {name: np.zeros((len(array), count, *array.shape[2:]), array.dtype) for name, array in found.items()}
     for name, array in found.items():
         state[name][:, rows] = array
     return state

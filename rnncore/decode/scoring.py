@@ -58,7 +58,8 @@ def score(
     together, a block of steps at a time. The model must have scores for each step, (B, T, V). Raises as generate does.
     """
     sequences = list(sequences) if not isinstance(sequences, str) else sequences
-    stepper = Stepper(model, len(sequences), inputs, state, tokens, output, scores)
+    longest = max(map(len, sequences), default=0)
+    stepper = Stepper(model, len(sequences), inputs, state, tokens, output, scores, longest)
     if not stepper.per_step:
         value = model.spec.values[stepper.output]
         raise InputError(f"output {stepper.output!r} is {value}, expected scores for each step, float (B, T, size)")

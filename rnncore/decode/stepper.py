@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state
+from rnncore.decode.streamed import Streamed
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, UnsupportedError
 from rnncore.ops import OPS, UNKNOWN
@@ -65,6 +66,7 @@ class Stepper:
     tokens   name of the input of tokens: ids (B, T), or one-hot (B, T, V). None: the only one it can be
     output   name of the output of scores, (B, T, V) or (B, V). None: the only one it can be
     kind     what the scores are, one of KINDS; None: what the output's node says (Softmax, LogSoftmax, any other)
+    longest  the most tokens that a row will have
 
     Raises InputError, and UnsupportedError naming the node where a step needs what comes after it.
     """
@@ -78,13 +80,14 @@ class Stepper:
         tokens: str | None = None,
         output: str | None = None,
         kind: str | None = None,
+        longest: int = 1,
     ):
         given = dict(inputs or {})
         spec = model.spec
         self.spec, self.count = spec, count
         self.entry = _token_input(spec, given, tokens)
         self.tokens = self.entry.name
-        moving = _moving(spec, self.tokens)
+        moving, ahead = _moving(spec, self.tokens)
         self.output, self.size = _score_output(spec, moving, output)
         self.kind = _kind(spec, self.output, kind)
         self.hot = self.entry.dtype == "float"
@@ -95,6 +98,17 @@ class Stepper:
             )
         self.per_step = len(spec.values[self.output].shape) == 3
         self.dtype = model.dtype
+        self.streamed = _streamed(model, self.tokens, self.output, longest, ahead) if ahead else None
+        if self.streamed is not None:
+            self.lengths, self.carrying = None, self.streamed.carrying
+            start, self._fixed, self._axes = self.streamed.start(count, given, state)
+        else:
+            start = self._prepare(model, given, moving, state)
+        self.rows = Rows(self, np.arange(count), self._fixed, start)
+
+    def _prepare(self, model: Any, given: dict[str, Any], moving: set[str], state: Any) -> dict | None:
+        """Compute what the tokens do not reach; returns the state that the others start from."""
+        spec, count = self.spec, self.count
         steps = list(zip(spec.nodes, model._steps, strict=True))
         self.steps = [step for node, step in steps if _first(node, moving)]
         self.carrying = tuple(node for node in spec.stateful if node.name in moving)
@@ -114,18 +128,18 @@ class Stepper:
         if self.lengths is not None:
             self._fixed[self.lengths] = None
         self._axes = {key: self._batch_axis(key) for key in self._fixed}
-        start = None
         if state is not None:
-            start = dict(accept_state(self.carrying, state, count, self.dtype))
-        elif not self.carrying:
-            start = {}
-        self.rows = Rows(self, np.arange(count), self._fixed, start)
+            return dict(accept_state(self.carrying, state, count, self.dtype))
+        return None if self.carrying else {}
 
     def run(self, rows: Rows, ids: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, Rows]:
         """Tokens (n, t) of n rows -> scores (n, t, V), or (n, V) of the last step; and the rows after them.
 
         lengths (n,): tokens of each row that count; only for a model that has lengths.
         """
+        if self.streamed is not None:
+            scores, after = self.streamed.run(rows.fixed, rows.state, self._encode(ids))
+            return scores, rows.after(after)
         values = dict(rows.fixed)
         values[self.tokens] = self._encode(ids)
         if lengths is not None:
@@ -281,21 +295,28 @@ def _first(node: Any, moving: set[str]) -> bool:
     return any(name in moving for name in node.reads)
 
 
-def _moving(spec: Spec, tokens: str) -> set[str]:
-    """Names of the values, and nodes, that depend on the tokens. UnsupportedError where one looks ahead in time."""
+def _moving(spec: Spec, tokens: str) -> tuple[set[str], str]:
+    """Names of the values, and nodes, that depend on the tokens; and which node looks at other steps, "" for none."""
     time = spec.values[tokens].shape[1]
-    moving = {tokens}
+    moving, ahead = {tokens}, ""
     for node in spec.nodes:
         if not _first(node, moving):
             continue
         why = _looks_ahead(node, spec, moving, time)
-        if why:
-            raise UnsupportedError(
-                f"node {node.name!r} {why}, so the model cannot go on token by token, "
-                "expected steps that need only what came before"
-            )
+        ahead = ahead or (why and f"node {node.name!r} {why}")
         moving |= {node.name, *node.infer(spec.values)}
-    return moving
+    return moving, ahead
+
+
+def _streamed(model: Any, tokens: str, output: str, longest: int, ahead: str) -> Streamed:
+    """The plan for a model with nodes that look at other steps. UnsupportedError where they come after."""
+    try:
+        return Streamed(model, tokens, output, longest)
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            f"{ahead}, so the model cannot go on token by token: {error}; expected steps that need only what came "
+            "before"
+        ) from None
 
 
 def _depends(size: str, time: str) -> bool:

@@ -77,11 +77,11 @@ def write(path: str | os.PathLike, model: NativeFile) -> Path:
         target = target / FILE_NAME
     elif target.suffix != ".safetensors":
         raise InputError(f"{path}: expected a directory, or a name that ends in .safetensors")
-    tensors = {name: np.ascontiguousarray(array) for name, array in model.weights.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in model.weights.items()}
     if model.test_pair is not None:
         for side in ("inputs", "outputs"):
             for name, array in getattr(model.test_pair, side).items():
-                tensors[f"{_PAIR}{side}.{name}"] = np.ascontiguousarray(array)
+                tensors[f"{_PAIR}{side}.{name}"] = np.asarray(array, order="C")
     description = {
         "format": FORMAT_VERSION,
         "spec": model.spec.to_json(),

@@ -13,7 +13,6 @@ does not have (peepholes, initial states), reads the canonical names of rnncore.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -247,7 +246,7 @@ class _Binder:
         free = [name for name in self.tensors if name not in self.used and not is_optimizer(name)]
         fitting = [name for name in free if np.shape(self.tensors[name]) == shape]
         ranked = [name for name in fitting if name.rpartition(".")[2] == leaf]
-        ranked += difflib.get_close_matches(wanted, free[:MAX_COMPARED], n=3)
+        ranked += _close(wanted, free, cutoff=0.6)
         ranked += fitting
         some = list(dict.fromkeys(ranked))[:3]
         listed = ", ".join(f"{name!r} {np.shape(self.tensors[name])}" for name in some)
@@ -275,8 +274,15 @@ def _join(root: str, key: str) -> str:
     return f"{root}.{key}" if root else key
 
 
+def _close(name: str, known: Iterable[str], cutoff: float) -> list[str]:
+    """Up to three of the first names that are spelt nearly like this one."""
+    import difflib  # only for errors
+
+    return difflib.get_close_matches(name, list(known)[:MAX_COMPARED], n=3, cutoff=cutoff)
+
+
 def _near(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known)[:MAX_COMPARED], n=3, cutoff=0.5)
+    found = _close(name, known, cutoff=0.5)
     return f" (did you mean {', '.join(map(repr, found))}?)" if found else ""
 
 

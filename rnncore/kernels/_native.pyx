@@ -78,6 +78,9 @@ cdef extern from "native/native.h":
         float clip, cell_clip, forget_bias
         int relu, coupled
 
+    enum rnncore_rational:
+        RATIONAL_SIGMOID, RATIONAL_TANH, RATIONAL_SWISH
+
     ctypedef void rnncore_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first, Py_ssize_t last,
                                int down, Py_ssize_t n, float* z, Py_ssize_t z_stride, const float* h,
                                Py_ssize_t h_stride, float* next, Py_ssize_t next_stride, float* c,
@@ -89,8 +92,10 @@ cdef extern from "native/native.h":
         void (*product)(const rnncore_panels* w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n,
                         const rnncore_rows* a, const float* start, float* z, Py_ssize_t z_stride) noexcept nogil
         rnncore_step* lstm_step
+        rnncore_step* lstm_plain_step
         rnncore_step* coupled_step
         rnncore_step* gru_step
+        rnncore_step* gru_plain_step
         rnncore_step* reset_step
         rnncore_step* candidate_step
         rnncore_step* rnn_step
@@ -99,6 +104,7 @@ cdef extern from "native/native.h":
         void (*gru_gates)(const rnncore_cell* cell, float* z, const float* h, float* rh) noexcept nogil
         void (*gru_point)(const rnncore_cell* cell, float* z, const float* hn, float* h) noexcept nogil
         void (*clip)(Py_ssize_t n, float* x, double limit) noexcept nogil
+        void (*rational)(rnncore_rational f, Py_ssize_t n, const float* x, float* y) noexcept nogil
 
     const rnncore_isa** rnncore_isas
     int rnncore_isa_usable(const rnncore_isa* isa)
@@ -114,7 +120,10 @@ cdef extern from "native/pool.h":
     Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
     ctypedef struct rnncore_barrier:
         pass
+    void rnncore_barrier_arrive(rnncore_barrier* barrier, int index) noexcept nogil
     void rnncore_barrier_wait(rnncore_barrier* barrier, int index, int threads) noexcept nogil
+    void rnncore_publish(Py_ssize_t* count, Py_ssize_t value) noexcept nogil
+    Py_ssize_t rnncore_await(const Py_ssize_t* count, Py_ssize_t least, const Py_ssize_t* stop) noexcept nogil
 
 cdef extern from "native/scratch.h":
     void* rnncore_scratch(size_t size) nogil
@@ -137,6 +146,17 @@ cdef double WORK_OF_AN_ACTIVATION = 500
 # 0.2 microseconds, in which one thread makes some 15,000.
 cdef double STEP_WORTH_SHARING = 12e3
 
+# Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many
+# steps of the one before, which are enough to make one product of.
+cdef Py_ssize_t LARGEST_SIDE_BY_SIDE = 1 << 20
+cdef Py_ssize_t STEPS_AHEAD = 8
+
+# Bytes of the outputs of all their layers, which are kept where two layers' would do otherwise.
+cdef size_t LARGEST_BETWEEN = 64 << 20
+
+# What a meeting costs, in multiply-adds.
+cdef double WORK_OF_A_MEETING = 15e3
+
 # Rows are shared where every thread gets at least this many: as many as a register tile holds.
 cdef Py_ssize_t ROWS_WORTH_SHARING = 6
 
@@ -148,6 +168,9 @@ cdef double WORK_WITH_GIL = 200e3
 
 # A call is shared where it has at least this many multiply-adds: waking a thread costs some microseconds.
 cdef double CALL_WORTH_SHARING = 400e3
+
+cdef enum:
+    WORDS_OF_A_LINE = 8
 
 cdef const rnncore_isa* isa = NULL
 
@@ -220,6 +243,9 @@ cdef struct Run:
     Py_ssize_t stop
     bint signals        # whether to look for signals at all: only where a call may be long
     double work         # since the last look
+    # Where layers run side by side: steps of x that stand, and of y; each NULL where nobody waits.
+    const Py_ssize_t* ready
+    Py_ssize_t* done
 
 
 # A packed cell: what the loop needs, without Python.
@@ -282,6 +308,7 @@ cdef void save_states(const Run* run, Py_ssize_t first, Py_ssize_t last, const f
 
 cdef inline void meet(const Run* run, int index, int threads) noexcept nogil:
     if threads > 1:
+        rnncore_barrier_arrive(run.barrier, index)
         rnncore_barrier_wait(run.barrier, index, threads)
 
 
@@ -383,7 +410,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef const Plan* plan = run.plan
     cdef const Job* job = run.job
     cdef const rnncore_isa* kernels = plan.isa
-    cdef Py_ssize_t step = 0, start, t, row, rows, n, n_next, source
+    cdef Py_ssize_t step = 0, start, t, row, rows, n, n_next, source, available
     cdef Py_ssize_t W = kernels.width, longest = job.T if job.lengths == NULL else job.lengths[0]
     cdef Py_ssize_t first, last, z_first, z_last, p_first = 0, p_last = 0, column, column_end
     cdef float* h = run.h
@@ -413,7 +440,14 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
         start = step
         rows = 0
         n_next = n
-        while step < longest:
+        available = longest
+        if run.done != NULL:  # the next layer waits
+            available = min(available, step + 2 * STEPS_AHEAD)
+        if run.ready != NULL:
+            available = min(available, rnncore_await(run.ready, min(step + STEPS_AHEAD, longest), run.interrupted))
+            if available <= step:
+                return
+        while step < available:
             if job.lengths != NULL:
                 while n_next > 0 and job.lengths[n_next - 1] <= step:
                     n_next -= 1
@@ -484,9 +518,6 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                     for row in range(n):
                         kernels.clip((p_last - p_first) * W, other + row * plan.h_stride + p_first * W,
                                      plan.cell.proj_clip)
-            store_outputs(run, t, n, other, column, column_end)
-            rows += n
-            h, other = other, h
             work += n * row_cost
             if work > WORK_BETWEEN_SIGNALS:
                 work = 0
@@ -496,7 +527,15 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                         rnncore_put(&run.stop, t)
                 elif threads == 1 and rnncore_get(run.interrupted):
                     return
-            meet(run, index, threads)
+            if threads > 1:
+                rnncore_barrier_arrive(run.barrier, index)
+            store_outputs(run, t, n, other, column, column_end)  # nobody writes to ``other`` before the next arrival
+            if run.done != NULL:
+                rnncore_publish(run.done, t + 1)
+            rows += n
+            h, other = other, h
+            if threads > 1:
+                rnncore_barrier_wait(run.barrier, index, threads)
             if t >= rnncore_get(&run.stop):
                 return
     if index == 0:
@@ -674,6 +713,38 @@ cdef void by_directions(int index, int threads, void* argument) noexcept nogil:
     rnncore_restore_subnormals(mode)
 
 
+# Layers side by side: each a few steps behind the one before.
+cdef struct Front:
+    Call* call
+    char* between           # (layers - 1) outputs between two layers
+    size_t between_size
+    char* scratch           # (threads)
+    size_t scratch_size
+    Py_ssize_t* done        # (layers), each in a cache line of its own: steps whose outputs stand
+
+
+cdef void by_layers(int index, int threads, void* argument) noexcept nogil:
+    """Task: each thread runs the index-th layer, and every threads-th after it."""
+    cdef Front* front = <Front*> argument
+    cdef Call* call = front.call
+    cdef unsigned mode = rnncore_flush_subnormals()
+    cdef int layer = index
+    cdef Run run
+    cdef Job job
+    cdef float* behind
+    while layer < call.layers and not rnncore_get(&call.interrupted):
+        behind = <float*> (front.between + layer * front.between_size)  # of the last layer: never read
+        prepare_run(call, &run, &job, layer, 0, 0, call.job.B,
+                    <float*> (front.between + (layer - 1) * front.between_size) if layer > 0 else NULL, behind)
+        run.signals = call.signals and index == 0
+        run.ready = front.done + (layer - 1) * WORDS_OF_A_LINE if layer > 0 else NULL
+        run.done = front.done + layer * WORDS_OF_A_LINE
+        lay_out(&run, call.job.B, call.has_c, front.scratch + index * front.scratch_size)
+        time_loop(&run, 0, 1)
+        layer += threads
+    rnncore_restore_subnormals(mode)
+
+
 cdef class NativeCell:
     """One direction of one layer, packed for the instruction set in use. Float32.
 
@@ -728,10 +799,15 @@ cdef class NativeCell:
                 self.panels(&plan.w_hh, weights["weight_hh"][: 2 * H], 2)
                 self.panels(&plan.w_n, weights["weight_hh"][2 * H :], 1)
             else:
-                if kind == "LSTM":
-                    plan.step = isa.lstm_step if cell.coupled == COUPLED_NONE else isa.coupled_step
+                plain = cell.clip == INFINITY and cell.cell_clip == INFINITY and cell.forget_bias == 0
+                if kind == "RNN":
+                    plan.step = isa.rnn_step
+                elif kind == "GRU":
+                    plan.step = isa.gru_plain_step if plain else isa.gru_step
+                elif cell.coupled != COUPLED_NONE:
+                    plan.step = isa.coupled_step
                 else:
-                    plan.step = isa.gru_step if kind == "GRU" else isa.rnn_step
+                    plan.step = isa.lstm_plain_step if plain and "peephole" not in weights else isa.lstm_step
                 self.panels(&plan.w_hh, weights["weight_hh"], G)
             plan.bias = self.vector(units(bias, G, W))
             plan.z_stride = G * padded(H, W)
@@ -1173,6 +1249,28 @@ cdef class Matrix:
         return y
 
 
+# Below so many numbers a function of each keeps the GIL: giving it away and getting it back costs more.
+cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
+
+RATIONALS = {"sigmoid": RATIONAL_SIGMOID, "tanh": RATIONAL_TANH, "swish": RATIONAL_SWISH}
+
+
+def rational(str name not None, x):
+    """A function of RATIONALS as a quotient of polynomials, of x, float32: an array of its shape. See native/body.h."""
+    cdef rnncore_rational f = <rnncore_rational> <int> RATIONALS[name]
+    cdef cnp.ndarray given = np.ascontiguousarray(x, np.float32)
+    cdef cnp.ndarray y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(given), cnp.PyArray_DIMS(given), cnp.NPY_FLOAT32, 0)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(given)
+    cdef const float* source = <const float*> cnp.PyArray_DATA(given)
+    cdef float* target = <float*> cnp.PyArray_DATA(y)
+    if n < NUMBERS_WITH_GIL:
+        isa.rational(f, n, source, target)
+    else:
+        with nogil:
+            isa.rational(f, n, source, target)
+    return y.reshape(np.shape(x))
+
+
 cdef bint is_plain_state(array, Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
     return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
             and cnp.PyArray_NDIM(array) == 3 and cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_DIM(array, 0) == rows
@@ -1232,10 +1330,10 @@ cdef bint execute(Call* call) noexcept nogil:
 
 
 cdef bint execute_together(Call* call, int threads) noexcept nogil:
-    """All rows at once, layer by layer, each layer shared by directions or by panels where that pays."""
+    """All rows at once: layers side by side, or one by one, each shared by directions or by panels where that pays."""
     cdef Py_ssize_t B = call.job.B
     cdef size_t between = between_size(call, B), each
-    cdef char* scratch = <char*> rnncore_scratch(block_scratch(call, B) * (2 if threads > 1 else 1))
+    cdef char* scratch
     cdef float* before
     cdef float* behind
     cdef unsigned mode
@@ -1245,6 +1343,9 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
     cdef int layer, direction, sharing
     cdef Merge merge
     cdef const Plan* plan
+    if threads > 1 and side_by_side_pays(call, threads):
+        return execute_side_by_side(call, threads)
+    scratch = <char*> rnncore_scratch(block_scratch(call, B) * (2 if threads > 1 else 1))
     if scratch == NULL:
         return False
     if threads == 1:
@@ -1268,12 +1369,7 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
             rnncore_pool_run(2, by_directions, &pair)
         else:
             for direction in range(call.directions):
-                plan = call.plans[layer * call.directions + direction]
-                sharing = threads
-                if plan.step == NULL or work_of_row(plan) * B < STEP_WORTH_SHARING * threads:
-                    sharing = 1
-                elif sharing > plan.w_hh.panels:
-                    sharing = <int> plan.w_hh.panels
+                sharing = panel_threads(call.plans[layer * call.directions + direction], B, threads)
                 if sharing > 1:
                     memset(&barrier, 0, sizeof(barrier))
                     pair.runs[direction].barrier = &barrier
@@ -1282,6 +1378,60 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
             return True
         before, behind = behind, before
     return True
+
+
+cdef bint side_by_side_pays(const Call* call, int threads) noexcept nogil:
+    """Whether layers side by side are sooner done than each layer shared by panels."""
+    cdef Py_ssize_t B = call.job.B
+    cdef double work, one_by_one = 0, together = 0
+    cdef int layer, sharing
+    cdef const Plan* plan
+    if call.directions != 1 or call.layers == 1 or call.job.T < 2 * STEPS_AHEAD:
+        return False
+    if call.layers > 3 and (call.layers - 1) * between_size(call, B) > LARGEST_BETWEEN:
+        return False
+    for layer in range(call.layers):
+        plan = call.plans[layer]
+        if plan.w_hh.panels * plan.w_hh.V * plan.isa.width * plan.w_hh.K * sizeof(float) > LARGEST_SIDE_BY_SIDE:
+            return False
+        work = cost_of_row(plan) * B
+        sharing = panel_threads(plan, B, threads)
+        one_by_one += work / sharing + (WORK_OF_A_MEETING if sharing > 1 else 0)
+        if layer % threads == 0:  # nearly equal layers: what the first thread does takes longest
+            together += work
+    # The last layer begins when the one before has made its first chunk, and ends so much later.
+    return together * (1 + 2.0 * STEPS_AHEAD / call.job.T) < one_by_one
+
+
+cdef bint execute_side_by_side(Call* call, int threads) noexcept nogil:
+    """All rows at once, layers side by side."""
+    cdef Py_ssize_t B = call.job.B
+    cdef Front front
+    cdef size_t words = call.layers * WORDS_OF_A_LINE * sizeof(Py_ssize_t)
+    cdef char* room
+    cdef int layer
+    front.call = call
+    front.between_size = between_size(call, B)
+    front.scratch_size = 0
+    for layer in range(call.layers):
+        front.scratch_size = max(front.scratch_size,
+                                 scratch_size(call.plans[layer], B, chunk_rows(B, call.job.T), call.has_c))
+    room = <char*> rnncore_scratch(words + (call.layers - 1) * front.between_size + threads * front.scratch_size)
+    if room == NULL:
+        return False
+    memset(room, 0, words)
+    front.done = <Py_ssize_t*> room
+    front.between = room + words
+    front.scratch = front.between + (call.layers - 1) * front.between_size
+    rnncore_pool_run(threads, by_layers, &front)
+    return True
+
+
+cdef inline int panel_threads(const Plan* plan, Py_ssize_t B, int threads) noexcept nogil:
+    """How many of ``threads`` share a layer's panels."""
+    if plan.step == NULL or work_of_row(plan) * B < STEP_WORTH_SHARING * threads:
+        return 1
+    return min(threads, <int> plan.w_hh.panels)
 
 
 cdef inline double work_of_row(const Plan* plan) noexcept nogil:

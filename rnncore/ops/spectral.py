@@ -1,11 +1,14 @@
-"""Fourier transforms under their ONNX names: the last axis holds real numbers (size 1) or real and imaginary parts."""
+"""Fourier transforms under their ONNX names: the last axis holds real numbers (size 1) or real and imaginary parts.
+
+Frames (ours) cuts a signal into the pieces that a transform, or a network, is given one by one.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known
+from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known, plain_size, whole_over_axis
 from rnncore.ops.checks import flag, single
 from rnncore.ops.sizes import add, divide
 
@@ -130,7 +133,54 @@ def _stft_run(attributes, weights, x, step=None, window=None, length=None):
     return _parts((np.fft.rfft if attributes["onesided"] else np.fft.fft)(frames), x.dtype)
 
 
+# ---- Frames ------------------------------------------------------------------------------------------------------
+
+
+def _frames_infer(attributes, values):
+    x = values[0]
+    axis = axis_of(attributes["axis"], len(x.shape))
+    size, step, begin = (attributes[name] for name in ("size", "step", "begin"))
+    plain_size("size", size)
+    plain_size("step", step)
+    if type(begin) is not int or not 0 <= begin < size:
+        raise SpecError(f"begin={begin!r}, expected an integer from 0 to {size - 1}")
+    count = divide(add(x.shape[axis], begin + step - size), step)
+    if isinstance(count, int):
+        count = max(count, 0)
+    return [Value(x.dtype, (*x.shape[:axis], count, size, *x.shape[axis + 1 :]))]
+
+
+def _frames_run(attributes, weights, x):
+    axis, size, step, begin = (attributes[name] for name in ("axis", "size", "step", "begin"))
+    axis %= x.ndim
+    if begin:
+        x = np.concatenate((np.zeros((*x.shape[:axis], begin, *x.shape[axis + 1 :]), x.dtype), x), axis=axis)
+    if x.shape[axis] < size:
+        return np.zeros((*x.shape[:axis], 0, size, *x.shape[axis + 1 :]), x.dtype)
+    if x.shape[axis] < size + step:  # one
+        return np.ascontiguousarray(x[(slice(None),) * axis + (None, slice(size))])
+    found = np.lib.stride_tricks.sliding_window_view(x, size, axis)  # the numbers of a window stand last
+    found = found[(slice(None),) * axis + (slice(None, None, step),)]
+    return np.ascontiguousarray(np.moveaxis(found, -1, axis + 1))
+
+
+def _frames_context(attributes, rank, time_axis):
+    if attributes["axis"] % rank != time_axis:
+        return 0, 0, 1
+    return attributes["begin"], attributes["size"] - 1 - attributes["begin"], attributes["step"]
+
+
 OPS = [
+    # Pieces of ``size`` numbers along an axis, one every ``step``, the first after ``begin`` zeros: a new axis before
+    # that of their numbers. What does not fill the last piece is left out.
+    Op(
+        "Frames",
+        _frames_infer,
+        _frames_run,
+        attributes={"axis": ..., "size": ..., "step": ..., "begin": 0},
+        time=whole_over_axis,
+        context=_frames_context,
+    ),
     Op(
         "DFT",
         infer=_dft_infer,

@@ -2,11 +2,13 @@
 
     graph.py       Graph: nodes, arrays and notes while passes work on them
     constants.py   fold_constants, fold_parameters: what does not depend on any input
+    branches.py    take_branches: an If that always goes one way
     identities.py  remove_identities: what changes nothing
     transposes.py  cancel_transposes: pairs of Transpose, and those around recurrent layers
     layers.py      merge_layers, join_slices: recurrent layers in nodes of their own become stacks
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
     activations.py fuse_activations, join_swish: Relu into the Conv before it; x * sigmoid(x)
+    quantized.py   follow_quantizer: activations before a quantization, as ONNX Runtime rounds them
     dead.py        remove_dead: what nothing reads
 
 Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES.
@@ -20,11 +22,13 @@ import numpy as np
 
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import fold_affine
+from rnncore.passes.branches import take_branches
 from rnncore.passes.constants import fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph
 from rnncore.passes.identities import remove_identities
 from rnncore.passes.layers import join_slices, merge_layers
+from rnncore.passes.quantized import follow_quantizer
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.spec import Spec
 
@@ -33,6 +37,7 @@ __all__ = ["PASSES", "simplify"]
 PASSES = (
     fold_constants,
     fold_parameters,
+    take_branches,
     remove_identities,
     cancel_transposes,
     merge_layers,
@@ -40,6 +45,7 @@ PASSES = (
     fold_affine,
     fuse_activations,
     join_swish,
+    follow_quantizer,
     remove_dead,
 )
 

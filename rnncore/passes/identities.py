@@ -28,7 +28,9 @@ def _is_identity(node, graph: Graph) -> bool:
         return False
     if node.op in ("Identity", "Dropout"):
         return True
-    if node.op not in ("Cast", "CastLike", "Transpose", "Reshape", "Expand"):
+    if node.op not in ("Cast", "CastLike", "Transpose", "Reshape", "Expand", "Slice"):
+        return False
+    if node.op == "Slice" and not _from_the_beginning(node):
         return False
     before, after = graph.values[node.inputs[0]], graph.values[node.name]
     if node.op in ("Cast", "CastLike"):
@@ -38,3 +40,9 @@ def _is_identity(node, graph: Graph) -> bool:
         return perm is not None and tuple(perm) == tuple(range(len(perm)))
     names = [size for size in before.shape if isinstance(size, str)]
     return before.shape == after.shape and "?" not in names and len(set(names)) == len(names)
+
+
+def _from_the_beginning(node: Node) -> bool:
+    """Whether a Slice leaves nothing out before its end: what has the same sizes then is the same."""
+    starts, steps = node.attributes["starts"], node.attributes["steps"]
+    return starts is not None and not any(starts) and (steps is None or set(steps) == {1}) and len(node.inputs) == 1

@@ -4,6 +4,7 @@
     flow       follows the time axis through a Spec, or says which node prevents it: the Plan of a stream
     both_ways  a recurrent node that reads ahead;  program  a Plan compiled for a model
     run        one group of rows through the graph;  rows  the states of many, and a step of some of them
+    over_time  a model of one step as one of sequences
     straight   the short way of a stream through a graph that keeps no steps
 
 rnncore.stream and rnncore.pool are what users see of it.

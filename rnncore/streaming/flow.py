@@ -13,11 +13,14 @@ is known in every value. Each value then is one of
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from rnncore.apart import mixing
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
@@ -112,33 +115,33 @@ class Plan:
     block: int
     history: int
 
-    @property
+    @cached_property
     def timings(self) -> list[Timing]:
         found = [part.timing for part in self.parts if part.timing is not None]
         return list(dict.fromkeys([INPUT, *found, *(part.window.of for part in self.parts if part.window)]))
 
-    @property
+    @cached_property
     def together(self) -> bool:
         """Whether rows with chunks of different lengths can run in one batch: no node keeps steps for later."""
         kept = ("window", "blocks", "history", "last")
         return not self.fixed and all(part.how not in kept and not part.waiting for part in self.parts)
 
-    @property
+    @cached_property
     def settled(self) -> int:
         """Steps of the input after which what waits anywhere repeats with ``period``."""
         histories = self.history if any(part.how == "history" for part in self.parts) else 0
         return max(timing.settled for timing in self.timings) + histories * self.slowest
 
-    @property
+    @cached_property
     def slowest(self) -> int:
         """The most steps of the input for one of any value."""
         return max(-(-timing.rate[1] // timing.rate[0]) for timing in self.timings)
 
-    @property
+    @cached_property
     def period(self) -> int:
         return joined(self.timings).period
 
-    @property
+    @cached_property
     def latency(self) -> int:
         """Steps of the input that the latest output lags behind, at most: 0 where each step is answered at once."""
         timings = [self.flows[name].timing for name in self.spec.outputs if self.flows[name].kind == "steps"]
@@ -152,20 +155,27 @@ def _lag(timing: Timing) -> int:
     return max((n * per - timing.count(n) * steps) // per for n in range(least, least + timing.period))
 
 
-def plan(spec: Spec, lookahead: int | None = None, block: int | None = None, history: int | None = None) -> Plan:
+def plan(
+    spec: Spec,
+    lookahead: int | None = None,
+    block: int | None = None,
+    history: int | None = None,
+    time: str | None = None,
+) -> Plan:
     """How the Spec streams; UnsupportedError that names the node which prevents it.
 
     lookahead  steps that bidirectional layers may look ahead, and block: how many they then give at a time
     history    steps that causal attention looks back on, the present one included
+    time       the name of the time in the inputs' shapes; None: the only one that it can be
     """
-    return _Follower(spec, lookahead, block or max(1, lookahead or 1), history).plan()
+    return _Follower(spec, lookahead, block or max(1, lookahead or 1), history, time).plan()
 
 
 class _Follower:
-    def __init__(self, spec: Spec, lookahead: int | None, block: int, history: int | None):
+    def __init__(self, spec: Spec, lookahead: int | None, block: int, history: int | None, time: str | None):
         self.spec, self.lookahead, self.block, self.history = spec, lookahead, block, history
         self.flows: dict[str, Flow] = {}
-        self.time, batch = _time_and_batch(spec)
+        self.time, batch = _time_and_batch(spec, time)
         self.fixed = batch == 1
         self.marked = _marked_inputs(spec, self.time, batch)
 
@@ -179,6 +189,7 @@ class _Follower:
         parts = []
         for place, node in enumerate(self.spec.nodes):
             try:
+                node = self._with_marks(node)
                 self.marked.update(node.infer(self.marked))
             except SpecError as error:
                 raise UnsupportedError(f"the model cannot be streamed: {error}") from None
@@ -191,6 +202,19 @@ class _Follower:
             self.spec, self.flows, tuple(parts), self.time, self.fixed,
             self.lookahead or 0, self.block, self.history or 0,
         )  # fmt: skip
+
+    def _with_marks(self, node: Any) -> Any:
+        """A Scan with the marks in its body too, so that they come out of it."""
+        if not (isinstance(node, Control) and node.op == "Scan"):
+            return node
+        (body,) = node.branches
+        given = [self.marked[name].shape for name in node.inputs]
+        for place in range(node.sequences):
+            shape = list(given[node.carried + place])
+            del shape[_scan_axis(node, place, len(shape))]
+            given[node.carried + place] = tuple(shape)
+        inner = [*(entry.name for entry in body.inputs[: node.own]), *node.captures]
+        return dataclasses.replace(node, branches=(body.reshaped(dict(zip(inner, given, strict=True))),))
 
     def _add(self, name: str, kind: str, timing: Timing | None, what: str, reason: str = "") -> None:
         """Record a value of a kind; what is static but has a time axis is steps, and steps without one are none."""
@@ -214,10 +238,10 @@ class _Follower:
         for flow in given.values():
             if flow.kind == "none":
                 self._refuse(node, flow.reason)
-        if isinstance(node, Recurrent):
-            return self._recurrent(place, node)
-        if isinstance(node, AttentionDecoder):
-            return self._decoder(place, node)
+        if isinstance(node, (Recurrent, AttentionDecoder)):
+            if all(flow.kind == "static" for flow in given.values()):  # an encoder, beside what is streamed
+                return self._give(node, Part(node, place, "static"), "static", None)
+            return self._recurrent(place, node) if isinstance(node, Recurrent) else self._decoder(place, node)
         kinds = {flow.kind for flow in given.values()}
         if "lengths" in kinds:
             self._refuse(node, "it reads the lengths, which a stream only knows of each chunk")
@@ -227,6 +251,8 @@ class _Follower:
         if kinds <= {"static"} or known is not None:
             return self._give(node, Part(node, place, "static", data=known), "static", None)
         if isinstance(node, Control):
+            if node.op == "Scan":
+                return self._scanned(place, node)
             self._refuse(node, "its branches see the whole sequence")
         if "running" in kinds:
             if kinds & {"steps", "sizes"}:
@@ -260,9 +286,39 @@ class _Follower:
         return data if plain else None
 
     def _give(self, node: Any, part: Part, kind: str, timing: Timing | None) -> Part:
-        for name in node.names:
+        for name in node.infer(self.marked):
             self._add(name, kind, timing, _what(node))
         return part
+
+    def _scanned(self, place: int, node: Control) -> Part:
+        """A Scan along the time: its states are kept, its body runs once for each new step."""
+        others = [*node.inputs[: node.carried], *node.inputs[node.own :]]
+        steps = {name: self.flows[name] for name in node.inputs[node.carried : node.own]}
+        for number, (name, flow) in enumerate(steps.items()):
+            if flow.kind != "steps" or flow.time != _scan_axis(node, number, len(flow.value.shape)):
+                self._refuse(node, f"it runs along another axis of {name!r} than the time")
+        moving = [name for name in others if self.flows[name].kind != "static"]
+        if moving:
+            self._refuse(node, f"{moving[0]!r}, which all of its steps read, depends on the sequence")
+        rowless = [name for name in node.inputs[: node.carried] if self.flows[name].batch is None]
+        if rowless and not self.fixed:
+            self._refuse(node, f"its state {rowless[0]!r} is one for all rows of a batch")
+        if any((*node.backward, *node.output_backward)):
+            self._refuse(node, "it reads the sequence from its end")
+        mixed = "" if self.fixed else mixing(node.branches[0], BATCH, rows=True)
+        if mixed:
+            self._refuse(node, f"the rows of a batch may meet in its body, at {mixed}")
+        timing = joined([flow.timing for flow in steps.values()])
+        waiting = self._waiting(steps, timing)
+        for name in node.names[: node.carried]:
+            self._add(name, "running", None, _what(node))
+        for name in node.names[node.carried :]:
+            self._add(name, "steps", timing, _what(node))
+        for start, after in zip(node.inputs, node.names[: node.carried], strict=False):
+            if self.marked[start].shape != self.marked[after].shape:
+                found, expected = self.marked[after], self.marked[start]
+                self._refuse(node, f"its state {start!r} is {expected} at first and {found} after a step")
+        return Part(node, place, "scan", timing, waiting)
 
     def _sizes(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
         timing = joined([flow.timing for flow in given.values() if flow.timing is not None])
@@ -293,7 +349,8 @@ class _Follower:
         how = op.over_time(node.attributes, rank, axis)
         if node.op == "Gather" and node.inputs[0] not in steps:
             how = "pointwise"  # rows of a table
-        if node.op in ATTENTION and list(steps) == [node.inputs[0]] and not node.attributes.get("causal"):
+        moving = [name for name in node.inputs if name in steps]
+        if node.op in ATTENTION and moving == [node.inputs[0]] and not node.attributes.get("causal"):
             how = "pointwise"  # each query for itself, of a memory that is there
         if how == "whole" and node.op in ("Reshape", "Expand") and self._keeps_time(node, first):
             how = "pointwise"
@@ -338,6 +395,8 @@ class _Follower:
         if context is None or context == (0, 0, 1):
             return None
         left, right, stride = context
+        if node.op == "Frames":
+            return Window(flow.timing, left, right, stride, 0)
         attributes = node.attributes
         axis = flow.time - 2
         if axis < 0 or flow.batch not in (0, None):
@@ -363,18 +422,18 @@ class _Follower:
 
     def _windowed(self, place: int, node: Node, flow: Flow, window: Window) -> Part:
         """The node without padding in time, which a stream's context stands for."""
+        if node.op == "Frames":
+            return self._give(node, _window_part(node, place, window, {"begin": 0}), "steps", window)
         spatial, axis = len(flow.value.shape) - 2, flow.time - 2
         auto = node.attributes.get("auto_pad") or "NOTSET"
         if auto.startswith("SAME") and spatial > 1:
             self._refuse(node, f"auto_pad={auto!r} over several axes, expected pads")
         pads = [0] * (2 * spatial) if auto != "NOTSET" else list(node.attributes.get("pads") or (0,) * (2 * spatial))
         pads[axis] = pads[axis + spatial] = 0
-        changed = {**node.attributes, "pads": tuple(pads)}
-        if "auto_pad" in changed:
+        changed = {"pads": tuple(pads)}
+        if "auto_pad" in node.attributes:
             changed["auto_pad"] = "NOTSET"
-        run = Node(node.name, node.op, node.inputs, changed)
-        part = Part(run, place, "window", window, window=window, padding=PADDING.get(node.op, 0.0))
-        return self._give(node, part, "steps", window)
+        return self._give(node, _window_part(node, place, window, changed), "steps", window)
 
     def _looking_back(self, place: int, node: Node, steps: Mapping[str, Flow]) -> Part:
         if self.history is None:
@@ -465,6 +524,16 @@ class _Follower:
 MAX_SIMULATED = 1_000_000
 
 
+def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, Any]) -> Part:
+    run = Node(node.name, node.op, node.inputs, {**node.attributes, **changed})
+    return Part(run, place, "window", window, window=window, padding=PADDING.get(node.op, 0.0))
+
+
+def _scan_axis(node: Control, sequence: int, rank: int) -> int:
+    """The axis along which a Scan goes through one of its sequences."""
+    return node.axes[sequence] % rank if node.axes else 0
+
+
 def _what(node: Any) -> str:
     op = getattr(node, "op", None) or node.kind
     return f"node {node.name!r} ({op})"
@@ -475,26 +544,46 @@ def _axes(value: Value, mark: str) -> list[int]:
     return [axis for axis, size in enumerate(value.shape) if isinstance(size, str) and mark in size]
 
 
-def _time_and_batch(spec: Spec) -> tuple[str, int | str]:
-    """The name that the time has in the inputs' shapes, and the batch's name or size."""
+def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, int | None]]:
+    """The nodes that go along the time: the shape of what they read, and where time and batch stand in it."""
+    for node in spec.nodes:
+        if isinstance(node, Control) and node.op == "Scan":
+            shape = spec.values[node.inputs[node.carried]].shape
+            axis = _scan_axis(node, 0, len(shape))
+            free = [place for place, size in enumerate(shape) if isinstance(size, str) and place != axis]
+            yield node, shape, axis, free[0] if free else None
+        elif node in spec.stateful:
+            batch_axis = 1 if getattr(node, "layout", "") == "time_first" else 0
+            yield node, spec.values[node.input].shape, 1 - batch_axis, batch_axis
+
+
+def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
+    """The name that the time has in the inputs' shapes, and the batch's name or size.
+
+    time: the name, where it is known; what goes along another time then is no business of the stream.
+    """
     named = {size for entry in spec.inputs for size in entry.shape if isinstance(size, str)}
     times: dict[str, None] = {}
     batch: int | str = UNKNOWN
-    for node in spec.stateful:
-        shape = spec.values[node.input].shape
-        batch_axis = 1 if getattr(node, "layout", "") == "time_first" else 0
-        found = shape[1 - batch_axis]
+    for node, shape, time_axis, batch_axis in _along_time(spec):
+        found = shape[time_axis]
+        if time is not None and (isinstance(found, int) or time not in re.findall(r"\w+", found)):
+            continue
         if isinstance(found, int):
             raise UnsupportedError(
-                f"{_what(node)} cannot be streamed: its input {node.input!r} has {found} steps, expected a free size"
+                f"{_what(node)} cannot be streamed: its input has {found} steps, expected a free size; "
+                "over_time makes a model of sequences from one whose states are inputs and outputs"
             )
-        batch = shape[batch_axis] if batch == UNKNOWN else batch
+        if batch == UNKNOWN:
+            batch = 1 if batch_axis is None else shape[batch_axis]
         times.update(dict.fromkeys(name for name in re.findall(r"\w+", found) if name in named))
     if batch == UNKNOWN:
         batch = next((entry.shape[0] for entry in spec.inputs if entry.shape), 1)
     if not times:
         times = dict.fromkeys(size for entry in spec.inputs for size in entry.shape[1:] if isinstance(size, str))
         times.pop(batch, None)
+    if time is not None:
+        times = {time: None}
     if len(times) != 1:
         found = ", ".join(times) or "none"
         raise UnsupportedError(f"the model cannot be streamed: free sizes that may be the time: {found}; expected one")

@@ -13,13 +13,13 @@ from rnncore.arguments import accept_array
 from rnncore.errors import InputError
 from rnncore.model import Model, nothing, op_step
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Input, Node
+from rnncore.spec import Control, Input, Node
 from rnncore.streaming.both_ways import BothWays
-from rnncore.streaming.flow import BATCH, Part, Plan
+from rnncore.streaming.flow import BATCH, Flow, Part, Plan
 from rnncore.streaming.timing import Timing
 from rnncore.threads import check_threads
 
-__all__ = ["Program", "padding_of"]
+__all__ = ["Program", "padding_of", "scan_states"]
 
 Values = dict[str, Any]
 
@@ -32,9 +32,12 @@ class Program:
         spec = plan.spec
         self.given = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "steps"]
         self.static = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "static"]
+        ends = (*(entry.name for entry in self.given), *spec.outputs)
+        self.bare = plan.fixed and any(plan.flows[name].batch is None for name in ends)
         self.lengths = [entry.name for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"]
         stateful = [part.node for part in plan.parts if part.how == "recurrent"]
-        self.ragged = plan.together and all(node.lengths is not None for node in stateful)
+        scans = any(part.how == "scan" for part in plan.parts)
+        self.ragged = plan.together and not scans and all(node.lengths is not None for node in stateful)
         self.timings = plan.timings
         self.repeats = [
             part.node.name
@@ -43,12 +46,14 @@ class Program:
         ]
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
-        plain = plan.together and not self.repeats and all(part.how != "last" for part in plan.parts)
+        self.moving = [pair for pair in zip(plan.parts, self.steps, strict=True) if pair[0].how != "static"]
+        plain = plan.together and not (self.repeats or scans)
         self.plain = [
             step
             for part, step in zip(plan.parts, self.steps, strict=True)
             if plain and part.how != "static" and step is not nothing
         ]
+        self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in spec.outputs]
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
         self.counts = lru_cache(maxsize=256)(self._counts)
@@ -69,6 +74,8 @@ class Program:
             inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
             alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
             return op_step(alone, model.weights, model.dtype, threads)
+        if part.how == "scan":
+            return model._steps[part.place].reading((*scan_states(node), *node.inputs[node.carried :]))
         if part.how == "blocks":
             return BothWays(node, model, threads)
         if isinstance(node, Node) and node.op == "Embedding":
@@ -77,11 +84,10 @@ class Program:
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
         return model._steps[part.place]
 
-    def phase(self, steps: int) -> int:
-        """A number of steps after which the same steps are kept, and small."""
-        if steps < self.canonical:
-            return steps
-        return self.plan.settled + (steps - self.plan.settled) % self.plan.period
+    def phase(self, steps: np.ndarray) -> np.ndarray:
+        """Numbers of steps after which the same steps are kept, and small."""
+        settled = self.plan.settled
+        return np.where(steps < self.canonical, steps, settled + (steps - settled) % self.plan.period)
 
     def _counts(self, before: int, new: int, ended: bool) -> dict[Timing, tuple[int, int]]:
         """For each timing the steps known before and after."""
@@ -98,8 +104,19 @@ class Program:
                 found[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
         return found
 
-    def accept(self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str) -> Values:
-        """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there."""
+    def axes(self, flow: Flow, side_by_side: bool) -> tuple[int | None, int | None]:
+        """Where rows and time stand in a value. Side by side, what has no batch has its rows in front."""
+        if side_by_side and self.plan.fixed and flow.batch is None:
+            return 0, None if flow.time is None else flow.time + 1
+        return flow.batch, flow.time
+
+    def accept(
+        self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str, side_by_side: bool = False
+    ) -> Values:
+        """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there.
+
+        side_by_side  what has steps but no batch comes with its rows in front
+        """
         names = [entry.name for entry in entries]
         for name in given:
             if name not in names:
@@ -110,14 +127,16 @@ class Program:
             flow, value = self.plan.flows[entry.name], given.get(entry.name)
             if value is None:
                 if not entry.optional:
-                    raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}")
+                    once = f", given once in inputs={{{entry.name!r}: ...}}" if entries is self.static else ""
+                    raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}{once}")
                 found[entry.name] = None
                 continue
             shape = entry.shape
-            if self.plan.fixed and flow.batch is not None:  # rows side by side, each of which runs alone
-                shape = (*shape[: flow.batch], "B", *shape[flow.batch + 1 :])
+            rows, _ = self.axes(flow, side_by_side)
+            if self.plan.fixed and rows is not None:  # rows side by side, each of which runs alone
+                shape = (*shape[:rows], "B", *shape[rows + (flow.batch is not None) :])
             array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), shape, sizes)
-            if flow.batch is not None and array.shape[flow.batch] != batch:
+            if rows is not None and array.shape[rows] != batch:
                 raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
             found[entry.name] = array
         return found
@@ -126,3 +145,8 @@ class Program:
 def padding_of(part: Part, dtype: np.dtype) -> float | int:
     """What stands around the sequence, as a number of that dtype."""
     return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
+
+
+def scan_states(node: Control) -> tuple[str, ...]:
+    """The names under which a stream keeps the states of a Scan, in their order."""
+    return tuple(f"{node.name}.state.{place}" for place in range(node.carried))

@@ -18,11 +18,12 @@ import numpy as np
 from rnncore.arguments import without_padding
 from rnncore.errors import InputError, StateError, UnsupportedError
 from rnncore.formats._cursor import shown
-from rnncore.ops import numpy_dtype
+from rnncore.model import apart
+from rnncore.ops import Value, numpy_dtype
 from rnncore.state import State
 from rnncore.streaming.flow import Flow, Part
-from rnncore.streaming.program import Program, padding_of
-from rnncore.streaming.run import Run
+from rnncore.streaming.program import Program, padding_of, scan_states
+from rnncore.streaming.run import Run, rows_first
 
 __all__ = ["Rows"]
 
@@ -33,10 +34,14 @@ MOST_STEPS = 1 << 60
 
 
 class Rows:
-    """The states of ``capacity`` rows. Not safe to use by two threads at once."""
+    """The states of ``capacity`` rows. Not safe to use by two threads at once.
 
-    def __init__(self, program: Program, capacity: int):
+    side_by_side: inputs and outputs that have no batch get rows in front, as a pool has them.
+    """
+
+    def __init__(self, program: Program, capacity: int, side_by_side: bool = False):
         self.program, self.capacity = program, capacity
+        self.side_by_side = side_by_side and program.bare
         self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
         if not program.plan.together:
             self.arrays["steps"] = np.zeros(capacity, np.int64)
@@ -69,17 +74,23 @@ class Rows:
         elif part.how == "history":
             for name in dict.fromkeys(node.inputs):
                 self._keep(f"{node.name}.history.{name}", flows[name], self.program.plan.history - 1)
+        elif part.how == "scan":
+            for key, start in zip(scan_states(node), node.inputs, strict=False):
+                value, batch = flows[start].value, flows[start].batch
+                rest = list(value.shape)
+                if batch is not None:  # the batch and the first axis change places
+                    rest[batch], rest[0] = rest[0], rest[batch]
+                    del rest[0]
+                self.arrays[key] = np.zeros(
+                    (self.capacity, *_plain_sizes(key, value, rest)), numpy_dtype(value.dtype, dtype)
+                )
         elif part.how == "last":
             self._keep(f"{node.name}.last", flows[node.inputs[0]], 1)
 
     def _keep(self, name: str, flow: Flow, most: int) -> None:
         """Room for at most so many steps of a value in each row."""
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
-        free = [size for size in rest if not isinstance(size, int)]
-        if free:
-            raise UnsupportedError(
-                f"{name}: values are {flow.value}, expected no free sizes but the batch and the time"
-            )
+        rest = _plain_sizes(name, flow.value, rest)
         dtype = numpy_dtype(flow.value.dtype, self.program.model.dtype)
         self.arrays[name] = np.zeros((self.capacity, most, *rest), dtype)
 
@@ -102,6 +113,9 @@ class Rows:
             if part.how == "window":
                 array = self.arrays[f"{node.name}.context"]
                 array[rows] = padding_of(part, array.dtype)
+            elif part.how == "scan":
+                for key, start in zip(scan_states(node), node.inputs, strict=False):
+                    self.arrays[key][rows] = rows_first(self._of_static(start, rows), plan.flows[start].batch)
             if part.how not in ("recurrent", "blocks"):
                 continue
             for place, key in enumerate(node.state_shapes(1)):
@@ -217,8 +231,7 @@ class Rows:
     def load(self, rows: Any, found: Mapping[str, np.ndarray]) -> None:
         """Make rows what save gave, which was checked."""
         static = {name.removeprefix("static."): array for name, array in found.items() if name.startswith("static.")}
-        if static:
-            self._set_static(rows, {entry.name: static.get(entry.name) for entry in self.program.static})
+        self._set_static(rows, {entry.name: static.get(entry.name) for entry in self.program.static})
         for name, array in self.arrays.items():
             if name in self.recurrent:
                 array[:, rows] = found[name]
@@ -251,8 +264,8 @@ class Rows:
         results = []
         with np.errstate(all="ignore"):
             for members, count, ragged in self._groups(rows, new, lengths):
-                whole = len(members) == len(rows)
-                part = given if whole and count == new else self._part(given, members, count)
+                whole = len(members) == len(rows) and count == new and not self.side_by_side
+                part = given if whole else self._part(given, members, count)
                 results.append(self._run(rows[members], part, count, ragged, ended, updates))
                 results[-1] = (members, *results[-1])
         outputs, counts = self._gathered(rows, results)
@@ -299,14 +312,10 @@ class Rows:
 
     def _own_outputs(self, values: Values, others: list[np.ndarray | None]) -> Values:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
-        held = [*others, *self.program.model._constants.values(), *self.static.values()]
-        held = [array for array in held if array is not None]
-        outputs: Values = {}
-        for name in self.program.plan.spec.outputs:
-            array = values[name]
-            outputs[name] = array.copy() if any(np.may_share_memory(array, other) for other in held) else array
-            held.append(outputs[name])
-        return outputs
+        kept = (self.program.model._constants.values(), self.static.values())
+        held = [*others, *kept[0], *kept[1], *(values[name] for name in self.program.counted)]
+        found = [(name, values[name]) for name in self.program.plan.spec.outputs]
+        return apart(found, [array for array in held if array is not None])
 
     def _groups(self, rows, new, lengths):
         """(places in ``rows``, number of steps, lengths or None): what can run in one batch."""
@@ -315,19 +324,26 @@ class Rows:
             lengths = None
         if program.plan.together and (lengths is None or program.ragged):
             return [(everyone, new, lengths)]
+        counts = np.full(len(rows), new) if lengths is None else lengths
+        if program.plan.fixed:
+            return [(np.array([place]), int(count), None) for place, count in enumerate(counts)]
+        phases = 0 * counts if program.plan.together else program.phase(self.arrays["steps"][rows])
+        if (phases == phases[:1]).all() and (counts == counts[:1]).all():
+            return [(everyone, int(counts[0]), None)] if len(rows) else []
         keys: dict[tuple[int, int], list[int]] = {}
-        for place, row in enumerate(rows):
-            count = new if lengths is None else int(lengths[place])
-            phase = 0 if program.plan.together else program.phase(int(self.arrays["steps"][row]))
-            keys.setdefault((count, phase, place if program.plan.fixed else 0), []).append(place)
-        return [(np.array(places), count, None) for (count, _, _), places in keys.items()]
+        for place, key in enumerate(zip(counts.tolist(), phases.tolist(), strict=True)):
+            keys.setdefault(key, []).append(place)
+        return [(np.array(places), count, None) for (count, _), places in keys.items()]
 
     def _part(self, given: Values, members: np.ndarray, count: int) -> Values:
         found = {}
         for name, array in given.items():
             flow = self.program.plan.flows[name]
             if array is not None and flow.kind == "steps":
-                array = array if flow.batch is None else np.take(array, members, axis=flow.batch)
+                if flow.batch is not None:
+                    array = np.take(array, members, axis=flow.batch)
+                elif self.side_by_side:
+                    array = array[members[0]]
                 array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(count),)])
             found[name] = array
         return found
@@ -343,32 +359,35 @@ class Rows:
                     counts[name][members] = known[flow.timing] if lengths is None else lengths
                     if lengths is not None:
                         found[name] = _zeros_behind(found[name], flow, lengths)
-        if len(results) == 1:
+        if len(results) == 1 and not self.side_by_side:
             return results[0][1], counts
         outputs = {}
         for name in plan.spec.outputs:
             flow = plan.flows[name]
-            if flow.batch is None:
+            batch, time = self.program.axes(flow, self.side_by_side)
+            if flow.batch is None and batch == 0:
+                results = [(members, {**found, name: found[name][None]}, *more) for members, found, *more in results]
+            if batch is None or len(results) == 1:
                 outputs[name] = results[0][1][name]
                 continue
             first = max((found[name] for _, found, _, _ in results), key=lambda array: array.size)
             shape = list(first.shape)
-            shape[flow.batch] = len(rows)
+            shape[batch] = len(rows)
             if flow.kind == "steps":
-                shape[flow.time] = int(counts[name].max())
+                shape[time] = int(counts[name].max())
             outputs[name] = np.zeros(shape, first.dtype)
             for members, found, _, _ in results:
                 index: list[Any] = [slice(None)] * len(shape)
-                index[flow.batch] = members
+                index[batch] = members
                 if flow.kind == "steps":
-                    index[flow.time] = slice(found[name].shape[flow.time])
+                    index[time] = slice(found[name].shape[time])
                 outputs[name][tuple(index)] = found[name]
         return outputs, counts
 
     def _run(self, rows, given, new, lengths, ended, updates):
         """One group: outputs by name, the steps known of each timing, and lengths."""
         program, plan = self.program, self.program.plan
-        before = 0 if plan.together else program.phase(int(self.arrays["steps"][rows[0]]))
+        before = 0 if plan.together else int(program.phase(self.arrays["steps"][rows[:1]])[0])
         counts = program.counts(before, new, ended)
         run = Run(self, rows, counts, ended)
         values = run.values
@@ -385,11 +404,18 @@ class Rows:
         for name, (of, axis) in program.model._padded.items():
             if values.get(of) is not None:
                 values[name] = without_padding(values[name], values[of], axis)
-        for part, step in zip(plan.parts, program.steps, strict=True):
+        for part, step in program.moving:
             run.part(part, step)
         updates.append((rows, run.updates))
         outputs = self._own_outputs(values, [*given.values(), *run.updates.values()])
         return outputs, {timing: after - earlier for timing, (earlier, after) in counts.items()}, lengths
+
+
+def _plain_sizes(name: str, value: Value, sizes: list[int | str]) -> list[int]:
+    """The sizes of what is kept of a value in each row."""
+    if not all(isinstance(size, int) for size in sizes):
+        raise UnsupportedError(f"{name}: values are {value}, expected no free sizes but the batch and the time")
+    return sizes
 
 
 def _zeros_behind(array: np.ndarray, flow: Flow, lengths: np.ndarray) -> np.ndarray:

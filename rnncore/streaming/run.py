@@ -12,13 +12,13 @@ from rnncore.spec import Node, Recurrent
 from rnncore.state import State
 from rnncore.streaming.both_ways import BothWays
 from rnncore.streaming.flow import Flow, Part
-from rnncore.streaming.program import padding_of
+from rnncore.streaming.program import padding_of, scan_states
 from rnncore.streaming.timing import INPUT, Timing
 
 if TYPE_CHECKING:
     from rnncore.streaming.rows import Rows
 
-__all__ = ["Run"]
+__all__ = ["Run", "rows_first"]
 
 Values = dict[str, Any]
 
@@ -37,8 +37,7 @@ class Run:
         return after - before
 
     def part(self, part: Part, step: Any) -> None:
-        if part.how != "static":
-            getattr(self, f"_{part.how}")(part, step)
+        getattr(self, f"_{part.how}")(part, step)
 
     def empty(self, flow: Flow) -> np.ndarray:
         """No steps of a value."""
@@ -54,15 +53,16 @@ class Run:
                 self.values[name] = self.empty(self.plan.flows[name])
 
     def _steps(self, part: Part, step: Any) -> None:
-        node = part.node
         own = self._in_time(part)
-        if self.new(part.timing) == 0 and all(self.plan.flows[name].kind == "steps" for name in node.names):
-            self._empty_names(node.names)
+        before, after = self.counts[part.timing]
+        if after == before and all(self.plan.flows[name].kind == "steps" for name in part.node.names):
+            self._empty_names(part.node.names)
             return
         step(own, None, {})
-        for name in node.names:
-            if name in own:  # an Embedding that was folded gives nothing
-                self.values[name] = own[name]
+        if own is not self.values:
+            for name in part.node.names:
+                if name in own:  # an Embedding that was folded gives nothing
+                    self.values[name] = own[name]
 
     def _running(self, part: Part, step: Any) -> None:
         step(self.values, None, {})
@@ -86,6 +86,8 @@ class Run:
     # Kept steps stand as (rows, steps, ...), whatever the layout of the value.
 
     def _rows_first(self, array: np.ndarray, flow: Flow) -> np.ndarray:
+        if (flow.batch, flow.time) == (0, 1):
+            return array
         if flow.batch is None:
             return np.moveaxis(array, flow.time, 0)[None]
         return np.moveaxis(array, (flow.batch, flow.time), (0, 1))
@@ -93,7 +95,9 @@ class Run:
     def _back(self, steps: np.ndarray, flow: Flow) -> np.ndarray:
         if flow.batch is None:
             return np.ascontiguousarray(np.moveaxis(steps[0], 0, flow.time))
-        return np.ascontiguousarray(np.moveaxis(steps, (0, 1), (flow.batch, flow.time)))
+        if (flow.batch, flow.time) != (0, 1):
+            steps = np.moveaxis(steps, (0, 1), (flow.batch, flow.time))
+        return np.ascontiguousarray(steps)
 
     def _behind(self, name: str, flow: Flow, array: np.ndarray | None, kept: int) -> np.ndarray | None:
         """The steps that were kept under a name, and the new ones behind them; None where the value is absent."""
@@ -126,6 +130,19 @@ class Run:
         self.updates.update(after)
         if node.name in self.rows.program.repeats:
             self._repeat(node, before[names[0]][-1])
+
+    def _scan(self, part: Part, step: Any) -> None:
+        node, own = part.node, dict(self._in_time(part))
+        states = list(zip(scan_states(node), node.inputs, node.names, strict=False))
+        for key, start, name in states:
+            own[key] = self.values[name] = _row_at(self.rows.arrays[key][self.members], self.plan.flows[start].batch)
+        if self.new(part.timing) == 0:
+            self._empty_names(node.names)
+            return
+        step(own, None, {})
+        self.values.update({name: own[name] for name in node.names})
+        for key, start, name in states:
+            self._store(key, rows_first(own[name], self.plan.flows[start].batch))
 
     def _made(self, node: Any, endings: Sequence[str] = ()) -> list[str]:
         """Names that a recurrent node may give to sequences, and those with these endings."""
@@ -238,3 +255,13 @@ class Run:
         own = {**self.values, source: self._back(steps, flow)}
         step(own, None, {})
         self.values[node.name] = own[node.name]
+
+
+def rows_first(array: np.ndarray, batch: int | None) -> np.ndarray:
+    """A value without a time, its rows in the first place; with a row of its own where it has none."""
+    return array[None] if batch is None else np.swapaxes(array, batch, 0)
+
+
+def _row_at(array: np.ndarray, batch: int | None) -> np.ndarray:
+    """The same back."""
+    return array[0] if batch is None else np.ascontiguousarray(np.swapaxes(array, 0, batch))

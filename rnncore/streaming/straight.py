@@ -42,7 +42,8 @@ class Straight:
         self.rows, program = rows, rows.program
         plan, model = program.plan, program.model
         (self.entry,) = program.given
-        self.dtype = numpy_dtype(self.entry.dtype, model.dtype)
+        self.name, self.dtype = self.entry.name, numpy_dtype(self.entry.dtype, model.dtype)
+        self.seen: tuple[int, ...] | None = None  # a shape that fits
         batch = plan.flows[self.entry.name].batch
         self.batch_first = batch == 0
         self.sizes = [
@@ -64,15 +65,21 @@ class Straight:
         """Whether x is a piece without its first axis, the batch."""
         return self.batch_first and type(x) is np.ndarray and x.ndim == len(self.entry.shape) - 1
 
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the input may have this shape, which is then remembered: pieces often have one."""
+        fits = len(shape) == len(self.entry.shape) and 0 not in shape
+        if fits and all(shape[axis] == size for axis, size in self.sizes):
+            self.seen = shape
+            return True
+        return False
+
     def __call__(self, x: Any) -> Values | None:
-        if type(x) is not np.ndarray or x.dtype != self.dtype or x.ndim != len(self.entry.shape):
+        if type(x) is not np.ndarray or x.dtype != self.dtype:
             return None
-        if not (x.flags.c_contiguous and x.flags.aligned and x.size):
+        shape, flags = x.shape, x.flags
+        if not (flags.c_contiguous and flags.aligned) or (shape != self.seen and not self._fits(shape)):
             return None
-        for axis, size in self.sizes:
-            if x.shape[axis] != size:
-                return None
-        values = {**self.base, self.entry.name: x}
+        values = {**self.base, self.name: x}
         before = [array.copy() for array in self.states]
         try:
             with np.errstate(all="ignore"):

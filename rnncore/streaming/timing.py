@@ -35,6 +35,11 @@ class Timing:
         """Steps of the value for so many steps of the input."""
         return 1, 1
 
+    @property
+    def prompt(self) -> bool:
+        """Whether each step of the input is answered by one of the value, at once."""
+        return all(self.count(n) == n for n in range(self.settled + self.period + 1))
+
 
 INPUT = Timing()
 

@@ -33,8 +33,9 @@ static void expect(const rnncore_isa *isa, const char *what, double found, doubl
 
 typedef enum { LSTM_STEP, COUPLED_STEP, GRU_STEP, RESET_STEP, RNN_STEP, STEPS } kind;
 
-/* One step of one kind, both halves of it; h, c and next as in native.h, room for r * h in reset. */
-static void take_step(const rnncore_isa *isa, kind k, const rnncore_panels *w, const rnncore_panels *w_n, const rnncore_point *point,
+/* One step of one kind, both halves of it; h, c and next as in native.h, room for r * h in reset; in its plain form where
+ * it has one. */
+static void take_step(const rnncore_isa *isa, kind k, int plain, const rnncore_panels *w, const rnncore_panels *w_n, const rnncore_point *point,
                       int down, ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, float *next, float *c, float *reset) {
     const ptrdiff_t wide = w->panels * isa->width;
     if (k == RESET_STEP) {
@@ -42,9 +43,9 @@ static void take_step(const rnncore_isa *isa, kind k, const rnncore_panels *w, c
         isa->candidate_step(w_n, point, 0, w->panels, down, n, z, z_stride, reset, wide, next, wide, (float *)h, wide);
         return;
     }
-    rnncore_step *const step = k == LSTM_STEP      ? isa->lstm_step
+    rnncore_step *const step = k == LSTM_STEP      ? (plain ? isa->lstm_plain_step : isa->lstm_step)
                                : k == COUPLED_STEP ? isa->coupled_step
-                               : k == GRU_STEP     ? isa->gru_step
+                               : k == GRU_STEP     ? (plain ? isa->gru_plain_step : isa->gru_step)
                                                    : isa->rnn_step;
     step(w, point, 0, w->panels, down, n, z, z_stride, h, wide, next, wide, c, wide);
 }
@@ -74,7 +75,7 @@ static void check_step(const rnncore_isa *isa, kind k, ptrdiff_t H, ptrdiff_t n)
     memcpy(z_before, z, (size_t)(n * z_stride) * 4);
     const rnncore_panels matrix = {w, panels, H, V}, candidate = {w_n, panels, H, 1};
     const rnncore_point point = {.bias_hn = bias, .clip = INFINITY, .cell_clip = INFINITY, .coupled = n & 1 ? COUPLED_INPUT : COUPLED_FORGET};
-    take_step(isa, k, &matrix, &candidate, &point, n & 1, n, z, z_stride, h, next, c, reset);
+    take_step(isa, k, 1, &matrix, &candidate, &point, n & 1, n, z, z_stride, h, next, c, reset);
     for (ptrdiff_t r = 0; r < n; r++) {
         double *r_h = malloc((size_t)H * sizeof *r_h), *sums = malloc((size_t)(4 * H) * sizeof *sums);
         for (ptrdiff_t u = 0; u < H; u++) {
@@ -107,7 +108,7 @@ static void check_step(const rnncore_isa *isa, kind k, ptrdiff_t H, ptrdiff_t n)
         }
         free(r_h), free(sums);
         memcpy(c_alone, c_before + r * wide, (size_t)wide * 4);
-        take_step(isa, k, &matrix, &candidate, &point, 0, 1, z_before + r * z_stride, z_stride, h + r * wide, alone, c_alone, reset);
+        take_step(isa, k, 0, &matrix, &candidate, &point, 0, 1, z_before + r * z_stride, z_stride, h + r * wide, alone, c_alone, reset);
         if (memcmp(alone, next + r * wide, (size_t)wide * 4) || (has_c && memcmp(c_alone, c + r * wide, (size_t)wide * 4))) {
             if (failures++ < 10) printf("%s %s H=%td n=%td row %td: other bits alone\n", isa->name, names[k], H, n, r);
         }

@@ -1,8 +1,10 @@
-/* The one body of the packed kernels. A shim defines W (lanes of a vector), VECTORS (registers: 16 or 32), MAX and MIN,
- * ISA (the table's symbol) and ISA_NAME, and includes this once.
+/* The one body of the packed kernels. A shim defines W (lanes of a vector), VECTORS (registers: 16 or 32), MAX, MIN and
+ * FMA, ISA (the table's symbol) and ISA_NAME, and includes this once. FEW_CHAINS (where it may be true): whether four
+ * chains of multiply-adds hide their latency, which lets a single row take fewer panels at once and turn round sooner.
  *
  * Everything below is always_inline with constant tile sizes, so that the arrays of vectors live in registers. */
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -11,6 +13,10 @@
 typedef float vf __attribute__((vector_size(4 * W), may_alias));
 typedef float vfu __attribute__((vector_size(4 * W), may_alias, aligned(4)));
 typedef int32_t vi __attribute__((vector_size(4 * W), may_alias));
+
+#ifndef FEW_CHAINS
+#define FEW_CHAINS 0
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
@@ -129,73 +135,77 @@ INLINE const float *row_of(const rnncore_rows *rows, ptrdiff_t row) {
     return rows->base + (rows->offset ? rows->offset[row] : row * rows->stride);
 }
 
+/* Every size of tile is a function of its own, so that the loop over k has all registers to itself. */
+#define NOINLINE static __attribute__((noinline))
+
+typedef struct {
+    const rnncore_panels *w;
+    const rnncore_rows *rows;
+    const float *start;
+    float *z;
+    ptrdiff_t z_stride;
+} product_call;
+
+#define PRODUCT_TILE(R, P, V)                                                                                         \
+    NOINLINE void product_##R##_##P##_##V(const product_call *call, ptrdiff_t panel, ptrdiff_t row) {                 \
+        const float *a[R];                                                                                            \
+        UNROLL for (int r = 0; r < R; r++) a[r] = row_of(call->rows, row + r);                                        \
+        product_tile(R, P, V, call->w, panel, a, call->start, call->z + row * call->z_stride, call->z_stride);        \
+    }
+
 /* Whether the next R rows make a tile. A tile that would leave a single row behind is passed over for a smaller one:
  * one row alone has too few chains to hide the latency of its multiply-adds. */
 #define TILE_FITS(R) (row + R <= n && (R <= 2 || row + R + 1 != n))
 
 /* The next rows against P panels at ``panel``, R at a time. */
 #define PRODUCT_ROWS(R, P, V)                                                                                         \
-    for (; TILE_FITS(R); row += R) {                                                                                  \
-        const float *a[R];                                                                                            \
-        UNROLL for (int r = 0; r < R; r++) a[r] = row_of(rows, row + r);                                              \
-        product_tile(R, P, V, w, panel, a, start, z + row * z_stride, z_stride);                                      \
-    }
+    for (; TILE_FITS(R); row += R) product_##R##_##P##_##V(&call, panel, row);
 
 /* Tiles of 6 x 4 vectors with AVX-512 or NEON's 32 registers, 3 x 4 with 16. */
 #if VECTORS == 32
-#define ROWS_OF(P, V)                                                                                                 \
-    PRODUCT_ROWS(6, P, V)                                                                                             \
-    PRODUCT_ROWS(4, P, V)                                                                                             \
-    PRODUCT_ROWS(3, P, V)                                                                                             \
-    PRODUCT_ROWS(2, P, V)                                                                                             \
-    PRODUCT_ROWS(1, P, V)
+#define TILES_OF(MAKE, ...)                                                                                           \
+    MAKE(6, __VA_ARGS__)                                                                                              \
+    MAKE(4, __VA_ARGS__)                                                                                              \
+    MAKE(3, __VA_ARGS__)                                                                                              \
+    MAKE(2, __VA_ARGS__)                                                                                              \
+    MAKE(1, __VA_ARGS__)
 #else
-#define ROWS_OF(P, V)                                                                                                 \
-    PRODUCT_ROWS(3, P, V)                                                                                             \
-    PRODUCT_ROWS(2, P, V)                                                                                             \
-    PRODUCT_ROWS(1, P, V)
+#define TILES_OF(MAKE, ...)                                                                                           \
+    MAKE(3, __VA_ARGS__)                                                                                              \
+    MAKE(2, __VA_ARGS__)                                                                                              \
+    MAKE(1, __VA_ARGS__)
 #endif
+
+TILES_OF(PRODUCT_TILE, 1, 4)
+TILES_OF(PRODUCT_TILE, 1, 3)
+TILES_OF(PRODUCT_TILE, 4, 1)
+TILES_OF(PRODUCT_TILE, 1, 1)
+PRODUCT_TILE(1, 2, 4)
+PRODUCT_TILE(1, 3, 3)
+PRODUCT_TILE(1, 8, 1)
+
+/* Panels P at a time while there are so many. */
+#define PRODUCT_PANELS(P, ROWS)                                                                                       \
+    for (; panel + P <= last; panel += P) {                                                                           \
+        ptrdiff_t row = 0;                                                                                            \
+        ROWS                                                                                                          \
+    }
 
 static void product(const rnncore_panels *w, ptrdiff_t first, ptrdiff_t last, ptrdiff_t n, const rnncore_rows *rows,
                     const float *start, float *z, ptrdiff_t z_stride) {
+    const product_call call = {w, rows, start, z, z_stride};
+    const int wide = n == 1 && !FEW_CHAINS;
     ptrdiff_t panel = first;
     if (w->V == 4) {
-        if (n == 1) {
-            for (; panel + 2 <= last; panel += 2) {
-                ptrdiff_t row = 0;
-                PRODUCT_ROWS(1, 2, 4)
-            }
-        }
-        for (; panel < last; panel++) {
-            ptrdiff_t row = 0;
-            ROWS_OF(1, 4)
-        }
+        if (wide) PRODUCT_PANELS(2, PRODUCT_ROWS(1, 2, 4))
+        PRODUCT_PANELS(1, TILES_OF(PRODUCT_ROWS, 1, 4))
     } else if (w->V == 3) {
-        if (n == 1) {
-            for (; panel + 3 <= last; panel += 3) {
-                ptrdiff_t row = 0;
-                PRODUCT_ROWS(1, 3, 3)
-            }
-        }
-        for (; panel < last; panel++) {
-            ptrdiff_t row = 0;
-            ROWS_OF(1, 3)
-        }
+        if (wide) PRODUCT_PANELS(3, PRODUCT_ROWS(1, 3, 3))
+        PRODUCT_PANELS(1, TILES_OF(PRODUCT_ROWS, 1, 3))
     } else {
-        if (n == 1) {
-            for (; panel + 8 <= last; panel += 8) {
-                ptrdiff_t row = 0;
-                PRODUCT_ROWS(1, 8, 1)
-            }
-        }
-        for (; panel + 4 <= last; panel += 4) {
-            ptrdiff_t row = 0;
-            ROWS_OF(4, 1)
-        }
-        for (; panel < last; panel++) {
-            ptrdiff_t row = 0;
-            ROWS_OF(1, 1)
-        }
+        if (wide) PRODUCT_PANELS(8, PRODUCT_ROWS(1, 8, 1))
+        PRODUCT_PANELS(4, TILES_OF(PRODUCT_ROWS, 4, 1))
+        PRODUCT_PANELS(1, TILES_OF(PRODUCT_ROWS, 1, 1))
     }
 }
 
@@ -367,62 +377,159 @@ INLINE void rnn_tile(TILE_ARGUMENTS) {
     }
 }
 
-/* The same for a step. */
-#define STEP_ROWS(TILE, R, P)                                                                                         \
-    for (; TILE_FITS(R); row += R) {                                                                                  \
-        TILE(R, P, w, point, panel, z + row * z_stride, z_stride, h + row * h_stride, h_stride,                       \
-             next + row * next_stride, next_stride, c + row * c_stride, c_stride);                                    \
-    }
-#if VECTORS == 32
-#define STEP_ALL_ROWS(TILE, P)                                                                                        \
-    STEP_ROWS(TILE, 6, P)                                                                                             \
-    STEP_ROWS(TILE, 4, P)                                                                                             \
-    STEP_ROWS(TILE, 3, P)                                                                                             \
-    STEP_ROWS(TILE, 2, P)                                                                                             \
-    STEP_ROWS(TILE, 1, P)
-#else
-#define STEP_ALL_ROWS(TILE, P)                                                                                        \
-    STEP_ROWS(TILE, 3, P)                                                                                             \
-    STEP_ROWS(TILE, 2, P)                                                                                             \
-    STEP_ROWS(TILE, 1, P)
-#endif
+/* The arguments of a step. */
+typedef struct {
+    const rnncore_panels *w;
+    const rnncore_point *point;
+    ptrdiff_t n;
+    float *z;
+    ptrdiff_t z_stride;
+    const float *h;
+    ptrdiff_t h_stride;
+    float *next;
+    ptrdiff_t next_stride;
+    float *c;
+    ptrdiff_t c_stride;
+} step_call;
 
-/* Walks panels in groups: MANY at once for a single row, SOME for several rows, then one by one; upwards or
- * downwards. Downwards begins with the remainder, so that both ways end where the other begins. */
-#define STEP(FUNCTION, TILE, MANY, SOME)                                                                                  \
-    static void FUNCTION(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
-                     ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,                   \
-                     float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {                              \
-        const ptrdiff_t group = n == 1 ? MANY : SOME;                                                                 \
-        const ptrdiff_t groups = (last - first) / group, rest = (last - first) % group;                               \
-        for (ptrdiff_t i = 0; i < groups + rest; i++) {                                                               \
-            const ptrdiff_t j = down ? groups + rest - 1 - i : i;                                                     \
-            const ptrdiff_t panel = j < groups ? first + j * group : first + groups * group + (j - groups);           \
-            ptrdiff_t row = 0;                                                                                        \
-            if (j >= groups) {                                                                                        \
-                STEP_ALL_ROWS(TILE, 1)                                                                                \
-            } else if (n == 1) {                                                                                      \
-                STEP_ROWS(TILE, 1, MANY)                                                                              \
-            } else {                                                                                                  \
-                STEP_ALL_ROWS(TILE, SOME)                                                                             \
-            }                                                                                                         \
+/* POINT is what the tile sees of the cell's options: where they are constants, what is not asked for costs nothing. */
+#define STEP_TILE(R, P, NAME, TILE, POINT)                                                                            \
+    NOINLINE void NAME##_##R##_##P(const step_call *call, ptrdiff_t panel, ptrdiff_t row) {                           \
+        TILE(R, P, call->w, POINT, panel, call->z + row * call->z_stride, call->z_stride,                             \
+             call->h + row * call->h_stride, call->h_stride, call->next + row * call->next_stride, call->next_stride, \
+             call->c + row * call->c_stride, call->c_stride);                                                         \
+    }
+
+#define STEP_ROWS(R, P, NAME)                                                                                         \
+    for (; TILE_FITS(R); row += R) NAME##_##R##_##P(&call, panel, row);
+
+/* All rows of the i-th group of panels: of MANY for a single row, then of SOME, then one by one. */
+#define STEP_GROUP(NAME, MANY, SOME, REST)                                                                            \
+    ptrdiff_t row = 0, panel = first + j * MANY;                                                                      \
+    if (j < many) {                                                                                                   \
+        STEP_ROWS(1, MANY, NAME)                                                                                      \
+        continue;                                                                                                     \
+    }                                                                                                                 \
+    panel = first + many * MANY + (j - many) * SOME;                                                                  \
+    if (j < many + some) {                                                                                            \
+        TILES_OF(STEP_ROWS, SOME, NAME)                                                                               \
+        continue;                                                                                                     \
+    }                                                                                                                 \
+    panel = last - (groups - j);                                                                                      \
+    REST
+
+/* Walks the groups upwards or downwards; downwards begins where upwards ends. */
+#define WALK(NAME, MANY, SOME, REST)                                                                                  \
+    static void NAME(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
+                     ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride, float *next,      \
+                     ptrdiff_t next_stride, float *c, ptrdiff_t c_stride) {                                           \
+        const step_call call = {w, point, n, z, z_stride, h, h_stride, next, next_stride, c, c_stride};               \
+        const ptrdiff_t many = n == 1 && !FEW_CHAINS ? (last - first) / MANY : 0;                                     \
+        const ptrdiff_t some = (last - first - many * MANY) / SOME;                                                   \
+        const ptrdiff_t groups = last - first - many * (MANY - 1) - some * (SOME - 1);                                \
+        for (ptrdiff_t i = 0; i < groups; i++) {                                                                      \
+            const ptrdiff_t j = down ? groups - 1 - i : i;                                                            \
+            STEP_GROUP(NAME, MANY, SOME, REST)                                                                        \
         }                                                                                                             \
     }
 
-STEP(lstm_step, lstm_tile, 2, 1)
-STEP(coupled_step, coupled_tile, 3, 1)
-STEP(gru_step, gru_tile, 3, 1)
-STEP(reset_step, reset_tile, 4, 2)
-STEP(candidate_step, candidate_tile, 8, 4)
-STEP(rnn_step, rnn_tile, 8, 4)
+/* A step whose tiles have one panel, or MANY for a single row. */
+#define STEP_BY_ONE(NAME, TILE, MANY, POINT)                                                                          \
+    TILES_OF(STEP_TILE, 1, NAME, TILE, POINT)                                                                         \
+    STEP_TILE(1, MANY, NAME, TILE, POINT)                                                                             \
+    WALK(NAME, MANY, 1, )
+
+/* The same for panels of few gates: SOME at once where there are so many. */
+#define STEP_BY_SOME(NAME, TILE, MANY, SOME, POINT)                                                                   \
+    TILES_OF(STEP_TILE, 1, NAME, TILE, POINT)                                                                         \
+    TILES_OF(STEP_TILE, SOME, NAME, TILE, POINT)                                                                      \
+    STEP_TILE(1, MANY, NAME, TILE, POINT)                                                                             \
+    WALK(NAME, MANY, SOME, TILES_OF(STEP_ROWS, 1, NAME))
+
+#define PLAIN (&(rnncore_point){.clip = INFINITY, .cell_clip = INFINITY})
+#define PLAIN_GRU (&(rnncore_point){.clip = INFINITY, .bias_hn = call->point->bias_hn})
+
+STEP_BY_ONE(lstm_step, lstm_tile, 2, call->point)
+STEP_BY_ONE(lstm_plain_step, lstm_tile, 2, PLAIN)
+STEP_BY_ONE(coupled_step, coupled_tile, 3, call->point)
+STEP_BY_ONE(gru_step, gru_tile, 3, call->point)
+STEP_BY_ONE(gru_plain_step, gru_tile, 3, PLAIN_GRU)
+STEP_BY_SOME(reset_step, reset_tile, 4, 2, call->point)
+STEP_BY_SOME(candidate_step, candidate_tile, 8, 4, call->point)
+STEP_BY_SOME(rnn_step, rnn_tile, 8, 4, call->point)
+
+/* ---- quotients of polynomials -------------------------------------------------------------------------------- */
+
+/* a * b + c rounded once, for shims of CPUs that may have no instruction for it. */
+INLINE vf fused(vf a, vf b, vf c) {
+    UNROLL for (int i = 0; i < W; i++) c[i] = fmaf(a[i], b[i], c[i]);
+    return c;
+}
+
+/* x P(x^2) / Q(x^2) for x within +-top, coefficients from the highest power on. */
+INLINE vf quotient(vf x, const float top, const int np, const float *p, const int nq, const float *q) {
+    x = limit(x, -top, top);
+    const vf square = x * x;
+    vf P = splat(p[0]), Q = splat(q[0]);
+    UNROLL for (int i = 1; i < np; i++) P = FMA(P, square, splat(p[i]));
+    UNROLL for (int i = 1; i < nq; i++) Q = FMA(Q, square, splat(q[i]));
+    return x * P / Q;
+}
+
+/* The minimax quotients that Eigen published and ONNX Runtime computes its Sigmoid and Tanh by, in its order of
+ * operations, fused on every instruction set: the bits are those of ONNX Runtime on a CPU with FMA. ONNX Runtime's
+ * Sigmoid may pass 1 by an ulp, but not where it is a factor of Swish. */
+INLINE vf rational_sigmoid(vf x) {
+    static const float p[] = {4.37031012579801e-11f, 1.15627324459942e-07f, 6.08574864600143e-05f, 8.51377133304701e-03f,
+                              2.48287947061529e-01f};
+    static const float q[] = {6.10247389755681e-13f, 5.76102136993427e-09f, 6.29106785017040e-06f, 1.70198817374094e-03f,
+                              1.16817656904453e-01f, 9.93151921023180e-01f};
+    return MAX(splat(0.0f), quotient(x, 18.0f, 5, p, 6, q) + splat(0.5f));
+}
+
+INLINE vf rational_tanh(vf x) {
+    static const float p[] = {-2.76076847742355e-16f, 2.00018790482477e-13f, -8.60467152213735e-11f,
+                              5.12229709037114e-08f,  1.48572235717979e-05f, 6.37261928875436e-04f,
+                              4.89352455891786e-03f};
+    static const float q[] = {1.19825839466702e-06f, 1.18534705686654e-04f, 2.26843463243900e-03f,
+                              4.89352518554385e-03f};
+    return quotient(x, 9.0f, 7, p, 4, q);
+}
+
+INLINE vf rational_of(enum rnncore_rational f, vf x) {
+    if (f == RATIONAL_TANH) return rational_tanh(x);
+    if (f == RATIONAL_SWISH) return x * MIN(splat(1.0f), rational_sigmoid(x));
+    return rational_sigmoid(x);
+}
+
+INLINE void rational_all(const enum rnncore_rational f, ptrdiff_t n, const float *x, float *y) {
+    ptrdiff_t i = 0;
+    for (; i + W <= n; i += W) store(y + i, rational_of(f, load(x + i)));
+    if (i < n) {
+        float rest[W] = {0};
+        memcpy(rest, x + i, (size_t)(n - i) * sizeof(float));
+        store(rest, rational_of(f, load(rest)));
+        memcpy(y + i, rest, (size_t)(n - i) * sizeof(float));
+    }
+}
+
+static void rational(enum rnncore_rational f, ptrdiff_t n, const float *x, float *y) {
+    switch (f) {
+    case RATIONAL_SIGMOID: rational_all(RATIONAL_SIGMOID, n, x, y); break;
+    case RATIONAL_TANH: rational_all(RATIONAL_TANH, n, x, y); break;
+    case RATIONAL_SWISH: rational_all(RATIONAL_SWISH, n, x, y); break;
+    }
+}
 
 const rnncore_isa ISA = {
     .name = ISA_NAME,
     .width = W,
     .product = product,
     .lstm_step = lstm_step,
+    .lstm_plain_step = lstm_plain_step,
     .coupled_step = coupled_step,
     .gru_step = gru_step,
+    .gru_plain_step = gru_plain_step,
     .reset_step = reset_step,
     .candidate_step = candidate_step,
     .rnn_step = rnn_step,
@@ -431,4 +538,5 @@ const rnncore_isa ISA = {
     .gru_gates = gru_gates_f32,
     .gru_point = gru_point_f32,
     .clip = clip_f32,
+    .rational = rational,
 };

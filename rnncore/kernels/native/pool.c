@@ -18,9 +18,14 @@
 /* About 50 microseconds of pauses before a waiting thread gives its core away. */
 enum { SPINS = 1000 };
 
+/* Looks at a meeting before the first pause, as who is nearly there should not be kept waiting; and before it counts as
+ * a slow one. */
+enum { EAGER = 50, SLOW = 250 };
+
 /* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
- * the scheduler's turn; after so many late meetings in one call, calls are made by one thread for a while, and each
- * time that this happens again for twice as long. The first meeting does not count: a thread may have to wake up. */
+ * the scheduler's turn, or the threads share one core and most of the time is waiting. After so many late meetings in
+ * one call, or more than half of it in slow ones, calls are made by one thread for a while, and each time that this
+ * happens again for twice as long. The first meeting does not count: a thread may have to wake up. */
 enum { LATE_MEETINGS = 4, LATE = 300000, ALONE_LEAST = 1000000, ALONE_MOST = 500000000 }; /* nanoseconds */
 
 static struct {
@@ -33,7 +38,8 @@ static struct {
     void *argument;
     atomic_uint generation; /* tasks so far, times 256, plus the threads of the last: a worker starts when it changes */
     atomic_uint done;       /* workers of the current task that have finished */
-    atomic_uint late;       /* meetings at which a thread had to give its core away, in the current task */
+    atomic_uint late;       /* meetings that took a scheduler's turn, in the current task */
+    atomic_llong waited;    /* nanoseconds of its threads in meetings that were not soon over */
     atomic_llong alone;     /* until then calls use one thread; 0 for now */
     long long alone_for;    /* how long that was the last time; guarded by busy */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -143,10 +149,12 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
         task(0, 1, argument);
         return;
     }
+    const long long start = nanoseconds();
     pool.task = task;
     pool.argument = argument;
     atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.late, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.waited, 0, memory_order_relaxed);
     pthread_mutex_lock(&pool.sleep);
     const unsigned before = atomic_load_explicit(&pool.generation, memory_order_relaxed);
     atomic_store_explicit(&pool.generation, ((before & ~255u) + 256) | (unsigned)threads, memory_order_release);
@@ -160,7 +168,8 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
             sched_yield();
         }
     }
-    if (atomic_load_explicit(&pool.late, memory_order_relaxed) >= LATE_MEETINGS) {
+    if (atomic_load_explicit(&pool.late, memory_order_relaxed) >= LATE_MEETINGS ||
+        2 * atomic_load_explicit(&pool.waited, memory_order_relaxed) > threads * (nanoseconds() - start)) {
         pool.alone_for = pool.alone_for ? 2 * pool.alone_for : ALONE_LEAST;
         if (pool.alone_for > ALONE_MOST) pool.alone_for = ALONE_MOST;
         atomic_store_explicit(&pool.alone, nanoseconds() + pool.alone_for, memory_order_relaxed);
@@ -170,21 +179,44 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
     pthread_mutex_unlock(&pool.busy);
 }
 
-void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
-    const unsigned mine = barrier->at[index].step + 1;
-    __atomic_store_n(&barrier->at[index].step, mine, __ATOMIC_RELEASE);
-    for (int other = 0; other < threads; other++) {
-        long long since = 0;
-        for (int spins = 0; (int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0; spins++) {
-            if (spins < SPINS) {
-                PAUSE();
-            } else {
-                if (spins == SPINS) since = nanoseconds();
-                sched_yield();
-            }
-        }
-        if (since && mine > 1 && nanoseconds() - since > LATE) {
-            atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
-        }
+void rnncore_barrier_arrive(rnncore_barrier *barrier, int index) {
+    __atomic_store_n(&barrier->at[index].step, barrier->at[index].step + 1, __ATOMIC_RELEASE);
+}
+
+/* Counts looks at something that another thread will write, and gives the core away after many. */
+typedef struct {
+    int looks;
+    long long since; /* of a slow wait */
+} patience;
+
+static inline void look_again(patience *of) {
+    if (of->looks >= SPINS) {
+        sched_yield();
+        return;
     }
+    if (of->looks == SLOW) of->since = nanoseconds();
+    if (of->looks++ >= EAGER) PAUSE();
+}
+
+static void count_wait(const patience *of) {
+    if (!of->since) return;
+    const long long waited = nanoseconds() - of->since;
+    atomic_fetch_add_explicit(&pool.waited, waited, memory_order_relaxed);
+    if (waited > LATE) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+}
+
+void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
+    const unsigned mine = barrier->at[index].step;
+    for (int other = 0; other < threads; other++) {
+        patience patient = {0, 0};
+        while ((int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0) look_again(&patient);
+        if (mine > 1) count_wait(&patient);
+    }
+}
+
+ptrdiff_t rnncore_await(const ptrdiff_t *count, ptrdiff_t least, const ptrdiff_t *stop) {
+    patience of = {0, 0};
+    ptrdiff_t found;
+    while ((found = __atomic_load_n(count, __ATOMIC_ACQUIRE)) < least && !rnncore_get(stop)) look_again(&of);
+    return found;
 }

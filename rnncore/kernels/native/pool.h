@@ -32,7 +32,15 @@ typedef struct {
     } at[RNNCORE_MAX_THREADS];
 } rnncore_barrier;
 
-/* Returns when all ``threads`` have called it as often as this one. What was written before is seen after. */
+/* A meeting has two halves, between which a thread may do what concerns nobody else: it arrives, and then waits until all
+ * ``threads`` have arrived as often as this one. What was written before an arrival is seen after the wait. */
+void rnncore_barrier_arrive(rnncore_barrier *barrier, int index);
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads);
+
+/* A count of steps that one thread raises while another waits for them. What was written before is seen after. */
+static inline void rnncore_publish(ptrdiff_t *count, ptrdiff_t value) { __atomic_store_n(count, value, __ATOMIC_RELEASE); }
+
+/* Returns the count once it is at least ``least``, or as it is once *stop is not zero. */
+ptrdiff_t rnncore_await(const ptrdiff_t *count, ptrdiff_t least, const ptrdiff_t *stop);
 
 #endif
