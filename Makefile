@@ -49,7 +49,7 @@ tsan:  ## calls that share work, or a model, among threads, under the thread san
 	$(MAKE) VENV=.venv-tsan .venv-tsan/.installed-test RNNCORE_BUILD=tsan
 	LD_PRELOAD="$$(gcc -print-file-name=libtsan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	TSAN_OPTIONS=exitcode=66 .venv-tsan/bin/python -m pytest -q tests/test_exactness.py \
-	  tests/test_threads.py tests/test_model.py -k "threads and not interrupts" --timeout=3600
+	  tests/test_threads.py tests/test_model.py -k "(threads or side_by_side) and not interrupts" --timeout=3600
 
 neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-gnu, qemu-user)
 	mkdir -p build

@@ -7,10 +7,20 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["ceiling_of", "measure"]
+__all__ = ["LEVELS", "ceiling_of", "measure"]
 
-# Where weights of so many bytes live, by the caches of the machine the figures were made on.
-LEVELS = (("L1", 40 << 10), ("L2", 900 << 10), ("L3", 28 << 20))
+
+def _caches() -> tuple[tuple[str, int], ...]:
+    """("L1", bytes), ("L2", bytes), ("L3", bytes) of this machine's data caches, as Linux names them."""
+    found = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        if kind != "Instruction" and size.endswith("K"):
+            found[f"L{level}"] = int(size[:-1]) << 10
+    return tuple(found.items())
+
+
+LEVELS = _caches()
 
 
 def measure() -> dict[str, float]:

@@ -28,6 +28,7 @@ sys.path.insert(0, str(HERE))
 
 import ceilings  # noqa: E402
 from engines import ENGINES, installed  # noqa: E402
+from floor import floor  # noqa: E402
 from plots import draw  # noqa: E402
 from reference import reference  # noqa: E402
 from shapes import MAIN, MORE, QUICK, Shape  # noqa: E402
@@ -128,6 +129,14 @@ def ratio(row: dict) -> float | None:
     return None if ours is None or not times else round(min(times.values()) / ours, 3)
 
 
+def attainable(row: dict) -> float | None:
+    """The ratio of an engine at the floor: fastest valid peer's median over the floor."""
+    quotient = ratio(row)
+    if quotient is None or not row["floor"]:
+        return None
+    return round(quotient * row["engines"]["rnncore"]["microseconds"]["median"] / row["floor"], 3)
+
+
 def show(row: dict, engines: list[str]) -> str:
     cells = []
     for engine in engines:
@@ -140,6 +149,8 @@ def show(row: dict, engines: list[str]) -> str:
     best = f"{quotient:6.2f}" if quotient else "     -"
     ours = row["engines"].get("rnncore", {"gflops": 0, "gbytes": 0})
     speed = f"{ours['gflops']:7.0f}{ours['gbytes']:7.0f} {row['level']:4}"
+    if row["floor"] and quotient:
+        speed += f"{row['floor'] / ours['microseconds']['median']:8.0%}{row['attainable']:7.2f}"
     return f"{row['shape']:32}" + "".join(cells) + best + speed + f"  {errors}"
 
 
@@ -171,13 +182,15 @@ def main() -> None:
         results["versions"] = {worker.engine: worker.version for worker in workers}
         print(
             f"\n{threads} thread{'s' if threads > 1 else ''}; microseconds a call (median); "
-            "ratio = fastest peer / rnncore"
+            "ratio = fastest peer / rnncore; of floor: floor.py's time over rnncore's; attainable: the floor's ratio"
         )
         heads = "".join(f"{engine[:10]:>10}" for engine in options.engines)
-        print(f"{'':32}{heads} ratio GFLOP/s GB/s of  largest error against float64")
+        print(f"{'':32}{heads} ratio GFLOP/s GB/s of  of floor  attainable; largest error against float64")
         for shape in QUICK if options.quick else MAIN if options.main else MAIN + MORE:
             row = {"threads": threads, **race(shape, workers)}
             row["ratio"] = ratio(row)
+            row["floor"] = floor(shape, results["ceilings"], threads)
+            row["attainable"] = attainable(row)
             results["races"].append(row)
             print(show(row, options.engines), flush=True)
         for worker in workers:

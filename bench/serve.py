@@ -6,8 +6,10 @@ mixed     every client asks without a pause, for batches of ragged rows and for 
           An answer must have the bits that the model gives for those rows alone, and for the sequence as a whole; the
           model's own numbers are held against the equations of the cell in float64. So an answer that belongs to
           another request, and a state that belongs to another sequence, are seen. The server's memory is watched
-compared  the same requests of one shape to `rnncore serve` and to onnxruntime behind Starlette (serve_bare.py), in
-          turn; both servers live in processes of their own, the clients in this one
+compared  the same array, of batch 1, again and again to `rnncore serve` and to onnxruntime behind Starlette
+          (serve_bare.py): once as bytes and nothing else, once in the protocol's form, in turn. rnncore serve checks,
+          bounds and counts, and puts together what waits; the others do not. The servers live in processes of their
+          own, the clients in this one and on the same cores; CPU is microseconds for each request, of either side
 
 Exit code 1 where an answer was wrong or missing, or memory grew.
 """
@@ -30,6 +32,7 @@ sys.path.insert(0, str(HERE))
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
+import uvloop  # noqa: E402
 from reference import reference  # noqa: E402
 from shapes import Shape  # noqa: E402
 
@@ -75,6 +78,12 @@ class Server:
                     return json.loads(line)["port"]
             time.sleep(0.05)
         raise SystemExit("a server did not start")
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU so far."""
+        found = psutil.Process(self.process.pid).cpu_times()
+        return found.user + found.system
 
     @property
     def resident(self) -> int:
@@ -123,6 +132,8 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     wrong: int = 0
+    server_cpu: float = 0.0
+    client_cpu: float = 0.0
 
     def summary(self, lasted: float) -> dict:
         found = {"requests": len(self.seconds), "errors": len(self.errors), "wrong": self.wrong}
@@ -130,6 +141,11 @@ class Tally:
         for name, share in (("p50", 50), ("p99", 99)):
             found[f"{name}_ms"] = float(np.percentile(self.seconds, share)) * 1e3 if self.seconds else None
         return found
+
+    def cpu(self) -> dict:
+        """Microseconds of CPU for each request."""
+        count = max(1, len(self.seconds))
+        return {"server_cpu_us": self.server_cpu / count * 1e6, "client_cpu_us": self.client_cpu / count * 1e6}
 
 
 class Bank:
@@ -234,7 +250,7 @@ def mixed(folder: str, options: argparse.Namespace) -> dict:
         await asyncio.gather(watch(server, end, memory), *(client.run(server.port, end) for client in clients))
         return time.monotonic() - start
 
-    lasted = asyncio.run(load())
+    lasted = uvloop.run(load())
     server.stop()
     found = {}
     for kind in ("infers", "pieces"):
@@ -266,6 +282,7 @@ class Side:
 async def hammer(side: Side, clients: int, seconds: float) -> Tally:
     """So many clients with one request, again and again."""
     tally = Tally()
+    cpu, own = side.server.cpu, time.process_time()
     end = time.monotonic() + seconds
 
     async def one() -> None:
@@ -282,6 +299,7 @@ async def hammer(side: Side, clients: int, seconds: float) -> Tally:
         connection.close()
 
     await asyncio.gather(*(one() for _ in range(clients)))
+    tally.server_cpu, tally.client_cpu = side.server.cpu - cpu, time.process_time() - own
     return tally
 
 
@@ -298,31 +316,35 @@ def compared(folder: str, options: argparse.Namespace) -> dict:
     threads = str(options.threads)
     ours = Server("-m", "rnncore", "serve", f"lstm={saved}", *QUIET, threads=options.threads)
     bare = Server(str(HERE / "serve_bare.py"), str(onnx_file), "--threads", threads, threads=options.threads)
-    time_first = np.ascontiguousarray(x.transpose(1, 0, 2)).tobytes()
+    first, expected = np.ascontiguousarray(x.transpose(1, 0, 2)), y.transpose(1, 0, 2).ravel()
     sides = {
         "rnncore serve": Side(ours, "/v2/models/lstm/infer", *infer_request({"x": x}), y.ravel()),
-        "onnxruntime and Starlette": Side(bare, "/infer", time_first, "", y.transpose(1, 0, 2).ravel()),
+        "onnxruntime, bare bytes": Side(bare, "/infer", first.tobytes(), "", expected),
+        "onnxruntime, protocol": Side(bare, "/v2/infer", *infer_request({"x": first}), expected),
     }
     tallies = {name: Tally() for name in sides}
     for number in range(ROUNDS + 1):
         for name, side in sides.items():
-            seconds = options.compare / (2 * ROUNDS) if number else min(1.0, options.compare / 4)
-            found = asyncio.run(hammer(side, options.clients, seconds))
+            seconds = options.compare / (len(sides) * ROUNDS) if number else min(1.0, options.compare / 4)
+            found = uvloop.run(hammer(side, options.clients, seconds))
             if number:  # the first is to get warm
                 tallies[name].seconds += found.seconds
+                tallies[name].server_cpu += found.server_cpu
+                tallies[name].client_cpu += found.client_cpu
             tallies[name].errors += found.errors
             tallies[name].wrong += found.wrong
     for server in (ours, bare):
         server.stop()
-    found = {name: tally.summary(options.compare / 2) for name, tally in tallies.items()}
+    found = {name: {**tally.summary(options.compare / len(sides)), **tally.cpu()} for name, tally in tallies.items()}
     return {"shape": COMPARED.name, "onnxruntime": onnxruntime.__version__, "clients": options.clients, **found}
 
 
 def show(name: str, found: dict) -> None:
+    cpu = f"   CPU {found['server_cpu_us']:.0f} + {found['client_cpu_us']:.0f} us" if "server_cpu_us" in found else ""
     print(
         f"{name:26} {found['requests']:9,} requests {found['requests_per_second']:9,.0f}/s"
         f"   p50 {found['p50_ms']:7.2f} ms   p99 {found['p99_ms']:7.2f} ms"
-        f"   {found['errors']} errors   {found['wrong']} wrong"
+        f"   {found['errors']} errors   {found['wrong']} wrong{cpu}"
     )
 
 
@@ -343,8 +365,9 @@ def main() -> int:
         print(f"memory {memory['early_bytes'] / 1e6:.1f} MB early, {memory['late_bytes'] / 1e6:.1f} MB late")
         if options.compare:
             results["compared"] = compared(folder, options)
-            for name in ("rnncore serve", "onnxruntime and Starlette"):
-                show(name, results["compared"][name])
+            for name, found in results["compared"].items():
+                if isinstance(found, dict):
+                    show(name, found)
     if options.write:
         Path(options.write).write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     sides = [*results["mixed"].values(), *results.get("compared", {}).values()]

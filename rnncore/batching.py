@@ -54,26 +54,33 @@ class Batcher:
             _mixes_rows(node, self.spec, self.batch) for node in self.spec.nodes
         )
         self.lengths, self.time = _ragged(self.spec, self.batch) if self.mergeable else (None, None)
+        self._axes = {entry.name: self._axes_of(entry.shape) for entry in self.spec.inputs}
 
-    def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool) -> Job:
-        """A request, checked: x is what the model is called with, or a mapping for its run. Raises as these do."""
+    def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool, copy: bool) -> Job:
+        """A request, checked: x is what the model is called with, or a mapping for its run. Raises as these do.
+
+        Without copy, nobody writes to the arrays that were given as long as the job lives.
+        """
         required = [entry.name for entry in self.spec.inputs if not entry.optional]
-        given = dict(x) if isinstance(x, Mapping) else {required[0]: x}
-        if not isinstance(x, Mapping) and len(required) != 1:
+        by_name = isinstance(x, (dict, Mapping))  # dict first: it is found at once
+        if not by_name and len(required) != 1:
             raise InputError(f"this model has {len(required)} required inputs ({', '.join(required)}): give a mapping")
+        given = dict(x) if by_name else {required[0]: x}
         for name, value in (("lengths", lengths), ("mask", mask)):
             if value is not None:
                 given[name] = value
         found = accept_inputs(self.spec, given, self.model.dtype)
-        values = {name: np.array(value, order="C") for name, value in found.items() if value is not None}
+        own = np.array if copy else np.asarray
+        values = {name: own(value, order="C") for name, value in found.items() if value is not None}
         rows, steps = self._size(values)
         if self.lengths is not None and self.lengths in values:
             accept_lengths(self.lengths, values[self.lengths], rows, steps)
         before = None
         if state is not None:
-            before = accept_state(self.spec.stateful, state, rows, self.model.dtype).copy()
+            before = accept_state(self.spec.stateful, state, rows, self.model.dtype)
+            before = before.copy() if copy else before
         key = self._key(values, steps, before is not None)
-        return Job(values, before, wants_state, isinstance(x, Mapping), key, rows, steps)
+        return Job(values, before, wants_state, by_name, key, rows, steps)
 
     def run(self, jobs: Sequence[Job]) -> list[Any]:
         """One call for jobs of one key: the result of each, with the bits that it has alone."""
@@ -127,29 +134,36 @@ class Batcher:
     def _time_axis(self, shape: tuple[int | str, ...]) -> int | None:
         return shape.index(self.time) if self.time in shape else None
 
+    def _axes_of(self, shape: tuple[int | str, ...]) -> tuple[list[int], list[int], list[int]]:
+        """Where an input has its rows, its steps (without a time: whatever the request decides), and all else."""
+        names = list(enumerate(shape))
+        rows = [axis for axis, size in names if size == self.batch]
+        own = [axis for axis, size in names if size not in (self.batch, self.time)]
+        if self.time is None:
+            return rows, [axis for axis in own if isinstance(shape[axis], str)], own
+        return rows, [axis for axis, size in names if size == self.time], own
+
     def _size(self, values: Mapping[str, np.ndarray]) -> tuple[int, int]:
         """Rows, and steps (1 where there is no time), of a request."""
-        rows, steps = 1, 1
+        rows, steps = 1, None if self.time else 1
         for name, array in values.items():
-            for size, found in zip(self._shape(name), array.shape, strict=True):
-                if size == self.batch:
-                    rows = found
-                elif size == self.time or (self.time is None and isinstance(size, str)):
-                    steps = max(steps, found) if self.time is None else found
-        return rows, steps
+            of_rows, of_steps, _ = self._axes[name]
+            for axis in of_rows:
+                rows = array.shape[axis]
+            for axis in of_steps:
+                steps = array.shape[axis] if steps is None else max(steps, array.shape[axis])
+        return rows, 1 if steps is None else steps
 
     def _key(self, values: Mapping[str, np.ndarray], steps: int, has_state: bool) -> Hashable:
         if not self.mergeable:
             return object()
-        sizes = tuple(
-            (name, tuple(found for size, found in zip(self._shape(name), array.shape, strict=True) if size not in free))
-            for free in ((self.batch, self.time),)
-            for name, array in values.items()
-            if name != self.lengths
-        )
+        sizes: list[Any] = []
+        for name, array in values.items():
+            if name != self.lengths:
+                sizes += (name, *[array.shape[axis] for axis in self._axes[name][2]])
         if self.time is None or "mask" in values:
-            return (sizes, steps, self.lengths in values, has_state)
-        return (sizes, math.frexp(max(steps - 1, 0))[1] if steps else -1, has_state)
+            return (*sizes, steps, self.lengths in values, has_state)
+        return (*sizes, math.frexp(max(steps - 1, 0))[1] if steps else -1, has_state)
 
 
 def _side_by_side(parts: list[np.ndarray], batch_axis: int, time_axis: int | None, steps: int) -> np.ndarray:

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.batching import Batcher
+from rnncore.batching import Batcher, Job
 from rnncore.errors import EngineClosedError, InputError, StreamError
 from rnncore.model import Model
 from rnncore.ops import numpy_dtype
 from rnncore.pool import StreamPool
-from rnncore.requests import Request, Requests, as_deadline, check_positive, check_priority
+from rnncore.requests import Answer, Promise, Request, Requests, check_positive
 
 __all__ = ["Engine", "StreamEngine"]
 
@@ -82,6 +82,7 @@ class Engine(Requests):
         lengths: Any = None,
         mask: Any = None,
         state: Any = _NO_STATE,
+        copy: bool = True,
         priority: int = 0,
         timeout: float | None = None,
         deadline: float | None = None,
@@ -89,7 +90,8 @@ class Engine(Requests):
     ) -> Future:
         """Ask for ``model(x, state, lengths=..., mask=...)``, or with a mapping for ``model.run(x, state)``.
 
-        x, lengths, mask, state   as the model takes them, copied before submit returns; any number of rows
+        x, lengths, mask, state   as the model takes them, of any number of rows
+        copy       before submit returns. False: nobody writes to these arrays until the future is done
         priority   an integer; higher ones go first
         timeout    seconds from now until the work must have begun; deadline  the same as a time of time.monotonic().
                    A request that still waits then is answered with DeadlineError
@@ -98,12 +100,12 @@ class Engine(Requests):
         Returns a Future of exactly what the model returns. Its cancel() works until the work begins. Raises at once
         InputError and StateError, QueueFullError, DeadlineError for a deadline that has passed, EngineClosedError.
         """
-        check_priority(priority)
-        deadline = as_deadline(timeout, deadline)
-        self._check_open()
+        order = {"priority": priority, "timeout": timeout, "deadline": deadline, "block": block}
+        return self._ask(Promise, x, lengths=lengths, mask=mask, state=state, copy=copy, **order)
+
+    def _job(self, x: Any, *, lengths: Any = None, mask: Any = None, state: Any = _NO_STATE, copy: bool = True) -> Job:
         wants_state = state is not _NO_STATE
-        job = self._batcher.job(x, lengths, mask, state if wants_state else None, wants_state)
-        return self._submit(job, priority, deadline, block)
+        return self._batcher.job(x, lengths, mask, state if wants_state else None, wants_state, copy)
 
     def _fits(self, rows: int, steps: int) -> bool:
         return rows <= self.max_batch and rows * steps <= self.max_steps
@@ -115,22 +117,18 @@ class Engine(Requests):
         try:
             results = self._call(running)
         except BaseException as error:
-            if len(running) == 1:
-                self._fail(running[0], error)
-            else:  # one of them is to blame: each alone
-                for request in running:
-                    self._answer_alone(request)
-            return
-        for request, result in zip(running, results, strict=True):
-            self._succeed(request, result)
+            alone = len(running) == 1
+            self._settle([(running[0], None, error)] if alone else [self._answer_alone(one) for one in running])
+        else:
+            self._settle([(request, result, None) for request, result in zip(running, results, strict=True)])
 
-    def _answer_alone(self, request: Request) -> None:
+    def _answer_alone(self, request: Request) -> Answer:
+        """Of a batch that failed one request is to blame: each by itself."""
         try:
             (result,) = self._call([request])
         except BaseException as error:
-            self._fail(request, error)
-        else:
-            self._succeed(request, result)
+            return request, None, error
+        return request, result, None
 
     def _call(self, requests: list[Request]) -> list[Any]:
         jobs = [request.job for request in requests]
@@ -221,11 +219,8 @@ class StreamEngine(Requests):
             for request in left:
                 self._take(request)
                 self._withdraw(request)
-        for request in left:
-            if request.set_running_or_notify_cancel():
-                self._fail(request, StreamError(f"stream {id!r} was closed before this chunk was fed"))
-            else:
-                self.metrics.add(cancelled=1)
+        error = StreamError(f"stream {id!r} was closed before this chunk was fed")
+        self._settle([(request, None, error) for request in self._wanted(left)])
 
     def __len__(self) -> int:
         """The number of open streams."""
@@ -253,11 +248,12 @@ class StreamEngine(Requests):
         Returns a Future of its outputs, as pool.step gives them. Raises at once InputError, StreamError for a stream
         that is not open, QueueFullError, DeadlineError, EngineClosedError.
         """
-        check_priority(priority)
-        deadline = as_deadline(timeout, deadline)
-        self._check_open()
+        order = {"priority": priority, "timeout": timeout, "deadline": deadline, "block": block}
+        return self._ask(Promise, x, stream=stream, finish=finish, **order)
+
+    def _job(self, x: Any, *, stream: Hashable, finish: bool = False) -> _Chunk:
         inside = self._inside(stream)  # without the pool's lock, which a step may hold for long
-        return self._submit(self._chunk(inside, stream, x, finish), priority, deadline, block)
+        return self._chunk(inside, stream, x, finish)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -349,6 +345,7 @@ class StreamEngine(Requests):
             return
         self._fed = []
         slices = {request.job.stream: request.job.slice(self._most(request)) for request in running}
+        ended: list[Answer] = []
         start = time.monotonic()
         try:
             with self._pool_lock:
@@ -356,58 +353,56 @@ class StreamEngine(Requests):
             self._count(running, slices, time.monotonic() - start)
         except BaseException as error:
             if len(running) == 1:
-                self._end(running[0], error)
-                return
-            found = {}
-            for request in running:
-                self._feed_alone(request, slices[request.job.stream], found)
+                found, ended = {}, [(running[0], None, error)]
+            else:
+                found, ended = self._feed_alone(running, slices)
         for request in running:
             if request.job.stream in found:
-                self._went_on(request, found[request.job.stream])
+                ended += self._went_on(request, found[request.job.stream])
+        with self._lock:
+            for request, _, _ in ended:
+                self._next_in_line(request)
+        self._settle(ended)
 
     def _begin_or_leave(self, requests: list[Request]) -> list[Request]:
         running = self._begin(requests)
-        gone = [request for request in requests if request.cancelled()]
         with self._lock:
-            for request in gone:
-                self._next_in_line(request)
+            for request in requests:
+                if request not in running:
+                    self._next_in_line(request)
         return running
 
     def _most(self, request: Request) -> int:
         return self.slice_steps if self._sliceable else max(1, request.job.steps)
 
-    def _feed_alone(self, request: Request, part: Any, found: dict[Hashable, Any]) -> None:
-        try:
-            with self._pool_lock:
-                found.update(self._pool.step({request.job.stream: part}))
-        except BaseException as error:
-            self._end(request, error)
+    def _feed_alone(
+        self, requests: list[Request], slices: dict[Hashable, Any]
+    ) -> tuple[dict[Hashable, Any], list[Answer]]:
+        """Of chunks that failed together each by itself: outputs by stream, and those that failed again."""
+        found, failed = {}, []
+        for request in requests:
+            try:
+                with self._pool_lock:
+                    found |= self._pool.step({request.job.stream: slices[request.job.stream]})
+            except BaseException as error:
+                failed.append((request, None, error))
+        return found, failed
 
-    def _went_on(self, request: Request, outputs: Any) -> None:
-        """A slice was fed: to be continued, or the end."""
+    def _went_on(self, request: Request, outputs: Any) -> list[Answer]:
+        """A slice was fed: to be continued, or the end with this answer."""
         job = request.job
         job.outputs.append(outputs)
         job.at += self._most(request)
         if job.at < job.steps:
             self._fed.append(request)
-            return
+            return []
         try:
             if job.finish:
                 with self._pool_lock:
                     job.outputs.append(self._pool.finish(job.stream))
-            result = self._joined(job.outputs)
+            return [(request, self._joined(job.outputs), None)]
         except BaseException as error:
-            self._end(request, error)
-        else:
-            self._end(request, None, result)
-
-    def _end(self, request: Request, error: BaseException | None, result: Any = None) -> None:
-        with self._lock:
-            self._next_in_line(request)
-        if error is None:
-            self._succeed(request, result)
-        else:
-            self._fail(request, error)
+            return [(request, None, error)]
 
     def _count(self, running: list[Request], slices: dict[Hashable, Any], seconds: float) -> None:
         steps = sum(min(request.job.steps - request.job.at, self._most(request)) for request in running)

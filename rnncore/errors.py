@@ -2,7 +2,9 @@
 
     RnncoreError
     ├── FormatError         a file is damaged, malicious or not of the format it claims (also a ValueError)
+    │   └── MissingFileError    there is no file of that name (also a FileNotFoundError)
     ├── UnsupportedError    the file or option is understood, but rnncore does not implement it
+    │   └── MissingPackageError     what was asked for needs a package that is not installed (also an ImportError)
     ├── SpecError           a Spec contradicts itself or has an unknown key (also a ValueError)
     ├── WeightError         a weight is missing, unexpected or of the wrong shape (also a ValueError)
     ├── InputError          an argument of a call: rank, size, dtype, lengths, mask (also a ValueError)
@@ -18,12 +20,16 @@ A message says where, what was found and what was expected, in this form:
 ``lstm.weight_hh_l0: shape (1024, 255), expected (1024, 256)``.
 """
 
+import errno
+
 __all__ = [
     "DeadlineError",
     "EngineClosedError",
     "EngineError",
     "FormatError",
     "InputError",
+    "MissingFileError",
+    "MissingPackageError",
     "QueueFullError",
     "RnncoreError",
     "SpecError",
@@ -43,8 +49,22 @@ class FormatError(RnncoreError, ValueError):
     """A file is damaged, malicious or not of the format it claims to be."""
 
 
+class MissingFileError(FormatError, FileNotFoundError):
+    """There is no file of that name."""
+
+    def __init__(self, message: str, filename: str | None = None):
+        super().__init__(message)
+        self.errno, self.filename = errno.ENOENT, filename
+
+    __str__ = RnncoreError.__str__  # OSError's would be made of errno and filename
+
+
 class UnsupportedError(RnncoreError):
     """Understood, but not implemented: the message names what, and what would be accepted."""
+
+
+class MissingPackageError(UnsupportedError, ImportError):
+    """What was asked for needs a package that is not installed: the message says how to install it."""
 
 
 class SpecError(RnncoreError, ValueError):

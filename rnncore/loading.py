@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnncore.errors import FormatError, RnncoreError, SpecError
+from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError
 from rnncore.formats import native, read_file
 from rnncore.formats.native import NativeFile
 from rnncore.model import Model
@@ -46,7 +46,8 @@ def load(
 
     Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without).
 
-    Raises FormatError for a damaged or malicious file, UnsupportedError for one that rnncore cannot read, SpecError
+    Raises MissingFileError (also a FileNotFoundError) where there is none, FormatError for a damaged or malicious
+    file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """
     found = open_file(path, spec=spec, names=names, architecture=architecture)
@@ -185,7 +186,7 @@ def resolve(path: str | os.PathLike) -> Path:
         name = path.removeprefix(ZOO)
         shipped = {file.stem: file for file in (Path(__file__).parent / "zoo").glob("*.safetensors")}
         if name not in shipped:
-            raise FormatError(
+            raise MissingFileError(
                 f"{path}: no such model, expected one of {', '.join(ZOO + known for known in sorted(shipped))}"
             )
         return shipped[name]

@@ -29,12 +29,13 @@ class Histogram:
         self._counts = [0] * (len(self.bounds) + 1)
         self._lock = threading.Lock()
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
+    def observe(self, *values: float) -> None:
+        """Count values."""
         with self._lock:
-            self._counts[bisect.bisect_left(self.bounds, value)] += 1
-            self.count += 1
-            self.sum += value
+            for value in values:
+                self._counts[bisect.bisect_left(self.bounds, value)] += 1
+                self.sum += value
+            self.count += len(values)
 
     def snapshot(self) -> dict[str, Any]:
         """{"buckets": {upper bound: values up to it}, "count", "sum"}, of one moment."""

@@ -345,12 +345,13 @@ class Model:
         num_threads as for a call of the model
 
         Returns a list of arrays without the batch dimension, outputs with a time dimension cut to the sequence's
-        length; of dicts where the model has several outputs. The model's input must have its time dimension second.
+        length; of dicts where the model has several outputs. The first two dimensions of the model's input must be
+        batch and time, in either order.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size={batch_size!r}, expected a positive integer")
         threads = check_threads(self._num_threads if num_threads is None else num_threads)
-        entry, time = self._ragged_input()
+        entry, batch_axis = self._ragged_input()
         arrays = [as_array(f"sequence {i}", sequence) for i, sequence in enumerate(sequences)]
         for i, array in enumerate(arrays):
             if array.ndim != len(entry.shape) - 1:
@@ -361,7 +362,7 @@ class Model:
             rows = order[first : first + int(batch_size)]
             lengths = np.array([len(arrays[i]) for i in rows], np.int64)
             with threads_of_call(threads):
-                found = self._predict_batch(entry, time, [arrays[i] for i in rows], lengths)
+                found = self._predict_batch(entry, batch_axis, [arrays[i] for i in rows], lengths)
             for i, array in zip(rows, found, strict=True):
                 results[i] = array
             if progress is not None:
@@ -380,8 +381,8 @@ class Model:
 
         return decode.score(self, sequences, **options)
 
-    def _ragged_input(self) -> tuple[Input, str]:
-        """The one input that predict can pad, and the name of its time dimension."""
+    def _ragged_input(self) -> tuple[Input, int]:
+        """The one input that predict can pad, and which of its first two dimensions is the batch."""
         required = [entry for entry in self.inputs if not entry.optional]
         named = [entry.name for entry in self.inputs]
         if len(required) != 1 or "lengths" not in named:
@@ -389,13 +390,16 @@ class Model:
                 f"predict needs a model with one required input and lengths; this one has {', '.join(named)}"
             )
         entry = required[0]
-        if any(node.layout == "time_first" for node in self._spec.recurrent):
-            raise InputError(f"predict needs a time dimension behind the batch; input {entry.name!r} is {entry.value}")
-        if len(entry.shape) < 2 or not isinstance(entry.shape[1], str):
+        (batch,) = self._spec.values["lengths"].shape
+        if batch not in entry.shape[:2]:
+            found = f"input {entry.name!r} is {entry.value}"
+            raise InputError(f"predict needs the lengths' dimension {batch!r} first or second; {found}")
+        axis = entry.shape.index(batch)
+        if len(entry.shape) < 2 or not isinstance(entry.shape[1 - axis], str):
             raise InputError(f"predict needs a time dimension of free size; input {entry.name!r} is {entry.value}")
-        return entry, entry.shape[1]
+        return entry, axis
 
-    def _predict_batch(self, entry: Input, time: str, arrays: list[np.ndarray], lengths: np.ndarray) -> list[Any]:
+    def _predict_batch(self, entry: Input, batch_axis: int, arrays: list[np.ndarray], lengths: np.ndarray) -> list[Any]:
         longest = int(lengths.max())
         dtype = numpy_dtype(entry.dtype, self._dtype)
         width = arrays[0].shape[1:]
@@ -406,17 +410,19 @@ class Model:
             if array.dtype.kind not in ("fiub" if dtype.kind == "f" else "iu"):
                 raise InputError(f"{entry.name}: dtype {array.dtype}, expected {dtype}")
             padded[row, : len(array)] = array
-        outputs, _ = self._run({entry.name: padded, "lengths": lengths}, _NO_STATE)
+        given = padded.swapaxes(0, 1) if batch_axis == 1 else padded
+        outputs, _ = self._run({entry.name: given, "lengths": lengths}, _NO_STATE)
         values = self._spec.values
+        batch, time = entry.shape[batch_axis], entry.shape[1 - batch_axis]
         found = []
         for row, length in enumerate(lengths):
             cut = {}
             for name, array in outputs.items():
-                shape = values[name].shape
-                one = np.take(array, row, axis=shape.index(entry.shape[0]) if entry.shape[0] in shape else 0)
-                if len(shape) > 1 and shape[1] == time:
-                    one = one[:length]
-                cut[name] = one.copy()
+                shape = list(values[name].shape)
+                axis = shape.index(batch) if batch in shape else 0
+                one = np.take(array, row, axis=axis)
+                del shape[axis]
+                cut[name] = one[tuple(slice(length if size == time else None) for size in shape)].copy()
             found.append(next(iter(cut.values())) if len(cut) == 1 else cut)
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import heapq
 import itertools
@@ -14,26 +15,39 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Hashable
+from collections.abc import Awaitable, Generator, Hashable
 from concurrent.futures import Future
 from typing import Any
 
 from rnncore.errors import DeadlineError, EngineClosedError, InputError, QueueFullError
 from rnncore.metrics import Metrics
 
-__all__ = ["Request", "Requests", "as_deadline", "check_positive", "check_priority"]
+__all__ = ["Answer", "Promise", "Request", "Requests", "check_positive"]
 
 Entry = tuple[int, int, "Request"]  # (-priority, order, request)
 
 
-class Request(Future):
-    """A future with what it asks for. ``taken`` says that it left the queue; only who sets it may finish it."""
+class Request:
+    """What waits for its turn. ``taken`` says that it left the queue; only who sets it may answer it."""
 
     def __init__(self, engine: Requests, job: Any, priority: int, deadline: float | None):
-        super().__init__()
         self.engine, self.job, self.priority, self.deadline = engine, job, priority, deadline
         self.submitted = time.monotonic()
         self.taken = False
+
+    def begin(self) -> bool:
+        """Whether it is still wanted; if so, it cannot be cancelled any more."""
+        raise NotImplementedError
+
+
+class Promise(Request, Future):
+    """A request that any thread may wait for."""
+
+    def __init__(self, engine: Requests, job: Any, priority: int, deadline: float | None):
+        Request.__init__(self, engine, job, priority, deadline)
+        Future.__init__(self)
+
+    begin = Future.set_running_or_notify_cancel
 
     def cancel(self) -> bool:
         """As Future.cancel; a request that waits leaves the queue at once."""
@@ -41,6 +55,33 @@ class Request(Future):
         if done and self.engine._forget(self):
             self.set_running_or_notify_cancel()  # tells those who wait for several futures
         return done
+
+
+class Awaited(Request):
+    """A request of the running event loop, to be awaited there once. Cancelling who awaits it cancels it."""
+
+    def __init__(self, engine: Requests, job: Any, priority: int, deadline: float | None):
+        super().__init__(engine, job, priority, deadline)
+        self.loop = asyncio.get_running_loop()
+        self.future = self.loop.create_future()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self.future)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def begin(self) -> bool:
+        return not self.future.cancelled()
+
+    def cancel(self) -> None:
+        """Take it out of the queue, if it still waits."""
+        self.future.cancel()
+        self.engine._forget(self)
+
+
+Answer = tuple[Request, Any, BaseException | None]  # a request, and its result or error
 
 
 class Requests:
@@ -95,7 +136,11 @@ class Requests:
 
     def submit(self, x: Any, **options: Any) -> Future:
         """Ask for something, answered by the future that is returned."""
-        raise NotImplementedError
+        return self._ask(Promise, x, **options)
+
+    def ask(self, x: Any, **options: Any) -> Awaitable:
+        """As submit, but what it returns is awaited in the running event loop, whose tasks wake once for a batch."""
+        return self._ask(Awaited, x, **options)
 
     async def infer(self, x: Any, *, block: bool = False, **options: Any) -> Any:
         """What submit's future will have, awaited. Cancelling the task cancels the request.
@@ -103,7 +148,7 @@ class Requests:
         block  with a full queue: wait for room, at most until the deadline; other tasks run meanwhile
         """
         if not block:
-            return await asyncio.wrap_future(self.submit(x, **options))
+            return await self.ask(x, **options)
         submit = functools.partial(self.submit, x, block=True, **options)
         submitting = asyncio.get_running_loop().run_in_executor(None, submit)
         try:
@@ -113,9 +158,22 @@ class Requests:
             raise
         return await asyncio.wrap_future(request)
 
-    def _submit(self, job: Any, priority: int, deadline: float | None, block: bool) -> Future:
-        """Put a request that was checked into the queue."""
-        request = Request(self, job, priority, deadline)
+    def _ask(
+        self,
+        kind: type[Request],
+        x: Any,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        block: bool = False,
+        **what: Any,
+    ) -> Any:
+        """Check a request and put it into the queue."""
+        check_priority(priority)
+        deadline = as_deadline(timeout, deadline)
+        self._check_open()
+        request = kind(self, self._job(x, **what), priority, deadline)
         with self._lock:
             self._await_room(request, block)
             self._enqueue(request)
@@ -125,6 +183,10 @@ class Requests:
                 self._start_thread()
             self._arrived.notify()
         return request
+
+    def _job(self, x: Any, **what: Any) -> Any:
+        """What is asked for, checked, in arrays that nobody else writes to."""
+        raise NotImplementedError
 
     def _check_open(self) -> None:
         if self._closed:
@@ -150,12 +212,10 @@ class Requests:
             self._arrived.notify_all()
             self._left.notify_all()
             threads = [thread for thread in self._threads if thread is not threading.current_thread()]
-        for request in dropped:
-            if request.set_running_or_notify_cancel():
-                self.metrics.add(dropped=1)
-                request.set_exception(EngineClosedError("this Engine was shut down before the request ran"))
-            else:
-                self.metrics.add(cancelled=1)
+        error = EngineClosedError("this Engine was shut down before the request ran")
+        wanted = self._wanted(dropped)
+        self.metrics.add(dropped=len(wanted))
+        _tell([(request, None, error) for request in wanted])
         end = None if timeout is None else time.monotonic() + timeout
         for thread in threads:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
@@ -305,34 +365,59 @@ class Requests:
         """Run requests and resolve them."""
         raise NotImplementedError
 
-    def _begin(self, requests: list[Request]) -> list[Request]:
+    def _wanted(self, requests: list[Request]) -> list[Request]:
         """Those of the requests that were taken which nobody cancelled meanwhile."""
-        now, running = time.monotonic(), []
-        for request in requests:
-            if request.set_running_or_notify_cancel():
-                self.metrics.queued.observe(now - request.submitted)
-                running.append(request)
-            else:
-                self.metrics.add(cancelled=1)
+        wanted = [request for request in requests if request.begin()]
+        if len(wanted) < len(requests):
+            self.metrics.add(cancelled=len(requests) - len(wanted))
+        return wanted
+
+    def _begin(self, requests: list[Request]) -> list[Request]:
+        """As _wanted, of requests that are run now."""
+        now, running = time.monotonic(), self._wanted(requests)
+        self.metrics.queued.observe(*(now - request.submitted for request in running))
         return running
 
-    def _succeed(self, request: Request, result: Any) -> None:
-        self.metrics.latency.observe(time.monotonic() - request.submitted)
-        self.metrics.add(completed=1)
-        request.set_result(result)
-
-    def _fail(self, request: Request, error: BaseException) -> None:
-        self.metrics.add(failed=1)
-        request.set_exception(error)
+    def _settle(self, answers: list[Answer]) -> None:
+        """Results and errors of what ran, to those who wait for them."""
+        now = time.monotonic()
+        completed = [request for request, _, error in answers if error is None]
+        self.metrics.latency.observe(*(now - request.submitted for request in completed))
+        self.metrics.add(completed=len(completed), failed=len(answers) - len(completed))
+        _tell(answers)
 
     def _tell_late(self, requests: list[Request]) -> None:
-        for request in requests:
-            if request.set_running_or_notify_cancel():
-                self.metrics.add(expired=1)
-                waited = time.monotonic() - request.submitted
-                request.set_exception(DeadlineError(f"the deadline passed after {waited:.3f} s in the queue"))
-            else:
-                self.metrics.add(cancelled=1)
+        late, now = self._wanted(requests), time.monotonic()
+        self.metrics.add(expired=len(late))
+        waited = ((request, now - request.submitted) for request in late)
+        _tell([(one, None, DeadlineError(f"the deadline passed after {s:.3f} s in the queue")) for one, s in waited])
+
+
+def _tell(answers: list[Answer]) -> None:
+    """Resolve requests: in the thread that runs, and with one call for all of an event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
+    for answer in answers:
+        request, result, error = answer
+        if isinstance(request, Awaited):
+            loops.setdefault(request.loop, []).append(answer)
+        elif error is None:
+            request.set_result(result)
+        else:
+            request.set_exception(error)
+    for loop, found in loops.items():
+        with contextlib.suppress(RuntimeError):  # it is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, found)
+
+
+def _resolve(answers: list[Answer]) -> None:
+    """In the event loop of these requests."""
+    for request, result, error in answers:
+        if request.future.done():
+            continue  # whoever waited was cancelled while it ran
+        if error is None:
+            request.future.set_result(result)
+        else:
+            request.future.set_exception(error)
 
 
 def _cancel_result(submitting: asyncio.Future) -> None:

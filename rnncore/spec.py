@@ -206,7 +206,7 @@ class Recurrent:
             check_choice(self, "masked_output", MASKED_OUTPUTS)
             check_choice(self, "output_order", OUTPUT_ORDERS)
             check_flag(self, "trained_state")
-            object.__setattr__(self, "initial", tuple(self.initial))
+            object.__setattr__(self, "initial", _names("initial", self.initial))
             if self.reverse_cell is not None:
                 self._check_reverse_cell()
             if self.merge != "concat" and self.direction != "bidirectional":
@@ -365,7 +365,7 @@ class AttentionDecoder:
             check_integer(self, "memory_size", at_least=1)
             check_choice(self, "order", ("before", "after"))
             check_flag(self, "attentional_bias")
-            object.__setattr__(self, "initial", tuple(self.initial))
+            object.__setattr__(self, "initial", _names("initial", self.initial))
             if self.attentional_size is not None:
                 check_integer(self, "attentional_size", at_least=1)
             elif self.attentional_bias:
@@ -922,6 +922,12 @@ def _check_name(name: Any, what: str) -> None:
         raise SpecError(f"{what} name {str(name)[:60]!r}, expected a printable string of at most 1000 characters")
 
 
+def _names(what: str, given: Any) -> tuple[str, ...]:
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise SpecError(f"{what}={given!r}, expected a list of names")
+    return tuple(given)
+
+
 def _near(name: Any, known: Iterable[str]) -> str:
     """A hint for a misspelled name."""
     import difflib
@@ -933,7 +939,10 @@ def _near(name: Any, known: Iterable[str]) -> str:
 
 
 class _naming:
-    """Puts the node's (or input's) name before the message of a SpecError raised inside."""
+    """Puts the node's (or input's) name before the message of a SpecError raised inside.
+
+    A size that no number of the machine holds, made of sizes and options that are right one by one, is a SpecError too.
+    """
 
     def __init__(self, node, what="node"):
         self.node, self.what = node, what
@@ -943,7 +952,10 @@ class _naming:
 
     def __exit__(self, kind, error, trace):
         prefix = f"{self.what} {self.node.name!r}"
+        op = getattr(self.node, "op", None)
+        where = f"{prefix} ({op})" if op else prefix
         if isinstance(error, SpecError) and not str(error).startswith(prefix):
-            op = getattr(self.node, "op", None)
-            raise SpecError(f"{prefix}{f' ({op})' if op else ''}: {error}") from None
+            raise SpecError(f"{where}: {error}") from None
+        if isinstance(error, OverflowError):
+            raise SpecError(f"{where}: a number is too large: {error}") from None
         return False

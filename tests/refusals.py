@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,9 @@ import pytest
 
 from rnncore.errors import RnncoreError
 
-__all__ = ["MEBIBYTES", "SECONDS", "assert_refused"]
+__all__ = ["MEBIBYTES", "SECONDS", "assert_refused", "assert_touches_nothing"]
+
+ROOT = Path(__file__).parent.parent
 
 SECONDS, MEBIBYTES = 2.0, 256
 """What any hostile file may take."""
@@ -28,3 +34,77 @@ def assert_refused(read: Callable[[Path], Any], case: Any, path: Path) -> str:
     assert case.says in message, case.why
     assert str(path) in message
     return message
+
+
+def assert_touches_nothing(
+    readers: Sequence[str], paths: Iterable[Path], warm: Iterable[Path], place: Path, beside: bool = False
+) -> None:
+    """Readers of rnncore.formats, by name, on every file, in one process under an audit hook, which runs in ``place``.
+
+    There may be no event but the opening of the file itself (beside: and of its own directory and what that holds),
+    no module may be imported, and memory may grow by MEBIBYTES. What the first reading of the files ``warm`` loads,
+    which Python and other packages load late, is not watched.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        input=json.dumps([list(readers), [str(path) for path in paths], [str(path) for path in warm], beside]),
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(place)))},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["events"] == []
+    assert found["modules"] == []
+    assert not found["torch"]
+    assert found["peak"] < MEBIBYTES
+
+
+WATCHED = """
+import json, os, sys
+readers, paths, warm, beside = json.loads(sys.stdin.read())
+import rnncore.formats
+from rnncore.errors import RnncoreError
+
+def read(path):
+    for name in readers:
+        try:
+            getattr(rnncore.formats, name)(path)
+        except RnncoreError:
+            pass
+
+for path in warm:
+    read(path)
+events, current, watching = [], None, False
+HARMLESS = ("builtins.id", "object.__", "sys._getframe", "cpython.", "gc.")
+
+def its_own(name):
+    if name == current or type(name) is int:  # a number: it is open already
+        return True
+    # A name without a directory is opened beneath a descriptor; the reader's own are checked by their outcome.
+    return beside and (name == os.path.dirname(current) or "/" not in os.fsdecode(name))
+
+def hook(event, arguments):
+    if not watching or event.startswith(HARMLESS):
+        return
+    if event == "open" and its_own(arguments[0]):
+        return
+    events.append([current, event, repr(arguments)[:200]])
+
+def high_water():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+base = high_water() if sys.platform == "linux" else 0
+sys.addaudithook(hook)
+before = set(sys.modules)
+for current in paths:
+    watching = True
+    read(current)
+    watching = False
+peak = high_water() - base if sys.platform == "linux" else 0
+new = sorted(set(sys.modules) - before)
+print(json.dumps({"events": events, "modules": new, "torch": "torch" in sys.modules, "peak": peak}))
+"""

@@ -82,7 +82,7 @@ class Attack:
         count, steps = entry["shape"][0], found["inputs"][0]["shape"][1]
         row = self.rng.integers(count)
         entry["data"][row] = self.pick(
-            [steps + 1, -1, 2**62, -(2**63), 2**63, 2**64, 1.0, "1", None, True, [1], 10**40]
+            [steps + 1, -1, 2**62, -(2**63), 2**63, 2**64, 1.5, "1", None, True, [1], 10**40]
         )
         return self.packed(model, found, b"")
 
@@ -194,7 +194,7 @@ class Attack:
             {"sequence_end": True, "sequence_id": 0},
             {"sequence_id": -1, "sequence_start": True},
             {"sequence_id": 2**64, "sequence_start": True},
-            {"sequence_id": 1.0, "sequence_start": True},
+            {"sequence_id": 1.5, "sequence_start": True},
             {"sequence_id": False, "sequence_start": True},
             {"sequence_id": None, "sequence_start": True},
             {"sequence_id": [1], "sequence_start": True},
@@ -215,7 +215,7 @@ class Attack:
         model, found, raw = self.any(self.rng.random() < 0.5)
         wrong = [
             {"timeout": -1}, {"timeout": "1"}, {"timeout": 1.5}, {"timeout": 2**70}, {"priority": -1},
-            {"priority": 1e9}, {"priority": 2**40}, {"binary_data_output": 1}, {"shared_memory_region": "x"},
+            {"priority": 0.5}, {"priority": 2**40}, {"binary_data_output": 1}, {"shared_memory_region": "x"},
             {"x" * 5000: 1}, [], 1,
         ]  # fmt: skip
         found["parameters"] = self.pick(wrong)

@@ -176,18 +176,18 @@ def test_float64_sigmoid_and_tanh_within_3_ulp(name):
 
 
 def grid(name, dtype):
-    """Values of every size: dense where functions bend, and up to where float32 squares stay finite."""
+    """Values of every size: dense where functions bend."""
     if not ACTIVATIONS[name].per_element:
         rng = np.random.default_rng(0)
         return (rng.standard_normal((600, 9)) * rng.choice([0.1, 1.0, 10.0, 60.0], (600, 1))).astype(dtype)
-    sizes = np.logspace(-45, 18, 4000)
+    sizes = np.logspace(-45, 38, 4000)
     return np.concatenate([np.linspace(-20, 20, 40_001), np.linspace(-110, 80, 10_001), sizes, -sizes]).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_activation_on_a_grid(name, dtype):
-    """Within 4 units in the last place of the largest of 1, |f(x)| and, where f subtracts from x itself, |x|."""
+    """Within 4 units in the last place of the larger of 1 and |f(x)|."""
     function = activation(name)
     x = grid(name, dtype)
     with np.errstate(over="ignore", under="ignore"):
@@ -198,8 +198,6 @@ def test_every_activation_on_a_grid(name, dtype):
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(found[~finite], expected[~finite])
     scale = np.maximum(1.0, np.abs(exact))
-    if name == "squareplus":
-        scale = np.maximum(scale, np.abs(x))
     error = np.abs(found.astype(np.float64) - exact)[finite] / (np.finfo(dtype).eps * scale[finite])
     assert error.max() <= 4.0, f"{name}({x[finite][error.argmax()]!r}): {error.max():.2f} ulp"
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,19 @@ def test_convert_with_names(cli, shelf):
         json.dump({"reader": "model.decoder"}, file)
     words = (shelf / "tagger.pth", "reader.safetensors", "--spec", "spec.json", "--names", "names.json")
     assert "wrote reader.safetensors" in done(cli("convert", *words))
+
+
+def test_convert_weights_of_keras(cli, fails, tmp_path):
+    golden = Path(__file__).parent / "golden/keras"
+    words = ("convert", golden / "encoder_decoder.weights.h5", "out.safetensors")
+    fails("weights without a network, expected architecture=.*convert --architecture", *words)
+    fails("none.json: No such file", *words, "--architecture", "none.json")
+    (tmp_path / "list.json").write_text("[]")
+    fails("list.json: ", *words, "--architecture", "list.json")
+    done(cli(*words, "--architecture", golden / "encoder_decoder.json"))
+    whole, found = rnncore.load(golden / "encoder_decoder.h5"), rnncore.load(tmp_path / "out.safetensors")
+    assert found.spec == whole.spec and dict(found.weights).keys() == dict(whole.weights).keys()
+    assert "--architecture FILE.json" in done(cli("convert", "--help"))
 
 
 def test_convert_verifies_first(cli, shelf, fails):
@@ -480,6 +494,11 @@ def test_specs_that_are_wrong(shelf, fails, tmp_path):
     fails("list.json: expected an object", *words, "--spec", "spec.json", "--names", "list.json")
     fails("text.json: not JSON", *words, "--spec", "spec.json", "--names", "text.json")
     fails("none.json: No such file", *words, "--spec", "spec.json", "--names", "none.json")
+
+
+def test_architectures_of_what_is_no_keras_file(shelf, fails, tmp_path):
+    (tmp_path / "net.json").write_text("{}")
+    fails("expected a .h5 file", "convert", shelf / "tagger.pth", "out.safetensors", "--architecture", "net.json")
 
 
 def test_targets_of_convert_that_are_wrong(shelf, fails, tmp_path):

@@ -429,6 +429,48 @@ def test_asyncio():
     asyncio.run(everything())
 
 
+def test_a_batch_wakes_an_event_loop_once():
+    model = tagger()
+
+    async def everything():
+        loop, calls = asyncio.get_running_loop(), []
+        with Held(model) as held:
+            asked = [held.engine.ask(x_of(i)) for i in range(1, 6)]
+            wake = loop.call_soon_threadsafe
+            loop.call_soon_threadsafe = lambda *given: calls.append(given) or wake(*given)
+            held.gate.set()
+            for i, one in enumerate(asked, 1):
+                same(await one, model(x_of(i)))
+            assert held.engine.metrics.batch_rows.sum == 6 and len(calls) == held.engine.metrics.batches - 1 == 1
+
+    asyncio.run(everything())
+
+
+def test_an_event_loop_that_ended_holds_up_nobody():
+    model = tagger()
+
+    async def leave(engine):
+        engine.ask(x_of(1))
+
+    with Held(model) as held:
+        asyncio.run(leave(held.engine))
+        other = held.engine.submit(x_of(2))
+        held.gate.set()
+        same(other.result(30), model(x_of(2)))
+        assert held.engine.metrics.completed == 3  # with the first of all
+
+
+def test_arrays_that_nobody_writes_to_are_not_copied():
+    model = tagger()
+    with Held(model) as held:
+        taken, copied = x_of(1).copy(), x_of(2).copy()
+        first, second = held.engine.submit(taken, copy=False), held.engine.submit(copied)
+        taken[:], copied[:] = x_of(3)[:, : taken.shape[1]], 0
+        held.gate.set()
+        same(first.result(30), model(taken))
+        same(second.result(30), model(x_of(2)))
+
+
 def test_asyncio_waits_for_room_without_holding_up_others():
     model = tagger()
 
@@ -678,13 +720,10 @@ def test_cancelled_chunks_are_not_fed():
     with StreamEngine(model.pool(2)) as engine:
         engine.open("a")
         with engine._pool_lock:  # the first chunk begins, and waits
-            first = engine._submit(engine._chunk(engine._streams["a"], "a", x_of(1)[0], False), 0, None, False)
+            first = engine.submit(x_of(1)[0], stream="a")
             while not first.running():
                 time.sleep(0.001)
-            others = [
-                engine._submit(engine._chunk(engine._streams["a"], "a", x_of(i)[0], False), 0, None, False)
-                for i in range(2, 6)
-            ]
+            others = [engine.submit(x_of(i)[0], stream="a") for i in range(2, 6)]
             assert others[0].cancel() and others[2].cancel()
         wait([first, *others], 30)
         found = np.concatenate([future.result() for future in (first, others[1], others[3])])

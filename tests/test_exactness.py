@@ -68,8 +68,10 @@ class Case:
 
 
 def draw_case(seed, batch=None, steps=None, hidden=None, splittable=False, layers=None):
-    """A random stack. splittable: forward only, and no output is repeated from a step before the split. layers: so many,
-    of one direction."""
+    """A random stack.
+
+    splittable: forward only, and no output is repeated from a step before the split. layers: so many, of one direction.
+    """
     rng = np.random.default_rng(seed)
     cell = random_cell(rng, hidden_size=hidden)
     direction = "forward" if splittable else str(rng.choice(["forward", "reverse", "bidirectional", "bidirectional"]))

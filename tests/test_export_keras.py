@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 from oracle import run_oracle
 
+from rnncore import Model
 from rnncore.cells import Activation
 from rnncore.errors import FormatError, InputError, UnsupportedError, WeightError
 from rnncore.export import from_keras
@@ -169,6 +170,18 @@ ACTIVATIONS = [
 def test_every_activation(name):
     model = sequential(layers.LSTM(4, activation=name, recurrent_activation="hard_sigmoid", dtype="float64"))
     agrees(from_keras(model))
+
+
+def test_squareplus_of_large_numbers():
+    """Keras's float32 square overflows and makes infinity of numbers of either sign: here it is float64's answer."""
+    x = np.float32([[-3e38, -1.9e19, -1e10, -1e4, -3, 0, 3, 1e4, 1e10, 1.9e19, 3e38]]).T[None]
+    model = keras.Sequential([keras.Input((None, 1)), layers.Activation("squareplus", dtype="float64")])
+    expected = keras.ops.convert_to_numpy(model(x.astype(np.float64)))
+    exported = from_keras(model)
+    found = Model(exported.spec, exported.weights)(x)
+    assert (np.abs(found - expected) <= 1e-6 * np.maximum(1, np.abs(x))).all()
+    ends = Model(exported.spec, exported.weights)(np.float32([[[np.inf], [-np.inf], [np.nan]]]))
+    np.testing.assert_array_equal(ends[0, :, 0], [np.inf, 0, np.nan])
 
 
 def test_activations_that_mean_something_else_elsewhere():

@@ -642,6 +642,23 @@ def test_predict_is_each_sequence_alone_in_order(spec, batch_size):
     assert calls == [(min(done + batch_size, 10), 10) for done in range(0, 10, batch_size)]
 
 
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_predict_where_time_comes_first(direction):
+    """The input, and each output wherever its dimensions stand."""
+    nodes = [
+        Recurrent("r", LSTM(I, H), "x", direction=direction, layout="time_first"),
+        Node("channels", "Transpose", "r", {"perm": (1, 2, 0)}),
+    ]
+    model = model_of(Spec([Input("x", "float", ("T", "B", I))], nodes, ["r", "r.last", "r.c", "channels"]))
+    ragged = [sequences(n, I, seed=n) for n in (4, 1, 9, 3)]
+    for one, given in zip(model.predict(ragged, 3), ragged, strict=True):
+        alone = model.run({"x": given[:, None]})
+        expected = {"r": alone["r"][:, 0], "r.last": alone["r.last"][0], "r.c": alone["r.c"][:, 0]}
+        assert_agrees(one, {**expected, "channels": alone["channels"][0]}, "float32")
+    with pytest.raises(InputError, match="expected one width"):
+        model.predict([np.zeros((3, I)), np.zeros((2, I + 1))])
+
+
 def test_predict_of_nothing(model):
     calls = []
     assert model.predict([], progress=lambda *at: calls.append(at)) == []
@@ -674,7 +691,15 @@ def test_predict_of_ids_refuses_floats():
 
 
 def test_models_that_predict_cannot_run():
-    time_first = stack(LSTM(I, H), layout="time_first")
+    fixed = Spec([Input("x", "float", ("B", 4, I))], [Recurrent("r", LSTM(I, H), "x")], ["r"])
+    last = Spec(
+        [Input("x", "float", ("T", I, "B"))],
+        [
+            Node("turned", "Transpose", "x", {"perm": (2, 0, 1)}),
+            Recurrent("r", LSTM(I, H), "turned"),
+        ],
+        ["r"],
+    )
     linear = Spec(
         [Input("x", "float", ("B", I))], [Node("l", "Linear", "x", {"input_size": I, "output_size": 2})], ["l"]
     )
@@ -682,7 +707,8 @@ def test_models_that_predict_cannot_run():
         (ADDED, "one required input and lengths; this one has a, b, lengths"),
         (linear, "one required input and lengths"),
         (stack(LSTM(I, H), lengths=None), "one required input and lengths"),
-        (time_first, "time"),
+        (fixed, "a time dimension of free size"),
+        (last, "the lengths' dimension 'B' first or second"),
     ]:
         with pytest.raises(InputError, match=says):
             model_of(spec).predict([np.zeros((3, I), np.float32)] * 3)

@@ -1,11 +1,9 @@
 """Published ONNX models with recurrent layers, against ONNX Runtime."""
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from agreement import assert_close, assert_no_worse
-from onnx import helper, numpy_helper
 from real_models import real_file
 
 import rnncore
@@ -15,11 +13,9 @@ RATE, WINDOW, CONTEXT = 16000, 512, 64
 
 
 def session(path):
-    """Of a file, or of a model's bytes."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    path = path if isinstance(path, bytes) else str(path)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session, given):
@@ -145,88 +141,13 @@ def quantized():
     return real_file("ddddocr==1.6.1", "ddddocr/common_old.onnx")
 
 
-def cut(model, ops):
-    """The graph with what nodes of these ops give as inputs, and what they read as further outputs."""
-    graph = model.graph
-    constants = {entry.name for entry in graph.initializer}
-    apart = [node for node in graph.node if node.op_type in ops]
-    read = {name for node in apart for name in node.input if name} - constants
-    given = [node.output[0] for node in apart]
-    inputs = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [f"{name}.{axis}" for axis in range(4)])
-        for name in given
-    ]
-    kept = [node for node in graph.node if node.op_type not in ops]
-    del graph.node[:]
-    graph.node.extend(kept)
-    graph.input.extend(inputs)
-    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in sorted(read))
-    return given
-
-
-def test_ddddocr_quantized_between_its_sigmoids(quantized, tmp_path):
-    """With ONNX Runtime's own sigmoids and LSTM outputs as inputs, the whole rest agrees as closely as any model.
-
-    These are the only ops here whose float results differ at all, by a rounding; quantizing is what amplifies it.
-    """
-    whole, part = onnx.load(quantized), onnx.load(quantized)
-    given = cut(part, ("Sigmoid", "DynamicQuantizeLSTM"))
-    assert len(given) == 12
-    onnx.save(part, tmp_path / "part.onnx")
-    whole.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in given)
-    whole.graph.output.extend(entry for entry in part.graph.output if entry.name != "387")
-    onnx.save(whole, tmp_path / "whole.onnx")
-    model, reference = rnncore.load(tmp_path / "part.onnx"), session(tmp_path / "whole.onnx")
-    for image in images():
-        expected = run_session(reference, {"input1": image})
-        found = model.run({"input1": image} | {name: expected[name] for name in given})
-        assert len(found) == 15
-        for name, array in found.items():
-            assert_close(array, expected[name], 1e-5, name)
-
-
-def without_sigmoid(model):
-    """An equal graph, whose sigmoids are rounded otherwise: 1 / (1 + exp(-x))."""
-    graph = model.graph
-    nodes = []
-    for node in graph.node:
-        if node.op_type != "Sigmoid":
-            nodes.append(node)
-            continue
-        (x,), (y,) = node.input, node.output
-        nodes.append(helper.make_node("Neg", [x], [f"{y}.negative"]))
-        nodes.append(helper.make_node("Exp", [f"{y}.negative"], [f"{y}.exp"]))
-        nodes.append(helper.make_node("Add", [f"{y}.exp", "one"], [f"{y}.sum"]))
-        nodes.append(helper.make_node("Reciprocal", [f"{y}.sum"], [y]))
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), "one"))
-    return model
-
-
 def test_ddddocr_quantized(quantized):
-    """The whole model: no further from ONNX Runtime than ONNX Runtime is from itself.
+    """The whole model gives ONNX Runtime's scores: each sigmoid has its bits, and so have the integers made of it.
 
-    A sigmoid that is rounded up here and down there moves a value over the middle of two integers, and 20 more layers
-    of integers carry that on: what it does to the scores is a property of the model. It is measured by ONNX Runtime
-    on an equal graph and on images that differ by a rounding, and the largest of these movements is the bound; where
-    a letter leads by more than two of them it must be the same.
+    A sigmoid that is rounded otherwise moves a value over the middle of two integers, and 20 more layers of integers
+    carry that on: with the exact sigmoid the scores would be up to 0.5 of 16 away.
     """
     model, reference = rnncore.load(quantized), session(quantized)
-    other = session(without_sigmoid(onnx.load(quantized)).SerializeToString())
-    pairs, movements = [], []
     for image in images():
         expected = run_session(reference, {"input1": image})["387"]
-        pairs.append((model.run({"input1": image})["387"], expected))
-        for change in (0, 1, -1):
-            moved = image * np.float32(1 + change * 2.0**-23)
-            movements.append(np.abs(run_session(other, {"input1": moved})["387"] - expected).max())
-    bound = max(movements)
-    clear = 0
-    for found, expected in pairs:
-        assert np.abs(found - expected).max() <= bound
-        second, first = np.moveaxis(np.sort(expected, axis=-1)[..., -2:], -1, 0)
-        leads = first - second > 2 * bound
-        np.testing.assert_array_equal(found.argmax(axis=-1)[leads], expected.argmax(axis=-1)[leads])
-        clear += leads.sum()
-    assert clear > sum(len(found) for found, _ in pairs) / 2
+        assert_close(model.run({"input1": image})["387"], expected, 1e-6)

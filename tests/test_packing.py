@@ -89,6 +89,59 @@ def test_a_loaded_model_takes_little_more_than_its_weights(tmp_path, size):
     assert model.weights.nbytes == raw
 
 
+def convolution(op, channels, outputs, kernel, group=1):
+    sizes = {"input_size": channels, "output_size": outputs, "kernel_shape": kernel, "group": group}
+    x = Input("x", "float", ("B", channels, *(f"S{axis}" for axis in range(len(kernel)))))
+    return Spec([x], [Node("y", op, "x", sizes)], ["y"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64 in full"])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "group"),
+    [
+        (3, 5, (3,), 1),
+        (4, 33, (2, 3), 1),
+        (2, 1, (3, 3), 1),
+        (5, 3, (4,), 1),
+        (6, 6, (3,), 6),
+        (6, 12, (3, 1), 2),
+        (4, 48, (2, 1, 2), 2),
+    ],
+)
+def test_convolutions_come_back_to_the_bit(isa, op, channels, outputs, kernel, group, dtype):
+    spec = convolution(op, channels, outputs, kernel, group)
+    rng = np.random.default_rng(outputs)
+    arrays = {name: rng.standard_normal(shape) for name, shape in spec.weight_shapes().items()}
+    arrays["y.weight"].flat[:3] = (-0.0, np.inf, np.nan)
+    full = dtype == "float64 in full"
+    given = {name: array + 1e-9 if full else array.astype(dtype) for name, array in arrays.items()}
+    model = Model(spec, given)
+    assert model.weights.packed == (() if full else ("y.weight",))
+    for again in (model, pickle.loads(pickle.dumps(model)), Model(model.spec, model.weights)):
+        for name, array in given.items():
+            assert_same_bits(again.weights[name], array, f"{isa}, {name}")
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_loaded_convolution_takes_little_more_than_its_weights(tmp_path, op, group):
+    spec = convolution(op, 256, 256, (3, 3), group)
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(shape, np.float32) for name, shape in spec.weight_shapes().items()}
+    raw = sum(array.nbytes for array in weights.values())
+    path = rnncore.save(tmp_path / "model.safetensors", Model(spec, weights))
+    rnncore.load(path)(np.zeros((1, 256, 4, 4), np.float32))
+    tracemalloc.start()
+    try:
+        model = rnncore.load(path)
+        model(np.zeros((1, 256, 4, 4), np.float32))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held <= 1.25 * raw + 100_000
+
+
 def test_views_do_not_keep_what_they_are_views_of():
     """Tensors of one storage, as some frameworks save them."""
     spec = stack(LSTM(3, 4))

@@ -235,6 +235,69 @@ def test_swish_in_parts_is_joined():
     assert "joined x * sigmoid(x) (2)" in notes
 
 
+def quantizing(nodes, outputs, more=()):
+    inputs = [Input("x", "float", ("B", 6)), *more]
+    return simplify(Spec(inputs, nodes, outputs), {})
+
+
+def approximations(spec):
+    return {node.name: node.attributes["approximate"] for node in spec.nodes if node.op in ("Sigmoid", "Tanh", "Swish")}
+
+
+def test_activations_before_a_quantization_are_rounded_as_onnxruntime_does():
+    nodes = [
+        Node("s", "Sigmoid", "x"),
+        Node("t", "Tanh", "x"),
+        Node("e", "Exp", "t"),
+        Node("a", "Sigmoid", "x"),
+        Node("w", "Mul", ("x", "a")),
+        Node("sum", "Sum", ("s", "e", "w")),
+        Node("q", "DynamicQuantizeLinear", "sum"),
+        Node("back", "DequantizeLinear", ("q", "q.scale", "q.zero_point")),
+        Node("after", "Sigmoid", "back"),
+        Node("beside", "Tanh", "sum"),
+    ]
+    spec, _, notes = quantizing(nodes, ["after", "beside"])
+    expected = {"s": "rational", "t": "rational", "w": "rational", "after": "none", "beside": "none"}
+    assert approximations(spec) == expected
+    assert sum("before a quantization" in note for note in notes) == 3
+    again, _, notes = simplify(spec, {})
+    assert again == spec and not notes
+    assert Spec.from_json(spec.to_json()) == spec
+
+
+def test_activations_in_branches_before_a_quantization():
+    """Of an If whose output is quantized behind it; of a Loop that quantizes what its last step gave."""
+    entry = Input("x", "float", ("B", 6))
+    branches = [Spec([entry], [Node("y", op, "x")], ["y"]) for op in ("Tanh", "Sigmoid")]
+    choice = Control("if", "If", ("c", "x"), branches, captures=("x",))
+    condition = Input("c", "bool", ())
+    spec, _, _ = quantizing([choice, Node("q", "DynamicQuantizeLinear", "if")], ["q"], [condition])
+    assert [approximations(branch) for branch in spec.nodes[0].branches] == [{"y": "rational"}] * 2
+    spec, _, _ = quantizing([choice, Node("y", "Neg", "if")], ["y"], [condition])
+    assert [approximations(branch) for branch in spec.nodes[0].branches] == [{"y": "none"}] * 2
+
+    body = Spec(
+        [Input("i", "int64", ()), Input("go", "bool", ()), entry],
+        [
+            Node("q", "DynamicQuantizeLinear", "x"),
+            Node("back", "DequantizeLinear", ("q", "q.scale", "q.zero_point")),
+            Node("y", "Tanh", "back"),
+            Node("on", "Identity", "go"),
+        ],
+        ["on", "y"],
+    )
+    loop = Control("loop", "Loop", ("n", "", "s"), [body])
+    nodes = [Node("s", "Sigmoid", "x"), loop, Node("end", "Sigmoid", "loop")]
+    spec, _, _ = quantizing(nodes, ["end"], [Input("n", "int64", ())])
+    (loop,) = [node for node in spec.nodes if isinstance(node, Control)]
+    assert approximations(loop.branches[0]) == {"y": "rational"}
+    assert {node.name: node.attributes["approximate"] for node in spec.nodes if node.op == "Sigmoid"} == {
+        "s": "rational",
+        "end": "none",
+    }
+
+
 def branch(inputs, scale):
     """A branch with a weight and a recurrent layer of its own."""
     nodes = [

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import yaml
 from served import running
 
 import rnncore
@@ -88,3 +89,37 @@ def test_the_table_of_options_is_the_commands(tmp_path):
     foreign = {"--count", "--screenshot", "--seconds", "--from-file", "--no-install-recommends", "--no-cache-dir"}
     foreign |= {"--from", "--no-create-home", "--uid", "--interval", "--timeout", "--start-period"}
     assert told - foreign <= options
+
+
+def test_what_is_deployed_is_what_the_command_and_kserve_take():
+    from rnncore.cli.serve import serve
+
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    entry = json.loads(re.search(r"^ENTRYPOINT (\[.*\])$", dockerfile, re.M)[1])
+    assert entry[:2] == ["rnncore", "serve"]
+    given = serve.make_context("serve", [*entry[2:], "tagger=/models/tagger.safetensors"]).params
+    assert {f"{given['port']}", f"{given['grpc_port']}"} == set(
+        re.search(r"^EXPOSE (.*)$", dockerfile, re.M)[1].split()
+    )
+    assert f":{given['port']}/v2/health/ready" in dockerfile
+
+    runtime, service = yaml.safe_load_all((ROOT / "deploy" / "kserve.yaml").read_text())
+    assert (runtime["apiVersion"], runtime["kind"]) == ("serving.kserve.io/v1alpha1", "ServingRuntime")
+    spec, predictor = runtime["spec"], service["spec"]["predictor"]["model"]
+    # of KServe's ServingRuntimeSpec and SupportedModelFormat
+    assert set(spec) <= {"annotations", "containers", "protocolVersions", "supportedModelFormats", "volumes"}
+    assert all(set(one) <= {"name", "version", "autoSelect", "priority"} for one in spec["supportedModelFormats"])
+    assert predictor["modelFormat"]["name"] in {one["name"] for one in spec["supportedModelFormats"]}
+    assert (
+        predictor["runtime"] == runtime["metadata"]["name"] and predictor["protocolVersion"] in spec["protocolVersions"]
+    )
+    (container,) = spec["containers"]
+    assert container["name"] == "kserve-container" and container["command"] == entry[:2]
+    arguments = [one.replace("{{.Name}}", service["metadata"]["name"]) for one in container["args"]]
+    given = serve.make_context("serve", arguments).params
+    assert given["models"] == ("tagger=/mnt/models",)
+    ports = [container[probe]["httpGet"]["port"] for probe in ("readinessProbe", "livenessProbe")]
+    assert {given["port"], int(spec["annotations"]["prometheus.kserve.io/port"]), *ports} == {8080}
+    (mount,) = container["volumeMounts"]
+    assert Path(given["token_file"]).parent == Path(mount["mountPath"])
+    assert mount["name"] in {volume["name"] for volume in spec["volumes"]}

@@ -5,5 +5,5 @@ from serve_drain import run
 
 def test_sigterm_loses_no_accepted_request():
     found = []
-    run(2, 8, 3, found.append)
+    run(2, 9, 3, found.append)
     assert "none lost" in found[-1]

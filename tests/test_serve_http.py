@@ -1,6 +1,7 @@
 """The service as plain HTTP: who may ask, what is refused before anything of that size is made, what it tells."""
 
 import asyncio
+import io
 import json
 import logging
 import socket
@@ -135,6 +136,42 @@ def test_logs_are_lines_of_json(client, caplog):
     assert (found["route"], found["model"], found["status"]) == ("infer", "tagger", 200)
 
 
+def test_lines_of_requests_are_written_together_and_in_order():
+    from rnncore.serve.logs import LOG, Lines, log, log_request
+
+    class Stream(io.StringIO):
+        writes = 0
+
+        def write(self, text):
+            self.writes += 1
+            super().write(text)
+            self.text = self.getvalue()
+
+    async def work():
+        for number in range(3):
+            log_request(request_id=str(number))
+        await asyncio.sleep(0.3)
+        log_request(request_id="3")
+        log("something else")
+
+    stream = Stream()
+    handler = Lines(stream)
+    level = LOG.level
+    LOG.addHandler(handler)
+    try:
+        LOG.setLevel(logging.INFO)
+        asyncio.run(work())
+        stream.close()
+        log("nobody reads it")  # and nobody suffers
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+    lines = [json.loads(line) for line in stream.text.splitlines()]
+    assert [line.get("request_id") for line in lines] == ["0", "1", "2", "3", None]
+    assert lines[0]["event"] == "request" and lines[-1]["event"] == "something else"
+    assert stream.writes == 3  # one more for what nobody reads
+
+
 def test_mounted_in_another_app(client):
     app = create_app({"tagger": MODELS["tagger"]})
     with running(Starlette(routes=[Mount("/models", app)])) as address:
@@ -229,6 +266,17 @@ def test_the_command_refuses_before_it_listens(tmp_path):
     ):
         result = CliRunner().invoke(application, ["serve", *words])
         assert result.exit_code in (1, 2) and reason in result.output, result.output
+
+
+def test_a_port_that_is_taken_is_an_error_of_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for words in (["--port", port], ["--port", "0", "--grpc-port", port]):
+            result = CliRunner().invoke(application, ["serve", "s=zoo:sunspots", *words])
+            assert result.exit_code == 1 and result.output.startswith(
+                f"error: cannot listen on 127.0.0.1 port {port}: "
+            )
+            assert result.output.count("\n") == 1, result.output
 
 
 def test_token_files(tmp_path):
@@ -400,6 +448,15 @@ def test_wrong_sequence_parameters(client, change, reason):
     asked = in_sequence(1, start=True)
     asked["parameters"].update(change)
     refused(client.post(INFER, json=asked), 400, reason)
+
+
+def test_what_json_calls_an_integer(client):
+    x = np.full((1, 2, FEATURES), 0.5, np.float32)
+    asked = body(x, parameters={"sequence_id": 77.0, "sequence_start": True, "priority": 2.0, "timeout": 5e6})
+    asked["inputs"][0]["shape"] = [1.0, 2.0, 5]
+    found = client.post(INFER, json=asked).json()["outputs"][0]
+    assert found["shape"] == [1, 2, 4]
+    assert client.post(INFER, json=in_sequence(77, end=True)).status_code == 200  # the same sequence
 
 
 def test_a_sequence_has_one_row_and_no_lengths(client):

@@ -1,5 +1,6 @@
 """Specs: to JSON and back, equality, pickling, and every refusal by type and place."""
 
+import contextlib
 import copy
 import json
 import pickle
@@ -10,6 +11,7 @@ from random_networks import random_cell, random_network, seeds
 
 from rnncore.cells import CELLS, GRU, LSTM, RNN, Activation
 from rnncore.errors import SpecError, WeightError
+from rnncore.ops import OPS
 from rnncore.spec import Input, Node, Recurrent, Spec
 from rnncore.weights import Weights
 
@@ -568,3 +570,28 @@ def test_weights_are_frozen_copies_in_canonical_order(dtype):
         assert (array == 1).all()
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
+
+
+@pytest.mark.parametrize("op", sorted(OPS))
+def test_numbers_that_no_machine_holds(op):
+    """In every attribute of every op: accepted, where nobody counts with it, or a SpecError; never what Python says."""
+    huge = 10**400
+    rank, count = 4, max(OPS[op].arity[0], 1)
+    for key in OPS[op].attributes:
+        for value in (huge, -huge, (huge,), (huge,) * rank, 1e300, (1e300,) * rank):
+            attributes = {name: 3 for name, default in OPS[op].attributes.items() if default is ...}
+            if op == "Constant":
+                attributes = {"dtype": "float", "shape": (len(value),) if isinstance(value, tuple) else ()}
+            inputs = [Input(f"x{place}", "float", ("B", 3, 4, 5)) for place in range(count)]
+            names = tuple(entry.name for entry in inputs)[: OPS[op].arity[1]]
+            with contextlib.suppress(SpecError):
+                spec = Spec(inputs, [Node("n", op, names, {**attributes, key: value})], ["n"])
+                if op == "Constant":
+                    assert abs(value if isinstance(value, float) else value[0]) == 1e300
+                assert spec == Spec.from_json(spec.to_json())
+
+
+def test_initial_states_are_a_list_of_names():
+    for given in ("h", 3, (3,)):
+        with pytest.raises(SpecError, match="expected a list of names"):
+            Recurrent("gru", GRU(3, 4), "x", initial=given)

@@ -34,6 +34,12 @@ def _softplus(x):
     return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def _squareplus(x, a):
+    """(x + sqrt(x^2 + a)) / 2, whose square overflows, and whose sum cancels for x < 0."""
+    root = np.hypot(x, np.sqrt(a)) if a > 0 else np.sqrt(x * x + a)
+    return np.where(x < 0, 0.5 * a / np.where(x < 0, root - x, 1.0), 0.5 * x + 0.5 * root)
+
+
 def _softmax(x):
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
@@ -98,7 +104,7 @@ ACTIVATIONS: dict[str, _Function] = {
     "tanh_shrink": _Function(lambda x, a, b: x - np.tanh(x)),
     "threshold": _Function(lambda x, a, b: np.where((x > a) | np.isnan(x), x, b), ..., ...),
     "log_sigmoid": _Function(lambda x, a, b: -_softplus(-x)),
-    "squareplus": _Function(lambda x, a, b: 0.5 * (x + np.sqrt(x * x + a)), 4.0),
+    "squareplus": _Function(lambda x, a, b: _squareplus(x, a), 4.0),
     "sparse_plus": _Function(lambda x, a, b: np.where(x <= -1, 0.0 * x, np.where(x >= 1, x, 0.25 * (x + 1.0) ** 2))),
     "sparse_sigmoid": _Function(lambda x, a, b: np.clip(0.5 * (x + 1.0), 0.0, 1.0)),
     "softmax": _Function(lambda x, a, b: _softmax(x), per_element=False),

@@ -22,10 +22,21 @@ __all__ = ["convert"]
 @click.argument("target", metavar="DST")
 @spec_option
 @names_option
+@click.option(
+    "--architecture",
+    metavar="FILE.json",
+    help="The network of a Keras file that holds weights alone: what model.to_json() gave.",
+)
 @click.option("--vocabulary", metavar="FILE.json", help='Tokens of ids: an object {"input or output": [tokens]}.')
 @click.option("--verify", is_flag=True, help="Replay the test pair of SRC first; nothing is written if it fails.")
 def convert(
-    source: str, target: str, spec: str | None, names: str | None, vocabulary: str | None, verify: bool
+    source: str,
+    target: str,
+    spec: str | None,
+    names: str | None,
+    architecture: str | None,
+    vocabulary: str | None,
+    verify: bool,
 ) -> None:
     """Writes SRC as rnncore's own file: the weights with the network they belong to.
 
@@ -33,12 +44,19 @@ def convert(
     stack and nothing else need no --spec. Nothing is written when anything is wrong.
 
     \b
-    Example:
+    Examples:
         rnncore convert tagger.pt tagger.safetensors --spec tagger.json
+        rnncore convert tagger.weights.h5 tagger.safetensors --architecture tagger.json
     """
     _check_target(source, target)
     path, found, report = loading.convert(
-        source, target, spec=spec, names=read_names(names), verify=verify, vocabulary=read_vocabulary(vocabulary)
+        source,
+        target,
+        spec=spec,
+        names=read_names(names),
+        architecture=architecture,
+        verify=verify,
+        vocabulary=read_vocabulary(vocabulary),
     )
     print_graph(found)
     print_notes(found)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rnncore import loading
-from rnncore.errors import InputError, RnncoreError, UnsupportedError, WeightError
+from rnncore.errors import InputError, MissingPackageError, RnncoreError, UnsupportedError, WeightError
 from rnncore.formats import read_checkpoint
 from rnncore.model import Model
 from rnncore.spec import Spec
@@ -106,7 +106,7 @@ def _from_onnx(path: str, spec: Spec, threads: int | None) -> Reference:
     try:
         import onnxruntime
     except ImportError:
-        raise UnsupportedError(
+        raise MissingPackageError(
             f"{path}: needs onnxruntime to run it, install it with: pip install onnxruntime"
         ) from None
     options = onnxruntime.SessionOptions()
@@ -141,7 +141,7 @@ def _from_keras(path: str, spec: Spec, threads: int | None) -> Reference:
     try:
         import keras
     except ImportError:
-        raise UnsupportedError(f"{path}: needs keras to run it, install it with: pip install keras") from None
+        raise MissingPackageError(f"{path}: needs keras to run it, install it with: pip install keras") from None
     if threads is not None and keras.backend.backend() == "torch":
         import torch
 

@@ -6,7 +6,7 @@ import click
 
 from rnncore import loading
 from rnncore.cli.options import dtype_option
-from rnncore.errors import InputError, RnncoreError
+from rnncore.errors import InputError, MissingPackageError
 
 __all__ = ["serve"]
 
@@ -65,12 +65,14 @@ def serve(
         from rnncore.serve import Limits, Service
         from rnncore.serve.server import Binding, read_tokens, run
     except ImportError:
-        raise RnncoreError('serving needs starlette and uvicorn, install them: pip install "rnncore[serve]"') from None
+        raise MissingPackageError(
+            'serving needs starlette and uvicorn, install them: pip install "rnncore[serve]"'
+        ) from None
     if grpc_port is not None:
         try:
             import rnncore.serve.grpc_service  # noqa: F401
         except ImportError:
-            raise RnncoreError('--grpc-port needs grpcio, install it: pip install "rnncore[grpc]"') from None
+            raise MissingPackageError('--grpc-port needs grpcio, install it: pip install "rnncore[grpc]"') from None
     binding = Binding(host, port, grpc_port, read_tokens(token_file), ssl_certfile, ssl_keyfile, drain)
     of_models = _pairs(specs, "--spec")
     found = _pairs(models, "model")

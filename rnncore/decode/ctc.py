@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.decode.stepper import KINDS
-from rnncore.errors import InputError, UnsupportedError
+from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 
 __all__ = ["Labels", "ctc_beam", "ctc_greedy", "ctc_log_prob"]
 
@@ -66,12 +66,12 @@ def ctc_beam(
 
     scores, lengths, blank and kind as for ctc_greedy. beams: prefixes kept at each step; threshold: tokens less
     probable than this are not looked at. Needs fast-ctc-decode: pip install "rnncore[ctc]". Raises InputError, and
-    UnsupportedError without the library.
+    MissingPackageError without the library.
     """
     try:
         from fast_ctc_decode import beam_search
     except ImportError:
-        raise UnsupportedError('ctc_beam needs fast-ctc-decode: pip install "rnncore[ctc]"') from None
+        raise MissingPackageError('ctc_beam needs fast-ctc-decode: pip install "rnncore[ctc]"') from None
     if isinstance(beams, bool) or not isinstance(beams, (int, np.integer)) or beams < 1:
         raise InputError(f"beams={beams!r}, expected a positive integer")
     if not 0 <= threshold < 1:

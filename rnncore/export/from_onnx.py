@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore.errors import InputError, UnsupportedError
+from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported
 from rnncore.formats import read_file
 from rnncore.formats.native import NativeFile
@@ -30,7 +30,7 @@ def from_onnx(path: str | os.PathLike, example: Mapping[str, np.ndarray] | None 
 
     The outputs of the test pair are ONNX Runtime's, where that is installed, else those of onnx.reference, which
     runs no recurrent nodes. Floats of the example are in the file's own dtype. Raises what rnncore.load raises,
-    InputError for the example, and UnsupportedError where neither can run the file.
+    InputError for the example, and MissingPackageError where neither is installed that can run the file.
     """
     found = read_file(path)
     if not isinstance(found, NativeFile):
@@ -86,7 +86,9 @@ def _computed(path: Path, spec: Spec, inputs: Mapping[str, np.ndarray]) -> tuple
     model = onnx.load(path)
     kinds = {node.op_type for node in model.graph.node} & NOT_BY_REFERENCE
     if kinds:
-        raise UnsupportedError(f"{path}: {', '.join(sorted(kinds))} needs onnxruntime for a test pair: pip install it")
+        raise MissingPackageError(
+            f"{path}: {', '.join(sorted(kinds))} needs onnxruntime for a test pair: pip install it"
+        )
     found = onnx.reference.ReferenceEvaluator(model).run(names, dict(inputs))
     return dict(zip(names, found, strict=True)), f"onnx.reference {onnx.__version__}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import InputError, UnsupportedError
+from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported, example_for
 from rnncore.formats.keras_config import Network, Version, network_of
 from rnncore.formats.keras_layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network
@@ -34,10 +34,14 @@ def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
     example is a batch (B, T, I), or of ids (B, T), and a list of them for several inputs; without it one is drawn with
     the seed. A stateful model is run from zero state and gets its own back. Weights are copied and keep their dtype.
 
-    Raises UnsupportedError naming the layer and option, and InputError for the example or a model not yet built.
+    Raises UnsupportedError naming the layer and option, InputError for the example or a model not yet built, and
+    MissingPackageError without Keras or its backend.
     """
-    import keras
-
+    try:
+        import keras
+    except ImportError as error:
+        how = "pip install keras, and the backend that KERAS_BACKEND names"
+        raise MissingPackageError(f"from_keras needs Keras 3: {how} ({error})") from None
     if not isinstance(model, keras.layers.Layer):
         raise InputError(f"model: {type(model).__name__}, expected a keras.Sequential, Model or Layer")
     given = _arrays(keras, example)

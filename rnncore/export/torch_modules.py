@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rnncore.errors import InputError
+from rnncore.errors import InputError, MissingPackageError
 from rnncore.export.exported import Exported
 
 __all__ = ["from_torch"]
@@ -42,10 +42,12 @@ def from_torch(
     other sizes, and has to give what torch gives.
 
     Raises UnsupportedError with the line of the module's code that has no place in a Spec, InputError for the
-    example, and VerificationError where results differ.
+    example, VerificationError where results differ, and MissingPackageError without PyTorch.
     """
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingPackageError(f"from_torch needs PyTorch: pip install torch ({error})") from None
     chained = not isinstance(module, torch.nn.Module)
     if take is not None and (not chained or take not in TAKES):
         raise InputError(f"take={take!r}, expected 'sequence' or 'last', and a list of (name, module)")

@@ -25,11 +25,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 from rnncore.errors import UnsupportedError
-from rnncore.formats import npz_file, safetensors_file, torch_file
+from rnncore.formats import safetensors_file
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor
-from rnncore.formats._foreign import is_hdf5, is_keras_zip, is_onnx, refuse, refuse_zip
+from rnncore.formats._foreign import (
+    is_hdf5,
+    is_keras_zip,
+    is_npy,
+    is_npz,
+    is_onnx,
+    is_torch_stream,
+    is_torch_zip,
+    refuse,
+    refuse_zip,
+)
 from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped
 from rnncore.formats.graph_format import GraphFormat, ListedNode, Listing
@@ -57,21 +68,26 @@ ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 class Format:
     """One file format: how to recognise it by its first bytes or, in a zip archive, by its members; and its reader.
 
-    ``read`` is given the open file; for a zip format also its Archive.
+    module and function  of rnncore.formats, imported when such a file is first met: given the open file, for a zip
+                         format also its Archive
     """
 
     name: str
-    read: Callable[..., Checkpoint]
+    module: str
+    function: str
     by_head: Callable[[bytes], bool] | None = None
     by_members: Callable[[Iterable[str]], bool] | None = None
 
+    def read(self, cursor: Cursor, *archive: Archive) -> Checkpoint:
+        return getattr(import_module(f"rnncore.formats.{self.module}"), self.function)(cursor, *archive)
+
 
 FORMATS = (
-    Format("torch zip", torch_file.read_zip, by_members=torch_file.is_zip),
-    Format("torch stream", torch_file.read_stream, by_head=torch_file.is_stream),
-    Format("safetensors", safetensors_file.read_open, by_head=safetensors_file.looks_like),
-    Format("npz", npz_file.read_npz, by_members=npz_file.is_npz),
-    Format("npy", npz_file.read_npy, by_head=lambda head: head.startswith(npz_file.MAGIC)),
+    Format("torch zip", "torch_file", "read_zip", by_members=is_torch_zip),
+    Format("torch stream", "torch_file", "read_stream", by_head=is_torch_stream),
+    Format("safetensors", "safetensors_file", "read_open", by_head=safetensors_file.looks_like),
+    Format("npz", "npz_file", "read_npz", by_members=is_npz),
+    Format("npy", "npz_file", "read_npy", by_head=is_npy),
 )
 
 

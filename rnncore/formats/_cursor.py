@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from rnncore.errors import FormatError, RnncoreError
+from rnncore.errors import FormatError, MissingFileError, RnncoreError
 
 __all__ = ["Budget", "Cursor", "file_name", "low_level_errors", "open_cursor", "shown"]
 
@@ -203,6 +203,8 @@ def low_level_errors(place: str) -> Iterator[None]:
         yield
     except RnncoreError:
         raise
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{place}: {error.strerror or error}", place) from None
     except OSError as error:
         raise FormatError(f"{place}: {error.strerror or error}") from None
     except MemoryError:

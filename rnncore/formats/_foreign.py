@@ -1,4 +1,4 @@
-"""Files that are not weights in a format of ours: what they seem to be, so that a refusal can say it."""
+"""What a file seems to be by its first bytes or its members: which reader it goes to, or what a refusal says of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable
 
 from rnncore.errors import FormatError, RnncoreError, UnsupportedError
 
-__all__ = ["is_hdf5", "is_keras_zip", "is_onnx", "refuse", "refuse_zip"]
+__all__ = [
+    *("is_hdf5", "is_keras_zip", "is_npy", "is_npz", "is_onnx", "is_torch_stream", "is_torch_zip"),
+    *("refuse", "refuse_zip"),
+]
+
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+TORCH_MAGIC_BYTES = b"\x8a\x0a" + TORCH_MAGIC.to_bytes(10, "little")  # as the first pickle of a stream holds it
+NPY_MAGIC = b"\x93NUMPY"
 
 
 def _at(offset: int, *magics: bytes) -> Callable[[bytes], bool]:
@@ -45,6 +52,25 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return found, at + place + 1
     return -1, len(data)
+
+
+def is_torch_zip(names: Iterable[str]) -> bool:
+    """Whether a zip archive with these members is torch's."""
+    return any(name.endswith(("/data.pkl", "/constants.pkl")) or name == "data.pkl" for name in names)
+
+
+def is_torch_stream(head: bytes) -> bool:
+    """Whether these first bytes are torch's older stream's: its magic number as a pickle, with or without a frame."""
+    return head[:1] == b"\x80" and TORCH_MAGIC_BYTES in (head[2:14], head[11:23])
+
+
+def is_npz(names: Iterable[str]) -> bool:
+    """Whether a zip archive with these members is numpy's."""
+    return any(name.endswith(".npy") for name in names)
+
+
+def is_npy(head: bytes) -> bool:
+    return head.startswith(NPY_MAGIC)
 
 
 def is_hdf5(head: bytes) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import FormatError, UnsupportedError
+from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
 from rnncore.formats._arrays import CODES, MAX_DIMENSIONS, from_bytes
 from rnncore.formats._cursor import Budget, Cursor, low_level_errors, shown
 
@@ -58,7 +58,7 @@ def open_hdf5(cursor: Cursor) -> Group:
         import pyfive.dataobjects
         import pyfive.high_level
     except ImportError:
-        raise UnsupportedError(
+        raise MissingPackageError(
             f'{cursor.place}: an HDF5 file needs pyfive, expected it after pip install "rnncore[keras]"'
         ) from None
 

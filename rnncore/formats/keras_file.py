@@ -40,6 +40,7 @@ def read(cursor: Cursor, archive: Archive | None = None) -> NativeFile:
         if config is None:
             raise UnsupportedError(
                 f"{cursor.place}: weights without a network, expected architecture=... with what model.to_json() gives"
+                " (rnncore convert --architecture FILE.json)"
             )
         return _network_file(network_of(config, ""), version, group)
 

@@ -5,6 +5,7 @@ An option of a config is handled by its layer, has no meaning at inference, or i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -186,6 +187,7 @@ OPS_BY_ACTIVATION: dict[str, tuple[str, dict[str, Any]]] = {
     "hard_shrink": ("Shrink", {"lambd": 0.5, "bias": 0.0}),
     "soft_shrink": ("Shrink", {"lambd": 0.5, "bias": 0.5}),
 }
+SQUAREPLUS_IS_RELU = 1e9  # to the last bit of float64
 WITH_ALPHA = {"leaky_relu": "LeakyRelu", "elu": "Elu", "celu": "Celu", "thresholded_relu": "ThresholdedRelu"}
 
 
@@ -212,12 +214,7 @@ def apply_function(use: Use, x: str, function: Activation, name: str) -> str:
         soft = graph.node(f"{name}.softplus", "Softplus", graph.node(f"{name}.negative", "Neg", x))
         return graph.node(name, "Neg", soft)
     if kind == "squareplus":
-        root = graph.node(
-            f"{name}.root",
-            "Sqrt",
-            graph.scalar(f"{name}.plus", "Add", graph.node(f"{name}.square", "Mul", (x, x)), function.alpha),
-        )
-        return graph.scalar(name, "Mul", graph.node(f"{name}.sum", "Add", (x, root)), 0.5)
+        return _squareplus(graph, x, function.alpha, name)
     if kind == "sparse_sigmoid":
         return graph.node(name, "HardSigmoid", x, alpha=0.5, beta=0.5)
     if kind == "sparse_plus":
@@ -226,6 +223,17 @@ def apply_function(use: Use, x: str, function: Activation, name: str) -> str:
         rest = graph.node(f"{name}.rest", "Relu", graph.scalar(f"{name}.minus", "Sub", x, 1.0))
         return graph.node(name, "Add", (square, rest))
     raise UnsupportedError(f"{use.where}: activation {kind!r} outside a recurrent layer")
+
+
+def _squareplus(graph: Any, x: str, alpha: float, name: str) -> str:
+    """(x + sqrt(x^2 + alpha)) / 2; beyond where alpha counts it is Relu, whose square would overflow."""
+    far = SQUAREPLUS_IS_RELU * max(1.0, math.sqrt(max(alpha, 0.0)))
+    near = graph.node(f"{name}.near", "Clip", x, min=-far, max=far)
+    square = graph.node(f"{name}.square", "Mul", (near, near))
+    root = graph.node(f"{name}.root", "Sqrt", graph.scalar(f"{name}.plus", "Add", square, alpha))
+    half = graph.scalar(f"{name}.half", "Mul", graph.node(f"{name}.sum", "Add", (near, root)), 0.5)
+    rest = graph.node(f"{name}.rest", "Relu", graph.node(f"{name}.minus", "Sub", (x, near)))
+    return graph.node(name, "Add", (half, rest))
 
 
 def option(use: Use, config: Mapping[str, Any], key: str, default: Any = ...) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -18,12 +17,12 @@ import numpy as np
 from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats._arrays import CODES, ITEM_SIZES, check_name, element_count, from_bytes
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
+from rnncore.formats._foreign import NPY_MAGIC as MAGIC
 from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped, SkippedList
 
 __all__ = ["Header", "read", "read_header", "read_npy", "read_npz"]
 
-MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000
 DTYPES = {code: name for name, code in CODES.items()} | {"b1": "bool"}
 
@@ -63,11 +62,6 @@ def read_header(file: BinaryIO, place: str) -> Header:
     if header.dtype is None:
         raise UnsupportedError(f"{place}: {header.why}")
     return header
-
-
-def is_npz(names: Iterable[str]) -> bool:
-    """Whether a zip archive with these members is numpy's."""
-    return any(name.endswith(".npy") for name in names)
 
 
 def read_npy(cursor: Cursor) -> Checkpoint:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import FormatError, UnsupportedError
+from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
 from rnncore.formats._cursor import Budget, Cursor, shown
 from rnncore.formats.onnx_external import ExternalData
 from rnncore.formats.onnx_wire import check_wire
@@ -132,11 +132,11 @@ class OnnxModel:
 
 
 def needs_onnx() -> Any:
-    """The onnx package, or an UnsupportedError that names the extra."""
+    """The onnx package, or a MissingPackageError that names the extra."""
     try:
         import onnx
     except ImportError:
-        raise UnsupportedError(
+        raise MissingPackageError(
             'ONNX needs the package onnx, which is not installed: pip install "rnncore[onnx]"'
         ) from None
     return onnx
@@ -152,8 +152,8 @@ def read_model(cursor: Cursor) -> OnnxModel:
     check_wire(data, cursor.place)
     try:
         onnx = needs_onnx()
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{cursor.place}: {error}") from None
+    except MissingPackageError as error:
+        raise MissingPackageError(f"{cursor.place}: {error}") from None
     from google.protobuf.message import DecodeError
 
     try:

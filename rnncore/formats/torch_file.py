@@ -14,7 +14,7 @@ Source of the layouts: torch/serialization.py and torch/_utils.py of PyTorch 2.1
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from rnncore.formats._arrays import (
     from_bytes,
 )
 from rnncore.formats._cursor import Budget, Cursor, low_level_errors, open_cursor, shown
+from rnncore.formats._foreign import TORCH_MAGIC, is_torch_stream
 from rnncore.formats._pickle import (
     LONGEST_STRING,
     NOTHING,
@@ -45,9 +46,7 @@ from rnncore.formats.checkpoint import Checkpoint, Skipped, SkippedList
 
 __all__ = ["read", "read_stream", "read_zip"]
 
-MAGIC = 0x1950A86A20F9469CFC6C
 STREAM_VERSION = 1001
-MAGIC_BYTES = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")  # as the first pickle holds it
 
 MAX_PICKLE = 64 << 20
 MAX_DEPTH = 64
@@ -127,19 +126,9 @@ class Unread(Inert):
 def read(path: str | os.PathLike) -> Checkpoint:
     """The tensors of a torch file, zip or stream. See Checkpoint; raises FormatError, UnsupportedError."""
     with open_cursor(path) as cursor:
-        if is_stream(cursor.slice(0, min(len(cursor), 64)).bytes(min(len(cursor), 64))):
+        if is_torch_stream(cursor.slice(0, min(len(cursor), 64)).bytes(min(len(cursor), 64))):
             return read_stream(cursor)
         return read_zip(cursor, Archive(cursor))
-
-
-def is_stream(head: bytes) -> bool:
-    """Whether these first bytes are the older stream's: its magic number as a pickle, with or without a frame."""
-    return head[:1] == b"\x80" and MAGIC_BYTES in (head[2:14], head[11:23])
-
-
-def is_zip(names: Mapping[str, Any]) -> bool:
-    """Whether a zip archive with these members is torch's."""
-    return any(name.endswith(("/data.pkl", "/constants.pkl")) or name == "data.pkl" for name in names)
 
 
 def read_zip(cursor: Cursor, archive: Archive) -> Checkpoint:
@@ -180,7 +169,7 @@ def read_stream(cursor: Cursor) -> Checkpoint:
                 raise FormatError(f"{place}: {what}: more than {MAX_PICKLE} bytes")
             return value
 
-        if next_pickle("magic number") != MAGIC:
+        if next_pickle("magic number") != TORCH_MAGIC:
             raise FormatError(f"{place}: no magic number of torch.save at offset 0")
         version = next_pickle("protocol version")
         if version != STREAM_VERSION:

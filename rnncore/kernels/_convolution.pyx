@@ -366,6 +366,18 @@ cdef class Convolution:
         if self.M > SINGLE_OUTPUTS:
             self.plain = None
 
+    def unpack(self):
+        """A copy of the weight, to the bit what was packed."""
+        plain = self.plain
+        if plain is None:
+            plain = self.w.swapaxes(2, 3).reshape(self.G, -1, self.K)[:, :self.M]
+        return np.array(plain).reshape((self.G * self.M, self.C) + self.kernel)
+
+    @property
+    def packed(self):
+        """What reads the weights that are kept here: see Op.compiled."""
+        return {"weight": self.unpack}
+
     cdef Plan make_plan(self, cnp.ndarray x):
         cdef Py_ssize_t W = self.isa.width
         cdef Plan plan = Plan()

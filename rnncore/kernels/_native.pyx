@@ -78,6 +78,9 @@ cdef extern from "native/native.h":
         float clip, cell_clip, forget_bias
         int relu, coupled
 
+    enum rnncore_rational:
+        RATIONAL_SIGMOID, RATIONAL_TANH, RATIONAL_SWISH
+
     ctypedef void rnncore_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first, Py_ssize_t last,
                                int down, Py_ssize_t n, float* z, Py_ssize_t z_stride, const float* h,
                                Py_ssize_t h_stride, float* next, Py_ssize_t next_stride, float* c,
@@ -101,6 +104,7 @@ cdef extern from "native/native.h":
         void (*gru_gates)(const rnncore_cell* cell, float* z, const float* h, float* rh) noexcept nogil
         void (*gru_point)(const rnncore_cell* cell, float* z, const float* hn, float* h) noexcept nogil
         void (*clip)(Py_ssize_t n, float* x, double limit) noexcept nogil
+        void (*rational)(rnncore_rational f, Py_ssize_t n, const float* x, float* y) noexcept nogil
 
     const rnncore_isa** rnncore_isas
     int rnncore_isa_usable(const rnncore_isa* isa)
@@ -142,8 +146,8 @@ cdef double WORK_OF_AN_ACTIVATION = 500
 # 0.2 microseconds, in which one thread makes some 15,000.
 cdef double STEP_WORTH_SHARING = 12e3
 
-# Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many steps
-# of the one before, which are enough to make one product of.
+# Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many
+# steps of the one before, which are enough to make one product of.
 cdef Py_ssize_t LARGEST_SIDE_BY_SIDE = 1 << 20
 cdef Py_ssize_t STEPS_AHEAD = 8
 
@@ -1245,6 +1249,28 @@ cdef class Matrix:
         return y
 
 
+# Below so many numbers a function of each keeps the GIL: giving it away and getting it back costs more.
+cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
+
+RATIONALS = {"sigmoid": RATIONAL_SIGMOID, "tanh": RATIONAL_TANH, "swish": RATIONAL_SWISH}
+
+
+def rational(str name not None, x):
+    """A function of RATIONALS as a quotient of polynomials, of x, float32: an array of its shape. See native/body.h."""
+    cdef rnncore_rational f = <rnncore_rational> <int> RATIONALS[name]
+    cdef cnp.ndarray given = np.ascontiguousarray(x, np.float32)
+    cdef cnp.ndarray y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(given), cnp.PyArray_DIMS(given), cnp.NPY_FLOAT32, 0)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(given)
+    cdef const float* source = <const float*> cnp.PyArray_DATA(given)
+    cdef float* target = <float*> cnp.PyArray_DATA(y)
+    if n < NUMBERS_WITH_GIL:
+        isa.rational(f, n, source, target)
+    else:
+        with nogil:
+            isa.rational(f, n, source, target)
+    return y.reshape(np.shape(x))
+
+
 cdef bint is_plain_state(array, Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
     return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
             and cnp.PyArray_NDIM(array) == 3 and cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_DIM(array, 0) == rows
@@ -1304,7 +1330,7 @@ cdef bint execute(Call* call) noexcept nogil:
 
 
 cdef bint execute_together(Call* call, int threads) noexcept nogil:
-    """All rows at once: layers side by side, or layer by layer, each shared by directions or by panels where that pays."""
+    """All rows at once: layers side by side, or one by one, each shared by directions or by panels where that pays."""
     cdef Py_ssize_t B = call.job.B
     cdef size_t between = between_size(call, B), each
     cdef char* scratch

@@ -6,6 +6,12 @@ static inline REAL NAME(softplus)(REAL x) { return (x > 0 ? x : 0) + C(log1p)(C(
 
 static inline REAL NAME(clamp)(REAL x, REAL low, REAL high) { return x < low ? low : (x > high ? high : x); }
 
+/* (x + sqrt(x^2 + a)) / 2 without the square, which overflows, and for x < 0 without the difference, which cancels. */
+static inline REAL NAME(squareplus)(REAL x, REAL a) {
+    const REAL root = a > 0 ? C(hypot)(x, C(sqrt)(a)) : C(sqrt)(x * x + a);
+    return x < 0 ? (REAL)0.5 * a / (root - x) : (REAL)0.5 * x + (REAL)0.5 * root;
+}
+
 #define EACH(expression)                                                                                              \
     for (ptrdiff_t i = 0; i < n; i++) {                                                                               \
         const REAL v = x[i];                                                                                          \
@@ -45,7 +51,7 @@ static void NAME(act)(const rnncore_act *f, ptrdiff_t n, REAL *restrict x) {
     case ACT_tanh_shrink: EACH(v - TANH(v));
     case ACT_threshold: EACH(v <= a ? b : v);
     case ACT_log_sigmoid: EACH(-NAME(softplus)(-v));
-    case ACT_squareplus: EACH((REAL)0.5 * (v + C(sqrt)(v * v + a)));
+    case ACT_squareplus: EACH(NAME(squareplus)(v, a));
     case ACT_sparse_plus: EACH(v <= -1 ? 0 * v : (v >= 1 ? v : (REAL)0.25 * (v + 1) * (v + 1)));
     case ACT_sparse_sigmoid: EACH(NAME(clamp)((REAL)0.5 * (v + 1), 0, 1));
     case ACT_softmax:

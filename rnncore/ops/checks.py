@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from rnncore.cells.activations import is_finite
 from rnncore.errors import SpecError
 from rnncore.ops.base import DTYPES, MAX_DATA, UNKNOWN, Value, axis_of, join_sizes
 
@@ -81,9 +81,14 @@ def flag(attributes: Mapping[str, Any], name: str) -> bool:
 def number(attributes: Mapping[str, Any], name: str) -> float:
     """A finite number."""
     found = attributes[name]
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+    if not is_number(found) or not is_finite(found):
         raise SpecError(f"{name}={found!r}, expected a finite number")
     return found
+
+
+def is_number(found: Any) -> bool:
+    """Whether a value is a number, infinities and NaN among them, that float64 holds: an integer may be too large."""
+    return isinstance(found, float) or (type(found) is int and is_finite(found))
 
 
 def choice(attributes: Mapping[str, Any], name: str, accepted: Sequence[Any]) -> Any:

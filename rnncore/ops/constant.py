@@ -8,6 +8,7 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.ops.base import DTYPES, MAX_DATA, Op, Value, numpy_dtype
+from rnncore.ops.checks import FLOATS, is_number
 
 __all__ = ["OPS"]
 
@@ -19,11 +20,7 @@ def _infer(attributes, values):
     if value is None:
         return [Value(dtype, shape)]
     flat = value if isinstance(value, tuple) else (value,)
-    kinds = {"bool": (bool,), "float": (int, float), "float16": (int, float), "float64": (int, float)}.get(
-        dtype, (int,)
-    )
-    fits = all(isinstance(item, kinds) and (dtype == "bool" or not isinstance(item, bool)) for item in flat)
-    if not fits or len(flat) != math.prod(shape):
+    if not all(_fits(dtype, item) for item in flat) or len(flat) != math.prod(shape):
         raise SpecError(f"value={value!r}, expected {math.prod(shape)} numbers of dtype {dtype}, flat")
     if dtype.startswith(("int", "uint")):
         limits = np.iinfo(dtype)
@@ -31,6 +28,12 @@ def _infer(attributes, values):
             raise SpecError(f"value={value!r}, expected numbers from {limits.min} to {limits.max}")
     small = len(shape) <= 1 and len(flat) <= MAX_DATA
     return [Value(dtype, shape, tuple(flat) if small else None)]
+
+
+def _fits(dtype, item) -> bool:
+    if dtype == "bool" or isinstance(item, bool):
+        return dtype == "bool" and isinstance(item, bool)
+    return is_number(item) if dtype in FLOATS else isinstance(item, int)
 
 
 def _shape(attributes) -> tuple[int, ...]:

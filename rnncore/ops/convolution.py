@@ -144,12 +144,13 @@ def _conv_run(attributes, weights, x, weight=None, bias=None):
 
 
 def pack_convolution(weight, bias, window, group, threads, relu=False):
-    """The compiled convolution of float32 images with these weights."""
+    """The compiled convolution of float32 images with these weights, which it does not keep but packed."""
+    rank, channels = weight.ndim, weight.shape[1] * group
 
     def geometry(shape):
-        if len(shape) != weight.ndim:
-            raise ValueError(f"expected {weight.ndim} dimensions")
-        _check_channels(np.broadcast_to(0, shape), weight.shape[1] * group)
+        if len(shape) != rank:
+            raise ValueError(f"expected {rank} dimensions")
+        _check_channels(np.broadcast_to(0, shape), channels)
         return window.pads(shape[2:])[0], window.outputs(shape[2:])
 
     return _convolution.Convolution(weight, bias, group, window.strides, window.dilations, geometry, relu, threads)
@@ -266,9 +267,15 @@ def _columns_weight(weight, group):
     return np.ascontiguousarray(grouped).reshape(-1, channels // group, 1)
 
 
-def _transpose_columns(make, attributes, x, weight, bias):
-    window = Window.of(attributes, weight.shape[2:])
-    _check_channels(x, len(weight))
+def _given_weight(columns, shape, group):
+    """The weights of that shape of which _columns_weight made ``columns``."""
+    return np.ascontiguousarray(columns.reshape(group, -1, shape[0] // group).swapaxes(1, 2)).reshape(shape)
+
+
+def _transpose_columns(make, attributes, x, shape, bias):
+    """shape: of the weights that ``make`` multiplies with."""
+    window = Window.of(attributes, shape[2:])
+    _check_channels(x, shape[0])
     images, channels, *sizes = x.shape
     columns = make(np.ascontiguousarray(x).reshape(images, channels, -1))
     columns = columns.reshape(images, -1, math.prod(window.kernel), *sizes)
@@ -282,18 +289,31 @@ def _transpose_run(attributes, weights, x, weight=None, bias=None):
     weight, bias = (weights["weight"], weights.get("bias")) if weight is None else (weight, bias)
     columns = _columns_weight(weight, attributes["group"])
     return _transpose_columns(
-        lambda flat: convolve(flat, columns, None, POINT, attributes["group"]), attributes, x, weight, bias
+        lambda flat: convolve(flat, columns, None, POINT, attributes["group"]), attributes, x, weight.shape, bias
     )
 
 
 def _transpose_packed(attributes, weights, threads):
     group = attributes["group"]
-    kept = Kept(lambda weight: pack_convolution(_columns_weight(weight, group), None, POINT, group, threads))
 
-    def run(x, weight=None, bias=None):
-        weight, bias = (weights["weight"], weights.get("bias")) if weight is None else (weight, bias)
+    def pack(weight):
+        return pack_convolution(_columns_weight(weight, group), None, POINT, group, threads)
+
+    if weights:
+        if not runs_native(weights["weight"].dtype):
+            return None
+        shape, own_bias, product = weights["weight"].shape, weights.get("bias"), pack(weights["weight"])
+
+        def run_own(x):
+            return _transpose_columns(product, attributes, x, shape, own_bias)
+
+        run_own.packed = {"weight": lambda: _given_weight(product.unpack(), shape, group)}
+        return run_own
+    kept = Kept(pack)
+
+    def run(x, weight, bias=None):
         if runs_native(x.dtype):
-            return _transpose_columns(kept(weight), attributes, x, weight, bias)
+            return _transpose_columns(kept(weight), attributes, x, weight.shape, bias)
         return _transpose_run(attributes, {}, x, weight, bias)
 
     return run

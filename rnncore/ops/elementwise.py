@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.kernels import _native
 from rnncore.ops import sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast, has, known, numpy_dtype
 from rnncore.ops.checks import (
@@ -75,6 +76,29 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
         return found.astype(x.dtype, copy=False)
 
     return Op(name, infer, run, attributes=numbers)
+
+
+def _approximated(op: Op) -> Op:
+    """The op with an attribute "approximate".
+
+    "none"      within a few ulp
+    "rational"  float32 by the quotient of polynomials that ONNX Runtime computes, for what integers are rounded from
+                (passes/quantized.py); other dtypes as with "none"
+    """
+    kind = op.name.lower()
+
+    def infer(attributes, values):
+        found = op.infer(attributes, values)
+        if choice(attributes, "approximate", ("none", "rational")) == "rational" and attributes.get("alpha", 1) != 1:
+            raise SpecError(f"approximate='rational' with alpha={attributes['alpha']!r}, expected alpha=1")
+        return found
+
+    def run(attributes, weights, x):
+        if attributes["approximate"] == "rational" and x.dtype == np.float32:
+            return _native.rational(kind, x)
+        return op.run(attributes, weights, x)
+
+    return Op(op.name, infer, run, attributes={**op.attributes, "approximate": "none"})
 
 
 def _sigmoid(x):
@@ -394,8 +418,8 @@ OPS = [
     _unary("Atanh", np.arctanh),
     _unary("BitwiseNot", np.invert, INTEGERS),
     _unary("Relu", lambda x: np.maximum(x, 0), SIGNED_NUMBERS),
-    _unary("Tanh", np.tanh),
-    _activation("Sigmoid", _sigmoid),
+    _approximated(_unary("Tanh", np.tanh)),
+    _approximated(_activation("Sigmoid", _sigmoid)),
     _activation("Softplus", _softplus),
     _activation("Softsign", lambda x: x / (1 + np.abs(x))),
     _activation("HardSwish", lambda x: x * _hard_sigmoid(x, x.dtype.type(1 / 6), x.dtype.type(0.5))),
@@ -406,7 +430,7 @@ OPS = [
     _activation("Celu", _celu, alpha=1.0),
     _activation("HardSigmoid", _hard_sigmoid, alpha=0.2, beta=0.5),
     _activation("ThresholdedRelu", lambda x, alpha: np.where((x > alpha) | np.isnan(x), x, x.dtype.type(0)), alpha=1.0),
-    _activation("Swish", _swish, alpha=1.0),
+    _approximated(_activation("Swish", _swish, alpha=1.0)),
     Op("Shrink", _shrink_infer, _shrink_run, attributes={"lambd": 0.5, "bias": 0.0}),
     Op("Gelu", _gelu_infer, lambda a, w, x: GELU[a["approximate"]].run(a, w, x), attributes={"approximate": "none"}),
     Op("PRelu", _prelu_infer, lambda a, w, x, slope: np.where(x >= 0, x, slope * x), arity=(2, 2)),

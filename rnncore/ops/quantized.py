@@ -6,7 +6,8 @@ float32 at each step, to even.
 
 DynamicQuantizeLSTM has what ONNX Runtime's has: the whole input is quantized by its own range once for each direction,
 the hidden state of all rows together before every step (with one thread; with more, ONNX Runtime may quantize blocks of
-rows by themselves).
+rows by themselves). Its sigmoid and tanh are ONNX Runtime's quotients of polynomials, in float32: see
+passes/quantized.py for why.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
 from rnncore.ops.base import Op, Value, axis_of, broadcast, plain_size
-from rnncore.ops.checks import need, need_scalar
+from rnncore.ops.checks import choice, need, need_scalar, number
 from rnncore.ops.convolution import Kept, convolve, pack_convolution
 from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images
 
@@ -411,17 +412,17 @@ LSTM_INPUTS = (
 def _lstm_infer(attributes, values):
     given = dict(zip(LSTM_INPUTS, values, strict=True))
     x, hidden = given["X"], plain_size("hidden_size", attributes["hidden_size"])
-    if attributes["direction"] not in DIRECTIONS:
-        raise SpecError(f"direction={attributes['direction']!r}, expected one of {', '.join(DIRECTIONS)}")
+    choice(attributes, "direction", tuple(DIRECTIONS))
     directions = len(DIRECTIONS[attributes["direction"]])
     usual = ("sigmoid", "tanh", "tanh") * directions
     names = attributes["activations"]
-    if names is not None and tuple(str(name).lower() for name in names) != usual:
-        raise SpecError(f"activations={list(names)}, expected Sigmoid, Tanh, Tanh for each direction")
+    named = isinstance(names, tuple) and tuple(str(name).lower() for name in names) == usual
+    if names is not None and not named:
+        raise SpecError(f"activations={names!r}, expected Sigmoid, Tanh, Tanh for each direction")
     if attributes["input_forget"] not in (0, 1):
         raise SpecError(f"input_forget={attributes['input_forget']!r}, expected 0 or 1")
     clip = attributes["clip"]
-    if clip is not None and (isinstance(clip, bool) or not isinstance(clip, (int, float)) or not clip > 0):
+    if clip is not None and not number(attributes, "clip") > 0:
         raise SpecError(f"clip={clip!r}, expected a positive number")
     need(x, ("float",), "X")
     if len(x.shape) != 3:
@@ -481,7 +482,11 @@ def _quantized_product(matrix, x, scale):
 
 
 def _sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    return _native.rational("sigmoid", x) if x.dtype == np.float32 else 1 / (1 + np.exp(-x))
+
+
+def _tanh(x):
+    return _native.rational("tanh", x) if x.dtype == np.float32 else np.tanh(x)
 
 
 def _reversed(x, lengths):
@@ -509,8 +514,8 @@ def _lstm_direction(attributes, x, lengths, w, w_scale, r, r_scale, bias, peepho
         i = _sigmoid(limit(zi + pi * c + bi))
         f = 1 - i if attributes["input_forget"] else _sigmoid(limit(zf + pf * c + bf))
         runs = (step < lengths)[:, None]
-        c = np.where(runs, f * c + i * np.tanh(limit(zc + bc)), c)
-        y[step] = np.where(runs, _sigmoid(limit(zo + po * c + bo)) * np.tanh(c), 0)
+        c = np.where(runs, f * c + i * _tanh(limit(zc + bc)), c)
+        y[step] = np.where(runs, _sigmoid(limit(zo + po * c + bo)) * _tanh(c), 0)
         h = y[step]
         final_h = np.where(runs, h, final_h)
     return y, final_h, np.where((lengths > 0)[:, None], c, 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import SpecError, UnsupportedError
+from rnncore.errors import MissingPackageError, SpecError
 from rnncore.ops.base import DTYPES, Op, Value, numpy_dtype
 
 __all__ = ["OPS", "RARE"]
@@ -75,7 +75,7 @@ def _evaluator(kind: str, opset: int, attributes: str, dtypes: tuple[str | None,
         from onnx import helper
         from onnx.reference import ReferenceEvaluator
     except ImportError:
-        raise UnsupportedError(f'{kind} is run by onnx.reference: pip install "rnncore[onnx]"') from None
+        raise MissingPackageError(f'{kind} is run by onnx.reference: pip install "rnncore[onnx]"') from None
     names = ["" if dtype is None else f"x{place}" for place, dtype in enumerate(dtypes)]
     results = [f"y{place}" for place in range(outputs)]
     node = helper.make_node(kind, names, results, **json.loads(attributes))

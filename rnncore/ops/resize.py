@@ -13,7 +13,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
-from rnncore.ops.checks import axes_of, choice
+from rnncore.ops.checks import axes_of, choice, is_number
 from rnncore.ops.sizes import add, multiply
 
 __all__ = ["OPS"]
@@ -53,11 +53,11 @@ def _pad_infer(attributes, values):
     pads, axes = known(attributes, "pads", values, 1), known(attributes, "axes", values, 3)
     if has(attributes, "axes", values, 3) and axes is None:
         return [Value(x.dtype, (UNKNOWN,) * rank)]
-    if pads is None or any(isinstance(pad, str) for pad in pads):
+    if pads is None or (isinstance(pads, tuple) and any(isinstance(pad, str) for pad in pads)):
         touched = _chosen_axes(axes, rank)
         return [Value(x.dtype, tuple(UNKNOWN if axis in touched else size for axis, size in enumerate(x.shape)))]
     sizes = []
-    for size, (before, after) in zip(x.shape, _pad_widths(tuple(map(int, pads)), axes, rank), strict=True):
+    for size, (before, after) in zip(x.shape, _pad_widths(pads, axes, rank), strict=True):
         sizes.append(add(size, before + after))
         if isinstance(size, int) and (sizes[-1] < 0 or size + min(before, 0) + min(after, 0) < 0):
             raise SpecError(f"pads={list(pads)} take more than there is from {x}")
@@ -174,10 +174,10 @@ def _targets(attributes, sizes, scales, wanted):
     sizes are those of the input, names or numbers; scales and wanted the parameters, one of them not absent.
     """
     axes = _chosen_axes(attributes["axes"], len(sizes))
-    given_ones = wanted if _absent(scales) else scales
-    if len(given_ones) != len(axes):
-        name = "sizes" if _absent(scales) else "scales"
-        raise SpecError(f"{name}={list(given_ones)}, expected {len(axes)} numbers")
+    name, given_ones = ("sizes", wanted) if _absent(scales) else ("scales", scales)
+    fits = isinstance(given_ones, tuple) and len(given_ones) == len(axes)
+    if not fits or not all(is_number(one) or (name == "sizes" and isinstance(one, str)) for one in given_ones):
+        raise SpecError(f"{name}={given_ones!r}, expected {len(axes)} numbers")
     found = [None] * len(sizes)
     if not _absent(scales):
         for axis, scale in zip(axes, scales, strict=True):

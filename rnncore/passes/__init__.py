@@ -8,6 +8,7 @@
     layers.py      merge_layers, join_slices: recurrent layers in nodes of their own become stacks
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
     activations.py fuse_activations, join_swish: Relu into the Conv before it; x * sigmoid(x)
+    quantized.py   follow_quantizer: activations before a quantization, as ONNX Runtime rounds them
     dead.py        remove_dead: what nothing reads
 
 Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES.
@@ -27,6 +28,7 @@ from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph
 from rnncore.passes.identities import remove_identities
 from rnncore.passes.layers import join_slices, merge_layers
+from rnncore.passes.quantized import follow_quantizer
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.spec import Spec
 
@@ -43,6 +45,7 @@ PASSES = (
     fold_affine,
     fuse_activations,
     join_swish,
+    follow_quantizer,
     remove_dead,
 )
 

@@ -36,16 +36,17 @@ def fuse_activations(graph: Graph) -> None:
 def join_swish(graph: Graph) -> None:
     """x * sigmoid(x) is Swish, where nothing else reads the sigmoid."""
     uses = graph.uses()
-    sigmoids: dict[str, str] = {}  # name -> what it is of
+    sigmoids: dict[str, Node] = {}
     nodes, done = [], Counter()
     for node in graph.spec.nodes:
         op = node.op if isinstance(node, Node) else None
         if op == "Sigmoid":
-            sigmoids[node.name] = node.inputs[0]
+            sigmoids[node.name] = node
         elif op == "Mul":
             for x, factor in (node.inputs, node.inputs[::-1]):
-                if sigmoids.get(factor) == x and uses[factor] == 1:
-                    node = Node(node.name, "Swish", x, {"alpha": 1.0})
+                sigmoid = sigmoids.get(factor)
+                if sigmoid is not None and sigmoid.inputs[0] == x and uses[factor] == 1:
+                    node = Node(node.name, "Swish", x, {"alpha": 1.0, **sigmoid.attributes})
                     done["joined x * sigmoid(x)"] += 1
                     break
         nodes.append(node)

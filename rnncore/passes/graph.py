@@ -12,7 +12,7 @@ import numpy as np
 from rnncore.ops import Value
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 
-__all__ = ["Graph", "with_reads"]
+__all__ = ["Graph", "value_names", "with_reads"]
 
 Any_Node = Node | Recurrent | AttentionDecoder | Control
 
@@ -91,3 +91,11 @@ def with_reads(node: Any_Node, renamed: Mapping[str, str]) -> Any_Node:
             fields[field] = renamed[found]
     fields["initial"] = tuple(renamed.get(name, name) for name in node.initial)
     return dataclasses.replace(node, **fields)
+
+
+def value_names(node: Any_Node) -> list[str]:
+    """The names of all values that a node gives."""
+    if isinstance(node, (Node, Control)):
+        return list(node.names)
+    endings = ("", ".last", ".forward", ".reverse", ".context", ".weights")
+    return [f"{node.name}{ending}" for ending in (*endings, *(f".{key}" for key in node.state_shapes("B")))]

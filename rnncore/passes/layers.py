@@ -7,8 +7,8 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rnncore.passes.graph import Graph, with_reads
-from rnncore.spec import Control, Node, Recurrent
+from rnncore.passes.graph import Graph, value_names, with_reads
+from rnncore.spec import Node, Recurrent
 
 __all__ = ["join_slices", "merge_layers"]
 
@@ -83,7 +83,7 @@ def _stack(
         return name
 
     first, rows = chain[0], len(chain[0].directions)
-    kept = [value for node in chain for value in _value_names(node) if value in outputs]
+    kept = [value for node in chain for value in value_names(node) if value in outputs]
     name = free(f"{first.name}.stack") if kept else first.name
     initial, behind = [], []
     for place, key in enumerate(first.cell.states if first.initial else ()):
@@ -156,7 +156,7 @@ def _rows(node: Node | None) -> tuple[str, int, int] | None:
 def in_order(nodes: Iterable[Any]) -> list[Any]:
     """Each node after those whose values it reads; otherwise in the order that they have."""
     nodes = list(nodes)
-    maker = {name: place for place, node in enumerate(nodes) for name in _value_names(node)}
+    maker = {name: place for place, node in enumerate(nodes) for name in value_names(node)}
     before = [{maker[name] for name in node.reads if name in maker} for node in nodes]
     after: list[list[int]] = [[] for _ in nodes]
     for place, others in enumerate(before):
@@ -172,10 +172,3 @@ def in_order(nodes: Iterable[Any]) -> list[Any]:
             if not before[other]:
                 heapq.heappush(ready, other)
     return order
-
-
-def _value_names(node: Any) -> Iterable[str]:
-    if isinstance(node, (Node, Control)):
-        return node.names
-    endings = ("", ".last", ".forward", ".reverse", ".context", ".weights")
-    return [f"{node.name}{ending}" for ending in (*endings, *(f".{key}" for key in node.state_shapes("B")))]

@@ -10,16 +10,22 @@ sequences.py    sequence_id, sequence_start and sequence_end to streams
 service.py      models by name, each behind its engines: what every transport asks
 metrics.py      counts and histograms for Prometheus
 gate.py         what every HTTP request goes through: id, token, log, count
-application.py  the routes
+watch.py        requests that take long: bodies that do not come, clients that do not stay
+inference.py    a request for inference, from its body to the answer
+application.py  the other routes, and the app
 """
 
 from __future__ import annotations
+
+from rnncore.errors import MissingPackageError
 
 try:
     import prometheus_client  # noqa: F401
     import starlette  # noqa: F401
 except ImportError as error:
-    raise ImportError('rnncore.serve needs starlette and prometheus-client: pip install "rnncore[serve]"') from error
+    raise MissingPackageError(
+        'rnncore.serve needs starlette and prometheus-client: pip install "rnncore[serve]"'
+    ) from error
 
 from rnncore.serve.application import create_app
 from rnncore.serve.service import Limits, Service

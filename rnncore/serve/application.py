@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rnncore.model import Model
-from rnncore.serve.gate import ClientGone, Gate, Tokens, refusal_response
+from rnncore.serve.gate import Gate, Tokens, refusal_response
+from rnncore.serve.inference import Inference, Shortcut
 from rnncore.serve.metrics import AnswerMetrics, exposition
-from rnncore.serve.openapi import JSON_LENGTH, describe
-from rnncore.serve.protocol import parse_infer, write_infer
+from rnncore.serve.openapi import describe
 from rnncore.serve.refusals import Refusal
-from rnncore.serve.service import VERSION, Limits, ServedModel, Service, Share
+from rnncore.serve.service import Limits, ServedModel, Service
 
 __all__ = ["create_app"]
 
@@ -56,7 +56,8 @@ def create_app(
     service = models if isinstance(models, Service) else Service(models, limits or Limits(**options))
     metrics = AnswerMetrics()
     known = Tokens(tokens)
-    handlers = _Handlers(service, metrics, bool(known))
+    inference = Inference(service)
+    handlers = _Handlers(service, inference, metrics, bool(known))
 
     @asynccontextmanager
     async def lifespan(app: Starlette):
@@ -66,6 +67,7 @@ def create_app(
     app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
     app.state.metrics, app.state.tokens = metrics, known
+    app.add_middleware(Shortcut, service=service, inference=inference)
     app.add_middleware(Gate, service=service, tokens=known, metrics=metrics, hosts=hosts)
     return app
 
@@ -73,17 +75,16 @@ def create_app(
 class _Handlers:
     """What each route answers."""
 
-    def __init__(self, service: Service, metrics: AnswerMetrics, with_tokens: bool):
-        self._service, self._metrics, self._with_tokens = service, metrics, with_tokens
+    def __init__(self, service: Service, inference: Inference, metrics: AnswerMetrics, with_tokens: bool):
+        self._service, self._inference, self._metrics, self._with_tokens = service, inference, metrics, with_tokens
 
     def routes(self) -> list[Route]:
         models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         of_models = [
-            ("", "GET", "metadata", self.model_metadata),
-            ("/ready", "GET", "ready", self.model_ready),
-            ("/config", "GET", "config", self.model_config),
-            ("/stats", "GET", "stats", self.model_stats),
-            ("/infer", "POST", "infer", self.infer),
+            ("", "metadata", self.model_metadata),
+            ("/ready", "ready", self.model_ready),
+            ("/config", "config", self.model_config),
+            ("/stats", "stats", self.model_stats),
         ]
         return [
             Route("/v2/health/live", _free("health", self.live)),
@@ -97,10 +98,11 @@ class _Handlers:
             ),
             Route("/v2/models/stats", _guarded("stats", self.all_stats)),
             *[
-                Route(f"{prefix}{path}", _guarded(name, handler), methods=[method])
+                Route(f"{prefix}{path}", _guarded(name, handler))
                 for prefix in models
-                for path, method, name, handler in of_models
+                for path, name, handler in of_models
             ],
+            *[Route(f"{prefix}/infer", self._inference, methods=["POST"]) for prefix in models],
             Route("/metrics", _guarded("metrics", self.metrics)),
             Route("/status", _guarded("status", self.status)),
             Route("/openapi.json", _free("openapi", self.openapi)),
@@ -162,66 +164,10 @@ class _Handlers:
         content = await asyncio.to_thread((resources.files(__package__) / "page" / name).read_bytes)
         return Response(content, media_type=PAGE[name], headers=PAGE_HEADERS)
 
-    async def infer(self, request: Request) -> Response:
-        served = self._model(request)
-        with Share(self._service.budget) as share:
-            body = await self._body(request, share)
-            asked = parse_infer(body, request.headers.get(JSON_LENGTH), served.expected)
-            outputs = await _unless_gone(request, served.infer(asked, request.state.owner))
-            parts, json_length = write_infer(served.name, VERSION, asked, outputs)
-        if json_length is None:
-            return Response(parts[0], media_type="application/json")
-        headers = {JSON_LENGTH: str(json_length)}
-        return Response(b"".join(parts), media_type="application/octet-stream", headers=headers)
-
-    async def _body(self, request: Request, share: Share) -> bytes:
-        limits = self._service.limits
-        announced = request.headers.get("content-length", "0")
-        size = int(announced) if announced.isascii() and announced.isdigit() else 0
-        if size > limits.max_body_size:
-            raise Refusal(413, f"a body of {size} bytes, expected at most {limits.max_body_size}")
-        share.reserve(size)
-        parts, size = [], 0
-        try:
-            async with asyncio.timeout(limits.read_timeout):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > limits.max_body_size:
-                        raise Refusal(413, f"a body of more than {limits.max_body_size} bytes")
-                    share.reserve(size)
-                    parts.append(part)
-        except TimeoutError:
-            raise Refusal(408, f"the body did not arrive within {limits.read_timeout:g} s") from None
-        except ClientDisconnect:
-            raise ClientGone from None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _unless_gone(request: Request, work: Coroutine) -> Any:
-    """What the work gives; it is cancelled when the client closes the connection."""
-    task, gone = asyncio.current_task(), False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watching = asyncio.ensure_future(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        task.uncancel()
-        raise ClientGone from None
-    finally:
-        watching.cancel()
-
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    return refusal_response(Refusal(error.status_code, error.detail), request.state.request_id, error.headers)
+    more = ": openapi.json describes what is here" if error.status_code == 404 else ""
+    return refusal_response(Refusal(error.status_code, error.detail + more), request.state.request_id, error.headers)
 
 
 def _free(route: str, handler: Any) -> Any:

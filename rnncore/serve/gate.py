@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
 from rnncore.errors import InputError
@@ -22,12 +21,14 @@ from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.metrics import AnswerMetrics
 from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import Service
+from rnncore.serve.watch import ClientGone
 
-__all__ = ["LEAST_TOKEN", "ClientGone", "Gate", "Tokens", "new_id", "refusal_response"]
+__all__ = ["LEAST_TOKEN", "Gate", "Tokens", "new_id", "refusal_response"]
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 PORT = re.compile(r":[0-9]*\Z")
 LEAST_TOKEN = 16
+NO_SNIFFING, CLOSE = (b"x-content-type-options", b"nosniff"), (b"connection", b"close")
 
 
 class Tokens:
@@ -76,7 +77,8 @@ class Gate:
     hosts  what a request may call this server, without a port; None: anything. A web page whose name was bound to
            this machine's own address calls it by that name
 
-    ``scope["state"]`` gets request_id, and behind the check of the token owner. Every answer carries X-Request-Id;
+    ``scope["state"]`` gets request_id, fields (the headers: the first of each name), and owner, or why there is
+    none: refused. Every answer carries X-Request-Id;
     while the service drains, Connection: close.
     """
 
@@ -91,27 +93,27 @@ class Gate:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else new_id()
+        fields = dict(reversed(list(scope["headers"])))  # of each name the first
+        given = fields.get(b"x-request-id", b"")
+        request_id = given.decode() if REQUEST_ID.fullmatch(given) else new_id()
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        state["request_id"], state["fields"] = request_id, fields
         status = 0
 
         async def answer(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                found = MutableHeaders(scope=message)
-                found["X-Request-Id"] = request_id
-                found.setdefault("X-Content-Type-Options", "nosniff")
+                ours = [(b"x-request-id", request_id.encode()), NO_SNIFFING]
                 if self._service.draining:
-                    found["Connection"] = "close"
+                    ours.append(CLOSE)
+                message["headers"] = [*message["headers"], *ours]
             await send(message)
 
         self._metrics.began()
         try:
-            await self._pass(scope, headers, receive, answer)
+            self._check(scope, state)
+            await self._app(scope, receive, answer)
         except ClientGone:
             status = 499
         except Exception as error:
@@ -127,22 +129,21 @@ class Gate:
             self._metrics.ended("http", route, model, str(status), seconds)
             log_request(request_id=request_id, route=route, model=model, status=status, seconds=round(seconds, 6))
 
-    async def _pass(self, scope: Any, headers: Headers, receive: Any, answer: Any) -> None:
-        state = scope["state"]
+    def _check(self, scope: Any, state: dict[str, Any]) -> None:
+        fields = state["fields"]
         address = scope["client"][0] if scope.get("client") else ""
         try:
-            state["owner"] = self._tokens.owner(headers.get("authorization"), address)
+            state["owner"] = self._tokens.owner(_text(fields.get(b"authorization", b"")), address)
         except Refusal as error:
             state["owner"], state["refused"] = None, error
-        if self._hosts is not None and PORT.sub("", headers.get("host", "")).lower() not in self._hosts:
+        if self._hosts is not None and PORT.sub("", _text(fields.get(b"host", b""))).lower() not in self._hosts:
             raise Refusal(421, "this server has another name: see Host")
-        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        if fields.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             raise Refusal(415, "Content-Encoding is not supported, send the body as it is")
-        await self._app(scope, receive, answer)
 
 
-class ClientGone(Exception):
-    """The client closed the connection before its answer."""
+def _text(field: bytes) -> str:
+    return field.decode("latin-1")
 
 
 def refusal_response(refusal: Refusal, request_id: str, more: Mapping[str, str] | None = None) -> JSONResponse:

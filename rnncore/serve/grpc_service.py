@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from rnncore.errors import EngineClosedError
 from rnncore.serve.gate import REQUEST_ID, Tokens, new_id
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
@@ -78,7 +79,8 @@ class GrpcServer:
             ("grpc.so_reuseport", 0),
         ]
         self._server = aio.server(options=options)
-        self._server.add_generic_rpc_handlers((_handlers(_Answers(service), service, tokens, metrics),))
+        self._gate = _Gate(service, tokens, metrics)
+        self._server.add_generic_rpc_handlers((_handlers(_Answers(service), self._gate),))
         if certificate is None:
             self.port = self._server.add_insecure_port(address)
         else:
@@ -89,12 +91,12 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, seconds: float) -> None:
-        """Take no more calls, and wait for those that run."""
+        """Take no more calls, and no more requests of streams; wait for those that run."""
+        self._gate.end_streams()
         await self._server.stop(seconds)
 
 
-def _handlers(answers: _Answers, service: Service, tokens: Tokens, metrics: AnswerMetrics) -> grpc.GenericRpcHandler:
-    gate = _Gate(service, tokens, metrics)
+def _handlers(answers: _Answers, gate: _Gate) -> grpc.GenericRpcHandler:
     found = {}
     for name, (request, answer, streams) in methods().items():
         make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
@@ -108,12 +110,21 @@ class _Gate:
 
     def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
         self._service, self._tokens, self._metrics = service, tokens, metrics
+        self._taking: set[asyncio.Task] = set()  # what reads the requests of each stream
+        self._ending = False
+
+    def end_streams(self) -> None:
+        """Read no more requests of streams; what was read is answered, then the stream is UNAVAILABLE."""
+        self._ending = True
+        for taking in self._taking:
+            taking.cancel()
 
     def unary(self, name: str, kind: Any, answer: Any) -> Any:
         async def handle(data: bytes, context: aio.ServicerContext) -> Any:
-            call = _Call(self._metrics, self._service, name, _metadata(context).get("x-request-id", ""))
+            call = _Call(self._metrics, self._service, name)
             with call:
                 try:
+                    call.name(_metadata(context).get("x-request-id", ""))
                     owner = self._owner(name, context)
                     await context.send_initial_metadata((("x-request-id", call.id),))
                     request = call.parse(kind, data)
@@ -125,14 +136,15 @@ class _Gate:
         return handle
 
     def stream(self, name: str, kind: Any, answer: Any) -> Any:
-        """Answers in the order of the requests, which are worked on side by side."""
+        """Answers in the order of the requests, which are worked on side by side; their ids are in the log."""
 
         async def one(data: bytes, owner: str) -> Any:
-            call = _Call(self._metrics, self._service, name, "")
+            call = _Call(self._metrics, self._service, name)
             found = message("ModelStreamInferResponse")()
             with call:
                 try:
                     request = call.parse(kind, data)
+                    call.name(request.id)
                     found.infer_response.id = request.id
                     found.infer_response.CopyFrom(await answer(request, owner, None))
                 except Exception as error:
@@ -153,11 +165,17 @@ class _Gate:
                     working.put_nowait(asyncio.ensure_future(one(data, owner)))
 
             taking = asyncio.ensure_future(take())
+            self._taking.add(taking)
+            taking.add_done_callback(self._taking.discard)
             taking.add_done_callback(lambda _: working.put_nowait(None))
+            if self._ending:
+                taking.cancel()
             try:
                 while (asked := await working.get()) is not None:
                     yield await asked
                     room.release()
+                if self._ending:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal_of(EngineClosedError())))
             finally:
                 taking.cancel()
                 while not working.empty():
@@ -180,10 +198,14 @@ class _Gate:
 class _Call:
     """One call, in the log and the counts."""
 
-    def __init__(self, metrics: AnswerMetrics, service: Service, route: str, id: str):
+    def __init__(self, metrics: AnswerMetrics, service: Service, route: str):
         self._metrics, self._service, self._route = metrics, service, route
-        self.id = id if REQUEST_ID.fullmatch(id) else new_id()
-        self.code, self.model = grpc.StatusCode.OK, ""
+        self.id, self.code, self.model = new_id(), grpc.StatusCode.OK, ""
+
+    def name(self, id: str) -> None:
+        """The client's own id of the request, if it gave one."""
+        if REQUEST_ID.fullmatch(id.encode()):
+            self.id = id
 
     def parse(self, kind: Any, data: bytes) -> Any:
         """The request in these bytes; a Refusal where they are none."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["LOG", "REQUESTS", "JsonLines", "log", "log_request"]
+__all__ = ["LOG", "REQUESTS", "JsonLines", "Lines", "log", "log_request"]
+
+EVERY, MOST = 0.1, 1000  # seconds and lines that requests wait to be written together
 
 LOG = logging.getLogger("rnncore.serve")
 REQUESTS = logging.getLogger("rnncore.serve.requests")
@@ -20,7 +24,9 @@ def log(event: str, **fields: Any) -> None:
 def log_request(**fields: Any) -> None:
     """A request that was answered."""
     if REQUESTS.isEnabledFor(logging.INFO):
-        REQUESTS.info("request", extra={"fields": fields})
+        record = logging.LogRecord(REQUESTS.name, logging.INFO, __file__, 0, "request", None, None)
+        record.fields = fields
+        REQUESTS.handle(record)  # without looking for the line of code that logs
 
 
 class JsonLines(logging.Formatter):
@@ -32,3 +38,31 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             found["traceback"] = self.formatException(record.exc_info)
         return json.dumps(found)
+
+
+class Lines(logging.Handler):
+    """Writes lines of JSON. Those of requests wait for each other a moment, where an event loop runs; others do not."""
+
+    def __init__(self, stream: TextIO):
+        super().__init__()
+        self.setFormatter(JsonLines())
+        self._stream = stream
+        self._waiting: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._waiting.append(record)
+        if record.name != REQUESTS.name or len(self._waiting) >= MOST:
+            self.flush()
+        elif len(self._waiting) == 1:
+            try:
+                asyncio.get_running_loop().call_later(EVERY, self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def flush(self) -> None:
+        with self.lock:
+            found, self._waiting = self._waiting, []
+            text = "".join(f"{self.format(record)}\n" for record in found)
+            with contextlib.suppress(OSError, ValueError):  # nobody reads the stream any more: not a request's fault
+                self._stream.write(text)
+                self._stream.flush()

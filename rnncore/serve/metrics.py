@@ -43,7 +43,9 @@ class AnswerMetrics:
         with self._lock:
             self.in_flight -= 1
             self.counts[(*labels, status)] = self.counts.get((*labels, status), 0) + 1
-            histogram = self.seconds.setdefault(labels, Histogram(SECONDS))
+            histogram = self.seconds.get(labels)
+            if histogram is None:
+                histogram = self.seconds[labels] = Histogram(SECONDS)
         histogram.observe(seconds)
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from rnncore._version import __version__
+from rnncore.serve.protocol import (
+    ID_CHARACTERS,
+    MOST_BYTES,
+    MOST_JSON_NAMES,
+    MOST_PRIORITY,
+    MOST_SEQUENCE_ID,
+    MOST_TIMEOUT,
+)
 from rnncore.serve.service import VERSION, Service
-from rnncore.serve.tensors import DATATYPES
+from rnncore.serve.tensors import DATATYPES, MOST_DIMENSIONS
 
 __all__ = ["describe"]
 
@@ -125,21 +133,21 @@ def _schemas() -> dict[str, Any]:
     parameters = _object(
         [],
         True,
-        sequence_id={"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "maxLength": 256}]},
+        sequence_id={"oneOf": [{**count, "maximum": MOST_SEQUENCE_ID}, {"type": "string", "maxLength": ID_CHARACTERS}]},
         sequence_start=flag,
         sequence_end=flag,
-        priority=count,
-        timeout={"type": "integer", "minimum": 0, "description": "microseconds"},
+        priority={**count, "maximum": MOST_PRIORITY},
+        timeout={**count, "maximum": MOST_TIMEOUT, "description": "microseconds"},
         binary_data_output=flag,
     )
     given = _object(
         ["name", "shape", "datatype"],
         True,
         name=text,
-        shape=_array(count, maxItems=8),
+        shape=_array(count, maxItems=MOST_DIMENSIONS),
         datatype=names,
         data=_array(numbers),
-        parameters=_object([], True, binary_data_size=count),
+        parameters=_object([], True, binary_data_size={**count, "maximum": MOST_BYTES}),
     )
     wanted = _object(["name"], True, name=text, parameters=_object([], True, binary_data=flag))
     output = _object(
@@ -178,10 +186,10 @@ def _schemas() -> dict[str, Any]:
         "InferRequest": _object(
             ["inputs"],
             True,
-            id={"type": "string", "maxLength": 256},
+            id={"type": "string", "maxLength": ID_CHARACTERS},
             parameters=parameters,
-            inputs=_array(given, maxItems=256),
-            outputs=_array(wanted, maxItems=256),
+            inputs=_array(given, maxItems=MOST_JSON_NAMES),
+            outputs=_array(wanted, maxItems=MOST_JSON_NAMES),
         ),
         "InferResponse": _object(
             ["model_name", "model_version", "outputs"], model_name=text, model_version=text, id=text,

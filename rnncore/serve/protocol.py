@@ -15,17 +15,26 @@ from typing import Any
 import numpy as np
 
 from rnncore.serve.refusals import Refusal
-from rnncore.serve.tensors import array_of_bytes, array_of_json, check_shape, datatype, json_of_array
+from rnncore.serve.tensors import array_of_bytes, array_of_json, as_integer, check_shape, datatype, json_of_array
 
 __all__ = ["Expected", "InferRequest", "SequenceStep", "as_parameters", "parse_infer", "write_infer"]
 
 MOST_JSON_NAMES = 256
 DEFAULT_PRIORITY = 100
-MOST_PRIORITY = 1 << 32
+MOST_PRIORITY = (1 << 32) - 1
+MOST_TIMEOUT = MOST_BYTES = (1 << 63) - 1
+MOST_SEQUENCE_ID = (1 << 64) - 1
 ID_CHARACTERS = 256
 REQUEST_KEYS = {"id", "parameters", "inputs", "outputs"}
 INPUT_KEYS = {"name", "shape", "datatype", "parameters", "data"}
 OUTPUT_KEYS = {"name", "parameters"}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON, send it as binary data")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
@@ -87,7 +96,7 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
     if size > expected.most_json:
         raise Refusal(413, f"{size} bytes of JSON, expected at most {expected.most_json}: send binary data")
     found = _object("the request", load_json(body[:size] if size < len(body) else body))
-    _check_keys("the request", found, REQUEST_KEYS)
+    _check_keys(found, REQUEST_KEYS, "the request")
     request = as_parameters(_object("parameters", found.get("parameters", {})))
     request.id = found.get("id", "")
     if not isinstance(request.id, str) or len(request.id) > ID_CHARACTERS:
@@ -107,14 +116,10 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
 def load_json(text: bytes) -> Any:
     """JSON as the standard has it: no NaN. A Refusal where it is not."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Refusal(400, f"the body is not JSON: {reason}") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON, send it as binary data")
 
 
 def as_parameters(given: Mapping[str, Any]) -> InferRequest:
@@ -129,7 +134,7 @@ def as_parameters(given: Mapping[str, Any]) -> InferRequest:
         elif name == "priority":
             found.priority = _integer(name, value, MOST_PRIORITY) or DEFAULT_PRIORITY
         elif name == "timeout":
-            found.timeout = _integer(name, value, 1 << 63) / 1e6 or None
+            found.timeout = _integer(name, value, MOST_TIMEOUT) / 1e6 or None
         else:
             raise Refusal(400, f"parameter {short(name)} is not supported")
     found.sequence = _sequence(**sequence)
@@ -139,15 +144,17 @@ def as_parameters(given: Mapping[str, Any]) -> InferRequest:
 def _sequence(sequence_id: Any, sequence_start: Any, sequence_end: Any) -> SequenceStep | None:
     start, end = _flag("sequence_start", sequence_start), _flag("sequence_end", sequence_end)
     if sequence_id is None or sequence_id == 0 or sequence_id == "":
-        if start or end or isinstance(sequence_id, (bool, float)):
+        if start or end or isinstance(sequence_id, bool):
             raise Refusal(400, "sequence_start or sequence_end without a sequence_id, expected one that is not 0")
         return None
     if isinstance(sequence_id, str):
         if len(sequence_id) > ID_CHARACTERS:
             raise Refusal(400, f"sequence_id of {len(sequence_id)} characters, expected at most {ID_CHARACTERS}")
-    elif type(sequence_id) is not int or not 0 < sequence_id < 1 << 64:
+        return SequenceStep(sequence_id, start, end)
+    found = as_integer(sequence_id)
+    if found is None or not 0 < found <= MOST_SEQUENCE_ID:
         raise Refusal(400, f"sequence_id {short(sequence_id)}, expected a string or an integer of 64 bits")
-    return SequenceStep(sequence_id, start, end)
+    return SequenceStep(found, start, end)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -156,10 +163,11 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def _integer(name: str, value: Any, end: int) -> int:
-    if type(value) is not int or not 0 <= value < end:
-        raise Refusal(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {end - 1}")
-    return value
+def _integer(name: str, value: Any, most: int) -> int:
+    found = as_integer(value)
+    if found is None or not 0 <= found <= most:
+        raise Refusal(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {most}")
+    return found
 
 
 def _header_length(text: str, most: int) -> int:
@@ -180,10 +188,12 @@ def _objects(what: str, value: Any) -> list[dict[str, Any]]:
     return [_object(f"an element of {what}", entry) for entry in value]
 
 
-def _check_keys(what: str, found: Mapping[str, Any], known: set[str]) -> None:
-    for name in found:
-        if name not in known:
-            raise Refusal(400, f"{what} has {short(name)}, expected {', '.join(sorted(known))}")
+def _check_keys(found: Mapping[str, Any], known: set[str], what: str, name: Any = None, part: str = "") -> None:
+    if found.keys() <= known:
+        return
+    whose = what if name is None else f"{what} {short(name)}{part}"
+    unknown = next(key for key in found if key not in known)
+    raise Refusal(400, f"{whose} has {short(unknown)}, expected {', '.join(sorted(known))}")
 
 
 def _name(what: str, entry: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
@@ -198,11 +208,11 @@ def _name(what: str, entry: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
 def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, expected: Expected) -> memoryview:
     """Adds an input to the request; returns the bytes behind its own."""
     name = _name("input", entry, request.inputs)
-    _check_keys(f"input {short(name)}", entry, INPUT_KEYS)
+    _check_keys(entry, INPUT_KEYS, "input", name)
     dtype = expected.dtype(name, entry.get("datatype"))
     shape = check_shape(name, entry.get("shape"), dtype.itemsize, expected.most_bytes)
-    parameters = _object(f"input {name!r}: parameters", entry.get("parameters", {}))
-    _check_keys(f"input {name!r}: parameters", parameters, {"binary_data_size"})
+    parameters = _object("an input's parameters", entry.get("parameters", {}))
+    _check_keys(parameters, {"binary_data_size"}, "input", name, ": parameters")
     if "binary_data_size" not in parameters:
         if "data" not in entry:
             raise Refusal(400, f"input {name!r} has neither data nor binary_data_size")
@@ -210,7 +220,7 @@ def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, 
         return rest
     if "data" in entry:
         raise Refusal(400, f"input {name!r} has both data and binary_data_size")
-    size = _integer("binary_data_size", parameters["binary_data_size"], 1 << 63)
+    size = _integer("binary_data_size", parameters["binary_data_size"], MOST_BYTES)
     if size > len(rest):
         raise Refusal(400, f"input {name!r}: binary_data_size {size}, but {len(rest)} bytes are left in the body")
     request.inputs[name] = array_of_bytes(name, rest[:size], shape, dtype)
@@ -219,25 +229,25 @@ def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, 
 
 def _take_output(entry: dict[str, Any], request: InferRequest, expected: Expected) -> None:
     name = _name("output", entry, request.outputs)
-    _check_keys(f"output {short(name)}", entry, OUTPUT_KEYS)
+    _check_keys(entry, OUTPUT_KEYS, "output", name)
     expected.check_output(name)
-    parameters = _object(f"output {name!r}: parameters", entry.get("parameters", {}))
-    _check_keys(f"output {name!r}: parameters", parameters, {"binary_data"})
+    parameters = _object("an output's parameters", entry.get("parameters", {}))
+    _check_keys(parameters, {"binary_data"}, "output", name, ": parameters")
     request.outputs[name] = _flag("binary_data", parameters.get("binary_data", request.binary))
 
 
 def write_infer(
     model: str, version: str, request: InferRequest, outputs: Mapping[str, np.ndarray]
-) -> tuple[list[bytes], int | None]:
-    """The answer's body in parts, and the size of its JSON where raw bytes follow."""
+) -> tuple[bytes, int | None]:
+    """The answer's body, and the size of its JSON where raw bytes follow."""
     wanted = dict.fromkeys(outputs, request.binary) if request.outputs is None else request.outputs
     entries, raw = [], []
     for name, binary in wanted.items():
         array = outputs[name]
         entry: dict[str, Any] = {"name": name, "datatype": datatype(array.dtype), "shape": list(array.shape)}
         if binary:
-            raw.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-            entry["parameters"] = {"binary_data_size": len(raw[-1])}
+            raw.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
+            entry["parameters"] = {"binary_data_size": array.nbytes}
         else:
             entry["data"] = json_of_array(name, array)
         entries.append(entry)
@@ -245,4 +255,4 @@ def write_infer(
     if request.id:
         answer["id"] = request.id
     head = ENCODER.encode(answer).encode()
-    return [head, *raw], len(head) if raw else None
+    return b"".join([head, *raw]), len(head) if raw else None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,10 +87,10 @@ class Sequences:
             async with sequence.entry:
                 if step.start:
                     await self._open(sequence, static)
-                future = self._submit(sequence, pieces, request, timeout)
+                asked = self._ask(sequence, pieces, request, timeout)
             if step.end:
                 self._forget(sequence)
-            outputs = await asyncio.wrap_future(future)
+            outputs = await asked
         except BaseException:
             if step.start:
                 self._release(sequence)
@@ -102,11 +102,11 @@ class Sequences:
                 self._release(sequence)
         return self._with_batch(outputs)
 
-    def _submit(self, sequence: _Sequence, pieces: Any, request: InferRequest, timeout: float) -> Future:
+    def _ask(self, sequence: _Sequence, pieces: Any, request: InferRequest, timeout: float) -> Awaitable:
         if sequence.released:
             raise Refusal(400, f"sequence {sequence.key[1]!r} is over")
         options = {"priority": -request.priority, "timeout": timeout, "finish": request.sequence.end}
-        return self._engine.submit(pieces, stream=sequence.stream, **options)
+        return self._engine.ask(pieces, stream=sequence.stream, **options)
 
     # --- the slots ---
 

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ import uvicorn
 from rnncore.errors import InputError
 from rnncore.serve.application import create_app
 from rnncore.serve.gate import LEAST_TOKEN
-from rnncore.serve.logs import LOG, REQUESTS, JsonLines, log
+from rnncore.serve.logs import LOG, REQUESTS, Lines, log
 from rnncore.serve.service import Service
 
-__all__ = ["Binding", "is_local", "read_tokens", "run"]
+__all__ = ["Binding", "check_free", "is_local", "read_tokens", "run"]
 
 ENDING_SECONDS = 60  # for requests that run when the server ends
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -54,6 +55,19 @@ def is_local(host: str) -> bool:
         return False
 
 
+def check_free(host: str, port: int | None) -> None:
+    """InputError where nobody can listen on a port, before anything is started. 0 is any, None is not asked for."""
+    if not port:
+        return
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(f"cannot listen on {host} port {port}: {error.strerror}, expected another port") from None
+
+
 def read_tokens(path: str | None) -> tuple[str, ...]:
     """The tokens in a file, one in each line. InputError where there is none."""
     if path is None:
@@ -69,12 +83,14 @@ def read_tokens(path: str | None) -> tuple[str, ...]:
 
 
 def run(service: Service, binding: Binding, request_log: bool = True) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what was accepted. A second SIGINT ends at once.
+    """Serve until SIGTERM or SIGINT, then answer what was accepted. A second SIGINT ends at once. InputError where a
+    port is taken.
 
     request_log  a line on stderr for each request, beside those for what the server itself does
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    check_free(binding.host, binding.port)
+    check_free(binding.host, binding.grpc_port)
+    handler = Lines(sys.stderr)
     for logger in (LOG, logging.getLogger("uvicorn"), logging.getLogger("uvicorn.error")):
         logger.handlers, logger.propagate = [handler], False
     LOG.setLevel(logging.INFO)
@@ -90,6 +106,7 @@ def run(service: Service, binding: Binding, request_log: bool = True) -> None:
         log_config=None,
         log_level="warning",
         access_log=False,
+        ws="none",
         server_header=False,
         proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens
         lifespan="on",

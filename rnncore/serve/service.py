@@ -113,6 +113,10 @@ class ServedModel:
             max_queue=limits.max_queue_size,
         )
         self.sequences = Sequences(name, model, limits)
+        self._free = {  # input -> its number of dimensions, and those whose size the request decides
+            entry.name: (len(entry.shape), [axis for axis, size in enumerate(entry.shape) if isinstance(size, str)])
+            for entry in model.inputs
+        }
         dtypes = {entry.name: numpy_dtype(entry.dtype, model.dtype) for entry in model.inputs}
         self.expected = Expected(dtypes, model.spec.outputs, limits.max_body_size, limits.max_json_size)
 
@@ -122,18 +126,20 @@ class ServedModel:
         timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
         if request.sequence is not None:
             return await self.sequences.infer(request, owner, timeout)
-        return await self.engine.infer(request.inputs, priority=-request.priority, timeout=timeout)
+        return await self.engine.infer(request.inputs, copy=False, priority=-request.priority, timeout=timeout)
 
     def _check_size(self, request: InferRequest) -> None:
         """Bounds what the network needs beside the request: rows times steps of each input."""
-        for entry in self.model.inputs:
-            array = request.inputs.get(entry.name)
-            if array is None or array.ndim != len(entry.shape):
+        for name, array in request.inputs.items():
+            rank, free = self._free[name]
+            if array.ndim != rank:
                 continue  # the engine says what is wrong
-            named = [found for size, found in zip(entry.shape, array.shape, strict=True) if isinstance(size, str)]
-            if math.prod(named) > self.limits.max_steps:
+            shape, product = array.shape, 1
+            for axis in free:
+                product *= shape[axis]
+            if product > self.limits.max_steps:
                 at_most = f"expected at most {self.limits.max_steps} rows times steps in one request"
-                raise Refusal(413, f"input {entry.name!r}: shape {list(array.shape)}, {at_most}")
+                raise Refusal(413, f"input {name!r}: shape {list(array.shape)}, {at_most}")
 
     def metadata(self) -> dict[str, Any]:
         """The protocol's description of the model; -1 is a size that the request decides."""

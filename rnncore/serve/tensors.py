@@ -14,7 +14,15 @@ import numpy as np
 
 from rnncore.serve.refusals import Refusal
 
-__all__ = ["array_of_bytes", "array_of_json", "array_of_numbers", "check_shape", "datatype", "json_of_array"]
+__all__ = [
+    "array_of_bytes",
+    "array_of_json",
+    "array_of_numbers",
+    "as_integer",
+    "check_shape",
+    "datatype",
+    "json_of_array",
+]
 
 DATATYPES = {
     "bool": "BOOL",
@@ -44,12 +52,23 @@ def check_shape(name: str, shape: Any, itemsize: int, most_bytes: int) -> tuple[
     """A shape as integers, whose array has at most so many bytes even if its zeros were ones."""
     if not isinstance(shape, (list, tuple)) or len(shape) > MOST_DIMENSIONS:
         raise Refusal(400, f"input {name!r}: shape is not a list of at most {MOST_DIMENSIONS} integers")
-    for size in shape:
-        if type(size) is not int or size < 0:
-            raise Refusal(400, f"input {name!r}: shape has {_short(size)}, expected integers from 0")
-    if math.prod(max(size, 1) for size in shape) * itemsize > most_bytes:
-        raise Refusal(413, f"input {name!r}: shape {_short(list(shape))} needs more than {most_bytes} bytes")
-    return tuple(shape)
+    sizes, most = [], itemsize
+    for given in shape:
+        size = as_integer(given)
+        if size is None or size < 0:
+            raise Refusal(400, f"input {name!r}: shape has {_short(given)}, expected integers from 0")
+        sizes.append(size)
+        most *= size or 1
+    if most > most_bytes:
+        raise Refusal(413, f"input {name!r}: shape {_short(sizes)} needs more than {most_bytes} bytes")
+    return tuple(sizes)
+
+
+def as_integer(value: Any) -> int | None:
+    """An integer of JSON, where 2.0 is one too; None for anything else."""
+    if type(value) is int:
+        return value
+    return int(value) if type(value) is float and value.is_integer() else None
 
 
 def array_of_bytes(name: str, data: bytes | memoryview, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -59,7 +78,10 @@ def array_of_bytes(name: str, data: bytes | memoryview, shape: tuple[int, ...], 
         raise Refusal(400, f"input {name!r}: {len(data)} bytes, expected {expected} for {dtype} {list(shape)}")
     if dtype.kind == "b" and len(data) and np.frombuffer(data, np.uint8).max() > 1:
         raise Refusal(400, f"input {name!r}: a BOOL that is neither 0 nor 1")
-    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    array = np.frombuffer(data, dtype.newbyteorder("<"))
+    if not array.flags.aligned:  # a copy of bytes keeps the interpreter's lock, which numpy's would hand to a batch
+        array = np.frombuffer(bytes(data), array.dtype)
+    return array.reshape(shape)
 
 
 def array_of_json(name: str, data: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns
-from rnncore.errors import FormatError, InputError, UnsupportedError
+from rnncore.errors import FormatError, InputError, MissingPackageError
 
 __all__ = ["ArrowReader", "ParquetReader", "pyarrow"]
 
@@ -20,13 +20,13 @@ BUFFER_BYTES = 1 << 20
 
 
 def pyarrow(module: str = "pyarrow") -> Any:
-    """A module of pyarrow; UnsupportedError that says how to install it."""
+    """A module of pyarrow; MissingPackageError that says how to install it."""
     import importlib
 
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise UnsupportedError(
+        raise MissingPackageError(
             'Parquet and Arrow files need pyarrow, install it with: pip install "rnncore[arrow]"'
         ) from None
 

@@ -8,5 +8,6 @@
 #define ISA_NAME "avx2"
 #define MAX(a, b) ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define MIN(a, b) ((vf)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define FMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #include "body.h"
 #endif

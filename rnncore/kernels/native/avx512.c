@@ -18,5 +18,6 @@ __attribute__((constructor)) static void find_halves(void) {
 #define ISA_NAME "avx512"
 #define MAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #include "body.h"
 #endif

@@ -6,4 +6,5 @@
 #define PICK(mask, a, b) ((vf)(((vi)(a) & (mask)) | ((vi)(b) & ~(mask))))
 #define MAX(a, b) PICK((a) > (b), a, b)
 #define MIN(a, b) PICK((a) < (b), a, b)
+#define FMA(a, b, c) fused(a, b, c)
 #include "body.h"

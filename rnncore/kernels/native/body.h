@@ -1,9 +1,10 @@
-/* The one body of the packed kernels. A shim defines W (lanes of a vector), VECTORS (registers: 16 or 32), MAX and MIN,
- * ISA (the table's symbol) and ISA_NAME, and includes this once. FEW_CHAINS (where it may be true): whether four chains
- * of multiply-adds hide their latency, which lets a single row take fewer panels at once and turn round in smaller ones.
+/* The one body of the packed kernels. A shim defines W (lanes of a vector), VECTORS (registers: 16 or 32), MAX, MIN and
+ * FMA, ISA (the table's symbol) and ISA_NAME, and includes this once. FEW_CHAINS (where it may be true): whether four
+ * chains of multiply-adds hide their latency, which lets a single row take fewer panels at once and turn round sooner.
  *
  * Everything below is always_inline with constant tile sizes, so that the arrays of vectors live in registers. */
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -457,6 +458,69 @@ STEP_BY_SOME(reset_step, reset_tile, 4, 2, call->point)
 STEP_BY_SOME(candidate_step, candidate_tile, 8, 4, call->point)
 STEP_BY_SOME(rnn_step, rnn_tile, 8, 4, call->point)
 
+/* ---- quotients of polynomials -------------------------------------------------------------------------------- */
+
+/* a * b + c rounded once, for shims of CPUs that may have no instruction for it. */
+INLINE vf fused(vf a, vf b, vf c) {
+    UNROLL for (int i = 0; i < W; i++) c[i] = fmaf(a[i], b[i], c[i]);
+    return c;
+}
+
+/* x P(x^2) / Q(x^2) for x within +-top, coefficients from the highest power on. */
+INLINE vf quotient(vf x, const float top, const int np, const float *p, const int nq, const float *q) {
+    x = limit(x, -top, top);
+    const vf square = x * x;
+    vf P = splat(p[0]), Q = splat(q[0]);
+    UNROLL for (int i = 1; i < np; i++) P = FMA(P, square, splat(p[i]));
+    UNROLL for (int i = 1; i < nq; i++) Q = FMA(Q, square, splat(q[i]));
+    return x * P / Q;
+}
+
+/* The minimax quotients that Eigen published and ONNX Runtime computes its Sigmoid and Tanh by, in its order of
+ * operations, fused on every instruction set: the bits are those of ONNX Runtime on a CPU with FMA. ONNX Runtime's
+ * Sigmoid may pass 1 by an ulp, but not where it is a factor of Swish. */
+INLINE vf rational_sigmoid(vf x) {
+    static const float p[] = {4.37031012579801e-11f, 1.15627324459942e-07f, 6.08574864600143e-05f, 8.51377133304701e-03f,
+                              2.48287947061529e-01f};
+    static const float q[] = {6.10247389755681e-13f, 5.76102136993427e-09f, 6.29106785017040e-06f, 1.70198817374094e-03f,
+                              1.16817656904453e-01f, 9.93151921023180e-01f};
+    return MAX(splat(0.0f), quotient(x, 18.0f, 5, p, 6, q) + splat(0.5f));
+}
+
+INLINE vf rational_tanh(vf x) {
+    static const float p[] = {-2.76076847742355e-16f, 2.00018790482477e-13f, -8.60467152213735e-11f,
+                              5.12229709037114e-08f,  1.48572235717979e-05f, 6.37261928875436e-04f,
+                              4.89352455891786e-03f};
+    static const float q[] = {1.19825839466702e-06f, 1.18534705686654e-04f, 2.26843463243900e-03f,
+                              4.89352518554385e-03f};
+    return quotient(x, 9.0f, 7, p, 4, q);
+}
+
+INLINE vf rational_of(enum rnncore_rational f, vf x) {
+    if (f == RATIONAL_TANH) return rational_tanh(x);
+    if (f == RATIONAL_SWISH) return x * MIN(splat(1.0f), rational_sigmoid(x));
+    return rational_sigmoid(x);
+}
+
+INLINE void rational_all(const enum rnncore_rational f, ptrdiff_t n, const float *x, float *y) {
+    ptrdiff_t i = 0;
+    for (; i + W <= n; i += W) store(y + i, rational_of(f, load(x + i)));
+    if (i < n) {
+        float rest[W] = {0};
+        memcpy(rest, x + i, (size_t)(n - i) * sizeof(float));
+        store(rest, rational_of(f, load(rest)));
+        memcpy(y + i, rest, (size_t)(n - i) * sizeof(float));
+    }
+}
+
+static void rational(enum rnncore_rational f, ptrdiff_t n, const float *x, float *y) {
+    switch (f) {
+    case RATIONAL_SIGMOID: rational_all(RATIONAL_SIGMOID, n, x, y); break;
+    case RATIONAL_TANH: rational_all(RATIONAL_TANH, n, x, y); break;
+    case RATIONAL_SWISH: rational_all(RATIONAL_SWISH, n, x, y); break;
+    }
+}
+
 const rnncore_isa ISA = {
     .name = ISA_NAME,
     .width = W,
@@ -474,4 +538,5 @@ const rnncore_isa ISA = {
     .gru_gates = gru_gates_f32,
     .gru_point = gru_point_f32,
     .clip = clip_f32,
+    .rational = rational,
 };

@@ -40,6 +40,9 @@ typedef struct {
     int coupled;           /* LSTM: COUPLED_INPUT or COUPLED_FORGET, for coupled_step */
 } rnncore_point;
 
+/* Functions that exist as quotients of polynomials too: see rational in body.h. */
+enum rnncore_rational { RATIONAL_SIGMOID, RATIONAL_TANH, RATIONAL_SWISH };
+
 /* One time step; see rnncore_isa. */
 typedef void rnncore_step(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,
                           ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
@@ -69,6 +72,9 @@ typedef struct {
     void (*gru_gates)(const rnncore_cell *cell, float *z, const float *h, float *rh);
     void (*gru_point)(const rnncore_cell *cell, float *z, const float *hn, float *h);
     void (*clip)(ptrdiff_t n, float *x, double limit);
+
+    /* y[i] = f(x[i]) for i < n, by a quotient of polynomials; y may be x. What is not a number stays so. */
+    void (*rational)(enum rnncore_rational f, ptrdiff_t n, const float *x, float *y);
 } rnncore_isa;
 
 /* The tables this build holds, best first, ended by NULL; those that this CPU and system can run are ``usable``. */

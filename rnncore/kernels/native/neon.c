@@ -8,5 +8,6 @@
 /* bit selects rather than vmaxq, which does not return b for a NaN in b alone */
 #define MAX(a, b) ((vf)vbslq_f32(vcgtq_f32((float32x4_t)(a), (float32x4_t)(b)), (float32x4_t)(a), (float32x4_t)(b)))
 #define MIN(a, b) ((vf)vbslq_f32(vcltq_f32((float32x4_t)(a), (float32x4_t)(b)), (float32x4_t)(a), (float32x4_t)(b)))
+#define FMA(a, b, c) ((vf)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 #include "body.h"
 #endif

@@ -132,6 +132,9 @@ function input(entry) {
   });
   fill();
   const given = () => !optional || use.querySelector("input").checked;
+  const show = () => place.classList.toggle("left-out", !given());
+  use.addEventListener("change", show);
+  show();
   const value = () => ({ name: entry.name, datatype: entry.datatype, shape: JSON.parse(shape.value), data: JSON.parse(data.value) });
   return { place, given, value };
 }
@@ -166,9 +169,19 @@ function output(entry) {
   const found = [text("h3", `${entry.name} ${entry.datatype} ${sizes(entry.shape)}`)];
   const picture = chart(entry);
   if (picture) found.push(picture);
+  const shown = entry.data.slice(0, MOST_SHOWN).map(entry.datatype === "FP32" ? shortest : String);
   const more = entry.data.length > MOST_SHOWN ? `, ... ${entry.data.length - MOST_SHOWN} more` : "";
-  found.push(text("pre", entry.data.slice(0, MOST_SHOWN).join(", ") + more));
+  found.push(text("pre", shown.join(", ") + more));
   return found;
+}
+
+// The fewest digits that are this number again in 32 bits.
+function shortest(value) {
+  for (let digits = 6; digits < 9; digits++) {
+    const text = Number(value.toPrecision(digits));
+    if (Math.fround(text) === value) return String(text);
+  }
+  return String(Number(value.toPrecision(9)));
 }
 
 // The first row of (batch, time, channels) as a line for each of its first channels.
@@ -199,7 +212,9 @@ function chart(entry) {
     const line = { points: points.join(" "), fill: "none", stroke: COLOURS[c], "stroke-width": 2, "vector-effect": "non-scaling-stroke" };
     picture.append(drawn("polyline", line));
   }
-  return picture;
+  const figure = document.createElement("figure");
+  figure.append(picture, text("figcaption", `${steps} steps, from ${Number(low.toPrecision(4))} to ${Number(high.toPrecision(4))}`));
+  return figure;
 }
 
 byId("login").addEventListener("submit", (event) => {
