@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all mutations batch-kills batch-memory batch-ray bench bench-quick lint format asan tsan neon clean
+.PHONY: demo test test-all mutations batch-kills batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan tsan neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -31,8 +31,8 @@ batch-kills: $(VENV)/.installed-test  ## kill -9 batch runs at random moments, r
 batch-memory: $(VENV)/.installed-test  ## a run over 2 GB of ragged rows in less than 1 GiB
 	$(BIN)/python tests/batch_memory.py --mb 2000
 
-batch-ray:  ## the Ray example on a local cluster, in an environment of its own
-	$(MAKE) VENV=.venv-ray .venv-ray/.installed-ray && .venv-ray/bin/python examples/batch_ray.py
+batch-ray batch-spark batch-dask batch-beam: batch-%:  ## an example on a local cluster, in an environment of its own
+	$(MAKE) VENV=.venv-$* .venv-$*/.installed-$* && .venv-$*/bin/python examples/batch_$*.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rnncore
@@ -59,7 +59,7 @@ neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-
 	qemu-aarch64 build/driver-neon
 
 clean:
-	rm -rf .venv .venv-asan .venv-tsan .venv-ray build *.egg-info rnncore/kernels/*.so rnncore/kernels/_*.c
+	rm -rf .venv .venv-* build *.egg-info rnncore/kernels/*.so rnncore/kernels/_*.c
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -40,7 +40,10 @@ EXTENSIONS = {
     "_engine": ([], "off"),
     "_normalization": ([], "off"),
     "_pool": ([], "off"),
-    "_pooling": ([], "off"),
+    "_pooling": (
+        [*sorted(str(path) for path in (KERNELS / "pooling").glob("*.c")), str(KERNELS / "native/scratch.c")],
+        "off",
+    ),
     "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
 }
 

@@ -4,11 +4,12 @@
 
     run          rnncore run, file to file: reading, sorting by length, running, writing and flushing to disk
     engine       Model.predict on the same rows, already in memory: what there is to lose
-    torch        a DataLoader that pads, pack_padded_sequence, rows sorted by length
-    onnxruntime  a loop over padded batches with sequence_lens, rows sorted by length
+    torch        a DataLoader that pads, pack_padded_sequence, rows sorted by length; file to file
+    onnxruntime  a loop over padded batches with sequence_lens, rows sorted by length; file to file
 
-All in one process, measured in turn; the median of the rounds. torch and onnxruntime are read from the same file into
-memory first and write nothing, so that the comparison favours them. Their results are checked against rnncore's.
+All in one process, measured in turn, with the threads that each takes by itself; the median of the rounds, and how
+many cores were busy. The two scripts read the whole file with pyarrow, sort it at once and save one array at the end,
+so they need memory for all of it, and nothing of theirs survives a crash. Their results are checked against rnncore's.
 """
 
 from __future__ import annotations
@@ -48,6 +49,19 @@ def prepare(folder: Path, rows: int) -> tuple[rnncore.Model, list[np.ndarray]]:
         pa.table([pa.ListArray.from_arrays(offsets, steps)], ["x"]), folder / "in.parquet", row_group_size=4096
     )
     return model, data
+
+
+def read(folder: Path) -> list[np.ndarray]:
+    """The rows of the file as a script has them: views of the one array that Arrow holds them in."""
+    column = pq.read_table(folder / "in.parquet")["x"].combine_chunks()
+    steps = column.flatten()
+    numbers = steps.flatten().to_numpy().reshape(-1, INPUT)
+    return np.split(numbers, column.offsets.to_numpy()[1:-1])
+
+
+def save(folder: Path, found: np.ndarray) -> np.ndarray:
+    np.save(folder / "y.npy", found)
+    return found
 
 
 def batches(data: list[np.ndarray]) -> list[tuple[list[int], np.ndarray, np.ndarray]]:
@@ -90,19 +104,21 @@ def with_torch(folder: Path, model: rnncore.Model, data: list[np.ndarray]) -> Ca
         lstm.weight_hh_l0.copy_(torch.tensor(model.weights["lstm.weight_hh_l0"]))
         lstm.bias_ih_l0.copy_(torch.tensor(model.weights["lstm.bias_l0"]))
         lstm.bias_hh_l0.zero_()
-    order = sorted(range(len(data)), key=lambda i: -len(data[i]))
-
-    def collate(rows: list[int]):
-        some = [torch.from_numpy(data[i]) for i in rows]
-        return rows, pad_sequence(some, batch_first=True), torch.tensor([len(row) for row in some])
 
     @torch.inference_mode()
     def work() -> np.ndarray:
+        data = [torch.from_numpy(row) for row in read(folder)]
+        order = sorted(range(len(data)), key=lambda i: -len(data[i]))
+
+        def collate(rows: list[int]):
+            some = [data[i] for i in rows]
+            return rows, pad_sequence(some, batch_first=True), torch.tensor([len(row) for row in some])
+
         found = np.empty((len(data), HIDDEN), np.float32)
         for rows, padded, lengths in DataLoader(order, BATCH, collate_fn=collate):
             _, (h, _) = lstm(pack_padded_sequence(padded, lengths, batch_first=True))
             found[rows] = h[0].numpy()
-        return found
+        return save(folder, found)
 
     return work
 
@@ -136,11 +152,12 @@ def with_onnxruntime(folder: Path, model: rnncore.Model, data: list[np.ndarray])
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def work() -> np.ndarray:
+        data = read(folder)
         found = np.empty((len(data), HIDDEN), np.float32)
         for rows, padded, lengths in batches(data):
             feed = {"x": np.ascontiguousarray(padded.swapaxes(0, 1)), "n": lengths.astype(np.int32)}
             found[rows] = session.run(["h"], feed)[0][0]
-        return found
+        return save(folder, found)
 
     return work
 
@@ -164,15 +181,20 @@ def main() -> None:
             if error > TOLERANCE:
                 raise SystemExit(f"{engine}: differs by {error:.1e}")
         seconds: dict[str, list[float]] = {engine: [] for engine in works}
+        busy: dict[str, list[float]] = {engine: [] for engine in works}
         for _ in range(asked.rounds):
             for engine, work in works.items():
-                begin = time.perf_counter()
+                begin, before = time.perf_counter(), time.process_time()
                 work()
                 seconds[engine].append(time.perf_counter() - begin)
+                busy[engine].append(time.process_time() - before)
     steps = sum(map(len, data))
     for engine, found in seconds.items():
-        middle = statistics.median(found)
-        print(f"{engine:12} {middle:8.2f} s  {asked.rows / middle:10,.0f} rows/s  {steps / middle:12,.0f} steps/s")
+        middle, cpu = statistics.median(found), statistics.median(busy[engine])
+        print(
+            f"{engine:12} {middle:8.2f} s  {asked.rows / middle:10,.0f} rows/s  {steps / middle:12,.0f} steps/s  "
+            f"{cpu:8.2f} s of CPU, {cpu / middle:.2f} cores"
+        )
 
 
 if __name__ == "__main__":

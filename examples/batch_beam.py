@@ -1,6 +1,6 @@
 """A model over Parquet files on Apache Beam, through RunInference.
 
-pip install apache-beam
+pip install "rnncore[beam]"
 python examples/batch_beam.py
 """
 

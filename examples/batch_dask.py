@@ -1,6 +1,6 @@
 """A model over Parquet files on Dask, partition by partition.
 
-pip install "dask[dataframe]" pyarrow
+pip install "rnncore[dask]"
 python examples/batch_dask.py
 """
 

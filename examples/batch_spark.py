@@ -1,6 +1,6 @@
 """A model over Parquet files on Spark, through predict_batch_udf.
 
-    pip install pyspark pandas pyarrow  (and Java 17)
+    pip install "rnncore[spark]"  (and Java 17)
     python examples/batch_spark.py
 
 predict_batch_udf gives rectangular arrays, so rows are filled up, and a column says how much of each counts. The model

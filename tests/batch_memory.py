@@ -1,6 +1,7 @@
 """Runs a large ragged file and reports the most memory that the process held: python tests/batch_memory.py --mb 2000
 
-The file is made first, in Parquet with large row groups, JSON lines, or one .npz; the run is a process of its own.
+The file is made first, in Parquet with large row groups, Arrow, JSON lines, CSV, or one .npz or .npy (which is not
+ragged: every row has 400 steps); the run is a process of its own.
 Fails above --limit MiB beyond what the process holds with the model loaded and one row run.
 """
 
@@ -21,6 +22,9 @@ from rnncore.cells import GRU
 
 WIDTH = 40
 ROW_GROUP = 20_000
+ARROW_BATCH = 1_000
+STEPS = 400
+TEXT = {"jsonl": 21, "csv": 10}  # bytes of a number
 RUN = """
 import sys
 from rnncore.cli.application import application
@@ -49,8 +53,9 @@ def data(path: Path, kind: str, megabytes: float) -> int:
     import pyarrow.parquet as pq
 
     random = np.random.default_rng(1)
-    rows = max(1, int(megabytes * 1e6 / (200.5 * WIDTH * (4 if kind != "jsonl" else 21))))
-    lengths = random.integers(1, 401, rows)
+    mean = STEPS if kind == "npy" else (STEPS + 1) / 2
+    rows = max(1, int(megabytes * 1e6 / (mean * WIDTH * TEXT.get(kind, 4))))
+    lengths = random.integers(1, STEPS + 1, rows)
     if kind == "npz":
         np.savez(path, mels=random.random((int(lengths.sum()), WIDTH), np.float32), lengths=lengths)
         return rows
@@ -59,20 +64,38 @@ def data(path: Path, kind: str, megabytes: float) -> int:
             for count in lengths:
                 file.write(f'{{"mels":{random.random((count, WIDTH)).tolist()}}}\n'.replace(" ", ""))
         return rows
+    if kind == "csv":
+        with open(path, "w") as file:
+            file.write(",".join(["s", *map(str, range(WIDTH))]) + "\n")
+            for row, count in enumerate(lengths):
+                numbers = random.integers(0, 10**7, (count, WIDTH))
+                file.writelines(f"s{row}," + ",".join(f".{n:07}" for n in step) + "\n" for step in numbers.tolist())
+        return rows
+    if kind == "npy":
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, STEPS, WIDTH)}
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(rows):
+                file.write(random.random((STEPS, WIDTH), np.float32).tobytes())
+        return rows
     kind_ = pa.list_(pa.list_(pa.float32()))
-    with pq.ParquetWriter(path, pa.schema([("mels", kind_)]), compression="none", use_dictionary=False) as file:
+    schema, is_arrow = pa.schema([("mels", kind_)]), kind == "arrow"
+    options = {"compression": "none", "use_dictionary": False}
+    with pa.ipc.new_file(path, schema) if is_arrow else pq.ParquetWriter(path, schema, **options) as file:
         for first in range(0, rows, ROW_GROUP):
             some = lengths[first : first + ROW_GROUP]
             flat = pa.array(random.random(int(some.sum()) * WIDTH, np.float32))
             steps = pa.ListArray.from_arrays(pa.array(np.arange(some.sum() + 1) * WIDTH, pa.int32()), flat)
             offsets = pa.array(np.concatenate([[0], np.cumsum(some)]), pa.int32())
-            file.write_table(pa.table([pa.ListArray.from_arrays(offsets, steps)], ["mels"]), row_group_size=ROW_GROUP)
+            table = pa.table([pa.ListArray.from_arrays(offsets, steps)], ["mels"])
+            file.write_table(table, ARROW_BATCH if is_arrow else ROW_GROUP)
     return rows
 
 
 def peak(folder: Path, source: Path, target: str) -> float:
     """The most MiB that a run held."""
     words = ["run", folder / "m.safetensors", "-i", source, "-o", folder / target]
+    words += ["--sequence-column", "s"] if source.suffix == ".csv" else []
     found = subprocess.run(
         [sys.executable, "-c", RUN, *map(str, words)], capture_output=True, text=True, env=os.environ, check=False
     )
@@ -84,7 +107,7 @@ def peak(folder: Path, source: Path, target: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mb", type=float, default=300)
-    parser.add_argument("--kind", choices=["parquet", "jsonl", "npz"], default="parquet")
+    parser.add_argument("--kind", choices=["parquet", "arrow", "jsonl", "csv", "npz", "npy"], default="parquet")
     parser.add_argument("--to", choices=["folder", "y.parquet", "y.npz", "y.jsonl"], default="folder")
     parser.add_argument("--limit", type=float, default=1024)
     asked = parser.parse_args()

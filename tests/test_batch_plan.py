@@ -146,7 +146,7 @@ def test_long_rows_run_in_smaller_batches(monkeypatch):
     network, plan = model(found), Plan.of(found, np.dtype("float32"))
     seen, ran = [], Model.run
     monkeypatch.setattr("rnncore.batch.runner.WORKING_BYTES", 200_000)
-    monkeypatch.setattr(Model, "run", lambda self, inputs: (seen.append(inputs["x"].shape), ran(self, inputs))[1])
+    monkeypatch.setattr(Model, "run", lambda self, inputs, **_: (seen.append(inputs["x"].shape), ran(self, inputs))[1])
     rows = [np.zeros((steps, 4), np.float32) for steps in (1000, 10, 900, 20, 30, 10)]
     Runner(network, plan, 100)({"x": rows}, {})
     assert all(batch * plan.working_bytes({"T": steps}) <= 200_000 for batch, steps, _ in seen if batch > 1)

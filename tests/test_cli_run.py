@@ -402,16 +402,16 @@ def test_resumed_in_the_middle_of_a_file(cli, monkeypatch, kind):
     else:
         words = ("-i", write(kind, rows, "tokens"), "--to", "jsonl", *SHARDS)
     cli("tagger", *words, "-o", "whole/")
-    ran, calls = Runner.__call__, []
+    begun, calls = Runner.begin, []
 
     def interrupted(self, *arguments):
         calls.append(None)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return ran(self, *arguments)
+        return begun(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Runner, "__call__", interrupted)
+        patch.setattr(Runner, "begin", interrupted)
         cli("tagger", *words, "-o", "cut/", code=130)
     assert 2 <= len([name for name in os.listdir("cut") if name.startswith("part-")]) <= 3
     cli("tagger", *words, "-o", "cut/", "--resume")

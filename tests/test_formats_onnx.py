@@ -277,13 +277,6 @@ def test_from_onnx_without_onnxruntime(tmp_path, monkeypatch):
         rnncore.export.from_onnx(saved(tmp_path, model))
 
 
-def test_without_onnx_the_error_names_the_extra(tmp_path):
-    path = saved(tmp_path, model_of(node("Relu", "x")))
-    script = f"import sys; sys.modules['onnx'] = None; import rnncore; rnncore.load({str(path)!r})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert 'pip install "rnncore[onnx]"' in done.stderr and "UnsupportedError" in done.stderr
-
-
 def test_reading_does_not_import_onnx_before_it_is_needed():
     script = "import sys, rnncore; print('onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

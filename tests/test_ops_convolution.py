@@ -432,3 +432,46 @@ def test_many_threads_and_sizes():
     with ThreadPoolExecutor(4) as pool:
         for found, reference in zip(pool.map(run, images * 10), expected * 10, strict=True):
             assert_same_bits(found, reference)
+
+
+# --- compiled pooling ---------------------------------------------------------------------------------------------
+
+
+def random_pooling(rng):
+    """Attributes and images: windows on both sides of every vector's width, in front of and behind the image."""
+    axes = int(rng.integers(1, 4))
+    kernel, dilations = rng.integers(1, 5, axes), rng.integers(1, 3, axes)
+    extents = (kernel - 1) * dilations + 1
+    pads = np.concatenate([rng.integers(0, extents), rng.integers(0, extents)])
+    widest = (90, 40, 9)[axes - 1]
+    sizes = extents + rng.integers(0, widest, axes)
+    attributes = {
+        "kernel_shape": tuple(kernel.tolist()),
+        "strides": tuple(rng.integers(1, 7, axes).tolist()),
+        "dilations": tuple(dilations.tolist()),
+        "pads": tuple(pads.tolist()),
+        "ceil_mode": int(rng.integers(2)),
+    }
+    images = rng.integers(1, 6, 2) if rng.integers(2) else np.array([1, 1])
+    return attributes, rng.standard_normal((*images, *sizes)).astype(np.float32)
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("seed", seeds(60))
+def test_compiled_pooling_is_the_definition(isa, op, seed):
+    """Against NumPy's windows, axis by axis; a NaN is the result of every window it stands in, and of no other."""
+    attributes, x = random_pooling(np.random.default_rng(seed))
+    node = OneNode(op, attributes, [x], named=(0, 2))
+    expected = OPS[op].run(node.node.attributes, {}, x)
+    np.testing.assert_array_equal(node.run()[0], expected)
+    x = np.where(np.random.default_rng(seed).random(x.shape) < 0.02, np.float32(np.nan), x)
+    node = OneNode(op, attributes, [x])
+    np.testing.assert_array_equal(node.run()[0], OPS[op].run(node.node.attributes, {}, x))
+
+
+def test_pooling_of_images_of_many_sizes_in_turn():
+    model = Model(OneNode("MaxPool", {"kernel_shape": (3,)}, [np.zeros((1, 1, 9), np.float32)], named=(2,)).spec, {})
+    for size in (*range(3, 40), 3, 4):
+        x = np.arange(size, dtype=np.float32).reshape(1, 1, -1)
+        np.testing.assert_array_equal(model(x), x[:, :, 2:])
+        np.testing.assert_array_equal(model(-x[:, :, ::-1]), -x[:, :, ::-1][:, :, 2:])

@@ -5,6 +5,7 @@
     readers/     data files -> rows
     sources.py   files, folders, globs and standard input; where shards are cut
     runner.py    a model over the rows of a shard
+    workers.py   threads that run the batches side by side
     outputs.py   results -> the bytes of a shard, and shards -> one file
     journal.py   the manifest, the lock
     job.py       a whole run: resumed, stopped, out of disk

@@ -1,8 +1,10 @@
 """A whole run: rows in, shards out, and what is left when it is stopped.
 
-Reading, computing and writing go on side by side, a shard each, so that at most four shards are in memory. A shard
-counts when its file and then its line in the manifest are on disk. A result that is one file is made of shards too,
-in the folder FILE.parts beside it, unless it is small enough for one: then nothing is left behind at all.
+Reading, computing and writing go on side by side, and so do the batches of shards, so that the cores have work while
+one shard ends; at most five shards are in memory. A shard counts when its file and then its line in the manifest are
+on disk. Nothing of this shows in the bytes: a shard is made of its rows alone, and shards are written in their order.
+A result that is one file is made of shards too, in the folder FILE.parts beside it, unless it is small enough for one:
+then nothing is left behind at all.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from rnncore import atomic
 from rnncore._version import __version__
 from rnncore.batch.journal import ERRORS, Journal
 from rnncore.batch.outputs import Results, Writer
-from rnncore.batch.rows import Bad, Rows
-from rnncore.batch.runner import Runner
+from rnncore.batch.rows import Bad, Rows, sizes, take
+from rnncore.batch.runner import Found, Runner
 from rnncore.batch.sources import Source, merged, shards
+from rnncore.batch.workers import Workers
 from rnncore.config import config
 from rnncore.errors import InputError, RnncoreError
+from rnncore.threads import check_threads
 
 __all__ = ["BadRows", "DiskFull", "Job", "Report", "Stopped", "identity"]
 
@@ -64,12 +68,35 @@ class Report:
 
 
 @dataclass
+class Begun:
+    """A shard whose batches are run; ``wait`` gives what the runner gives."""
+
+    parts: list[Rows]
+    index: np.ndarray
+    columns: dict[str, Any]
+    kept: dict[str, list]
+    wait: Callable[[], Found]
+
+
+@dataclass
+class Shard:
+    """What a shard gave: rows ``first`` to ``stop`` without the bad ones; ``next``: file and row of the next shard."""
+
+    first: int
+    stop: int
+    next: list[int]
+    results: Results
+    bad: list[Bad]
+
+
+@dataclass
 class Job:
     """Runs a model over a source.
 
     target      a folder of shards, a file, or None with ``stream`` to write to instead, without resuming
     identity    what must be the same for a run to be resumed: model, outputs, options
     most_rows, most_bytes   how large a shard is
+    num_threads  how many batches run side by side; None: as many as there are cores
     max_errors  how many rows may be bad; None: any number
     progress    called with (rows done, share done from 0 to 1)
     stopping    asked after each shard: whether to stop there
@@ -84,6 +111,7 @@ class Job:
     stream: BinaryIO | None = None
     most_rows: int = 100_000
     most_bytes: int = 48 << 20
+    num_threads: int | None = None
     max_errors: int | None = 0
     resume: bool = False
     overwrite: bool = False
@@ -92,9 +120,14 @@ class Job:
     note: Callable[[str], None] = lambda text: None
     _bad: int = field(default=0, init=False)
     _noted: set[str] = field(default_factory=set, init=False)
+    _workers: Workers | None = field(default=None, init=False)
 
     def run(self) -> Report:
         """Raises BadRows, Stopped, DiskFull and whatever reading raises."""
+        with Workers(check_threads(self.num_threads)) as self._workers:
+            return self._run()
+
+    def _run(self) -> Report:
         if self.stream is not None:
             return self._to_stream(self.stream)
         folder = self.target if self.is_folder else self.target.with_name(self.target.name + PARTS)
@@ -109,12 +142,12 @@ class Job:
 
     def _small(self, folder: Path) -> Report:
         """A file out of one shard; out of a folder of shards if there turn out to be more."""
-        parts = shards(self.source.rows(), self.runner.plan, self.most_rows, self.most_bytes)
-        parts = self._ahead(parts)
-        first, second = next(parts), next(parts, None)
+        begun = self._begun()
+        first, second = next(begun), next(begun, None)
         if second is not None:
-            return self._journalled(folder, _chain(first, second, parts))
-        results, bad, _ = self._compute(first)
+            return self._journalled(folder, _chain(first, second, begun))
+        shard = self._finished(first)
+        results, bad = shard.results, shard.bad
         self._check_bad(bad)
         if self.resume:
             self._remove_temporaries()
@@ -124,7 +157,7 @@ class Job:
         self.progress(len(results.index), 1.0)
         return self._report(notes, [entry.to_json() for entry in bad])
 
-    def _journalled(self, folder: Path, parts: Iterator[list[Rows]] | None) -> Report:
+    def _journalled(self, folder: Path, begun: Iterator[Begun] | None) -> Report:
         journal = self._guarded(lambda: Journal(folder, self.writer.suffix), 0)
         try:
             if self.resume and Journal.is_there(folder):
@@ -132,7 +165,7 @@ class Job:
             else:
                 self._guarded(lambda: journal.start(self._job()), 0)
             if journal.done is None:
-                self._make_shards(journal, parts)
+                self._make_shards(journal, begun)
             bad = [entry for note in journal.notes for entry in note["bad"]]
             if self.is_folder:
                 self._write_errors(folder / ERRORS, bad)
@@ -154,15 +187,10 @@ class Job:
             "keep bad rows out": self.max_errors != 0,
         }
 
-    def _make_shards(self, journal: Journal, parts: Iterator[list[Rows]] | None) -> None:
+    def _make_shards(self, journal: Journal, begun: Iterator[Begun] | None) -> None:
         rows = journal.notes[-1]["stop"] if journal.notes else 0
         self._bad = sum(len(note["bad"]) for note in journal.notes)
-        if parts is None:
-            place = tuple(journal.notes[-1]["next"]) if journal.notes else (0, 0)
-            found = shards(self.source.rows(place, rows), self.runner.plan, self.most_rows, self.most_bytes)
-            if journal.notes:
-                found = (part for part in found if part)
-            parts = self._ahead(found)
+        begun = begun or self._begun(journal.notes[-1] if journal.notes else None)
         with ThreadPoolExecutor(1, "rnncore-write") as pool:
             pending: Future | None = None
 
@@ -173,20 +201,19 @@ class Job:
                     self._guarded(waiting.result, len(journal.notes))
 
             try:
-                for part in parts:
-                    results, bad, next_place = self._compute(part)
-                    self._bad += len(bad)
+                for shard in map(self._finished, begun):
+                    self._bad += len(shard.bad)
                     settle()
                     note = {
-                        "first": part[0].first if part else 0,
-                        "stop": part[-1].stop if part else 0,
-                        "rows": len(results.index),
-                        "next": next_place,
-                        **self.writer.note(results),
-                        "bad": [entry.to_json() for entry in bad],
+                        "first": shard.first,
+                        "stop": shard.stop,
+                        "rows": len(shard.results.index),
+                        "next": shard.next,
+                        **self.writer.note(shard.results),
+                        "bad": [entry.to_json() for entry in shard.bad],
                     }
-                    self._check_bad(bad, journal)
-                    pending = pool.submit(self._write, journal, results, note)
+                    self._check_bad(shard.bad, journal)
+                    pending = pool.submit(self._write, journal, shard.results, note)
                     rows = note["stop"]
                     self.progress(rows, self.source.share())
                     if self.stopping():
@@ -198,7 +225,7 @@ class Job:
             finally:
                 if pending is not None:
                     pending.exception()
-                parts.close()
+                begun.close()
         self._guarded(journal.finish, len(journal.notes))
         self.progress(rows, 1.0)
 
@@ -224,12 +251,10 @@ class Job:
     def _to_stream(self, stream: BinaryIO) -> Report:
         """Shards one behind the other."""
         rows, bad, notes = 0, [], []
-        parts = self._ahead(shards(self.source.rows(), self.runner.plan, self.most_rows, self.most_bytes))
-        for number, part in enumerate(parts):
-            results, more, _ = self._compute(part)
-            self._check_bad(more)
-            bad += [entry.to_json() for entry in more]
-            data = self.writer.encode(results)
+        for number, shard in enumerate(map(self._finished, self._begun())):
+            self._check_bad(shard.bad)
+            bad += [entry.to_json() for entry in shard.bad]
+            data = self.writer.encode(shard.results)
             if number and self.writer.suffix == "csv":
                 data = data[data.index(b"\n") + 1 :]
             elif number and self.writer.suffix != "jsonl":
@@ -238,46 +263,54 @@ class Job:
                 )
             stream.write(data)
             stream.flush()
-            rows += len(results.index)
-            notes.append({"rows": len(results.index)})
+            rows += len(shard.results.index)
+            notes.append({"rows": len(shard.results.index)})
             self.progress(rows, self.source.share())
             if self.stopping():
-                raise Stopped(f"stopped behind row {part[-1].stop}")
+                raise Stopped(f"stopped behind row {shard.stop}")
         return Report(rows, len(notes), bad)
 
-    def _ahead(self, parts: Iterator[list[Rows]]) -> Iterator[list[Rows]]:
-        return _ahead(parts, self.stopping)
+    def _begun(self, last: dict[str, Any] | None = None) -> Iterator[Begun]:
+        """Shards, read and begun while others are used. last: the note of the shard behind which they go on."""
+        place, first = (tuple(last["next"]), last["stop"]) if last else ((0, 0), 0)
+        rows = self.source.rows(place, first)
+        found = shards(rows, self.runner.plan, self.most_rows, self.most_bytes)
+        return _ahead((self._begin(parts) for parts in found if parts or not last), self.stopping)
 
-    def _compute(self, parts: list[Rows]) -> tuple[Results, list[Bad], list[int]]:
-        """Results of the rows that can be run, the others, and where the next shard begins."""
+    def _begin(self, parts: list[Rows]) -> Begun:
         if not parts:
             raise InputError(f"{self.source.given}: no rows")
         index, columns, kept = merged(parts)
-        self._note_casts(columns)
-        outputs, reasons = self.runner(columns, self.source.shared)
+        wait = self.runner.begin(columns, self.source.shared, self._workers)
+        return Begun(parts, index, columns, kept, wait)
+
+    def _finished(self, begun: Begun) -> Shard:
+        self._note_casts(begun.columns)
+        outputs, reasons = begun.wait()
+        index, parts, last = begun.index, begun.parts, begun.parts[-1]
         bad = [entry for part in parts for entry in part.bad]
         starts = [part.first for part in parts]
         for position, reason in reasons.items():
             row = int(index[position])
             bad.append(parts[int(np.searchsorted(starts, row, "right")) - 1].describe(row, reason))
         good = [i for i in range(len(index)) if i not in reasons]
-        lengths = self._lengths(columns, good)
-        kept = {name: [values[i] for i in good] for name, values in kept.items()}
-        last = parts[-1]
+        lengths = self._lengths(begun.columns, good)
+        kept = {name: [values[i] for i in good] for name, values in begun.kept.items()}
         place = [last.place[0], last.place[1] + last.stop - last.first]
-        return Results(index[good], kept, outputs, lengths), sorted(bad, key=lambda entry: entry.row), place
+        results = Results(index[good], kept, outputs, lengths)
+        return Shard(parts[0].first, last.stop, place, results, sorted(bad, key=lambda entry: entry.row))
 
     def _lengths(self, columns: dict[str, Any], good: list[int]) -> np.ndarray | None:
         """How many steps of each row count: as given, or where rows are lists, as many as there are."""
         plan = self.runner.plan
         for name in sorted(plan.lengths):
             if name in columns:
-                return np.array([columns[name][i] for i in good], np.int64)
+                return np.array(take(columns[name], good), np.int64)
         for time in plan.padded:
             for name, column in columns.items():
                 if time in plan.shapes[name] and not isinstance(column, np.ndarray):
-                    axis = plan.shapes[name].index(time)
-                    return np.array([column[i].shape[axis] for i in good], np.int64)
+                    shape = plan.shapes[name]
+                    return sizes(column, good, len(shape))[:, shape.index(time)]
         return None
 
     def _note_casts(self, columns: dict[str, Any]) -> None:
@@ -285,7 +318,8 @@ class Job:
         if self.source.format in ("csv", "jsonl"):
             return
         for name, column in columns.items():
-            dtype = column.dtype if isinstance(column, np.ndarray) else column[0].dtype if column else None
+            some = column[0] if isinstance(column, list) and column else column
+            dtype = getattr(some, "dtype", None)
             wanted = self.runner.model.dtype
             if name not in self._noted and dtype is not None and dtype.kind == "f" and dtype.itemsize > wanted.itemsize:
                 self._noted.add(name)

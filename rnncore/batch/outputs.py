@@ -25,7 +25,7 @@ import numpy as np
 
 from rnncore.batch.plan import Plan
 from rnncore.batch.readers.tables import pyarrow
-from rnncore.batch.rows import Column, shapes
+from rnncore.batch.rows import Column, Ragged, filled, shapes
 from rnncore.errors import InputError
 from rnncore.ops import numpy_dtype
 
@@ -99,6 +99,10 @@ class Writer:
         column, shape = results.outputs[name], self.plan.shapes[name]
         if results.lengths is None or not shape or shape[0] not in _times(self.plan):
             return column
+        if isinstance(column, Ragged):
+            cut = column.shapes.copy()
+            cut[:, 0] = np.minimum(cut[:, 0], results.lengths)
+            return Ragged(column.flat, column.starts, cut)
         return [row[:count] for row, count in zip(column, results.lengths, strict=True)]
 
 
@@ -306,17 +310,13 @@ def _times(plan: Plan) -> set[str]:
 def _largest(column: Column) -> list[int]:
     if isinstance(column, np.ndarray):
         return list(column.shape[1:])
+    if isinstance(column, Ragged):
+        return column.shapes.max(axis=0).tolist()
     return [max(sizes) for sizes in zip(*shapes(column), strict=True)]
 
 
 def _filled(column: Column, shape: Sequence[int]) -> np.ndarray:
-    """(rows, ...): every row filled up with zeros to this shape."""
-    if isinstance(column, np.ndarray) and column.shape[1:] == tuple(shape):
-        return column
-    array = np.zeros((len(column), *shape), column[0].dtype if len(column) else np.float32)
-    for place, row in zip(array, column, strict=True):
-        place[tuple(slice(size) for size in row.shape)] = row
-    return array
+    return filled(column, shape, column[0].dtype if isinstance(column, list) else column.dtype)
 
 
 def _member(archive: zipfile.ZipFile, name: str):
@@ -372,6 +372,8 @@ def _nested(pa: Any, column: Column, rank: int, leaf: Any) -> Any:
     if isinstance(column, np.ndarray):
         sizes = [np.full(len(column), size, np.int64) for size in column.shape[1:]]
         flat = np.ascontiguousarray(column).reshape(-1)
+    elif isinstance(column, Ragged):
+        sizes, flat = column.shapes.T, column.packed()
     else:
         sizes = [np.array(found, np.int64) for found in zip(*shapes(column), strict=True)] or [
             np.zeros(0, np.int64)

@@ -5,6 +5,7 @@ Everything here errs on the safe side: what the graph does not prove is not assu
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,8 +75,8 @@ class Plan:
             if isinstance(size, str)
         }
 
-    def output_bytes(self, sizes: Mapping[str, int]) -> int:
-        """About what the outputs of a row need."""
+    def output_bytes(self, sizes: Mapping[str, int | np.ndarray]) -> int | np.ndarray:
+        """About what the outputs of a row need; of many rows where sizes are arrays."""
         return sum(self.item_size(name) * _elements(self.shapes[name], sizes) for name in self.spec.outputs)
 
     def working_bytes(self, sizes: Mapping[str, int]) -> int:
@@ -84,9 +85,9 @@ class Plan:
         return sum(self.item_size(name) * _elements(value.shape, sizes) for name, value in self.spec.values.items())
 
 
-def _elements(shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> int:
+def _elements(shape: tuple[int | str, ...], sizes: Mapping[str, int | np.ndarray]) -> int | np.ndarray:
     """The product of a shape; a size that is not known counts as the largest that is."""
-    largest = max(sizes.values(), default=1)
+    largest = functools.reduce(np.maximum, sizes.values(), 1)
     return math.prod(size if isinstance(size, int) else sizes.get(size, largest) for size in shape)
 
 

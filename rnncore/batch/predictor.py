@@ -127,5 +127,5 @@ def _result(column: Column) -> np.ndarray:
     if isinstance(column, np.ndarray):
         return column
     found = np.empty(len(column), object)
-    found[:] = column
+    found[:] = list(column)
     return found

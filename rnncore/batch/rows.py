@@ -1,20 +1,91 @@
 """Rows: some consecutive rows of the data, as columns of arrays.
 
 A row is what one sequence is to the model: an array for each input, without the batch dimension. A column holds one
-input or output of many rows: one array (rows, ...) where all have the same shape, else a list of arrays.
+input or output of many rows: one array (rows, ...) where all have the same shape, else a Ragged or a list of arrays.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Bad", "Column", "Place", "Rows", "empty_row", "joined", "shapes", "take"]
+__all__ = [
+    "Bad",
+    "Column",
+    "Place",
+    "Ragged",
+    "Rows",
+    "empty_row",
+    "filled",
+    "joined",
+    "ranks",
+    "shapes",
+    "sizes",
+    "take",
+]
 
-Column = np.ndarray | list[np.ndarray]
+SHORT = 64  # numbers in a row: to copy fewer one row at a time takes longer than to copy them number by number
+
+
+class Ragged(Sequence):
+    """Rows that stand in one flat array, seen as a list of arrays; none of them is made before it is asked for.
+
+    flat    (numbers,)
+    starts  (rows,) where each begins
+    shapes  (rows, dimensions)
+    """
+
+    def __init__(self, flat: np.ndarray, starts: np.ndarray, shapes: np.ndarray):
+        self.flat, self.starts, self.shapes = flat, starts, shapes
+        self.counts = shapes.prod(axis=1)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.flat.dtype
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, at: Any) -> Any:
+        """A row as a view; for a slice or an array of positions, those rows."""
+        if not isinstance(at, (int, np.integer)):
+            return Ragged(self.flat, self.starts[at], self.shapes[at])
+        start = self.starts[at]
+        return self.flat[start : start + self.counts[at]].reshape(self.shapes[at])
+
+    @property
+    def is_short(self) -> bool:
+        return self.counts.sum() < SHORT * len(self)
+
+    def packed(self) -> np.ndarray:
+        """The numbers of all rows, one behind the other; a view where they stand so."""
+        first = int(self.starts[0]) if len(self) else 0
+        ends = np.cumsum(self.counts)
+        if np.array_equal(self.starts[1:] - first, ends[:-1]):
+            return self.flat[first : first + int(ends[-1]) if len(self) else first]
+        return self.flat[spread(self.starts, self.counts)]
+
+    def put(self, positions: Sequence[int], rows: np.ndarray) -> None:
+        """Writes rows, (rows, ...), to these positions: of each as much as it has room for."""
+        some = self[positions]
+        if some.is_short and (some.shapes[:, 1:] == rows.shape[2:]).all():
+            begin = np.arange(len(some)) * math.prod(rows.shape[1:])
+            self.flat[spread(some.starts, some.counts)] = rows.reshape(-1)[spread(begin, some.counts)]
+            return
+        for place, row in zip(some, rows, strict=True):
+            place[...] = row[tuple(slice(size) for size in place.shape)]
+
+
+def spread(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The positions starts[0], starts[0] + 1, ... starts[0] + counts[0] - 1, starts[1], ... and so on."""
+    return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+
+
+Column = np.ndarray | Ragged | list[np.ndarray]
 Place = tuple[int, int]  # number of the file among the sources, row in that file
 
 
@@ -97,7 +168,9 @@ def empty_row(shape: tuple[int | str, ...]) -> np.ndarray:
 
 def take(column: Column | list, positions: Sequence[int]) -> Any:
     """Some rows of a column, in the order given."""
-    return column[positions] if isinstance(column, np.ndarray) else [column[i] for i in positions]
+    if isinstance(column, (np.ndarray, Ragged)):
+        return column[np.asarray(positions, np.int64)]
+    return [column[i] for i in positions]
 
 
 def joined(parts: Sequence[Column]) -> Column:
@@ -107,6 +180,10 @@ def joined(parts: Sequence[Column]) -> Column:
     arrays = all(isinstance(part, np.ndarray) for part in parts)
     if arrays and len({(part.shape[1:], part.dtype) for part in parts}) == 1:
         return np.concatenate(parts)
+    if all(isinstance(part, Ragged) and part.is_short for part in parts) and len({part.dtype for part in parts}) == 1:
+        counts = np.concatenate([part.counts for part in parts])
+        shapes = np.concatenate([part.shapes for part in parts])
+        return Ragged(np.concatenate([part.packed() for part in parts]), np.cumsum(counts) - counts, shapes)
     return [row for part in parts for row in part]
 
 
@@ -114,4 +191,44 @@ def shapes(column: Column) -> Iterator[tuple[int, ...]]:
     """The shape of each row."""
     if isinstance(column, np.ndarray):
         return iter([column.shape[1:]] * len(column))
+    if isinstance(column, Ragged):
+        return map(tuple, column.shapes.tolist())
     return (row.shape for row in column)
+
+
+def ranks(column: Column) -> np.ndarray:
+    """How many dimensions each row has, (rows,)."""
+    if isinstance(column, list):
+        return np.array([row.ndim for row in column], np.int64)
+    return np.full(len(column), column.ndim - 1 if isinstance(column, np.ndarray) else column.shapes.shape[1])
+
+
+def sizes(column: Column, positions: Sequence[int], rank: int) -> np.ndarray:
+    """The shapes of some rows, all of so many dimensions, (rows, rank)."""
+    if not len(positions):
+        return np.zeros((0, rank), np.int64)
+    if isinstance(column, np.ndarray):
+        return np.broadcast_to(np.array(column.shape[1:], np.int64), (len(positions), rank))
+    if isinstance(column, Ragged):
+        return column.shapes[positions]
+    return np.array([column[i].shape for i in positions], np.int64)
+
+
+def filled(column: Column, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """(rows, ...): every row filled up with zeros to this shape."""
+    shape = tuple(shape)
+    if isinstance(column, np.ndarray) and column.shape[1:] == shape:
+        return column.astype(dtype, copy=False)
+    if isinstance(column, Ragged) and column.is_short and (column.shapes[:, 1:] == shape[1:]).all():
+        array = np.zeros((len(column), *shape), dtype)
+        begin = np.arange(len(column)) * math.prod(shape)
+        array.reshape(-1)[spread(begin, column.counts)] = column.packed()
+        return array
+    if not shape:
+        return np.array(column, dtype)
+    array = np.empty((len(column), *shape), dtype)
+    for place, row in zip(array, column, strict=True):
+        if row.shape != shape:
+            place[len(row) if row.shape[1:] == shape[1:] else 0 :] = 0
+        place[tuple(slice(size) for size in row.shape)] = row
+    return array

@@ -62,6 +62,7 @@ class Errors(click.ParamType):
 @click.option("--lengths", metavar="FILE", help="Steps of each row that count: FILE.npy, or FILE.npz:NAME.")
 @click.option("--only", metavar="NAME", multiple=True, help="Only this output, or any value of the graph; repeatable.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows run together.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Batches side by side; default: as many as cores.")
 @click.option("--shard-rows", type=click.IntRange(min=1), default=100_000, show_default=True, help="Rows of a shard.")
 @click.option("--shard-bytes", type=click.IntRange(min=1), default=48 << 20, show_default=True, help="Its data.")
 @click.option("--max-errors", type=Errors(), default=0, show_default=True, help="How many rows may be bad, or any.")
@@ -84,6 +85,7 @@ def run(
     lengths: str | None,
     only: tuple[str, ...],
     batch_size: int,
+    threads: int | None,
     shard_rows: int,
     shard_bytes: int,
     max_errors: int | None,
@@ -107,9 +109,9 @@ def run(
     .parquet .arrow .feather   a row for each row, with lists for each input
 
     Results come in the order of the rows, each row's at its own length; .npy and .npz are filled up, and what stands
-    there means nothing. Memory is bounded by --shard-bytes and --batch-size, not by the data; a model that mixes its
-    rows is run in one call. A file appears when it is complete, or not at all; a folder gets a shard at a time, and
-    its _manifest.jsonl says which are done.
+    there means nothing. Memory is bounded by --shard-bytes, --batch-size and --threads, not by the data; a model that
+    mixes its rows is run in one call. The number of threads never changes a result. A file appears when it is complete,
+    or not at all; a folder gets a shard at a time, and its _manifest.jsonl says which are done.
 
     A run that was stopped, killed, or out of disk goes on with --resume, and gives the same bytes. With --max-errors,
     rows that cannot be run are left out and listed in _errors.jsonl, or FILE.errors.jsonl.
@@ -160,6 +162,7 @@ def run(
             stream=sys.stdout.buffer if target == STDOUT else None,
             most_rows=shard_rows,
             most_bytes=shard_bytes,
+            num_threads=threads,
             max_errors=max_errors,
             resume=resume,
             overwrite=overwrite,

@@ -5,7 +5,8 @@ native/            those kernels: one body, a shim for each instruction set, the
 _convolution.pyx   convolutions over packed SIMD kernels, float32
 convolution/       those kernels: one body, a shim for each instruction set
 _normalization.pyx  rows to mean 0 and variance 1, float32 (normalize.h)
-_pooling.pyx       largest numbers and sums of windows, float32 (slide.h)
+_pooling.pyx       largest numbers and means of windows, float32
+pooling/           those kernels: one body, a shim for each instruction set
 _engine.pyx        the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
 _blas.pyx          row-major products over SciPy's cython_blas, imported at first use
 _job.pxd           what both loops work on

@@ -1,7 +1,7 @@
 """Pooling over windows and over all of the spatial axes, (N, C, *spatial), under its ONNX names.
 
 Windows are separable: one axis is reduced after the other, so the work grows with the sum of the kernel's sizes.
-Largest numbers and sums of float32 are made by kernels/_pooling.pyx.
+MaxPool and AveragePool of float32 are compiled: kernels/_pooling.pyx.
 """
 
 from __future__ import annotations
@@ -57,12 +57,39 @@ def _slide(window, padded, outputs, reduce):
     return np.ascontiguousarray(found)
 
 
-def _reduced(window, x, reduce, neutral):
-    """reduce, np.maximum or np.add, over every window; ``neutral`` is what stands around x."""
-    if not runs_native(x.dtype):
-        return _slide(window, *window.padded(x, neutral), reduce)
-    outputs, (begins, _) = window.outputs(x.shape[2:]), window.pads(x.shape[2:])
-    return _pooling.slide(x, outputs, window.kernel, window.strides, window.dilations, begins, reduce is np.maximum)
+KEPT_SIZES = 16
+"""Sizes of images whose compiled pooling a node keeps."""
+
+
+def _packed(run, divisors=None):
+    """Op.packed: ``run``, and for float32 the compiled largest number of each window, or its sum by ``divisors``."""
+
+    def packed(attributes, weights, threads):
+        if attributes.get("indices"):
+            return None
+        kept = {}
+
+        def compiled(sizes):
+            window = _window(attributes, len(sizes))
+            outputs, (begins, _) = window.outputs(sizes), window.pads(sizes)
+            by = divisors(attributes, window, sizes) if divisors else None
+            steps = (window.kernel, window.strides, window.dilations)
+            return _pooling.Pooling(sizes, outputs, *steps, begins, divisors is None, by)
+
+        def pool(x):
+            if not runs_native(x.dtype) or x.size == 0:
+                return run(attributes, {}, x)
+            sizes = x.shape[2:]
+            found = kept.get(sizes)
+            if found is None:
+                if len(kept) >= KEPT_SIZES:
+                    kept.clear()
+                found = kept[sizes] = compiled(sizes)
+            return found(x)
+
+        return pool
+
+    return packed
 
 
 # ---- MaxPool -----------------------------------------------------------------------------------------------------
@@ -83,7 +110,7 @@ def _max_run(attributes, weights, x):
     """The largest number of every window; with ``indices`` also where in x it stands, the first of equals."""
     window = _window(attributes, x.ndim - 2)
     if not attributes["indices"]:
-        return _reduced(window, x, np.maximum, _lowest(x.dtype))
+        return _slide(window, *window.padded(x, _lowest(x.dtype)), np.maximum)
     padded, outputs = window.padded(x, _lowest(x.dtype))
     begins, _ = window.pads(x.shape[2:])
     inside, places = np.ones((), bool), np.zeros((), np.int64)
@@ -123,11 +150,14 @@ def _counts(window, sizes, with_pads):
     return found
 
 
+def _divisors(attributes, window, sizes):
+    return _counts(window, sizes, bool(attributes["count_include_pad"]))
+
+
 def _average_run(attributes, weights, x):
     window = _window(attributes, x.ndim - 2)
-    sums = _reduced(window, x, np.add, 0)
-    counts = _counts(window, x.shape[2:], bool(attributes["count_include_pad"]))
-    return np.divide(sums, counts.astype(x.dtype), out=sums)
+    sums = _slide(window, *window.padded(x, 0), np.add)
+    return np.divide(sums, _divisors(attributes, window, x.shape[2:]).astype(x.dtype), out=sums)
 
 
 def _lp_infer(attributes, values):
@@ -178,9 +208,9 @@ def _context(attributes, rank, time_axis):
     return window_context(_window(attributes, rank - 2), time_axis)
 
 
-def _pool(name, infer, run, outputs=("",), **attributes):
+def _pool(name, infer, run, outputs=("",), packed=None, **attributes):
     attributes = {"kernel_shape": ..., **WINDOW_ATTRIBUTES, "ceil_mode": 0, **attributes}
-    return Op(name, infer, run, time=_time, context=_context, attributes=attributes, outputs=outputs)
+    return Op(name, infer, run, time=_time, context=_context, attributes=attributes, outputs=outputs, packed=packed)
 
 
 OPS = [
@@ -189,10 +219,11 @@ OPS = [
         _max_infer,
         _max_run,
         outputs=lambda attributes: ("", "indices") if attributes["indices"] else ("",),
+        packed=_packed(_max_run),
         storage_order=0,
         indices=False,
     ),
-    _pool("AveragePool", _infer(FLOATS), _average_run, count_include_pad=0),
+    _pool("AveragePool", _infer(FLOATS), _average_run, packed=_packed(_average_run, _divisors), count_include_pad=0),
     _pool("LpPool", _lp_infer, _lp_run, p=2),
     Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: x.mean(axis=axes, keepdims=True)), _global_time),
     Op("GlobalMaxPool", _global_infer, _global(lambda a, x, axes: x.max(axis=axes, keepdims=True)), _global_time),

@@ -90,10 +90,20 @@ class GrpcServer:
     async def start(self) -> None:
         await self._server.start()
 
-    async def stop(self, seconds: float) -> None:
-        """Take no more calls, and no more requests of streams; wait for those that run."""
-        self._gate.end_streams()
-        await self._server.stop(seconds)
+    async def stop(self, seconds: float, linger: float = 1.0) -> None:
+        """Take no more requests of streams, then no more calls; wait for those that run.
+
+        Connections with streams stay open for ``linger`` seconds behind the last answer: what their clients send until
+        they have read that the stream ended would meet a closed connection, and take unread answers with it.
+        """
+        had_streams = self._gate.end_streams()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self._gate.streams and loop.time() < end:
+            await asyncio.sleep(0.02)
+        if had_streams:
+            await asyncio.sleep(linger)
+        await self._server.stop(max(0.0, end - loop.time()))
 
 
 def _handlers(answers: _Answers, gate: _Gate) -> grpc.GenericRpcHandler:
@@ -111,13 +121,16 @@ class _Gate:
     def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
         self._service, self._tokens, self._metrics = service, tokens, metrics
         self._taking: set[asyncio.Task] = set()  # what reads the requests of each stream
+        self.streams = 0  # that are open
         self._ending = False
 
-    def end_streams(self) -> None:
-        """Read no more requests of streams; what was read is answered, then the stream is UNAVAILABLE."""
+    def end_streams(self) -> bool:
+        """Read no more requests of streams; what was read is answered, then the stream is UNAVAILABLE. Whether there
+        are any."""
         self._ending = True
         for taking in self._taking:
             taking.cancel()
+        return self.streams > 0
 
     def unary(self, name: str, kind: Any, answer: Any) -> Any:
         async def handle(data: bytes, context: aio.ServicerContext) -> Any:
@@ -170,6 +183,7 @@ class _Gate:
             taking.add_done_callback(lambda _: working.put_nowait(None))
             if self._ending:
                 taking.cancel()
+            self.streams += 1
             try:
                 while (asked := await working.get()) is not None:
                     yield await asked
@@ -177,6 +191,7 @@ class _Gate:
                 if self._ending:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal_of(EngineClosedError())))
             finally:
+                self.streams -= 1
                 taking.cancel()
                 while not working.empty():
                     asked = working.get_nowait()

@@ -158,7 +158,11 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         loop = asyncio.get_running_loop()
-        stopping = loop.create_task(self._grpc.stop(ENDING_SECONDS)) if self._grpc is not None else None
+        stopping = (
+            loop.create_task(self._grpc.stop(ENDING_SECONDS, self._binding.drain_seconds))
+            if self._grpc is not None
+            else None
+        )
         end = loop.time() + self._binding.drain_seconds
         while self.server_state.connections and loop.time() < end and not self.force_exit:
             await asyncio.sleep(0.02)

@@ -84,8 +84,14 @@ class Program:
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
         return model._steps[part.place]
 
-    def phase(self, steps: np.ndarray) -> np.ndarray:
-        """Numbers of steps after which the same steps are kept, and small."""
+    def phase_of(self, steps: int) -> int:
+        """A number of steps after which the same steps are kept, and small."""
+        if steps < self.canonical:
+            return steps
+        return self.plan.settled + (steps - self.plan.settled) % self.plan.period
+
+    def phases_of(self, steps: np.ndarray) -> np.ndarray:
+        """The same for many."""
         settled = self.plan.settled
         return np.where(steps < self.canonical, steps, settled + (steps - settled) % self.plan.period)
 

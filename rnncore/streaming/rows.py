@@ -324,10 +324,12 @@ class Rows:
             lengths = None
         if program.plan.together and (lengths is None or program.ragged):
             return [(everyone, new, lengths)]
+        if len(rows) == 1:
+            return [(everyone, new if lengths is None else int(lengths[0]), None)]
         counts = np.full(len(rows), new) if lengths is None else lengths
         if program.plan.fixed:
             return [(np.array([place]), int(count), None) for place, count in enumerate(counts)]
-        phases = 0 * counts if program.plan.together else program.phase(self.arrays["steps"][rows])
+        phases = 0 * counts if program.plan.together else program.phases_of(self.arrays["steps"][rows])
         if (phases == phases[:1]).all() and (counts == counts[:1]).all():
             return [(everyone, int(counts[0]), None)] if len(rows) else []
         keys: dict[tuple[int, int], list[int]] = {}
@@ -387,7 +389,7 @@ class Rows:
     def _run(self, rows, given, new, lengths, ended, updates):
         """One group: outputs by name, the steps known of each timing, and lengths."""
         program, plan = self.program, self.program.plan
-        before = 0 if plan.together else int(program.phase(self.arrays["steps"][rows[:1]])[0])
+        before = 0 if plan.together else program.phase_of(int(self.arrays["steps"][rows[0]]))
         counts = program.counts(before, new, ended)
         run = Run(self, rows, counts, ended)
         values = run.values

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns
+from rnncore.batch.rows import Ragged, take
 from rnncore.errors import FormatError, InputError, MissingPackageError
 
 __all__ = ["ArrowReader", "ParquetReader", "pyarrow"]
@@ -72,10 +73,7 @@ class TableReader:
             bad = {**reasons, **bad}
         good = np.array([i for i in range(batch.num_rows) if i not in bad], np.int64)
         if bad:
-            columns = {
-                name: found[good] if isinstance(found, np.ndarray) else [found[i] for i in good]
-                for name, found in columns.items()
-            }
+            columns = {name: take(found, good) for name, found in columns.items()}
         kept = {name: batch.column(name).take(pyarrow().array(good)).to_pylist() for name in self._kept}
         return Part(self._at, batch.num_rows, good, columns, kept, bad)
 
@@ -163,8 +161,8 @@ def _check_type(pa: Any, column: str, kind: Any) -> None:
         raise InputError(f"column {column!r} is {kind}, expected numbers or lists of numbers")
 
 
-def rows_of(array: Any, column: str, shape: tuple[int | str, ...]) -> tuple[Any, dict[int, str]]:
-    """The rows of an Arrow array as NumPy arrays without a copy where that can be, and why others are none.
+def rows_of(array: Any, column: str, shape: tuple[int | str, ...]) -> tuple[np.ndarray | Ragged, dict[int, str]]:
+    """The rows of an Arrow array without a copy where that can be, and why others are none.
 
     Rows that are none have a place in the column all the same. shape: the input's, for the width of empty rows.
     """
@@ -202,25 +200,12 @@ def rows_of(array: Any, column: str, shape: tuple[int | str, ...]) -> tuple[Any,
         starts, ends = offsets[starts], offsets[ends]
     if leaf_nulls is not None:
         _mark(bad, _any(leaf_nulls, starts, ends), f"column {column!r}: a null inside")
-    rank = len(levels)
-    width = [size if isinstance(size, int) else 0 for size in shape]
-    rows = []
-    for i, (a, b, *sizes) in enumerate(
-        zip(starts.tolist(), ends.tolist(), *map(np.ndarray.tolist, dimensions), strict=True)
-    ):
-        if i in bad:
-            rows.append(numbers[:0])
-        elif rank == 1:
-            rows.append(numbers[a:b])
-        elif a == b:
-            rows.append(
-                numbers[:0].reshape((0, *(width[1:] if len(width) == rank else sizes[1:])))
-                if not sizes[0]
-                else numbers[:0].reshape(sizes)
-            )
-        else:
-            rows.append(numbers[a:b].reshape(sizes))
-    return rows, bad
+    shapes = np.stack(dimensions, axis=1)
+    if len(shape) == len(levels):
+        width = [size if isinstance(size, int) else 0 for size in shape]
+        shapes[shapes[:, 0] == 0, 1:] = width[1:]
+    shapes[list(bad)] = 0
+    return Ragged(numbers, starts, shapes), bad
 
 
 def _offsets(pa: Any, array: Any) -> tuple[np.ndarray, Any]:
