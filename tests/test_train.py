@@ -33,6 +33,7 @@ SCRIPTS = {
     "tagger": ["tagger"],
 }
 TRAIN = Path(__file__).parents[1] / "examples" / "train"
+LEXICON = b"lovely\t2.8\t0.6\t[3, 2]\nwitty\t1.9\t0.7\t[2, 1]\ndull\t-1.7\t0.8\t[-2, -1]\n\n:(\t-1.9\t0.9\t[-2, -2]\n"
 
 
 def archive(path: Path, **files: bytes) -> None:
@@ -107,8 +108,11 @@ def data(tmp_path_factory) -> Path:
         **{f"{vowels}_TRAIN.ts": utterances(rng, 60), f"{vowels}_TEST.ts": utterances(rng, 18)},
     )
     archive(path / "music21-10.5.1-py3-none-any.whl", **{"music21/corpus/oneills1850/0001.abc": tunes(rng)})
-    member = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
-    archive(path / "vaderSentiment-0.5.zip", **{member: reviews(rng)})
+    rated = {
+        "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz": reviews(rng),
+        "vaderSentiment-0.5/vaderSentiment/vader_sentiment_lexicon.txt": LEXICON,
+    }
+    archive(path / "vaderSentiment-0.5.zip", **rated)
     verses = [[f"  {n} {' '.join(rng.choice(words(rng, 30), 20))}." for n in range(1, 6)] for _ in range(50)]
     (path / "verses").write_text("\n".join(f"Book {i}\n" + "\n".join(chapter) for i, chapter in enumerate(verses)))
     (path / "bin").mkdir()

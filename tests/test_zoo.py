@@ -19,6 +19,7 @@ from rnncore import zoo
 from rnncore.cli.application import application
 from rnncore.cli.demos import DEMOS
 from rnncore.cli.demos.folk import METRES, compose
+from rnncore.cli.demos.sentiment import judge
 from rnncore.cli.demos.sunspots import Forecast, forecast
 
 LARGEST, LARGEST_TOGETHER = 2_000_000, 8_000_000  # bytes of one model, and of all
@@ -276,6 +277,23 @@ def test_the_page_of_sentiment(tmp_path):
     model = rnncore.load("zoo:sentiment")
     weights = model.run({"words": model.vocabulary["words"].ids(words)[None]})["attention.weights"][0]
     assert page.titles == [f"{weight:.1%}" for weight in weights]
+
+
+@pytest.mark.parametrize(
+    ("text", "telling"),
+    [
+        (
+            "a gorgeous, witty and moving film, with a cast that never puts a foot wrong",
+            {"gorgeous", "witty", "moving"},
+        ),
+        ("the jokes are flat and the ending is a disaster", {"flat", "disaster"}),
+        ("it is a dull and boring mess", {"dull", "boring", "mess"}),
+    ],
+)
+def test_the_attention_of_sentiment_is_on_the_words_that_tell(text, telling):
+    words, _, weights = judge(text)
+    assert {words[place] for place in np.argsort(-weights)[: len(telling)]} == telling
+    assert sum(weight for word, weight in zip(words, weights, strict=True) if word in telling) > 0.5
 
 
 @pytest.mark.parametrize("metre", METRES.values())
