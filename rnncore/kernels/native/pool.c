@@ -23,9 +23,9 @@ enum { SPINS = 1000 };
 enum { EAGER = 50, SLOW = 250 };
 
 /* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
- * the scheduler's turn, or the threads share one core and most of the time is waiting. After so many late meetings in
- * one call, or more than half of it in slow ones, calls are made by one thread for a while, and each time that this
- * happens again for twice as long. The first meeting does not count: a thread may have to wake up. */
+ * the scheduler's turn, or the threads share one core and wait for each other. After so many late meetings in one call,
+ * or a quarter of all its threads' time in slow ones, calls are made by one thread for a while, and each time that this
+ * happens again for twice as long. The first meeting is never late: a thread may have to wake up. */
 enum { LATE_MEETINGS = 4, LATE = 300000, ALONE_LEAST = 1000000, ALONE_MOST = 500000000 }; /* nanoseconds */
 
 static struct {
@@ -169,7 +169,7 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
         }
     }
     if (atomic_load_explicit(&pool.late, memory_order_relaxed) >= LATE_MEETINGS ||
-        2 * atomic_load_explicit(&pool.waited, memory_order_relaxed) > threads * (nanoseconds() - start)) {
+        4 * atomic_load_explicit(&pool.waited, memory_order_relaxed) > threads * (nanoseconds() - start)) {
         pool.alone_for = pool.alone_for ? 2 * pool.alone_for : ALONE_LEAST;
         if (pool.alone_for > ALONE_MOST) pool.alone_for = ALONE_MOST;
         atomic_store_explicit(&pool.alone, nanoseconds() + pool.alone_for, memory_order_relaxed);
@@ -198,11 +198,11 @@ static inline void look_again(patience *of) {
     if (of->looks++ >= EAGER) PAUSE();
 }
 
-static void count_wait(const patience *of) {
+static void count_wait(const patience *of, int first) {
     if (!of->since) return;
     const long long waited = nanoseconds() - of->since;
     atomic_fetch_add_explicit(&pool.waited, waited, memory_order_relaxed);
-    if (waited > LATE) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+    if (waited > LATE && !first) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
 }
 
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
@@ -210,7 +210,7 @@ void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
     for (int other = 0; other < threads; other++) {
         patience patient = {0, 0};
         while ((int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0) look_again(&patient);
-        if (mine > 1) count_wait(&patient);
+        count_wait(&patient, mine == 1);
     }
 }
 
