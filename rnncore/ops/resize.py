@@ -26,6 +26,7 @@ def _chosen_axes(axes, rank):
 
 # ---- Pad ---------------------------------------------------------------------------------------------------------
 
+LARGEST_SCALE = float(np.finfo(np.float32).max)
 PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
@@ -181,8 +182,8 @@ def _targets(attributes, sizes, scales, wanted):
     found = [None] * len(sizes)
     if not _absent(scales):
         for axis, scale in zip(axes, scales, strict=True):
-            if not scale > 0:
-                raise SpecError(f"scales={list(scales)}, expected positive numbers")
+            if not 0 < scale <= LARGEST_SCALE:
+                raise SpecError(f"scales={list(scales)}, expected positive numbers of float32")
             if scale != 1 or attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
                 found[axis] = (_scaled(sizes[axis], scale), float(scale))
         return found
