@@ -122,6 +122,7 @@ cdef extern from "native/pool.h":
         pass
     void rnncore_barrier_arrive(rnncore_barrier* barrier, int index) noexcept nogil
     void rnncore_barrier_wait(rnncore_barrier* barrier, int index, int threads) noexcept nogil
+    void rnncore_barrier_end(const rnncore_barrier* barrier, int index) noexcept nogil
     void rnncore_publish(Py_ssize_t* count, Py_ssize_t value) noexcept nogil
     Py_ssize_t rnncore_await(const Py_ssize_t* count, Py_ssize_t least, const Py_ssize_t* stop) noexcept nogil
 
@@ -562,6 +563,8 @@ cdef void by_panels(int index, int threads, void* argument) noexcept nogil:
     """Task: all threads share the panels of one run."""
     cdef unsigned before = rnncore_flush_subnormals()
     time_loop(<Run*> argument, index, threads)
+    if threads > 1:
+        rnncore_barrier_end((<Run*> argument).barrier, index)
     rnncore_restore_subnormals(before)
 
 

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* sched_getcpu */
 #include "pool.h"
 
 #include <pthread.h>
@@ -15,17 +16,39 @@
 #define PAUSE() ((void)0)
 #endif
 
+/* The core this thread is on, from 1 on; 0 where the system does not say. And leaving it for another one that the thread
+ * may use: false where there is none. (A thread that wakes up is often put beside the one that woke it, and stays for
+ * milliseconds although another core is idle.) */
+#if defined(__linux__)
+static int core_of_this(void) { return sched_getcpu() + 1; }
+
+static int leave_core(int core) {
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) < 2) return 0;
+    others = allowed;
+    CPU_CLR(core - 1, &others);
+    if (sched_setaffinity(0, sizeof others, &others)) return 0; /* moves at once */
+    sched_setaffinity(0, sizeof allowed, &allowed);
+    return 1;
+}
+#else
+static int core_of_this(void) { return 0; }
+static int leave_core(int core) { return (void)core, 0; }
+#endif
+
 /* About 50 microseconds of pauses before a waiting thread gives its core away. */
 enum { SPINS = 1000 };
 
-/* Looks at a meeting before the first pause, as who is nearly there should not be kept waiting; and before it counts as
- * a slow one. */
-enum { EAGER = 50, SLOW = 250 };
+/* Looks at a meeting before the first pause, as who is nearly there should not be kept waiting. */
+enum { EAGER = 50 };
+
+/* How often a thread leaves a core that it shares, in one call. */
+enum { MOVES = 2 };
 
 /* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
- * the scheduler's turn, or the threads share one core and wait for each other. After so many late meetings in one call,
- * or a quarter of all its threads' time in slow ones, calls are made by one thread for a while, and each time that this
- * happens again for twice as long. The first meeting is never late: a thread may have to wake up. */
+ * the scheduler's turn, or two threads share one core and only one of them can run. After so many late meetings in one
+ * call, or such company at a quarter of them, calls are made by one thread for a while, and each time that this happens
+ * again for twice as long. The first meeting is never late: a thread may have to wake up. */
 enum { LATE_MEETINGS = 4, LATE = 300000, ALONE_LEAST = 1000000, ALONE_MOST = 500000000 }; /* nanoseconds */
 
 static struct {
@@ -36,10 +59,11 @@ static struct {
     int forks_watched;
     rnncore_task *task;
     void *argument;
+    int core;              /* of the caller, see core_of_this */
     atomic_uint generation; /* tasks so far, times 256, plus the threads of the last: a worker starts when it changes */
     atomic_uint done;       /* workers of the current task that have finished */
     atomic_uint late;       /* meetings that took a scheduler's turn, in the current task */
-    atomic_llong waited;    /* nanoseconds of its threads in meetings that were not soon over */
+    atomic_int shared;      /* whether its threads had to share a core */
     atomic_llong alone;     /* until then calls use one thread; 0 for now */
     long long alone_for;    /* how long that was the last time; guarded by busy */
 } pool = {.busy = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -79,6 +103,7 @@ static void *worker(void *given) {
          * need is not waited for, and so may look at nothing but the word it read */
         const int threads = (int)(seen & 255);
         if (start.index < threads) {
+            if (pool.core && core_of_this() == pool.core) leave_core(pool.core);
             pool.task(start.index, threads, pool.argument);
             atomic_fetch_add_explicit(&pool.done, 1, memory_order_release);
         }
@@ -149,12 +174,12 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
         task(0, 1, argument);
         return;
     }
-    const long long start = nanoseconds();
     pool.task = task;
     pool.argument = argument;
+    pool.core = core_of_this();
     atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.late, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool.waited, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.shared, 0, memory_order_relaxed);
     pthread_mutex_lock(&pool.sleep);
     const unsigned before = atomic_load_explicit(&pool.generation, memory_order_relaxed);
     atomic_store_explicit(&pool.generation, ((before & ~255u) + 256) | (unsigned)threads, memory_order_release);
@@ -169,7 +194,7 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
         }
     }
     if (atomic_load_explicit(&pool.late, memory_order_relaxed) >= LATE_MEETINGS ||
-        4 * atomic_load_explicit(&pool.waited, memory_order_relaxed) > threads * (nanoseconds() - start)) {
+        atomic_load_explicit(&pool.shared, memory_order_relaxed)) {
         pool.alone_for = pool.alone_for ? 2 * pool.alone_for : ALONE_LEAST;
         if (pool.alone_for > ALONE_MOST) pool.alone_for = ALONE_MOST;
         atomic_store_explicit(&pool.alone, nanoseconds() + pool.alone_for, memory_order_relaxed);
@@ -180,43 +205,52 @@ void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
 }
 
 void rnncore_barrier_arrive(rnncore_barrier *barrier, int index) {
+    __atomic_store_n(&barrier->at[index].core, core_of_this(), __ATOMIC_RELAXED);
     __atomic_store_n(&barrier->at[index].step, barrier->at[index].step + 1, __ATOMIC_RELEASE);
 }
 
-/* Counts looks at something that another thread will write, and gives the core away after many. */
-typedef struct {
-    int looks;
-    long long since; /* of a slow wait */
-} patience;
-
-static inline void look_again(patience *of) {
-    if (of->looks >= SPINS) {
+/* Between two looks at something that another thread will write: soon with a pause, and after many the core is given away. */
+static inline void look_again(int looks) {
+    if (looks >= SPINS) {
         sched_yield();
-        return;
+    } else if (looks >= EAGER) {
+        PAUSE();
     }
-    if (of->looks == SLOW) of->since = nanoseconds();
-    if (of->looks++ >= EAGER) PAUSE();
-}
-
-static void count_wait(const patience *of, int first) {
-    if (!of->since) return;
-    const long long waited = nanoseconds() - of->since;
-    atomic_fetch_add_explicit(&pool.waited, waited, memory_order_relaxed);
-    if (waited > LATE && !first) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
 }
 
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
     const unsigned mine = barrier->at[index].step;
     for (int other = 0; other < threads; other++) {
-        patience patient = {0, 0};
-        while ((int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0) look_again(&patient);
-        count_wait(&patient, mine == 1);
+        long long since = 0;
+        int looks = 0;
+        while ((int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0) {
+            const int core = __atomic_load_n(&barrier->at[other].core, __ATOMIC_RELAXED);
+            if (looks == EAGER && core != 0 && core == barrier->at[index].core) {
+                if (index > 0 && barrier->at[index].moves < MOVES && leave_core(core)) {
+                    barrier->at[index].moves++;
+                } else {
+                    barrier->at[index].shared += index > 0;
+                    looks = SPINS; /* the other cannot come before this thread lets it */
+                }
+            }
+            if (looks == SPINS && mine > 1) since = nanoseconds();
+            look_again(looks);
+            if (looks <= SPINS) looks++;
+        }
+        if (since && nanoseconds() - since > LATE) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
     }
 }
 
+void rnncore_barrier_end(const rnncore_barrier *barrier, int index) {
+    if (4 * barrier->at[index].shared >= barrier->at[index].step) atomic_store_explicit(&pool.shared, 1, memory_order_relaxed);
+}
+
 ptrdiff_t rnncore_await(const ptrdiff_t *count, ptrdiff_t least, const ptrdiff_t *stop) {
-    patience of = {0, 0};
     ptrdiff_t found;
-    while ((found = __atomic_load_n(count, __ATOMIC_ACQUIRE)) < least && !rnncore_get(stop)) look_again(&of);
+    int looks = 0;
+    while ((found = __atomic_load_n(count, __ATOMIC_ACQUIRE)) < least && !rnncore_get(stop)) {
+        look_again(looks);
+        if (looks < SPINS) looks++;
+    }
     return found;
 }

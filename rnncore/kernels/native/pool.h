@@ -29,6 +29,9 @@ static inline ptrdiff_t rnncore_get(const ptrdiff_t *word) { return __atomic_loa
 typedef struct {
     struct {
         _Alignas(64) unsigned step;
+        int core;        /* where the thread arrived, from 1 on; 0 before it did, or where nobody knows */
+        unsigned moves;  /* how often it left a core that it shared */
+        unsigned shared; /* its waits for a thread on its own core, which it could not leave */
     } at[RNNCORE_MAX_THREADS];
 } rnncore_barrier;
 
@@ -36,6 +39,9 @@ typedef struct {
  * ``threads`` have arrived as often as this one. What was written before an arrival is seen after the wait. */
 void rnncore_barrier_arrive(rnncore_barrier *barrier, int index);
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads);
+
+/* Called by each thread after its last meeting: notes whether it had a core of its own. */
+void rnncore_barrier_end(const rnncore_barrier *barrier, int index);
 
 /* A count of steps that one thread raises while another waits for them. What was written before is seen after. */
 static inline void rnncore_publish(ptrdiff_t *count, ptrdiff_t value) { __atomic_store_n(count, value, __ATOMIC_RELEASE); }
