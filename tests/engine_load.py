@@ -101,7 +101,7 @@ def check_sums(engine) -> dict[str, int]:
     sums = {name: found[name] for name in ("completed", "failed", "cancelled", "expired", "dropped")}
     assert sum(sums.values()) == found["accepted"] and engine.queue_depth == 0, (sums, found["accepted"])
     assert found["latency"]["count"] == found["completed"] and found["batch_rows"]["count"] == found["batches"]
-    return {**sums, "rejected": found["rejected"], "batches": found["batches"]}
+    return {**sums, "rejected": found["rejected"], "batches": found["batches"], "rows": found["rows"]}
 
 
 def from_threads(model: Model, count: int, threads: int) -> dict[str, int]:
