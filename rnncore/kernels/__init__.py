@@ -12,6 +12,7 @@ _blas.pyx          row-major products over SciPy's cython_blas, imported at firs
 _job.pxd           what both loops work on
 cell.h             what a cell does after the products
 activations.h      activation functions
+vectors.h          vectors of float32, for the bodies of kernels
 """
 
 import os

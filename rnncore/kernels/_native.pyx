@@ -1412,13 +1412,9 @@ cdef bint execute_side_by_side(Call* call, int threads) noexcept nogil:
     cdef Front front
     cdef size_t words = call.layers * WORDS_OF_A_LINE * sizeof(Py_ssize_t)
     cdef char* room
-    cdef int layer
     front.call = call
     front.between_size = between_size(call, B)
-    front.scratch_size = 0
-    for layer in range(call.layers):
-        front.scratch_size = max(front.scratch_size,
-                                 scratch_size(call.plans[layer], B, chunk_rows(B, call.job.T), call.has_c))
+    front.scratch_size = layer_scratch(call, B)
     room = <char*> rnncore_scratch(words + (call.layers - 1) * front.between_size + threads * front.scratch_size)
     if room == NULL:
         return False
@@ -1457,13 +1453,18 @@ cdef inline size_t between_size(const Call* call, Py_ssize_t B) noexcept nogil:
     return line(B * call.job.T * call.width) if call.layers > 1 else 0
 
 
-cdef size_t block_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
-    """Bytes that run_block needs for B rows."""
+cdef size_t layer_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
+    """Bytes that a run of any of the layers needs for B rows."""
     cdef size_t largest = 0
     cdef int i
     for i in range(call.layers * call.directions):
         largest = max(largest, scratch_size(call.plans[i], B, chunk_rows(B, call.job.T), call.has_c))
-    return largest + 2 * between_size(call, B)
+    return largest
+
+
+cdef inline size_t block_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
+    """Bytes that run_block needs for B rows."""
+    return layer_scratch(call, B) + 2 * between_size(call, B)
 
 
 cdef Py_ssize_t block_end(const Job* job, Py_ssize_t i, Py_ssize_t parts, Py_ssize_t first, double work,

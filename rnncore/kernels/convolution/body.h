@@ -6,18 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../vectors.h"
 #include "convolution.h"
-
-typedef float vf __attribute__((vector_size(4 * W), may_alias));
-typedef float vfu __attribute__((vector_size(4 * W), may_alias, aligned(4)));
-typedef int32_t vi __attribute__((vector_size(4 * W), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 32")
-
-INLINE vf load(const float *p) { return (vf) * (const vfu *)p; }
-INLINE void store(float *p, vf x) { *(vfu *)p = (vfu)x; }
-INLINE vf splat(float x) { return x - (vf){}; }
 
 /* Sums of more terms are made of several chains, each begun at zero: the error of one chain would grow with K. */
 enum { LINK = 256 };

@@ -8,22 +8,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../vectors.h"
 #include "native.h"
-
-typedef float vf __attribute__((vector_size(4 * W), may_alias));
-typedef float vfu __attribute__((vector_size(4 * W), may_alias, aligned(4)));
-typedef int32_t vi __attribute__((vector_size(4 * W), may_alias));
 
 #ifndef FEW_CHAINS
 #define FEW_CHAINS 0
 #endif
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 32")
-
-INLINE vf load(const float *p) { return (vf) * (const vfu *)p; }
-INLINE void store(float *p, vf x) { *(vfu *)p = (vfu)x; }
-INLINE vf splat(float x) { return x - (vf){}; }
 
 /* MAX(a, b) and MIN(a, b) come from the shim and return b where one of them is NaN. */
 INLINE vf limit(vf x, float low, float high) { return MIN(splat(high), MAX(splat(low), x)); }

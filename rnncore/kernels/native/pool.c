@@ -218,15 +218,19 @@ static inline void look_again(int looks) {
     }
 }
 
+static int shares_core(const rnncore_barrier *barrier, int index, int other) {
+    const int core = __atomic_load_n(&barrier->at[other].core, __ATOMIC_RELAXED);
+    return core != 0 && core == barrier->at[index].core;
+}
+
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
     const unsigned mine = barrier->at[index].step;
     for (int other = 0; other < threads; other++) {
         long long since = 0;
         int looks = 0;
         while ((int)(__atomic_load_n(&barrier->at[other].step, __ATOMIC_ACQUIRE) - mine) < 0) {
-            const int core = __atomic_load_n(&barrier->at[other].core, __ATOMIC_RELAXED);
-            if (looks == EAGER && core != 0 && core == barrier->at[index].core) {
-                if (index > 0 && barrier->at[index].moves < MOVES && leave_core(core)) {
+            if (looks == EAGER && shares_core(barrier, index, other)) {
+                if (index > 0 && barrier->at[index].moves < MOVES && leave_core(barrier->at[index].core)) {
                     barrier->at[index].moves++;
                 } else {
                     barrier->at[index].shared += index > 0;

@@ -5,17 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../vectors.h"
 #include "pooling.h"
-
-typedef float vf __attribute__((vector_size(4 * W), may_alias));
-typedef float vfu __attribute__((vector_size(4 * W), may_alias, aligned(4)));
-typedef int32_t vi __attribute__((vector_size(4 * W), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 32")
-
-INLINE vf load(const float *p) { return (vf) * (const vfu *)p; }
-INLINE void store(float *p, vf x) { *(vfu *)p = (vfu)x; }
 
 /* Lines of the last axis that are made before their windows are: what stays in the first cache. */
 enum { LINES = 4096 };
