@@ -286,27 +286,33 @@ INLINE void coupled_tile(TILE_ARGUMENTS) {
     }
 }
 
+/* The same for a GRU: z its input products, acc the sums r and u, and R_n h + b_hn. */
+INLINE void gru_units(const rnncore_point *point, ptrdiff_t panel, const vf *acc, const float *z, const float *h,
+                      float *next) {
+    const vf zn = load(z + (panel * 3 + 2) * W) + acc[2] / sigmoid_divisor(clipped(point, acc[0]));
+    vf D;
+    const vf N = tanh_parts(clipped(point, zn), &D), d = sigmoid_divisor(clipped(point, acc[1]));
+    store(next + panel * W, mix(d, N, D, load(h + panel * W)));
+}
+
+/* What a GRU's sums of one panel begin with. */
+INLINE void gru_start(const rnncore_point *point, ptrdiff_t panel, const float *z, vf *acc) {
+    acc[0] = load(z + panel * 3 * W);
+    acc[1] = load(z + (panel * 3 + 1) * W);
+    acc[2] = load(point->bias_hn + panel * W);
+}
+
 INLINE void gru_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
     UNROLL for (int r = 0; r < R; r++) {
         a[r] = h + r * h_stride;
-        UNROLL for (int p = 0; p < P; p++) {
-            const float *from = z + r * z_stride + (panel + p) * 3 * W;
-            acc[r][3 * p] = load(from);
-            acc[r][3 * p + 1] = load(from + W);
-            acc[r][3 * p + 2] = load(point->bias_hn + (panel + p) * W);
-        }
+        UNROLL for (int p = 0; p < P; p++) gru_start(point, panel + p, z + r * z_stride, &acc[r][3 * p]);
     }
     accumulate(R, P, 3, w->data + panel * w->K * 3 * W, w->K * 3 * W, w->K, a, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            const vf xn = load(z + r * z_stride + ((panel + p) * 3 + 2) * W);
-            const vf zn = xn + acc[r][3 * p + 2] / sigmoid_divisor(clipped(point, acc[r][3 * p]));
-            vf D;
-            const vf N = tanh_parts(clipped(point, zn), &D), d = sigmoid_divisor(clipped(point, acc[r][3 * p + 1]));
-            const vf old = load(h + r * h_stride + (panel + p) * W);
-            store(next + r * next_stride + (panel + p) * W, mix(d, N, D, old));
+            gru_units(point, panel + p, &acc[r][3 * p], z + r * z_stride, a[r], next + r * next_stride);
         }
     }
 }
@@ -351,6 +357,11 @@ INLINE void candidate_tile(TILE_ARGUMENTS) {
     }
 }
 
+INLINE vf rnn_unit(const rnncore_point *point, vf z) {
+    z = clipped(point, z);
+    return point->relu ? MAX(splat(0.0f), z) : tanh_(z);
+}
+
 INLINE void rnn_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
@@ -361,8 +372,7 @@ INLINE void rnn_tile(TILE_ARGUMENTS) {
     accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            const vf x = clipped(point, acc[r][p]);
-            store(next + r * next_stride + (panel + p) * W, point->relu ? MAX(splat(0.0f), x) : tanh_(x));
+            store(next + r * next_stride + (panel + p) * W, rnn_unit(point, acc[r][p]));
         }
     }
 }
@@ -448,6 +458,8 @@ STEP_BY_SOME(reset_step, reset_tile, 4, 2, call->point)
 STEP_BY_SOME(candidate_step, candidate_tile, 8, 4, call->point)
 STEP_BY_SOME(rnn_step, rnn_tile, 8, 4, call->point)
 
+#include "ahead_body.h"
+
 /* ---- quotients of polynomials -------------------------------------------------------------------------------- */
 
 /* a * b + c rounded once, for shims of CPUs that may have no instruction for it. */
@@ -523,6 +535,12 @@ const rnncore_isa ISA = {
     .reset_step = reset_step,
     .candidate_step = candidate_step,
     .rnn_step = rnn_step,
+    .lstm_ahead = lstm_ahead,
+    .lstm_plain_ahead = lstm_plain_ahead,
+    .coupled_ahead = coupled_ahead,
+    .gru_ahead = gru_ahead,
+    .gru_plain_ahead = gru_plain_ahead,
+    .rnn_ahead = rnn_ahead,
     .rnn_point = rnn_point_f32,
     .lstm_point = lstm_point_f32,
     .gru_gates = gru_gates_f32,
