@@ -1161,13 +1161,13 @@ cdef class Direct:
     cdef Stack stack
     cdef Py_ssize_t input_size, width, state_rows, h_size, c_size
     cdef str h_name, c_name
-    cdef str merge
+    cdef Merge merge
     cdef int threads
 
     def __cinit__(self, Stack stack not None, str merge not None, Py_ssize_t input_size, Py_ssize_t width, tuple names,
                   int threads):
         self.stack = stack
-        self.merge = merge
+        self.merge = MERGES[merge]
         self.input_size = input_size
         self.width = width
         self.state_rows = stack.layers * stack.directions
@@ -1226,7 +1226,7 @@ cdef class Direct:
         call.job.x_time = self.input_size
         call.job.x_batch = call.job.T * self.input_size
         call.x = <const float*> cnp.PyArray_DATA(x)
-        call.merge = call.last_merge = MERGES[self.merge]
+        call.merge = call.last_merge = self.merge
         return True
 
     cdef output(self, Call* call):
