@@ -143,9 +143,10 @@ typedef struct {
         product_tile(R, P, V, call->w, panel, a, call->start, call->z + row * call->z_stride, call->z_stride);        \
     }
 
-/* Whether the next R rows make a tile. A tile that would leave a single row behind is passed over for a smaller one:
- * one row alone has too few chains to hide the latency of its multiply-adds. */
-#define TILE_FITS(R) (row + R <= n && (R <= 2 || row + R + 1 != n))
+/* Whether the next R rows make a tile, of the sizes in falling order. One row alone has too few chains to hide the latency
+ * of its multiply-adds and two wait for the weights, so 7 are 4 and 3, and 8 are twice 4. */
+#define TILE_FITS(R)                                                                                                  \
+    (n - row >= R && (R <= 2 || n - row != R + 1) && !(R == 6 && n - row == 8) && !(R == 5 && n - row != 5))
 
 /* The next rows against P panels at ``panel``, R at a time. */
 #define PRODUCT_ROWS(R, P, V)                                                                                         \
@@ -155,6 +156,7 @@ typedef struct {
 #if VECTORS == 32
 #define TILES_OF(MAKE, ...)                                                                                           \
     MAKE(6, __VA_ARGS__)                                                                                              \
+    MAKE(5, __VA_ARGS__)                                                                                              \
     MAKE(4, __VA_ARGS__)                                                                                              \
     MAKE(3, __VA_ARGS__)                                                                                              \
     MAKE(2, __VA_ARGS__)                                                                                              \
