@@ -64,6 +64,15 @@ INLINE vf tanh_(vf x) {
 
 INLINE vf clip(vf x, float top) { return limit(x, -top, top); }
 
+/* Keeps the compiler from loading x again for each of its uses. */
+#if defined(__x86_64__)
+#define IN_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined(__aarch64__)
+#define IN_REGISTER(x) __asm__("" : "+w"(x))
+#else
+#define IN_REGISTER(x) ((void)0)
+#endif
+
 /* acc[r][p*V + v] += sum over k = first..last-1 of a[r][k] * panel p's vector v; panels stand ``apart`` floats apart. */
 INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t first,
                   ptrdiff_t last, const float *const *a, vf acc[][32]) {
@@ -72,7 +81,8 @@ INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff
         UNROLL for (int r = 0; r < R; r++) x[r] = splat(a[r][k]);
         UNROLL for (int p = 0; p < P; p++) {
             UNROLL for (int v = 0; v < V; v++) {
-                const vf weights = *(const vf *)(w + p * apart + (k * V + v) * W);
+                vf weights = *(const vf *)(w + p * apart + (k * V + v) * W);
+                if (R == 2 || R == 3) IN_REGISTER(weights); /* of more rows gcc does so itself */
                 UNROLL for (int r = 0; r < R; r++) acc[r][p * V + v] += x[r] * weights;
             }
         }
