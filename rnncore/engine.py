@@ -35,6 +35,9 @@ from rnncore.requests import Answer, Promise, Request, Requests, check_positive
 
 __all__ = ["Engine", "StreamEngine"]
 
+AT_ONCE = 5e-4  # seconds of a call that may hold up an event loop
+MOST_KINDS = 256  # of requests whose time is known
+
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
 
 
@@ -73,6 +76,7 @@ class Engine(Requests):
         check_positive("max_steps", max_steps)
         self.model, self.max_steps = model, max_steps
         self._batcher = Batcher(model)
+        self._seconds: dict[Hashable, float] = {}  # what a call for one request took, by its key and rows
         super().__init__(max_batch=max_batch, max_wait=max_wait, max_queue=max_queue, workers=workers)
 
     def submit(
@@ -110,6 +114,15 @@ class Engine(Requests):
     def _fits(self, rows: int, steps: int) -> bool:
         return rows <= self.max_batch and rows * steps <= self.max_steps
 
+    def _is_short(self, job: Job) -> bool:
+        return self._seconds.get((job.key, job.rows), AT_ONCE) < AT_ONCE
+
+    def _learn(self, job: Job, seconds: float) -> None:
+        """What a call for this job alone took."""
+        if len(self._seconds) >= MOST_KINDS:
+            self._seconds.clear()
+        self._seconds[job.key, job.rows] = seconds
+
     def _answer(self, requests: list[Request]) -> None:
         running = self._begin(requests)
         if not running:
@@ -134,8 +147,10 @@ class Engine(Requests):
         jobs = [request.job for request in requests]
         start = time.monotonic()
         results = self._batcher.run(jobs)
-        rows = sum(job.rows for job in jobs)
-        self.metrics.running.observe(time.monotonic() - start)
+        rows, seconds = sum(job.rows for job in jobs), time.monotonic() - start
+        if len(jobs) == 1 and self._batcher.mergeable:  # others have a key of their own
+            self._learn(jobs[0], seconds)
+        self.metrics.running.observe(seconds)
         self.metrics.batch_rows.observe(rows)
         self.metrics.add(batches=1, rows=rows, steps=sum(job.rows * job.steps for job in jobs))
         return results
@@ -323,18 +338,17 @@ class StreamEngine(Requests):
         self._lines = {id: deque([line[0]]) for id, line in self._lines.items() if line[0].taken}
         return waiting
 
-    def _next_batch(self) -> tuple[list[Request], list[Request]] | None:
+    def _await_batch(self) -> tuple[list[Request], list[Request]] | None:
         expired: list[Request] = []
-        with self._lock:
-            while True:
-                now = time.monotonic()
-                key = self._head(now, expired)
-                batch = self._collect(key, now, expired) if key is not None else []
-                if batch or expired or self._fed:
-                    return batch, expired
-                if self._closed:
-                    return None
-                self._arrived.wait()
+        while True:
+            now = time.monotonic()
+            key = self._head(now, expired)
+            batch = self._collect(key, now, expired) if key is not None else []
+            if batch or expired or self._fed:
+                return batch, expired
+            if self._closed:
+                return None
+            self._arrived.wait()
 
     # --- the work, outside of it ---
 
