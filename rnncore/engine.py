@@ -37,6 +37,7 @@ __all__ = ["Engine", "StreamEngine"]
 
 AT_ONCE = 5e-4  # seconds of a call that may hold up an event loop
 MOST_KINDS = 256  # of requests whose time is known
+FORGET = 0.95  # of the longest time, with each chunk
 
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
 
@@ -201,6 +202,7 @@ class StreamEngine(Requests):
         self._sliceable = all(_time_axis(flow) == 0 for flow in entries)
         self.slice_steps = slice_steps
         self._serials = itertools.count()
+        self._seconds: dict[int, float] = {}  # what a chunk of so many steps may take alone
         super().__init__(max_batch=max_batch, max_wait=0.0, max_queue=max_queue, workers=1)
 
     def _start_empty(self) -> None:
@@ -319,6 +321,9 @@ class StreamEngine(Requests):
         super()._expire(request, expired)
         self._next_in_line(request)
 
+    def _place(self, request: Request) -> None:
+        self._lines[request.job.stream] = deque([request])
+
     def _next_in_line(self, request: Request) -> None:
         """A stream's first chunk is done with, one way or another."""
         line = self._lines[request.job.stream]
@@ -332,6 +337,16 @@ class StreamEngine(Requests):
 
     def _fits(self, rows: int, steps: int) -> bool:
         return rows + len(self._fed) <= self.max_batch
+
+    def _is_short(self, job: _Chunk) -> bool:
+        in_one = not job.finish and (job.steps <= self.slice_steps or not self._sliceable)
+        return in_one and self._seconds.get(job.steps, AT_ONCE) < AT_ONCE
+
+    def _learn(self, steps: int, seconds: float) -> None:
+        """What a slice of one stream took. Equal ones differ (a stride, a block), so the longest is remembered."""
+        if len(self._seconds) >= MOST_KINDS:
+            self._seconds.clear()
+        self._seconds[steps] = max(seconds, FORGET * self._seconds.get(steps, 0.0))
 
     def _empty(self) -> list[Request]:
         waiting = [request for line in self._lines.values() for request in line if not request.taken]
@@ -348,7 +363,7 @@ class StreamEngine(Requests):
                 return batch, expired
             if self._closed:
                 return None
-            self._arrived.wait()
+            self._sleep()
 
     # --- the work, outside of it ---
 
@@ -420,6 +435,8 @@ class StreamEngine(Requests):
 
     def _count(self, running: list[Request], slices: dict[Hashable, Any], seconds: float) -> None:
         steps = sum(min(request.job.steps - request.job.at, self._most(request)) for request in running)
+        if len(running) == 1:
+            self._learn(steps, seconds)
         self.metrics.running.observe(seconds)
         self.metrics.batch_rows.observe(len(slices))
         self.metrics.add(batches=1, rows=len(slices), steps=steps)

@@ -201,13 +201,14 @@ class Requests:
         deadline = as_deadline(timeout, deadline)
         self._check_open()
         job = self._job(x, **what)
-        if at_once and self._is_short(job) and self._begin_here():
+        if at_once and self._is_short(job):
             request = Here(self, job, priority, deadline)
-            try:
-                self._answer([request])
-            finally:
-                self._end_here()
-            return request
+            if self._begin_here(request):
+                try:
+                    self._answer([request])
+                finally:
+                    self._end_here()
+                return request
         request = kind(self, job, priority, deadline)
         with self._lock:
             self._await_room(request, block)
@@ -227,14 +228,18 @@ class Requests:
         """Whether a job is known to be answered sooner than a thread could be woken for it."""
         return False
 
-    def _begin_here(self) -> bool:
+    def _begin_here(self, request: Request) -> bool:
         """Whether nothing waits and nothing runs, so that who asks may run the model. If so, _end_here must follow."""
         with self._lock:
             if self._depth or self._here or self._closed or self._idle < len(self._threads):
                 return False
-            self._here = True
+            self._here = request.taken = True
+            self._place(request)
             self.metrics.add(accepted=1)
             return True
+
+    def _place(self, request: Request) -> None:
+        """Under the lock: a request begins without having waited."""
 
     def _end_here(self) -> None:
         with self._lock:
@@ -390,6 +395,8 @@ class Requests:
     def _next_batch(self) -> tuple[list[Request], list[Request]] | None:
         """Requests to run together, and those to be told that they are late; None when all is done."""
         with self._lock:
+            while self._here:
+                self._arrived.wait()
             self._idle += 1
             try:
                 return self._await_batch()
@@ -397,10 +404,9 @@ class Requests:
                 self._idle -= 1
 
     def _await_batch(self) -> tuple[list[Request], list[Request]] | None:
+        """As _next_batch, under the lock."""
         expired: list[Request] = []
         while True:
-            while self._here:
-                self._arrived.wait()
             now = time.monotonic()
             key = self._head(now, expired)
             if key is not None:
@@ -414,13 +420,19 @@ class Requests:
                     return batch, expired
                 if expired:
                     return [], expired
-                self._arrived.wait(left)
+                self._sleep(left)
             elif expired:
                 return [], expired
             elif self._closed:
                 return None
             else:
-                self._arrived.wait()
+                self._sleep()
+
+    def _sleep(self, seconds: float | None = None) -> None:
+        """Until something comes, and nobody runs a request of their own."""
+        self._arrived.wait(seconds)
+        while self._here:
+            self._arrived.wait()
 
     # --- the work, outside of it ---
 

@@ -808,6 +808,64 @@ def test_a_short_chunk_does_not_wait_for_a_long_one():
     assert order == ["short", "long"]
 
 
+class Stepped:
+    """A pool that notes which threads step it."""
+
+    def __init__(self, pool):
+        self._pool, self.threads = pool, []
+
+    def __getattr__(self, name):
+        return getattr(self._pool, name)
+
+    def step(self, slices):
+        self.threads.append(threading.current_thread())
+        return self._pool.step(slices)
+
+
+def test_short_chunks_that_are_alone_are_fed_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(rnncore.engine, "AT_ONCE", 60.0)
+    model, x = streaming(), np.random.default_rng(6).standard_normal((45, WIDTH)).astype(np.float32)
+    sizes = [3, 3, 4, 20, 3, 5, 3, 3, 1]
+    ends = np.cumsum(sizes)
+
+    async def everything(engine):
+        found, here = [], []
+        for start, end in zip(ends - sizes, ends, strict=True):
+            while engine._idle < len(engine._threads):
+                await asyncio.sleep(0.001)
+            chunk = {"stream": "a", "finish": end == 45}
+            if len(here) == 7:  # behind one that is fed already
+                with engine._pool_lock:
+                    first = engine.submit(x[start : start + 1], stream="a")
+                    while not first.running():
+                        await asyncio.sleep(0.001)
+                    second = engine.ask(x[start + 1 : end], at_once=True, **chunk)
+                found += [first.result(30), await second]
+            else:
+                found.append(await engine.infer(x[start:end], at_once=True, **chunk))
+            here.append(engine._pool.threads[-1] is threading.current_thread())
+        # unknown; as before; unknown; long; as before; a slice of the long one; as before; in company; the end
+        assert here == [False, True, False, False, True, True, True, False, False]
+        assert equal(np.concatenate(found), model(x[None])[0])
+        assert not engine._lines and engine.metrics.accepted == engine.metrics.completed == 10
+        with pytest.raises(StreamError, match="not open"):
+            engine.ask(x[:3], stream="b", at_once=True)
+
+    with StreamEngine(model.pool(2), slice_steps=5) as engine:
+        engine.open("a")
+        engine._pool = Stepped(engine._pool)
+        asyncio.run(everything(engine))
+
+
+def test_the_longest_of_equal_chunks_counts_for_a_while():
+    with StreamEngine(streaming().pool(1)) as engine:
+        times = []
+        for seconds in [1e-5, 1e-3, *[1e-5] * 20]:
+            engine._learn(2, seconds)
+            times.append(engine._seconds[2])
+        assert times[:2] == [1e-5, 1e-3] and times[8] > rnncore.engine.AT_ONCE > times[-1]
+
+
 def test_streams_that_are_not_there():
     model = streaming()
     with StreamEngine(model.pool(2)) as engine:
@@ -912,5 +970,6 @@ def test_load():
     """The same as `python tests/engine_load.py`, smaller."""
     found = engine_load.run(3000, threads=32)
     assert found["32 threads"]["cancelled"] > 0 and found["asyncio"]["cancelled by callers"] > 0
+    assert found["at once"]["here"] > 0
     for name in ("32 threads", "asyncio", "streams"):
         assert found[name]["completed"] > 0 and found[name]["rows"] > found[name]["batches"] > 0

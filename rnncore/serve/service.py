@@ -125,7 +125,7 @@ class ServedModel:
         self._check_size(request)
         timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
         if request.sequence is not None:
-            return await self.sequences.infer(request, owner, timeout)
+            return await self.sequences.infer(request, owner, timeout, at_once)
         order = {"priority": -request.priority, "timeout": timeout, "at_once": at_once}
         return await self.engine.infer(request.inputs, copy=False, **order)
 
