@@ -17,8 +17,9 @@ import numpy as np
 from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
-from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError
-from rnncore.ops import OPS, numpy_dtype
+from rnncore.errors import InputError, SpecError, UnsupportedError
+from rnncore.kernels._graph import OpStep, walk
+from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.stacks import pack
@@ -76,10 +77,11 @@ class Model:
         threads = check_threads(num_threads)
         self._fold_bytes = fold_bytes
         self._constants = {node.name: _constant(node, self._weights, self._dtype) for node in _constants(spec)}
-        self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads) for node in spec.nodes]
+        known = spec.values
+        self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads, known) for node in spec.nodes]
         folded = self._fold_embeddings()
         self._padded = self._padded_ids()
-        self._last_uses = _last_uses(spec, folded)
+        self._walk, self._unread = _work(self._steps, _last_uses(spec, folded))
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
@@ -446,16 +448,12 @@ class Model:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
         values.update(self._constants)
         with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
-            for step, last in zip(self._steps, self._last_uses, strict=True):
-                step(values, before, after)
-                for name in last:
-                    values.pop(name, None)
+            walk(self._walk, self._unread, values, before, after)
 
     def _branch(self, values: Values) -> list[np.ndarray]:
-        """The outputs of a model inside another's Control node, whose inputs need no check."""
-        for entry in self._spec.inputs:
-            values.setdefault(entry.name, None)
-        self._forward(values, None, {})
+        """The outputs of a model inside another's Control node, of all its inputs, which need no check."""
+        values.update(self._constants)
+        walk(self._walk, self._unread, values, None, {})
         return [values[name] for name in self._spec.outputs]
 
 
@@ -504,6 +502,7 @@ def _compile(
     needed: set[str],
     given: set[str],
     threads: int,
+    known: Mapping[str, Value],
 ) -> Step:
     if isinstance(node, Recurrent):
         return RecurrentStep(node, weights, dtype, needed, given, threads)
@@ -521,7 +520,7 @@ def _compile(
             for key in model.weights.packed
         }
         return ControlStep(node, [model._branch for model in models], dtype, packed)
-    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads)
+    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known)
 
 
 def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
@@ -540,11 +539,23 @@ def _constant(node: Node, weights: Weights, dtype: np.dtype) -> np.ndarray:
     return array
 
 
+def _work(steps: list[Step], last_uses: list[tuple[str, ...]]) -> tuple[list[Step], list[tuple[str, ...]]]:
+    """The steps that do something, and what nobody reads behind each."""
+    working, unread, waiting = [], [], ()
+    for step, names in zip(steps, last_uses, strict=True):
+        waiting += names
+        if step is not nothing:
+            working.append(step)
+            unread.append(waiting)
+            waiting = ()
+    return working, unread
+
+
 def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
     """For each node the values, made by nodes, that no later one and no output reads."""
     last: dict[str, int] = {}
     for place, node in enumerate(spec.nodes):
-        made = node.names if isinstance(node, (Node, Control)) else ()
+        made = node.names if isinstance(node, (Node, Control)) and node.op != "Constant" else ()
         last.update(dict.fromkeys(made, place))
         reads = [*node.reads, *(folded[name] for name in node.reads if name in folded)]
         last.update({name: place for name in reads if name in last})
@@ -556,8 +567,10 @@ def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found]
 
 
-def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
-    """The step of a Node."""
+def op_step(
+    node: Node, weights: Weights, dtype: np.dtype, threads: int, known: Mapping[str, Value] | None = None
+) -> OpStep:
+    """The step of a Node; known: the Values by name, where the node reads them under these names."""
     dtypes = node.weight_dtypes()
     own = {
         name.removeprefix(f"{node.name}."): weights[name].astype(
@@ -565,25 +578,7 @@ def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step
         )
         for name in node.weight_shapes()
     }
-    run = OPS[node.op].compiled(node.attributes, own, threads, dtype)
-    inputs, names = node.inputs, node.names
-    only = names[0] if len(names) == 1 else None
-    single = inputs[0] if len(inputs) == 1 else ""  # most have one, and a short step feels a list
-
-    def step(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
-        try:
-            found = run(values[single]) if single else run(*[values[name] if name else None for name in inputs])
-        except InputError as error:
-            raise InputError(f"node {node.name!r} ({node.op}): {error}") from None
-        except (ValueError, IndexError, OverflowError) as error:
-            if isinstance(error, RnncoreError):
-                raise
-            shapes = ", ".join(str(values[name].shape) for name in inputs if values.get(name) is not None)
-            raise InputError(f"node {node.name!r} ({node.op}): inputs of shape {shapes}: {error}") from None
-        if only is not None:
-            values[only] = found[0] if isinstance(found, (tuple, list)) else found
-        else:
-            values.update(zip(names, found, strict=True))
-
-    step.packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
-    return step
+    values = None if known is None else [known[name] if name else None for name in node.inputs]
+    run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
+    packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
+    return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed)
