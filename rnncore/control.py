@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,10 +35,6 @@ class ControlStep:
         self.names, self.own = node.names, node.own
         self.entries = [tuple(entry.name for entry in branch.inputs) for branch in node.branches]
         self.run = {"If": self._if, "Loop": self._loop, "Scan": self._scan}[node.op]
-
-    def reading(self, inputs: tuple[str, ...]) -> ControlStep:
-        """The same step with other values in the places of its inputs."""
-        return ControlStep(dataclasses.replace(self.node, inputs=inputs), self.branches, self.dtype, self.packed)
 
     def __call__(self, values: dict[str, Any], before: Any, after: dict[str, np.ndarray]) -> None:
         given = [values[name] if name else None for name in self.node.inputs]

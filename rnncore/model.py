@@ -18,7 +18,7 @@ from rnncore.arguments import accept_inputs, accept_state, as_array, without_pad
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError
-from rnncore.kernels._graph import OpStep, walk
+from rnncore.kernels._graph import OpStep, apart, walk
 from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rnncore.stream import Stream
     from rnncore.streaming.program import Program
 
-__all__ = ["Model", "apart", "nothing", "op_step"]
+__all__ = ["Model", "nothing", "op_step"]
 
 # What stands for "no state argument", so that None can mean "start from the beginning, and give me the state".
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
@@ -442,7 +442,7 @@ class Model:
         kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
-        return apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
+        return apart(self._spec.outputs, values, kept), State.of(after)
 
     def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
@@ -466,30 +466,6 @@ def _batch_of(spec: Spec, values: Values) -> int:
                 return values[entry.name].shape[axis]
     first = next(entry for entry in spec.inputs if values[entry.name] is not None)
     return values[first.name].shape[0]
-
-
-def apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs that share no memory with each other or with ``kept``: the state, the caller's inputs, constants."""
-    owners = {id(_owner(array)) for array in kept}
-    found = {}
-    for name, array in outputs:
-        array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
-        owner = _owner(array)
-        plain = owner is not None and id(owner) not in owners and id(None) not in owners
-        if not plain and any(np.may_share_memory(array, other) for other in kept):
-            array = array.copy()
-        found[name] = array
-        kept.append(array)
-        owners.add(id(_owner(array)))
-    return found
-
-
-def _owner(array: np.ndarray) -> np.ndarray | None:
-    """The array whose memory this one has, its own or another's; None where that is not plain to see."""
-    base = array.base
-    if base is None:
-        return array
-    return base if type(base) is np.ndarray and base.base is None else None
 
 
 Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]

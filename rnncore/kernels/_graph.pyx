@@ -5,9 +5,15 @@ A step is called with (values, before, after): the dict of values, the recurrent
 that receives those after. OpStep is the step of an op; what other nodes are is called as it is.
 """
 
-from cpython.dict cimport PyDict_DelItem, PyDict_Contains
+import numpy as np
+
+cimport numpy as cnp
+from cpython.dict cimport PyDict_Contains, PyDict_DelItem
+from cpython.object cimport PyObject
 
 from rnncore.errors import InputError, RnncoreError
+
+cnp.import_array()
 
 
 cdef class OpStep:
@@ -59,8 +65,8 @@ cdef class OpStep:
         return InputError(f"{self.label}: inputs of shape {shapes}: {error}")
 
 
-def walk(list steps not None, list unread not None, dict values not None, before, after):
-    """Take every step; behind each the values that it lists in ``unread`` are dropped where they are."""
+def walk(list steps not None, list unread, dict values not None, before, after):
+    """Take every step; behind each the values that it lists in ``unread``, if there is one, are dropped."""
     cdef Py_ssize_t place
     cdef tuple names
     for place in range(len(steps)):
@@ -69,7 +75,44 @@ def walk(list steps not None, list unread not None, dict values not None, before
             (<OpStep> step).walk(values)
         else:
             step(values, before, after)
-        names = <tuple> unread[place]
-        for name in names:
-            if PyDict_Contains(values, name):
-                PyDict_DelItem(values, name)
+        if unread is not None:
+            names = <tuple> unread[place]
+            for name in names:
+                if PyDict_Contains(values, name):
+                    PyDict_DelItem(values, name)
+
+
+cdef owner(cnp.ndarray array):
+    """The array whose memory this one has, its own or another's; None where that is not plain to see."""
+    cdef PyObject* base = cnp.PyArray_BASE(array)
+    if base == NULL:
+        return array
+    if not cnp.PyArray_CheckExact(<object> base) or cnp.PyArray_BASE(<cnp.ndarray> base) != NULL:
+        return None
+    return <object> base
+
+
+def apart(tuple names not None, dict values not None, list kept not None):
+    """The values of these names; each that may share memory with another, or with an array of ``kept``, is a copy."""
+    cdef dict outputs = {}
+    cdef list owners = [owner(array) for array in kept]
+    for name in names:
+        array = values[name]
+        if type(array) is not cnp.ndarray:
+            array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
+        own = owner(array)
+        if own is None or any_is(owners, None) or any_is(owners, own):
+            if any([np.may_share_memory(array, other) for other in kept]):
+                array = array.copy()
+                own = array
+        outputs[name] = array
+        kept.append(array)
+        owners.append(own)
+    return outputs
+
+
+cdef bint any_is(list owners, own):
+    for other in owners:
+        if other is own:
+            return True
+    return False
