@@ -51,6 +51,8 @@ class RecurrentStep:
         self.dtype = dtype
         self.time_first = node.layout == "time_first"
         self.sequence_needed = any(f"{node.name}{end}" in needed for end in ("", ".forward", ".reverse"))
+        self.last_needed = f"{node.name}.last" in needed
+        self.ragged = node.lengths is not None or node.mask is not None
         self.trained = {}
         if node.trained_state:
             self.trained = {
@@ -61,7 +63,7 @@ class RecurrentStep:
         self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
         self.threads = threads
         self.states = {key: f"{node.name}.{key}" for key in node.cell.states}
-        self.shapes = node.state_shapes("B")
+        self.sizes = [(key, count, size) for key, (count, _, size) in node.state_shapes("B").items()]
         self.width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
         self.embedding: Node | None = None
         self.table: _native.Table | None = None
@@ -95,8 +97,8 @@ class RecurrentStep:
             x = np.ascontiguousarray(x)
         batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
         batch, steps = x.shape[batch_axis], x.shape[time_axis]
-        rows = self._rows(values, batch, steps)
-        shapes = {key: (count, batch, size) for key, (count, _, size) in self.shapes.items()}
+        rows = self._rows(values, batch, steps) if self.ragged else ALL_ROWS
+        shapes = {key: (count, batch, size) for key, count, size in self.sizes}
         initial = self._initial(values, before, shapes)
         final = {key: np.empty(shape, self.dtype) for key, shape in shapes.items()}
 
@@ -129,8 +131,6 @@ class RecurrentStep:
     def _rows(self, values: Values, batch: int, steps: int) -> _Rows:
         """Rows in order of falling number of valid steps, and where those are."""
         node = self.node
-        if node.lengths is None and node.mask is None:
-            return ALL_ROWS
         lengths = values[node.lengths] if node.lengths else None
         mask = values[node.mask] if node.mask else None
         if lengths is not None:
@@ -170,11 +170,10 @@ class RecurrentStep:
         if node.initial:
             found = {}
             for (key, expected), name in zip(shapes.items(), node.initial, strict=True):
-                if values[name].shape != expected:
-                    raise InputError(
-                        f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}"
-                    )
-                found[key] = np.ascontiguousarray(values[name])
+                array = values[name]
+                if array.shape != expected:
+                    raise InputError(f"node {node.name!r}: initial {key} has shape {array.shape}, expected {expected}")
+                found[key] = array if array.flags.c_contiguous else np.ascontiguousarray(array)
             return found
         return {
             key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key]))
@@ -195,7 +194,8 @@ class RecurrentStep:
                 values[f"{node.name}.forward"], values[f"{node.name}.reverse"] = np.split(y, 2, axis=2)
         else:
             values[node.name] = y
-            values[f"{node.name}.last"] = merge_directions(node.merge, final["h"][-len(node.directions) :])
+            if self.last_needed:
+                values[f"{node.name}.last"] = merge_directions(node.merge, final["h"][-len(node.directions) :])
         for key, name in self.states.items():
             values[name] = after[name] = final[key]
 

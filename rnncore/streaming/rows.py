@@ -68,8 +68,9 @@ class Rows:
         self.side_by_side = side_by_side and program.bare
         self.all = np.arange(capacity)
         self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
-        if not program.plan.together:
-            self.arrays["steps"] = np.zeros(capacity, np.int64)
+        self.steps = None if program.plan.together else np.zeros(capacity, np.int64)
+        if self.steps is not None:
+            self.arrays["steps"] = self.steps
         self.recurrent: set[str] = set()
         self.static: dict[str, np.ndarray] = {}
         for part in program.plan.parts:
@@ -273,6 +274,7 @@ class Rows:
         lengths: np.ndarray | None,
         ended: bool = False,
         check: Callable[[Values], None] | None = None,
+        counted: bool = True,
     ) -> tuple[Values, dict[str, np.ndarray]]:
         """Outputs of these rows (different ones) for their next ``new`` steps, and how many steps each row has of each.
 
@@ -280,23 +282,26 @@ class Rows:
         lengths  int64 (len(rows),): steps of each row that count; None for all
         ended    the sequence ends here: what still waits is given out
         check    is called with the outputs before anything is changed, and may raise
+        counted  whether the numbers of steps are wanted
 
         Outputs behind a row's own steps are 0.
         """
         if self.program.plain and new and lengths is None and not ended:
-            return self._advance_plain(rows, given, new, check)
+            outputs = self._advance_plain(rows, given, new, check)
+            return outputs, {name: np.full(len(rows), new) for name in outputs} if counted else {}
         with np.errstate(all="ignore"):
             results = [self._run(group, given, new, ended) for group in self._groups(rows, new, lengths)]
-        outputs, counts = self._gathered(len(rows), results)
+        outputs = self._gathered(len(rows), results)
         if check is not None:
             check(outputs)
         for result in results:
             self._store(result.group.rows, result.updates)
-        if "steps" in self.arrays:
-            self.arrays["steps"][rows] += new if lengths is None else lengths
+        if self.steps is not None:
+            index = slice(None) if rows is self.all else rows
+            self.steps[index] += new if lengths is None else lengths
         if ended:
             self.arrays["ended"][rows] = True
-        return outputs, counts
+        return outputs, self._counts(len(rows), results) if counted else {}
 
     def _is_all(self, rows: np.ndarray) -> bool:
         """Whether these, different ones, are all rows in order."""
@@ -314,7 +319,7 @@ class Rows:
 
     def _advance_plain(
         self, rows: np.ndarray, given: Values, new: int, check: Callable[[Values], None] | None
-    ) -> tuple[Values, dict[str, np.ndarray]]:
+    ) -> Values:
         """The same for a graph whose nodes all run as they do in a model: the model's own steps, states in and out."""
         program = self.program
         index = None if self._is_all(rows) else rows
@@ -331,7 +336,7 @@ class Rows:
         if check is not None:
             check(outputs)
         self._store(index, after)
-        return outputs, {name: np.full(len(rows), new) for name in outputs}
+        return outputs
 
     def _values(self, rows: np.ndarray | None, count: int) -> Values:
         """What so many rows read that does not depend on the sequence. rows: None for all of them."""
@@ -360,7 +365,7 @@ class Rows:
         counts = np.full(size, new) if lengths is None else lengths
         if program.plan.fixed:
             return [_Group(rows[[place]], np.array([place]), 1, int(count), None) for place, count in enumerate(counts)]
-        phases = 0 * counts if program.plan.together else program.phases_of(self.arrays["steps"][rows])
+        phases = 0 * counts if program.plan.together else program.phases_of(self.steps[rows])
         if (phases == phases[:1]).all() and (counts == counts[:1]).all():
             return [_Group(slots, None, size, int(counts[0]), None)] if size else []
         keys: dict[tuple[int, int], list[int]] = {}
@@ -382,26 +387,29 @@ class Rows:
             found[name] = array
         return found
 
-    def _gathered(self, size: int, results: list[_Result]) -> tuple[Values, dict[str, np.ndarray]]:
-        """The groups' outputs in the order of rows, and how many steps each row has of each."""
+    def _gathered(self, size: int, results: list[_Result]) -> Values:
+        """The groups' outputs in the order of rows."""
         plan = self.program.plan
-        timings = {name: plan.flows[name].timing for name in plan.spec.outputs if plan.flows[name].kind == "steps"}
         for group, _, found, _ in results:
-            for name in timings if group.lengths is not None else ():
-                found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
+            for name in plan.spec.outputs if group.lengths is not None else ():
+                if plan.flows[name].kind == "steps":
+                    found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
         if len(results) == 1:
-            group, route, found, _ = results[0]
-            counts = {
-                name: np.full(size, route.known[timing]) if group.lengths is None else group.lengths
-                for name, timing in timings.items()
-            }
-            return (self._with_rows(found) if self.side_by_side else found), counts
-        counts = {name: np.zeros(size, np.int64) for name in timings}
-        for group, route, _, _ in results:
-            for name, timing in timings.items():
-                counts[name][group.places] = route.known[timing] if group.lengths is None else group.lengths
+            found = results[0].outputs
+            return self._with_rows(found) if self.side_by_side else found
         parts = [(group.places, self._with_rows(found)) for group, _, found, _ in results]
-        return {name: self._joined(name, size, parts, counts.get(name)) for name in plan.spec.outputs}, counts
+        return {name: self._joined(name, size, parts) for name in plan.spec.outputs}
+
+    def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
+        """How many steps each row has of each output."""
+        flows = self.program.plan.flows
+        counts = {name: np.zeros(size, np.int64) for name in self.program.plan.spec.outputs}
+        for group, route, _, _ in results:
+            for name, array in counts.items():
+                if flows[name].kind == "steps":
+                    places = slice(None) if group.places is None else group.places
+                    array[places] = route.known[flows[name].timing] if group.lengths is None else group.lengths
+        return counts
 
     def _with_rows(self, found: Values) -> Values:
         """Outputs of one row with an axis for it, where they have none of a batch."""
@@ -409,7 +417,7 @@ class Rows:
         bare = [name for name in bare if self.program.plan.flows[name].batch is None]
         return {**found, **{name: found[name][None] for name in bare}}
 
-    def _joined(self, name: str, size: int, parts: list[tuple[np.ndarray, Values]], counts: np.ndarray | None) -> Any:
+    def _joined(self, name: str, size: int, parts: list[tuple[np.ndarray, Values]]) -> np.ndarray:
         """One output of several groups."""
         batch, time = self.program.axes(self.program.plan.flows[name], self.side_by_side)
         if batch is None:
@@ -417,13 +425,13 @@ class Rows:
         first = max((found[name] for _, found in parts), key=lambda array: array.size)
         shape = list(first.shape)
         shape[batch] = size
-        if counts is not None:
-            shape[time] = int(counts.max())
+        if time is not None:
+            shape[time] = max(found[name].shape[time] for _, found in parts)
         joined = np.zeros(shape, first.dtype)
         for places, found in parts:
             index: list[Any] = [slice(None)] * len(shape)
             index[batch] = places
-            if counts is not None:
+            if time is not None:
                 index[time] = slice(found[name].shape[time])
             joined[tuple(index)] = found[name]
         return joined
@@ -433,7 +441,7 @@ class Rows:
         if group.places is not None or group.count != new or self.side_by_side:
             given = self._part(given, group)
         first = 0 if rows is None else rows[0]
-        before = 0 if plan.together else program.phase_of(int(self.arrays["steps"][first]))
+        before = 0 if plan.together else program.phase_of(int(self.steps[first]))
         route = program.route(before, group.count, ended)
         values = self._values(rows, group.size)
         for entry in program.given:
