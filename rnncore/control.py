@@ -87,6 +87,8 @@ class ControlStep:
             carried = found[:count]
         outputs = node.branches[0].outputs[count:]
         places = node.output_axes or (0,) * len(outputs)
+        if len(rows) == 1:
+            return [*carried, *map(_as_step, rows[0], places)]
         sizes = {} if rows else self._sizes([*(array.shape for array in carried), *(a.shape[1:] for a in sequences)])
         turned = node.output_backward or (False,) * len(outputs)
         return [
@@ -117,7 +119,7 @@ class ControlStep:
     def _stack(self, rows: list[np.ndarray], name: str, axis: int, sizes: Mapping[str, int]) -> np.ndarray:
         """What was collected; of no steps with these sizes, as far as they are known."""
         if len(rows) == 1:
-            return rows[0][(slice(None),) * (axis % (rows[0].ndim + 1)) + (None,)]
+            return _as_step(rows[0], axis)
         if rows:
             if len({row.shape for row in rows}) > 1:
                 raise InputError(f"node {self.node.name!r} ({self.node.op}): steps of different shapes in {name!r}")
@@ -128,10 +130,17 @@ class ControlStep:
         return np.zeros(shape, numpy_dtype(value.dtype, self.dtype))
 
 
+def _as_step(array: np.ndarray, axis: int) -> np.ndarray:
+    """What the only step gave, with an axis of steps."""
+    return array[(slice(None),) * (axis % (array.ndim + 1)) + (None,)]
+
+
 def _from_front(array: np.ndarray, axis: int) -> np.ndarray:
     """The array with this axis in front."""
     axis %= array.ndim
-    return array.transpose(axis, *range(axis), *range(axis + 1, array.ndim)) if axis else array
+    if axis < 2:
+        return array.swapaxes(0, 1) if axis else array
+    return array.transpose(axis, *range(axis), *range(axis + 1, array.ndim))
 
 
 def branch_weights(node: Control, weights: Any, place: int, label: str) -> dict[str, np.ndarray]:

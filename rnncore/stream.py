@@ -295,10 +295,12 @@ class Stream:
 
     def _without(self, name: str, array: np.ndarray, lacking: int) -> np.ndarray:
         flow = self._program.plan.flows[name]
+        if lacking == 1:
+            return array if flow.batch is None else array[(slice(None),) * flow.batch + (0,)]
         index: list[Any] = [slice(None)] * array.ndim
         if flow.batch is not None:
             index[flow.batch] = 0
-        if lacking == 2 and flow.time is not None:
+        if flow.time is not None:
             index[flow.time] = 0
         return array[tuple(index)]
 

@@ -36,6 +36,8 @@ from rnncore.ops.checks import (
 __all__ = ["OPS"]
 
 SIGNED_NUMBERS = (*FLOATS, *SIGNED)
+FEW = 1024  # of so many numbers NumPy makes a new array sooner than it looks whether it may write over the old one
+ONES = {char: np.ones((), char) for char in "fd"}
 WIDE = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
 
@@ -121,6 +123,8 @@ def _approximated(op: Op) -> Op:
 
 def _sigmoid(x):
     """1 / (1 + e^-x): where e^-x overflows the result is below the smallest normal number, and 0."""
+    if x.size <= FEW:
+        return np.reciprocal(np.add(np.exp(np.negative(x)), ONES[x.dtype.char]))
     y = np.empty_like(x)
     np.negative(x, out=y)
     np.exp(y, out=y)

@@ -98,7 +98,7 @@ def _mean(x, axes, keepdims):
     total = _sum(x, axes, keepdims)
     count = x.size // max(total.size, 1)
     if x.dtype.kind == "f":
-        return total / x.dtype.type(count)
+        return total if count == 1 else total / x.dtype.type(count)
     return np.trunc(total / count) if count else total
 
 
