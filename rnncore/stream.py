@@ -37,7 +37,7 @@ class Stream:
     def __init__(self, program: Program, batch: int = 1, inputs: Mapping[str, Any] | None = None):
         if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1:
             raise InputError(f"batch={batch!r}, expected a positive integer")
-        if program.plan.fixed and batch != 1:
+        if program.plan.single and batch != 1:
             raise InputError(f"batch={batch!r}, expected 1, which this model's batch is fixed to")
         self._program, self._batch = program, int(batch)
         self._owner = Owner()
