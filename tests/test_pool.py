@@ -499,6 +499,64 @@ def test_a_batch_fixed_at_one_runs_as_one():
         model.stream(2, inputs=starts[0])
 
 
+def signal_spec(layout, state):
+    """Steps without a batch: windows, a layer between them whose batch is made of nothing, and sizes of the graph."""
+    first = layout == "time_first"
+    nodes = [
+        Node("turned", "Transpose", "x", {"perm": (1, 0)}),
+        Node("image", "Unsqueeze", "turned", {"axes": (0,)}),
+        Node("conv", "Conv", "image", {
+            "kernel_shape": (4,), "strides": (2,), "pads": (3, 0), "input_size": I, "output_size": 5,
+        }),
+        Node("steps", "Transpose", "conv", {"perm": (2, 0, 1) if first else (0, 2, 1)}),
+        Node("start", "Constant", (), {"dtype": "float", "shape": (1, 1, 6), "value": None}),
+        Recurrent("r", LSTM(5, 6), "steps", layout=layout, initial=("start", "start") if state else ()),
+        Node("relu", "Relu", "r"),
+        linear("head", "relu", 6, 3),
+        Node("y", "Reshape", "head", {"shape": (-1, 3)}),
+        Node("frames", "Frames", "y", {"axis": 0, "size": 3, "step": 2, "begin": 1}),
+    ]  # fmt: skip
+    nodes = [node for node in nodes if state or node.name != "start"]
+    return Spec([Input("x", "float", ("T", I))], nodes, ["frames", "y", "r"])
+
+
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("layout", ["time_first", "batch_first"])
+def test_rows_without_a_batch_run_in_one_sequence(layout, state):
+    model = make(signal_spec(layout, state))
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((5, 40, I)).astype(np.float32)
+    pool, alone = model.pool(6), [model.stream() for _ in x]
+    assert pool._program.plan.fixed and pool._program.folds
+    for id in range(5):
+        pool.open(id)
+    places = [0] * 5
+    for step in range(12):
+        lengths = rng.integers(0, 5, 5) if step % 3 else [4] * 5
+        pieces = {id: x[id, places[id] : places[id] + length] for id, length in enumerate(lengths)}
+        found = pool.step({id: pieces[id] for id in rng.permutation(5).tolist()})
+        places = [place + length for place, length in zip(places, lengths, strict=True)]
+        for id, piece in pieces.items():
+            expected = alone[id].feed(piece)
+            expected["r"] = expected["r"].reshape(-1, 6)  # a pool gives a row's outputs without a batch
+            assert all(equal(found[id][name], expected[name]) for name in expected), (step, id)
+    for id in range(5):
+        expected = alone[id].finish()
+        found = pool.finish(id)
+        expected["r"] = expected["r"].reshape(-1, 6)
+        assert all(equal(found[name], expected[name]) for name in expected)
+
+
+def test_every_row_of_a_pool_without_a_batch():
+    model = make(signal_spec("time_first", True))
+    x = np.random.default_rng(5).standard_normal((3, 12, I)).astype(np.float32)
+    pool = model.pool(3)
+    found = pool.step(x, np.array([pool.open() for _ in x]))
+    for row in range(3):
+        expected = model.stream().feed(x[row])
+        assert all(equal(found[name][row], expected[name]) for name in ("frames", "y"))
+
+
 def test_a_batch_fixed_at_one_that_would_mix_rows():
     nodes = [
         Recurrent("r", LSTM(I, 6), "x"),
@@ -508,7 +566,7 @@ def test_a_batch_fixed_at_one_that_would_mix_rows():
     model = make(Spec([Input("x", "float", (1, "T", I))], nodes, ["h"]))
     x = np.random.default_rng(0).standard_normal((3, 6, I)).astype(np.float32)
     pool = model.pool(3)
-    assert pool._program.plan.fixed
+    assert pool._program.plan.fixed and pool._program.folds  # along the time they do not meet
     found = pool.step(x, np.array([pool.open() for _ in x]))
     assert equal(found, np.concatenate([model(row[None]) for row in x]))
 

@@ -16,6 +16,7 @@ from rnncore.ops import numpy_dtype
 from rnncore.spec import Input, Node
 from rnncore.streaming.both_ways import BothWays
 from rnncore.streaming.flow import BATCH, Flow, Part, Plan
+from rnncore.streaming.folded import Folded, folds
 from rnncore.streaming.route import Route
 from rnncore.threads import check_threads
 
@@ -52,6 +53,7 @@ class Program:
         )
         self.read = frozenset(spec.outputs).union(*reads)
         self.constants = [array for name, array in model._constants.items() if name in self.read]
+        self.folds = folds(self)
         plain = plan.together and not (self.repeats or scans)
         self.plain = [
             step
@@ -99,10 +101,10 @@ class Program:
         settled = self.plan.settled
         return np.where(steps < self.canonical, steps, settled + (steps - settled) % self.plan.period)
 
-    def _route(self, before: int, new: int, ended: bool) -> Route:
-        """The way of rows that have seen so many steps, for so many new ones. before: a phase."""
+    def _route(self, before: int, new: int, ended: bool, folded: bool = False) -> Route:
+        """The way of rows that have seen so many steps, for so many new ones. before: a phase; folded: see Folded."""
         counts = {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
-        return Route(self, counts, ended)
+        return (Folded if folded else Route)(self, counts, ended)
 
     def _moving(self) -> list[tuple[Part, Any]]:
         """The nodes that depend on the sequence, with their steps; sizes that none of them reads are left out."""

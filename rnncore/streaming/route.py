@@ -25,7 +25,7 @@ from rnncore.streaming.timing import INPUT, Timing
 if TYPE_CHECKING:
     from rnncore.streaming.program import Program
 
-__all__ = ["Kept", "Route", "padding_of", "rows_first", "scan_states"]
+__all__ = ["Kept", "Route", "Stage", "padding_of", "rows_first", "scan_states", "steps_back", "steps_first"]
 
 Values = dict[str, Any]
 Updates = dict[str, np.ndarray]
@@ -114,10 +114,19 @@ class Route:
         def behind(array: np.ndarray | None, kept: Kept) -> np.ndarray | None:
             if array is None:
                 return None
-            return kept.behind(key, count, array if in_order else _steps_first(array, flow))
+            return kept.behind(key, count, self.first(array, flow, kept))
 
-        in_order = (flow.batch, flow.time) == (0, 1)
         return behind
+
+    def first(self, array: np.ndarray, flow: Flow, kept: Kept) -> np.ndarray:
+        """A value of so many rows as (rows, steps, ...)."""
+        return steps_first(array, flow)
+
+    def over_window(self, part: Part, step: Any, steps: np.ndarray, values: Values) -> None:
+        """Add what a window's op gives for steps (rows, steps, ...) that have their context."""
+        source = part.node.inputs[0]
+        values[source] = steps_back(steps, self.plan.flows[source])
+        step(values, None, {})
 
     def _in_time(self, part: Part) -> Callable[[Values, Kept, Updates], Values] | None:
         """What gives the values as the node sees them: inputs that are ahead of others wait. None where none is."""
@@ -135,7 +144,7 @@ class Route:
             for name, key, flow, behind in moves:
                 steps = behind(values[name], kept)
                 if steps is not None:
-                    found[name] = _steps_back(steps[:, :count], flow)
+                    found[name] = steps_back(steps[:, :count], flow)
                     updates[key] = steps[:, count:]
             return found
 
@@ -204,7 +213,7 @@ class Route:
             return
         mask = mask.T if node.layout == "time_first" else mask
         if y is not None:
-            y = _steps_first(y, self.plan.flows[node.name])
+            y = steps_first(y, self.plan.flows[node.name])
             leading = ~np.logical_or.accumulate(mask, axis=1)
             y[...] = np.where(leading[:, :, None], np.where(began[:, None], h, h.dtype.type(0))[:, None], y)
         updates[name] = began | mask.any(axis=1)
@@ -247,8 +256,7 @@ class Route:
                 shape = (len(steps), padding, *steps.shape[2:])
                 steps = np.concatenate((steps, np.full(shape, padding_of(part, steps.dtype), steps.dtype)), axis=1)
             if count:
-                values[source] = _steps_back(steps[:, first:last], flow)
-                step(values, kept, updates)
+                self.over_window(part, step, steps[:, first:last], values)
                 values[source] = given
 
         return stage if count else self._empties(node.names, stage)
@@ -277,7 +285,7 @@ class Route:
             if given:
                 parts = np.split(np.concatenate(given, axis=1), len(names), axis=2)
                 back = Flow("steps", flow.value, flow.time, 1 - flow.time)
-                values.update({made: _steps_back(array, back) for made, array in zip(names, parts, strict=True)})
+                values.update({made: steps_back(array, back) for made, array in zip(names, parts, strict=True)})
 
         return stage if new else self._empties(names, stage)
 
@@ -314,7 +322,7 @@ class Route:
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             given = values[source]
             updates[name] = steps = behind(given, kept)[:, -1:]
-            values[source] = _steps_back(steps, flow)
+            values[source] = steps_back(steps, flow)
             step(values, kept, updates)
             values[source] = given
 
@@ -341,7 +349,7 @@ def _row_at(array: np.ndarray, batch: int | None) -> np.ndarray:
     return array[0] if batch is None else np.ascontiguousarray(np.swapaxes(array, 0, batch))
 
 
-def _steps_first(array: np.ndarray, flow: Flow) -> np.ndarray:
+def steps_first(array: np.ndarray, flow: Flow) -> np.ndarray:
     """A value as (rows, steps, ...)."""
     if (flow.batch, flow.time) == (0, 1):
         return array
@@ -350,7 +358,7 @@ def _steps_first(array: np.ndarray, flow: Flow) -> np.ndarray:
     return np.moveaxis(array, (flow.batch, flow.time), (0, 1))
 
 
-def _steps_back(steps: np.ndarray, flow: Flow) -> np.ndarray:
+def steps_back(steps: np.ndarray, flow: Flow) -> np.ndarray:
     """The same back."""
     if flow.batch is None:
         return np.ascontiguousarray(np.moveaxis(steps[0], 0, flow.time))

@@ -22,6 +22,7 @@ from rnncore.kernels._graph import apart, walk
 from rnncore.ops import Value, numpy_dtype
 from rnncore.state import State
 from rnncore.streaming.flow import Flow, Part
+from rnncore.streaming.folded import fold, unfold
 from rnncore.streaming.program import Program
 from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
 
@@ -67,6 +68,7 @@ class Rows:
         self.program, self.capacity = program, capacity
         self.side_by_side = side_by_side and program.bare
         self.all = np.arange(capacity)
+        self.folds = program.folds and (self.side_by_side or not program.bare)
         self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
         self.steps = None if program.plan.together else np.zeros(capacity, np.int64)
         if self.steps is not None:
@@ -152,6 +154,8 @@ class Rows:
                     array[:, rows] = self._of_static(node.initial[place], rows)[::each]
 
     def _of_static(self, name: str, rows: Any) -> np.ndarray:
+        if name not in self.static:  # a constant, which is the same for each
+            return self.program.model._constants[name]
         flow, array = self.program.plan.flows[name], self.static[name]
         return array if flow.batch is None else array[(slice(None),) * flow.batch + (rows,)]
 
@@ -363,7 +367,7 @@ class Rows:
         if size == 1:
             return [_Group(slots, None, 1, new if lengths is None else int(lengths[0]), None)]
         counts = np.full(size, new) if lengths is None else lengths
-        if program.plan.fixed:
+        if program.plan.fixed and not self.folds:
             return [_Group(rows[[place]], np.array([place]), 1, int(count), None) for place, count in enumerate(counts)]
         phases = 0 * counts if program.plan.together else program.phases_of(self.steps[rows])
         if (phases == phases[:1]).all() and (counts == counts[:1]).all():
@@ -395,9 +399,9 @@ class Rows:
                 if plan.flows[name].kind == "steps":
                     found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
         if len(results) == 1:
-            found = results[0].outputs
-            return self._with_rows(found) if self.side_by_side else found
-        parts = [(group.places, self._with_rows(found)) for group, _, found, _ in results]
+            group, _, found, _ = results[0]
+            return self._with_rows(group, found) if self.side_by_side else found
+        parts = [(group.places, self._with_rows(group, found)) for group, _, found, _ in results]
         return {name: self._joined(name, size, parts) for name in plan.spec.outputs}
 
     def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
@@ -411,8 +415,10 @@ class Rows:
                     array[places] = route.known[flows[name].timing] if group.lengths is None else group.lengths
         return counts
 
-    def _with_rows(self, found: Values) -> Values:
+    def _with_rows(self, group: _Group, found: Values) -> Values:
         """Outputs of one row with an axis for it, where they have none of a batch."""
+        if group.size > 1:
+            return found
         bare = [name for name in found if self.program.axes(self.program.plan.flows[name], self.side_by_side)[0] == 0]
         bare = [name for name in bare if self.program.plan.flows[name].batch is None]
         return {**found, **{name: found[name][None] for name in bare}}
@@ -438,12 +444,16 @@ class Rows:
 
     def _run(self, group: _Group, given: Values, new: int, ended: bool) -> _Result:
         program, plan, rows, lengths = self.program, self.program.plan, group.rows, group.lengths
-        if group.places is not None or group.count != new or self.side_by_side:
+        folded = plan.fixed and group.size > 1
+        if folded:
+            given = self._one_sequence(given, group)
+        elif group.places is not None or group.count != new or self.side_by_side:
             given = self._part(given, group)
         first = 0 if rows is None else rows[0]
         before = 0 if plan.together else program.phase_of(int(self.steps[first]))
-        route = program.route(before, group.count, ended)
-        values = self._values(rows, group.size)
+        route = program.route(before, group.count, ended, folded)
+        slots = (self.all if rows is None else rows)[:1] if folded else rows
+        values = self._values(slots, 1 if folded else group.size)
         for entry in program.given:
             values[entry.name] = given.get(entry.name)
             if values[entry.name] is None and not entry.optional:
@@ -454,7 +464,26 @@ class Rows:
             if values.get(of) is not None:
                 values[name] = without_padding(values[name], values[of], axis)
         updates = route.take(values, Kept(self.arrays, rows, group.size))
-        return _Result(group, route, self._own_outputs(values, [*given.values(), *updates.values()]), updates)
+        outputs = self._own_outputs(values, [*given.values(), *updates.values()])
+        if folded:
+            outputs = {name: unfold(array, *self._place(name), group.size) for name, array in outputs.items()}
+        return _Result(group, route, outputs, updates)
+
+    def _place(self, name: str) -> tuple[tuple[int, int], Flow]:
+        """Where rows and time stand in what comes in and goes out, and the flow."""
+        flow = self.program.plan.flows[name]
+        return self.program.axes(flow, self.side_by_side), flow
+
+    def _one_sequence(self, given: Values, group: _Group) -> Values:
+        """What the group gets of the inputs, its rows one behind the other."""
+        found = {}
+        for name, array in given.items():
+            (rows, time), flow = self._place(name)
+            if array is not None:
+                array = array if group.places is None else np.take(array, group.places, axis=rows)
+                array = fold(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
+            found[name] = array
+        return found
 
 
 def _plain_sizes(name: str, value: Value, sizes: list[int | str]) -> list[int]:
