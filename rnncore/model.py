@@ -439,7 +439,7 @@ class Model:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
         self._forward(values, before, after)
         kept = [*self._constants.values()]
-        kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
+        kept += [values[entry.name] for entry in self._spec.inputs]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
         return apart(self._spec.outputs, values, kept), State.of(after)

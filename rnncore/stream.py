@@ -289,9 +289,10 @@ class Stream:
 
     def _returned(self, outputs: dict[str, np.ndarray], lacking: int) -> Any:
         """The outputs without what the piece lacked: 0 nothing, 1 the batch, 2 the batch and the time."""
-        if lacking:
-            outputs = {name: self._without(name, array, lacking) for name, array in outputs.items()}
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        if len(outputs) == 1:
+            ((name, array),) = outputs.items()
+            return self._without(name, array, lacking) if lacking else array
+        return {name: self._without(name, array, lacking) for name, array in outputs.items()} if lacking else outputs
 
     def _without(self, name: str, array: np.ndarray, lacking: int) -> np.ndarray:
         flow = self._program.plan.flows[name]

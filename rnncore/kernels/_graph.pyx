@@ -93,9 +93,14 @@ cdef owner(cnp.ndarray array):
 
 
 def apart(tuple names not None, dict values not None, list kept not None):
-    """The values of these names; each that may share memory with another, or with an array of ``kept``, is a copy."""
+    """The values of these names; each that may share memory with another, or with an array of ``kept``, is a copy.
+
+    None in ``kept`` stands for nothing.
+    """
     cdef dict outputs = {}
-    cdef list owners = [owner(array) for array in kept]
+    cdef list owners
+    kept = [array for array in kept if array is not None]
+    owners = [owner(array) for array in kept]
     for name in names:
         array = values[name]
         if type(array) is not cnp.ndarray:

@@ -353,8 +353,8 @@ class Rows:
     def _own_outputs(self, values: Values, others: list[np.ndarray | None]) -> Values:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
         program = self.program
-        held = [*others, *program.constants, *self.static.values(), *(values[name] for name in program.counted)]
-        return apart(program.plan.spec.outputs, values, [array for array in held if array is not None])
+        held = [*others, *program.constants, *self.static.values(), *[values[name] for name in program.counted]]
+        return apart(program.plan.spec.outputs, values, held)
 
     def _groups(self, rows: np.ndarray, new: int, lengths: np.ndarray | None) -> list[_Group]:
         """What can run in one batch."""
