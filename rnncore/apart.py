@@ -45,14 +45,20 @@ def mixing(spec: Spec, name: str, rows: bool, recurrent: bool = True) -> str:
 
 
 def freed(spec: Spec, names: Sequence[str]) -> Spec | None:
-    """The network for any batch in place of one of 1, which these inputs have as the first or second size.
+    """The network for any batch in place of one of 1, which these inputs have as the first or second size, and optional
+    ones may have.
 
     None unless the graph keeps the rows of a larger batch apart, and every output has them.
     """
     inputs = {entry.name: entry for entry in spec.inputs}
+    names = [*names, *(e.name for e in spec.inputs if e.optional and 1 in e.shape[:2] and e.name not in names)]
     taken = {size for entry in spec.inputs for size in entry.shape}
     batch = next(name for name in ("B", "N", *(f"B{n}" for n in range(len(taken)))) if name not in taken)
-    places = [[axis for axis, size in enumerate(inputs[name].shape[:2]) if size == 1] for name in names]
+    layers = {name for node in spec.stateful for name in node.initial}  # whose first axis those of a state are
+    places = [
+        [axis for axis, size in enumerate(inputs[name].shape[:2]) if size == 1 and (axis or name not in layers)]
+        for name in names
+    ]
     for axes in itertools.islice(itertools.product(*places), MOST_TRIALS):
         shapes = {}
         for name, axis in zip(names, axes, strict=True):

@@ -295,7 +295,8 @@ class Model:
 
         Returns a Model whose outputs are those that are not carried, with an axis of steps behind the batch; it gives
         what calls one by one give. States of recurrent layers over a free time, and nothing else, become these
-        layers' own: the model then is as it was, without them. Raises InputError for what does not fit.
+        layers' own: the model then is as it was, without them. A batch of 1 that all states and steps have is free in
+        the result where the graph keeps the rows of a larger one apart. Raises InputError for what does not fit.
         """
         from rnncore.streaming.over_time import over_time
 

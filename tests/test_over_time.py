@@ -152,6 +152,21 @@ def test_a_batch_of_one_becomes_free_where_rows_are_apart():
     np.testing.assert_array_equal(loop(signal), np.concatenate(rows))
 
 
+def test_a_batch_of_one_becomes_free_beside_lengths():
+    """Which a Spec has wherever its recurrent layers may be ragged."""
+    nodes = [Recurrent("gru", GRU(3, 4), "x", initial=("h",)), Node("next", "Identity", "gru.h")]
+    spec = Spec([Input("x", "float", (1, 2, 3)), Input("h", "float", (1, 1, 4))], nodes, ["gru", "next"])
+    model = Model(spec, weights_of(spec))
+    loop = model.over_time({"h": "next"})
+    assert isinstance(loop.inputs[0].shape[0], str)
+    x = RNG.standard_normal((2, 3, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        loop.run({"x": x})["gru"], np.concatenate([loop.run({"x": row[None]})["gru"] for row in x])
+    )
+    whole = model.run({"x": x[0].reshape(1, 6, 3)[:, :2], "h": np.zeros((1, 1, 4), np.float32)})
+    np.testing.assert_array_equal(loop.run({"x": x[:1, :1]})["gru"][:, 0], whole["gru"])
+
+
 MIXED = {
     "mean over the batch": [
         Node("mean", "ReduceMean", "x", {"axes": (0,), "keepdims": True}),

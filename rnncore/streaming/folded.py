@@ -12,7 +12,7 @@ import numpy as np
 
 from rnncore.recurrent import RecurrentStep
 from rnncore.state import State
-from rnncore.streaming.flow import Flow, Part
+from rnncore.streaming.flow import Flow, Part, Plan
 from rnncore.streaming.route import Kept, Route, Stage, Updates, Values, steps_back, steps_first
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ def folds(program: Program) -> bool:
     """Whether the rows can run like that: nothing but steps, and nothing that was given for a row once."""
     plan = program.plan
     steps = all(plan.flows[name].kind == "steps" for name in (*plan.spec.outputs, *(e.name for e in program.given)))
-    return plan.fixed and steps and not program.static and all(_fits(*pair) for pair in program.moving)
+    fit = all(_fits(*pair) and not _counts(plan, pair[0].node) for pair in program.moving)
+    return plan.fixed and steps and not program.static and fit
+
+
+def _counts(plan: Plan, node: Any) -> bool:
+    """Whether a node computes with sizes, which are those of all rows together."""
+    return getattr(node, "op", "") in ("Add", "Sub", "Mul", "Div") and plan.flows[node.name].kind == "sizes"
 
 
 def _fits(part: Part, step: Any) -> bool:
