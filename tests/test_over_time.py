@@ -194,7 +194,8 @@ def test_a_batch_of_one_that_would_mix_rows_stays(name):
     np.testing.assert_array_equal(pool.step(x, handles), expected)
 
 
-def test_states_that_change_places():
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_states_that_change_places(order):
     """What a body hands on may be what it was given."""
     nodes = [
         Node("a_next", "Identity", "b"),
@@ -209,7 +210,7 @@ def test_states_that_change_places():
         out = model.run({"x": x[:, t], "a": a, "b": b})
         a, b = out["a_next"], out["b_next"]
         expected.append(out["y"])
-    loop = model.over_time({"a": "a_next", "b": "b_next"})
+    loop = model.over_time({name: f"{name}_next" for name in order})
     stream, pool = loop.stream(2), loop.pool(2)
     handles = np.array([pool.open(), pool.open()])
     for t in range(7):
