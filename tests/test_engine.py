@@ -152,11 +152,12 @@ def test_both_sides_of_a_link(cell, inputs, hidden, dtype):
     [
         *((1, 47), (1, 48), (1, 49), (1, 95), (1, 96), (1, 97), (1, 193), (5, 19), (2, 48), (3, 32), (7, 14), (5, 10)),
         *((48, 4), (49, 2), (95, 1), (96, 1), (96, 2), (97, 1), (97, 2), (193, 1), (130, 3)),
+        *((512, 2), (513, 2), (1100, 1)),
     ],
 )
 @pytest.mark.parametrize("cell", CELLS)
 def test_both_sides_of_a_chunk(cell, batch, steps, dtype):
-    """Input products are made for 48 rows (native) or 96 (BLAS) at once, and larger batches run in blocks of 96."""
+    """Input products are made for 48 rows (native) or 96 (BLAS) at once; batches run in blocks of 96 or 512 rows."""
     kind, options = CELLS[cell]
     spec = stack(kind(3, 4, **options), direction="bidirectional")
     weights, x, state = network(spec, batch, batch, steps)

@@ -52,8 +52,17 @@ def masked_spec(rng):
 def test_any_mask_against_the_oracle(seed):
     rng = np.random.default_rng([seed, 7])
     spec = masked_spec(rng)
+    against_the_oracle(spec, rng, int(rng.integers(0, 6)), int(rng.integers(0, 10)), f"seed {seed}")
+
+
+@pytest.mark.parametrize("seed", seeds(5))
+def test_masks_of_more_rows_than_a_block(seed):
+    rng = np.random.default_rng([seed, 8])
+    against_the_oracle(masked_spec(rng), rng, 1030, 3, f"seed {seed}")
+
+
+def against_the_oracle(spec, rng, batch, steps, what):
     (node,) = spec.nodes
-    batch, steps = int(rng.integers(0, 6)), int(rng.integers(0, 10))
     mask, x = random_mask(rng, batch, steps), draw(rng, (batch, steps, node.cell.input_size), 1.5)
     x[~mask] = np.nan  # what does not count is never read
     if node.layout == "time_first":
@@ -63,8 +72,8 @@ def test_any_mask_against_the_oracle(seed):
     start = {key: array.astype(dtype) for key, array in state.items()}
     found, after = Model(spec, weights, dtype).run({"x": x.astype(dtype), "mask": mask}, start)
     expected = run_oracle(spec, weights, {"x": x, "mask": mask}, state)
-    assert_agrees(found, expected, dtype, f"seed {seed}")
-    assert_agrees(after, {key: expected[key] for key in state}, dtype, f"seed {seed}")
+    assert_agrees(found, expected, dtype, what)
+    assert_agrees(after, {key: expected[key] for key in state}, dtype, what)
 
 
 @pytest.mark.parametrize("seed", seeds(60))

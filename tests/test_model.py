@@ -723,6 +723,23 @@ def test_every_error_is_a_rnncore_error_and_a_value_error(model):
 
 # --- the process --------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_of_many_rows(bias, dtype):
+    """What is done part by part, so that a signal may end it."""
+    attributes = {"input_size": 300, "output_size": 500, "bias": bias}
+    spec = Spec([Input("x", "float", ("A", "B", 300))], [Node("y", "Linear", "x", attributes)], ["y"])
+    rng = np.random.default_rng(0)
+    weights = {name: rng.uniform(-0.1, 0.1, shape) for name, shape in spec.weight_shapes().items()}
+    x = rng.standard_normal((3, 1001, 300))
+    expected = np.einsum("abi,oi->abo", x, weights["y.weight"], optimize=True) + weights.get("y.bias", 0)
+    model = Model(spec, weights, dtype)
+    found = model(x.astype(dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-12)
+
+
 HEAD = """
 import os, signal, sys, threading, time
 import numpy as np
@@ -804,6 +821,8 @@ SHORT_SEQUENCES = {
     "small": ("network(RNN(1, 1))", (40_000_000, 4, 1)),
     "layer norm": ("network(LSTM(2, 3, layer_norm='tf1'))", (20_000_000, 3, 2)),
     "linear": ("linear(512)", (3_000_000, 512)),
+    "in float64": ("network(LSTM(64, 128), 'float64')", (1_000_000, 2, 64)),
+    "linear in float64": ("linear(512, 'float64')", (1_500_000, 512)),
 }
 
 
@@ -814,12 +833,12 @@ def test_interrupt_ends_a_call_of_many_rows(call):
     process = python(f"""
         from rnncore.cells import RNN
         from rnncore.spec import Node
-        def linear(size):
+        def linear(size, dtype="float32"):
             node = Node("linear", "Linear", "x", {{"input_size": size, "output_size": size}})
             spec = Spec([Input("x", "float", ("B", size))], [node], ["linear"])
-            return Model(spec, {{k: np.ones(v, "float32") for k, v in spec.weight_shapes().items()}})
+            return Model(spec, {{k: np.ones(v, dtype) for k, v in spec.weight_shapes().items()}}, dtype)
         model = {model}
-        x = np.zeros({shape}, "float32")
+        x = np.zeros({shape}, model.dtype)
         late = []
         def interrupt(*_):
             late.append(time.monotonic())

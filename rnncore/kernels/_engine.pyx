@@ -69,8 +69,14 @@ cdef extern from "cell.h":
 # from cache, small enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 96
 
-# Multiply-adds between two looks at pending signals: well below 200 ms even on the slow path of BLAS.
+# Rows that run together: larger batches run in blocks of so many, which bounds the scratch.
+cdef Py_ssize_t BLOCK_ROWS = 512
+
+# Multiply-adds between two looks at pending signals: well below 200 ms even on the slow path of BLAS. What a step of a
+# row, and each of its pre-activations, costs beside its own counts as so many of them.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
+cdef double WORK_OF_A_STEP = 1e3
+cdef double WORK_OF_AN_ACTIVATION = 50
 
 MERGES = {"set": MERGE_SET, "sum": MERGE_ADD, "mul": MERGE_MUL, "average": MERGE_AVERAGE}
 
@@ -154,16 +160,17 @@ cdef void one_step(const rnncore_cell* cell, Py_ssize_t n, real* z, real* h, rea
 
 
 cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real* y, real* h, real* c,
-                   real* extra, real* z, real* gathered, Py_ssize_t rows_max) except -1 nogil:
+                   real* extra, real* z, real* gathered, Py_ssize_t rows_max, double* work) except -1 nogil:
     """All steps. h (B, P) and c (B, H): states of the sorted rows, in and out; extra (B, H), z (rows_max, G*H) and
-    gathered (rows_max, I) are scratch; rows_max >= B. y may be NULL."""
+    gathered (rows_max, I) are scratch; rows_max >= B. y may be NULL. work: what was done since the last look at
+    signals."""
     cdef Py_ssize_t step = 0, first, row, rows, n, source, at, t
     cdef Py_ssize_t P = cell.output_size, K = cell.input_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t longest = job.T if job.lengths == NULL else job.lengths[0]
     cdef bint preload = cell.bias != NULL and cell.layer_norm == LN_NONE
     cdef bint dense = (job.B == 1 and not job.reverse and job.steps == NULL and job.x_time == K)
     cdef const real* xs
-    cdef double work = 0
+    cdef double row_cost = <double> GH * (K + P + WORK_OF_AN_ACTIVATION) + WORK_OF_A_STEP
     n = job.B
     while step < longest:
         # The chunk: whole steps until rows_max rows are gathered.
@@ -203,9 +210,9 @@ cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real
                         at = job.T - 1 - at
                     store[real](job, P, h + row * P, y + source * job.y_batch + at * job.y_time)
             rows += n
-            work += <double> n * GH * (K + P)
-            if work > WORK_BETWEEN_SIGNALS:
-                work = 0
+            work[0] += n * row_cost
+            if work[0] > WORK_BETWEEN_SIGNALS:
+                work[0] = 0
                 with gil:
                     PyErr_CheckSignals()
     return 0
@@ -229,16 +236,49 @@ cdef inline void unsorted_copy(const Job* job, Py_ssize_t n, const real* sorted_
         memcpy(result + (job.order[row] if job.order != NULL else row) * n, sorted_rows + row * n, n * sizeof(real))
 
 
-cdef int run_direction(const rnncore_cell* cell, const Job* job, const real* x, real* y, const real* h0,
-                       const real* c0, real* hn, real* cn) except -1:
-    """Scratch for one call, and the loop inside it."""
-    cdef Py_ssize_t B = job.B, H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
-    cdef Py_ssize_t rows_max = B if B > CHUNK_ROWS else CHUNK_ROWS
+cdef inline real* at_row(real* rows, Py_ssize_t row, Py_ssize_t stride) noexcept nogil:
+    return NULL if rows == NULL else rows + row * stride
+
+
+cdef int run_block(const rnncore_cell* cell, const Job* job, Py_ssize_t first, Py_ssize_t rows, real* x, real* y,
+                   real* h0, real* c0, real* hn, real* cn, real* scratch, Py_ssize_t rows_max,
+                   double* work) except -1 nogil:
+    """The sorted rows from ``first`` on, so many of them. scratch: states, then what time_loop needs."""
+    cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
-    cdef Py_ssize_t count
+    cdef Py_ssize_t row = first if job.order == NULL else 0
+    cdef Job block = job[0]
+    cdef real* c = scratch + rows * P
+    cdef real* extra = c + rows * cells
+    cdef real* z = extra + rows * H
+    block.B = rows
+    # With an order, its entries say where a row is; without one, rows are counted from the block's first.
+    if job.order != NULL:
+        block.order = job.order + first
+    if job.lengths != NULL:
+        block.lengths = job.lengths + first
+    if job.steps != NULL:
+        block.steps = job.steps + first * job.T
+    sorted_copy[real](&block, P, at_row[real](h0, row, P), scratch)
+    if cells:
+        sorted_copy[real](&block, H, at_row[real](c0, row, H), c)
+    time_loop[real](cell, &block, x + row * job.x_batch, at_row[real](y, row, job.y_batch), scratch, c, extra, z,
+                    z + rows_max * GH, rows_max, work)
+    unsorted_copy[real](&block, P, scratch, at_row[real](hn, row, P))
+    if cells:
+        unsorted_copy[real](&block, H, c, at_row[real](cn, row, H))
+    return 0
+
+
+cdef int run_direction(const rnncore_cell* cell, const Job* job, real* x, real* y, real* h0, real* c0, real* hn,
+                       real* cn) except -1:
+    """Scratch for one call, and the blocks of its rows."""
+    cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
+    cdef Py_ssize_t B = min(job.B, BLOCK_ROWS), rows_max = max(B, CHUNK_ROWS)
+    cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
+    cdef Py_ssize_t count, first = 0
     cdef real* scratch
-    cdef real* c
-    cdef real* extra
+    cdef double work = 0
     if rows_max > B * job.T:
         rows_max = B * job.T if job.T > 0 else B
     count = B * (P + cells + H) + rows_max * (GH + cell.input_size)
@@ -246,17 +286,12 @@ cdef int run_direction(const rnncore_cell* cell, const Job* job, const real* x, 
         scratch = <real*> malloc(count * sizeof(real))
         if scratch == NULL:
             with gil:
-                raise MemoryError(f"{count * sizeof(real)} bytes of scratch for a batch of {B}")
+                raise MemoryError(f"{count * sizeof(real)} bytes of scratch for a batch of {job.B}")
         try:
-            c = scratch + B * P
-            extra = c + B * cells
-            sorted_copy[real](job, P, h0, scratch)
-            if cells:
-                sorted_copy[real](job, H, c0, c)
-            time_loop[real](cell, job, x, y, scratch, c, extra, extra + B * H, extra + B * H + rows_max * GH, rows_max)
-            unsorted_copy[real](job, P, scratch, hn)
-            if cells:
-                unsorted_copy[real](job, H, c, cn)
+            while first < job.B:
+                run_block[real](cell, job, first, min(B, job.B - first), x, y, h0, c0, hn, cn, scratch, rows_max,
+                                &work)
+                first += B
         finally:
             free(scratch)
     return 0
@@ -343,12 +378,12 @@ cdef class PackedCell:
         job.lengths = <const int64_t*> optional_data(lengths)
         job.steps = <const int64_t*> optional_data(steps)
         if self.double_precision:
-            run_direction[double](&self.cell, &job, <const double*> cnp.PyArray_DATA(x), <double*> out,
-                                  <const double*> optional_data(h0), <const double*> optional_data(c0),
+            run_direction[double](&self.cell, &job, <double*> cnp.PyArray_DATA(x), <double*> out,
+                                  <double*> optional_data(h0), <double*> optional_data(c0),
                                   <double*> optional_data(hn), <double*> optional_data(cn))
         else:
-            run_direction[float](&self.cell, &job, <const float*> cnp.PyArray_DATA(x), <float*> out,
-                                 <const float*> optional_data(h0), <const float*> optional_data(c0),
+            run_direction[float](&self.cell, &job, <float*> cnp.PyArray_DATA(x), <float*> out,
+                                 <float*> optional_data(h0), <float*> optional_data(c0),
                                  <float*> optional_data(hn), <float*> optional_data(cn))
 
 
