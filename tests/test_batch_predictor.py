@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from batch_kills import IDS, tagger
+from stream_models import equal
 
 import rnncore
 from rnncore.batch import BatchPredictor
@@ -44,14 +45,14 @@ def test_ragged_rows(path, rows, make):
     assert list(found) == ["id", "fc"] and found["fc"].dtype == object
     model = rnncore.load(path)
     for row, result in zip(rows, found["fc"], strict=True):
-        np.testing.assert_array_equal(result, model(row[None].astype(np.int64))[0])
+        assert equal(result, model(row[None].astype(np.int64))[0])
 
 
 def test_rows_of_one_shape(path):
     x = np.random.default_rng(3).integers(0, IDS, (12, 5))
     found = BatchPredictor(path, only="gru.last", columns={"tokens": "words"}, keep=())({"words": x, "id": x})
     assert list(found) == ["gru.last"]
-    np.testing.assert_array_equal(found["gru.last"], rnncore.Model(*_last(path)).run({"tokens": x})["gru.last"])
+    assert equal(found["gru.last"], rnncore.Model(*_last(path)).run({"tokens": x})["gru.last"])
 
 
 def _last(path):
@@ -66,7 +67,7 @@ def test_lengths(path, rows):
     found = BatchPredictor(path)({"tokens": full, "lengths": lengths})["fc"]
     ragged = BatchPredictor(path)({"tokens": rows})["fc"]
     for i, result in enumerate(ragged):
-        np.testing.assert_array_equal(found[i, : lengths[i]], result)
+        assert equal(found[i, : lengths[i]], result)
 
 
 def test_pickled_as_a_path(path, rows):
@@ -125,6 +126,6 @@ def test_example_data(tmp_path):
         import pyarrow.parquet as pq
 
         parts = sorted((tmp_path / "tags").glob("part-*"))
-        batch_data.check(tmp_path / "new", [row for part in parts for row in pq.read_table(part).to_pylist()])
+        batch_data.check(tmp_path / "new", [row for part in parts for row in pq.read_table(part).to_pylist()], equal)
     finally:
         sys.path.remove(str(ROOT / "examples"))

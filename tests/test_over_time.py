@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from real_models import real_file
+from stream_models import equal
 
 import rnncore
 from rnncore import Control, Input, InputError, Model, Node, Recurrent, Spec, StateError, UnsupportedError
@@ -69,11 +70,11 @@ def test_a_cell_of_ops_over_a_sequence(dtype):
     loop = model.over_time(PAIRS)
     assert [(entry.name, entry.shape) for entry in loop.inputs] == [("x", ("N", "T", 3)), ("gain", ())]
     assert [(entry.name, entry.shape) for entry in loop.outputs] == [("y", ("N", "T", 2))]
-    np.testing.assert_array_equal(loop.run({"x": x, "gain": gain})["y"], expected)
+    assert equal(loop.run({"x": x, "gain": gain})["y"], expected)
     stream = loop.stream(3, inputs={"gain": gain})
-    np.testing.assert_array_equal(in_pieces(stream.feed, x, 1), expected)
+    assert equal(in_pieces(stream.feed, x, 1), expected)
     fixed = model.over_time(PAIRS, given={"gain": 0.25})
-    np.testing.assert_array_equal(fixed(x), expected)
+    assert equal(fixed(x), expected)
     assert fixed.unstreamable is None
 
 
@@ -82,11 +83,11 @@ def test_states_that_start_from_given_arrays():
     x = RNG.standard_normal((2, 5, 3)).astype(np.float32)
     loop = model.over_time(PAIRS, given={"gain": 0.5, "h": np.full((1, 4), 0.75), "seen": [[40]]})
     expected = by_hand(model, x, np.float32(0.5), 0.75, 40)
-    np.testing.assert_array_equal(loop(x), expected)
+    assert equal(loop(x), expected)
     stream = loop.stream(2)
     stream.feed(x[:, :3])
     stream.reset([1])
-    np.testing.assert_array_equal(stream.feed(x)[1], expected[1])
+    assert equal(stream.feed(x)[1], expected[1])
 
 
 def test_streams_of_a_pool_save_load_and_fork():
@@ -97,23 +98,23 @@ def test_streams_of_a_pool_save_load_and_fork():
     for row in range(3):
         pool.open(row)
     found = pool.step({0: x[0, :2], 1: x[1, :7], 2: x[2, :1]})
-    np.testing.assert_array_equal(found[1], expected[1, :7])
+    assert equal(found[1], expected[1, :7])
     pool.fork(1, "fork")
     data = pool.save(0)
     pool.close(0)
     other = loop.pool(2)  # nothing was ever opened in it
     other.load(data, "moved")
-    np.testing.assert_array_equal(other.step({"moved": x[0, 2:]})["moved"], expected[0, 2:])
+    assert equal(other.step({"moved": x[0, 2:]})["moved"], expected[0, 2:])
     found = pool.step({"fork": x[1, 7:], 2: x[2, 1:]})
-    np.testing.assert_array_equal(found["fork"], expected[1, 7:])
-    np.testing.assert_array_equal(found[2], expected[2, 1:])
-    np.testing.assert_array_equal(pool.step({1: x[1, 7:]})[1], expected[1, 7:])
+    assert equal(found["fork"], expected[1, 7:])
+    assert equal(found[2], expected[2, 1:])
+    assert equal(pool.step({1: x[1, 7:]})[1], expected[1, 7:])
     handles = pool.handles([1, 2])
     pool.reset(1), pool.reset(2)
     lengths = np.array([5, 12])
     y = pool.step(x[:2], handles, lengths=lengths)
-    np.testing.assert_array_equal(y[0, :5], expected[0, :5])
-    np.testing.assert_array_equal(y[1], expected[1])
+    assert equal(y[0, :5], expected[0, :5])
+    assert equal(y[1], expected[1])
     assert not y[0, 5:].any()
 
 
@@ -128,11 +129,11 @@ def test_a_model_whose_batch_is_one():
     x = RNG.standard_normal((3, 8, 3)).astype(np.float32)
     loop = model.over_time(PAIRS, given={"gain": 0.1})
     expected = np.concatenate([by_hand(model, row[None], np.float32(0.1)) for row in x])
-    np.testing.assert_array_equal(np.concatenate([loop(row[None]) for row in x]), expected)
+    assert equal(np.concatenate([loop(row[None]) for row in x]), expected)
     pool = loop.pool(3)
     handles = np.array([pool.open() for _ in x])
     parts = [pool.step(x[:, :5], handles), pool.step(x[:, 5:], handles)]
-    np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
+    assert equal(np.concatenate(parts, axis=1), expected)
 
 
 def test_a_batch_of_one_becomes_free_where_rows_are_apart():
@@ -142,14 +143,14 @@ def test_a_batch_of_one_becomes_free_where_rows_are_apart():
     loop = model.over_time(PAIRS, given={"gain": 0.1})
     assert [(entry.name, entry.shape) for entry in loop.inputs] == [("x", ("B", "T", 3))]
     expected = np.concatenate([by_hand(model, row[None], np.float32(0.1)) for row in x])
-    np.testing.assert_array_equal(loop(x), expected)
-    np.testing.assert_array_equal(in_pieces(loop.stream(3).feed, x, 1), expected)
+    assert equal(loop(x), expected)
+    assert equal(in_pieces(loop.stream(3).feed, x, 1), expected)
     layers = layers_model(batch=1)
     signal = RNG.standard_normal((3, 10, 5)).astype(np.float32)
     loop = layers.over_time({"h": "hn", "c": "lstm.c"})
     start = {name: np.zeros((2, 1, 4), np.float32) for name in ("h", "c")}
     rows = [layers.run({"x": row[None], **start})["y"] for row in signal]
-    np.testing.assert_array_equal(loop(signal), np.concatenate(rows))
+    assert equal(loop(signal), np.concatenate(rows))
 
 
 def test_a_batch_of_one_becomes_free_beside_lengths():
@@ -160,11 +161,9 @@ def test_a_batch_of_one_becomes_free_beside_lengths():
     loop = model.over_time({"h": "next"})
     assert isinstance(loop.inputs[0].shape[0], str)
     x = RNG.standard_normal((2, 3, 2, 3)).astype(np.float32)
-    np.testing.assert_array_equal(
-        loop.run({"x": x})["gru"], np.concatenate([loop.run({"x": row[None]})["gru"] for row in x])
-    )
+    assert equal(loop.run({"x": x})["gru"], np.concatenate([loop.run({"x": row[None]})["gru"] for row in x]))
     whole = model.run({"x": x[0].reshape(1, 6, 3)[:, :2], "h": np.zeros((1, 1, 4), np.float32)})
-    np.testing.assert_array_equal(loop.run({"x": x[:1, :1]})["gru"][:, 0], whole["gru"])
+    assert equal(loop.run({"x": x[:1, :1]})["gru"][:, 0], whole["gru"])
 
 
 MIXED = {
@@ -191,7 +190,7 @@ def test_a_batch_of_one_that_would_mix_rows_stays(name):
     expected = np.concatenate([loop(row[None]) for row in x])
     pool = loop.pool(4)
     handles = np.array([pool.open() for _ in x])
-    np.testing.assert_array_equal(pool.step(x, handles), expected)
+    assert equal(pool.step(x, handles), expected)
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
@@ -214,8 +213,8 @@ def test_states_that_change_places(order):
     stream, pool = loop.stream(2), loop.pool(2)
     handles = np.array([pool.open(), pool.open()])
     for t in range(7):
-        np.testing.assert_array_equal(stream.feed(x[:, t : t + 1])[:, 0], expected[t])
-        np.testing.assert_array_equal(pool.step(x[:, t : t + 1], handles)[:, 0], expected[t])
+        assert equal(stream.feed(x[:, t : t + 1])[:, 0], expected[t])
+        assert equal(pool.step(x[:, t : t + 1], handles)[:, 0], expected[t])
 
 
 def signal_model(batch="N"):
@@ -243,16 +242,16 @@ def test_chunks_of_a_signal_with_what_stands_before_them():
     expected = np.stack(expected, axis=1)
     loop = model.over_time({"state": "state_next"}, chunk=4, context=2)
     assert loop(x[:, :3]).shape == (2, 0)
-    np.testing.assert_array_equal(loop(x), expected)
+    assert equal(loop(x), expected)
     stream = loop.stream(2)
     assert stream.latency == 3
-    np.testing.assert_array_equal(in_pieces(stream.feed, x, 1), expected)
+    assert equal(in_pieces(stream.feed, x, 1), expected)
     pool = loop.pool(2)
     pool.open("a"), pool.open("b")
     one = pool.step({"a": x[0, :5], "b": x[1, :50]})
     two = pool.step({"a": x[0, 5:], "b": x[1, 50:]})
-    np.testing.assert_array_equal(np.concatenate((one["a"], two["a"])), expected[0])
-    np.testing.assert_array_equal(np.concatenate((one["b"], two["b"])), expected[1])
+    assert equal(np.concatenate((one["a"], two["a"])), expected[0])
+    assert equal(np.concatenate((one["b"], two["b"])), expected[1])
 
 
 def layers_model(batch="N"):
@@ -276,15 +275,15 @@ def test_states_of_layers_become_their_own(given):
     loop = model.over_time({"h": "hn", "c": "lstm.c"}, given=start if given else None)
     assert not any(isinstance(node, Control) for node in loop.spec.nodes)
     assert [entry.name for entry in loop.inputs] == ["x"] and loop.spec.outputs == ("y",)
-    np.testing.assert_array_equal(loop(x), expected)
-    np.testing.assert_array_equal(in_pieces(loop.stream(3).feed, x, 1), expected)
+    assert equal(loop(x), expected)
+    assert equal(in_pieces(loop.stream(3).feed, x, 1), expected)
     signal = model.over_time({"h": "hn", "c": "lstm.c"}, chunk=2, context=3, given=start if given else None)
     samples = RNG.standard_normal((1, 41)).astype(np.float32)
     padded = np.concatenate((np.zeros((1, 3), np.float32), samples), axis=1)
     frames = np.stack([padded[:, at : at + 5] for at in range(0, 40, 2)], axis=1)
     expected = model.run({"x": frames, **start})["y"]
-    np.testing.assert_array_equal(signal(samples), expected)
-    np.testing.assert_array_equal(in_pieces(signal.stream().feed, samples[0], 0), expected[0])
+    assert equal(signal(samples), expected)
+    assert equal(in_pieces(signal.stream().feed, samples[0], 0), expected[0])
 
 
 def test_states_handed_on_crosswise_are_no_layers_own():
@@ -297,7 +296,7 @@ def test_states_handed_on_crosswise_are_no_layers_own():
         out = model.run({"x": x[:, t], **state})
         state = {"h": out["lstm.c"], "c": out["hn"]}
         expected.append(out["y"])
-    np.testing.assert_array_equal(loop(x), np.stack(expected, axis=1))
+    assert equal(loop(x), np.stack(expected, axis=1))
 
 
 class LeakyCell(torch.nn.Module):
@@ -324,7 +323,7 @@ def test_a_loop_of_torch_streams():
     x = RNG.standard_normal((2, 11, 3)).astype(np.float32)
     whole = model(x)
     np.testing.assert_allclose(whole, module(torch.tensor(x)).detach().numpy(), atol=1e-6)
-    np.testing.assert_array_equal(in_pieces(model.stream(2).feed, x, 1), whole)
+    assert equal(in_pieces(model.stream(2).feed, x, 1), whole)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +399,7 @@ def test_a_file_keeps_the_loop(tmp_path):
     loop = step_model().over_time(PAIRS, given={"gain": 0.1})
     path = rnncore.save(tmp_path / "loop.safetensors", loop)
     x = RNG.standard_normal((2, 6, 3)).astype(np.float32)
-    np.testing.assert_array_equal(rnncore.load(path).stream(2).feed(x), loop(x))
+    assert equal(rnncore.load(path).stream(2).feed(x), loop(x))
 
 
 SILERO = {
@@ -441,11 +440,11 @@ def test_a_voice_detector_streams_as_onnxruntime_is_called(file):
     pool.open(0), pool.open(1)
     for row in range(2):
         found = in_pieces(vad.stream().feed, x[row], 0).reshape(-1)
-        np.testing.assert_array_equal(found, whole[row])
+        assert equal(found, whole[row])
     first = pool.step({0: x[0, :1000], 1: x[1, :3000]})
     saved = pool.save(1)
     pool.close(1)
     pool.load(saved, 1)
     then = pool.step({0: x[0, 1000:], 1: x[1, 3000:]})
     for row in range(2):
-        np.testing.assert_array_equal(np.concatenate((first[row], then[row])).reshape(-1), whole[row])
+        assert equal(np.concatenate((first[row], then[row])).reshape(-1), whole[row])

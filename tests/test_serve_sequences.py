@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from served import FEATURES, tagger
+from stream_models import equal
 
 from rnncore.errors import DeadlineError, EngineClosedError, InputError
 from rnncore.serve import Limits
@@ -74,7 +75,7 @@ class Client:
             except Refusal as refusal:
                 self.tally[refusal.status] += 1
                 return
-            assert np.array_equal(found["tags"], Y[row : row + 1, at:end])
+            assert equal(found["tags"], Y[row : row + 1, at:end])
             self.tally["right"] += 1
             at = end
 
@@ -93,7 +94,7 @@ def test_nothing_is_freed_twice_or_kept(seed):
         sequences._limits = Limits(max_sequences=30)  # none of these is idle, however slow this machine is
         for id in range(30):  # every slot is free, and holds zeros
             found = await sequences.infer(piece(id, id, 0, 3), "last", 10.0)
-            assert np.array_equal(found["tags"], Y[id : id + 1, :3])
+            assert equal(found["tags"], Y[id : id + 1, :3])
         with pytest.raises(Refusal, match="30 sequences are open"):
             await sequences.infer(piece("more", 0, 0, 3), "last", 10.0)
         await asyncio.to_thread(sequences.shutdown)
@@ -111,7 +112,7 @@ def test_pieces_sent_without_waiting_are_fed_in_order():
         found = await asyncio.gather(*asked)
         for place, answer in enumerate(found):
             t, row = divmod(place, len(X))
-            assert np.array_equal(answer["tags"], Y[row : row + 1, t : t + 1])
+            assert equal(answer["tags"], Y[row : row + 1, t : t + 1])
         await settled(sequences)
         assert len(sequences) == 0
         sequences.shutdown()
@@ -124,14 +125,14 @@ def test_a_start_ends_what_was_open():
         sequences = Sequences("tagger", MODEL, Limits(max_sequences=1))
         await sequences.infer(piece("a", 0, 0, 5), "one", 10.0)
         found = await sequences.infer(piece("a", 1, 0, 5), "one", 10.0)
-        assert np.array_equal(found["tags"], Y[1:2, :5])
+        assert equal(found["tags"], Y[1:2, :5])
         with pytest.raises(Refusal, match="1 sequences are open"):
             await sequences.infer(piece("a", 1, 0, 5), "another", 10.0)
         with pytest.raises(InputError, match="expected"):
             wrong = InferRequest(inputs={"x": X[:2, 5:6]}, sequence=SequenceStep("a", False, False))
             await sequences.infer(wrong, "one", 10.0)
         found = await sequences.infer(piece("a", 1, 5, STEPS), "one", 10.0)
-        assert np.array_equal(found["tags"], Y[1:2, 5:])
+        assert equal(found["tags"], Y[1:2, 5:])
         await settled(sequences)
         sequences.shutdown()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from served import FEATURES, WORDS, models, running
+from stream_models import equal
 from tritonclient.utils import InferenceServerException
 
 import rnncore
@@ -66,14 +67,14 @@ def test_infer(client, binary_in, binary_out):
     assert is_binary == (binary_out is not False)
     tags = found.as_numpy("tags")
     assert tags.dtype == np.float32
-    assert np.array_equal(tags, MODELS["tagger"](x))
+    assert equal(tags, MODELS["tagger"](x))
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_ragged_rows_by_lengths(client, binary):
     x, lengths = features(4, 9), np.array([9, 1, 0, 5])
     found = client.infer("tagger", [given("x", x, binary), given("lengths", lengths, not binary)])
-    assert np.array_equal(found.as_numpy("tags"), MODELS["tagger"](x, lengths=lengths))
+    assert equal(found.as_numpy("tags"), MODELS["tagger"](x, lengths=lengths))
     x[1, 1:] = np.nan  # behind a row's end
     again = client.infer("tagger", [given("lengths", lengths), given("x", x)])
     assert np.array_equal(again.as_numpy("tags"), found.as_numpy("tags"))
@@ -84,11 +85,11 @@ def test_ids_and_several_outputs(client):
     expected = MODELS["reader"](ids)
     found = client.infer("reader", [given("ids", ids)])
     for name in ("gru.last", "gru.h"):
-        assert np.array_equal(found.as_numpy(name), expected[name])
+        assert equal(found.as_numpy(name), expected[name])
     wanted = [triton.InferRequestedOutput("gru.h", binary_data=True)]
     found = client.infer("reader", [given("ids", ids, False)], outputs=wanted)
     assert [entry["name"] for entry in found.get_response()["outputs"]] == ["gru.h"]
-    assert np.array_equal(found.as_numpy("gru.h"), expected["gru.h"])
+    assert equal(found.as_numpy("gru.h"), expected["gru.h"])
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -112,7 +113,7 @@ def test_many_at_once_are_batched_and_right(client):
     xs = [features(1 + i % 3, 3 + i % 11) for i in range(40)]
     waiting = [client.async_infer("two.ways", [given("x", x)]) for x in xs]
     for x, asked in zip(xs, waiting, strict=True):
-        assert np.array_equal(asked.get_result().as_numpy("tags"), MODELS["two.ways"](x))
+        assert equal(asked.get_result().as_numpy("tags"), MODELS["two.ways"](x))
 
 
 def test_statistics_count(client):
@@ -137,7 +138,7 @@ def test_a_sequence_is_a_stream(client, sequence):
             sequence_start=begin == 0,
             sequence_end=end == 12,
         )
-        assert np.array_equal(found.as_numpy("tags"), whole[:, begin:end])
+        assert equal(found.as_numpy("tags"), whole[:, begin:end])
     with pytest.raises(InferenceServerException, match="sequence_start"):
         client.infer("tagger", [given("x", x)], sequence_id=sequence)
 
@@ -151,7 +152,7 @@ def test_sequences_side_by_side(client):
             for i, x in enumerate(xs)
         ]
         for x, asked in zip(xs, waiting, strict=True):
-            assert np.array_equal(asked.get_result().as_numpy("tags"), MODELS["tagger"](x)[:, t : t + 1])
+            assert equal(asked.get_result().as_numpy("tags"), MODELS["tagger"](x)[:, t : t + 1])
 
 
 def test_a_sequence_of_ids_with_several_outputs(client):
@@ -160,15 +161,15 @@ def test_a_sequence_of_ids_with_several_outputs(client):
         options = {"sequence_id": "ids", "sequence_start": t == 0, "sequence_end": t == 4}
         found = client.infer("reader", [given("ids", ids[:, t : t + 1])], **options)
     expected = MODELS["reader"](ids)
-    assert np.array_equal(found.as_numpy("gru.last"), expected["gru.last"])
-    assert np.array_equal(found.as_numpy("gru.h"), expected["gru.h"])
+    assert equal(found.as_numpy("gru.last"), expected["gru.last"])
+    assert equal(found.as_numpy("gru.h"), expected["gru.h"])
 
 
 def test_a_sequence_begun_again_begins_anew(client):
     x = features(1, 4)
     for _ in range(3):
         found = client.infer("tagger", [given("x", x)], sequence_id="again", sequence_start=True)
-        assert np.array_equal(found.as_numpy("tags"), MODELS["tagger"](x))
+        assert equal(found.as_numpy("tags"), MODELS["tagger"](x))
 
 
 X = np.zeros((1, 2, FEATURES), np.float32)

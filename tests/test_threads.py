@@ -12,7 +12,7 @@ from random_networks import draw_weights, stack
 
 from rnncore.cells import LSTM
 from rnncore.errors import InputError
-from rnncore.kernels import _native
+from rnncore.kernels import _native, runs_native
 from rnncore.model import Model
 from rnncore.spec import Spec
 
@@ -81,10 +81,10 @@ print(len(list(tasks.iterdir())) - before)
     ["model(x, num_threads=3)", 'model.run({"x": x}, num_threads=3)', "model.predict(list(x), num_threads=3)"],
 )
 def test_used(call):
-    """The first call that wants workers starts them: two beside the caller."""
+    """The first call that wants workers starts them: two beside the caller; none for BLAS, which has its own."""
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(here), str(here.parent)))}
     done = subprocess.run(
         [sys.executable, "-c", COUNT.format(call=call)], capture_output=True, text=True, env=environment
     )
-    assert done.stdout.strip() == "2", done.stderr
+    assert done.stdout.strip() == ("2" if runs_native(np.float32) else "0"), done.stderr
