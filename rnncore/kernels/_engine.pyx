@@ -65,6 +65,18 @@ cdef extern from "cell.h":
     void gru_point_f64(const rnncore_cell* cell, double* z, const double* hn, double* h) nogil
 
 
+cdef extern from *:
+    """
+    static int rnncore_is_set(const void *word) { return __atomic_load_n((void *const *)word, __ATOMIC_ACQUIRE) != 0; }
+    static void rnncore_set_once(void *word, const void *value) {
+        const void *unset = 0;
+        __atomic_compare_exchange_n((const void **)word, &unset, value, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+    }
+    """
+    bint rnncore_is_set(const void* word) noexcept nogil
+    void rnncore_set_once(void* word, const void* value) noexcept nogil
+
+
 # Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights
 # from cache, small enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 96
@@ -84,11 +96,10 @@ cdef const Products* blas = NULL
 
 
 cdef int load_blas() except -1:
-    """Import the BLAS path at its first use."""
-    global blas
-    if blas == NULL:
+    """Import the BLAS path at its first use. Of threads that are here together one writes, and nobody after it."""
+    if not rnncore_is_set(&blas):
         from rnncore.kernels import _blas
-        blas = <const Products*> PyCapsule_GetPointer(_blas.products(), b"rnncore.kernels.Products")
+        rnncore_set_once(&blas, <const Products*> PyCapsule_GetPointer(_blas.products(), b"rnncore.kernels.Products"))
     return 0
 
 
