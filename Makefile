@@ -40,26 +40,30 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-# Other builds of the compiled files have a copy of the tree each, build/NAME: in this one the ordinary ones stay. A copy
-# keeps the times of its files, so it is built again only where these are newer.
+# Other builds of the compiled files have a copy of the tree each, build/NAME, with an environment of its own: in this one
+# the ordinary ones stay. A copy keeps the times of its files, so it is built again only where these are newer.
 COPY_TREE = mkdir -p build/$(1) && rm -rf build/$(1)/tests && tar -cf - --exclude='./.venv*' --exclude=./.git --exclude=./build \
   --exclude='*.so' --exclude='*.egg-info' --exclude=__pycache__ --exclude='./rnncore/kernels/_*.c' . | tar -xf - -C build/$(1)
-# $(call INSTALL_APART,name,extra): the copy, and its environment .venv-NAME with the copy and an extra installed
-INSTALL_APART = $(MAKE) -C build/$(1) VENV=$(CURDIR)/.venv-$(1) $(CURDIR)/.venv-$(1)/.installed-$(2)
 
 asan:  ## the tests under the address and undefined-behaviour sanitizers, in an environment of its own
 	$(call COPY_TREE,asan)
-	$(call INSTALL_APART,asan,test) RNNCORE_BUILD=asan
+	$(MAKE) -C build/asan .venv/.installed-test RNNCORE_BUILD=asan
 	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 $(CURDIR)/.venv-asan/bin/python -m pytest -q tests/test_engine.py
+	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 .venv/bin/python -m pytest -q tests/test_engine.py
 
 tsan:  ## calls that share work, or a model, among threads, under the thread sanitizer, in an environment of its own
 	$(call COPY_TREE,tsan)
-	$(call INSTALL_APART,tsan,test) RNNCORE_BUILD=tsan
+	$(MAKE) -C build/tsan .venv/.installed-test RNNCORE_BUILD=tsan
 	cd build/tsan && LD_PRELOAD="$$(gcc -print-file-name=libtsan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	TSAN_OPTIONS=exitcode=66 $(CURDIR)/.venv-tsan/bin/python -m pytest -q tests/test_exactness.py \
+	TSAN_OPTIONS=exitcode=66 .venv/bin/python -m pytest -q tests/test_exactness.py \
 	  tests/test_threads.py tests/test_model.py tests/test_shared.py \
 	  -k "(threads or side_by_side or test_shared) and not interrupts" --timeout=3600
+
+nogil:  ## the tests, but for gRPC's, on an interpreter without a GIL, in an environment of its own: make nogil PYTHON=python3.14t
+	$(PYTHON) -c 'import sys, sysconfig; sysconfig.get_config_var("Py_GIL_DISABLED") or sys.exit("expected PYTHON=an interpreter without a GIL")'
+	$(call COPY_TREE,nogil)
+	PIP_ONLY_BINARY=safetensors $(MAKE) -C build/nogil .venv/.installed-nogil
+	cd build/nogil && PYTHON_GIL=0 .venv/bin/python -m pytest -q $(addprefix --ignore=tests/test_serve_,drain.py grpc.py process.py triton.py)
 
 neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-gnu, qemu-user)
 	mkdir -p build

@@ -98,7 +98,7 @@ def test_first_use_of_the_package():
 def test_first_streams_of_a_model(name):
     """How a model streams is made when first asked: once, or threads would not share what it keeps."""
     spec = SPECS[name] if name in SPECS else WINDOWS[name][0]
-    for seed in range(5):
+    for seed in range(2):
         model = make(spec, seed)
         streams = at_once(*[model.stream] * THREADS)
         assert len({id(stream._program) for stream in streams}) == 1
