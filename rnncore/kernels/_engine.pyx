@@ -67,14 +67,15 @@ cdef extern from "cell.h":
 
 cdef extern from *:
     """
-    static int rnncore_is_set(const void *word) { return __atomic_load_n((void *const *)word, __ATOMIC_ACQUIRE) != 0; }
-    static void rnncore_set_once(void *word, const void *value) {
-        const void *unset = 0;
-        __atomic_compare_exchange_n((const void **)word, &unset, value, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+    static const void *rnncore_pointer(const void *word) {
+        return __atomic_load_n((void *const *)word, __ATOMIC_ACQUIRE);
+    }
+    static void rnncore_set_pointer(void *word, const void *to) {
+        __atomic_store_n((const void **)word, to, __ATOMIC_RELEASE);
     }
     """
-    bint rnncore_is_set(const void* word) noexcept nogil
-    void rnncore_set_once(void* word, const void* value) noexcept nogil
+    const void* rnncore_pointer(const void* word) noexcept nogil
+    void rnncore_set_pointer(void* word, const void* to) noexcept nogil
 
 
 # Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights
@@ -96,20 +97,21 @@ cdef const Products* blas = NULL
 
 
 cdef int load_blas() except -1:
-    """Import the BLAS path at its first use. Of threads that are here together one writes, and nobody after it."""
-    if not rnncore_is_set(&blas):
+    """Import the BLAS path at its first use. Threads may come here together while others run: all store the same."""
+    if rnncore_pointer(&blas) == NULL:
         from rnncore.kernels import _blas
-        rnncore_set_once(&blas, <const Products*> PyCapsule_GetPointer(_blas.products(), b"rnncore.kernels.Products"))
+        rnncore_set_pointer(&blas, PyCapsule_GetPointer(_blas.products(), b"rnncore.kernels.Products"))
     return 0
 
 
 cdef inline void matmul(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x, Py_ssize_t ldx, const real* w,
                         real beta, real* y, Py_ssize_t ldy) noexcept nogil:
     """y[m,n] = x[m,k] @ w[n,k].T + beta * y"""
+    cdef const Products* products = <const Products*> rnncore_pointer(&blas)
     if real is float:
-        blas.f32(m, n, k, x, ldx, w, beta, y, ldy)
+        products.f32(m, n, k, x, ldx, w, beta, y, ldy)
     else:
-        blas.f64(m, n, k, x, ldx, w, beta, y, ldy)
+        products.f64(m, n, k, x, ldx, w, beta, y, ldy)
 
 
 cdef void one_step(const rnncore_cell* cell, Py_ssize_t n, real* z, real* h, real* c, real* extra) noexcept nogil:
