@@ -139,13 +139,13 @@ class Model:
         Returns the output (a dict by name where the model has several), or (output, state) if state was given.
         Raises InputError and StateError.
         """
+        if self._direct is not None and lengths is None and mask is None and num_threads is None:
+            found = self._direct(x) if state is _NO_STATE else self._step_directly(x, state)
+            if found is not None:
+                return found
         if num_threads is not None:
             with threads_of_call(num_threads):
                 return self(x, state, lengths=lengths, mask=mask)
-        if self._direct is not None and lengths is None and mask is None:
-            found = self._directly(x, state)
-            if found is not None:
-                return found
         required = [entry for entry in self.inputs if not entry.optional]
         if len(required) != 1:
             names = ", ".join(entry.name for entry in required)
@@ -197,10 +197,8 @@ class Model:
                     found[node.inputs[0]] = (use[0], 0 if use[1] == "batch_first" else 1)
         return found
 
-    def _directly(self, x: Any, state: Any) -> Any:
-        """The result by the short way of kernels, or None for what needs the long one."""
-        if state is _NO_STATE:
-            return self._direct(x)
+    def _step_directly(self, x: Any, state: Any) -> Any:
+        """The result with the state after it by the short way of kernels, or None for what needs the long one."""
         if state is None:
             state = self.initial_state(len(x)) if isinstance(x, np.ndarray) and x.ndim else None
         found = self._direct.step(x, state.arrays) if type(state) is State else None

@@ -62,6 +62,7 @@ class Mutation(NamedTuple):
 
 
 BODY = "rnncore/kernels/native/body.h"
+AHEAD = "rnncore/kernels/native/ahead_body.h"
 CELL = "rnncore/kernels/cell_body.h"
 JOB = "rnncore/kernels/_job.pxd"
 NATIVE = "rnncore/kernels/_native.pyx"
@@ -212,6 +213,30 @@ MUTATIONS = [
         "<float*> (front.between + (layer - 1) * front.between_size) if layer > 0 else NULL",
         "<float*> front.between if layer > 0 else NULL",
         "each layer reads the outputs of the one before",
+        "exactness",
+    ),
+    Mutation(
+        "ahead-chain-forgotten",
+        AHEAD,
+        "s % LINK == 0 ? (vf){} : load(unfinished + r * stride)",
+        "(vf){}",
+        "a chain goes on where the visit before left it",
+        "exactness",
+    ),
+    Mutation(
+        "ahead-links-not-added",
+        AHEAD,
+        "s > LINK ? (vf)(side[r] + load(z + r * stride)) : side[r]",
+        "side[r]",
+        "sums beyond a link are of several chains",
+        "exactness",
+    ),
+    Mutation(
+        "ahead-inputs-of-the-chunk-before",
+        NATIVE,
+        "float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K",
+        "float* x = run.x_ahead",
+        "threads still read the chunk before",
         "exactness",
     ),
     Mutation(

@@ -156,6 +156,44 @@ def test_layers_side_by_side(isa, seed, shape):
             assert_same(found, expected, f"{isa}, seed {seed}, {threads} threads")
 
 
+# (input size, hidden size, steps): chains of more than one link, a last chunk of every length, parts that are not even
+LONE_SHAPES = [(64, 64, 16), (77, 130, 50), (260, 136, 35), (300, 150, 27), (90, 170, 41), (513, 257, 19), (99, 90, 18)]
+
+
+@pytest.mark.parametrize("shape", LONE_SHAPES)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("seed", seeds(2))
+def test_a_long_sequence_alone(isa, seed, kind, shape):
+    """One row whose input product is made beside its steps: the bits of the row among others, and of single steps."""
+    inputs, hidden, steps = shape
+    rng = np.random.default_rng(seed)
+    cell = random_cell(rng, kind, inputs, hidden)
+    cell = cell.replace(activations=()) if chance(rng, 0.8) else cell
+    if kind == "LSTM":
+        cell = cell.replace(layer_norm=None, projection=0, projection_bias=False, proj_clip=None)
+    spec = stack(cell, direction=str(rng.choice(["forward", "reverse", "bidirectional"])))
+    weights = draw_weights(spec, rng)
+    x = draw(rng, (3, steps, inputs)).astype(np.float32)
+    lengths = np.array([steps, steps, 1])
+    state = {f"rnn.{key}": draw(rng, shape) for key, shape in spec.nodes[0].state_shapes(3).items()}
+    state = {name: array.astype(np.float32) for name, array in state.items()}
+    model = Model(spec, weights, num_threads=1)
+    case = Case(spec, weights, {"x": x, "lengths": lengths}, state)
+    expected, _ = model.run(case.inputs, state)
+    expected = case.rows(expected, [0])
+    lone, first = case.rows({"x": x}, [0]), case.rows(state, [0])
+    for threads in (1, 2, 3):
+        found, after = model.run(lone, first, num_threads=threads)
+        assert_same(found, expected, f"{isa}, seed {seed}, {threads} threads")
+    found, _ = model.run({"x": np.concatenate([lone["x"], lone["x"]], 1), "lengths": np.array([steps])}, first)
+    assert_same({"rnn.last": found["rnn.last"]}, {"rnn.last": expected["rnn.last"]}, f"{isa}, seed {seed}, padded")
+    if spec.nodes[0].direction == "forward":
+        now = first
+        for step in range(steps):
+            _, now = model.run({"x": lone["x"][:, step : step + 1]}, now)
+        assert_same(now, after, f"{isa}, seed {seed}, step by step")
+
+
 @pytest.mark.parametrize("steps", [7, 130])
 @pytest.mark.parametrize("seed", seeds(30))
 def test_splits(isa, seed, steps):

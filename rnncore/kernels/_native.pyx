@@ -4,7 +4,8 @@
 Weights are packed once into panels (native/native.h). For a chunk of time steps the input product of all its rows
 is made at once, straight from the rows of x; then each step adds the recurrent product, panel by panel, and finishes
 the units of that panel while its pre-activations are still in registers. The walk over the panels turns round at
-every step, so that it begins with what the cache still holds.
+every step, so that it begins with what the cache still holds. For a single row the next chunk's input product is made
+beside the steps (native/ahead_body.h).
 
 Threads share a direction by panels, each keeping the same ones for the whole sequence and meeting the others after
 every step; or by rows, without meeting at all. Either way each output is the same chain of operations, so its bits
@@ -86,6 +87,21 @@ cdef extern from "native/native.h":
                                Py_ssize_t h_stride, float* next, Py_ssize_t next_stride, float* c,
                                Py_ssize_t c_stride) noexcept nogil
 
+    ctypedef struct rnncore_ahead:
+        const rnncore_panels* w
+        const float* x
+        const float* start
+        float* z
+        float* chain
+        Py_ssize_t z_stride
+        int visit
+
+    int AHEAD_ROWS(int V) nogil
+
+    ctypedef void rnncore_ahead_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first,
+                                     Py_ssize_t last, int down, const float* z, const float* h, float* next, float* c,
+                                     const rnncore_ahead* ahead) noexcept nogil
+
     ctypedef struct rnncore_isa:
         const char* name
         int width
@@ -99,6 +115,12 @@ cdef extern from "native/native.h":
         rnncore_step* reset_step
         rnncore_step* candidate_step
         rnncore_step* rnn_step
+        rnncore_ahead_step* lstm_ahead
+        rnncore_ahead_step* lstm_plain_ahead
+        rnncore_ahead_step* coupled_ahead
+        rnncore_ahead_step* gru_ahead
+        rnncore_ahead_step* gru_plain_ahead
+        rnncore_ahead_step* rnn_ahead
         void (*rnn_point)(const rnncore_cell* cell, float* z, float* h) noexcept nogil
         void (*lstm_point)(const rnncore_cell* cell, float* z, float* c, float* out) noexcept nogil
         void (*gru_gates)(const rnncore_cell* cell, float* z, const float* h, float* rh) noexcept nogil
@@ -146,6 +168,12 @@ cdef double WORK_OF_AN_ACTIVATION = 500
 # A step is shared by panels where every thread gets at least this many multiply-adds out of it: meeting costs about
 # 0.2 microseconds, in which one thread makes some 15,000.
 cdef double STEP_WORTH_SHARING = 12e3
+
+# The next rows' input product is made beside the steps of a single row where a thread's recurrent weights are more than
+# the first cache keeps of them from one step to the next, and less than what comes in from so far away that another
+# stream of weights holds it up.
+cdef Py_ssize_t LEAST_AHEAD = 56 << 10
+cdef Py_ssize_t LARGEST_AHEAD = 9 << 19
 
 # Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many
 # steps of the one before, which are enough to make one product of.
@@ -234,7 +262,8 @@ cdef struct Run:
     float* h            # (2, B, P padded): the outputs of two steps in turn
     float* c            # (B, H padded)
     float* out          # (B, H padded): before the projection, or r * h
-    float* z            # (rows_max, z_stride)
+    float* z            # (rows_max, z_stride), or where products are made ahead three times AHEAD_ROWS
+    float* x_ahead      # (2, input size, AHEAD_ROWS): inputs of two chunks in turn
     Py_ssize_t* offsets  # (rows_max): rows of x in the chunk
     Py_ssize_t rows_max
     rnncore_barrier* barrier
@@ -260,6 +289,7 @@ cdef struct Plan:
     rnncore_point point
     rnncore_step* step      # fused, or NULL
     rnncore_step* second    # GRU with reset before the product: what comes after r * h
+    rnncore_ahead_step* ahead  # step of one row that makes the next rows' input product beside it, or NULL
     const float* bias       # in the order of z, padded
     const float* bias_hr    # padded
     Py_ssize_t z_stride, h_stride, c_stride
@@ -345,6 +375,65 @@ cdef void gather(const Run* run, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last
                (last - first) * sizeof(float))
 
 
+cdef rnncore_rows rows_of_one(const Run* run, Py_ssize_t step) noexcept nogil:
+    """Rows of x from ``step`` on, where the batch is one row whose steps nobody chose."""
+    cdef const Job* job = run.job
+    cdef rnncore_rows rows
+    cdef Py_ssize_t source = run.x_order[0] if run.x_order != NULL else 0
+    rows.base = run.x + source * job.x_batch + time_of(job, 0, step) * job.x_time
+    rows.stride = -job.x_time if job.reverse else job.x_time
+    rows.offset = NULL
+    return rows
+
+
+cdef bint ahead_pays(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Whether steps of one row wait so long for the weights of panels first..last-1 that products fit in between."""
+    cdef const Plan* plan = run.plan
+    cdef Py_ssize_t size, longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
+    if plan.ahead == NULL or run.ready != NULL or run.done != NULL or longest < 2 * AHEAD_ROWS(plan.w_ih.V):
+        return False
+    if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
+        return False
+    size = (last - first) * plan.w_hh.V * plan.isa.width * plan.w_hh.K * <Py_ssize_t> sizeof(float)
+    return LEAST_AHEAD <= size <= LARGEST_AHEAD
+
+
+cdef void start_ahead(const Run* run, rnncore_ahead* ahead) noexcept nogil:
+    cdef const Plan* plan = run.plan
+    ahead.w = &plan.w_ih
+    ahead.start = plan.bias
+    ahead.z_stride = plan.z_stride
+    ahead.chain = run.z + 2 * AHEAD_ROWS(plan.w_ih.V) * plan.z_stride
+
+
+cdef void next_ahead(const Run* run, rnncore_ahead* ahead, Py_ssize_t chunk) noexcept nogil:
+    """While a chunk is stepped through, the next one's product is made, where that of the one before stood."""
+    cdef const Plan* plan = run.plan
+    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), turn = (chunk + 1) % 2
+    ahead.visit = 0
+    ahead.x = run.x_ahead + turn * rows * plan.w_ih.K
+    ahead.z = run.z + turn * rows * plan.z_stride
+
+
+cdef void pack_ahead(const Run* run, Py_ssize_t start, int index, int threads) noexcept nogil:
+    """Inputs of the chunk from step ``start`` on, this thread's part of them; zeros behind the last one.
+
+    Others read them one chunk later, so that a meeting of the steps in between is enough.
+    """
+    cdef const Plan* plan = run.plan
+    cdef Py_ssize_t longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
+    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), there = min(rows, longest - start), first, last, k, row
+    cdef float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K
+    cdef rnncore_rows source
+    if there <= 0:
+        return
+    share(plan.w_ih.K, index, threads, &first, &last)
+    source = rows_of_one(run, start)
+    for row in range(rows):
+        for k in range(first, last):
+            x[k * rows + row] = source.base[row * source.stride + k] if row < there else 0
+
+
 cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
                       const float* h, float* next) noexcept nogil:
     """Input product and step of a call that has one step, for panels first..last-1, a few at a time.
@@ -419,9 +508,14 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef float* target
     cdef rnncore_rows x_rows, out_rows
     cdef bint plain = run.table == NULL and job.order == NULL and job.lengths == NULL and job.steps == NULL
+    cdef bint lone = run.table == NULL and job.B == 1 and job.steps == NULL  # rows of x are evenly apart
     cdef bint single = job.T == 1 and plan.step != NULL and plan.second == NULL and run.table == NULL
     cdef bint aside = plan.w_hr.data != NULL or plan.second != NULL  # whether a step's result is not yet the output
     cdef double work = run.work, row_cost = cost_of_row(plan)
+    cdef Py_ssize_t rows_max = run.rows_max
+    cdef float* z
+    cdef bint look_ahead, beside
+    cdef rnncore_ahead ahead
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(plan.w_ih.panels, index, threads, &z_first, &z_last)
     if plan.w_hr.data != NULL:
@@ -432,6 +526,11 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     else:
         column, column_end = 0, plan.cell.output_size
 
+    look_ahead = lone and ahead_pays(run, first, last)
+    if look_ahead:
+        rows_max = AHEAD_ROWS(plan.w_ih.V)
+        start_ahead(run, &ahead)
+        pack_ahead(run, rows_max, index, threads)
     if index == 0:
         load_states(run, 0, job.B)
     meet(run, index, threads)
@@ -452,14 +551,12 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
             if job.lengths != NULL:
                 while n_next > 0 and job.lengths[n_next - 1] <= step:
                     n_next -= 1
-            if rows + n_next > run.rows_max:
+            if rows + n_next > rows_max:
                 break
             rows += n_next
             step += 1
-        if plain and job.B == 1:
-            x_rows.base = run.x + (start if not job.reverse else job.T - 1 - start) * job.x_time
-            x_rows.stride = -job.x_time if job.reverse else job.x_time
-            x_rows.offset = NULL
+        if lone:
+            x_rows = rows_of_one(run, start)
         elif plain and step == start + 1:
             x_rows.base = run.x + (start if not job.reverse else job.T - 1 - start) * job.x_time
             x_rows.stride = job.x_batch
@@ -480,8 +577,17 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
                         run.offsets[rows + row] = source * job.x_batch + time_of(job, row, t) * job.x_time
                     rows += n_next
             meet(run, index, threads)
+        z = run.z
+        beside = look_ahead and step < longest
+        if look_ahead:
+            z += start // rows_max % 2 * rows_max * plan.z_stride
+            next_ahead(run, &ahead, start // rows_max)
+            if beside:
+                pack_ahead(run, step + rows_max, index, threads)
         if single:
             single_step(run, &x_rows, rows, first, last, h, other)
+        elif look_ahead and start > 0:
+            pass  # made beside the chunk before
         elif run.table != NULL:
             gather(run, rows, z_first * plan.w_ih.V * W,
                    z_last * plan.w_ih.V * W if index + 1 < threads else plan.z_stride)
@@ -500,14 +606,18 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
             target = run.out if aside else other
             if single:
                 pass
+            elif beside:
+                plan.ahead(&plan.w_hh, &plan.point, first, last, t & 1, z + rows * plan.z_stride, h, other, run.c,
+                           &ahead)
+                ahead.visit += 1
             elif plan.step != NULL:
-                plan.step(&plan.w_hh, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
+                plan.step(&plan.w_hh, &plan.point, first, last, t & 1, n, z + rows * plan.z_stride, plan.z_stride,
                           h, plan.h_stride, target, plan.c_stride if aside else plan.h_stride, run.c, plan.c_stride)
             else:
-                generic_step(run, n, run.z + rows * plan.z_stride, h, other)
+                generic_step(run, n, z + rows * plan.z_stride, h, other)
             if plan.second != NULL:
                 meet(run, index, threads)
-                plan.second(&plan.w_n, &plan.point, first, last, t & 1, n, run.z + rows * plan.z_stride, plan.z_stride,
+                plan.second(&plan.w_n, &plan.point, first, last, t & 1, n, z + rows * plan.z_stride, plan.z_stride,
                             run.out, plan.c_stride, other, plan.h_stride, h, plan.h_stride)
             elif plan.w_hr.data != NULL:
                 meet(run, index, threads)
@@ -803,14 +913,21 @@ cdef class NativeCell:
                 self.panels(&plan.w_n, weights["weight_hh"][2 * H :], 1)
             else:
                 plain = cell.clip == INFINITY and cell.cell_clip == INFINITY and cell.forget_bias == 0
+                plain = plain and "peephole" not in weights
                 if kind == "RNN":
-                    plan.step = isa.rnn_step
+                    plan.step, plan.ahead = isa.rnn_step, isa.rnn_ahead
+                elif kind == "GRU" and plain:
+                    plan.step, plan.ahead = isa.gru_plain_step, isa.gru_plain_ahead
                 elif kind == "GRU":
-                    plan.step = isa.gru_plain_step if plain else isa.gru_step
+                    plan.step, plan.ahead = isa.gru_step, isa.gru_ahead
                 elif cell.coupled != COUPLED_NONE:
-                    plan.step = isa.coupled_step
+                    plan.step, plan.ahead = isa.coupled_step, isa.coupled_ahead
+                elif plain:
+                    plan.step, plan.ahead = isa.lstm_plain_step, isa.lstm_plain_ahead
                 else:
-                    plan.step = isa.lstm_plain_step if plain and "peephole" not in weights else isa.lstm_step
+                    plan.step, plan.ahead = isa.lstm_step, isa.lstm_ahead
+                if "weight_hr" in weights:
+                    plan.ahead = NULL
                 self.panels(&plan.w_hh, weights["weight_hh"], G)
             plan.bias = self.vector(units(bias, G, W))
             plan.z_stride = G * padded(H, W)
@@ -1044,13 +1161,13 @@ cdef class Direct:
     cdef Stack stack
     cdef Py_ssize_t input_size, width, state_rows, h_size, c_size
     cdef str h_name, c_name
-    cdef str merge
+    cdef Merge merge
     cdef int threads
 
     def __cinit__(self, Stack stack not None, str merge not None, Py_ssize_t input_size, Py_ssize_t width, tuple names,
                   int threads):
         self.stack = stack
-        self.merge = merge
+        self.merge = MERGES[merge]
         self.input_size = input_size
         self.width = width
         self.state_rows = stack.layers * stack.directions
@@ -1109,7 +1226,7 @@ cdef class Direct:
         call.job.x_time = self.input_size
         call.job.x_batch = call.job.T * self.input_size
         call.x = <const float*> cnp.PyArray_DATA(x)
-        call.merge = call.last_merge = MERGES[self.merge]
+        call.merge = call.last_merge = self.merge
         return True
 
     cdef output(self, Call* call):
@@ -1493,8 +1610,12 @@ cdef inline size_t line(Py_ssize_t floats) noexcept nogil:
 
 cdef size_t scratch_size(const Plan* plan, Py_ssize_t B, Py_ssize_t rows, bint has_c) noexcept nogil:
     """Bytes of a run's scratch for B rows and chunks of ``rows``."""
-    return (line(2 * B * plan.h_stride) + (2 if has_c else 1) * line(B * plan.c_stride) + line(rows * plan.z_stride)
-            + line(2 * rows))
+    cdef Py_ssize_t ahead = AHEAD_ROWS(plan.w_ih.V)
+    cdef size_t size = (line(2 * B * plan.h_stride) + (2 if has_c else 1) * line(B * plan.c_stride)
+                        + line(rows * plan.z_stride) + line(2 * rows))
+    if B == 1 and plan.ahead != NULL:
+        size += line(3 * ahead * plan.z_stride) + line(2 * ahead * plan.w_ih.K)
+    return size
 
 
 cdef void lay_out(Run* run, Py_ssize_t B, bint has_c, char* room) noexcept nogil:
@@ -1512,6 +1633,9 @@ cdef void lay_out(Run* run, Py_ssize_t B, bint has_c, char* room) noexcept nogil
         room += line(B * plan.c_stride)
     run.offsets = <Py_ssize_t*> room
     room += line(2 * rows)
+    if B == 1 and plan.ahead != NULL:
+        run.x_ahead = <float*> room
+        room += line(2 * AHEAD_ROWS(plan.w_ih.V) * plan.w_ih.K)
     run.z = <float*> room
 
 

@@ -117,6 +117,41 @@ static void check_step(const rnncore_isa *isa, kind k, ptrdiff_t H, ptrdiff_t n)
     free(reset);
 }
 
+/* AHEAD_ROWS steps of one row of H units that make the product of rows of I inputs beside them, the panels in two shares:
+ * the bits are those of product() and of the steps alone. */
+static void check_ahead(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I) {
+    const ptrdiff_t W = isa->width, panels = (H + W - 1) / W, wide = panels * W, stride = panels * V * W, R = AHEAD_ROWS(V);
+    float *w = room((size_t)(stride * H)), *w_ih = room((size_t)(stride * I)), *x = room((size_t)(R * I)), *packed = room((size_t)(R * I));
+    float *start = room((size_t)stride), *z = room((size_t)(R * stride)), *wanted = room((size_t)(R * stride));
+    float *found = room((size_t)(R * stride)), *chain = room((size_t)(R * stride)), *h = room((size_t)(2 * (R + 1) * wide));
+    float *c = room((size_t)wide), *c_alone = room((size_t)wide), *alone = h + (R + 1) * wide;
+    for (ptrdiff_t i = 0; i < stride * H; i++) w[i] = drawn(1.0f / sqrtf((float)H));
+    for (ptrdiff_t i = 0; i < stride * I; i++) w_ih[i] = drawn(1.0f);
+    for (ptrdiff_t i = 0; i < R * I; i++) x[i] = packed[i % I * R + i / I] = drawn(1.0f);
+    for (ptrdiff_t i = 0; i < stride; i++) start[i] = drawn(1.0f);
+    for (ptrdiff_t i = 0; i < R * stride; i++) z[i] = drawn(1.0f);
+    const rnncore_panels matrix = {w, panels, H, V}, inputs = {w_ih, panels, I, V};
+    const rnncore_point point = {.bias_hn = start, .clip = INFINITY, .cell_clip = INFINITY};
+    const rnncore_rows rows = {x, NULL, I};
+    rnncore_ahead ahead = {&inputs, packed, start, found, chain, stride, 0};
+    rnncore_step *const step = V == 4 ? isa->lstm_step : V == 3 ? isa->gru_step : isa->rnn_step;
+    rnncore_ahead_step *const beside = V == 4 ? isa->lstm_ahead : V == 3 ? isa->gru_ahead : isa->rnn_ahead;
+    isa->product(&inputs, 0, panels, R, &rows, start, wanted, stride);
+    for (; ahead.visit < R; ahead.visit++) {
+        const ptrdiff_t t = ahead.visit, shared = panels / 3;
+        step(&matrix, &point, 0, panels, 0, 1, z + t * stride, stride, alone + t * wide, wide, alone + (t + 1) * wide, wide, c_alone, wide);
+        beside(&matrix, &point, shared, panels, t & 1, z + t * stride, h + t * wide, h + (t + 1) * wide, c, &ahead);
+        beside(&matrix, &point, 0, shared, t & 1, z + t * stride, h + t * wide, h + (t + 1) * wide, c, &ahead);
+    }
+    if (memcmp(found, wanted, (size_t)(R * stride) * 4) && failures++ < 10) {
+        printf("%s V=%d H=%td I=%td: other bits of the product beside the steps\n", isa->name, V, H, I);
+    }
+    if (memcmp(h, alone, (size_t)((R + 1) * wide) * 4) && failures++ < 10) {
+        printf("%s V=%d H=%td I=%td: other bits of the steps beside the product\n", isa->name, V, H, I);
+    }
+    free(w), free(w_ih), free(x), free(packed), free(start), free(z), free(wanted), free(found), free(chain), free(h), free(c), free(c_alone);
+}
+
 /* z = start + a . panels for N units and V vectors a panel, K deep. */
 static void check_product(const rnncore_isa *isa, int V, ptrdiff_t N, ptrdiff_t K, ptrdiff_t n) {
     const ptrdiff_t W = isa->width, panels = (N + W - 1) / W, stride = panels * V * W;
@@ -177,6 +212,7 @@ static void check_gates(const rnncore_isa *isa) {
 
 int main(void) {
     static const ptrdiff_t sizes[] = {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64}, rows[] = {1, 2, 3, 4, 5, 6, 7, 9, 13};
+    static const ptrdiff_t depths[] = {1, 7, 40, 256, 300, 513};
     static const int vectors[] = {1, 3, 4}; /* of the products; reset_step alone has panels of 2 */
     for (int i = 0; rnncore_isas[i] != NULL; i++) {
         if (!rnncore_isa_usable(rnncore_isas[i])) continue;
@@ -188,6 +224,11 @@ int main(void) {
                 for (int v = 0; v < 3; v++, checks++) {
                     check_product(rnncore_isas[i], vectors[v], sizes[s], sizes[(s * 5 + 1) % 12], rows[r]);
                 }
+            }
+        }
+        for (size_t s = 0; s < sizeof depths / sizeof *depths; s++) {
+            for (size_t r = 0; r < sizeof depths / sizeof *depths; r++) {
+                for (int v = 0; v < 3; v++, checks++) check_ahead(rnncore_isas[i], vectors[v], depths[s], depths[r]);
             }
         }
         printf("%s: %d checks, %d failures so far\n", rnncore_isas[i]->name, checks, failures);

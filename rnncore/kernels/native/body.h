@@ -64,6 +64,15 @@ INLINE vf tanh_(vf x) {
 
 INLINE vf clip(vf x, float top) { return limit(x, -top, top); }
 
+/* Keeps the compiler from loading x again for each of its uses. */
+#if defined(__x86_64__)
+#define IN_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined(__aarch64__)
+#define IN_REGISTER(x) __asm__("" : "+w"(x))
+#else
+#define IN_REGISTER(x) ((void)0)
+#endif
+
 /* acc[r][p*V + v] += sum over k = first..last-1 of a[r][k] * panel p's vector v; panels stand ``apart`` floats apart. */
 INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t first,
                   ptrdiff_t last, const float *const *a, vf acc[][32]) {
@@ -72,7 +81,8 @@ INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff
         UNROLL for (int r = 0; r < R; r++) x[r] = splat(a[r][k]);
         UNROLL for (int p = 0; p < P; p++) {
             UNROLL for (int v = 0; v < V; v++) {
-                const vf weights = *(const vf *)(w + p * apart + (k * V + v) * W);
+                vf weights = *(const vf *)(w + p * apart + (k * V + v) * W);
+                if (R == 2 || R == 3) IN_REGISTER(weights); /* of more rows gcc does so itself */
                 UNROLL for (int r = 0; r < R; r++) acc[r][p * V + v] += x[r] * weights;
             }
         }
@@ -143,9 +153,10 @@ typedef struct {
         product_tile(R, P, V, call->w, panel, a, call->start, call->z + row * call->z_stride, call->z_stride);        \
     }
 
-/* Whether the next R rows make a tile. A tile that would leave a single row behind is passed over for a smaller one:
- * one row alone has too few chains to hide the latency of its multiply-adds. */
-#define TILE_FITS(R) (row + R <= n && (R <= 2 || row + R + 1 != n))
+/* Whether the next R rows make a tile, of the sizes in falling order. One row alone has too few chains to hide the latency
+ * of its multiply-adds and two wait for the weights, so 7 are 4 and 3, and 8 are twice 4. */
+#define TILE_FITS(R)                                                                                                  \
+    (n - row >= R && (R <= 2 || n - row != R + 1) && !(R == 6 && n - row == 8) && !(R == 5 && n - row != 5))
 
 /* The next rows against P panels at ``panel``, R at a time. */
 #define PRODUCT_ROWS(R, P, V)                                                                                         \
@@ -155,6 +166,7 @@ typedef struct {
 #if VECTORS == 32
 #define TILES_OF(MAKE, ...)                                                                                           \
     MAKE(6, __VA_ARGS__)                                                                                              \
+    MAKE(5, __VA_ARGS__)                                                                                              \
     MAKE(4, __VA_ARGS__)                                                                                              \
     MAKE(3, __VA_ARGS__)                                                                                              \
     MAKE(2, __VA_ARGS__)                                                                                              \
@@ -286,27 +298,33 @@ INLINE void coupled_tile(TILE_ARGUMENTS) {
     }
 }
 
+/* The same for a GRU: z its input products, acc the sums r and u, and R_n h + b_hn. */
+INLINE void gru_units(const rnncore_point *point, ptrdiff_t panel, const vf *acc, const float *z, const float *h,
+                      float *next) {
+    const vf zn = load(z + (panel * 3 + 2) * W) + acc[2] / sigmoid_divisor(clipped(point, acc[0]));
+    vf D;
+    const vf N = tanh_parts(clipped(point, zn), &D), d = sigmoid_divisor(clipped(point, acc[1]));
+    store(next + panel * W, mix(d, N, D, load(h + panel * W)));
+}
+
+/* What a GRU's sums of one panel begin with. */
+INLINE void gru_start(const rnncore_point *point, ptrdiff_t panel, const float *z, vf *acc) {
+    acc[0] = load(z + panel * 3 * W);
+    acc[1] = load(z + (panel * 3 + 1) * W);
+    acc[2] = load(point->bias_hn + panel * W);
+}
+
 INLINE void gru_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
     UNROLL for (int r = 0; r < R; r++) {
         a[r] = h + r * h_stride;
-        UNROLL for (int p = 0; p < P; p++) {
-            const float *from = z + r * z_stride + (panel + p) * 3 * W;
-            acc[r][3 * p] = load(from);
-            acc[r][3 * p + 1] = load(from + W);
-            acc[r][3 * p + 2] = load(point->bias_hn + (panel + p) * W);
-        }
+        UNROLL for (int p = 0; p < P; p++) gru_start(point, panel + p, z + r * z_stride, &acc[r][3 * p]);
     }
     accumulate(R, P, 3, w->data + panel * w->K * 3 * W, w->K * 3 * W, w->K, a, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            const vf xn = load(z + r * z_stride + ((panel + p) * 3 + 2) * W);
-            const vf zn = xn + acc[r][3 * p + 2] / sigmoid_divisor(clipped(point, acc[r][3 * p]));
-            vf D;
-            const vf N = tanh_parts(clipped(point, zn), &D), d = sigmoid_divisor(clipped(point, acc[r][3 * p + 1]));
-            const vf old = load(h + r * h_stride + (panel + p) * W);
-            store(next + r * next_stride + (panel + p) * W, mix(d, N, D, old));
+            gru_units(point, panel + p, &acc[r][3 * p], z + r * z_stride, a[r], next + r * next_stride);
         }
     }
 }
@@ -351,6 +369,11 @@ INLINE void candidate_tile(TILE_ARGUMENTS) {
     }
 }
 
+INLINE vf rnn_unit(const rnncore_point *point, vf z) {
+    z = clipped(point, z);
+    return point->relu ? MAX(splat(0.0f), z) : tanh_(z);
+}
+
 INLINE void rnn_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
@@ -361,8 +384,7 @@ INLINE void rnn_tile(TILE_ARGUMENTS) {
     accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            const vf x = clipped(point, acc[r][p]);
-            store(next + r * next_stride + (panel + p) * W, point->relu ? MAX(splat(0.0f), x) : tanh_(x));
+            store(next + r * next_stride + (panel + p) * W, rnn_unit(point, acc[r][p]));
         }
     }
 }
@@ -448,6 +470,8 @@ STEP_BY_SOME(reset_step, reset_tile, 4, 2, call->point)
 STEP_BY_SOME(candidate_step, candidate_tile, 8, 4, call->point)
 STEP_BY_SOME(rnn_step, rnn_tile, 8, 4, call->point)
 
+#include "ahead_body.h"
+
 /* ---- quotients of polynomials -------------------------------------------------------------------------------- */
 
 /* a * b + c rounded once, for shims of CPUs that may have no instruction for it. */
@@ -523,6 +547,12 @@ const rnncore_isa ISA = {
     .reset_step = reset_step,
     .candidate_step = candidate_step,
     .rnn_step = rnn_step,
+    .lstm_ahead = lstm_ahead,
+    .lstm_plain_ahead = lstm_plain_ahead,
+    .coupled_ahead = coupled_ahead,
+    .gru_ahead = gru_ahead,
+    .gru_plain_ahead = gru_plain_ahead,
+    .rnn_ahead = rnn_ahead,
     .rnn_point = rnn_point_f32,
     .lstm_point = lstm_point_f32,
     .gru_gates = gru_gates_f32,

@@ -1,0 +1,141 @@
+/* A step of one row with, beside it, a part of the input product of the rows that come next. Included by body.h.
+ *
+ * A step of one row uses each weight once: it waits for the cache they come from, and its multiply-adds take half of
+ * that time or less. The input product uses each weight for many rows: it waits for its multiply-adds. So the two share
+ * one loop. While a chunk of R rows is stepped through, the product of the next R rows is made: at each visit of a panel
+ * a part of one of its vectors, R rows at once, as many multiply-adds as the step has itself where input and output are
+ * of one size. Every sum is the same chain over k as in product(). */
+
+/* For n inputs: side[r] += x[.][r] * w, and for E times as many outputs from k on what chain() does with one row. */
+INLINE void chain_beside(const int P, const int V, const int E, const int R, const float *w, ptrdiff_t apart, ptrdiff_t k,
+                         ptrdiff_t n, const float *h, vf acc[][32], const float *w_ih, const float *x, vf *side) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const vf weights = *(const vf *)(w_ih + i * V * W);
+        UNROLL for (int e = 0; e < E; e++) {
+            const vf old = splat(h[k + i * E + e]);
+            UNROLL for (int p = 0; p < P; p++) {
+                UNROLL for (int v = 0; v < V; v++) {
+                    acc[0][p * V + v] += old * *(const vf *)(w + p * apart + ((k + i * E + e) * V + v) * W);
+                }
+            }
+            UNROLL for (int r = e * (R / E); r < (e + 1) * (R / E); r++) side[r] += splat(x[i * R + r]) * weights;
+        }
+    }
+}
+
+INLINE void chain_aside(const int V, const int R, ptrdiff_t n, const float *w_ih, const float *x, vf *side) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const vf weights = *(const vf *)(w_ih + i * V * W);
+        UNROLL for (int r = 0; r < R; r++) side[r] += splat(x[i * R + r]) * weights;
+    }
+}
+
+INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* acc is what accumulate() makes of it. Of P panels' input product the vector and the part of its sums that belong to
+ * this visit: sums that are done stand in ahead->z, a chain that the visit before left in ahead->chain. */
+INLINE void accumulate_beside(const int P, const int V, const int R, const rnncore_panels *w, ptrdiff_t panel,
+                              const float *h, vf acc[][32], const rnncore_ahead *ahead) {
+    const int E = R / (P * V), vector = ahead->visit / E, part = ahead->visit % E;
+    const ptrdiff_t K = w->K, I = ahead->w->K, apart = K * V * W, stride = ahead->z_stride;
+    const ptrdiff_t column = (panel * V + vector) * W, end = I * (part + 1) / E;
+    const float *data = w->data + panel * apart;
+    const float *w_ih = ahead->w->data + (panel + vector / V) * I * V * W + vector % V * W;
+    float *z = ahead->z + column, *unfinished = ahead->chain + column;
+    ptrdiff_t k = 0, s = I * part / E;
+    vf sum[32], side[16];
+    UNROLL for (int r = 0; r < R; r++) {
+        side[r] = s == 0 ? load(ahead->start + column) : s % LINK == 0 ? (vf){} : load(unfinished + r * stride);
+    }
+    while (k < K || s < end) {
+        const ptrdiff_t k_before = k, s_before = s;
+        const ptrdiff_t k_end = least(K, k / LINK * LINK + LINK), s_end = least(end, s / LINK * LINK + LINK);
+        const ptrdiff_t n = least((k_end - k) / E, s_end - s);
+        chain_beside(P, V, E, R, data, apart, k, n, h, acc, w_ih + s * V * W, ahead->x + s * R, side);
+        k += n * E;
+        s += n;
+        if (s == end || k_end - k < E) { /* nothing is left to be beside */
+            chain(1, P, V, data, apart, k, k_end, &h, acc);
+            k = k_end;
+        }
+        if (k == K) {
+            chain_aside(V, R, s_end - s, w_ih + s * V * W, ahead->x + s * R, side);
+            s = s_end;
+        }
+        if (k == k_end && k > k_before) {
+            if (k > LINK) {
+                UNROLL for (int v = 0; v < P * V; v++) acc[0][v] += sum[v];
+            }
+            if (k < K) {
+                UNROLL for (int v = 0; v < P * V; v++) {
+                    sum[v] = acc[0][v];
+                    acc[0][v] = (vf){};
+                }
+            }
+        }
+        if (s > s_before && (s % LINK == 0 || s == I)) {
+            UNROLL for (int r = 0; r < R; r++) {
+                store(z + r * stride, s > LINK ? (vf)(side[r] + load(z + r * stride)) : side[r]);
+                side[r] = (vf){};
+            }
+        }
+    }
+    if (end % LINK != 0 && end != I) {
+        UNROLL for (int r = 0; r < R; r++) store(unfinished + r * stride, side[r]);
+    }
+}
+
+/* The arguments of a step of one row. */
+typedef struct {
+    const rnncore_panels *w;
+    const rnncore_point *point;
+    const float *z, *h;
+    float *next, *c;
+    const rnncore_ahead *ahead;
+} ahead_call;
+
+enum { LSTM_UNITS, COUPLED_UNITS, GRU_UNITS, RNN_UNITS };
+
+INLINE void ahead_tile(const int units, const int P, const int V, const int R, const ahead_call *call,
+                       const rnncore_point *point, ptrdiff_t panel) {
+    vf acc[1][32];
+    UNROLL for (int v = 0; v < P * V; v++) acc[0][v] = load(call->z + (panel * V + v) * W);
+    if (units == GRU_UNITS) gru_start(point, panel, call->z, acc[0]);
+    accumulate_beside(P, V, R, call->w, panel, call->h, acc, call->ahead);
+    if (units == LSTM_UNITS) lstm_units(point, panel, acc[0], call->next, call->c);
+    if (units == COUPLED_UNITS) coupled_units(point, panel, acc[0], call->next, call->c);
+    if (units == GRU_UNITS) gru_units(point, panel, acc[0], call->z, call->h, call->next);
+    if (units == RNN_UNITS) {
+        UNROLL for (int p = 0; p < P; p++) store(call->next + (panel + p) * W, rnn_unit(point, acc[0][p]));
+    }
+}
+
+#define AHEAD_TILE(NAME, UNITS, P, V, POINT)                                                                          \
+    NOINLINE void NAME##_##P(const ahead_call *call, ptrdiff_t panel) {                                               \
+        ahead_tile(UNITS, P, V, AHEAD_ROWS(V), call, POINT, panel);                                                   \
+    }
+
+/* SOME panels at once while there are so many, then one by one; downwards the other way round. */
+#define AHEAD(NAME, UNITS, SOME, V, POINT)                                                                            \
+    AHEAD_TILE(NAME, UNITS, 1, V, POINT)                                                                              \
+    static void NAME(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
+                     const float *z, const float *h, float *next, float *c, const rnncore_ahead *ahead) {             \
+        const ahead_call call = {w, point, z, h, next, c, ahead};                                                     \
+        const ptrdiff_t some = (last - first) / SOME, groups = some + (last - first) % SOME;                          \
+        for (ptrdiff_t i = 0; i < groups; i++) {                                                                      \
+            const ptrdiff_t j = down ? groups - 1 - i : i;                                                            \
+            if (j < some) {                                                                                           \
+                NAME##_##SOME(&call, first + j * SOME);                                                               \
+            } else {                                                                                                  \
+                NAME##_1(&call, last - (groups - j));                                                                 \
+            }                                                                                                         \
+        }                                                                                                             \
+    }
+
+AHEAD(lstm_ahead, LSTM_UNITS, 1, 4, call->point)
+AHEAD(lstm_plain_ahead, LSTM_UNITS, 1, 4, PLAIN)
+AHEAD(coupled_ahead, COUPLED_UNITS, 1, 3, call->point)
+AHEAD(gru_ahead, GRU_UNITS, 1, 3, call->point)
+AHEAD(gru_plain_ahead, GRU_UNITS, 1, 3, PLAIN_GRU)
+AHEAD_TILE(rnn_ahead, RNN_UNITS, 4, 1, call->point)
+AHEAD(rnn_ahead, RNN_UNITS, 4, 1, call->point)
