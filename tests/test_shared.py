@@ -369,15 +369,17 @@ def test_one_stream_that_is_closed(name):
             stream.feed(x)
 
 
-@pytest.mark.parametrize("name", ["lstm", "graph", "causal"])
+@pytest.mark.parametrize("name", ["lstm", "large", "graph", "causal"])
 @pytest.mark.parametrize("arrays", [False, True])
 def test_one_pool(name, arrays):
     """Threads with a stream each in one pool, while others open, save, fork and close theirs: nothing is mixed up."""
     spec = SPECS[name] if name in SPECS else WINDOWS[name][0]
     model, pool = make(spec), make(spec).pool(2 * THREADS)
     rng = np.random.default_rng(4)
-    own = [draw(spec, rng, 1, 24)[0] for _ in range(THREADS)]
+    steps, piece = 240, 30
+    own = [draw(spec, rng, 1, steps)[0] for _ in range(THREADS)]
     expected = [model.stream().feed(x) for x in own]
+    rounds = 8
 
     def step(id, handle, piece):
         if arrays:
@@ -386,10 +388,10 @@ def test_one_pool(name, arrays):
 
     def feed(place):
         handles = []
-        for round in range(3):
+        for round in range(rounds):
             id = (place, round)
             handles.append(persist(pool.open, id))
-            found = [step(id, handles[-1], own[place][at : at + 3]) for at in range(0, 24, 3)]
+            found = [step(id, handles[-1], own[place][at : at + piece]) for at in range(0, steps, piece)]
             assert equal(np.concatenate(found), expected[place])
             again = persist(pool.load, persist(pool.save, id))
             assert persist(pool.save, again) == persist(pool.save, id)
@@ -409,7 +411,7 @@ def test_one_pool(name, arrays):
             assert handle not in pool
 
     *handles, _ = at_once(*[functools.partial(feed, place) for place in range(THREADS)], others)
-    assert len(pool) == 0 and len({one for each in handles for one in each}) == 3 * THREADS
+    assert len(pool) == 0 and len({one for each in handles for one in each}) == rounds * THREADS
 
 
 def test_one_stream_engine():
@@ -485,10 +487,32 @@ def test_one_prefix_cache(max_bytes):
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
+def test_one_prefix_cache_of_many_entries():
+    """Its sums and counts, where all that threads do is to put in, to find and to push out."""
+    model = make(language())
+    state = {"r.h": np.zeros((1, 1, 16), np.float32)}
+    cache = PrefixCache(model, 40 * 464 + 10)
+    keys = [bytes([number]) for number in range(64)]
+    rounds = 2000
+
+    def use(seed):
+        own = random.Random(seed)
+        for _ in range(rounds):
+            place = own.randrange(1, len(keys))
+            length, entry = cache.find([b"", keys[place], b"?"])
+            assert (length, entry is None) in ((1, False), (0, True))
+            if entry is None:
+                cache.put(keys[place], state, None)
+
+    at_once(*[functools.partial(use, seed) for seed in range(THREADS)])
+    assert cache.hits + cache.misses == THREADS * rounds and cache.tokens_reused == cache.hits
+    assert len(cache) == 40 and cache.nbytes == sum(entry.nbytes for entry in cache._entries.values())
+
+
 def test_metrics():
     """No count is lost, and what is read is of one moment."""
     metrics, histogram = Metrics(), Histogram((1, 2, 3))
-    rounds = 400
+    rounds = 3000
     done = threading.Event()
 
     def count():
