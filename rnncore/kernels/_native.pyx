@@ -386,15 +386,15 @@ cdef rnncore_rows rows_of_one(const Run* run, Py_ssize_t step) noexcept nogil:
     return rows
 
 
-cdef bint ahead_pays(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Whether steps of one row wait so long for the weights of panels first..last-1 that products fit in between."""
+cdef bint ahead_pays(const Run* run, int threads) noexcept nogil:
+    """Whether steps of one row wait so long for a thread's weights that products fit in between; the same for all."""
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t size, longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
     if plan.ahead == NULL or run.ready != NULL or run.done != NULL or longest < 2 * AHEAD_ROWS(plan.w_ih.V):
         return False
     if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
         return False
-    size = (last - first) * plan.w_hh.V * plan.isa.width * plan.w_hh.K * <Py_ssize_t> sizeof(float)
+    size = plan.w_hh.panels // threads * plan.w_hh.V * plan.isa.width * plan.w_hh.K * <Py_ssize_t> sizeof(float)
     return LEAST_AHEAD <= size <= LARGEST_AHEAD
 
 
@@ -526,7 +526,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     else:
         column, column_end = 0, plan.cell.output_size
 
-    look_ahead = lone and ahead_pays(run, first, last)
+    look_ahead = lone and ahead_pays(run, threads)
     if look_ahead:
         rows_max = AHEAD_ROWS(plan.w_ih.V)
         start_ahead(run, &ahead)
