@@ -38,6 +38,7 @@ EXTENSIONS = {
         "fast",
     ),
     "_engine": ([], "off"),
+    "_graph": ([], "off"),
     "_normalization": ([], "off"),
     "_pool": ([], "off"),
     "_pooling": (

@@ -5,12 +5,17 @@ Everything here errs on the safe side: what the graph does not prove is not assu
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 
+from rnncore.errors import SpecError
 from rnncore.ops import OPS, UNKNOWN, attention, elementwise, logic
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 
-__all__ = ["ATTENTION", "mentions", "mixing"]
+__all__ = ["ATTENTION", "freed", "mentions", "mixing"]
+
+MOST_TRIALS = 32
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 ATTENTION = frozenset(op.name for op in attention.OPS)  # whole over time, but each row apart
@@ -37,6 +42,36 @@ def mixing(spec: Spec, name: str, rows: bool, recurrent: bool = True) -> str:
         if (recurrent or not isinstance(node, Recurrent)) and not _keeps_apart(spec, node, name, rows):
             return f"node {node.name!r} ({getattr(node, 'op', None) or node.kind})"
     return ""
+
+
+def freed(spec: Spec, names: Sequence[str]) -> Spec | None:
+    """The network for any batch in place of one of 1, which these inputs have as the first or second size, and optional
+    ones may have.
+
+    None unless the graph keeps the rows of a larger batch apart, and every output has them.
+    """
+    inputs = {entry.name: entry for entry in spec.inputs}
+    names = [*names, *(e.name for e in spec.inputs if e.optional and 1 in e.shape[:2] and e.name not in names)]
+    taken = {size for entry in spec.inputs for size in entry.shape}
+    batch = next(name for name in ("B", "N", *(f"B{n}" for n in range(len(taken)))) if name not in taken)
+    layers = {name for node in spec.stateful for name in node.initial}  # whose first axis those of a state are
+    places = [
+        [axis for axis, size in enumerate(inputs[name].shape[:2]) if size == 1 and (axis or name not in layers)]
+        for name in names
+    ]
+    for axes in itertools.islice(itertools.product(*places), MOST_TRIALS):
+        shapes = {}
+        for name, axis in zip(names, axes, strict=True):
+            shape = inputs[name].shape
+            shapes[name] = (*shape[:axis], batch, *shape[axis + 1 :])
+        try:
+            found = spec.reshaped(shapes)
+        except SpecError:
+            continue
+        rows = all(batch in found.values[name].shape for name in found.outputs)
+        if rows and not mixing(found, batch, rows=True):
+            return found
+    return None
 
 
 def _keeps_apart(spec: Spec, node: object, name: str, rows: bool) -> bool:

@@ -54,6 +54,7 @@ class Batcher:
             _mixes_rows(node, self.spec, self.batch) for node in self.spec.nodes
         )
         self.lengths, self.time = _ragged(self.spec, self.batch) if self.mergeable else (None, None)
+        self._required = [entry.name for entry in self.spec.inputs if not entry.optional]
         self._axes = {entry.name: self._axes_of(entry.shape) for entry in self.spec.inputs}
 
     def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool, copy: bool) -> Job:
@@ -61,7 +62,7 @@ class Batcher:
 
         Without copy, nobody writes to the arrays that were given as long as the job lives.
         """
-        required = [entry.name for entry in self.spec.inputs if not entry.optional]
+        required = self._required
         by_name = isinstance(x, (dict, Mapping))  # dict first: it is found at once
         if not by_name and len(required) != 1:
             raise InputError(f"this model has {len(required)} required inputs ({', '.join(required)}): give a mapping")
@@ -85,9 +86,7 @@ class Batcher:
     def run(self, jobs: Sequence[Job]) -> list[Any]:
         """One call for jobs of one key: the result of each, with the bits that it has alone."""
         if len(jobs) == 1:
-            (job,) = jobs
-            outputs, after = self.model.run(job.values, job.state)
-            return [self._result(job, outputs, after)]
+            return [self._alone(jobs[0])]
         steps = max(job.steps for job in jobs)
         ragged = self.lengths is not None and any(job.steps < steps or self.lengths in job.values for job in jobs)
         values = {}
@@ -109,6 +108,16 @@ class Batcher:
             found.append(self._result(job, own, state))
             first += job.rows
         return found
+
+    def _alone(self, job: Job) -> Any:
+        if job.wants_state:
+            return self._result(job, *self.model.run(job.values, job.state))
+        if len(self._required) == len(job.values) == 1:  # the short way of kernels, where the model has one
+            outputs = self.model(next(iter(job.values.values())))
+            outputs = outputs if isinstance(outputs, dict) else {self.spec.outputs[0]: outputs}
+        else:
+            outputs = self.model.run(job.values)
+        return self._result(job, outputs, None)
 
     def _result(self, job: Job, outputs: dict[str, np.ndarray], after: State | None) -> Any:
         single = not job.wants_dict and len(outputs) == 1

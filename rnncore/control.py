@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,28 +32,22 @@ class ControlStep:
         self.node = node
         self.branches = branches
         self.dtype = dtype
-        self.names, self.own = node.names, node.own
+        self.names, self.own, self.carried = node.names, node.own, node.carried
         self.entries = [tuple(entry.name for entry in branch.inputs) for branch in node.branches]
         self.run = {"If": self._if, "Loop": self._loop, "Scan": self._scan}[node.op]
-
-    def reading(self, inputs: tuple[str, ...]) -> ControlStep:
-        """The same step with other values in the places of its inputs."""
-        return ControlStep(dataclasses.replace(self.node, inputs=inputs), self.branches, self.dtype, self.packed)
 
     def __call__(self, values: dict[str, Any], before: Any, after: dict[str, np.ndarray]) -> None:
         given = [values[name] if name else None for name in self.node.inputs]
         captured = dict(zip(self.node.captures, given[self.own :], strict=True))
         values.update(zip(self.names, self.run(given, captured), strict=True))
 
-    def _call(self, place: int, own: Sequence[np.ndarray], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
-        entries = self.entries[place]
-        values = dict(zip(entries, own, strict=False))
-        for name in entries[len(own) :]:
-            values[name] = captured.get(name)
-        return self.branches[place](values)
+    def _captured(self, place: int, own: int, captured: dict[str, np.ndarray]) -> dict[str, np.ndarray | None]:
+        """The inputs of a branch that are the same in every step: those behind its ``own``."""
+        return {name: captured.get(name) for name in self.entries[place][own:]}
 
     def _if(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return self._call(0 if self._truth(given[0]) else 1, (), captured)
+        place = 0 if self._truth(given[0]) else 1
+        return self.branches[place](self._captured(place, 0, captured))
 
     def _truth(self, array: np.ndarray) -> bool:
         if array.size != 1:
@@ -65,13 +58,15 @@ class ControlStep:
         """Runs while the condition holds and the trip count, if there is one, is not reached."""
         trips = None if given[0] is None else int(np.asarray(given[0]).reshape(()))
         going = given[1] is None or self._truth(given[1])
-        carried = given[2 : self.node.own]
+        carried = given[2 : self.own]
+        branch, entries, same = self.branches[0], self.entries[0], self._captured(0, self.own, captured)
         rows: list[list[np.ndarray]] = []
         step = 0
         while going and (trips is None or step < trips):
             if step == MAX_STEPS:
                 raise InputError(f"node {self.node.name!r} (Loop): no end after {MAX_STEPS:,} steps")
-            found = self._call(0, (np.array(step, np.int64), np.array(True), *carried), captured)
+            own = (np.array(step, np.int64), np.array(True), *carried)
+            found = branch(dict(zip(entries, own, strict=False)) | same)
             going = self._truth(found[0])
             carried = found[1 : 1 + len(carried)]
             rows.append(found[1 + len(carried) :])
@@ -80,15 +75,20 @@ class ControlStep:
         return [*carried, *(self._stack([row[i] for row in rows], name, 0, {}) for i, name in enumerate(outputs))]
 
     def _scan(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
-        node, carried = self.node, given[: self.node.carried]
-        sequences = self._moved(given[len(carried) : self.own])
+        """given: states, then sequences; what is behind them is captured."""
+        node, count = self.node, self.carried
+        carried = given[:count]
+        sequences = self._moved(given[count : self.own])
+        branch, entries, same = self.branches[0], self.entries[0], self._captured(0, self.own, captured)
         rows = []
         for step in range(len(sequences[0])):
-            found = self._call(0, (*carried, *[array[step] for array in sequences]), captured)
-            rows.append(found[len(carried) :])
-            carried = found[: len(carried)]
-        outputs = node.branches[0].outputs[len(carried) :]
+            found = branch(dict(zip(entries, (*carried, *[array[step] for array in sequences]), strict=False)) | same)
+            rows.append(found[count:])
+            carried = found[:count]
+        outputs = node.branches[0].outputs[count:]
         places = node.output_axes or (0,) * len(outputs)
+        if len(rows) == 1:
+            return [*carried, *map(_as_step, rows[0], places)]
         sizes = {} if rows else self._sizes([*(array.shape for array in carried), *(a.shape[1:] for a in sequences)])
         turned = node.output_backward or (False,) * len(outputs)
         return [
@@ -108,20 +108,18 @@ class ControlStep:
         """A Scan's sequences with their steps in front, in the order in which it goes."""
         node = self.node
         if node.axes:
-            sequences = [
-                array.transpose(axis, *(other for other in range(array.ndim) if other != axis % array.ndim))
-                for array, axis in zip(sequences, node.axes, strict=True)
-            ]
+            sequences = [_from_front(array, axis) for array, axis in zip(sequences, node.axes, strict=True)]
         if any(len(array) != len(sequences[0]) for array in sequences):
             lengths = sorted({len(array) for array in sequences})
             raise InputError(f"node {node.name!r} (Scan): sequences of {lengths} steps, expected one length")
-        backward = node.backward or (False,) * len(sequences)
-        return [array[::-1] if back else array for array, back in zip(sequences, backward, strict=True)]
+        if not any(node.backward):
+            return sequences
+        return [array[::-1] if back else array for array, back in zip(sequences, node.backward, strict=True)]
 
     def _stack(self, rows: list[np.ndarray], name: str, axis: int, sizes: Mapping[str, int]) -> np.ndarray:
         """What was collected; of no steps with these sizes, as far as they are known."""
         if len(rows) == 1:
-            return rows[0][(slice(None),) * (axis % (rows[0].ndim + 1)) + (None,)]
+            return _as_step(rows[0], axis)
         if rows:
             if len({row.shape for row in rows}) > 1:
                 raise InputError(f"node {self.node.name!r} ({self.node.op}): steps of different shapes in {name!r}")
@@ -130,6 +128,19 @@ class ControlStep:
         shape = [size if isinstance(size, int) else sizes.get(size, 0) for size in value.shape]
         shape.insert(axis % (len(shape) + 1), 0)
         return np.zeros(shape, numpy_dtype(value.dtype, self.dtype))
+
+
+def _as_step(array: np.ndarray, axis: int) -> np.ndarray:
+    """What the only step gave, with an axis of steps."""
+    return array[(slice(None),) * (axis % (array.ndim + 1)) + (None,)]
+
+
+def _from_front(array: np.ndarray, axis: int) -> np.ndarray:
+    """The array with this axis in front."""
+    axis %= array.ndim
+    if axis < 2:
+        return array.swapaxes(0, 1) if axis else array
+    return array.transpose(axis, *range(axis), *range(axis + 1, array.ndim))
 
 
 def branch_weights(node: Control, weights: Any, place: int, label: str) -> dict[str, np.ndarray]:

@@ -35,6 +35,10 @@ from rnncore.requests import Answer, Promise, Request, Requests, check_positive
 
 __all__ = ["Engine", "StreamEngine"]
 
+AT_ONCE = 5e-4  # seconds of a call that may hold up an event loop
+MOST_KINDS = 256  # of requests whose time is known
+FORGET = 0.95  # of the longest time, with each chunk
+
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
 
 
@@ -73,6 +77,7 @@ class Engine(Requests):
         check_positive("max_steps", max_steps)
         self.model, self.max_steps = model, max_steps
         self._batcher = Batcher(model)
+        self._seconds: dict[Hashable, float] = {}  # what a call for one request took, by its key and rows
         super().__init__(max_batch=max_batch, max_wait=max_wait, max_queue=max_queue, workers=workers)
 
     def submit(
@@ -110,6 +115,15 @@ class Engine(Requests):
     def _fits(self, rows: int, steps: int) -> bool:
         return rows <= self.max_batch and rows * steps <= self.max_steps
 
+    def _is_short(self, job: Job) -> bool:
+        return self._seconds.get((job.key, job.rows), AT_ONCE) < AT_ONCE
+
+    def _learn(self, job: Job, seconds: float) -> None:
+        """What a call for this job alone took."""
+        if len(self._seconds) >= MOST_KINDS:
+            self._seconds.clear()
+        self._seconds[job.key, job.rows] = seconds
+
     def _answer(self, requests: list[Request]) -> None:
         running = self._begin(requests)
         if not running:
@@ -134,8 +148,10 @@ class Engine(Requests):
         jobs = [request.job for request in requests]
         start = time.monotonic()
         results = self._batcher.run(jobs)
-        rows = sum(job.rows for job in jobs)
-        self.metrics.running.observe(time.monotonic() - start)
+        rows, seconds = sum(job.rows for job in jobs), time.monotonic() - start
+        if len(jobs) == 1 and self._batcher.mergeable:  # others have a key of their own
+            self._learn(jobs[0], seconds)
+        self.metrics.running.observe(seconds)
         self.metrics.batch_rows.observe(rows)
         self.metrics.add(batches=1, rows=rows, steps=sum(job.rows * job.steps for job in jobs))
         return results
@@ -186,6 +202,7 @@ class StreamEngine(Requests):
         self._sliceable = all(_time_axis(flow) == 0 for flow in entries)
         self.slice_steps = slice_steps
         self._serials = itertools.count()
+        self._seconds: dict[int, float] = {}  # what a chunk of so many steps may take alone
         super().__init__(max_batch=max_batch, max_wait=0.0, max_queue=max_queue, workers=1)
 
     def _start_empty(self) -> None:
@@ -304,6 +321,9 @@ class StreamEngine(Requests):
         super()._expire(request, expired)
         self._next_in_line(request)
 
+    def _place(self, request: Request) -> None:
+        self._lines[request.job.stream] = deque([request])
+
     def _next_in_line(self, request: Request) -> None:
         """A stream's first chunk is done with, one way or another."""
         line = self._lines[request.job.stream]
@@ -318,23 +338,32 @@ class StreamEngine(Requests):
     def _fits(self, rows: int, steps: int) -> bool:
         return rows + len(self._fed) <= self.max_batch
 
+    def _is_short(self, job: _Chunk) -> bool:
+        in_one = not job.finish and (job.steps <= self.slice_steps or not self._sliceable)
+        return in_one and self._seconds.get(job.steps, AT_ONCE) < AT_ONCE
+
+    def _learn(self, steps: int, seconds: float) -> None:
+        """What a slice of one stream took. Equal ones differ (a stride, a block), so the longest is remembered."""
+        if len(self._seconds) >= MOST_KINDS:
+            self._seconds.clear()
+        self._seconds[steps] = max(seconds, FORGET * self._seconds.get(steps, 0.0))
+
     def _empty(self) -> list[Request]:
         waiting = [request for line in self._lines.values() for request in line if not request.taken]
         self._lines = {id: deque([line[0]]) for id, line in self._lines.items() if line[0].taken}
         return waiting
 
-    def _next_batch(self) -> tuple[list[Request], list[Request]] | None:
+    def _await_batch(self) -> tuple[list[Request], list[Request]] | None:
         expired: list[Request] = []
-        with self._lock:
-            while True:
-                now = time.monotonic()
-                key = self._head(now, expired)
-                batch = self._collect(key, now, expired) if key is not None else []
-                if batch or expired or self._fed:
-                    return batch, expired
-                if self._closed:
-                    return None
-                self._arrived.wait()
+        while True:
+            now = time.monotonic()
+            key = self._head(now, expired)
+            batch = self._collect(key, now, expired) if key is not None else []
+            if batch or expired or self._fed:
+                return batch, expired
+            if self._closed:
+                return None
+            self._sleep()
 
     # --- the work, outside of it ---
 
@@ -406,6 +435,8 @@ class StreamEngine(Requests):
 
     def _count(self, running: list[Request], slices: dict[Hashable, Any], seconds: float) -> None:
         steps = sum(min(request.job.steps - request.job.at, self._most(request)) for request in running)
+        if len(running) == 1:
+            self._learn(steps, seconds)
         self.metrics.running.observe(seconds)
         self.metrics.batch_rows.observe(len(slices))
         self.metrics.add(batches=1, rows=len(slices), steps=steps)

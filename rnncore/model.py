@@ -17,8 +17,9 @@ import numpy as np
 from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
-from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError
-from rnncore.ops import OPS, numpy_dtype
+from rnncore.errors import InputError, SpecError, UnsupportedError
+from rnncore.kernels._graph import OpStep, apart, walk
+from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.stacks import pack
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from rnncore.stream import Stream
     from rnncore.streaming.program import Program
 
-__all__ = ["Model", "apart", "nothing", "op_step"]
+__all__ = ["Model", "nothing", "op_step"]
 
 # What stands for "no state argument", so that None can mean "start from the beginning, and give me the state".
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
@@ -76,10 +77,11 @@ class Model:
         threads = check_threads(num_threads)
         self._fold_bytes = fold_bytes
         self._constants = {node.name: _constant(node, self._weights, self._dtype) for node in _constants(spec)}
-        self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads) for node in spec.nodes]
+        known = spec.values
+        self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads, known) for node in spec.nodes]
         folded = self._fold_embeddings()
         self._padded = self._padded_ids()
-        self._last_uses = _last_uses(spec, folded)
+        self._walk, self._unread = _work(self._steps, _last_uses(spec, folded))
         self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
@@ -291,7 +293,8 @@ class Model:
 
         Returns a Model whose outputs are those that are not carried, with an axis of steps behind the batch; it gives
         what calls one by one give. States of recurrent layers over a free time, and nothing else, become these
-        layers' own: the model then is as it was, without them. Raises InputError for what does not fit.
+        layers' own: the model then is as it was, without them. A batch of 1 that all states and steps have is free in
+        the result where the graph keeps the rows of a larger one apart. Raises InputError for what does not fit.
         """
         from rnncore.streaming.over_time import over_time
 
@@ -436,25 +439,21 @@ class Model:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
         self._forward(values, before, after)
         kept = [*self._constants.values()]
-        kept += [values[entry.name] for entry in self._spec.inputs if values[entry.name] is not None]
+        kept += [values[entry.name] for entry in self._spec.inputs]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
-        return apart([(name, values[name]) for name in self._spec.outputs], kept), State.of(after)
+        return apart(self._spec.outputs, values, kept), State.of(after)
 
     def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
         values.update(self._constants)
         with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
-            for step, last in zip(self._steps, self._last_uses, strict=True):
-                step(values, before, after)
-                for name in last:
-                    values.pop(name, None)
+            walk(self._walk, self._unread, values, before, after)
 
     def _branch(self, values: Values) -> list[np.ndarray]:
-        """The outputs of a model inside another's Control node, whose inputs need no check."""
-        for entry in self._spec.inputs:
-            values.setdefault(entry.name, None)
-        self._forward(values, None, {})
+        """The outputs of a model inside another's Control node, of all its inputs, which need no check."""
+        values.update(self._constants)
+        walk(self._walk, self._unread, values, None, {})
         return [values[name] for name in self._spec.outputs]
 
 
@@ -469,30 +468,6 @@ def _batch_of(spec: Spec, values: Values) -> int:
     return values[first.name].shape[0]
 
 
-def apart(outputs: list[tuple[str, Any]], kept: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs that share no memory with each other or with ``kept``: the state, the caller's inputs, constants."""
-    owners = {id(_owner(array)) for array in kept}
-    found = {}
-    for name, array in outputs:
-        array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
-        owner = _owner(array)
-        plain = owner is not None and id(owner) not in owners and id(None) not in owners
-        if not plain and any(np.may_share_memory(array, other) for other in kept):
-            array = array.copy()
-        found[name] = array
-        kept.append(array)
-        owners.add(id(_owner(array)))
-    return found
-
-
-def _owner(array: np.ndarray) -> np.ndarray | None:
-    """The array whose memory this one has, its own or another's; None where that is not plain to see."""
-    base = array.base
-    if base is None:
-        return array
-    return base if type(base) is np.ndarray and base.base is None else None
-
-
 Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]
 
 
@@ -503,6 +478,7 @@ def _compile(
     needed: set[str],
     given: set[str],
     threads: int,
+    known: Mapping[str, Value],
 ) -> Step:
     if isinstance(node, Recurrent):
         return RecurrentStep(node, weights, dtype, needed, given, threads)
@@ -520,7 +496,7 @@ def _compile(
             for key in model.weights.packed
         }
         return ControlStep(node, [model._branch for model in models], dtype, packed)
-    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads)
+    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known)
 
 
 def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
@@ -539,11 +515,23 @@ def _constant(node: Node, weights: Weights, dtype: np.dtype) -> np.ndarray:
     return array
 
 
+def _work(steps: list[Step], last_uses: list[tuple[str, ...]]) -> tuple[list[Step], list[tuple[str, ...]]]:
+    """The steps that do something, and what nobody reads behind each."""
+    working, unread, waiting = [], [], ()
+    for step, names in zip(steps, last_uses, strict=True):
+        waiting += names
+        if step is not nothing:
+            working.append(step)
+            unread.append(waiting)
+            waiting = ()
+    return working, unread
+
+
 def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
     """For each node the values, made by nodes, that no later one and no output reads."""
     last: dict[str, int] = {}
     for place, node in enumerate(spec.nodes):
-        made = node.names if isinstance(node, (Node, Control)) else ()
+        made = node.names if isinstance(node, (Node, Control)) and node.op != "Constant" else ()
         last.update(dict.fromkeys(made, place))
         reads = [*node.reads, *(folded[name] for name in node.reads if name in folded)]
         last.update({name: place for name in reads if name in last})
@@ -555,8 +543,10 @@ def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found]
 
 
-def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step:
-    """The step of a Node."""
+def op_step(
+    node: Node, weights: Weights, dtype: np.dtype, threads: int, known: Mapping[str, Value] | None = None
+) -> OpStep:
+    """The step of a Node; known: the Values by name, where the node reads them under these names."""
     dtypes = node.weight_dtypes()
     own = {
         name.removeprefix(f"{node.name}."): weights[name].astype(
@@ -564,25 +554,7 @@ def op_step(node: Node, weights: Weights, dtype: np.dtype, threads: int) -> Step
         )
         for name in node.weight_shapes()
     }
-    run = OPS[node.op].compiled(node.attributes, own, threads, dtype)
-    inputs, names = node.inputs, node.names
-    only = names[0] if len(names) == 1 else None
-    single = inputs[0] if len(inputs) == 1 else ""  # most have one, and a short step feels a list
-
-    def step(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
-        try:
-            found = run(values[single]) if single else run(*[values[name] if name else None for name in inputs])
-        except InputError as error:
-            raise InputError(f"node {node.name!r} ({node.op}): {error}") from None
-        except (ValueError, IndexError, OverflowError) as error:
-            if isinstance(error, RnncoreError):
-                raise
-            shapes = ", ".join(str(values[name].shape) for name in inputs if values.get(name) is not None)
-            raise InputError(f"node {node.name!r} ({node.op}): inputs of shape {shapes}: {error}") from None
-        if only is not None:
-            values[only] = found[0] if isinstance(found, (tuple, list)) else found
-        else:
-            values.update(zip(names, found, strict=True))
-
-    step.packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
-    return step
+    values = None if known is None else [known[name] if name else None for name in node.inputs]
+    run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
+    packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
+    return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore.arguments import as_array
 from rnncore.errors import FormatError, InputError, StateError, StreamError
-from rnncore.kernels._pool import DirectSlots, Owner, Slots
+from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Input
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
@@ -49,6 +49,11 @@ class StreamPool:
         self._rows = Rows(program, int(capacity), side_by_side=True)
         self._handles: dict[Hashable, int] = {}
         self._finished: set[int] = set()
+        # Whether a piece may be one step without its time axis: (I,) where each step is answered at once.
+        required = [entry for entry in program.given if not entry.optional]
+        self._takes_single = program.plan.together and len(required) == 1
+        self._takes_single = self._takes_single and required[0].dtype == "float" and len(required[0].shape) == 3
+        self._only = self._find_only()
         node = bare_stack(program)
         self._direct = None
         if node is not None and len(program.plan.spec.outputs) == 1:
@@ -230,20 +235,51 @@ class StreamPool:
             found = self._direct.step_by_id(dict(chunks), self._handles, self._clock())
             if found is not None:
                 return found
-        handles = np.array([self._handle(id) for id in chunks], np.int64)
-        given, lengths = self._padded(chunks)
+        handles = list(map(self._handles.get, chunks))
+        if None in handles:
+            handles = [self._handle(id) for id in chunks]
+        given, lengths = self._plain(chunks) or self._padded(chunks)
         new = int(lengths.max())
         accepted = self._program.accept(given, len(handles), self._program.given, "pool", side_by_side=True)
-        outputs, counts = self._advance(handles, accepted, new, lengths)
-        single = [np.ndim(chunk) == 1 and self._takes_single(chunk) for chunk in chunks.values()]
-        return {id: self._of_row(outputs, counts, row, single[row]) for row, id in enumerate(chunks)}
+        outputs, counts = self._advance(np.array(handles, np.int64), accepted, new, lengths)
+        single = [False] * len(handles)
+        if self._takes_single:
+            single = [_is_list(chunk) for chunk in chunks.values()]
+        parts = [self._rows_of(name, array, counts[name], single) for name, array in outputs.items()]
+        if len(parts) == 1:
+            return dict(zip(chunks, parts[0], strict=True))
+        names = tuple(outputs)
+        return {id: dict(zip(names, found, strict=True)) for id, *found in zip(chunks, *parts, strict=True)}
 
-    def _takes_single(self, chunk: Any) -> bool:
-        """Whether a piece may be one step without its time axis: (I,) where each step is answered at once."""
-        if isinstance(chunk, Mapping) or not self._program.plan.together:
-            return False
-        required = [entry for entry in self._program.given if not entry.optional]
-        return len(required) == 1 and required[0].dtype == "float" and len(required[0].shape) == 3
+    def _plain(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+        """What _padded gives, the short way: for arrays of the model's only input, as they have to be."""
+        if self._only is None or type(chunks) is not dict:
+            return None
+        name, dtype, sizes, single = self._only
+        found = side_by_side(chunks, dtype, sizes, single)
+        return found and ({name: found[0]}, found[1])
+
+    def _find_only(self) -> tuple[str, np.dtype, tuple[int, ...], bool] | None:
+        """The model's only input, which has its rows first and then its steps: name, dtype, other sizes, or -1; and
+        whether a piece may be one step."""
+        if len(self._program.given) != 1:
+            return None
+        (entry,) = self._program.given
+        flow = self._program.plan.flows[entry.name]
+        if self._program.axes(flow, True) != (0, 1):
+            return None
+        others = [size for axis, size in enumerate(entry.shape) if axis not in (flow.batch, flow.time)]
+        sizes = tuple(-1 if isinstance(size, str) else size for size in others)
+        return entry.name, numpy_dtype(entry.dtype, self._program.model.dtype), sizes, self._takes_single
+
+    def _rows_of(self, name: str, array: np.ndarray, counts: np.ndarray, single: list[bool]) -> list[np.ndarray]:
+        """What of one output belongs to each row, in arrays of their own: steps as far as they count."""
+        batch, time = self._program.axes(self._program.plan.flows[name], True)
+        if batch is None:
+            return [array.copy() for _ in single]
+        if (batch, time) in ((0, 1), (0, None)):
+            return rows_of(array, None if time is None else counts, single)
+        return [self._of_row({name: array}, {name: counts}, row, one) for row, one in enumerate(single)]
 
     def _of_row(
         self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int, single: bool = False
@@ -290,7 +326,7 @@ class StreamPool:
         flow, array = self._program.plan.flows[name], as_array(f"stream {id!r}: {name}", given)
         shape = [size for axis, size in enumerate(entry.shape) if axis != flow.batch]
         time = flow.time - (flow.batch is not None and flow.batch < flow.time)
-        if array.ndim == 1 and self._takes_single(given):
+        if array.ndim == 1 and self._takes_single:
             array = np.expand_dims(array, time)
         fits = array.ndim == len(shape) and all(
             isinstance(size, str) or size == found for size, found in zip(shape, array.shape, strict=True)
@@ -436,6 +472,13 @@ class _Owned:
 
     def __exit__(self, *error: object) -> None:
         self.owner.release()
+
+
+def _is_list(chunk: Any) -> bool:
+    """Whether a piece has one dimension."""
+    if type(chunk) is np.ndarray:
+        return chunk.ndim == 1
+    return not isinstance(chunk, Mapping) and np.ndim(chunk) == 1
 
 
 def _only(outputs: dict[str, np.ndarray]) -> Any:

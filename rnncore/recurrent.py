@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +50,8 @@ class RecurrentStep:
         self.dtype = dtype
         self.time_first = node.layout == "time_first"
         self.sequence_needed = any(f"{node.name}{end}" in needed for end in ("", ".forward", ".reverse"))
+        self.last_needed = f"{node.name}.last" in needed
+        self.ragged = node.lengths is not None or node.mask is not None
         self.trained = {}
         if node.trained_state:
             self.trained = {
@@ -61,7 +62,9 @@ class RecurrentStep:
         self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
         self.threads = threads
         self.states = {key: f"{node.name}.{key}" for key in node.cell.states}
-        self.shapes = node.state_shapes("B")
+        shapes = node.state_shapes("B")
+        self.state_rows, _, self.h_size = shapes["h"]
+        self.c_size = shapes["c"][2] if "c" in shapes else None
         self.width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
         self.embedding: Node | None = None
         self.table: _native.Table | None = None
@@ -95,10 +98,10 @@ class RecurrentStep:
             x = np.ascontiguousarray(x)
         batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
         batch, steps = x.shape[batch_axis], x.shape[time_axis]
-        rows = self._rows(values, batch, steps)
-        shapes = {key: (count, batch, size) for key, (count, _, size) in self.shapes.items()}
-        initial = self._initial(values, before, shapes)
-        final = {key: np.empty(shape, self.dtype) for key, shape in shapes.items()}
+        rows = self._rows(values, batch, steps) if self.ragged else ALL_ROWS
+        h0, c0 = self._initial(values, before, batch)
+        hn = np.empty((self.state_rows, batch, self.h_size), self.dtype)
+        cn = None if self.c_size is None else np.empty((self.state_rows, batch, self.c_size), self.dtype)
 
         y = self._output(batch, steps, ragged=rows.order is not None)
         # Masked steps repeat each direction's own outputs, which therefore stand side by side until they are filled.
@@ -108,7 +111,7 @@ class RecurrentStep:
         self.stack.run(
             x, out, self.merged, "set" if apart else self.merged, self.time_first, self.flip,
             rows.order, rows.lengths, rows.steps,
-            initial.get("h"), initial.get("c"), final["h"], final.get("c"), self.threads, self.table,
+            h0, c0, hn, cn, self.threads, self.table,
         )  # fmt: skip
         if repeat:
             size = node.cell.output_size
@@ -116,7 +119,7 @@ class RecurrentStep:
                 self._repeat(out[..., d * size : (d + 1) * size], rows.mask, direction == "reverse")
         if apart:
             y = merge_directions(node.merge, np.stack(np.split(out, 2, axis=2)))
-        self._store(values, after, y, final)
+        self._store(values, after, y, hn, cn)
 
     def _ids(self, values: Values) -> np.ndarray:
         ids = values[self.embedding.inputs[0]]
@@ -129,8 +132,6 @@ class RecurrentStep:
     def _rows(self, values: Values, batch: int, steps: int) -> _Rows:
         """Rows in order of falling number of valid steps, and where those are."""
         node = self.node
-        if node.lengths is None and node.mask is None:
-            return ALL_ROWS
         lengths = values[node.lengths] if node.lengths else None
         mask = values[node.mask] if node.mask else None
         if lengths is not None:
@@ -160,26 +161,28 @@ class RecurrentStep:
         row, step = np.nonzero(~mask & (latest >= 0))
         y[row, step] = y[row, latest[row, step]]
 
-    def _initial(
-        self, values: Values, before: State | None, shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, np.ndarray]:
-        """Initial states by letter, of these shapes; a missing one means zeros."""
-        node = self.node
+    def _initial(self, values: Values, before: State | None, batch: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Initial h and c; None means zeros, or that there is none."""
         if before is not None:
-            return {key: before[name] for key, name in self.states.items()}
-        if node.initial:
-            found = {}
-            for (key, expected), name in zip(shapes.items(), node.initial, strict=True):
-                if values[name].shape != expected:
-                    raise InputError(
-                        f"node {node.name!r}: initial {key} has shape {values[name].shape}, expected {expected}"
-                    )
-                found[key] = np.ascontiguousarray(values[name])
-            return found
-        return {
-            key: np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key]))
-            for key, array in self.trained.items()
-        }
+            found = [before[name] for name in self.states.values()]
+        elif self.node.initial:
+            found = [
+                self._given(values[name], key, batch) for key, name in zip(self.states, self.node.initial, strict=True)
+            ]
+        else:
+            shapes = {"h": (self.state_rows, batch, self.h_size), "c": (self.state_rows, batch, self.c_size)}
+            found = [
+                np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key]))
+                for key, array in self.trained.items()
+            ]
+        return (found[0] if found else None), (found[1] if len(found) > 1 else None)
+
+    def _given(self, array: np.ndarray, key: str, batch: int) -> np.ndarray:
+        """An initial state that is a value of the graph."""
+        expected = (self.state_rows, batch, self.h_size if key == "h" else self.c_size)
+        if array.shape != expected:
+            raise InputError(f"node {self.node.name!r}: initial {key} has shape {array.shape}, expected {expected}")
+        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def _output(self, batch: int, steps: int, ragged: bool) -> np.ndarray | None:
         """Room for the sequence; None where nobody reads it. Zeros behind short rows."""
@@ -188,16 +191,25 @@ class RecurrentStep:
         shape = (steps, batch, self.width) if self.time_first else (batch, steps, self.width)
         return (np.zeros if ragged else np.empty)(shape, self.dtype)
 
-    def _store(self, values: Values, after: dict[str, np.ndarray], y: np.ndarray | None, final: dict[str, np.ndarray]):
+    def _store(
+        self,
+        values: Values,
+        after: dict[str, np.ndarray],
+        y: np.ndarray | None,
+        hn: np.ndarray,
+        cn: np.ndarray | None,
+    ) -> None:
         node = self.node
         if node.merge == "separate":
             if y is not None:
                 values[f"{node.name}.forward"], values[f"{node.name}.reverse"] = np.split(y, 2, axis=2)
         else:
             values[node.name] = y
-            values[f"{node.name}.last"] = merge_directions(node.merge, final["h"][-len(node.directions) :])
-        for key, name in self.states.items():
-            values[name] = after[name] = final[key]
+            if self.last_needed:
+                values[f"{node.name}.last"] = merge_directions(node.merge, hn[-len(node.directions) :])
+        values[self.states["h"]] = after[self.states["h"]] = hn
+        if cn is not None:
+            values[self.states["c"]] = after[self.states["c"]] = cn
 
 
 def merge_directions(merge: str, h: np.ndarray) -> np.ndarray:

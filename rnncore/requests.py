@@ -81,6 +81,25 @@ class Awaited(Request):
         self.engine._forget(self)
 
 
+class Here(Request):
+    """A request that the thread which asks answers itself, before anybody awaits it."""
+
+    def begin(self) -> bool:
+        return True
+
+    def set_result(self, result: Any) -> None:
+        self._result, self._error = result, None
+
+    def set_exception(self, error: BaseException) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._error is not None:
+            raise self._error
+        return self._result
+        yield  # never: what makes this a generator
+
+
 Answer = tuple[Request, Any, BaseException | None]  # a request, and its result or error
 
 
@@ -112,6 +131,8 @@ class Requests:
         self._depth = self._dead = 0
         self._closed = False
         self._threads: list[threading.Thread] = []
+        self._idle = 0  # threads that wait for a batch
+        self._here = False  # whether a request is answered by who asked; no thread begins a batch meanwhile
 
     def _forked(self) -> None:
         """In the child of a fork: nothing waits, and no thread runs."""
@@ -138,17 +159,22 @@ class Requests:
         """Ask for something, answered by the future that is returned."""
         return self._ask(Promise, x, **options)
 
-    def ask(self, x: Any, **options: Any) -> Awaitable:
-        """As submit, but what it returns is awaited in the running event loop, whose tasks wake once for a batch."""
-        return self._ask(Awaited, x, **options)
+    def ask(self, x: Any, *, at_once: bool = False, **options: Any) -> Awaitable:
+        """As submit, but what it returns is awaited in the running event loop, whose tasks wake once for a batch.
 
-    async def infer(self, x: Any, *, block: bool = False, **options: Any) -> Any:
+        at_once  where nothing waits and nothing runs, and the last request like this one took less than half a
+                 millisecond, the model runs in this thread, now: sooner than another thread would wake up
+        """
+        return self._ask(Awaited, x, at_once=at_once, **options)
+
+    async def infer(self, x: Any, *, block: bool = False, at_once: bool = False, **options: Any) -> Any:
         """What submit's future will have, awaited. Cancelling the task cancels the request.
 
-        block  with a full queue: wait for room, at most until the deadline; other tasks run meanwhile
+        block    with a full queue: wait for room, at most until the deadline; other tasks run meanwhile
+        at_once  as for ask
         """
         if not block:
-            return await self.ask(x, **options)
+            return await self.ask(x, at_once=at_once, **options)
         submit = functools.partial(self.submit, x, block=True, **options)
         submitting = asyncio.get_running_loop().run_in_executor(None, submit)
         try:
@@ -167,13 +193,23 @@ class Requests:
         timeout: float | None = None,
         deadline: float | None = None,
         block: bool = False,
+        at_once: bool = False,
         **what: Any,
     ) -> Any:
-        """Check a request and put it into the queue."""
+        """Check a request, and put it into the queue or answer it here."""
         check_priority(priority)
         deadline = as_deadline(timeout, deadline)
         self._check_open()
-        request = kind(self, self._job(x, **what), priority, deadline)
+        job = self._job(x, **what)
+        if at_once and self._is_short(job):
+            request = Here(self, job, priority, deadline)
+            if self._begin_here(request):
+                try:
+                    self._answer([request])
+                finally:
+                    self._end_here()
+                return request
+        request = kind(self, job, priority, deadline)
         with self._lock:
             self._await_room(request, block)
             self._enqueue(request)
@@ -187,6 +223,29 @@ class Requests:
     def _job(self, x: Any, **what: Any) -> Any:
         """What is asked for, checked, in arrays that nobody else writes to."""
         raise NotImplementedError
+
+    def _is_short(self, job: Any) -> bool:
+        """Whether a job is known to be answered sooner than a thread could be woken for it."""
+        return False
+
+    def _begin_here(self, request: Request) -> bool:
+        """Whether nothing waits and nothing runs, so that who asks may run the model. If so, _end_here must follow."""
+        with self._lock:
+            if self._depth or self._here or self._closed or self._idle < len(self._threads):
+                return False
+            self._here = request.taken = True
+            self._place(request)
+            self.metrics.add(accepted=1)
+            return True
+
+    def _place(self, request: Request) -> None:
+        """Under the lock: a request begins without having waited."""
+
+    def _end_here(self) -> None:
+        with self._lock:
+            self._here = False
+            if self._depth or self._closed:
+                self._arrived.notify_all()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -335,29 +394,45 @@ class Requests:
 
     def _next_batch(self) -> tuple[list[Request], list[Request]] | None:
         """Requests to run together, and those to be told that they are late; None when all is done."""
-        expired: list[Request] = []
         with self._lock:
-            while True:
-                now = time.monotonic()
-                key = self._head(now, expired)
-                if key is not None:
-                    head = self._queues[key][0][2]
-                    left = head.submitted + self.max_wait - now
-                    rows = sum(entry[2].job.rows for entry in self._queues[key]) if left > 0 else 0
-                    if left <= 0 or rows >= self.max_batch or self._closed:
-                        batch = self._collect(key, now, expired)
-                        if self._queues:  # for another thread
-                            self._arrived.notify()
-                        return batch, expired
-                    if expired:
-                        return [], expired
-                    self._arrived.wait(left)
-                elif expired:
+            while self._here:
+                self._arrived.wait()
+            self._idle += 1
+            try:
+                return self._await_batch()
+            finally:
+                self._idle -= 1
+
+    def _await_batch(self) -> tuple[list[Request], list[Request]] | None:
+        """As _next_batch, under the lock."""
+        expired: list[Request] = []
+        while True:
+            now = time.monotonic()
+            key = self._head(now, expired)
+            if key is not None:
+                head = self._queues[key][0][2]
+                left = head.submitted + self.max_wait - now
+                rows = sum(entry[2].job.rows for entry in self._queues[key]) if left > 0 else 0
+                if left <= 0 or rows >= self.max_batch or self._closed:
+                    batch = self._collect(key, now, expired)
+                    if self._queues:  # for another thread
+                        self._arrived.notify()
+                    return batch, expired
+                if expired:
                     return [], expired
-                elif self._closed:
-                    return None
-                else:
-                    self._arrived.wait()
+                self._sleep(left)
+            elif expired:
+                return [], expired
+            elif self._closed:
+                return None
+            else:
+                self._sleep()
+
+    def _sleep(self, seconds: float | None = None) -> None:
+        """Until something comes, and nobody runs a request of their own."""
+        self._arrived.wait(seconds)
+        while self._here:
+            self._arrived.wait()
 
     # --- the work, outside of it ---
 

@@ -11,11 +11,15 @@ from rnncore.arguments import accept_state, as_array
 from rnncore.errors import InputError, StateError, StreamError
 from rnncore.kernels import _native
 from rnncore.kernels._pool import DirectStream, Owner
+from rnncore.ops import numpy_dtype
 from rnncore.spec import Recurrent
 from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.streaming.program import Program
 from rnncore.streaming.rows import Rows
 from rnncore.streaming.straight import Straight
+
+# So many shapes of pieces are accepted without looking at them again.
+KNOWN_SHAPES = 64
 
 __all__ = ["Stream", "accept_chunk_lengths", "bare_stack", "batch_of_chunk", "check_out"]
 
@@ -33,21 +37,23 @@ class Stream:
     def __init__(self, program: Program, batch: int = 1, inputs: Mapping[str, Any] | None = None):
         if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1:
             raise InputError(f"batch={batch!r}, expected a positive integer")
-        if program.plan.fixed and batch != 1:
+        if program.plan.single and batch != 1:
             raise InputError(f"batch={batch!r}, expected 1, which this model's batch is fixed to")
         self._program, self._batch = program, int(batch)
         self._owner = Owner()
         self._rows: Rows | None = Rows(program, self._batch)
-        self._all = np.arange(self._batch)
         self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
         self._states_wanted = len(program.plan.spec.outputs) > 1
         self._lacking = 0  # 1 where the last piece had no batch
+        self._plain: dict[tuple[int, ...], tuple[tuple[int, ...], int, int]] = {}
+        dtypes = [numpy_dtype(entry.dtype, program.model.dtype) for entry in program.given]
+        self._only_dtype = dtypes[0] if len(dtypes) == 1 else None
         self._find_short_ways()
 
     def _find_short_ways(self) -> None:
         self._direct = self._find_direct()
-        ended = self._rows.arrays["ended"].any()
-        self._straight = Straight.of(self._rows) if self._direct is None and not ended else None
+        self._ended = bool(self._rows.arrays["ended"].any())
+        self._straight = Straight.of(self._rows) if self._direct is None and not self._ended else None
 
     def _find_direct(self) -> DirectStream | None:
         """The short way for a model that is one forward stack."""
@@ -107,20 +113,33 @@ class Stream:
         return {output: values[output] for output in self._program.plan.spec.outputs}
 
     def _feed(self, x: Any, lengths: Any, mask: Any, out: np.ndarray | None) -> Any:
-        rows, program = self._open_rows(), self._program
-        if rows.arrays["ended"].any():
+        rows = self._open_rows()
+        if self._ended:
             raise StreamError("this stream is finished, reset it before feeding more")
-        given, lacking = _named(program, x, mask, self._batch)
-        new, accepted = batch_of_chunk(program, given, self._batch)
+        accepted, new, lacking = self._accept(x, mask)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, self._batch, new)
         check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, lacking))
-        outputs, _ = rows.advance(self._all, accepted, new, lengths, check=check)
+        outputs, _ = rows.advance(rows.all, accepted, new, lengths, check=check, counted=False)
         self._lacking = min(lacking, 1)
         y = self._returned(outputs, lacking)
         if out is None:
             return y
         out[...] = y
         return out
+
+    def _accept(self, x: Any, mask: Any) -> tuple[dict[str, Any], int, int]:
+        """The inputs by name, the number of steps, and what x lacked: see _named."""
+        program, plain = self._program, mask is None and self._only_dtype is not None and type(x) is np.ndarray
+        plain = plain and x.dtype == self._only_dtype and x.flags.carray
+        found = self._plain.get(x.shape) if plain else None
+        if found is not None:  # a shape that was accepted before
+            shape, new, lacking = found
+            return {program.given[0].name: x.reshape(shape)}, new, lacking
+        given, lacking = _named(program, x, mask, self._batch)
+        new, accepted = batch_of_chunk(program, given, self._batch)
+        if plain and len(self._plain) < KNOWN_SHAPES:
+            self._plain[x.shape] = (accepted[program.given[0].name].shape, new, lacking)
+        return accepted, new, lacking
 
     def finish(self) -> Any:
         """The outputs that still wait for steps to come: the sequence ends here.
@@ -131,9 +150,10 @@ class Stream:
         self._take()
         try:
             rows = self._open_rows()
-            if rows.arrays["ended"].any():
+            if self._ended:
                 raise StreamError("this stream is finished already")
-            outputs, _ = rows.advance(self._all, {}, 0, None, ended=True)
+            outputs, _ = rows.advance(rows.all, {}, 0, None, ended=True)
+            self._ended = True
             self._direct = self._straight = None  # which do not know that a stream may have ended
             return self._returned(outputs, self._lacking)
         finally:
@@ -158,7 +178,8 @@ class Stream:
         try:
             other = Stream.__new__(Stream)
             rows = self._open_rows()
-            other._program, other._batch, other._all = self._program, self._batch, self._all
+            other._program, other._batch = self._program, self._batch
+            other._plain, other._only_dtype = {}, self._only_dtype
             other._owner, other._states_wanted, other._lacking = Owner(), self._states_wanted, self._lacking
             other._rows = Rows(self._program, self._batch)
             other._rows.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
@@ -268,16 +289,19 @@ class Stream:
 
     def _returned(self, outputs: dict[str, np.ndarray], lacking: int) -> Any:
         """The outputs without what the piece lacked: 0 nothing, 1 the batch, 2 the batch and the time."""
-        if lacking:
-            outputs = {name: self._without(name, array, lacking) for name, array in outputs.items()}
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        if len(outputs) == 1:
+            ((name, array),) = outputs.items()
+            return self._without(name, array, lacking) if lacking else array
+        return {name: self._without(name, array, lacking) for name, array in outputs.items()} if lacking else outputs
 
     def _without(self, name: str, array: np.ndarray, lacking: int) -> np.ndarray:
         flow = self._program.plan.flows[name]
+        if lacking == 1:
+            return array if flow.batch is None else array[(slice(None),) * flow.batch + (0,)]
         index: list[Any] = [slice(None)] * array.ndim
         if flow.batch is not None:
             index[flow.batch] = 0
-        if lacking == 2 and flow.time is not None:
+        if flow.time is not None:
             index[flow.time] = 0
         return array[tuple(index)]
 

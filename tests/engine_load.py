@@ -4,7 +4,8 @@
 
 Every request has an input of its own, and its answer must be, bit for bit, what the model gives for that input alone.
 A tenth is cancelled, a tenth has a deadline that may pass; the queue is small, and its bound is watched. Requests come
-from threads, then from coroutines, then as chunks of streams; then an engine is shut down under load and must drain.
+from threads, then from coroutines, many and one alone, then as chunks of streams; then an engine is shut down
+under load and must drain.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import itertools
 import sys
 import threading
 import time
@@ -24,6 +26,7 @@ import rnncore
 from rnncore import Input, Model, Node, Recurrent, Spec
 from rnncore.cells import LSTM
 from rnncore.errors import DeadlineError, EngineClosedError, QueueFullError
+from rnncore.requests import Here
 
 MOST_STEPS, WIDTH = 24, 6
 MAX_QUEUE = 200
@@ -192,6 +195,60 @@ def from_coroutines(model: Model, count: int, together: int = 500) -> dict[str, 
     return {**found, "cancelled by callers": outcomes["cancelled"]}
 
 
+def at_once(model: Model, count: int, threads: int = 4) -> dict[str, int]:
+    """A coroutine asks alone, time and again, to be answered where it asks; threads come between, then a shutdown."""
+    engine, tally, ended = rnncore.Engine(model, max_queue=MAX_QUEUE), Tally(), threading.Event()
+    failures, here = [], 0
+
+    def caller(number: int) -> None:
+        try:
+            for serial in itertools.count(count + number, threads):
+                future = engine.submit(request_input(serial))
+                future.add_done_callback(lambda future, serial=serial: tally.done(serial, future))
+                wait([future])
+                if ended.wait(1e-3 * (serial % 5)):
+                    return
+        except EngineClosedError:
+            pass
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    async def everything() -> int:
+        nonlocal here
+        for serial in range(count):
+            asked = engine.ask(request_input(serial), at_once=True)
+            here += isinstance(asked, Here)
+            tally.results[serial] = await asked
+            if serial % 3 == 0:
+                await asyncio.sleep(1e-4)
+        ending = asyncio.get_running_loop().run_in_executor(None, engine.shutdown)
+        late = 0
+        try:
+            while True:
+                tally.results[late] = await engine.ask(request_input(late), at_once=True)
+                late += 1
+        except EngineClosedError:
+            assert await ending
+        return late
+
+    callers = [threading.Thread(target=caller, args=(number,)) for number in range(threads)]
+    with Watch(engine), engine:
+        for thread in callers:
+            thread.start()
+        late = asyncio.run(everything())
+        ended.set()
+        for thread in callers:
+            thread.join()
+    assert not failures, failures
+    assert set(tally.outcomes) <= {"completed"} and set(tally.answers.values()) <= {1}
+    for serial, y in tally.results.items():
+        assert equal(y, model(request_input(serial))), f"request {serial}"
+    found = check_sums(engine)
+    assert found["completed"] == count + late + sum(tally.outcomes.values())
+    return {**found, "here": here}
+
+
 def of_streams(model: Model, count: int, threads: int, streams: int = 200) -> dict[str, int]:
     """Chunks of streams that come and go; what was fed in order must be what the model gives for it as a whole."""
     engine = rnncore.StreamEngine(model.pool(streams), max_queue=10 * MAX_QUEUE, max_batch=64, slice_steps=4)
@@ -277,6 +334,7 @@ def run(requests: int, threads: int = 64) -> dict[str, dict[str, int]]:
     return {
         f"{threads} threads": from_threads(model, requests // 2, threads),
         "asyncio": from_coroutines(model, requests - requests // 2),
+        "at once": at_once(model, requests // 10),
         "streams": of_streams(model, max(requests // 10, threads), threads),
         "shutdown, drained": shut_down_under_load(model, True),
         "shutdown, dropped": shut_down_under_load(model, False),

@@ -47,7 +47,7 @@ QUICK = (
     "test_ops_convolution.py",
 )
 COMPILED = (".pyx", ".pxd", ".h", ".c")
-LIMIT = 900  # seconds for one build or one run of the tests
+LIMIT = 2400
 
 
 class Mutation(NamedTuple):
@@ -62,6 +62,7 @@ class Mutation(NamedTuple):
 
 
 BODY = "rnncore/kernels/native/body.h"
+UNITS = "rnncore/kernels/native/units_body.h"
 AHEAD = "rnncore/kernels/native/ahead_body.h"
 CELL = "rnncore/kernels/cell_body.h"
 JOB = "rnncore/kernels/_job.pxd"
@@ -85,9 +86,9 @@ MUTATIONS = [
     ),
     Mutation(
         "peephole-of-old-cell",
-        BODY,
-        "if (peephole) zo += load(peephole) * cell;",
-        "if (peephole) zo += load(peephole) * load(c + panel * W);",
+        UNITS,
+        "if (peephole[i]) zo[i] += load(peephole[i]) * cell[i];",
+        "if (peephole[i]) zo[i] += load(peephole[i]) * load(at[i].c + at[i].panel * W);",
         "the output gate looks at the new c",
     ),
     Mutation(
@@ -127,7 +128,7 @@ MUTATIONS = [
     ),
     Mutation(
         "packed-exp-coefficient",
-        BODY,
+        UNITS,
         "1.66665316e-1f",
         "1.66765316e-1f",
         "a wrong digit in the packed kernels' exponential",
@@ -164,14 +165,14 @@ MUTATIONS = [
     ),
     Mutation(
         "fused-gru-update-swapped",
-        BODY,
+        UNITS,
         "((d - splat(1.0f)) * N + old * D)",
         "((d - splat(1.0f)) * old + N * D)",
         "u keeps the old output, 1 - u takes the new one",
     ),
     Mutation(
         "fused-coupled-sides-swapped",
-        BODY,
+        UNITS,
         "if (point->coupled == COUPLED_INPUT) {",
         "if (point->coupled == COUPLED_FORGET) {",
         "which gate is derived from the other",
@@ -179,7 +180,7 @@ MUTATIONS = [
     Mutation(
         "fused-reset-forgotten",
         BODY,
-        "old / sigmoid_divisor(clipped(point, acc[r][2 * p])));",
+        "old / d[0]);",
         "old);",
         "the candidate's product takes r * h, not h",
     ),

@@ -471,6 +471,152 @@ def test_arrays_that_nobody_writes_to_are_not_copied():
         same(second.result(30), model(x_of(2)))
 
 
+class Watched:
+    """An engine that notes which threads its model runs in. Calls are as short as ``short`` says."""
+
+    def __init__(self, model, monkeypatch, short=True, **options):
+        monkeypatch.setattr(rnncore.engine, "AT_ONCE", 60.0 if short else 0.0)
+        self.engine, self.threads = Engine(model, **options), []
+        self.during = lambda: None
+        run = self.engine._batcher.run
+
+        def watched(jobs):
+            self.threads.append(threading.current_thread())
+            self.during()
+            return run(jobs)
+
+        self.engine._batcher.run = watched
+
+    async def idle(self):
+        """Return when nothing runs any more."""
+        while self.engine._idle < len(self.engine._threads):
+            await asyncio.sleep(0.001)
+
+    async def infer(self, x, **options):
+        """The answer, and whether this thread ran the model."""
+        await self.idle()
+        found = await self.engine.infer(x, at_once=True, **options)
+        return found, self.threads[-1] is threading.current_thread()
+
+
+@pytest.mark.parametrize("model", [tagger(), classifier(), words(), time_first()])
+def test_what_is_short_and_alone_runs_where_it_is_asked_for(model, monkeypatch):
+    rng, ragged = np.random.default_rng(5), Engine(model)._batcher.lengths is not None
+    asked = [draw(model, rng, rows, steps) for rows, steps in ((1, 5), (1, 5), (1, 6), (2, 6), (2, 5), (1, 17))]
+
+    async def everything(watched):
+        here = []
+        for x in asked:
+            found, mine = await watched.infer(x)
+            same(found, model(x))
+            here.append(mine)
+        # unknown are other rows and much longer ones, and without lengths any other length
+        assert here == [False, True, ragged, False, ragged, False]
+        x, state = asked[0], model.initial_state(1)
+        for mine in (False, True):  # nor is it known how long a state takes
+            (found, after), ran_here = await watched.infer(x, state=state)
+            expected, expected_after = model(x, state)
+            same(found, expected)
+            same(dict(after), dict(expected_after))
+            assert ran_here is mine
+
+    watched = Watched(model, monkeypatch)
+    with watched.engine:
+        asyncio.run(everything(watched))
+    counts = watched.engine.metrics.snapshot()
+    assert counts["accepted"] == counts["completed"] == counts["batches"] == counts["queued"]["count"] == 8
+    assert counts["rows"] == 10 and counts["latency"]["count"] == counts["running"]["count"] == 8
+
+
+@pytest.mark.parametrize(("model", "short"), [(tagger(), False), (mixes_rows(), True), (no_batch(), True)])
+def test_what_may_take_long_never_runs_where_it_is_asked_for(model, short, monkeypatch):
+    async def everything(watched):
+        x = draw(model, np.random.default_rng(0), 1, 3)
+        assert not any([(await watched.infer(x))[1] for _ in range(4)])
+
+    watched = Watched(model, monkeypatch, short)
+    with watched.engine:
+        asyncio.run(everything(watched))
+
+
+def test_what_is_asked_for_in_company_is_queued(monkeypatch):
+    watched, x = Watched(tagger(), monkeypatch), x_of(1)
+    release = threading.Event()
+
+    async def everything():
+        await watched.infer(x)
+        assert (await watched.infer(x))[1]
+        await watched.idle()
+        watched.during = lambda: release.wait(30)
+        before = watched.engine.submit(x)
+        while len(watched.threads) < 3:
+            await asyncio.sleep(0.001)
+        running = asyncio.ensure_future(watched.engine.infer(x, at_once=True))  # while another one runs
+        await asyncio.sleep(0)
+        assert watched.engine.queue_depth == 1
+        release.set()
+        same(await running, before.result(30))
+        assert threading.current_thread() not in watched.threads[2:]
+
+    with watched.engine:
+        asyncio.run(everything())
+
+
+@pytest.mark.parametrize("then", ["submit", "shutdown"])
+def test_no_thread_begins_or_ends_while_a_request_runs_where_it_was_asked_for(then, monkeypatch):
+    watched, x, seen = Watched(tagger(), monkeypatch), x_of(1), []
+
+    def other():
+        seen.append(watched.engine.shutdown() if then == "shutdown" else watched.engine.submit(x).result(30))
+
+    async def everything():
+        await watched.infer(x)
+        await watched.idle()
+        thread = threading.Thread(target=other)
+
+        def during():
+            watched.during = lambda: None
+            thread.start()
+            thread.join(0.1)
+            assert not seen and len(watched.threads) == 2
+
+        watched.during = during
+        found = await watched.engine.infer(x, at_once=True)
+        thread.join(30)
+        same(found, tagger()(x))
+        assert len(seen) == 1
+        if then == "shutdown":
+            assert seen == [True]
+            with pytest.raises(EngineClosedError):
+                await watched.engine.infer(x, at_once=True)
+        else:
+            same(seen[0], found)
+
+    with watched.engine:
+        asyncio.run(everything())
+
+
+def test_errors_where_it_was_asked_for(monkeypatch):
+    watched = Watched(words(), monkeypatch)
+
+    async def everything():
+        good, bad = np.array([[1, 2]]), np.array([[1, 20]])
+        await watched.infer(good)
+        await watched.idle()
+        asked = watched.engine.ask(bad, at_once=True)
+        with pytest.raises(InputError, match="20"):
+            await asked
+        assert watched.threads[-1] is threading.current_thread()
+        same((await watched.infer(good))[0], words()(good))
+        with pytest.raises(DeadlineError):
+            await watched.engine.infer(good, at_once=True, timeout=0)
+        counts = watched.engine.metrics
+        assert (counts.accepted, counts.completed, counts.failed) == (3, 2, 1)
+
+    with watched.engine:
+        asyncio.run(everything())
+
+
 def test_asyncio_waits_for_room_without_holding_up_others():
     model = tagger()
 
@@ -662,6 +808,64 @@ def test_a_short_chunk_does_not_wait_for_a_long_one():
     assert order == ["short", "long"]
 
 
+class Stepped:
+    """A pool that notes which threads step it."""
+
+    def __init__(self, pool):
+        self._pool, self.threads = pool, []
+
+    def __getattr__(self, name):
+        return getattr(self._pool, name)
+
+    def step(self, slices):
+        self.threads.append(threading.current_thread())
+        return self._pool.step(slices)
+
+
+def test_short_chunks_that_are_alone_are_fed_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(rnncore.engine, "AT_ONCE", 60.0)
+    model, x = streaming(), np.random.default_rng(6).standard_normal((45, WIDTH)).astype(np.float32)
+    sizes = [3, 3, 4, 20, 3, 5, 3, 3, 1]
+    ends = np.cumsum(sizes)
+
+    async def everything(engine):
+        found, here = [], []
+        for start, end in zip(ends - sizes, ends, strict=True):
+            while engine._idle < len(engine._threads):
+                await asyncio.sleep(0.001)
+            chunk = {"stream": "a", "finish": end == 45}
+            if len(here) == 7:  # behind one that is fed already
+                with engine._pool_lock:
+                    first = engine.submit(x[start : start + 1], stream="a")
+                    while not first.running():
+                        await asyncio.sleep(0.001)
+                    second = engine.ask(x[start + 1 : end], at_once=True, **chunk)
+                found += [first.result(30), await second]
+            else:
+                found.append(await engine.infer(x[start:end], at_once=True, **chunk))
+            here.append(engine._pool.threads[-1] is threading.current_thread())
+        # unknown; as before; unknown; long; as before; a slice of the long one; as before; in company; the end
+        assert here == [False, True, False, False, True, True, True, False, False]
+        assert equal(np.concatenate(found), model(x[None])[0])
+        assert not engine._lines and engine.metrics.accepted == engine.metrics.completed == 10
+        with pytest.raises(StreamError, match="not open"):
+            engine.ask(x[:3], stream="b", at_once=True)
+
+    with StreamEngine(model.pool(2), slice_steps=5) as engine:
+        engine.open("a")
+        engine._pool = Stepped(engine._pool)
+        asyncio.run(everything(engine))
+
+
+def test_the_longest_of_equal_chunks_counts_for_a_while():
+    with StreamEngine(streaming().pool(1)) as engine:
+        times = []
+        for seconds in [1e-5, 1e-3, *[1e-5] * 20]:
+            engine._learn(2, seconds)
+            times.append(engine._seconds[2])
+        assert times[:2] == [1e-5, 1e-3] and times[8] > rnncore.engine.AT_ONCE > times[-1]
+
+
 def test_streams_that_are_not_there():
     model = streaming()
     with StreamEngine(model.pool(2)) as engine:
@@ -766,5 +970,6 @@ def test_load():
     """The same as `python tests/engine_load.py`, smaller."""
     found = engine_load.run(3000, threads=32)
     assert found["32 threads"]["cancelled"] > 0 and found["asyncio"]["cancelled by callers"] > 0
+    assert found["at once"]["here"] > 0
     for name in ("32 threads", "asyncio", "streams"):
         assert found[name]["completed"] > 0 and found[name]["rows"] > found[name]["batches"] > 0

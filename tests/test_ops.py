@@ -584,3 +584,62 @@ def test_nan_stays_where_it_is():
 def test_the_package_lists_its_ops_by_name():
     assert list(rnncore.ops.OPS) == [op.name for family in rnncore.ops.FAMILIES for op in family.OPS]
     assert len(set(itertools.chain(OPS))) == len(OPS)
+
+
+# --- what a Model settles before it runs ---------------------------------------------------------------------------
+
+BOUND = [
+    ("Unsqueeze", {"axes": (-1, 0)}, (3, 2)),
+    ("Unsqueeze", {"axes": (-2,)}, ()),
+    ("Squeeze", {"axes": (-1, 0)}, (1, 3, 1)),
+    ("Squeeze", {"axes": None}, (1, 3, 1)),
+    ("Transpose", {"perm": (2, 0, 1)}, (2, 3, 4)),
+    ("Transpose", {"perm": None}, (2, 3)),
+    ("Gather", {"indices": -2, "axis": -1}, (2, 3)),
+    ("Gather", {"indices": (1, 0, 1), "axis": 1}, (2, 3, 2)),
+    ("Slice", {"starts": (1,), "ends": (-1,), "axes": (-2,), "steps": (1,)}, (2, 5, 3)),
+    ("Reshape", {"shape": (0, -1), "allowzero": False}, (2, 3, 4)),
+    ("ReduceMean", {"axes": (-1,), "keepdims": False}, (2, 3, 1)),
+    ("ReduceMean", {"axes": (0, 2), "keepdims": True}, (2, 3, 4)),
+    ("ReduceMax", {"axes": (1,), "keepdims": False}, (2, 3)),
+    ("Relu", {}, (2, 3)),
+    ("Sigmoid", {}, (2, 3)),
+    ("Sigmoid", {}, ()),
+    ("Sigmoid", {}, (3, 700)),
+    ("LeakyRelu", {"alpha": 0.3}, (4,)),
+    ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}, (4,)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("case", BOUND, ids=[f"{name} {given} {shape}" for name, given, shape in BOUND])
+def test_what_is_settled_changes_nothing(case, dtype):
+    name, given, shape = case
+    op = OPS[name]
+    attributes = {**op.attributes, **given}
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    x.flat[:1] = -0.0
+    value = Value("float16" if dtype == "float16" else "float", tuple("ABCD"[: len(shape)]))
+    run = op.compiled(attributes, {}, 1, np.dtype(dtype), [value])
+    found, expected = np.asarray(run(x)), np.asarray(op.run(attributes, {}, x))
+    assert (found.dtype, found.shape, found.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
+
+
+def test_few_numbers_have_the_bits_of_many():
+    x = np.random.default_rng(0).standard_normal(5000).astype(F) * 8
+    for name in ("Sigmoid", "ReduceMean"):
+        op = OPS[name]
+        attributes = {**op.attributes, **({"axes": (1,)} if name == "ReduceMean" else {})}
+        whole = op.run(attributes, {}, x[:, None])
+        parts = [op.run(attributes, {}, x[at : at + 500, None]) for at in range(0, 5000, 500)]
+        assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_sizes_are_not_settled():
+    """An axis that is 1 as it was declared may be larger in a Loop's body; what does not fit is refused as ever."""
+    run = OPS["Squeeze"].compiled({"axes": (0,)}, {}, 1, F, [Value("float", (1, 3))])
+    with pytest.raises(ValueError, match="size not equal to one"):
+        run(np.zeros((2, 3), F))
+    spec = Spec([Input("x", "float", ("B", "T"))], [Node("y", "Squeeze", "x", {"axes": (0,)})], ["y"])
+    with pytest.raises(InputError, match=r"node 'y' \(Squeeze\): inputs of shape \(2, 3\)"):
+        Model(spec, {}).run({"x": np.zeros((2, 3))})

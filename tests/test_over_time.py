@@ -135,6 +135,89 @@ def test_a_model_whose_batch_is_one():
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
 
 
+def test_a_batch_of_one_becomes_free_where_rows_are_apart():
+    """The pool then runs them in one batch, and a stream may have many."""
+    x = RNG.standard_normal((3, 8, 3)).astype(np.float32)
+    model = step_model(batch=1)
+    loop = model.over_time(PAIRS, given={"gain": 0.1})
+    assert [(entry.name, entry.shape) for entry in loop.inputs] == [("x", ("B", "T", 3))]
+    expected = np.concatenate([by_hand(model, row[None], np.float32(0.1)) for row in x])
+    np.testing.assert_array_equal(loop(x), expected)
+    np.testing.assert_array_equal(in_pieces(loop.stream(3).feed, x, 1), expected)
+    layers = layers_model(batch=1)
+    signal = RNG.standard_normal((3, 10, 5)).astype(np.float32)
+    loop = layers.over_time({"h": "hn", "c": "lstm.c"})
+    start = {name: np.zeros((2, 1, 4), np.float32) for name in ("h", "c")}
+    rows = [layers.run({"x": row[None], **start})["y"] for row in signal]
+    np.testing.assert_array_equal(loop(signal), np.concatenate(rows))
+
+
+def test_a_batch_of_one_becomes_free_beside_lengths():
+    """Which a Spec has wherever its recurrent layers may be ragged."""
+    nodes = [Recurrent("gru", GRU(3, 4), "x", initial=("h",)), Node("next", "Identity", "gru.h")]
+    spec = Spec([Input("x", "float", (1, 2, 3)), Input("h", "float", (1, 1, 4))], nodes, ["gru", "next"])
+    model = Model(spec, weights_of(spec))
+    loop = model.over_time({"h": "next"})
+    assert isinstance(loop.inputs[0].shape[0], str)
+    x = RNG.standard_normal((2, 3, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        loop.run({"x": x})["gru"], np.concatenate([loop.run({"x": row[None]})["gru"] for row in x])
+    )
+    whole = model.run({"x": x[0].reshape(1, 6, 3)[:, :2], "h": np.zeros((1, 1, 4), np.float32)})
+    np.testing.assert_array_equal(loop.run({"x": x[:1, :1]})["gru"][:, 0], whole["gru"])
+
+
+MIXED = {
+    "mean over the batch": [
+        Node("mean", "ReduceMean", "x", {"axes": (0,), "keepdims": True}),
+        Node("y", "Add", ("mean", "h")),
+    ],
+    "softmax over the batch": [Node("soft", "Softmax", "x", {"axis": 0}), Node("y", "Add", ("soft", "h"))],
+    "reshaped into a column": [
+        Node("column", "Reshape", "x", {"shape": (-1, 1)}),
+        Node("sum", "ReduceSum", "column", {"axes": (0,), "keepdims": True}),
+        Node("y", "Add", ("sum", "h")),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_batch_of_one_that_would_mix_rows_stays(name):
+    spec = Spec([Input("x", "float", (1, 3)), Input("h", "float", (1, 3))], MIXED[name], ["y"])
+    model = Model(spec, {})
+    loop = model.over_time({"h": "y"})
+    assert loop.inputs[0].shape == (1, "T", 3)
+    x = RNG.standard_normal((4, 5, 3)).astype(np.float32)
+    expected = np.concatenate([loop(row[None]) for row in x])
+    pool = loop.pool(4)
+    handles = np.array([pool.open() for _ in x])
+    np.testing.assert_array_equal(pool.step(x, handles), expected)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_states_that_change_places(order):
+    """What a body hands on may be what it was given."""
+    nodes = [
+        Node("a_next", "Identity", "b"),
+        Node("b_next", "Add", ("a", "x")),
+        Node("y", "Sub", ("a", "b")),
+    ]
+    spec = Spec([Input(name, "float", ("N", 2)) for name in "xab"], nodes, ["a_next", "b_next", "y"])
+    model = Model(spec, {})
+    x = RNG.standard_normal((2, 7, 2)).astype(np.float32)
+    a, b, expected = np.zeros((2, 2), np.float32), np.zeros((2, 2), np.float32), []
+    for t in range(7):
+        out = model.run({"x": x[:, t], "a": a, "b": b})
+        a, b = out["a_next"], out["b_next"]
+        expected.append(out["y"])
+    loop = model.over_time({name: f"{name}_next" for name in order})
+    stream, pool = loop.stream(2), loop.pool(2)
+    handles = np.array([pool.open(), pool.open()])
+    for t in range(7):
+        np.testing.assert_array_equal(stream.feed(x[:, t : t + 1])[:, 0], expected[t])
+        np.testing.assert_array_equal(pool.step(x[:, t : t + 1], handles)[:, 0], expected[t])
+
+
 def signal_model(batch="N"):
     """A step of 6 numbers of a signal: y = mean and state of a GRU over them, one state of two layers in one array."""
     nodes = [
@@ -172,15 +255,15 @@ def test_chunks_of_a_signal_with_what_stands_before_them():
     np.testing.assert_array_equal(np.concatenate((one["b"], two["b"])), expected[1])
 
 
-def layers_model(layout="batch_first"):
+def layers_model(batch="N"):
     """States of a layer over a free time, as inputs and outputs."""
     nodes = [
         Recurrent("lstm", LSTM(5, 4), "x", layers=2, initial=("h", "c"), lengths=None),
         Node("hn", "Identity", "lstm.h"),
         Node("y", "Relu", "lstm"),
     ]
-    states = [Input(name, "float", (2, "N", 4)) for name in ("h", "c")]
-    spec = Spec([Input("x", "float", ("N", "time", 5)), *states], nodes, ["y", "hn", "lstm.c"])
+    states = [Input(name, "float", (2, batch, 4)) for name in ("h", "c")]
+    spec = Spec([Input("x", "float", (batch, "time", 5)), *states], nodes, ["y", "hn", "lstm.c"])
     return Model(spec, weights_of(spec))
 
 

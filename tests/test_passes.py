@@ -356,3 +356,62 @@ def test_a_slice_of_everything_is_left_out(attributes, left_out):
     x = RNG.standard_normal((2, 9, 4)).astype(np.float32)
     simple, _, _ = check_equal(spec, arrays, {"x": x}, 0)
     assert ("Slice" not in ops(simple)) == left_out
+
+
+def test_axes_that_come_back_are_left_out():
+    spec, arrays = network(
+        [Input("x", "float", ("B", 1, 4)), Input("s", "float", (3, "B", 4)), Input("z", "float", ("B", 2))],
+        [
+            Node("flat", "Squeeze", "x", {"axes": (1,)}),
+            Node("again", "Unsqueeze", "flat", {"axes": (-2,)}),
+            Node("y", "Relu", "again"),
+            Node("elsewhere", "Unsqueeze", "flat", {"axes": (0,)}),
+            Node("other", "Relu", "elsewhere"),
+            Node("last", "Gather", "s", {"indices": -1, "axis": 0}),
+            Node("row", "Unsqueeze", "last", {"axes": (0,)}),
+            Node("second", "Relu", "row"),
+            Node("wide", "Unsqueeze", "z", {"axes": (0, -1)}),
+            Node("narrow", "Squeeze", "wide", {"axes": (3, 0)}),
+            Node("half", "Relu", "narrow"),
+            Node("kept", "Squeeze", "wide", {"axes": (0,)}),
+            Node("mean", "ReduceMean", "x", {"axes": (1,), "keepdims": False}),
+            Node("sum", "ReduceSum", "x", {"axes": (2,), "keepdims": False}),
+        ],
+        ["y", "other", "second", "half", "kept", "mean", "sum"],
+    )
+    given = {"x": RNG.standard_normal((2, 1, 4)), "s": RNG.standard_normal((3, 2, 4)), "z": RNG.standard_normal((2, 2))}
+    given = {name: array.astype(np.float32) for name, array in given.items()}
+    simple, _, notes = check_equal(spec, arrays, given, tolerance=0)
+    left = {node.name: (node.op, node.inputs) for node in simple.nodes}
+    assert left["y"] == ("Relu", ("x",)) and left["half"] == ("Relu", ("z",))
+    assert left["other"] == ("Relu", ("elsewhere",)) and left["kept"] == ("Squeeze", ("wide",))
+    assert left["row"][0] == "Slice" and left["mean"][0] == "Squeeze" and left["sum"][0] == "ReduceSum"
+    assert not {"again", "narrow", "last"} & set(left)
+    assert "cancelled Squeeze and Unsqueeze (2)" in notes
+
+
+def test_axes_whose_size_only_the_run_knows_stay():
+    """Squeeze refuses what is not 1."""
+    nodes = [Node("flat", "Squeeze", "x", {"axes": (1,)}), Node("y", "Unsqueeze", "flat", {"axes": (1,)})]
+    spec, arrays = network([Input("x", "float", ("B", "T"))], [*nodes, Node("z", "Relu", "y")], ["z"])
+    assert ops(simplify(spec, arrays)[0]) == ["Squeeze", "Unsqueeze", "Relu"]
+
+
+def test_squares():
+    spec, arrays = network(
+        [Input("x", "float", ("B", 3)), Input("n", "int64", ("B",))],
+        [
+            constant("two", np.float32(2)),
+            constant("whole", np.int64(2)),
+            constant("three", np.float32(3)),
+            constant("wide", np.full((1, 1, 1), 2, np.float32)),
+            Node("a", "Pow", ("x", "two")),
+            Node("b", "Pow", ("x", "three")),
+            Node("c", "Pow", ("x", "wide")),
+            Node("d", "Pow", ("n", "whole")),
+        ],
+        ["a", "b", "c", "d"],
+    )
+    given = {"x": RNG.standard_normal((2, 3)).astype(np.float32), "n": np.array([3, -4])}
+    simple, _, _ = check_equal(spec, arrays, given, tolerance=0)
+    assert [node.op for node in simple.nodes if node.name in "abcd"] == ["Mul", "Pow", "Pow", "Pow"]

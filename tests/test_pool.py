@@ -479,6 +479,137 @@ def test_a_batch_fixed_at_one():
         assert equal(np.concatenate([part[id] for part in found]), whole)
 
 
+def test_a_batch_fixed_at_one_runs_as_one():
+    """Where the graph keeps rows apart they need not run one by one; a stream still has one row."""
+    nodes = [Recurrent("r", LSTM(I, 6), "x", initial=("h", "c")), linear("head", "r", 6, 2)]
+    states = [Input(name, "float", (1, 1, 6)) for name in "hc"]
+    model = make(Spec([Input("x", "float", (1, "T", I)), *states], nodes, ["head", "r.h"]))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 6, I)).astype(np.float32)
+    starts = [{name: rng.standard_normal((1, 1, 6)).astype(np.float32) for name in "hc"} for _ in x]
+    pool = model.pool(4)
+    assert not pool._program.plan.fixed
+    handles = np.array([pool.open(inputs=start) for start in starts])
+    parts = [pool.step(x[:, part], handles) for part in (slice(2), slice(2, 6))]
+    for row, start in enumerate(starts):
+        whole = model.run({"x": x[[row]], **start})
+        assert equal(np.concatenate([part["head"][row] for part in parts]), whole["head"][0])
+        assert equal(parts[1]["r.h"][:, [row]], whole["r.h"])
+    with pytest.raises(InputError, match="batch"):
+        model.stream(2, inputs=starts[0])
+
+
+def signal_spec(layout, state):
+    """Steps without a batch: windows, a layer between them whose batch is made of nothing, and sizes of the graph."""
+    first = layout == "time_first"
+    nodes = [
+        Node("turned", "Transpose", "x", {"perm": (1, 0)}),
+        Node("image", "Unsqueeze", "turned", {"axes": (0,)}),
+        Node("conv", "Conv", "image", {
+            "kernel_shape": (4,), "strides": (2,), "pads": (3, 0), "input_size": I, "output_size": 5,
+        }),
+        Node("steps", "Transpose", "conv", {"perm": (2, 0, 1) if first else (0, 2, 1)}),
+        Node("start", "Constant", (), {"dtype": "float", "shape": (1, 1, 6), "value": None}),
+        Recurrent("r", LSTM(5, 6), "steps", layout=layout, initial=("start", "start") if state else ()),
+        Node("relu", "Relu", "r"),
+        linear("head", "relu", 6, 3),
+        Node("y", "Reshape", "head", {"shape": (-1, 3)}),
+        Node("frames", "Frames", "y", {"axis": 0, "size": 3, "step": 2, "begin": 1}),
+    ]  # fmt: skip
+    nodes = [node for node in nodes if state or node.name != "start"]
+    return Spec([Input("x", "float", ("T", I))], nodes, ["frames", "y", "r"])
+
+
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("layout", ["time_first", "batch_first"])
+def test_rows_without_a_batch_run_in_one_sequence(layout, state):
+    model = make(signal_spec(layout, state))
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((5, 40, I)).astype(np.float32)
+    pool, alone = model.pool(6), [model.stream() for _ in x]
+    assert pool._program.plan.fixed and pool._program.folds
+    for id in range(5):
+        pool.open(id)
+    places = [0] * 5
+    for step in range(12):
+        lengths = rng.integers(0, 5, 5) if step % 3 else [4] * 5
+        pieces = {id: x[id, places[id] : places[id] + length] for id, length in enumerate(lengths)}
+        found = pool.step({id: pieces[id] for id in rng.permutation(5).tolist()})
+        places = [place + length for place, length in zip(places, lengths, strict=True)]
+        for id, piece in pieces.items():
+            expected = alone[id].feed(piece)
+            expected["r"] = expected["r"].reshape(-1, 6)  # a pool gives a row's outputs without a batch
+            assert all(equal(found[id][name], expected[name]) for name in expected), (step, id)
+    for id in range(5):
+        expected = alone[id].finish()
+        found = pool.finish(id)
+        expected["r"] = expected["r"].reshape(-1, 6)
+        assert all(equal(found[name], expected[name]) for name in expected)
+
+
+def test_every_row_of_a_pool_without_a_batch():
+    model = make(signal_spec("time_first", True))
+    x = np.random.default_rng(5).standard_normal((3, 12, I)).astype(np.float32)
+    pool = model.pool(3)
+    found = pool.step(x, np.array([pool.open() for _ in x]))
+    for row in range(3):
+        expected = model.stream().feed(x[row])
+        assert all(equal(found[name][row], expected[name]) for name in ("frames", "y"))
+
+
+def test_a_batch_fixed_at_one_that_would_mix_rows():
+    nodes = [
+        Recurrent("r", LSTM(I, 6), "x"),
+        Node("mean", "ReduceMean", "r", {"axes": (0,), "keepdims": True}),
+        linear("h", "mean", 6, 2),
+    ]
+    model = make(Spec([Input("x", "float", (1, "T", I))], nodes, ["h"]))
+    x = np.random.default_rng(0).standard_normal((3, 6, I)).astype(np.float32)
+    pool = model.pool(3)
+    assert pool._program.plan.fixed and pool._program.folds  # along the time they do not meet
+    found = pool.step(x, np.array([pool.open() for _ in x]))
+    assert equal(found, np.concatenate([model(row[None]) for row in x]))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_by_id_what_arrays_give(name):
+    """Pieces of one length and of several, plain arrays and others, among them none of a step; each output its own."""
+    spec = SPECS[name]
+    model = make(spec)
+    axis = 0 if name == "time_first" else 1
+    rng = np.random.default_rng(7)
+    x = draw(spec, rng, 3, 5)
+    rows = [np.take(x, row, axis=1 - axis) for row in range(3)]
+    for lengths in ([5, 5, 5], [2, 0, 5]):
+        pool, other = model.pool(3), model.pool(3)
+        handles = np.array([pool.open(id) for id in "abc"])
+        for id in "abc":
+            other.open(id)
+        pieces = {id: row[:count] for id, row, count in zip("abc", rows, lengths, strict=True)}
+        given = {"x": x} if len(model.inputs) > 1 else x
+        expected = pool.step(given, handles, lengths=np.array(lengths))
+        found = other.step({id: piece if id != "b" else piece.tolist() or piece for id, piece in pieces.items()})
+        plain = model.pool(3)
+        for id in "abc":
+            plain.open(id)
+        again = plain.step(pieces)
+        expected = expected if isinstance(expected, dict) else {spec.outputs[0]: expected}
+        seen = []
+        for row, id in enumerate("abc"):
+            for results in (found, again):
+                one = results[id] if isinstance(results[id], dict) else {spec.outputs[0]: results[id]}
+                assert list(one) == list(expected)
+                for key, array in expected.items():
+                    shape = spec.values[key].shape
+                    whole = np.take(array, row, axis=shape.index("B"))
+                    if "T" in shape:
+                        place = shape.index("T") - (shape.index("B") < shape.index("T"))
+                        whole = np.take(whole, range(lengths[row]), axis=place)
+                    assert equal(one[key], whole), (name, key, id)
+                    assert not any(np.shares_memory(one[key], earlier) for earlier in seen)
+                    seen.append(one[key])
+
+
 def test_memory_is_that_of_the_states():
     """float32: four bytes for each number of the state, and one."""
     pool = make(SPECS["large"]).pool(1000)

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import socket
+import threading
 import time
 
 import httpx
@@ -16,9 +17,11 @@ from served import FEATURES, models, running, tagger
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+import rnncore
 from rnncore.cli.application import application
 from rnncore.errors import InputError
 from rnncore.serve import Limits, Service, create_app
+from rnncore.serve.inference import ENOUGH
 from rnncore.serve.server import Binding, is_local, read_tokens
 
 MODELS = models()
@@ -384,6 +387,29 @@ def test_a_client_that_leaves_is_not_worked_for():
         for one in several:
             one.close()
     assert (engine.metrics.accepted, engine.metrics.cancelled) == (4, 3)
+
+
+def test_one_connection_alone_is_answered_in_the_event_loop(monkeypatch):
+    monkeypatch.setattr(rnncore.engine, "AT_ONCE", 60.0)
+    app = create_app({"tagger": MODELS["tagger"]})
+    engine, threads = app.state.service.models["tagger"].engine, []
+    run = engine._batcher.run
+    engine._batcher.run = lambda jobs: threads.append(threading.current_thread().name) or run(jobs)
+    x = np.random.default_rng(3).standard_normal((1, 4, FEATURES)).astype(np.float32)
+
+    def ask(client):
+        while engine._idle < len(engine._threads):
+            time.sleep(0.001)
+        found = client.post(INFER, json=body(x)).json()["outputs"][0]
+        assert np.array_equal(np.array(found["data"], np.float32), MODELS["tagger"](x).ravel())
+        return threads[-1].startswith("rnncore-engine")
+
+    with running(app) as address, httpx.Client(base_url=f"http://{address}") as one:
+        assert [ask(one) for _ in range(ENOUGH + 4)] == [True] * ENOUGH + [False] * 4
+        with httpx.Client(base_url=f"http://{address}") as other:
+            assert all(ask(client) for _ in range(ENOUGH) for client in (other, one))
+        assert [ask(one) for _ in range(ENOUGH)] == [True] * (ENOUGH - 1) + [False]
+    assert engine.metrics.accepted == engine.metrics.completed == len(threads) == 4 * ENOUGH + 4
 
 
 # --- sequences ---

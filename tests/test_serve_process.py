@@ -1,8 +1,10 @@
 """`rnncore serve` as a process: both ports, TLS, tokens from a file, what it logs, how it ends."""
 
+import asyncio
 import datetime
 import json
 import signal
+import socket
 import ssl
 import urllib.request
 
@@ -15,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from serve_processes import save_models, server_process
 from served import FEATURES, tagger
+
+from rnncore.serve.connection import Joining
 
 TOKEN = "a-token-in-a-file"
 
@@ -98,3 +102,61 @@ def certificate(folder):
     form = serialization.PrivateFormat.PKCS8
     private.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     return str(chain), str(private)
+
+
+class Written:
+    """A transport that notes what is written, each call as a list."""
+
+    def __init__(self):
+        self.calls, self.closed = [], False
+
+    def write(self, data):
+        self.calls.append([data])
+
+    def writelines(self, parts):
+        self.calls.append(list(parts))
+
+    def close(self):
+        self.closed = True
+
+
+def test_an_answer_s_head_and_body_are_written_by_one_call():
+    go_on, head, body = b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"body"
+
+    async def everything():
+        below = Written()
+        transport = Joining(below, asyncio.get_running_loop())
+        transport.write(go_on)
+        assert below.calls == [[go_on]]
+        transport.write(head)
+        transport.write(body)
+        transport.write(b"more")
+        assert below.calls[1:] == [[head, body], [b"more"]]
+        await asyncio.sleep(0)
+        assert len(below.calls) == 3
+        transport.write(head)
+        assert len(below.calls) == 3
+        await asyncio.sleep(0)  # its body takes long
+        assert below.calls[3:] == [[head]]
+        transport.write(body)
+        assert below.calls[4:] == [[body]]
+        transport.write(head)
+        transport.close()
+        assert below.calls[5:] == [[head]] and below.closed and not transport.calls[6:]
+
+    asyncio.run(everything())
+
+
+def test_a_client_that_waits_to_be_told_to_go_on(files):
+    content = json.dumps({"inputs": [{"name": "x", "shape": [1, 1, FEATURES], "datatype": "FP32", "data": [0.5] * 5}]})
+    head = f"POST /v2/models/tagger/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
+    with server_process(files) as server, socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(f"{head}Expect: 100-continue\r\nConnection: close\r\n\r\n".encode())
+        assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(content.encode())
+        answer = b""
+        while part := client.recv(1 << 16):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    data = json.loads(answer.partition(b"\r\n\r\n")[2])["outputs"][0]["data"]
+    assert np.array_equal(np.array(data, np.float32), tagger()(np.full((1, 1, FEATURES), 0.5, np.float32)).ravel())

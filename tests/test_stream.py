@@ -676,6 +676,36 @@ def test_fixed_sizes():
     assert "its batch is 4" in make(many).unstreamable
 
 
+def test_a_known_shape_says_nothing_about_the_rest():
+    """Pieces of a shape that came before, in another dtype, order or layout, or with a mask, are looked at again."""
+    spec = Spec(
+        [Input("x", "float", ("B", "T", I))],
+        [
+            Node("turned", "Transpose", "x", {"perm": (0, 2, 1)}),
+            Node("c", "Conv", "turned", {"kernel_shape": (3,), "pads": (2, 0), "input_size": I, "output_size": 4}),
+        ],
+        ["c"],
+    )
+    model = make(spec)
+    x = np.random.default_rng(3).standard_normal((1, 12, I)).astype(np.float32)
+    whole, stream = model(x), model.stream()
+    frozen = x[:, 4:8].copy()
+    frozen.flags.writeable = False
+    found = [
+        stream.feed(x[:, :2]),
+        stream.feed(x[:, 2:4].astype(np.float64).tolist()),
+        stream.feed(frozen[:, :2]),
+        stream.feed(np.asfortranarray(x[:, 6:8])),
+        stream.feed(x[0, 8:10])[None],
+    ]
+    with pytest.raises(InputError, match="shape"):
+        stream.feed(np.zeros((2, 2, I), np.float32))
+    with pytest.raises(InputError, match="dtype"):
+        stream.feed(np.zeros((1, 2, I), np.complex64))
+    found.append(stream.feed(x[:, 10:]))
+    assert equal(np.concatenate(found, axis=2), whole)
+
+
 def test_a_batch_fixed_at_one():
     """As models traced with one row have it: such streams run one by one."""
     spec = Spec(

@@ -18,6 +18,7 @@ from rnncore.arguments import accept_inputs, accept_state
 from rnncore.decode.streamed import Streamed
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, UnsupportedError
+from rnncore.kernels._graph import walk
 from rnncore.ops import OPS, UNKNOWN
 from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
 from rnncore.state import State
@@ -147,8 +148,7 @@ class Stepper:
         before = None if rows.state is None else State.of(rows.state)
         after: dict[str, np.ndarray] = {}
         with np.errstate(all="ignore"):
-            for step in self.steps:
-                step(values, before, after)
+            walk(self.steps, None, values, before, after)
         return values[self.output], rows.after(after)
 
     def log_probabilities(self, scores: np.ndarray, where: Sequence[str]) -> np.ndarray:

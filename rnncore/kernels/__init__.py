@@ -7,6 +7,7 @@ convolution/       those kernels: one body, a shim for each instruction set
 _normalization.pyx  rows to mean 0 and variance 1, float32 (normalize.h)
 _pooling.pyx       largest numbers and means of windows, float32
 pooling/           those kernels: one body, a shim for each instruction set
+_graph.pyx         walking a graph, step by step
 _engine.pyx        the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
 _blas.pyx          row-major products over SciPy's cython_blas, imported at first use
 _job.pxd           what both loops work on

@@ -342,13 +342,14 @@ cdef class DirectSlots:
         self.step(x, self.handles_room, NULL if equal else self.lengths_room, y, now)
         found = {}
         row = 0
+        target = <char*> cnp.PyArray_DATA(y)
         for id, chunk in chunks.items():
-            one = y[row]
-            if cnp.PyArray_NDIM(chunk) == 1:
-                one = one[0]
-            elif self.lengths_room[row] < longest:
-                one = one[: self.lengths_room[row]]
+            shape[0], shape[1] = self.lengths_room[row], self.width
+            one = cnp.PyArray_SimpleNewFromData(2, shape, cnp.NPY_FLOAT32, target) if cnp.PyArray_NDIM(chunk) == 2 \
+                else cnp.PyArray_SimpleNewFromData(1, &shape[1], cnp.NPY_FLOAT32, target)
+            cnp.set_array_base(one, y)
             found[id] = one
+            target += longest * self.width * sizeof(float)
             row += 1
         return found
 
@@ -435,3 +436,77 @@ cdef class DirectSlots:
                 self.c[:, rows] = c
             raise
         return 0
+
+
+def side_by_side(dict pieces not None, dtype, tuple sizes not None, bint single):
+    """(x (n, longest, *sizes), lengths (n)) of pieces (T, *sizes), which are plain arrays of that dtype: zeros behind
+    the shorter ones.
+
+    sizes   of what stands behind the time; -1 for one that is free, and then has to be the same in all
+    single  whether a piece may be one step, (*sizes)
+
+    None where a piece is something else, or there are no steps at all.
+    """
+    cdef Py_ssize_t n = len(pieces), row = 0, longest = 0, bytes_of_step = 0, i
+    cdef int rank = <int> len(sizes), ndim
+    cdef cnp.ndarray piece, x, first = None, lengths = np.empty(n, np.int64)
+    cdef int64_t* counts = <int64_t*> cnp.PyArray_DATA(lengths)
+    cdef char* target
+    cdef tuple rest = None
+    for given in pieces.values():
+        if not cnp.PyArray_CheckExact(given):
+            return None
+        piece = given
+        ndim = cnp.PyArray_NDIM(piece)
+        if not cnp.PyArray_ISCARRAY_RO(piece) or (ndim != rank + 1 and not (single and ndim == rank)):
+            return None
+        counts[row] = 1 if ndim == rank else cnp.PyArray_DIM(piece, 0)
+        longest = max(longest, counts[row])
+        if row == 0:
+            rest = (<object> piece).shape[ndim - rank:]
+            if piece.dtype != dtype or any([size not in (-1, found) for size, found in zip(sizes, rest)]):
+                return None
+        elif cnp.PyArray_TYPE(piece) != cnp.PyArray_TYPE(first):
+            return None
+        else:
+            for i in range(rank):
+                if cnp.PyArray_DIM(piece, ndim - rank + i) != <Py_ssize_t> rest[i]:
+                    return None
+        first = piece
+        row += 1
+    if longest == 0:
+        return None
+    x = (np.empty if (lengths == longest).all() else np.zeros)((n, longest, *rest), dtype)
+    bytes_of_step = cnp.PyArray_NBYTES(x) // (n * longest)
+    target = <char*> cnp.PyArray_DATA(x)
+    for given in pieces.values():
+        memcpy(target, cnp.PyArray_DATA(given), cnp.PyArray_NBYTES(given))
+        target += longest * bytes_of_step
+    return x, lengths
+
+
+def rows_of(cnp.ndarray y not None, counts, list single not None):
+    """The rows of y (n, T, ...) as arrays of their own: counts[row] steps, or where single[row] the first without T.
+
+    counts  int64 (n), or None where y, (n, ...), has no steps
+    """
+    cdef cnp.ndarray dense = np.ascontiguousarray(y), one
+    cdef Py_ssize_t n = cnp.PyArray_DIM(dense, 0), row, size
+    cdef int ndim = cnp.PyArray_NDIM(dense), first
+    cdef cnp.npy_intp[32] shape
+    cdef int i
+    cdef char* source = <char*> cnp.PyArray_DATA(dense)
+    cdef list found = []
+    size = cnp.PyArray_NBYTES(dense) // max(n, 1)
+    for row in range(n):
+        for i in range(1, ndim):
+            shape[i] = cnp.PyArray_DIM(dense, i)
+        first = 1
+        if counts is not None:
+            shape[1] = <Py_ssize_t> counts[row]
+            first = 2 if single[row] else 1
+        one = cnp.PyArray_EMPTY(ndim - first, &shape[first], cnp.PyArray_TYPE(dense), 0)
+        memcpy(cnp.PyArray_DATA(one), source, cnp.PyArray_NBYTES(one))
+        source += size
+        found.append(one)
+    return found

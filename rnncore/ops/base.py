@@ -89,6 +89,9 @@ class Op:
                   step of the output needs, and the steps of the input for one of the output; None: only its own
     packed        (attributes, weights, threads) -> what is called with the arrays instead of run, for weights that are
                   packed once; None where that does not pay
+    bound         (attributes, values, floating) -> the same for what else can be settled before there are arrays: from
+                  the inputs' Values, of which the rank and the dtype hold for every call, but sizes need not; None
+                  where there is nothing to settle
     """
 
     name: str
@@ -104,6 +107,7 @@ class Op:
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
+    bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
 
     def __post_init__(self):
         if self.parameters:
@@ -111,16 +115,23 @@ class Op:
             object.__setattr__(self, "optional", tuple(sorted({*self.optional, *self.parameters.values()})))
 
     def compiled(
-        self, attributes: Mapping[str, Any], weights: Mapping[str, Any], threads: int, floating: Any = np.float32
+        self,
+        attributes: Mapping[str, Any],
+        weights: Mapping[str, Any],
+        threads: int,
+        floating: Any = np.float32,
+        values: Sequence[Value | None] | None = None,
     ) -> Callable[..., Any]:
-        """What a model that is compiled for the dtype ``floating`` calls with the arrays.
+        """What a model that is compiled for the dtype ``floating`` calls with the arrays, whose Values are ``values``.
 
         Its attribute ``packed``, if it has one, gives back weights that it keeps in a form of its own: key -> what
         returns a copy.
         """
         attributes = {**attributes, "floating": floating}
-        packed = self.packed(attributes, weights, threads) if self.packed is not None else None
-        return packed or partial(self.run, attributes, weights)
+        found = self.packed(attributes, weights, threads) if self.packed is not None else None
+        if found is None and self.bound is not None and values is not None:
+            found = self.bound(attributes, values, floating)
+        return found or partial(self.run, attributes, weights)
 
     def names(self, node: str, attributes: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of a node's values."""

@@ -7,6 +7,7 @@ results, not errors. Softmax and others that look along an axis are in ops/along
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -35,6 +36,8 @@ from rnncore.ops.checks import (
 __all__ = ["OPS"]
 
 SIGNED_NUMBERS = (*FLOATS, *SIGNED)
+FEW = 1024  # of so many numbers NumPy makes a new array sooner than it looks whether it may write over the old one
+ONES = {char: np.ones((), char) for char in "fd"}
 WIDE = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
 
@@ -47,7 +50,12 @@ def _unary(name: str, function: Callable[..., Any], dtypes=FLOATS, data: Callabl
         dtype, shape = values[0].dtype, values[0].shape
         return [Value(dtype, shape, follow(dtype, data, values[0]) if data else None)]
 
-    return Op(name, infer, lambda a, w, x: function(x))
+    return Op(name, infer, lambda a, w, x: function(x), bound=lambda a, values, floating: function)
+
+
+def _relu_bound(attributes, values, floating):
+    zero = np.zeros((), numpy_dtype(values[0].dtype, floating))  # which takes NumPy less than a number of Python
+    return lambda x: np.maximum(x, zero)
 
 
 def _erf(x):
@@ -75,7 +83,14 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
         found = function(wide, *[wide.dtype.type(attributes[key]) for key in numbers])
         return found.astype(x.dtype, copy=False)
 
-    return Op(name, infer, run, attributes=numbers)
+    def bound(attributes, values, floating):
+        dtype = numpy_dtype(values[0].dtype, floating)
+        if dtype.itemsize == 2:
+            return None
+        found = [dtype.type(attributes[key]) for key in numbers]
+        return (lambda x: function(x, *found)) if found else function
+
+    return Op(name, infer, run, attributes=numbers, bound=bound)
 
 
 def _approximated(op: Op) -> Op:
@@ -98,11 +113,18 @@ def _approximated(op: Op) -> Op:
             return _native.rational(kind, x)
         return op.run(attributes, weights, x)
 
-    return Op(op.name, infer, run, attributes={**op.attributes, "approximate": "none"})
+    def bound(attributes, values, floating):
+        if attributes["approximate"] == "rational":
+            return None
+        return op.bound(attributes, values, floating)
+
+    return Op(op.name, infer, run, attributes={**op.attributes, "approximate": "none"}, bound=bound)
 
 
 def _sigmoid(x):
     """1 / (1 + e^-x): where e^-x overflows the result is below the smallest normal number, and 0."""
+    if x.size <= FEW:
+        return np.reciprocal(np.add(np.exp(np.negative(x)), ONES[x.dtype.char]))
     y = np.empty_like(x)
     np.negative(x, out=y)
     np.exp(y, out=y)
@@ -208,14 +230,18 @@ def _spread(dtypes=NUMBERS, data: Callable[..., Any] | None = None) -> Callable[
 def _binary(
     name: str, function: Callable[..., Any], dtypes=NUMBERS, data: Callable[[Any, Any], Any] | None = None
 ) -> Op:
-    return Op(name, _spread(dtypes, data), lambda a, w, x, y: function(x, y), arity=(2, 2))
+    infer = _spread(dtypes, data)
+    return Op(name, infer, lambda a, w, x, y: function(x, y), arity=(2, 2), bound=lambda a, values, floating: function)
 
 
 def _variadic(name: str, function: Callable[..., Any], dtypes=FLOATS, data: Callable[..., Any] | None = None) -> Op:
     def run(attributes, weights, *arrays):
         return reduce(function, arrays)
 
-    return Op(name, _spread(dtypes, data), run, arity=(1, 1024))
+    def bound(attributes, values, floating):
+        return function if len(values) == 2 else None
+
+    return Op(name, _spread(dtypes, data), run, arity=(1, 1024), bound=bound)
 
 
 def _mean(attributes, weights, *arrays):
@@ -228,6 +254,10 @@ def _divide(x, y):
     if x.dtype.kind == "f":
         return x / y
     return x // y if x.dtype.kind == "u" else (x - np.fmod(x, y)) // y
+
+
+def _divide_bound(attributes, values, floating):
+    return np.divide if values[0].dtype in FLOATS else _divide
 
 
 def _divide_data(a, b):
@@ -417,7 +447,7 @@ OPS = [
     _unary("Acosh", np.arccosh),
     _unary("Atanh", np.arctanh),
     _unary("BitwiseNot", np.invert, INTEGERS),
-    _unary("Relu", lambda x: np.maximum(x, 0), SIGNED_NUMBERS),
+    replace(_unary("Relu", lambda x: np.maximum(x, 0), SIGNED_NUMBERS), bound=_relu_bound),
     _approximated(_unary("Tanh", np.tanh)),
     _approximated(_activation("Sigmoid", _sigmoid)),
     _activation("Softplus", _softplus),
@@ -437,7 +467,7 @@ OPS = [
     _binary("Add", np.add, data=sizes.add),
     _binary("Sub", np.subtract, data=sizes.subtract),
     _binary("Mul", np.multiply, data=sizes.multiply),
-    _binary("Div", _divide, data=_divide_data),
+    replace(_binary("Div", _divide, data=_divide_data), bound=_divide_bound),
     Op("Mod", _mod_infer, _mod, arity=(2, 2), attributes={"fmod": False}),
     Op("Pow", _pow_infer, _pow, arity=(2, 2)),
     _variadic("Min", np.minimum, NUMBERS, on_numbers(min)),

@@ -5,6 +5,8 @@ Indices are int32 or int64 and may be negative, counted from the end; one beyond
 
 from __future__ import annotations
 
+from operator import itemgetter, methodcaller
+
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
@@ -61,6 +63,15 @@ def _gather(attributes, weights, *arrays):
         place[axis] = indices
         return x[tuple(place)]
     return np.take(x, indices, axis=axis)
+
+
+def _gather_bound(attributes, values, floating):
+    indices, axis = attributes["indices"], attributes["axis"]
+    if indices is None or len(values) > 1:
+        return None
+    if isinstance(indices, int):
+        return itemgetter((slice(None),) * (axis % len(values[0].shape)) + (indices,))  # a view
+    return methodcaller("take", np.array(indices, np.intp), axis)
 
 
 def _same_rank(x, indices):
@@ -372,6 +383,7 @@ OPS = [
         arity=(1, 2),
         attributes={"axis": 0},
         parameters={"indices": 1},
+        bound=_gather_bound,
     ),
     Op(
         "GatherElements",

@@ -31,7 +31,10 @@ def _comparison(name, function, dtypes, data):
         need(values[0], dtypes)
         return [Value("bool", broadcast(values), None if rounded else follow("bool", data, *values))]
 
-    return Op(name, infer, lambda a, w, x, y: function(x, y), arity=(2, 2))
+    def bound(attributes, values, floating):
+        return function
+
+    return Op(name, infer, lambda a, w, x, y: function(x, y), arity=(2, 2), bound=bound)
 
 
 def _not_infer(attributes, values):

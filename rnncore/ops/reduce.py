@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.ops import sizes
-from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
+from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known, numpy_dtype
 from rnncore.ops.checks import FLOATS, INTEGERS, NUMBERS, axes_of, fitting, flag, need
 
 __all__ = ["OPS"]
@@ -35,8 +35,15 @@ def _reduction(name, function, dtypes=SUMMED, data=None):
             axes = () if attributes["noop_with_empty_axes"] else None
         return np.asarray(function(x, axes, bool(attributes["keepdims"])), x.dtype)
 
+    def bound(attributes, values, floating):
+        axes, keepdims = attributes["axes"], bool(attributes["keepdims"])
+        if not axes or len(values) > 1:
+            return None
+        dtype = numpy_dtype(values[0].dtype, floating)
+        return lambda x: np.asarray(function(x, axes, keepdims), dtype)
+
     options = {"keepdims": True, "noop_with_empty_axes": False}
-    return Op(name, infer, run, time=_time, arity=(1, 2), attributes=options, parameters={"axes": 1})
+    return Op(name, infer, run, time=_time, arity=(1, 2), attributes=options, parameters={"axes": 1}, bound=bound)
 
 
 def _shape(attributes, values):
@@ -91,7 +98,7 @@ def _mean(x, axes, keepdims):
     total = _sum(x, axes, keepdims)
     count = x.size // max(total.size, 1)
     if x.dtype.kind == "f":
-        return total / x.dtype.type(count)
+        return total if count == 1 else total / x.dtype.type(count)
     return np.trunc(total / count) if count else total
 
 

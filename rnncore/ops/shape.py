@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import accumulate
+from operator import itemgetter, methodcaller
 
 import numpy as np
 
@@ -108,6 +109,11 @@ def _reshape(attributes, weights, *arrays):
     return x.reshape(_sizes(x.shape, wanted, attributes["allowzero"]))
 
 
+def _reshape_bound(attributes, values, floating):
+    wanted, allowzero = attributes["shape"], attributes["allowzero"]
+    return None if wanted is None else lambda x, *absent: x.reshape(_sizes(x.shape, wanted, allowzero))
+
+
 @lru_cache(maxsize=1024)
 def _sizes(shape, wanted, allowzero):
     """The sizes that a reshape of ``shape`` to ``wanted`` gives."""
@@ -181,6 +187,15 @@ def _unsqueeze(attributes, weights, *arrays):
     return x.reshape(shape)
 
 
+def _unsqueeze_bound(attributes, values, floating):
+    """A view by an index that is None where an axis is new."""
+    if attributes["axes"] is None or len(values) > 1:
+        return None
+    rank = len(values[0].shape) + len(attributes["axes"])
+    new = {axis % rank for axis in attributes["axes"]}
+    return itemgetter(tuple(None if axis in new else slice(None) for axis in range(max(new, default=-1) + 1)))
+
+
 def _squeeze_infer(attributes, values):
     x, axes = values[0], _known_axes(attributes, values)
     if axes is None:
@@ -198,6 +213,10 @@ def _squeeze_infer(attributes, values):
 
 def _squeeze(attributes, weights, *arrays):
     return arrays[0].squeeze(given("axes", attributes, arrays, 1))
+
+
+def _squeeze_bound(attributes, values, floating):
+    return methodcaller("squeeze", attributes["axes"]) if len(values) == 1 else None
 
 
 def _squeeze_time(attributes, rank, time_axis):
@@ -302,6 +321,11 @@ def _concat_infer(attributes, values):
 
 def _concat(attributes, weights, *arrays):
     return np.concatenate(arrays, axis=attributes["axis"])
+
+
+def _concat_bound(attributes, values, floating):
+    axis = attributes["axis"]
+    return lambda *arrays: np.concatenate(arrays, axis)
 
 
 def _split_count(attributes):
@@ -433,7 +457,7 @@ def _slice(attributes, weights, *arrays):
     return x[tuple(place)]
 
 
-def _slice_packed(attributes, weights, threads):
+def _slice_bound(attributes, values, floating):
     """The same where no size matters: forwards, all parameters constant, axes counted from one side."""
     starts, ends, axes, steps = (attributes[name] for name in SLICE)
     if starts is None or ends is None:
@@ -445,7 +469,7 @@ def _slice_packed(attributes, weights, threads):
         return None
     place = tuple(slices.get(axis, slice(None)) for axis in (range(first, 0) if first < 0 else range(last + 1)))
     place = (..., *place) if first < 0 else place
-    return lambda x, *absent: x[place]
+    return itemgetter(place) if len(values) == 1 else lambda x, *absent: x[place]
 
 
 def _slice_time(attributes, rank, time_axis):
@@ -638,11 +662,26 @@ OPS = [
         arity=(1, 2),
         attributes={"allowzero": False},
         parameters={"shape": 1},
+        bound=_reshape_bound,
     ),
     Op("Flatten", _flatten_infer, _flatten, time=_flatten_time, attributes={"axis": 1}),
-    Op("Unsqueeze", _unsqueeze_infer, _unsqueeze, arity=(1, 2), parameters={"axes": 1}),
-    Op("Squeeze", _squeeze_infer, _squeeze, time=_squeeze_time, arity=(1, 2), parameters={"axes": 1}),
-    Op("Transpose", _transpose_infer, lambda a, w, x: x.transpose(a["perm"]), attributes={"perm": None}),
+    Op("Unsqueeze", _unsqueeze_infer, _unsqueeze, arity=(1, 2), parameters={"axes": 1}, bound=_unsqueeze_bound),
+    Op(
+        "Squeeze",
+        _squeeze_infer,
+        _squeeze,
+        time=_squeeze_time,
+        arity=(1, 2),
+        parameters={"axes": 1},
+        bound=_squeeze_bound,
+    ),
+    Op(
+        "Transpose",
+        _transpose_infer,
+        lambda a, w, x: x.transpose(a["perm"]),
+        attributes={"perm": None},
+        bound=lambda attributes, values, floating: methodcaller("transpose", attributes["perm"]),
+    ),
     Op("Expand", _expand_infer, _expand, arity=(1, 2), parameters={"shape": 1}),
     Op("Tile", _tile_infer, _tile, time=_tile_time, arity=(1, 2), parameters={"repeats": 1}),
     Op("Shape", _shape_infer, _shape, time=_shape_time, attributes={"start": 0, "end": None}),
@@ -652,7 +691,15 @@ OPS = [
         lambda a, w, x: np.array(x.size, np.int64),
         time="whole",
     ),
-    Op("Concat", _concat_infer, _concat, time=whole_over_axis, arity=(1, 1024), attributes={"axis": ...}),
+    Op(
+        "Concat",
+        _concat_infer,
+        _concat,
+        time=whole_over_axis,
+        arity=(1, 1024),
+        attributes={"axis": ...},
+        bound=_concat_bound,
+    ),
     Op(
         "Split",
         _split_infer,
@@ -663,7 +710,7 @@ OPS = [
         parameters={"split": 1},
         outputs=_split_names,
     ),
-    Op("Slice", _slice_infer, _slice, time=_slice_time, arity=(1, 5), parameters=SLICE, packed=_slice_packed),
+    Op("Slice", _slice_infer, _slice, time=_slice_time, arity=(1, 5), parameters=SLICE, bound=_slice_bound),
     Op("Range", _range_infer, _range, time="whole", arity=(3, 3), attributes={"stash_type": 1}),
     Op(
         "ConstantOfShape",

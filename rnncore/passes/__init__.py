@@ -4,6 +4,7 @@
     constants.py   fold_constants, fold_parameters: what does not depend on any input
     branches.py    take_branches: an If that always goes one way
     identities.py  remove_identities: what changes nothing
+    axes.py        cancel_axes: Squeeze and Unsqueeze, reductions of one number; square: x ** 2
     transposes.py  cancel_transposes: pairs of Transpose, and those around recurrent layers
     layers.py      merge_layers, join_slices: recurrent layers in nodes of their own become stacks
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
@@ -22,6 +23,7 @@ import numpy as np
 
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import fold_affine
+from rnncore.passes.axes import cancel_axes, square
 from rnncore.passes.branches import take_branches
 from rnncore.passes.constants import fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
@@ -39,6 +41,8 @@ PASSES = (
     fold_parameters,
     take_branches,
     remove_identities,
+    cancel_axes,
+    square,
     cancel_transposes,
     merge_layers,
     join_slices,

@@ -13,7 +13,25 @@ from rnncore.serve.watch import ClientGone, Visit, Watch
 __all__ = ["Inference", "Shortcut"]
 
 JSON_LENGTH_FIELD = JSON_LENGTH.lower().encode()
+ENOUGH = 8  # requests of one connection in a row, until it counts as the only one
 JSON, BINARY = (b"content-type", b"application/json"), (b"content-type", b"application/octet-stream")
+
+
+class Lone:
+    """Whether one connection asks, and has for a while been the only one: then a short call of the model in the event
+    loop's thread keeps nobody waiting."""
+
+    def __init__(self):
+        self._client: Any = None
+        self._count = 0
+
+    def comes_again(self, scope: Any) -> bool:
+        """Count a request; whether enough of them came one by one from its connection."""
+        client = scope.get("client")
+        if client != self._client or client is None or scope["http_version"] == "2":  # that has many at a time
+            self._client, self._count = client, 0
+        self._count += 1
+        return self._count > ENOUGH
 
 
 class Inference:
@@ -24,6 +42,7 @@ class Inference:
 
     def __init__(self, service: Service):
         self._service, self._watch = service, Watch(service.limits.read_timeout)
+        self._lone = Lone()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         found = scope["path_params"]
@@ -44,7 +63,7 @@ class Inference:
                 visit.read()
                 size = state["fields"].get(JSON_LENGTH_FIELD)
                 asked = parse_infer(body, None if size is None else size.decode("latin-1"), served.expected)
-                outputs = await served.infer(asked, state["owner"])
+                outputs = await served.infer(asked, state["owner"], self._lone.comes_again(scope))
             content, json_length = write_infer(served.name, VERSION, asked, outputs)
         headers = [(b"content-length", b"%d" % len(content)), JSON if json_length is None else BINARY]
         if json_length is not None:

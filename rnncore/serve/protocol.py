@@ -7,7 +7,10 @@ answer       the same, for the outputs that were asked for with parameters.binar
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +28,7 @@ MOST_PRIORITY = (1 << 32) - 1
 MOST_TIMEOUT = MOST_BYTES = (1 << 63) - 1
 MOST_SEQUENCE_ID = (1 << 64) - 1
 ID_CHARACTERS = 256
+HEADS = 256  # answers' JSON that is kept
 REQUEST_KEYS = {"id", "parameters", "inputs", "outputs"}
 INPUT_KEYS = {"name", "shape", "datatype", "parameters", "data"}
 OUTPUT_KEYS = {"name", "parameters"}
@@ -241,18 +245,47 @@ def write_infer(
 ) -> tuple[bytes, int | None]:
     """The answer's body, and the size of its JSON where raw bytes follow."""
     wanted = dict.fromkeys(outputs, request.binary) if request.outputs is None else request.outputs
-    entries, raw = [], []
-    for name, binary in wanted.items():
-        array = outputs[name]
-        entry: dict[str, Any] = {"name": name, "datatype": datatype(array.dtype), "shape": list(array.shape)}
-        if binary:
-            raw.append(np.ascontiguousarray(array, array.dtype.newbyteorder("<")))
-            entry["parameters"] = {"binary_data_size": array.nbytes}
-        else:
-            entry["data"] = json_of_array(name, array)
-        entries.append(entry)
-    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
-    if request.id:
-        answer["id"] = request.id
-    head = ENCODER.encode(answer).encode()
+    found = [(name, outputs[name], binary) for name, binary in wanted.items()]
+    raw = [_as_sent(array) for _, array, binary in found if binary]
+    if len(raw) == len(found) and not request.id:
+        head = _binary_head(model, version, tuple((name, array.dtype, array.shape) for name, array, _ in found))
+    else:
+        head = _head(model, version, request.id, [_entry(*one) for one in found])
     return b"".join([head, *raw]), len(head) if raw else None
+
+
+def _as_sent(array: np.ndarray) -> np.ndarray:
+    """Row-major and little-endian."""
+    if array.flags.c_contiguous and array.dtype.isnative and sys.byteorder == "little":
+        return array
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def _entry(name: str, array: np.ndarray, binary: bool) -> dict[str, Any]:
+    """An output in an answer's JSON."""
+    if binary:
+        return _binary_entry(name, array.dtype, array.shape)
+    return {**_tensor(name, array.dtype, array.shape), "data": json_of_array(name, array)}
+
+
+def _binary_entry(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    size = math.prod(shape) * dtype.itemsize
+    return {**_tensor(name, dtype, shape), "parameters": {"binary_data_size": size}}
+
+
+def _tensor(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype(dtype), "shape": list(shape)}
+
+
+def _head(model: str, version: str, id: str, entries: list[dict[str, Any]]) -> bytes:
+    """An answer's JSON."""
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": entries}
+    if id:
+        answer["id"] = id
+    return ENCODER.encode(answer).encode()
+
+
+@functools.lru_cache(HEADS)
+def _binary_head(model: str, version: str, arrays: tuple[tuple[str, np.dtype, tuple[int, ...]], ...]) -> bytes:
+    """The JSON of an answer without an id whose outputs all are raw bytes: the same for many answers."""
+    return _head(model, version, "", [_binary_entry(*array) for array in arrays])

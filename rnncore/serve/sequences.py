@@ -65,8 +65,10 @@ class Sequences:
     def __len__(self) -> int:
         return len(self._found)
 
-    async def infer(self, request: InferRequest, owner: str, timeout: float) -> dict[str, np.ndarray]:
-        """The outputs for a sequence's next piece. Where this raises, the piece was not fed.
+    async def infer(
+        self, request: InferRequest, owner: str, timeout: float, at_once: bool = False
+    ) -> dict[str, np.ndarray]:
+        """The outputs for a sequence's next piece. Where this raises, the piece was not fed. at_once: as for engines.
 
         A sequence whose first request fails is not open; one that is begun again begins anew.
         """
@@ -87,7 +89,7 @@ class Sequences:
             async with sequence.entry:
                 if step.start:
                     await self._open(sequence, static)
-                asked = self._ask(sequence, pieces, request, timeout)
+                asked = self._ask(sequence, pieces, request, timeout, at_once)
             if step.end:
                 self._forget(sequence)
             outputs = await asked
@@ -102,11 +104,11 @@ class Sequences:
                 self._release(sequence)
         return self._with_batch(outputs)
 
-    def _ask(self, sequence: _Sequence, pieces: Any, request: InferRequest, timeout: float) -> Awaitable:
+    def _ask(self, sequence: _Sequence, pieces: Any, request: InferRequest, timeout: float, at_once: bool) -> Awaitable:
         if sequence.released:
             raise Refusal(400, f"sequence {sequence.key[1]!r} is over")
         options = {"priority": -request.priority, "timeout": timeout, "finish": request.sequence.end}
-        return self._engine.ask(pieces, stream=sequence.stream, **options)
+        return self._engine.ask(pieces, stream=sequence.stream, at_once=at_once, **options)
 
     # --- the slots ---
 

@@ -16,6 +16,7 @@ import uvicorn
 
 from rnncore.errors import InputError
 from rnncore.serve.application import create_app
+from rnncore.serve.connection import Connection
 from rnncore.serve.gate import LEAST_TOKEN
 from rnncore.serve.logs import LOG, REQUESTS, Lines, log
 from rnncore.serve.service import Service
@@ -106,6 +107,7 @@ def run(service: Service, binding: Binding, request_log: bool = True) -> None:
         log_config=None,
         log_level="warning",
         access_log=False,
+        http=Connection,
         ws="none",
         server_header=False,
         proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens

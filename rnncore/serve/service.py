@@ -120,13 +120,14 @@ class ServedModel:
         dtypes = {entry.name: numpy_dtype(entry.dtype, model.dtype) for entry in model.inputs}
         self.expected = Expected(dtypes, model.spec.outputs, limits.max_body_size, limits.max_json_size)
 
-    async def infer(self, request: InferRequest, owner: str) -> dict[str, np.ndarray]:
-        """Every output by name. Raises what the engine raises, and Refusal."""
+    async def infer(self, request: InferRequest, owner: str, at_once: bool = False) -> dict[str, np.ndarray]:
+        """Every output by name. Raises what the engine raises, and Refusal. at_once: as Engine.infer has it."""
         self._check_size(request)
         timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
         if request.sequence is not None:
-            return await self.sequences.infer(request, owner, timeout)
-        return await self.engine.infer(request.inputs, copy=False, priority=-request.priority, timeout=timeout)
+            return await self.sequences.infer(request, owner, timeout, at_once)
+        order = {"priority": -request.priority, "timeout": timeout, "at_once": at_once}
+        return await self.engine.infer(request.inputs, copy=False, **order)
 
     def _check_size(self, request: InferRequest) -> None:
         """Bounds what the network needs beside the request: rows times steps of each input."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from rnncore.serve.refusals import Refusal
 
@@ -74,21 +74,25 @@ class Watch:
 
     def __init__(self, read_timeout: float):
         self._read_timeout = read_timeout
-        self._rounds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Round] = WeakKeyDictionary()
+        self._rounds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Round] = weakref.WeakKeyDictionary()
+        self._latest: _Round | None = None  # of the loop that asked last, nearly always the only one
 
     def _round(self) -> _Round:
         loop = asyncio.get_running_loop()
-        found = self._rounds.get(loop)
-        if found is None:
-            found = self._rounds[loop] = _Round(self._read_timeout)
+        found = self._latest
+        if found is None or found.loop() is not loop:
+            found = self._rounds.get(loop)
+            if found is None:
+                found = self._rounds[loop] = _Round(loop, self._read_timeout)
+            self._latest = found
         return found
 
 
 class _Round:
     """One event loop's visits, and a timer while there are any."""
 
-    def __init__(self, read_timeout: float):
-        self._read_timeout = read_timeout
+    def __init__(self, loop: asyncio.AbstractEventLoop, read_timeout: float):
+        self.loop, self._read_timeout = weakref.ref(loop), read_timeout
         self._timer: asyncio.TimerHandle | None = None
         self.visits: set[Visit] = set()
 

@@ -13,6 +13,7 @@ is known in every value. Each value then is one of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rnncore.apart import mixing
+from rnncore.apart import freed, mixing
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
@@ -103,7 +104,8 @@ class Plan:
     flows    of every value that a stream knows, by name
     parts    one for each node, in order
     time     the name of the inputs' time, as messages say it
-    fixed    whether the batch is 1 by the Spec
+    fixed    whether the batch is 1 by the Spec, and the graph does not prove that it may be another
+    single   whether it is 1 by the Spec: a stream then has one row, whatever the graph proves
     """
 
     spec: Spec
@@ -114,6 +116,7 @@ class Plan:
     lookahead: int
     block: int
     history: int
+    single: bool = False
 
     @cached_property
     def timings(self) -> list[Timing]:
@@ -168,7 +171,17 @@ def plan(
     history    steps that causal attention looks back on, the present one included
     time       the name of the time in the inputs' shapes; None: the only one that it can be
     """
-    return _Follower(spec, lookahead, block or max(1, lookahead or 1), history, time).plan()
+    block = block or max(1, lookahead or 1)
+    follower = _Follower(spec, lookahead, block, history, time)
+    if not follower.fixed:
+        return follower.plan()
+    ones = [entry.name for entry in spec.inputs if 1 in entry.shape[:2]]
+    found = freed(spec, ones) if ones else None
+    if found is not None:
+        with contextlib.suppress(UnsupportedError):
+            free = _Follower(found, lookahead, block, history, time).plan()
+            return dataclasses.replace(free, single=True)
+    return dataclasses.replace(follower.plan(), single=True)
 
 
 class _Follower:

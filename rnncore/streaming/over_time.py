@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.apart import freed
 from rnncore.errors import InputError
 from rnncore.model import Model
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
@@ -51,6 +52,7 @@ class _Loop:
         self.entries = {entry.name: entry for entry in self.spec.inputs}
         self.collected = [name for name in spec.outputs if name not in self.carry.values()] or list(spec.outputs)
         self.steps = self._stepped(steps)
+        self._free_batch()
 
     def model(self) -> Model:
         layers = self._layers()
@@ -92,6 +94,13 @@ class _Loop:
         if self.chunk is not None and len(found) > 1:
             raise InputError(f"chunk={self.chunk} with the inputs {', '.join(found)} in each step, expected one input")
         return found
+
+    def _free_batch(self) -> None:
+        """Where all states and all inputs of a step have a batch of 1 that the graph can do without: any batch."""
+        found = freed(self.spec, [*self.carry, *self.steps])
+        if found is not None and _same_places(found, self.carry):
+            self.spec = found
+            self.entries = {entry.name: entry for entry in self.spec.inputs}
 
     # --- states of recurrent layers -----------------------------------------------------------------------------
 
@@ -277,6 +286,11 @@ def _checked_chunk(chunk: Any, context: Any) -> tuple[int | None, int]:
     if chunk is None and context:
         raise InputError(f"context={context} without chunk, expected the size of the pieces that it stands before")
     return (None if chunk is None else int(chunk)), int(context)
+
+
+def _same_places(spec: Spec, carry: Mapping[str, str]) -> bool:
+    """Whether every state has the sizes of the output that it is fed from."""
+    return all(spec.values[name].shape == spec.values[output].shape for name, output in carry.items())
 
 
 def _alike(a: Value, b: Value) -> bool:

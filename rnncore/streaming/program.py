@@ -13,13 +13,14 @@ from rnncore.arguments import accept_array
 from rnncore.errors import InputError
 from rnncore.model import Model, nothing, op_step
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Control, Input, Node
+from rnncore.spec import Input, Node
 from rnncore.streaming.both_ways import BothWays
 from rnncore.streaming.flow import BATCH, Flow, Part, Plan
-from rnncore.streaming.timing import Timing
+from rnncore.streaming.folded import Folded, folds
+from rnncore.streaming.route import Route
 from rnncore.threads import check_threads
 
-__all__ = ["Program", "padding_of", "scan_states"]
+__all__ = ["Program"]
 
 Values = dict[str, Any]
 
@@ -46,7 +47,13 @@ class Program:
         ]
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
-        self.moving = [pair for pair in zip(plan.parts, self.steps, strict=True) if pair[0].how != "static"]
+        self.moving = self._moving()
+        reads = (
+            part.node.inputs[part.node.carried :] if part.how == "scan" else part.node.reads for part, _ in self.moving
+        )
+        self.read = frozenset(spec.outputs).union(*reads)
+        self.constants = [array for name, array in model._constants.items() if name in self.read]
+        self.folds = folds(self)
         plain = plan.together and not (self.repeats or scans)
         self.plain = [
             step
@@ -56,8 +63,9 @@ class Program:
         self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in spec.outputs]
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
-        self.counts = lru_cache(maxsize=256)(self._counts)
+        self.route = lru_cache(maxsize=256)(self._route)
         self.counts_of = lru_cache(maxsize=256)(self._counted)
+        self.base = lru_cache(maxsize=256)(self._base)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,8 +82,6 @@ class Program:
             inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
             alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
             return op_step(alone, model.weights, model.dtype, threads)
-        if part.how == "scan":
-            return model._steps[part.place].reading((*scan_states(node), *node.inputs[node.carried :]))
         if part.how == "blocks":
             return BothWays(node, model, threads)
         if isinstance(node, Node) and node.op == "Embedding":
@@ -95,9 +101,27 @@ class Program:
         settled = self.plan.settled
         return np.where(steps < self.canonical, steps, settled + (steps - settled) % self.plan.period)
 
-    def _counts(self, before: int, new: int, ended: bool) -> dict[Timing, tuple[int, int]]:
-        """For each timing the steps known before and after."""
-        return {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
+    def _route(self, before: int, new: int, ended: bool, folded: bool = False) -> Route:
+        """The way of rows that have seen so many steps, for so many new ones. before: a phase; folded: see Folded."""
+        counts = {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
+        return (Folded if folded else Route)(self, counts, ended)
+
+    def _moving(self) -> list[tuple[Part, Any]]:
+        """The nodes that depend on the sequence, with their steps; sizes that none of them reads are left out."""
+        found: list[tuple[Part, Any]] = []
+        read = set(self.plan.spec.outputs)
+        for part, step in zip(reversed(self.plan.parts), reversed(self.steps), strict=True):
+            sizes = part.how == "steps" and all(self.plan.flows[name].kind == "sizes" for name in part.node.names)
+            if part.how == "static" or (sizes and read.isdisjoint(part.node.names)):
+                continue
+            found.insert(0, (part, step))
+            read.update(part.node.reads)
+        return found
+
+    def _base(self, batch: int) -> Values:
+        """What so many rows read that does not depend on what they are given."""
+        found = {**self.counts_of(batch), **self.model._constants}
+        return {name: value for name, value in found.items() if name in self.read} | self.absent
 
     def _counted(self, batch: int) -> Values:
         """Static values that are known from the number of rows alone."""
@@ -146,13 +170,3 @@ class Program:
                 raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
             found[entry.name] = array
         return found
-
-
-def padding_of(part: Part, dtype: np.dtype) -> float | int:
-    """What stands around the sequence, as a number of that dtype."""
-    return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
-
-
-def scan_states(node: Control) -> tuple[str, ...]:
-    """The names under which a stream keeps the states of a Scan, in their order."""
-    return tuple(f"{node.name}.state.{place}" for place in range(node.carried))

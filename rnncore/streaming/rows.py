@@ -11,19 +11,20 @@ A step changes nothing before everything is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rnncore.arguments import without_padding
 from rnncore.errors import InputError, StateError, UnsupportedError
 from rnncore.formats._cursor import shown
-from rnncore.model import apart
+from rnncore.kernels._graph import apart, walk
 from rnncore.ops import Value, numpy_dtype
 from rnncore.state import State
 from rnncore.streaming.flow import Flow, Part
-from rnncore.streaming.program import Program, padding_of, scan_states
-from rnncore.streaming.run import Run, rows_first
+from rnncore.streaming.folded import fold, unfold
+from rnncore.streaming.program import Program
+from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
 
 __all__ = ["Rows"]
 
@@ -31,6 +32,30 @@ Values = dict[str, Any]
 
 # Steps that a row can have seen: far more than any has, and far from where integers end.
 MOST_STEPS = 1 << 60
+
+
+class _Group(NamedTuple):
+    """What runs in one batch.
+
+    rows     which of Rows; None for all of them in order
+    places   where they stand among those of the step; None where they are these, in order
+    count    steps;  lengths: those of each row that count, None for all
+    """
+
+    rows: np.ndarray | None
+    places: np.ndarray | None
+    size: int
+    count: int
+    lengths: np.ndarray | None
+
+
+class _Result(NamedTuple):
+    """What a group gave: outputs by name, and what it keeps."""
+
+    group: _Group
+    route: Route
+    outputs: Values
+    updates: dict[str, np.ndarray]
 
 
 class Rows:
@@ -42,9 +67,12 @@ class Rows:
     def __init__(self, program: Program, capacity: int, side_by_side: bool = False):
         self.program, self.capacity = program, capacity
         self.side_by_side = side_by_side and program.bare
+        self.all = np.arange(capacity)
+        self.folds = program.folds and (self.side_by_side or not program.bare)
         self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
-        if not program.plan.together:
-            self.arrays["steps"] = np.zeros(capacity, np.int64)
+        self.steps = None if program.plan.together else np.zeros(capacity, np.int64)
+        if self.steps is not None:
+            self.arrays["steps"] = self.steps
         self.recurrent: set[str] = set()
         self.static: dict[str, np.ndarray] = {}
         for part in program.plan.parts:
@@ -126,6 +154,8 @@ class Rows:
                     array[:, rows] = self._of_static(node.initial[place], rows)[::each]
 
     def _of_static(self, name: str, rows: Any) -> np.ndarray:
+        if name not in self.static:  # a constant, which is the same for each
+            return self.program.model._constants[name]
         flow, array = self.program.plan.flows[name], self.static[name]
         return array if flow.batch is None else array[(slice(None),) * flow.batch + (rows,)]
 
@@ -248,6 +278,7 @@ class Rows:
         lengths: np.ndarray | None,
         ended: bool = False,
         check: Callable[[Values], None] | None = None,
+        counted: bool = True,
     ) -> tuple[Values, dict[str, np.ndarray]]:
         """Outputs of these rows (different ones) for their next ``new`` steps, and how many steps each row has of each.
 
@@ -255,162 +286,204 @@ class Rows:
         lengths  int64 (len(rows),): steps of each row that count; None for all
         ended    the sequence ends here: what still waits is given out
         check    is called with the outputs before anything is changed, and may raise
+        counted  whether the numbers of steps are wanted
 
         Outputs behind a row's own steps are 0.
         """
         if self.program.plain and new and lengths is None and not ended:
-            return self._advance_plain(rows, given, new, check)
-        updates: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-        results = []
+            outputs = self._advance_plain(rows, given, new, check)
+            return outputs, {name: np.full(len(rows), new) for name in outputs} if counted else {}
         with np.errstate(all="ignore"):
-            for members, count, ragged in self._groups(rows, new, lengths):
-                whole = len(members) == len(rows) and count == new and not self.side_by_side
-                part = given if whole else self._part(given, members, count)
-                results.append(self._run(rows[members], part, count, ragged, ended, updates))
-                results[-1] = (members, *results[-1])
-        outputs, counts = self._gathered(rows, results)
+            results = [self._run(group, given, new, ended) for group in self._groups(rows, new, lengths)]
+        outputs = self._gathered(len(rows), results)
         if check is not None:
             check(outputs)
-        for members, found in updates:
-            for name, array in found.items():
-                if name in self.recurrent:
-                    self.arrays[name][:, members] = array
-                elif array.ndim == 1:
-                    self.arrays[name][members] = array
-                else:
-                    self.arrays[name][members, : array.shape[1]] = array
-        if "steps" in self.arrays:
-            self.arrays["steps"][rows] += new if lengths is None else lengths
+        for result in results:
+            self._store(result.group.rows, result.updates)
+        if self.steps is not None:
+            index = slice(None) if rows is self.all else rows
+            self.steps[index] += new if lengths is None else lengths
         if ended:
             self.arrays["ended"][rows] = True
-        return outputs, counts
+        return outputs, self._counts(len(rows), results) if counted else {}
+
+    def _is_all(self, rows: np.ndarray) -> bool:
+        """Whether these, different ones, are all rows in order."""
+        return rows is self.all or (len(rows) == self.capacity and bool((rows[1:] > rows[:-1]).all()))
+
+    def _store(self, rows: np.ndarray | None, updates: dict[str, np.ndarray]) -> None:
+        index = slice(None) if rows is None else rows
+        for name, array in updates.items():
+            if name in self.recurrent:
+                self.arrays[name][:, index] = array
+            elif array.ndim == 1:
+                self.arrays[name][index] = array
+            else:
+                self.arrays[name][index, : array.shape[1]] = array
 
     def _advance_plain(
         self, rows: np.ndarray, given: Values, new: int, check: Callable[[Values], None] | None
-    ) -> tuple[Values, dict[str, np.ndarray]]:
+    ) -> Values:
         """The same for a graph whose nodes all run as they do in a model: the model's own steps, states in and out."""
         program = self.program
-        every = len(rows) == self.capacity and bool((rows[1:] > rows[:-1]).all())
+        index = None if self._is_all(rows) else rows
         before = {
-            name: self.arrays[name] if every else np.ascontiguousarray(self.arrays[name][:, rows])
+            name: self.arrays[name] if index is None else np.ascontiguousarray(self.arrays[name][:, rows])
             for name in self.recurrent
         }
         after: dict[str, np.ndarray] = {}
-        values: Values = {**program.counts_of(len(rows)), **program.model._constants, **program.absent, **given}
-        for name in self.static:
-            values[name] = None if self.static[name] is None else self._of_static(name, rows)
-        state = State.of(before)
+        values = self._values(index, len(rows))
+        values.update(given)
         with np.errstate(all="ignore"):
-            for step in program.plain:
-                step(values, state, after)
+            walk(program.plain, None, values, State.of(before), after)
         outputs = self._own_outputs(values, [*given.values(), *after.values()])
         if check is not None:
             check(outputs)
-        for name, array in after.items():
-            self.arrays[name][:, slice(None) if every else rows] = array
-        return outputs, {name: np.full(len(rows), new) for name in outputs}
+        self._store(index, after)
+        return outputs
+
+    def _values(self, rows: np.ndarray | None, count: int) -> Values:
+        """What so many rows read that does not depend on the sequence. rows: None for all of them."""
+        values: Values = dict(self.program.base(count))
+        for name, array in self.static.items():
+            if name in self.program.read:
+                values[name] = array if array is None or rows is None else self._of_static(name, rows)
+        return values
 
     def _own_outputs(self, values: Values, others: list[np.ndarray | None]) -> Values:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
-        kept = (self.program.model._constants.values(), self.static.values())
-        held = [*others, *kept[0], *kept[1], *(values[name] for name in self.program.counted)]
-        found = [(name, values[name]) for name in self.program.plan.spec.outputs]
-        return apart(found, [array for array in held if array is not None])
+        program = self.program
+        held = [*others, *program.constants, *self.static.values(), *[values[name] for name in program.counted]]
+        return apart(program.plan.spec.outputs, values, held)
 
-    def _groups(self, rows, new, lengths):
-        """(places in ``rows``, number of steps, lengths or None): what can run in one batch."""
-        program, everyone = self.program, np.arange(len(rows))
+    def _groups(self, rows: np.ndarray, new: int, lengths: np.ndarray | None) -> list[_Group]:
+        """What can run in one batch."""
+        program, size = self.program, len(rows)
+        slots = None if self._is_all(rows) else rows
         if lengths is not None and (lengths == new).all():
             lengths = None
         if program.plan.together and (lengths is None or program.ragged):
-            return [(everyone, new, lengths)]
-        if len(rows) == 1:
-            return [(everyone, new if lengths is None else int(lengths[0]), None)]
-        counts = np.full(len(rows), new) if lengths is None else lengths
-        if program.plan.fixed:
-            return [(np.array([place]), int(count), None) for place, count in enumerate(counts)]
-        phases = 0 * counts if program.plan.together else program.phases_of(self.arrays["steps"][rows])
+            return [_Group(slots, None, size, new, lengths)]
+        if size == 1:
+            return [_Group(slots, None, 1, new if lengths is None else int(lengths[0]), None)]
+        counts = np.full(size, new) if lengths is None else lengths
+        if program.plan.fixed and not self.folds:
+            return [_Group(rows[[place]], np.array([place]), 1, int(count), None) for place, count in enumerate(counts)]
+        phases = 0 * counts if program.plan.together else program.phases_of(self.steps[rows])
         if (phases == phases[:1]).all() and (counts == counts[:1]).all():
-            return [(everyone, int(counts[0]), None)] if len(rows) else []
+            return [_Group(slots, None, size, int(counts[0]), None)] if size else []
         keys: dict[tuple[int, int], list[int]] = {}
         for place, key in enumerate(zip(counts.tolist(), phases.tolist(), strict=True)):
             keys.setdefault(key, []).append(place)
-        return [(np.array(places), count, None) for (count, _), places in keys.items()]
+        return [_Group(rows[places], np.array(places), len(places), count, None) for (count, _), places in keys.items()]
 
-    def _part(self, given: Values, members: np.ndarray, count: int) -> Values:
-        found = {}
+    def _part(self, given: Values, group: _Group) -> Values:
+        """What the group gets of the inputs."""
+        found, places = {}, group.places
         for name, array in given.items():
             flow = self.program.plan.flows[name]
             if array is not None and flow.kind == "steps":
                 if flow.batch is not None:
-                    array = np.take(array, members, axis=flow.batch)
+                    array = array if places is None else np.take(array, places, axis=flow.batch)
                 elif self.side_by_side:
-                    array = array[members[0]]
-                array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(count),)])
+                    array = array[0 if places is None else places[0]]
+                array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(group.count),)])
             found[name] = array
         return found
 
-    def _gathered(self, rows, results):
+    def _gathered(self, size: int, results: list[_Result]) -> Values:
         """The groups' outputs in the order of rows."""
         plan = self.program.plan
-        counts = {name: np.zeros(len(rows), np.int64) for name in plan.spec.outputs}
-        for members, found, known, lengths in results:
-            for name in plan.spec.outputs:
-                flow = plan.flows[name]
-                if flow.kind == "steps":
-                    counts[name][members] = known[flow.timing] if lengths is None else lengths
-                    if lengths is not None:
-                        found[name] = _zeros_behind(found[name], flow, lengths)
-        if len(results) == 1 and not self.side_by_side:
-            return results[0][1], counts
-        outputs = {}
-        for name in plan.spec.outputs:
-            flow = plan.flows[name]
-            batch, time = self.program.axes(flow, self.side_by_side)
-            if flow.batch is None and batch == 0:
-                results = [(members, {**found, name: found[name][None]}, *more) for members, found, *more in results]
-            if batch is None or len(results) == 1:
-                outputs[name] = results[0][1][name]
-                continue
-            first = max((found[name] for _, found, _, _ in results), key=lambda array: array.size)
-            shape = list(first.shape)
-            shape[batch] = len(rows)
-            if flow.kind == "steps":
-                shape[time] = int(counts[name].max())
-            outputs[name] = np.zeros(shape, first.dtype)
-            for members, found, _, _ in results:
-                index: list[Any] = [slice(None)] * len(shape)
-                index[batch] = members
-                if flow.kind == "steps":
-                    index[time] = slice(found[name].shape[time])
-                outputs[name][tuple(index)] = found[name]
-        return outputs, counts
+        for group, _, found, _ in results:
+            for name in plan.spec.outputs if group.lengths is not None else ():
+                if plan.flows[name].kind == "steps":
+                    found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
+        if len(results) == 1:
+            group, _, found, _ = results[0]
+            return self._with_rows(group, found) if self.side_by_side else found
+        parts = [(group.places, self._with_rows(group, found)) for group, _, found, _ in results]
+        return {name: self._joined(name, size, parts) for name in plan.spec.outputs}
 
-    def _run(self, rows, given, new, lengths, ended, updates):
-        """One group: outputs by name, the steps known of each timing, and lengths."""
-        program, plan = self.program, self.program.plan
-        before = 0 if plan.together else program.phase_of(int(self.arrays["steps"][rows[0]]))
-        counts = program.counts(before, new, ended)
-        run = Run(self, rows, counts, ended)
-        values = run.values
-        values.update(program.counts_of(len(rows)))
-        values.update(program.model._constants)
-        for name in self.static:
-            values[name] = None if self.static[name] is None else self._of_static(name, rows)
+    def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
+        """How many steps each row has of each output."""
+        flows = self.program.plan.flows
+        counts = {name: np.zeros(size, np.int64) for name in self.program.plan.spec.outputs}
+        for group, route, _, _ in results:
+            for name, array in counts.items():
+                if flows[name].kind == "steps":
+                    places = slice(None) if group.places is None else group.places
+                    array[places] = route.known[flows[name].timing] if group.lengths is None else group.lengths
+        return counts
+
+    def _with_rows(self, group: _Group, found: Values) -> Values:
+        """Outputs of one row with an axis for it, where they have none of a batch."""
+        if group.size > 1:
+            return found
+        bare = [name for name in found if self.program.axes(self.program.plan.flows[name], self.side_by_side)[0] == 0]
+        bare = [name for name in bare if self.program.plan.flows[name].batch is None]
+        return {**found, **{name: found[name][None] for name in bare}}
+
+    def _joined(self, name: str, size: int, parts: list[tuple[np.ndarray, Values]]) -> np.ndarray:
+        """One output of several groups."""
+        batch, time = self.program.axes(self.program.plan.flows[name], self.side_by_side)
+        if batch is None:
+            return parts[0][1][name]
+        first = max((found[name] for _, found in parts), key=lambda array: array.size)
+        shape = list(first.shape)
+        shape[batch] = size
+        if time is not None:
+            shape[time] = max(found[name].shape[time] for _, found in parts)
+        joined = np.zeros(shape, first.dtype)
+        for places, found in parts:
+            index: list[Any] = [slice(None)] * len(shape)
+            index[batch] = places
+            if time is not None:
+                index[time] = slice(found[name].shape[time])
+            joined[tuple(index)] = found[name]
+        return joined
+
+    def _run(self, group: _Group, given: Values, new: int, ended: bool) -> _Result:
+        program, plan, rows, lengths = self.program, self.program.plan, group.rows, group.lengths
+        folded = plan.fixed and group.size > 1
+        if folded:
+            given = self._one_sequence(given, group)
+        elif group.places is not None or group.count != new or self.side_by_side:
+            given = self._part(given, group)
+        first = 0 if rows is None else rows[0]
+        before = 0 if plan.together else program.phase_of(int(self.steps[first]))
+        route = program.route(before, group.count, ended, folded)
+        slots = (self.all if rows is None else rows)[:1] if folded else rows
+        values = self._values(slots, 1 if folded else group.size)
         for entry in program.given:
             values[entry.name] = given.get(entry.name)
             if values[entry.name] is None and not entry.optional:
-                values[entry.name] = run.empty(plan.flows[entry.name])
+                values[entry.name] = route.empty(plan.flows[entry.name], group.size)
         for name in program.lengths:
             values[name] = lengths
         for name, (of, axis) in program.model._padded.items():
             if values.get(of) is not None:
                 values[name] = without_padding(values[name], values[of], axis)
-        for part, step in program.moving:
-            run.part(part, step)
-        updates.append((rows, run.updates))
-        outputs = self._own_outputs(values, [*given.values(), *run.updates.values()])
-        return outputs, {timing: after - earlier for timing, (earlier, after) in counts.items()}, lengths
+        updates = route.take(values, Kept(self.arrays, rows, group.size))
+        outputs = self._own_outputs(values, [*given.values(), *updates.values()])
+        if folded:
+            outputs = {name: unfold(array, *self._place(name), group.size) for name, array in outputs.items()}
+        return _Result(group, route, outputs, updates)
+
+    def _place(self, name: str) -> tuple[tuple[int, int], Flow]:
+        """Where rows and time stand in what comes in and goes out, and the flow."""
+        flow = self.program.plan.flows[name]
+        return self.program.axes(flow, self.side_by_side), flow
+
+    def _one_sequence(self, given: Values, group: _Group) -> Values:
+        """What the group gets of the inputs, its rows one behind the other."""
+        found = {}
+        for name, array in given.items():
+            (rows, time), flow = self._place(name)
+            if array is not None:
+                array = array if group.places is None else np.take(array, group.places, axis=rows)
+                array = fold(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
+            found[name] = array
+        return found
 
 
 def _plain_sizes(name: str, value: Value, sizes: list[int | str]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.kernels import _native
+from rnncore.kernels._graph import walk
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.model import nothing
 from rnncore.ops import numpy_dtype
@@ -83,8 +84,7 @@ class Straight:
         before = [array.copy() for array in self.states]
         try:
             with np.errstate(all="ignore"):
-                for step in self.steps:
-                    step(values, None, None)
+                walk(self.steps, None, values, None, None)
             return self.rows._own_outputs(values, [x])
         except BaseException as error:
             for array, earlier in zip(self.states, before, strict=True):

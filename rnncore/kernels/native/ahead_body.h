@@ -94,30 +94,22 @@ typedef struct {
     const rnncore_ahead *ahead;
 } ahead_call;
 
-enum { LSTM_UNITS, COUPLED_UNITS, GRU_UNITS, RNN_UNITS };
-
-INLINE void ahead_tile(const int units, const int P, const int V, const int R, const ahead_call *call,
-                       const rnncore_point *point, ptrdiff_t panel) {
-    vf acc[1][32];
-    UNROLL for (int v = 0; v < P * V; v++) acc[0][v] = load(call->z + (panel * V + v) * W);
-    if (units == GRU_UNITS) gru_start(point, panel, call->z, acc[0]);
-    accumulate_beside(P, V, R, call->w, panel, call->h, acc, call->ahead);
-    if (units == LSTM_UNITS) lstm_units(point, panel, acc[0], call->next, call->c);
-    if (units == COUPLED_UNITS) coupled_units(point, panel, acc[0], call->next, call->c);
-    if (units == GRU_UNITS) gru_units(point, panel, acc[0], call->z, call->h, call->next);
-    if (units == RNN_UNITS) {
-        UNROLL for (int p = 0; p < P; p++) store(call->next + (panel + p) * W, rnn_unit(point, acc[0][p]));
-    }
-}
-
-#define AHEAD_TILE(NAME, UNITS, P, V, POINT)                                                                          \
+/* UNITS finish what sums of V gates START with. */
+#define AHEAD_TILE(NAME, START, UNITS, P, V, POINT)                                                                   \
     NOINLINE void NAME##_##P(const ahead_call *call, ptrdiff_t panel) {                                               \
-        ahead_tile(UNITS, P, V, AHEAD_ROWS(V), call, POINT, panel);                                                   \
+        vf acc[1][32];                                                                                                \
+        rnncore_units at[P];                                                                                          \
+        UNROLL for (int p = 0; p < P; p++) {                                                                          \
+            START(V, POINT, panel + p, call->z, &acc[0][p * V]);                                                      \
+            at[p] = (rnncore_units){panel + p, &acc[0][p * V], call->z, call->h, call->next, call->c};                \
+        }                                                                                                             \
+        accumulate_beside(P, V, AHEAD_ROWS(V), call->w, panel, call->h, acc, call->ahead);                            \
+        ABREAST(P, UNITS, POINT, at)                                                                                  \
     }
 
 /* SOME panels at once while there are so many, then one by one; downwards the other way round. */
-#define AHEAD(NAME, UNITS, SOME, V, POINT)                                                                            \
-    AHEAD_TILE(NAME, UNITS, 1, V, POINT)                                                                              \
+#define AHEAD(NAME, START, UNITS, SOME, V, POINT)                                                                     \
+    AHEAD_TILE(NAME, START, UNITS, 1, V, POINT)                                                                       \
     static void NAME(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
                      const float *z, const float *h, float *next, float *c, const rnncore_ahead *ahead) {             \
         const ahead_call call = {w, point, z, h, next, c, ahead};                                                     \
@@ -132,10 +124,10 @@ INLINE void ahead_tile(const int units, const int P, const int V, const int R, c
         }                                                                                                             \
     }
 
-AHEAD(lstm_ahead, LSTM_UNITS, 1, 4, call->point)
-AHEAD(lstm_plain_ahead, LSTM_UNITS, 1, 4, PLAIN)
-AHEAD(coupled_ahead, COUPLED_UNITS, 1, 3, call->point)
-AHEAD(gru_ahead, GRU_UNITS, 1, 3, call->point)
-AHEAD(gru_plain_ahead, GRU_UNITS, 1, 3, PLAIN_GRU)
-AHEAD_TILE(rnn_ahead, RNN_UNITS, 4, 1, call->point)
-AHEAD(rnn_ahead, RNN_UNITS, 4, 1, call->point)
+AHEAD(lstm_ahead, gates_start, lstm_units, 1, 4, call->point)
+AHEAD(lstm_plain_ahead, gates_start, lstm_units, 1, 4, PLAIN)
+AHEAD(coupled_ahead, gates_start, coupled_units, 1, 3, call->point)
+AHEAD(gru_ahead, gru_start, gru_units, 1, 3, call->point)
+AHEAD(gru_plain_ahead, gru_start, gru_units, 1, 3, PLAIN_GRU)
+AHEAD_TILE(rnn_ahead, gates_start, rnn_units, 4, 1, call->point)
+AHEAD(rnn_ahead, gates_start, rnn_units, 4, 1, call->point)

@@ -2,7 +2,7 @@
  * FMA, ISA (the table's symbol) and ISA_NAME, and includes this once. FEW_CHAINS (where it may be true): whether four
  * chains of multiply-adds hide their latency, which lets a single row take fewer panels at once and turn round sooner.
  *
- * Everything below is always_inline with constant tile sizes, so that the arrays of vectors live in registers. */
+ * Everything is always_inline with constant tile sizes, so that the arrays of vectors live in registers. */
 
 #include <math.h>
 #include <stdint.h>
@@ -15,54 +15,7 @@
 #define FEW_CHAINS 0
 #endif
 
-/* MAX(a, b) and MIN(a, b) come from the shim and return b where one of them is NaN. */
-INLINE vf limit(vf x, float low, float high) { return MIN(splat(high), MAX(splat(low), x)); }
-
-/* e^(u x) = s (1 + u p), s a power of two, for |u x| <= 88 and a power of two u: u x = n ln 2 + u r, p = (e^(u r) - 1) / u
- * from a polynomial (minimax fit, 0.2 units of 2^-24). Adding shift rounds n to an integer and leaves n + 127 in the low
- * bits, which become the exponent of s. Returns s. */
-INLINE vf exp_parts(vf x, const float u, vf *p) {
-    const vf shift = splat(12582912.0f + 127.0f);
-    const vf t = x * splat(u * 1.44269504088896341f) + shift;
-    const vf n = t - shift;
-    const vf r = (x - n * splat(0.693359375f / u)) - n * splat(-2.12194440054690583e-4f / u);
-    vf q = splat(1.38499122e-3f * (u * u * u * u * u));
-    q = q * r + splat(8.36767722e-3f * (u * u * u * u));
-    q = q * r + splat(4.16679457e-2f * (u * u * u));
-    q = q * r + splat(1.66665316e-1f * (u * u));
-    q = q * r + splat(4.9999994e-1f * u);
-    *p = (q * r) * r + r;
-    return (vf)((vi)t << 23);
-}
-
-/* What the gates are made of, in forms that leave the division to the caller so that products share one. Alone both are
- * within 2 ulp wherever the exact result is a normal number; sigmoid results below those are flushed to zero.
- *   sigmoid(x) = 1 / sigmoid_divisor(x)      the divisor is 1 + e^-x, and infinite from x = -89 on
- *   tanh(x)    = N / D                       N = (1 - e^-2|x|) / 2 with the sign of x, D = (1 + e^-2|x|) / 2
- * The order of the sums matters: each is rounded where it does least harm. */
-INLINE vf sigmoid_divisor(vf x) {
-    vf p;
-    const vf low = MIN(splat(87.0f), x), inside = MAX(splat(-88.0f), low);
-    const vf one = (inside - low) * splat(3e38f) + splat(1.0f);
-    const vf s = exp_parts(inside, -1.0f, &p);
-    return s + (one - s * p);
-}
-
-INLINE vf tanh_parts(vf x, vf *D) {
-    vf p;
-    const vf s = exp_parts(MIN(splat(40.0f), (vf)((vi)x & INT32_MAX)), -2.0f, &p);
-    const vf N = s * p + (splat(0.5f) - s * splat(0.5f));
-    *D = (splat(0.5f) + s * splat(0.5f)) - s * p;
-    return (vf)((vi)N | ((vi)x & INT32_MIN));
-}
-
-INLINE vf tanh_(vf x) {
-    vf D;
-    const vf N = tanh_parts(x, &D);
-    return N / D;
-}
-
-INLINE vf clip(vf x, float top) { return limit(x, -top, top); }
+#include "units_body.h"
 
 /* Keeps the compiler from loading x again for each of its uses. */
 #if defined(__x86_64__)
@@ -213,54 +166,6 @@ static void product(const rnncore_panels *w, ptrdiff_t first, ptrdiff_t last, pt
 
 /* ---- fused steps --------------------------------------------------------------------------------------------- */
 
-/* (1 - u) n + u old with u = 1 / d and n = N / D, over one division; d stays finite: u >= 2^-127 */
-INLINE vf mix(vf d, vf N, vf D, vf old) {
-    d = MIN(splat(0x1p127f), d);
-    return ((d - splat(1.0f)) * N + old * D) / (d * D);
-}
-
-INLINE vf clipped(const rnncore_point *point, vf z) { return point->clip < INFINITY ? clip(z, point->clip) : z; }
-
-/* The new h and c of one panel's units of one row, from a c that is done but for its clip. */
-INLINE void lstm_output(const rnncore_point *point, ptrdiff_t panel, const float *peephole, vf zo, vf cell, float *next,
-                        float *c) {
-    if (point->cell_clip < INFINITY) cell = clip(cell, point->cell_clip);
-    if (peephole) zo += load(peephole) * cell;
-    store(c + panel * W, cell);
-    vf D;
-    const vf N = tanh_parts(cell, &D);
-    store(next + panel * W, N / (sigmoid_divisor(clipped(point, zo)) * D));
-}
-
-/* One panel's units of one row: pre-activations i f g o in registers to the new h and c in memory. */
-INLINE void lstm_units(const rnncore_point *point, ptrdiff_t panel, const vf *z, float *next, float *c) {
-    const float *p = point->peephole ? point->peephole + panel * 3 * W : NULL;
-    const vf cell = load(c + panel * W);
-    vf zi = z[0], zf = z[1], D;
-    if (p) {
-        zi += load(p) * cell;
-        zf += load(p + W) * cell;
-    }
-    const vf N = tanh_parts(clipped(point, z[2]), &D);
-    const vf kept = cell / sigmoid_divisor(clipped(point, zf) + splat(point->forget_bias));
-    lstm_output(point, panel, p ? p + 2 * W : NULL, z[3], kept + N / (sigmoid_divisor(clipped(point, zi)) * D), next, c);
-}
-
-/* The same with i or f derived from the other: pre-activations f g o, or i g o. */
-INLINE void coupled_units(const rnncore_point *point, ptrdiff_t panel, const vf *z, float *next, float *c) {
-    const float *p = point->peephole ? point->peephole + panel * 2 * W : NULL;
-    vf cell = load(c + panel * W), gate = z[0], D;
-    if (p) gate += load(p) * cell;
-    const vf N = tanh_parts(clipped(point, z[1]), &D);
-    const vf divisor = sigmoid_divisor(clipped(point, gate) + splat(point->forget_bias));
-    if (point->coupled == COUPLED_INPUT) {
-        cell = mix(divisor, N, D, cell);
-    } else {
-        cell += (N / D - cell) / divisor; /* a small i counts in full, which mix would round away with 1 - f */
-    }
-    lstm_output(point, panel, p ? p + W : NULL, z[2], cell, next, c);
-}
-
 /* Arguments of a tile: R rows and P panels of a step. */
 #define TILE_ARGUMENTS                                                                                                \
     const int R, const int P, const rnncore_panels *w, const rnncore_point *point, ptrdiff_t panel, float *z,         \
@@ -278,55 +183,43 @@ INLINE void lstm_product(const int V, const int R, const int P, const rnncore_pa
     accumulate(R, P, V, w->data + panel * w->K * V * W, w->K * V * W, w->K, a, acc);
 }
 
-INLINE void lstm_tile(TILE_ARGUMENTS) {
-    vf acc[8][32];
-    lstm_product(4, R, P, w, panel, z, z_stride, h, h_stride, acc);
+/* Where the units of all rows and panels of a tile are; pre-activations at V of acc for each panel. */
+INLINE void place_units(const int V, TILE_ARGUMENTS, vf acc[][32], rnncore_units *at) {
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            lstm_units(point, panel + p, &acc[r][4 * p], next + r * next_stride, c + r * c_stride);
+            at[r * P + p] = (rnncore_units){panel + p, &acc[r][V * p], z + r * z_stride, h + r * h_stride,
+                                            next + r * next_stride, c + r * c_stride};
         }
     }
+}
+
+INLINE void lstm_tile(TILE_ARGUMENTS) {
+    vf acc[8][32];
+    rnncore_units at[16];
+    lstm_product(4, R, P, w, panel, z, z_stride, h, h_stride, acc);
+    place_units(4, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
+    ABREAST(R * P, lstm_units, point, at)
 }
 
 INLINE void coupled_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
+    rnncore_units at[24];
     lstm_product(3, R, P, w, panel, z, z_stride, h, h_stride, acc);
-    UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int p = 0; p < P; p++) {
-            coupled_units(point, panel + p, &acc[r][3 * p], next + r * next_stride, c + r * c_stride);
-        }
-    }
-}
-
-/* The same for a GRU: z its input products, acc the sums r and u, and R_n h + b_hn. */
-INLINE void gru_units(const rnncore_point *point, ptrdiff_t panel, const vf *acc, const float *z, const float *h,
-                      float *next) {
-    const vf zn = load(z + (panel * 3 + 2) * W) + acc[2] / sigmoid_divisor(clipped(point, acc[0]));
-    vf D;
-    const vf N = tanh_parts(clipped(point, zn), &D), d = sigmoid_divisor(clipped(point, acc[1]));
-    store(next + panel * W, mix(d, N, D, load(h + panel * W)));
-}
-
-/* What a GRU's sums of one panel begin with. */
-INLINE void gru_start(const rnncore_point *point, ptrdiff_t panel, const float *z, vf *acc) {
-    acc[0] = load(z + panel * 3 * W);
-    acc[1] = load(z + (panel * 3 + 1) * W);
-    acc[2] = load(point->bias_hn + panel * W);
+    place_units(3, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
+    ABREAST(R * P, coupled_units, point, at)
 }
 
 INLINE void gru_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
+    rnncore_units at[24];
     UNROLL for (int r = 0; r < R; r++) {
         a[r] = h + r * h_stride;
-        UNROLL for (int p = 0; p < P; p++) gru_start(point, panel + p, z + r * z_stride, &acc[r][3 * p]);
+        UNROLL for (int p = 0; p < P; p++) gru_start(3, point, panel + p, z + r * z_stride, &acc[r][3 * p]);
     }
     accumulate(R, P, 3, w->data + panel * w->K * 3 * W, w->K * 3 * W, w->K, a, acc);
-    UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int p = 0; p < P; p++) {
-            gru_units(point, panel + p, &acc[r][3 * p], z + r * z_stride, a[r], next + r * next_stride);
-        }
-    }
+    place_units(3, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
+    ABREAST(R * P, gru_units, point, at)
 }
 
 /* Reset before the product, first half: next receives r * h, and in z the divisor of u takes its pre-activation's place. */
@@ -344,8 +237,10 @@ INLINE void reset_tile(TILE_ARGUMENTS) {
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
             const vf old = load(h + r * h_stride + (panel + p) * W);
-            store(next + r * next_stride + (panel + p) * W, old / sigmoid_divisor(clipped(point, acc[r][2 * p])));
-            store(z + r * z_stride + ((panel + p) * 3 + 1) * W, sigmoid_divisor(clipped(point, acc[r][2 * p + 1])));
+            vf d[2];
+            sigmoid_divisors(2, (vf[]){clipped(point, acc[r][2 * p]), clipped(point, acc[r][2 * p + 1])}, d);
+            store(next + r * next_stride + (panel + p) * W, old / d[0]);
+            store(z + r * z_stride + ((panel + p) * 3 + 1) * W, d[1]);
         }
     }
 }
@@ -361,32 +256,26 @@ INLINE void candidate_tile(TILE_ARGUMENTS) {
     accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            vf D;
-            const vf N = tanh_parts(clipped(point, acc[r][p]), &D);
+            vf N, D;
+            const vf x = clipped(point, acc[r][p]);
+            tanh_parts(1, &x, &N, &D);
             const vf d = load(z + r * z_stride + ((panel + p) * 3 + 1) * W);
             store(next + r * next_stride + (panel + p) * W, mix(d, N, D, load(c + r * c_stride + (panel + p) * W)));
         }
     }
 }
 
-INLINE vf rnn_unit(const rnncore_point *point, vf z) {
-    z = clipped(point, z);
-    return point->relu ? MAX(splat(0.0f), z) : tanh_(z);
-}
-
 INLINE void rnn_tile(TILE_ARGUMENTS) {
     vf acc[8][32];
     const float *a[8];
+    rnncore_units at[32];
     UNROLL for (int r = 0; r < R; r++) {
         a[r] = h + r * h_stride;
         UNROLL for (int p = 0; p < P; p++) acc[r][p] = load(z + r * z_stride + (panel + p) * W);
     }
     accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
-    UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int p = 0; p < P; p++) {
-            store(next + r * next_stride + (panel + p) * W, rnn_unit(point, acc[r][p]));
-        }
-    }
+    place_units(1, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
+    ABREAST(R * P, rnn_units, point, at)
 }
 
 /* The arguments of a step. */
@@ -415,22 +304,8 @@ typedef struct {
 #define STEP_ROWS(R, P, NAME)                                                                                         \
     for (; TILE_FITS(R); row += R) NAME##_##R##_##P(&call, panel, row);
 
-/* All rows of the i-th group of panels: of MANY for a single row, then of SOME, then one by one. */
-#define STEP_GROUP(NAME, MANY, SOME, REST)                                                                            \
-    ptrdiff_t row = 0, panel = first + j * MANY;                                                                      \
-    if (j < many) {                                                                                                   \
-        STEP_ROWS(1, MANY, NAME)                                                                                      \
-        continue;                                                                                                     \
-    }                                                                                                                 \
-    panel = first + many * MANY + (j - many) * SOME;                                                                  \
-    if (j < many + some) {                                                                                            \
-        TILES_OF(STEP_ROWS, SOME, NAME)                                                                               \
-        continue;                                                                                                     \
-    }                                                                                                                 \
-    panel = last - (groups - j);                                                                                      \
-    REST
-
-/* Walks the groups upwards or downwards; downwards begins where upwards ends. */
+/* Walks groups of panels upwards or downwards; downwards begins where upwards ends. Groups of MANY for a single row that
+ * needs more chains than one panel has, then of SOME, then one by one. */
 #define WALK(NAME, MANY, SOME, REST)                                                                                  \
     static void NAME(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
                      ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride, float *next,      \
@@ -441,11 +316,22 @@ typedef struct {
         const ptrdiff_t groups = last - first - many * (MANY - 1) - some * (SOME - 1);                                \
         for (ptrdiff_t i = 0; i < groups; i++) {                                                                      \
             const ptrdiff_t j = down ? groups - 1 - i : i;                                                            \
-            STEP_GROUP(NAME, MANY, SOME, REST)                                                                        \
+            ptrdiff_t row = 0, panel = first + j * MANY;                                                              \
+            if (j < many) {                                                                                           \
+                NAME##_1_##MANY(&call, panel, row);                                                                   \
+                continue;                                                                                             \
+            }                                                                                                         \
+            panel = first + many * MANY + (j - many) * SOME;                                                          \
+            if (j < many + some) {                                                                                    \
+                TILES_OF(STEP_ROWS, SOME, NAME)                                                                       \
+                continue;                                                                                             \
+            }                                                                                                         \
+            panel = last - (groups - j);                                                                              \
+            REST                                                                                                      \
         }                                                                                                             \
     }
 
-/* A step whose tiles have one panel, or MANY for a single row. */
+/* A step whose tiles have one panel, or MANY for a single row where that needs more chains. */
 #define STEP_BY_ONE(NAME, TILE, MANY, POINT)                                                                          \
     TILES_OF(STEP_TILE, 1, NAME, TILE, POINT)                                                                         \
     STEP_TILE(1, MANY, NAME, TILE, POINT)                                                                             \

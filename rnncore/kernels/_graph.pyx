@@ -1,0 +1,123 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+"""Walking a graph: one step after the other takes values by name and puts its own beside them.
+
+A step is called with (values, before, after): the dict of values, the recurrent layers' states before, and a dict
+that receives those after. OpStep is the step of an op; what other nodes are is called as it is.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.dict cimport PyDict_Contains, PyDict_DelItem
+from cpython.object cimport PyObject
+
+from rnncore.errors import InputError, RnncoreError
+
+cnp.import_array()
+
+
+cdef class OpStep:
+    """run, called with the values of ``inputs`` (None for ""), gives those of ``names``.
+
+    label   how errors name the node
+    packed  weights that are kept packed: name -> what unpacks a copy
+    """
+
+    cdef object run
+    cdef tuple inputs, names
+    cdef str label, first, second, only
+    cdef readonly dict packed
+
+    def __cinit__(self, run, tuple inputs not None, tuple names not None, str label not None, dict packed not None):
+        self.run, self.inputs, self.names, self.label, self.packed = run, inputs, names, label, packed
+        self.first = inputs[0] if len(inputs) in (1, 2) and "" not in inputs else None
+        self.second = inputs[1] if len(inputs) == 2 else None
+        self.only = names[0] if len(names) == 1 else None
+
+    def __call__(self, dict values not None, before, after):
+        self.walk(values)
+
+    cdef int walk(self, dict values) except -1:
+        try:
+            if self.first is None:
+                found = self.run(*[values[name] if name else None for name in self.inputs])
+            elif self.second is None:
+                found = self.run(values[self.first])
+            else:
+                found = self.run(values[self.first], values[self.second])
+        except (ValueError, IndexError, OverflowError) as error:
+            raise self.refused(error, values) from None
+        if self.only is None:
+            values.update(zip(self.names, found, strict=True))
+        elif isinstance(found, (tuple, list)):
+            values[self.only] = found[0]
+        else:
+            values[self.only] = found
+        return 0
+
+    cdef refused(self, error, dict values):
+        """What is raised for an error of ``run``."""
+        if isinstance(error, InputError):
+            return InputError(f"{self.label}: {error}")
+        if isinstance(error, RnncoreError):
+            return error
+        shapes = ", ".join([str(values[name].shape) for name in self.inputs if values.get(name) is not None])
+        return InputError(f"{self.label}: inputs of shape {shapes}: {error}")
+
+
+def walk(list steps not None, list unread, dict values not None, before, after):
+    """Take every step; behind each the values that it lists in ``unread``, if there is one, are dropped."""
+    cdef Py_ssize_t place
+    cdef tuple names
+    for place in range(len(steps)):
+        step = steps[place]
+        if type(step) is OpStep:
+            (<OpStep> step).walk(values)
+        else:
+            step(values, before, after)
+        if unread is not None:
+            names = <tuple> unread[place]
+            for name in names:
+                if PyDict_Contains(values, name):
+                    PyDict_DelItem(values, name)
+
+
+cdef owner(cnp.ndarray array):
+    """The array whose memory this one has, its own or another's; None where that is not plain to see."""
+    cdef PyObject* base = cnp.PyArray_BASE(array)
+    if base == NULL:
+        return array
+    if not cnp.PyArray_CheckExact(<object> base) or cnp.PyArray_BASE(<cnp.ndarray> base) != NULL:
+        return None
+    return <object> base
+
+
+def apart(tuple names not None, dict values not None, list kept not None):
+    """The values of these names; each that may share memory with another, or with an array of ``kept``, is a copy.
+
+    None in ``kept`` stands for nothing.
+    """
+    cdef dict outputs = {}
+    cdef list owners
+    kept = [array for array in kept if array is not None]
+    owners = [owner(array) for array in kept]
+    for name in names:
+        array = values[name]
+        if type(array) is not cnp.ndarray:
+            array = np.asarray(array)  # some functions of NumPy give a number for an array of rank 0
+        own = owner(array)
+        if own is None or any_is(owners, None) or any_is(owners, own):
+            if any([np.may_share_memory(array, other) for other in kept]):
+                array = array.copy()
+                own = array
+        outputs[name] = array
+        kept.append(array)
+        owners.append(own)
+    return outputs
+
+
+cdef bint any_is(list owners, own):
+    for other in owners:
+        if other is own:
+            return True
+    return False
