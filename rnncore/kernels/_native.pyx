@@ -21,7 +21,6 @@ import os
 
 import numpy as np
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -30,6 +29,7 @@ from libc.string cimport memcpy, memmove, memset
 cimport numpy as cnp
 
 from rnncore.kernels._job cimport MERGE_SET, Job, Merge, store, time_of
+from rnncore.kernels._signals cimport check_signals
 
 from rnncore.errors import UnsupportedError
 from rnncore.kernels._engine import MERGES
@@ -658,7 +658,7 @@ cdef bint pending_signal() noexcept nogil:
     """Whether a signal handler raised; the exception then waits in the thread that called."""
     with gil:
         try:
-            PyErr_CheckSignals()
+            check_signals()
         except BaseException as error:
             pending.append(error)
             return True
@@ -1365,7 +1365,7 @@ cdef class Matrix:
             with nogil:
                 rnncore_pool_run(threads, product_rows, &rows)
             if part < n:
-                PyErr_CheckSignals()
+                check_signals()
         return y
 
 
