@@ -327,9 +327,10 @@ class Model:
             if value is not None and not (plain and value >= least):
                 raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
         key = (lookahead, block, history, time)
-        if key not in self._programs:
-            self._programs[key] = Program(self, plan(self._spec, *key))
-        return self._programs[key]
+        found = self._programs.get(key)
+        if found is None:  # threads that come here together may each make one: the first is everyone's
+            found = self._programs.setdefault(key, Program(self, plan(self._spec, *key)))
+        return found
 
     def predict(
         self,

@@ -289,8 +289,8 @@ MUTATIONS = [
     Mutation(
         "stale-handle-accepted",
         POOL,
-        "self.generation[slot] != handle >> 32 or not",
-        "not",
+        "rnncore_read(&self.generation[slot]) != handle >> 32",
+        "not rnncore_read(&self.generation[slot]) & 1",
         "a handle that outlived its stream fits nothing",
         "pool",
     ),

@@ -858,6 +858,24 @@ def test_interrupt_ends_a_call_of_many_rows(call):
     assert float(finish(process)) < 0.2
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_handler_may_call_models(threads):
+    """A handler in the middle of a call runs the same model: neither disturbs the other."""
+    process = python(f"""
+        model = network(LSTM(64, 128))
+        draw = np.random.default_rng(1).standard_normal
+        x, small = draw((16, 8000, 64)).astype("float32"), draw((300, 5, 64)).astype("float32")
+        expected, expected_small = model(x, num_threads={threads}), model(small)
+        calls = []
+        signal.signal(signal.SIGALRM, lambda *_: calls.append((model(small) == expected_small).all()))
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        found = model(x, num_threads={threads})
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(len(calls) > 2 and all(calls) and (found == expected).all())
+    """)
+    assert finish(process).strip() == "True"
+
+
 @pytest.mark.parametrize("call", ["LSTM(32, 512), (1, 300_000, 32)", "GRU(32, 512), (3, 100_000, 32)"])
 def test_interrupts_with_more_threads_than_cores(call):
     """A thread may be a step behind the one that sees the signal: all of them have to stop after the same step."""

@@ -61,7 +61,8 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Bytes that the entries take."""
-        return self._nbytes
+        with self._lock:  # which put holds until there is room again
+            return self._nbytes
 
     def clear(self) -> None:
         """Forget everything."""

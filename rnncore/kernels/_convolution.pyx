@@ -19,10 +19,10 @@ import math
 
 import numpy as np
 
-from cpython.exc cimport PyErr_CheckSignals
-
 cimport cython
 cimport numpy as cnp
+
+from rnncore.kernels._signals cimport check_signals
 
 from rnncore.kernels import _native
 
@@ -273,7 +273,7 @@ cdef bint pending_signal() noexcept nogil:
     """Whether a signal handler raised; the exception then waits in the thread that called."""
     with gil:
         try:
-            PyErr_CheckSignals()
+            check_signals()
         except BaseException as error:
             pending.append(error)
             return True

@@ -65,6 +65,19 @@ cdef extern from "cell.h":
     void gru_point_f64(const rnncore_cell* cell, double* z, const double* hn, double* h) nogil
 
 
+cdef extern from *:
+    """
+    static const void *rnncore_pointer(const void *word) {
+        return __atomic_load_n((void *const *)word, __ATOMIC_ACQUIRE);
+    }
+    static void rnncore_set_pointer(void *word, const void *to) {
+        __atomic_store_n((const void **)word, to, __ATOMIC_RELEASE);
+    }
+    """
+    const void* rnncore_pointer(const void* word) noexcept nogil
+    void rnncore_set_pointer(void* word, const void* to) noexcept nogil
+
+
 # Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights
 # from cache, small enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 96
@@ -90,21 +103,21 @@ cdef const Products* blas = NULL
 
 
 cdef int load_blas() except -1:
-    """Import the BLAS path at its first use."""
-    global blas
-    if blas == NULL:
+    """Import the BLAS path at its first use. Threads may come here together while others run: all store the same."""
+    if rnncore_pointer(&blas) == NULL:
         from rnncore.kernels import _blas
-        blas = <const Products*> PyCapsule_GetPointer(_blas.products(), b"rnncore.kernels.Products")
+        rnncore_set_pointer(&blas, PyCapsule_GetPointer(_blas.products(), b"rnncore.kernels.Products"))
     return 0
 
 
 cdef inline void matmul(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x, Py_ssize_t ldx, const real* w,
                         real beta, real* y, Py_ssize_t ldy) noexcept nogil:
     """y[m,n] = x[m,k] @ w[n,k].T + beta * y"""
+    cdef const Products* products = <const Products*> rnncore_pointer(&blas)
     if real is float:
-        blas.f32(m, n, k, x, ldx, w, beta, y, ldy)
+        products.f32(m, n, k, x, ldx, w, beta, y, ldy)
     else:
-        blas.f64(m, n, k, x, ldx, w, beta, y, ldy)
+        products.f64(m, n, k, x, ldx, w, beta, y, ldy)
 
 
 cdef void one_step(const rnncore_cell* cell, Py_ssize_t n, real* z, real* h, real* c, real* extra) noexcept nogil:

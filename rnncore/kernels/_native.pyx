@@ -21,7 +21,6 @@ import os
 
 import numpy as np
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -30,6 +29,7 @@ from libc.string cimport memcpy, memmove, memset
 cimport numpy as cnp
 
 from rnncore.kernels._job cimport MERGE_SET, Job, Merge, store, time_of
+from rnncore.kernels._signals cimport check_signals
 
 from rnncore.errors import UnsupportedError
 from rnncore.kernels._engine import MERGES
@@ -386,15 +386,15 @@ cdef rnncore_rows rows_of_one(const Run* run, Py_ssize_t step) noexcept nogil:
     return rows
 
 
-cdef bint ahead_pays(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Whether steps of one row wait so long for the weights of panels first..last-1 that products fit in between."""
+cdef bint ahead_pays(const Run* run, int threads) noexcept nogil:
+    """Whether steps of one row wait so long for a thread's weights that products fit in between; the same for all."""
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t size, longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
     if plan.ahead == NULL or run.ready != NULL or run.done != NULL or longest < 2 * AHEAD_ROWS(plan.w_ih.V):
         return False
     if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
         return False
-    size = (last - first) * plan.w_hh.V * plan.isa.width * plan.w_hh.K * <Py_ssize_t> sizeof(float)
+    size = plan.w_hh.panels // threads * plan.w_hh.V * plan.isa.width * plan.w_hh.K * <Py_ssize_t> sizeof(float)
     return LEAST_AHEAD <= size <= LARGEST_AHEAD
 
 
@@ -526,7 +526,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     else:
         column, column_end = 0, plan.cell.output_size
 
-    look_ahead = lone and ahead_pays(run, first, last)
+    look_ahead = lone and ahead_pays(run, threads)
     if look_ahead:
         rows_max = AHEAD_ROWS(plan.w_ih.V)
         start_ahead(run, &ahead)
@@ -658,7 +658,7 @@ cdef bint pending_signal() noexcept nogil:
     """Whether a signal handler raised; the exception then waits in the thread that called."""
     with gil:
         try:
-            PyErr_CheckSignals()
+            check_signals()
         except BaseException as error:
             pending.append(error)
             return True
@@ -1365,7 +1365,7 @@ cdef class Matrix:
             with nogil:
                 rnncore_pool_run(threads, product_rows, &rows)
             if part < n:
-                PyErr_CheckSignals()
+                check_signals()
         return y
 
 

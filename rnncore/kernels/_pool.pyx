@@ -23,9 +23,13 @@ cdef extern from *:
     """
     static int rnncore_take(int *flag) { return !__atomic_exchange_n(flag, 1, __ATOMIC_ACQUIRE); }
     static void rnncore_release(int *flag) { __atomic_store_n(flag, 0, __ATOMIC_RELEASE); }
+    static int64_t rnncore_read(const int64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+    static void rnncore_write(int64_t *word, int64_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
     """
     bint rnncore_take(int* flag) noexcept nogil
     void rnncore_release(int* flag) noexcept nogil
+    int64_t rnncore_read(const int64_t* word) noexcept nogil
+    void rnncore_write(int64_t* word, int64_t value) noexcept nogil
 
 
 cdef class Owner:
@@ -162,7 +166,7 @@ cdef class Slots:
     """
 
     cdef readonly Py_ssize_t capacity, used
-    cdef int64_t* generation    # (capacity), odd where open
+    cdef int64_t* generation    # (capacity), odd where open; read by threads that do not have the pool, too
     cdef int64_t* stamp         # (capacity): the last look_up that named the slot
     cdef int64_t now            # number of look_ups
     cdef int64_t* found         # (capacity): the slots of the last look_up
@@ -189,14 +193,14 @@ cdef class Slots:
         if not self.free_slots:
             raise StreamError(f"the pool's {self.capacity} streams are all open, close or evict some")
         slot = self.free_slots.pop()
-        self.generation[slot] = (self.generation[slot] + 1) & 0x7FFFFFFF
+        rnncore_write(&self.generation[slot], (self.generation[slot] + 1) & 0x7FFFFFFF)
         self.used += 1
         return <int64_t> (self.generation[slot] << 32 | slot)
 
     def close(self, handle):
         """Free the slot of an open handle."""
         cdef Py_ssize_t slot = self.slot(handle)
-        self.generation[slot] += 1
+        rnncore_write(&self.generation[slot], self.generation[slot] + 1)
         self.used -= 1
         self.free_slots.append(slot)
 
@@ -212,7 +216,7 @@ cdef class Slots:
     cdef inline Py_ssize_t place(self, int64_t handle) noexcept nogil:
         """The slot of a handle; -1 where it is not open."""
         cdef Py_ssize_t slot = <Py_ssize_t> (handle & LOWER_HALF)
-        if slot >= self.capacity or self.generation[slot] != handle >> 32 or not self.generation[slot] & 1:
+        if slot >= self.capacity or not handle >> 32 & 1 or rnncore_read(&self.generation[slot]) != handle >> 32:
             return -1
         return slot
 

@@ -41,6 +41,19 @@ void *rnncore_scratch(size_t size) {
     return mine->memory;
 }
 
+void *rnncore_set_scratch_aside(void) {
+    pthread_once(&once, create_key);
+    void *mine = pthread_getspecific(key);
+    pthread_setspecific(key, NULL);
+    return mine;
+}
+
+void rnncore_take_scratch_back(void *aside) {
+    void *meanwhile = pthread_getspecific(key);
+    if (meanwhile != NULL) release(meanwhile);
+    pthread_setspecific(key, aside);
+}
+
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 unsigned rnncore_flush_subnormals(void) {

@@ -8,6 +8,10 @@
  * Contents are undefined. Freed when the thread ends. */
 void *rnncore_scratch(size_t size);
 
+/* What the thread has stays valid until it is taken back, and calls in between get memory of their own. */
+void *rnncore_set_scratch_aside(void);
+void rnncore_take_scratch_back(void *aside);
+
 /* 0 and 1 in turn, for this thread: which way to walk over weights that the last call has just read. */
 int rnncore_turn(void);
 
