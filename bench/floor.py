@@ -16,9 +16,10 @@ ROWS_OF_A_PRODUCT = 48  # that share one reading of the input weights
 def floor(shape: Shape, ceilings: dict[str, float], threads: int) -> float | None:
     """Microseconds of one call; None where the ceilings could not be measured.
 
-    The input products are bound by flops or by reading the weights once in ROWS_OF_A_PRODUCT rows; each step by its
-    flops or by reading the recurrent weights, of which every core keeps the part that fits in each of its caches and
-    reads the rest from the next one. Threads share all of it evenly.
+    A layer is bound by its flops, or by reading its weights: the input weights once in ROWS_OF_A_PRODUCT rows, the
+    recurrent weights in every step, of which each core keeps the part that fits in each of its caches and reads the
+    rest from the next one. The input products may be made while the steps' weights come in. Threads share all of it
+    evenly.
     """
     if not ceilings:
         return None
@@ -26,10 +27,12 @@ def floor(shape: Shape, ceilings: dict[str, float], threads: int) -> float | Non
     seconds = 0.0
     for layer in range(shape.layers):
         width = shape.I if layer == 0 else shape.H * shape.directions
+        flops = reading = 0.0
         for size, readings in ((width, max(1, rows // ROWS_OF_A_PRODUCT)), (shape.H, steps)):
             weights = GATES[shape.cell] * shape.H * size / threads
-            flops = 2 * weights * rows / (ceilings["gflops"] * 1e9)
-            seconds += shape.directions * max(flops, readings * _reading(4 * weights, ceilings))
+            flops += 2 * weights * rows / (ceilings["gflops"] * 1e9)
+            reading += readings * _reading(4 * weights, ceilings)
+        seconds += shape.directions * max(flops, reading)
     return round(seconds * 1e6, 3)
 
 
