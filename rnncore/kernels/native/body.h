@@ -172,55 +172,31 @@ static void product(const rnncore_panels *w, ptrdiff_t first, ptrdiff_t last, pt
         ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride, float *next, ptrdiff_t next_stride, float *c,         \
         ptrdiff_t c_stride
 
-/* R rows of P panels of V gates each, to pre-activations z + h . w; z has all the gates. */
-INLINE void lstm_product(const int V, const int R, const int P, const rnncore_panels *w, ptrdiff_t panel, const float *z,
-                         ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride, vf acc[][32]) {
-    const float *a[8];
-    UNROLL for (int r = 0; r < R; r++) {
-        a[r] = h + r * h_stride;
-        UNROLL for (int v = 0; v < P * V; v++) acc[r][v] = load(z + r * z_stride + (panel * V + v) * W);
+/* A tile of panels of V gates: sums that START begins, and UNITS that finish them. (Where the units are is only asked for
+ * behind the sums: before, it would take registers from them.) */
+#define FUSED_TILE(NAME, V, START, UNITS)                                                                             \
+    INLINE void NAME(TILE_ARGUMENTS) {                                                                                \
+        vf acc[8][32];                                                                                                \
+        const float *a[8];                                                                                            \
+        rnncore_units at[32];                                                                                         \
+        UNROLL for (int r = 0; r < R; r++) {                                                                          \
+            a[r] = h + r * h_stride;                                                                                  \
+            UNROLL for (int p = 0; p < P; p++) START(V, point, panel + p, z + r * z_stride, &acc[r][V * p]);          \
+        }                                                                                                             \
+        accumulate(R, P, V, w->data + panel * w->K * V * W, w->K * V * W, w->K, a, acc);                              \
+        UNROLL for (int r = 0; r < R; r++) {                                                                          \
+            UNROLL for (int p = 0; p < P; p++) {                                                                      \
+                at[r * P + p] = (rnncore_units){panel + p, &acc[r][V * p], z + r * z_stride, h + r * h_stride,        \
+                                                next + r * next_stride, c + r * c_stride};                            \
+            }                                                                                                         \
+        }                                                                                                             \
+        ABREAST(R * P, UNITS, point, at)                                                                              \
     }
-    accumulate(R, P, V, w->data + panel * w->K * V * W, w->K * V * W, w->K, a, acc);
-}
 
-/* Where the units of all rows and panels of a tile are; pre-activations at V of acc for each panel. */
-INLINE void place_units(const int V, TILE_ARGUMENTS, vf acc[][32], rnncore_units *at) {
-    UNROLL for (int r = 0; r < R; r++) {
-        UNROLL for (int p = 0; p < P; p++) {
-            at[r * P + p] = (rnncore_units){panel + p, &acc[r][V * p], z + r * z_stride, h + r * h_stride,
-                                            next + r * next_stride, c + r * c_stride};
-        }
-    }
-}
-
-INLINE void lstm_tile(TILE_ARGUMENTS) {
-    vf acc[8][32];
-    rnncore_units at[16];
-    lstm_product(4, R, P, w, panel, z, z_stride, h, h_stride, acc);
-    place_units(4, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
-    ABREAST(R * P, lstm_units, point, at)
-}
-
-INLINE void coupled_tile(TILE_ARGUMENTS) {
-    vf acc[8][32];
-    rnncore_units at[24];
-    lstm_product(3, R, P, w, panel, z, z_stride, h, h_stride, acc);
-    place_units(3, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
-    ABREAST(R * P, coupled_units, point, at)
-}
-
-INLINE void gru_tile(TILE_ARGUMENTS) {
-    vf acc[8][32];
-    const float *a[8];
-    rnncore_units at[24];
-    UNROLL for (int r = 0; r < R; r++) {
-        a[r] = h + r * h_stride;
-        UNROLL for (int p = 0; p < P; p++) gru_start(3, point, panel + p, z + r * z_stride, &acc[r][3 * p]);
-    }
-    accumulate(R, P, 3, w->data + panel * w->K * 3 * W, w->K * 3 * W, w->K, a, acc);
-    place_units(3, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
-    ABREAST(R * P, gru_units, point, at)
-}
+FUSED_TILE(lstm_tile, 4, gates_start, lstm_units)
+FUSED_TILE(coupled_tile, 3, gates_start, coupled_units)
+FUSED_TILE(gru_tile, 3, gru_start, gru_units)
+FUSED_TILE(rnn_tile, 1, gates_start, rnn_units)
 
 /* Reset before the product, first half: next receives r * h, and in z the divisor of u takes its pre-activation's place. */
 INLINE void reset_tile(TILE_ARGUMENTS) {
@@ -263,19 +239,6 @@ INLINE void candidate_tile(TILE_ARGUMENTS) {
             store(next + r * next_stride + (panel + p) * W, mix(d, N, D, load(c + r * c_stride + (panel + p) * W)));
         }
     }
-}
-
-INLINE void rnn_tile(TILE_ARGUMENTS) {
-    vf acc[8][32];
-    const float *a[8];
-    rnncore_units at[32];
-    UNROLL for (int r = 0; r < R; r++) {
-        a[r] = h + r * h_stride;
-        UNROLL for (int p = 0; p < P; p++) acc[r][p] = load(z + r * z_stride + (panel + p) * W);
-    }
-    accumulate(R, P, 1, w->data + panel * w->K * W, w->K * W, w->K, a, acc);
-    place_units(1, R, P, w, point, panel, z, z_stride, h, h_stride, next, next_stride, c, c_stride, acc, at);
-    ABREAST(R * P, rnn_units, point, at)
 }
 
 /* The arguments of a step. */
