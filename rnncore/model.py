@@ -18,6 +18,7 @@ from rnncore.arguments import accept_inputs, accept_state, as_array, without_pad
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError
+from rnncore.kernels import _native
 from rnncore.kernels._graph import OpStep, apart, walk
 from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.recurrent import RecurrentStep
@@ -455,6 +456,9 @@ class Model:
         values.update(self._constants)
         walk(self._walk, self._unread, values, None, {})
         return [values[name] for name in self._spec.outputs]
+
+
+_native.call_direct_first(Model)
 
 
 def _batch_of(spec: Spec, values: Values) -> int:

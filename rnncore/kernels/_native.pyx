@@ -27,6 +27,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 cimport numpy as cnp
+from cpython.dict cimport PyDict_Size
+from cpython.object cimport PyObject, PyTypeObject, ternaryfunc
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.type cimport PyType_Modified
 
 from rnncore.kernels._job cimport MERGE_SET, Job, Merge, store, time_of
 from rnncore.kernels._signals cimport check_signals
@@ -121,6 +125,8 @@ cdef extern from "native/native.h":
         rnncore_ahead_step* gru_ahead
         rnncore_ahead_step* gru_plain_ahead
         rnncore_ahead_step* rnn_ahead
+        void (*pack_ahead)(Py_ssize_t n, int there, const float* source, Py_ssize_t stride, float* to,
+                           int R) noexcept nogil
         void (*rnn_point)(const rnncore_cell* cell, float* z, float* h) noexcept nogil
         void (*lstm_point)(const rnncore_cell* cell, float* z, float* c, float* out) noexcept nogil
         void (*gru_gates)(const rnncore_cell* cell, float* z, const float* h, float* rh) noexcept nogil
@@ -422,16 +428,14 @@ cdef void pack_ahead(const Run* run, Py_ssize_t start, int index, int threads) n
     """
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
-    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), there = min(rows, longest - start), first, last, k, row
+    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), there = min(rows, longest - start), first, last
     cdef float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K
     cdef rnncore_rows source
     if there <= 0:
         return
     share(plan.w_ih.K, index, threads, &first, &last)
     source = rows_of_one(run, start)
-    for row in range(rows):
-        for k in range(first, last):
-            x[k * rows + row] = source.base[row * source.stride + k] if row < there else 0
+    plan.isa.pack_ahead(last - first, there, source.base + first, source.stride, x + first * rows, rows)
 
 
 cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
@@ -1179,6 +1183,9 @@ cdef class Direct:
 
     def __call__(self, x):
         """y for x, from the beginning; None where x is not plain."""
+        return self.run(x)
+
+    cdef run(self, x):
         cdef Call call
         if not self.is_plain(x, &call):
             return None
@@ -1237,6 +1244,33 @@ cdef class Direct:
         call.job.y_batch = call.job.T * self.width
         call.y = <float*> cnp.PyArray_DATA(y)
         return y
+
+
+# What Python calls for an object whose class has a __call__ in Python.
+ctypedef object (*Slot)(object called, object arguments, PyObject* named)
+cdef Slot call_method = NULL
+
+
+cdef object call_direct(object called, object arguments, PyObject* named):
+    if PyTuple_GET_SIZE(arguments) == 1 and (named == NULL or PyDict_Size(<object> named) == 0):
+        direct = called._direct
+        if type(direct) is Direct:
+            found = (<Direct> direct).run(<object> PyTuple_GET_ITEM(arguments, 0))
+            if found is not None:
+                return found
+    return call_method(called, arguments, named)
+
+
+def call_direct_first(type of not None):
+    """From now on a call with one argument, of an instance that has a Direct as ``_direct``, asks that first.
+
+    Calling a method written in Python, with names and defaults, costs as much as a small model's step; the method does
+    all other calls, and stays what people read. A subclass calls its own.
+    """
+    global call_method
+    call_method = <Slot> (<PyTypeObject*> of).tp_call
+    (<PyTypeObject*> of).tp_call = <ternaryfunc> call_direct
+    PyType_Modified(of)
 
 
 cdef int run_states(object stack, StateCall* given, int threads) except -1:

@@ -30,6 +30,37 @@ INLINE void chain_aside(const int V, const int R, ptrdiff_t n, const float *w_ih
     }
 }
 
+typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t places __attribute__((vector_size(16)));
+
+/* to[k * apart + r] = from[r * stride + k] for 4 rows and 4 k. */
+INLINE void turn_square(const float *from, ptrdiff_t stride, float *to, ptrdiff_t apart) {
+    quad row[4], pairs[4];
+    UNROLL for (int r = 0; r < 4; r++) row[r] = *(const quad *)(from + r * stride);
+    UNROLL for (int r = 0; r < 4; r += 2) {
+        pairs[r] = __builtin_shuffle(row[r], row[r + 1], (places){0, 4, 1, 5});
+        pairs[r + 1] = __builtin_shuffle(row[r], row[r + 1], (places){2, 6, 3, 7});
+    }
+    UNROLL for (int k = 0; k < 4; k += 2) {
+        *(quad *)(to + k * apart) = __builtin_shuffle(pairs[k / 2], pairs[k / 2 + 2], (places){0, 1, 4, 5});
+        *(quad *)(to + (k + 1) * apart) = __builtin_shuffle(pairs[k / 2], pairs[k / 2 + 2], (places){2, 3, 6, 7});
+    }
+}
+
+static void pack_ahead(ptrdiff_t n, int there, const float *from, ptrdiff_t stride, float *to, int R) {
+    int row = 0;
+    for (; row + 4 <= there; row += 4) {
+        ptrdiff_t k = 0;
+        for (; k + 4 <= n; k += 4) turn_square(from + row * stride + k, stride, to + k * R + row, R);
+        for (; k < n; k++) {
+            for (int r = row; r < row + 4; r++) to[k * R + r] = from[r * stride + k];
+        }
+    }
+    for (; row < R; row++) {
+        for (ptrdiff_t k = 0; k < n; k++) to[k * R + row] = row < there ? from[row * stride + k] : 0;
+    }
+}
+
 INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 /* acc is what accumulate() makes of it. Of P panels' input product the vector and the part of its sums that belong to

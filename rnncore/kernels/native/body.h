@@ -402,6 +402,7 @@ const rnncore_isa ISA = {
     .gru_ahead = gru_ahead,
     .gru_plain_ahead = gru_plain_ahead,
     .rnn_ahead = rnn_ahead,
+    .pack_ahead = pack_ahead,
     .rnn_point = rnn_point_f32,
     .lstm_point = lstm_point_f32,
     .gru_gates = gru_gates_f32,

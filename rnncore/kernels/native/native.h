@@ -88,6 +88,9 @@ typedef struct {
     /* The same bits for one row, and beside it a visit to the panels first..last-1 of the rows that come next. */
     rnncore_ahead_step *lstm_ahead, *lstm_plain_ahead, *coupled_ahead, *gru_ahead, *gru_plain_ahead, *rnn_ahead;
 
+    /* n inputs of R rows beside each other: to[k * R + r] = from[r * stride + k], and 0 from row ``there`` on. */
+    void (*pack_ahead)(ptrdiff_t n, int there, const float *from, ptrdiff_t stride, float *to, int R);
+
     /* cell.h, compiled for this ISA: what the fused steps do not cover. */
     void (*rnn_point)(const rnncore_cell *cell, float *z, float *h);
     void (*lstm_point)(const rnncore_cell *cell, float *z, float *c, float *out);
