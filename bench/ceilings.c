@@ -1,5 +1,8 @@
-/* What one core of this machine can do: multiply-adds per second, and bytes per second out of each cache level.
- * Compiled with -march=native by ceilings.py; prints one JSON object. */
+/* What a core of this machine can do while N cores do the same: multiply-adds per second, and bytes per second of reading
+ * so many bytes again and again, each core its own. Compiled with -march=native by ceilings.py; the argument is N, 1 if
+ * there is none; prints one JSON object. */
+#include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,62 +31,96 @@ static double now(void) {
 
 static volatile float sink;
 
+enum { ROUNDS = 9, MOST_CORES = 64 };
+static int cores = 1;
+static pthread_barrier_t barrier;
+static double rates[MOST_CORES];
+
 /* GFLOP/s of independent fused multiply-adds in registers. */
 static double peak(void) {
-    double best = 0;
-    for (int round = 0; round < 7; round++) {
-        vf acc[CHAINS], a = {0}, b = {0};
-        for (int i = 0; i < CHAINS; i++) acc[i] = a;
-        a += 1.0f, b += 1e-9f;
-        __asm__ volatile("" : "+x"(a), "+x"(b));
-        const long count = 2000000;
-        const double start = now();
-        for (long n = 0; n < count; n++) {
+    vf acc[CHAINS], a = {0}, b = {0};
+    for (int i = 0; i < CHAINS; i++) acc[i] = a;
+    a += 1.0f, b += 1e-9f;
+    __asm__ volatile("" : "+x"(a), "+x"(b));
+    const long count = 2000000;
+    const double start = now();
+    for (long n = 0; n < count; n++) {
 #pragma GCC unroll 32
-            for (int i = 0; i < CHAINS; i++) acc[i] += a * b;
-            __asm__ volatile("" : "+x"(a), "+x"(b));
-        }
-        const double seconds = now() - start;
-        float total = 0;
-        for (int i = 0; i < CHAINS; i++) total += acc[i][0];
-        sink = total;
-        const double rate = 2.0 * W * CHAINS * count / seconds * 1e-9;
-        if (rate > best) best = rate;
+        for (int i = 0; i < CHAINS; i++) acc[i] += a * b;
+        __asm__ volatile("" : "+x"(a), "+x"(b));
     }
-    return best;
+    const double seconds = now() - start;
+    float total = 0;
+    for (int i = 0; i < CHAINS; i++) total += acc[i][0];
+    sink = total;
+    return 2.0 * W * CHAINS * count / seconds * 1e-9;
 }
 
-/* GB/s of reading ``bytes`` again and again. */
-static double bandwidth(size_t bytes) {
-    vf *data = aligned_alloc(64, bytes);
-    if (data == NULL) exit(2);
-    memset(data, 1, bytes);
-    const size_t count = bytes / sizeof(vf) / 8 * 8;
-    double best = 0;
-    for (int round = 0; round < 7; round++) {
-        const long repeats = (long)(1e9 / bytes / 3) + 1;
-        vf sum[8] = {{0}};
-        const double start = now();
-        for (long n = 0; n < repeats; n++) {
-            for (size_t i = 0; i < count; i += 8) {
+/* GB/s of reading: blocks of at most 64 KB, up and down in turn, so that what is still near is read first. */
+static double bandwidth(const vf *data, size_t bytes) {
+    const size_t block = (bytes / 4 < 64 << 10 ? bytes / 4 : 64 << 10) / sizeof(vf), blocks = bytes / sizeof(vf) / block;
+    const long repeats = (long)(1.5e8 / (double)bytes) + 2;
+    vf sum[8] = {{0}};
+    const double start = now();
+    for (long n = 0; n < repeats; n++) {
+        for (size_t i = 0; i < blocks; i++) {
+            const vf *part = data + (n % 2 ? blocks - 1 - i : i) * block;
+            for (size_t k = 0; k < block; k += 8) {
 #pragma GCC unroll 8
-                for (int k = 0; k < 8; k++) sum[k] += data[i + k];
+                for (int v = 0; v < 8; v++) sum[v] += part[k + v];
             }
-            __asm__ volatile("" ::: "memory");
         }
-        const double seconds = now() - start;
-        float total = 0;
-        for (int k = 0; k < 8; k++) total += sum[k][0];
-        sink = total;
-        const double rate = (double)repeats * bytes / seconds * 1e-9;
-        if (rate > best) best = rate;
+        __asm__ volatile("" ::: "memory");
+    }
+    const double seconds = now() - start;
+    float total = 0;
+    for (int v = 0; v < 8; v++) total += sum[v][0];
+    sink = total;
+    return (double)repeats * blocks * block * sizeof(vf) / seconds * 1e-9;
+}
+
+/* The best round's rate of the slowest core; bytes 0: of multiply-adds. Every core calls it. */
+static double rate_of(int core, size_t bytes) {
+    double best = 0;
+    vf *data = NULL;
+    if (bytes) {
+        data = aligned_alloc(64, bytes);
+        if (data == NULL) exit(2);
+        memset(data, 1, bytes);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        pthread_barrier_wait(&barrier);
+        rates[core] = bytes ? bandwidth(data, bytes) : peak();
+        pthread_barrier_wait(&barrier);
+        double slowest = rates[0];
+        for (int i = 1; i < cores; i++) slowest = rates[i] < slowest ? rates[i] : slowest;
+        best = slowest > best ? slowest : best;
     }
     free(data);
     return best;
 }
 
-int main(void) {
-    printf("{\"gflops\": %.1f, \"L1\": %.1f, \"L2\": %.1f, \"L3\": %.1f, \"DRAM\": %.1f}\n", peak(), bandwidth(24 << 10),
-           bandwidth(512 << 10), bandwidth(8 << 20), bandwidth(256 << 20));
+static void *run(void *argument) {
+    const int core = (int)(intptr_t)argument;
+    const double flops = rate_of(core, 0);
+    if (core == 0) printf("{\"gflops\": %.1f, \"reading\": [", flops);
+    for (size_t bytes = 16 << 10; bytes <= 128 << 20; bytes *= 2) {
+        const double rate = rate_of(core, bytes);
+        if (core == 0) printf("%s[%zu, %.1f]", bytes > 16 << 10 ? ", " : "", bytes, rate);
+    }
+    if (core == 0) printf("]}\n");
+    return NULL;
+}
+
+int main(int count, char **arguments) {
+    pthread_t others[MOST_CORES];
+    if (count > 1) cores = atoi(arguments[1]);
+    if (cores < 1 || cores > MOST_CORES) return 2;
+    pthread_barrier_init(&barrier, NULL, (unsigned)cores);
+    for (int i = 1; i < cores; i++) {
+        if (pthread_create(&others[i], NULL, run, (void *)(intptr_t)i)) return 2;
+    }
+    run(NULL);
+    for (int i = 1; i < cores; i++) pthread_join(others[i], NULL);
     return 0;
 }

@@ -1,13 +1,15 @@
-"""The machine's ceilings for one core, measured in the same run as the race they stand beside."""
+"""The machine's ceilings, measured in the same run as the race they stand beside."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["LEVELS", "ceiling_of", "measure"]
+__all__ = ["LEVELS", "ceiling_of", "levels", "measure", "reading"]
 
 
 def _caches() -> tuple[tuple[str, int], ...]:
@@ -23,17 +25,36 @@ def _caches() -> tuple[tuple[str, int], ...]:
 LEVELS = _caches()
 
 
-def measure() -> dict[str, float]:
-    """{"gflops", "L1", "L2", "L3", "DRAM"}: GFLOP/s, and GB/s of reading; empty where there is no compiler."""
+def measure(cores: int) -> dict:
+    """What each core can do while so many are busy; empty where there is no compiler.
+
+    "gflops": GFLOP/s; "reading": [[bytes, GB/s], ...] of reading so many bytes, a core's own, again and again.
+    """
     source = Path(__file__).with_suffix(".c")
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "ceilings"
-        command = ["gcc", "-O3", "-march=native", "-std=gnu11", str(source), "-o", str(program)]
+        command = ["gcc", "-O3", "-march=native", "-std=gnu11", str(source), "-o", str(program), "-lpthread"]
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError):
             return {}
-        return json.loads(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
+        return json.loads(subprocess.run([program, str(cores)], check=True, capture_output=True, text=True).stdout)
+
+
+def reading(measured: dict, size: float) -> float:
+    """GB/s of reading ``size`` bytes again and again."""
+    points = measured["reading"]
+    for (before, slow), (after, fast) in itertools.pairwise(points):
+        if size <= after:
+            part = max(0.0, math.log(size / before) / math.log(after / before))
+            return slow * (fast / slow) ** part
+    return points[-1][1]
+
+
+def levels(measured: dict) -> dict[str, float]:
+    """GB/s out of each cache level: of reading half of what it holds; "DRAM": of the most that was read."""
+    found = {name: round(reading(measured, size / 2), 1) for name, size in LEVELS}
+    return found | {"DRAM": measured["reading"][-1][1]}
 
 
 def ceiling_of(weight_bytes: int) -> str:

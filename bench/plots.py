@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from ceilings import levels
 
 __all__ = ["draw"]
 
@@ -84,18 +85,18 @@ def _roofline(results: dict):
     """GFLOP/s over flops per byte of recurrent weights, one point for each engine and shape, one thread."""
     import matplotlib.pyplot as plt
 
-    ceilings = results["ceilings"]
+    core = results["ceilings"].get("1")
     rows = [row for row in results["races"] if row["threads"] == 1]
-    if not rows or not ceilings:
+    if not rows or not core:
         return None
     figure, axes = plt.subplots(figsize=(9, 6))
     intensities = [_intensity(row) for row in rows]
     span = np.geomspace(min(intensities) / 1.6, max(intensities) * 1.6, 200)
-    for level in ("L1", "L2", "L3", "DRAM"):
-        roof = np.minimum(ceilings["gflops"], span * ceilings[level])
+    for level, rate in levels(core).items():
+        roof = np.minimum(core["gflops"], span * rate)
         axes.plot(span, roof, color="#999999", linewidth=1)
-        axes.text(span[0], roof[0] * 1.05, f"{level} {ceilings[level]:.0f} GB/s", fontsize=8, color="#666666")
-    axes.text(span[-1], ceilings["gflops"] * 1.06, f"{ceilings['gflops']:.0f} GFLOP/s", fontsize=8, ha="right")
+        axes.text(span[0], roof[0] * 1.05, f"{level} {rate:.0f} GB/s", fontsize=8, color="#666666")
+    axes.text(span[-1], core["gflops"] * 1.06, f"{core['gflops']:.0f} GFLOP/s", fontsize=8, ha="right")
     engines = [name for name in results["versions"] if name != "rnncore"]
     for engine in [*engines, "rnncore"]:
         points = [

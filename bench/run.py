@@ -173,23 +173,26 @@ def main() -> None:
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": {},
-        "ceilings": ceilings.measure(),
+        "ceilings": {},  # of each core, by the number of busy ones
         "races": [],
     }
-    print("one core:", ", ".join(f"{name} {value:g}" for name, value in results["ceilings"].items()), "(GFLOP/s, GB/s)")
     for threads in options.threads or ([1] if options.quick else [1, 2]):
+        core = results["ceilings"][str(threads)] = ceilings.measure(threads)
         workers = [Worker(engine, threads) for engine in options.engines]
         results["versions"] = {worker.engine: worker.version for worker in workers}
         print(
             f"\n{threads} thread{'s' if threads > 1 else ''}; microseconds a call (median); "
             "ratio = fastest peer / rnncore; of floor: floor.py's time over rnncore's; attainable: the floor's ratio"
         )
+        if core:
+            found = ", ".join(f"{name} {value:g}" for name, value in ceilings.levels(core).items())
+            print(f"each core: {core['gflops']:g} GFLOP/s; GB/s of reading: {found}")
         heads = "".join(f"{engine[:10]:>10}" for engine in options.engines)
         print(f"{'':32}{heads} ratio GFLOP/s GB/s of  of floor  attainable; largest error against float64")
         for shape in QUICK if options.quick else MAIN if options.main else MAIN + MORE:
             row = {"threads": threads, **race(shape, workers)}
             row["ratio"] = ratio(row)
-            row["floor"] = floor(shape, results["ceilings"], threads)
+            row["floor"] = floor(shape, core, threads)
             row["attainable"] = attainable(row)
             results["races"].append(row)
             print(show(row, options.engines), flush=True)

@@ -19,6 +19,7 @@ from random_networks import draw, draw_weights, random_network, seeds, stack
 
 from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import InputError, RnncoreError, SpecError, StateError, WeightError
+from rnncore.kernels import _native
 from rnncore.model import Model
 from rnncore.spec import Input, Node, Recurrent, Spec
 from rnncore.state import State
@@ -990,3 +991,32 @@ def test_floating_point_environment_is_left_alone_by_import():
     """
     path = str(Path(sys.modules["rnncore"].__file__).parents[1])
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env={**os.environ, "PYTHONPATH": path}, check=True)
+
+
+def test_a_call_is_its_class_s_method(monkeypatch):
+    """The short way of a plain call gives what the method gives, and does not stand in the way of another method."""
+    model, x = model_of(SEQUENCE), sequences(2, T, I)
+    expected = Model.__call__(model, x)
+    assert_same_bits(model(x), expected)
+    assert_same_bits(model(x=x), expected)
+    with pytest.raises(TypeError):
+        model()
+    with pytest.raises(TypeError):
+        model(x, stat=None)
+    with pytest.raises(InputError):
+        model(x[..., :-1])
+
+    class Named(Model):
+        def __call__(self, x, suffix):
+            return super().__call__(x), suffix
+
+    found, suffix = Named(model.spec, model.weights)(x, "a")
+    assert suffix == "a"
+    assert_same_bits(found, expected)
+    monkeypatch.setattr(Model, "__call__", lambda self, x: "patched")
+    assert model(x) == "patched"
+    monkeypatch.undo()
+    assert_same_bits(model(x), expected)
+    for _ in range(2):
+        _native.call_direct_first(Model)  # which the other method has undone
+        assert_same_bits(model(x), expected)

@@ -162,8 +162,12 @@ cdef extern from "native/scratch.h":
 
 
 # Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights from
-# cache, few enough that the chunk's pre-activations stay there too.
+# cache, few enough that the chunk's pre-activations stay there too. More where the weights come from far away; of a
+# single row not quite as many.
 cdef Py_ssize_t CHUNK_ROWS = 48
+cdef Py_ssize_t FAR_CHUNK_ROWS = 192
+cdef Py_ssize_t FAR_CHUNK_OF_ONE = 96
+cdef Py_ssize_t LARGEST_NEAR = 9 << 19  # bytes of input weights
 
 # Multiply-adds between two looks at pending signals: a few milliseconds' work. What a step of a row, and where no fused
 # kernel finishes it each of its pre-activations, costs beside its own counts as so many of them.
@@ -1268,9 +1272,10 @@ def call_direct_first(type of not None):
     all other calls, and stays what people read. A subclass calls its own.
     """
     global call_method
-    call_method = <Slot> (<PyTypeObject*> of).tp_call
-    (<PyTypeObject*> of).tp_call = <ternaryfunc> call_direct
-    PyType_Modified(of)
+    if <Slot> (<PyTypeObject*> of).tp_call != call_direct:
+        call_method = <Slot> (<PyTypeObject*> of).tp_call
+        (<PyTypeObject*> of).tp_call = <ternaryfunc> call_direct
+        PyType_Modified(of)
 
 
 cdef int run_states(object stack, StateCall* given, int threads) except -1:
@@ -1517,7 +1522,7 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
             prepare_run(call, &pair.runs[direction], &pair.jobs[direction], layer, direction, 0, B, before, behind)
             pair.runs[direction].signals = call.signals
             lay_out(&pair.runs[direction], B, call.has_c, scratch + direction * each)
-            each = scratch_size(plan, B, chunk_rows(B, call.job.T), call.has_c)
+            each = scratch_size(plan, B, chunk_rows(plan, B, call.job.T), call.has_c)
         merge = call.last_merge if layer == call.layers - 1 else call.merge
         if call.directions == 2 and merge == MERGE_SET:
             rnncore_pool_run(2, by_directions, &pair)
@@ -1546,7 +1551,7 @@ cdef bint side_by_side_pays(const Call* call, int threads) noexcept nogil:
         return False
     for layer in range(call.layers):
         plan = call.plans[layer]
-        if plan.w_hh.panels * plan.w_hh.V * plan.isa.width * plan.w_hh.K * sizeof(float) > LARGEST_SIDE_BY_SIDE:
+        if weight_bytes(plan, &plan.w_hh) > LARGEST_SIDE_BY_SIDE:
             return False
         work = cost_of_row(plan) * B
         sharing = panel_threads(plan, B, threads)
@@ -1607,9 +1612,11 @@ cdef inline size_t between_size(const Call* call, Py_ssize_t B) noexcept nogil:
 cdef size_t layer_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
     """Bytes that a run of any of the layers needs for B rows."""
     cdef size_t largest = 0
+    cdef Py_ssize_t rows
     cdef int i
     for i in range(call.layers * call.directions):
-        largest = max(largest, scratch_size(call.plans[i], B, chunk_rows(B, call.job.T), call.has_c))
+        rows = chunk_rows(call.plans[i], B, call.job.T)
+        largest = max(largest, scratch_size(call.plans[i], B, rows, call.has_c))
     return largest
 
 
@@ -1632,9 +1639,16 @@ cdef Py_ssize_t block_end(const Job* job, Py_ssize_t i, Py_ssize_t parts, Py_ssi
     return last
 
 
-cdef inline Py_ssize_t chunk_rows(Py_ssize_t B, Py_ssize_t T) noexcept nogil:
+cdef inline Py_ssize_t chunk_rows(const Plan* plan, Py_ssize_t B, Py_ssize_t T) noexcept nogil:
     """Rows of a chunk: whole steps, CHUNK_ROWS or the batch if that is more, and never more than there are."""
-    return max(B, min(CHUNK_ROWS, B * T))
+    cdef Py_ssize_t most = CHUNK_ROWS
+    if weight_bytes(plan, &plan.w_ih) > LARGEST_NEAR:
+        most = FAR_CHUNK_ROWS if B > 1 else FAR_CHUNK_OF_ONE
+    return max(B, min(most, B * T))
+
+
+cdef inline Py_ssize_t weight_bytes(const Plan* plan, const rnncore_panels* w) noexcept nogil:
+    return w.panels * w.V * plan.isa.width * w.K * <Py_ssize_t> sizeof(float)
 
 
 cdef inline size_t line(Py_ssize_t floats) noexcept nogil:
@@ -1655,7 +1669,7 @@ cdef size_t scratch_size(const Plan* plan, Py_ssize_t B, Py_ssize_t rows, bint h
 cdef void lay_out(Run* run, Py_ssize_t B, bint has_c, char* room) noexcept nogil:
     """Give a run of B rows its places in scratch of scratch_size bytes."""
     cdef const Plan* plan = run.plan
-    cdef Py_ssize_t rows = chunk_rows(B, run.job.T)
+    cdef Py_ssize_t rows = chunk_rows(plan, B, run.job.T)
     run.rows_max = rows
     run.h = <float*> room
     room += line(2 * B * plan.h_stride)

@@ -127,7 +127,13 @@ static void check_ahead(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I)
     float *c = room((size_t)wide), *c_alone = room((size_t)wide), *alone = h + (R + 1) * wide;
     for (ptrdiff_t i = 0; i < stride * H; i++) w[i] = drawn(1.0f / sqrtf((float)H));
     for (ptrdiff_t i = 0; i < stride * I; i++) w_ih[i] = drawn(1.0f);
-    for (ptrdiff_t i = 0; i < R * I; i++) x[i] = packed[i % I * R + i / I] = drawn(1.0f);
+    for (ptrdiff_t i = 0; i < R * I; i++) x[i] = drawn(1.0f);
+    for (ptrdiff_t there = 1; there <= R; there++) { /* the last time whole */
+        isa->pack_ahead(I, (int)there, x, I, packed, (int)R);
+        for (ptrdiff_t i = 0; i < R * I; i++) {
+            expect(isa, "packed input", packed[i % I * R + i / I], i / I < there ? x[i] : 0, 0);
+        }
+    }
     for (ptrdiff_t i = 0; i < stride; i++) start[i] = drawn(1.0f);
     for (ptrdiff_t i = 0; i < R * stride; i++) z[i] = drawn(1.0f);
     const rnncore_panels matrix = {w, panels, H, V}, inputs = {w_ih, panels, I, V};

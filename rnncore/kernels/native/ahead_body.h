@@ -72,11 +72,11 @@ INLINE void accumulate_beside(const int P, const int V, const int R, const rnnco
     const ptrdiff_t column = (panel * V + vector) * W, end = I * (part + 1) / E;
     const float *data = w->data + panel * apart;
     const float *w_ih = ahead->w->data + (panel + vector / V) * I * V * W + vector % V * W;
-    float *z = ahead->z + column, *unfinished = ahead->chain + column;
+    float *z = ahead->z + column, *unfinished = ahead->chain + column * R; /* (R, W) for each vector */
     ptrdiff_t k = 0, s = I * part / E;
     vf sum[32], side[16];
     UNROLL for (int r = 0; r < R; r++) {
-        side[r] = s == 0 ? load(ahead->start + column) : s % LINK == 0 ? (vf){} : load(unfinished + r * stride);
+        side[r] = s == 0 ? load(ahead->start + column) : s % LINK == 0 ? (vf){} : load(unfinished + r * W);
     }
     while (k < K || s < end) {
         const ptrdiff_t k_before = k, s_before = s;
@@ -112,7 +112,7 @@ INLINE void accumulate_beside(const int P, const int V, const int R, const rnnco
         }
     }
     if (end % LINK != 0 && end != I) {
-        UNROLL for (int r = 0; r < R; r++) store(unfinished + r * stride, side[r]);
+        UNROLL for (int r = 0; r < R; r++) store(unfinished + r * W, side[r]);
     }
 }
 

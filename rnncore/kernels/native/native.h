@@ -54,7 +54,7 @@ typedef struct {
     const float *x;     /* (w->K, AHEAD_ROWS) */
     const float *start; /* bias in panel order */
     float *z;           /* (AHEAD_ROWS, z_stride), panel order */
-    float *chain;       /* the same size: what a visit leaves to the next one */
+    float *chain;       /* [panels][V][AHEAD_ROWS][W]: what a visit leaves to the next one */
     ptrdiff_t z_stride;
     int visit;          /* 0 to AHEAD_ROWS - 1, in order: after the last one z is done */
 } rnncore_ahead;
