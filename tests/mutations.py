@@ -219,7 +219,7 @@ MUTATIONS = [
     Mutation(
         "ahead-chain-forgotten",
         AHEAD,
-        "s % LINK == 0 ? (vf){} : load(unfinished + r * stride)",
+        "s % LINK == 0 ? (vf){} : load(unfinished + r * W)",
         "(vf){}",
         "a chain goes on where the visit before left it",
         "exactness",
@@ -239,6 +239,22 @@ MUTATIONS = [
         "float* x = run.x_ahead",
         "threads still read the chunk before",
         "exactness",
+    ),
+    Mutation(
+        "inputs-packed-askew",
+        AHEAD,
+        "(places){2, 3, 6, 7}",
+        "(places){3, 2, 6, 7}",
+        "each row's input is packed in its own place",
+        "native_driver exactness",
+    ),
+    Mutation(
+        "short-call-forgets-names",
+        NATIVE,
+        "if PyTuple_GET_SIZE(arguments) == 1 and (named == NULL or PyDict_Size(<object> named) == 0):",
+        "if PyTuple_GET_SIZE(arguments) == 1:",
+        "lengths and masks given by name count",
+        "model",
     ),
     Mutation(
         "plain-step-for-clipped",
