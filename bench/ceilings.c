@@ -1,11 +1,13 @@
 /* What a core of this machine can do while N cores do the same: multiply-adds per second, and bytes per second of reading
  * so many bytes again and again, each core its own. Compiled with -march=native by ceilings.py; the argument is N, 1 if
  * there is none; prints one JSON object. */
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #if defined(__AVX512F__)
@@ -84,8 +86,10 @@ static double rate_of(int core, size_t bytes) {
     double best = 0;
     vf *data = NULL;
     if (bytes) {
-        data = aligned_alloc(64, bytes);
+        const size_t page = 2 << 20, aligned = bytes < page ? 64 : page;
+        data = aligned_alloc(aligned, bytes);
         if (data == NULL) exit(2);
+        if (aligned == page) madvise(data, bytes, MADV_HUGEPAGE); /* as NumPy asks for its large arrays */
         memset(data, 1, bytes);
     }
     for (int round = 0; round < ROUNDS; round++) {

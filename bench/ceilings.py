@@ -33,7 +33,7 @@ def measure(cores: int) -> dict:
     source = Path(__file__).with_suffix(".c")
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "ceilings"
-        command = ["gcc", "-O3", "-march=native", "-std=gnu11", str(source), "-o", str(program), "-lpthread"]
+        command = ["gcc", "-O3", "-march=native", "-std=gnu11", "-Wall", str(source), "-o", str(program), "-lpthread"]
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError):

@@ -44,7 +44,7 @@ class Stream:
         self._rows: Rows | None = Rows(program, self._batch)
         self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
         self._states_wanted = len(program.plan.spec.outputs) > 1
-        self._lacking = 0  # 1 where the last piece had no batch
+        self._lacking = False  # whether the last piece had no batch
         self._plain: dict[tuple[int, ...], tuple[tuple[int, ...], int, int]] = {}
         dtypes = [numpy_dtype(entry.dtype, program.model.dtype) for entry in program.given]
         self._only_dtype = dtypes[0] if len(dtypes) == 1 else None
@@ -86,7 +86,7 @@ class Stream:
             else:
                 y = None if out is not None else self._feed_with_states(direct, x)
             if y is not None:
-                self._lacking = int(x.ndim < 3)
+                self._lacking = x.ndim < 3
                 return y
         self._take()
         try:
@@ -94,7 +94,7 @@ class Stream:
                 bare = self._batch == 1 and self._straight.lacks_batch(x)
                 outputs = self._straight(x[None] if bare else x)
                 if outputs is not None:
-                    self._lacking = int(bare)
+                    self._lacking = bare
                     return self._returned(outputs, int(bare))
             return self._feed(x, lengths, mask, out)
         finally:
@@ -120,7 +120,7 @@ class Stream:
         lengths = None if lengths is None else accept_chunk_lengths(lengths, self._batch, new)
         check = None if out is None else lambda outputs: check_out(out, self._returned(outputs, lacking))
         outputs, _ = rows.advance(rows.all, accepted, new, lengths, check=check, counted=False)
-        self._lacking = min(lacking, 1)
+        self._lacking = lacking > 0
         y = self._returned(outputs, lacking)
         if out is None:
             return y
