@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import ceilings  # noqa: E402
+import table  # noqa: E402
 from engines import ENGINES, installed  # noqa: E402
 from floor import floor  # noqa: E402
 from plots import draw  # noqa: E402
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--main", action="store_true", help="only the main shapes, without DeepBench and models")
     parser.add_argument("--threads", type=int, nargs="+", help="thread counts (default: 1 and 2, quick: 1)")
     parser.add_argument("--engines", nargs="+", default=installed(), choices=list(ENGINES))
-    parser.add_argument("--write", metavar="NAME", help="write bench/results/NAME.json and its pictures")
+    parser.add_argument("--write", metavar="NAME", help="write bench/results/NAME.json, its table and its pictures")
     options = parser.parse_args()
 
     results = {
@@ -206,8 +207,8 @@ def main() -> None:
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(results, indent=1) + "\n")
         print(f"\nwritten: {target.relative_to(HERE.parent)}")
-        for picture in draw(results, target):
-            print(f"written: {picture.relative_to(HERE.parent)}")
+        for written in (table.write(results, target), *draw(results, target)):
+            print(f"written: {written.relative_to(HERE.parent)}")
 
 
 if __name__ == "__main__":

@@ -180,8 +180,8 @@ cdef double WORK_OF_AN_ACTIVATION = 500
 cdef double STEP_WORTH_SHARING = 12e3
 
 # The next rows' input product is made beside the steps of a single row where a thread's recurrent weights are more than
-# the first cache keeps of them from one step to the next, and less than what comes in from so far away that another
-# stream of weights holds it up.
+# the first cache keeps of them from one step to the next, and all threads' together less than what comes in from so far
+# away that another stream of weights holds it up.
 cdef Py_ssize_t LEAST_AHEAD = 56 << 10
 cdef Py_ssize_t LARGEST_AHEAD = 9 << 19
 
@@ -399,13 +399,13 @@ cdef rnncore_rows rows_of_one(const Run* run, Py_ssize_t step) noexcept nogil:
 cdef bint ahead_pays(const Run* run, int threads) noexcept nogil:
     """Whether steps of one row wait so long for a thread's weights that products fit in between; the same for all."""
     cdef const Plan* plan = run.plan
-    cdef Py_ssize_t size, longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
+    cdef Py_ssize_t size = weight_bytes(plan, &plan.w_hh)
+    cdef Py_ssize_t longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
     if plan.ahead == NULL or run.ready != NULL or run.done != NULL or longest < 2 * AHEAD_ROWS(plan.w_ih.V):
         return False
     if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
         return False
-    size = plan.w_hh.panels // threads * plan.w_hh.V * plan.isa.width * plan.w_hh.K * <Py_ssize_t> sizeof(float)
-    return LEAST_AHEAD <= size <= LARGEST_AHEAD
+    return size <= LARGEST_AHEAD and size // plan.w_hh.panels * (plan.w_hh.panels // threads) >= LEAST_AHEAD
 
 
 cdef void start_ahead(const Run* run, rnncore_ahead* ahead) noexcept nogil:
