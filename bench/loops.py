@@ -1,0 +1,35 @@
+"""Where a step's time goes: the packed kernels bare, without a call around them. See loops.c.
+
+python bench/loops.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parent / "rnncore/kernels/native"
+SHIMS = ("avx512.c", "avx2.c", "neon.c", "baseline.c", "dispatch.c")
+FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{KERNELS}")
+COLUMNS = ("step", "beside", "activations", "halves", "meeting", "shared")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory) / "loops"
+        sources = [*(KERNELS / name for name in SHIMS), HERE / "loops.c"]
+        subprocess.run(["gcc", *FLAGS, *sources, "-o", program, "-lm", "-lpthread"], check=True)
+        print("microseconds of a step of one row, input and output of one size")
+        print(f"{'':22}" + "".join(f"{name:>12}" for name in COLUMNS))
+        with subprocess.Popen([program], stdout=subprocess.PIPE, text=True) as running:
+            for line in running.stdout:
+                found = json.loads(line)
+                title = f"{found['cell']} H{found['H']} {found['isa']}"
+                print(f"{title:22}" + "".join(f"{found[name]:12.3f}" for name in COLUMNS), flush=True)
+
+
+if __name__ == "__main__":
+    main()
