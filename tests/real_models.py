@@ -86,12 +86,14 @@ def real_source_file(requirement: str, member: str) -> Path:
 
 
 def _wheel(requirement: str, work: Path) -> Path:
-    return _downloaded(requirement, work, "--only-binary", "*.whl")
+    # For any interpreter the wheel of this one: one without a GIL finds none of those for the stable ABI.
+    return _downloaded(requirement, work, "--only-binary", "*.whl", "--python-version", "3.11")
 
 
-def _downloaded(requirement: str, work: Path, kind: str, pattern: str) -> Path:
+def _downloaded(requirement: str, work: Path, kind: str, pattern: str, *options: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", kind, ":all:"]
-    done = subprocess.run([*command, "-d", str(work), requirement], capture_output=True, text=True, timeout=600)
+    command += [*options, "-d", str(work), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     found = list(work.glob(pattern))
     if done.returncode or len(found) != 1:
         raise RuntimeError(f"pip download {requirement}: {done.stderr.strip()[-500:]}")
