@@ -125,8 +125,7 @@ def race(shape: Shape, workers: list[Worker]) -> dict:
 
 def ratio(row: dict) -> float | None:
     """Fastest valid peer's median over ours: above 1, rnncore is faster. None without one of them."""
-    times = {name: found["microseconds"]["median"] for name, found in row["engines"].items() if found["valid"]}
-    ours = times.pop("rnncore", None)
+    ours, times = table.medians(row)
     return None if ours is None or not times else round(min(times.values()) / ours, 3)
 
 

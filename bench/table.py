@@ -12,9 +12,15 @@ from pathlib import Path
 
 from ceilings import levels
 
-__all__ = ["write"]
+__all__ = ["medians", "write"]
 
 HEADS = ("threads", "shape", "rnncore us", "fastest other", "us", "ratio", "of floor", "attainable", "error")
+
+
+def medians(row: dict) -> tuple[float | None, dict[str, float]]:
+    """Microseconds of rnncore, if its result is valid, and of the other engines whose results are."""
+    times = {name: found["microseconds"]["median"] for name, found in row["engines"].items() if found["valid"]}
+    return times.pop("rnncore", None), times
 
 
 def write(results: dict, beside: Path) -> Path:
@@ -52,8 +58,7 @@ def _means(rows: list[dict]) -> list[str]:
 
 def _cells(row: dict) -> list[str]:
     """Of a race that rnncore and another engine finished; else nothing."""
-    times = {name: found["microseconds"]["median"] for name, found in row["engines"].items() if found["valid"]}
-    ours = times.pop("rnncore", None)
+    ours, times = medians(row)
     if ours is None or not times:
         return []
     fastest = min(times, key=times.get)

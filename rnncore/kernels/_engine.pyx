@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from rnncore.kernels._blas cimport Products
-from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, store, time_of
+from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, steps_of, store, time_of
 
 cnp.import_array()
 
@@ -179,7 +179,7 @@ cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real
     signals."""
     cdef Py_ssize_t step = 0, first, row, rows, n, source, at, t
     cdef Py_ssize_t P = cell.output_size, K = cell.input_size, GH = cell.gates * cell.hidden_size
-    cdef Py_ssize_t longest = job.T if job.lengths == NULL else job.lengths[0]
+    cdef Py_ssize_t longest = steps_of(job)
     cdef bint preload = cell.bias != NULL and cell.layer_norm == LN_NONE
     cdef bint dense = (job.B == 1 and not job.reverse and job.steps == NULL and job.x_time == K)
     cdef const real* xs

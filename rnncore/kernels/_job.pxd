@@ -29,6 +29,11 @@ cdef struct Job:
     const int64_t* steps    # (B, T) time index of each sorted row's k-th valid step, or NULL where it is k
 
 
+cdef inline Py_ssize_t steps_of(const Job* job) noexcept nogil:
+    """Steps of the longest row."""
+    return job.T if job.lengths == NULL else job.lengths[0]
+
+
 cdef inline Py_ssize_t time_of(const Job* job, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
     """Time index that sorted row ``row`` reads at processing step ``step``."""
     if job.reverse:

@@ -32,7 +32,7 @@ from cpython.object cimport PyObject, PyTypeObject, ternaryfunc
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.type cimport PyType_Modified
 
-from rnncore.kernels._job cimport MERGE_SET, Job, Merge, store, time_of
+from rnncore.kernels._job cimport MERGE_SET, Job, Merge, steps_of, store, time_of
 from rnncore.kernels._signals cimport check_signals
 
 from rnncore.errors import UnsupportedError
@@ -161,13 +161,15 @@ cdef extern from "native/scratch.h":
     void rnncore_restore_subnormals(unsigned before) noexcept nogil
 
 
+# Weights of so many bytes come in quickly again and again; what is larger lies far away.
+cdef Py_ssize_t LARGEST_NEAR = 9 << 19
+
 # Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights from
 # cache, few enough that the chunk's pre-activations stay there too. More where the weights come from far away; of a
 # single row not quite as many.
 cdef Py_ssize_t CHUNK_ROWS = 48
 cdef Py_ssize_t FAR_CHUNK_ROWS = 192
 cdef Py_ssize_t FAR_CHUNK_OF_ONE = 96
-cdef Py_ssize_t LARGEST_NEAR = 9 << 19  # bytes of input weights
 
 # Multiply-adds between two looks at pending signals: a few milliseconds' work. What a step of a row, and where no fused
 # kernel finishes it each of its pre-activations, costs beside its own counts as so many of them.
@@ -180,10 +182,9 @@ cdef double WORK_OF_AN_ACTIVATION = 500
 cdef double STEP_WORTH_SHARING = 12e3
 
 # The next rows' input product is made beside the steps of a single row where a thread's recurrent weights are more than
-# the first cache keeps of them from one step to the next, and all threads' together less than what comes in from so far
-# away that another stream of weights holds it up.
+# the first cache keeps of them from one step to the next, and all threads' together are near: what comes in from far
+# away is held up by another stream of weights.
 cdef Py_ssize_t LEAST_AHEAD = 56 << 10
-cdef Py_ssize_t LARGEST_AHEAD = 9 << 19
 
 # Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many
 # steps of the one before, which are enough to make one product of.
@@ -400,12 +401,11 @@ cdef bint ahead_pays(const Run* run, int threads) noexcept nogil:
     """Whether steps of one row wait so long for a thread's weights that products fit in between; the same for all."""
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t size = weight_bytes(plan, &plan.w_hh)
-    cdef Py_ssize_t longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
-    if plan.ahead == NULL or run.ready != NULL or run.done != NULL or longest < 2 * AHEAD_ROWS(plan.w_ih.V):
+    if plan.ahead == NULL or run.ready != NULL or run.done != NULL or steps_of(run.job) < 2 * AHEAD_ROWS(plan.w_ih.V):
         return False
     if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
         return False
-    return size <= LARGEST_AHEAD and size // plan.w_hh.panels * (plan.w_hh.panels // threads) >= LEAST_AHEAD
+    return size <= LARGEST_NEAR and size // plan.w_hh.panels * (plan.w_hh.panels // threads) >= LEAST_AHEAD
 
 
 cdef void start_ahead(const Run* run, rnncore_ahead* ahead) noexcept nogil:
@@ -431,8 +431,7 @@ cdef void pack_ahead(const Run* run, Py_ssize_t start, int index, int threads) n
     Others read them one chunk later, so that a meeting of the steps in between is enough.
     """
     cdef const Plan* plan = run.plan
-    cdef Py_ssize_t longest = run.job.T if run.job.lengths == NULL else run.job.lengths[0]
-    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), there = min(rows, longest - start), first, last
+    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), there = min(rows, steps_of(run.job) - start), first, last
     cdef float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K
     cdef rnncore_rows source
     if there <= 0:
@@ -509,7 +508,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef const Job* job = run.job
     cdef const rnncore_isa* kernels = plan.isa
     cdef Py_ssize_t step = 0, start, t, row, rows, n, n_next, source, available
-    cdef Py_ssize_t W = kernels.width, longest = job.T if job.lengths == NULL else job.lengths[0]
+    cdef Py_ssize_t W = kernels.width, longest = steps_of(job)
     cdef Py_ssize_t first, last, z_first, z_last, p_first = 0, p_last = 0, column, column_end
     cdef float* h = run.h
     cdef float* other = run.h + job.B * plan.h_stride
