@@ -241,6 +241,14 @@ MUTATIONS = [
         "exactness",
     ),
     Mutation(
+        "vectors-apart-as-if-together",
+        AHEAD,
+        "if (stands_apart(ahead)) {",
+        "if (0) {",
+        "input weights beyond a size stand vector by vector",
+        "native_driver exactness",
+    ),
+    Mutation(
         "inputs-packed-askew",
         AHEAD,
         "(places){2, 3, 6, 7}",

@@ -37,11 +37,12 @@ def test_weights_come_back_to_the_bit(isa, seed, dtype):
     assert model.weights.count == sum(array.size for array in given.values())
 
 
-@pytest.mark.parametrize("hidden", [5, 64])
+@pytest.mark.parametrize("hidden", [5, 64, 310])
 @pytest.mark.parametrize(
     "cell",
     [
         lambda n: RNN(n + 1, n),
+        lambda n: LSTM(n + 1, n),
         lambda n: LSTM(n + 1, n, projection=3),
         lambda n: LSTM(n + 1, n, coupled="input"),
         lambda n: LSTM(n + 1, n, layer_norm="tf1"),
@@ -49,7 +50,7 @@ def test_weights_come_back_to_the_bit(isa, seed, dtype):
         lambda n: GRU(n + 1, n, reset_after=False),
         lambda n: GRU(n + 1, n, reset_after=False, activations=("sigmoid", "sigmoid", "relu")),
     ],
-    ids=["rnn", "lstm with projection", "coupled", "layer norm", "gru", "reset before", "reset before, generic"],
+    ids=["rnn", "lstm", "projected", "coupled", "layer norm", "gru", "reset before", "reset before, generic"],
 )
 def test_every_matrix_is_packed_only(isa, cell, hidden):
     spec = stack(cell(hidden), layers=2, direction="bidirectional")

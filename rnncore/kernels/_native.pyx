@@ -162,7 +162,7 @@ cdef extern from "native/scratch.h":
 
 
 # Weights of so many bytes come in quickly again and again; what is larger lies far away.
-cdef Py_ssize_t LARGEST_NEAR = 9 << 19
+cdef Py_ssize_t LARGEST_NEAR = 6 << 20
 
 # Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights from
 # cache, few enough that the chunk's pre-activations stay there too. More where the weights come from far away; of a
@@ -185,6 +185,11 @@ cdef double STEP_WORTH_SHARING = 12e3
 # the first cache keeps of them from one step to the next, and all threads' together are near: what comes in from far
 # away is held up by another stream of weights.
 cdef Py_ssize_t LEAST_AHEAD = 56 << 10
+
+# A product made ahead takes one vector of a panel at a visit. Input weights of more bytes than this come out of the last
+# cache, which is quick only where those of a vector stand one behind the other. A call of one step takes all vectors, and
+# is a little quicker where they are one stream.
+cdef Py_ssize_t LARGEST_TOGETHER = 1 << 20
 
 # Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many
 # steps of the one before, which are enough to make one product of.
@@ -292,7 +297,9 @@ cdef struct Run:
 # A packed cell: what the loop needs, without Python.
 cdef struct Plan:
     rnncore_cell cell
-    rnncore_panels w_ih
+    int V                   # vectors of a panel's units in z: the gates, or 1 where the cell is not fused
+    rnncore_panels w_ih     # of V vectors, or where these stand apart of 1
+    int apart               # panels of w_ih to a panel of units
     rnncore_panels w_hh
     rnncore_panels w_in     # GRU, generic: W_n, whose part of z stands apart
     rnncore_panels w_n      # GRU, generic or with reset before the product: R_n
@@ -370,10 +377,15 @@ cdef void store_outputs(const Run* run, Py_ssize_t step, Py_ssize_t n, const flo
                      run.y + source * job.y_batch + at * job.y_time + first)
 
 
+cdef inline Py_ssize_t unit_panels(const Plan* plan) noexcept nogil:
+    """Panels of units, whose vectors may stand apart in w_ih."""
+    return plan.w_ih.panels // plan.apart
+
+
 cdef void input_product(const Plan* plan, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
                         float* z) noexcept nogil:
-    """W x + b of n rows, panels first..last-1 (all of them where the cell is not fused), in the order of z."""
-    plan.isa.product(&plan.w_ih, first, last, n, x, plan.bias, z, plan.z_stride)
+    """W x + b of n rows, units' panels first..last-1 (all of them where the cell is not fused), in the order of z."""
+    plan.isa.product(&plan.w_ih, first * plan.apart, last * plan.apart, n, x, plan.bias, z, plan.z_stride)
     if plan.w_in.data != NULL:
         plan.isa.product(&plan.w_in, 0, plan.w_in.panels, n, x, plan.bias + plan.z_n, z + plan.z_n, plan.z_stride)
 
@@ -401,7 +413,7 @@ cdef bint ahead_pays(const Run* run, int threads) noexcept nogil:
     """Whether steps of one row wait so long for a thread's weights that products fit in between; the same for all."""
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t size = weight_bytes(plan, &plan.w_hh)
-    if plan.ahead == NULL or run.ready != NULL or run.done != NULL or steps_of(run.job) < 2 * AHEAD_ROWS(plan.w_ih.V):
+    if plan.ahead == NULL or run.ready != NULL or run.done != NULL or steps_of(run.job) < 2 * AHEAD_ROWS(plan.V):
         return False
     if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
         return False
@@ -413,13 +425,13 @@ cdef void start_ahead(const Run* run, rnncore_ahead* ahead) noexcept nogil:
     ahead.w = &plan.w_ih
     ahead.start = plan.bias
     ahead.z_stride = plan.z_stride
-    ahead.chain = run.z + 2 * AHEAD_ROWS(plan.w_ih.V) * plan.z_stride
+    ahead.chain = run.z + 2 * AHEAD_ROWS(plan.V) * plan.z_stride
 
 
 cdef void next_ahead(const Run* run, rnncore_ahead* ahead, Py_ssize_t chunk) noexcept nogil:
     """While a chunk is stepped through, the next one's product is made, where that of the one before stood."""
     cdef const Plan* plan = run.plan
-    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), turn = (chunk + 1) % 2
+    cdef Py_ssize_t rows = AHEAD_ROWS(plan.V), turn = (chunk + 1) % 2
     ahead.visit = 0
     ahead.x = run.x_ahead + turn * rows * plan.w_ih.K
     ahead.z = run.z + turn * rows * plan.z_stride
@@ -431,7 +443,7 @@ cdef void pack_ahead(const Run* run, Py_ssize_t start, int index, int threads) n
     Others read them one chunk later, so that a meeting of the steps in between is enough.
     """
     cdef const Plan* plan = run.plan
-    cdef Py_ssize_t rows = AHEAD_ROWS(plan.w_ih.V), there = min(rows, steps_of(run.job) - start), first, last
+    cdef Py_ssize_t rows = AHEAD_ROWS(plan.V), there = min(rows, steps_of(run.job) - start), first, last
     cdef float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K
     cdef rnncore_rows source
     if there <= 0:
@@ -449,7 +461,7 @@ cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ss
     and begins with what the cache still holds.
     """
     cdef const Plan* plan = run.plan
-    cdef Py_ssize_t group = 8 if plan.w_ih.V == 1 else (3 if plan.w_ih.V == 3 else 2)
+    cdef Py_ssize_t group = 8 if plan.V == 1 else (3 if plan.V == 3 else 2)
     cdef Py_ssize_t groups = (last - first + group - 1) // group, i, j, end
     cdef bint back = rnncore_turn()
     cdef float* target = next
@@ -459,7 +471,7 @@ cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ss
     for i in range(groups):
         j = first + (groups - 1 - i if back else i) * group
         end = min(j + group, last)
-        plan.isa.product(&plan.w_ih, j, end, n, x, plan.bias, run.z, plan.z_stride)
+        input_product(plan, x, n, j, end, run.z)
         plan.step(&plan.w_hh, &plan.point, j, end, 0, n, run.z, plan.z_stride, h, plan.h_stride, target, stride,
                   run.c, plan.c_stride)
 
@@ -524,7 +536,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     cdef bint look_ahead, beside
     cdef rnncore_ahead ahead
     share(plan.w_hh.panels, index, threads, &first, &last)
-    share(plan.w_ih.panels, index, threads, &z_first, &z_last)
+    share(unit_panels(plan), index, threads, &z_first, &z_last)
     if plan.w_hr.data != NULL:
         share(plan.w_hr.panels, index, threads, &p_first, &p_last)
         column, column_end = p_first * W, min(p_last * W, plan.cell.output_size)
@@ -535,7 +547,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
 
     look_ahead = lone and ahead_pays(run, threads)
     if look_ahead:
-        rows_max = AHEAD_ROWS(plan.w_ih.V)
+        rows_max = AHEAD_ROWS(plan.V)
         start_ahead(run, &ahead)
         pack_ahead(run, rows_max, index, threads)
     if index == 0:
@@ -596,8 +608,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
         elif look_ahead and start > 0:
             pass  # made beside the chunk before
         elif run.table != NULL:
-            gather(run, rows, z_first * plan.w_ih.V * W,
-                   z_last * plan.w_ih.V * W if index + 1 < threads else plan.z_stride)
+            gather(run, rows, z_first * plan.V * W, z_last * plan.V * W if index + 1 < threads else plan.z_stride)
         else:
             input_product(plan, &x_rows, rows, z_first, z_last, run.z)
 
@@ -912,8 +923,8 @@ cdef class NativeCell:
             bias = np.zeros(G * H, np.float32)
         plan.c_stride = padded(H, W)
         plan.h_stride = padded(P, W)
+        plan.V, plan.apart = G if fused else 1, 1
         if fused:
-            self.panels(&plan.w_ih, weights["weight_ih"], G)
             if kind == "GRU" and not cell.reset_after:
                 plan.step, plan.second = isa.reset_step, isa.candidate_step
                 self.panels(&plan.w_hh, weights["weight_hh"][: 2 * H], 2)
@@ -936,6 +947,9 @@ cdef class NativeCell:
                 if "weight_hr" in weights:
                     plan.ahead = NULL
                 self.panels(&plan.w_hh, weights["weight_hh"], G)
+            if plan.ahead != NULL and weights["weight_ih"].size * sizeof(float) > LARGEST_TOGETHER:
+                plan.apart = G
+            pack_panels(&plan.w_ih, weights["weight_ih"], G, self.owned, plan.apart > 1)
             plan.bias = self.vector(units(bias, G, W))
             plan.z_stride = G * padded(H, W)
         else:
@@ -989,6 +1003,8 @@ cdef class NativeCell:
         if key == "weight_hr":
             return unpack_panels(&plan.w_hr, plan.cell.output_size, plan.isa.width)
         if key == "weight_ih":
+            if plan.apart > 1:
+                return unpack_panels(&plan.w_ih, rows, plan.isa.width, plan.apart)
             return self.joined(&plan.w_ih, &plan.w_in, rows, plan.w_in.data != NULL)
         return self.joined(&plan.w_hh, &plan.w_n, rows, apart)
 
@@ -1141,7 +1157,7 @@ cdef class Table:
             aligned_copy(np.zeros((N, plan.z_stride), np.float32), self.owned)
             table = self.owned[direction]
             mode = rnncore_flush_subnormals()
-            input_product(plan, &rows, N, 0, plan.w_ih.panels, <float*> cnp.PyArray_DATA(table))
+            input_product(plan, &rows, N, 0, unit_panels(plan), <float*> cnp.PyArray_DATA(table))
             rnncore_restore_subnormals(mode)
             self.tables[direction] = <const float*> cnp.PyArray_DATA(table)
 
@@ -1657,7 +1673,7 @@ cdef inline size_t line(Py_ssize_t floats) noexcept nogil:
 
 cdef size_t scratch_size(const Plan* plan, Py_ssize_t B, Py_ssize_t rows, bint has_c) noexcept nogil:
     """Bytes of a run's scratch for B rows and chunks of ``rows``."""
-    cdef Py_ssize_t ahead = AHEAD_ROWS(plan.w_ih.V)
+    cdef Py_ssize_t ahead = AHEAD_ROWS(plan.V)
     cdef size_t size = (line(2 * B * plan.h_stride) + (2 if has_c else 1) * line(B * plan.c_stride)
                         + line(rows * plan.z_stride) + line(2 * rows))
     if B == 1 and plan.ahead != NULL:
@@ -1682,7 +1698,7 @@ cdef void lay_out(Run* run, Py_ssize_t B, bint has_c, char* room) noexcept nogil
     room += line(2 * rows)
     if B == 1 and plan.ahead != NULL:
         run.x_ahead = <float*> room
-        room += line(2 * AHEAD_ROWS(plan.w_ih.V) * plan.w_ih.K)
+        room += line(2 * AHEAD_ROWS(plan.V) * plan.w_ih.K)
     run.z = <float*> room
 
 
@@ -1695,26 +1711,31 @@ cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t W):
     return (n + W - 1) // W * W
 
 
-cdef pack_panels(rnncore_panels* target, matrix, int V, list owned):
-    """Pack (V * N, K) into [ceil(N / W)][K][V][W], for the instruction set in use."""
+cdef pack_panels(rnncore_panels* target, matrix, int V, list owned, bint apart=False):
+    """Pack (V * N, K) into [ceil(N / W)][K][V][W], for the instruction set in use.
+
+    apart: into [ceil(N / W)][V][K][W], V times as many panels of one vector.
+    """
     W = isa.width
     N, K = len(matrix) // V, matrix.shape[1]
     count = -(-N // W)
     wide = np.zeros((V, count * W, K), np.float32)
     wide[:, :N] = matrix.reshape(V, N, K)
-    target.data = aligned_copy(wide.reshape(V, count, W, K).transpose(1, 3, 0, 2), owned)
-    target.panels = count
+    order = (1, 0, 3, 2) if apart else (1, 3, 0, 2)
+    target.data = aligned_copy(wide.reshape(V, count, W, K).transpose(order), owned)
+    target.panels = count * V if apart else count
     target.K = K
-    target.V = V
+    target.V = 1 if apart else V
 
 
-cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W):
-    """The (rows, K) matrix that pack_panels was given, a copy."""
-    cdef cnp.npy_intp[4] shape
-    shape[0], shape[1], shape[2], shape[3] = panels.panels, panels.K, panels.V, W
-    packed = cnp.PyArray_SimpleNewFromData(4, shape, cnp.NPY_FLOAT32, <void*> panels.data)
-    wide = packed.transpose(2, 0, 3, 1).reshape(panels.V, panels.panels * W, panels.K)
-    return np.array(wide[:, : rows // panels.V].reshape(rows, panels.K))
+cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W, int apart=1):
+    """The (rows, K) matrix that pack_panels was given, a copy; apart: its V where vectors stand apart."""
+    cdef cnp.npy_intp[5] shape
+    cdef int V = panels.V * apart
+    shape[0], shape[1], shape[2], shape[3], shape[4] = panels.panels // apart, apart, panels.K, panels.V, W
+    packed = cnp.PyArray_SimpleNewFromData(5, shape, cnp.NPY_FLOAT32, <void*> panels.data)
+    wide = packed.transpose(1, 3, 0, 4, 2).reshape(V, panels.panels // apart * W, panels.K)
+    return np.array(wide[:, : rows // V].reshape(rows, panels.K))
 
 
 cdef const float* aligned_copy(array, list owned) except NULL:

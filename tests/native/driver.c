@@ -118,8 +118,8 @@ static void check_step(const rnncore_isa *isa, kind k, ptrdiff_t H, ptrdiff_t n)
 }
 
 /* AHEAD_ROWS steps of one row of H units that make the product of rows of I inputs beside them, the panels in two shares:
- * the bits are those of product() and of the steps alone. */
-static void check_ahead(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I) {
+ * the bits are those of product() and of the steps alone. apart: the vectors of the input weights stand one by one. */
+static void check_ahead(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I, int apart) {
     const ptrdiff_t W = isa->width, panels = (H + W - 1) / W, wide = panels * W, stride = panels * V * W, R = AHEAD_ROWS(V);
     float *w = room((size_t)(stride * H)), *w_ih = room((size_t)(stride * I)), *x = room((size_t)(R * I)), *packed = room((size_t)(R * I));
     float *start = room((size_t)stride), *z = room((size_t)(R * stride)), *wanted = room((size_t)(R * stride));
@@ -136,13 +136,13 @@ static void check_ahead(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I)
     }
     for (ptrdiff_t i = 0; i < stride; i++) start[i] = drawn(1.0f);
     for (ptrdiff_t i = 0; i < R * stride; i++) z[i] = drawn(1.0f);
-    const rnncore_panels matrix = {w, panels, H, V}, inputs = {w_ih, panels, I, V};
+    const rnncore_panels matrix = {w, panels, H, V}, inputs = {w_ih, apart ? panels * V : panels, I, apart ? 1 : V};
     const rnncore_point point = {.bias_hn = start, .clip = INFINITY, .cell_clip = INFINITY};
     const rnncore_rows rows = {x, NULL, I};
     rnncore_ahead ahead = {&inputs, packed, start, found, chain, stride, 0};
     rnncore_step *const step = V == 4 ? isa->lstm_step : V == 3 ? isa->gru_step : isa->rnn_step;
     rnncore_ahead_step *const beside = V == 4 ? isa->lstm_ahead : V == 3 ? isa->gru_ahead : isa->rnn_ahead;
-    isa->product(&inputs, 0, panels, R, &rows, start, wanted, stride);
+    isa->product(&inputs, 0, inputs.panels, R, &rows, start, wanted, stride);
     for (; ahead.visit < R; ahead.visit++) {
         const ptrdiff_t t = ahead.visit, shared = panels / 3;
         step(&matrix, &point, 0, panels, 0, 1, z + t * stride, stride, alone + t * wide, wide, alone + (t + 1) * wide, wide, c_alone, wide);
@@ -150,10 +150,10 @@ static void check_ahead(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I)
         beside(&matrix, &point, 0, shared, t & 1, z + t * stride, h + t * wide, h + (t + 1) * wide, c, &ahead);
     }
     if (memcmp(found, wanted, (size_t)(R * stride) * 4) && failures++ < 10) {
-        printf("%s V=%d H=%td I=%td: other bits of the product beside the steps\n", isa->name, V, H, I);
+        printf("%s V=%d H=%td I=%td apart=%d: other bits of the product beside the steps\n", isa->name, V, H, I, apart);
     }
     if (memcmp(h, alone, (size_t)((R + 1) * wide) * 4) && failures++ < 10) {
-        printf("%s V=%d H=%td I=%td: other bits of the steps beside the product\n", isa->name, V, H, I);
+        printf("%s V=%d H=%td I=%td apart=%d: other bits of the steps beside the product\n", isa->name, V, H, I, apart);
     }
     free(w), free(w_ih), free(x), free(packed), free(start), free(z), free(wanted), free(found), free(chain), free(h), free(c), free(c_alone);
 }
@@ -234,7 +234,8 @@ int main(void) {
         }
         for (size_t s = 0; s < sizeof depths / sizeof *depths; s++) {
             for (size_t r = 0; r < sizeof depths / sizeof *depths; r++) {
-                for (int v = 0; v < 3; v++, checks++) check_ahead(rnncore_isas[i], vectors[v], depths[s], depths[r]);
+                for (int v = 0; v < 3; v++, checks++) check_ahead(rnncore_isas[i], vectors[v], depths[s], depths[r], 0);
+                for (int v = 1; v < 3; v++, checks++) check_ahead(rnncore_isas[i], vectors[v], depths[s], depths[r], 1);
             }
         }
         printf("%s: %d checks, %d failures so far\n", rnncore_isas[i]->name, checks, failures);

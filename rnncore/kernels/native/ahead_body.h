@@ -6,11 +6,17 @@
  * a part of one of its vectors, R rows at once, as many multiply-adds as the step has itself where input and output are
  * of one size. Every sum is the same chain over k as in product(). */
 
+/* Vectors of the input weights stand beside those of the other gates, or APART: one behind the other. From the last cache
+ * only the latter come in quickly, and quicker when they are asked for so many inputs before. */
+enum { SOON = 8 };
+
 /* For n inputs: side[r] += x[.][r] * w, and for E times as many outputs from k on what chain() does with one row. */
-INLINE void chain_beside(const int P, const int V, const int E, const int R, const float *w, ptrdiff_t apart, ptrdiff_t k,
-                         ptrdiff_t n, const float *h, vf acc[][32], const float *w_ih, const float *x, vf *side) {
+INLINE void chain_beside(const int P, const int V, const int E, const int R, const int APART, const float *w,
+                         ptrdiff_t apart, ptrdiff_t k, ptrdiff_t n, const float *h, vf acc[][32], const float *w_ih,
+                         const float *x, vf *side) {
     for (ptrdiff_t i = 0; i < n; i++) {
-        const vf weights = *(const vf *)(w_ih + i * V * W);
+        const vf weights = *(const vf *)(w_ih + i * (APART ? W : V * W));
+        if (APART) __builtin_prefetch(w_ih + (i + SOON) * W);
         UNROLL for (int e = 0; e < E; e++) {
             const vf old = splat(h[k + i * E + e]);
             UNROLL for (int p = 0; p < P; p++) {
@@ -23,9 +29,9 @@ INLINE void chain_beside(const int P, const int V, const int E, const int R, con
     }
 }
 
-INLINE void chain_aside(const int V, const int R, ptrdiff_t n, const float *w_ih, const float *x, vf *side) {
+INLINE void chain_aside(const int R, ptrdiff_t n, const float *w_ih, ptrdiff_t step, const float *x, vf *side) {
     for (ptrdiff_t i = 0; i < n; i++) {
-        const vf weights = *(const vf *)(w_ih + i * V * W);
+        const vf weights = *(const vf *)(w_ih + i * step);
         UNROLL for (int r = 0; r < R; r++) side[r] += splat(x[i * R + r]) * weights;
     }
 }
@@ -65,13 +71,14 @@ INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 /* acc is what accumulate() makes of it. Of P panels' input product the vector and the part of its sums that belong to
  * this visit: sums that are done stand in ahead->z, a chain that the visit before left in ahead->chain. */
-INLINE void accumulate_beside(const int P, const int V, const int R, const rnncore_panels *w, ptrdiff_t panel,
-                              const float *h, vf acc[][32], const rnncore_ahead *ahead) {
+INLINE void accumulate_beside(const int P, const int V, const int R, const int APART, const rnncore_panels *w,
+                              ptrdiff_t panel, const float *h, vf acc[][32], const rnncore_ahead *ahead) {
     const int E = R / (P * V), vector = ahead->visit / E, part = ahead->visit % E;
     const ptrdiff_t K = w->K, I = ahead->w->K, apart = K * V * W, stride = ahead->z_stride;
     const ptrdiff_t column = (panel * V + vector) * W, end = I * (part + 1) / E;
     const float *data = w->data + panel * apart;
-    const float *w_ih = ahead->w->data + (panel + vector / V) * I * V * W + vector % V * W;
+    const ptrdiff_t step = APART ? W : V * W;
+    const float *w_ih = ahead->w->data + (APART ? column * I : (panel + vector / V) * I * step + vector % V * W);
     float *z = ahead->z + column, *unfinished = ahead->chain + column * R; /* (R, W) for each vector */
     ptrdiff_t k = 0, s = I * part / E;
     vf sum[32], side[16];
@@ -82,7 +89,7 @@ INLINE void accumulate_beside(const int P, const int V, const int R, const rnnco
         const ptrdiff_t k_before = k, s_before = s;
         const ptrdiff_t k_end = least(K, k / LINK * LINK + LINK), s_end = least(end, s / LINK * LINK + LINK);
         const ptrdiff_t n = least((k_end - k) / E, s_end - s);
-        chain_beside(P, V, E, R, data, apart, k, n, h, acc, w_ih + s * V * W, ahead->x + s * R, side);
+        chain_beside(P, V, E, R, APART, data, apart, k, n, h, acc, w_ih + s * step, ahead->x + s * R, side);
         k += n * E;
         s += n;
         if (s == end || k_end - k < E) { /* nothing is left to be beside */
@@ -90,7 +97,7 @@ INLINE void accumulate_beside(const int P, const int V, const int R, const rnnco
             k = k_end;
         }
         if (k == K) {
-            chain_aside(V, R, s_end - s, w_ih + s * V * W, ahead->x + s * R, side);
+            chain_aside(R, s_end - s, w_ih + s * step, step, ahead->x + s * R, side);
             s = s_end;
         }
         if (k == k_end && k > k_before) {
@@ -126,39 +133,58 @@ typedef struct {
 } ahead_call;
 
 /* UNITS finish what sums of V gates START with. */
-#define AHEAD_TILE(NAME, START, UNITS, P, V, POINT)                                                                   \
-    NOINLINE void NAME##_##P(const ahead_call *call, ptrdiff_t panel) {                                               \
+#define AHEAD_TILE(NAME, START, UNITS, P, V, APART, POINT)                                                            \
+    NOINLINE void NAME##_##P##_##APART(const ahead_call *call, ptrdiff_t panel) {                                     \
         vf acc[1][32];                                                                                                \
         rnncore_units at[P];                                                                                          \
         UNROLL for (int p = 0; p < P; p++) {                                                                          \
             START(V, POINT, panel + p, call->z, &acc[0][p * V]);                                                      \
             at[p] = (rnncore_units){panel + p, &acc[0][p * V], call->z, call->h, call->next, call->c};                \
         }                                                                                                             \
-        accumulate_beside(P, V, AHEAD_ROWS(V), call->w, panel, call->h, acc, call->ahead);                            \
+        accumulate_beside(P, V, AHEAD_ROWS(V), APART, call->w, panel, call->h, acc, call->ahead);                     \
         ABREAST(P, UNITS, POINT, at)                                                                                  \
     }
 
 /* SOME panels at once while there are so many, then one by one; downwards the other way round. */
-#define AHEAD(NAME, START, UNITS, SOME, V, POINT)                                                                     \
-    AHEAD_TILE(NAME, START, UNITS, 1, V, POINT)                                                                       \
-    static void NAME(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down,  \
-                     const float *z, const float *h, float *next, float *c, const rnncore_ahead *ahead) {             \
-        const ahead_call call = {w, point, z, h, next, c, ahead};                                                     \
-        const ptrdiff_t some = (last - first) / SOME, groups = some + (last - first) % SOME;                          \
-        for (ptrdiff_t i = 0; i < groups; i++) {                                                                      \
-            const ptrdiff_t j = down ? groups - 1 - i : i;                                                            \
-            if (j < some) {                                                                                           \
-                NAME##_##SOME(&call, first + j * SOME);                                                               \
-            } else {                                                                                                  \
-                NAME##_1(&call, last - (groups - j));                                                                 \
-            }                                                                                                         \
+#define AHEAD_WALK(NAME, SOME, APART)                                                                                 \
+    const ptrdiff_t some = (last - first) / SOME, groups = some + (last - first) % SOME;                              \
+    for (ptrdiff_t i = 0; i < groups; i++) {                                                                          \
+        const ptrdiff_t j = down ? groups - 1 - i : i;                                                                \
+        if (j < some) {                                                                                               \
+            NAME##_##SOME##_##APART(&call, first + j * SOME);                                                         \
+        } else {                                                                                                      \
+            NAME##_1_##APART(&call, last - (groups - j));                                                             \
         }                                                                                                             \
     }
 
-AHEAD(lstm_ahead, gates_start, lstm_units, 1, 4, call->point)
-AHEAD(lstm_plain_ahead, gates_start, lstm_units, 1, 4, PLAIN)
-AHEAD(coupled_ahead, gates_start, coupled_units, 1, 3, call->point)
-AHEAD(gru_ahead, gru_start, gru_units, 1, 3, call->point)
-AHEAD(gru_plain_ahead, gru_start, gru_units, 1, 3, PLAIN_GRU)
-AHEAD_TILE(rnn_ahead, gates_start, rnn_units, 4, 1, call->point)
-AHEAD(rnn_ahead, gates_start, rnn_units, 4, 1, call->point)
+#define AHEAD_ARGUMENTS                                                                                               \
+    const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last, int down, const float *z,   \
+        const float *h, float *next, float *c, const rnncore_ahead *ahead
+
+INLINE int stands_apart(const rnncore_ahead *ahead) { return ahead->w->V == 1; }
+
+/* Cells of several gates, whose vectors may stand apart. */
+#define AHEAD(NAME, START, UNITS, V, POINT)                                                                           \
+    AHEAD_TILE(NAME, START, UNITS, 1, V, 0, POINT)                                                                    \
+    AHEAD_TILE(NAME, START, UNITS, 1, V, 1, POINT)                                                                    \
+    static void NAME(AHEAD_ARGUMENTS) {                                                                               \
+        const ahead_call call = {w, point, z, h, next, c, ahead};                                                     \
+        if (stands_apart(ahead)) {                                                                                    \
+            AHEAD_WALK(NAME, 1, 1)                                                                                    \
+        } else {                                                                                                      \
+            AHEAD_WALK(NAME, 1, 0)                                                                                    \
+        }                                                                                                             \
+    }
+
+AHEAD(lstm_ahead, gates_start, lstm_units, 4, call->point)
+AHEAD(lstm_plain_ahead, gates_start, lstm_units, 4, PLAIN)
+AHEAD(coupled_ahead, gates_start, coupled_units, 3, call->point)
+AHEAD(gru_ahead, gru_start, gru_units, 3, call->point)
+AHEAD(gru_plain_ahead, gru_start, gru_units, 3, PLAIN_GRU)
+AHEAD_TILE(rnn_ahead, gates_start, rnn_units, 4, 1, 0, call->point)
+AHEAD_TILE(rnn_ahead, gates_start, rnn_units, 1, 1, 0, call->point)
+
+static void rnn_ahead(AHEAD_ARGUMENTS) {
+    const ahead_call call = {w, point, z, h, next, c, ahead};
+    AHEAD_WALK(rnn_ahead, 4, 0)
+}

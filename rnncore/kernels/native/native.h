@@ -50,7 +50,7 @@ typedef void rnncore_step(const rnncore_panels *w, const rnncore_point *point, p
 
 /* The input product of the AHEAD_ROWS rows that come after those which are stepped through. */
 typedef struct {
-    const rnncore_panels *w;
+    const rnncore_panels *w; /* of the cell's V vectors, or where these stand apart V times as many of one */
     const float *x;     /* (w->K, AHEAD_ROWS) */
     const float *start; /* bias in panel order */
     float *z;           /* (AHEAD_ROWS, z_stride), panel order */
