@@ -186,9 +186,9 @@ cdef double STEP_WORTH_SHARING = 12e3
 # away is held up by another stream of weights.
 cdef Py_ssize_t LEAST_AHEAD = 56 << 10
 
-# A product made ahead takes one vector of a panel at a visit. Input weights of more bytes than this come out of the last
-# cache, which is quick only where those of a vector stand one behind the other. A call of one step takes all vectors, and
-# is a little quicker where they are one stream.
+# A product made ahead takes one vector of a panel at a visit. Input weights of more bytes than this come out of the
+# last cache, which is quick only where those of a vector stand one behind the other. A call of one step takes all
+# vectors, and is a little quicker where they are one stream.
 cdef Py_ssize_t LARGEST_TOGETHER = 1 << 20
 
 # Layers run side by side where a layer's recurrent weights fit the cache of one core; a layer then waits for so many
