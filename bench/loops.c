@@ -15,7 +15,7 @@
 
 #include "native.h"
 
-enum { ROUNDS = 40 };
+enum { ROUNDS = 40, LARGEST_TOGETHER = 1 << 20 /* as in kernels/_native.pyx */ };
 typedef enum { STEP, BESIDE, ACTIVATIONS, HALVES, MEETING, SHARED, MODES } mode;
 
 static const char *const cells[] = {"LSTM", "GRU", "RNN"};
@@ -49,7 +49,8 @@ static void run(mode m, int thread) {
     const ptrdiff_t panels = (H + isa->width - 1) / isa->width, stride = panels * V * isa->width, wide = panels * isa->width;
     const ptrdiff_t R = AHEAD_ROWS(V), middle = m >= HALVES ? panels / 2 : panels;
     const ptrdiff_t first = thread ? middle : 0, last = thread ? panels : middle;
-    const rnncore_panels recurrent = {w, panels, m == ACTIVATIONS ? 0 : H, V}, inputs = {w_ih, panels, H, V};
+    const int apart = 4 * stride * H > LARGEST_TOGETHER ? V : 1;
+    const rnncore_panels recurrent = {w, panels, m == ACTIVATIONS ? 0 : H, V}, inputs = {w_ih, panels * apart, H, V / apart};
     const rnncore_point point = {.bias_hn = zeros, .clip = 1.0f / 0.0f, .cell_clip = 1.0f / 0.0f};
     rnncore_step *const step = V == 4 ? isa->lstm_plain_step : V == 3 ? isa->gru_plain_step : isa->rnn_step;
     rnncore_ahead_step *const beside = V == 4 ? isa->lstm_plain_ahead : V == 3 ? isa->gru_plain_ahead : isa->rnn_ahead;
