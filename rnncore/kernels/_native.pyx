@@ -147,7 +147,7 @@ cdef extern from "native/pool.h":
     void rnncore_put(Py_ssize_t* word, Py_ssize_t value) noexcept nogil
     Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
     ctypedef struct rnncore_barrier:
-        pass
+        long long patience
     void rnncore_barrier_arrive(rnncore_barrier* barrier, int index) noexcept nogil
     void rnncore_barrier_wait(rnncore_barrier* barrier, int index, int threads) noexcept nogil
     void rnncore_barrier_end(const rnncore_barrier* barrier, int index) noexcept nogil
@@ -201,6 +201,9 @@ cdef size_t LARGEST_BETWEEN = 64 << 20
 
 # What a meeting costs, in multiply-adds.
 cdef double WORK_OF_A_MEETING = 15e3
+
+# Nanoseconds of a multiply-add at most: where its weight comes out of main memory.
+cdef double SLOWEST_MULTIPLY_ADD = 0.1
 
 # Rows are shared where every thread gets at least this many: as many as a register tile holds.
 cdef Py_ssize_t ROWS_WORTH_SHARING = 6
@@ -1543,9 +1546,11 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
             rnncore_pool_run(2, by_directions, &pair)
         else:
             for direction in range(call.directions):
-                sharing = panel_threads(call.plans[layer * call.directions + direction], B, threads)
+                plan = call.plans[layer * call.directions + direction]
+                sharing = panel_threads(plan, B, threads)
                 if sharing > 1:
                     memset(&barrier, 0, sizeof(barrier))
+                    barrier.patience = <long long> (work_of_row(plan) * B / sharing * SLOWEST_MULTIPLY_ADD)
                     pair.runs[direction].barrier = &barrier
                 rnncore_pool_run(sharing, by_panels, &pair.runs[direction])
         if call.interrupted:

@@ -48,7 +48,8 @@ enum { MOVES = 2 };
 /* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
  * the scheduler's turn, or two threads share one core and only one of them can run. After so many late meetings in one
  * call, or such company at a quarter of them, calls are made by one thread for a while, and each time that this happens
- * again for twice as long. The first meeting is never late: a thread may have to wake up. */
+ * again for twice as long. The first meeting is never late: a thread may have to wake up. Nor is one late whose steps take
+ * that long themselves: threads that share main memory do not get equal parts of it. */
 enum { LATE_MEETINGS = 4, LATE = 300000, ALONE_LEAST = 1000000, ALONE_MOST = 500000000 }; /* nanoseconds */
 
 static struct {
@@ -241,7 +242,7 @@ void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
             look_again(looks);
             if (looks <= SPINS) looks++;
         }
-        if (since && nanoseconds() - since > LATE) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+        if (since && nanoseconds() - since > LATE + barrier->patience) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
     }
 }
 

@@ -25,8 +25,9 @@ int rnncore_asked_threads(int of_model);
 static inline void rnncore_put(ptrdiff_t *word, ptrdiff_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
 static inline ptrdiff_t rnncore_get(const ptrdiff_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 
-/* Meeting point of the threads of one task; set to zero before the task starts. */
+/* Meeting point of the threads of one task; all but patience is set to zero before the task starts. */
 typedef struct {
+    long long patience; /* nanoseconds by which a thread's part of a step may take longer than another's */
     struct {
         _Alignas(64) unsigned step;
         int core;        /* where the thread arrived, from 1 on; 0 before it did, or where nobody knows */
