@@ -242,7 +242,9 @@ void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads) {
             look_again(looks);
             if (looks <= SPINS) looks++;
         }
-        if (since && nanoseconds() - since > LATE + barrier->patience) atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+        if (since && nanoseconds() - since > LATE + barrier->patience) {
+            atomic_fetch_add_explicit(&pool.late, 1, memory_order_relaxed);
+        }
     }
 }
 
