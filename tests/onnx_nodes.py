@@ -26,7 +26,8 @@ GENERIC = {
 """The ops that say with their inputs and attributes all that they do."""
 WAYS = ("attributes", "constants", "names", "inputs")
 """How parameters come: as attributes, as inputs of known content, as attributes beside inputs whose sizes are only
-names, and as inputs of which nothing but dtype and shape is known."""
+names, and as inputs of which nothing but dtype and shape is known. A frozenset is a way too: the parameters of these
+names are such inputs, the others attributes."""
 
 
 class Unsupported(Exception):
@@ -111,7 +112,7 @@ class Graph:
         for name, array in zip(free, map(array_of, inputs), strict=True):
             self.arrays[name] = array
             self.values[name] = value_of(array, way == "constants", self.sizes if way == "names" else None)
-            if way in ("attributes", "names"):
+            if way in ("attributes", "names") or isinstance(way, frozenset):
                 self.constants[name] = array
         for node in self.graph.node:
             self._node(node)
@@ -132,7 +133,7 @@ class Graph:
         if node.op_type == "Split":
             attributes["num_outputs"] = len(node.output)
         for name, position in op.parameters.items():
-            if self.way in ("attributes", "names") and inputs[position : position + 1] != [""]:
+            if self.as_attribute(name) and inputs[position : position + 1] != [""]:
                 array = self.constants.get(inputs[position]) if position < len(inputs) else None
                 if array is not None and array.ndim <= 1:
                     attributes[name] = tuple(array.tolist()) if array.ndim else array.item()
@@ -143,6 +144,9 @@ class Graph:
         assert ... not in attributes.values(), node.op_type
         assert op.arity[0] <= len(inputs) <= op.arity[1], node.op_type
         self.infer_and_run(op, attributes, inputs, node.output)
+
+    def as_attribute(self, parameter):
+        return parameter not in self.way if isinstance(self.way, frozenset) else self.way in ("attributes", "names")
 
     def infer_and_run(self, op, attributes, inputs, outputs):
         absent = [None] * (op.arity[1] - len(inputs)) if op.optional else []

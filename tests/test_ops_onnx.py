@@ -4,6 +4,8 @@ What was inferred has to be what was run: dtype, rank, every size and element th
 the four ways in which parameters such as axes may come.
 """
 
+from itertools import combinations
+
 import pytest
 from onnx_nodes import GENERIC, WAYS, Unsupported, node_tests, run_model
 
@@ -50,7 +52,8 @@ def run_case(name, case, way):
         except Exception as error:
             error.add_note(f"{name}, parameters as {way}")
             raise
-        assert refusal is None or (way in ("names", "inputs") and any(why in str(refusal) for why in OPEN_RANK)), (
+        open_rank = way in ("names", "inputs") or isinstance(way, frozenset)
+        assert refusal is None or (open_rank and any(why in str(refusal) for why in OPEN_RANK)), (
             f"{name}, parameters as {way}: {refusal}"
         )
     return None
@@ -62,6 +65,16 @@ def test_nodes(op, way):
     left = [run_case(name, case, way) for name, case in cases_of(op)]
     assert None in left, f"no case of {op} was run"
     assert set(filter(None, left)) <= FOREIGN
+
+
+@pytest.mark.parametrize("op", [name for name, op in GENERIC.items() if len(op.parameters) > 1])
+def test_some_parameters_as_inputs(op):
+    """Every choice of those that are inputs beside others that are attributes."""
+    parameters = tuple(GENERIC[op].parameters)
+    for count in range(1, len(parameters)):
+        for chosen in combinations(parameters, count):
+            left = [run_case(name, case, frozenset(chosen)) for name, case in cases_of(op)]
+            assert None in left
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -339,7 +339,8 @@ class Lowering:
 
         if not is_supported(node):
             if onnx_reference.is_rare(node):
-                onnx_reference.lower(self, node)
+                for step in newest(node, self):
+                    onnx_reference.lower(self, step)
                 return
             known = "an op of onnx_graph.SAME" if not node.domain else f"com.microsoft.{', '.join(CONTRIBUTED)}"
             message = f"op {shown(node.op)!r} of opset {node.version} is not supported, expected {known}"

@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["is_rare", "lower"]
 
 
+# Attributes that onnx.reference takes, but computes otherwise than the specification, ONNX Runtime and PyTorch.
+WRONG = {"GridSample": {"mode": "cubic", "padding_mode": "border"}}
+
+
 def is_rare(node: OnnxNode) -> bool:
     return not node.domain and node.op in RARE
 
 
 def lower(lowering: Lowering, node: OnnxNode) -> None:
-    """The node as a Reference one. UnsupportedError where the rank of an output is not known."""
+    """The node as a Reference one. UnsupportedError where its version is not among RARE's, or a rank is not known."""
+    _check_version(lowering, node)
     for key, value in node.attributes.items():
         if isinstance(value, (np.ndarray, OnnxGraph)):
             raise lowering.error(node, f"attribute {shown(key)!r} is a {type(value).__name__}, expected plain values")
@@ -47,6 +52,23 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
     made = Node(name, "Reference", tuple(read), attributes)
     lowering.add(made)
     lowering.entries.update(zip(outputs, made.names, strict=True))
+
+
+def _check_version(lowering: Lowering, node: OnnxNode) -> None:
+    """UnsupportedError unless this version of the op, with these attributes, is proven."""
+    from onnx import defs
+
+    try:
+        version = defs.get_schema(node.op, node.version, "").since_version
+    except defs.SchemaError:
+        version = 0
+    if version not in RARE[node.op]:
+        proven = ", ".join(map(str, RARE[node.op]))
+        raise lowering.error(node, f"the op as of opset {version or node.version}, expected that of {proven}")
+    wrong = WRONG.get(node.op)
+    if wrong and all(node.attributes.get(key) == value for key, value in wrong.items()):
+        options = " and ".join(f"{key}={value!r}" for key, value in wrong.items())
+        raise lowering.error(node, f"{options} together are not supported, expected one of them")
 
 
 def _inferred(lowering: Lowering, node: OnnxNode) -> list[Value]:

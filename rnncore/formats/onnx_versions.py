@@ -176,6 +176,26 @@ def _group_normalization(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
     yield another(node, "Reshape", (normalized, shape), node.outputs[0])
 
 
+def _grid_sample(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
+    """Before opset 20 the modes had the names of two dimensions."""
+    if node.version >= 20:
+        yield node
+        return
+    modes = {"bilinear": "linear", "bicubic": "cubic", "nearest": "nearest"}
+    mode = node.attributes.get("mode", "bilinear")
+    if mode not in modes:
+        raise UnsupportedError(f"{node}: attribute 'mode'={mode!r}, expected {', '.join(modes)}")
+    yield replace(changed(node, mode=modes[mode]), version=20)
+
+
+def _roi_align(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
+    """Before opset 16 a region's corners were not moved by half a pixel."""
+    if node.version >= 16:
+        yield node
+    else:
+        yield replace(changed(node, coordinate_transformation_mode="output_half_pixel"), version=16)
+
+
 def _scan(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
     if node.version < 9:
         raise UnsupportedError(f"{node}: Scan of opset {node.version}, which has a batch, expected opset 9 or newer")
@@ -192,6 +212,9 @@ CONVERSIONS: dict[str, Callable[[OnnxNode, Tools], Iterator[OnnxNode]]] = {
     "Resize": _resize,
     "Split": _split,
     "GroupNormalization": _group_normalization,
+    "GridSample": _grid_sample,
+    "NonMaxSuppression": lambda node, tools: iter([replace(node, version=max(node.version, 11))]),
+    "RoiAlign": _roi_align,
     "Scan": _scan,
     "Scatter": lambda node, tools: iter([replace(node, op="ScatterElements")]),
 }

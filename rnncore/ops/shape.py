@@ -57,8 +57,11 @@ def _missing(name):
     return SpecError(f"{name} missing, expected it as an attribute or an input")
 
 
-def _list(attributes, name, values, position, names=True):
-    """A parameter that is a list, or where only its length is known so many UNKNOWNs, or None where it is absent."""
+def _list(attributes, name, values, position, names=True, any_length=False):
+    """A parameter that is a list; where only its length is known, that many UNKNOWNs; None where it is absent.
+
+    any_length: UNKNOWN itself where not even the length is known, else a SpecError.
+    """
     if not has(attributes, name, values, position):
         return None
     if attributes[name] is not None:
@@ -68,6 +71,8 @@ def _list(attributes, name, values, position, names=True):
     if value.data is not None:
         return integers(name, value.data, names)
     if not isinstance(value.shape[0], int):
+        if any_length:
+            return UNKNOWN
         raise SpecError(f"{name} is {value}, expected a known length: it decides the rank of the output")
     return (UNKNOWN,) * value.shape[0]
 
@@ -395,10 +400,13 @@ def _slice_infer(attributes, values):
     x, rank = values[0], len(values[0].shape)
     found = {}
     for name, position in SLICE.items():
-        found[name] = _list(attributes, name, values, position)
+        found[name] = _list(attributes, name, values, position, any_length=True)
         if found[name] is None and name in ("starts", "ends"):
             raise _missing(name)
-    count = len(found["starts"])
+    count = next((len(given) for given in found.values() if given not in (None, UNKNOWN)), None)
+    if count is None:
+        return [Value(x.dtype, (UNKNOWN,) * rank)]
+    found = {name: (UNKNOWN,) * count if given == UNKNOWN else given for name, given in found.items()}
     axes = tuple(range(count)) if found["axes"] is None else found["axes"]
     steps = (1,) * count if found["steps"] is None else found["steps"]
     lengths = {name: len(given) for name, given in (("ends", found["ends"]), ("axes", axes), ("steps", steps))}
@@ -460,7 +468,7 @@ def _slice(attributes, weights, *arrays):
 def _slice_bound(attributes, values, floating):
     """The same where no size matters: forwards, all parameters constant, axes counted from one side."""
     starts, ends, axes, steps = (attributes[name] for name in SLICE)
-    if starts is None or ends is None:
+    if starts is None or ends is None or any(value is not None for value in values[1:]):
         return None
     axes = range(len(starts)) if axes is None else axes
     slices = dict(zip(axes, map(slice, starts, ends, steps or (1,) * len(starts)), strict=True))
