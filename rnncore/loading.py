@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError
-from rnncore.formats import native, read_file
+from rnncore.formats import Checkpoint, native, read_file
 from rnncore.formats.native import NativeFile
 from rnncore.model import Model
 from rnncore.spec import Spec
@@ -28,7 +28,8 @@ def load(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
-    dtype: str = "float32",
+    sizes: Mapping[str, int] | None = None,
+    dtype: str | None = None,
     check: bool = False,
 ) -> Model:
     """A Model from a file.
@@ -41,7 +42,10 @@ def load(
     names  weight or node names of the Spec -> names in the file, where they differ
     architecture  the network for a file of Keras's that holds weights alone (.weights.h5, .h5): what model.to_json()
            gives, as an object, a text, or the name of a file
-    dtype  "float32" or "float64"
+    sizes  a number for some of the sizes of inputs that have a name, {"batch_size": 1}: where a graph's shapes depend
+           on them, or to run as the file's author did
+    dtype  "float32" or "float64"; None: what the file computes in, float64 for an ONNX file of float64 and for a
+           file of ours made of such a one or saved from a float64 Model, else float32
     check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
 
     Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without).
@@ -50,8 +54,8 @@ def load(
     file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """
-    found = open_file(path, spec=spec, names=names, architecture=architecture)
-    model = Model(found.spec, found.weights, dtype, vocabulary=found.vocabulary)
+    found = open_file(path, spec=spec, names=names, architecture=architecture, sizes=sizes)
+    model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary)
     for note in found.notes:
         if note.startswith(NOT_USED):
             warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
@@ -66,12 +70,33 @@ def open_file(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> NativeFile:
-    """Spec, weights, test pair and origin from any file that ``load`` takes."""
+    """Spec, weights, test pair and origin from any file that ``load`` takes; options as there."""
     source = resolve(path)
     if source.is_dir():
         source = source / native.FILE_NAME
-    checkpoint = read_file(source) if architecture is None else _with_architecture(source, architecture)
+    checkpoint = read_file(source, sizes) if architecture is None else _with_architecture(source, architecture)
+    found = _opened(path, source, checkpoint, spec, names)
+    # The reader of a graph format took the sizes itself.
+    return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(path, found, sizes)
+
+
+def _sized(path: str | os.PathLike, found: NativeFile, sizes: Mapping[str, int] | None) -> NativeFile:
+    try:
+        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def _opened(
+    path: str | os.PathLike,
+    source: Path,
+    checkpoint: Checkpoint | NativeFile,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None,
+    names: Mapping[str, str] | None,
+) -> NativeFile:
+    """What was read, as a Spec with its weights."""
     own = isinstance(checkpoint, NativeFile) or native.is_native(checkpoint)
     if own and (spec is not None or names is not None):
         raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
@@ -129,6 +154,7 @@ def save(
             source=getattr(model, "source", ""),
             notes=tuple(getattr(model, "notes", ())),
             vocabulary=getattr(model, "vocabulary", {}),
+            dtype=model.dtype.name if isinstance(model, Model) else "float32",
         )
     if vocabulary is not None:
         model = dataclasses.replace(model, vocabulary=vocabulary)
@@ -144,20 +170,22 @@ def convert(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    sizes: Mapping[str, int] | None = None,
     verify: bool = False,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
 ) -> tuple[Path, NativeFile, Verification | None]:
     """Write a file's weights and Spec as rnncore's own file.
 
-    With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save.
+    With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save, the
+    other options as for load.
     Returns the path written, what it holds, and the verification.
     """
-    found = open_file(source, spec=spec, names=names, architecture=architecture)
+    found = open_file(source, spec=spec, names=names, architecture=architecture, sizes=sizes)
     if vocabulary is not None:
         found = dataclasses.replace(found, vocabulary=vocabulary)
     report = None
     if verify:
-        report = check_pair(Model(found.spec, found.weights), found.test_pair, str(source))
+        report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, str(source))
         report.require()
     return native.write(target, found), found, report
 

@@ -31,7 +31,7 @@ from rnncore.errors import SpecError
 from rnncore.ops import DTYPES, OPS, UNKNOWN, Value
 from rnncore.ops.attention import Scoring
 
-__all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec"]
+__all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec", "check_sizes"]
 
 FORMAT_VERSION = 1
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -774,6 +774,15 @@ class Spec:
         inputs = (dataclasses.replace(entry, shape=shapes.get(entry.name, entry.shape)) for entry in self.inputs)
         return Spec(tuple(inputs), self.nodes, self.outputs)
 
+    def sized(self, sizes: Mapping[str, int]) -> Spec:
+        """The same network with a number for some of the names of its inputs' sizes: {"B": 1}.
+
+        SpecError for a name that no input has, for what is no positive integer, and where the graph contradicts one.
+        """
+        check_sizes(sizes, [size for entry in self.inputs for size in entry.shape])
+        shapes = {entry.name: tuple(sizes.get(size, size) for size in entry.shape) for entry in self.inputs}
+        return self.reshaped(shapes)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT_VERSION,
@@ -805,6 +814,18 @@ class Spec:
             tuple(_node_from_json(entry, depth) for entry in found["nodes"]),
             tuple(found["outputs"]),
         )
+
+
+def check_sizes(sizes: Mapping[str, int], shapes: Iterable[int | str]) -> None:
+    """SpecError unless ``sizes`` gives positive integers for names that are among ``shapes``."""
+    names = sorted({size for size in shapes if isinstance(size, str)})
+    if not isinstance(sizes, Mapping):
+        raise SpecError(f"sizes={sizes!r}, expected a mapping of names to sizes")
+    for name, size in sizes.items():
+        if name not in names:
+            raise SpecError(f"sizes: {name!r}, expected one of {', '.join(names) or 'none'}{_near(name, names)}")
+        if type(size) is not int or size < 1:
+            raise SpecError(f"sizes: {name}={size!r}, expected a positive integer")
 
 
 STACKS = {stack.kind: stack for stack in (Recurrent, AttentionDecoder)}

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 import rnncore
 from rnncore.cli.application import application
-from rnncore.errors import FormatError, SpecError, UnsupportedError, VerificationError
+from rnncore.errors import FormatError, InputError, SpecError, UnsupportedError, VerificationError
 from rnncore.formats import read_checkpoint, read_listing
 
 
@@ -175,18 +175,147 @@ def test_shapes_that_are_computed_are_folded(tmp_path):
     assert model.spec.values[model.spec.outputs[0]].shape == ("B", 2)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
-def test_a_file_of_one_floating_type_is_float(dtype, tmp_path):
+def product_of(dtype):
+    """A file that multiplies with one matrix, of one floating type throughout, and the matrix."""
     w = RNG.normal(size=(3, 2)).astype(dtype)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    model = model_of(
-        node("MatMul", "x w"), inputs=[value("x", ("B", 3), kind)], outputs=[value("y", None, kind)],
-        constants=[constant("w", w)],
-    )  # fmt: skip
+    inputs, outputs = [value("x", ("B", 3), kind)], [value("y", None, kind)]
+    return model_of(node("MatMul", "x w"), inputs=inputs, outputs=outputs, constants=[constant("w", w)]), w
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_a_file_of_one_floating_type_is_float(dtype, tmp_path):
+    model, w = product_of(dtype)
     found = rnncore.loading.open_file(saved(tmp_path, model))
-    assert found.spec.inputs[0].dtype == "float" and any(dtype in note for note in found.notes)
+    assert found.spec.inputs[0].dtype == "float"
+    assert any("float16" in note for note in found.notes) == (dtype == "float16")
     y = rnncore.load(tmp_path / "model.onnx", dtype="float64").run({"x": X.astype(np.float64)})["y"]
     assert_close(y, X.astype(np.float64) @ w.astype(np.float64), 1e-12)
+
+
+def test_a_file_of_float64_runs_as_float64(tmp_path):
+    """Here, converted, saved again and from the command line, where no dtype is asked for."""
+    path = saved(tmp_path, product_of("float64")[0])
+    x = X.astype(np.float64)
+    model = same_as_onnxruntime(path, {"x": x}, 1e-15)
+    assert model.dtype == np.float64 and rnncore.load(path, dtype="float32").dtype == np.float32
+    y = model.run({"x": x})["y"]
+    rnncore.convert(path, tmp_path / "converted.safetensors")
+    rnncore.save(tmp_path / "saved.safetensors", model)
+    np.save(tmp_path / "x.npy", x)
+    for again in (path, tmp_path / "converted.safetensors", tmp_path / "saved.safetensors"):
+        assert rnncore.load(again).dtype == np.float64
+        np.testing.assert_array_equal(rnncore.load(again).run({"x": x})["y"], y)
+        arguments = ["run", str(again), "-i", str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy"), "--overwrite"]
+        done = CliRunner().invoke(application, arguments)
+        assert done.exit_code == 0, done.output
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y)
+    one = rnncore.load(saved(tmp_path, product_of("float32")[0]))
+    assert one.dtype == np.float32
+    rnncore.save(tmp_path / "one.safetensors", one)
+    assert rnncore.load(tmp_path / "one.safetensors").dtype == np.float32
+
+
+def test_sizes_given_at_load(tmp_path):
+    """Names, and what stands for a size without one, in files of every kind; the graph follows."""
+    nodes = [node("Squeeze", "x", "y")]
+    path = saved(tmp_path, model_of(*nodes, inputs=[value("x", ("batch", None, 3))]))
+    open_ones = rnncore.load(path)
+    assert open_ones.inputs[0].shape == ("batch", "x.1", 3) and open_ones.outputs[0].shape == ("batch", "x.1", 3)
+    model = rnncore.load(path, sizes={"batch": 1})
+    assert model.inputs[0].shape == (1, "x.1", 3) and model.outputs[0].shape == ("x.1", 3)
+    x = RNG.normal(size=(1, 5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(model.run({"x": x})["y"], x[0])
+    assert rnncore.load(path, sizes={"batch": 1, "x.1": 1}).outputs[0].shape == (3,)
+    with pytest.raises(InputError, match="shape"):
+        model.run({"x": np.concatenate([x, x])})
+    target, _, _ = rnncore.convert(path, tmp_path / "one.safetensors", sizes={"batch": 1})
+    np.testing.assert_array_equal(rnncore.load(target).run({"x": x})["y"], x[0])
+    own = rnncore.load("zoo:sunspots", sizes={"B": 1})
+    assert own.inputs[0].shape[0] == 1
+    for sizes, says in (
+        ({"batc": 1}, r"sizes: 'batc', expected one of batch, x.1 \(did you mean 'batch'\?\)"),
+        ({"batch": 0}, "sizes: batch=0, expected a positive integer"),
+        ({"batch": True}, "sizes: batch=True"),
+        ({"batch": 1.0}, "sizes: batch=1.0"),
+        ([1], r"sizes=\[1\], expected a mapping"),
+    ):
+        with pytest.raises(SpecError, match=says):
+            rnncore.load(path, sizes=sizes)
+    with pytest.raises(SpecError, match="zoo:sunspots: sizes: 'batch', expected one of B"):
+        rnncore.load("zoo:sunspots", sizes={"batch": 1})
+
+
+@pytest.mark.parametrize("declared", [None, (), ("n",), ("n", "m"), ("n", "m", "k")])
+@pytest.mark.parametrize("shape", [("a", 1), ("a", 1, 2), ("a", "b", 1), (1, 1), ("a", 2)])
+def test_squeeze_without_axes(shape, declared, tmp_path):
+    """As ONNX Runtime at every size where the rank is the declared one, or else where no named size is 1."""
+    output = value("y", declared)
+    path = saved(tmp_path, model_of(node("Squeeze", "x"), inputs=[value("x", shape)], outputs=[output]))
+    named = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+    ones = sum(size == 1 for size in shape)
+    ranks = {len(shape) - ones: "not 1", len(shape) - ones - len(named): "1"}
+    if named and declared is not None and len(declared) not in ranks:
+        with pytest.raises(UnsupportedError, match=r"\(Squeeze\): no axes for float"):
+            rnncore.load(path)
+        return
+    model = rnncore.load(path)
+    all_ones = bool(named) and declared is not None and ranks[len(declared)] == "1"
+    for size in (1, 3):
+        x = np.ones([size if isinstance(found, str) else found for found in shape], np.float32)
+        if named and (size == 1) != all_ones:
+            with pytest.raises(InputError, match="Squeeze"):
+                model.run({"x": x})
+        else:
+            assert model.run({"x": x})["y"].shape == x.squeeze().shape
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"])
+def test_an_empty_auto_pad_is_none(op, tmp_path):
+    w = RNG.normal(size=(3, 3, 2)).astype(np.float32)
+    own = {"kernel_shape": [2]} if op.endswith("Pool") else {}
+    made = node(op, "x" if op.endswith("Pool") else "x w", auto_pad="", strides=[2], **own)
+    path = saved(tmp_path, model_of(made, inputs=[value("x", ("B", 3, "T"))], constants=[constant("w", w)]))
+    same_as_onnxruntime(path, {"x": RNG.normal(size=(2, 3, 5)).astype(np.float32)})
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_a_signal_without_an_axis_of_parts(window, tmp_path):
+    constants = [constant("step", np.array(4)), constant("length", np.array(8))]
+    constants.append(constant("window", RNG.normal(size=8).astype(np.float32)))
+    made = helper.make_node("STFT", ["x", "step", "window" if window else "", "length"], ["y"])
+    path = saved(tmp_path, model_of(made, inputs=[value("x", ("B", "L"))], constants=constants, opset=17))
+    same_as_onnxruntime(path, {"x": RNG.normal(size=(2, 20)).astype(np.float32)}, 1e-5)
+
+
+@pytest.mark.parametrize("given", ["constant", "input"])
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_convolutions_of_no_rows(op, batch, given, tmp_path):
+    w = RNG.normal(size=(4, 2, 3)).astype(np.float32)
+    x = RNG.normal(size=(batch, 4, 6)).astype(np.float32)
+    constants = [constant("w", w)] if given == "constant" else []
+    inputs = [value("x", ("B", 4, "T"))] + ([] if constants else [value("w", w.shape)])
+    path = saved(tmp_path, model_of(node(op, "x w", group=2), inputs=inputs, constants=constants))
+    same_as_onnxruntime(path, {"x": x} if constants else {"x": x, "w": w})
+
+
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("state", ["initial_h", "initial_c"])
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("wrong", ["directions", "hidden", "batch", "rank"])
+def test_initial_states_of_wrong_sizes(wrong, layout, state, zero, tmp_path):
+    """Refused by name whatever they hold: zeros are not used, but ONNX Runtime and PyTorch would refuse them."""
+    shape = {"directions": (2, 5, 4), "hidden": (1, 5, 3), "batch": (1, 6, 4), "rank": (5, 4)}[wrong]
+    shape = (shape[1], shape[0], *shape[2:]) if layout and wrong != "rank" else shape
+    array = np.zeros(shape, np.float32) if zero else np.ones(shape, np.float32)
+    constants = [constant(name, np.ones((1, 16, size), np.float32)) for name, size in (("w", 3), ("r", 4))]
+    names = ["x", "w", "r", "", "", "s"] if state == "initial_h" else ["x", "w", "r", "", "", "", "s"]
+    made = helper.make_node("LSTM", names, ["y"], hidden_size=4, layout=layout)
+    inputs = [value("x", (5, 7, 3) if layout else (7, 5, 3))]
+    path = saved(tmp_path, model_of(made, inputs=inputs, constants=[*constants, constant("s", array)]))
+    with pytest.raises(SpecError, match=rf"\(LSTM\): {state} is float"):
+        rnncore.load(path)
 
 
 def test_mixed_floating_types_keep_their_own(tmp_path):

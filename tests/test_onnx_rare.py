@@ -69,9 +69,7 @@ def test_equal(op, opset, tmp_path):
         model, given = model_of(op, arrays, attributes, opset)
         onnx.save(model, tmp_path / "model.onnx")
         if op == "GridSample" and "cubic" in attributes["mode"] and attributes["padding_mode"] == "border":
-            with pytest.raises(
-                rnncore.UnsupportedError, match="mode='cubic' and padding_mode='border'"
-            ):
+            with pytest.raises(rnncore.UnsupportedError, match="mode='cubic' and padding_mode='border'"):
                 rnncore.load(tmp_path / "model.onnx")
             continue
         wanted = expected(op, arrays, attributes, opset)

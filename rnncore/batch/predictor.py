@@ -47,7 +47,7 @@ class BatchPredictor:
         num_threads: int | None = 1,
         spec: Any = None,
         names: Mapping[str, str] | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
     ):
         self._given = {
             "path": os.fspath(path),
@@ -76,10 +76,11 @@ class BatchPredictor:
             given = self._given
             found = loading.open_file(given["path"], spec=given["spec"], names=given["names"])
             graph = Spec(found.spec.inputs, found.spec.nodes, given["only"] or found.spec.outputs)
-            plan = Plan.of(graph, np.dtype(given["dtype"]))
+            dtype = given["dtype"] or found.dtype
+            plan = Plan.of(graph, np.dtype(dtype))
             if not plan.apart:
                 raise InputError(f"{given['path']}: its rows are not apart, so batches would give other numbers")
-            model = Model(graph, found.weights, given["dtype"], given["num_threads"])
+            model = Model(graph, found.weights, dtype, given["num_threads"])
             self._made = Runner(model, plan, given["batch_size"])
         return self._made
 

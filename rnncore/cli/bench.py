@@ -53,7 +53,7 @@ def bench(
         rnncore bench tagger.safetensors --against tagger.keras
     """
     found = loading.open_file(file, spec=spec and loading.read_spec(spec), names=read_names(names))
-    model = Model(found.spec, found.weights, num_threads=threads)
+    model = Model(found.spec, found.weights, found.dtype, threads)
     inputs = drawn_inputs(model.spec, sizes={"B": batch, "T": steps})
     runners: dict[str, Callable[[], Any]] = {f"rnncore {__version__}": lambda: model.run(inputs)}
     own = [file] if file.lower().endswith(FRAMEWORK_FILES) else []

@@ -25,9 +25,7 @@ names_option = click.option(
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
-    default="float32",
-    show_default=True,
-    help="What the model computes in.",
+    help="What the model computes in; if not given, what the file does.",
 )
 
 

@@ -140,6 +140,7 @@ def run(
             "--max-errors with .npy, which cannot say which rows are missing: expected .npz or a table"
         )
     found = loading.open_file(model, spec=spec, names=read_names(names))
+    dtype = dtype or found.dtype
     graph = Spec(found.spec.inputs, found.spec.nodes, only or found.spec.outputs)
     plan = Plan.of(graph, np.dtype(dtype))
     runner = Runner(Model(graph, found.weights, dtype), plan, batch_size)

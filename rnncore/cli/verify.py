@@ -51,7 +51,7 @@ def verify(
     if against is None and inputs is not None:
         raise click.UsageError("--inputs is for --against")
     found = loading.open_file(file, spec=spec, names=read_names(names))
-    model = Model(found.spec, found.weights, dtype)
+    model = Model(found.spec, found.weights, dtype or found.dtype)
     if against is None:
         report = check_pair(model, found.test_pair, file)
         print_verification(report, found.source)

@@ -23,7 +23,7 @@ FORMATS, where its files hold tensors, or of GRAPH_FORMATS, where they hold the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -92,14 +92,16 @@ FORMATS = (
 
 
 GRAPH_FORMATS = (
-    GraphFormat("ONNX", "onnx_model", by_head=is_onnx),
+    GraphFormat("ONNX", "onnx_model", by_head=is_onnx, sized=True),
     GraphFormat("Keras zip", "keras_file", by_members=is_keras_zip),
     GraphFormat("Keras HDF5", "keras_file", by_head=is_hdf5),
 )
 
 
-def read_file(path: str | os.PathLike) -> Checkpoint | NativeFile:
+def read_file(path: str | os.PathLike, sizes: Mapping[str, int] | None = None) -> Checkpoint | NativeFile:
     """What a file holds, of whichever format its content is: tensors, or for a graph file Spec and Weights.
+
+    sizes: name of a size of the graph's inputs -> its value.
 
     The arrays are read-only and in memory: the file is closed afterwards and may be changed. Raises FormatError for a
     damaged or malicious file and for what is no regular file, UnsupportedError for a format, dtype or op that is not
@@ -107,7 +109,7 @@ def read_file(path: str | os.PathLike) -> Checkpoint | NativeFile:
     """
     with open_cursor(path) as cursor, low_level_errors(cursor.place):
         entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
-        return entry.read(*opened)
+        return entry.read(*opened, sizes=sizes) if isinstance(entry, GraphFormat) else entry.read(*opened)
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:

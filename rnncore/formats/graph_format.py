@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +57,7 @@ class GraphFormat:
 
     module  of rnncore.formats, imported when such a file is first met, since most need an extra. It has
 
-            read(cursor[, archive]) -> NativeFile
+            read(cursor[, archive][, sizes=]) -> NativeFile, sizes where the format is ``sized``
             listing(cursor[, archive]) -> Listing, also of a file that read refuses with UnsupportedError
     """
 
@@ -64,9 +65,14 @@ class GraphFormat:
     module: str
     by_head: Callable[[bytes], bool] | None = None
     by_members: Callable[[Iterable[str]], bool] | None = None
+    sized: bool = False
 
-    def read(self, *opened: Any) -> NativeFile:
-        return self._module().read(*opened)
+    def read(self, *opened: Any, sizes: Mapping[str, int] | None = None) -> NativeFile:
+        """sizes: for sizes of inputs that have a name, which the graph may depend on."""
+        if self.sized:
+            return self._module().read(*opened, sizes=sizes)
+        found = self._module().read(*opened)
+        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
 
     def listing(self, *opened: Any) -> Listing:
         return self._module().listing(*opened)

@@ -9,6 +9,7 @@ The metadata holds one key, "rnncore", a JSON object:
     sha256    of the file they come from; may be empty
     notes     what the exporter or converter did to the model, in sentences
     vocabulary  name of an input or output -> the tokens that its ids stand for; absent where there are none
+    dtype     "float64" where the source computes in it; absent for "float32"
 
 Tensors are the weights under their canonical names, and "test_pair.inputs.NAME" and "test_pair.outputs.NAME".
 One key and sorted JSON because the same model then gives the same bytes.
@@ -39,14 +40,15 @@ __all__ = ["NativeFile", "from_checkpoint", "is_native", "read", "write"]
 
 FORMAT_VERSION = 1
 KEY = "rnncore"
-FIELDS = {"format", "spec", "producer", "source", "sha256", "notes", "vocabulary"}
+FIELDS = {"format", "spec", "producer", "source", "sha256", "notes", "vocabulary", "dtype"}
+COMPUTED = ("float32", "float64")
 FILE_NAME = "model.safetensors"
 _PAIR = "test_pair."
 
 
 @dataclass(frozen=True)
 class NativeFile:
-    """What a native file holds. test_pair is None where the converter had none."""
+    """What a native file holds. test_pair is None where the converter had none; dtype: what its source computes in."""
 
     spec: Spec
     weights: Weights
@@ -56,8 +58,11 @@ class NativeFile:
     notes: tuple[str, ...] = ()
     producer: str = f"rnncore {__version__}"
     vocabulary: Mapping[str, Vocabulary] = field(default_factory=dict)
+    dtype: str = "float32"
 
     def __post_init__(self):
+        if self.dtype not in COMPUTED:
+            raise SpecError(f"dtype {self.dtype!r}, expected {' or '.join(COMPUTED)}")
         object.__setattr__(self, "vocabulary", check_vocabularies(self.spec, self.vocabulary))
 
 
@@ -90,6 +95,8 @@ def write(path: str | os.PathLike, model: NativeFile) -> Path:
         "sha256": model.sha256,
         "notes": list(model.notes),
     }
+    if model.dtype != "float32":
+        description["dtype"] = model.dtype
     if model.vocabulary:
         description["vocabulary"] = {name: list(tokens) for name, tokens in model.vocabulary.items()}
     atomic.write(target, save(tensors, {KEY: json.dumps(description, sort_keys=True, separators=(",", ":"))}))
@@ -143,6 +150,7 @@ def _parse(text: str, tensors: dict[str, np.ndarray]) -> NativeFile:
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise FormatError("notes: expected a list of strings")
     words = {key: found.get(key, "") for key in ("source", "sha256", "producer")}
+    words["dtype"] = found.get("dtype", "float32")
     for key, value in words.items():
         if not isinstance(value, str):
             raise FormatError(f"{key}: {type(value).__name__}, expected a string")

@@ -12,6 +12,7 @@ recurrent node whose axes of directions has not been written out yet.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx_versions import newest
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.passes import simplify
-from rnncore.spec import Input, Node, Spec
+from rnncore.spec import Input, Node, Spec, check_sizes
 
 __all__ = ["Known", "Layers", "Lowering", "Shared", "is_supported"]
 
@@ -287,8 +288,10 @@ class Lowering:
 
     # --- the graph -------------------------------------------------------------------------------------------------
 
-    def define(self, values: Iterable[OnnxValue]) -> None:
-        """The graph's inputs as the Spec's."""
+    def define(self, values: Iterable[OnnxValue], sizes: Mapping[str, int]) -> None:
+        """The graph's inputs as the Spec's, with the given sizes in the place of names."""
+        named = [_sizes(value) for value in values if value.shape is not None]
+        check_sizes(sizes, itertools.chain.from_iterable(named))
         for value in values:
             if not value.name.isprintable() or len(value.name) > 1000:
                 raise FormatError(f"{self.shared.path}: input {shown(value.name)!r}: expected a printable name")
@@ -296,14 +299,9 @@ class Lowering:
                 raise UnsupportedError(
                     f"{self.shared.path}: input {shown(value.name)!r}: no shape, expected at least its rank"
                 )
-            shape = tuple(self._size(value.name, axis, size) for axis, size in enumerate(value.shape))
+            shape = tuple(sizes.get(size, size) for size in _sizes(value))
             self.add_input(Input(value.name, self.shared.dtype(value.dtype), shape))
             self.entries[value.name] = value.name
-
-    @staticmethod
-    def _size(name: str, axis: int, size: int | str | None) -> int | str:
-        plain = isinstance(size, int) or (isinstance(size, str) and size.isprintable() and len(size) <= 200)
-        return size if plain and size != UNKNOWN else f"{name}.{axis}"
 
     def run(self) -> None:
         """Lower every node."""
@@ -393,6 +391,8 @@ class Lowering:
                     )
                 found["dtype"] = self.shared.dtype(value.dtype.name)
                 value = value.item()
+            elif key == "auto_pad" and value == "":
+                continue  # as absent
             elif isinstance(op.attributes.get(key), bool) and value in (0, 1):
                 value = bool(value)
             elif isinstance(op.attributes.get(key), float) and isinstance(value, int):
@@ -501,11 +501,43 @@ class Lowering:
         """The axis of directions away, where there is one direction."""
         found = entries[0]
         axes = self.known(inputs[1]) if len(inputs) > 1 and inputs[1] else None
+        if axes is None and not isinstance(found, Layers) and not inputs[1:]:
+            return self._squeeze_as_declared(node, inputs[0])
         if not isinstance(found, Layers) or "D" not in found.axes or found.directions != 1 or axes is None:
             return False
         if axes.reshape(-1).tolist() not in ([found.axes.index("D")], [found.axes.index("D") - len(found.axes)]):
             return False
         self.entries[node.outputs[0]] = self._layers(found, found.axes.replace("D", ""))
+        return True
+
+    def _squeeze_as_declared(self, node: OnnxNode, name: str) -> bool:
+        """Without axes every axis of size 1 goes: the declared rank tells which of those with a named size do."""
+        shape = self.inferred(name).shape
+        rank = next(
+            (len(v.shape) for v in self.graph.outputs if v.name == node.outputs[0] and v.shape is not None), None
+        )
+        named = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+        ones = [axis for axis, size in enumerate(shape) if size == 1]
+        if rank is None or not named:
+            return False
+        if rank == len(shape) - len(ones) - len(named):
+            self.place(node, "Squeeze", (self.value(name),), {"axes": tuple(sorted(ones + named))})
+            return True
+        if rank != len(shape) - len(ones):
+            raise self.error(
+                node,
+                f"no axes for {self.inferred(name)}, of which {rank} are declared to stay: expected to know which; "
+                "load(..., sizes={name: size}) fixes a size",
+            )
+        return False
+
+    def _lower_stft(self, node, inputs, entries, attributes) -> bool:
+        """A signal (B, L), which ONNX Runtime takes too, is one of real numbers, (B, L, 1)."""
+        if self.rank(inputs[0]) != 2:
+            return False
+        signal = self.emit("Unsqueeze", (self.value(inputs[0]),), f"{node.outputs[0]}.signal", axes=(2,))
+        self.entries[signal] = signal
+        self.generic(node, [signal, *inputs[1:]], attributes)
         return True
 
     def _lower_reshape(self, node, inputs, entries, attributes) -> bool:
@@ -710,6 +742,16 @@ class Lowering:
         names = self.outputs()
         spec = Spec(tuple(self.inputs), tuple(self.nodes), tuple(names))
         return simplify(spec, self.weights)
+
+
+def _sizes(value: OnnxValue) -> list[int | str]:
+    """The sizes of an input; one without a usable name is NAME.AXIS."""
+
+    def size(axis: int, found: int | str | None) -> int | str:
+        plain = isinstance(found, int) or (isinstance(found, str) and found.isprintable() and len(found) <= 200)
+        return found if plain and found != UNKNOWN else f"{value.name}.{axis}"
+
+    return [size(axis, found) for axis, found in enumerate(value.shape)]
 
 
 def _uses(graph: OnnxGraph) -> Counter[str]:

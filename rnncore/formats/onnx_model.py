@@ -26,19 +26,23 @@ from rnncore.weights import Weights
 __all__ = ["listing", "read"]
 
 
-def read(cursor: Cursor) -> NativeFile:
-    """The network of an ONNX file. UnsupportedError names the first node, op and attribute that is not supported."""
+def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> NativeFile:
+    """The network of an ONNX file. UnsupportedError names the first node, op and attribute that is not supported.
+
+    sizes: name of a size of its inputs -> its value. A file whose only floating type is float64 computes in it.
+    """
     model = read_model(cursor)
     shared = _shared(model)
     lowering = Lowering(model.graph, shared)
-    lowering.define(model.graph.inputs)
+    lowering.define(model.graph.inputs, sizes or {})
     lowering.run()
     try:
         spec, arrays, notes = lowering.spec()
         weights = Weights(spec, arrays)
     except RnncoreError as error:
         raise type(error)(str(error) if cursor.place in str(error) else f"{cursor.place}: {error}") from None
-    return NativeFile(spec, weights, notes=(*_notes(model), *notes))
+    dtype = "float64" if shared.floating == np.float64 else "float32"
+    return NativeFile(spec, weights, notes=(*_notes(model), *notes), dtype=dtype)
 
 
 def listing(cursor: Cursor) -> Listing:
@@ -48,7 +52,7 @@ def listing(cursor: Cursor) -> Listing:
     lowering = Lowering(model.graph, shared)
     problem = None
     try:
-        lowering.define(model.graph.inputs)
+        lowering.define(model.graph.inputs, {})
         lowering.run()
         if not shared.problems:
             lowering.spec()
@@ -82,9 +86,8 @@ def _notes(model: OnnxModel) -> Iterator[str]:
     yield from model.notes
     if "bfloat16" in model.floats:
         yield "bfloat16 values are float32"
-    elif model.floats == {"float16"} or model.floats == {"float64"}:
-        (only,) = model.floats
-        yield f"the file computes in {only}; here the model's dtype takes its place"
+    elif model.floats == {"float16"}:
+        yield "the file computes in float16; here the model's dtype takes its place"
 
 
 def _nodes(graph: OnnxGraph) -> Iterator[OnnxNode]:

@@ -30,6 +30,7 @@ from rnncore.formats._cursor import shown
 from rnncore.formats.gates import GATE_ORDERS, halve_bias, split_gru_bias, stack_gates, sum_biases
 from rnncore.formats.onnx_file import OnnxNode
 from rnncore.formats.onnx_graph import Layers, Lowering
+from rnncore.ops import Value
 from rnncore.spec import Recurrent
 
 __all__ = ["ACTIVATIONS", "DEFAULT_ACTIVATIONS", "DIRECTIONS", "INPUTS", "PLACES", "lower"]
@@ -250,6 +251,10 @@ def _initial(
 ) -> tuple[str, ...]:
     """The values of the initial states, (D, B, H); none where all are zero."""
     given = {key: lowering.value(inputs[f"initial_{key}"]) for key in cell.states if f"initial_{key}" in inputs}
+    batch = lowering.values[x].shape[0 if batch_first else 1]
+    for key, value in given.items():
+        rows = (batch, directions) if batch_first else (directions, batch)
+        _check_state(lowering, node, f"initial_{key}", lowering.values[value], (*rows, cell.state_sizes[key]))
     given = {key: value for key, value in given.items() if value not in lowering.zeros}
     if not given:
         return ()
@@ -264,6 +269,14 @@ def _initial(
             shape = lowering.emit("Shape", (other,), f"{name}.initial_{key}.shape")
             given[key] = lowering.emit("ConstantOfShape", (shape,), f"{name}.initial_{key}", dtype="float", value=0)
     return tuple(given[key] for key in cell.states)
+
+
+def _check_state(lowering: Lowering, node: OnnxNode, what: str, value: Value, expected: tuple[int | str, ...]) -> None:
+    """Of every state, also of one that is zero everywhere and so will not be used."""
+    sizes = zip(value.shape, expected, strict=False)
+    differ = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
+    if value.dtype != "float" or len(value.shape) != 3 or differ:
+        raise lowering.error(node, f"{what} is {value}, expected {Value('float', expected)}", SpecError)
 
 
 def _final(lowering: Lowering, state: str, lengths: str | None, started: bool) -> str:

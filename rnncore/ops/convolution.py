@@ -277,8 +277,9 @@ def _transpose_columns(make, attributes, x, shape, bias):
     window = Window.of(attributes, shape[2:])
     _check_channels(x, shape[0])
     images, channels, *sizes = x.shape
-    columns = make(np.ascontiguousarray(x).reshape(images, channels, -1))
-    columns = columns.reshape(images, -1, math.prod(window.kernel), *sizes)
+    columns = make(np.ascontiguousarray(x).reshape(images, channels, math.prod(sizes)))
+    taps = math.prod(window.kernel)
+    columns = columns.reshape(images, columns.shape[1] // taps, taps, *sizes)
     return _overlap(attributes, columns, bias, window, sizes)
 
 

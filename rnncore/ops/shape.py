@@ -204,9 +204,6 @@ def _unsqueeze_bound(attributes, values, floating):
 def _squeeze_infer(attributes, values):
     x, axes = values[0], _known_axes(attributes, values)
     if axes is None:
-        free = [axis for axis, size in enumerate(x.shape) if isinstance(size, str)]
-        if free:
-            raise SpecError(f"axes missing for {x}, expected them: axis {free[0]} may be 1, which decides the rank")
         axes = tuple(axis for axis, size in enumerate(x.shape) if size == 1)
     axes = axes_of(axes, len(x.shape))
     for axis in axes:
@@ -221,7 +218,25 @@ def _squeeze(attributes, weights, *arrays):
 
 
 def _squeeze_bound(attributes, values, floating):
-    return methodcaller("squeeze", attributes["axes"]) if len(values) == 1 else None
+    """Without axes, those of size 1: a named size must then be another, as the rank of the output is settled."""
+    if len(values) > 1:
+        return None
+    shape, axes = values[0].shape, attributes["axes"]
+    named = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
+    if axes is not None or not named:
+        return methodcaller("squeeze", axes)
+    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+
+    def squeeze(x):
+        ones = [shape[axis] for axis in named if x.shape[axis] == 1]
+        if ones:
+            raise InputError(
+                f"no axes for an input of shape {x.shape}: {ones[0]} is 1, which changes the rank; expected another, "
+                "or a model for this size, load(..., sizes={name: 1})"
+            )
+        return x.squeeze(axes)
+
+    return squeeze
 
 
 def _squeeze_time(attributes, rank, time_axis):
