@@ -254,13 +254,13 @@ def test_convert_verifies_before_it_writes(path, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        (lambda m: m.update(magic=1), FormatError, "metadata 'rnncore': .*magic.*, expected an object with format"),
+        (lambda m: m.update(magic=1), FormatError, "metadata 'rnncore': .*magic.*, expected an object with dtype, format"),
         (lambda m: m.update(format=2), FormatError, "format 2, this version of rnncore reads 1"),
         (lambda m: m.update(format=0), FormatError, "format 0"),
         (lambda m: m.update(format="1"), FormatError, "format '1'"),
         (lambda m: m.update(format=None), FormatError, "format None"),
-        (lambda m: m.pop("format") and None, FormatError, "expected an object with format"),
-        (lambda m: m.pop("spec") and None, FormatError, "expected an object with format"),
+        (lambda m: m.pop("format") and None, FormatError, "expected an object with dtype, format"),
+        (lambda m: m.pop("spec") and None, FormatError, "expected an object with dtype, format"),
         (lambda m: m.update(spec="{}"), FormatError, "spec: str, expected an object"),
         (lambda m: m.update(spec=[]), FormatError, "spec: list, expected an object"),
         (lambda m: m["spec"].update(format=2), SpecError, "Spec: format 2, this version of rnncore reads 1"),
