@@ -254,7 +254,11 @@ def test_convert_verifies_before_it_writes(path, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        (lambda m: m.update(magic=1), FormatError, "metadata 'rnncore': .*magic.*, expected an object with dtype, format"),
+        (
+            lambda m: m.update(magic=1),
+            FormatError,
+            "metadata 'rnncore': .*magic.*, expected an object with dtype, format",
+        ),
         (lambda m: m.update(format=2), FormatError, "format 2, this version of rnncore reads 1"),
         (lambda m: m.update(format=0), FormatError, "format 0"),
         (lambda m: m.update(format="1"), FormatError, "format '1'"),

@@ -23,6 +23,7 @@ import numpy as np
 
 from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats._cursor import shown
+from rnncore.formats.onnx_contributed import CONTRIBUTED, standard
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx_versions import newest
 from rnncore.ops import OPS, UNKNOWN, Value
@@ -49,7 +50,7 @@ _SAME = """
     Unsqueeze Where Xor
 """
 SAME = frozenset(_SAME.split())
-CONTRIBUTED = frozenset({"DynamicQuantizeLSTM"})  # of com.microsoft
+MICROSOFT = frozenset({*CONTRIBUTED, "DynamicQuantizeLSTM"})  # of com.microsoft
 CONVERTED = frozenset({"Constant", "Dropout", "Scatter", "Upsample"})
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 CONTROL = frozenset({"If", "Loop", "Scan"})
@@ -121,7 +122,7 @@ class Missing(FormatError):
 def is_supported(node: OnnxNode) -> bool:
     """Whether ops of this type are known at all."""
     if node.domain == "com.microsoft":
-        return node.op in CONTRIBUTED and node.op in OPS
+        return node.op in MICROSOFT
     known = node.op in CONVERTED | RECURRENT | CONTROL or (node.op in SAME and node.op in OPS)
     return not node.domain and known
 
@@ -340,7 +341,7 @@ class Lowering:
                 for step in newest(node, self):
                     onnx_reference.lower(self, step)
                 return
-            known = "an op of onnx_graph.SAME" if not node.domain else f"com.microsoft.{', '.join(CONTRIBUTED)}"
+            known = "an op of onnx_graph.SAME" if not node.domain else f"one of {', '.join(sorted(MICROSOFT))}"
             message = f"op {shown(node.op)!r} of opset {node.version} is not supported, expected {known}"
             raise self.error(node, message)
         if node.version <= 0 and not node.domain:
@@ -349,6 +350,9 @@ class Lowering:
             self.entries[node.outputs[0]] = Known(_constant(self, node))
         elif node.op in CONTROL:
             onnx_control.lower(self, next(newest(node, self)))
+        elif node.domain and node.op in CONTRIBUTED:
+            for step in standard(node, self):
+                self._step(step)
         elif node.op in RECURRENT:
             onnx_recurrent.lower(self, node)
         else:
