@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rnncore.errors import FormatError
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode
 from rnncore.formats.onnx_graph import Known, Lowering
+from rnncore.formats.onnx_sequences import Stacked, collected
 from rnncore.ops import UNKNOWN, Value
 from rnncore.spec import Control, Input
 
@@ -103,10 +104,13 @@ def _loop(lowering: Lowering, node: OnnxNode) -> None:
             node, f"a body of {len(body.inputs)} inputs and {len(body.outputs)} outputs for {len(carried)} carried "
             "values", FormatError,
         )  # fmt: skip
+    node, stacked = collected(lowering, node)
+    given, body = [*node.inputs, "", ""][: max(2, len(node.inputs))], node.attributes["body"]
     own = [lowering.value(name) if name else "" for name in given]
     values = [Value("int64", ()), Value("bool", ()), *(lowering.values[name] for name in own[2:])]
     inner = _settled(lowering, body, values, first=2, outputs=1)
     _control(lowering, node, "Loop", own, [inner])
+    lowering.entries.update({name: Stacked(lowering.value(made), 0, False) for name, made in stacked.items()})
 
 
 def _scan(lowering: Lowering, node: OnnxNode) -> None:

@@ -287,6 +287,9 @@ class _Reader:
             if not entry.name or entry.name in found:
                 raise FormatError(f"{self.path}: {where}: expected a name of its own")
             kind = entry.type.WhichOneof("value")
+            if kind == "sequence_type" and not typed:  # inside, as onnx_sequences takes them out
+                found[entry.name] = OnnxValue(entry.name, "", None)
+                continue
             if kind not in (None, "tensor_type"):
                 raise UnsupportedError(f"{self.path}: {where}: a {kind.removesuffix('_type')}, expected a tensor")
             tensor = entry.type.tensor_type

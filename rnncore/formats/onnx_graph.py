@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
+from rnncore.formats import onnx_sequences
 from rnncore.formats._cursor import shown
 from rnncore.formats.onnx_contributed import CONTRIBUTED, standard
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
+from rnncore.formats.onnx_sequences import Items, Stacked
 from rnncore.formats.onnx_versions import newest
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.passes import simplify
@@ -123,7 +125,9 @@ def is_supported(node: OnnxNode) -> bool:
     """Whether ops of this type are known at all."""
     if node.domain == "com.microsoft":
         return node.op in MICROSOFT
-    known = node.op in CONVERTED | RECURRENT | CONTROL or (node.op in SAME and node.op in OPS)
+    known = node.op in CONVERTED | RECURRENT | CONTROL | onnx_sequences.OPS.keys() or (
+        node.op in SAME and node.op in OPS
+    )
     return not node.domain and known
 
 
@@ -132,7 +136,7 @@ class Lowering:
 
     def __init__(self, graph: OnnxGraph, shared: Shared, parent: Lowering | None = None):
         self.graph, self.shared, self.parent = graph, shared, parent
-        self.entries: dict[str, Known | Layers | str] = {}
+        self.entries: dict[str, Known | Layers | Items | Stacked | str] = {}
         self.values: dict[str, Value] = {}
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {}
@@ -190,7 +194,7 @@ class Lowering:
         self.add(Node(name, op, tuple(inputs), attributes))
         return name
 
-    def lookup(self, name: str) -> Known | Layers | str:
+    def lookup(self, name: str) -> Known | Layers | Items | Stacked | str:
         """What a name of the file stands for, here or in the graphs around."""
         found = self.entries.get(name)
         if found is not None:
@@ -200,13 +204,19 @@ class Lowering:
         outer = self.parent.lookup(name)
         if isinstance(outer, Known):
             return outer
-        outer = self.parent.value(name)
+        if isinstance(outer, (Items, Stacked)):
+            self.entries[name] = onnx_sequences.captured(self, outer)
+        else:
+            self.entries[name] = self.capture(self.parent.value(name))
+        return self.entries[name]
+
+    def capture(self, outer: str) -> str:
+        """The input that stands here for a value of the graph around."""
         if outer not in self.captures:
             inner = f"outer.{outer}"
             value = self.parent.values[outer]
             self.add_input(Input(inner, value.dtype, value.shape))
             self.captures[outer] = inner
-        self.entries[name] = self.captures[outer]
         return self.captures[outer]
 
     def add_input(self, entry: Input) -> None:
@@ -226,6 +236,10 @@ class Lowering:
         found = self.lookup(name)
         if isinstance(found, Known):
             return self.constant_node(found.array, name)
+        if isinstance(found, (Items, Stacked)):
+            raise UnsupportedError(
+                f"{self.shared.path}: {self.graph.place}: {shown(name)!r} is a sequence, expected a tensor"
+            )
         return self.write_out(found) if isinstance(found, Layers) else found
 
     def inferred(self, name: str) -> Value:
@@ -350,6 +364,8 @@ class Lowering:
             self.entries[node.outputs[0]] = Known(_constant(self, node))
         elif node.op in CONTROL:
             onnx_control.lower(self, next(newest(node, self)))
+        elif not node.domain and node.op in onnx_sequences.OPS:
+            onnx_sequences.lower(self, node)
         elif node.domain and node.op in CONTRIBUTED:
             for step in standard(node, self):
                 self._step(step)

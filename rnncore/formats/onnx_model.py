@@ -5,7 +5,8 @@ onnx_file.py       the checked model: arrays, nodes, functions put in place of t
 onnx_external.py   weights in files beside the model
 onnx_versions.py   nodes of older opsets in the vocabulary of the newest
 onnx_graph.py      nodes of the file -> nodes of a Spec
-onnx_recurrent.py  RNN, LSTM, GRU;  onnx_control.py  If, Loop, Scan;  onnx_reference.py  rare ops
+onnx_recurrent.py  RNN, LSTM, GRU;  onnx_control.py  If, Loop, Scan;  onnx_sequences.py  sequences of tensors
+onnx_reference.py  rare ops
 """
 
 from __future__ import annotations
