@@ -190,7 +190,7 @@ def load(tmp_path, *nodes, **parts):
 ITEM = node("SequenceConstruct", "x x", "s")
 STEPS = node("SplitToSequence", "x", "s", axis=1, keepdims=0)
 REFUSED = {
-    "a sequence as an output": ([ITEM, node("Identity", "s", "y")], "'y' is a sequence, expected a tensor"),
+    "a sequence as an output": ([ITEM, node("Identity", "s", "y")], "graph.output 'y': a sequence, expected a tensor"),
     "a tensor's op on it": ([ITEM, node("Relu", "s", "y")], "'s' is a sequence, expected a tensor"),
     "a place beyond its end": ([ITEM, node("SequenceAt", "s n2", "y")], "position 2, expected an integer from -2 to 1"),
     "a place before it": ([ITEM, node("SequenceErase", "s nm3", "t"), node("SequenceAt", "t n0")], "position -3"),

@@ -749,6 +749,9 @@ class Lowering:
         for value in self.graph.outputs:
             if not value.name.isprintable() or len(value.name) > 1000:
                 raise FormatError(f"{self.shared.path}: output {shown(value.name)!r}: expected a printable name")
+            if isinstance(self.lookup(value.name), (Items, Stacked)):
+                where = f"{self.shared.path}: {self.graph.place}.output {shown(value.name)!r}"
+                raise UnsupportedError(f"{where}: a sequence, expected a tensor")
             found = self.value(value.name)
             if found != value.name:
                 if value.name in self.values:
