@@ -7,10 +7,11 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError
-from rnncore.formats import Checkpoint, native, read_file
+from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError, UnsupportedError
+from rnncore.formats import Checkpoint, native, read_file, sharded
+from rnncore.formats._cursor import InMemory
 from rnncore.formats.native import NativeFile
 from rnncore.model import Model
 from rnncore.spec import Spec
@@ -19,6 +20,10 @@ from rnncore.verification import Verification, check_pair
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
 
 ZOO = "zoo:"
+FOREIGN_DIRECTORIES = {
+    "saved_model.pb": "a TensorFlow SavedModel: save the model as .keras, or convert it by tf2onnx",
+    "Manifest.json": "a Core ML package: expected the model that it was converted from",
+}
 NOT_USED = "tensors that the spec does not use: "
 
 
@@ -35,8 +40,9 @@ def load(
     """A Model from a file.
 
     path   rnncore's own file or its directory; a model with its network: .onnx, or Keras's .keras or .h5; PyTorch
-           weights as .pt, .pth, .bin, .safetensors or .npz; or "zoo:NAME" for a model that comes with the package.
-           What a file is, its content says, not its name
+           weights as .pt, .pth, .bin, .safetensors or .npz, or in several files by their .index.json; or "zoo:NAME" for
+           a model that comes with the package. Also the bytes of such a file, or a binary file that is open, of which
+           all that remains is read. What a file is, its content says, not its name
     spec   what the network is, for a file of bare weights: a Spec, its JSON as an object, or the name of a JSON
            file. Weights that are one recurrent stack and nothing else need none
     names  weight or node names of the Spec -> names in the file, where they differ
@@ -58,9 +64,9 @@ def load(
     model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary)
     for note in found.notes:
         if note.startswith(NOT_USED):
-            warnings.warn(f"{path}: {note}", UserWarning, stacklevel=2)
+            warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)
     if check:
-        check_pair(model, found.test_pair, str(path)).require()
+        check_pair(model, found.test_pair, name_of(path)).require()
     return model
 
 
@@ -74,24 +80,23 @@ def open_file(
 ) -> NativeFile:
     """Spec, weights, test pair and origin from any file that ``load`` takes; options as there."""
     source = resolve(path)
-    if source.is_dir():
-        source = source / native.FILE_NAME
+    name = str(source) if isinstance(source, InMemory) else str(path)
     checkpoint = read_file(source, sizes) if architecture is None else _with_architecture(source, architecture)
-    found = _opened(path, source, checkpoint, spec, names)
+    found = _opened(name, source, checkpoint, spec, names)
     # The reader of a graph format took the sizes itself.
-    return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(path, found, sizes)
+    return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(name, found, sizes)
 
 
-def _sized(path: str | os.PathLike, found: NativeFile, sizes: Mapping[str, int] | None) -> NativeFile:
+def _sized(name: str, found: NativeFile, sizes: Mapping[str, int] | None) -> NativeFile:
     try:
         return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
     except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
+        raise SpecError(f"{name}: {error}") from None
 
 
 def _opened(
-    path: str | os.PathLike,
-    source: Path,
+    path: str,
+    source: Path | InMemory,
     checkpoint: Checkpoint | NativeFile,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None,
     names: Mapping[str, str] | None,
@@ -101,31 +106,52 @@ def _opened(
     if own and (spec is not None or names is not None):
         raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
     if isinstance(checkpoint, NativeFile):
-        return dataclasses.replace(checkpoint, source=source.name, sha256=file_sha256(source))
+        return dataclasses.replace(checkpoint, source=_base(source), sha256=_sha256(source))
     if own:
         return native.from_checkpoint(checkpoint)
+    from rnncore.formats.parametrizations import fold
     from rnncore.formats.torch_names import bind, is_optimizer, only_stack  # not for files that hold their network
 
     wanted = None if spec is None else read_spec(spec)
     try:
+        tensors, notes = fold(checkpoint.tensors)
         if wanted is None:
-            stack = only_stack(checkpoint.tensors)
+            if checkpoint.format == "TorchScript":
+                raise UnsupportedError("a TorchScript archive, whose program is not read: give a spec for its weights")
+            stack = only_stack(tensors)
             wanted = stack.spec()
-            bound = bind(wanted, checkpoint.tensors, names if names is not None else stack.names)
-            notes = stack.notes
+            bound = bind(wanted, tensors, names if names is not None else stack.names)
+            notes = (*notes, *stack.notes)
         else:
-            bound = bind(wanted, checkpoint.tensors, names)
-            notes = ()
+            bound = bind(wanted, tensors, names)
     except RnncoreError as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}{_not_read(checkpoint)}") from None
     left = [name for name in bound.unused if not is_optimizer(name)]
     unused = (f"{NOT_USED}{', '.join(left)}",) if left else ()
     return NativeFile(
-        wanted, bound.weights, None, source=source.name, sha256=file_sha256(source), notes=(*notes, *unused)
+        wanted, bound.weights, None, source=_base(source), sha256=_sha256(source), notes=(*notes, *unused)
     )
 
 
-def _with_architecture(source: Path, architecture: Mapping[str, Any] | str | os.PathLike) -> NativeFile:
+def _not_read(checkpoint: Checkpoint) -> str:
+    """Of a file without the tensors that were wanted: those it has in a form that is not read."""
+    found = [entry for entry in checkpoint.skipped if "quantised" in entry.reason]
+    if not found:
+        return ""
+    return f"; {len(found)} quantised tensors are not read ({found[0].path}): expected the float module's state_dict"
+
+
+def _base(source: Path | InMemory) -> str:
+    return source.name if isinstance(source, Path) else ""
+
+
+def _sha256(source: Path | InMemory) -> str:
+    import hashlib  # OpenSSL, which loading a model has no use for
+
+    return file_sha256(source) if isinstance(source, Path) else hashlib.sha256(source.data).hexdigest()
+
+
+def _with_architecture(source: Path | InMemory, architecture: Mapping[str, Any] | str | os.PathLike) -> NativeFile:
     from rnncore.formats.keras_file import read_weights
 
     return read_weights(source, architecture)
@@ -206,10 +232,27 @@ def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike) -> Spec:
         raise type(error)(f"{given}: {error}") from None
 
 
-def resolve(path: str | os.PathLike) -> Path:
-    """The file behind a path or a "zoo:NAME"."""
+def name_of(path: Any) -> str:
+    """What messages call a file that ``load`` is given: never its content."""
+    if isinstance(path, (bytes, bytearray, memoryview)):
+        return f"<{memoryview(path).nbytes:,} bytes>"
+    if hasattr(path, "read"):
+        name = getattr(path, "name", None)
+        return name if isinstance(name, str) else f"<{type(path).__name__}>"
+    return str(path) if isinstance(path, (str, os.PathLike)) else f"<{type(path).__name__}>"
+
+
+def resolve(path: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO) -> Path | InMemory:
+    """The file behind a path or a "zoo:NAME", of a directory the one that is the model; or bytes as they are."""
+    if isinstance(path, (bytes, bytearray, memoryview)):
+        return InMemory(bytes(path), name_of(path))
+    if hasattr(path, "read"):
+        data = path.read()
+        if not isinstance(data, (bytes, bytearray)):
+            raise FormatError(f"{name_of(path)}: reads {type(data).__name__}, expected a file opened in binary mode")
+        return InMemory(bytes(data), name_of(path))
     if not isinstance(path, (str, os.PathLike)):
-        raise FormatError(f"{path!r}: {type(path).__name__}, expected a path")
+        raise FormatError(f"{name_of(path)}: expected a path, bytes or a binary file")
     if isinstance(path, str) and path.startswith(ZOO):
         name = path.removeprefix(ZOO)
         shipped = {file.stem: file for file in (Path(__file__).parent / "zoo").glob("*.safetensors")}
@@ -218,7 +261,18 @@ def resolve(path: str | os.PathLike) -> Path:
                 f"{path}: no such model, expected one of {', '.join(ZOO + known for known in sorted(shipped))}"
             )
         return shipped[name]
-    return Path(path)
+    return _in_directory(Path(path))
+
+
+def _in_directory(path: Path) -> Path:
+    """Of a directory the file that is the model: rnncore's own, or the index of several."""
+    if not path.is_dir():
+        return path
+    for name, what in FOREIGN_DIRECTORIES.items():
+        if (path / name).exists():
+            raise UnsupportedError(f"{path}: a directory of {what}, expected a file, or one with {native.FILE_NAME}")
+    index = next((path / name for name in sharded.INDEX_NAMES if (path / name).exists()), None)
+    return index if index is not None and not (path / native.FILE_NAME).exists() else path / native.FILE_NAME
 
 
 def file_sha256(path: Path) -> str:

@@ -482,14 +482,9 @@ def torch_pickle_at_top():
     return zip_of(zip_member("data.pkl", pickled(GOOD)))
 
 
-@hostile("TorchScript", "an archive with code is a program", UnsupportedError)
-def torch_script():
-    return torch_zip(extra=[zip_member("a/constants.pkl", pickled(b")")), zip_member("a/code/m.py", b"x")])
-
-
-@hostile("TorchScript", "code without constants is a program too", UnsupportedError)
-def torch_script_code_only():
-    return torch_zip(extra=[zip_member("a/code/__torch__.py", b"x")])
+@hostile("expected one", "an archive with code, whose constants are called like the pickle")
+def torch_script_two_pickles():
+    return torch_zip(extra=[zip_member("a/code/m.py", b"x"), zip_member("a/code/data.pkl", pickled(PAYLOAD))])
 
 
 @hostile("torch.package", "torch.package archives carry Python sources", UnsupportedError)

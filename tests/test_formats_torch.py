@@ -17,8 +17,11 @@ import pytest
 import torch
 from real_models import real_file
 
+import rnncore
+from rnncore.cells import LSTM
 from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats import read_checkpoint, torch_file
+from rnncore.spec import Input, Node, Recurrent, Spec
 
 nn = torch.nn
 
@@ -331,11 +334,46 @@ def test_file_may_be_overwritten_afterwards(saved, tmp_path):
     assert (array == 2).all()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_refused(tmp_path):
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "a.pt")
-    with pytest.raises(UnsupportedError, match="TorchScript archive, which is a program"):
-        read_checkpoint(tmp_path / "a.pt")
+class Scripted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(8, 2)
+        self.register_buffer("steps", torch.ones(2))
+
+    def forward(self, x):
+        y, _ = self.lstm(x)
+        return self.fc(y)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_the_tensors_of_a_torchscript_archive(how, tmp_path):
+    """As the module's state_dict; the program is not read, so that weights alone never tell the network."""
+    module = Scripted().eval()
+    x = torch.randn(2, 5, 3)
+    torch.jit.save(torch.jit.script(module) if how == "script" else torch.jit.trace(module, x), tmp_path / "a.pt")
+    found = read_checkpoint(tmp_path / "a.pt")
+    assert found.format == "TorchScript"
+    assert {name: array.tolist() for name, array in found.tensors.items()} == {
+        name: tensor.tolist() for name, tensor in module.state_dict().items()
+    }
+    lstm = LSTM(3, 4)
+    nodes = [
+        Recurrent("lstm", lstm, "x", layers=2, direction="bidirectional"),
+        Node("fc", "Linear", "lstm", {"input_size": 8, "output_size": 2}),
+    ]
+    spec = Spec([Input("x", "float", ("B", "T", 3))], nodes, ["fc"])
+    with pytest.warns(UserWarning, match="steps"):
+        model = rnncore.load(tmp_path / "a.pt", spec=spec)
+    np.testing.assert_allclose(model(x.numpy()), module(x).detach(), 1e-5, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_archive_needs_a_spec(tmp_path):
+    torch.jit.save(torch.jit.script(nn.LSTM(2, 2)), tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match=r"a\.pt: a TorchScript archive, whose program is not read: give a spec"):
+        rnncore.load(tmp_path / "a.pt")
 
 
 def test_plain_pickle_is_refused(tmp_path):

@@ -9,7 +9,9 @@
     graph_format.py      what formats with a network in the file have; Listing: what rnncore inspect shows of one
     keras_file.py        Keras's .keras and .h5. hdf5_file.py reads HDF5, keras_config.py configs, keras_variables.py
                          which array is whose; keras_layers.py lowers layers (keras_recurrent.py, keras_operations.py)
+    sharded.py           weights in several files with an index
     torch_names.py, gates.py  from a framework's names and layouts to ours
+    parametrizations.py  weight_norm and spectral_norm: parts of a weight -> the weight
     _cursor.py           the only reader of untrusted bytes
     _zip.py              zip archives, never extracted
     _pickle.py           pickles as data: nothing imported, nothing called
@@ -28,8 +30,8 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from rnncore.errors import UnsupportedError
-from rnncore.formats import safetensors_file
-from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor
+from rnncore.formats import safetensors_file, sharded
+from rnncore.formats._cursor import Cursor, InMemory, low_level_errors, open_cursor
 from rnncore.formats._foreign import (
     is_hdf5,
     is_keras_zip,
@@ -58,6 +60,7 @@ __all__ = [
     "read_checkpoint",
     "read_file",
     "read_listing",
+    "read_open_checkpoint",
 ]
 
 HEAD = 512
@@ -86,6 +89,7 @@ FORMATS = (
     Format("torch zip", "torch_file", "read_zip", by_members=is_torch_zip),
     Format("torch stream", "torch_file", "read_stream", by_head=is_torch_stream),
     Format("safetensors", "safetensors_file", "read_open", by_head=safetensors_file.looks_like),
+    Format("sharded", "sharded", "read_open", by_head=sharded.looks_like),
     Format("npz", "npz_file", "read_npz", by_members=is_npz),
     Format("npy", "npz_file", "read_npy", by_head=is_npy),
 )
@@ -98,7 +102,7 @@ GRAPH_FORMATS = (
 )
 
 
-def read_file(path: str | os.PathLike, sizes: Mapping[str, int] | None = None) -> Checkpoint | NativeFile:
+def read_file(path: str | os.PathLike | InMemory, sizes: Mapping[str, int] | None = None) -> Checkpoint | NativeFile:
     """What a file holds, of whichever format its content is: tensors, or for a graph file Spec and Weights.
 
     sizes: name of a size of the graph's inputs -> its value.
@@ -112,10 +116,16 @@ def read_file(path: str | os.PathLike, sizes: Mapping[str, int] | None = None) -
         return entry.read(*opened, sizes=sizes) if isinstance(entry, GraphFormat) else entry.read(*opened)
 
 
-def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike | InMemory) -> Checkpoint:
     """The tensors of a weight file, as read_file does it. UnsupportedError for a format of networks."""
-    with open_cursor(path) as cursor, low_level_errors(cursor.place):
-        entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
+    with open_cursor(path) as cursor:
+        return read_open_checkpoint(cursor)
+
+
+def read_open_checkpoint(cursor: Cursor, formats: Sequence[Format] = FORMATS) -> Checkpoint:
+    """The same of a file that is open, of one of these formats."""
+    with low_level_errors(cursor.place):
+        entry, opened = _recognise(cursor, (*formats, *GRAPH_FORMATS))
         if isinstance(entry, GraphFormat):  # refused before anything of it is read
             expected = ", ".join(entry.name for entry in FORMATS)
             raise UnsupportedError(f"{cursor.place}: {entry.name}, which holds a network; expected {expected}")

@@ -12,11 +12,12 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from rnncore.errors import FormatError, MissingFileError, RnncoreError
 
-__all__ = ["Budget", "Cursor", "file_name", "low_level_errors", "open_cursor", "shown"]
+__all__ = ["Budget", "Cursor", "InMemory", "file_name", "low_level_errors", "open_cursor", "shown"]
 
 WINDOW = 1 << 16
 LONGEST_LINE = 1 << 16
@@ -47,6 +48,7 @@ class Cursor:
         if not 0 <= start <= stop <= size:
             raise FormatError(f"{place}: bytes {start} to {stop}, but there are {size}")
         self.place = place
+        self.on_disk = not isinstance(source, bytes)
         self._source = source
         self._start, self._stop, self._at = start, stop, start
         self._longest = longest
@@ -166,12 +168,27 @@ class Budget:
             raise FormatError(f"{self.place}: too many {self.what}, expected at most {self.limit}")
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """The bytes of a file that is none, or none any more, and what messages call it."""
+
+    data: bytes
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @contextlib.contextmanager
-def open_cursor(path: str | os.PathLike) -> Iterator[Cursor]:
+def open_cursor(path: str | os.PathLike | InMemory) -> Iterator[Cursor]:
     """A cursor over a regular file, closed at the end; FormatError for anything that is not one.
 
     The kind is looked at before opening, since to open a fifo is to wait for its writer, and again on what was opened.
     """
+    if isinstance(path, InMemory):
+        with low_level_errors(path.name):
+            yield Cursor(path.data, path.name)
+        return
     name = file_name(path)
     with low_level_errors(name):
         _check_regular(name, os.stat(name))

@@ -88,6 +88,31 @@ def _is_text(head: bytes) -> bool:
     return all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head)
 
 
+def _is_flax(head: bytes) -> bool:
+    """A map of a few entries whose first key is a short text."""
+    return len(head) > 2 and 0x81 <= head[0] <= 0x8F and 0xA1 <= head[1] <= 0xBF and _is_text(head[2:4])
+
+
+def _is_core_ml(head: bytes) -> bool:
+    """specificationVersion, a small number, then the description."""
+    return len(head) > 2 and head[0] == 0x08 and 1 < head[1] < 32 and head[2] == 0x12
+
+
+def _is_frozen_graph(head: bytes) -> bool:
+    """GraphDef: a node, which begins with its name and its op."""
+    _, at = _varint(head, 1)
+    if head[:1] != b"\x0a" or head[at : at + 1] != b"\x0a":
+        return False
+    length, at = _varint(head, at + 1)
+    return 0 < length < 400 and _is_text(head[at : at + length]) and head[at + length : at + length + 1] == b"\x12"
+
+
+def _is_program(head: bytes) -> bool:
+    """ProgramDesc: a block of index 0 and a parent."""
+    _, at = _varint(head, 1)
+    return head[:1] == b"\x0a" and head[at : at + 3] == b"\x08\0\x10"
+
+
 # what it looks like, what it is, whether it is a format that holds models (else the file is no model at all)
 KNOWN: tuple[tuple[Callable[[bytes], bool], str, bool], ...] = (
     (lambda head: not head, "an empty file", False),
@@ -102,9 +127,21 @@ KNOWN: tuple[tuple[Callable[[bytes], bool], str, bool], ...] = (
     (_markup(b"<?xml", b"<net"), "XML, as OpenVINO writes", True),
     (_markup(b"{", b"["), "JSON text", False),
     (_at(0, b"GGUF"), "GGUF", True),
-    (_at(4, b"TFL3"), "TensorFlow Lite", True),
-    (_at(0, b"\x08\x01\x12"), "a TensorFlow SavedModel", True),
-    (_at(0, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a pickle that torch.save did not write", True),
+    (_at(4, b"TFL3"), "TensorFlow Lite: convert the model that it was made of, or this one by tflite2onnx", True),
+    (_at(4, b"ORTM"), "ONNX Runtime's .ort: load the .onnx that it was made of", True),
+    (_at(0, b"\x08\x01\x12"), "a TensorFlow SavedModel: save the model as .keras, or convert it by tf2onnx", True),
+    (_is_core_ml, "Core ML: load the model that it was converted from", True),
+    (_is_program, "a PaddlePaddle program: convert it by paddle2onnx", True),
+    (_is_frozen_graph, "a frozen TensorFlow graph: convert it by tf2onnx", True),
+    (
+        _at(0, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        "a pickle that torch.save did not write, which only "
+        "the program that made it can read: write its arrays by numpy.savez",
+        True,
+    ),
+    (_is_flax, "a msgpack of Flax: write its arrays by numpy.savez or safetensors", True),
+    (_at(0, b"\x12\x01\0\0\0\0\0\0"), "MXNet's parameters: write them by numpy.savez", True),
+    (_at(0, b"\0B<", b"<Nnet", b"<TransitionModel>"), "a Kaldi model", True),
     (_at(0, b"\x04\0\0\0\x01\0\0\0"), "a Lua Torch file", True),
     (_is_text, "plain text", False),
 )

@@ -27,7 +27,7 @@ class Checkpoint:
     """The tensors of one file, by name, in file order.
 
     path           the file
-    format         "torch zip", "torch stream", "safetensors", "npz" or "npy"
+    format         "torch zip", "torch stream", "TorchScript", "safetensors", "sharded", "npz" or "npy"
     tensors        name -> read-only array in native byte order; arrays that shared memory in the file still do
     source_dtypes  name -> dtype in the file, such as "bfloat16" where the array is float32
     skipped        what was not read; at most 1000 entries and a last one that counts the rest

@@ -121,7 +121,11 @@ def _header(cursor: Cursor) -> Header:
     code = fields["code"]
     dtype = DTYPES.get(code.lstrip("<>|"))
     if dtype is None or (code[0] not in "<>" and ITEM_SIZES[dtype] > 1):
-        what = "objects, which are a pickle," if code.lstrip("|") == "O" else f"dtype {shown(code)!r}"
+        what = (
+            "objects, which are a pickle (write numbers by numpy.savez),"
+            if code.lstrip("|") == "O"
+            else f"dtype {shown(code)!r}"
+        )
         return Header(None, True, fortran, shape, f"an array of {what} expected one of {', '.join(ITEM_SIZES)}")
     return Header(dtype, code[0] != ">", fortran, shape)
 

@@ -1,4 +1,4 @@
-"""ONNX's external data: weights in files beside the model, opened only beneath the model's own directory.
+"""Weights in files beside a model (ONNX's external data, sharded files), opened only beneath its own directory.
 
 The location is walked part by part with openat and O_NOFOLLOW, so no symbolic link leads outside; the file must be a
 regular one with one hard link, and the range asked for inside it. What was opened is what is checked and read: it is
@@ -22,10 +22,10 @@ MOST_AT_ONCE = 1 << 30
 
 
 class ExternalData:
-    """The directory of one model, from which ranges of bytes are read."""
+    """The directory of one model, from which ranges of bytes are read. None for a model in memory, which has none."""
 
-    def __init__(self, model_path: str):
-        self.directory = os.path.dirname(os.path.abspath(model_path))
+    def __init__(self, model_path: str | None):
+        self.directory = None if model_path is None else os.path.dirname(os.path.abspath(model_path))
 
     def read(self, entries: Mapping[str, str], expected: int, place: str) -> bytes:
         """The bytes that a tensor's external_data names; ``expected`` of them. FormatError for anything else."""
@@ -38,7 +38,7 @@ class ExternalData:
         length = _number(entries.get("length", str(expected)), "length", place)
         if length != expected:
             raise FormatError(f"{place}: {length} bytes of external data, expected {expected} for its shape and type")
-        with self._open(location, place) as file:
+        with self.open(location, place) as file:
             size = os.fstat(file).st_size
             if offset + length > size:
                 raise FormatError(f"{place}: bytes {offset} to {offset + length} of {location!r}, but there are {size}")
@@ -51,8 +51,11 @@ class ExternalData:
         return b"".join(parts)  # of one part: that part itself
 
     @contextlib.contextmanager
-    def _open(self, location: str, place: str) -> Iterator[int]:
+    def open(self, location: str, place: str) -> Iterator[int]:
         """A descriptor of the file at a relative path below the directory."""
+        if self.directory is None:
+            raise FormatError(f"{place}: external data at {location[:120]!r} of a model in memory, expected a file, "
+                              "which has a directory")  # fmt: skip
         parts = location.replace("\\", "/").split("/")
         plain = all(part not in ("", ".", "..") and "\0" not in part for part in parts)
         if not plain or len(parts) > MAX_PARTS or ":" in parts[0]:

@@ -161,15 +161,15 @@ def read_model(cursor: Cursor) -> OnnxModel:
     except DecodeError as error:
         raise FormatError(f"{cursor.place}: damaged: {shown(str(error))}") from None
     del data
-    return _Reader(proto, cursor.place).model()
+    return _Reader(proto, cursor.place, cursor.on_disk).model()
 
 
 class _Reader:
     """Turns one ModelProto into an OnnxModel."""
 
-    def __init__(self, proto: Any, path: str):
+    def __init__(self, proto: Any, path: str, on_disk: bool):
         self.proto, self.path = proto, path
-        self.external = ExternalData(path)
+        self.external = ExternalData(path if on_disk else None)
         self.nodes = Budget(MAX_NODES, "nodes", path)
         self.floats: set[str] = set()
         self.notes: list[str] = []

@@ -1,6 +1,6 @@
 """What torch.save wrote (.pt, .pth, .bin), read without torch and without pickle: the zip and the older stream.
 
-    zip     NAME/data.pkl, NAME/byteorder, NAME/data/KEY for every storage
+    zip     NAME/data.pkl, NAME/byteorder, NAME/data/KEY for every storage; TorchScript's has NAME/code/ beside them
     stream  five pickles (magic number, protocol, system, the object, storage keys), then for each key
             the number of elements (u64) and the elements, little endian
 
@@ -152,7 +152,8 @@ def read_zip(cursor: Cursor, archive: Archive) -> Checkpoint:
                 what = f"{storage.numel} elements of {storage.dtype}"
                 raise FormatError(f"{place}: {shown(name)}: {found} bytes, expected {expected} for {what}")
         arrays = _Arrays(place, lambda key: archive.read(f"{prefix}data/{key}"), little)
-        return _Collector(place, arrays).checkpoint(root, "torch zip")
+        kind = "TorchScript" if _is_script(archive) else "torch zip"
+        return _Collector(place, arrays).checkpoint(root, kind)
 
 
 def read_stream(cursor: Cursor) -> Checkpoint:
@@ -209,14 +210,15 @@ def _storage_places(cursor: Cursor, begin: int, keys: Any, storages: _Storages) 
     return places
 
 
+def _is_script(archive: Archive) -> bool:
+    """Whether an archive is TorchScript's: its program is never looked at, its data.pkl has the module's tensors."""
+    parts = [name.split("/") for name in archive.members]
+    return any(name[1:2] == ["code"] or name[1:] == ["constants.pkl"] for name in parts)
+
+
 def _data_pickle(archive: Archive, place: str) -> str:
-    """The name of the one data.pkl; UnsupportedError for TorchScript, torch.package and torch.export archives."""
+    """The name of the one data.pkl; UnsupportedError for torch.package archives."""
     names = list(archive.members)
-    tops = {name.split("/")[0] for name in names}
-    code = any(name.split("/")[1:2] == ["code"] for name in names)
-    if code or any(f"{top}/constants.pkl" in archive for top in tops):
-        advice = "save the module's state_dict with torch.save"
-        raise UnsupportedError(f"{place}: a TorchScript archive, which is a program: {advice}")
     if any(name.endswith(".data/extern_modules") for name in names):
         raise UnsupportedError(f"{place}: a torch.package archive, which is a program: expected a torch.save file")
     found = [name for name in names if name.split("/")[-1] == "data.pkl"]
