@@ -374,7 +374,7 @@ def test_files_that_are_not_there(tmp_path):
             loading.load(missing)
     with pytest.raises(FormatError, match="zoo:nothing: no such model, expected one of"):
         loading.load("zoo:nothing")
-    with pytest.raises(FormatError, match="5: int, expected a path"):
+    with pytest.raises(FormatError, match="<int>: expected a path, bytes or a binary file"):
         loading.load(5)
 
 
