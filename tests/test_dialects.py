@@ -1,7 +1,5 @@
 """rnncore.detect: weights from live frameworks and from formulas written by hand must be named rightly, and alone."""
 
-import time
-
 import keras
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import torch
 from agreement import assert_close
 from random_networks import draw
 from test_layers import onnx_run, sigmoid
+from yardstick import within
 
 import rnncore
 from rnncore import InputError, SpecError, WeightError, detect
@@ -222,9 +221,7 @@ def test_it_is_quick(rng, kind):
     x = rng.standard_normal((8, 20, 64)).astype(np.float32)
     y = module(torch.from_numpy(x))[0].detach().numpy()
     detect(weights, x, y)
-    start = time.process_time()
-    assert detect(weights, x, y[:, ::-1] + 1) == []
-    assert time.process_time() - start < 4  # both cores, on a machine that has other work
+    assert within(2, lambda: detect(weights, x, y[:, ::-1] + 1)) == []
 
 
 @pytest.mark.parametrize(

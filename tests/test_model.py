@@ -16,6 +16,7 @@ import pytest
 from agreement import assert_agrees, assert_same_bits
 from oracle import run_oracle
 from random_networks import draw, draw_weights, random_network, seeds, stack
+from yardstick import slowness
 
 from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import InputError, RnncoreError, SpecError, StateError, WeightError
@@ -790,8 +791,19 @@ LONG_CALLS = {
 
 @pytest.mark.parametrize("call", LONG_CALLS)
 def test_interrupt_ends_a_long_call(call):
-    """SIGINT during a call of minutes: KeyboardInterrupt soon after, and the model still works."""
-    cell, shape, dtype = LONG_CALLS[call]
+    """SIGINT during a call of minutes: KeyboardInterrupt soon after, and the model still works.
+
+    On the clock of the wall, since the threads of a call spend CPU time together; so the quickest of three counts.
+    """
+    for _ in range(3):
+        late = interrupted(*LONG_CALLS[call])
+        if late < 1.0 * slowness(wall=True):
+            return
+    pytest.fail(f"{late:.2f} s after the signal, expected less than 1 of a normal machine")
+
+
+def interrupted(cell, shape, dtype):
+    """Seconds from a signal to its KeyboardInterrupt."""
     process = python(f"""
         model = network({cell.replace(")", "), dtype=" + repr(dtype), 1)})
         x = np.broadcast_to(np.ones({shape[2]}, "{dtype}"), {shape})
@@ -813,7 +825,7 @@ def test_interrupt_ends_a_long_call(call):
     process.send_signal(signal.SIGINT)
     answered = finish(process).strip()
     assert answered != "finished before the signal"
-    assert float(answered) - sent < 1.0
+    return float(answered) - sent
 
 
 SHORT_SEQUENCES = {
@@ -829,11 +841,15 @@ SHORT_SEQUENCES = {
 
 @pytest.mark.parametrize("call", SHORT_SEQUENCES)
 def test_interrupt_ends_a_call_of_many_rows(call):
-    """Many rows of few steps, each block of them soon done: the handler runs within 200 ms all the same."""
+    """Many rows of few steps, each block of them soon done: the handler runs within 200 ms all the same.
+
+    Of CPU time, whose timer it is: other programs take none of it.
+    """
     model, shape = SHORT_SEQUENCES[call]
     process = python(f"""
         from rnncore.cells import RNN
         from rnncore.spec import Node
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before SciPy's is loaded: its threads spend CPU time too
         def linear(size, dtype="float32"):
             node = Node("linear", "Linear", "x", {{"input_size": size, "output_size": size}})
             spec = Spec([Input("x", "float", ("B", size))], [node], ["linear"])
@@ -842,12 +858,12 @@ def test_interrupt_ends_a_call_of_many_rows(call):
         x = np.zeros({shape}, model.dtype)
         late = []
         def interrupt(*_):
-            late.append(time.monotonic())
+            late.append(time.process_time())
             raise KeyboardInterrupt
-        signal.signal(signal.SIGALRM, interrupt)
+        signal.signal(signal.SIGPROF, interrupt)
         for wait in (0.3, 0.45):
-            start = time.monotonic()
-            signal.setitimer(signal.ITIMER_REAL, wait)
+            start = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, wait)
             try:
                 model(x, num_threads=1)
             except KeyboardInterrupt:
@@ -856,7 +872,7 @@ def test_interrupt_ends_a_call_of_many_rows(call):
                 raise AssertionError("finished before the signal")
         print(min(late))
     """)
-    assert float(finish(process)) < 0.2
+    assert float(finish(process)) < 0.2 * slowness()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,9 +1,13 @@
 """Published ONNX models with recurrent layers, against ONNX Runtime."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from agreement import assert_close, assert_no_worse
+from exact_integers import exact_evaluator
+from onnx import numpy_helper
+from onnx_ops import onnxruntime_has_the_bits
 from real_models import real_file
 
 import rnncore
@@ -142,12 +146,27 @@ def quantized():
 
 
 def test_ddddocr_quantized(quantized):
-    """The whole model gives ONNX Runtime's scores: each sigmoid has its bits, and so have the integers made of it.
+    """The whole model gives the scores of exact integers: each sigmoid has its bits, and so has what is made of it.
 
     A sigmoid that is rounded otherwise moves a value over the middle of two integers, and 20 more layers of integers
     carry that on: with the exact sigmoid the scores would be up to 0.5 of 16 away.
     """
-    model, reference = rnncore.load(quantized), session(quantized)
+    model, exact = rnncore.load(quantized), exact_evaluator(onnx.load(quantized))
+    for image in images(1):
+        (expected,) = exact.run(None, {"input1": image})
+        assert_close(model.run({"input1": image})["387"], expected, 1e-6)
+
+
+def test_ddddocr_quantized_gives_what_onnxruntime_does(quantized, tmp_path):
+    """With weights of 7 bits in the LSTM, whose sums ONNX Runtime saturates on some CPUs, it is the same on all."""
+    proto = onnx.load(quantized)
+    (lstm,) = [node for node in proto.graph.node if node.op_type == "DynamicQuantizeLSTM"]
+    for entry in proto.graph.initializer:
+        if entry.name in lstm.input[1:3]:
+            entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry) // 2, entry.name))
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path)
+    model, reference = rnncore.load(path), session(path)
     for image in images():
         expected = run_session(reference, {"input1": image})["387"]
-        assert_close(model.run({"input1": image})["387"], expected, 1e-6)
+        assert_close(model.run({"input1": image})["387"], expected, 1e-6 if onnxruntime_has_the_bits() else 0.1)

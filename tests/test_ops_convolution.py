@@ -391,6 +391,7 @@ def test_refused_windows(op, attributes, message):
 
 
 def test_a_long_call_can_be_interrupted():
+    """In CPU time, of which other programs take none: half of what the whole call takes is far too late."""
     x = np.zeros((1, 256, 128, 128), np.float32)
     weight = np.zeros((512, 256, 5, 5), np.float32)  # 54e9 multiply-adds
     attributes = {"kernel_shape": [5, 5], "pads": [2, 2, 2, 2], "group": 1}
@@ -402,19 +403,19 @@ def test_a_long_call_can_be_interrupted():
     def stop(number, frame):
         raise Stopped
 
-    start = time.perf_counter()
+    start = time.process_time()
     model(x)
-    whole = time.perf_counter() - start
-    before = signal.signal(signal.SIGALRM, stop)
+    whole = time.process_time() - start
+    before = signal.signal(signal.SIGPROF, stop)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        start = time.perf_counter()
+        signal.setitimer(signal.ITIMER_PROF, 0.05)
+        start = time.process_time()
         with pytest.raises(Stopped):
             model(x)
-        assert time.perf_counter() - start < 0.05 + whole / 2
+        assert time.process_time() - start < 0.05 + whole / 2
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
     small = np.zeros((1, 256, 4, 4), np.float32)
     assert many_images(model, small).shape == (1, 512, 4, 4)
 

@@ -129,7 +129,7 @@ def test_logs_are_lines_of_json(client, caplog):
 
     with caplog.at_level(logging.INFO, "rnncore.serve"):
         client.post(INFER, json=body(), headers={"X-Request-Id": "logged"})
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         lines = []
         while not lines and time.monotonic() < deadline:
             time.sleep(0.01)  # it is written behind the answer, and so may those of earlier tests be
@@ -314,7 +314,7 @@ def test_bytes_of_all_requests_together_are_bounded():
     with served(max_pending_size=3000, max_body_size=2000) as client, socket.socket() as slow:
         slow.connect((client.base_url.host, client.base_url.port))
         slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n".encode())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (found := client.post(INFER, content=b" " * 1500)).status_code != 503:
             assert time.monotonic() < deadline
         assert refused(found, 503, "too many bytes").headers["retry-after"] == "1"
@@ -383,7 +383,7 @@ def test_a_client_that_leaves_is_not_worked_for():
         several = [socket.create_connection((host, int(port))) for _ in range(4)]
         for one in several:
             one.sendall(head + content)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while engine.metrics.accepted < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         for one in several:
