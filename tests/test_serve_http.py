@@ -60,7 +60,7 @@ class _Served:
 
     def __enter__(self):
         self._server = running(self._models, **self._options)
-        self._client = httpx.Client(base_url=f"http://{self._server.__enter__()}", timeout=20)
+        self._client = httpx.Client(base_url=f"http://{self._server.__enter__()}", timeout=60)
         return self._client
 
     def __exit__(self, *error):
@@ -333,25 +333,32 @@ def test_slow_bodies_are_refused():
         assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive within 0.2 s" in answer
 
 
-def slow_model():
-    """A model that takes long: its own is what it gives."""
-    model = tagger(hidden=64)
-    work = model._forward
+class Held:
+    """A model whose calls wait until they are released: its own is what it gives."""
 
-    def forward(*arguments):
-        time.sleep(0.3)
-        return work(*arguments)
+    def __init__(self):
+        self.model, self.begun, self.released = tagger(hidden=64), threading.Event(), threading.Event()
+        work = self.model._forward
 
-    model._forward, model._direct = forward, None
-    return model
+        def forward(*arguments):
+            self.begun.set()
+            assert self.released.wait(60)
+            return work(*arguments)
+
+        self.model._forward, self.model._direct = forward, None
 
 
 def test_a_full_queue_is_a_503_with_retry_after():
-    async def ask(address):
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as client:
-            return await asyncio.gather(*[client.post(INFER, json=body()) for _ in range(12)])
+    held = Held()
 
-    with running({"tagger": slow_model()}, max_queue_size=2, max_batch_size=1) as address:
+    async def ask(address):
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
+            asked = [asyncio.ensure_future(client.post(INFER, json=body())) for _ in range(12)]
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)  # only what is refused is answered yet
+            held.released.set()
+            return await asyncio.gather(*asked)
+
+    with running({"tagger": held.model}, max_queue_size=2, max_batch_size=1) as address:
         answers = asyncio.run(ask(address))
     full = [answer for answer in answers if answer.status_code == 503]
     assert full and len(full) + sum(answer.status_code == 200 for answer in answers) == 12
@@ -360,34 +367,46 @@ def test_a_full_queue_is_a_503_with_retry_after():
 
 
 def test_deadlines():
-    async def ask(address):
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as client:
-            first = asyncio.ensure_future(client.post(INFER, json=body()))
-            await asyncio.sleep(0.1)
-            late = await client.post(INFER, json=body(parameters={"timeout": 1000}))
-            return await first, late
+    held = Held()
 
-    with running({"tagger": slow_model()}) as address:
+    async def ask(address):
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
+            first = asyncio.ensure_future(client.post(INFER, json=body()))
+            assert await asyncio.to_thread(held.begun.wait, 60)
+            late = asyncio.ensure_future(client.post(INFER, json=body(parameters={"timeout": 1000})))
+            await asyncio.wait([late], timeout=0.3)
+            held.released.set()
+            return await first, await late
+
+    with running({"tagger": held.model}) as address:
         first, late = asyncio.run(ask(address))
     assert first.status_code == 200
     refused(late, 504, "deadline")
 
 
 def test_a_client_that_leaves_is_not_worked_for():
-    app = create_app({"tagger": slow_model()}, max_batch_size=1)
+    held = Held()
+    app = create_app({"tagger": held.model}, max_batch_size=1)
     engine = app.state.service.models["tagger"].engine
     content = json.dumps(body()).encode()
     head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+
+    def wait_for(outcome, count):
+        deadline = time.monotonic() + 60
+        while getattr(engine.metrics, outcome) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+
     with running(app) as address:
         host, port = address.split(":")
         several = [socket.create_connection((host, int(port))) for _ in range(4)]
         for one in several:
             one.sendall(head + content)
-        deadline = time.monotonic() + 60
-        while engine.metrics.accepted < 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for("accepted", 4)
+        assert held.begun.wait(60)
         for one in several:
             one.close()
+        wait_for("cancelled", 3)
+        held.released.set()
     assert (engine.metrics.accepted, engine.metrics.cancelled) == (4, 3)
 
 
@@ -418,7 +437,8 @@ def test_one_connection_alone_is_answered_in_the_event_loop(monkeypatch):
 
 
 def test_sequences_are_bounded_and_idle_ones_end():
-    with served(max_sequences=2, sequence_idle=0.3) as client:
+    app = create_app({"tagger": MODELS["tagger"]}, max_sequences=2)
+    with running(app) as address, httpx.Client(base_url=f"http://{address}", timeout=60) as client:
         for id in (1, 2):
             assert client.post(INFER, json=in_sequence(id, start=True)).status_code == 200
         assert refused(client.post(INFER, json=in_sequence(3, start=True)), 503, "2 sequences are open").headers[
@@ -426,10 +446,12 @@ def test_sequences_are_bounded_and_idle_ones_end():
         ]
         assert client.post(INFER, json=in_sequence(2, end=True)).status_code == 200
         assert client.post(INFER, json=in_sequence(3, start=True)).status_code == 200
-        time.sleep(0.8)
-        refused(client.post(INFER, json=in_sequence(1)), 400, "not open")
+        # From here on they are idle, however long the requests above took.
+        app.state.service.models["tagger"].sequences._limits = Limits(max_sequences=2, sequence_idle=0.01)
+        time.sleep(0.02)
         for id in (4, 5):
             assert client.post(INFER, json=in_sequence(id, start=True)).status_code == 200
+        refused(client.post(INFER, json=in_sequence(1)), 400, "not open")
 
 
 def test_a_sequence_whose_first_request_fails_is_not_open():
