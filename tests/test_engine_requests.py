@@ -278,13 +278,15 @@ def test_batches_have_limits_and_similar_lengths():
 
 def test_max_wait_gathers_company():
     model = tagger()
-    with Engine(model, max_wait=0.2) as engine:
+    with Engine(model, max_wait=60, max_batch=5) as engine:
         futures = []
         for _ in range(5):
             futures.append(engine.submit(x_of(1.0)))
             time.sleep(0.01)
-        wait(futures)
+        assert not wait(futures, 30).not_done
     assert engine.metrics.batches == 1
+    with Engine(model, max_wait=0.02) as engine:  # nobody comes
+        engine.submit(x_of(1.0)).result(30)
     with Engine(model, max_wait=30, max_batch=3) as engine:  # a full batch does not wait, nor does a shutdown
         futures = [engine.submit(x_of(1.0)) for _ in range(4)]
         wait(futures[:3], 10)

@@ -42,7 +42,7 @@ def running(tokens=(), **limits):
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
-    address, end = ready.get(timeout=20)
+    address, end = ready.get(timeout=60)
     try:
         yield address, service, metrics
     finally:
@@ -193,13 +193,13 @@ def test_a_bidirectional_call_carries_sequences_in_order(client):
         whole = MODELS["tagger"](x)
         for t in range(40):
             for row in (0, 1):
-                result, error = answers.get(timeout=20)
+                result, error = answers.get(timeout=60)
                 assert error is None and result.get_response().id == f"{row} {t}"
                 assert equal(result.as_numpy("tags")[0, 0], whole[row, t])
         client.async_stream_infer("stranger", [given("x", x)])
         client.async_stream_infer("tagger", [given("x", x)])
-        assert "unknown" in str(answers.get(timeout=20)[1])  # one error does not end the others
-        assert answers.get(timeout=20)[1] is None
+        assert "unknown" in str(answers.get(timeout=60)[1])  # one error does not end the others
+        assert answers.get(timeout=60)[1] is None
     finally:
         client.stop_stream()
 
