@@ -108,7 +108,7 @@ def test_a_model_that_mixes_rows_is_refused(tmp_path):
 
 def test_example_data(tmp_path):
     subprocess.run(
-        [sys.executable, ROOT / "examples/batch_data.py", tmp_path / "new"], check=True, timeout=120, cwd=ROOT
+        [sys.executable, ROOT / "examples/batch_data.py", tmp_path / "new"], check=True, timeout=280, cwd=ROOT
     )
     command = [
         sys.executable,
@@ -119,7 +119,7 @@ def test_example_data(tmp_path):
         "-i",
         tmp_path / "new/texts",
     ]
-    subprocess.run([*command, "-o", tmp_path / "tags"], check=True, timeout=120, cwd=ROOT)
+    subprocess.run([*command, "-o", tmp_path / "tags"], check=True, timeout=280, cwd=ROOT)
     sys.path.insert(0, str(ROOT / "examples"))
     try:
         import batch_data

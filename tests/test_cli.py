@@ -540,7 +540,7 @@ def process(*words, directory, **environment):
     command = [sys.executable, "-m", "rnncore", *map(str, words)]
     path = os.pathsep.join([os.path.dirname(os.path.dirname(rnncore.__file__)), os.environ.get("PYTHONPATH", "")])
     variables = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd=directory, env=variables, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=directory, env=variables, timeout=280)
 
 
 def test_a_process(shelf, tmp_path):
@@ -560,7 +560,7 @@ def test_no_framework_is_imported(shelf, tmp_path):
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'keras', 'tensorflow'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=280)
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

@@ -267,7 +267,7 @@ def test_pipes(shelf, tmp_path, tagger_model, kind):
             stdin=file,
             capture_output=True,
             cwd=os.path.dirname(os.path.dirname(rnncore.__file__)),
-            timeout=120,
+            timeout=280,
         )
     assert found.returncode == 0, found.stderr
     entries = [json.loads(line) for line in io.BytesIO(found.stdout)]
@@ -354,7 +354,7 @@ def test_a_mixed_csv_in_a_pipe_is_refused(shelf):
         input=b"s,id\na,1\nb,2\na,3\n",
         capture_output=True,
         cwd=os.path.dirname(os.path.dirname(rnncore.__file__)),
-        timeout=120,
+        timeout=280,
     )
     assert found.returncode == 1 and b"line 4: sequence 'a' goes on after another one" in found.stderr
 

@@ -113,7 +113,7 @@ def test_without_keras(tmp_path):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=120,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []

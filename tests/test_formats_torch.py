@@ -399,7 +399,7 @@ def test_neither_torch_nor_the_files_modules_are_imported(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
     command = [sys.executable, "-c", script]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120, check=True
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280, check=True
     )
     count, modules = json.loads(done.stdout)
     assert count == len(Tagger().state_dict())

@@ -71,7 +71,7 @@ def said(tmp_path_factory):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (place / "m.onnx").write_bytes(model.SerializeToString())
     words = [sys.executable, "-c", SCRIPT, str(place / "m.onnx"), str(GOLDEN / "chain.h5"), BLOCKED]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in place.iterdir()] == ["m.onnx"]
     return json.loads(done.stdout)

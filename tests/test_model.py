@@ -769,7 +769,7 @@ def python(code, *arguments, **options):
     )
 
 
-def finish(process, seconds=60):
+def finish(process, seconds=280):
     """The output of a process that has to end well; killed if it hangs."""
     try:
         output, errors = process.communicate(timeout=seconds)
