@@ -14,7 +14,7 @@ from typing import Any
 
 from draw import ODD_NUMBERS, ODD_VALUES
 
-__all__ = ["change_bytes", "change_json", "change_protobuf", "change_text_inside", "change_zip", "fields"]
+__all__ = ["change_bytes", "change_json", "change_protobuf", "change_text_inside", "change_zip", "fields", "with_crc"]
 
 Mutator = Callable[[bytes, random.Random], bytes]
 

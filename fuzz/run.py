@@ -34,12 +34,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
 from minimise import minimise
 from shared import Shared
 
+HERE = Path(__file__).resolve().parent
 TARGETS = tuple(sorted(path.stem for path in (HERE / "targets").glob("*.py") if not path.stem.startswith("_")))
 PATIENCE, SILENCE = 30.0, 300.0  # seconds of process time, and of any time, without the end of an execution: a hang
 CRASH_TRIES = 30
@@ -66,8 +64,9 @@ class Tally:
         self.slowest = max(self.slowest, slowest)
 
     def __str__(self) -> str:
+        rate = self.executions / max(1e-9, self.seconds)
         return (
-            f"{self.name:14} {self.executions:10,} executions {self.refused:10,} refused {self.executions / max(1e-9, self.seconds):9,.0f}/s "
+            f"{self.name:14} {self.executions:10,} executions {self.refused:10,} refused {rate:9,.0f}/s "
             f"slowest {self.slowest:.2f} s, {self.restarts} restarts, {len(self.kinds)} kinds of faults"
         )
 
@@ -101,7 +100,12 @@ class Watcher:
         """One worker to its end: None for a good one, else the kind of end and what it said."""
         seed = self._options.seed * 1_000_003 + self.tally.restarts
         command = [sys.executable, str(HERE / "worker.py"), self._name, f"--folder={self._folder}"]
-        command += [f"--seconds={seconds:.1f}", f"--count={count}", f"--seed={seed}", f"--engine={self._options.engine}"]
+        command += [
+            f"--seconds={seconds:.1f}",
+            f"--count={count}",
+            f"--seed={seed}",
+            f"--engine={self._options.engine}",
+        ]
         self._shared.begin(b"", 0, 0, 0, 0.0)
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
@@ -164,7 +168,10 @@ def environment() -> dict[str, str]:
 
 def signature_of(text: str) -> str:
     """The sanitizer's own summary, or where Python was."""
-    for pattern in (r"SUMMARY: (\w+: \S+) \S*?([\w.]+):\d+.* in (\w+)", r"([\w.]+\.[chx]+):\d+:\d+: runtime error: ([^\n]*)"):
+    for pattern in (
+        r"SUMMARY: (\w+: \S+) \S*?([\w.]+):\d+.* in (\w+)",
+        r"([\w.]+\.[chx]+):\d+:\d+: runtime error: ([^\n]*)",
+    ):
         found = re.search(pattern, text)
         if found:
             return " ".join(re.sub(r"0x[0-9a-f]+|\d{3,}", "N", part) for part in found.groups())
@@ -226,7 +233,9 @@ def main() -> int:
     found = sorted(path for tally in told for path in (folder / "found").glob(f"{tally.name}-*.json"))
     for path in found:
         record = json.loads(path.read_text())
-        print(f"FAULT {record['signature']}\n  python fuzz/run.py {record['target']} --repeat {path.with_suffix('.bin')}")
+        print(
+            f"FAULT {record['signature']}\n  python fuzz/run.py {record['target']} --repeat {path.with_suffix('.bin')}"
+        )
     return 1 if found else 0
 
 

@@ -19,12 +19,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests"), str(HERE.parent)]
-
 from minimise import minimise
 from shared import Shared
 
+ROOT = Path(__file__).resolve().parents[1]
 ADDRESSES = 8 << 30  # bytes of address space beyond which allocations fail, as they would on a machine that is full
 TRIES = 400
 
@@ -39,6 +37,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("mutate", "guided"))
     parser.add_argument("--repeat", type=Path)
     options = parser.parse_args()
+    sys.path[1:1] = [str(ROOT / "tests"), str(ROOT)]  # the tests' builders, and this tree's package
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     warnings.simplefilter("ignore")

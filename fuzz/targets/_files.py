@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,24 @@ from rnncore.loading import open_file
 from rnncore.model import Model
 from rnncore.ops import numpy_dtype
 
-__all__ = ["arrays_for", "built", "load_and_run", "read", "stored", "with_file"]
+__all__ = ["GOLDEN", "LARGEST_SEED", "array_of", "arrays_for", "built", "load_and_run", "read", "stored", "with_file"]
 
 SEEDS = Path(__file__).parents[1] / "seeds"
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "keras"  # whole models of Keras's, small
 LARGEST_SEED = 20_000
 MOST_ELEMENTS = 1 << 18  # of a run's inputs
 
-_NAME = tempfile.NamedTemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None, prefix="rnncore-fuzz-")
-atexit.register(_NAME.close)
+_FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None, prefix="rnncore-fuzz-")
+_PATH = Path(_FOLDER.name) / "file"
 
 
 def stored(target: str) -> Iterator[bytes]:
     """The seeds that are committed for a target."""
     for path in sorted((SEEDS / target).glob("*")):
         yield path.read_bytes()
+    for path in sorted(SEEDS.glob(f"{target}_*.zip")):
+        with zipfile.ZipFile(path) as archive:
+            yield from map(archive.read, archive.namelist())
 
 
 def built(cases: Mapping[str, Any], wanted: Iterable[str] = ()) -> Iterator[bytes]:
@@ -49,11 +53,8 @@ def built(cases: Mapping[str, Any], wanted: Iterable[str] = ()) -> Iterator[byte
 
 def with_file(data: bytes) -> str:
     """The name of a file, always the same one, with these bytes."""
-    _NAME.seek(0)
-    _NAME.truncate()
-    _NAME.write(data)
-    _NAME.flush()
-    return _NAME.name
+    _PATH.write_bytes(data)
+    return str(_PATH)
 
 
 def read(data: bytes) -> None:

@@ -5,7 +5,8 @@ import random
 
 from hostile_keras import BENIGN, HOSTILE
 from mutate import change_bytes, change_json
-from targets._files import built, load_and_run, stored
+
+from targets._files import GOLDEN, built, load_and_run, stored
 
 __all__ = ["mutate", "run", "seeds"]
 
@@ -17,7 +18,8 @@ def run(data: bytes) -> int:
 
 
 def seeds() -> list[bytes]:
-    return [data for data in [*built({**BENIGN, **HOSTILE}), *stored("h5")] if data[:4] == SIGNATURE]
+    found = [*built({**BENIGN, **HOSTILE}), *stored("h5"), *(path.read_bytes() for path in GOLDEN.glob("*.h5"))]
+    return [data for data in found if data[:4] == SIGNATURE]
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

@@ -4,7 +4,8 @@ import random
 
 from hostile_keras import BENIGN, HOSTILE
 from mutate import change_bytes, change_text_inside, change_zip
-from targets._files import built, load_and_run, stored
+
+from targets._files import GOLDEN, built, load_and_run, stored
 
 __all__ = ["mutate", "run", "seeds"]
 
@@ -14,7 +15,8 @@ def run(data: bytes) -> int:
 
 
 def seeds() -> list[bytes]:
-    return [data for data in [*built({**BENIGN, **HOSTILE}), *stored("keras")] if data[:2] == b"PK"]
+    found = [*built({**BENIGN, **HOSTILE}), *stored("keras"), *(p.read_bytes() for p in GOLDEN.glob("*.keras"))]
+    return [data for data in found if data[:2] == b"PK"]
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from mutate import change_json
 from safetensors.numpy import save
-from targets import safetensors
-from targets._files import LARGEST_SEED, load_and_run, stored
 
 from rnncore.formats.native import KEY
+from targets import safetensors
+from targets._files import LARGEST_SEED, load_and_run, stored
 
 __all__ = ["mutate", "run", "seeds"]
 

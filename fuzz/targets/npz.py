@@ -4,6 +4,7 @@ import random
 
 from hostile_files import BENIGN, HOSTILE
 from mutate import change_bytes, change_zip
+
 from targets._files import built, read, stored
 
 __all__ = ["mutate", "run", "seeds"]

@@ -4,6 +4,7 @@ import random
 
 from hostile_onnx import BENIGN, HOSTILE
 from mutate import change_protobuf
+
 from targets._files import built, load_and_run, stored
 
 __all__ = ["mutate", "run", "seeds"]

@@ -5,6 +5,7 @@ import struct
 
 from hostile_files import BENIGN, HOSTILE
 from mutate import change_bytes, change_text_inside
+
 from targets._files import built, read, stored
 
 __all__ = ["mutate", "run", "seeds"]
