@@ -166,7 +166,11 @@ def _guided(options: argparse.Namespace) -> None:
         rng = random.Random(seed)
         return (change(data, rng) if rng.random() < 0.7 else atheris.Mutate(data, most))[:most]
 
-    limits = [f"-max_total_time={int(options.seconds)}", f"-runs={options.count}", f"-seed={options.seed & 0x7FFFFFFF}"]
+    limits = [
+        f"-max_total_time={int(options.seconds)}",
+        f"-runs={min(options.count, 0x7FFFFFFF)}",
+        f"-seed={options.seed & 0x7FFFFFFF}",
+    ]
     quiet = ["-timeout=0", "-rss_limit_mb=0", "-verbosity=0", "-handle_segv=0", "-handle_abrt=0", "-detect_leaks=0"]
     atheris.Setup(
         [sys.argv[0], *limits, *quiet, "-max_len=65536", str(corpus)],

@@ -1,7 +1,7 @@
 """Writes onnx_nodes.zip: for each op the smallest of ONNX's own node tests that has it and no other of its kind.
 
-python fuzz/seeds/make.py, with the package onnx (1.23.2 made the file that is committed). The other seeds are files that
-once did harm; more come from the tests' builders when a target starts.
+python fuzz/seeds/make.py, with the package onnx (1.23.2 made the file that is committed). The other seeds are files
+that once did harm; more come from the tests' builders when a target starts.
 """
 
 import sys
