@@ -10,6 +10,7 @@ import faulthandler
 import hashlib
 import importlib
 import json
+import os
 import random
 import resource
 import signal
@@ -81,6 +82,10 @@ class Worker:
         self._known = {path.stem for path in (options.folder / "found").glob("*.json")}
         self._faults = 0
         self.slow = self._judge.seconds / 100
+
+    @property
+    def executions(self) -> int:
+        return self._judge.executions
 
     def execute(self, data: bytes) -> bool:
         """Whether it was right or refused."""
@@ -166,17 +171,17 @@ def _guided(options: argparse.Namespace) -> None:
         rng = random.Random(seed)
         return (change(data, rng) if rng.random() < 0.7 else atheris.Mutate(data, most))[:most]
 
-    limits = [
-        f"-max_total_time={int(options.seconds)}",
-        f"-runs={min(options.count, 0x7FFFFFFF)}",
-        f"-seed={options.seed & 0x7FFFFFFF}",
-    ]
+    end = time.monotonic() + options.seconds
+
+    def one(data: bytes) -> None:
+        worker.execute(data)
+        if time.monotonic() > end or worker.executions >= options.count:
+            worker.close()
+            os._exit(0)  # libFuzzer's own end of time is reported as a crash now and then
+
     quiet = ["-timeout=0", "-rss_limit_mb=0", "-verbosity=0", "-handle_segv=0", "-handle_abrt=0", "-detect_leaks=0"]
-    atheris.Setup(
-        [sys.argv[0], *limits, *quiet, "-max_len=65536", str(corpus)],
-        lambda data: worker.execute(data) and None,
-        custom_mutator=mutator,
-    )
+    arguments = [sys.argv[0], f"-seed={options.seed & 0x7FFFFFFF}", *quiet, "-max_len=65536", str(corpus)]
+    atheris.Setup(arguments, one, custom_mutator=mutator)
     atheris.Fuzz()
 
 

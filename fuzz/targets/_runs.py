@@ -51,6 +51,7 @@ def inputs_of(spec: Spec, draw: Draw, sizes: Mapping[str, int], dtype: str) -> d
                 shape = [draw.below(3) for _ in range(draw.below(8))]
             else:
                 kind = draw.pick(("float", "int64", "bool", "uint8"))
+        shape = shape[:64]  # more are refused by NumPy
         if math.prod(shape) > 1 << 18:
             shape = [min(size, 1) for size in shape]
         found[entry.name] = array_of(kind, tuple(shape), draw, rng, dtype)
