@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minimise import minimise
-from shared import Shared
+from shared import DEADLY, Shared
 
 HERE = Path(__file__).resolve().parent
 TARGETS = tuple(sorted(path.stem for path in (HERE / "targets").glob("*.py") if not path.stem.startswith("_")))
@@ -78,6 +78,7 @@ class Watcher:
         self._name, self._folder, self._options, self._seconds = name, folder, options, seconds
         self._shared = Shared(folder / f"{name}.shared", create=True)
         self.tally = Tally(name)
+        self.patience = PATIENCE
 
     def run(self) -> Tally:
         begin = time.monotonic()
@@ -128,7 +129,7 @@ class Watcher:
             executions, used, now = self._shared.counts[0], _process_time(process.pid), time.monotonic()
             if executions != last:
                 last, busy, since = executions, used, now
-            elif executions and (used - busy > PATIENCE or now - since > SILENCE):
+            elif executions and (used - busy > self.patience or now - since > SILENCE):
                 process.send_signal(signal.SIGUSR1)  # where it is
                 time.sleep(0.5)
                 process.kill()
@@ -137,6 +138,8 @@ class Watcher:
 
     def _keep(self, kind: str, text: str) -> None:
         data = self._shared.input
+        with (self._folder / DEADLY).open("a") as file:  # a worker that begins anew leaves it out
+            file.write(hashlib.sha256(data).hexdigest() + "\n")
         signature = f"{kind}: {signature_of(text)}"
         stem = f"{self._name}-{hashlib.sha256(signature.encode()).hexdigest()[:10]}"
         record = self._folder / "found" / stem
@@ -175,8 +178,9 @@ def signature_of(text: str) -> str:
         found = re.search(pattern, text)
         if found:
             return " ".join(re.sub(r"0x[0-9a-f]+|\d{3,}", "N", part) for part in found.groups())
-    places = re.findall(r'File "([^"]*rnncore[^"]*)", line \d+ in (\w+)', text)
-    return " < ".join(f"{Path(name).name}:{function}" for name, function in places[:2]) or text.strip()[-200:]
+    places = re.findall(r'File "([^"]*)", line \d+ in (\w+)', text)
+    own = [place for place in places if "/rnncore/" in place[0] and "/fuzz/" not in place[0]] or places
+    return " < ".join(f"{Path(name).name}:{function}" for name, function in own[:2]) or text.strip()[-200:]
 
 
 def _process_time(pid: int) -> float:

@@ -6,7 +6,9 @@ import mmap
 import struct
 from pathlib import Path
 
-__all__ = ["Shared"]
+__all__ = ["DEADLY", "Shared"]
+
+DEADLY = "deadly.txt"  # in the folder of what is found: digests of the inputs that ended a worker
 
 ROOM = 1 << 22
 HEAD = struct.Struct("<QQQdI")  # executions, refused, faults, slowest, length of the input

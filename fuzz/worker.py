@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minimise import minimise
-from shared import Shared
+from shared import DEADLY, Shared
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESSES = 8 << 30  # bytes of address space beyond which allocations fail, as they would on a machine that is full
@@ -81,6 +81,8 @@ class Worker:
         self._shared = Shared(options.folder / f"{options.target}.shared")
         self._known = {path.stem for path in (options.folder / "found").glob("*.json")}
         self._faults = 0
+        deadly = options.folder / DEADLY
+        self._deadly = set(deadly.read_text().split()) if deadly.exists() else set()
         self.slow = self._judge.seconds / 100
 
     @property
@@ -88,7 +90,9 @@ class Worker:
         return self._judge.executions
 
     def execute(self, data: bytes) -> bool:
-        """Whether it was right or refused."""
+        """Whether it was right or refused; what ended a worker before is left out."""
+        if self._deadly and hashlib.sha256(data).hexdigest() in self._deadly:
+            return False
         judge = self._judge
         self._shared.begin(data, judge.executions, judge.refused, self._faults, judge.slowest)
         fault = judge.run(data)
