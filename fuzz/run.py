@@ -28,7 +28,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -74,9 +73,12 @@ class Tally:
 class Watcher:
     """Runs one target's workers, one after the other, and keeps what ends them."""
 
-    def __init__(self, name: str, folder: Path, options: argparse.Namespace, seconds: float):
+    def __init__(self, name: str, folder: Path, options: argparse.Namespace, seconds: float, part: int = 0):
+        """part: which of several that run one target side by side, each with a seed of its own."""
         self._name, self._folder, self._options, self._seconds = name, folder, options, seconds
-        self._shared = Shared(folder / f"{name}.shared", create=True)
+        self._seed = options.seed * 1_000_003 + part * 100_003
+        self._place = folder / f"{name}.{part}.shared"
+        self._shared = Shared(self._place, create=True)
         self.tally = Tally(name)
         self.patience = PATIENCE
 
@@ -99,9 +101,10 @@ class Watcher:
 
     def _one(self, seconds: float, count: int) -> tuple[str, str] | None:
         """One worker to its end: None for a good one, else the kind of end and what it said."""
-        seed = self._options.seed * 1_000_003 + self.tally.restarts
+        seed = self._seed + self.tally.restarts
         command = [sys.executable, str(HERE / "worker.py"), self._name, f"--folder={self._folder}"]
         command += [
+            f"--shared={self._place}",
             f"--seconds={seconds:.1f}",
             f"--count={count}",
             f"--seed={seed}",
@@ -220,21 +223,20 @@ def main() -> int:
         options.minutes = 1.0 if options.count == 1 << 62 else float(1 << 30)
     folder = options.folder.resolve()
     (folder / "found").mkdir(parents=True, exist_ok=True)
-    jobs = max(1, min(options.jobs, len(names)))
-    seconds = options.minutes * 60 * jobs / len(names)
-    told, lock = [], threading.Lock()
+    parts = max(1, options.jobs // len(names))
+    jobs = max(1, min(options.jobs, parts * len(names)))
+    seconds = options.minutes * 60 * jobs / (parts * len(names))
+    options.count = -(-options.count // parts)
 
-    def one(name: str) -> Tally:
-        tally = Watcher(name, folder, options, seconds).run()
-        with lock:
-            print(tally, flush=True)
-            told.append(tally)
+    def one(task: tuple[str, int]) -> Tally:
+        tally = Watcher(task[0], folder, options, seconds, task[1]).run()
+        print(tally, flush=True)
         return tally
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, names))
+        told = list(pool.map(one, [(name, part) for name in names for part in range(parts)]))
     print(f"{sum(tally.executions for tally in told):,} executions in all, engine {options.engine}")
-    found = sorted(path for tally in told for path in (folder / "found").glob(f"{tally.name}-*.json"))
+    found = sorted(path for name in names for path in (folder / "found").glob(f"{name}-*.json"))
     for path in found:
         record = json.loads(path.read_text())
         print(

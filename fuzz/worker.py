@@ -1,6 +1,6 @@
 """One process that runs one target until its time or count is over, a fault ends it, or its watcher does.
 
-run.py starts it: worker.py TARGET --folder DIR --seconds S --count N --seed S --engine mutate|guided
+run.py starts it: worker.py TARGET --folder DIR --shared FILE --seconds S --count N --seed S --engine mutate|guided
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("target")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--shared", type=Path)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--count", type=int)
     parser.add_argument("--seed", type=int)
@@ -78,7 +79,7 @@ class Worker:
 
         self.target = load(options.target)
         self._judge, self._folder, self._name = Judge(self.target.run), options.folder, options.target
-        self._shared = Shared(options.folder / f"{options.target}.shared")
+        self._shared = Shared(options.shared)
         self._known = {path.stem for path in (options.folder / "found").glob("*.json")}
         self._faults = 0
         deadly = options.folder / DEADLY
