@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all mutations batch-kills batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan tsan nogil neon clean
+.PHONY: demo test test-all mutations batch-kills batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -40,24 +40,71 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-# Other builds of the compiled files have a copy of the tree each, build/NAME, with an environment of its own: in this one
-# the ordinary ones stay. A copy keeps the times of its files, so it is built again only where these are newer.
-COPY_TREE = mkdir -p build/$(1) && rm -rf build/$(1)/tests && tar -cf - --exclude='./.venv*' --exclude=./.git --exclude=./build \
+# Other builds of the compiled files have a copy of the tree each, build/NAME: in this one the ordinary ones stay. A copy
+# keeps the times of its files, so it is built again only where these are newer.
+COPY_TREE = mkdir -p build/$(1) && rm -rf build/$(1)/tests build/$(1)/fuzz && tar -cf - --exclude='./.venv*' --exclude=./.git --exclude=./build \
   --exclude='*.so' --exclude='*.egg-info' --exclude=__pycache__ --exclude='./rnncore/kernels/_*.c' . | tar -xf - -C build/$(1)
 
-asan:  ## the tests under the address and undefined-behaviour sanitizers, in an environment of its own
-	$(call COPY_TREE,asan)
-	$(MAKE) -C build/asan .venv/.installed-test RNNCORE_BUILD=asan
-	cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 .venv/bin/python -m pytest -q tests/test_engine.py
+# The sanitizers' builds take the packages of this environment, and nothing is installed for them: PYTHONPATH says that
+# rnncore is the copy's own. They are built with -O1 (setup.py), every instruction set that this machine runs, or those
+# that RNNCORE_ISAS names; CC="ccache gcc" builds again in seconds.
+BUILD_COPY = cd build/$(1) && { echo "$(2) $(RNNCORE_ISAS)" | cmp -s - .built || rm -f rnncore/kernels/*.so; } && \
+  PYTHONPATH= RNNCORE_BUILD=$(2) nice "$(CURDIR)/$(BIN)/python" setup.py -q build_ext --inplace -j2 && \
+  echo "$(2) $(RNNCORE_ISAS)" > .built
+PRELOADED = LD_PRELOAD="$(foreach name,$(1) stdc++,$$(gcc -print-file-name=lib$(name).so))"
+ASAN = $(call PRELOADED,asan ubsan) PYTHONMALLOC=malloc UBSAN_OPTIONS=print_stacktrace=1 \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=64:max_allocation_size_mb=4000
+TSAN = $(call PRELOADED,tsan) TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/tsan.txt"
+IN_COPY = cd build/$(1) && PYTHONPATH="$(CURDIR)/build/$(1)"
+PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=3600
 
-tsan:  ## calls that share work, or a model, among threads, under the thread sanitizer, in an environment of its own
+# Left out of the sanitizers' runs, and run by "make test": what exports from frameworks and compares with them, where
+# nearly all of the time is the framework's (PyTorch, Keras, ONNX Runtime, music21), which is not instrumented; what is
+# about commands, documents and other processes, whose kernels' work other files do; and the promises about memory, which
+# a sanitizer needs itself (test_nothing_is_opened...).
+UNSANITIZED = architecture batch_% cli% config docs engine_keras engine_onnxruntime engine_torch examples export_% \
+  missing_packages native_driver readme serve_docs serve_drain serve_malformed serve_process serve_triton train zoo
+SANITIZED = $(filter-out $(UNSANITIZED:%=tests/test_%.py),$(wildcard tests/test_*.py))
+QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_state stream_windows formats_npz \
+  formats_safetensors over_time
+# What shares a call, a model, an engine or a pool among threads. Interrupts are left out: they are about milliseconds.
+THREADED = exactness threads model shared engine engine_requests pool stream ops_convolution decode decode_pairs
+QUICK_TSAN = threads model pool stream
+CHOSEN = -k "(thread or side_by_side or shared or requests) and not interrupt" --capture=sys
+
+asan: $(VENV)/.installed-test  ## kernels, ops, streams, pools, engines and formats under the address and undefined-behaviour sanitizers
+	$(call COPY_TREE,asan)
+	$(call BUILD_COPY,asan,asan)
+	$(call IN_COPY,asan) $(ASAN) RNNCORE_TEST_SCALE=0.2 $(PYTEST) $(SANITIZED) -k "not nothing_is_opened"
+
+asan-quick: RNNCORE_ISAS ?= avx2
+asan-quick: $(VENV)/.installed-test  ## a part of it, on one instruction set
+	$(call COPY_TREE,asan-quick)
+	$(call BUILD_COPY,asan-quick,asan)
+	$(call IN_COPY,asan-quick) $(ASAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(QUICK_ASAN:%=tests/test_%.py)
+
+tsan: $(VENV)/.installed-test  ## what threads share under the thread sanitizer
 	$(call COPY_TREE,tsan)
-	$(MAKE) -C build/tsan .venv/.installed-test RNNCORE_BUILD=tsan
-	cd build/tsan && LD_PRELOAD="$$(gcc -print-file-name=libtsan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	TSAN_OPTIONS="exitcode=66 suppressions=tests/tsan.txt" .venv/bin/python -m pytest -q tests/test_exactness.py \
-	  tests/test_threads.py tests/test_model.py tests/test_shared.py \
-	  -k "(threads or side_by_side or test_shared) and not interrupts" --timeout=3600 --capture=sys
+	$(call BUILD_COPY,tsan,tsan)
+	$(call IN_COPY,tsan) $(TSAN) RNNCORE_TEST_SCALE=0.2 $(PYTEST) $(THREADED:%=tests/test_%.py) $(CHOSEN)
+
+tsan-quick: RNNCORE_ISAS ?= avx2
+tsan-quick: $(VENV)/.installed-test  ## a part of it, on one instruction set
+	$(call COPY_TREE,tsan-quick)
+	$(call BUILD_COPY,tsan-quick,tsan)
+	$(call IN_COPY,tsan-quick) $(TSAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(QUICK_TSAN:%=tests/test_%.py) $(CHOSEN)
+
+# Faults that were found are in build/asan-quick/build/fuzz/found, each with the command that repeats it.
+MINUTES ?= 10
+TARGETS ?=
+fuzz: RNNCORE_ISAS ?= avx2
+fuzz: $(VENV)/.installed-test  ## random inputs for every reader, op and request on the address sanitizer's build: make fuzz MINUTES=n
+	$(call COPY_TREE,asan-quick)
+	$(call BUILD_COPY,asan-quick,asan)
+	$(call IN_COPY,asan-quick) $(ASAN) "$(CURDIR)/$(BIN)/python" fuzz/run.py $(TARGETS) --minutes $(MINUTES)
+
+fuzz-guided: $(VENV)/.installed-fuzz  ## the same on the ordinary build, by coverage
+	$(BIN)/python fuzz/run.py $(TARGETS) --minutes $(MINUTES)
 
 # gRPC has no wheels for interpreters without a GIL, and fast-ctc-decode's cannot be imported; those of safetensors begin
 # with a version that pip calls a preview.

@@ -1,4 +1,8 @@
-"""Builds the compiled rooms. RNNCORE_BUILD = release (default), debug, asan, tsan or coverage chooses the flags."""
+"""Builds the compiled rooms. RNNCORE_BUILD = release (default), debug, asan, tsan or coverage chooses the flags.
+
+RNNCORE_ISAS names the instruction sets whose kernels are built, "avx2" or "avx512 baseline"; without it, all that the
+architecture has.
+"""
 
 import os
 from pathlib import Path
@@ -14,17 +18,21 @@ KERNELS = Path("rnncore/kernels")
 FLAGS = {
     "release": (["-O3", "-g0"], []),
     "debug": (["-O0", "-g3"], []),
+    # What is undefined ends the process like a wrong address does: a report that a test survives would be overlooked.
     "asan": (
-        ["-O1", "-g3", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+        ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
         ["-fsanitize=address,undefined"],
     ),
-    "tsan": (["-O1", "-g3", "-fsanitize=thread", "-fno-omit-frame-pointer"], ["-fsanitize=thread"]),
+    "tsan": (["-O1", "-g1", "-fsanitize=thread", "-fno-omit-frame-pointer"], ["-fsanitize=thread"]),
     "coverage": (["-O0", "-g3", "--coverage"], ["--coverage"]),
 }
 ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
 
 # CPython's own flags bring -fwrapv, which keeps gcc from simplifying addresses in the kernels' loops: half the speed.
 NO_WRAP = ["-fno-wrapv"]
+
+# The kernels' instruction sets, best first; each has a source of its name in the folders that have kernels.
+ISAS = ("avx512", "avx2", "neon", "baseline")
 
 # The threads' pool and the scratch memory, which every extension that shares work among threads brings along.
 POOL = [str(KERNELS / "native" / name) for name in ("pool.c", "scratch.c")]
@@ -58,17 +66,30 @@ def declare_blas_int() -> None:
         target.write_text(text, encoding="utf-8")
 
 
+def chosen_isas() -> list[str]:
+    """The words of RNNCORE_ISAS, best first."""
+    words = os.environ.get("RNNCORE_ISAS", "").split()
+    if set(words) - set(ISAS):
+        raise SystemExit(f"RNNCORE_ISAS={' '.join(words)!r}, expected some of {', '.join(ISAS)}")
+    return [name for name in ISAS if name in words]
+
+
 def extension(name: str, sources: list[str], contract: str) -> Extension:
     build = os.environ.get("RNNCORE_BUILD", "release")
     if build not in FLAGS:
         raise SystemExit(f"RNNCORE_BUILD={build!r}, expected one of {', '.join(FLAGS)}")
     compile_flags, link_flags = FLAGS[build]
+    isas = chosen_isas()
+    macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+    if isas:
+        sources = [path for path in sources if Path(path).stem in isas or Path(path).stem not in ISAS]
+        macros.append(("RNNCORE_EACH_ISA(entry)", " ".join(f"entry({name})" for name in isas)))
     return Extension(
         f"rnncore.kernels.{name}",
         [str(KERNELS / f"{name}.pyx"), *sources],
         include_dirs=[numpy.get_include(), str(KERNELS)],
         depends=[str(path) for path in KERNELS.glob("**/*.h")],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        define_macros=macros,
         extra_compile_args=[*ALWAYS, *NO_WRAP, f"-ffp-contract={contract}", *compile_flags],
         extra_link_args=link_flags,
     )

@@ -137,7 +137,11 @@ class State(Mapping[str, np.ndarray]):
         Raises FormatError for bytes that are damaged or something else, and StateError where they are of another
         model than the one with this fingerprint.
         """
-        return cls.of(arrays_from_bytes(data, fingerprint))
+        found = arrays_from_bytes(data, fingerprint)
+        for name, array in found.items():
+            if array.ndim != 3:
+                raise FormatError(f"state: {shown(name)}: shape {array.shape}, expected (layers * directions, B, size)")
+        return cls.of(found)
 
     def rows(self, index) -> State:
         """A copy of some rows of the batch: a slice, an integer array or a boolean mask."""

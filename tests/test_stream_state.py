@@ -56,7 +56,7 @@ def test_the_layout_is_the_documented_one():
 def test_bits_are_kept():
     special = np.array([np.nan, -np.nan, np.inf, -np.inf, -0.0, 1e-45], np.float32)
     special.view(np.uint32)[0] |= 0x1234  # a NaN with a payload
-    state = State({"r.h": special})
+    state = State({"r.h": special.reshape(1, 1, 6)})
     assert State.from_bytes(state.to_bytes())["r.h"].tobytes() == special.tobytes()
 
 
@@ -93,6 +93,9 @@ HOSTILE = {
     "a size beyond the bytes": sealed(header() + entry(shape=(1 << 40,))),
     "sizes whose product wraps": sealed(header() + entry(shape=(1 << 32, 1 << 32, 1 << 32), data=b"")),
     "a huge size beside 0": sealed(header() + entry(shape=((1 << 64) - 1, 0), data=b"")),
+    "a number": sealed(header() + entry(shape=(), data=bytes(4))),
+    "a vector": sealed(header() + entry(shape=(2,), data=bytes(8))),
+    "four dimensions": sealed(header() + entry(shape=(1, 1, 1, 1), data=bytes(4))),
     "a bool of 2": sealed(header() + entry(dtype=3, shape=(2,), data=b"\x01\x02")),
     "truncated data": sealed(header() + entry(data=bytes(7))),
     "a wrong checksum": header() + entry() + bytes(4),

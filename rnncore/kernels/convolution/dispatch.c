@@ -1,20 +1,9 @@
 /* Which tables there are; native/dispatch.c knows which of them can be run. */
+#include "../native/isas.h"
 #include "convolution.h"
 
-extern const rnncore_convolution_isa rnncore_convolution_baseline;
-#if defined(__x86_64__)
-extern const rnncore_convolution_isa rnncore_convolution_avx512, rnncore_convolution_avx2;
-#elif defined(__aarch64__)
-extern const rnncore_convolution_isa rnncore_convolution_neon;
-#endif
+#define DECLARED(name) extern const rnncore_convolution_isa rnncore_convolution_##name;
+RNNCORE_EACH_ISA(DECLARED)
 
-const rnncore_convolution_isa *const rnncore_convolution_isas[] = {
-#if defined(__x86_64__)
-    &rnncore_convolution_avx512,
-    &rnncore_convolution_avx2,
-#elif defined(__aarch64__)
-    &rnncore_convolution_neon,
-#endif
-    &rnncore_convolution_baseline,
-    NULL,
-};
+#define ENTRY(name) &rnncore_convolution_##name,
+const rnncore_convolution_isa *const rnncore_convolution_isas[] = {RNNCORE_EACH_ISA(ENTRY) NULL};

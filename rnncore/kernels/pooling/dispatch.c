@@ -1,20 +1,9 @@
 /* Which tables there are; native/dispatch.c knows which of them can be run. */
+#include "../native/isas.h"
 #include "pooling.h"
 
-extern const rnncore_pooling_isa rnncore_pooling_baseline;
-#if defined(__x86_64__)
-extern const rnncore_pooling_isa rnncore_pooling_avx512, rnncore_pooling_avx2;
-#elif defined(__aarch64__)
-extern const rnncore_pooling_isa rnncore_pooling_neon;
-#endif
+#define DECLARED(name) extern const rnncore_pooling_isa rnncore_pooling_##name;
+RNNCORE_EACH_ISA(DECLARED)
 
-const rnncore_pooling_isa *const rnncore_pooling_isas[] = {
-#if defined(__x86_64__)
-    &rnncore_pooling_avx512,
-    &rnncore_pooling_avx2,
-#elif defined(__aarch64__)
-    &rnncore_pooling_neon,
-#endif
-    &rnncore_pooling_baseline,
-    NULL,
-};
+#define ENTRY(name) &rnncore_pooling_##name,
+const rnncore_pooling_isa *const rnncore_pooling_isas[] = {RNNCORE_EACH_ISA(ENTRY) NULL};
