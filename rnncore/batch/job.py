@@ -403,8 +403,8 @@ class Job:
     def _write_errors(self, path: Path, bad: list[dict[str, Any]]) -> None:
         """The list of bad rows, where there are some."""
         if bad:
-            data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad)
-            self._guarded(lambda: atomic.write(path, data.encode("utf-8", "surrogatepass")), 0)
+            data = "".join(f"{_readable(entry)}\n" for entry in bad)
+            self._guarded(lambda: atomic.write(path, data.encode()), 0)
             self._errors = path
         else:
             self._guarded(lambda: path.unlink(missing_ok=True), 0)
@@ -449,6 +449,12 @@ def identity(weights: Mapping[str, np.ndarray], runner: Runner, options: dict[st
         "batch size": runner.batch_size,
         **options,
     }
+
+
+def _readable(entry: dict[str, Any]) -> str:
+    """A line of JSON, with letters as they are; escaped where they are none, as in the name of a file can be."""
+    text = json.dumps(entry, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(entry)
 
 
 def _cut(rows: Iterator[Rows], stops: Sequence[int]) -> Iterator[list[Rows]]:

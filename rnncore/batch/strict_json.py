@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-__all__ = ["parse"]
+__all__ = ["check_depth", "parse"]
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 BRACKETS = re.compile(r"[\[\]{}]")
@@ -18,16 +18,17 @@ def parse(data: bytes, most_deep: int | None = None, constants: bool = False) ->
     most_deep  how deep lists and objects may stand in each other; None: as deep as Python's reader goes
     constants  whether NaN and Infinity are numbers, which the standard does not have
     """
-    text = data.decode("utf-8")
+    text = data.decode("utf-8-sig")
     if most_deep is not None:
-        _check_depth(text, most_deep)
+        check_depth(text, most_deep)
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=None if constants else _no_constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def _check_depth(text: str, most: int) -> None:
+def check_depth(text: str, most: int) -> None:
+    """ValueError where lists and objects stand deeper in each other."""
     depth = 0
     for bracket in BRACKETS.finditer(STRING.sub("", text)):
         depth += 1 if bracket[0] in "[{" else -1
