@@ -84,6 +84,16 @@ class Source:
             finally:
                 reader.close()
 
+    def would_read(self, path: Path) -> bool:
+        """Whether a file of that name would be one of the data, if it were there."""
+        place = path.absolute()
+        folder = Path(self.given).absolute()
+        if self.is_stream or str(path) in self.files:
+            return not self.is_stream
+        if folder.is_dir():
+            return place.is_relative_to(folder) and _is_data(place, folder, self._asked)
+        return not folder.exists() and glob.has_magic(self.given) and place.match(str(folder))
+
     def check(self) -> None:
         """InputChanged where a file has changed, has gone, or has come."""
         for number in range(len(self.files)):
@@ -294,6 +304,8 @@ def _format(files: list[str]) -> str:
 
 
 def _regular(path: str) -> BinaryIO:
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one waits for somebody who writes
+        raise InputError(f"{path}: no regular file")
     file = open(path, "rb")  # noqa: SIM115 - the reader closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

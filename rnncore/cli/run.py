@@ -153,6 +153,10 @@ def run(
     with _ending(context, lengths):
         data = Source(source, read, Request(plan, columns, sequence_column, keep, given))
     numbered = not data.one_sequence if format != "npz" else max_errors != 0
+    if target != STDOUT:
+        result = Path(target) / f"part-00000.{format}" if is_folder else Path(target)
+        if data.would_read(result):
+            raise InputError(f"{target}: lies where {source} is read from, expected another place to write")
     writer = FORMATS[format](target, plan, data.types, numbered)
     options = {"columns": list(columns), "sequence": sequence_column, "keep": list(keep)}
     if given is not None:
