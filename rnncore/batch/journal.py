@@ -106,8 +106,8 @@ class Journal:
     def _rewrite(self, job: Mapping[str, Any]) -> None:
         """The manifest anew, whole or not at all: with what is known, and nothing of what a crash left."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
         entries = [{"job": job}, *self.notes, *([] if self.done is None else [{"done": self.done}])]
         last, lines = "", []
         for entry in entries:
@@ -169,11 +169,10 @@ class Journal:
             self.folder.rmdir()
 
     def close(self) -> None:
-        try:
-            if self._file is not None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # all of it is on disk already
                 self._file.close()
-        finally:
-            os.close(self._lock)
+        os.close(self._lock)
 
 
 def _locked(folder: Path) -> int:
@@ -361,7 +360,7 @@ def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[str
         isinstance(entry, dict)
         and entry.keys() == {"file", *STAMP}
         and isinstance(entry["file"], str)
-        and all(type(entry[name]) is int for name in STAMP)
+        and all(type(entry[name]) is int and abs(entry[name]) < MOST_SIZE for name in STAMP)
         for entry in found
     ):
         raise InputError(

@@ -110,6 +110,8 @@ class ArraysReader:
         for name in streams:
             if name not in known:
                 raise InputError(f"input {name!r} is unknown, expected {', '.join(known)}")
+        if all(plan.axes[name] is None for name in streams):
+            raise InputError(f"no array with rows, expected one for {' or '.join(known)}")
         self._request, self._streams = request, streams
         self._flat = _flat(plan, streams)
         self.one_sequence = not self._flat and _is_sequence(plan, streams)
