@@ -164,6 +164,31 @@ def test_results_among_the_data_are_refused(place):
             assert not target.is_file()
 
 
+@pytest.mark.parametrize("to", ["jsonl", "csv", "npz", "parquet"])
+def test_names_of_files_that_are_no_text(place, to):
+    """A name of other bytes than UTF-8 is read, listed and resumed; as a label of a row it is refused."""
+    place.reset("files")
+    odd = os.fsencode(place.folder / "files") + b"/\xff9.jsonl"
+    with open(odd, "wb") as file:
+        file.write(b'{"id": "x", "tokens": [1]}\n{"id": "bad", "tokens": [30]}\n')
+    arguments = place.words("files", f"y.{to}")
+    assert CliRunner().invoke(application, arguments, prog_name="rnncore").exit_code == 3
+    errors = [json.loads(line) for line in (place.folder / f"y.{to}.errors.jsonl").read_text("utf-8").splitlines()]
+    assert errors[-1]["file"].endswith("\\xff9.jsonl") and errors[-1]["place"] == 1
+    assert run(place, "files", "folder").exit_code == 3
+    os.utime(odd)
+    assert run(place, "files", "folder", "--resume").exit_code == 3
+    place.clear()
+    folder = place.folder / "single"
+    folder.mkdir(exist_ok=True)
+    for name in (b"a.npy", b"\xff.npy"):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            np.save(file, np.array([1, 2, 3]))
+    words = ["run", arguments[1], "-i", str(folder), "-o", str(place.folder / f"y.{to}")]
+    result = CliRunner().invoke(application, words, prog_name="rnncore")
+    assert result.exit_code == 1 and "\\xff.npy: its name is no UTF-8" in result.stderr
+
+
 STAMP = Stamp(10, 1_600_000_000_000_000_001, 1_600_000_000_000_000_002, 5)
 
 

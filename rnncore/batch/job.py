@@ -192,13 +192,13 @@ class Job:
         """Goes on with a journal. InputError where its shards were made of other rows than there are now."""
         moved = self._guarded(lambda: journal.resume(self._job()), 0)
         if moved:
-            self._reread(journal, {self.source.files.index(path) for path in moved})
+            self._reread(journal, moved[0])
             self._guarded(lambda: journal.renew(self._job()), len(journal.notes))
 
-    def _reread(self, journal: Journal, moved: set[int]) -> None:
-        """Compares the rows of these files with those that the finished shards were made of."""
+    def _reread(self, journal: Journal, moved: int) -> None:
+        """Compares the rows from this file on with those that the finished shards were made of."""
         place, first, notes = (0, 0), 0, list(journal.notes)
-        while notes and notes[0]["next"][0] < min(moved):  # of files that are as they were
+        while notes and notes[0]["next"][0] < moved:  # of files that are as they were
             note = notes.pop(0)
             place, first = tuple(note["next"]), note["stop"]
         with contextlib.closing(self.source.rows(place, first)) as rows:

@@ -74,11 +74,11 @@ class Journal:
                 (self.folder / name).unlink()
         self._rewrite(job)
 
-    def resume(self, job: Mapping[str, Any]) -> list[str]:
+    def resume(self, job: Mapping[str, Any]) -> list[int]:
         """Goes on with a manifest. InputError if it is of another run: other data, model or options.
 
-        Returns the files whose stamps are other ones by now: whether their content is, ``reread`` has to tell, and
-        then ``renew`` notes the new stamps.
+        Returns the numbers of the files whose stamps are other ones by now. Whether their rows are, the caller has to
+        find out, and then to note the new stamps by ``renew``.
         """
         for path in self.folder.iterdir():
             if path.name.startswith(".") and path.name.endswith(".part"):
@@ -342,8 +342,8 @@ def _sums(notes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _check_same(path: Path, found: Any, expected: Mapping[str, Any]) -> list[str]:
-    """InputError where a run is another one. Returns the files whose stamps differ, but not in size."""
+def _check_same(path: Path, found: Any, expected: Mapping[str, Any]) -> list[int]:
+    """InputError where a run is another one. Returns the numbers of files whose stamps differ, but not in size."""
     if not isinstance(found, dict):
         raise InputError(f"{path}: line 1: job={_short(found)}, expected an object{OR_OVERWRITE}")
     for key in sorted({*found, *expected} - {"source"}):
@@ -355,7 +355,7 @@ def _check_same(path: Path, found: Any, expected: Mapping[str, Any]) -> list[str
     return _moved(path, found.get("source"), expected["source"])
 
 
-def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[str]:
+def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[int]:
     if not isinstance(found, list) or not all(
         isinstance(entry, dict)
         and entry.keys() == {"file", *STAMP}
@@ -382,7 +382,7 @@ def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[str
                 f"{path}: is of a run with another source: {entry['file']} had {then['bytes']:,} bytes, now "
                 f"{entry['bytes']:,}: expected the same, or --overwrite"
             )
-    return [entry["file"] for then, entry in zip(found, now, strict=True) if then != entry]
+    return [number for number, (then, entry) in enumerate(zip(found, now, strict=True)) if then != entry]
 
 
 def _same(found: Any, expected: Any) -> bool:

@@ -78,7 +78,7 @@ class Source:
                         break
                     rows = _numbered(part, number, name, first)
                     if "file" in self.types and _is_one(reader):
-                        rows.kept = {"file": [Path(name).stem] * len(rows.index)}
+                        rows.kept = {"file": [_label(name)] * len(rows.index)}
                     yield rows
                     first += part.count
             finally:
@@ -122,7 +122,7 @@ class Source:
     def fingerprint(self) -> list[dict[str, Any]]:
         """The files and their stamps, as a manifest has them."""
         return [
-            {"file": path, **stamp.to_json()}
+            {"file": _text(path), **stamp.to_json()}
             for path, stamp in zip(self.files, self._stamps, strict=True)
             if not self.is_stream
         ]
@@ -262,8 +262,23 @@ def _same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bo
     )
 
 
+def _text(path: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are written as \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _label(path: str) -> str:
+    """A file's name as a column of the results has it. InputError where it is no text."""
+    stem = Path(path).stem
+    if _text(stem) != stem:
+        raise InputError(f"{_text(path)}: its name is no UTF-8, expected one that tells its row apart in the results")
+    return stem
+
+
 def _numbered(part: Part, number: int, name: str, first: int) -> Rows:
-    rows = Rows(first, first + part.count, (number, part.start), name, part.good + first, part.columns, part.kept)
+    rows = Rows(
+        first, first + part.count, (number, part.start), _text(name), part.good + first, part.columns, part.kept
+    )
     rows.bad = [rows.describe(first + i, reason) for i, reason in sorted(part.bad.items())]
     return rows
 
