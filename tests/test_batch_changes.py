@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import time
+from types import SimpleNamespace
 
 import batch_changes
 import numpy as np
@@ -134,6 +135,28 @@ def test_a_small_run_and_one_to_a_pipe(place, small_chunks, monkeypatch):
     assert run(place, "jsonl", "y.jsonl", *rows).exit_code == command.CHANGED
     assert not (place.folder / "y.jsonl").exists()
     assert run(place, "jsonl", "-", "--to", "jsonl", *rows).exit_code == command.CHANGED
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "npy"])
+def test_a_file_as_standard_input(place, small_chunks, monkeypatch, kind):
+    """It has a stamp as a file has, and a pipe has none."""
+    place.reset(kind)
+    original = sources.Source.rows
+
+    def changing(self, *arguments):
+        for number, part in enumerate(original(self, *arguments)):
+            yield part
+            if number == 2:
+                os.utime(place.path(kind))
+
+    words = place.words(kind, "folder", "--from", kind)
+    words[words.index("-i") + 1] = "-"
+    with open(place.path(kind), "rb") as file, monkeypatch.context() as patch:
+        patch.setattr(sources, "sys", SimpleNamespace(stdin=file))
+        patch.setattr(sources.Source, "rows", changing)
+        result = CliRunner().invoke(application, words, prog_name="rnncore")
+    assert result.exit_code == command.CHANGED
+    assert result.stderr.startswith("error: standard input: modified at ")
 
 
 def test_change_at_random_moments(place):

@@ -22,7 +22,7 @@ def parse(data: bytes, most_deep: int | None = None, constants: bool = False) ->
     if most_deep is not None:
         check_depth(text, most_deep)
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=None if constants else _no_constant)
+        return (LENIENT if constants else STRICT).decode(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -47,3 +47,8 @@ def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+LENIENT = json.JSONDecoder(object_pairs_hook=_once)
+"""Made once: to make one takes as long as a short row."""
