@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all mutations batch-kills batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
+.PHONY: demo test test-all mutations batch-kills batch-changes batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -27,6 +27,9 @@ bench-quick: $(VENV)/.installed-bench  ## a small race, nothing written
 
 batch-kills: $(VENV)/.installed-test  ## kill -9 batch runs at random moments, resume them, compare every byte
 	$(BIN)/python tests/batch_kills.py --count 200
+
+batch-changes: $(VENV)/.installed-test  ## change the input of batch runs at random moments: no row is lost, none is wrong
+	$(BIN)/python tests/batch_changes.py --count 200
 
 batch-memory: $(VENV)/.installed-test  ## a run over 2 GB of ragged rows in less than 1 GiB
 	$(BIN)/python tests/batch_memory.py --mb 2000

@@ -131,6 +131,8 @@ def drawn_inputs(
 def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> Difference:
     if found.shape != expected.shape:
         raise VerificationError(f"{name}: shape {found.shape}, expected {expected.shape}")
+    if found.dtype.kind != expected.dtype.kind and "f" in (found.dtype.kind, expected.dtype.kind):
+        raise VerificationError(f"{name}: dtype {found.dtype}, expected {expected.dtype}")
     if found.dtype.kind != "f":
         error = (found != expected).astype(np.float64)
         tolerance, scale = 0.0, 1.0

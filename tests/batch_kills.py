@@ -2,6 +2,11 @@
 
 The run is a child made by fork, so that it begins with its work and not with imports. Of each trial the child is
 killed up to four times before it may finish. Nothing of the result may differ from that of a run that was left alone.
+
+    plain      nothing else happens
+    moved      the input is a folder, and between the kills one of its files is replaced by its copy: other times and
+               another inode, so what is finished is read once more
+    overwrite  a run with other options was killed in the same place, and its leftovers are overwritten
 """
 
 from __future__ import annotations
@@ -27,6 +32,9 @@ from rnncore.cli.application import application
 
 ROWS, SHARD_ROWS, IDS = 400, 20, 30
 TARGETS = ("folder", "y.jsonl", "y.npz", "y.csv")
+KINDS = ("plain", "moved", "overwrite")
+FILES = 3  # of the folder of inputs
+INPUTS = ("m.safetensors", "in.jsonl", "in")
 MOST_KILLS = 4
 
 
@@ -56,10 +64,10 @@ def sequences(path: Path, rows: int = ROWS, bad: tuple[int, ...] = ()) -> list[l
     return found
 
 
-def words(folder: Path, target: str, *more: str) -> list[str]:
+def words(folder: Path, target: str, *more: str, source: str = "in.jsonl") -> list[str]:
     to = ["--to", "jsonl"] if target == "folder" else []
     place = [str(folder / target), *to, "--shard-rows", str(SHARD_ROWS), "--max-errors", "any"]
-    return ["run", str(folder / "m.safetensors"), "-i", str(folder / "in.jsonl"), "-o", *place, *more]
+    return ["run", str(folder / "m.safetensors"), "-i", str(folder / source), "-o", *place, *more]
 
 
 def child(arguments: list[str]) -> int:
@@ -88,7 +96,7 @@ def digest(folder: Path, target: str) -> str:
     """Of every name and byte that a run left, but for its inputs."""
     found = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in ("m.safetensors", "in.jsonl"):
+        if path.is_file() and path.relative_to(folder).parts[0] not in INPUTS:
             found.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     assert (folder / target).exists()
     return found.hexdigest()
@@ -97,38 +105,67 @@ def digest(folder: Path, target: str) -> str:
 def prepare(folder: Path) -> None:
     tagger(folder / "m.safetensors")
     sequences(folder / "in.jsonl", bad=(3, 44, 45, 399))
+    (folder / "in").mkdir()
+    lines = (folder / "in.jsonl").read_bytes().splitlines(keepends=True)
+    for number in range(FILES):
+        (folder / "in" / f"{number}.jsonl").write_bytes(
+            b"".join(lines[number * ROWS // FILES : (number + 1) * ROWS // FILES])
+        )
 
 
 def clear(folder: Path) -> None:
     """Only the inputs are left, the same files: their times are part of a manifest."""
     for path in folder.iterdir():
-        if path.name not in ("m.safetensors", "in.jsonl"):
+        if path.name not in INPUTS:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def undisturbed(folder: Path, target: str) -> tuple[str, float]:
+def undisturbed(folder: Path, target: str, source: str = "in.jsonl") -> tuple[str, float]:
     """(digest, seconds) of a run that nobody stops."""
     clear(folder)
     begin = time.monotonic()
-    code = outcome(child(words(folder, target)))
+    code = outcome(child(words(folder, target, source=source)))
     assert code == 3, f"exit code {code}"  # done, with bad rows left out
     return digest(folder, target), time.monotonic() - begin
 
 
-def trial(folder: Path, target: str, seconds: float, chance: random.Random) -> int:
+def killed(arguments: list[str], seconds: float) -> int:
+    """The exit code of a run that is killed after so long, if it is still there."""
+    process = child(arguments)
+    time.sleep(seconds)
+    os.kill(process, signal.SIGKILL)
+    return outcome(process)
+
+
+def replace(path: Path) -> None:
+    """Puts a copy in the place of a file."""
+    copy = path.with_name(f".{path.name}")
+    shutil.copyfile(path, copy)
+    os.replace(copy, path)
+
+
+def trial(folder: Path, target: str, seconds: float, chance: random.Random, kind: str = "plain") -> int:
     """Kills and resumes until a run is done; how many kills found it alive."""
     clear(folder)
-    kills = 0
-    for number in range(MOST_KILLS + 1):
-        process = child(words(folder, target, "--resume"))
-        if number < MOST_KILLS:
-            time.sleep(chance.uniform(0, seconds))
-            os.kill(process, signal.SIGKILL)
-        code = outcome(process)
+    kills, code = 0, -signal.SIGKILL
+    source, how = ("in" if kind == "moved" else "in.jsonl"), "--resume"
+    if kind == "overwrite":
+        kills += killed(words(folder, target, "--batch-size", "7"), chance.uniform(0, seconds)) == code
+        how = "--overwrite"
+    for _ in range(MOST_KILLS):
+        code = killed(words(folder, target, how, source=source), chance.uniform(0, seconds))
         if code != -signal.SIGKILL:
-            assert code == 3, f"exit code {code}"
             break
         kills += 1
+        if kind == "moved":
+            replace(folder / "in" / f"{chance.randrange(FILES)}.jsonl")
+        elif kind == "overwrite":  # what is there now may be of either run
+            how = chance.choice(("--resume", "--overwrite"))
+    else:
+        code = outcome(child(words(folder, target, how, source=source)))
+    if code == 1 and kind == "overwrite" and how == "--resume":  # refused: of the run that was there before
+        code = outcome(child(words(folder, target, "--overwrite", source=source)))
+    assert code == 3, f"exit code {code}"
     return kills
 
 
@@ -138,17 +175,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
-    kills = 0
+    kills = dict.fromkeys(KINDS, 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
         expected = {target: undisturbed(folder, target) for target in TARGETS}
         for number in range(asked.count):
-            target = TARGETS[number % len(TARGETS)]
-            kills += trial(folder, target, expected[target][1], chance)
-            if digest(folder, target) != expected[target][0]:
+            target, kind = TARGETS[number % len(TARGETS)], KINDS[number // len(TARGETS) % len(KINDS)]
+            kills[kind] += trial(folder, target, expected[target][1], chance, kind)
+            result = digest(folder, target)
+            if result != (undisturbed(folder, target, "in") if kind == "moved" else expected[target])[0]:
                 sys.exit(f"trial {number} (seed {asked.seed}): {target} differs from that of an undisturbed run")
-    print(f"{asked.count} trials, {kills} kills: every result has the bytes of an undisturbed run")
+    done = ", ".join(f"{count} {kind}" for kind, count in kills.items())
+    print(f"{asked.count} trials, {sum(kills.values())} kills ({done}): all results are those of undisturbed runs")
 
 
 if __name__ == "__main__":

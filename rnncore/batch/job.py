@@ -3,19 +3,23 @@
 Reading, computing and writing go on side by side, and so do the batches of shards, so that the cores have work while
 one shard ends; at most five shards are in memory. A shard counts when its file and then its line in the manifest are
 on disk. Nothing of this shows in the bytes: a shard is made of its rows alone, and shards are written in their order.
+Rows are of files that are as they were when the run began, or the run ends with an error; so does one that is resumed
+with other rows behind the shards that it has.
 A result that is one file is made of shards too, in the folder FILE.parts beside it, unless it is small enough for one:
 then nothing is left behind at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
 import json
+import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +29,8 @@ import numpy as np
 
 from rnncore import atomic
 from rnncore._version import __version__
-from rnncore.batch.journal import ERRORS, Journal
+from rnncore.batch.changes import InputChanged, content
+from rnncore.batch.journal import ERRORS, MANIFEST, Journal
 from rnncore.batch.outputs import Results, Writer
 from rnncore.batch.rows import Bad, Rows, sizes, take
 from rnncore.batch.runner import Found, Runner
@@ -33,9 +38,10 @@ from rnncore.batch.sources import Source, merged, shards
 from rnncore.batch.workers import Workers
 from rnncore.config import config
 from rnncore.errors import InputError, RnncoreError
+from rnncore.state import fingerprint
 from rnncore.threads import check_threads
 
-__all__ = ["BadRows", "DiskFull", "Job", "Report", "Stopped", "identity"]
+__all__ = ["BadRows", "DiskFailed", "DiskFull", "Job", "Report", "Stopped", "identity"]
 
 PARTS = ".parts"
 POLL_SECONDS = 0.2
@@ -52,8 +58,12 @@ class Stopped(RnncoreError):
     """Stopped on request, with everything so far on disk: ``resume`` goes on."""
 
 
-class DiskFull(RnncoreError):
-    """No space left; what is finished is safe, and ``resume`` goes on."""
+class DiskFailed(RnncoreError):
+    """The system refused to read or write; what is finished is safe, and ``resume`` goes on."""
+
+
+class DiskFull(DiskFailed):
+    """No space left."""
 
 
 @dataclass
@@ -69,9 +79,10 @@ class Report:
 
 @dataclass
 class Begun:
-    """A shard whose batches are run; ``wait`` gives what the runner gives."""
+    """A shard whose batches are run; ``wait`` gives what the runner gives. content: the hash of its rows."""
 
     parts: list[Rows]
+    content: str
     index: np.ndarray
     columns: dict[str, Any]
     kept: dict[str, list]
@@ -84,6 +95,7 @@ class Shard:
 
     first: int
     stop: int
+    content: str
     next: list[int]
     results: Results
     bad: list[Bad]
@@ -123,7 +135,7 @@ class Job:
     _workers: Workers | None = field(default=None, init=False)
 
     def run(self) -> Report:
-        """Raises BadRows, Stopped, DiskFull and whatever reading raises."""
+        """Raises BadRows, Stopped, InputChanged, DiskFull, DiskFailed and whatever reading raises."""
         with Workers(check_threads(self.num_threads)) as self._workers:
             return self._run()
 
@@ -149,8 +161,9 @@ class Job:
         shard = self._finished(first)
         results, bad = shard.results, shard.bad
         self._check_bad(bad)
+        self.source.check()
         if self.resume:
-            self._remove_temporaries()
+            self._guarded(self._remove_temporaries, 0)
         self._write_errors(Path(f"{self.target}.errors.jsonl"), [entry.to_json() for entry in bad])
         self._guarded(lambda: atomic.write(self.target, self.writer.encode(results)), 0)
         notes = [{**self.writer.note(results), "rows": len(results.index)}]
@@ -161,7 +174,7 @@ class Job:
         journal = self._guarded(lambda: Journal(folder, self.writer.suffix), 0)
         try:
             if self.resume and Journal.is_there(folder):
-                self._guarded(lambda: journal.resume(self._job()), 0)
+                self._resume(journal)
             else:
                 self._guarded(lambda: journal.start(self._job()), 0)
             if journal.done is None:
@@ -175,6 +188,33 @@ class Job:
         finally:
             journal.close()
 
+    def _resume(self, journal: Journal) -> None:
+        """Goes on with a journal. InputError where its shards were made of other rows than there are now."""
+        moved = self._guarded(lambda: journal.resume(self._job()), 0)
+        if moved:
+            self._reread(journal, moved[0])
+            self._guarded(lambda: journal.renew(self._job()), len(journal.notes))
+
+    def _reread(self, journal: Journal, moved: int) -> None:
+        """Compares the rows from this file on with those that the finished shards were made of."""
+        place, first, notes = (0, 0), 0, list(journal.notes)
+        while notes and notes[0]["next"][0] < moved:  # of files that are as they were
+            note = notes.pop(0)
+            place, first = tuple(note["next"]), note["stop"]
+        with contextlib.closing(self.source.rows(place, first)) as rows:
+            for note, parts in zip(notes, _cut(rows, [note["stop"] for note in notes]), strict=True):
+                if self.stopping():
+                    raise Stopped(f"stopped; {len(journal.notes)} shards are safe: --resume goes on")
+                index, columns, kept = merged(parts) if parts else (np.zeros(0, np.int64), {}, {})
+                bad = [entry for part in parts for entry in part.bad]
+                if content(index, columns, kept, bad) != note["content"]:
+                    files = " to ".join(dict.fromkeys(part.file for part in (parts[0], parts[-1]))) if parts else ""
+                    raise InputChanged(
+                        f"{journal.folder / MANIFEST}: shard {note['shard']} was made of other rows than "
+                        f"{note['first']} to {note['stop'] - 1} of {files or self.source.given} are now: "
+                        "expected the input as it was, or --overwrite"
+                    )
+
     def _job(self) -> dict[str, Any]:
         return {
             **self.identity,
@@ -182,6 +222,8 @@ class Job:
             "kernels": config()["float32"],
             "format": self.writer.suffix,
             "source": self.source.fingerprint(),
+            "shared": content(np.zeros(0, np.int64), self.source.shared, {}, []),
+            "types": {name: str(kind) for name, kind in self.source.types.items()},
             "shard rows": self.most_rows,
             "shard bytes": self.most_bytes,
             "keep bad rows out": self.max_errors != 0,
@@ -208,6 +250,7 @@ class Job:
                         "first": shard.first,
                         "stop": shard.stop,
                         "rows": len(shard.results.index),
+                        "content": shard.content,
                         "next": shard.next,
                         **self.writer.note(shard.results),
                         "bad": [entry.to_json() for entry in shard.bad],
@@ -222,6 +265,14 @@ class Job:
                             f"stopped; {len(journal.notes)} shards with {rows:,} rows are safe: --resume goes on"
                         )
                 settle()
+                self.source.check()
+            except InputChanged as error:
+                if pending is not None:
+                    settle()
+                raise InputChanged(
+                    f"{error}; {len(journal.notes)} shards with {journal.notes[-1]['stop'] if journal.notes else 0:,} "
+                    "rows are safe: with the input as it was, --resume goes on"
+                ) from None
             finally:
                 if pending is not None:
                     pending.exception()
@@ -238,10 +289,10 @@ class Job:
                 parts = [journal.part(i) for i in range(len(journal.notes))]
                 self.writer.combine(file, parts, journal.notes)
 
-        self._remove_temporaries()
+        self._guarded(self._remove_temporaries, len(journal.notes))
         self._write_errors(Path(f"{self.target}.errors.jsonl"), bad)
         self._guarded(combine, len(journal.notes))
-        journal.remove()
+        self._guarded(journal.remove, len(journal.notes))
 
     def _remove_temporaries(self) -> None:
         """What a run that was killed while it wrote the target left beside it."""
@@ -261,13 +312,18 @@ class Job:
                 raise InputError(
                     f"more than a shard for standard output as {self.writer.suffix}: expected jsonl or csv"
                 )
-            stream.write(data)
-            stream.flush()
+            try:
+                stream.write(data)
+                stream.flush()
+            except OSError as error:
+                error.filename = error.filename or "standard output"
+                raise
             rows += len(shard.results.index)
             notes.append({"rows": len(shard.results.index)})
             self.progress(rows, self.source.share())
             if self.stopping():
                 raise Stopped(f"stopped behind row {shard.stop}")
+        self.source.check()
         return Report(rows, len(notes), bad)
 
     def _begun(self, last: dict[str, Any] | None = None) -> Iterator[Begun]:
@@ -281,8 +337,9 @@ class Job:
         if not parts:
             raise InputError(f"{self.source.given}: no rows")
         index, columns, kept = merged(parts)
+        hashed = content(index, columns, kept, [entry for part in parts for entry in part.bad])
         wait = self.runner.begin(columns, self.source.shared, self._workers)
-        return Begun(parts, index, columns, kept, wait)
+        return Begun(parts, hashed, index, columns, kept, wait)
 
     def _finished(self, begun: Begun) -> Shard:
         self._note_casts(begun.columns)
@@ -298,7 +355,7 @@ class Job:
         kept = {name: [values[i] for i in good] for name, values in begun.kept.items()}
         place = [last.place[0], last.place[1] + last.stop - last.first]
         results = Results(index[good], kept, outputs, lengths)
-        return Shard(parts[0].first, last.stop, place, results, sorted(bad, key=lambda entry: entry.row))
+        return Shard(parts[0].first, last.stop, begun.content, place, results, sorted(bad, key=lambda entry: entry.row))
 
     def _lengths(self, columns: dict[str, Any], good: list[int]) -> np.ndarray | None:
         """How many steps of each row count: as given, or where rows are lists, as many as there are."""
@@ -346,22 +403,27 @@ class Job:
     def _write_errors(self, path: Path, bad: list[dict[str, Any]]) -> None:
         """The list of bad rows, where there are some."""
         if bad:
-            data = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad)
-            self._guarded(lambda: atomic.write(path, data.encode("utf-8", "surrogatepass")), 0)
+            data = "".join(f"{_readable(entry)}\n" for entry in bad)
+            self._guarded(lambda: atomic.write(path, data.encode()), 0)
             self._errors = path
         else:
-            path.unlink(missing_ok=True)
+            self._guarded(lambda: path.unlink(missing_ok=True), 0)
 
     def _guarded(self, work: Callable[[], Item], finished: int) -> Item:
-        """Runs what writes; a full disk becomes a message that says what is safe."""
+        """Runs what writes; what the system refuses becomes a message that says what is safe."""
         try:
             return work()
         except OSError as error:
-            if error.errno not in FULL:
+            if isinstance(error, RnncoreError):
                 raise
-            raise DiskFull(
-                f"{self.target}: no space left on the disk; {finished} shards are safe: "
-                "make room, then run again with --resume"
+            if error.errno in FULL:
+                raise DiskFull(
+                    f"{self.target}: no space left on the disk; {finished} shards are safe: "
+                    "make room, then run again with --resume"
+                ) from None
+            place = self.target if error.filename is None else os.fsdecode(error.filename)
+            raise DiskFailed(
+                f"{place}: {error.strerror or error}; {finished} shards are safe: mend it, then run again with --resume"
             ) from None
 
     def _report(self, notes: list[dict[str, Any]], bad: list[dict[str, Any]]) -> Report:
@@ -377,16 +439,37 @@ class Job:
         return Report(rows, len(notes), bad, shapes, getattr(self, "_errors", None))
 
 
-def identity(model_sha256: str, runner: Runner, options: dict[str, Any]) -> dict[str, Any]:
+def identity(weights: Mapping[str, np.ndarray], runner: Runner, options: dict[str, Any]) -> dict[str, Any]:
     """What a run is, but for its data."""
     spec = json.dumps(runner.model.spec.to_json(), sort_keys=True)
     return {
-        "model": model_sha256,
+        "weights": fingerprint(runner.model.spec, weights, runner.model.dtype),
         "spec": hashlib.sha256(spec.encode()).hexdigest(),
         "dtype": runner.model.dtype.name,
         "batch size": runner.batch_size,
         **options,
     }
+
+
+def _readable(entry: dict[str, Any]) -> str:
+    """A line of JSON, with letters as they are; escaped where they are none, as in the name of a file can be."""
+    text = json.dumps(entry, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(entry)
+
+
+def _cut(rows: Iterator[Rows], stops: Sequence[int]) -> Iterator[list[Rows]]:
+    """Rows cut before these numbers; fewer where there are no more."""
+    rest: Rows | None = None
+    for stop in stops:
+        parts: list[Rows] = []
+        while not parts or parts[-1].stop < stop:
+            part, rest = rest or next(rows, None), None
+            if part is None:
+                break
+            if part.stop > stop:
+                part, rest = part.split(stop)
+            parts.append(part)
+        yield parts
 
 
 def _chain(first: Item, second: Item, rest: Iterator[Item]) -> Iterator[Item]:

@@ -4,6 +4,7 @@
     .lock             held while a run writes here
     part-00000.*      the shards
 
+Each line ends in a checksum of itself and of the line before, so one that was edited, moved or taken out is refused.
 A crash may leave half a line at the end: it is cut off, and its shard is made again. Nothing in a manifest depends on
 when or how often a run was stopped, so the finished folder is the same, byte for byte.
 """
@@ -15,11 +16,12 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rnncore import atomic
+from rnncore.batch import strict_json
 from rnncore.errors import InputError
 
 try:
@@ -32,6 +34,12 @@ __all__ = ["ERRORS", "MANIFEST", "Journal"]
 MANIFEST = "_manifest.jsonl"
 ERRORS = "_errors.jsonl"
 LOCK = ".lock"
+CHECK = b',"check":"'
+DIGITS = 32  # of a checksum
+MOST_DEEP = 16
+MOST_SIZE = 1 << 63
+STAMP = ("bytes", "modified", "changed", "inode")
+OR_OVERWRITE = ": expected it as the run left it, or --overwrite"
 
 
 class Journal:
@@ -49,72 +57,70 @@ class Journal:
         self.notes: list[dict[str, Any]] = []
         self.done: dict[str, Any] | None = None
         self._file: Any = None
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            atomic.flush_directory(folder.parent)
-        self._lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise InputError(f"{folder}: another run is writing here") from None
+        self._last = ""  # the checksum of the last line
+        self._lock = _locked(folder)
 
     @staticmethod
     def is_there(folder: Path) -> bool:
         return (folder / MANIFEST).exists()
 
     def start(self, job: Mapping[str, Any]) -> None:
-        """A new manifest; what an earlier run left behind is removed."""
-        for path in self.folder.iterdir():
-            if path.name in (MANIFEST, ERRORS) or path.name.startswith(
-                ("part-", ".part-", f".{MANIFEST}", f".{ERRORS}")
-            ):
-                path.unlink()
-        atomic.write(self.folder / MANIFEST, _line({"job": job}))
-        self._open()
+        """A new manifest; what an earlier run left behind is removed, its manifest last."""
+        self.notes, self.done = [], None
+        names = [path.name for path in self.folder.iterdir()]
+        left = ("part-", ".part-", f".{MANIFEST}", f".{ERRORS}")
+        for name in names:
+            if name == ERRORS or name.startswith(left):
+                (self.folder / name).unlink()
+        self._rewrite(job)
 
-    def resume(self, job: Mapping[str, Any]) -> None:
-        """Goes on with a manifest. InputError if it is of another run: other data, model or options."""
+    def resume(self, job: Mapping[str, Any]) -> list[int]:
+        """Goes on with a manifest. InputError if it is of another run: other data, model or options.
+
+        Returns the numbers of the files whose stamps are other ones by now. Whether their rows are, the caller has to
+        find out, and then to note the new stamps by ``renew``.
+        """
         for path in self.folder.iterdir():
             if path.name.startswith(".") and path.name.endswith(".part"):
                 path.unlink()  # a temporary file of a run that was killed
         path = self.folder / MANIFEST
-        data = path.read_bytes()
-        keep, entries = 0, []
-        for line in data.splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-            except ValueError:
+        entries = list(_entries(path, path.read_bytes()))
+        if not entries or not isinstance(entries[0], dict) or entries[0].keys() != {"job"}:
+            raise InputError(f"{path}: line 1: not what a run is, expected the manifest of a run, or --overwrite")
+        moved = _check_same(path, entries[0]["job"], json.loads(_body(job)))
+        self.notes, self.done = [], None
+        notes, done = _shards(path, entries[1:], self, job)
+        for note in notes:
+            if not self._is_whole(note):
                 break
-            if not line.endswith(b"\n") or not isinstance(entry, dict):
-                break
-            entries.append((keep + len(line), entry))
-            keep += len(line)
-        if not entries or "job" not in entries[0][1]:
-            raise InputError(f"{path}: no manifest of a run, expected one, or --overwrite")
-        _check_same(path, entries[0][1]["job"], json.loads(_line(job)))
-        keep = entries[0][0]
-        for end, entry in entries[1:]:
-            if "done" in entry:
-                self.done = entry["done"]
-            elif self._is_whole(entry):
-                self.notes.append(entry)
-            else:
-                break
-            keep = end
-        self._open()
-        os.ftruncate(self._file.fileno(), keep)
-        os.fsync(self._file.fileno())
+            self.notes.append(note)
+        else:
+            self.done = done
+        self._rewrite(entries[0]["job"])
+        return moved
+
+    def renew(self, job: Mapping[str, Any]) -> None:
+        """Puts what the run is by now into the first line."""
+        self._rewrite(job)
+
+    def _rewrite(self, job: Mapping[str, Any]) -> None:
+        """The manifest anew, whole or not at all: with what is known, and nothing of what a crash left."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+        entries = [{"job": job}, *self.notes, *([] if self.done is None else [{"done": self.done}])]
+        last, lines = "", []
+        for entry in entries:
+            line, last = _line(entry, last)
+            lines.append(line)
+        atomic.write(self.folder / MANIFEST, b"".join(lines))
+        handle = os.open(self.folder / MANIFEST, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+        self._file, self._last = os.fdopen(handle, "ab", buffering=0), last
 
     def _is_whole(self, note: Mapping[str, Any]) -> bool:
         """Whether a shard is there, with the bytes that were noted."""
-        if note.get("shard") != len(self.notes):
-            return False
         try:
-            with open(self.part(len(self.notes)), "rb") as file:
+            with open(self.folder / note["file"], "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == note["sha256"]
         except FileNotFoundError:
             return False
@@ -134,31 +140,29 @@ class Journal:
 
     def finish(self) -> None:
         """Notes that there are no more shards."""
-        self.done = {
-            "shards": len(self.notes),
-            "rows": sum(note["rows"] for note in self.notes),
-            "bad": sum(len(note["bad"]) for note in self.notes),
-        }
-        self._append({"done": self.done})
+        done = _sums(self.notes)
+        self._append({"done": done})
+        self.done = done
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         """A line that is on disk when this returns, or not there at all."""
+        line, last = _line(entry, self._last)
         end = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(_line(entry))
+            written = self._file.write(line)
+            if written != len(line):  # a disk that is full takes what it has room for
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / MANIFEST))
             os.fsync(self._file.fileno())
         except OSError:
-            os.ftruncate(self._file.fileno(), end)
+            with contextlib.suppress(OSError):  # half a line, which resuming cuts off
+                os.ftruncate(self._file.fileno(), end)
             raise
-
-    def _open(self) -> None:
-        handle = os.open(self.folder / MANIFEST, os.O_WRONLY | os.O_APPEND)
-        self._file = os.fdopen(handle, "ab", buffering=0)
+        self._last = last
 
     def remove(self) -> None:
         """Removes the folder: shards first, then the manifest, so that what is left can always be resumed."""
-        for note in reversed(self.notes):
-            (self.folder / note["file"]).unlink(missing_ok=True)
+        for number in reversed(range(len(self.notes))):
+            self.part(number).unlink(missing_ok=True)
         for name in (ERRORS, MANIFEST, LOCK):
             (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -166,21 +170,224 @@ class Journal:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # all of it is on disk already
+                self._file.close()
         os.close(self._lock)
 
 
-def _line(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the folder's lock. InputError where another run has it."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            atomic.flush_directory(folder.parent)
+        try:
+            lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except FileNotFoundError:
+            if folder.is_dir():
+                raise
+            continue  # a run that ended has just removed it
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
+                return lock
+        except FileNotFoundError:
+            pass  # a run that ended has removed the file that is locked here
+        except OSError as error:
+            os.close(lock)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise InputError(f"{folder}: another run is writing here") from None
+        os.close(lock)
 
 
-def _check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    for key in sorted({*found, *expected}):
-        if found.get(key) != expected.get(key):
+def _body(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":")).encode()
+
+
+def _line(entry: Mapping[str, Any], before: str) -> tuple[bytes, str]:
+    """A line and its checksum, which covers that of the line before."""
+    body = _body(entry)
+    check = _checksum(body, before)
+    return body[:-1] + CHECK + check.encode() + b'"}\n', check
+
+
+def _checksum(body: bytes, before: str) -> str:
+    return hashlib.blake2b(before.encode() + body, digest_size=DIGITS // 2).hexdigest()
+
+
+def _entries(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
+    """What stands in the lines of a manifest. InputError for lines that no run has written.
+
+    The last one is left out where a crash can have left it: without an end, or with zeros in the place of blocks that
+    never reached the disk.
+    """
+    before = ""
+    lines = data.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        place = f"{path}: line {number}"
+        if number == len(lines) > 1 and (not line.endswith(b"\n") or b"\0" in line):
+            return
+        body, found, check = line.rpartition(CHECK)
+        if not found or len(check) != DIGITS + 3 or not check.endswith(b'"}\n'):
+            raise InputError(f"{place}: no checksum{OR_OVERWRITE}")
+        body += b"}"
+        if check[:DIGITS] != _checksum(body, before).encode():
+            raise InputError(f"{place}: its checksum is {check[:DIGITS]!r}, but not that of the line{OR_OVERWRITE}")
+        before = check[:DIGITS].decode()
+        try:
+            entry = strict_json.parse(body, MOST_DEEP)
+        except ValueError as error:
+            raise InputError(f"{place}: {error}{OR_OVERWRITE}") from None
+        yield entry
+
+
+def _shards(
+    path: Path, entries: Sequence[Any], journal: Journal, job: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The notes of the shards, and of the end. InputError for one that no run can have made."""
+    notes: list[dict[str, Any]] = []
+    done = None
+    files = len(job["source"])
+    for number, entry in enumerate(entries, 2):
+        place = f"{path}: line {number}"
+        if done is not None:
+            raise InputError(f"{place}: behind the end of the run{OR_OVERWRITE}")
+        if isinstance(entry, dict) and entry.keys() == {"done"}:
+            done = entry["done"]
+            _check(place, "done", done, _sums(notes))
+            continue
+        _check_note(place, entry, len(notes), notes[-1] if notes else None, files, journal)
+        notes.append(entry)
+    return notes, done
+
+
+def _check_note(
+    place: str, note: Any, number: int, last: Mapping[str, Any] | None, files: int, journal: Journal
+) -> None:
+    """InputError where the note of a shard is none, or does not follow on the last one."""
+    names = ("shard", "file", "sha256", "bytes", "first", "stop", "rows", "content", "next", "shapes", "bad")
+    if not isinstance(note, dict) or note.keys() != {*names}:
+        raise InputError(f"{place}: {_short(note)}, expected the note of a shard: {', '.join(names)}{OR_OVERWRITE}")
+    first = 0 if last is None else last["stop"]
+    for name, expected in (("shard", number), ("file", journal.part(number).name), ("first", first)):
+        _check(place, name, note[name], expected)
+    for name, digits in (("sha256", 64), ("content", 32)):
+        found = note[name]
+        if not isinstance(found, str) or len(found) != digits or found.strip("0123456789abcdef"):
+            raise InputError(f"{place}: {name}={_short(found)}, expected {digits} hexadecimal digits{OR_OVERWRITE}")
+    for name in ("bytes", "stop", "rows"):
+        if not _is_size(note[name]):
+            raise InputError(f"{place}: {name}={_short(note[name])}, expected an integer of at least 0{OR_OVERWRITE}")
+    begin = [0, 0] if last is None else last["next"]
+    following = note["next"]
+    rows = note["stop"] - first
+    if not (
+        isinstance(following, list)
+        and len(following) == 2
+        and all(map(_is_size, following))
+        and begin[0] <= following[0] < max(files, 1)
+        and (following[1] == begin[1] + rows if following[0] == begin[0] else following[1] <= rows)
+    ):
+        raise InputError(
+            f"{place}: next={_short(following)}, expected [file, row], a file below {max(files, 1)}, "
+            f"{rows} rows behind {begin}{OR_OVERWRITE}"
+        )
+    shapes = note["shapes"]
+    if not isinstance(shapes, dict) or not all(
+        isinstance(shape, list) and all(map(_is_size, shape)) for shape in shapes.values()
+    ):
+        raise InputError(f"{place}: shapes={_short(shapes)}, expected a list of sizes for each output{OR_OVERWRITE}")
+    if last is not None and {name: len(shape) for name, shape in shapes.items()} != {
+        name: len(shape) for name, shape in last["shapes"].items()
+    }:
+        raise InputError(f"{place}: shapes={_short(shapes)}, expected the outputs of the line before{OR_OVERWRITE}")
+    bad, at = note["bad"], first - 1
+    for entry in bad if isinstance(bad, list) else [bad]:
+        if (
+            not isinstance(bad, list)
+            or not isinstance(entry, dict)
+            or entry.keys() != {"row", "file", "place", "reason"}
+            or not all(_is_size(entry[name]) for name in ("row", "place"))
+            or not all(isinstance(entry[name], str) for name in ("file", "reason"))
+            or not at < entry["row"] < note["stop"]
+        ):
+            raise InputError(
+                f"{place}: bad={_short(entry)}, expected row, file, place and reason, rows from {at + 1} "
+                f"to {note['stop'] - 1}{OR_OVERWRITE}"
+            )
+        at = entry["row"]
+    if first + note["rows"] + len(bad) != note["stop"]:
+        raise InputError(
+            f"{place}: {note['rows']} rows and {len(bad)} bad ones from {first} to {note['stop']}, "
+            f"expected {note['stop'] - first}{OR_OVERWRITE}"
+        )
+
+
+def _is_size(found: Any) -> bool:
+    return type(found) is int and 0 <= found < MOST_SIZE
+
+
+def _check(place: str, name: str, found: Any, expected: Any) -> None:
+    if not _same(found, expected):
+        raise InputError(f"{place}: {name}={_short(found)}, expected {_short(expected)}{OR_OVERWRITE}")
+
+
+def _sums(notes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "shards": len(notes),
+        "rows": sum(note["rows"] for note in notes),
+        "bad": sum(len(note["bad"]) for note in notes),
+    }
+
+
+def _check_same(path: Path, found: Any, expected: Mapping[str, Any]) -> list[int]:
+    """InputError where a run is another one. Returns the numbers of files whose stamps differ, but not in size."""
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: line 1: job={_short(found)}, expected an object{OR_OVERWRITE}")
+    for key in sorted({*found, *expected} - {"source"}):
+        if not _same(found.get(key), expected.get(key)):
             raise InputError(
                 f"{path}: is of a run with another {key} ({_short(found.get(key))}, now {_short(expected.get(key))}): "
                 "expected the same, or --overwrite"
             )
+    return _moved(path, found.get("source"), expected["source"])
+
+
+def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[int]:
+    if not isinstance(found, list) or not all(
+        isinstance(entry, dict)
+        and entry.keys() == {"file", *STAMP}
+        and isinstance(entry["file"], str)
+        and all(type(entry[name]) is int and abs(entry[name]) < MOST_SIZE for name in STAMP)
+        for entry in found
+    ):
+        raise InputError(
+            f"{path}: line 1: source={_short(found)}, expected file, {', '.join(STAMP)} of each file{OR_OVERWRITE}"
+        )
+    before, files = [entry["file"] for entry in found], [entry["file"] for entry in now]
+    if before != files:
+        new = [name for name in files if name not in before]
+        gone = [name for name in before if name not in files]
+        what = "is new" if new else "is not there any more" if gone else "is at another place in the order"
+        name = [*new, *gone, *files][0]
+        raise InputError(
+            f"{path}: is of a run with another source: {name} {what} ({len(before)} files, now {len(files)}): "
+            "expected the same, or --overwrite"
+        )
+    for then, entry in zip(found, now, strict=True):
+        if then["bytes"] != entry["bytes"]:
+            raise InputError(
+                f"{path}: is of a run with another source: {entry['file']} had {then['bytes']:,} bytes, now "
+                f"{entry['bytes']:,}: expected the same, or --overwrite"
+            )
+    return [number for number, (then, entry) in enumerate(zip(found, now, strict=True)) if then != entry]
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Whether values are the same as JSON, where true is not 1."""
+    return json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -152,10 +153,7 @@ class NpzWriter(NpyWriter):
         if self.numbered:
             found[ROW] = results.index
         for name, values in results.kept.items():
-            array = np.array(values) if values else np.zeros(0, np.int64)
-            if array.dtype.kind not in "biufUM":
-                array = np.array([json.dumps(value, default=str) for value in values])
-            found[name] = array
+            found[name] = _labels(values)
         return found
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
@@ -180,10 +178,10 @@ class JsonlWriter(Writer):
         columns = [self._cut(results, name) for name in self.names]
         lines = []
         for i in range(len(results.index)):
-            found = {name: values[i] for name, values in kept.items()}
+            found = {name: _finite(values[i]) for name, values in kept.items()}
             found.update({name: _plain(column[i]) for name, column in zip(self.names, columns, strict=True)})
             lines.append(json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str))
-        return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+        return "".join(f"{line}\n" for line in lines).encode()
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
         for path in parts:
@@ -218,7 +216,7 @@ class CsvWriter(Writer):
             rows = values.reshape(len(values) if self._steps else 1, len(self._columns))
             for step, numbers in enumerate(rows):
                 writer.writerow([*labels, *([step] if self._steps else []), *map(str, numbers)])
-        return text.getvalue().encode("utf-8", "surrogatepass")
+        return text.getvalue().encode()
 
     def _header(self, kept: dict[str, list]) -> list[str]:
         return [*kept, *([STEP] if self._steps else []), *self._columns]
@@ -333,6 +331,7 @@ def _combine_arrays(
 ) -> None:
     """An array of all shards' rows; it is in memory only where its rows do not stand first."""
     axis = plan.axes[name]
+    arrays = _as_noted(name, axis, notes, arrays)
     dtype = numpy_dtype(plan.spec.values[name].dtype, plan.dtype)
     some = [note["shapes"][name] for note in notes if note["rows"]] or [notes[0]["shapes"][name]]
     shape = tuple(max(sizes) for sizes in zip(*some, strict=True))
@@ -348,6 +347,18 @@ def _combine_arrays(
             file.write(np.ascontiguousarray(_filled(array, shape)).data.cast("B"))
 
 
+def _as_noted(
+    name: str, axis: int | None, notes: Sequence[dict[str, Any]], arrays: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The shards' arrays. InputError where one has not the shape that was noted of it."""
+    for number, (note, array) in enumerate(zip(notes, arrays, strict=True)):
+        shape = list(array.shape) if axis is None else [array.shape[axis], *np.delete(array.shape, axis).tolist()]
+        expected = [note["rows"], *note["shapes"][name]]
+        if axis is not None and shape != expected:
+            raise InputError(f"shard {number}: {name} with rows first is {shape}, expected {expected} as noted")
+        yield array
+
+
 def _copy(path: Path, file: BinaryIO, skip_line: bool = False) -> None:
     with open(path, "rb") as part:
         if skip_line:
@@ -361,6 +372,24 @@ def _plain(array: np.ndarray) -> Any:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return np.where(np.isfinite(array), array, None).tolist()
     return array.tolist()
+
+
+def _finite(value: Any) -> Any:
+    """A kept value with None in the place of numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return {name: _finite(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _labels(values: list) -> np.ndarray:
+    """Kept values as an array, (rows,): of JSON where one has no type that fits them all, or ends in zeros."""
+    plain = all(not isinstance(value, (list, dict, bytes)) and not str(value).endswith("\0") for value in values)
+    array = np.array(values) if values and plain else np.zeros(0, np.int64)
+    if array.dtype.kind not in "biufUM" or len(array) < len(values):
+        array = np.array([json.dumps(value, default=str) for value in values])
+    return array
 
 
 def _text(value: Any) -> str | None:

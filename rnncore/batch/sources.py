@@ -8,11 +8,13 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from rnncore.batch.changes import InputChanged, Stamp, settle
 from rnncore.batch.plan import Plan
 from rnncore.batch.readers import READERS, Part, Reader, Request
 from rnncore.batch.rows import Place, Rows, joined
@@ -32,7 +34,7 @@ class Source:
     given   a file, a folder, a pattern with * or ?, or "-" for standard input
     format  one of READERS; None: what the files' names end in
 
-    Raises InputError.
+    Raises InputError; InputChanged where a file is not what it was when this was made.
     """
 
     def __init__(self, given: str, format: str | None, request: Request):
@@ -41,7 +43,9 @@ class Source:
         self.files = _files(given, format)
         self.format = format or _format(self.files)
         self.is_stream = given == STDIN
-        self._sizes = [0 if self.is_stream else os.stat(path).st_size for path in self.files]
+        self._asked = format
+        self._stamps = [self._stamp(path) for path in self.files]
+        settle(stamp for stamp in self._stamps if stamp is not None)
         self._now = 0
         self._reader: Reader | None = None
         self._first: Reader | None = self._open(0)
@@ -52,57 +56,123 @@ class Source:
             self.types["file"] = None
 
     def rows(self, place: Place = (0, 0), first: int = 0) -> Iterator[Rows]:
-        """The rows from a place on; ``first`` is the number of the row there."""
+        """The rows from a place on; ``first`` is the number of the row there.
+
+        What is given is certain to be of the files as they were: each part is followed by a look at the stamp.
+        """
         for number in range(place[0], len(self.files)):
             self._now = number
             name = self.files[number]
-            with _naming(name):
-                if number == 0 and self._first is not None:
-                    reader, self._first = self._first, None
-                else:
-                    reader = self._open(number)
+            if number == 0 and self._first is not None:
+                reader, self._first = self._first, None
+            else:
+                reader = self._open(number)
             self._reader = reader
             try:
                 skip = place[1] if number == place[0] else 0
                 parts = reader.parts(skip)
                 while True:
-                    with _naming(name):
+                    with self._reading(number):
                         part = next(parts, None)
                     if part is None:
                         break
                     rows = _numbered(part, number, name, first)
                     if "file" in self.types and _is_one(reader):
-                        rows.kept = {"file": [Path(name).stem] * len(rows.index)}
+                        rows.kept = {"file": [_label(name)] * len(rows.index)}
                     yield rows
                     first += part.count
             finally:
                 reader.close()
 
+    def would_read(self, path: Path) -> bool:
+        """Whether a file of that name would be one of the data, if it were there."""
+        place = path.absolute()
+        folder = Path(self.given).absolute()
+        if self.is_stream or str(path) in self.files:
+            return not self.is_stream
+        if folder.is_dir():
+            return place.is_relative_to(folder) and _is_data(place, folder, self._asked)
+        return not folder.exists() and glob.has_magic(self.given) and place.match(str(folder))
+
+    def check(self) -> None:
+        """InputChanged where a file has changed, has gone, or has come."""
+        for number in range(len(self.files)):
+            self._check(number)
+        if self.is_stream:
+            return
+        try:
+            now = _files(self.given, self._asked)
+        except InputError:  # none is left
+            now = []
+        for path in sorted({*now} ^ {*self.files}):
+            raise InputChanged(
+                f"{path}: {'is new' if path in now else 'is not there any more'}, "
+                f"expected the files that {self.given} had when the run began"
+            )
+
     def share(self) -> float:
         """About how much has been read, from 0 to 1; 0 where nobody can tell."""
-        total = sum(self._sizes)
-        if not total:
+        sizes = [0 if stamp is None else stamp.bytes for stamp in self._stamps]
+        total = sum(sizes)
+        if not total or self.is_stream:
             return 0.0
         here = self._reader.share() if self._reader is not None else 0.0
-        return min((sum(self._sizes[: self._now]) + here * self._sizes[self._now]) / total, 1.0)
+        return min((sum(sizes[: self._now]) + here * sizes[self._now]) / total, 1.0)
 
     def fingerprint(self) -> list[dict[str, Any]]:
-        """What a resumed run compares: the files, their sizes, and when they were last changed."""
+        """The files and their stamps, as a manifest has them."""
         return [
-            {"file": path, "bytes": size, "modified": os.stat(path).st_mtime_ns}
-            for path, size in zip(self.files, self._sizes, strict=True)
+            {"file": _text(path), **stamp.to_json()}
+            for path, stamp in zip(self.files, self._stamps, strict=True)
             if not self.is_stream
         ]
 
-    def _open(self, number: int) -> Reader:
-        path = self.files[number]
-        file = _stdin(self.format) if self.is_stream else _regular(path)
+    def _stamp(self, path: str) -> Stamp | None:
+        """None for a pipe, which has none."""
+        if self.is_stream:
+            found = os.fstat(sys.stdin.fileno())
+            return Stamp.of(found) if stat.S_ISREG(found.st_mode) else None
+        return Stamp.of(os.stat(path))
+
+    def _check(self, number: int) -> None:
+        stamp, path = self._stamps[number], self.files[number]
+        if stamp is None:
+            return
         try:
-            with _naming(path):
-                return READERS[self.format](path, file, self.request)
-        except BaseException:
-            file.close()
+            now = os.fstat(sys.stdin.fileno()) if self.is_stream else os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputChanged(f"{path}: is not there any more, expected it as when the run began") from None
+        stamp.check(_shown(path), now)
+
+    @contextmanager
+    def _reading(self, number: int) -> Iterator[None]:
+        """What is read inside is of the file as it was; errors name the file, and a change before what came of it."""
+        try:
+            with _naming(self.files[number]):
+                yield
+        except Exception:
+            self._check(number)
             raise
+        self._check(number)
+
+    def _open(self, number: int) -> Reader:
+        path, stamp = self.files[number], self._stamps[number]
+        with self._reading(number):
+            file = _stdin(self.format) if self.is_stream else _regular(path)
+            try:
+                if stamp is not None and not self.is_stream:
+                    stamp.check(path, os.fstat(file.fileno()))
+                reader = READERS[self.format](path, file, self.request)
+            except BaseException:
+                file.close()
+                raise
+            if number and not _same_arrays(reader.shared, self.shared):
+                reader.close()
+                raise InputError(
+                    f"{', '.join(sorted({*reader.shared, *self.shared}))}: shared by all rows, "
+                    f"expected the numbers that {self.files[0]} has"
+                )
+        return reader
 
 
 def shards(rows: Iterator[Rows], plan: Plan, most_rows: int, most_bytes: int) -> Iterator[list[Rows]]:
@@ -167,10 +237,10 @@ def read_inputs(path: str, model: Model) -> dict[str, np.ndarray]:
 
 
 class _naming:
-    """Puts a file's name before the message of an error of rnncore raised inside."""
+    """Puts a file's name before the message of an error of rnncore, or of the system, raised inside."""
 
     def __init__(self, path: str):
-        self.path = "standard input" if path == STDIN else path
+        self.path = _shown(path)
 
     def __enter__(self):
         return self
@@ -178,10 +248,37 @@ class _naming:
     def __exit__(self, kind, error, trace):
         if isinstance(error, RnncoreError) and not str(error).startswith(self.path):
             raise type(error)(f"{self.path}: {error}") from None
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = self.path
+
+
+def _shown(path: str) -> str:
+    return "standard input" if path == STDIN else path
+
+
+def _same_arrays(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f") for name, array in one.items()
+    )
+
+
+def _text(path: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are written as \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _label(path: str) -> str:
+    """A file's name as a column of the results has it. InputError where it is no text."""
+    stem = Path(path).stem
+    if _text(stem) != stem:
+        raise InputError(f"{_text(path)}: its name is no UTF-8, expected one that tells its row apart in the results")
+    return stem
 
 
 def _numbered(part: Part, number: int, name: str, first: int) -> Rows:
-    rows = Rows(first, first + part.count, (number, part.start), name, part.good + first, part.columns, part.kept)
+    rows = Rows(
+        first, first + part.count, (number, part.start), _text(name), part.good + first, part.columns, part.kept
+    )
     rows.bad = [rows.describe(first + i, reason) for i, reason in sorted(part.bad.items())]
     return rows
 
@@ -222,6 +319,8 @@ def _format(files: list[str]) -> str:
 
 
 def _regular(path: str) -> BinaryIO:
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one waits for somebody who writes
+        raise InputError(f"{path}: no regular file")
     file = open(path, "rb")  # noqa: SIM115 - the reader closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -19,7 +19,7 @@ from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
 from rnncore.ops import OPS
-from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.spec import BRANCHES, AttentionDecoder, Control, Node, Recurrent, Spec
 
 __all__ = ["inspect", "print_graph", "print_notes"]
 
@@ -80,9 +80,11 @@ def _show_listing(file: str, listing: Listing, as_json: bool, as_spec: bool) -> 
     native = None
     try:
         native = loading.open_file(file)
-    except UnsupportedError:
+    except RnncoreError as error:
         if as_spec:
             raise
+        if not listing.problem and not any(node.problem for node in listing.nodes):
+            listing = dataclasses.replace(listing, problem=str(error))
     if as_spec:
         click.echo(_json(native.spec.to_json()))
     elif as_json:
@@ -171,9 +173,7 @@ def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
             "name": node.name,
             "kind": _kind(node),
             "reads": ", ".join(node.reads),
-            "options": _options(node.to_json().get("attributes", {}))
-            if isinstance(node, Node)
-            else _stack_options(node),
+            "options": _node_options(node),
             "outputs": {name: str(value) for name, value in _shown_values(node, found, spec).items()},
             "time": _over_time(node, spec, times),
             "parameters": sum(array.size for array in arrays),
@@ -217,6 +217,23 @@ def _shown_values(node: Any, found: Mapping[str, Any], spec: Spec) -> dict[str, 
     """The values of a node that something reads, or all of them if nothing does."""
     read = set(spec.outputs).union(*(other.reads for other in spec.nodes))
     return {name: value for name, value in found.items() if name in read} or dict(found)
+
+
+def _node_options(node: Node | Recurrent | AttentionDecoder | Control) -> str:
+    if isinstance(node, Node):
+        return _options(node.to_json().get("attributes", {}))
+    return _branch_options(node) if isinstance(node, Control) else _stack_options(node)
+
+
+def _branch_options(node: Control) -> str:
+    """then of 3 nodes, else of 1 node, captures=['x']"""
+    counts = [len(branch.nodes) for branch in node.branches]
+    branches = [
+        f"{label} of {count} node{'s' * (count != 1)}" for label, count in zip(BRANCHES[node.op], counts, strict=True)
+    ]
+    shown = {"name", "op", "inputs", "branches"}
+    options = {key: value for key, value in node.to_json().items() if key not in shown}
+    return ", ".join(branches + ([_options(options)] if options else []))
 
 
 def _stack_options(node: Recurrent | AttentionDecoder) -> str:

@@ -6,14 +6,22 @@ here only, and only for files of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from rnncore import loading
-from rnncore.errors import InputError, MissingPackageError, RnncoreError, UnsupportedError, WeightError
+from rnncore.errors import (
+    InputError,
+    MissingPackageError,
+    RnncoreError,
+    UnsupportedError,
+    VerificationError,
+    WeightError,
+)
 from rnncore.formats import read_checkpoint
 from rnncore.model import Model
 from rnncore.spec import Spec
@@ -121,8 +129,9 @@ def _from_onnx(path: str, spec: Spec, threads: int | None) -> Reference:
 
     def run(inputs: Mapping[str, np.ndarray]) -> Arrays:
         feed = {theirs: inputs[ours].astype(dtypes[theirs] or inputs[ours].dtype) for ours, theirs in takes.items()}
-        found = session.run(list(gives.values()), feed)
-        return dict(zip(gives, found, strict=True))
+        with _running(path, "onnxruntime"):
+            found = session.run(list(gives.values()), feed)
+        return _arrays(path, dict(zip(gives, found, strict=True)))
 
     return Reference(f"{path}, run by onnxruntime {onnxruntime.__version__}", run)
 
@@ -155,14 +164,34 @@ def _from_keras(path: str, spec: Spec, threads: int | None) -> Reference:
 
     def run(inputs: Mapping[str, np.ndarray]) -> Arrays:
         given = [inputs[order[tensor.name]] for tensor in loaded.inputs]
-        found = loaded(given[0] if len(given) == 1 else given, training=False)
-        several = list(found.values()) if isinstance(found, dict) else found
-        several = list(several) if isinstance(several, (tuple, list)) else [several]
-        arrays = [np.asarray(keras.ops.convert_to_numpy(array)) for array in several]
+        with _running(path, "keras"):
+            found = loaded(given[0] if len(given) == 1 else given, training=False)
+            several = list(found.values()) if isinstance(found, dict) else found
+            several = list(several) if isinstance(several, (tuple, list)) else [several]
+            arrays = [np.asarray(keras.ops.convert_to_numpy(array)) for array in several]
         gives = _matched(path, "output", [str(i) for i in range(len(arrays))], spec.outputs)
         return {ours: arrays[int(theirs)] for ours, theirs in gives.items()}
 
     return Reference(f"{path}, run by keras {keras.__version__} ({keras.backend.backend()})", run)
+
+
+@contextmanager
+def _running(path: str, what: str) -> Iterator[None]:
+    """VerificationError where a framework does not run its own file with inputs that the model takes."""
+    try:
+        yield
+    except Exception as error:
+        raise VerificationError(
+            f"{path}: {what} does not run it with these inputs: {type(error).__name__}: {error}"
+        ) from None
+
+
+def _arrays(path: str, outputs: Mapping[str, object]) -> Arrays:
+    for name, value in outputs.items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+            found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise VerificationError(f"{path}: output {name!r} is {found}, expected an array of numbers")
+    return dict(outputs)
 
 
 def _required(spec: Spec) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ import click
 import numpy as np
 
 from rnncore import loading
-from rnncore.batch.job import DiskFull, Job, Report, Stopped, identity
+from rnncore.batch.changes import InputChanged
+from rnncore.batch.job import DiskFailed, DiskFull, Job, Report, Stopped, identity
 from rnncore.batch.outputs import FORMATS
 from rnncore.batch.plan import Plan
 from rnncore.batch.readers import READERS, Request
@@ -32,7 +34,8 @@ __all__ = ["run"]
 
 STDOUT = "-"
 FOLDER_FORMAT = "parquet"
-FULL, BAD_ROWS, TERMINATED = 75, 3, 143  # exit codes
+BAD_ROWS, CHANGED, FAILED, FULL, TERMINATED = 3, 65, 74, 75, 143  # exit codes
+ENDS = {Stopped: TERMINATED, DiskFull: FULL, DiskFailed: FAILED, InputChanged: CHANGED}
 
 
 class Errors(click.ParamType):
@@ -117,8 +120,9 @@ def run(
     rows that cannot be run are left out and listed in _errors.jsonl, or FILE.errors.jsonl.
 
     \b
-    Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 3 done, with rows left out;
-    75 the disk is full; 130 interrupted; 143 terminated, after the shard at hand. The last three can be resumed.
+    Exit codes: 0 done; 1 it failed; 2 the command line is wrong; 3 done, with rows left out; 65 the input changed
+    meanwhile; 74 the disk failed; 75 the disk is full; 130 interrupted; 143 terminated, after the shard at hand.
+    The last five can be resumed, 65 with the input as it was.
 
     \b
     Examples:
@@ -146,12 +150,17 @@ def run(
     runner = Runner(Model(graph, found.weights, dtype), plan, batch_size)
     _check_place(target, is_folder, _sources(model, source, lengths, spec, names))
     given = None if lengths is None else _lengths(lengths, plan)
-    data = Source(source, read, Request(plan, columns, sequence_column, keep, given))
+    with _ending(context, lengths):
+        data = Source(source, read, Request(plan, columns, sequence_column, keep, given))
     numbered = not data.one_sequence if format != "npz" else max_errors != 0
+    if target != STDOUT:
+        result = Path(target) / f"part-00000.{format}" if is_folder else Path(target)
+        if data.would_read(result):
+            raise InputError(f"{target}: lies where {source} is read from, expected another place to write")
     writer = FORMATS[format](target, plan, data.types, numbered)
     options = {"columns": list(columns), "sequence": sequence_column, "keep": list(keep)}
     if given is not None:
-        options["lengths"] = loading.file_sha256(_lengths_file(lengths))
+        options["lengths"] = hashlib.sha256(np.ascontiguousarray(given, "<i8")).hexdigest()
     with progress() as shown, _terminated() as stopping:
         job = Job(
             runner,
@@ -159,7 +168,7 @@ def run(
             writer,
             None if target == STDOUT else Path(target),
             is_folder,
-            identity(_sha256(model), runner, options),
+            identity(found.weights, runner, options),
             stream=sys.stdout.buffer if target == STDOUT else None,
             most_rows=shard_rows,
             most_bytes=shard_bytes,
@@ -171,16 +180,23 @@ def run(
             stopping=stopping,
             note=lambda text: say(f"note: {text} (--dtype float64 computes with it as it is)", stderr=True),
         )
-        try:
+        with _ending(context, lengths):
             report = job.run()
-        except (Stopped, DiskFull) as error:
-            click.echo(f"error: {one_line(str(error))}", err=True)
-            context.exit(TERMINATED if isinstance(error, Stopped) else FULL)
-        except InputError as error:
-            raise _naming_lengths(error, lengths) from None
     _say(report, graph, runner, target)
     if report.bad:
         context.exit(BAD_ROWS)
+
+
+@contextmanager
+def _ending(context: click.Context, lengths: str | None) -> Iterator[None]:
+    """Says how a run ended and exits with its code; an error about lengths from a file of their own names it."""
+    try:
+        yield
+    except tuple(ENDS) as error:
+        click.echo(f"error: {one_line(str(error))}", err=True)
+        context.exit(next(code for kind, code in ENDS.items() if isinstance(error, kind)))
+    except InputError as error:
+        raise _naming_lengths(error, lengths) from None
 
 
 def _say(report: Report, spec: Spec, runner: Runner, target: str) -> None:
@@ -299,10 +315,6 @@ def _check_place(target: str, is_folder: bool, sources: dict[str, str | os.PathL
     for what, source in sources.items():
         if path.exists() and os.path.exists(source) and os.path.samefile(path, source):
             raise InputError(f"{target}: is the {what}, expected another place to write")
-
-
-def _sha256(model: str) -> str:
-    return loading.file_sha256(_model_file(model))
 
 
 def _model_file(model: str) -> Path:

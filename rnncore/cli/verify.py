@@ -75,8 +75,8 @@ def _compared(model: Model, found, file: str, against: str, inputs: str | None, 
     else:
         given = drawn_inputs(model.spec, model.dtype.name, seed)
         say(f"inputs: drawn with seed {seed}")
+    outputs = model.run(given)  # which checks the inputs
     expected = reference.run(given)
-    outputs = model.run(given)
     report = compare({name: outputs[name] for name in expected}, expected, file)
     print_verification(report, reference.what, title=f"{file} and {against}")
     if not report.passed:

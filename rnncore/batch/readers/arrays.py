@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import lzma
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, ClassVar
 
@@ -21,7 +21,8 @@ import numpy as np
 
 from rnncore.batch.plan import Plan
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, only_input
-from rnncore.errors import FormatError, InputError
+from rnncore.errors import FormatError, InputError, RnncoreError
+from rnncore.formats._cursor import low_level_errors, shown
 from rnncore.formats.npz_file import read_header
 from rnncore.ops import UNKNOWN, numpy_dtype
 
@@ -35,7 +36,8 @@ class Stream:
 
     def __init__(self, file: BinaryIO, place: str):
         self.place = place
-        header = read_header(file, place)
+        with damaged(place):
+            header = read_header(file, place)
         self._file, self._header = file, header
         self.shape = header.shape
         self.dtype = np.dtype(header.dtype).newbyteorder("<" if header.little else ">")
@@ -70,7 +72,8 @@ class Stream:
             return
         left = rows * self._row
         if self._file.seekable():
-            self._file.seek(left, 1)
+            with damaged(self.place):
+                self._file.seek(left, 1)
             self._rest -= left
             return
         while left > 0:
@@ -79,10 +82,8 @@ class Stream:
     def _bytes(self, count: int) -> bytes:
         pieces, left = [], count
         while left:
-            try:
+            with damaged(self.place):
                 piece = self._file.read(min(left, CHUNK_BYTES))
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise FormatError(f"{self.place}: {error}") from None
             if not piece:
                 raise FormatError(f"{self.place}: ends early: {count - left} bytes of data, expected {count}")
             pieces.append(piece)
@@ -92,7 +93,9 @@ class Stream:
 
     def check_end(self) -> None:
         """FormatError where data are left behind the array."""
-        if self._whole is None and self._rest == 0 and self._file.read(1):
+        with damaged(self.place):
+            more = self._whole is None and self._rest == 0 and self._file.read(1)
+        if more:
             raise FormatError(f"{self.place}: bytes behind the array of shape {self.shape}")
 
 
@@ -107,6 +110,8 @@ class ArraysReader:
         for name in streams:
             if name not in known:
                 raise InputError(f"input {name!r} is unknown, expected {', '.join(known)}")
+        if all(plan.axes[name] is None for name in streams):
+            raise InputError(f"no array with rows, expected one for {' or '.join(known)}")
         self._request, self._streams = request, streams
         self._flat = _flat(plan, streams)
         self.one_sequence = not self._flat and _is_sequence(plan, streams)
@@ -207,27 +212,36 @@ class NpzReader(ArraysReader):
     def __init__(self, path: str, file: BinaryIO, request: Request):
         self._files = contextlib.ExitStack()
         self._files.callback(file.close)
-        try:
+        with damaged(f"{path}: no .npz file"):
             archive = self._files.enter_context(zipfile.ZipFile(file))
             members = archive.namelist()
-        except (zipfile.BadZipFile, UnicodeDecodeError) as error:
-            raise FormatError(f"{path}: no .npz file: {error}") from None
         names = [member.removesuffix(".npy") for member in members]
         if len(set(names)) < len(names) or not all(member.endswith(".npy") for member in members):
             raise FormatError(f"{path}: expected members NAME.npy, each once")
         streams = {}
         for name, member in zip(names, members, strict=True):
-            try:
-                opened = archive.open(member)
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-                raise FormatError(f"{path}: {member}: {error}") from None
-            streams[name] = Stream(self._files.enter_context(opened), f"{path}: {member}")
+            place = f"{path}: {shown(member)}"
+            with damaged(place):
+                opened = self._files.enter_context(archive.open(member))
+            streams[name] = Stream(opened, place)
         if names == [UNNAMED]:
             streams = {only_input(request.plan, f"{path}, which names no input,").name: streams[UNNAMED]}
         super().__init__(path, streams, request)
 
     def close(self) -> None:
         self._files.close()
+
+
+@contextlib.contextmanager
+def damaged(place: str) -> Iterator[None]:
+    """FormatError for whatever zipfile and its decompressors make of damaged bytes."""
+    with low_level_errors(place):
+        try:
+            yield
+        except RnncoreError:
+            raise
+        except (zipfile.BadZipFile, lzma.LZMAError, RuntimeError, KeyError, IndexError) as error:
+            raise FormatError(f"{place}: {shown(str(error))}") from None
 
 
 def _first(stream: Stream) -> int:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from rnncore.batch import strict_json
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns, only_input
 from rnncore.batch.rows import empty_row
 from rnncore.errors import InputError
@@ -28,6 +29,7 @@ NUMBER = re.compile(
 )
 WHOLE = re.compile(r"\s*[+-]?\d{1,18}\s*", re.ASCII)
 LONGEST_LINE = 256 << 20
+MOST_DEEP = 64  # lists in a value that is kept
 GATHERED_BYTES = 64 << 20  # files up to this size may have the lines of sequences mixed
 
 
@@ -113,12 +115,14 @@ class JsonlReader(LinesReader):
                 self._bind(line)
             found = _object(line)
             try:
-                rows.append(self._row(found))
+                row = self._row(found)
+                labels = [_label(name, found.get(name)) for name in self._kept]
             except InputError as error:
                 part.bad[position] = f"line {number}: {error}"
                 continue
             good.append(position)
-            kept.append([found.get(name) for name in self._kept])
+            rows.append(row)
+            kept.append(labels)
         part.good = np.array(good, np.int64)
         names = list(self._bound or {entry.name: "" for entry in self._request.plan.spec.inputs if not entry.optional})
         part.columns = {name: [row[name] for row in rows] for name in names}
@@ -138,10 +142,26 @@ class JsonlReader(LinesReader):
 def _object(line: bytes) -> dict[str, Any] | str:
     """The object in a line, or what is wrong with it."""
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        found = strict_json.parse(line, constants=True)
+    except ValueError as error:
         return f"no JSON: {error}"
     return found if isinstance(found, dict) else f"a JSON {type(found).__name__}, expected an object"
+
+
+def _label(column: str, value: Any) -> Any:
+    """A value that is kept, as it is. InputError where no file of results could hold it."""
+    if value is None or isinstance(value, int):
+        return value
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        if not isinstance(value, str):
+            strict_json.check_depth(text, MOST_DEEP)
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"column {column!r}: half of a surrogate pair ({error.object[error.start]!a})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"column {column!r}: {error or 'nested too deep'}") from None
+    return value
 
 
 def _array(column: str, value: Any, shape: tuple[int | str, ...]) -> np.ndarray:
@@ -150,7 +170,7 @@ def _array(column: str, value: Any, shape: tuple[int | str, ...]) -> np.ndarray:
         raise InputError(f"column {column!r} is {'not there' if value is ... else 'null'}")
     try:
         array = np.array(value)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, RecursionError):
         raise InputError(f"column {column!r}: lists of different lengths in one row") from None
     if array.dtype.kind not in "fiub":
         raise InputError(f"column {column!r}: something that is not a number")

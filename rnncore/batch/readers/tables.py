@@ -6,6 +6,7 @@ without time, such as lengths.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, ClassVar
 
@@ -14,6 +15,7 @@ import numpy as np
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns
 from rnncore.batch.rows import Ragged, take
 from rnncore.errors import FormatError, InputError, MissingPackageError
+from rnncore.formats._cursor import low_level_errors, shown
 
 __all__ = ["ArrowReader", "ParquetReader", "pyarrow"]
 
@@ -37,31 +39,36 @@ class TableReader:
 
     shared: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, file: BinaryIO, request: Request, schema: Any):
+    def __init__(self, file: BinaryIO, request: Request, schema: Any, names: list[str]):
         if request.lengths is not None:
             raise InputError("--lengths belongs to arrays (.npy, .npz), expected a column of lengths")
         self._file, self._request = file, request
         pa = pyarrow()
         lists = [field.name for field in schema if _is_list(pa, field.type)]
-        self._bound = bind_columns(request, schema.names, lists)
-        self._kept = kept_columns(request, schema.names, self._bound)
+        self._bound = bind_columns(request, names, lists)
+        self._kept = kept_columns(request, names, self._bound)
+        self._columns = list(dict.fromkeys([*self._bound.values(), *self._kept]))
+        for name in self._columns:
+            if names.count(name) > 1:
+                raise InputError(f"column {name!r} is there twice")
         self.types = {name: schema.field(name).type for name in self._kept}
         for column in self._bound.values():
             _check_type(pa, column, schema.field(column).type)
         self._at = 0
 
     def parts(self, skip: int) -> Iterator[Part]:
-        pa = pyarrow()
         self._at = skip
         empty = True
-        try:
-            for batch in self._batches(skip):
-                empty = False
+        batches = self._batches(skip)
+        while True:
+            with damaged(f"behind row {self._at}"):
+                batch = next(batches, None)
+                if batch is None:
+                    break
                 part = self._part(batch)
-                self._at += batch.num_rows
-                yield part
-        except pa.ArrowException as error:
-            raise FormatError(f"damaged behind row {self._at}: {_first_line(error)}") from None
+            empty = False
+            self._at += batch.num_rows
+            yield part
         if empty and skip == 0:
             yield Part.whole(0, 0, {name: [] for name in self._bound}, {name: [] for name in self._kept})
 
@@ -86,17 +93,15 @@ class TableReader:
 
 class ParquetReader(TableReader):
     def __init__(self, path: str, file: BinaryIO, request: Request):
-        pa, parquet = pyarrow(), pyarrow("pyarrow.parquet")
-        try:
+        parquet = pyarrow("pyarrow.parquet")
+        with damaged("no Parquet file"):
             self._table = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
             schema = self._table.schema_arrow
-        except (pa.ArrowException, OSError) as error:
-            raise FormatError(f"no Parquet file: {_first_line(error)}") from None
-        self.rows = self._table.metadata.num_rows
-        super().__init__(file, request, schema)
+            self.rows = self._table.metadata.num_rows
+            names = schema.names
+        super().__init__(file, request, schema, names)
 
     def _batches(self, skip: int) -> Iterator[Any]:
-        columns = list(dict.fromkeys([*self._bound.values(), *self._kept]))
         for group in range(self._table.num_row_groups):
             found = self._table.metadata.row_group(group)
             if skip >= found.num_rows:
@@ -104,7 +109,8 @@ class ParquetReader(TableReader):
                 continue
             each = found.total_byte_size / max(found.num_rows, 1)
             size = int(max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(each, 1))))
-            for batch in self._table.iter_batches(size, [group], columns, use_threads=False):
+            for batch in self._table.iter_batches(size, [group], self._columns, use_threads=False):
+                batch.validate(full=True)
                 if skip >= batch.num_rows:
                     skip -= batch.num_rows
                 else:
@@ -117,21 +123,22 @@ class ArrowReader(TableReader):
 
     def __init__(self, path: str, file: BinaryIO, request: Request):
         pa, ipc = pyarrow(), pyarrow("pyarrow.ipc")
-        try:
+        with damaged("no Arrow file"):
             try:
                 self._table = ipc.open_file(file)
                 self._count = self._table.num_record_batches
             except pa.ArrowInvalid:
                 file.seek(0)
                 self._table, self._count = ipc.open_stream(file), None
-        except (pa.ArrowException, OSError) as error:
-            raise FormatError(f"no Arrow file: {_first_line(error)}") from None
+            names = self._table.schema.names
         self.rows = None
-        super().__init__(file, request, self._table.schema)
+        super().__init__(file, request, self._table.schema, names)
 
     def _batches(self, skip: int) -> Iterator[Any]:
         whole = self._count is None
         for batch in self._table if whole else map(self._table.get_batch, range(self._count)):
+            batch = batch.select(self._columns)
+            batch.validate(full=True)  # lists begin and end inside their values, text is UTF-8
             for first in range(0, batch.num_rows, CHUNK_ROWS):
                 part = batch.slice(first, CHUNK_ROWS)
                 if skip >= part.num_rows:
@@ -144,8 +151,14 @@ class ArrowReader(TableReader):
         return 0.0
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0][:200]
+@contextlib.contextmanager
+def damaged(place: str) -> Iterator[None]:
+    """FormatError for whatever pyarrow makes of damaged bytes."""
+    with low_level_errors(place):
+        try:
+            yield
+        except pyarrow().ArrowException as error:
+            raise FormatError(f"{place}: damaged: {shown(str(error))}") from None
 
 
 def _is_list(pa: Any, kind: Any) -> bool:
