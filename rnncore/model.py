@@ -167,13 +167,13 @@ class Model:
 
         Returns the ids that the readers of each now read: name of the Embedding -> its input.
         """
-        nodes = self._spec.nodes
+        readers_of, outputs = self._spec.readers, set(self._spec.outputs)
         folded = {}
-        for place, node in enumerate(nodes):
-            readers = [i for i, other in enumerate(nodes) if node.name in other.reads]
-            fits = isinstance(node, Node) and node.op == "Embedding" and node.name not in self._spec.outputs
-            fits = fits and readers and all(isinstance(self._steps[i], RecurrentStep) for i in readers)
-            if not fits:
+        for place, node in enumerate(self._spec.nodes):
+            if not (isinstance(node, Node) and node.op == "Embedding") or node.name in outputs:
+                continue
+            readers = tuple(dict.fromkeys(readers_of.get(node.name, ())))
+            if not readers or not all(isinstance(self._steps[i], RecurrentStep) for i in readers):
                 continue
             steps = [self._steps[i] for i in readers]
             size = sum(step.table_bytes(node.attributes["input_size"]) for step in steps)
@@ -187,14 +187,15 @@ class Model:
     def _padded_ids(self) -> dict[str, tuple[str, int]]:
         """Inputs of ids that only recurrent layers with one lengths input see: name -> (lengths, batch axis)."""
         nodes, given = self._spec.nodes, {entry.name for entry in self.inputs}
+        readers_of, outputs = self._spec.readers, set(self._spec.outputs)
         found = {}
         for node in nodes:
             if not (isinstance(node, Node) and node.op == "Embedding" and node.inputs[0] in given):
                 continue
-            readers = [other for other in nodes if node.name in other.reads]
-            alone = [other for other in nodes if node.inputs[0] in other.reads] == [node]
+            readers = [nodes[place] for place in readers_of.get(node.name, ())]
+            alone = len(readers_of[node.inputs[0]]) == 1
             uses = {(other.lengths, other.layout) if isinstance(other, Recurrent) else None for other in readers}
-            if alone and len(uses) == 1 and node.name not in self._spec.outputs:
+            if alone and len(uses) == 1 and node.name not in outputs:
                 use = uses.pop()
                 if use is not None and use[0] in given:
                     found[node.inputs[0]] = (use[0], 0 if use[1] == "batch_first" else 1)

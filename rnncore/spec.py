@@ -22,12 +22,13 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from rnncore.cells import CELLS, Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
-from rnncore.errors import SpecError
+from rnncore.errors import SpecError, close_names
 from rnncore.ops import DTYPES, OPS, UNKNOWN, Value
 from rnncore.ops.attention import Scoring
 
@@ -112,17 +113,19 @@ class Node:
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of every value the node needs."""
-        return tuple(name for name in self.inputs if name != "" or "" in self._required)
+        optional = OPS[self.op].optional
+        if not optional:
+            return self.inputs
+        return tuple(name for place, name in enumerate(self.inputs) if name != "" or place not in optional)
 
     @property
     def optional_reads(self) -> tuple[str, ...]:
         """Names of the values that may be optional inputs."""
-        return tuple(name for name in self.inputs if name not in self._required)
-
-    @property
-    def _required(self) -> list[str]:
         optional = OPS[self.op].optional
-        return [name for place, name in enumerate(self.inputs) if place not in optional]
+        if not optional:
+            return ()
+        required = {name for place, name in enumerate(self.inputs) if place not in optional}
+        return tuple(name for name in self.inputs if name not in required)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight" -> shape."""
@@ -744,6 +747,15 @@ class Spec:
         """Every value by name, with dtype and shape."""
         return self._values
 
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[int, ...]]:
+        """For each value that nodes read: their places in ``nodes``, in order, one for each time it is read."""
+        found: dict[str, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            for name in node.reads:
+                found.setdefault(name, []).append(place)
+        return MappingProxyType({name: tuple(places) for name, places in found.items()})
+
     @property
     def recurrent(self) -> tuple[Recurrent, ...]:
         """The Recurrent nodes, in order."""
@@ -951,11 +963,7 @@ def _names(what: str, given: Any) -> tuple[str, ...]:
 
 def _near(name: Any, known: Iterable[str]) -> str:
     """A hint for a misspelled name."""
-    import difflib
-
-    if not isinstance(name, str):
-        return ""
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = close_names(name, known, count=1) if isinstance(name, str) else []
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 

@@ -36,16 +36,18 @@ class Graph:
         self.values: dict[str, Value] = {"lengths": Value("int64", ("B",))}
         self.notes: list[str] = []
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}  # a name -> the last number that fresh put behind it
 
     # --- names and values ---
 
     def fresh(self, name: str) -> str:
         """The name itself, or for a layer that is called again NAME#2, NAME#3, ..."""
-        found, count = name, 1
+        found, count = name, self._counts.get(name, 1)
         while found in self._names:
             count += 1
             found = f"{name}#{count}"
         self._names.add(found)
+        self._counts[name] = count
         return found
 
     def shape(self, name: str) -> tuple[int | str, ...]:

@@ -149,6 +149,7 @@ class Lowering:
         self.uses = _uses(graph)
         self.taken = {value.name for value in (*graph.inputs, *graph.outputs)}
         self.given = {value.name for value in graph.outputs}
+        self._counts: Counter[str] = Counter()  # a name -> the last number that fresh put behind it
 
     # --- names and values ------------------------------------------------------------------------------------------
 
@@ -159,11 +160,12 @@ class Lowering:
         """A name for a node that nothing has, as near to the one wanted as possible."""
         if not wanted or not wanted.isprintable() or len(wanted) > 200 or wanted.startswith("outer."):
             wanted = "value"
-        name, count = wanted, 1
+        name, count = wanted, self._counts[wanted]
         while name in self.taken or name in self.values:
-            count += 1
+            count = max(count, 1) + 1
             name = f"{wanted}_{count}"
         self.taken.add(name)
+        self._counts[wanted] = count
         return name
 
     def fresh_input(self, wanted: str) -> str:

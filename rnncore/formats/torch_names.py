@@ -21,15 +21,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rnncore.cells import CELLS, GRU
-from rnncore.errors import UnsupportedError, WeightError
+from rnncore.errors import UnsupportedError, WeightError, close_names
 from rnncore.formats.attention import flatten_vector
 from rnncore.formats.gates import split_gru_bias, squeeze_batch, sum_biases
 from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.weights import Weights
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
-
-MAX_COMPARED = 2000  # names that an error message is willing to compare for likeness
 
 
 @dataclass(frozen=True)
@@ -246,7 +244,7 @@ class _Binder:
         free = [name for name in self.tensors if name not in self.used and not is_optimizer(name)]
         fitting = [name for name in free if np.shape(self.tensors[name]) == shape]
         ranked = [name for name in fitting if name.rpartition(".")[2] == leaf]
-        ranked += _close(wanted, free, cutoff=0.6)
+        ranked += close_names(wanted, free)
         ranked += fitting
         some = list(dict.fromkeys(ranked))[:3]
         listed = ", ".join(f"{name!r} {np.shape(self.tensors[name])}" for name in some)
@@ -274,15 +272,8 @@ def _join(root: str, key: str) -> str:
     return f"{root}.{key}" if root else key
 
 
-def _close(name: str, known: Iterable[str], cutoff: float) -> list[str]:
-    """Up to three of the first names that are spelt nearly like this one."""
-    import difflib  # only for errors
-
-    return difflib.get_close_matches(name, list(known)[:MAX_COMPARED], n=3, cutoff=cutoff)
-
-
 def _near(name: str, known: Iterable[str]) -> str:
-    found = _close(name, known, cutoff=0.5)
+    found = close_names(name, known, cutoff=0.5)
     return f" (did you mean {', '.join(map(repr, found))}?)" if found else ""
 
 
