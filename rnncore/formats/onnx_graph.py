@@ -28,8 +28,9 @@ from rnncore.formats.onnx_contributed import CONTRIBUTED, standard
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx_sequences import Items, Stacked
 from rnncore.formats.onnx_versions import newest
-from rnncore.ops import OPS, UNKNOWN, Value
-from rnncore.passes import simplify
+from rnncore.ops import OPS, UNKNOWN, Value, numpy_dtype
+from rnncore.ops.work import cost, value_of
+from rnncore.passes import Folding, simplify
 from rnncore.spec import Input, Node, Spec, check_sizes
 
 __all__ = ["Known", "Layers", "Lowering", "Shared", "is_supported"]
@@ -69,10 +70,8 @@ FILE_DTYPES = {
 
 MAX_LIST = 4096  # numbers in an attribute; more are a Constant
 SMALL = 64  # elements of a Constant that stand in its attribute, where shapes can be followed through them
-MAX_FOLDED = 64 << 20  # bytes that all folded constants of a file may have
-MAX_WORK = 1 << 27  # elements that folding may touch
 MAX_CONSTANT = 1 << 30  # bytes that a value may have whose shape the file alone determines
-# What depends on contents has fewer elements than its input has, times the rank.
+# What has a size that only contents decide, but not more elements than its input has, times the rank.
 DATA_DEPENDENT = frozenset({"NonZero", "Compress", "Unique"})
 NOT_FOLDED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DFT", "STFT", "DynamicQuantizeLSTM"})
 
@@ -110,8 +109,7 @@ class Shared:
     def __init__(self, path: str, dtypes: Mapping[str, str], floating: str, problems: list | None = None):
         self.path, self.dtypes, self.floating = path, dtypes, np.dtype(floating)
         self.problems = problems
-        self.folded = 0
-        self.work = 0
+        self.folding = Folding()
 
     def dtype(self, file_dtype: str) -> str:
         return self.dtypes.get(file_dtype, file_dtype)
@@ -710,25 +708,19 @@ class Lowering:
         op = OPS[node.op]
         if node.op in NOT_FOLDED or not op.arity[0] <= len(arrays) <= op.arity[1]:
             return False
-        given = [None if array is None else _as_value(self.shared, array) for array in arrays]
+        given = [None if a is None else value_of(a, self.shared.dtype(a.dtype.name)) for a in arrays]
         complete = {**op.attributes, **attributes}
         absent = [None] * (op.arity[1] - len(given)) if op.optional else []
         found = op.infer(complete, [*given, *absent])
-        touched = sum(array.size for array in arrays if array is not None)
-        made = 0
-        for value in found:
-            unknown = [size for size in value.shape if not isinstance(size, int)]
-            if unknown and node.op not in DATA_DEPENDENT:
-                return False
-            size = touched * max(1, len(value.shape)) if unknown else math.prod(value.shape)
-            made += size * np.dtype(self.shared.floating if value.dtype == "float" else value.dtype).itemsize
+        known = all(isinstance(size, int) for value in found for size in value.shape)
+        if not known and node.op not in DATA_DEPENDENT:
+            return False
+        wanted = cost(op, complete, given, self.shared.floating)
+        made = sum(math.prod(v.shape) * self._item(v.dtype) for v in found) if known else wanted.memory
         if made > MAX_CONSTANT:
             raise self.error(node, f"a constant of {made:,} bytes, expected at most {MAX_CONSTANT:,}", FormatError)
-        touched += made + _products(node.op, complete, arrays)
-        if self.shared.folded + made > MAX_FOLDED or self.shared.work + touched > MAX_WORK:
+        if not self.shared.folding.affords(wanted):
             return False
-        self.shared.folded += made
-        self.shared.work += touched
         try:
             with np.errstate(all="ignore"):
                 outcome = op.run({**complete, "floating": self.shared.floating}, {}, *arrays)
@@ -742,6 +734,9 @@ class Lowering:
                 array.flags.writeable = False
                 self.entries[output] = Known(array)
         return True
+
+    def _item(self, dtype: str) -> int:
+        return numpy_dtype(dtype, self.shared.floating).itemsize
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -766,7 +761,7 @@ class Lowering:
         """The graph as a Spec, its weights, and notes on what was simplified."""
         names = self.outputs()
         spec = Spec(tuple(self.inputs), tuple(self.nodes), tuple(names))
-        return simplify(spec, self.weights)
+        return simplify(spec, self.weights, self.shared.folding)
 
 
 def _sizes(value: OnnxValue) -> list[int | str]:
@@ -787,21 +782,6 @@ def _uses(graph: OnnxGraph) -> Counter[str]:
         for inner in node.graphs:
             found.update(_uses(inner))
     return found
-
-
-def _as_value(shared: Shared, array: np.ndarray) -> Value:
-    """A constant as a Value, with its content where that is small."""
-    small = array.ndim <= 1 and array.size <= SMALL and array.dtype.kind in "iub"
-    return Value(shared.dtype(array.dtype.name), array.shape, tuple(array.reshape(-1).tolist()) if small else None)
-
-
-def _products(op: str, attributes: Mapping[str, Any], arrays: list[np.ndarray | None]) -> int:
-    """Multiplications of a product of constants, of which the sizes say too little."""
-    if op in ("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"):
-        a = arrays[0]
-        b = next((array for array in arrays[1:] if array is not None and array.ndim >= 1), a)
-        return a.size * max(b.shape[-1:], default=1) * (b.size // max(1, math.prod(b.shape[-2:])) or 1)
-    return math.prod(max(1, array.size) for array in arrays) if op == "Einsum" else 0
 
 
 def _row(array: np.ndarray | None, size: int, rank: int = 2) -> np.ndarray | None:

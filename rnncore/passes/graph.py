@@ -20,8 +20,9 @@ Any_Node = Node | Recurrent | AttentionDecoder | Control
 class Graph:
     """What a pass changes: it reads ``spec`` and ``weights``, and gives new nodes to ``update``."""
 
-    def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray]):
+    def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray], folding: Any = None):
         self.spec = spec
+        self.folding = folding  # a Folding, for the pass that computes constants
         self.weights = dict(weights)
         self.outputs = frozenset(spec.outputs)  # which no pass changes
         self._done: Counter[str] = Counter()
