@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
+from rnncore.budget import Budget, MeteredStep, metered_branches, metering
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError
@@ -53,6 +54,8 @@ class Model:
     fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
                     if the table is not larger than this; running it then is a row gather. The bits stay the same
     vocabulary      the tokens that ids stand for: name of an input or output -> tokens in the order of their ids
+    budget          a Budget: the most that one call may do, beyond which it raises InputError; None: no limit. Streams
+                    and pools, whose pieces their caller cuts, are not counted
 
     Raises SpecError and WeightError where spec, weights and vocabulary do not fit.
     """
@@ -65,7 +68,10 @@ class Model:
         num_threads: int | None = None,
         fold_bytes: int = 64 << 20,
         vocabulary: Mapping[str, Iterable[str]] | None = None,
+        budget: Budget | None = None,
     ):
+        if budget is not None and not isinstance(budget, Budget):
+            raise InputError(f"budget={budget!r}, expected a Budget or None")
         if str(dtype) not in ("float32", "float64"):
             raise SpecError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
         self._spec = spec
@@ -78,12 +84,21 @@ class Model:
         threads = check_threads(num_threads)
         self._fold_bytes = fold_bytes
         self._constants = {node.name: _constant(node, self._weights, self._dtype) for node in _constants(spec)}
+        self._budget = budget
         known = spec.values
-        self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads, known) for node in spec.nodes]
+        self._steps = [
+            _compile(node, self._weights, self._dtype, needed, given, threads, known, budget) for node in spec.nodes
+        ]
         folded = self._fold_embeddings()
         self._padded = self._padded_ids()
         self._walk, self._unread = _work(self._steps, _last_uses(spec, folded))
-        self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
+        self._direct = None
+        if budget is not None:
+            nodes = [node for node, step in zip(spec.nodes, self._steps, strict=True) if step is not nothing]
+            parts = zip(self._walk, nodes, self._unread, strict=True)
+            self._walk = [MeteredStep(step, node, dropped, self._dtype) for step, node, dropped in parts]
+        elif len(spec.nodes) == 1 and spec.recurrent:
+            self._direct = self._steps[0].direct(spec)
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
         self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
@@ -99,6 +114,10 @@ class Model:
     @property
     def dtype(self) -> np.dtype:
         return self._dtype
+
+    @property
+    def budget(self) -> Budget | None:
+        return self._budget
 
     @property
     def vocabulary(self) -> Mapping[str, Vocabulary]:
@@ -117,7 +136,7 @@ class Model:
         return tuple(Input(name, values[name].dtype, values[name].shape) for name in self._spec.outputs)
 
     def __reduce__(self):
-        options = (self._dtype.name, self._num_threads, self._fold_bytes, dict(self._vocabulary))
+        options = (self._dtype.name, self._num_threads, self._fold_bytes, dict(self._vocabulary), self._budget)
         return Model, (self._spec, dict(self._weights), *options)
 
     def __repr__(self) -> str:
@@ -439,7 +458,11 @@ class Model:
         before = None
         if state is not None and state is not _NO_STATE:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
-        self._forward(values, before, after)
+        if self._budget is None:
+            self._forward(values, before, after)
+        else:
+            with metering(self._budget):
+                self._forward(values, before, after)
         kept = [*self._constants.values()]
         kept += [values[entry.name] for entry in self._spec.inputs]
         if state is not _NO_STATE:  # else the caller never sees it
@@ -484,6 +507,7 @@ def _compile(
     given: set[str],
     threads: int,
     known: Mapping[str, Value],
+    budget: Budget | None,
 ) -> Step:
     if isinstance(node, Recurrent):
         return RecurrentStep(node, weights, dtype, needed, given, threads)
@@ -494,13 +518,16 @@ def _compile(
     if isinstance(node, Control):
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
-        models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
+        models = [
+            Model(spec, part, dtype, threads, budget=budget) for spec, part in zip(node.branches, parts, strict=True)
+        ]
         packed = {
             f"{node.name}.{label}.{key}": partial(model.weights.__getitem__, key)
             for label, model in zip(labels, models, strict=True)
             for key in model.weights.packed
         }
-        return ControlStep(node, [model._branch for model in models], dtype, packed)
+        branches = [model._branch for model in models]
+        return ControlStep(node, metered_branches(node, branches) if budget else branches, dtype, packed)
     return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known)
 
 
