@@ -52,7 +52,7 @@ class Model:
     num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
     fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
-                    if the table is not larger than this; running it then is a row gather. The bits stay the same
+                    if all such tables are not larger than this; running it then is a row gather. The bits stay the same
     vocabulary      the tokens that ids stand for: name of an input or output -> tokens in the order of their ids
     budget          a Budget: the most that one call may do, beyond which it raises InputError; None: no limit. Streams
                     and pools, whose pieces their caller cuts, are not counted
@@ -70,6 +70,27 @@ class Model:
         vocabulary: Mapping[str, Iterable[str]] | None = None,
         budget: Budget | None = None,
     ):
+        self._build(spec, weights, dtype, num_threads, fold_bytes, vocabulary, budget, {})
+
+    @classmethod
+    def _of_branch(cls, *arguments: Any) -> Model:
+        """A model inside another, by all arguments of _build."""
+        made = cls.__new__(cls)
+        made._build(*arguments)
+        return made
+
+    def _build(
+        self,
+        spec: Spec,
+        weights: Mapping[str, np.ndarray],
+        dtype: str,
+        num_threads: int | None,
+        fold_bytes: int,
+        vocabulary: Mapping[str, Iterable[str]] | None,
+        budget: Budget | None,
+        packs: dict[tuple, Any],
+    ) -> None:
+        """packs: see stacks.pack; one for a model and the branches inside it."""
         if budget is not None and not isinstance(budget, Budget):
             raise InputError(f"budget={budget!r}, expected a Budget or None")
         if str(dtype) not in ("float32", "float64"):
@@ -87,7 +108,8 @@ class Model:
         self._budget = budget
         known = spec.values
         self._steps = [
-            _compile(node, self._weights, self._dtype, needed, given, threads, known, budget) for node in spec.nodes
+            _compile(node, self._weights, self._dtype, needed, given, threads, known, budget, packs, fold_bytes)
+            for node in spec.nodes
         ]
         folded = self._fold_embeddings()
         self._padded = self._padded_ids()
@@ -187,7 +209,7 @@ class Model:
         Returns the ids that the readers of each now read: name of the Embedding -> its input.
         """
         readers_of, outputs = self._spec.readers, set(self._spec.outputs)
-        folded = {}
+        folded, left = {}, self._fold_bytes
         for place, node in enumerate(self._spec.nodes):
             if not (isinstance(node, Node) and node.op == "Embedding") or node.name in outputs:
                 continue
@@ -196,7 +218,8 @@ class Model:
                 continue
             steps = [self._steps[i] for i in readers]
             size = sum(step.table_bytes(node.attributes["input_size"]) for step in steps)
-            if 0 < size <= self._fold_bytes:
+            if 0 < size <= left:
+                left -= size
                 for step in steps:
                     step.fold(node, self._weights[f"{node.name}.weight"])
                 self._steps[place] = nothing
@@ -508,18 +531,21 @@ def _compile(
     threads: int,
     known: Mapping[str, Value],
     budget: Budget | None,
+    packs: dict[tuple, Any],
+    fold_bytes: int,
 ) -> Step:
     if isinstance(node, Recurrent):
-        return RecurrentStep(node, weights, dtype, needed, given, threads)
+        return RecurrentStep(node, weights, dtype, needed, given, threads, packs)
     if isinstance(node, AttentionDecoder):
-        layers = pack(node, weights, dtype)
+        layers = pack(node, weights, dtype, packs)
         own = {key: weights[f"{node.name}.{key}"].astype(dtype, copy=False) for key in node.own_shapes()}
         return DecoderStep(node, layers, own, dtype, threads)
     if isinstance(node, Control):
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [
-            Model(spec, part, dtype, threads, budget=budget) for spec, part in zip(node.branches, parts, strict=True)
+            Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs)
+            for spec, part in zip(node.branches, parts, strict=True)
         ]
         packed = {
             f"{node.name}.{label}.{key}": partial(model.weights.__getitem__, key)
@@ -528,7 +554,7 @@ def _compile(
         }
         branches = [model._branch for model in models]
         return ControlStep(node, metered_branches(node, branches) if budget else branches, dtype, packed)
-    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known)
+    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known, packs)
 
 
 def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
@@ -576,17 +602,27 @@ def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
 
 
 def op_step(
-    node: Node, weights: Weights, dtype: np.dtype, threads: int, known: Mapping[str, Value] | None = None
+    node: Node,
+    weights: Weights,
+    dtype: np.dtype,
+    threads: int,
+    known: Mapping[str, Value] | None = None,
+    packs: dict[tuple, Any] | None = None,
 ) -> OpStep:
-    """The step of a Node; known: the Values by name, where the node reads them under these names."""
-    dtypes = node.weight_dtypes()
-    own = {
-        name.removeprefix(f"{node.name}."): weights[name].astype(
-            numpy_dtype(dtypes.get(name, "float"), dtype), copy=False
-        )
-        for name in node.weight_shapes()
-    }
-    values = None if known is None else [known[name] if name else None for name in node.inputs]
-    run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
+    """The step of a Node; known: the Values by name, where the node reads them under these names; packs: see pack."""
+    shapes = node.weight_shapes()
+    given = {name.removeprefix(f"{node.name}."): weights[name] for name in shapes}
+    packs = {} if packs is None or not shapes else packs
+    name = (node.op, repr(sorted(node.attributes.items())), *map(id, given.values()))
+    run = packs.get(name)
+    if run is None:
+        dtypes = OPS[node.op].weight_dtypes(node.attributes)
+        own = {
+            key: array.astype(numpy_dtype(dtypes.get(key, "float"), dtype), copy=False) for key, array in given.items()
+        }
+        values = None if known is None else [known[name] if name else None for name in node.inputs]
+        run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
+        if OPS[node.op].bound is None:
+            packs[name] = run
     packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
     return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed)

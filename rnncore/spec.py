@@ -40,7 +40,8 @@ MERGES = ("concat", "sum", "mul", "average", "separate")
 LAYOUTS = ("batch_first", "time_first")
 MASKED_OUTPUTS = ("repeat", "zero")
 OUTPUT_ORDERS = ("time", "processing")
-MAX_NODES = 100_000
+MAX_NODES = 100_000  # those inside branches among them, and each layer of a stack
+MAX_LAYERS = 1024
 MAX_NESTING = 4
 
 
@@ -248,8 +249,16 @@ class Recurrent:
 
     def layer_cell(self, layer: int, direction: str) -> Cell:
         """The cell of one layer and direction, with that layer's input size."""
-        cell = self.reverse_cell if direction == "reverse" and self.reverse_cell is not None else self.cell
-        return cell if layer == 0 else cell.replace(input_size=self.output_size)
+        backward = direction == "reverse" and self.reverse_cell is not None
+        if layer:
+            return self._deeper[backward]
+        return self.reverse_cell if backward else self.cell
+
+    @cached_property
+    def _deeper(self) -> tuple[Cell, ...]:
+        """The cells of all layers but the first: the forward one, and the reverse one where it is another."""
+        cells = (self.cell,) if self.reverse_cell is None else (self.cell, self.reverse_cell)
+        return tuple(cell.replace(input_size=self.output_size) for cell in cells)
 
     def suffix(self, layer: int, direction: str) -> str:
         """PyTorch's suffix of a layer's weights: "_l0", "_l0_reverse"."""
@@ -407,7 +416,12 @@ class AttentionDecoder:
 
     def layer_cell(self, layer: int, direction: str = "forward") -> Cell:
         """The cell of one layer, with that layer's input size."""
-        return self.cell if layer == 0 else self.cell.replace(input_size=self.cell.output_size)
+        return self._deeper if layer else self.cell
+
+    @cached_property
+    def _deeper(self) -> Cell:
+        """The cell of all layers but the first."""
+        return self.cell.replace(input_size=self.cell.output_size)
 
     def suffix(self, layer: int, direction: str = "forward") -> str:
         """PyTorch's suffix of a layer's weights: "_l0"."""
@@ -686,8 +700,8 @@ class Spec:
             object.__setattr__(self, field, members)
         outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
         object.__setattr__(self, "outputs", outputs)
-        if len(self.nodes) > MAX_NODES:
-            raise SpecError(f"{len(self.nodes)} nodes, expected at most {MAX_NODES}")
+        if self.size > MAX_NODES:
+            raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
         names = {entry.name for entry in (*self.inputs, *self.nodes)}
         if "lengths" not in names and any("lengths" in node.reads for node in self.nodes):
             lengths = Input("lengths", "int64", ("B",), optional=True)
@@ -746,6 +760,17 @@ class Spec:
     def values(self) -> Mapping[str, Value]:
         """Every value by name, with dtype and shape."""
         return self._values
+
+    @cached_property
+    def size(self) -> int:
+        """The number of nodes, those inside branches among them; a stack counts as its layers and directions."""
+        count = 0
+        for node in self.nodes:
+            if isinstance(node, Control):
+                count += 1 + sum(branch.size for branch in node.branches)
+            else:
+                count += 1 if isinstance(node, Node) else node.layers * len(node.directions)
+        return count
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[int, ...]]:
@@ -948,6 +973,8 @@ def _check_stack(node: Recurrent | AttentionDecoder) -> None:
     if not isinstance(node.cell, Cell):
         raise SpecError(f"cell={node.cell!r}, expected a Cell ({', '.join(CELLS)})")
     check_integer(node, "layers", at_least=1)
+    if node.layers > MAX_LAYERS:
+        raise SpecError(f"layers={node.layers}, expected an integer from 1 to {MAX_LAYERS}")
 
 
 def _check_name(name: Any, what: str) -> None:

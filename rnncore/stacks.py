@@ -16,10 +16,16 @@ from rnncore.weights import Weights
 __all__ = ["BlasStack", "pack", "pack_direction", "packed_weights"]
 
 
-def pack(node: Any, weights: Weights, dtype: np.dtype) -> _native.Stack | BlasStack:
-    """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix)."""
+def pack(
+    node: Any, weights: Weights, dtype: np.dtype, packs: dict[tuple, Any] | None = None
+) -> _native.Stack | BlasStack:
+    """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix).
+
+    packs: what other nodes of the model packed of the same arrays, which is added to; weights must hold the arrays.
+    """
     layers = [
-        [_cell(node, weights, dtype, layer, direction) for direction in node.directions] for layer in range(node.layers)
+        [_cell(node, weights, dtype, layer, direction, packs) for direction in node.directions]
+        for layer in range(node.layers)
     ]
     return _stack(layers, node.directions == ("reverse",), node, dtype)
 
@@ -31,12 +37,20 @@ def pack_direction(
     return _stack([[_cell(node, weights, dtype, layer, direction)]], direction == "reverse", node, dtype)
 
 
-def _cell(node: Any, weights: Weights, dtype: np.dtype, layer: int, direction: str) -> Any:
+def _cell(
+    node: Any, weights: Weights, dtype: np.dtype, layer: int, direction: str, packs: dict[tuple, Any] | None = None
+) -> Any:
     cell, suffix = node.layer_cell(layer, direction), node.suffix(layer, direction)
-    arrays = {key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()}
-    if runs_native(dtype):
-        return _native.NativeCell(cell.kind, _options(cell), arrays)
-    return _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
+    given = {key: weights[f"{node.name}.{key}{suffix}"] for key in cell.weight_shapes()}
+    packs = {} if packs is None else packs
+    name = (cell, *map(id, given.values()))
+    if name not in packs:
+        arrays = {key: array.astype(dtype, copy=False) for key, array in given.items()}
+        if runs_native(dtype):
+            packs[name] = _native.NativeCell(cell.kind, _options(cell), arrays)
+        else:
+            packs[name] = _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
+    return packs[name]
 
 
 def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -> _native.Stack | BlasStack:

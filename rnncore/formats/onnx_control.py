@@ -7,6 +7,7 @@ around it becomes an input of it, and constants are its own.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from rnncore.errors import FormatError
@@ -17,6 +18,8 @@ from rnncore.ops import UNKNOWN, Value
 from rnncore.spec import Control, Input
 
 __all__ = ["lower"]
+
+MAX_ROUNDS = 4
 
 ATTRIBUTES = {
     "If": {"then_branch", "else_branch"},
@@ -154,10 +157,12 @@ def _settled(
     lowering: Lowering, body: OnnxGraph, values: Sequence[Value], first: int, outputs: int, carried: int | None = None
 ) -> Lowering:
     """The body, lowered for carried values of the shapes that they keep: sizes that change from step to step are
-    unknown."""
+    unknown; all are where they do not settle, since each round may find one more."""
     carried = len(values) - first if carried is None else carried
     values = list(values)
-    while True:
+    for round in itertools.count(1):
+        if round > 1:
+            lowering.shared.again.spend(body.count)
         inner = Lowering(body, lowering.shared, lowering)
         for entry, value in zip(body.inputs, values, strict=True):
             name = inner.fresh_input(entry.name)
@@ -175,6 +180,12 @@ def _settled(
             values[first + place] = dataclasses.replace(before, shape=shape, data=None)
         if not changed:
             return inner
+        if round == MAX_ROUNDS:
+            values[first : first + carried] = map(_unsized, values[first : first + carried])
+
+
+def _unsized(value: Value) -> Value:
+    return dataclasses.replace(value, shape=(UNKNOWN,) * len(value.shape), data=None)
 
 
 def _control(

@@ -23,7 +23,8 @@ import numpy as np
 
 from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats import onnx_sequences
-from rnncore.formats._cursor import shown
+from rnncore.formats._arrays import Copies
+from rnncore.formats._cursor import Budget, shown
 from rnncore.formats.onnx_contributed import CONTRIBUTED, standard
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx_sequences import Items, Stacked
@@ -70,6 +71,7 @@ FILE_DTYPES = {
 
 MAX_LIST = 4096  # numbers in an attribute; more are a Constant
 SMALL = 64  # elements of a Constant that stand in its attribute, where shapes can be followed through them
+MAX_LOWERED_AGAIN = 20_000  # nodes, on top of those that a file has
 MAX_CONSTANT = 1 << 30  # bytes that a value may have whose shape the file alone determines
 # What has a size that only contents decide, but not more elements than its input has, times the rank.
 DATA_DEPENDENT = frozenset({"NonZero", "Compress", "Unique"})
@@ -103,13 +105,19 @@ class Shared:
     """What a graph and the graphs inside it have in common.
 
     dtypes    the file's floating types -> the Spec's
+    declared  bytes of the file's constants
     problems  None, or a list to collect what is not supported instead of raising it
     """
 
-    def __init__(self, path: str, dtypes: Mapping[str, str], floating: str, problems: list | None = None):
+    def __init__(
+        self, path: str, dtypes: Mapping[str, str], floating: str, declared: int, problems: list | None = None
+    ):
         self.path, self.dtypes, self.floating = path, dtypes, np.dtype(floating)
         self.problems = problems
         self.folding = Folding()
+        self.copies = Copies(declared, path)
+        self.turned: dict[tuple, tuple[Any, dict[str, np.ndarray]]] = {}  # recurrent weights in our order, once each
+        self.again = Budget(MAX_LOWERED_AGAIN, "nodes of loops, lowered again and again", path)
 
     def dtype(self, file_dtype: str) -> str:
         return self.dtypes.get(file_dtype, file_dtype)
@@ -136,7 +144,7 @@ class Lowering:
         self.graph, self.shared, self.parent = graph, shared, parent
         self.entries: dict[str, Known | Layers | Items | Stacked | str] = {}
         self.values: dict[str, Value] = {}
-        self.nodes: list[Any] = []
+        self.nodes: list[Any] = []  # None where another has taken a node's place
         self.weights: dict[str, np.ndarray] = {}
         self.inputs: list[Input] = []
         self.captures: dict[str, str] = {}  # the value of the parent -> the input that stands for it here
@@ -273,12 +281,17 @@ class Lowering:
             if small:
                 attributes["value"] = array.item() if array.ndim == 0 else tuple(array.tolist())
             else:
-                self.weights[f"{made}.value"] = array
+                self.own(f"{made}.value", array)
             self.add(Node(made, "Constant", (), attributes))
             if array.dtype.kind == "f" and not array.any():
                 self.zeros.add(made)
             self.written[key] = made
         return self.written[key]
+
+    def own(self, name: str, array: np.ndarray) -> None:
+        """Give a weight to the Spec."""
+        self.shared.copies.add(array)
+        self.weights[name] = array
 
     def write_out(self, found: Layers) -> str:
         """A recurrent sequence with its axis of directions, as an array."""
@@ -626,9 +639,9 @@ class Lowering:
     def _linear(self, node: OnnxNode, x: str, weight: np.ndarray, bias: np.ndarray | None) -> None:
         sizes = {"input_size": weight.shape[1], "output_size": weight.shape[0], "bias": bias is not None}
         name = self.place(node, "Linear", (x,), sizes)
-        self.weights[f"{name}.weight"] = np.ascontiguousarray(weight)
+        self.own(f"{name}.weight", self.shared.copies.contiguous(weight))
         if bias is not None:
-            self.weights[f"{name}.bias"] = bias
+            self.own(f"{name}.bias", bias)
         else:
             self.products[name] = len(self.nodes) - 1
 
@@ -644,8 +657,8 @@ class Lowering:
             if bias is None or self.shared.dtype(bias.dtype.name) != "float":
                 continue
             weight = self.weights.pop(f"{product}.weight")
-            del self.nodes[index], self.values[product], self.products[product]
-            self.products = {name: at - (at > index) for name, at in self.products.items()}
+            self.nodes[index] = None
+            del self.values[product], self.products[product]
             self._linear(node, made.inputs[0], weight, bias)
             return True
         return False
@@ -666,7 +679,7 @@ class Lowering:
         counted = self.emit("Add", (name, count), f"{node.outputs[0]}.from_end")
         ids_name = self.emit("Where", (negative, counted, name), f"{node.outputs[0]}.row")
         made = self.place(node, "Embedding", (ids_name,), {"input_size": rows, "output_size": table.shape[1]})
-        self.weights[f"{made}.weight"] = table
+        self.own(f"{made}.weight", table)
         return True
 
     def _lower_conv(self, node, inputs, entries, attributes) -> bool:
@@ -696,9 +709,9 @@ class Lowering:
                              f"{list(weight.shape[2:])}", FormatError)  # fmt: skip
         own = {"input_size": channels, "output_size": filters, "kernel_shape": weight.shape[2:]}
         name = self.place(node, node.op, (self.value(inputs[0]),), {**attributes, **own, "bias": bias is not None})
-        self.weights[f"{name}.weight"] = weight
+        self.own(f"{name}.weight", weight)
         if bias is not None:
-            self.weights[f"{name}.bias"] = bias.array
+            self.own(f"{name}.bias", bias.array)
         return True
 
     # --- folding ---------------------------------------------------------------------------------------------------
@@ -760,7 +773,7 @@ class Lowering:
     def spec(self) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
         """The graph as a Spec, its weights, and notes on what was simplified."""
         names = self.outputs()
-        spec = Spec(tuple(self.inputs), tuple(self.nodes), tuple(names))
+        spec = Spec(tuple(self.inputs), tuple(node for node in self.nodes if node is not None), tuple(names))
         return simplify(spec, self.weights, self.shared.folding)
 
 
