@@ -25,6 +25,10 @@ __all__ = ["Budget", "MeteredStep", "metered_branches", "metering"]
 
 Values = dict[str, Any]
 
+KEPT_COSTS = 32
+BY_CONTENT = frozenset({"Range", "Reference"})
+"""Ops whose outputs' sizes depend on the contents of inputs that are no parameters."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -102,6 +106,11 @@ class MeteredStep:
         self.attributes: Mapping[str, Any] = getattr(node, "attributes", {})
         kind = getattr(node, "op", None) or node.kind
         self.where = f"node {node.name!r} ({kind})"
+        # The cost for shapes and dtypes, where contents (axes, sizes, a range's ends) say nothing.
+        self._kept: dict[tuple, Cost] = {}
+        op = OPS[kind] if isinstance(node, Node) else None
+        given = [place for place, name in enumerate(node.inputs) if name] if op is not None else []
+        self._by_shapes = op is not None and not (set(op.parameters.values()) & set(given) or kind in BY_CONTENT)
         stack = isinstance(node, (Recurrent, AttentionDecoder))
         self.parameters = sum(map(math.prod, node.weight_shapes().values())) if stack else 0
 
@@ -115,21 +124,27 @@ class MeteredStep:
     def _cost(self, values: Values) -> Cost:
         if isinstance(self.node, Control):
             return Cost(INTERPRETED, 0)  # what it holds counts itself
-        if isinstance(self.node, Node):
+        return self._of_op(values) if isinstance(self.node, Node) else self._of_layers(values)
+
+    def _of_op(self, values: Values) -> Cost:
+        arrays = [None if (array := values.get(name)) is None else np.asarray(array) for name in self.node.inputs]
+        key = tuple(None if array is None else (array.shape, array.dtype) for array in arrays)
+        found = self._kept.get(key)
+        if found is None:
             try:
-                found = cost(OPS[self.node.op], self.attributes, self._given(values), self.floating)
+                found = cost(OPS[self.node.op], self.attributes, list(map(self._value, arrays)), self.floating)
             except SpecError as error:
                 raise InputError(f"{self.where}: {error}") from None
-            return Cost(found.work + INTERPRETED, found.memory)
-        return self._of_layers(values)
+            found = Cost(found.work + INTERPRETED, found.memory)
+            if self._by_shapes:
+                if len(self._kept) >= KEPT_COSTS:
+                    self._kept = {}
+                self._kept[key] = found
+        return found
 
-    def _given(self, values: Values) -> list[Value | None]:
-        return [self._value(values.get(name)) for name in self.node.inputs]
-
-    def _value(self, array: Any) -> Value | None:
+    def _value(self, array: np.ndarray | None) -> Value | None:
         if array is None:
             return None
-        array = np.asarray(array)
         return value_of(array, "float" if array.dtype == self.floating else array.dtype.name)
 
     def _of_layers(self, values: Values) -> Cost:
