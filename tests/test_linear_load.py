@@ -265,6 +265,19 @@ def onnx_graphs():
         ]
         return model(nodes, [value("x"), value("c", (), TensorProto.BOOL)])
 
+    def constant_branches(count):
+        """Conditions that are known: the branch's nodes take the place of each If."""
+
+        def branch(op, i):
+            node = helper.make_node(op, [f"n{i - 1}" if i else "x"], ["o"])
+            return helper.make_graph([node], "branch", [], [value("o", None)])
+
+        nodes = [
+            helper.make_node("If", ["c"], [f"n{i}"], then_branch=branch("Relu", i), else_branch=branch("Abs", i))
+            for i in range(count // 4)
+        ]
+        return model(nodes, constants=[numpy_helper.from_array(np.array(True), "c")])
+
     def calls(count):
         """One function with a constant, called again and again."""
         large = numpy_helper.from_array(np.arange(4, dtype=np.float32), "k")
@@ -296,12 +309,13 @@ def onnx_graphs():
         "shapes": shapes,
         "folded": folded,
         "branches": branches,
+        "constant_branches": constant_branches,
         "calls": calls,
         "same_name": same_name,
     }
 
 
-ONNX = ("Relu", "Transpose", "MatMul", "Softmax", "unnamed", "products", "shapes", "folded", "branches", "calls",
+ONNX = ("Relu", "Transpose", "MatMul", "Softmax", "unnamed", "products", "shapes", "folded", "branches", "constant_branches", "calls",
         "same_name")  # fmt: skip
 
 

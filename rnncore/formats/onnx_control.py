@@ -87,12 +87,15 @@ def _always(lowering: Lowering, name: str) -> bool | None:
 
 def _inline(lowering: Lowering, node: OnnxNode, graph: OnnxGraph) -> None:
     """The nodes of a branch among those of the graph. Its names are gone afterwards."""
-    before = dict(lowering.entries)
+    own = {*graph.constants, *(name for inner in graph.nodes for name in inner.outputs)}
+    before = {name: lowering.entries.pop(name) for name in own if name in lowering.entries}
     lowering.entries.update({name: Known(array) for name, array in graph.constants.items()})
     for inner in graph.nodes:
         lowering.lower(inner)
     found = [lowering.lookup(value.name) for value in graph.outputs]
-    lowering.entries = before
+    for name in own:
+        lowering.entries.pop(name, None)
+    lowering.entries.update(before)
     for name, entry in zip(node.outputs, found, strict=True):
         if name:
             lowering.entries[name] = entry
