@@ -846,6 +846,8 @@ class Spec:
         for key in ("inputs", "nodes", "outputs"):
             if not isinstance(found[key], (list, tuple)):
                 raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
+        if depth == 0 and _nodes_in_json(found) > MAX_NODES:
+            raise SpecError(f"{_nodes_in_json(found)} nodes, expected at most {MAX_NODES} nodes and layers")
         return cls(
             tuple(_input_from_json(entry) for entry in found["inputs"]),
             tuple(_node_from_json(entry, depth) for entry in found["nodes"]),
@@ -897,6 +899,16 @@ def _need(what: str, name: str, value: Value, shape: tuple[int | str, ...], dtyp
         fits = fits and (isinstance(found, str) or isinstance(expected, str) or found == expected)
     if not fits:
         raise SpecError(f"{what} {name!r} is {value}, expected {Value(dtype, shape)}")
+
+
+def _nodes_in_json(found: Any, depth: int = 0) -> int:
+    """The number of nodes of a Spec's JSON, those in branches among them, before any is made."""
+    nodes = found.get("nodes") if isinstance(found, Mapping) else None
+    if not isinstance(nodes, (list, tuple)) or depth > MAX_NESTING:
+        return 0
+    inside = [node["branches"] for node in nodes if isinstance(node, Mapping) and "branches" in node]
+    branches = (branch for some in inside if isinstance(some, (list, tuple)) for branch in some)
+    return len(nodes) + sum(_nodes_in_json(branch, depth + 1) for branch in branches)
 
 
 def _input_from_json(found: Any) -> Input:

@@ -315,7 +315,8 @@ def onnx_graphs():
     }
 
 
-ONNX = ("Relu", "Transpose", "MatMul", "Softmax", "unnamed", "products", "shapes", "folded", "branches", "constant_branches", "calls",
+ONNX = ("Relu", "Transpose", "MatMul", "Softmax", "unnamed", "products", "shapes", "folded", "branches",
+        "constant_branches", "calls",
         "same_name")  # fmt: skip
 
 
