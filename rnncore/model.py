@@ -28,7 +28,7 @@ from rnncore.stacks import pack
 from rnncore.state import State, fingerprint
 from rnncore.threads import check_threads, threads_of_call
 from rnncore.vocabulary import Vocabulary, check_vocabularies
-from rnncore.weights import Weights
+from rnncore.weights import Weights, memory_of
 
 if TYPE_CHECKING:
     from rnncore.pool import StreamPool
@@ -613,8 +613,8 @@ def op_step(
     shapes = node.weight_shapes()
     given = {name.removeprefix(f"{node.name}."): weights[name] for name in shapes}
     packs = {} if packs is None or not shapes else packs
-    name = (node.op, repr(sorted(node.attributes.items())), *map(id, given.values()))
-    run = packs.get(name)
+    name = (node.op, repr(sorted(node.attributes.items())), *map(memory_of, given.values()))
+    run, _ = packs.get(name, (None, None))
     if run is None:
         dtypes = OPS[node.op].weight_dtypes(node.attributes)
         own = {
@@ -623,6 +623,6 @@ def op_step(
         values = None if known is None else [known[name] if name else None for name in node.inputs]
         run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
         if OPS[node.op].bound is None:
-            packs[name] = run
+            packs[name] = run, given
     packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
     return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rnncore.cells import Cell
 from rnncore.kernels import _engine, _native, runs_native
-from rnncore.weights import Weights
+from rnncore.weights import Weights, memory_of
 
 __all__ = ["BlasStack", "pack", "pack_direction", "packed_weights"]
 
@@ -21,7 +21,7 @@ def pack(
 ) -> _native.Stack | BlasStack:
     """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix).
 
-    packs: what other nodes of the model packed of the same arrays, which is added to; weights must hold the arrays.
+    packs: what other nodes of the model packed, by the memory of the arrays, and these arrays; it is added to.
     """
     layers = [
         [_cell(node, weights, dtype, layer, direction, packs) for direction in node.directions]
@@ -43,14 +43,15 @@ def _cell(
     cell, suffix = node.layer_cell(layer, direction), node.suffix(layer, direction)
     given = {key: weights[f"{node.name}.{key}{suffix}"] for key in cell.weight_shapes()}
     packs = {} if packs is None else packs
-    name = (cell, *map(id, given.values()))
+    name = (cell, *map(memory_of, given.values()))
     if name not in packs:
         arrays = {key: array.astype(dtype, copy=False) for key, array in given.items()}
         if runs_native(dtype):
-            packs[name] = _native.NativeCell(cell.kind, _options(cell), arrays)
+            made = _native.NativeCell(cell.kind, _options(cell), arrays)
         else:
-            packs[name] = _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
-    return packs[name]
+            made = _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
+        packs[name] = made, given  # which keeps their memory theirs
+    return packs[name][0]
 
 
 def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -> _native.Stack | BlasStack:

@@ -538,7 +538,7 @@ add(
     SpecError,
     "is given by no",
 )
-add("spec_long_names", "names of 900 letters, nearly alike", misspelled(2000, 900), ".safetensors", SpecError,
+add("spec_long_names", "names of 150 letters, nearly alike", misspelled(8000, 150), ".safetensors", SpecError,
     "is given by no")  # fmt: skip
 add("spec_absent", "300 nodes of 1,024 inputs that are not there", absent, ".safetensors", SpecError, "reads ''")
 add("spec_tables", "tables that folding would make a hundred times as large", folded_tables, ".safetensors",

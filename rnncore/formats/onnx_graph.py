@@ -150,6 +150,7 @@ class Lowering:
         self.captures: dict[str, str] = {}  # the value of the parent -> the input that stands for it here
         self.zeros: set[str] = set()  # values that are zero everywhere
         self.sources: dict[str, str] = {}  # a value that was cast -> the one it was cast from
+        self.kept: list[np.ndarray] = []  # whose ids are keys of written
         self.written: dict[tuple, str] = {}  # what was made once: constants, written out sequences
         self.products: dict[str, int] = {}  # Linear nodes without bias -> their places in nodes
         self.uses = _uses(graph)
@@ -286,6 +287,7 @@ class Lowering:
             if array.dtype.kind == "f" and not array.any():
                 self.zeros.add(made)
             self.written[key] = made
+            self.kept.append(array)
         return self.written[key]
 
     def own(self, name: str, array: np.ndarray) -> None:
