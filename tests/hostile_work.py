@@ -110,10 +110,10 @@ def ints(*found: int) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-WIDE = (1, 1, 1 << 17)
+WIDE = (1, 64, 1 << 17)
 U8, I64, BOOL = TensorProto.UINT8, TensorProto.INT64, TensorProto.BOOL
 FOLDS = {
-    "maxpool_window": (folding("MaxPool", WIDE, kernel_shape=[1 << 16]), "a window of 65,536 at 65,537 places"),
+    "maxpool_window": (folding("MaxPool", WIDE, kernel_shape=[1 << 16]), "a window of 65,536 at four million places"),
     "maxpool_places": (folding("MaxPool", WIDE, outputs="big where", kernel_shape=[1 << 15]), "the same with places"),
     "averagepool_window": (folding("AveragePool", WIDE, kernel_shape=[1 << 16]), "a mean over 65,536"),
     "averagepool_pads": (
