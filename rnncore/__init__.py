@@ -16,6 +16,7 @@ The rooms, from the bottom up; each imports only what stands above it in this li
     spec        what a network is;  weights  its arrays;  test_pair  its proof
     passes      an equal network with less work
     formats     one file per file format
+    budget      the most that a call may do
     state       what a recurrent network carries;  model  a Spec compiled and run
     streaming   over a sequence that arrives in pieces;  stream  one caller's;  pool  those of many
     decode      generate, score, CTC;  engine  requests from many callers in batches
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnncore import cells
 from rnncore._version import __version__
+from rnncore.budget import Budget
 from rnncore.cells import Activation
 from rnncore.config import show_config
 from rnncore.errors import (
@@ -73,6 +75,7 @@ __all__ = [
     "RNN",
     "Activation",
     "AttentionDecoder",
+    "Budget",
     "Control",
     "DeadlineError",
     "Dialect",

@@ -21,6 +21,8 @@ A message says where, what was found and what was expected, in this form:
 """
 
 import errno
+from collections.abc import Iterable
+from itertools import islice
 
 __all__ = [
     "DeadlineError",
@@ -38,7 +40,12 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "WeightError",
+    "close_names",
 ]
+
+MOST_COMPARED = 1000
+LONGEST_COMPARED = 80
+"""A message compares a name with so many others of at most this length: comparing grows with the square of both."""
 
 
 class RnncoreError(Exception):
@@ -105,3 +112,13 @@ class DeadlineError(EngineError, TimeoutError):
 
 class EngineClosedError(EngineError):
     """An Engine was shut down, and takes or finishes no more requests."""
+
+
+def close_names(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Up to ``count`` of the first known names that are spelt nearly like this one: hints for a message."""
+    import difflib  # only for errors
+
+    if len(name) > LONGEST_COMPARED:
+        return []
+    some = [other for other in islice(known, MOST_COMPARED) if len(other) <= LONGEST_COMPARED]
+    return difflib.get_close_matches(name, some, n=count, cutoff=cutoff)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rnncore.budget import Budget
 from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats import Checkpoint, native, read_file, sharded
 from rnncore.formats._cursor import InMemory
@@ -36,6 +37,7 @@ def load(
     sizes: Mapping[str, int] | None = None,
     dtype: str | None = None,
     check: bool = False,
+    budget: Budget | None = None,
 ) -> Model:
     """A Model from a file.
 
@@ -53,6 +55,7 @@ def load(
     dtype  "float32" or "float64"; None: what the file computes in, float64 for an ONNX file of float64 and for a
            file of ours made of such a one or saved from a float64 Model, else float32
     check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
+    budget  the most that one call of the model may do, Budget(work=1e9, memory=1 << 30): see Model
 
     Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without).
 
@@ -61,7 +64,7 @@ def load(
     and WeightError where the file and the Spec contradict each other.
     """
     found = open_file(path, spec=spec, names=names, architecture=architecture, sizes=sizes)
-    model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary)
+    model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary, budget=budget)
     for note in found.notes:
         if note.startswith(NOT_USED):
             warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
+from rnncore.budget import Budget, MeteredStep, metered_branches, metering
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError
@@ -27,7 +28,7 @@ from rnncore.stacks import pack
 from rnncore.state import State, fingerprint
 from rnncore.threads import check_threads, threads_of_call
 from rnncore.vocabulary import Vocabulary, check_vocabularies
-from rnncore.weights import Weights
+from rnncore.weights import Weights, memory_of
 
 if TYPE_CHECKING:
     from rnncore.pool import StreamPool
@@ -51,8 +52,10 @@ class Model:
     num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
     fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
-                    if the table is not larger than this; running it then is a row gather. The bits stay the same
+                    if all such tables are not larger than this; running it then is a row gather. The bits stay the same
     vocabulary      the tokens that ids stand for: name of an input or output -> tokens in the order of their ids
+    budget          a Budget: the most that one call may do, beyond which it raises InputError; None: no limit. Streams
+                    and pools, whose pieces their caller cuts, are not counted
 
     Raises SpecError and WeightError where spec, weights and vocabulary do not fit.
     """
@@ -65,7 +68,31 @@ class Model:
         num_threads: int | None = None,
         fold_bytes: int = 64 << 20,
         vocabulary: Mapping[str, Iterable[str]] | None = None,
+        budget: Budget | None = None,
     ):
+        self._build(spec, weights, dtype, num_threads, fold_bytes, vocabulary, budget, {})
+
+    @classmethod
+    def _of_branch(cls, *arguments: Any) -> Model:
+        """A model inside another, by all arguments of _build."""
+        made = cls.__new__(cls)
+        made._build(*arguments)
+        return made
+
+    def _build(
+        self,
+        spec: Spec,
+        weights: Mapping[str, np.ndarray],
+        dtype: str,
+        num_threads: int | None,
+        fold_bytes: int,
+        vocabulary: Mapping[str, Iterable[str]] | None,
+        budget: Budget | None,
+        packs: dict[tuple, Any],
+    ) -> None:
+        """packs: see stacks.pack; one for a model and the branches inside it."""
+        if budget is not None and not isinstance(budget, Budget):
+            raise InputError(f"budget={budget!r}, expected a Budget or None")
         if str(dtype) not in ("float32", "float64"):
             raise SpecError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
         self._spec = spec
@@ -78,12 +105,22 @@ class Model:
         threads = check_threads(num_threads)
         self._fold_bytes = fold_bytes
         self._constants = {node.name: _constant(node, self._weights, self._dtype) for node in _constants(spec)}
+        self._budget = budget
         known = spec.values
-        self._steps = [_compile(node, self._weights, self._dtype, needed, given, threads, known) for node in spec.nodes]
+        self._steps = [
+            _compile(node, self._weights, self._dtype, needed, given, threads, known, budget, packs, fold_bytes)
+            for node in spec.nodes
+        ]
         folded = self._fold_embeddings()
         self._padded = self._padded_ids()
         self._walk, self._unread = _work(self._steps, _last_uses(spec, folded))
-        self._direct = self._steps[0].direct(spec) if len(spec.nodes) == 1 and spec.recurrent else None
+        self._direct = None
+        if budget is not None:
+            nodes = [node for node, step in zip(spec.nodes, self._steps, strict=True) if step is not nothing]
+            parts = zip(self._walk, nodes, self._unread, strict=True)
+            self._walk = [MeteredStep(step, node, dropped, self._dtype) for step, node, dropped in parts]
+        elif len(spec.nodes) == 1 and spec.recurrent:
+            self._direct = self._steps[0].direct(spec)
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
         self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
@@ -99,6 +136,10 @@ class Model:
     @property
     def dtype(self) -> np.dtype:
         return self._dtype
+
+    @property
+    def budget(self) -> Budget | None:
+        return self._budget
 
     @property
     def vocabulary(self) -> Mapping[str, Vocabulary]:
@@ -117,7 +158,7 @@ class Model:
         return tuple(Input(name, values[name].dtype, values[name].shape) for name in self._spec.outputs)
 
     def __reduce__(self):
-        options = (self._dtype.name, self._num_threads, self._fold_bytes, dict(self._vocabulary))
+        options = (self._dtype.name, self._num_threads, self._fold_bytes, dict(self._vocabulary), self._budget)
         return Model, (self._spec, dict(self._weights), *options)
 
     def __repr__(self) -> str:
@@ -167,17 +208,18 @@ class Model:
 
         Returns the ids that the readers of each now read: name of the Embedding -> its input.
         """
-        nodes = self._spec.nodes
-        folded = {}
-        for place, node in enumerate(nodes):
-            readers = [i for i, other in enumerate(nodes) if node.name in other.reads]
-            fits = isinstance(node, Node) and node.op == "Embedding" and node.name not in self._spec.outputs
-            fits = fits and readers and all(isinstance(self._steps[i], RecurrentStep) for i in readers)
-            if not fits:
+        readers_of, outputs = self._spec.readers, set(self._spec.outputs)
+        folded, left = {}, self._fold_bytes
+        for place, node in enumerate(self._spec.nodes):
+            if not (isinstance(node, Node) and node.op == "Embedding") or node.name in outputs:
+                continue
+            readers = tuple(dict.fromkeys(readers_of.get(node.name, ())))
+            if not readers or not all(isinstance(self._steps[i], RecurrentStep) for i in readers):
                 continue
             steps = [self._steps[i] for i in readers]
             size = sum(step.table_bytes(node.attributes["input_size"]) for step in steps)
-            if 0 < size <= self._fold_bytes:
+            if 0 < size <= left:
+                left -= size
                 for step in steps:
                     step.fold(node, self._weights[f"{node.name}.weight"])
                 self._steps[place] = nothing
@@ -187,14 +229,15 @@ class Model:
     def _padded_ids(self) -> dict[str, tuple[str, int]]:
         """Inputs of ids that only recurrent layers with one lengths input see: name -> (lengths, batch axis)."""
         nodes, given = self._spec.nodes, {entry.name for entry in self.inputs}
+        readers_of, outputs = self._spec.readers, set(self._spec.outputs)
         found = {}
         for node in nodes:
             if not (isinstance(node, Node) and node.op == "Embedding" and node.inputs[0] in given):
                 continue
-            readers = [other for other in nodes if node.name in other.reads]
-            alone = [other for other in nodes if node.inputs[0] in other.reads] == [node]
+            readers = [nodes[place] for place in readers_of.get(node.name, ())]
+            alone = len(readers_of[node.inputs[0]]) == 1
             uses = {(other.lengths, other.layout) if isinstance(other, Recurrent) else None for other in readers}
-            if alone and len(uses) == 1 and node.name not in self._spec.outputs:
+            if alone and len(uses) == 1 and node.name not in outputs:
                 use = uses.pop()
                 if use is not None and use[0] in given:
                     found[node.inputs[0]] = (use[0], 0 if use[1] == "batch_first" else 1)
@@ -438,7 +481,11 @@ class Model:
         before = None
         if state is not None and state is not _NO_STATE:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
-        self._forward(values, before, after)
+        if self._budget is None:
+            self._forward(values, before, after)
+        else:
+            with metering(self._budget):
+                self._forward(values, before, after)
         kept = [*self._constants.values()]
         kept += [values[entry.name] for entry in self._spec.inputs]
         if state is not _NO_STATE:  # else the caller never sees it
@@ -483,24 +530,31 @@ def _compile(
     given: set[str],
     threads: int,
     known: Mapping[str, Value],
+    budget: Budget | None,
+    packs: dict[tuple, Any],
+    fold_bytes: int,
 ) -> Step:
     if isinstance(node, Recurrent):
-        return RecurrentStep(node, weights, dtype, needed, given, threads)
+        return RecurrentStep(node, weights, dtype, needed, given, threads, packs)
     if isinstance(node, AttentionDecoder):
-        layers = pack(node, weights, dtype)
+        layers = pack(node, weights, dtype, packs)
         own = {key: weights[f"{node.name}.{key}"].astype(dtype, copy=False) for key in node.own_shapes()}
         return DecoderStep(node, layers, own, dtype, threads)
     if isinstance(node, Control):
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
-        models = [Model(spec, part, dtype, threads) for spec, part in zip(node.branches, parts, strict=True)]
+        models = [
+            Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs)
+            for spec, part in zip(node.branches, parts, strict=True)
+        ]
         packed = {
             f"{node.name}.{label}.{key}": partial(model.weights.__getitem__, key)
             for label, model in zip(labels, models, strict=True)
             for key in model.weights.packed
         }
-        return ControlStep(node, [model._branch for model in models], dtype, packed)
-    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known)
+        branches = [model._branch for model in models]
+        return ControlStep(node, metered_branches(node, branches) if budget else branches, dtype, packed)
+    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known, packs)
 
 
 def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
@@ -548,17 +602,27 @@ def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
 
 
 def op_step(
-    node: Node, weights: Weights, dtype: np.dtype, threads: int, known: Mapping[str, Value] | None = None
+    node: Node,
+    weights: Weights,
+    dtype: np.dtype,
+    threads: int,
+    known: Mapping[str, Value] | None = None,
+    packs: dict[tuple, Any] | None = None,
 ) -> OpStep:
-    """The step of a Node; known: the Values by name, where the node reads them under these names."""
-    dtypes = node.weight_dtypes()
-    own = {
-        name.removeprefix(f"{node.name}."): weights[name].astype(
-            numpy_dtype(dtypes.get(name, "float"), dtype), copy=False
-        )
-        for name in node.weight_shapes()
-    }
-    values = None if known is None else [known[name] if name else None for name in node.inputs]
-    run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
+    """The step of a Node; known: the Values by name, where the node reads them under these names; packs: see pack."""
+    shapes = node.weight_shapes()
+    given = {name.removeprefix(f"{node.name}."): weights[name] for name in shapes}
+    packs = {} if packs is None or not shapes else packs
+    name = (node.op, repr(sorted(node.attributes.items())), *map(memory_of, given.values()))
+    run, _ = packs.get(name, (None, None))
+    if run is None:
+        dtypes = OPS[node.op].weight_dtypes(node.attributes)
+        own = {
+            key: array.astype(numpy_dtype(dtypes.get(key, "float"), dtype), copy=False) for key, array in given.items()
+        }
+        values = None if known is None else [known[name] if name else None for name in node.inputs]
+        run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
+        if OPS[node.op].bound is None:
+            packs[name] = run, given
     packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
     return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed)

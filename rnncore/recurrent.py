@@ -38,11 +38,18 @@ ALL_ROWS = _Rows()
 class RecurrentStep:
     """Runs one Recurrent node, all its layers and directions by one call of the time loop.
 
-    needed: names of the values that somebody reads; given: those of the Spec's inputs.
+    needed: names of the values that somebody reads; given: those of the Spec's inputs; packs: see stacks.pack.
     """
 
     def __init__(
-        self, node: Recurrent, weights: Weights, dtype: np.dtype, needed: set[str], given: set[str], threads: int
+        self,
+        node: Recurrent,
+        weights: Weights,
+        dtype: np.dtype,
+        needed: set[str],
+        given: set[str],
+        threads: int,
+        packs: dict[tuple, Any] | None = None,
     ):
         self.node = node
         self.mask_given = node.mask in given
@@ -57,7 +64,7 @@ class RecurrentStep:
             self.trained = {
                 key: weights[f"{node.name}.initial_{key}"].astype(dtype, copy=False) for key in node.cell.states
             }
-        self.stack = pack(node, weights, dtype)
+        self.stack = pack(node, weights, dtype, packs)
         self.packed = packed_weights(node, self.stack)
         self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
         self.threads = threads

@@ -22,12 +22,13 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from rnncore.cells import CELLS, Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
-from rnncore.errors import SpecError
+from rnncore.errors import SpecError, close_names
 from rnncore.ops import DTYPES, OPS, UNKNOWN, Value
 from rnncore.ops.attention import Scoring
 
@@ -39,7 +40,8 @@ MERGES = ("concat", "sum", "mul", "average", "separate")
 LAYOUTS = ("batch_first", "time_first")
 MASKED_OUTPUTS = ("repeat", "zero")
 OUTPUT_ORDERS = ("time", "processing")
-MAX_NODES = 100_000
+MAX_NODES = 100_000  # those inside branches among them, and each layer of a stack
+MAX_LAYERS = 1024
 MAX_NESTING = 4
 
 
@@ -112,17 +114,19 @@ class Node:
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of every value the node needs."""
-        return tuple(name for name in self.inputs if name != "" or "" in self._required)
+        optional = OPS[self.op].optional
+        if not optional:
+            return self.inputs
+        return tuple(name for place, name in enumerate(self.inputs) if name != "" or place not in optional)
 
     @property
     def optional_reads(self) -> tuple[str, ...]:
         """Names of the values that may be optional inputs."""
-        return tuple(name for name in self.inputs if name not in self._required)
-
-    @property
-    def _required(self) -> list[str]:
         optional = OPS[self.op].optional
-        return [name for place, name in enumerate(self.inputs) if place not in optional]
+        if not optional:
+            return ()
+        required = {name for place, name in enumerate(self.inputs) if place not in optional}
+        return tuple(name for name in self.inputs if name not in required)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight" -> shape."""
@@ -245,8 +249,16 @@ class Recurrent:
 
     def layer_cell(self, layer: int, direction: str) -> Cell:
         """The cell of one layer and direction, with that layer's input size."""
-        cell = self.reverse_cell if direction == "reverse" and self.reverse_cell is not None else self.cell
-        return cell if layer == 0 else cell.replace(input_size=self.output_size)
+        backward = direction == "reverse" and self.reverse_cell is not None
+        if layer:
+            return self._deeper[backward]
+        return self.reverse_cell if backward else self.cell
+
+    @cached_property
+    def _deeper(self) -> tuple[Cell, ...]:
+        """The cells of all layers but the first: the forward one, and the reverse one where it is another."""
+        cells = (self.cell,) if self.reverse_cell is None else (self.cell, self.reverse_cell)
+        return tuple(cell.replace(input_size=self.output_size) for cell in cells)
 
     def suffix(self, layer: int, direction: str) -> str:
         """PyTorch's suffix of a layer's weights: "_l0", "_l0_reverse"."""
@@ -404,7 +416,12 @@ class AttentionDecoder:
 
     def layer_cell(self, layer: int, direction: str = "forward") -> Cell:
         """The cell of one layer, with that layer's input size."""
-        return self.cell if layer == 0 else self.cell.replace(input_size=self.cell.output_size)
+        return self._deeper if layer else self.cell
+
+    @cached_property
+    def _deeper(self) -> Cell:
+        """The cell of all layers but the first."""
+        return self.cell.replace(input_size=self.cell.output_size)
 
     def suffix(self, layer: int, direction: str = "forward") -> str:
         """PyTorch's suffix of a layer's weights: "_l0"."""
@@ -683,8 +700,8 @@ class Spec:
             object.__setattr__(self, field, members)
         outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
         object.__setattr__(self, "outputs", outputs)
-        if len(self.nodes) > MAX_NODES:
-            raise SpecError(f"{len(self.nodes)} nodes, expected at most {MAX_NODES}")
+        if self.size > MAX_NODES:
+            raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
         names = {entry.name for entry in (*self.inputs, *self.nodes)}
         if "lengths" not in names and any("lengths" in node.reads for node in self.nodes):
             lengths = Input("lengths", "int64", ("B",), optional=True)
@@ -743,6 +760,26 @@ class Spec:
     def values(self) -> Mapping[str, Value]:
         """Every value by name, with dtype and shape."""
         return self._values
+
+    @cached_property
+    def size(self) -> int:
+        """The number of nodes, those inside branches among them; a stack counts as its layers and directions."""
+        count = 0
+        for node in self.nodes:
+            if isinstance(node, Control):
+                count += 1 + sum(branch.size for branch in node.branches)
+            else:
+                count += 1 if isinstance(node, Node) else node.layers * len(node.directions)
+        return count
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[int, ...]]:
+        """For each value that nodes read: their places in ``nodes``, in order, one for each time it is read."""
+        found: dict[str, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            for name in node.reads:
+                found.setdefault(name, []).append(place)
+        return MappingProxyType({name: tuple(places) for name, places in found.items()})
 
     @property
     def recurrent(self) -> tuple[Recurrent, ...]:
@@ -809,6 +846,8 @@ class Spec:
         for key in ("inputs", "nodes", "outputs"):
             if not isinstance(found[key], (list, tuple)):
                 raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
+        if depth == 0 and _nodes_in_json(found) > MAX_NODES:
+            raise SpecError(f"{_nodes_in_json(found)} nodes, expected at most {MAX_NODES} nodes and layers")
         return cls(
             tuple(_input_from_json(entry) for entry in found["inputs"]),
             tuple(_node_from_json(entry, depth) for entry in found["nodes"]),
@@ -860,6 +899,16 @@ def _need(what: str, name: str, value: Value, shape: tuple[int | str, ...], dtyp
         fits = fits and (isinstance(found, str) or isinstance(expected, str) or found == expected)
     if not fits:
         raise SpecError(f"{what} {name!r} is {value}, expected {Value(dtype, shape)}")
+
+
+def _nodes_in_json(found: Any, depth: int = 0) -> int:
+    """The number of nodes of a Spec's JSON, those in branches among them, before any is made."""
+    nodes = found.get("nodes") if isinstance(found, Mapping) else None
+    if not isinstance(nodes, (list, tuple)) or depth > MAX_NESTING:
+        return 0
+    inside = [node["branches"] for node in nodes if isinstance(node, Mapping) and "branches" in node]
+    branches = (branch for some in inside if isinstance(some, (list, tuple)) for branch in some)
+    return len(nodes) + sum(_nodes_in_json(branch, depth + 1) for branch in branches)
 
 
 def _input_from_json(found: Any) -> Input:
@@ -936,6 +985,8 @@ def _check_stack(node: Recurrent | AttentionDecoder) -> None:
     if not isinstance(node.cell, Cell):
         raise SpecError(f"cell={node.cell!r}, expected a Cell ({', '.join(CELLS)})")
     check_integer(node, "layers", at_least=1)
+    if node.layers > MAX_LAYERS:
+        raise SpecError(f"layers={node.layers}, expected an integer from 1 to {MAX_LAYERS}")
 
 
 def _check_name(name: Any, what: str) -> None:
@@ -951,11 +1002,7 @@ def _names(what: str, given: Any) -> tuple[str, ...]:
 
 def _near(name: Any, known: Iterable[str]) -> str:
     """A hint for a misspelled name."""
-    import difflib
-
-    if not isinstance(name, str):
-        return ""
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = close_names(name, known, count=1) if isinstance(name, str) else []
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 

@@ -11,15 +11,21 @@ import numpy as np
 
 from rnncore.cells import Cell
 from rnncore.kernels import _engine, _native, runs_native
-from rnncore.weights import Weights
+from rnncore.weights import Weights, memory_of
 
 __all__ = ["BlasStack", "pack", "pack_direction", "packed_weights"]
 
 
-def pack(node: Any, weights: Weights, dtype: np.dtype) -> _native.Stack | BlasStack:
-    """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix)."""
+def pack(
+    node: Any, weights: Weights, dtype: np.dtype, packs: dict[tuple, Any] | None = None
+) -> _native.Stack | BlasStack:
+    """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix).
+
+    packs: what other nodes of the model packed, by the memory of the arrays, and these arrays; it is added to.
+    """
     layers = [
-        [_cell(node, weights, dtype, layer, direction) for direction in node.directions] for layer in range(node.layers)
+        [_cell(node, weights, dtype, layer, direction, packs) for direction in node.directions]
+        for layer in range(node.layers)
     ]
     return _stack(layers, node.directions == ("reverse",), node, dtype)
 
@@ -31,12 +37,21 @@ def pack_direction(
     return _stack([[_cell(node, weights, dtype, layer, direction)]], direction == "reverse", node, dtype)
 
 
-def _cell(node: Any, weights: Weights, dtype: np.dtype, layer: int, direction: str) -> Any:
+def _cell(
+    node: Any, weights: Weights, dtype: np.dtype, layer: int, direction: str, packs: dict[tuple, Any] | None = None
+) -> Any:
     cell, suffix = node.layer_cell(layer, direction), node.suffix(layer, direction)
-    arrays = {key: weights[f"{node.name}.{key}{suffix}"].astype(dtype, copy=False) for key in cell.weight_shapes()}
-    if runs_native(dtype):
-        return _native.NativeCell(cell.kind, _options(cell), arrays)
-    return _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
+    given = {key: weights[f"{node.name}.{key}{suffix}"] for key in cell.weight_shapes()}
+    packs = {} if packs is None else packs
+    name = (cell, *map(memory_of, given.values()))
+    if name not in packs:
+        arrays = {key: array.astype(dtype, copy=False) for key, array in given.items()}
+        if runs_native(dtype):
+            made = _native.NativeCell(cell.kind, _options(cell), arrays)
+        else:
+            made = _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
+        packs[name] = made, given  # which keeps their memory theirs
+    return packs[name][0]
 
 
 def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -> _native.Stack | BlasStack:

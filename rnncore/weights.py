@@ -12,7 +12,7 @@ import numpy as np
 from rnncore.errors import WeightError
 from rnncore.spec import Spec
 
-__all__ = ["Weights"]
+__all__ = ["Weights", "memory_of"]
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -21,7 +21,7 @@ class Weights(Mapping[str, np.ndarray]):
     Arrays are read-only and C-contiguous, in native byte order. float16, float32 and float64 keep their dtype;
     integers and booleans are refused, but for the weights that ``spec.weight_dtypes()`` says hold them. The arrays
     given are copied unless they are already in that form, nobody can write to them, and they are not a part of
-    something larger, which they would keep in memory.
+    something larger, which they would keep in memory. Arrays given of one memory and layout are one array here.
 
     Those of a Model are partly packed for its kernels and not held here a second time: reading such a weight unpacks
     a copy, with the bits and the dtype that were given.
@@ -38,9 +38,15 @@ class Weights(Mapping[str, np.ndarray]):
             extra = f"{len(unexpected)} that the Spec does not have: {_some(unexpected)}" if unexpected else ""
             raise WeightError(f"weights: {'; '.join(filter(None, (found, extra)))}")
         dtypes = spec.weight_dtypes()
-        self._arrays: dict[str, np.ndarray | _Packed] = {
-            name: _frozen(name, arrays[name], shape, dtypes.get(name, "float")) for name, shape in shapes.items()
-        }
+        self._arrays: dict[str, np.ndarray | _Packed] = {}
+        made: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}  # what was given stays alive, and its memory its own
+        for name, shape in shapes.items():
+            array = np.asarray(arrays[name])
+            _check(name, array, shape, dtypes.get(name, "float"))
+            key = memory_of(array)
+            if key not in made:
+                made[key] = array, _frozen(array)
+            self._arrays[name] = made[key][1]
 
     def __getitem__(self, name: str) -> np.ndarray:
         found = self._arrays[name]
@@ -84,6 +90,11 @@ class Weights(Mapping[str, np.ndarray]):
         return found
 
 
+def memory_of(array: np.ndarray) -> tuple:
+    """What two arrays that are alive have in common if they are the same numbers in the same memory."""
+    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str
+
+
 class _Packed(NamedTuple):
     """Stands for an array that is kept elsewhere."""
 
@@ -97,8 +108,7 @@ class _Packed(NamedTuple):
         return array
 
 
-def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    array = np.asarray(given)
+def _check(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str) -> None:
     if dtype != "float":
         if array.dtype != np.dtype(dtype):
             raise WeightError(f"{name}: dtype {array.dtype}, expected {dtype}")
@@ -106,8 +116,12 @@ def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: str) ->
         raise WeightError(f"{name}: dtype {array.dtype}, expected float16, float32 or float64")
     if array.shape != shape:
         raise WeightError(f"{name}: shape {array.shape}, expected {shape}")
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """The array as Weights keep it."""
     frozen = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-    if frozen is given or np.may_share_memory(frozen, array):
+    if np.may_share_memory(frozen, array):
         frozen = frozen.copy() if _writable(frozen) or _is_part(frozen) else frozen
     frozen.flags.writeable = False
     return frozen

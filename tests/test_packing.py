@@ -174,3 +174,35 @@ def test_weights_inside_branches_are_packed_too():
     assert set(model.weights.packed) == packed
     for name, array in given.items():
         assert_same_bits(model.weights[name], array, name)
+
+
+def test_nodes_of_one_array_share_what_is_packed_of_it():
+    """Tied weights, in branches too: the bits of weights of their own, and one pack for all."""
+    rng = np.random.default_rng(0)
+    kernel = rng.uniform(-1, 1, (64, 64)).astype(np.float32)
+    recurrent = [rng.uniform(-1, 1, (256, 64)).astype(np.float32) for _ in range(2)]
+    sizes = {"input_size": 64, "output_size": 64, "bias": False}
+    sequence = Input("x", "float", ("B", "T", 64))
+    branch = Spec([sequence], [Node("inner", "Linear", "x", sizes)], ["inner"])
+    other = Spec([sequence], [Node("a", "Linear", "x", sizes), Node("inner", "Neg", "a")], ["inner"])
+    nodes = [
+        Node("first", "Linear", "x", sizes),
+        Node("second", "Linear", "first", sizes),
+        *(Recurrent(f"l{i}", LSTM(64, 64, False), f"l{i - 1}" if i else "second") for i in range(3)),
+        Control("chosen", "If", ("yes", "l2"), (branch, other), ("x",)),
+        Control("again", "If", ("yes", "chosen"), (other, branch), ("x",)),
+    ]
+    spec = Spec([sequence, Input("yes", "bool", ())], nodes, ["again", "l2"])
+    shared, apart = {}, {}
+    for name, shape in spec.weight_shapes().items():
+        shared[name] = kernel if shape == kernel.shape else recurrent["_hh_" in name]
+        apart[name] = shared[name].copy()
+    given = {"x": rng.uniform(-1, 1, (2, 5, 64)).astype(np.float32), "yes": np.array(True)}
+    tied, own = Model(spec, shared), Model(spec, apart)
+    for key, array in own.run(given).items():
+        np.testing.assert_array_equal(tied.run(given)[key], array)
+    for name, array in shared.items():
+        np.testing.assert_array_equal(tied.weights[name], array)
+        assert not tied.weights[name].flags.writeable
+    turned = {**apart, "second.weight": apart["first.weight"].T}  # the same memory, another layout
+    assert not np.array_equal(Model(spec, turned).run(given)["again"], own.run(given)["again"])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from rnncore import loading
+from rnncore.budget import Budget
 from rnncore.cli.options import dtype_option
 from rnncore.errors import InputError, MissingPackageError
 
 __all__ = ["serve"]
 
+AMOUNT = click.FloatRange(min=1)
 BYTES = click.IntRange(min=1)
 WAIT = click.FloatRange(0, 10)
 SECONDS = click.FloatRange(min=0.001)
@@ -30,6 +32,8 @@ SECONDS = click.FloatRange(min=0.001)
 @click.option("--max-queue-size", type=BYTES, default=1024, show_default=True, help="Requests that may wait, by model.")
 @click.option("--max-body-size", type=BYTES, default=64 << 20, show_default=True, help="Bytes of a request.")
 @click.option("--max-steps", type=BYTES, default=1 << 18, show_default=True, help="Rows times steps of a request.")
+@click.option("--max-work", type=AMOUNT, default=1e12, show_default=True, help="Operations of one call of a model.")
+@click.option("--max-memory", type=AMOUNT, default=4.0 * 2**30, show_default="4 GiB", help="Bytes of its arrays.")
 @click.option("--max-sequences", type=BYTES, default=1024, show_default=True, help="Open sequences, by model.")
 @click.option("--sequence-idle", type=SECONDS, default=600.0, show_default=True, help="Seconds until one is closed.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds until work must have begun.")
@@ -49,6 +53,8 @@ def serve(
     request_log: bool,
     specs: tuple[str, ...],
     dtype: str,
+    max_work: float,
+    max_memory: float,
     **limits: float,
 ) -> None:
     """Serves models over HTTP, and with --grpc-port over gRPC, by the Open Inference Protocol v2.
@@ -79,7 +85,10 @@ def serve(
     for name in of_models:
         if name not in found:
             raise InputError(f"--spec {name}=...: no model {name!r}, expected one of {', '.join(found)}")
-    loaded = {name: loading.load(path, spec=of_models.get(name), dtype=dtype) for name, path in found.items()}
+    budget = Budget(max_work, max_memory)
+    loaded = {
+        name: loading.load(path, spec=of_models.get(name), dtype=dtype, budget=budget) for name, path in found.items()
+    }
     run(Service(loaded, Limits(**limits)), binding, request_log)
 
 

@@ -10,9 +10,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from rnncore.errors import FormatError
-from rnncore.formats._cursor import shown
+from rnncore.formats._cursor import Budget, shown
+from rnncore.weights import memory_of
 
-__all__ = ["ITEM_SIZES", "check_name", "element_count", "from_bytes"]
+__all__ = [
+    "COPIES_AT_LEAST",
+    "COPIES_RATIO",
+    "HALVES",
+    "ITEM_SIZES",
+    "Copies",
+    "check_name",
+    "element_count",
+    "from_bytes",
+]
 
 MAX_DIMENSIONS = 8
 MAX_NAME = 1000
@@ -33,6 +43,7 @@ CODES = {
     "uint8": "u1",
     "bool": "?",
 }
+HALVES = ("float16", "bfloat16")  # which a model widens
 ITEM_SIZES = {name: np.dtype(code).itemsize for name, code in CODES.items()} | {"bfloat16": 2}
 
 
@@ -59,6 +70,42 @@ def from_bytes(data: bytes, dtype: str, place: str, little: bool = True) -> np.n
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array.flags.writeable = False
     return array
+
+
+COPIES_AT_LEAST = 64 << 20  # bytes that the weights of any file may have
+COPIES_RATIO = 2  # and times the bytes that the file declares, if that is more
+
+
+class Copies:
+    """The memory that the weights of a file take: arrays of one memory and layout count once, copies of it again.
+
+    declared  bytes that the file says it has
+    """
+
+    def __init__(self, declared: int, place: str):
+        limit = max(COPIES_AT_LEAST, COPIES_RATIO * declared)
+        self._budget = Budget(limit, "bytes of weights, made of fewer by naming them again", place)
+        self._seen: dict[tuple, np.ndarray] = {}
+        self._dense: dict[tuple, np.ndarray] = {}
+
+    def add(self, array: np.ndarray) -> None:
+        """Count an array, which from now on is kept. FormatError where that is too much."""
+        key = memory_of(array)
+        if key not in self._seen:
+            self._budget.spend(array.nbytes)
+            self._seen[key] = array
+
+    def contiguous(self, array: np.ndarray) -> np.ndarray:
+        """The array in C order: one copy for each memory and layout."""
+        if array.flags.c_contiguous:
+            return array
+        key = memory_of(array)
+        if key not in self._dense:
+            self._budget.spend(array.nbytes)
+            self._seen[key] = array  # so that its memory stays its own
+            self._dense[key] = np.ascontiguousarray(array)
+            self._seen[memory_of(self._dense[key])] = self._dense[key]
+        return self._dense[key]
 
 
 def element_count(shape: Sequence[int], item_size: int) -> int:

@@ -61,6 +61,10 @@ class Archive:
     def size(self, name: str) -> int:
         return self._member(name).size
 
+    def spend(self, count: int) -> None:
+        """Count bytes that what was read becomes on top of its own."""
+        self._output.spend(count)
+
     def read(self, name: str) -> bytes:
         """All bytes of a member, after its size and checksum have been checked.
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnncore.errors import FormatError, UnsupportedError
-from rnncore.formats._cursor import low_level_errors, shown
+from rnncore.formats._cursor import Budget, low_level_errors, shown
 
 __all__ = ["Call", "Layer", "Network", "Ref", "Version", "class_of", "layer_of", "network_of", "parse_json", "tensors"]
 
@@ -179,8 +179,10 @@ def _is_bare_operation(found: Mapping[str, Any], config: Mapping[str, Any]) -> b
     return bool(nodes) and isinstance(nodes, list) and isinstance(nodes[0], Mapping) and "trainable" not in config
 
 
-def layer_of(found: Any, place: str, depth: int = 0) -> Layer:
-    """A layer with what is inside it."""
+def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None) -> Layer:
+    """A layer with what is inside it. count: what is left of the layers that a file may have."""
+    count = count or Budget(MAX_LAYERS, "layers, those inside others among them", "model")
+    count.spend()
     if depth > MAX_NESTING:
         raise FormatError(f"{place[:120]}: layers nested more than {MAX_NESTING} deep")
     class_name, config, is_operation = class_of(found, place)
@@ -189,10 +191,10 @@ def layer_of(found: Any, place: str, depth: int = 0) -> Layer:
         raise FormatError(f"{place}: name {shown(str(name))!r}, expected printable text")
     layer = Layer(name, class_name, config, place, is_operation)
     if class_name in NETWORKS:
-        layer.network = network_of(found, place, depth + 1)
+        layer.network = network_of(found, place, depth + 1, count)
         return layer
     for attribute, part in _parts(layer):
-        layer.parts[attribute] = layer_of(part, f"{place}.config.{attribute}", depth + 1)
+        layer.parts[attribute] = layer_of(part, f"{place}.config.{attribute}", depth + 1, count)
     return layer
 
 
@@ -220,8 +222,9 @@ def _parts(layer: Layer) -> list[tuple[str, Any]]:
     return []
 
 
-def network_of(found: Any, place: str, depth: int = 0) -> Network:
-    """The layers and calls of a Sequential or functional model."""
+def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = None) -> Network:
+    """The layers and calls of a Sequential or functional model. count: as for layer_of."""
+    count = count or Budget(MAX_LAYERS, "layers, those inside others among them", "model")
     inner = f"{place}.config.layers" if place else "config.layers"
     place = place or "model"
     class_name, config, _ = class_of(found, place)
@@ -234,7 +237,7 @@ def network_of(found: Any, place: str, depth: int = 0) -> Network:
         raise FormatError(f"{place}: expected a list of at most {MAX_LAYERS} layers")
     layers: dict[str, Layer] = {}
     for number, entry in enumerate(entries):
-        layer = layer_of(entry, f"{inner}[{number}]", depth)
+        layer = layer_of(entry, f"{inner}[{number}]", depth, count)
         if layer.name in layers:
             raise FormatError(f"{layer.place}: two layers are named {shown(layer.name)!r}")
         layers[layer.name] = layer

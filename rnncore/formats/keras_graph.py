@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import UnsupportedError
+from rnncore.formats._arrays import Copies
+from rnncore.formats._cursor import Budget
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node, Recurrent, Spec
 
 __all__ = ["Graph", "NeedsSize"]
 
 TIME = "T"
+MAX_CALLS = 50_000
 
 
 class NeedsSize(UnsupportedError):
@@ -29,23 +32,28 @@ class NeedsSize(UnsupportedError):
 class Graph:
     """Nodes in order, arrays by name, and what is known of every value."""
 
-    def __init__(self):
+    def __init__(self, declared: int = 0):
+        """declared: bytes of the arrays that the layers own."""
+        self.copies = Copies(declared, "model")
+        self.calls = Budget(MAX_CALLS, "calls of layers, those in models inside it among them", "model")
         self.inputs: list[Input] = []
         self.nodes: list[Node | Recurrent] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.values: dict[str, Value] = {"lengths": Value("int64", ("B",))}
         self.notes: list[str] = []
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}  # a name -> the last number that fresh put behind it
 
     # --- names and values ---
 
     def fresh(self, name: str) -> str:
         """The name itself, or for a layer that is called again NAME#2, NAME#3, ..."""
-        found, count = name, 1
+        found, count = name, self._counts.get(name, 1)
         while found in self._names:
             count += 1
             found = f"{name}#{count}"
         self._names.add(found)
+        self._counts[name] = count
         return found
 
     def shape(self, name: str) -> tuple[int | str, ...]:
@@ -89,7 +97,9 @@ class Graph:
 
     def weights(self, node: str, arrays: Mapping[str, np.ndarray]) -> None:
         """The arrays of a node, by their names in it."""
-        self.arrays.update({f"{node}.{key}": array for key, array in arrays.items()})
+        for key, array in arrays.items():
+            self.copies.add(array)
+            self.arrays[f"{node}.{key}"] = array
 
     def number(self, name: str, value: float | int | bool, dtype: str = "float") -> str:
         """A constant without dimensions."""
@@ -99,7 +109,7 @@ class Graph:
     def constant(self, name: str, array: np.ndarray, dtype: str = "float") -> str:
         """A constant array, which is a weight."""
         node = self.node(name, "Constant", (), dtype=dtype, shape=tuple(array.shape))
-        self.arrays[f"{node}.value"] = array
+        self.weights(node, {"value": array})
         return node
 
     def cast(self, name: str, x: str, dtype: str) -> str:

@@ -31,6 +31,7 @@ from rnncore.formats.keras_recurrent import RECURRENT, bidirectional, recurrent
 from rnncore.formats.keras_use import LAYERS, Kind, Tensor, Use, activation, check_options, check_policy, layer
 from rnncore.formats.keras_variables import bind_arrays
 from rnncore.spec import Input, Spec
+from rnncore.weights import memory_of
 
 __all__ = ["ACCEPTED", "KerasLayer", "Lowered", "activation", "lower", "lower_network"]
 
@@ -91,7 +92,9 @@ def lower_network(network: Network, version: Version) -> Lowered:
 
 
 def _lowered(network: Network, version: Version, fixed_time: bool) -> Lowered:
-    graph = Graph()
+    layers = [part for one in network.layers.values() for part in one.tree()]
+    owned = {memory_of(array): array.nbytes for one in layers for array in one.own}
+    graph = Graph(sum(owned.values()))
     entries = _entries(network, graph, fixed_time)
     outputs = [tensor.name for tensor in _run(network, graph, version, entries, "")]
     if not graph.nodes:
@@ -162,6 +165,7 @@ def _readers(network: Network) -> dict[Ref, list[Layer]]:
 
 def _only_embedded(readers: Sequence[Layer]) -> bool:
     """Whether what these layers read holds ids: each is an Embedding, or asks where it is not 0."""
+    readers = list({id(one): one for one in readers}.values())
     asking = [one.is_operation and one.class_name in ("NotEqual", "Equal") for one in readers]
     return not all(asking) and all(asks or _embeds(one) for asks, one in zip(asking, readers, strict=True))
 
@@ -183,6 +187,7 @@ def _run(network: Network, graph: Graph, version: Version, entries: Sequence[Ten
     for ref, entry in zip(network.inputs, entries, strict=True):
         values[ref.layer, ref.node] = [entry]
     for call in network.calls:
+        graph.calls.spend()
         made = _called(network.layers[call.layer], call, graph, version, prefix, values)
         values[call.layer, call.node] = made
     if network.sequential:

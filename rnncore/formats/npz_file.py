@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from rnncore.errors import FormatError, UnsupportedError
-from rnncore.formats._arrays import CODES, ITEM_SIZES, check_name, element_count, from_bytes
+from rnncore.formats._arrays import CODES, HALVES, ITEM_SIZES, check_name, element_count, from_bytes
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.formats._foreign import NPY_MAGIC as MAGIC
 from rnncore.formats._zip import Archive
@@ -93,6 +93,8 @@ def read_npz(cursor: Cursor, archive: Archive) -> Checkpoint:
             unread = unread or Skipped(name, header.why)
             skipped.add(lambda name=name: name, header.why)
             continue
+        if header.dtype in HALVES:
+            archive.spend(data.remaining)
         tensors[name] = _data(data, header)
         dtypes[name] = header.dtype
     if not tensors:

@@ -7,6 +7,7 @@ around it becomes an input of it, and constants are its own.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from rnncore.errors import FormatError
@@ -17,6 +18,8 @@ from rnncore.ops import UNKNOWN, Value
 from rnncore.spec import Control, Input
 
 __all__ = ["lower"]
+
+MAX_ROUNDS = 4
 
 ATTRIBUTES = {
     "If": {"then_branch", "else_branch"},
@@ -84,12 +87,15 @@ def _always(lowering: Lowering, name: str) -> bool | None:
 
 def _inline(lowering: Lowering, node: OnnxNode, graph: OnnxGraph) -> None:
     """The nodes of a branch among those of the graph. Its names are gone afterwards."""
-    before = dict(lowering.entries)
+    own = {*graph.constants, *(name for inner in graph.nodes for name in inner.outputs)}
+    before = {name: lowering.entries.pop(name) for name in own if name in lowering.entries}
     lowering.entries.update({name: Known(array) for name, array in graph.constants.items()})
     for inner in graph.nodes:
         lowering.lower(inner)
     found = [lowering.lookup(value.name) for value in graph.outputs]
-    lowering.entries = before
+    for name in own:
+        lowering.entries.pop(name, None)
+    lowering.entries.update(before)
     for name, entry in zip(node.outputs, found, strict=True):
         if name:
             lowering.entries[name] = entry
@@ -154,10 +160,12 @@ def _settled(
     lowering: Lowering, body: OnnxGraph, values: Sequence[Value], first: int, outputs: int, carried: int | None = None
 ) -> Lowering:
     """The body, lowered for carried values of the shapes that they keep: sizes that change from step to step are
-    unknown."""
+    unknown; all are where they do not settle, since each round may find one more."""
     carried = len(values) - first if carried is None else carried
     values = list(values)
-    while True:
+    for round in itertools.count(1):
+        if round > 1:
+            lowering.shared.again.spend(body.count)
         inner = Lowering(body, lowering.shared, lowering)
         for entry, value in zip(body.inputs, values, strict=True):
             name = inner.fresh_input(entry.name)
@@ -175,6 +183,12 @@ def _settled(
             values[first + place] = dataclasses.replace(before, shape=shape, data=None)
         if not changed:
             return inner
+        if round == MAX_ROUNDS:
+            values[first : first + carried] = map(_unsized, values[first : first + carried])
+
+
+def _unsized(value: Value) -> Value:
+    return dataclasses.replace(value, shape=(UNKNOWN,) * len(value.shape), data=None)
 
 
 def _control(

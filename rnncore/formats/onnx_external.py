@@ -19,13 +19,21 @@ __all__ = ["ExternalData"]
 KEYS = ("location", "offset", "length", "checksum")
 MAX_PARTS = 16
 MOST_AT_ONCE = 1 << 30
+TAKEN_AT_LEAST = 64 << 20  # bytes that the tensors of any model may have in external data
+TAKEN_RATIO = 2  # and times the size of the files that they are in
 
 
 class ExternalData:
-    """The directory of one model, from which ranges of bytes are read. None for a model in memory, which has none."""
+    """The directory of one model, from which ranges of bytes are read; each once, however many tensors name it.
+
+    None stands for a model in memory, which has none.
+    """
 
     def __init__(self, model_path: str | None):
         self.directory = None if model_path is None else os.path.dirname(os.path.abspath(model_path))
+        self._read: dict[tuple[str, int, int], bytes] = {}
+        self._sizes: dict[str, int] = {}  # of the files opened so far, _there in all
+        self._there = self._taken = 0
 
     def read(self, entries: Mapping[str, str], expected: int, place: str) -> bytes:
         """The bytes that a tensor's external_data names; ``expected`` of them. FormatError for anything else."""
@@ -38,8 +46,17 @@ class ExternalData:
         length = _number(entries.get("length", str(expected)), "length", place)
         if length != expected:
             raise FormatError(f"{place}: {length} bytes of external data, expected {expected} for its shape and type")
+        key = (location, offset, length)
+        if key in self._read:
+            return self._read[key]
         with self.open(location, place) as file:
             size = os.fstat(file).st_size
+            self._there += size - self._sizes.get(location, 0)
+            self._sizes[location] = size
+            self._taken += length
+            if self._taken > max(TAKEN_AT_LEAST, TAKEN_RATIO * self._there):
+                raise FormatError(f"{place}: {self._taken} bytes of external data, of files of {self._there} bytes: "
+                                  "parts of them are named again and again")  # fmt: skip
             if offset + length > size:
                 raise FormatError(f"{place}: bytes {offset} to {offset + length} of {location!r}, but there are {size}")
             parts, at = [], 0
@@ -48,7 +65,8 @@ class ExternalData:
                 at += len(parts[-1])
                 if not parts[-1]:
                     raise FormatError(f"{place}: {location!r} became shorter while it was read")
-        return b"".join(parts)  # of one part: that part itself
+        self._read[key] = b"".join(parts)  # of one part: that part itself
+        return self._read[key]
 
     @contextlib.contextmanager
     def open(self, location: str, place: str) -> Iterator[int]:

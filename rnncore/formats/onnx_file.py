@@ -106,6 +106,11 @@ class OnnxGraph:
     constants: Mapping[str, np.ndarray]
     nodes: tuple[OnnxNode, ...]
 
+    @property
+    def count(self) -> int:
+        """The number of nodes, those of graphs inside among them."""
+        return len(self.nodes) + sum(inner.count for node in self.nodes for inner in node.graphs)
+
     def free_names(self) -> set[str]:
         """What its nodes read, and its outputs are, of the graphs around it."""
         own = {value.name for value in self.inputs} | set(self.constants)
@@ -175,6 +180,10 @@ class _Reader:
         self.notes: list[str] = []
         self.functions: dict[tuple[str, str, str], Any] = {}
         self.inlined = 0
+        # What was decoded of functions, once for all their calls: by the place in the file.
+        self.bodies: dict[str, list[OnnxNode]] = {}
+        self.defaults: dict[str, dict[str, Any]] = {}
+        self.inner: dict[str, OnnxGraph] = {}
 
     def model(self) -> OnnxModel:
         proto = self.proto
@@ -422,22 +431,43 @@ class _Reader:
                 f"{len(function.input)} and {len(function.output)}"
             )
         self.inlined += 1
-        opsets = {**self._opsets(function.opset_import, f"{place}.opset_import")}
-        given = {name: node.attributes[name] for name in (*function.attribute,) if name in node.attributes}
-        for entry in function.attribute_proto:
-            given.setdefault(entry.name, self._attribute(entry, f"{place}", place, opsets, 0))
-            if entry.name in node.attributes:
-                given[entry.name] = node.attributes[entry.name]
+        self.nodes.spend()
+        if place not in self.bodies:
+            self._decode(place, function)
+        names_of = (*function.attribute, *self.defaults[place])
+        given = self.defaults[place] | {name: node.attributes[name] for name in names_of if name in node.attributes}
         unknown = sorted(set(node.attributes) - set(given))
         if unknown:
             raise FormatError(f"{self.path}: {node}: attribute {shown(unknown[0])!r}, which the function does not have")
         names = _Renamed(f"{shown(node.name) or node.op}.{self.inlined}/")
         names.update(zip(function.input, (*node.inputs, *[""] * len(function.input)), strict=False))
         names.update(zip(function.output, node.outputs, strict=False))
-        for index, entry in enumerate(function.node):
-            inner = self.node(entry, f"{place}.node[{index}]", opsets, 0, frozenset())
+        for inner in self.bodies[place]:
             inner = replace(inner, attributes=_with_given(inner.attributes, given))
             yield from self._expanded(names.node(inner), (*calls, place))
+
+    def _decode(self, place: str, function: Any) -> None:
+        """The nodes of a function as they stand, and the values of attributes that a caller need not give."""
+        opsets = self._opsets(function.opset_import, f"{place}.opset_import")
+        defaults: dict[str, Any] = {}
+        for entry in function.attribute_proto:
+            defaults.setdefault(entry.name, self._attribute(entry, place, place, opsets, 0))
+        self.defaults[place] = defaults
+        self.bodies[place] = [
+            self.node(entry, f"{place}.node[{index}]", opsets, 0, frozenset())
+            for index, entry in enumerate(function.node)
+        ]
+
+    def _inner(self, pending: _Pending) -> OnnxGraph:
+        """A graph attribute, read; that of a function's node once for all calls, under the function's names."""
+        if pending.names is None:
+            return self.graph(pending.proto, pending.place, pending.opsets, pending.depth, _ANYTHING)
+        if pending.place in self.inner:
+            self.nodes.spend(self.inner[pending.place].count)
+        else:
+            graph = self.graph(pending.proto, pending.place, pending.opsets, pending.depth, _ANYTHING)
+            self.inner[pending.place] = graph
+        return pending.names.graph(self.inner[pending.place])
 
     def _graphs(self, node: OnnxNode) -> dict[str, Any]:
         """The attributes with the graphs among them read."""
@@ -448,8 +478,7 @@ class _Reader:
                     f"{self.path}: {node}: attribute {shown(key)!r} refers to a function's, expected a value"
                 )
             if isinstance(value, _Pending):
-                graph = self.graph(value.proto, value.place, value.opsets, value.depth, _ANYTHING)
-                value = value.names.graph(graph) if value.names else graph
+                value = self._inner(value)
             found[key] = value
         return found
 

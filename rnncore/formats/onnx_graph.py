@@ -23,13 +23,15 @@ import numpy as np
 
 from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats import onnx_sequences
-from rnncore.formats._cursor import shown
+from rnncore.formats._arrays import Copies
+from rnncore.formats._cursor import Budget, shown
 from rnncore.formats.onnx_contributed import CONTRIBUTED, standard
 from rnncore.formats.onnx_file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx_sequences import Items, Stacked
 from rnncore.formats.onnx_versions import newest
-from rnncore.ops import OPS, UNKNOWN, Value
-from rnncore.passes import simplify
+from rnncore.ops import OPS, UNKNOWN, Value, numpy_dtype
+from rnncore.ops.work import cost, value_of
+from rnncore.passes import Folding, simplify
 from rnncore.spec import Input, Node, Spec, check_sizes
 
 __all__ = ["Known", "Layers", "Lowering", "Shared", "is_supported"]
@@ -69,10 +71,9 @@ FILE_DTYPES = {
 
 MAX_LIST = 4096  # numbers in an attribute; more are a Constant
 SMALL = 64  # elements of a Constant that stand in its attribute, where shapes can be followed through them
-MAX_FOLDED = 64 << 20  # bytes that all folded constants of a file may have
-MAX_WORK = 1 << 27  # elements that folding may touch
+MAX_LOWERED_AGAIN = 20_000  # nodes, on top of those that a file has
 MAX_CONSTANT = 1 << 30  # bytes that a value may have whose shape the file alone determines
-# What depends on contents has fewer elements than its input has, times the rank.
+# What has a size that only contents decide, but not more elements than its input has, times the rank.
 DATA_DEPENDENT = frozenset({"NonZero", "Compress", "Unique"})
 NOT_FOLDED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DFT", "STFT", "DynamicQuantizeLSTM"})
 
@@ -104,14 +105,19 @@ class Shared:
     """What a graph and the graphs inside it have in common.
 
     dtypes    the file's floating types -> the Spec's
+    declared  bytes of the file's constants
     problems  None, or a list to collect what is not supported instead of raising it
     """
 
-    def __init__(self, path: str, dtypes: Mapping[str, str], floating: str, problems: list | None = None):
+    def __init__(
+        self, path: str, dtypes: Mapping[str, str], floating: str, declared: int, problems: list | None = None
+    ):
         self.path, self.dtypes, self.floating = path, dtypes, np.dtype(floating)
         self.problems = problems
-        self.folded = 0
-        self.work = 0
+        self.folding = Folding()
+        self.copies = Copies(declared, path)
+        self.turned: dict[tuple, tuple[Any, dict[str, np.ndarray]]] = {}  # recurrent weights in our order, once each
+        self.again = Budget(MAX_LOWERED_AGAIN, "nodes of loops, lowered again and again", path)
 
     def dtype(self, file_dtype: str) -> str:
         return self.dtypes.get(file_dtype, file_dtype)
@@ -138,17 +144,19 @@ class Lowering:
         self.graph, self.shared, self.parent = graph, shared, parent
         self.entries: dict[str, Known | Layers | Items | Stacked | str] = {}
         self.values: dict[str, Value] = {}
-        self.nodes: list[Any] = []
+        self.nodes: list[Any] = []  # None where another has taken a node's place
         self.weights: dict[str, np.ndarray] = {}
         self.inputs: list[Input] = []
         self.captures: dict[str, str] = {}  # the value of the parent -> the input that stands for it here
         self.zeros: set[str] = set()  # values that are zero everywhere
         self.sources: dict[str, str] = {}  # a value that was cast -> the one it was cast from
+        self.kept: list[np.ndarray] = []  # whose ids are keys of written
         self.written: dict[tuple, str] = {}  # what was made once: constants, written out sequences
         self.products: dict[str, int] = {}  # Linear nodes without bias -> their places in nodes
         self.uses = _uses(graph)
         self.taken = {value.name for value in (*graph.inputs, *graph.outputs)}
         self.given = {value.name for value in graph.outputs}
+        self._counts: Counter[str] = Counter()  # a name -> the last number that fresh put behind it
 
     # --- names and values ------------------------------------------------------------------------------------------
 
@@ -159,11 +167,12 @@ class Lowering:
         """A name for a node that nothing has, as near to the one wanted as possible."""
         if not wanted or not wanted.isprintable() or len(wanted) > 200 or wanted.startswith("outer."):
             wanted = "value"
-        name, count = wanted, 1
+        name, count = wanted, self._counts[wanted]
         while name in self.taken or name in self.values:
-            count += 1
+            count = max(count, 1) + 1
             name = f"{wanted}_{count}"
         self.taken.add(name)
+        self._counts[wanted] = count
         return name
 
     def fresh_input(self, wanted: str) -> str:
@@ -273,12 +282,18 @@ class Lowering:
             if small:
                 attributes["value"] = array.item() if array.ndim == 0 else tuple(array.tolist())
             else:
-                self.weights[f"{made}.value"] = array
+                self.own(f"{made}.value", array)
             self.add(Node(made, "Constant", (), attributes))
             if array.dtype.kind == "f" and not array.any():
                 self.zeros.add(made)
             self.written[key] = made
+            self.kept.append(array)
         return self.written[key]
+
+    def own(self, name: str, array: np.ndarray) -> None:
+        """Give a weight to the Spec."""
+        self.shared.copies.add(array)
+        self.weights[name] = array
 
     def write_out(self, found: Layers) -> str:
         """A recurrent sequence with its axis of directions, as an array."""
@@ -626,9 +641,9 @@ class Lowering:
     def _linear(self, node: OnnxNode, x: str, weight: np.ndarray, bias: np.ndarray | None) -> None:
         sizes = {"input_size": weight.shape[1], "output_size": weight.shape[0], "bias": bias is not None}
         name = self.place(node, "Linear", (x,), sizes)
-        self.weights[f"{name}.weight"] = np.ascontiguousarray(weight)
+        self.own(f"{name}.weight", self.shared.copies.contiguous(weight))
         if bias is not None:
-            self.weights[f"{name}.bias"] = bias
+            self.own(f"{name}.bias", bias)
         else:
             self.products[name] = len(self.nodes) - 1
 
@@ -644,8 +659,8 @@ class Lowering:
             if bias is None or self.shared.dtype(bias.dtype.name) != "float":
                 continue
             weight = self.weights.pop(f"{product}.weight")
-            del self.nodes[index], self.values[product], self.products[product]
-            self.products = {name: at - (at > index) for name, at in self.products.items()}
+            self.nodes[index] = None
+            del self.values[product], self.products[product]
             self._linear(node, made.inputs[0], weight, bias)
             return True
         return False
@@ -666,7 +681,7 @@ class Lowering:
         counted = self.emit("Add", (name, count), f"{node.outputs[0]}.from_end")
         ids_name = self.emit("Where", (negative, counted, name), f"{node.outputs[0]}.row")
         made = self.place(node, "Embedding", (ids_name,), {"input_size": rows, "output_size": table.shape[1]})
-        self.weights[f"{made}.weight"] = table
+        self.own(f"{made}.weight", table)
         return True
 
     def _lower_conv(self, node, inputs, entries, attributes) -> bool:
@@ -696,9 +711,9 @@ class Lowering:
                              f"{list(weight.shape[2:])}", FormatError)  # fmt: skip
         own = {"input_size": channels, "output_size": filters, "kernel_shape": weight.shape[2:]}
         name = self.place(node, node.op, (self.value(inputs[0]),), {**attributes, **own, "bias": bias is not None})
-        self.weights[f"{name}.weight"] = weight
+        self.own(f"{name}.weight", weight)
         if bias is not None:
-            self.weights[f"{name}.bias"] = bias.array
+            self.own(f"{name}.bias", bias.array)
         return True
 
     # --- folding ---------------------------------------------------------------------------------------------------
@@ -708,25 +723,19 @@ class Lowering:
         op = OPS[node.op]
         if node.op in NOT_FOLDED or not op.arity[0] <= len(arrays) <= op.arity[1]:
             return False
-        given = [None if array is None else _as_value(self.shared, array) for array in arrays]
+        given = [None if a is None else value_of(a, self.shared.dtype(a.dtype.name)) for a in arrays]
         complete = {**op.attributes, **attributes}
         absent = [None] * (op.arity[1] - len(given)) if op.optional else []
         found = op.infer(complete, [*given, *absent])
-        touched = sum(array.size for array in arrays if array is not None)
-        made = 0
-        for value in found:
-            unknown = [size for size in value.shape if not isinstance(size, int)]
-            if unknown and node.op not in DATA_DEPENDENT:
-                return False
-            size = touched * max(1, len(value.shape)) if unknown else math.prod(value.shape)
-            made += size * np.dtype(self.shared.floating if value.dtype == "float" else value.dtype).itemsize
+        known = all(isinstance(size, int) for value in found for size in value.shape)
+        if not known and node.op not in DATA_DEPENDENT:
+            return False
+        wanted = cost(op, complete, given, self.shared.floating)
+        made = sum(math.prod(v.shape) * self._item(v.dtype) for v in found) if known else wanted.memory
         if made > MAX_CONSTANT:
             raise self.error(node, f"a constant of {made:,} bytes, expected at most {MAX_CONSTANT:,}", FormatError)
-        touched += made + _products(node.op, complete, arrays)
-        if self.shared.folded + made > MAX_FOLDED or self.shared.work + touched > MAX_WORK:
+        if not self.shared.folding.affords(wanted):
             return False
-        self.shared.folded += made
-        self.shared.work += touched
         try:
             with np.errstate(all="ignore"):
                 outcome = op.run({**complete, "floating": self.shared.floating}, {}, *arrays)
@@ -740,6 +749,9 @@ class Lowering:
                 array.flags.writeable = False
                 self.entries[output] = Known(array)
         return True
+
+    def _item(self, dtype: str) -> int:
+        return numpy_dtype(dtype, self.shared.floating).itemsize
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -763,8 +775,8 @@ class Lowering:
     def spec(self) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
         """The graph as a Spec, its weights, and notes on what was simplified."""
         names = self.outputs()
-        spec = Spec(tuple(self.inputs), tuple(self.nodes), tuple(names))
-        return simplify(spec, self.weights)
+        spec = Spec(tuple(self.inputs), tuple(node for node in self.nodes if node is not None), tuple(names))
+        return simplify(spec, self.weights, self.shared.folding)
 
 
 def _sizes(value: OnnxValue) -> list[int | str]:
@@ -785,21 +797,6 @@ def _uses(graph: OnnxGraph) -> Counter[str]:
         for inner in node.graphs:
             found.update(_uses(inner))
     return found
-
-
-def _as_value(shared: Shared, array: np.ndarray) -> Value:
-    """A constant as a Value, with its content where that is small."""
-    small = array.ndim <= 1 and array.size <= SMALL and array.dtype.kind in "iub"
-    return Value(shared.dtype(array.dtype.name), array.shape, tuple(array.reshape(-1).tolist()) if small else None)
-
-
-def _products(op: str, attributes: Mapping[str, Any], arrays: list[np.ndarray | None]) -> int:
-    """Multiplications of a product of constants, of which the sizes say too little."""
-    if op in ("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"):
-        a = arrays[0]
-        b = next((array for array in arrays[1:] if array is not None and array.ndim >= 1), a)
-        return a.size * max(b.shape[-1:], default=1) * (b.size // max(1, math.prod(b.shape[-2:])) or 1)
-    return math.prod(max(1, array.size) for array in arrays) if op == "Einsum" else 0
 
 
 def _row(array: np.ndarray | None, size: int, rank: int = 2) -> np.ndarray | None:

@@ -22,7 +22,7 @@ from rnncore.formats.graph_format import ListedNode, Listing
 from rnncore.formats.native import NativeFile
 from rnncore.formats.onnx_file import OnnxGraph, OnnxModel, OnnxNode, read_model
 from rnncore.formats.onnx_graph import Lowering, Missing, Shared
-from rnncore.weights import Weights
+from rnncore.weights import Weights, memory_of
 
 __all__ = ["listing", "read"]
 
@@ -80,7 +80,21 @@ def _shared(model: OnnxModel, problems: list | None = None) -> Shared:
     floats = {"float32" if name == "bfloat16" else name for name in model.floats}
     main = next(iter(floats)) if len(floats) == 1 else "float32"
     dtypes = {name: "float" if name == main else name for name in ("float16", "float32", "float64")}
-    return Shared(model.path, dtypes, main, problems)
+    return Shared(model.path, dtypes, main, _declared(model.graph), problems)
+
+
+def _declared(graph: OnnxGraph) -> int:
+    """Bytes of all constants; those that several nodes name count once."""
+    found = {memory_of(array): array.nbytes for array in _arrays(graph)}
+    return sum(found.values())
+
+
+def _arrays(graph: OnnxGraph) -> Iterator[np.ndarray]:
+    yield from graph.constants.values()
+    for node in graph.nodes:
+        yield from (value for value in node.attributes.values() if isinstance(value, np.ndarray))
+        for inner in node.graphs:
+            yield from _arrays(inner)
 
 
 def _notes(model: OnnxModel) -> Iterator[str]:

@@ -32,6 +32,7 @@ from rnncore.formats.onnx_file import OnnxNode
 from rnncore.formats.onnx_graph import Layers, Lowering
 from rnncore.ops import Value
 from rnncore.spec import Recurrent
+from rnncore.weights import memory_of
 
 __all__ = ["ACTIVATIONS", "DEFAULT_ACTIVATIONS", "DIRECTIONS", "INPUTS", "PLACES", "lower"]
 
@@ -85,10 +86,8 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
     )
     lowering.add(made)
     for d, (direction, cell) in enumerate(zip(directions, cells, strict=True)):
-        own = _weights(cell, {key: array[d] for key, array in arrays.items()})
-        lowering.weights.update(
-            {f"{name}.{key}{made.suffix(0, direction)}": np.ascontiguousarray(array) for key, array in own.items()}
-        )
+        for key, array in _own_weights(lowering, cell, arrays, d).items():
+            lowering.own(f"{name}.{key}{made.suffix(0, direction)}", array)
     outputs = dict(zip(OUTPUTS[: 1 + len(made.cell.states)], node.outputs, strict=False))
     order = "BT" if batch_first else "TB"
     if outputs.get("Y"):
@@ -100,6 +99,15 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
             if batch_first:
                 state = lowering.emit("Transpose", (state,), f"{state}.batch_first", perm=(1, 0, 2))
             lowering.entries[outputs[f"Y_{key}"]] = state
+
+
+def _own_weights(lowering: Lowering, cell: Cell, arrays: dict[str, np.ndarray], d: int) -> dict[str, np.ndarray]:
+    """The canonical weights of one direction; nodes of the same arrays share them."""
+    key = (cell, d, *map(memory_of, arrays.values()))
+    if key not in lowering.shared.turned:
+        own = _weights(cell, {key: array[d] for key, array in arrays.items()})
+        lowering.shared.turned[key] = arrays, {name: np.ascontiguousarray(array) for name, array in own.items()}
+    return lowering.shared.turned[key][1]
 
 
 def _inputs(lowering: Lowering, node: OnnxNode) -> dict[str, str]:

@@ -27,6 +27,9 @@ __all__ = ["is_rare", "lower"]
 WRONG = {"GridSample": {"mode": "cubic", "padding_mode": "border"}}
 
 
+LARGEST_READ = 4096  # elements of constants that shapes may depend on
+
+
 def is_rare(node: OnnxNode) -> bool:
     return not node.domain and node.op in RARE
 
@@ -80,7 +83,7 @@ def _inferred(lowering: Lowering, node: OnnxNode) -> list[Value]:
         if not name:
             continue
         array = lowering.known(name)
-        if array is not None:
+        if array is not None and array.size <= LARGEST_READ:
             constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), f"x{place}"))
         value = lowering.inferred(name)
         kind = helper.np_dtype_to_tensor_dtype(lowering.dtype(name))

@@ -13,6 +13,7 @@ Source of the layouts: torch/serialization.py and torch/_utils.py of PyTorch 2.1
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,9 @@ import numpy as np
 
 from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats._arrays import (
+    COPIES_AT_LEAST,
+    COPIES_RATIO,
+    HALVES,
     ITEM_SIZES,
     MAX_DIMENSIONS,
     MAX_NAME,
@@ -151,9 +155,16 @@ def read_zip(cursor: Cursor, archive: Archive) -> Checkpoint:
             if found != expected:
                 what = f"{storage.numel} elements of {storage.dtype}"
                 raise FormatError(f"{place}: {shown(name)}: {found} bytes, expected {expected} for {what}")
-        arrays = _Arrays(place, lambda key: archive.read(f"{prefix}data/{key}"), little)
+        arrays = _Arrays(place, lambda key: _storage_of(archive, f"{prefix}data/{key}", storages.known[key]), little)
         kind = "TorchScript" if _is_script(archive) else "torch zip"
         return _Collector(place, arrays).checkpoint(root, kind)
+
+
+def _storage_of(archive: Archive, name: str, storage: Storage) -> bytes:
+    """The bytes of a storage. Half floats are counted as what they become: a file of few bytes may hold many."""
+    if storage.dtype in HALVES:
+        archive.spend(archive.size(name))
+    return archive.read(name)
 
 
 def read_stream(cursor: Cursor) -> Checkpoint:
@@ -422,6 +433,8 @@ class _Arrays:
         self.place, self.load, self.little = place, load, little
         self.bytes: dict[str, bytes] = {}
         self.flat: dict[tuple[str, str], np.ndarray] = {}
+        self.views: set[tuple] = set()
+        self.declared = self.viewed = 0
 
     def of(self, tensor: Tensor) -> np.ndarray:
         """The tensor's array, with its strides, read-only."""
@@ -432,15 +445,28 @@ class _Arrays:
             array.flags.writeable = False
             return array
         flat = self._flat(storage, tensor.dtype)
+        self._count(tensor, flat.itemsize)
         first = storage.first * _item_size(storage.dtype) // item + tensor.offset
         strides = tuple(stride * flat.itemsize for stride in tensor.strides)
         return np.ndarray(tensor.shape, flat.dtype, flat, first * flat.itemsize, strides)
+
+    def _count(self, tensor: Tensor, item: int) -> None:
+        """Bytes that the tensors have once each view is an array of its own; the same view is one."""
+        storage = tensor.storage
+        key = (storage.key, storage.first, tensor.dtype, tensor.offset, tensor.shape, tensor.strides)
+        if key not in self.views:
+            self.views.add(key)
+            self.viewed += math.prod(tensor.shape) * item
+            if self.viewed > max(COPIES_AT_LEAST, COPIES_RATIO * self.declared):
+                raise FormatError(f"{self.place}: tensors of {self.viewed} bytes on storages of {self.declared}, "
+                                  f"expected at most {COPIES_RATIO} times as many")  # fmt: skip
 
     def _flat(self, storage: Storage, dtype: str) -> np.ndarray:
         """All whole elements of a storage. An untyped storage may be asked for in several dtypes, and is kept."""
         key = storage.key
         if (key, dtype) not in self.flat:
             data = self.bytes[key] if key in self.bytes else self.load(key)
+            self.declared += len(data) if key not in self.bytes else 0
             if dtype != storage.dtype:
                 self.bytes[key] = data
                 data = data[: len(data) - len(data) % _item_size(dtype)]

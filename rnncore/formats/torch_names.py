@@ -21,15 +21,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rnncore.cells import CELLS, GRU
-from rnncore.errors import UnsupportedError, WeightError
+from rnncore.errors import UnsupportedError, WeightError, close_names
 from rnncore.formats.attention import flatten_vector
 from rnncore.formats.gates import split_gru_bias, squeeze_batch, sum_biases
 from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
-from rnncore.weights import Weights
+from rnncore.weights import Weights, memory_of
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
-
-MAX_COMPARED = 2000  # names that an error message is willing to compare for likeness
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ class _Binder:
         self.used: set[str] = set()
         self.used_names: set[str] = set()
         self.roots: dict[str, str] = {}
+        self.combined: dict[tuple, tuple[list[np.ndarray], dict[str, np.ndarray]]] = {}  # pairs of biases, and sums
         known = [key for node in spec.nodes for key in (node.name, *_accepted(node))]
         for name in sorted(set(self.names) - set(known)):
             raise WeightError(f"names: {name!r} is no node or weight that the Spec needs{_near(name, known)}")
@@ -120,8 +119,13 @@ class _Binder:
             return {key: self.take(node, canonical[key], shape) for key, shape in shapes.items()}
         pair = [self.take(node, _spellings(node, key, suffix), shapes["bias"]) for key in ("bias_ih", "bias_hh")]
         if isinstance(cell, GRU):
-            return split_gru_bias(*pair, reset_after=cell.reset_after)
-        return {"bias": sum_biases(*pair)}
+            key, made = ("GRU", cell.reset_after), lambda: split_gru_bias(*pair, reset_after=cell.reset_after)
+        else:
+            key, made = (), lambda: {"bias": sum_biases(*pair)}
+        key = (*key, *map(memory_of, pair))
+        if key not in self.combined:
+            self.combined[key] = pair, made()
+        return self.combined[key][1]
 
     def lookup(self, node: Node | Recurrent | AttentionDecoder, spellings: Iterable[str]) -> str | None:
         """The file's name of a node's tensor, of which one of the spellings is there; None if none is."""
@@ -246,7 +250,7 @@ class _Binder:
         free = [name for name in self.tensors if name not in self.used and not is_optimizer(name)]
         fitting = [name for name in free if np.shape(self.tensors[name]) == shape]
         ranked = [name for name in fitting if name.rpartition(".")[2] == leaf]
-        ranked += _close(wanted, free, cutoff=0.6)
+        ranked += close_names(wanted, free)
         ranked += fitting
         some = list(dict.fromkeys(ranked))[:3]
         listed = ", ".join(f"{name!r} {np.shape(self.tensors[name])}" for name in some)
@@ -274,15 +278,8 @@ def _join(root: str, key: str) -> str:
     return f"{root}.{key}" if root else key
 
 
-def _close(name: str, known: Iterable[str], cutoff: float) -> list[str]:
-    """Up to three of the first names that are spelt nearly like this one."""
-    import difflib  # only for errors
-
-    return difflib.get_close_matches(name, list(known)[:MAX_COMPARED], n=3, cutoff=cutoff)
-
-
 def _near(name: str, known: Iterable[str]) -> str:
-    found = _close(name, known, cutoff=0.5)
+    found = close_names(name, known, cutoff=0.5)
     return f" (did you mean {', '.join(map(repr, found))}?)" if found else ""
 
 

@@ -20,6 +20,7 @@
     ops/quantized.py    integers: QuantizeLinear, MatMulInteger, ConvInteger ..., DynamicQuantizeLSTM
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
     ops/reference.py    Reference: rare ops, by onnx.reference
+    ops/work.py         how much a call of each op costs
 
 A new op is one entry in its family's list.
 """

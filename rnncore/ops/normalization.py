@@ -163,13 +163,13 @@ def _lrn_infer(attributes, values):
 
 def _lrn_run(attributes, weights, x):
     """x / (bias + alpha / size * the sum of squares of the channels around)^beta."""
-    size = attributes["size"]
+    size, channels = attributes["size"], x.shape[1]
     before = (size - 1) // 2
-    widths = [(0, 0), (before, size - 1 - before), *[(0, 0)] * (x.ndim - 2)]
-    squares = np.pad(np.square(x), widths)
+    sides = [min(side, max(channels - 1, 0)) for side in (before, size - 1 - before)]  # beyond there are zeros
+    squares = np.pad(np.square(x), [(0, 0), tuple(sides), *[(0, 0)] * (x.ndim - 2)])
     sums = np.zeros_like(x)
-    for first in range(size):
-        sums += squares[:, first : first + x.shape[1]]
+    for first in range(sum(sides) + 1):
+        sums += squares[:, first : first + channels]
     floating = x.dtype.type
     return x / (floating(attributes["bias"]) + floating(attributes["alpha"] / size) * sums) ** floating(
         attributes["beta"]

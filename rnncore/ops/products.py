@@ -11,7 +11,7 @@ from rnncore.ops import sizes
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import FLOATS, NUMBERS, flag, merge, need, number, one_dtype, spread
 
-__all__ = ["OPS"]
+__all__ = ["OPS", "equation_terms"]
 
 MULTIPLIED = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
@@ -69,7 +69,7 @@ def _gemm(attributes, weights, a, b, c=None):
 # --- Einsum --------------------------------------------------------------------------------------------------------
 
 
-def _terms(attributes, count):
+def equation_terms(attributes, count):
     """The letters of each input and of the output, with "..." in places; ONNX allows spaces."""
     equation = attributes["equation"]
     if not isinstance(equation, str):
@@ -95,7 +95,7 @@ def _terms(attributes, count):
 def _einsum_infer(attributes, values):
     dtype = one_dtype(values)
     need(values[0], NUMBERS)
-    terms, output = _terms(attributes, len(values))
+    terms, output = equation_terms(attributes, len(values))
     letters, between = {}, ()
     for term, value in zip(terms, values, strict=True):
         before, dots, after = term.partition("...")

@@ -25,7 +25,7 @@ from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import fold_affine
 from rnncore.passes.axes import cancel_axes, square
 from rnncore.passes.branches import take_branches
-from rnncore.passes.constants import fold_constants, fold_parameters
+from rnncore.passes.constants import Folding, fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph
 from rnncore.passes.identities import remove_identities
@@ -34,7 +34,7 @@ from rnncore.passes.quantized import follow_quantizer
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.spec import Spec
 
-__all__ = ["PASSES", "simplify"]
+__all__ = ["PASSES", "Folding", "simplify"]
 
 PASSES = (
     fold_constants,
@@ -57,12 +57,15 @@ MAX_ROUNDS = 4
 """One pass makes work for another; real models are done after two rounds."""
 
 
-def simplify(spec: Spec, weights: Mapping[str, np.ndarray]) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
+def simplify(
+    spec: Spec, weights: Mapping[str, np.ndarray], folding: Folding | None = None
+) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
     """An equal network: Spec, arrays, and one note for each kind of change, such as "folded 3 BatchNormalization".
 
     Outputs may differ from those of the given network by rounding, where a scale was multiplied into weights.
+    folding is what computing constants may take, shared by the graphs of a file; a constant beyond it stays a node.
     """
-    graph = Graph(spec, weights)
+    graph = Graph(spec, weights, folding or Folding())
     for _ in range(MAX_ROUNDS):
         before = graph.changes
         for change in PASSES:

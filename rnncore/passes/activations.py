@@ -19,7 +19,7 @@ def fuse_activations(graph: Graph) -> None:
     for node in graph.spec.nodes:
         node = with_reads(node, renamed)
         op = node.op if isinstance(node, Node) else None
-        place = convolutions.get(node.inputs[0]) if op == "Relu" and node.name not in graph.spec.outputs else None
+        place = convolutions.get(node.inputs[0]) if op == "Relu" and node.name not in graph.outputs else None
         if place is not None and uses[node.inputs[0]] == 1:
             before = nodes[place]
             nodes[place] = dataclasses.replace(before, attributes={**before.attributes, "activation": "Relu"})

@@ -29,7 +29,7 @@ def fold_affine(graph: Graph) -> None:
     for node in graph.spec.nodes:
         node = with_reads(node, renamed)
         name = next((name for name in node.reads if name in products), None) if isinstance(node, Node) else None
-        if name is not None and uses[name] == 1 and node.name not in graph.spec.outputs:
+        if name is not None and uses[name] == 1 and node.name not in graph.outputs:
             place, axis = products[name]
             found = _affine(node, name, axis, constants, graph.values[name])
             if found is not None:

@@ -30,7 +30,7 @@ def cancel_axes(graph: Graph) -> None:
             node = _without_reduction(node, graph.values[node.inputs[0]], done)
             before = made.get(node.inputs[0]) if node.op in ("Squeeze", "Unsqueeze") else None
             undone = before is not None and _undo(before, node, graph)
-            if undone and node.name not in graph.spec.outputs:
+            if undone and node.name not in graph.outputs:
                 renamed[node.name] = before.inputs[0]
                 done["cancelled Squeeze and Unsqueeze"] += 1
                 continue

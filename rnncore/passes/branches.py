@@ -31,7 +31,7 @@ def take_branches(graph: Graph) -> None:
 
 def _fits(inner: list[Any_Node], node: Control, taken: set[str]) -> bool:
     names = {made.name for made in inner}
-    return names.isdisjoint(taken.difference(node.names)) and max(map(len, names)) <= MAX_NAME
+    return not (names & taken).difference(node.names) and max(map(len, names)) <= MAX_NAME
 
 
 def _without(node: Any_Node, absent: set[str]) -> Any_Node:

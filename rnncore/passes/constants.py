@@ -8,16 +8,36 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.errors import SpecError
 from rnncore.ops import OPS, Value, numpy_dtype
+from rnncore.ops.work import Cost, cost, value_of
 from rnncore.passes.graph import Graph, is_constant
 from rnncore.spec import Node
 
-__all__ = ["fold_constants", "fold_parameters"]
+__all__ = ["Folding", "fold_constants", "fold_parameters"]
 
 MAX_ELEMENTS = 1 << 20
 """Larger results stay to be computed: a few bytes may ask for any number of elements."""
 
 MAX_PARAMETER = 64
+
+MOST_WORK = 1 << 26
+MOST_MEMORY = 64 << 20
+
+
+class Folding:
+    """The work and the bytes that computing the constants of one file may take, in all."""
+
+    def __init__(self, work: int = MOST_WORK, memory: int = MOST_MEMORY):
+        self.work, self.memory = work, memory
+
+    def affords(self, found: Cost) -> bool:
+        """Whether a call of this cost is within what is left, which then is less by it."""
+        if found.work > self.work or found.memory > self.memory:
+            return False
+        self.work -= found.work
+        self.memory -= found.memory
+        return True
 
 
 def fold_constants(graph: Graph) -> None:
@@ -46,6 +66,14 @@ def _computed(node: Node, graph: Graph, constants: dict[str, np.ndarray]) -> np.
     if not node.reads or not all(name in constants for name in node.reads) or not _small(value):
         return None
     arrays = [constants[name] if name else None for name in node.inputs]
+    given = [None if array is None else value_of(array, graph.values[name].dtype)
+             for name, array in zip(node.inputs, arrays, strict=True)]  # fmt: skip
+    try:
+        wanted = cost(OPS[node.op], node.attributes, given)
+    except SpecError:  # what the contents contradict is said when it runs
+        return None
+    if not graph.folding.affords(wanted):
+        return None
     with np.errstate(all="ignore"):
         found = OPS[node.op].run(node.attributes, {}, *arrays)
     found = found[0] if isinstance(found, (tuple, list)) else found

@@ -20,9 +20,11 @@ Any_Node = Node | Recurrent | AttentionDecoder | Control
 class Graph:
     """What a pass changes: it reads ``spec`` and ``weights``, and gives new nodes to ``update``."""
 
-    def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray]):
+    def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray], folding: Any = None):
         self.spec = spec
+        self.folding = folding  # a Folding, for the pass that computes constants
         self.weights = dict(weights)
+        self.outputs = frozenset(spec.outputs)  # which no pass changes
         self._done: Counter[str] = Counter()
 
     @property
@@ -41,7 +43,10 @@ class Graph:
 
     def uses(self) -> Counter[str]:
         """How often each value is read, by nodes and as an output."""
-        return Counter([*self.spec.outputs, *(name for node in self.spec.nodes for name in node.reads)])
+        found = Counter(self.spec.outputs)
+        for name, places in self.spec.readers.items():
+            found[name] += len(places)
+        return found
 
     def constants(self) -> dict[str, np.ndarray]:
         """The arrays of Constant nodes, by name."""

@@ -15,7 +15,7 @@ def remove_identities(graph: Graph) -> None:
     for node in graph.spec.nodes:
         node = with_reads(node, renamed)
         alone = _is_identity(node, graph) and not any(uses[name] for name in node.names[1:])
-        if alone and node.name not in graph.spec.outputs:
+        if alone and node.name not in graph.outputs:
             renamed[node.name] = node.inputs[0]
             done += 1
             continue

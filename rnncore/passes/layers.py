@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rnncore.passes.graph import Graph, value_names, with_reads
@@ -29,13 +29,14 @@ def merge_layers(graph: Graph) -> None:
     inner = {reader.name for reader in after.values()}
     nodes, arrays, renamed, merged = {node.name: node for node in graph.spec.nodes}, dict(graph.weights), {}, 0
     slices: list[Node] = []
+    taken = set(nodes) | set(graph.values)
     for first in recurrent.values():
         if first.name in inner or first.name not in after:
             continue
         chain = [first]
         while chain[-1].name in after:
             chain.append(after[chain[-1].name])
-        made, parts = _stack(chain, set(nodes) | set(graph.values), uses, arrays, renamed, graph.spec.outputs)
+        made, parts = _stack(chain, taken, uses, arrays, renamed, graph.outputs)
         for node in chain:
             del nodes[node.name]
         nodes.update((node.name, node) for node in made)
@@ -69,7 +70,7 @@ def _stack(
     uses: Mapping[str, int],
     arrays: dict[str, Any],
     renamed: dict[str, str],
-    outputs: Sequence[str],
+    outputs: Collection[str],
 ) -> tuple[list[Any], list[Node]]:
     """The nodes in place of the chain, and those behind it: slices of its states, and outputs under their names.
 
@@ -117,7 +118,7 @@ def join_slices(graph: Graph) -> None:
             nodes.append(node)
             continue
         joined += 1
-        if node.name in graph.spec.outputs:
+        if node.name in graph.outputs:
             nodes.append(Node(node.name, "Identity", (source,)))
         else:
             renamed[node.name] = source

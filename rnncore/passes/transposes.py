@@ -28,7 +28,7 @@ def cancel_transposes(graph: Graph) -> None:
             node = _joined(before, node)
             joined += 1
             if node.attributes["perm"] == tuple(range(len(before.attributes["perm"]))) and (
-                node.name not in graph.spec.outputs
+                node.name not in graph.outputs
             ):
                 renamed[node.name] = node.inputs[0]
                 continue
@@ -69,7 +69,7 @@ def _can_turn(node, before: Node, graph: Graph) -> bool:
         and tuple(before.attributes["perm"]) == SWAP
         and node.mask is None
         and node.merge != "separate"
-        and node.name not in graph.spec.outputs
+        and node.name not in graph.outputs
     )
 
 

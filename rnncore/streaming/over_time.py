@@ -60,7 +60,7 @@ class _Loop:
         names = {entry.name for entry in spec.inputs}.union(spec.outputs)
         vocabulary = {name: found for name, found in self.of.vocabulary.items() if name in names}
         return Model(
-            spec, weights, self.of.dtype.name, self.of._num_threads, self.of._fold_bytes, vocabulary=vocabulary
+            spec, weights, self.of.dtype.name, self.of._num_threads, self.of._fold_bytes, vocabulary, self.of.budget
         )  # fmt: skip
 
     # --- what was given -----------------------------------------------------------------------------------------

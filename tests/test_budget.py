@@ -1,0 +1,254 @@
+"""A model with a Budget: every call within it has the bits of the model without, and no node runs beyond it."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import rnncore
+from rnncore import Budget, Control, Input, InputError, Model, Node, Recurrent, Spec
+from rnncore.cells import LSTM
+from rnncore.spec import AttentionDecoder
+
+X = Input("x", "float", ("B", "T", 8))
+LARGE = Budget(work=1e12, memory=1e12)
+
+
+def arrays(spec, seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: rng.uniform(-1, 1, shape).astype(np.float32) for name, shape in spec.weight_shapes().items()}
+
+
+def tagger():
+    nodes = [
+        Recurrent("lstm", LSTM(8, 16), "x", direction="bidirectional"),
+        Node("linear", "Linear", "lstm", {"input_size": 32, "output_size": 5}),
+        Node("scores", "Softmax", "linear"),
+    ]
+    return Spec([X], nodes, ["scores", "lstm.h"])
+
+
+def attention():
+    turned = Node("k", "Transpose", "x", {"perm": (0, 2, 1)})
+    return Spec([X], [turned, Node("scores", "MatMul", ("x", "k")), Node("y", "MatMul", ("scores", "x"))], ["y"])
+
+
+def decoder():
+    memory = Input("memory", "float", ("B", "Tk", 6))
+    node = AttentionDecoder("decoder", LSTM(8 + 6, 5), "x", "memory", 6, "bahdanau", attention_size=4)
+    return Spec([X, memory], [node], ["decoder"])
+
+
+def loop(body_node="MatMul"):
+    """y, the identity at first, times x again and again; every product is collected."""
+    sizes = (8, 8)
+    body = Spec(
+        [Input("i", "int64", ()), Input("going", "bool", ()), Input("y", "float", sizes), Input("x", "float", sizes)],
+        [Node("same", "Identity", "going"), Node("next", body_node, ("y", "x"))],
+        ["same", "next", "next"],
+    )
+    inputs = [Input("count", "int64", ()), Input("y", "float", sizes), Input("x", "float", sizes)]
+    node = Control("loop", "Loop", ("count", "", "y", "x"), (body,), ("x",))
+    return Spec(inputs, [node], ["loop", "loop.1"])
+
+
+def scan():
+    body = Spec(
+        [Input("h", "float", ("B", 8)), Input("e", "float", ("B", 8))],
+        [Node("sum", "Add", ("h", "e"))],
+        ["sum", "sum"],
+    )
+    inputs = [Input("h", "float", ("B", 8)), Input("x", "float", ("T", "B", 8))]
+    return Spec(inputs, [Control("scan", "Scan", ("h", "x"), (body,), sequences=1)], ["scan", "scan.1"])
+
+
+def embedded():
+    nodes = [
+        Node("rows", "Embedding", "ids", {"input_size": 9, "output_size": 8}),
+        Recurrent("lstm", LSTM(8, 4), "rows"),
+    ]
+    return Spec([Input("ids", "int64", ("B", "T"))], nodes, ["lstm"])
+
+
+NETWORKS = {
+    "tagger": (tagger, {"x": (2, 7, 8)}),
+    "attention": (attention, {"x": (2, 7, 8)}),
+    "decoder": (decoder, {"x": (2, 3, 8), "memory": (2, 5, 6)}),
+    "loop": (loop, {"count": 5, "y": (8, 8), "x": (8, 8)}),
+    "scan": (scan, {"h": (2, 8), "x": (4, 2, 8)}),
+    "embedded": (embedded, {"ids": None}),
+}
+
+
+def inputs_of(shapes, seed=1):
+    rng = np.random.default_rng(seed)
+    made = {}
+    for name, shape in shapes.items():
+        if isinstance(shape, tuple):
+            made[name] = rng.uniform(-1, 1, shape).astype(np.float32)
+        else:
+            made[name] = rng.integers(0, 9, (2, 6)) if shape is None else np.array(shape, np.int64)
+    return made
+
+
+def least(build, shapes, field):
+    """The smallest budget of one kind, to a part in a thousand, that a call fits into."""
+    spec = build()
+    weights, given = arrays(spec), inputs_of(shapes)
+    low, high = 1.0, 1e12
+    while high > 1.001 * low:
+        middle = (low * high) ** 0.5
+        try:
+            Model(spec, weights, budget=Budget(**{field: middle})).run(given)
+            high = middle
+        except InputError:
+            low = middle
+    return high
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_budget_changes_no_bit(name, dtype):
+    build, shapes = NETWORKS[name]
+    spec = build()
+    weights, given = arrays(spec), inputs_of(shapes)
+    given = {key: array.astype(dtype) if array.dtype == np.float32 else array for key, array in given.items()}
+    plain = Model(spec, weights, dtype).run(given, None)
+    found = Model(spec, weights, dtype, budget=LARGE).run(given, None)
+    for key, array in plain[0].items():
+        np.testing.assert_array_equal(found[0][key], array)
+    assert found[1].arrays.keys() == plain[1].arrays.keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_work_is_bounded_and_grows_with_the_call(name):
+    build, shapes = NETWORKS[name]
+    needed = least(build, shapes, "work")
+    spec = build()
+    Model(spec, arrays(spec), budget=Budget(work=1.01 * needed)).run(inputs_of(shapes))
+    with pytest.raises(InputError, match=r"node '\w+' \(\w+\): .* operations after .*, expected at most"):
+        Model(spec, arrays(spec), budget=Budget(work=0.9 * needed)).run(inputs_of(shapes))
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "decoder"])
+def test_memory_is_bounded(name):
+    build, shapes = NETWORKS[name]
+    needed = least(build, shapes, "memory")
+    spec = build()
+    outputs = Model(spec, arrays(spec)).run(inputs_of(shapes))
+    assert needed >= 0.99 * max(array.nbytes for array in outputs.values())
+    with pytest.raises(InputError, match=r"node '\w+' \(\w+\): .* bytes beside .*, expected at most .* at one time"):
+        Model(spec, arrays(spec), budget=Budget(memory=0.9 * needed)).run(inputs_of(shapes))
+
+
+def test_a_node_beyond_the_budget_does_not_run(monkeypatch):
+    """It is refused from the shapes: nothing of its size is made."""
+    import tracemalloc
+
+    spec = attention()
+    model = Model(spec, {}, budget=Budget(memory=1 << 24))
+    x = np.zeros((1, 20_000, 8), np.float32)  # scores of 1.6 GB
+    tracemalloc.start()
+    with pytest.raises(InputError, match="node 'scores'"):
+        model(x)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+
+
+def test_rounds_of_a_loop_count_one_by_one():
+    spec, given = loop(), inputs_of(NETWORKS["loop"][1])
+    one = least(loop, {**NETWORKS["loop"][1], "count": 1}, "work")
+    ten = least(loop, {**NETWORKS["loop"][1], "count": 10}, "work")
+    assert 5 * one < ten < 11 * one
+    model = Model(spec, {}, budget=Budget(work=100 * one))
+    with pytest.raises(InputError, match="in one call by the model's budget"):
+        model.run({**given, "count": np.array(1 << 40)})
+    model.run(given)  # each call begins anew
+
+
+def test_what_a_loop_carries_does_not_pile_up():
+    """Only what it collects does: a thousand rounds of a carried value need no more than ten."""
+    body = Spec(
+        [Input("i", "int64", ()), Input("going", "bool", ()), Input("y", "float", (64, 64))],
+        [Node("same", "Identity", "going"), Node("next", "Relu", "y")],
+        ["same", "next"],
+    )
+    inputs = [Input("count", "int64", ()), Input("y", "float", (64, 64))]
+    spec = Spec(inputs, [Control("loop", "Loop", ("count", "", "y"), (body,))], ["loop"])
+    model = Model(spec, {}, budget=Budget(memory=8 * 64 * 64 * 4))
+    for count in (10, 1000):
+        model.run({"count": np.array(count), "y": np.zeros((64, 64), np.float32)})
+
+
+def test_memory_of_what_nobody_reads_any_more_is_free_again():
+    nodes = [Node(f"n{place}", "Relu", f"n{place - 1}" if place else "x") for place in range(50)]
+    spec = Spec([X], nodes, ["n49"])
+    size = 100 * 8 * 4
+    x = np.zeros((1, 100, 8), np.float32)
+    Model(spec, {}, budget=Budget(memory=2 * size)).run({"x": x})
+    everything = Spec([X], nodes, [node.name for node in nodes])
+    with pytest.raises(InputError, match="bytes beside"):
+        Model(everything, {}, budget=Budget(memory=40 * size)).run({"x": x})
+
+
+def test_sizes_that_contents_decide_are_counted():
+    """A shape, or the ends of a Range, that is an input of the call."""
+    spec = Spec([Input("shape", "int64", (2,))], [Node("y", "ConstantOfShape", "shape")], ["y"])
+    model = Model(spec, {}, budget=Budget(memory=1 << 20))
+    assert model.run({"shape": np.array([3, 4])})["y"].shape == (3, 4)
+    assert model.run({"shape": np.array([30, 4])})["y"].shape == (30, 4)
+    with pytest.raises(InputError, match="node 'y' \\(ConstantOfShape\\)"):
+        model.run({"shape": np.array([1 << 20, 1 << 20])})
+    ends = [Input(name, "float", ()) for name in ("start", "limit", "delta")]
+    model = Model(Spec(ends, [Node("y", "Range", ("start", "limit", "delta"))], ["y"]), {}, budget=Budget(work=1e6))
+    one, zero = np.float32(1), np.float32(0)
+    assert len(model.run({"start": zero, "limit": np.float32(9), "delta": one})["y"]) == 9
+    with pytest.raises(InputError, match="node 'y' \\(Range\\)"):
+        model.run({"start": zero, "limit": np.float32(1e9), "delta": one})
+
+
+def test_a_budget_is_checked_and_kept():
+    for wrong in ({"work": 0}, {"memory": -1}, {"work": "1"}, {"memory": True}, {"work": float("nan")}):
+        with pytest.raises(InputError, match="expected a positive number"):
+            Budget(**wrong)
+    spec = attention()
+    with pytest.raises(InputError, match="expected a Budget"):
+        Model(spec, {}, budget=1e9)
+    model = pickle.loads(pickle.dumps(Model(spec, {}, budget=Budget(work=1e3))))
+    assert model.budget == Budget(work=1e3) and Model(spec, {}).budget is None
+    with pytest.raises(InputError, match="budget"):
+        model(np.zeros((1, 100, 8), np.float32))
+
+
+def test_load_takes_a_budget(tmp_path):
+    path = rnncore.save(tmp_path / "tagger.safetensors", Model(tagger(), arrays(tagger())))
+    model = rnncore.load(path, budget=Budget(work=1e4))
+    with pytest.raises(InputError, match="node 'lstm' \\(Recurrent\\)"):
+        model.run({"x": np.zeros((2, 7, 8), np.float32)})
+    rnncore.load(path, budget=LARGE).run({"x": np.zeros((2, 7, 8), np.float32)})
+
+
+def test_no_budget_no_cost():
+    """Without one there is no metered step, and a single layer keeps its short way."""
+    spec = Spec([X], [Recurrent("lstm", LSTM(8, 4), "x")], ["lstm"])
+    plain, bounded = Model(spec, arrays(spec)), Model(spec, arrays(spec), budget=LARGE)
+    kinds = {type(step).__name__ for step in plain._walk}
+    assert "MeteredStep" not in kinds and {type(step).__name__ for step in bounded._walk} == {"MeteredStep"}
+    assert plain._direct is not None
+    x = np.ones((1, 3, 8), np.float32)
+    np.testing.assert_array_equal(plain(x), bounded(x))
+
+
+def test_the_service_has_a_budget(monkeypatch):
+    from click.testing import CliRunner
+
+    pytest.importorskip("starlette")
+    from rnncore.cli.serve import serve
+    from rnncore.serve import server
+
+    taken = []
+    monkeypatch.setattr(server, "run", lambda service, *rest: taken.append(service))
+    for options, expected in (([], Budget(1e12, 4 << 30)), (["--max-work", "5e6"], Budget(5e6, 4 << 30))):
+        done = CliRunner().invoke(serve, ["sunspots=zoo:sunspots", *options])
+        assert done.exit_code == 0, done.output
+        assert taken.pop().models["sunspots"].model.budget == expected
