@@ -21,6 +21,7 @@ A message says where, what was found and what was expected, in this form:
 """
 
 import errno
+import reprlib
 
 __all__ = [
     "DeadlineError",
@@ -38,6 +39,7 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "WeightError",
+    "shown",
 ]
 
 
@@ -105,3 +107,22 @@ class DeadlineError(EngineError, TimeoutError):
 
 class EngineClosedError(EngineError):
     """An Engine was shut down, and takes or finishes no more requests."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 16
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+
+
+def shown(value: object) -> str:
+    """A value as a message may show it: its repr, but short, in one line, and without fail.
+
+    The repr itself may be as long as the file it comes from, and an integer of more than 4,300 digits has none.
+    """
+    if type(value) is int and value.bit_length() > 400:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # of a class of the caller's, or of an integer inside
+        return f"a {type(value).__name__}"

@@ -28,7 +28,7 @@ from typing import Any
 from rnncore.cells import CELLS, Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
 from rnncore.errors import SpecError
-from rnncore.ops import DTYPES, OPS, UNKNOWN, Value
+from rnncore.ops import DTYPES, OPS, UNKNOWN, Value, schema
 from rnncore.ops.attention import Scoring
 
 __all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec", "check_sizes"]
@@ -101,6 +101,8 @@ class Node:
         missing = [key for key, value in values.items() if value is ...]
         if missing:
             raise SpecError(f"node {self.name!r} ({self.op}): attribute {missing[0]!r} missing")
+        with _naming(self):
+            schema.check(op.schema, values)
         object.__setattr__(self, "attributes", MappingProxyType(values))
 
     def __reduce__(self):

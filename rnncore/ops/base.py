@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.ops.schema import Attribute
 
 __all__ = [
     "DTYPES",
@@ -25,7 +26,6 @@ __all__ = [
     "join_sizes",
     "known",
     "numpy_dtype",
-    "plain_size",
     "whole_over_axis",
 ]
 
@@ -71,6 +71,7 @@ class Value:
 class Op:
     """One kind of node.
 
+    schema        what each attribute may be: name -> Attribute of ops/schema.py. From it come
     attributes    name -> default, ``...`` where it must be given
     parameters    attributes that ONNX passes as inputs (axes, shape, starts ...): name -> position of that input. Each
                   may be given as an attribute or as an input, which is then a value of the graph; see known and given
@@ -99,20 +100,22 @@ class Op:
     run: Callable[..., Any]
     time: str | Callable[[Mapping[str, Any], int, int], str] = "pointwise"
     arity: tuple[int, int] = (1, 1)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Attribute] = field(default_factory=dict)
     weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = lambda attributes: {}
     weight_dtypes: Callable[[Mapping[str, Any]], dict[str, str]] = lambda attributes: {}
-    parameters: Mapping[str, int] = field(default_factory=dict)
     optional: tuple[int, ...] = ()
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
     bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
+    attributes: Mapping[str, Any] = field(init=False)
+    parameters: Mapping[str, int] = field(init=False)
 
     def __post_init__(self):
-        if self.parameters:
-            object.__setattr__(self, "attributes", {**dict.fromkeys(self.parameters), **self.attributes})
-            object.__setattr__(self, "optional", tuple(sorted({*self.optional, *self.parameters.values()})))
+        positions = {name: kind.position for name, kind in self.schema.items() if kind.position is not None}
+        object.__setattr__(self, "attributes", {name: kind.default for name, kind in self.schema.items()})
+        object.__setattr__(self, "parameters", positions)
+        object.__setattr__(self, "optional", tuple(sorted({*self.optional, *positions.values()})))
 
     def compiled(
         self,
@@ -172,13 +175,6 @@ def given(name: str, attributes: Mapping[str, Any], arrays: Sequence[Any], posit
         return attributes[name]
     found = arrays[position].tolist()
     return tuple(found) if isinstance(found, list) else found
-
-
-def plain_size(name: str, value: Any) -> int:
-    """A positive integer attribute."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 31:
-        raise SpecError(f"{name}={value!r}, expected a positive integer")
-    return value
 
 
 def axis_of(value: Any, rank: int) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 from rnncore.errors import SpecError
 from rnncore.ops import sizes
 from rnncore.ops.base import Op, Value
-from rnncore.ops.checks import FLOATS, NUMBERS, flag, merge, need, number, one_dtype, spread
+from rnncore.ops.checks import FLOATS, NUMBERS, merge, need, one_dtype, spread
+from rnncore.ops.schema import Flag, Real, Text
 
 __all__ = ["OPS"]
 
@@ -39,10 +40,8 @@ def _gemm_infer(attributes, values):
     a, b, c = values
     need(a, MULTIPLIED, "A", rank=2)
     need(b, (a.dtype,), "B", rank=2)
-    for name in ("alpha", "beta"):
-        number(attributes, name)
-    m, k = reversed(a.shape) if flag(attributes, "transA") else a.shape
-    other, n = reversed(b.shape) if flag(attributes, "transB") else b.shape
+    m, k = reversed(a.shape) if attributes["transA"] else a.shape
+    other, n = reversed(b.shape) if attributes["transB"] else b.shape
     if not sizes.fits(k, other):
         raise SpecError(f"A is {a} and B is {b}, which differ in the size they share: {k} and {other}")
     if c is not None:
@@ -72,8 +71,6 @@ def _gemm(attributes, weights, a, b, c=None):
 def _terms(attributes, count):
     """The letters of each input and of the output, with "..." in places; ONNX allows spaces."""
     equation = attributes["equation"]
-    if not isinstance(equation, str):
-        raise SpecError(f"equation={equation!r}, expected a text")
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != count:
@@ -123,8 +120,8 @@ OPS = [
         _gemm,
         time="whole",
         arity=(2, 3),
-        attributes={"alpha": 1.0, "beta": 1.0, "transA": False, "transB": False},
+        schema={"alpha": Real(1.0), "beta": Real(1.0), "transA": Flag(False), "transB": Flag(False)},
         optional=(2,),
     ),
-    Op("Einsum", _einsum_infer, _einsum, time="whole", arity=(1, 64), attributes={"equation": ...}),
+    Op("Einsum", _einsum_infer, _einsum, time="whole", arity=(1, 64), schema={"equation": Text()}),
 ]

@@ -16,10 +16,11 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
-from rnncore.ops.base import Op, Value, axis_of, broadcast, plain_size
-from rnncore.ops.checks import choice, need, need_scalar, number
+from rnncore.ops.base import Op, Value, axis_of, broadcast
+from rnncore.ops.checks import need, need_scalar
 from rnncore.ops.convolution import Kept, convolve, pack_convolution
-from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images
+from rnncore.ops.schema import Axis, Choice, Flag, Real, Size, Texts
+from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images
 
 __all__ = ["OPS"]
 
@@ -58,8 +59,6 @@ def _along(vector, attributes, x):
 
 
 def _check_scales(attributes, x, scale, zero):
-    if attributes["block_size"] != 0:
-        raise SpecError(f"block_size={attributes['block_size']!r}, expected 0: one scale for all or one for each index")
     for what, value in (("scale", scale), ("zero point", zero)):
         if value is None or value.shape in ((), (1,)):
             continue
@@ -76,7 +75,7 @@ def _quantize_dtype(attributes, zero):
     wanted = attributes["output_dtype"]
     if wanted is None:
         return "uint8" if zero is None else zero.dtype
-    if wanted not in QUANTIZED or (zero is not None and zero.dtype != wanted):
+    if zero is not None and zero.dtype != wanted:
         raise SpecError(f"output_dtype={wanted!r}, expected that of the zero point, {' or '.join(QUANTIZED)}")
     return wanted
 
@@ -87,8 +86,6 @@ def _quantize_infer(attributes, values):
     need(scale, ("float",), "scale")
     if zero is not None:
         need(zero, QUANTIZED, "zero point")
-    if attributes["saturate"] != 1:
-        raise SpecError(f"saturate={attributes['saturate']!r}, expected 1: it is about float8")
     _check_scales(attributes, x, scale, zero)
     return [Value(_quantize_dtype(attributes, zero), x.shape)]
 
@@ -104,8 +101,6 @@ def _dequantize_infer(attributes, values):
     x, scale, zero = values
     need(x, (*QUANTIZED, "int32"), "input")
     need(scale, ("float",), "scale")
-    if attributes["output_dtype"] not in (None, "float"):
-        raise SpecError(f"output_dtype={attributes['output_dtype']!r}, expected 'float'")
     if zero is not None and zero.dtype != x.dtype:
         raise SpecError(f"zero point is {zero}, expected {x.dtype}")
     _check_scales(attributes, x, scale, zero)
@@ -321,7 +316,7 @@ def _conv_value(attributes, x, w):
     axes = need_images(x)
     need(x, BYTES, "x")
     need(w, BYTES, "w")
-    group = plain_size("group", attributes["group"])
+    group = attributes["group"]
     if len(w.shape) != axes + 2:
         raise SpecError(f"w is {w}, expected rank {axes + 2}")
     kernel = w.shape[2:]
@@ -411,19 +406,12 @@ LSTM_INPUTS = (
 
 def _lstm_infer(attributes, values):
     given = dict(zip(LSTM_INPUTS, values, strict=True))
-    x, hidden = given["X"], plain_size("hidden_size", attributes["hidden_size"])
-    choice(attributes, "direction", tuple(DIRECTIONS))
+    x, hidden = given["X"], attributes["hidden_size"]
     directions = len(DIRECTIONS[attributes["direction"]])
     usual = ("sigmoid", "tanh", "tanh") * directions
     names = attributes["activations"]
-    named = isinstance(names, tuple) and tuple(str(name).lower() for name in names) == usual
-    if names is not None and not named:
+    if names is not None and tuple(name.lower() for name in names) != usual:
         raise SpecError(f"activations={names!r}, expected Sigmoid, Tanh, Tanh for each direction")
-    if attributes["input_forget"] not in (0, 1):
-        raise SpecError(f"input_forget={attributes['input_forget']!r}, expected 0 or 1")
-    clip = attributes["clip"]
-    if clip is not None and not number(attributes, "clip") > 0:
-        raise SpecError(f"clip={clip!r}, expected a positive number")
     need(x, ("float",), "X")
     if len(x.shape) != 3:
         raise SpecError(f"X is {x}, expected (T, B, I)")
@@ -573,13 +561,14 @@ def _conv_time(attributes, rank, time_axis):
     return "pointwise" if time_axis == 0 else "whole"
 
 
-CONV_ATTRIBUTES = {**WINDOW_ATTRIBUTES, "group": 1, "kernel_shape": None}
-LSTM_ATTRIBUTES = {
-    "hidden_size": ...,
-    "direction": "forward",
-    "activations": None,
-    "clip": None,
-    "input_forget": 0,
+BLOCKS = Choice(0, among=(0,))  # one scale for all, or one for each index
+CONV_SCHEMA = {**WINDOW_SCHEMA, "group": Size(1), "kernel_shape": KERNEL}
+LSTM_SCHEMA = {
+    "hidden_size": Size(),
+    "direction": Choice("forward", among=tuple(DIRECTIONS)),
+    "activations": Texts(None),
+    "clip": Real(None, above=0.0),
+    "input_forget": Flag(0),
 }
 
 OPS = [
@@ -588,7 +577,12 @@ OPS = [
         infer=_quantize_infer,
         run=_quantize_run,
         arity=(2, 3),
-        attributes={"axis": 1, "saturate": 1, "block_size": 0, "output_dtype": None},
+        schema={
+            "axis": Axis(1),
+            "saturate": Choice(1, among=(1,)),  # about float8
+            "block_size": BLOCKS,
+            "output_dtype": Choice(None, among=QUANTIZED),
+        },
         optional=(2,),
     ),
     Op(
@@ -596,7 +590,7 @@ OPS = [
         infer=_dequantize_infer,
         run=_dequantize_run,
         arity=(2, 3),
-        attributes={"axis": 1, "block_size": 0, "output_dtype": None},
+        schema={"axis": Axis(1), "block_size": BLOCKS, "output_dtype": Choice(None, among=("float",))},
         optional=(2,),
     ),
     Op(
@@ -610,15 +604,15 @@ OPS = [
     _op("QLinearMatMul", _qlinear_matmul_infer, _qlinear_matmul_packed, 8, 8, time=_over_rows),
     _op("MatMulIntegerToFloat", _to_float_infer, _to_float_packed, 4, 7, time=_over_rows),
     _op("DynamicQuantizeMatMul", _dynamic_matmul_infer, _dynamic_matmul_packed, 3, 5, time="whole"),
-    _op("ConvInteger", _conv_integer_infer, _conv_integer_packed, 2, 4, time=_conv_time, attributes=CONV_ATTRIBUTES),
-    _op("QLinearConv", _qlinear_conv_infer, _qlinear_conv_packed, 8, 9, time=_conv_time, attributes=CONV_ATTRIBUTES),
+    _op("ConvInteger", _conv_integer_infer, _conv_integer_packed, 2, 4, time=_conv_time, schema=CONV_SCHEMA),
+    _op("QLinearConv", _qlinear_conv_infer, _qlinear_conv_packed, 8, 9, time=_conv_time, schema=CONV_SCHEMA),
     Op(
         "DynamicQuantizeLSTM",
         infer=_lstm_infer,
         run=_packed_only(_lstm_packed),
         time="whole",
         arity=(12, 12),
-        attributes=LSTM_ATTRIBUTES,
+        schema=LSTM_SCHEMA,
         optional=(3, 4, 5, 6, 7),
         outputs=("", "h", "c"),
         packed=_lstm_packed,

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import MissingPackageError, SpecError
+from rnncore.errors import MissingPackageError, SpecError, shown
 from rnncore.ops.base import DTYPES, Op, Value, numpy_dtype
+from rnncore.ops.schema import Choice, Integer, Text
 
 __all__ = ["OPS", "RARE"]
 
@@ -34,26 +35,24 @@ def _outputs(attributes: Any) -> list[Value]:
         found = json.loads(attributes["outputs"])
         values = [Value(dtype, tuple(shape)) for dtype, shape in found]
     except (ValueError, TypeError, RecursionError):
-        raise SpecError(f"outputs={attributes['outputs']!r}, expected JSON: [[dtype, [size, ...]], ...]") from None
+        raise SpecError(f"outputs={shown(attributes['outputs'])}, expected JSON: [[dtype, [size, ...]], ...]") from None
     for value in values:
         sizes = all(isinstance(size, str) or (type(size) is int and size >= 0) for size in value.shape)
         if value.dtype not in DTYPES or not sizes:
-            raise SpecError(f"outputs={attributes['outputs']!r}, expected dtypes and sizes")
+            raise SpecError(f"outputs={shown(attributes['outputs'])}, expected dtypes and sizes")
     return values
 
 
 def _infer(attributes, values):
-    if attributes["type"] not in RARE:
-        raise SpecError(f"type={attributes['type']!r}, expected one of {', '.join(RARE)}")
     opset, oldest = attributes["opset"], RARE[attributes["type"]][0]
-    if type(opset) is not int or not oldest <= opset <= NEWEST:
+    if opset < oldest:
         raise SpecError(f"opset={opset!r}, expected an opset from {oldest}")
     try:
         options = json.loads(attributes["attributes"])
     except (ValueError, TypeError, RecursionError):
         options = None
     if not isinstance(options, dict):
-        raise SpecError(f"attributes={attributes['attributes']!r}, expected JSON: an object")
+        raise SpecError(f"attributes={shown(attributes['attributes'])}, expected JSON: an object")
     return _outputs(attributes)
 
 
@@ -103,7 +102,12 @@ OPS = [
         _run,
         time="whole",
         arity=(0, 16),
-        attributes={"type": ..., "opset": ..., "attributes": "{}", "outputs": ...},
+        schema={
+            "type": Choice(among=tuple(RARE)),
+            "opset": Integer(least=1, most=NEWEST),
+            "attributes": Text("{}"),
+            "outputs": Text(),
+        },
         optional=tuple(range(16)),
         outputs=_names,
     )
