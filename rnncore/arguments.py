@@ -59,10 +59,13 @@ def accept_array(
         for found in (array.min(), array.max()):
             if not limits.min <= found <= limits.max:
                 raise InputError(f"{name}: {found} does not fit into {dtype}")
-    array = array.astype(dtype, copy=False)
-    strides_fit = array.ndim == 0 or array.strides[-1] == array.itemsize or array.shape[-1] <= 1
-    if not (strides_fit and array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)):
-        array = np.array(array, order="C")
+    try:
+        array = array.astype(dtype, copy=False)
+        strides_fit = array.ndim == 0 or array.strides[-1] == array.itemsize or array.shape[-1] <= 1
+        if not (strides_fit and array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)):
+            array = np.array(array, order="C")
+    except (MemoryError, ValueError) as error:  # of a view that is larger than what it shows
+        raise InputError(f"{name}: shape {array.shape} of {dtype}: {error}") from None
     return array
 
 
@@ -152,8 +155,10 @@ def as_array(name: str, given: object) -> np.ndarray:
     """``given`` as an array of numbers, or an InputError that begins with ``name``."""
     try:
         array = np.asarray(given)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise InputError(f"{name}: {type(given).__name__} that is not an array: {error}") from None
+    if type(given) is not np.ndarray and hasattr(given, "mask") and np.ma.is_masked(given):
+        raise InputError(f"{name}: a masked array with masked elements, expected them filled, or lengths or a mask")
     if array.dtype.kind not in "fiub":
         hint = (
             " (rows of different lengths? use model.predict, or pad and give lengths)"

@@ -17,6 +17,7 @@ from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
 from rnncore.streaming.program import Program
 from rnncore.streaming.rows import Rows
+from rnncore.strict_json import read_json
 
 __all__ = ["StreamPool"]
 
@@ -489,10 +490,7 @@ def _ids(array: np.ndarray | None) -> list[str | int]:
     """The ids of a saved pool."""
     if array is None:
         raise StateError(f"state: no array {IDS!r}: one stream, expected a pool")
-    try:
-        found = json.loads(array.tobytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"state: {IDS}: {error}") from None
+    found = read_json(array.tobytes(), f"state: {IDS}")
     plain = isinstance(found, list) and all(type(id) in (str, int) for id in found)
     if not plain or len(set(found)) != len(found):
         raise FormatError(f"state: {IDS}: expected a list of different strings and integers")

@@ -45,6 +45,7 @@ class RecurrentStep:
         self, node: Recurrent, weights: Weights, dtype: np.dtype, needed: set[str], given: set[str], threads: int
     ):
         self.node = node
+        self.label = f"node {node.name!r}"
         self.mask_given = node.mask in given
         self.flip = node.output_order == "processing"
         self.dtype = dtype

@@ -32,6 +32,7 @@ DTYPES = (
     "uint64",
 )
 MAX_ARRAYS, MAX_NAME, MAX_RANK = 100_000, 1100, 16
+MAX_ELEMENTS = 1 << 48  # sizes of 0 apart, whose product NumPy would count too
 
 
 class State(Mapping[str, np.ndarray]):
@@ -213,7 +214,7 @@ def _read_array(cursor: Cursor) -> tuple[str, np.ndarray]:
     shape = tuple(cursor.u64() for _ in range(rank))
     dtype = np.dtype(DTYPES[code]).newbyteorder("<")
     size = math.prod(shape) * dtype.itemsize  # of Python's integers, which do not wrap
-    if any(side > 1 << 48 for side in shape) or size > cursor.remaining:
+    if math.prod(max(side, 1) for side in shape) > MAX_ELEMENTS or size > cursor.remaining:
         raise FormatError(f"state: {shown(name)}: shape {shape}, but {cursor.remaining} bytes remain")
     raw = cursor.bytes(size)
     if dtype.kind == "b" and raw.strip(b"\0\1"):

@@ -745,7 +745,7 @@ def safetensors_header_begins_with_space():
     return safetensors_of(" " + json.dumps({"w": entry()}))
 
 
-@hostile("damaged", "the header is no JSON")
+@hostile("not JSON", "the header is no JSON")
 def safetensors_no_json():
     return safetensors_of("{'w': 1}")
 

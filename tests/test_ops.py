@@ -11,7 +11,7 @@ from onnx_nodes import GENERIC
 import rnncore
 from rnncore.errors import InputError, SpecError
 from rnncore.model import Model
-from rnncore.ops import OPS, UNKNOWN, Value, sizes
+from rnncore.ops import OPS, UNKNOWN, Value, schema, sizes
 from rnncore.spec import Input, Node, Spec
 
 F, I = np.float32, np.int64  # noqa: E741
@@ -27,7 +27,9 @@ def infer(op, attributes, *values):
         for value in values
     ]  # fmt: skip
     found += [None] * (op.arity[1] - len(found)) if op.optional else []
-    return op.infer({**op.attributes, **attributes}, found)
+    attributes = {**op.attributes, **attributes}
+    schema.check(op.schema, attributes)  # as a Node does
+    return op.infer(attributes, found)
 
 
 def shape(op, attributes, *values):
@@ -385,12 +387,12 @@ INTS, BOOLS = Value("int64", ("B", 3)), Value("bool", ("B", 3))
         ("Transpose", {"perm": (0,)}, [("B", 3)], "expected the axes 0 to 1, each once"),
         ("Expand", {"shape": (-1, 3)}, [("B", 3)], r"shape=\[-1, 3\], expected sizes of at least 0"),
         ("Tile", {"repeats": (2,)}, [("B", 3)], r"repeats=\[2\] for .*, expected one for each dimension"),
-        ("Shape", {"start": "0"}, [("B",)], r"start=\['0'\], expected a list of integers"),
+        ("Shape", {"start": "0"}, [("B",)], "start='0', expected an integer"),
         ("Concat", {"axis": 0}, [("B", 3), ("B", 4)], "differ outside axis 0"),
         ("Split", {}, [("B", 4)], "num_outputs and split missing"),
         ("Split", {"split": (1, 2), "axis": 1}, [("B", 4)], "expected sizes that add up to 4"),
         ("Split", {"split": (1, 3), "num_outputs": 3, "axis": 1}, [("B", 4)], "expected one of them"),
-        ("Split", {"num_outputs": 1 << 30}, [("B", 4)], "num_outputs=1073741824, expected at most 1024"),
+        ("Split", {"num_outputs": 1 << 30}, [("B", 4)], "num_outputs=1073741824, expected an integer from 1 to 1024"),
         ("Split", {"split": ()}, [("B", 4)], "split has 0 sizes, expected 1 to 1024"),
         ("Slice", {"starts": (0,)}, [("B",)], "ends missing"),
         ("Slice", {"starts": (0,), "ends": (1,), "steps": (0,)}, [("B",)], r"steps=\[0\], expected none of 0"),

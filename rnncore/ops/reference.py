@@ -10,7 +10,8 @@ import numpy as np
 
 from rnncore.errors import MissingPackageError, SpecError, shown
 from rnncore.ops.base import DTYPES, Op, Value, numpy_dtype
-from rnncore.ops.schema import Choice, Integer, Text
+from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integer, Text
+from rnncore.strict_json import read_json
 
 __all__ = ["OPS", "RARE"]
 
@@ -31,26 +32,24 @@ NEWEST = 1000
 
 def _outputs(attributes: Any) -> list[Value]:
     """The outputs' values, which were found when the file was read, from their JSON."""
-    try:
-        found = json.loads(attributes["outputs"])
-        values = [Value(dtype, tuple(shape)) for dtype, shape in found]
-    except (ValueError, TypeError, RecursionError):
-        raise SpecError(f"outputs={shown(attributes['outputs'])}, expected JSON: [[dtype, [size, ...]], ...]") from None
-    for value in values:
-        sizes = all(isinstance(size, str) or (type(size) is int and size >= 0) for size in value.shape)
-        if value.dtype not in DTYPES or not sizes:
-            raise SpecError(f"outputs={shown(attributes['outputs'])}, expected dtypes and sizes")
-    return values
+    found = read_json(attributes["outputs"], "outputs", SpecError)
+    if not isinstance(found, list) or not all(map(_is_value, found)):
+        raise SpecError(f"outputs={shown(attributes['outputs'])}, expected JSON: [[dtype, [size, ...]], ...]")
+    return [Value(dtype, tuple(shape)) for dtype, shape in found]
+
+
+def _is_value(found: Any) -> bool:
+    if not isinstance(found, list) or len(found) != 2 or not isinstance(found[1], list) or len(found[1]) > MAX_RANK:
+        return False
+    plain = (isinstance(size, str) or (type(size) is int and 0 <= size <= MAX_SIZE) for size in found[1])
+    return isinstance(found[0], str) and found[0] in DTYPES and all(plain)
 
 
 def _infer(attributes, values):
     opset, oldest = attributes["opset"], RARE[attributes["type"]][0]
     if opset < oldest:
         raise SpecError(f"opset={opset!r}, expected an opset from {oldest}")
-    try:
-        options = json.loads(attributes["attributes"])
-    except (ValueError, TypeError, RecursionError):
-        options = None
+    options = read_json(attributes["attributes"], "attributes", SpecError, constants=True)
     if not isinstance(options, dict):
         raise SpecError(f"attributes={shown(attributes['attributes'])}, expected JSON: an object")
     return _outputs(attributes)
