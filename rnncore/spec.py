@@ -112,6 +112,7 @@ class Node:
             raise SpecError(f"node {self.name!r} ({self.op}): attribute {missing[0]!r} missing")
         with _naming(self):
             schema.check(op.schema, values)
+            op.names(self.name, values)  # of which attributes may have something to say
         object.__setattr__(self, "attributes", MappingProxyType(values))
 
     def __reduce__(self):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from rnncore.errors import SpecError
+from rnncore.errors import SpecError, shown
 from rnncore.ops import sizes
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import FLOATS, NUMBERS, merge, need, one_dtype, spread
@@ -74,18 +74,18 @@ def _terms(attributes, count):
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != count:
-        raise SpecError(f"equation={equation!r}, expected a term for each of {count} inputs")
+        raise SpecError(f"equation={shown(equation)}, expected a term for each of {count} inputs")
     if not arrow:
         letters = Counter(left.replace(",", "").replace("...", ""))
         right = "..." * ("..." in left) + "".join(sorted(letter for letter, found in letters.items() if found == 1))
     for term in (*terms, right):
         plain = term.replace("...", "", 1)
         if plain and not (plain.isascii() and plain.isalpha()):
-            raise SpecError(f"equation={equation!r}: {term!r}, expected letters and at most one '...'")
+            raise SpecError(f"equation={shown(equation)}: {shown(term)}, expected letters and at most one '...'")
     output = right.replace("...", "")
     unknown = [letter for letter in output if letter not in left]
     if unknown or len(set(output)) < len(output) or ("..." in right and "..." not in left):
-        raise SpecError(f"equation={equation!r}: output {right!r}, expected letters of the inputs, each once")
+        raise SpecError(f"equation={shown(equation)}: output {shown(right)}, expected letters of the inputs, each once")
     return terms, right
 
 
@@ -98,7 +98,9 @@ def _einsum_infer(attributes, values):
         before, dots, after = term.partition("...")
         spare = len(value.shape) - len(before) - len(after)
         if spare < 0 or (spare and not dots):
-            raise SpecError(f"equation={attributes['equation']!r}: {term!r} for {value}, expected as many dimensions")
+            raise SpecError(
+                f"equation={shown(attributes['equation'])}: {shown(term)} for {value}, expected as many dimensions"
+            )
         between = spread(between, value.shape[len(before) : len(before) + spare])
         found = (*value.shape[: len(before)], *value.shape[len(before) + spare :])
         for letter, size in zip(before + after, found, strict=True):
