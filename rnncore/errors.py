@@ -120,7 +120,7 @@ def shown(value: object) -> str:
 
     The repr itself may be as long as the file it comes from, and an integer of more than 4,300 digits has none.
     """
-    if type(value) is int and value.bit_length() > 400:
+    if type(value) is int and value.bit_length() > 8000:
         return f"an integer of {value.bit_length()} bits"
     try:
         return _SHORT.repr(value)

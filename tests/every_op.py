@@ -9,9 +9,9 @@ RNG = np.random.default_rng(16)
 F = RNG.standard_normal((2, 4, 6, 6)).astype(np.float32)
 ROWS = RNG.standard_normal((3, 4)).astype(np.float32)
 SEQUENCE = RNG.standard_normal((2, 5, 4)).astype(np.float32)
-I = RNG.integers(1, 4, (3, 4))  # noqa: E741: as in the letters of shapes
-BYTES = I.astype(np.uint8)
-BOOLS = I > 2
+IDS = RNG.integers(1, 4, (3, 4))
+BYTES = IDS.astype(np.uint8)
+BOOLS = IDS > 2
 ONE = np.ones((), np.float32)
 CHANNELS = np.ones(4, np.float32)
 ZERO = np.zeros((), np.uint8)
@@ -28,7 +28,7 @@ ATTENTION = {"query_size": 4, "memory_size": 4, "attention_size": 3}
 EXAMPLES = {
     "Constant": ({"dtype": "int32", "shape": (2,), "value": (1, 2)}, []),
     "Linear": ({"input_size": 4, "output_size": 3}, [ROWS]),
-    "Embedding": ({"input_size": 4, "output_size": 3}, [I]),
+    "Embedding": ({"input_size": 4, "output_size": 3}, [IDS]),
     "Gemm": ({}, [ROWS, np.ones((4, 2), np.float32)]),
     "MatMul": ({}, [ROWS, np.ones((4, 2), np.float32)]),
     "Einsum": ({"equation": "ij,ij->i"}, [ROWS, ROWS]),
@@ -56,11 +56,11 @@ EXAMPLES = {
     "SpaceToDepth": ({"blocksize": 2}, [F]),
     "ReverseSequence": ({}, [SEQUENCE, np.array([1, 2, 0, 1, 2])]),
     "Gather": ({"indices": (1, 0)}, [ROWS]),
-    "GatherElements": ({}, [ROWS, I - 1]),
-    "GatherND": ({}, [ROWS, I[:, :2] % 3]),
-    "ScatterElements": ({}, [ROWS, I - 1, ROWS]),
+    "GatherElements": ({}, [ROWS, IDS - 1]),
+    "GatherND": ({}, [ROWS, IDS[:, :2] % 3]),
+    "ScatterElements": ({}, [ROWS, IDS - 1, ROWS]),
     "ScatterND": ({}, [ROWS, np.zeros((2, 1), np.int64), ROWS[:2]]),
-    "OneHot": ({"depth": 5}, [I, None, np.array([0, 1], np.float32)]),
+    "OneHot": ({"depth": 5}, [IDS, None, np.array([0, 1], np.float32)]),
     "Compress": ({"axis": 1}, [ROWS, np.array([True, False, True, True])]),
     "TopK": ({"k": 2}, [ROWS]),
     "WordAttention": ({"input_size": 4, "attention_size": 3}, [SEQUENCE]),

@@ -165,7 +165,7 @@ def test_lengths_are_declared_once():
         (lambda: LSTM(3, 2, forget_bias=float("inf")), "LSTM: forget_bias=inf"),
         (lambda: Input("", "float", ("B",)), "input name ''"),
         (lambda: Input("a\nb", "float", ("B",)), r"input name 'a.nb'"),
-        (lambda: Input(5, "float", ("B",)), "input name '5'"),
+        (lambda: Input(5, "float", ("B",)), "input name 5"),
         (lambda: Input("mels", "float32", ("B",)), "'mels'.*dtype='float32', expected one of 'float', 'float16'"),
         (lambda: Input("mels", "float", ("B", 0)), "input 'mels': size 0"),
         (lambda: Input("mels", "float", ("B", 2.0)), "input 'mels': size 2.0"),

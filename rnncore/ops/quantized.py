@@ -173,6 +173,8 @@ class _Products:
         """(a - a_zero) (b - b_zero), integers in floating point."""
         a = _minus(a, _column(a_zero) if a_zero is not None and a_zero.ndim <= 1 else a_zero)
         if b.ndim == 2:
+            if a.shape[-1:] != b.shape[:1]:
+                raise InputError(f"inputs of shape {a.shape} and {b.shape}, expected one inner size")
             return self.prepared(b, b_zero)(a)
         return np.matmul(a.astype(np.float64), _minus(b, b_zero).astype(np.float64))
 

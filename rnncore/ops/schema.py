@@ -105,7 +105,10 @@ class Size(Integer):
 
     least: int = field(default=1, kw_only=True)
     most: int = field(default=MAX_SIZE, kw_only=True)
-    expected = "a positive integer"
+
+    @property
+    def expected(self):
+        return "a positive integer" + (f" of at most {self.most}" if self.most < MAX_SIZE else "")
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,6 @@ class Choice(Attribute):
 
     @property
     def expected(self):
-        if len(self.among) > 4:
-            return f"one of {', '.join(map(str, self.among))}"
         return " or ".join(map(repr, self.among))
 
     def accepts(self, value):
@@ -182,7 +183,7 @@ class Integers(Attribute):
 
     @property
     def expected(self):
-        limit = "" if self.longest == MAX_COUNT else f", at most {self.longest}"
+        limit = "" if self.longest == MAX_COUNT else f" (up to {self.longest})"
         return f"a list of integers{_range(self.least, self.most)}{limit}"
 
     def accepts(self, value):

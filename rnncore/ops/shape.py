@@ -648,7 +648,7 @@ def _reverse_time(attributes, rank, time_axis):
 
 
 BLOCKS = {"blocksize": Size(), "mode": Choice("DCR", among=("DCR", "CRD"))}
-SIZES = {"least": 0, "most": MAX_SIZE, "longest": MAX_RANK}
+SIZES = {"least": 0, "longest": MAX_RANK}
 FIRST_TWO = (0, 1)
 
 OPS = [
