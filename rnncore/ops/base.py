@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import SpecError
+from rnncore.errors import InputError, SpecError
 from rnncore.ops.schema import Attribute
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "has",
     "join_sizes",
     "known",
+    "mean",
     "numpy_dtype",
     "whole_over_axis",
 ]
@@ -166,6 +167,8 @@ def known(attributes: Mapping[str, Any], name: str, values: Sequence[Value | Non
     if attributes[name] is not None:
         return attributes[name]
     value = values[position]
+    if len(value.shape) > 1:
+        raise SpecError(f"{name} is {value}, expected a number or a list")
     return value.data if value.shape or value.data is None else value.data[0]
 
 
@@ -173,6 +176,8 @@ def given(name: str, attributes: Mapping[str, Any], arrays: Sequence[Any], posit
     """A parameter while the model runs: a number or a tuple, or None where it is absent."""
     if attributes[name] is not None or position >= len(arrays) or arrays[position] is None:
         return attributes[name]
+    if arrays[position].ndim > 1:
+        raise InputError(f"{name}: shape {arrays[position].shape}, expected a number or a list")
     found = arrays[position].tolist()
     return tuple(found) if isinstance(found, list) else found
 
@@ -182,6 +187,13 @@ def axis_of(value: Any, rank: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -rank <= value < rank:
         raise SpecError(f"axis={value!r}, expected an integer from {-rank} to {rank - 1}")
     return value % rank
+
+
+def mean(x: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
+    """The mean over some axes, which stay with size 1; of nothing at all NaN, without NumPy's warning."""
+    if x.size:
+        return x.mean(axis=axes, keepdims=True)
+    return np.add.reduce(x, axis=axes, keepdims=True) * x.dtype.type(np.nan)
 
 
 def need_float(value: Value) -> None:

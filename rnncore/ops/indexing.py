@@ -29,8 +29,9 @@ def _gather_infer(attributes, values):
     axis = axis_of(attributes["axis"], len(x.shape))
     if not has(attributes, "indices", values, 1):
         raise SpecError("indices missing, expected them as an attribute or an input")
-    found = known(attributes, "indices", values, 1)
-    if attributes["indices"] is not None:
+    as_input = attributes["indices"] is None
+    found = None if as_input and len(values[1].shape) > 1 else known(attributes, "indices", values, 1)
+    if not as_input:
         indices = found if isinstance(found, tuple) else (found,)
         _check_indices(indices, x.shape[axis])
         shape = (len(indices),) if isinstance(found, tuple) else ()

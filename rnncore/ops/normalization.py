@@ -12,7 +12,7 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import _normalization, runs_native
-from rnncore.ops.base import Op, Value, axis_of
+from rnncore.ops.base import Op, Value, axis_of, mean
 from rnncore.ops.checks import FLOATS, axes_of, need
 from rnncore.ops.schema import Axes, Axis, Choice, Flag, Real, Size
 from rnncore.ops.windows import need_images
@@ -44,9 +44,9 @@ def _check_channels(x, *vectors):
 
 def _moments(x, axes):
     """Mean, and x - mean, and the mean of its squares."""
-    mean = x.mean(axis=axes, keepdims=True)
-    centred = x - mean
-    return mean, centred, np.square(centred).mean(axis=axes, keepdims=True)
+    found = mean(x, axes)
+    centred = x - found
+    return found, centred, mean(np.square(centred), axes)
 
 
 # ---- with trained statistics -------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def _layer_run(attributes, weights, x, scale, offset=None):
         shape = (*x.shape[:axis], *[1] * (x.ndim - axis))
         return found[0], found[1].reshape(shape), found[2].reshape(shape)
     axes = tuple(range(axis, x.ndim))
-    mean, centred, variance = _moments(_stashed(x), axes)
+    average, centred, variance = _moments(_stashed(x), axes)
     variance += centred.dtype.type(attributes["epsilon"])
     inverse = 1 / np.sqrt(variance, out=variance)
     centred *= inverse
@@ -219,7 +219,7 @@ def _layer_run(attributes, weights, x, scale, offset=None):
     y *= scale
     if offset is not None:
         y += offset
-    return (y, mean, inverse) if attributes["statistics"] else y
+    return (y, average, inverse) if attributes["statistics"] else y
 
 
 def _rms_run(attributes, weights, x, scale):
@@ -229,8 +229,8 @@ def _rms_run(attributes, weights, x, scale):
         return _normalization.normalize(x, scale.size, 1, 1, False, attributes["epsilon"], scale, None, False)
     axes = tuple(range(axis, x.ndim))
     wide = _stashed(x)
-    mean = np.square(wide).mean(axis=axes, keepdims=True)
-    y = (wide / np.sqrt(mean + wide.dtype.type(attributes["epsilon"]))).astype(x.dtype, copy=False)
+    squares = mean(np.square(wide), axes)
+    y = (wide / np.sqrt(squares + wide.dtype.type(attributes["epsilon"]))).astype(x.dtype, copy=False)
     y *= scale
     return y
 

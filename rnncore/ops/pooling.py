@@ -14,7 +14,7 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import _pooling, runs_native
-from rnncore.ops.base import Op, Value
+from rnncore.ops.base import Op, Value, mean
 from rnncore.ops.checks import need
 from rnncore.ops.schema import Choice, Flag, Size
 from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images, window_context, window_time
@@ -221,7 +221,7 @@ OPS = [
         count_include_pad=Flag(0),
     ),
     _pool("LpPool", _infer(FLOATS), _lp_run, p=Size(2)),
-    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: x.mean(axis=axes, keepdims=True)), _global_time),
+    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: mean(x, axes)), _global_time),
     Op("GlobalMaxPool", _global_infer, _global(lambda a, x, axes: x.max(axis=axes, keepdims=True)), _global_time),
     Op("GlobalLpPool", _global_infer, _global(_global_lp), _global_time, schema={"p": Size(2)}),
 ]

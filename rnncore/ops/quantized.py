@@ -153,6 +153,8 @@ class IntegerMatrix:
 
     def __call__(self, a):
         """a (..., K), integers in float32; returns float32 or float64."""
+        if a.shape[-1:] != self.matrix.shape[:1]:
+            raise InputError(f"matrices {a.shape} and {self.matrix.shape}, expected one inner size")
         if self.packed is not None and a.size:
             return self.packed(a)
         return a.astype(self.matrix.dtype, copy=False) @ self.matrix
@@ -173,8 +175,6 @@ class _Products:
         """(a - a_zero) (b - b_zero), integers in floating point."""
         a = _minus(a, _column(a_zero) if a_zero is not None and a_zero.ndim <= 1 else a_zero)
         if b.ndim == 2:
-            if a.shape[-1:] != b.shape[:1]:
-                raise InputError(f"inputs of shape {a.shape} and {b.shape}, expected one inner size")
             return self.prepared(b, b_zero)(a)
         return np.matmul(a.astype(np.float64), _minus(b, b_zero).astype(np.float64))
 
@@ -406,6 +406,20 @@ LSTM_INPUTS = (
 )
 
 
+def _lstm_shapes(attributes, batch, width):
+    """The shapes of the inputs that an input of these sizes asks for, by name."""
+    directions, hidden = len(DIRECTIONS[attributes["direction"]]), attributes["hidden_size"]
+    return {
+        "W": (directions, width, 4 * hidden),
+        "R": (directions, hidden, 4 * hidden),
+        "B": (directions, 8 * hidden),
+        "sequence_lens": (batch,),
+        "initial_h": (directions, batch, hidden),
+        "initial_c": (directions, batch, hidden),
+        "P": (directions, 3 * hidden),
+    }
+
+
 def _lstm_infer(attributes, values):
     given = dict(zip(LSTM_INPUTS, values, strict=True))
     x, hidden = given["X"], attributes["hidden_size"]
@@ -418,17 +432,8 @@ def _lstm_infer(attributes, values):
     if len(x.shape) != 3:
         raise SpecError(f"X is {x}, expected (T, B, I)")
     steps, batch, width = x.shape
-    shapes = {
-        "W": (directions, width, 4 * hidden),
-        "R": (directions, hidden, 4 * hidden),
-        "B": (directions, 8 * hidden),
-        "sequence_lens": (batch,),
-        "initial_h": (directions, batch, hidden),
-        "initial_c": (directions, batch, hidden),
-        "P": (directions, 3 * hidden),
-    }
     dtypes = {"W": BYTES, "R": BYTES, "sequence_lens": ("int32", "int64")}
-    for name, shape in shapes.items():
+    for name, shape in _lstm_shapes(attributes, batch, width).items():
         if given[name] is not None:
             _need_shape(name, given[name], dtypes.get(name, ("float",)), [shape])
     for name in ("W", "R"):
@@ -515,11 +520,15 @@ def _lstm_packed(attributes, weights, threads):
     prepared = [Kept(_lstm_matrix(threads)) for _ in range(2)]
 
     def run(x, w, r, bias, lengths, h0, c0, peephole, w_scale, w_zero, r_scale, r_zero):
-        hidden, steps, batch = attributes["hidden_size"], *x.shape[:2]
+        hidden, (steps, batch, width) = attributes["hidden_size"], x.shape
         backwards = DIRECTIONS[attributes["direction"]]
+        given = dict(zip(LSTM_INPUTS[1:], (w, r, bias, lengths, h0, c0, peephole), strict=False))
+        for name, shape in _lstm_shapes(attributes, batch, width).items():
+            if given[name] is not None and given[name].shape != shape:
+                raise InputError(f"{name}: shape {given[name].shape}, expected {shape}")
         lengths = np.full(batch, steps) if lengths is None else lengths
-        if len(lengths) != batch or (lengths < 0).any() or (lengths > steps).any():
-            raise InputError(f"sequence_lens={lengths.tolist()}, expected {batch} lengths from 0 to {steps}")
+        if (lengths < 0).any() or (lengths > steps).any():
+            raise InputError(f"sequence_lens={lengths.tolist()}, expected lengths from 0 to {steps}")
         _check_zero("W_zero_point", w, w_zero)
         _check_zero("R_zero_point", r, r_zero)
         w_matrices, r_matrices = prepared[0](w, w_zero), prepared[1](r, r_zero)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import MissingPackageError, SpecError, shown
+from rnncore.errors import InputError, MissingPackageError, SpecError, shown
 from rnncore.ops.base import DTYPES, Op, Value, numpy_dtype
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integer, Text
 from rnncore.strict_json import read_json
@@ -56,16 +56,24 @@ def _infer(attributes, values):
 
 
 def _run(attributes, weights, *arrays):
+    values = _outputs(attributes)
     found = _evaluator(
         attributes["type"],
         attributes["opset"],
         attributes["attributes"],
         tuple(None if array is None else array.dtype.name for array in arrays),
-        len(_outputs(attributes)),
+        len(values),
     ).run(None, {f"x{place}": array for place, array in enumerate(arrays) if array is not None})
     floating = attributes.get("floating", np.float32)
-    dtypes = [numpy_dtype(value.dtype, floating) for value in _outputs(attributes)]
-    return tuple(np.asarray(array).astype(dtype, copy=False) for array, dtype in zip(found, dtypes, strict=True))
+    return tuple(_accepted(np.asarray(array), value, floating) for array, value in zip(found, values, strict=True))
+
+
+def _accepted(array, value, floating):
+    """An output as it was announced: nodes behind it rely on its rank and known sizes."""
+    fits = array.ndim == len(value.shape)
+    if not fits or any(type(size) is int and size != n for size, n in zip(value.shape, array.shape, strict=True)):
+        raise InputError(f"an output of shape {array.shape}, expected {value}")
+    return array.astype(numpy_dtype(value.dtype, floating), copy=False)
 
 
 @functools.lru_cache(maxsize=64)

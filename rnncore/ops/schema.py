@@ -69,7 +69,7 @@ class Attribute:
         """SpecError unless the value is of this kind, or absent where it may be."""
         if value is None and self.default is None:
             return
-        one = self.position is not None and type(value) is tuple and len(value) == 1
+        one = self.position is not None and type(value) is tuple and len(value) == 1 and type(value[0]) is not tuple
         if not self.accepts(value) and not (one and self.accepts(value[0])):
             raise SpecError(f"{name}={shown(list(value) if type(value) is tuple else value)}, expected {self.expected}")
 
