@@ -42,6 +42,7 @@ OUTPUT_ORDERS = ("time", "processing")
 MAX_NODES = 100_000
 MAX_NESTING = 4
 MAX_NAME = 1000
+LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class Input:
             check_choice(self, "dtype", DTYPES)
             check_flag(self, "optional")
             object.__setattr__(self, "shape", _sequence("shape", self.shape))
+            if len(self.shape) > schema.MAX_RANK:
+                raise SpecError(f"{len(self.shape)} sizes, expected at most {schema.MAX_RANK}")
         for size in self.shape:
-            if not (type(size) is int and size >= 1) and not (type(size) is str and _is_text(size)):
+            if not (type(size) is int and 1 <= size <= LARGEST) and not (type(size) is str and _is_text(size)):
                 raise SpecError(f"input {self.name!r}: size {shown(size)}, expected a positive integer or a name")
 
     @property
@@ -570,7 +573,8 @@ class Control:
     def _check_count(self, field: str, count: int) -> None:
         kind = bool if field.endswith("backward") else int
         found = getattr(self, field)
-        if found and (len(found) != count or not all(type(value) is kind for value in found)):
+        plain = all(type(value) is kind and abs(value) <= schema.MAX_RANK for value in found)
+        if found and (len(found) != count or not plain):
             raise SpecError(f"{field}={shown(list(found))}, expected {count} of {kind.__name__}")
 
     @property
@@ -730,6 +734,9 @@ class Spec:
         def add(name, value):
             if name in values:
                 raise SpecError(f"the name {name!r} stands for two values")
+            if len(value.shape) > schema.MAX_RANK or any(type(size) is int and size > LARGEST for size in value.shape):
+                expected = f"at most {schema.MAX_RANK} dimensions, of sizes that int64 holds"
+                raise SpecError(f"value {name!r}: {value.dtype} {shown(value.shape)}, expected {expected}")
             values[name] = value
 
         for entry in self.inputs:

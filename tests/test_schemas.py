@@ -1,6 +1,7 @@
 """Whatever an attribute, an input or a Spec holds: the right value, or an error of rnncore's that says where."""
 
 import contextlib
+import copy
 import json
 import math
 
@@ -9,10 +10,11 @@ import pytest
 from every_op import dtype_name, example, spec_of, weights_of
 from random_networks import seeds
 
-from rnncore.errors import InputError, RnncoreError, SpecError, shown
+from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, shown
 from rnncore.model import Model
 from rnncore.ops import OPS
 from rnncore.spec import Node, Spec
+from rnncore.strict_json import read_json
 
 NESTED = []
 for _ in range(300):
@@ -169,6 +171,184 @@ def test_sizes_that_only_the_run_knows(op):
         for name, array in found.items():
             assert array.ndim == len(spec.values[name].shape), (op, attributes, given)
             assert array.dtype.kind == np.dtype(spec.values[name].dtype).kind
+
+
+# --- Specs as JSON -------------------------------------------------------------------------------------------------
+
+STATE = [{"name": name, "dtype": "float", "shape": ["B", 3]} for name in ("h", "w")]
+LOOP = {
+    "inputs": [{"name": "i", "dtype": "int64", "shape": []}, {"name": "on", "dtype": "bool", "shape": []}, *STATE],
+    "nodes": [{"name": "a", "op": "Add", "inputs": ["h", "w"]}],
+    "outputs": ["on", "a", "a"],
+}
+SIDE = {
+    "inputs": STATE[1:],
+    "nodes": [{"name": "r", "op": "Relu", "inputs": ["w"]}],
+    "outputs": ["r"],
+}
+SCAN = {
+    "inputs": [STATE[0], {"name": "e", "dtype": "float", "shape": ["B", 4]}],
+    "nodes": [{"name": "g", "op": "Relu", "inputs": ["h"]}],
+    "outputs": ["g", "e"],
+}
+DOCUMENT = {
+    "format": 1,
+    "inputs": [
+        {"name": "x", "dtype": "float", "shape": ["B", "T", 4]},
+        {"name": "memory", "dtype": "float", "shape": ["B", "K", 4]},
+        {"name": "n", "dtype": "int64", "shape": []},
+        {"name": "yes", "dtype": "bool", "shape": []},
+        {"name": "seen", "dtype": "bool", "shape": ["B", "K"], "optional": True},
+    ],
+    "nodes": [
+        {
+            "name": "lstm",
+            "op": "Recurrent",
+            "cell": {
+                **{"kind": "LSTM", "input_size": 4, "hidden_size": 3, "bias": True, "peephole": True, "clip": 3.0},
+                **{"activations": ["sigmoid", {"name": "hard_sigmoid", "alpha": 0.2, "beta": 0.5}, *["tanh"] * 3]},
+                **{"coupled": "input", "projection": 2, "projection_bias": True, "cell_clip": 2.0, "proj_clip": 1.0},
+                **{"forget_bias": 1.0, "layer_norm": "tflite", "layer_norm_epsilon": 1e-6},
+            },
+            "reverse_cell": {"kind": "LSTM", "input_size": 4, "hidden_size": 3, "projection": 2},
+            **{"input": "x", "layers": 2, "direction": "bidirectional", "merge": "sum", "layout": "batch_first"},
+            **{"lengths": "lengths", "mask": "mask", "masked_output": "zero", "output_order": "time"},
+            "trained_state": True,
+        },
+        {
+            **{"name": "gru", "op": "Recurrent", "input": "x", "initial": [], "lengths": None},
+            "cell": {"kind": "GRU", "input_size": 4, "hidden_size": 3, "reset_after": True},
+        },
+        {
+            **{"name": "decoder", "op": "AttentionDecoder", "input": "x", "memory": "memory", "memory_size": 4},
+            "cell": {"kind": "GRU", "input_size": 8, "hidden_size": 3},
+            **{"attention": "bahdanau", "attention_size": 3, "attention_bias": True, "order": "before"},
+            **{"attentional_size": 3, "attentional_bias": True, "layers": 1, "memory_mask": "seen", "initial": []},
+        },
+        {"name": "relu", "op": "Relu", "inputs": ["lstm.last"]},
+        {
+            **{"name": "linear", "op": "Linear", "inputs": ["gru.last"]},
+            "attributes": {"input_size": 3, "output_size": 3, "bias": False},
+        },
+        {
+            **{"name": "loop", "op": "Loop", "inputs": ["n", "yes", "linear", "linear"], "captures": ["w"]},
+            "branches": [LOOP],
+        },
+        {"name": "if", "op": "If", "inputs": ["yes", "linear"], "captures": ["w"], "branches": [SIDE, SIDE]},
+        {
+            **{"name": "scan", "op": "Scan", "inputs": ["linear", "x"], "branches": [SCAN], "sequences": 1},
+            **{"axes": [1], "output_axes": [1], "backward": [False], "output_backward": [True]},
+        },
+    ],
+    "outputs": ["decoder", "relu", "loop", "loop.1", "if", "scan", "scan.1"],
+}
+
+
+def paths(value, at=()):
+    """The way to everything in a JSON value."""
+    yield at
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from paths(value[key], (*at, key))
+
+
+def changed(path, value):
+    """The document with something else at a path."""
+    if not path:
+        return value
+    found = copy.deepcopy(DOCUMENT)
+    inner = found
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return found
+
+
+def small_inputs(spec):
+    """Inputs of a Spec whose free sizes are 2."""
+    shapes = {entry.name: [2 if isinstance(size, str) else size for size in entry.shape] for entry in spec.inputs}
+    dtypes = {entry.name: "float32" if entry.dtype == "float" else entry.dtype for entry in spec.inputs}
+    return {name: np.full(shape, 1 if dtypes[name] == "float32" else 2, dtypes[name]) for name, shape in shapes.items()}
+
+
+def test_the_document_runs():
+    spec = Spec.from_json(DOCUMENT)
+    assert len(Model(spec, weights_of(spec)).run(small_inputs(spec))) == 7
+    for kind in ("Recurrent", "AttentionDecoder", "Loop", "If", "Scan", "Linear"):
+        assert any(node["op"] == kind for node in DOCUMENT["nodes"])
+
+
+@pytest.mark.parametrize("top", [(), *((key,) for key in DOCUMENT), *(("nodes", at) for at in range(8))], ids=str)
+def test_everything_in_a_spec_replaced_by_everything(top):
+    """Names, sizes, options, nodes, branches: an error, or a Spec that its JSON gives again, and which runs or not."""
+    rng = np.random.default_rng([17, len(str(top))])
+    places = [path for path in paths(DOCUMENT) if path[: len(top)] == top and (top != ("nodes",) or len(path) < 2)]
+    values = [*JSON_VALUES, *OBJECTS]
+    for path in places if top else [()]:
+        for _ in seeds(10):
+            value = values[rng.integers(len(values))]
+            try:
+                spec = Spec.from_json(changed(path, value))
+                assert Spec.from_json(json.dumps(spec.to_json())) == spec
+                if is_small(value):
+                    run_small(spec, small_inputs(spec))
+            except RnncoreError as error:
+                assert_ours(error, "")
+
+
+@pytest.mark.parametrize("name", ["", "\x00", "a\nb", "\ud800", "x" * 1_000_000, "\u202e", 5, None, ["x"], {}])
+def test_names_that_are_none(name):
+    for path in (("inputs", 0, "name"), ("nodes", 3, "name"), ("nodes", 0, "name"), ("nodes", 5, "name")):
+        with pytest.raises(SpecError, match=r"name .*, expected a printable string") as caught:
+            Spec.from_json(changed(path, name))
+        assert_ours(caught.value, "")
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        ('{"b": [{"a": 1, "c": 2, "a": 1}]}', "the key 'a' stands twice"),
+        ('{"a": NaN}', "NaN is no JSON"),
+        ("[Infinity]", "Infinity is no JSON"),
+        ("[-Infinity]", "-Infinity is no JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ("9" * 5000, "digits"),
+        ("[1e5,]", "not JSON"),
+        ("", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        ('"\\ud800"', "surrogates not allowed"),
+        ('{"\\udfff": 1}', "surrogates not allowed"),
+        ('"\ud800"', "surrogates not allowed"),
+    ],
+)
+def test_json_that_is_none(text, says):
+    with pytest.raises(FormatError, match=f"^here: .*{says}") as caught:
+        read_json(text, "here")
+    assert_ours(caught.value, "here")
+
+
+def test_json_that_is_some():
+    assert read_json('{"a": [1, 2.5, "\\ud83d\\ude00", "\U0001f600", null]}', "") == {"a": [1, 2.5, *["😀"] * 2, None]}
+    assert read_json("[Infinity]", "", constants=True) == [math.inf]
+    assert read_json(b"9" * 300, "") == int("9" * 300)
+
+
+def test_duplicate_keys_of_a_spec():
+    """At every level: readers of JSON differ in which one counts."""
+    text = json.dumps(DOCUMENT)
+    assert Spec.from_json(text) == Spec.from_json(DOCUMENT)
+    for key in ("format", "name", "op", "cell", "hidden_size", "alpha", "shape", "attributes", "branches", "outputs"):
+        twice = text.replace(f'"{key}": ', f'"{key}": 1, "{key}": ', 1)
+        with pytest.raises(SpecError, match=f"Spec: not JSON: the key '{key}' stands twice"):
+            Spec.from_json(twice)
+
+
+# --- errors of a step ----------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_in_memory():

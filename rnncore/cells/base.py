@@ -43,7 +43,11 @@ class Cell(abc.ABC):
         for name in ("input_size", "hidden_size"):
             check_integer(self, name, at_least=1)
         check_flag(self, "bias")
-        given = self.default_activations if self.activations == () else self.activations
+        given = (
+            self.default_activations
+            if isinstance(self.activations, tuple) and not self.activations
+            else self.activations
+        )
         if isinstance(given, (str, Activation, dict)):
             given = (given,)
         if not isinstance(given, (tuple, list)):

@@ -257,9 +257,11 @@ def _need_natural(name, found):
 
 
 def _expand(attributes, weights, *arrays):
-    """A copy, as what is spread cannot be written to."""
+    """A copy, as what is spread cannot be written to. (numpy.broadcast_to takes 32 dimensions.)"""
     x, wanted = arrays[0], given("shape", attributes, arrays, 1)
-    return np.array(np.broadcast_to(x, np.broadcast_shapes(x.shape, wanted)))
+    y = np.empty(spread(x.shape, wanted), x.dtype)
+    y[...] = x
+    return y
 
 
 def _tile_infer(attributes, values):
