@@ -648,3 +648,17 @@ def test_sizes_are_not_settled():
     spec = Spec([Input("x", "float", ("B", "T"))], [Node("y", "Squeeze", "x", {"axes": (0,)})], ["y"])
     with pytest.raises(InputError, match=r"node 'y' \(Squeeze\): inputs of shape \(2, 3\)"):
         Model(spec, {}).run({"x": np.zeros((2, 3))})
+
+
+@pytest.mark.parametrize("op", ["Min", "Max", "Sum", "Mean"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_variadic_ops_of_any_count(op, count):
+    """Of one value too, whether its content is followed (the sizes of a Shape) or not."""
+    x = np.arange(6, dtype=F).reshape(2, 3)
+    spec, found = run_spec([Node("y", op, ["x"] * count)], ["y"], x=(("B", 3), x))
+    np.testing.assert_array_equal(found["y"], x * count if op == "Sum" else x)
+    if op in ("Min", "Max"):
+        nodes = [Node("shape", "Shape", "x"), Node("y", op, ["shape"] * count), Node("z", "Expand", ("x", "y"))]
+        spec, found = run_spec(nodes, ["y", "z"], x=((2, 3), x))
+        assert spec.values["z"].shape == (2, 3)
+        np.testing.assert_array_equal(found["y"], [2, 3])

@@ -442,8 +442,8 @@ OPS = [
     replace(_binary("Div", _divide, data=_divide_data), bound=_divide_bound),
     Op("Mod", _mod_infer, _mod, arity=(2, 2), schema={"fmod": Flag(False)}),
     Op("Pow", _pow_infer, _pow, arity=(2, 2)),
-    _variadic("Min", np.minimum, NUMBERS, on_numbers(min)),
-    _variadic("Max", np.maximum, NUMBERS, on_numbers(max)),
+    _variadic("Min", np.minimum, NUMBERS, on_numbers(lambda *items: min(items))),
+    _variadic("Max", np.maximum, NUMBERS, on_numbers(lambda *items: max(items))),
     _variadic("Sum", np.add),
     Op("Mean", _spread(FLOATS), _mean, arity=(1, 1024)),
     Op(
