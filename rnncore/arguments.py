@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from rnncore.errors import InputError, StateError
+from rnncore.errors import InputError, StateError, shown
 from rnncore.ops import UNKNOWN, numpy_dtype
 from rnncore.spec import AttentionDecoder, Recurrent, Spec
 from rnncore.state import State
@@ -19,7 +20,9 @@ __all__ = [
     "accept_mask",
     "accept_state",
     "as_array",
+    "as_items",
     "check_mask_is_lengths",
+    "empty_array",
     "without_padding",
 ]
 
@@ -76,7 +79,7 @@ def accept_inputs(spec: Spec, given: Mapping[str, object], dtype: np.dtype) -> d
     known = [entry.name for entry in spec.inputs]
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise InputError(f"input {unknown[0]!r} is unknown, expected {', '.join(known)}")
+        raise InputError(f"input {shown(unknown[0])} is unknown, expected {', '.join(known)}")
     sizes: dict[str, int] = {}
     found: dict[str, np.ndarray | None] = {}
     for entry in spec.inputs:
@@ -167,6 +170,22 @@ def as_array(name: str, given: object) -> np.ndarray:
         )
         raise InputError(f"{name}: dtype {array.dtype}, expected numbers{hint}")
     return array
+
+
+def as_items(name: str, given: object) -> Iterator[Any]:
+    """What an iterable has, or an InputError that begins with ``name``; its own errors are its own."""
+    try:
+        return iter(given)
+    except TypeError:
+        raise InputError(f"{name}: {type(given).__name__}, expected a list") from None
+
+
+def empty_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros, or an InputError that begins with ``what`` where there is no room for them."""
+    try:
+        return np.zeros(shape, dtype)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise InputError(f"{what}: {error}") from None
 
 
 def _written(shape: tuple[int | str, ...]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import as_array
-from rnncore.errors import FormatError, InputError, StateError, StreamError
+from rnncore.arguments import as_array, empty_array
+from rnncore.errors import FormatError, InputError, StateError, StreamError, shown
 from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Input
@@ -71,12 +71,16 @@ class StreamPool:
                 sizes. Raises StreamError where the pool is full or the id is taken.
         """
         with self._owned:
-            static = self._program.accept(inputs or {}, 1, self._program.static, "pool")
+            static = self._program.accept(inputs, 1, self._program.static, "pool")
             return self._open(id, lambda slot: self._rows.reset(np.array([slot]), static))
 
     def _open(self, id: Hashable, fill: Callable[[int], None]) -> int:
-        if id is not None and id in self._handles:
-            raise StreamError(f"stream {id!r} is open already")
+        try:
+            taken = id is not None and id in self._handles
+        except TypeError:
+            raise InputError(f"id: {type(id).__name__}, expected something that a dict takes as a key") from None
+        if taken:
+            raise StreamError(f"stream {shown(id)} is open already")
         handle = self._slots.open()
         slot = self._slots.slot(handle)
         try:
@@ -104,7 +108,7 @@ class StreamPool:
         try:
             found = self._handles.get(id)
         except TypeError:
-            raise StreamError(f"stream {id!r} is not open in this pool") from None
+            raise StreamError(f"stream {shown(id)} is not open in this pool") from None
         if found is None:
             self._slots.slot(id)  # a handle, or a StreamError
             return int(id)
@@ -351,7 +355,7 @@ class StreamPool:
         if len(rest) > 1:
             raise InputError(f"{entry.name}: pieces of sizes {' and '.join(map(str, rest))} in one step, expected one")
         wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
-        room = np.zeros((len(pieces), counts.max(), *rest.pop()), wanted)
+        room = empty_array(entry.name, (len(pieces), int(counts.max()), *rest.pop()), wanted)
         for row, piece in enumerate(pieces):
             room[row, : len(piece)] = piece
         batch, time = self._program.axes(flow, True)

@@ -736,7 +736,9 @@ class Spec:
                 raise SpecError(f"the name {name!r} stands for two values")
             if len(value.shape) > schema.MAX_RANK or any(type(size) is int and size > LARGEST for size in value.shape):
                 expected = f"at most {schema.MAX_RANK} dimensions, of sizes that int64 holds"
-                raise SpecError(f"node {node.name!r}: {name!r} is {value.dtype} {shown(value.shape)}, expected {expected}")
+                raise SpecError(
+                    f"node {node.name!r}: {name!r} is {value.dtype} {shown(value.shape)}, expected {expected}"
+                )
             values[name] = value
 
         for entry in self.inputs:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rnncore import errors
 from rnncore.errors import FormatError, StateError
 from rnncore.formats._cursor import Cursor, shown
 
@@ -47,7 +48,10 @@ class State(Mapping[str, np.ndarray]):
     __slots__ = ("_arrays",)
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
-        self._arrays = dict(arrays)
+        try:
+            self._arrays = dict(arrays)
+        except (TypeError, ValueError, MemoryError):
+            raise StateError(f"state: {type(arrays).__name__}, expected a mapping of names to arrays") from None
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> State:
@@ -244,7 +248,9 @@ def _digest(fingerprint: str | None) -> bytes:
     except (TypeError, ValueError):
         found = b""
     if len(found) != 32:
-        raise StateError(f"fingerprint {fingerprint!r}, expected the 64 hexadecimal digits of model.fingerprint")
+        raise StateError(
+            f"fingerprint {errors.shown(fingerprint)}, expected the 64 hexadecimal digits of model.fingerprint"
+        )
     return found
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnncore.errors import WeightError
+from rnncore.errors import WeightError, shown
 from rnncore.spec import Spec
 
 __all__ = ["Weights"]
@@ -30,6 +30,8 @@ class Weights(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, spec: Spec, arrays: Mapping[str, np.ndarray]):
+        if not isinstance(arrays, Mapping):
+            raise WeightError(f"weights: {type(arrays).__name__}, expected a mapping of names to arrays")
         shapes = spec.weight_shapes()
         missing = [name for name in shapes if name not in arrays]
         unexpected = [name for name in arrays if name not in shapes]
@@ -98,7 +100,10 @@ class _Packed(NamedTuple):
 
 
 def _frozen(name: str, given: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise WeightError(f"{name}: {type(given).__name__} that is not an array: {error}") from None
     if dtype != "float":
         if array.dtype != np.dtype(dtype):
             raise WeightError(f"{name}: dtype {array.dtype}, expected {dtype}")
@@ -140,4 +145,5 @@ def _is_part(array: np.ndarray) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    written = [name if isinstance(name, str) and name.isprintable() else shown(name) for name in names[:4]]
+    return ", ".join(written) + (", ..." if len(names) > 4 else "")

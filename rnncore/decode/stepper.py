@@ -83,6 +83,8 @@ class Stepper:
         kind: str | None = None,
         longest: int = 1,
     ):
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise InputError(f"inputs: {type(inputs).__name__}, expected a mapping of names to arrays")
         given = dict(inputs or {})
         spec = model.spec
         self.spec, self.count = spec, count
