@@ -140,7 +140,7 @@ def accept_state(nodes: tuple[Recurrent | AttentionDecoder, ...], given: object,
     missing = [name for name in names if name not in given]
     unexpected = [name for name in given if name not in names]
     if missing or unexpected:
-        raise StateError(f"state: {', '.join(given) or 'nothing'} given, expected {', '.join(names)}")
+        raise StateError(f"state: {', '.join(map(_name, given)) or 'nothing'} given, expected {', '.join(names)}")
     found = {}
     for node in nodes:
         for key, shape in node.state_shapes(batch).items():
@@ -186,6 +186,10 @@ def empty_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarra
         return np.zeros(shape, dtype)
     except (MemoryError, ValueError, OverflowError) as error:
         raise InputError(f"{what}: {error}") from None
+
+
+def _name(given: object) -> str:
+    return given if isinstance(given, str) and given.isprintable() else shown(given)
 
 
 def _written(shape: tuple[int | str, ...]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import as_array, empty_array
+from rnncore.arguments import as_array, as_items, empty_array
 from rnncore.errors import FormatError, InputError, StateError, StreamError, shown
 from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
 from rnncore.ops import numpy_dtype
@@ -116,7 +116,7 @@ class StreamPool:
 
     def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
         """The handles of streams, int64 (n,), as ``step`` takes them with arrays."""
-        wanted = list(ids)  # which may use the pool while it is made
+        wanted = list(as_items("ids", ids))  # which may use the pool while it is made
         with self._owned:
             return np.array([self._handle(id) for id in wanted], np.int64)
 
@@ -146,8 +146,11 @@ class StreamPool:
             return self._idle(seconds)
 
     def _idle(self, seconds: float) -> list[Hashable]:
+        plain = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
+        if not plain or seconds != seconds:
+            raise InputError(f"seconds={shown(seconds)}, expected a number")
         now, used = self._clock(), self._slots.last_used
-        ages = {id: now - used[self._slots.slot(handle)] for id, handle in self._handles.items()}
+        ages = {id: float(now - used[self._slots.slot(handle)]) for id, handle in self._handles.items()}
         return sorted((id for id, age in ages.items() if age >= seconds), key=ages.__getitem__, reverse=True)
 
     def evict(self, seconds: float, keep: Callable[[Hashable, bytes], None] | None = None) -> list[Hashable]:
@@ -213,6 +216,8 @@ class StreamPool:
         found = as_array("handles", handles)
         if found.ndim != 1 or found.dtype.kind not in "iu":
             raise InputError(f"handles: {found.dtype} {found.shape}, expected int64 (n,)")
+        if len(found) > self.capacity:
+            raise InputError(f"handles: {len(found)} of them, expected at most the pool's {self.capacity}")
         return np.ascontiguousarray(found, np.int64)
 
     def _only_input(self) -> Input:

@@ -169,7 +169,7 @@ class Stream:
             found = self._open_rows()
             try:
                 found.reset(slice(None) if rows is None else np.arange(self._batch)[rows].reshape(-1))
-            except IndexError as error:
+            except (IndexError, TypeError, ValueError, OverflowError, MemoryError) as error:
                 raise InputError(f"rows: {error}") from None
             self._find_short_ways()
         finally:

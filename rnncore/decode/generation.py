@@ -13,7 +13,7 @@ from rnncore.decode.beams import Search
 from rnncore.decode.choosing import Chooser, as_seeds
 from rnncore.decode.prefixes import PrefixCache, Prefixes, read_prompts
 from rnncore.decode.stepper import Rows, Stepper
-from rnncore.errors import InputError
+from rnncore.errors import InputError, shown
 from rnncore.vocabulary import Vocabulary
 
 __all__ = ["Generation", "as_prompts", "generate", "listed"]
@@ -97,7 +97,7 @@ def generate(
     """
     for name, value, least in (("max_length", max_length, 0), ("samples", samples, 1), ("beams", beams, 1)):
         _check_count(name, value, least)
-    drawing = (top_k, top_p, seed) != (None, None, None) or samples > 1
+    drawing = any(option is not None for option in (top_k, top_p, seed)) or samples > 1
     if temperature is None:
         temperature = 1.0 if drawing else 0.0
     if beams > 1 and (temperature != 0 or samples > 1):
@@ -301,17 +301,17 @@ def as_prompts(prompts: Any, size: int, vocabulary: Vocabulary | None) -> list[n
 
 def _stop_ids(stop: Any, size: int, vocabulary: Vocabulary | None) -> np.ndarray:
     """Stop tokens, given as ids or tokens, as ids."""
-    given = [stop] if isinstance(stop, (str, int, np.integer)) else list(stop)
+    given = [stop] if isinstance(stop, (str, int, np.integer)) else as_items("stop", stop)
     found = []
     for token in given:
         if isinstance(token, str):
             if vocabulary is None:
-                raise InputError(f"stop token {token!r} for a model without a vocabulary, expected ids")
+                raise InputError(f"stop token {shown(token)} for a model without a vocabulary, expected ids")
             if token not in vocabulary:
-                raise InputError(f"stop token {token!r} is not in the vocabulary of {len(vocabulary)} tokens")
+                raise InputError(f"stop token {shown(token)} is not in the vocabulary of {len(vocabulary)} tokens")
             found.append(vocabulary.id(token))
         elif isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < size:
-            raise InputError(f"stop token {token!r} is unknown, expected an id from 0 to {size - 1}")
+            raise InputError(f"stop token {shown(token)} is unknown, expected an id from 0 to {size - 1}")
         else:
             found.append(int(token))
     return np.array(found, np.int64)
