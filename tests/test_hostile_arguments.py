@@ -15,10 +15,7 @@ from rnncore.model import Model
 from rnncore.spec import Input, Node, Recurrent, Spec
 from rnncore.state import State
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.* is cast:UserWarning"),
-    pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.* is cast:UserWarning")
 
 F = np.float32
 X = np.ones((2, 5, 4), F)
@@ -58,7 +55,7 @@ WRONG = [
     *(np.ones((2, 5, 4), dtype) for dtype in (int, bool, np.float64, np.longdouble, np.float16, complex, object)),
     *(np.full((2, 5, 4), "a"), np.ones((2, 5, 4), "M8[s]"), np.zeros((2, 5, 4), "V4")),
     *(np.zeros((2, 5, 4), [("a", F), ("b", F)]), np.recarray((2, 5, 4), [("a", F)])),
-    *(np.ma.masked_array(X, mask=X > 0), np.ma.masked_array(X), np.matrix([[1.0]])),
+    *(np.ma.masked_array(X, mask=X > 0), np.ma.masked_array(X)),
     *(
         X[::-1],
         X[:, ::-1, ::-1],

@@ -13,7 +13,7 @@ from random_networks import seeds
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, shown
 from rnncore.model import Model
 from rnncore.ops import OPS
-from rnncore.spec import Node, Spec
+from rnncore.spec import Input, Node, Spec
 from rnncore.strict_json import read_json
 
 NESTED = []
@@ -171,6 +171,59 @@ def test_sizes_that_only_the_run_knows(op):
         for name, array in found.items():
             assert array.ndim == len(spec.values[name].shape), (op, attributes, given)
             assert array.dtype.kind == np.dtype(spec.values[name].dtype).kind
+
+
+GIVEN = [
+    *(Input(f"f{rank}", "float", shape) for rank, shape in enumerate(((), ("a",), ("a", "b"), ("a", "b", 4)))),
+    *(Input(f"g{rank}", "float", ("a", 4, "b", "c", "d")[:rank]) for rank in (4, 5)),
+    *(Input(f"{name}{rank}", name, ("a", "b", "?")[:rank]) for name in ("int64", "uint8", "bool") for rank in range(4)),
+]
+HEAVY = {"Range", "ConstantOfShape", "Expand", "Tile", "OneHot", "Pad", "Resize", "Upsample"}
+"""What makes as much as a number among its inputs says."""
+
+
+def drawn_graph(rng):
+    """Nodes of random ops on whatever their inputs' dtypes accept: values given, and of earlier nodes."""
+    values = {entry.name: entry.value for entry in GIVEN}
+    nodes, kinds = [], sorted(OPS)
+    for _ in range(60):
+        attributes, arrays = example(op := kinds[rng.integers(len(kinds))])
+        inputs = []
+        for array in arrays:
+            fits = [name for name, value in values.items() if array is not None and value.dtype == dtype_name(array)]
+            new = [name for name in fits if name in {value for node in nodes for value in node.names}]
+            fits = new if new and rng.random() < 0.6 and op not in HEAVY else fits
+            inputs.append(fits[rng.integers(len(fits))] if fits else "")
+        with contextlib.suppress(RnncoreError, KeyError):
+            node = Node(f"n{len(nodes)}", op, inputs, attributes)
+            values.update(node.infer(values))
+            nodes.append(node)
+        if len(nodes) == 8:
+            break
+    return Spec(GIVEN, nodes, [node.name for node in nodes])
+
+
+@pytest.mark.parametrize("seed", seeds(150))
+def test_random_graphs(seed):
+    """Ops one behind the other, run with sizes of which many do not fit: outputs as inferred, or an InputError."""
+    rng = np.random.default_rng([18, seed])
+    spec = drawn_graph(rng)
+    model = Model(spec, weights_of(spec))
+    for _ in range(3):
+        sizes = {name: int(rng.integers(0, 5)) for name in "abcd"}
+        given = {}
+        for entry in GIVEN:
+            shape = [sizes.get(size, 2) if isinstance(size, str) else size for size in entry.shape]
+            dtype = "float32" if entry.dtype == "float" else entry.dtype
+            given[entry.name] = np.asarray(rng.integers(0, 3, shape)).astype(dtype)
+        try:
+            found = model.run(given)
+        except InputError as error:
+            assert_ours(error, "node 'n")
+            continue
+        for name, array in found.items():
+            assert array.ndim == len(spec.values[name].shape), name
+            assert array.dtype.kind == np.dtype(spec.values[name].dtype).kind, name
 
 
 # --- Specs as JSON -------------------------------------------------------------------------------------------------

@@ -135,8 +135,20 @@ def _dynamic_run(attributes, weights, x):
 # ---- products ----------------------------------------------------------------------------------------------------
 
 
+def _need_spread(x, *others):
+    """InputError where one of the others, which may be None, would make x larger than it is."""
+    for other in others:
+        if other is not None:
+            pairs = zip(reversed(other.shape), reversed(x.shape), strict=False)
+            if other.ndim > x.ndim or any(n not in (1, size) for n, size in pairs):
+                raise InputError(
+                    f"scale, zero point or bias of shape {other.shape} for {x.shape}, expected one for each"
+                )
+
+
 def _minus(x, zero):
     """x - zero point, in float32, where each is exact."""
+    _need_spread(x, zero)
     x = x.astype(np.float32)
     return x if zero is None or not zero.any() else x - zero.astype(np.float32)
 
@@ -254,6 +266,8 @@ def _qlinear_matmul_packed(attributes, weights, threads):
     def run(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero):
         sums = product(a, b, a_zero, b_zero)
         scale = _column(_single(a_scale)) * _single(b_scale) / _single(y_scale).reshape(())
+        scale = scale.reshape(()) if scale.size == 1 else scale
+        _need_spread(sums, scale)
         return _rounded(sums.astype(scale.dtype) * scale, y_zero.reshape(()), y_zero.dtype)
 
     return run
@@ -275,6 +289,8 @@ def _to_float_infer(attributes, values):
 
 
 def _scaled(sums, a_scale, b_scale, bias):
+    b_scale, bias = (v.reshape(()) if v is not None and v.size == 1 else v for v in (b_scale, bias))
+    _need_spread(sums, b_scale, bias)
     y = sums.astype(b_scale.dtype, copy=False) * (a_scale.reshape(()) * b_scale)
     return y if bias is None else y + bias
 
@@ -392,6 +408,7 @@ def _qlinear_conv_packed(attributes, weights, threads):
         if bias is not None:
             sums += bias.reshape(-1, *after)
         scale = (x_scale.reshape(()) * w_scale / y_scale.reshape(())).reshape(-1, *after)
+        _need_spread(sums, scale)
         return _rounded(sums.astype(scale.dtype) * scale, y_zero.reshape(()), y_zero.dtype)
 
     return run
