@@ -49,8 +49,8 @@ class State(Mapping[str, np.ndarray]):
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         try:
-            self._arrays = dict(arrays)
-        except (TypeError, ValueError, MemoryError):
+            self._arrays = dict(1 if isinstance(arrays, np.ndarray) else arrays)  # an array has no names
+        except (TypeError, ValueError):
             raise StateError(f"state: {type(arrays).__name__}, expected a mapping of names to arrays") from None
 
     @classmethod
