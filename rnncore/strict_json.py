@@ -33,6 +33,8 @@ def read_json(
         raise error(f"{place}: not JSON: nested too deeply") from None
     except MemoryError:
         raise error(f"{place}: JSON that asks for more memory than there is") from None
+    except UnicodeEncodeError:
+        raise error(f"{place}: not JSON: half a surrogate pair, which is not valid Unicode") from None
     except ValueError as reason:
         raise error(f"{place}: not JSON: {reason}") from None
     return found
