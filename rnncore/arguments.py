@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from rnncore.errors import InputError, StateError
+from rnncore.errors import InputError, StateError, shown
 from rnncore.ops import UNKNOWN, numpy_dtype
 from rnncore.spec import AttentionDecoder, Recurrent, Spec
 from rnncore.state import State
@@ -19,7 +20,9 @@ __all__ = [
     "accept_mask",
     "accept_state",
     "as_array",
+    "as_items",
     "check_mask_is_lengths",
+    "empty_array",
     "without_padding",
 ]
 
@@ -59,10 +62,13 @@ def accept_array(
         for found in (array.min(), array.max()):
             if not limits.min <= found <= limits.max:
                 raise InputError(f"{name}: {found} does not fit into {dtype}")
-    array = array.astype(dtype, copy=False)
-    strides_fit = array.ndim == 0 or array.strides[-1] == array.itemsize or array.shape[-1] <= 1
-    if not (strides_fit and array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)):
-        array = np.array(array, order="C")
+    try:
+        array = array.astype(dtype, copy=False)
+        strides_fit = array.ndim == 0 or array.strides[-1] == array.itemsize or array.shape[-1] <= 1
+        if not (strides_fit and array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)):
+            array = np.array(array, order="C")
+    except (MemoryError, ValueError) as error:  # of a view that is larger than what it shows
+        raise InputError(f"{name}: shape {array.shape} of {dtype}: {error}") from None
     return array
 
 
@@ -73,7 +79,7 @@ def accept_inputs(spec: Spec, given: Mapping[str, object], dtype: np.dtype) -> d
     known = [entry.name for entry in spec.inputs]
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise InputError(f"input {unknown[0]!r} is unknown, expected {', '.join(known)}")
+        raise InputError(f"input {shown(unknown[0])} is unknown, expected {', '.join(known)}")
     sizes: dict[str, int] = {}
     found: dict[str, np.ndarray | None] = {}
     for entry in spec.inputs:
@@ -134,7 +140,7 @@ def accept_state(nodes: tuple[Recurrent | AttentionDecoder, ...], given: object,
     missing = [name for name in names if name not in given]
     unexpected = [name for name in given if name not in names]
     if missing or unexpected:
-        raise StateError(f"state: {', '.join(given) or 'nothing'} given, expected {', '.join(names)}")
+        raise StateError(f"state: {', '.join(map(_name, given)) or 'nothing'} given, expected {', '.join(names)}")
     found = {}
     for node in nodes:
         for key, shape in node.state_shapes(batch).items():
@@ -152,8 +158,10 @@ def as_array(name: str, given: object) -> np.ndarray:
     """``given`` as an array of numbers, or an InputError that begins with ``name``."""
     try:
         array = np.asarray(given)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise InputError(f"{name}: {type(given).__name__} that is not an array: {error}") from None
+    if type(given) is not np.ndarray and hasattr(given, "mask") and np.ma.is_masked(given):
+        raise InputError(f"{name}: a masked array with masked elements, expected them filled, or lengths or a mask")
     if array.dtype.kind not in "fiub":
         hint = (
             " (rows of different lengths? use model.predict, or pad and give lengths)"
@@ -162,6 +170,26 @@ def as_array(name: str, given: object) -> np.ndarray:
         )
         raise InputError(f"{name}: dtype {array.dtype}, expected numbers{hint}")
     return array
+
+
+def as_items(name: str, given: object) -> Iterator[Any]:
+    """What an iterable has, or an InputError that begins with ``name``; its own errors are its own."""
+    try:
+        return iter(given)
+    except TypeError:
+        raise InputError(f"{name}: {type(given).__name__}, expected a list") from None
+
+
+def empty_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros, or an InputError that begins with ``what`` where there is no room for them."""
+    try:
+        return np.zeros(shape, dtype)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise InputError(f"{what}: {error}") from None
+
+
+def _name(given: object) -> str:
+    return given if isinstance(given, str) and given.isprintable() else shown(given)
 
 
 def _written(shape: tuple[int | str, ...]) -> str:

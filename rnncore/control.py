@@ -30,6 +30,7 @@ class ControlStep:
     ):
         self.packed = packed
         self.node = node
+        self.label = f"node {node.name!r} ({node.op})"
         self.branches = branches
         self.dtype = dtype
         self.names, self.own, self.carried = node.names, node.own, node.carried

@@ -35,6 +35,7 @@ class DecoderStep:
         threads: int,
     ):
         self.node, self.stack, self.dtype, self.threads = node, stack, dtype, threads
+        self.label = f"node {node.name!r}"
         self.packed = packed_weights(node, stack)
         self.scoring = node.scoring
         self.scoring_weights = {

@@ -21,6 +21,7 @@ A message says where, what was found and what was expected, in this form:
 """
 
 import errno
+import reprlib
 from collections.abc import Iterable
 from itertools import islice
 
@@ -41,6 +42,7 @@ __all__ = [
     "VerificationError",
     "WeightError",
     "close_names",
+    "shown",
 ]
 
 MOST_COMPARED = 1000
@@ -122,3 +124,22 @@ def close_names(name: str, known: Iterable[str], count: int = 3, cutoff: float =
         return []
     some = [other for other in islice(known, MOST_COMPARED) if len(other) <= LONGEST_COMPARED]
     return difflib.get_close_matches(name, some, n=count, cutoff=cutoff)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 16
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+
+
+def shown(value: object) -> str:
+    """A value as a message may show it: its repr, but short, in one line, and without fail.
+
+    The repr itself may be as long as the file it comes from, and an integer of more than 4,300 digits has none.
+    """
+    if type(value) is int and value.bit_length() > 8000:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # of a class of the caller's, or of an integer inside
+        return f"a {type(value).__name__}"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnncore.arguments import accept_inputs, accept_state, as_array, without_padding
+from rnncore.arguments import accept_inputs, accept_state, as_array, as_items, empty_array, without_padding
 from rnncore.budget import Budget, MeteredStep, metered_branches, metering
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
-from rnncore.errors import InputError, SpecError, UnsupportedError
+from rnncore.errors import InputError, SpecError, UnsupportedError, shown
 from rnncore.kernels import _native
 from rnncore.kernels._graph import OpStep, apart, walk
 from rnncore.ops import OPS, Value, numpy_dtype
@@ -92,12 +92,14 @@ class Model:
     ) -> None:
         """packs: see stacks.pack; one for a model and the branches inside it."""
         if budget is not None and not isinstance(budget, Budget):
-            raise InputError(f"budget={budget!r}, expected a Budget or None")
-        if str(dtype) not in ("float32", "float64"):
-            raise SpecError(f"dtype {dtype!r}, expected 'float32' or 'float64'")
+            raise InputError(f"budget={shown(budget)}, expected a Budget or None")
+        if type(dtype) is int or str(dtype) not in ("float32", "float64"):
+            raise SpecError(f"dtype {shown(dtype)}, expected 'float32' or 'float64'")
+        if not isinstance(spec, Spec):
+            raise SpecError(f"spec: {type(spec).__name__}, expected a Spec")
         self._spec = spec
         self._dtype = np.dtype(dtype)
-        self._vocabulary = MappingProxyType(check_vocabularies(spec, vocabulary or {}))
+        self._vocabulary = MappingProxyType(check_vocabularies(spec, {} if vocabulary is None else vocabulary))
         self._weights = Weights(spec, weights)  # checked here, whatever it was checked against before
         needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
         given = {entry.name for entry in spec.inputs}
@@ -267,10 +269,12 @@ class Model:
         A node whose initial states are values of the graph takes them only where no state is given, so start such
         a model with None.
         """
+        if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 0:
+            raise InputError(f"batch={shown(batch)}, expected an integer of at least 0")
         found = {}
         for node in self._spec.stateful:
             for key, shape in node.state_shapes(batch).items():
-                array = np.zeros(shape, self._dtype)
+                array = empty_array(f"batch={shown(batch)}", shape, self._dtype)
                 if node.trained_state:
                     array += self._weights[f"{node.name}.initial_{key}"][:, None, :]
                 found[f"{node.name}.{key}"] = array
@@ -369,7 +373,7 @@ class Model:
         for name, (value, least) in options.items():
             plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if value is not None and not (plain and value >= least):
-                raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
+                raise InputError(f"{name}={shown(value)}, expected an integer of at least {least}")
         key = (lookahead, block, history, time)
         found = self._programs.get(key)
         if found is None:  # threads that come here together may each make one: the first is everyone's
@@ -395,10 +399,10 @@ class Model:
         batch and time, in either order.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise InputError(f"batch_size={batch_size!r}, expected a positive integer")
+            raise InputError(f"batch_size={shown(batch_size)}, expected a positive integer")
         threads = check_threads(self._num_threads if num_threads is None else num_threads)
         entry, batch_axis = self._ragged_input()
-        arrays = [as_array(f"sequence {i}", sequence) for i, sequence in enumerate(sequences)]
+        arrays = [as_array(f"sequence {i}", sequence) for i, sequence in enumerate(as_items("sequences", sequences))]
         for i, array in enumerate(arrays):
             if array.ndim != len(entry.shape) - 1:
                 raise InputError(f"sequence {i}: shape {array.shape}, expected {len(entry.shape) - 1} dimensions")
@@ -449,7 +453,7 @@ class Model:
         longest = int(lengths.max())
         dtype = numpy_dtype(entry.dtype, self._dtype)
         width = arrays[0].shape[1:]
-        padded = np.zeros((len(arrays), longest, *width), dtype)
+        padded = empty_array(f"{len(arrays)} sequences", (len(arrays), longest, *width), dtype)
         for row, array in enumerate(arrays):
             if array.shape[1:] != width:
                 raise InputError(f"sequences of shape (T, {width}) and {array.shape} together, expected one width")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import as_array
-from rnncore.errors import FormatError, InputError, StateError, StreamError
+from rnncore.arguments import as_array, as_items, empty_array
+from rnncore.errors import FormatError, InputError, StateError, StreamError, shown
 from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Input
@@ -17,6 +17,7 @@ from rnncore.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
 from rnncore.streaming.program import Program
 from rnncore.streaming.rows import Rows
+from rnncore.strict_json import read_json
 
 __all__ = ["StreamPool"]
 
@@ -70,12 +71,16 @@ class StreamPool:
                 sizes. Raises StreamError where the pool is full or the id is taken.
         """
         with self._owned:
-            static = self._program.accept(inputs or {}, 1, self._program.static, "pool")
+            static = self._program.accept(inputs, 1, self._program.static, "pool")
             return self._open(id, lambda slot: self._rows.reset(np.array([slot]), static))
 
     def _open(self, id: Hashable, fill: Callable[[int], None]) -> int:
-        if id is not None and id in self._handles:
-            raise StreamError(f"stream {id!r} is open already")
+        try:
+            taken = id is not None and id in self._handles
+        except TypeError:
+            raise InputError(f"id: {type(id).__name__}, expected something that a dict takes as a key") from None
+        if taken:
+            raise StreamError(f"stream {shown(id)} is open already")
         handle = self._slots.open()
         slot = self._slots.slot(handle)
         try:
@@ -103,7 +108,7 @@ class StreamPool:
         try:
             found = self._handles.get(id)
         except TypeError:
-            raise StreamError(f"stream {id!r} is not open in this pool") from None
+            raise StreamError(f"stream {shown(id)} is not open in this pool") from None
         if found is None:
             self._slots.slot(id)  # a handle, or a StreamError
             return int(id)
@@ -111,7 +116,7 @@ class StreamPool:
 
     def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
         """The handles of streams, int64 (n,), as ``step`` takes them with arrays."""
-        wanted = list(ids)  # which may use the pool while it is made
+        wanted = list(as_items("ids", ids))  # which may use the pool while it is made
         with self._owned:
             return np.array([self._handle(id) for id in wanted], np.int64)
 
@@ -141,8 +146,11 @@ class StreamPool:
             return self._idle(seconds)
 
     def _idle(self, seconds: float) -> list[Hashable]:
+        plain = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
+        if not plain or seconds != seconds:
+            raise InputError(f"seconds={shown(seconds)}, expected a number")
         now, used = self._clock(), self._slots.last_used
-        ages = {id: now - used[self._slots.slot(handle)] for id, handle in self._handles.items()}
+        ages = {id: float(now - used[self._slots.slot(handle)]) for id, handle in self._handles.items()}
         return sorted((id for id, age in ages.items() if age >= seconds), key=ages.__getitem__, reverse=True)
 
     def evict(self, seconds: float, keep: Callable[[Hashable, bytes], None] | None = None) -> list[Hashable]:
@@ -208,6 +216,8 @@ class StreamPool:
         found = as_array("handles", handles)
         if found.ndim != 1 or found.dtype.kind not in "iu":
             raise InputError(f"handles: {found.dtype} {found.shape}, expected int64 (n,)")
+        if len(found) > self.capacity:
+            raise InputError(f"handles: {len(found)} of them, expected at most the pool's {self.capacity}")
         return np.ascontiguousarray(found, np.int64)
 
     def _only_input(self) -> Input:
@@ -350,7 +360,7 @@ class StreamPool:
         if len(rest) > 1:
             raise InputError(f"{entry.name}: pieces of sizes {' and '.join(map(str, rest))} in one step, expected one")
         wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
-        room = np.zeros((len(pieces), counts.max(), *rest.pop()), wanted)
+        room = empty_array(entry.name, (len(pieces), int(counts.max()), *rest.pop()), wanted)
         for row, piece in enumerate(pieces):
             room[row, : len(piece)] = piece
         batch, time = self._program.axes(flow, True)
@@ -489,10 +499,7 @@ def _ids(array: np.ndarray | None) -> list[str | int]:
     """The ids of a saved pool."""
     if array is None:
         raise StateError(f"state: no array {IDS!r}: one stream, expected a pool")
-    try:
-        found = json.loads(array.tobytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"state: {IDS}: {error}") from None
+    found = read_json(array.tobytes(), f"state: {IDS}")
     plain = isinstance(found, list) and all(type(id) in (str, int) for id in found)
     if not plain or len(set(found)) != len(found):
         raise FormatError(f"state: {IDS}: expected a list of different strings and integers")

@@ -52,6 +52,7 @@ class RecurrentStep:
         packs: dict[tuple, Any] | None = None,
     ):
         self.node = node
+        self.label = f"node {node.name!r}"
         self.mask_given = node.mask in given
         self.flip = node.output_order == "processing"
         self.dtype = dtype

@@ -19,7 +19,6 @@ A Control node (If, Loop, Scan) holds Specs of its own.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +27,10 @@ from typing import Any
 
 from rnncore.cells import CELLS, Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
-from rnncore.errors import SpecError, close_names
-from rnncore.ops import DTYPES, OPS, UNKNOWN, Value
+from rnncore.errors import SpecError, close_names, shown
+from rnncore.ops import DTYPES, OPS, UNKNOWN, Value, schema
 from rnncore.ops.attention import Scoring
+from rnncore.strict_json import read_json
 
 __all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec", "check_sizes"]
 
@@ -43,6 +43,8 @@ OUTPUT_ORDERS = ("time", "processing")
 MAX_NODES = 100_000  # those inside branches among them, and each layer of a stack
 MAX_LAYERS = 1024
 MAX_NESTING = 4
+MAX_NAME = 1000
+LARGEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ class Input:
         with _naming(self, "input"):
             check_choice(self, "dtype", DTYPES)
             check_flag(self, "optional")
+            object.__setattr__(self, "shape", _sequence("shape", self.shape))
+            if len(self.shape) > schema.MAX_RANK:
+                raise SpecError(f"{len(self.shape)} sizes, expected at most {schema.MAX_RANK}")
         for size in self.shape:
-            if isinstance(size, bool) or not isinstance(size, (int, str)) or (isinstance(size, int) and size < 1):
-                raise SpecError(f"input {self.name!r}: size {size!r}, expected a positive integer or a name")
-        object.__setattr__(self, "shape", tuple(self.shape))
+            if not (type(size) is int and 1 <= size <= LARGEST) and not (type(size) is str and _is_text(size)):
+                raise SpecError(f"input {self.name!r}: size {shown(size)}, expected a positive integer or a name")
 
     @property
     def value(self) -> Value:
@@ -87,22 +91,33 @@ class Node:
     def __post_init__(self):
         _check_name(self.name, "node")
         if not isinstance(self.op, str) or self.op not in OPS:
-            raise SpecError(f"node {self.name!r}: op {self.op!r} is unknown, expected one of {', '.join(sorted(OPS))}")
+            expected = ", ".join(sorted(OPS))
+            raise SpecError(f"node {self.name!r}: op {shown(self.op)} is unknown, expected one of {expected}")
         op = OPS[self.op]
-        inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
+        with _naming(self):
+            inputs = (
+                (self.inputs,) if isinstance(self.inputs, str) else _names("inputs", _sequence("inputs", self.inputs))
+            )
+            if not isinstance(self.attributes, Mapping):
+                raise SpecError(f"attributes are {type(self.attributes).__name__}, expected a mapping")
         object.__setattr__(self, "inputs", inputs)
         if not op.arity[0] <= len(inputs) <= op.arity[1]:
             expected = op.arity[0] if op.arity[0] == op.arity[1] else f"{op.arity[0]} to {op.arity[1]}"
             raise SpecError(f"node {self.name!r} ({self.op}): {len(inputs)} inputs, expected {expected}")
-        unknown = sorted(set(self.attributes) - set(op.attributes))
+        unknown = [key for key in self.attributes if key not in op.attributes]
         if unknown:
             accepted = ", ".join(op.attributes) or "none"
-            raise SpecError(f"node {self.name!r} ({self.op}): unknown attribute {unknown[0]!r}, expected {accepted}")
+            raise SpecError(
+                f"node {self.name!r} ({self.op}): unknown attribute {shown(unknown[0])}, expected {accepted}"
+            )
         values = {key: self.attributes.get(key, default) for key, default in op.attributes.items()}
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         missing = [key for key, value in values.items() if value is ...]
         if missing:
             raise SpecError(f"node {self.name!r} ({self.op}): attribute {missing[0]!r} missing")
+        with _naming(self):
+            schema.check(op.schema, values)
+            op.names(self.name, values)  # of which attributes may have something to say
         object.__setattr__(self, "attributes", MappingProxyType(values))
 
     def __reduce__(self):
@@ -211,6 +226,7 @@ class Recurrent:
             check_choice(self, "output_order", OUTPUT_ORDERS)
             check_flag(self, "trained_state")
             object.__setattr__(self, "initial", _names("initial", self.initial))
+            _check_reads(self, (self.input,), (self.lengths, self.mask))
             if self.reverse_cell is not None:
                 self._check_reverse_cell()
             if self.merge != "concat" and self.direction != "bidirectional":
@@ -231,7 +247,7 @@ class Recurrent:
         if self.direction != "bidirectional":
             raise SpecError(f"reverse_cell with direction={self.direction!r}, expected bidirectional")
         if not isinstance(self.reverse_cell, Cell) or self.reverse_cell.kind != self.cell.kind:
-            raise SpecError(f"reverse_cell={self.reverse_cell!r}, expected a {self.cell.kind} cell")
+            raise SpecError(f"reverse_cell={shown(self.reverse_cell)}, expected a {self.cell.kind} cell")
         for name in ("input_size", "hidden_size", "output_size"):
             found, expected = getattr(self.reverse_cell, name), getattr(self.cell, name)
             if found != expected:
@@ -378,6 +394,7 @@ class AttentionDecoder:
             check_choice(self, "order", ("before", "after"))
             check_flag(self, "attentional_bias")
             object.__setattr__(self, "initial", _names("initial", self.initial))
+            _check_reads(self, (self.input, self.memory), (self.keys, self.memory_mask, self.lengths))
             if self.attentional_size is not None:
                 check_integer(self, "attentional_size", at_least=1)
             elif self.attentional_bias:
@@ -514,11 +531,16 @@ class Control:
     backward: tuple[bool, ...] = ()
     output_backward: tuple[bool, ...] = ()
 
+    kind = "Control"
+
     def __post_init__(self):
         _check_name(self.name, "node")
-        for field in ("inputs", "branches", "captures", "axes", "output_axes", "backward", "output_backward"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
         with _naming(self):
+            for field in dataclasses.fields(self)[2:]:
+                if field.name != "sequences":
+                    object.__setattr__(self, field.name, _sequence(field.name, getattr(self, field.name)))
+            for field in ("inputs", "captures"):
+                _names(field, getattr(self, field))
             check_choice(self, "op", tuple(BRANCHES))
             if len(self.branches) != len(BRANCHES[self.op]) or not all(isinstance(b, Spec) for b in self.branches):
                 raise SpecError(f"{len(self.branches)} branches, expected Specs for {' and '.join(BRANCHES[self.op])}")
@@ -527,6 +549,8 @@ class Control:
             check_integer(self, "sequences", at_least=1 if self.op == "Scan" else 0)
             if self.own < {"If": 1, "Loop": 2, "Scan": self.sequences}[self.op]:
                 raise SpecError(f"{len(self.inputs)} inputs with {len(self.captures)} captures are not enough")
+            if "" in self.inputs[2 if self.op == "Loop" else 0 :]:
+                raise SpecError("an input '', expected it only for a Loop's trip count and condition")
             self._check_branches()
 
     @property
@@ -566,8 +590,9 @@ class Control:
     def _check_count(self, field: str, count: int) -> None:
         kind = bool if field.endswith("backward") else int
         found = getattr(self, field)
-        if found and (len(found) != count or not all(type(value) is kind for value in found)):
-            raise SpecError(f"{field}={list(found)!r}, expected {count} of {kind.__name__}")
+        plain = all(type(value) is kind and abs(value) <= schema.MAX_RANK for value in found)
+        if found and (len(found) != count or not plain):
+            raise SpecError(f"{field}={shown(list(found))}, expected {count} of {kind.__name__}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -693,12 +718,12 @@ class Spec:
 
     def __post_init__(self):
         for field, accepted in (("inputs", Input), ("nodes", (Node, Control, *STACKS.values()))):
-            members = tuple(getattr(self, field))
+            members = _sequence(field, getattr(self, field))
             for member in members:
                 if not isinstance(member, accepted):
-                    raise SpecError(f"{field}: {member!r}, expected {field[:-1].capitalize()} objects")
+                    raise SpecError(f"{field}: {shown(member)}, expected {field[:-1].capitalize()} objects")
             object.__setattr__(self, field, members)
-        outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
+        outputs = (self.outputs,) if isinstance(self.outputs, str) else _sequence("outputs", self.outputs)
         object.__setattr__(self, "outputs", outputs)
         if self.size > MAX_NODES:
             raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
@@ -726,6 +751,11 @@ class Spec:
         def add(name, value):
             if name in values:
                 raise SpecError(f"the name {name!r} stands for two values")
+            if len(value.shape) > schema.MAX_RANK or any(type(size) is int and size > LARGEST for size in value.shape):
+                expected = f"at most {schema.MAX_RANK} dimensions, of sizes that int64 holds"
+                raise SpecError(
+                    f"node {node.name!r}: {name!r} is {value.dtype} {shown(value.shape)}, expected {expected}"
+                )
             values[name] = value
 
         for entry in self.inputs:
@@ -738,8 +768,9 @@ class Spec:
             node_names.add(node.name)
             for name in node.reads:
                 if not isinstance(name, str) or name not in values:
+                    near = _near(name, values)
                     raise SpecError(
-                        f"node {node.name!r} reads {name!r}, which no input or earlier node gives{_near(name, values)}"
+                        f"node {node.name!r} reads {shown(name)}, which no input or earlier node gives{near}"
                     )
                 if name in optional and name not in getattr(node, "optional_reads", ()):
                     raise SpecError(
@@ -751,7 +782,7 @@ class Spec:
             raise SpecError("no outputs, expected at least one")
         for name in self.outputs:
             if not isinstance(name, str) or name not in values:
-                raise SpecError(f"output {name!r} is given by no input or node{_near(name, values)}")
+                raise SpecError(f"output {shown(name)} is given by no input or node{_near(name, values)}")
             if name in optional:
                 raise SpecError(f"output {name!r} is an optional input, expected one that is always there")
         return values
@@ -835,14 +866,11 @@ class Spec:
         depth: how many Control nodes it is inside of.
         """
         if isinstance(found, (str, bytes)):
-            try:
-                found = json.loads(found)
-            except (ValueError, RecursionError) as error:
-                raise SpecError(f"Spec is not JSON: {error}") from None
+            found = read_json(found, "Spec", SpecError, constants=True)  # a Clip's bound may be infinite
         _check_keys(found, "Spec", {"inputs", "nodes", "outputs"}, {"format"})
         version = found.get("format", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
-            raise SpecError(f"Spec: format {version!r}, this version of rnncore reads {FORMAT_VERSION}")
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise SpecError(f"Spec: format {shown(version)}, this version of rnncore reads {FORMAT_VERSION}")
         for key in ("inputs", "nodes", "outputs"):
             if not isinstance(found[key], (list, tuple)):
                 raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
@@ -917,7 +945,7 @@ def _input_from_json(found: Any) -> Input:
 
 
 def _control_from_json(found: Mapping[str, Any], depth: int) -> Control:
-    what = f"node {found.get('name')!r}"
+    what = f"node {shown(found.get('name'))}"
     fields = {field.name: field.default for field in dataclasses.fields(Control)}
     required = {name for name, default in fields.items() if default is dataclasses.MISSING}
     _check_keys(found, what, required, set(fields))
@@ -935,7 +963,7 @@ def _node_from_json(found: Any, depth: int) -> Node | Recurrent | AttentionDecod
     if isinstance(found, Mapping) and isinstance(found.get("op"), str) and found["op"] in STACKS:
         stack = STACKS[found["op"]]
         fields = {field.name: field.default for field in dataclasses.fields(stack)}
-        what = f"node {found.get('name')!r}"
+        what = f"node {shown(found.get('name'))}"
         required = {name for name, default in fields.items() if default is dataclasses.MISSING}
         _check_keys(found, what, {"op", *required}, set(fields))
         values = {key: value for key, value in found.items() if key != "op"}
@@ -948,14 +976,14 @@ def _node_from_json(found: Any, depth: int) -> Node | Recurrent | AttentionDecod
     _check_keys(found, "node", {"name", "op", "inputs"}, {"attributes"})
     attributes = found.get("attributes", {})
     if not isinstance(attributes, Mapping):
-        raise SpecError(f"node {found['name']!r}: attributes are {type(attributes).__name__}, expected an object")
+        raise SpecError(f"node {shown(found['name'])}: attributes are {type(attributes).__name__}, expected an object")
     return Node(found["name"], found["op"], tuple(_list(found, "inputs", "node")), attributes)
 
 
 def _cell_from_json(found: Any, what: str) -> Cell:
     if not isinstance(found, Mapping) or not isinstance(found.get("kind"), str) or found["kind"] not in CELLS:
         kind = found.get("kind") if isinstance(found, Mapping) else found
-        raise SpecError(f"{what}: cell kind {kind!r} is unknown, expected one of {', '.join(CELLS)}")
+        raise SpecError(f"{what}: cell kind {shown(kind)} is unknown, expected one of {', '.join(CELLS)}")
     try:
         return CELLS[found["kind"]].from_json(found)
     except SpecError as error:
@@ -972,9 +1000,9 @@ def _list(found: Mapping[str, Any], key: str, what: str) -> list:
 def _check_keys(found: Any, what: str, required: set[str], optional: set[str]) -> None:
     if not isinstance(found, Mapping):
         raise SpecError(f"{what}: {type(found).__name__}, expected an object with {', '.join(sorted(required))}")
-    unknown = sorted(set(found) - required - optional)
+    unknown = [key for key in found if key not in required and key not in optional]
     if unknown:
-        raise SpecError(f"{what}: unknown key {unknown[0]!r}, expected {', '.join(sorted(required | optional))}")
+        raise SpecError(f"{what}: unknown key {shown(unknown[0])}, expected {', '.join(sorted(required | optional))}")
     missing = sorted(required - set(found))
     if missing:
         raise SpecError(f"{what}: key {missing[0]!r} missing")
@@ -983,21 +1011,39 @@ def _check_keys(found: Any, what: str, required: set[str], optional: set[str]) -
 def _check_stack(node: Recurrent | AttentionDecoder) -> None:
     """SpecError unless the node has a cell and at least one layer."""
     if not isinstance(node.cell, Cell):
-        raise SpecError(f"cell={node.cell!r}, expected a Cell ({', '.join(CELLS)})")
+        raise SpecError(f"cell={shown(node.cell)}, expected a Cell ({', '.join(CELLS)})")
     check_integer(node, "layers", at_least=1)
     if node.layers > MAX_LAYERS:
         raise SpecError(f"layers={node.layers}, expected an integer from 1 to {MAX_LAYERS}")
 
 
 def _check_name(name: Any, what: str) -> None:
-    if not isinstance(name, str) or not name or len(name) > 1000 or not name.isprintable():
-        raise SpecError(f"{what} name {str(name)[:60]!r}, expected a printable string of at most 1000 characters")
+    if not isinstance(name, str) or not name or len(name) > MAX_NAME or not name.isprintable():
+        raise SpecError(f"{what} name {shown(name)}, expected a printable string of at most 1000 characters")
 
 
 def _names(what: str, given: Any) -> tuple[str, ...]:
     if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
-        raise SpecError(f"{what}={given!r}, expected a list of names")
+        raise SpecError(f"{what}={shown(given)}, expected a list of names")
     return tuple(given)
+
+
+def _sequence(what: str, given: Any) -> tuple[Any, ...]:
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise SpecError(f"{what}={shown(given)}, expected a list")
+    return tuple(given)
+
+
+def _check_reads(node: Recurrent | AttentionDecoder, names: Iterable[Any], optional: Iterable[Any]) -> None:
+    """SpecError unless these are names of values; optional ones may be None."""
+    for name in (*names, *(name for name in optional if name is not None)):
+        if not isinstance(name, str):
+            raise SpecError(f"node {node.name!r} reads {shown(name)}, expected the name of a value")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a text, which may have been anything in the file it comes from, is one that can be written and shown."""
+    return len(name) <= MAX_NAME and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _near(name: Any, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rnncore import errors
 from rnncore.errors import FormatError, StateError
 from rnncore.formats._cursor import Cursor, shown
 
@@ -32,6 +33,7 @@ DTYPES = (
     "uint64",
 )
 MAX_ARRAYS, MAX_NAME, MAX_RANK = 100_000, 1100, 16
+MAX_ELEMENTS = 1 << 48  # sizes of 0 apart, whose product NumPy would count too
 
 
 class State(Mapping[str, np.ndarray]):
@@ -46,7 +48,10 @@ class State(Mapping[str, np.ndarray]):
     __slots__ = ("_arrays",)
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
-        self._arrays = dict(arrays)
+        try:
+            self._arrays = dict(1 if isinstance(arrays, np.ndarray) else arrays)  # an array has no names
+        except (TypeError, ValueError):
+            raise StateError(f"state: {type(arrays).__name__}, expected a mapping of names to arrays") from None
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> State:
@@ -213,7 +218,7 @@ def _read_array(cursor: Cursor) -> tuple[str, np.ndarray]:
     shape = tuple(cursor.u64() for _ in range(rank))
     dtype = np.dtype(DTYPES[code]).newbyteorder("<")
     size = math.prod(shape) * dtype.itemsize  # of Python's integers, which do not wrap
-    if any(side > 1 << 48 for side in shape) or size > cursor.remaining:
+    if math.prod(max(side, 1) for side in shape) > MAX_ELEMENTS or size > cursor.remaining:
         raise FormatError(f"state: {shown(name)}: shape {shape}, but {cursor.remaining} bytes remain")
     raw = cursor.bytes(size)
     if dtype.kind == "b" and raw.strip(b"\0\1"):
@@ -243,7 +248,9 @@ def _digest(fingerprint: str | None) -> bytes:
     except (TypeError, ValueError):
         found = b""
     if len(found) != 32:
-        raise StateError(f"fingerprint {fingerprint!r}, expected the 64 hexadecimal digits of model.fingerprint")
+        raise StateError(
+            f"fingerprint {errors.shown(fingerprint)}, expected the 64 hexadecimal digits of model.fingerprint"
+        )
     return found
 
 

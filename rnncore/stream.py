@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import accept_state, as_array
-from rnncore.errors import InputError, StateError, StreamError
+from rnncore.errors import InputError, StateError, StreamError, shown
 from rnncore.kernels import _native
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.ops import numpy_dtype
@@ -36,13 +36,16 @@ class Stream:
 
     def __init__(self, program: Program, batch: int = 1, inputs: Mapping[str, Any] | None = None):
         if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1:
-            raise InputError(f"batch={batch!r}, expected a positive integer")
+            raise InputError(f"batch={shown(batch)}, expected a positive integer")
         if program.plan.single and batch != 1:
             raise InputError(f"batch={batch!r}, expected 1, which this model's batch is fixed to")
         self._program, self._batch = program, int(batch)
         self._owner = Owner()
-        self._rows: Rows | None = Rows(program, self._batch)
-        self._rows.reset(slice(None), program.accept(inputs or {}, self._batch, program.static, "stream"))
+        try:
+            self._rows: Rows | None = Rows(program, self._batch)
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise InputError(f"batch={shown(batch)}: {error}") from None
+        self._rows.reset(slice(None), program.accept(inputs, self._batch, program.static, "stream"))
         self._states_wanted = len(program.plan.spec.outputs) > 1
         self._lacking = False  # whether the last piece had no batch
         self._plain: dict[tuple[int, ...], tuple[tuple[int, ...], int, int]] = {}
@@ -166,7 +169,7 @@ class Stream:
             found = self._open_rows()
             try:
                 found.reset(slice(None) if rows is None else np.arange(self._batch)[rows].reshape(-1))
-            except IndexError as error:
+            except (IndexError, TypeError, ValueError, OverflowError, MemoryError) as error:
                 raise InputError(f"rows: {error}") from None
             self._find_short_ways()
         finally:

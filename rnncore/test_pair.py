@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from rnncore.errors import InputError
+from rnncore.errors import InputError, shown
 from rnncore.ops import Value, numpy_dtype
 from rnncore.spec import Spec
 
@@ -31,7 +31,10 @@ class TestPair:
 
     def __post_init__(self):
         for field in ("inputs", "outputs"):
-            arrays = {name: _frozen(name, array) for name, array in getattr(self, field).items()}
+            given = getattr(self, field)
+            if not isinstance(given, Mapping):
+                raise InputError(f"test pair: {field}: {type(given).__name__}, expected a mapping of names to arrays")
+            arrays = {name: _frozen(name, array) for name, array in given.items()}
             object.__setattr__(self, field, MappingProxyType(arrays))
 
     def __reduce__(self):
@@ -61,11 +64,15 @@ def check_array(what: str, array: np.ndarray, value: Value) -> None:
 
 
 def _frozen(name: str, given: np.ndarray) -> np.ndarray:
-    array = np.asarray(given)
-    if array.dtype.kind in "iu":
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "fib":
-        raise InputError(f"test pair: {name!r} has dtype {array.dtype}, expected float, integer or bool")
-    frozen = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    try:
+        array = np.asarray(given)
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"test pair: {shown(name)} has dtype {array.dtype}, expected float, integer or bool")
+        wanted = np.dtype(np.int64) if array.dtype.kind in "iu" else array.dtype.newbyteorder("=")
+        frozen = np.array(array, dtype=wanted, order="C")
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"test pair: {shown(name)}: {error}") from None
     frozen.flags.writeable = False
     return frozen

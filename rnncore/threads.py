@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rnncore.errors import InputError
+from rnncore.errors import InputError, shown
 from rnncore.kernels import _native
 
 __all__ = ["check_threads", "default_threads", "threads_of_call"]
@@ -22,7 +22,7 @@ def check_threads(given: object, name: str = "num_threads") -> int:
     if given is None:
         return default_threads()
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= LARGEST:
-        raise InputError(f"{name}={given!r}, expected an integer from 1 to {LARGEST}")
+        raise InputError(f"{name}={shown(given)}, expected an integer from 1 to {LARGEST}")
     return given
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import InputError, SpecError
+from rnncore.errors import InputError, SpecError, shown
 from rnncore.spec import Node, Spec
 
 __all__ = ["Vocabulary", "check_vocabularies"]
@@ -25,10 +25,13 @@ class Vocabulary(Sequence[str]):
     """
 
     def __init__(self, tokens: Iterable[str]):
-        self._tokens = tuple(tokens)
+        try:
+            self._tokens = tuple(tokens)
+        except TypeError:
+            raise SpecError(f"vocabulary: {type(tokens).__name__}, expected a list of tokens") from None
         wrong = [token for token in self._tokens if not isinstance(token, str)]
         if wrong or not self._tokens:
-            found = f"token {wrong[0]!r}" if wrong else "no tokens"
+            found = f"token {shown(wrong[0])}" if wrong else "no tokens"
             raise SpecError(f"vocabulary: {found}, expected strings")
         self._ids = {token: place for place, token in enumerate(self._tokens)}
         if len(self._ids) < len(self._tokens):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnncore.errors import WeightError
+from rnncore.errors import WeightError, shown
 from rnncore.spec import Spec
 
 __all__ = ["Weights", "memory_of"]
@@ -30,6 +30,8 @@ class Weights(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, spec: Spec, arrays: Mapping[str, np.ndarray]):
+        if not isinstance(arrays, Mapping):
+            raise WeightError(f"weights: {type(arrays).__name__}, expected a mapping of names to arrays")
         shapes = spec.weight_shapes()
         missing = [name for name in shapes if name not in arrays]
         unexpected = [name for name in arrays if name not in shapes]
@@ -41,7 +43,7 @@ class Weights(Mapping[str, np.ndarray]):
         self._arrays: dict[str, np.ndarray | _Packed] = {}
         made: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}  # what was given stays alive, and its memory its own
         for name, shape in shapes.items():
-            array = np.asarray(arrays[name])
+            array = _array(name, arrays[name])
             _check(name, array, shape, dtypes.get(name, "float"))
             key = memory_of(array)
             if key not in made:
@@ -108,6 +110,13 @@ class _Packed(NamedTuple):
         return array
 
 
+def _array(name: str, given: np.ndarray) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise WeightError(f"{name}: {type(given).__name__} that is not an array: {error}") from None
+
+
 def _check(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str) -> None:
     if dtype != "float":
         if array.dtype != np.dtype(dtype):
@@ -154,4 +163,5 @@ def _is_part(array: np.ndarray) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    written = [name if isinstance(name, str) and name.isprintable() else shown(name) for name in names[:4]]
+    return ", ".join(written) + (", ..." if len(names) > 4 else "")

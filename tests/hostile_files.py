@@ -745,12 +745,12 @@ def safetensors_header_begins_with_space():
     return safetensors_of(" " + json.dumps({"w": entry()}))
 
 
-@hostile("damaged", "the header is no JSON")
+@hostile("not JSON", "the header is no JSON")
 def safetensors_no_json():
     return safetensors_of("{'w': 1}")
 
 
-@hostile("damaged", "the header is no UTF-8")
+@hostile("not JSON", "the header is no UTF-8")
 def safetensors_no_utf8():
     return safetensors_of(b'{"\xff\xfe": 1}')
 
@@ -816,7 +816,7 @@ def safetensors_bool_size():
     return safetensors_of({"w": entry(shape=(4, True))})
 
 
-@hostile("damaged", "a size of ten thousand digits takes quadratic time to parse")
+@hostile("not JSON", "a size of ten thousand digits takes quadratic time to parse")
 def safetensors_digits():
     return safetensors_of('{"w": {"dtype": "F32", "shape": [' + "9" * 10_000 + '], "data_offsets": [0, 16]}}')
 

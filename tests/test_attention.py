@@ -408,7 +408,7 @@ MULTI = {"query_size": 4, "value_size": 5, "num_heads": 2, "key_dim": 3}
         ("WordAttention", ("x", "f"), {"input_size": 5, "attention_size": 3}, r"mask is float \(B, 5\), expected bool"),
         ("WordAttention", ("", "x"), {"input_size": 5, "attention_size": 3}, "reads '', which no input"),
         ("WordAttention", "x", {"input_size": 5, "attention_size": 0}, "attention_size=0, expected a positive"),
-        ("WordAttention", "x", {"input_size": 5, "attention_size": 3, "bias": 1}, "bias=1, expected true or false"),
+        ("WordAttention", "x", {"input_size": 5, "attention_size": 3, "bias": 2}, "bias=2, expected true or false"),
         ("WordAttention", "x", {"input_size": 5, "heads": 3}, "unknown attribute 'heads'"),
         ("BahdanauAttention", ("q", "x"), {"query_size": 4, "memory_size": 4, "attention_size": 3}, "memory is float"),
         ("BahdanauAttention", ("q", "x"), {"query_size": 5, "memory_size": 5, "attention_size": 3}, "query is float"),
@@ -422,7 +422,7 @@ MULTI = {"query_size": 4, "value_size": 5, "num_heads": 2, "key_dim": 3}
             "LuongAttention",
             ("q", "x"),
             {"score": "cosine", "query_size": 4, "memory_size": 5},
-            "attention 'cosine' is unknown",
+            "score='cosine', expected 'bahdanau'",
         ),
         (
             "LuongAttention",

@@ -488,7 +488,7 @@ def test_specs_that_are_wrong(shelf, fails, tmp_path):
     (tmp_path / "names.json").write_text('{"nobody": "x"}')
     words = ("convert", shelf / "tagger.pth", "out.safetensors")
     fails("key.json: Spec: unknown key 'extra'", *words, "--spec", "key.json")
-    fails("text.json: Spec is not JSON", *words, "--spec", "text.json")
+    fails("text.json: Spec: not JSON", *words, "--spec", "text.json")
     fails("none.json: No such file", *words, "--spec", "none.json")
     fails("names: 'nobody' is no node", *words, "--spec", "spec.json", "--names", "names.json")
     fails("list.json: expected an object", *words, "--spec", "spec.json", "--names", "list.json")

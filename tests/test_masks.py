@@ -366,7 +366,7 @@ def test_ops(op, attributes, arrays, expected):
         ("ReduceMin", {"axes": 0}, [F([1, 2])], "axes=0, expected a list of integers"),
         ("ReduceMin", {"axes": (0,), "keepdims": 2}, [F([1, 2])], "keepdims=2, expected true or false"),
         ("Squeeze", {"axes": (1,)}, [F([1, 2])], "axis=1"),
-        ("Gather", {"indices": 1.5}, [F([1, 2])], r"indices=\[1.5\], expected a list of integers"),
+        ("Gather", {"indices": 1.5}, [F([1, 2])], "indices=1.5, expected a list of integers"),
         ("Gather", {}, [F([1, 2])], "indices missing"),
     ],
 )

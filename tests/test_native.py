@@ -281,10 +281,10 @@ def test_convert_verifies_before_it_writes(path, tmp_path):
         (lambda m: m.update(source=5), FormatError, "source: int, expected a string"),
         (lambda m: m.update(sha256=None), FormatError, "sha256: NoneType, expected a string"),
         (lambda m: m.update(producer=[]), FormatError, "producer: list, expected a string"),
-        (lambda m: "{", FormatError, "metadata 'rnncore' is not JSON"),
+        (lambda m: "{", FormatError, "metadata 'rnncore': not JSON"),
         (lambda m: "[]", FormatError, "metadata 'rnncore': list, expected an object"),
         (lambda m: "5", FormatError, "metadata 'rnncore': int"),
-        (lambda m: "[" * 200_000, FormatError, "metadata 'rnncore' is not JSON"),
+        (lambda m: "[" * 200_000, FormatError, "metadata 'rnncore': not JSON"),
     ],
 )
 def test_metadata_that_is_refused(path, change, error, says):

@@ -11,7 +11,7 @@ from onnx_nodes import GENERIC
 import rnncore
 from rnncore.errors import InputError, SpecError
 from rnncore.model import Model
-from rnncore.ops import OPS, UNKNOWN, Value, sizes
+from rnncore.ops import OPS, UNKNOWN, Value, schema, sizes
 from rnncore.spec import Input, Node, Spec
 
 F, I = np.float32, np.int64  # noqa: E741
@@ -27,7 +27,9 @@ def infer(op, attributes, *values):
         for value in values
     ]  # fmt: skip
     found += [None] * (op.arity[1] - len(found)) if op.optional else []
-    return op.infer({**op.attributes, **attributes}, found)
+    attributes = {**op.attributes, **attributes}
+    schema.check(op.schema, attributes)  # as a Node does
+    return op.infer(attributes, found)
 
 
 def shape(op, attributes, *values):
@@ -373,7 +375,7 @@ INTS, BOOLS = Value("int64", ("B", 3)), Value("bool", ("B", 3))
         ("ReduceL1", {}, [Value("int8", (3,))], "input is int8"),
         ("ReduceLogSum", {}, [INTS], "expected float"),
         ("Reshape", {}, [("B",)], "shape missing"),
-        ("Reshape", {"shape": (-2,)}, [("B",)], r"shape=\(-2,\) for float \(B\), expected sizes"),
+        ("Reshape", {"shape": (-2,)}, [("B",)], r"shape=\[-2\], expected a list of integers of at least -1"),
         ("Reshape", {"shape": (0, -1), "allowzero": True}, [("B",)], "expected 0 or -1 but not both"),
         ("Reshape", {}, [("B",), Value("int64", ("N",))], r"shape is int64 \(N\), expected a known length"),
         ("Reshape", {}, [("B",), ("N",)], "shape is float .*, expected int32 or int64"),
@@ -383,14 +385,19 @@ INTS, BOOLS = Value("int64", ("B", 3)), Value("bool", ("B", 3))
         ("Unsqueeze", {}, [("B",), Value("int64", (1,))], "axes are int64 .*, expected constants"),
         ("Squeeze", {"axes": (1,)}, [("B", 3)], "expected size 1 at axis 1"),
         ("Transpose", {"perm": (0,)}, [("B", 3)], "expected the axes 0 to 1, each once"),
-        ("Expand", {"shape": (-1, 3)}, [("B", 3)], r"shape=\[-1, 3\], expected sizes of at least 0"),
+        ("Expand", {"shape": (-1, 3)}, [("B", 3)], r"shape=\[-1, 3\], expected a list of integers of at least 0"),
         ("Tile", {"repeats": (2,)}, [("B", 3)], r"repeats=\[2\] for .*, expected one for each dimension"),
-        ("Shape", {"start": "0"}, [("B",)], r"start=\['0'\], expected a list of integers"),
+        ("Shape", {"start": "0"}, [("B",)], "start='0', expected an integer"),
         ("Concat", {"axis": 0}, [("B", 3), ("B", 4)], "differ outside axis 0"),
         ("Split", {}, [("B", 4)], "num_outputs and split missing"),
         ("Split", {"split": (1, 2), "axis": 1}, [("B", 4)], "expected sizes that add up to 4"),
         ("Split", {"split": (1, 3), "num_outputs": 3, "axis": 1}, [("B", 4)], "expected one of them"),
-        ("Split", {"num_outputs": 1 << 30}, [("B", 4)], "num_outputs=1073741824, expected at most 1024"),
+        (
+            "Split",
+            {"num_outputs": 1 << 30},
+            [("B", 4)],
+            "num_outputs=1073741824, expected a .* at most 1024",
+        ),
         ("Split", {"split": ()}, [("B", 4)], "split has 0 sizes, expected 1 to 1024"),
         ("Slice", {"starts": (0,)}, [("B",)], "ends missing"),
         ("Slice", {"starts": (0,), "ends": (1,), "steps": (0,)}, [("B",)], r"steps=\[0\], expected none of 0"),
@@ -399,7 +406,7 @@ INTS, BOOLS = Value("int64", ("B", 3)), Value("bool", ("B", 3))
         ("Range", {}, [Value("int64", (), (n,)) for n in (0, 4, 0)], "delta=0, expected a step"),
         ("Range", {}, [Value("int64", ()), (), ()], r"limit is float \(\), expected int64 like start"),
         ("ConstantOfShape", {"dtype": "int8", "value": 200}, [[2]], "value=200, expected a number of dtype int8"),
-        ("ConstantOfShape", {"shape": (-1,)}, [], "expected sizes of at least 0"),
+        ("ConstantOfShape", {"shape": (-1,)}, [], "expected a list of integers of at least 0"),
         ("EyeLike", {}, [("B",)], r"input is float \(B\), expected 2 dimensions"),
         ("Trilu", {}, [("B",)], "expected at least 2 dimensions"),
         ("DepthToSpace", {"blocksize": 2}, [("B", 6, 2, 2)], "expected a multiple of 4 at axis 1"),
@@ -641,3 +648,17 @@ def test_sizes_are_not_settled():
     spec = Spec([Input("x", "float", ("B", "T"))], [Node("y", "Squeeze", "x", {"axes": (0,)})], ["y"])
     with pytest.raises(InputError, match=r"node 'y' \(Squeeze\): inputs of shape \(2, 3\)"):
         Model(spec, {}).run({"x": np.zeros((2, 3))})
+
+
+@pytest.mark.parametrize("op", ["Min", "Max", "Sum", "Mean"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_variadic_ops_of_any_count(op, count):
+    """Of one value too, whether its content is followed (the sizes of a Shape) or not."""
+    x = np.arange(6, dtype=F).reshape(2, 3)
+    spec, found = run_spec([Node("y", op, ["x"] * count)], ["y"], x=(("B", 3), x))
+    np.testing.assert_array_equal(found["y"], x * count if op == "Sum" else x)
+    if op in ("Min", "Max"):
+        nodes = [Node("shape", "Shape", "x"), Node("y", op, ["shape"] * count), Node("z", "Expand", ("x", "y"))]
+        spec, found = run_spec(nodes, ["y", "z"], x=((2, 3), x))
+        assert spec.values["z"].shape == (2, 3)
+        np.testing.assert_array_equal(found["y"], [2, 3])

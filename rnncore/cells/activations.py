@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.errors import SpecError
+from rnncore.errors import SpecError, shown
 
 __all__ = ["ACTIVATIONS", "Activation"]
 
@@ -141,14 +141,15 @@ class Activation:
     def __init__(self, name: str, alpha: float | None = None, beta: float | None = None):
         if isinstance(name, str) and name in _ALIASES:
             name, fixed_alpha, fixed_beta = _ALIASES[name]
-            if alpha not in (None, fixed_alpha) or beta not in (None, fixed_beta):
+            given = ((alpha, fixed_alpha), (beta, fixed_beta))
+            if not all(value is None or (isinstance(value, float) and value == fixed) for value, fixed in given):
                 raise SpecError(f"activation {name!r}: alpha and beta are fixed under this name")
             alpha, beta = fixed_alpha, fixed_beta
         function = ACTIVATIONS.get(name) if isinstance(name, str) else None
         if function is None:
             hint = _AMBIGUOUS.get(name) if isinstance(name, str) else None
             expected = hint or f"one of {', '.join(sorted([*ACTIVATIONS, *_ALIASES]))}"
-            raise SpecError(f"activation {name!r} is unknown, expected {expected}")
+            raise SpecError(f"activation {shown(name)} is unknown, expected {expected}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "alpha", _parameter(name, "alpha", alpha, function.alpha))
         object.__setattr__(self, "beta", _parameter(name, "beta", beta, function.beta))
@@ -177,26 +178,25 @@ class Activation:
         if isinstance(value, str):
             return cls(value)
         if isinstance(value, dict):
-            unknown = set(value) - {"name", "alpha", "beta"}
-            if unknown or "name" not in value:
-                raise SpecError(f"activation: keys {sorted(value)}, expected name and optionally alpha, beta")
+            if "name" not in value or any(key not in ("name", "alpha", "beta") for key in value):
+                raise SpecError(f"activation: keys {shown(list(value))}, expected name and optionally alpha, beta")
             return cls(**value)
         if isinstance(value, (tuple, list)) and 1 <= len(value) <= 3:
             return cls(*value)
-        raise SpecError(f"activation: {value!r}, expected a name or a name with alpha and beta")
+        raise SpecError(f"activation: {shown(value)}, expected a name or a name with alpha and beta")
 
 
 def _parameter(name: str, which: str, given: float | None, default: float | None) -> float:
     if default is None:
         if given is not None:
-            raise SpecError(f"activation {name!r}: {which}={given!r}, but this function takes no {which}")
+            raise SpecError(f"activation {name!r}: {which}={shown(given)}, but this function takes no {which}")
         return 0.0
     if given is None:
         if default is ...:
             raise SpecError(f"activation {name!r}: {which} missing, expected {_AMBIGUOUS[name]}")
         return float(default)
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not is_finite(given):
-        raise SpecError(f"activation {name!r}: {which}={given!r}, expected a finite number")
+        raise SpecError(f"activation {name!r}: {which}={shown(given)}, expected a finite number")
     return float(given)
 
 

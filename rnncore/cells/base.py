@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rnncore.cells.activations import Activation, is_finite
-from rnncore.errors import SpecError
+from rnncore.errors import SpecError, shown
 
 __all__ = ["Cell"]
 
@@ -43,12 +43,16 @@ class Cell(abc.ABC):
         for name in ("input_size", "hidden_size"):
             check_integer(self, name, at_least=1)
         check_flag(self, "bias")
-        given = self.default_activations if self.activations == () else self.activations
+        given = (
+            self.default_activations
+            if isinstance(self.activations, tuple) and not self.activations
+            else self.activations
+        )
         if isinstance(given, (str, Activation, dict)):
             given = (given,)
         if not isinstance(given, (tuple, list)):
             places = ", ".join(self.activation_places)
-            raise SpecError(f"{self.kind}: activations={given!r}, expected one for each of {places}")
+            raise SpecError(f"{self.kind}: activations={shown(given)}, expected one for each of {places}")
         if len(given) != len(self.activation_places):
             raise SpecError(
                 f"{self.kind}: {len(given)} activations, expected {len(self.activation_places)} "
@@ -107,7 +111,7 @@ class Cell(abc.ABC):
         accepted = [field.name for field in dataclasses.fields(cls)]
         unknown = [key for key in options if key not in accepted]
         if unknown:
-            raise SpecError(f"{cls.kind}: unknown option {unknown[0]!r}, expected one of {', '.join(accepted)}")
+            raise SpecError(f"{cls.kind}: unknown option {shown(unknown[0])}, expected one of {', '.join(accepted)}")
         missing = [
             f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in options
         ]
@@ -129,20 +133,20 @@ def check_integer(cell: Cell, name: str, at_least: int) -> None:
         value = int(value)
         object.__setattr__(cell, name, value)
     if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= MAX_SIZE:
-        raise SpecError(f"{cell.kind}: {name}={value!r}, expected an integer from {at_least} to {MAX_SIZE}")
+        raise SpecError(f"{cell.kind}: {name}={shown(value)}, expected an integer from {at_least} to {MAX_SIZE}")
 
 
 def check_flag(cell: Cell, name: str) -> None:
     value = getattr(cell, name)
     if not isinstance(value, (bool, np.bool_)):
-        raise SpecError(f"{cell.kind}: {name}={value!r}, expected true or false")
+        raise SpecError(f"{cell.kind}: {name}={shown(value)}, expected true or false")
     object.__setattr__(cell, name, bool(value))
 
 
 def check_choice(cell: Cell, name: str, choices: tuple) -> None:
     value = getattr(cell, name)
-    if value not in choices:
-        raise SpecError(f"{cell.kind}: {name}={value!r}, expected one of {', '.join(map(repr, choices))}")
+    if not isinstance(value, str | None) or value not in choices:
+        raise SpecError(f"{cell.kind}: {name}={shown(value)}, expected one of {', '.join(map(repr, choices))}")
 
 
 def check_real(cell: Cell, name: str, above: float = -math.inf) -> None:
@@ -151,7 +155,7 @@ def check_real(cell: Cell, name: str, above: float = -math.inf) -> None:
     number = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
     if not number or not is_finite(value) or value <= above:
         limit = "" if above == -math.inf else f" above {above:g}"
-        raise SpecError(f"{cell.kind}: {name}={value!r}, expected a finite number{limit}")
+        raise SpecError(f"{cell.kind}: {name}={shown(value)}, expected a finite number{limit}")
     object.__setattr__(cell, name, float(value))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rnncore.errors import InputError, SpecError
+from rnncore.strict_json import read_json
 
 __all__ = ["check_place", "dtype_option", "names_option", "read_names", "read_vocabulary", "spec_option"]
 
@@ -54,11 +54,10 @@ def _read_object(path: str | None, what: str, example: str) -> dict[str, Any] | 
     if path is None:
         return None
     try:
-        found = json.loads(Path(path).read_bytes())
+        text = Path(path).read_bytes()
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}, expected a JSON file with {what}") from None
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not JSON: {error}") from None
+    found = read_json(text, path, SpecError)
     if not isinstance(found, dict):
         raise SpecError(f"{path}: expected an object like {example}")
     return found

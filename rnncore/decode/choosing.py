@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
 
-from rnncore.errors import InputError
+from rnncore.errors import InputError, shown
 
 __all__ = ["Chooser", "as_seeds", "kept"]
 
@@ -96,16 +96,17 @@ def as_seeds(seed: Any, count: int, samples: int) -> list[tuple[int, int]]:
     each = seed is not None and not isinstance(seed, (int, np.integer))
     if each:
         try:
-            seeds = list(seed)
+            given = len(seed) if isinstance(seed, Sized) else count  # of more than enough no list is made
+            seeds = list(seed) if given == count else range(given)
         except TypeError:
-            raise InputError(f"seed={seed!r}, expected an integer, one for each prompt, or None") from None
+            raise InputError(f"seed={shown(seed)}, expected an integer, one for each prompt, or None") from None
         if len(seeds) != count:
             raise InputError(f"seed: {len(seeds)} seeds, expected one, or one for each of the {count} prompts")
     else:
         seeds = [secrets.randbits(64) if seed is None else seed] * count
     for one in seeds:
         if isinstance(one, bool) or not isinstance(one, (int, np.integer)) or not 0 <= one < 1 << 64:
-            raise InputError(f"seed={one!r}, expected an integer from 0 to 2**64 - 1")
+            raise InputError(f"seed={shown(one)}, expected an integer from 0 to 2**64 - 1")
     return [
         (int(one), ((0 if each else row) << 32) | sample) for row, one in enumerate(seeds) for sample in range(samples)
     ]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from rnncore.arguments import as_array, as_items
 from rnncore.decode.beams import Search
 from rnncore.decode.choosing import Chooser, as_seeds
 from rnncore.decode.prefixes import PrefixCache, Prefixes, read_prompts
 from rnncore.decode.stepper import Rows, Stepper
-from rnncore.errors import InputError
+from rnncore.errors import InputError, shown
 from rnncore.vocabulary import Vocabulary
 
-__all__ = ["Generation", "as_prompts", "generate"]
+__all__ = ["Generation", "as_prompts", "generate", "listed"]
 
 Constraint = Callable[[int, np.ndarray], Any]
 
@@ -96,7 +97,7 @@ def generate(
     """
     for name, value, least in (("max_length", max_length, 0), ("samples", samples, 1), ("beams", beams, 1)):
         _check_count(name, value, least)
-    drawing = (top_k, top_p, seed) != (None, None, None) or samples > 1
+    drawing = any(option is not None for option in (top_k, top_p, seed)) or samples > 1
     if temperature is None:
         temperature = 1.0 if drawing else 0.0
     if beams > 1 and (temperature != 0 or samples > 1):
@@ -115,7 +116,7 @@ def generate(
     if cache is not None and not (isinstance(cache, PrefixCache) and cache.model is model):
         raise InputError("cache: not a PrefixCache of this model, expected PrefixCache(model)")
 
-    prompts = list(prompts) if not isinstance(prompts, str) else prompts
+    prompts = listed(prompts)
     longest = max(map(len, prompts), default=0) + max_length
     stepper = Stepper(model, len(prompts), inputs, state, tokens, output, scores, longest)
     if beams > stepper.size:
@@ -262,10 +263,19 @@ class _Places(Sequence[str]):
         return f"prompt {self.owners[row]}, step {self.step}"
 
 
-def as_prompts(prompts: Any, size: int, vocabulary: Vocabulary | None) -> list[np.ndarray]:
-    """Prompts as arrays of ids (T,) int64 below ``size``, each with at least one."""
+def listed(prompts: Any) -> list[Any]:
+    """Prompts as a list of what has a length. InputError for anything else."""
     if isinstance(prompts, str):
         raise InputError("prompts: one text, expected a list of prompts")
+    found = list(as_items("prompts", prompts))
+    for row, prompt in enumerate(found):
+        if not isinstance(prompt, Sized) or (isinstance(prompt, np.ndarray) and prompt.ndim == 0):
+            raise InputError(f"prompt {row}: {type(prompt).__name__}, expected a sequence of ids")
+    return found
+
+
+def as_prompts(prompts: Any, size: int, vocabulary: Vocabulary | None) -> list[np.ndarray]:
+    """Prompts as arrays of ids (T,) int64 below ``size``, each with at least one."""
     found = []
     for row, prompt in enumerate(prompts):
         what = f"prompt {row}"
@@ -277,7 +287,7 @@ def as_prompts(prompts: Any, size: int, vocabulary: Vocabulary | None) -> list[n
             except InputError as error:
                 raise InputError(f"{what}: {error}") from None
         else:
-            ids = np.asarray(prompt)
+            ids = as_array(what, prompt) if len(prompt) else np.zeros(0, np.int64)
             if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
                 raise InputError(f"{what}: {ids.dtype} {ids.shape}, expected a sequence of integer ids")
         if not len(ids):
@@ -291,17 +301,17 @@ def as_prompts(prompts: Any, size: int, vocabulary: Vocabulary | None) -> list[n
 
 def _stop_ids(stop: Any, size: int, vocabulary: Vocabulary | None) -> np.ndarray:
     """Stop tokens, given as ids or tokens, as ids."""
-    given = [stop] if isinstance(stop, (str, int, np.integer)) else list(stop)
+    given = [stop] if isinstance(stop, (str, int, np.integer)) else as_items("stop", stop)
     found = []
     for token in given:
         if isinstance(token, str):
             if vocabulary is None:
-                raise InputError(f"stop token {token!r} for a model without a vocabulary, expected ids")
+                raise InputError(f"stop token {shown(token)} for a model without a vocabulary, expected ids")
             if token not in vocabulary:
-                raise InputError(f"stop token {token!r} is not in the vocabulary of {len(vocabulary)} tokens")
+                raise InputError(f"stop token {shown(token)} is not in the vocabulary of {len(vocabulary)} tokens")
             found.append(vocabulary.id(token))
         elif isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < size:
-            raise InputError(f"stop token {token!r} is unknown, expected an id from 0 to {size - 1}")
+            raise InputError(f"stop token {shown(token)} is unknown, expected an id from 0 to {size - 1}")
         else:
             found.append(int(token))
     return np.array(found, np.int64)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.decode.generation import as_prompts
+from rnncore.decode.generation import as_prompts, listed
 from rnncore.decode.stepper import Stepper
 from rnncore.errors import InputError
 
@@ -57,7 +57,7 @@ def score(
     sequences as generate takes prompts; inputs, state, tokens, output and scores as there. All sequences are computed
     together, a block of steps at a time. The model must have scores for each step, (B, T, V). Raises as generate does.
     """
-    sequences = list(sequences) if not isinstance(sequences, str) else sequences
+    sequences = listed(sequences)
     longest = max(map(len, sequences), default=0)
     stepper = Stepper(model, len(sequences), inputs, state, tokens, output, scores, longest)
     if not stepper.per_step:

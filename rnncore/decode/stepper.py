@@ -17,7 +17,7 @@ import numpy as np
 from rnncore.arguments import accept_inputs, accept_state
 from rnncore.decode.streamed import Streamed
 from rnncore.decoder import DecoderStep
-from rnncore.errors import InputError, UnsupportedError
+from rnncore.errors import InputError, UnsupportedError, shown
 from rnncore.kernels._graph import walk
 from rnncore.ops import OPS, UNKNOWN
 from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
@@ -83,6 +83,11 @@ class Stepper:
         kind: str | None = None,
         longest: int = 1,
     ):
+        if inputs is not None and not isinstance(inputs, Mapping):
+            raise InputError(f"inputs: {type(inputs).__name__}, expected a mapping of names to arrays")
+        for name, value in (("tokens", tokens), ("output", output), ("scores", kind)):
+            if not isinstance(value, str | None):
+                raise InputError(f"{name}={shown(value)}, expected a name or None")
         given = dict(inputs or {})
         spec = model.spec
         self.spec, self.count = spec, count
@@ -121,7 +126,7 @@ class Stepper:
         with np.errstate(all="ignore"):  # as in a model's own run
             for node, step in steps:
                 if not _first(node, moving):
-                    step(values, None, after)
+                    walk([step], None, values, None, after)
                 elif isinstance(step, DecoderStep):
                     values[step.prepared_key] = step.prepare(values, count)
         read = {name for node in spec.nodes if _first(node, moving) for name in node.reads}

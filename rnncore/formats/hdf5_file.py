@@ -524,9 +524,13 @@ def _lzf(data: bytes, most: int, place: str) -> bytes:
 
 
 def _fletcher32(data: bytes) -> int:
-    """HDF5's checksum: sums of big-endian 16-bit words, of a last odd byte as a word's upper one, modulo 65535."""
+    """HDF5's checksum: sums of big-endian 16-bit words, of a last odd byte as a word's upper one, modulo 65535.
+
+    Carries are added again, so a sum that is a multiple of 65535 stays 65535, and only that of zeros is 0.
+    """
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2").astype(np.uint64)
     first = int(words.sum()) % 65535
     count = len(words)
+    full = 65535 if words.any() else 0
     second = sum(int(word) * (count - k) for k, word in enumerate(words.tolist())) % 65535
-    return (second or 65535 if count else 0) << 16 | (first or 65535 if count else 0)
+    return (second or full) << 16 | (first or full)

@@ -12,7 +12,6 @@ src/engine/node.py; Keras 1.2.2 and 2.2.4 engine/topology.py.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 
 from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats._cursor import Budget, low_level_errors, shown
+from rnncore.strict_json import read_json
 
 __all__ = ["Call", "Layer", "Network", "Ref", "Version", "class_of", "layer_of", "network_of", "parse_json", "tensors"]
 
@@ -133,17 +133,7 @@ def parse_json(text: str | bytes, place: str) -> dict[str, Any]:
     if len(text) > MAX_JSON:
         raise FormatError(f"{place}: {len(text)} bytes of JSON, expected at most {MAX_JSON}")
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items):
-            raise ValueError("a key stands twice in one object")
-        return found
-
-    def constant(name: str) -> Any:
-        raise ValueError(f"{name} is no JSON")
-
-    with low_level_errors(place):
-        found = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    found = read_json(text, place)
     if not isinstance(found, dict):
         raise FormatError(f"{place}: {type(found).__name__}, expected an object")
     return found

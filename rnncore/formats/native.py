@@ -32,6 +32,7 @@ from rnncore.errors import FormatError, InputError, RnncoreError, SpecError
 from rnncore.formats import safetensors_file
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.spec import Spec
+from rnncore.strict_json import read_json
 from rnncore.test_pair import TestPair
 from rnncore.vocabulary import Vocabulary, check_vocabularies
 from rnncore.weights import Weights
@@ -127,10 +128,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> NativeFile:
 
 
 def _parse(text: str, tensors: dict[str, np.ndarray]) -> NativeFile:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"metadata {KEY!r} is not JSON: {error}") from None
+    found = read_json(text, f"metadata {KEY!r}", constants=True)  # a Clip's bound may be infinite
     if not isinstance(found, dict) or not {"format", "spec"} <= set(found) <= FIELDS:
         keys = sorted(found) if isinstance(found, dict) else type(found).__name__
         raise FormatError(f"metadata {KEY!r}: {keys}, expected an object with {', '.join(sorted(FIELDS))}")

@@ -7,7 +7,6 @@ Source: https://github.com/huggingface/safetensors (README, "Format"), version 0
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats._arrays import ITEM_SIZES, MAX_TENSORS, check_name, element_count, from_bytes
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.formats.checkpoint import Checkpoint
+from rnncore.strict_json import read_json
 
 __all__ = ["read", "read_open"]
 
@@ -94,8 +94,7 @@ def _header(data: bytes, place: str) -> tuple[list[Entry], dict[str, str]]:
     brackets = data.count(b"{") + data.count(b"[")
     if brackets > 2 * MAX_TENSORS + MAX_TENSORS or data.count(b",") > MAX_NUMBERS:
         raise FormatError(f"{place}: more than {MAX_TENSORS} tensors")
-    with low_level_errors(place):
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+    found = read_json(data, place)
     metadata = found.pop(METADATA, {})
     if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):
         raise FormatError(f"{place}: {METADATA} is no object of strings")
@@ -123,16 +122,3 @@ def _entry(name: str, found: Any, place: str) -> Entry:
     if end - begin != expected:
         raise FormatError(f"{place}: {end - begin} bytes, expected {expected} for {dtype} {tuple(shape)}")
     return Entry(name, dtype, tuple(shape), begin, end)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {shown(twice)!r} stands twice")
-    return found
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")

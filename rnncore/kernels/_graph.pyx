@@ -3,7 +3,12 @@
 
 A step is called with (values, before, after): the dict of values, the recurrent layers' states before, and a dict
 that receives those after. OpStep is the step of an op; what other nodes are is called as it is.
+
+Whatever a step raises that is not rnncore's own becomes an InputError which names the node: of a step that is no OpStep,
+if it has a ``label``. Its cause stands behind it where it is not one that arrays of a wrong shape have.
 """
+
+import math
 
 import numpy as np
 
@@ -11,7 +16,7 @@ cimport numpy as cnp
 from cpython.dict cimport PyDict_Contains, PyDict_DelItem
 from cpython.object cimport PyObject
 
-from rnncore.errors import InputError, RnncoreError
+from rnncore.errors import InputError, RnncoreError, SpecError
 
 cnp.import_array()
 
@@ -45,8 +50,8 @@ cdef class OpStep:
                 found = self.run(values[self.first])
             else:
                 found = self.run(values[self.first], values[self.second])
-        except (ValueError, IndexError, OverflowError) as error:
-            raise self.refused(error, values) from None
+        except Exception as error:
+            refused(self.label, error, [values.get(name) for name in self.inputs])
         if self.only is None:
             values.update(zip(self.names, found, strict=True))
         elif isinstance(found, (tuple, list)):
@@ -55,14 +60,28 @@ cdef class OpStep:
             values[self.only] = found
         return 0
 
-    cdef refused(self, error, dict values):
-        """What is raised for an error of ``run``."""
-        if isinstance(error, InputError):
-            return InputError(f"{self.label}: {error}")
-        if isinstance(error, RnncoreError):
-            return error
-        shapes = ", ".join([str(values[name].shape) for name in self.inputs if values.get(name) is not None])
-        return InputError(f"{self.label}: inputs of shape {shapes}: {error}")
+
+cdef refused(str label, error, list arrays):
+    """Raises what stands for an error of a step that was given these arrays."""
+    if isinstance(error, (InputError, SpecError)):  # a SpecError of what only these sizes contradict
+        raise InputError(f"{label}: {error}") from None
+    if isinstance(error, (RnncoreError, Warning)):
+        raise error
+    shapes = ", ".join([str(array.shape) for array in arrays if array is not None])
+    given = f"{label}: inputs of shape {shapes}: " if shapes else f"{label}: "
+    if isinstance(error, MemoryError):
+        raise InputError(given + too_large(error)) from None
+    if isinstance(error, (ValueError, IndexError, OverflowError)):
+        raise InputError(given + str(error)) from None
+    raise InputError(f"{given}{type(error).__name__}: {error}") from error
+
+
+cdef str too_large(error):
+    """What a message says of a MemoryError: NumPy's own knows the array that there is no room for."""
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)
+    if shape is None or dtype is None:
+        return str(error) or "not enough memory"
+    return f"would need {math.prod(shape) * dtype.itemsize:,} bytes for {dtype} {tuple(shape)}, more than there is"
 
 
 def walk(list steps not None, list unread, dict values not None, before, after):
@@ -74,7 +93,13 @@ def walk(list steps not None, list unread, dict values not None, before, after):
         if type(step) is OpStep:
             (<OpStep> step).walk(values)
         else:
-            step(values, before, after)
+            try:
+                step(values, before, after)
+            except Exception as error:
+                label = getattr(step, "label", None)
+                if label is None or isinstance(error, RnncoreError):
+                    raise
+                refused(label, error, [])
         if unread is not None:
             names = <tuple> unread[place]
             for name in names:

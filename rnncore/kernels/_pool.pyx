@@ -15,7 +15,7 @@ cimport numpy as cnp
 
 from rnncore.kernels._native cimport StateCall, run_states, steps_between_signals
 
-from rnncore.errors import InputError, StreamError
+from rnncore.errors import InputError, StreamError, shown
 
 cnp.import_array()
 
@@ -211,7 +211,7 @@ cdef class Slots:
             slot = self.place(handle)
             if slot >= 0:
                 return slot
-        raise StreamError(f"stream {handle!r} is not open in this pool")
+        raise StreamError(f"stream {shown(handle)} is not open in this pool")
 
     cdef inline Py_ssize_t place(self, int64_t handle) noexcept nogil:
         """The slot of a handle; -1 where it is not open."""

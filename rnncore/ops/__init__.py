@@ -1,7 +1,8 @@
 """The ops around recurrent layers, one file per family; names and semantics are those of ONNX where it has the op.
 
     ops/base.py         what every op is
-    ops/checks.py       what ops ask of attributes and inputs
+    ops/schema.py       what their attributes may be
+    ops/checks.py       what ops ask of inputs
     ops/sizes.py        arithmetic with sizes that have names
     ops/constant.py     Constant
     ops/linear.py       Linear, Embedding: products with weights that the node owns

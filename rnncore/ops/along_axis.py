@@ -6,7 +6,8 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import Op, Value, axis_of, given, has, known, whole_over_axis
-from rnncore.ops.checks import FLOATS, choice, flag, need, need_scalar, single
+from rnncore.ops.checks import FLOATS, need, need_scalar, single
+from rnncore.ops.schema import Axis, Choice, Flag
 
 __all__ = ["OPS"]
 
@@ -42,11 +43,6 @@ def _hardmax(attributes, weights, x):
     return y
 
 
-def _lp_infer(attributes, values):
-    choice(attributes, "p", (1, 2))
-    return _same_over_axis(attributes, values)
-
-
 def _lp_normalization(attributes, weights, x):
     """x / norm over one axis; 0 where the norm is 0, as ONNX Runtime does."""
     axis = attributes["axis"]
@@ -63,8 +59,6 @@ def _lp_normalization(attributes, weights, x):
 def _running_infer(attributes, values):
     x, axis = values
     need(x, SUMMED)
-    for name in ("exclusive", "reverse"):
-        flag(attributes, name)
     if not has(attributes, "axis", values, 1):
         raise SpecError("axis missing, expected it as an attribute or an input")
     if axis is not None:
@@ -112,16 +106,21 @@ def _running_op(name, function, neutral):
         _running(function, neutral),
         time=_running_time,
         arity=(1, 2),
-        attributes={"exclusive": False, "reverse": False},
-        parameters={"axis": 1},
+        schema={"axis": Axis(None, position=1), "exclusive": Flag(False), "reverse": Flag(False)},
     )
 
 
 OPS = [
-    Op("Softmax", _same_over_axis, _softmax, time=whole_over_axis, attributes={"axis": -1}),
-    Op("LogSoftmax", _same_over_axis, _log_softmax, time=whole_over_axis, attributes={"axis": -1}),
-    Op("Hardmax", _same_over_axis, _hardmax, time=whole_over_axis, attributes={"axis": -1}),
-    Op("LpNormalization", _lp_infer, _lp_normalization, time=whole_over_axis, attributes={"axis": -1, "p": 2}),
+    Op("Softmax", _same_over_axis, _softmax, time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("LogSoftmax", _same_over_axis, _log_softmax, time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("Hardmax", _same_over_axis, _hardmax, time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op(
+        "LpNormalization",
+        _same_over_axis,
+        _lp_normalization,
+        time=whole_over_axis,
+        schema={"axis": Axis(-1), "p": Choice(2, among=(1, 2))},
+    ),
     _running_op("CumSum", np.cumsum, 0),
     _running_op("CumProd", np.cumprod, 1),
 ]

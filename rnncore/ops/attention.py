@@ -27,8 +27,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.errors import InputError, SpecError
-from rnncore.ops.base import Op, Value, plain_size
+from rnncore.errors import InputError, SpecError, shown
+from rnncore.ops.base import Op, Value
+from rnncore.ops.schema import Choice, Flag, Size
 
 __all__ = ["OPS", "SCORES", "Scoring", "attend", "masked_softmax", "valid_steps"]
 
@@ -56,12 +57,12 @@ class Scoring:
 
     def __post_init__(self):
         if not isinstance(self.score, str) or self.score not in SCORES:
-            raise SpecError(f"attention {self.score!r} is unknown, expected one of {', '.join(SCORES)}")
-        plain_size("query_size", self.query_size)
-        plain_size("memory_size", self.memory_size)
-        _flag("attention bias", self.bias)
+            raise SpecError(f"attention {shown(self.score)} is unknown, expected one of {', '.join(SCORES)}")
+        Size().check("query_size", self.query_size)
+        Size().check("memory_size", self.memory_size)
+        Flag().check("attention bias", self.bias)
         if self.additive:
-            plain_size("attention_size", self.size)
+            Size().check("attention_size", self.size)
         elif self.size is not None or self.bias:
             found = "a bias" if self.size is None else f"attention_size={self.size!r}"
             raise SpecError(f"attention {self.score!r} with {found}, expected that of bahdanau and concat only")
@@ -194,11 +195,6 @@ def _linear(x, weight, bias=None):
     return y
 
 
-def _flag(name, value):
-    if not isinstance(value, bool):
-        raise SpecError(f"{name}={value!r}, expected true or false")
-
-
 def _need_sequence(what, value, size=None):
     """A float value (B, T, size)."""
     wrong = len(value.shape) == 3 and size is not None and isinstance(value.shape[2], int) and value.shape[2] != size
@@ -236,9 +232,8 @@ def _same_batch(*arrays):
 
 
 def _word_shapes(attributes):
-    size = plain_size("attention_size", attributes["attention_size"])
-    _flag("bias", attributes["bias"])
-    shapes = {"weight": (size, plain_size("input_size", attributes["input_size"]))}
+    size = attributes["attention_size"]
+    shapes = {"weight": (size, attributes["input_size"])}
     if attributes["bias"]:
         shapes["bias"] = (size,)
     return {**shapes, "context": (size,)}
@@ -300,8 +295,6 @@ def _causal(steps_q, steps_k):
 def _keras_infer(attributes, values):
     query, value, key, query_mask, value_mask = values
     key = value if key is None else key
-    for name in ("use_scale", "causal"):
-        _flag(name, attributes[name])
     for what, found in (("query", query), ("value", value), ("key", key)):
         _need_sequence(what, found, attributes.get("size") if what != "value" else None)
     _join("query and key: sizes", query.shape[2], key.shape[2])
@@ -313,15 +306,12 @@ def _keras_infer(attributes, values):
 
 
 def _keras_attention_shapes(attributes):
-    if attributes["score_mode"] not in ("dot", "concat"):
-        raise SpecError(f"score_mode={attributes['score_mode']!r}, expected 'dot' or 'concat'")
     names = (("use_scale", "scale"), ("score_mode", "concat_score_weight"))
     return {name: (1,) for key, name in names if attributes[key] in (True, "concat")}
 
 
 def _keras_additive_shapes(attributes):
-    size = plain_size("size", attributes["size"])
-    return {"scale": (size,)} if attributes["use_scale"] else {}
+    return {"scale": (attributes["size"],)} if attributes["use_scale"] else {}
 
 
 def _keras_attention_run(attributes, weights, query, value, key=None, query_mask=None, value_mask=None):
@@ -369,21 +359,9 @@ def _keras_masked(attributes, scores, query, value, query_mask, value_mask):
 
 def _multi_sizes(attributes):
     """(N, D, Dv, O), and the sizes of queries, keys and values."""
-    query, value = (
-        plain_size("query_size", attributes["query_size"]),
-        plain_size("value_size", attributes["value_size"]),
-    )
-    given = {name: attributes[name] for name in ("key_size", "value_dim", "output_size")}
-    for name, size in given.items():
-        if size is not None:
-            plain_size(name, size)
-    heads, dim = plain_size("num_heads", attributes["num_heads"]), plain_size("key_dim", attributes["key_dim"])
-    _flag("bias", attributes["bias"])
-    _flag("causal", attributes["causal"])
-    if attributes["empty_rows"] not in ("zero", "uniform"):
-        raise SpecError(f"empty_rows={attributes['empty_rows']!r}, expected 'zero' or 'uniform'")
-    inner = (heads, dim, given["value_dim"] or dim, given["output_size"] or query)
-    return inner, (query, given["key_size"] or value, value)
+    query, value, heads, dim = (attributes[name] for name in ("query_size", "value_size", "num_heads", "key_dim"))
+    inner = (heads, dim, attributes["value_dim"] or dim, attributes["output_size"] or query)
+    return inner, (query, attributes["key_size"] or value, value)
 
 
 def _multi_shapes(attributes):
@@ -477,7 +455,7 @@ OPS = [
         arity=(1, 2),
         optional=(1,),
         outputs=ENDINGS,
-        attributes={"input_size": ..., "attention_size": ..., "bias": True},
+        schema={"input_size": Size(), "attention_size": Size(), "bias": Flag(True)},
         weight_shapes=_word_shapes,
     ),
     Op(
@@ -488,7 +466,7 @@ OPS = [
         arity=(2, 3),
         optional=(2,),
         outputs=ENDINGS,
-        attributes={"query_size": ..., "memory_size": ..., "attention_size": ..., "bias": False},
+        schema={"query_size": Size(), "memory_size": Size(), "attention_size": Size(), "bias": Flag(False)},
         weight_shapes=lambda a: _scoring(a).weight_shapes(),
     ),
     Op(
@@ -499,7 +477,13 @@ OPS = [
         arity=(2, 3),
         optional=(2,),
         outputs=ENDINGS,
-        attributes={"score": ..., "query_size": ..., "memory_size": ..., "attention_size": None, "bias": False},
+        schema={
+            "score": Choice(among=SCORES),
+            "query_size": Size(),
+            "memory_size": Size(),
+            "attention_size": Size(None),
+            "bias": Flag(False),
+        },
         weight_shapes=lambda a: _scoring(a).weight_shapes(),
     ),
     Op(
@@ -510,7 +494,11 @@ OPS = [
         arity=(2, 5),
         optional=(2, 3, 4),
         outputs=ENDINGS,
-        attributes={"use_scale": False, "score_mode": "dot", "causal": False},
+        schema={
+            "use_scale": Flag(False),
+            "score_mode": Choice("dot", among=("dot", "concat")),
+            "causal": Flag(False),
+        },
         weight_shapes=_keras_attention_shapes,
     ),
     Op(
@@ -521,7 +509,7 @@ OPS = [
         arity=(2, 5),
         optional=(2, 3, 4),
         outputs=ENDINGS,
-        attributes={"size": ..., "use_scale": True, "causal": False},
+        schema={"size": Size(), "use_scale": Flag(True), "causal": Flag(False)},
         weight_shapes=_keras_additive_shapes,
     ),
     Op(
@@ -532,17 +520,17 @@ OPS = [
         arity=(2, 7),
         optional=(2, 3, 4, 5, 6),
         outputs=ENDINGS,
-        attributes={
-            "query_size": ...,
-            "value_size": ...,
-            "key_size": None,
-            "num_heads": ...,
-            "key_dim": ...,
-            "value_dim": None,
-            "output_size": None,
-            "bias": True,
-            "causal": False,
-            "empty_rows": "zero",
+        schema={
+            "query_size": Size(),
+            "value_size": Size(),
+            "key_size": Size(None),
+            "num_heads": Size(),
+            "key_dim": Size(),
+            "value_dim": Size(None),
+            "output_size": Size(None),
+            "bias": Flag(True),
+            "causal": Flag(False),
+            "empty_rows": Choice("zero", among=("zero", "uniform")),
         },
         weight_shapes=_multi_shapes,
     ),

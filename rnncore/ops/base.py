@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import SpecError
+from rnncore.errors import InputError, SpecError
+from rnncore.ops.schema import Attribute
 
 __all__ = [
     "DTYPES",
@@ -24,8 +25,8 @@ __all__ = [
     "has",
     "join_sizes",
     "known",
+    "mean",
     "numpy_dtype",
-    "plain_size",
     "whole_over_axis",
 ]
 
@@ -71,6 +72,7 @@ class Value:
 class Op:
     """One kind of node.
 
+    schema        what each attribute may be: name -> Attribute of ops/schema.py. From it come
     attributes    name -> default, ``...`` where it must be given
     parameters    attributes that ONNX passes as inputs (axes, shape, starts ...): name -> position of that input. Each
                   may be given as an attribute or as an input, which is then a value of the graph; see known and given
@@ -99,20 +101,22 @@ class Op:
     run: Callable[..., Any]
     time: str | Callable[[Mapping[str, Any], int, int], str] = "pointwise"
     arity: tuple[int, int] = (1, 1)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    schema: Mapping[str, Attribute] = field(default_factory=dict)
     weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = lambda attributes: {}
     weight_dtypes: Callable[[Mapping[str, Any]], dict[str, str]] = lambda attributes: {}
-    parameters: Mapping[str, int] = field(default_factory=dict)
     optional: tuple[int, ...] = ()
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
     bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
+    attributes: Mapping[str, Any] = field(init=False)
+    parameters: Mapping[str, int] = field(init=False)
 
     def __post_init__(self):
-        if self.parameters:
-            object.__setattr__(self, "attributes", {**dict.fromkeys(self.parameters), **self.attributes})
-            object.__setattr__(self, "optional", tuple(sorted({*self.optional, *self.parameters.values()})))
+        positions = {name: kind.position for name, kind in self.schema.items() if kind.position is not None}
+        object.__setattr__(self, "attributes", {name: kind.default for name, kind in self.schema.items()})
+        object.__setattr__(self, "parameters", positions)
+        object.__setattr__(self, "optional", tuple(sorted({*self.optional, *positions.values()})))
 
     def compiled(
         self,
@@ -163,6 +167,8 @@ def known(attributes: Mapping[str, Any], name: str, values: Sequence[Value | Non
     if attributes[name] is not None:
         return attributes[name]
     value = values[position]
+    if len(value.shape) > 1:
+        raise SpecError(f"{name} is {value}, expected a number or a list")
     return value.data if value.shape or value.data is None else value.data[0]
 
 
@@ -170,15 +176,10 @@ def given(name: str, attributes: Mapping[str, Any], arrays: Sequence[Any], posit
     """A parameter while the model runs: a number or a tuple, or None where it is absent."""
     if attributes[name] is not None or position >= len(arrays) or arrays[position] is None:
         return attributes[name]
+    if arrays[position].ndim > 1:
+        raise InputError(f"{name}: shape {arrays[position].shape}, expected a number or a list")
     found = arrays[position].tolist()
     return tuple(found) if isinstance(found, list) else found
-
-
-def plain_size(name: str, value: Any) -> int:
-    """A positive integer attribute."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 31:
-        raise SpecError(f"{name}={value!r}, expected a positive integer")
-    return value
 
 
 def axis_of(value: Any, rank: int) -> int:
@@ -186,6 +187,13 @@ def axis_of(value: Any, rank: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -rank <= value < rank:
         raise SpecError(f"axis={value!r}, expected an integer from {-rank} to {rank - 1}")
     return value % rank
+
+
+def mean(x: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
+    """The mean over some axes, which stay with size 1; of nothing at all NaN, without NumPy's warning."""
+    if x.size:
+        return x.mean(axis=axes, keepdims=True)
+    return np.add.reduce(x, axis=axes, keepdims=True) * x.dtype.type(np.nan)
 
 
 def need_float(value: Value) -> None:

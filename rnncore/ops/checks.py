@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rnncore.cells.activations import is_finite
 from rnncore.errors import SpecError
 from rnncore.ops.base import DTYPES, MAX_DATA, UNKNOWN, Value, axis_of, join_sizes
 
@@ -17,15 +16,12 @@ __all__ = [
     "NUMBERS",
     "SIGNED",
     "axes_of",
-    "choice",
     "fitting",
-    "flag",
     "follow",
     "integers",
     "merge",
     "need",
     "need_scalar",
-    "number",
     "on_numbers",
     "one_dtype",
     "single",
@@ -69,33 +65,6 @@ def one_dtype(values: Sequence[Value]) -> str:
     if len(dtypes) > 1:
         raise SpecError(f"inputs are {' and '.join(map(str, values))}, expected one dtype")
     return values[0].dtype
-
-
-def flag(attributes: Mapping[str, Any], name: str) -> bool:
-    """An attribute that says yes or no, which ONNX writes as 1 and 0."""
-    if attributes[name] not in (True, False) or isinstance(attributes[name], float):
-        raise SpecError(f"{name}={attributes[name]!r}, expected true or false")
-    return bool(attributes[name])
-
-
-def number(attributes: Mapping[str, Any], name: str) -> float:
-    """A finite number."""
-    found = attributes[name]
-    if not is_number(found) or not is_finite(found):
-        raise SpecError(f"{name}={found!r}, expected a finite number")
-    return found
-
-
-def is_number(found: Any) -> bool:
-    """Whether a value is a number, infinities and NaN among them, that float64 holds: an integer may be too large."""
-    return isinstance(found, float) or (type(found) is int and is_finite(found))
-
-
-def choice(attributes: Mapping[str, Any], name: str, accepted: Sequence[Any]) -> Any:
-    """One of several values."""
-    if isinstance(attributes[name], bool) or attributes[name] not in accepted:
-        raise SpecError(f"{name}={attributes[name]!r}, expected {' or '.join(map(repr, accepted))}")
-    return attributes[name]
 
 
 def integers(name: str, found: Any, names: bool = False) -> tuple[int | str, ...]:

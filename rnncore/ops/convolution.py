@@ -9,20 +9,20 @@ float32 runs on packed kernels (kernels/_convolution.pyx); other dtypes on produ
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import _convolution, runs_native
-from rnncore.ops.base import Op, Value, plain_size
-from rnncore.ops.checks import choice, flag, need
+from rnncore.ops.base import Op, Value
+from rnncore.ops.checks import need
+from rnncore.ops.schema import Choice, Flag, Size
 from rnncore.ops.sizes import add, fits, multiply
-from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, window_context
+from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images, window_context
 from rnncore.ops.windows import window_time as time_of_window
 
 __all__ = ["OPS", "Kept", "convolve"]
-
-ACTIVATIONS = (None, "Relu")
 
 
 # ---- what both have in common ------------------------------------------------------------------------------------
@@ -41,25 +41,20 @@ def _kernel(attributes, axes):
     return check_sizes(attributes, "kernel_shape", axes, 1, 1)
 
 
-def _check_choices(attributes):
-    plain_size("group", attributes["group"])
-    flag(attributes, "bias")
-
-
 def _owned_sizes(attributes):
     """input_size and output_size of a node that owns its weights, None of one that does not."""
     sizes = attributes["input_size"], attributes["output_size"]
     if sizes == (None, None):
         return None
     for name, size in zip(("input_size", "output_size"), sizes, strict=True):
-        plain_size(name, size)
+        if size is None:
+            raise SpecError(f"{name} missing, expected input_size and output_size or neither")
         if size % attributes["group"]:
             raise SpecError(f"{name}={size} with group={attributes['group']}, expected a multiple of it")
     return sizes
 
 
 def _owned_shapes(attributes, shape):
-    _check_choices(attributes)
     if _owned_sizes(attributes) is None:
         return {}
     kernel = attributes["kernel_shape"]
@@ -115,7 +110,6 @@ def _conv_infer(attributes, values):
     x = values[0]
     need(x, ("float", "float64"))
     outputs, kernel = _weight_value(attributes, values, transposed=False)
-    choice(attributes, "activation", ACTIVATIONS)
     window = Window.of(attributes, kernel)
     return [Value(x.dtype, (x.shape[0], outputs, *window.outputs(x.shape[2:])))]
 
@@ -332,12 +326,12 @@ def _transpose_time(attributes, rank, time_axis):
 
 
 COMMON = {
-    **WINDOW_ATTRIBUTES,
-    "group": 1,
-    "kernel_shape": None,
-    "input_size": None,
-    "output_size": None,
-    "bias": True,
+    **WINDOW_SCHEMA,
+    "group": Size(1),
+    "kernel_shape": KERNEL,
+    "input_size": Size(None),
+    "output_size": Size(None),
+    "bias": Flag(True),
 }
 
 OPS = [
@@ -347,7 +341,7 @@ OPS = [
         run=_conv_run,
         time=_conv_time,
         arity=(1, 3),
-        attributes={**COMMON, "activation": None},
+        schema={**COMMON, "activation": Choice(None, among=("Relu",))},
         weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["output_size"], a["input_size"] // a["group"])),
         optional=(1, 2),
         context=_conv_context,
@@ -359,7 +353,7 @@ OPS = [
         run=_transpose_run,
         time=_transpose_time,
         arity=(1, 3),
-        attributes={**COMMON, "output_padding": None, "output_shape": None},
+        schema={**COMMON, "output_padding": replace(KERNEL, least=0), "output_shape": KERNEL},
         weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["input_size"], a["output_size"] // a["group"])),
         optional=(1, 2),
         packed=_transpose_packed,

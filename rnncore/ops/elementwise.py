@@ -22,16 +22,14 @@ from rnncore.ops.checks import (
     INTEGERS,
     NUMBERS,
     SIGNED,
-    choice,
-    flag,
     follow,
     need,
     need_scalar,
-    number,
     on_numbers,
     one_dtype,
     single,
 )
+from rnncore.ops.schema import Choice, Flag, Integer, Number, Real
 
 __all__ = ["OPS"]
 
@@ -72,8 +70,6 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
 
     def infer(attributes, values):
         need(values[0], FLOATS)
-        for key in numbers:
-            number(attributes, key)
         return [Value(values[0].dtype, values[0].shape)]
 
     def run(attributes, weights, x):
@@ -90,7 +86,7 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
         found = [dtype.type(attributes[key]) for key in numbers]
         return (lambda x: function(x, *found)) if found else function
 
-    return Op(name, infer, run, attributes=numbers, bound=bound)
+    return Op(name, infer, run, schema={key: Real(default) for key, default in numbers.items()}, bound=bound)
 
 
 def _approximated(op: Op) -> Op:
@@ -104,7 +100,7 @@ def _approximated(op: Op) -> Op:
 
     def infer(attributes, values):
         found = op.infer(attributes, values)
-        if choice(attributes, "approximate", ("none", "rational")) == "rational" and attributes.get("alpha", 1) != 1:
+        if attributes["approximate"] == "rational" and attributes.get("alpha", 1) != 1:
             raise SpecError(f"approximate='rational' with alpha={attributes['alpha']!r}, expected alpha=1")
         return found
 
@@ -118,7 +114,8 @@ def _approximated(op: Op) -> Op:
             return None
         return op.bound(attributes, values, floating)
 
-    return Op(op.name, infer, run, attributes={**op.attributes, "approximate": "none"}, bound=bound)
+    schema = {**op.schema, "approximate": Choice("none", among=("none", "rational"))}
+    return Op(op.name, infer, run, schema=schema, bound=bound)
 
 
 def _sigmoid(x):
@@ -171,8 +168,6 @@ def _shrink(x, lambd, bias):
 
 def _shrink_infer(attributes, values):
     need(values[0], NUMBERS)
-    for key in ("lambd", "bias"):
-        number(attributes, key)
     return [Value(values[0].dtype, values[0].shape)]
 
 
@@ -181,11 +176,6 @@ def _shrink_run(attributes, weights, x):
     wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
     found = _shrink(wide, wide.dtype.type(attributes["lambd"]), wide.dtype.type(attributes["bias"]))
     return found.astype(x.dtype, copy=False)
-
-
-def _gelu_infer(attributes, values):
-    choice(attributes, "approximate", ("none", "tanh"))
-    return GELU["none"].infer({}, values)
 
 
 def _gelu(x):
@@ -269,9 +259,7 @@ def _divide_data(a, b):
 def _mod_infer(attributes, values):
     dtype = one_dtype(values)
     need(values[0], NUMBERS)
-    data = (
-        None if flag(attributes, "fmod") else follow(dtype, on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
-    )
+    data = None if attributes["fmod"] else follow(dtype, on_numbers(lambda a, b: a % b if b else UNKNOWN), *values)
     return [Value(dtype, broadcast(values), data)]
 
 
@@ -340,15 +328,7 @@ def _cast_data(dtype, value):
     return follow(dtype, lambda item: item, value)
 
 
-def _check_rounding(attributes):
-    """Of float8 values only, which no Value has: they are checked and have nothing to say."""
-    flag(attributes, "saturate")
-    choice(attributes, "round_mode", ("up", "down", "nearest"))
-
-
 def _cast_infer(attributes, values):
-    _check_rounding(attributes)
-    choice(attributes, "to", DTYPES)
     return [Value(attributes["to"], values[0].shape, _cast_data(attributes["to"], values[0]))]
 
 
@@ -358,7 +338,6 @@ def _cast(attributes, weights, x):
 
 
 def _cast_like_infer(attributes, values):
-    _check_rounding(attributes)
     return [Value(values[1].dtype, values[0].shape, _cast_data(values[1].dtype, values[0]))]
 
 
@@ -376,17 +355,10 @@ def _dropout_infer(attributes, values):
         raise SpecError(f"training_mode={found}, expected false, as is known for inference")
     if values[1] is not None:
         need_scalar(values[1], FLOATS, "ratio")
-    elif attributes["ratio"] is not None:
-        number({"ratio": single(attributes["ratio"])}, "ratio")
     return [Value(x.dtype, x.shape), Value("bool", x.shape)]
 
 
 # --- bits, and questions of one value ------------------------------------------------------------------------------
-
-
-def _shift_infer(attributes, values):
-    choice(attributes, "direction", ("LEFT", "RIGHT"))
-    return _spread(INTEGERS)(attributes, values)
 
 
 def _shift(attributes, weights, x, y):
@@ -406,12 +378,6 @@ def _is_infer(attributes, values):
     return [Value("bool", values[0].shape)]
 
 
-def _isinf_infer(attributes, values):
-    for name in ("detect_negative", "detect_positive"):
-        flag(attributes, name)
-    return _is_infer(attributes, values)
-
-
 def _isinf(attributes, weights, x):
     found = np.isinf(x)
     if not attributes["detect_negative"]:
@@ -421,7 +387,8 @@ def _isinf(attributes, weights, x):
     return found
 
 
-ROUNDING = {"saturate": True, "round_mode": "up"}
+ROUNDING = {"saturate": Flag(True), "round_mode": Choice("up", among=("up", "down", "nearest"))}
+"""Of float8 values only, which no Value has."""
 
 OPS = [
     _unary("Abs", np.abs, NUMBERS, on_numbers(abs)),
@@ -461,42 +428,58 @@ OPS = [
     _activation("HardSigmoid", _hard_sigmoid, alpha=0.2, beta=0.5),
     _activation("ThresholdedRelu", lambda x, alpha: np.where((x > alpha) | np.isnan(x), x, x.dtype.type(0)), alpha=1.0),
     _approximated(_activation("Swish", _swish, alpha=1.0)),
-    Op("Shrink", _shrink_infer, _shrink_run, attributes={"lambd": 0.5, "bias": 0.0}),
-    Op("Gelu", _gelu_infer, lambda a, w, x: GELU[a["approximate"]].run(a, w, x), attributes={"approximate": "none"}),
+    Op("Shrink", _shrink_infer, _shrink_run, schema={"lambd": Real(0.5), "bias": Real(0.0)}),
+    Op(
+        "Gelu",
+        GELU["none"].infer,
+        lambda a, w, x: GELU[a["approximate"]].run(a, w, x),
+        schema={"approximate": Choice("none", among=tuple(GELU))},
+    ),
     Op("PRelu", _prelu_infer, lambda a, w, x, slope: np.where(x >= 0, x, slope * x), arity=(2, 2)),
     _binary("Add", np.add, data=sizes.add),
     _binary("Sub", np.subtract, data=sizes.subtract),
     _binary("Mul", np.multiply, data=sizes.multiply),
     replace(_binary("Div", _divide, data=_divide_data), bound=_divide_bound),
-    Op("Mod", _mod_infer, _mod, arity=(2, 2), attributes={"fmod": False}),
+    Op("Mod", _mod_infer, _mod, arity=(2, 2), schema={"fmod": Flag(False)}),
     Op("Pow", _pow_infer, _pow, arity=(2, 2)),
-    _variadic("Min", np.minimum, NUMBERS, on_numbers(min)),
-    _variadic("Max", np.maximum, NUMBERS, on_numbers(max)),
+    _variadic("Min", np.minimum, NUMBERS, on_numbers(lambda *items: min(items))),
+    _variadic("Max", np.maximum, NUMBERS, on_numbers(lambda *items: max(items))),
     _variadic("Sum", np.add),
     Op("Mean", _spread(FLOATS), _mean, arity=(1, 1024)),
-    Op("Clip", _clip_infer, _clip, arity=(1, 3), parameters={"min": 1, "max": 2}),
+    Op(
+        "Clip",
+        _clip_infer,
+        _clip,
+        arity=(1, 3),
+        schema={"min": Number(None, position=1), "max": Number(None, position=2)},
+    ),
     Op("Identity", _identity_infer, lambda a, w, x: x),
     Op(
         "Dropout",
         _dropout_infer,
         lambda a, w, x, *rest: (x, np.ones(x.shape, np.bool_)),
         arity=(1, 3),
-        attributes={"seed": None},
-        parameters={"ratio": 1, "training_mode": 2},
+        schema={"ratio": Real(None, position=1), "training_mode": Flag(None, position=2), "seed": Integer(None)},
         outputs=("", "mask"),
     ),
-    Op("Cast", _cast_infer, _cast, attributes={"to": ..., **ROUNDING}),
+    Op("Cast", _cast_infer, _cast, schema={"to": Choice(among=DTYPES), **ROUNDING}),
     Op(
         "CastLike",
         _cast_like_infer,
         lambda a, w, x, like: x.astype(like.dtype, copy=False),
         arity=(2, 2),
-        attributes=ROUNDING,
+        schema=ROUNDING,
     ),
     _binary("BitwiseAnd", np.bitwise_and, INTEGERS),
     _binary("BitwiseOr", np.bitwise_or, INTEGERS),
     _binary("BitwiseXor", np.bitwise_xor, INTEGERS),
-    Op("BitShift", _shift_infer, _shift, arity=(2, 2), attributes={"direction": ...}),
+    Op(
+        "BitShift",
+        _spread(INTEGERS),
+        _shift,
+        arity=(2, 2),
+        schema={"direction": Choice(among=("LEFT", "RIGHT"))},
+    ),
     Op("IsNaN", _is_infer, lambda a, w, x: np.isnan(x)),
-    Op("IsInf", _isinf_infer, _isinf, attributes={"detect_negative": True, "detect_positive": True}),
+    Op("IsInf", _is_infer, _isinf, schema={"detect_negative": Flag(True), "detect_positive": Flag(True)}),
 ]

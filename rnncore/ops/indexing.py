@@ -11,8 +11,9 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops import sizes
-from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known, plain_size, whole_over_axis
-from rnncore.ops.checks import NUMBERS, choice, flag, integers, merge, need, need_scalar, single
+from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
+from rnncore.ops.checks import NUMBERS, merge, need, need_scalar, single
+from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axis, Choice, Flag, Integer, Integers, Number
 
 __all__ = ["OPS"]
 
@@ -28,9 +29,10 @@ def _gather_infer(attributes, values):
     axis = axis_of(attributes["axis"], len(x.shape))
     if not has(attributes, "indices", values, 1):
         raise SpecError("indices missing, expected them as an attribute or an input")
-    found = known(attributes, "indices", values, 1)
-    if attributes["indices"] is not None:
-        indices = integers("indices", found if isinstance(found, tuple) else (found,))
+    as_input = attributes["indices"] is None
+    found = None if as_input and len(values[1].shape) > 1 else known(attributes, "indices", values, 1)
+    if not as_input:
+        indices = found if isinstance(found, tuple) else (found,)
         _check_indices(indices, x.shape[axis])
         shape = (len(indices),) if isinstance(found, tuple) else ()
     else:
@@ -123,7 +125,7 @@ def _gather_nd_infer(attributes, values):
     need(indices, INDICES, "indices")
     batch = attributes["batch_dims"]
     limit = min(len(x.shape), len(indices.shape))
-    if type(batch) is not int or not 0 <= batch < limit:
+    if not 0 <= batch < limit:
         raise SpecError(f"batch_dims={batch!r} for {x} and indices {indices}, expected 0 to {limit - 1}")
     size = _tuple_size(x, indices, batch)
     rows = tuple(merge(x.shape[i], indices.shape[i], f"data and indices at axis {i}") for i in range(batch))
@@ -158,7 +160,6 @@ def _scatter(attributes, x, place, updates):
 
 
 def _check_updates(attributes, x, updates):
-    choice(attributes, "reduction", ("none", *REDUCTIONS))
     need(updates, (x.dtype,), "updates")
     if attributes["reduction"] != "none":
         need(x, NUMBERS, f"data with reduction={attributes['reduction']!r}")
@@ -215,7 +216,9 @@ def _one_hot_infer(attributes, values):
     if depth is not None:
         need_scalar(depth, NUMBERS, "depth")
     found = int(found) if isinstance(found, float) and found.is_integer() else found
-    size = UNKNOWN if found is None else found if isinstance(found, str) else plain_size("depth", found)
+    size = UNKNOWN if found is None else found
+    if not isinstance(size, str) and not (type(size) is int and 1 <= size <= MAX_SIZE):
+        raise SpecError(f"depth={size!r}, expected a positive integer")
     shape = list(indices.shape)
     shape.insert(axis_of(attributes["axis"], len(shape) + 1), size)
     return [Value(pair.dtype, tuple(shape))]
@@ -267,8 +270,6 @@ def _top_k_infer(attributes, values):
     x = values[0]
     need(x, NUMBERS)
     axis = axis_of(attributes["axis"], len(x.shape))
-    for name in ("largest", "sorted"):
-        flag(attributes, name)
     if not has(attributes, "k", values, 1):
         raise SpecError("k missing, expected it as an attribute or an input")
     found = single(known(attributes, "k", values, 1))
@@ -331,8 +332,7 @@ def _arg_infer(attributes, values):
     x = values[0]
     need(x, NUMBERS)
     axis = axis_of(attributes["axis"], len(x.shape))
-    flag(attributes, "select_last_index")
-    kept = (1,) if flag(attributes, "keepdims") else ()
+    kept = (1,) if attributes["keepdims"] else ()
     if x.shape[axis] == 0:
         raise SpecError(f"input is {x}, expected something at axis {axis}")
     return [Value("int64", (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))]
@@ -351,7 +351,6 @@ def _arg(function):
 
 def _unique_infer(attributes, values):
     x = values[0]
-    flag(attributes, "sorted")
     one = Value("int64", (UNKNOWN,))
     if attributes["axis"] is None:
         return [Value(x.dtype, (UNKNOWN,)), one, Value("int64", (sizes.multiply(1, *x.shape),)), one]
@@ -372,7 +371,8 @@ def _unique(attributes, weights, x):
     return (y, *(array.astype(np.int64, copy=False) for array in (first, inverse, counts)))
 
 
-ARG = {"axis": 0, "keepdims": True, "select_last_index": False}
+ARG = {"axis": Axis(0), "keepdims": Flag(True), "select_last_index": Flag(False)}
+REDUCTION = Choice("none", among=("none", *REDUCTIONS))
 
 OPS = [
     Op(
@@ -381,8 +381,7 @@ OPS = [
         _gather,
         time=whole_over_axis,
         arity=(1, 2),
-        attributes={"axis": 0},
-        parameters={"indices": 1},
+        schema={"indices": Integers(None, position=1, single=True), "axis": Axis(0)},
         bound=_gather_bound,
     ),
     Op(
@@ -391,7 +390,7 @@ OPS = [
         _gather_elements,
         time=whole_over_axis,
         arity=(2, 2),
-        attributes={"axis": 0},
+        schema={"axis": Axis(0)},
     ),
     Op(
         "GatherND",
@@ -399,7 +398,7 @@ OPS = [
         _gather_nd,
         time=_gather_nd_time,
         arity=(2, 2),
-        attributes={"batch_dims": 0},
+        schema={"batch_dims": Integer(0, least=0, most=MAX_RANK)},
     ),
     Op(
         "ScatterElements",
@@ -407,37 +406,40 @@ OPS = [
         _scatter_elements,
         time=whole_over_axis,
         arity=(3, 3),
-        attributes={"axis": 0, "reduction": "none"},
+        schema={"axis": Axis(0), "reduction": REDUCTION},
     ),
-    Op("ScatterND", _scatter_nd_infer, _scatter_nd, time="whole", arity=(3, 3), attributes={"reduction": "none"}),
+    Op("ScatterND", _scatter_nd_infer, _scatter_nd, time="whole", arity=(3, 3), schema={"reduction": REDUCTION}),
     Op(
         "OneHot",
         _one_hot_infer,
         _one_hot,
         arity=(3, 3),
-        attributes={"axis": -1},
-        parameters={"depth": 1},
+        schema={"depth": Number(None, position=1), "axis": Axis(-1)},
     ),
     Op("NonZero", _nonzero_infer, _nonzero, time="whole"),
-    Op("Compress", _compress_infer, _compress, time=_over_axis_or_all, arity=(2, 2), attributes={"axis": None}),
+    Op("Compress", _compress_infer, _compress, time=_over_axis_or_all, arity=(2, 2), schema={"axis": Axis(None)}),
     Op(
         "TopK",
         _top_k_infer,
         _top_k,
         time=whole_over_axis,
         arity=(1, 2),
-        attributes={"axis": -1, "largest": True, "sorted": True},
-        parameters={"k": 1},
+        schema={
+            "k": Integer(None, position=1, least=0),
+            "axis": Axis(-1),
+            "largest": Flag(True),
+            "sorted": Flag(True),
+        },
         outputs=("", "indices"),
     ),
-    Op("ArgMax", _arg_infer, _arg(np.argmax), time=whole_over_axis, attributes=ARG),
-    Op("ArgMin", _arg_infer, _arg(np.argmin), time=whole_over_axis, attributes=ARG),
+    Op("ArgMax", _arg_infer, _arg(np.argmax), time=whole_over_axis, schema=ARG),
+    Op("ArgMin", _arg_infer, _arg(np.argmin), time=whole_over_axis, schema=ARG),
     Op(
         "Unique",
         _unique_infer,
         _unique,
         time=_over_axis_or_all,
-        attributes={"axis": None, "sorted": True},
+        schema={"axis": Axis(None), "sorted": Flag(True)},
         outputs=("", "indices", "inverse_indices", "counts"),
     ),
 ]

@@ -6,7 +6,8 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
-from rnncore.ops.base import Op, Value, need_float, plain_size
+from rnncore.ops.base import Op, Value, need_float
+from rnncore.ops.schema import Flag, Size
 
 __all__ = ["OPS"]
 
@@ -20,8 +21,6 @@ def _linear_infer(attributes, values):
 
 
 def _linear_shapes(attributes):
-    if not isinstance(attributes["bias"], bool):
-        raise SpecError(f"bias={attributes['bias']!r}, expected true or false")
     shapes = {"weight": (attributes["output_size"], attributes["input_size"])}
     if attributes["bias"]:
         shapes["bias"] = (attributes["output_size"],)
@@ -84,33 +83,20 @@ def _embedding_run(attributes, weights, ids):
     return weights["weight"][ids]
 
 
-def _check_sizes(attributes):
-    for name in ("input_size", "output_size"):
-        plain_size(name, attributes[name])
-
-
-def _checked(shapes):
-    def weight_shapes(attributes):
-        _check_sizes(attributes)
-        return shapes(attributes)
-
-    return weight_shapes
-
-
 OPS = [
     Op(
         "Linear",
         infer=_linear_infer,
         run=_linear_run,
-        attributes={"input_size": ..., "output_size": ..., "bias": True},
-        weight_shapes=_checked(_linear_shapes),
+        schema={"input_size": Size(), "output_size": Size(), "bias": Flag(True)},
+        weight_shapes=_linear_shapes,
         packed=_linear_packed,
     ),
     Op(
         "Embedding",
         infer=_embedding_infer,
         run=_embedding_run,
-        attributes={"input_size": ..., "output_size": ...},
-        weight_shapes=_checked(lambda a: {"weight": (a["input_size"], a["output_size"])}),
+        schema={"input_size": Size(), "output_size": Size()},
+        weight_shapes=lambda a: {"weight": (a["input_size"], a["output_size"])},
     ),
 ]

@@ -12,16 +12,12 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import _normalization, runs_native
-from rnncore.ops.base import Op, Value, axis_of, plain_size
-from rnncore.ops.checks import FLOATS, axes_of, need, number
+from rnncore.ops.base import Op, Value, axis_of, mean
+from rnncore.ops.checks import FLOATS, axes_of, need
+from rnncore.ops.schema import Axes, Axis, Choice, Flag, Real, Size
 from rnncore.ops.windows import need_images
 
 __all__ = ["OPS"]
-
-
-def _need_epsilon(attributes):
-    if number(attributes, "epsilon") < 0:
-        raise SpecError(f"epsilon={attributes['epsilon']!r}, expected at least 0")
 
 
 def _need_vector(what, value, size, x):
@@ -48,9 +44,9 @@ def _check_channels(x, *vectors):
 
 def _moments(x, axes):
     """Mean, and x - mean, and the mean of its squares."""
-    mean = x.mean(axis=axes, keepdims=True)
-    centred = x - mean
-    return mean, centred, np.square(centred).mean(axis=axes, keepdims=True)
+    found = mean(x, axes)
+    centred = x - found
+    return found, centred, mean(np.square(centred), axes)
 
 
 # ---- with trained statistics -------------------------------------------------------------------------------------
@@ -59,9 +55,6 @@ def _moments(x, axes):
 def _batch_infer(attributes, values):
     x = values[0]
     need(x, FLOATS)
-    _need_epsilon(attributes)
-    if attributes["training_mode"] != 0:
-        raise SpecError(f"training_mode={attributes['training_mode']!r}, expected 0: models run, they do not train")
     if len(x.shape) < 2:
         raise SpecError(f"input is {x}, expected (N, C, ...)")
     for what, value in zip(("scale", "B", "mean", "var"), values[1:], strict=True):
@@ -85,7 +78,6 @@ def _instance_infer(attributes, values):
     x, scale, offset = values
     need(x, FLOATS)
     need_images(x)
-    _need_epsilon(attributes)
     _need_vector("scale", scale, x.shape[1], x)
     _need_vector("B", offset, x.shape[1], x)
     return [Value(x.dtype, x.shape)]
@@ -104,9 +96,7 @@ def _instance_run(attributes, weights, x, scale, offset):
 def _group_infer(attributes, values):
     x, scale, offset = values
     need(x, FLOATS)
-    groups = plain_size("num_groups", attributes["num_groups"])
-    _need_epsilon(attributes)
-    _need_stash(attributes)
+    groups = attributes["num_groups"]
     if len(x.shape) < 2 or (isinstance(x.shape[1], int) and x.shape[1] % groups):
         raise SpecError(f"input is {x}, expected (N, C, ...) with C a multiple of num_groups={groups}")
     _need_vector("scale", scale, x.shape[1], x)
@@ -153,9 +143,6 @@ def _mean_variance_time(attributes, rank, time_axis):
 def _lrn_infer(attributes, values):
     (x,) = values
     need(x, FLOATS)
-    plain_size("size", attributes["size"])
-    for name in ("alpha", "beta", "bias"):
-        number(attributes, name)
     if len(x.shape) < 2:
         raise SpecError(f"input is {x}, expected (N, C, ...)")
     return [Value(x.dtype, x.shape)]
@@ -179,11 +166,6 @@ def _lrn_run(attributes, weights, x):
 # ---- over the last axes ------------------------------------------------------------------------------------------
 
 
-def _need_stash(attributes):
-    if attributes["stash_type"] != 1:
-        raise SpecError(f"stash_type={attributes['stash_type']!r}, expected 1: statistics in float32 or wider")
-
-
 def _stashed(x):
     """x in the precision that statistics are made in."""
     return x.astype(np.float32) if x.dtype == np.float16 else x
@@ -201,8 +183,6 @@ def _layer_infer(attributes, values):
     x, *scales = values
     need(x, FLOATS)
     axis = axis_of(attributes["axis"], len(x.shape))
-    _need_epsilon(attributes)
-    _need_stash(attributes)
     for what, value in zip(("Scale", "B"), scales, strict=False):
         if value is not None and (value.dtype not in FLOATS or not _broadcasts(value, x.shape)):
             raise SpecError(f"{what} is {value}, expected what broadcasts to {x}")
@@ -231,7 +211,7 @@ def _layer_run(attributes, weights, x, scale, offset=None):
         shape = (*x.shape[:axis], *[1] * (x.ndim - axis))
         return found[0], found[1].reshape(shape), found[2].reshape(shape)
     axes = tuple(range(axis, x.ndim))
-    mean, centred, variance = _moments(_stashed(x), axes)
+    average, centred, variance = _moments(_stashed(x), axes)
     variance += centred.dtype.type(attributes["epsilon"])
     inverse = 1 / np.sqrt(variance, out=variance)
     centred *= inverse
@@ -239,7 +219,7 @@ def _layer_run(attributes, weights, x, scale, offset=None):
     y *= scale
     if offset is not None:
         y += offset
-    return (y, mean, inverse) if attributes["statistics"] else y
+    return (y, average, inverse) if attributes["statistics"] else y
 
 
 def _rms_run(attributes, weights, x, scale):
@@ -249,8 +229,8 @@ def _rms_run(attributes, weights, x, scale):
         return _normalization.normalize(x, scale.size, 1, 1, False, attributes["epsilon"], scale, None, False)
     axes = tuple(range(axis, x.ndim))
     wide = _stashed(x)
-    mean = np.square(wide).mean(axis=axes, keepdims=True)
-    y = (wide / np.sqrt(mean + wide.dtype.type(attributes["epsilon"]))).astype(x.dtype, copy=False)
+    squares = mean(np.square(wide), axes)
+    y = (wide / np.sqrt(squares + wide.dtype.type(attributes["epsilon"]))).astype(x.dtype, copy=False)
     y *= scale
     return y
 
@@ -271,13 +251,16 @@ def _not_over_batch(attributes, rank, time_axis):
     return "whole" if time_axis >= 1 else "pointwise"
 
 
+EPSILON = Real(1e-5, least=0.0)
+STASH = Choice(1, among=(1,))  # statistics in float32 or wider
+
 OPS = [
     Op(
         "BatchNormalization",
         infer=_batch_infer,
         run=_batch_run,
         arity=(5, 5),
-        attributes={"epsilon": 1e-5, "momentum": 0.9, "training_mode": 0},
+        schema={"epsilon": EPSILON, "momentum": Real(0.9), "training_mode": Choice(0, among=(0,))},
     ),
     Op(
         "InstanceNormalization",
@@ -285,7 +268,7 @@ OPS = [
         run=_instance_run,
         time=_spatial_time,
         arity=(3, 3),
-        attributes={"epsilon": 1e-5},
+        schema={"epsilon": EPSILON},
     ),
     Op(
         "GroupNormalization",
@@ -293,7 +276,7 @@ OPS = [
         run=_group_run,
         time=_not_over_batch,
         arity=(3, 3),
-        attributes={"epsilon": 1e-5, "num_groups": ..., "stash_type": 1},
+        schema={"epsilon": EPSILON, "num_groups": Size(), "stash_type": STASH},
     ),
     Op(
         "LayerNormalization",
@@ -301,7 +284,7 @@ OPS = [
         run=_layer_run,
         time=_layer_time,
         arity=(2, 3),
-        attributes={"axis": -1, "epsilon": 1e-5, "stash_type": 1, "statistics": False},
+        schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH, "statistics": Flag(False)},
         optional=(2,),
         outputs=lambda attributes: ("", "mean", "inv_std_dev") if attributes["statistics"] else ("",),
     ),
@@ -311,20 +294,20 @@ OPS = [
         run=_rms_run,
         time=_layer_time,
         arity=(2, 2),
-        attributes={"axis": -1, "epsilon": 1e-5, "stash_type": 1},
+        schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH},
     ),
     Op(
         "MeanVarianceNormalization",
         infer=_mean_variance_infer,
         run=_mean_variance_run,
         time=_mean_variance_time,
-        attributes={"axes": (0, 2, 3)},
+        schema={"axes": Axes((0, 2, 3))},
     ),
     Op(
         "LRN",
         infer=_lrn_infer,
         run=_lrn_run,
         time=_channel_time,
-        attributes={"size": ..., "alpha": 1e-4, "beta": 0.75, "bias": 1.0},
+        schema={"size": Size(), "alpha": Real(1e-4), "beta": Real(0.75), "bias": Real(1.0)},
     ),
 ]

@@ -7,15 +7,17 @@ MaxPool and AveragePool of float32 are compiled: kernels/_pooling.pyx.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import _pooling, runs_native
-from rnncore.ops.base import Op, Value, plain_size
-from rnncore.ops.checks import choice, flag, need
-from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images, window_context, window_time
+from rnncore.ops.base import Op, Value, mean
+from rnncore.ops.checks import need
+from rnncore.ops.schema import Choice, Flag, Size
+from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images, window_context, window_time
 
 __all__ = ["OPS"]
 
@@ -23,9 +25,6 @@ FLOATS = ("float", "float64")
 
 
 def _window(attributes, axes):
-    for name in ("ceil_mode", "count_include_pad"):
-        if name in attributes:
-            flag(attributes, name)
     kernel = check_sizes(attributes, "kernel_shape", axes, 1, 1)
     window = Window.of(attributes, kernel, bool(attributes["ceil_mode"]))
     for axis in range(axes):
@@ -96,8 +95,6 @@ def _packed(run, divisors=None):
 
 
 def _max_infer(attributes, values):
-    choice(attributes, "storage_order", (0,))
-    flag(attributes, "indices")
     found = _infer((*FLOATS, "int8", "uint8"))(attributes, values)
     return [*found, Value("int64", found[0].shape)] if attributes["indices"] else found
 
@@ -160,11 +157,6 @@ def _average_run(attributes, weights, x):
     return np.divide(sums, _divisors(attributes, window, x.shape[2:]).astype(x.dtype), out=sums)
 
 
-def _lp_infer(attributes, values):
-    plain_size("p", attributes["p"])
-    return _infer(FLOATS)(attributes, values)
-
-
 def _lp_run(attributes, weights, x):
     """(sum |x|^p)^(1/p) of every window."""
     window, p = _window(attributes, x.ndim - 2), attributes["p"]
@@ -181,8 +173,6 @@ def _global_infer(attributes, values):
     (x,) = values
     axes = need_images(x)
     need(x, FLOATS)
-    if "p" in attributes:
-        plain_size("p", attributes["p"])
     return [Value(x.dtype, (*x.shape[:2], *[1] * axes))]
 
 
@@ -208,9 +198,9 @@ def _context(attributes, rank, time_axis):
     return window_context(_window(attributes, rank - 2), time_axis)
 
 
-def _pool(name, infer, run, outputs=("",), packed=None, **attributes):
-    attributes = {"kernel_shape": ..., **WINDOW_ATTRIBUTES, "ceil_mode": 0, **attributes}
-    return Op(name, infer, run, time=_time, context=_context, attributes=attributes, outputs=outputs, packed=packed)
+def _pool(name, infer, run, outputs=("",), packed=None, **schema):
+    schema = {"kernel_shape": replace(KERNEL, default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
+    return Op(name, infer, run, time=_time, context=_context, schema=schema, outputs=outputs, packed=packed)
 
 
 OPS = [
@@ -220,12 +210,18 @@ OPS = [
         _max_run,
         outputs=lambda attributes: ("", "indices") if attributes["indices"] else ("",),
         packed=_packed(_max_run),
-        storage_order=0,
-        indices=False,
+        storage_order=Choice(0, among=(0,)),
+        indices=Flag(False),
     ),
-    _pool("AveragePool", _infer(FLOATS), _average_run, packed=_packed(_average_run, _divisors), count_include_pad=0),
-    _pool("LpPool", _lp_infer, _lp_run, p=2),
-    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: x.mean(axis=axes, keepdims=True)), _global_time),
+    _pool(
+        "AveragePool",
+        _infer(FLOATS),
+        _average_run,
+        packed=_packed(_average_run, _divisors),
+        count_include_pad=Flag(0),
+    ),
+    _pool("LpPool", _infer(FLOATS), _lp_run, p=Size(2)),
+    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: mean(x, axes)), _global_time),
     Op("GlobalMaxPool", _global_infer, _global(lambda a, x, axes: x.max(axis=axes, keepdims=True)), _global_time),
-    Op("GlobalLpPool", _global_infer, _global(_global_lp), _global_time, attributes={"p": 2}),
+    Op("GlobalLpPool", _global_infer, _global(_global_lp), _global_time, schema={"p": Size(2)}),
 ]

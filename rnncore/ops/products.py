@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 
-from rnncore.errors import SpecError
+from rnncore.errors import SpecError, shown
 from rnncore.ops import sizes
 from rnncore.ops.base import Op, Value
-from rnncore.ops.checks import FLOATS, NUMBERS, flag, merge, need, number, one_dtype, spread
+from rnncore.ops.checks import FLOATS, NUMBERS, merge, need, one_dtype, spread
+from rnncore.ops.schema import Flag, Real, Text
 
 __all__ = ["OPS", "equation_terms"]
 
@@ -39,10 +40,8 @@ def _gemm_infer(attributes, values):
     a, b, c = values
     need(a, MULTIPLIED, "A", rank=2)
     need(b, (a.dtype,), "B", rank=2)
-    for name in ("alpha", "beta"):
-        number(attributes, name)
-    m, k = reversed(a.shape) if flag(attributes, "transA") else a.shape
-    other, n = reversed(b.shape) if flag(attributes, "transB") else b.shape
+    m, k = reversed(a.shape) if attributes["transA"] else a.shape
+    other, n = reversed(b.shape) if attributes["transB"] else b.shape
     if not sizes.fits(k, other):
         raise SpecError(f"A is {a} and B is {b}, which differ in the size they share: {k} and {other}")
     if c is not None:
@@ -72,23 +71,21 @@ def _gemm(attributes, weights, a, b, c=None):
 def equation_terms(attributes, count):
     """The letters of each input and of the output, with "..." in places; ONNX allows spaces."""
     equation = attributes["equation"]
-    if not isinstance(equation, str):
-        raise SpecError(f"equation={equation!r}, expected a text")
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != count:
-        raise SpecError(f"equation={equation!r}, expected a term for each of {count} inputs")
+        raise SpecError(f"equation={shown(equation)}, expected a term for each of {count} inputs")
     if not arrow:
         letters = Counter(left.replace(",", "").replace("...", ""))
         right = "..." * ("..." in left) + "".join(sorted(letter for letter, found in letters.items() if found == 1))
     for term in (*terms, right):
         plain = term.replace("...", "", 1)
         if plain and not (plain.isascii() and plain.isalpha()):
-            raise SpecError(f"equation={equation!r}: {term!r}, expected letters and at most one '...'")
+            raise SpecError(f"equation={shown(equation)}: {shown(term)}, expected letters and at most one '...'")
     output = right.replace("...", "")
     unknown = [letter for letter in output if letter not in left]
     if unknown or len(set(output)) < len(output) or ("..." in right and "..." not in left):
-        raise SpecError(f"equation={equation!r}: output {right!r}, expected letters of the inputs, each once")
+        raise SpecError(f"equation={shown(equation)}: output {shown(right)}, expected letters of the inputs, each once")
     return terms, right
 
 
@@ -101,7 +98,9 @@ def _einsum_infer(attributes, values):
         before, dots, after = term.partition("...")
         spare = len(value.shape) - len(before) - len(after)
         if spare < 0 or (spare and not dots):
-            raise SpecError(f"equation={attributes['equation']!r}: {term!r} for {value}, expected as many dimensions")
+            raise SpecError(
+                f"equation={shown(attributes['equation'])}: {shown(term)} for {value}, expected as many dimensions"
+            )
         between = spread(between, value.shape[len(before) : len(before) + spare])
         found = (*value.shape[: len(before)], *value.shape[len(before) + spare :])
         for letter, size in zip(before + after, found, strict=True):
@@ -123,8 +122,8 @@ OPS = [
         _gemm,
         time="whole",
         arity=(2, 3),
-        attributes={"alpha": 1.0, "beta": 1.0, "transA": False, "transB": False},
+        schema={"alpha": Real(1.0), "beta": Real(1.0), "transA": Flag(False), "transB": Flag(False)},
         optional=(2,),
     ),
-    Op("Einsum", _einsum_infer, _einsum, time="whole", arity=(1, 64), attributes={"equation": ...}),
+    Op("Einsum", _einsum_infer, _einsum, time="whole", arity=(1, 64), schema={"equation": Text()}),
 ]

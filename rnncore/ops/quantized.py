@@ -16,10 +16,11 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
-from rnncore.ops.base import Op, Value, axis_of, broadcast, plain_size
-from rnncore.ops.checks import choice, need, need_scalar, number
+from rnncore.ops.base import Op, Value, axis_of, broadcast
+from rnncore.ops.checks import need, need_scalar
 from rnncore.ops.convolution import Kept, convolve, pack_convolution
-from rnncore.ops.windows import WINDOW_ATTRIBUTES, Window, check_sizes, need_images
+from rnncore.ops.schema import Axis, Choice, Flag, Real, Size, Texts
+from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images
 
 __all__ = ["OPS"]
 
@@ -58,8 +59,6 @@ def _along(vector, attributes, x):
 
 
 def _check_scales(attributes, x, scale, zero):
-    if attributes["block_size"] != 0:
-        raise SpecError(f"block_size={attributes['block_size']!r}, expected 0: one scale for all or one for each index")
     for what, value in (("scale", scale), ("zero point", zero)):
         if value is None or value.shape in ((), (1,)):
             continue
@@ -76,7 +75,7 @@ def _quantize_dtype(attributes, zero):
     wanted = attributes["output_dtype"]
     if wanted is None:
         return "uint8" if zero is None else zero.dtype
-    if wanted not in QUANTIZED or (zero is not None and zero.dtype != wanted):
+    if zero is not None and zero.dtype != wanted:
         raise SpecError(f"output_dtype={wanted!r}, expected that of the zero point, {' or '.join(QUANTIZED)}")
     return wanted
 
@@ -87,8 +86,6 @@ def _quantize_infer(attributes, values):
     need(scale, ("float",), "scale")
     if zero is not None:
         need(zero, QUANTIZED, "zero point")
-    if attributes["saturate"] != 1:
-        raise SpecError(f"saturate={attributes['saturate']!r}, expected 1: it is about float8")
     _check_scales(attributes, x, scale, zero)
     return [Value(_quantize_dtype(attributes, zero), x.shape)]
 
@@ -104,8 +101,6 @@ def _dequantize_infer(attributes, values):
     x, scale, zero = values
     need(x, (*QUANTIZED, "int32"), "input")
     need(scale, ("float",), "scale")
-    if attributes["output_dtype"] not in (None, "float"):
-        raise SpecError(f"output_dtype={attributes['output_dtype']!r}, expected 'float'")
     if zero is not None and zero.dtype != x.dtype:
         raise SpecError(f"zero point is {zero}, expected {x.dtype}")
     _check_scales(attributes, x, scale, zero)
@@ -140,8 +135,20 @@ def _dynamic_run(attributes, weights, x):
 # ---- products ----------------------------------------------------------------------------------------------------
 
 
+def _need_spread(x, *others):
+    """InputError where one of the others, which may be None, would make x larger than it is."""
+    for other in others:
+        if other is not None:
+            pairs = zip(reversed(other.shape), reversed(x.shape), strict=False)
+            if other.ndim > x.ndim or any(n not in (1, size) for n, size in pairs):
+                raise InputError(
+                    f"scale, zero point or bias of shape {other.shape} for {x.shape}, expected one for each"
+                )
+
+
 def _minus(x, zero):
     """x - zero point, in float32, where each is exact."""
+    _need_spread(x, zero)
     x = x.astype(np.float32)
     return x if zero is None or not zero.any() else x - zero.astype(np.float32)
 
@@ -158,6 +165,8 @@ class IntegerMatrix:
 
     def __call__(self, a):
         """a (..., K), integers in float32; returns float32 or float64."""
+        if a.shape[-1:] != self.matrix.shape[:1]:
+            raise InputError(f"matrices {a.shape} and {self.matrix.shape}, expected one inner size")
         if self.packed is not None and a.size:
             return self.packed(a)
         return a.astype(self.matrix.dtype, copy=False) @ self.matrix
@@ -257,6 +266,8 @@ def _qlinear_matmul_packed(attributes, weights, threads):
     def run(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero):
         sums = product(a, b, a_zero, b_zero)
         scale = _column(_single(a_scale)) * _single(b_scale) / _single(y_scale).reshape(())
+        scale = scale.reshape(()) if scale.size == 1 else scale
+        _need_spread(sums, scale)
         return _rounded(sums.astype(scale.dtype) * scale, y_zero.reshape(()), y_zero.dtype)
 
     return run
@@ -278,6 +289,8 @@ def _to_float_infer(attributes, values):
 
 
 def _scaled(sums, a_scale, b_scale, bias):
+    b_scale, bias = (v.reshape(()) if v is not None and v.size == 1 else v for v in (b_scale, bias))
+    _need_spread(sums, b_scale, bias)
     y = sums.astype(b_scale.dtype, copy=False) * (a_scale.reshape(()) * b_scale)
     return y if bias is None else y + bias
 
@@ -321,7 +334,7 @@ def _conv_value(attributes, x, w):
     axes = need_images(x)
     need(x, BYTES, "x")
     need(w, BYTES, "w")
-    group = plain_size("group", attributes["group"])
+    group = attributes["group"]
     if len(w.shape) != axes + 2:
         raise SpecError(f"w is {w}, expected rank {axes + 2}")
     kernel = w.shape[2:]
@@ -395,6 +408,7 @@ def _qlinear_conv_packed(attributes, weights, threads):
         if bias is not None:
             sums += bias.reshape(-1, *after)
         scale = (x_scale.reshape(()) * w_scale / y_scale.reshape(())).reshape(-1, *after)
+        _need_spread(sums, scale)
         return _rounded(sums.astype(scale.dtype) * scale, y_zero.reshape(()), y_zero.dtype)
 
     return run
@@ -409,26 +423,10 @@ LSTM_INPUTS = (
 )
 
 
-def _lstm_infer(attributes, values):
-    given = dict(zip(LSTM_INPUTS, values, strict=True))
-    x, hidden = given["X"], plain_size("hidden_size", attributes["hidden_size"])
-    choice(attributes, "direction", tuple(DIRECTIONS))
-    directions = len(DIRECTIONS[attributes["direction"]])
-    usual = ("sigmoid", "tanh", "tanh") * directions
-    names = attributes["activations"]
-    named = isinstance(names, tuple) and tuple(str(name).lower() for name in names) == usual
-    if names is not None and not named:
-        raise SpecError(f"activations={names!r}, expected Sigmoid, Tanh, Tanh for each direction")
-    if attributes["input_forget"] not in (0, 1):
-        raise SpecError(f"input_forget={attributes['input_forget']!r}, expected 0 or 1")
-    clip = attributes["clip"]
-    if clip is not None and not number(attributes, "clip") > 0:
-        raise SpecError(f"clip={clip!r}, expected a positive number")
-    need(x, ("float",), "X")
-    if len(x.shape) != 3:
-        raise SpecError(f"X is {x}, expected (T, B, I)")
-    steps, batch, width = x.shape
-    shapes = {
+def _lstm_shapes(attributes, batch, width):
+    """The shapes of the inputs that an input of these sizes asks for, by name."""
+    directions, hidden = len(DIRECTIONS[attributes["direction"]]), attributes["hidden_size"]
+    return {
         "W": (directions, width, 4 * hidden),
         "R": (directions, hidden, 4 * hidden),
         "B": (directions, 8 * hidden),
@@ -437,8 +435,22 @@ def _lstm_infer(attributes, values):
         "initial_c": (directions, batch, hidden),
         "P": (directions, 3 * hidden),
     }
+
+
+def _lstm_infer(attributes, values):
+    given = dict(zip(LSTM_INPUTS, values, strict=True))
+    x, hidden = given["X"], attributes["hidden_size"]
+    directions = len(DIRECTIONS[attributes["direction"]])
+    usual = ("sigmoid", "tanh", "tanh") * directions
+    names = attributes["activations"]
+    if names is not None and tuple(name.lower() for name in names) != usual:
+        raise SpecError(f"activations={names!r}, expected Sigmoid, Tanh, Tanh for each direction")
+    need(x, ("float",), "X")
+    if len(x.shape) != 3:
+        raise SpecError(f"X is {x}, expected (T, B, I)")
+    steps, batch, width = x.shape
     dtypes = {"W": BYTES, "R": BYTES, "sequence_lens": ("int32", "int64")}
-    for name, shape in shapes.items():
+    for name, shape in _lstm_shapes(attributes, batch, width).items():
         if given[name] is not None:
             _need_shape(name, given[name], dtypes.get(name, ("float",)), [shape])
     for name in ("W", "R"):
@@ -525,11 +537,15 @@ def _lstm_packed(attributes, weights, threads):
     prepared = [Kept(_lstm_matrix(threads)) for _ in range(2)]
 
     def run(x, w, r, bias, lengths, h0, c0, peephole, w_scale, w_zero, r_scale, r_zero):
-        hidden, steps, batch = attributes["hidden_size"], *x.shape[:2]
+        hidden, (steps, batch, width) = attributes["hidden_size"], x.shape
         backwards = DIRECTIONS[attributes["direction"]]
+        given = dict(zip(LSTM_INPUTS[1:], (w, r, bias, lengths, h0, c0, peephole), strict=False))
+        for name, shape in _lstm_shapes(attributes, batch, width).items():
+            if given[name] is not None and given[name].shape != shape:
+                raise InputError(f"{name}: shape {given[name].shape}, expected {shape}")
         lengths = np.full(batch, steps) if lengths is None else lengths
-        if len(lengths) != batch or (lengths < 0).any() or (lengths > steps).any():
-            raise InputError(f"sequence_lens={lengths.tolist()}, expected {batch} lengths from 0 to {steps}")
+        if (lengths < 0).any() or (lengths > steps).any():
+            raise InputError(f"sequence_lens={lengths.tolist()}, expected lengths from 0 to {steps}")
         _check_zero("W_zero_point", w, w_zero)
         _check_zero("R_zero_point", r, r_zero)
         w_matrices, r_matrices = prepared[0](w, w_zero), prepared[1](r, r_zero)
@@ -573,13 +589,14 @@ def _conv_time(attributes, rank, time_axis):
     return "pointwise" if time_axis == 0 else "whole"
 
 
-CONV_ATTRIBUTES = {**WINDOW_ATTRIBUTES, "group": 1, "kernel_shape": None}
-LSTM_ATTRIBUTES = {
-    "hidden_size": ...,
-    "direction": "forward",
-    "activations": None,
-    "clip": None,
-    "input_forget": 0,
+BLOCKS = Choice(0, among=(0,))  # one scale for all, or one for each index
+CONV_SCHEMA = {**WINDOW_SCHEMA, "group": Size(1), "kernel_shape": KERNEL}
+LSTM_SCHEMA = {
+    "hidden_size": Size(),
+    "direction": Choice("forward", among=tuple(DIRECTIONS)),
+    "activations": Texts(None),
+    "clip": Real(None, above=0.0),
+    "input_forget": Flag(0),
 }
 
 OPS = [
@@ -588,7 +605,12 @@ OPS = [
         infer=_quantize_infer,
         run=_quantize_run,
         arity=(2, 3),
-        attributes={"axis": 1, "saturate": 1, "block_size": 0, "output_dtype": None},
+        schema={
+            "axis": Axis(1),
+            "saturate": Choice(1, among=(1,)),  # about float8
+            "block_size": BLOCKS,
+            "output_dtype": Choice(None, among=QUANTIZED),
+        },
         optional=(2,),
     ),
     Op(
@@ -596,7 +618,7 @@ OPS = [
         infer=_dequantize_infer,
         run=_dequantize_run,
         arity=(2, 3),
-        attributes={"axis": 1, "block_size": 0, "output_dtype": None},
+        schema={"axis": Axis(1), "block_size": BLOCKS, "output_dtype": Choice(None, among=("float",))},
         optional=(2,),
     ),
     Op(
@@ -610,15 +632,15 @@ OPS = [
     _op("QLinearMatMul", _qlinear_matmul_infer, _qlinear_matmul_packed, 8, 8, time=_over_rows),
     _op("MatMulIntegerToFloat", _to_float_infer, _to_float_packed, 4, 7, time=_over_rows),
     _op("DynamicQuantizeMatMul", _dynamic_matmul_infer, _dynamic_matmul_packed, 3, 5, time="whole"),
-    _op("ConvInteger", _conv_integer_infer, _conv_integer_packed, 2, 4, time=_conv_time, attributes=CONV_ATTRIBUTES),
-    _op("QLinearConv", _qlinear_conv_infer, _qlinear_conv_packed, 8, 9, time=_conv_time, attributes=CONV_ATTRIBUTES),
+    _op("ConvInteger", _conv_integer_infer, _conv_integer_packed, 2, 4, time=_conv_time, schema=CONV_SCHEMA),
+    _op("QLinearConv", _qlinear_conv_infer, _qlinear_conv_packed, 8, 9, time=_conv_time, schema=CONV_SCHEMA),
     Op(
         "DynamicQuantizeLSTM",
         infer=_lstm_infer,
         run=_packed_only(_lstm_packed),
         time="whole",
         arity=(12, 12),
-        attributes=LSTM_ATTRIBUTES,
+        schema=LSTM_SCHEMA,
         optional=(3, 4, 5, 6, 7),
         outputs=("", "h", "c"),
         packed=_lstm_packed,

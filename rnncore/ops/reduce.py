@@ -11,7 +11,8 @@ import numpy as np
 from rnncore.errors import SpecError
 from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known, numpy_dtype
-from rnncore.ops.checks import FLOATS, INTEGERS, NUMBERS, axes_of, fitting, flag, need
+from rnncore.ops.checks import FLOATS, INTEGERS, NUMBERS, axes_of, fitting, need
+from rnncore.ops.schema import Axes, Flag
 
 __all__ = ["OPS"]
 
@@ -42,12 +43,12 @@ def _reduction(name, function, dtypes=SUMMED, data=None):
         dtype = numpy_dtype(values[0].dtype, floating)
         return lambda x: np.asarray(function(x, axes, keepdims), dtype)
 
-    options = {"keepdims": True, "noop_with_empty_axes": False}
-    return Op(name, infer, run, time=_time, arity=(1, 2), attributes=options, parameters={"axes": 1}, bound=bound)
+    schema = {"axes": Axes(None, position=1), "keepdims": Flag(True), "noop_with_empty_axes": Flag(False)}
+    return Op(name, infer, run, time=_time, arity=(1, 2), schema=schema, bound=bound)
 
 
 def _shape(attributes, values):
-    x, keepdims, noop = values[0], flag(attributes, "keepdims"), flag(attributes, "noop_with_empty_axes")
+    x, keepdims, noop = values[0], attributes["keepdims"], attributes["noop_with_empty_axes"]
     rank = len(x.shape)
     axes = known(attributes, "axes", values, 1)
     if axes is None and has(attributes, "axes", values, 1):

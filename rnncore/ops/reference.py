@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import MissingPackageError, SpecError
+from rnncore.errors import InputError, MissingPackageError, SpecError, shown
 from rnncore.ops.base import DTYPES, Op, Value, numpy_dtype
+from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integer, Text
+from rnncore.strict_json import read_json
 
 __all__ = ["OPS", "RARE"]
 
@@ -30,44 +32,48 @@ NEWEST = 1000
 
 def _outputs(attributes: Any) -> list[Value]:
     """The outputs' values, which were found when the file was read, from their JSON."""
-    try:
-        found = json.loads(attributes["outputs"])
-        values = [Value(dtype, tuple(shape)) for dtype, shape in found]
-    except (ValueError, TypeError, RecursionError):
-        raise SpecError(f"outputs={attributes['outputs']!r}, expected JSON: [[dtype, [size, ...]], ...]") from None
-    for value in values:
-        sizes = all(isinstance(size, str) or (type(size) is int and size >= 0) for size in value.shape)
-        if value.dtype not in DTYPES or not sizes:
-            raise SpecError(f"outputs={attributes['outputs']!r}, expected dtypes and sizes")
-    return values
+    found = read_json(attributes["outputs"], "outputs", SpecError)
+    if not isinstance(found, list) or not all(map(_is_value, found)):
+        raise SpecError(f"outputs={shown(attributes['outputs'])}, expected JSON: [[dtype, [size, ...]], ...]")
+    return [Value(dtype, tuple(shape)) for dtype, shape in found]
+
+
+def _is_value(found: Any) -> bool:
+    if not isinstance(found, list) or len(found) != 2 or not isinstance(found[1], list) or len(found[1]) > MAX_RANK:
+        return False
+    plain = (isinstance(size, str) or (type(size) is int and 0 <= size <= MAX_SIZE) for size in found[1])
+    return isinstance(found[0], str) and found[0] in DTYPES and all(plain)
 
 
 def _infer(attributes, values):
-    if attributes["type"] not in RARE:
-        raise SpecError(f"type={attributes['type']!r}, expected one of {', '.join(RARE)}")
     opset, oldest = attributes["opset"], RARE[attributes["type"]][0]
-    if type(opset) is not int or not oldest <= opset <= NEWEST:
+    if opset < oldest:
         raise SpecError(f"opset={opset!r}, expected an opset from {oldest}")
-    try:
-        options = json.loads(attributes["attributes"])
-    except (ValueError, TypeError, RecursionError):
-        options = None
+    options = read_json(attributes["attributes"], "attributes", SpecError, constants=True)
     if not isinstance(options, dict):
-        raise SpecError(f"attributes={attributes['attributes']!r}, expected JSON: an object")
+        raise SpecError(f"attributes={shown(attributes['attributes'])}, expected JSON: an object")
     return _outputs(attributes)
 
 
 def _run(attributes, weights, *arrays):
+    values = _outputs(attributes)
     found = _evaluator(
         attributes["type"],
         attributes["opset"],
         attributes["attributes"],
         tuple(None if array is None else array.dtype.name for array in arrays),
-        len(_outputs(attributes)),
+        len(values),
     ).run(None, {f"x{place}": array for place, array in enumerate(arrays) if array is not None})
     floating = attributes.get("floating", np.float32)
-    dtypes = [numpy_dtype(value.dtype, floating) for value in _outputs(attributes)]
-    return tuple(np.asarray(array).astype(dtype, copy=False) for array, dtype in zip(found, dtypes, strict=True))
+    return tuple(_accepted(np.asarray(array), value, floating) for array, value in zip(found, values, strict=True))
+
+
+def _accepted(array, value, floating):
+    """An output as it was announced: nodes behind it rely on its rank and known sizes."""
+    fits = array.ndim == len(value.shape)
+    if not fits or any(type(size) is int and size != n for size, n in zip(value.shape, array.shape, strict=True)):
+        raise InputError(f"an output of shape {array.shape}, expected {value}")
+    return array.astype(numpy_dtype(value.dtype, floating), copy=False)
 
 
 @functools.lru_cache(maxsize=64)
@@ -103,7 +109,12 @@ OPS = [
         _run,
         time="whole",
         arity=(0, 16),
-        attributes={"type": ..., "opset": ..., "attributes": "{}", "outputs": ...},
+        schema={
+            "type": Choice(among=tuple(RARE)),
+            "opset": Integer(least=1, most=NEWEST),
+            "attributes": Text("{}"),
+            "outputs": Text(),
+        },
         optional=tuple(range(16)),
         outputs=_names,
     )

@@ -7,13 +7,15 @@ input for each of the output, whose places and weights depend on the sizes alone
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
-from rnncore.ops.checks import axes_of, choice, is_number
+from rnncore.ops.checks import axes_of
+from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axes, Choice, Flag, Integers, Number, Numbers, Real, is_number
 from rnncore.ops.sizes import add, multiply
 
 __all__ = ["OPS"]
@@ -45,7 +47,6 @@ def _pad_widths(pads, axes, rank):
 def _pad_infer(attributes, values):
     x, _, fill, _ = values
     rank = len(x.shape)
-    choice(attributes, "mode", PAD_MODES)
     if not has(attributes, "pads", values, 1):
         raise SpecError("pads missing, expected them as an attribute or as input 1")
     if fill is not None and fill.dtype != x.dtype:
@@ -151,15 +152,6 @@ POLICIES = ("stretch", "not_larger", "not_smaller")
 
 
 def _check_resize(attributes, x):
-    for name, accepted in (
-        ("mode", MODES),
-        ("nearest_mode", tuple(NEAREST_MODES)),
-        ("coordinate_transformation_mode", TRANSFORMS),
-        ("keep_aspect_ratio_policy", POLICIES),
-        ("exclude_outside", (0, 1)),
-        ("antialias", (0,)),
-    ):
-        choice(attributes, name, accepted)
     if attributes["mode"] != "nearest" and x.dtype not in ("float", "float64"):
         raise SpecError(f"input is {x} with mode={attributes['mode']!r}, expected float or float64")
 
@@ -330,16 +322,19 @@ def _resize_time(attributes, rank, time_axis):
     return "pointwise" if stays else "whole"
 
 
-RESIZE_ATTRIBUTES = {
-    "mode": "nearest",
-    "coordinate_transformation_mode": "half_pixel",
-    "nearest_mode": "round_prefer_floor",
-    "cubic_coeff_a": -0.75,
-    "exclude_outside": 0,
-    "extrapolation_value": 0.0,
-    "keep_aspect_ratio_policy": "stretch",
-    "antialias": 0,
-    "axes": None,
+RESIZE_SCHEMA = {
+    "roi": Numbers(None, position=1, longest=2 * MAX_RANK),
+    "scales": Numbers(None, position=2, longest=MAX_RANK),
+    "sizes": Integers(None, position=3, least=0, most=MAX_SIZE, longest=MAX_RANK),
+    "mode": Choice("nearest", among=MODES),
+    "coordinate_transformation_mode": Choice("half_pixel", among=TRANSFORMS),
+    "nearest_mode": Choice("round_prefer_floor", among=tuple(NEAREST_MODES)),
+    "cubic_coeff_a": Real(-0.75),
+    "exclude_outside": Flag(0),
+    "extrapolation_value": Real(0.0),
+    "keep_aspect_ratio_policy": Choice("stretch", among=POLICIES),
+    "antialias": Choice(0, among=(0,)),
+    "axes": Axes(None),
 }
 
 
@@ -348,9 +343,9 @@ RESIZE_ATTRIBUTES = {
 
 def _upsampling(attributes):
     """An Upsample's attributes as those of the Resize that took its place."""
-    choice(attributes, "mode", ("nearest", "linear"))
+    defaults = {name: kind.default for name, kind in RESIZE_SCHEMA.items()}
     asymmetric = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return {**RESIZE_ATTRIBUTES, **asymmetric, **attributes, "roi": None, "sizes": None}
+    return {**defaults, **asymmetric, **attributes}
 
 
 def _upsample_infer(attributes, values):
@@ -369,8 +364,12 @@ OPS = [
         run=_pad_run,
         time=_pad_time,
         arity=(1, 4),
-        attributes={"mode": "constant"},
-        parameters={"pads": 1, "constant_value": 2, "axes": 3},
+        schema={
+            "pads": Integers(None, position=1, least=-MAX_SIZE, most=MAX_SIZE, longest=2 * MAX_RANK),
+            "constant_value": Number(None, position=2),
+            "axes": Axes(None, position=3),
+            "mode": Choice("constant", among=PAD_MODES),
+        },
         context=_pad_context,
     ),
     Op(
@@ -379,8 +378,7 @@ OPS = [
         run=_resize_run,
         time=_resize_time,
         arity=(1, 4),
-        attributes=RESIZE_ATTRIBUTES,
-        parameters={"roi": 1, "scales": 2, "sizes": 3},
+        schema=RESIZE_SCHEMA,
     ),
     Op(
         "Upsample",
@@ -388,7 +386,9 @@ OPS = [
         run=_upsample_run,
         time=lambda attributes, rank, time_axis: _resize_time(_upsampling(attributes), rank, time_axis),
         arity=(1, 2),
-        attributes={"mode": "nearest"},
-        parameters={"scales": 1},
+        schema={
+            "scales": replace(RESIZE_SCHEMA["scales"], position=1),
+            "mode": Choice("nearest", among=("nearest", "linear")),
+        },
     ),
 ]

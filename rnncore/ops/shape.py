@@ -25,23 +25,10 @@ from rnncore.ops.base import (
     given,
     has,
     numpy_dtype,
-    plain_size,
     whole_over_axis,
 )
-from rnncore.ops.checks import (
-    FLOATS,
-    SIGNED,
-    axes_of,
-    choice,
-    flag,
-    integers,
-    merge,
-    need,
-    need_scalar,
-    number,
-    single,
-    spread,
-)
+from rnncore.ops.checks import FLOATS, SIGNED, axes_of, integers, merge, need, need_scalar, single, spread
+from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axes, Axis, Choice, Flag, Integer, Integers, Number, Size
 
 __all__ = ["OPS"]
 
@@ -65,7 +52,7 @@ def _list(attributes, name, values, position, names=True, any_length=False):
     if not has(attributes, name, values, position):
         return None
     if attributes[name] is not None:
-        return integers(name, attributes[name])
+        return attributes[name]
     value = values[position]
     need(value, ("int32", "int64"), name, rank=1)
     if value.data is not None:
@@ -82,7 +69,7 @@ def _list(attributes, name, values, position, names=True, any_length=False):
 
 def _reshape_infer(attributes, values):
     """Sizes of ``shape``: a size; 0 for the input's at that place, or with allowzero 0; -1, once, for what is left."""
-    x, allowzero = values[0], flag(attributes, "allowzero")
+    x, allowzero = values[0], attributes["allowzero"]
     wanted = _list(attributes, "shape", values, 1)
     if wanted is None:
         raise _missing("shape")
@@ -248,8 +235,7 @@ def _transpose_infer(attributes, values):
     x, perm = values[0], attributes["perm"]
     rank = len(x.shape)
     perm = tuple(reversed(range(rank))) if perm is None else perm
-    plain = isinstance(perm, tuple) and all(type(axis) is int for axis in perm)
-    if not plain or sorted(perm) != list(range(rank)):
+    if sorted(perm) != list(range(rank)):
         raise SpecError(f"perm={perm!r} for {x}, expected the axes 0 to {rank - 1}, each once")
     return [Value(x.dtype, tuple(x.shape[axis] for axis in perm), x.data)]
 
@@ -271,9 +257,11 @@ def _need_natural(name, found):
 
 
 def _expand(attributes, weights, *arrays):
-    """A copy, as what is spread cannot be written to."""
+    """A copy, as what is spread cannot be written to. (numpy.broadcast_to takes 32 dimensions.)"""
     x, wanted = arrays[0], given("shape", attributes, arrays, 1)
-    return np.array(np.broadcast_to(x, np.broadcast_shapes(x.shape, wanted)))
+    y = np.empty(spread(x.shape, wanted), x.dtype)
+    y[...] = x
+    return y
 
 
 def _tile_infer(attributes, values):
@@ -300,9 +288,6 @@ def _tile_time(attributes, rank, time_axis):
 
 def _shape_infer(attributes, values):
     """start and end are clamped to the rank, as those of a slice."""
-    for name in ("start", "end"):
-        if attributes[name] is not None or name == "start":
-            integers(name, (attributes[name],))
     found = values[0].shape[attributes["start"] : attributes["end"]]
     return [Value("int64", (len(found),), found)]
 
@@ -352,7 +337,6 @@ def _split_count(attributes):
     """How many outputs there are."""
     split, count = attributes["split"], attributes["num_outputs"]
     if split is not None:
-        _need_natural("split", integers("split", split))
         if not 1 <= len(split) <= MAX_OUTPUTS:
             raise SpecError(f"split has {len(split)} sizes, expected 1 to {MAX_OUTPUTS}")
         if count is not None and count != len(split):
@@ -360,8 +344,6 @@ def _split_count(attributes):
         return len(split)
     if count is None:
         raise SpecError("num_outputs and split missing, expected one of them")
-    if plain_size("num_outputs", count) > MAX_OUTPUTS:
-        raise SpecError(f"num_outputs={count}, expected at most {MAX_OUTPUTS}")
     return count
 
 
@@ -508,7 +490,6 @@ def _slice_time(attributes, rank, time_axis):
 
 
 def _range_infer(attributes, values):
-    choice(attributes, "stash_type", (1,))
     dtype = values[0].dtype
     for name, value in zip(("start", "limit", "delta"), values, strict=True):
         need_scalar(value, (*FLOATS, *SIGNED), name)
@@ -540,12 +521,14 @@ def _range(attributes, weights, start, limit, delta):
 
 
 def _constant_infer(attributes, values):
-    dtype, value = choice(attributes, "dtype", DTYPES), attributes["value"]
+    dtype, value = attributes["dtype"], attributes["value"]
     if dtype == "bool":
-        flag(attributes, "value")
+        fits = value in (0, 1) and not isinstance(value, float)
     elif dtype in FLOATS:
-        number(attributes, "value")
-    elif type(value) is not int or not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        fits = type(value) is not bool and math.isfinite(value)
+    else:
+        fits = type(value) is int and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    if not fits:
         raise SpecError(f"value={value!r}, expected a number of dtype {dtype}")
     shape = _list(attributes, "shape", values, 0)
     if shape is None:
@@ -565,9 +548,6 @@ def _constant_of_shape(attributes, weights, *arrays):
 def _eye_infer(attributes, values):
     x = values[0]
     need(x, DTYPES, rank=2)
-    integers("k", (attributes["k"],))
-    if attributes["dtype"] is not None:
-        choice(attributes, "dtype", DTYPES)
     return [Value(attributes["dtype"] or x.dtype, x.shape)]
 
 
@@ -579,14 +559,10 @@ def _eye_like(attributes, weights, x):
 
 def _trilu_infer(attributes, values):
     x = values[0]
-    flag(attributes, "upper")
     if len(x.shape) < 2:
         raise SpecError(f"input is {x}, expected at least 2 dimensions")
-    if has(attributes, "k", values, 1):
-        if values[1] is not None:
-            need_scalar(values[1], ("int64",), "k")
-        else:
-            integers("k", (single(attributes["k"]),))
+    if has(attributes, "k", values, 1) and values[1] is not None:
+        need_scalar(values[1], ("int64",), "k")
     return [Value(x.dtype, x.shape)]
 
 
@@ -599,9 +575,8 @@ def _trilu(attributes, weights, *arrays):
 
 
 def _block(attributes, x):
-    choice(attributes, "mode", ("DCR", "CRD"))
     need(x, DTYPES, rank=4)
-    return plain_size("blocksize", attributes["blocksize"])
+    return attributes["blocksize"]
 
 
 def _divided(x, axis, by):
@@ -649,7 +624,7 @@ def _image_time(attributes, rank, time_axis):
 
 def _reverse_infer(attributes, values):
     x, lengths = values
-    axes = choice(attributes, "batch_axis", (0, 1)), choice(attributes, "time_axis", (0, 1))
+    axes = attributes["batch_axis"], attributes["time_axis"]
     if axes[0] == axes[1] or len(x.shape) < 2:
         raise SpecError(f"batch_axis={axes[0]} and time_axis={axes[1]} for {x}, expected 0 and 1, each once")
     need(lengths, ("int64",), "sequence_lens", rank=1)
@@ -674,7 +649,9 @@ def _reverse_time(attributes, rank, time_axis):
     return "whole" if attributes["time_axis"] == time_axis else "pointwise"
 
 
-BLOCKS = {"blocksize": ..., "mode": "DCR"}
+BLOCKS = {"blocksize": Size(), "mode": Choice("DCR", among=("DCR", "CRD"))}
+SIZES = {"least": 0, "longest": MAX_RANK}
+FIRST_TWO = (0, 1)
 
 OPS = [
     Op(
@@ -683,31 +660,47 @@ OPS = [
         _reshape,
         time=_reshape_time,
         arity=(1, 2),
-        attributes={"allowzero": False},
-        parameters={"shape": 1},
+        schema={
+            "shape": Integers(None, position=1, least=-1, longest=MAX_RANK),
+            "allowzero": Flag(False),
+        },
         bound=_reshape_bound,
     ),
-    Op("Flatten", _flatten_infer, _flatten, time=_flatten_time, attributes={"axis": 1}),
-    Op("Unsqueeze", _unsqueeze_infer, _unsqueeze, arity=(1, 2), parameters={"axes": 1}, bound=_unsqueeze_bound),
+    Op("Flatten", _flatten_infer, _flatten, time=_flatten_time, schema={"axis": Axis(1)}),
+    Op(
+        "Unsqueeze",
+        _unsqueeze_infer,
+        _unsqueeze,
+        arity=(1, 2),
+        schema={"axes": Axes(None, position=1)},
+        bound=_unsqueeze_bound,
+    ),
     Op(
         "Squeeze",
         _squeeze_infer,
         _squeeze,
         time=_squeeze_time,
         arity=(1, 2),
-        parameters={"axes": 1},
+        schema={"axes": Axes(None, position=1)},
         bound=_squeeze_bound,
     ),
     Op(
         "Transpose",
         _transpose_infer,
         lambda a, w, x: x.transpose(a["perm"]),
-        attributes={"perm": None},
+        schema={"perm": Axes(None)},
         bound=lambda attributes, values, floating: methodcaller("transpose", attributes["perm"]),
     ),
-    Op("Expand", _expand_infer, _expand, arity=(1, 2), parameters={"shape": 1}),
-    Op("Tile", _tile_infer, _tile, time=_tile_time, arity=(1, 2), parameters={"repeats": 1}),
-    Op("Shape", _shape_infer, _shape, time=_shape_time, attributes={"start": 0, "end": None}),
+    Op("Expand", _expand_infer, _expand, arity=(1, 2), schema={"shape": Integers(None, position=1, **SIZES)}),
+    Op(
+        "Tile",
+        _tile_infer,
+        _tile,
+        time=_tile_time,
+        arity=(1, 2),
+        schema={"repeats": Integers(None, position=1, **SIZES)},
+    ),
+    Op("Shape", _shape_infer, _shape, time=_shape_time, schema={"start": Integer(0), "end": Integer(None)}),
     Op(
         "Size",
         lambda a, values: [Value("int64", (), (sizes.multiply(1, *values[0].shape),))],
@@ -720,7 +713,7 @@ OPS = [
         _concat,
         time=whole_over_axis,
         arity=(1, 1024),
-        attributes={"axis": ...},
+        schema={"axis": Axis()},
         bound=_concat_bound,
     ),
     Op(
@@ -729,39 +722,68 @@ OPS = [
         _split,
         time=whole_over_axis,
         arity=(1, 2),
-        attributes={"axis": 0, "num_outputs": None},
-        parameters={"split": 1},
+        schema={
+            "split": Integers(None, position=1, least=0, most=MAX_SIZE, longest=MAX_OUTPUTS),
+            "axis": Axis(0),
+            "num_outputs": Size(None, most=MAX_OUTPUTS),
+        },
         outputs=_split_names,
     ),
-    Op("Slice", _slice_infer, _slice, time=_slice_time, arity=(1, 5), parameters=SLICE, bound=_slice_bound),
-    Op("Range", _range_infer, _range, time="whole", arity=(3, 3), attributes={"stash_type": 1}),
+    Op(
+        "Slice",
+        _slice_infer,
+        _slice,
+        time=_slice_time,
+        arity=(1, 5),
+        schema={
+            name: Axes(None, position=place) if name == "axes" else Integers(None, position=place, longest=MAX_RANK)
+            for name, place in SLICE.items()
+        },
+        bound=_slice_bound,
+    ),
+    Op(
+        "Range",
+        _range_infer,
+        _range,
+        time="whole",
+        arity=(3, 3),
+        schema={"stash_type": Choice(1, among=(1,))},
+    ),
     Op(
         "ConstantOfShape",
         _constant_infer,
         _constant_of_shape,
         time="whole",
         arity=(0, 1),
-        attributes={"dtype": "float", "value": 0},
-        parameters={"shape": 0},
+        schema={
+            "shape": Integers(None, position=0, **SIZES),
+            "dtype": Choice("float", among=DTYPES),
+            "value": Number(0),
+        },
     ),
-    Op("EyeLike", _eye_infer, _eye_like, time="whole", attributes={"dtype": None, "k": 0}),
+    Op(
+        "EyeLike",
+        _eye_infer,
+        _eye_like,
+        time="whole",
+        schema={"dtype": Choice(None, among=DTYPES), "k": Integer(0)},
+    ),
     Op(
         "Trilu",
         _trilu_infer,
         _trilu,
         time=lambda a, rank, time_axis: "whole" if time_axis >= rank - 2 else "pointwise",
         arity=(1, 2),
-        attributes={"upper": True},
-        parameters={"k": 1},
+        schema={"k": Integer(None, position=1), "upper": Flag(True)},
     ),
-    Op("DepthToSpace", _depth_to_space_infer, _depth_to_space, time=_image_time, attributes=BLOCKS),
-    Op("SpaceToDepth", _space_to_depth_infer, _space_to_depth, time=_image_time, attributes=BLOCKS),
+    Op("DepthToSpace", _depth_to_space_infer, _depth_to_space, time=_image_time, schema=BLOCKS),
+    Op("SpaceToDepth", _space_to_depth_infer, _space_to_depth, time=_image_time, schema=BLOCKS),
     Op(
         "ReverseSequence",
         _reverse_infer,
         _reverse_sequence,
         time=_reverse_time,
         arity=(2, 2),
-        attributes={"batch_axis": 1, "time_axis": 0},
+        schema={"batch_axis": Choice(1, among=FIRST_TWO), "time_axis": Choice(0, among=FIRST_TWO)},
     ),
 ]

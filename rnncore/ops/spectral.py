@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known, plain_size, whole_over_axis
-from rnncore.ops.checks import flag, single
+from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
+from rnncore.ops.checks import single
+from rnncore.ops.schema import MAX_SIZE, Axis, Flag, Integer, Size
 from rnncore.ops.sizes import add, divide
 
 __all__ = ["OPS"]
@@ -51,8 +52,6 @@ def _dft_axis(axis, rank):
 
 def _dft_infer(attributes, values):
     x = values[0]
-    flag(attributes, "inverse")
-    flag(attributes, "onesided")
     _need_signal(x)
     rank, to_real = len(x.shape), attributes["onesided"] and attributes["inverse"]
     if attributes["onesided"] and x.shape[-1] != (2 if to_real else 1):
@@ -94,7 +93,6 @@ def _dft_time(attributes, rank, time_axis):
 
 def _stft_infer(attributes, values):
     x, _, window, _ = values
-    flag(attributes, "onesided")
     _need_signal(x, "signal")
     if len(x.shape) != 3:
         raise SpecError(f"signal is {x}, expected (B, length, 1 or 2)")
@@ -140,9 +138,7 @@ def _frames_infer(attributes, values):
     x = values[0]
     axis = axis_of(attributes["axis"], len(x.shape))
     size, step, begin = (attributes[name] for name in ("size", "step", "begin"))
-    plain_size("size", size)
-    plain_size("step", step)
-    if type(begin) is not int or not 0 <= begin < size:
+    if begin >= size:
         raise SpecError(f"begin={begin!r}, expected an integer from 0 to {size - 1}")
     count = divide(add(x.shape[axis], begin + step - size), step)
     if isinstance(count, int):
@@ -177,7 +173,7 @@ OPS = [
         "Frames",
         _frames_infer,
         _frames_run,
-        attributes={"axis": ..., "size": ..., "step": ..., "begin": 0},
+        schema={"axis": Axis(), "size": Size(), "step": Size(), "begin": Integer(0, least=0, most=MAX_SIZE)},
         time=whole_over_axis,
         context=_frames_context,
     ),
@@ -187,8 +183,12 @@ OPS = [
         run=_dft_run,
         time=_dft_time,
         arity=(1, 3),
-        attributes={"inverse": 0, "onesided": 0},
-        parameters={"dft_length": 1, "axis": 2},
+        schema={
+            "dft_length": Size(None, position=1),
+            "axis": Axis(None, position=2),
+            "inverse": Flag(0),
+            "onesided": Flag(0),
+        },
     ),
     Op(
         "STFT",
@@ -196,8 +196,11 @@ OPS = [
         run=_stft_run,
         time=lambda attributes, rank, time_axis: "pointwise" if time_axis == 0 else "whole",
         arity=(1, 4),
-        attributes={"onesided": 1},
-        parameters={"frame_step": 1, "frame_length": 3},
+        schema={
+            "frame_step": Size(None, position=1),
+            "frame_length": Size(None, position=3),
+            "onesided": Flag(1),
+        },
         optional=(2,),
     ),
 ]

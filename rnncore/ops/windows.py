@@ -16,12 +16,19 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.ops.base import UNKNOWN
+from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integers
 from rnncore.ops.sizes import add, divide
 
-__all__ = ["WINDOW_ATTRIBUTES", "Window", "check_sizes", "need_images", "window_context", "window_time"]
+__all__ = ["KERNEL", "WINDOW_SCHEMA", "Window", "check_sizes", "need_images", "window_context", "window_time"]
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
-WINDOW_ATTRIBUTES = {"strides": None, "pads": None, "dilations": None, "auto_pad": "NOTSET"}
+KERNEL = Integers(None, least=1, most=MAX_SIZE, longest=MAX_RANK)
+WINDOW_SCHEMA = {
+    "strides": KERNEL,
+    "pads": Integers(None, least=0, most=MAX_SIZE, longest=2 * MAX_RANK),
+    "dilations": KERNEL,
+    "auto_pad": Choice("NOTSET", among=AUTO_PADS),
+}
 
 
 def check_sizes(attributes: Mapping[str, Any], name: str, count: int, least: int, default: int) -> tuple[int, ...]:
@@ -60,8 +67,6 @@ class Window:
         axes = len(kernel)
         pads = check_sizes(attributes, "pads", 2 * axes, 0, 0)
         auto_pad = attributes["auto_pad"]
-        if auto_pad not in AUTO_PADS:
-            raise SpecError(f"auto_pad={auto_pad!r}, expected one of {', '.join(AUTO_PADS)}")
         if auto_pad != "NOTSET" and any(pads):
             raise SpecError(f"pads={list(pads)} with auto_pad={auto_pad!r}, expected one of them")
         strides = check_sizes(attributes, "strides", axes, 1, 1)

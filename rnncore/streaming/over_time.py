@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.apart import freed
-from rnncore.errors import InputError
+from rnncore.errors import InputError, shown
 from rnncore.model import Model
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
@@ -265,7 +265,7 @@ class _Loop:
 
 def _checked_carry(spec: Spec, carry: Any) -> dict[str, str]:
     if not isinstance(carry, Mapping) or not carry:
-        raise InputError(f"carry={carry!r}, expected a dict of inputs to the outputs that they are fed from")
+        raise InputError(f"carry={shown(carry)}, expected a dict of inputs to the outputs that they are fed from")
     inputs = {entry.name: entry for entry in spec.inputs}
     for name, output in carry.items():
         if name not in inputs or inputs[name].optional:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import accept_array
-from rnncore.errors import InputError
+from rnncore.errors import InputError, shown
 from rnncore.model import Model, nothing, op_step
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Input, Node
@@ -141,16 +141,24 @@ class Program:
         return flow.batch, flow.time
 
     def accept(
-        self, given: Mapping[str, Any], batch: int, entries: Sequence[Input], what: str, side_by_side: bool = False
+        self,
+        given: Mapping[str, Any] | None,
+        batch: int,
+        entries: Sequence[Input],
+        what: str,
+        side_by_side: bool = False,
     ) -> Values:
         """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there.
 
         side_by_side  what has steps but no batch comes with its rows in front
         """
+        given = {} if given is None else given
+        if not isinstance(given, Mapping):
+            raise InputError(f"{what}: inputs are {type(given).__name__}, expected a mapping of names to arrays")
         names = [entry.name for entry in entries]
         for name in given:
             if name not in names:
-                raise InputError(f"{what}: input {name!r} is unknown, expected {', '.join(names) or 'none'}")
+                raise InputError(f"{what}: input {shown(name)} is unknown, expected {', '.join(names) or 'none'}")
         sizes: dict[str, int] = {}
         found: Values = {}
         for entry in entries:

@@ -8,6 +8,7 @@ are left to run, one for each node.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,13 @@ class Kept:
 Stage = Callable[[Values, Kept, Updates], None]
 
 
+def _labelled(stage: Stage, node: Any) -> Stage:
+    """The stage, which errors name by its node: one made here has no label yet."""
+    if isinstance(stage, FunctionType):
+        stage.label = f"node {node.name!r}"
+    return stage
+
+
 class Route:
     """The stages of all nodes that depend on the sequence.
 
@@ -73,8 +81,8 @@ class Route:
         self.program, self.plan = program, program.plan
         self.counts, self.ended = counts, ended
         self.known = {timing: after - before for timing, (before, after) in counts.items()}
-        stages = [getattr(self, f"_{part.how}")(part, step) for part, step in program.moving]
-        self.stages: list[Stage] = [stage for stage in stages if stage is not nothing]
+        stages = [(part, getattr(self, f"_{part.how}")(part, step)) for part, step in program.moving]
+        self.stages: list[Stage] = [_labelled(stage, part.node) for part, stage in stages if stage is not nothing]
 
     def take(self, values: Values, kept: Kept) -> Updates:
         """Add what the nodes give to ``values``; returns what is to be kept, which shares no memory with ``kept``."""

@@ -1,0 +1,243 @@
+"""What an op's attributes may be, declared once beside the op; every Node, whatever it comes from, is checked by it.
+
+    schema={"axis": Axis(-1), "kernel_shape": Integers(least=1), "mode": Choice("DCR", among=("DCR", "CRD"))}
+
+What depends on the inputs (whether an axis is one of theirs, how many sizes there are) is checked while shapes are
+inferred.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rnncore.cells.activations import is_finite
+from rnncore.errors import SpecError, shown
+
+__all__ = [
+    "Attribute",
+    "Axes",
+    "Axis",
+    "Choice",
+    "Flag",
+    "Integer",
+    "Integers",
+    "Number",
+    "Numbers",
+    "Real",
+    "Size",
+    "Text",
+    "Texts",
+    "check",
+    "is_number",
+]
+
+MAX_RANK = 64
+"""Dimensions of a value, as NumPy has them."""
+
+MAX_SIZE = 1 << 31
+MAX_INTEGER = (1 << 63) - 1
+MAX_TEXT = 1 << 20
+MAX_COUNT = 1 << 20
+"""Characters of a text, and elements of a list: what is larger belongs into a weight."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A kind of attribute.
+
+    default   ``...`` where it must be given; with None it may be absent
+    position  of the input that ONNX passes it as (axes, shape, starts ...): it may be given as an attribute or as that
+              input, which is then a value of the graph; a single number may come as a list of one
+    """
+
+    default: Any = ...
+    position: int | None = field(default=None, kw_only=True)
+
+    @property
+    def expected(self) -> str:
+        """What a message says that was expected."""
+        raise NotImplementedError
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value, which is not None, is of this kind; lists are tuples."""
+        raise NotImplementedError
+
+    def check(self, name: str, value: Any) -> None:
+        """SpecError unless the value is of this kind, or absent where it may be."""
+        if value is None and self.default is None:
+            return
+        one = self.position is not None and type(value) is tuple and len(value) == 1 and type(value[0]) is not tuple
+        if not self.accepts(value) and not (one and self.accepts(value[0])):
+            raise SpecError(f"{name}={shown(list(value) if type(value) is tuple else value)}, expected {self.expected}")
+
+
+@dataclass(frozen=True)
+class Flag(Attribute):
+    """True or false, which ONNX writes as 1 and 0."""
+
+    expected = "true or false"
+
+    def accepts(self, value):
+        return type(value) is bool or (type(value) is int and value in (0, 1))
+
+
+@dataclass(frozen=True)
+class Integer(Attribute):
+    """An integer in a range."""
+
+    least: int = field(default=-MAX_INTEGER - 1, kw_only=True)
+    most: int = field(default=MAX_INTEGER, kw_only=True)
+
+    @property
+    def expected(self):
+        return f"an integer{_range(self.least, self.most)}"
+
+    def accepts(self, value):
+        return type(value) is int and self.least <= value <= self.most
+
+
+@dataclass(frozen=True)
+class Size(Integer):
+    """A number of things, at least one."""
+
+    least: int = field(default=1, kw_only=True)
+    most: int = field(default=MAX_SIZE, kw_only=True)
+
+    @property
+    def expected(self):
+        return "a positive integer" + (f" of at most {self.most}" if self.most < MAX_SIZE else "")
+
+
+@dataclass(frozen=True)
+class Axis(Integer):
+    """A place among dimensions, or behind the last one; from the end where it is negative."""
+
+    least: int = field(default=-MAX_RANK, kw_only=True)
+    most: int = field(default=MAX_RANK, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Real(Attribute):
+    """A finite number, not less than ``least`` and above ``above``."""
+
+    least: float = field(default=-math.inf, kw_only=True)
+    above: float = field(default=-math.inf, kw_only=True)
+
+    @property
+    def expected(self):
+        if self.above > -math.inf:
+            return f"a finite number above {self.above:g}"
+        return "a finite number" + (f" of at least {self.least:g}" if self.least > -math.inf else "")
+
+    def accepts(self, value):
+        return is_number(value) and is_finite(value) and value >= self.least and value > self.above
+
+
+@dataclass(frozen=True)
+class Choice(Attribute):
+    """One of several texts or integers."""
+
+    among: tuple[Any, ...] = field(default=(), kw_only=True)
+
+    @property
+    def expected(self):
+        return " or ".join(map(repr, self.among))
+
+    def accepts(self, value):
+        return type(value) in (str, int) and value in self.among
+
+
+@dataclass(frozen=True)
+class Text(Attribute):
+    """Text that UTF-8 can hold."""
+
+    expected = f"a text of at most {MAX_TEXT:,} characters"
+
+    def accepts(self, value):
+        if type(value) is not str or len(value) > MAX_TEXT:
+            return False
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+@dataclass(frozen=True)
+class Texts(Attribute):
+    """A list of texts."""
+
+    expected = "a list of texts"
+
+    def accepts(self, value):
+        return type(value) is tuple and len(value) <= MAX_COUNT and all(Text.accepts(self, item) for item in value)
+
+
+@dataclass(frozen=True)
+class Integers(Attribute):
+    """A list of integers in a range; with ``single``, or one of them."""
+
+    least: int = field(default=-MAX_INTEGER - 1, kw_only=True)
+    most: int = field(default=MAX_INTEGER, kw_only=True)
+    longest: int = field(default=MAX_COUNT, kw_only=True)
+    single: bool = field(default=False, kw_only=True)
+
+    @property
+    def expected(self):
+        limit = "" if self.longest == MAX_COUNT else f" (up to {self.longest})"
+        return f"a list of integers{_range(self.least, self.most)}{limit}"
+
+    def accepts(self, value):
+        if type(value) is not tuple:
+            return self.single and self.accepts((value,))
+        least, most = self.least, self.most
+        return len(value) <= self.longest and all(type(i) is int and least <= i <= most for i in value)
+
+
+@dataclass(frozen=True)
+class Axes(Integers):
+    """A list of axes, or of something for each of them."""
+
+    least: int = field(default=-MAX_RANK, kw_only=True)
+    most: int = field(default=MAX_RANK, kw_only=True)
+    longest: int = field(default=MAX_RANK, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Number(Attribute):
+    """A number of any dtype: infinities, NaN, and truth values among them."""
+
+    expected = "a number"
+
+    def accepts(self, value):
+        return type(value) is bool or is_number(value)
+
+
+@dataclass(frozen=True)
+class Numbers(Attribute):
+    """A list of such numbers; with ``single``, or one of them."""
+
+    longest: int = field(default=MAX_COUNT, kw_only=True)
+    single: bool = field(default=False, kw_only=True)
+    expected = "numbers"
+
+    def accepts(self, value):
+        if type(value) is not tuple:
+            return self.single and Number.accepts(self, value)
+        return len(value) <= self.longest and all(Number.accepts(self, item) for item in value)
+
+
+def check(schema: Mapping[str, Attribute], attributes: Mapping[str, Any]) -> None:
+    """SpecError, naming the attribute, unless each is what its schema says."""
+    for name, kind in schema.items():
+        kind.check(name, attributes[name])
+
+
+def is_number(found: Any) -> bool:
+    """Whether a value is a number, infinities and NaN among them, that float64 holds: an integer may be too large."""
+    return isinstance(found, float) or (type(found) is int and is_finite(found))
+
+
+def _range(least: int, most: int) -> str:
+    if -least > MAX_INTEGER:
+        return "" if most == MAX_INTEGER else f" of at most {most}"
+    return f" of at least {least}" if most in (MAX_INTEGER, MAX_SIZE) else f" from {least} to {most}"

@@ -1,0 +1,53 @@
+"""JSON from anywhere: read whole and strictly, or refused with one error."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from rnncore.errors import FormatError, RnncoreError, shown
+
+__all__ = ["read_json"]
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(
+    text: str | bytes, place: str, error: type[RnncoreError] = FormatError, *, constants: bool = False
+) -> Any:
+    """The value that a JSON text holds. Raises ``error``, beginning with ``place``, for anything that is no JSON.
+
+    Refused are keys that stand twice in one object, of which readers take one or the other; text that UTF-8 cannot
+    hold (half of a surrogate pair); nesting and integers beyond what Python reads; without ``constants`` NaN and
+    Infinity.
+    """
+    try:
+        text = text if isinstance(text, str) else bytes(text).decode("utf-8")
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=None if constants else _no_constant)
+        if not text.isascii():
+            text.encode("utf-8")
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise error(f"{place}: not JSON: nested too deeply") from None
+    except MemoryError:
+        raise error(f"{place}: JSON that asks for more memory than there is") from None
+    except UnicodeEncodeError:
+        raise error(f"{place}: not JSON: half a surrogate pair, which is not valid Unicode") from None
+    except ValueError as reason:
+        raise error(f"{place}: not JSON: {reason}") from None
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
