@@ -243,7 +243,7 @@ class Attack:
         model, found, raw = self.any(self.rng.random() < 0.5)
         known = "tags" if model == "tagger" else "gru.h"
         wrong = [
-            [{"name": "nope"}], [{"name": known}, {"name": known}], [{}], [known], {}, 1, "x", [{"name": 3}], False, 0, "",
+            [{"name": "nope"}], [{"name": known}, {"name": known}], [{}], [known], {}, 1, "x", [{"name": 3}], False,
             [{"name": known, "parameters": {"classification": 2}}], [{"name": known, "parameters": {"binary_data": 1}}],
             [{"name": known}] * 1000, [{"name": known, "datatype": "FP32"}],
         ]  # fmt: skip
@@ -296,7 +296,7 @@ class Attack:
         model, found, raw = self.any(self.rng.random() < 0.5)
         found["parameters"] = {"timeout": 30_000_000}
         head = json.dumps(found)
-        places = [match for match in re.finditer(r'("\w+"): ', head)]
+        places = list(re.finditer(r'("\w+"): ', head))
         at = self.pick(places)
         head = f"{head[: at.start()]}{at[1]}: {self.pick(['1', 'null', '[]', '{}'])}, {head[at.start() :]}"
         return self.packed(model, head.encode(), raw)

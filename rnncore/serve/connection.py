@@ -25,7 +25,7 @@ FINAL = tuple(b"HTTP/1.1 %d" % kind for kind in (2, 3, 4, 5))  # how the head of
 MOST_LINE, MOST_HEAD, MOST_FIELDS = 16 << 10, 64 << 10, 256  # bytes of one line and of all, and header fields
 PIECE = 4 << 10  # bytes of a head that are parsed before its size is looked at again
 DISCARD_SECONDS = 5.0  # for the rest of a body whose request is answered already
-LINGER_SECONDS = 1.0  # for reading on behind a refused head, so that its client can read why
+LINGER_SECONDS, LINGER_BYTES = 1.0, 256 << 10  # for reading on behind a refused head, so that its client reads why
 STALL_SECONDS = 10.0  # without a byte that the client takes, while bytes wait for it
 LONG_LINE = f"the request's head has a line of more than {MOST_LINE} bytes, the most that is read"
 LONG_HEAD = f"the request's head has more than {MOST_HEAD} bytes, the most that is read"
@@ -46,8 +46,8 @@ class Connection(HttpToolsProtocol):
     lost           called with the connection when it is closed
 
     The head of a request has at most 64 KiB, 16 KiB in a line and 256 fields, or is answered with 431. Of requests sent
-    before the answer to the last one, only those of one piece of 4 KiB are parsed, and reading pauses. ``look`` enforces
-    the deadlines and is called a few times a second, so that a request costs no timer.
+    before the answer to the last one, only those of one piece of 4 KiB are parsed, and reading pauses. ``look``
+    enforces the deadlines and is called a few times a second, so that a request costs no timer.
     """
 
     def __init__(
@@ -70,10 +70,12 @@ class Connection(HttpToolsProtocol):
         self._reported = False
         self._too_large = ""
         self._refusing = False
+        self._dropped = 0  # bytes that came behind a refused head
         self._held = bytearray()  # received, but not parsed before an answer is complete
         self._due: float | None = None
         self._stalled: tuple[int, float] | None = None  # bytes that wait to be sent, since when there are as many
         self.known = False  # whether a request with a valid token was answered
+        self.unwanted = False  # set before it is made: it is to be closed then
 
     @property
     def busy(self) -> bool:
@@ -85,16 +87,23 @@ class Connection(HttpToolsProtocol):
     # --- the transport's calls ---
 
     def connection_made(self, transport: Any) -> None:
+        if self.unwanted:
+            transport.abort()
+            return
         super().connection_made(Joining(transport, self.loop))
         self._due = time.monotonic() + self._head_timeout
 
     def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
+        if self.transport is not None:
+            super().connection_lost(error)
         self._held.clear()
         self._lost(self)
 
     def data_received(self, data: bytes) -> None:
         if self._refusing:
+            self._dropped += len(data)
+            if self._dropped > LINGER_BYTES:
+                self.flow.pause_reading()
             return
         if self.pipeline or self._held:
             self._held += data
@@ -221,6 +230,9 @@ class Connection(HttpToolsProtocol):
             self._metrics.ended("http", "other", "", str(refusal.status), 0.0)
             log_request(request_id=request_id, route="other", model="", status=refusal.status, seconds=0.0)
             self.transport.write(answer_bytes(refusal, request_id, self.server_state.default_headers))
+        if cycle is not None and not cycle.response_complete:  # whose body is damaged
+            cycle.disconnected = True
+            cycle.message_event.set()
         if linger:
             self._due = time.monotonic() + linger
         else:

@@ -135,7 +135,7 @@ class GrpcServer:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    """How each method is answered. A method is found before its message is read: whoever has no token is refused here."""
+    """The methods. One is looked up before its message is read, so whoever has no token is refused here."""
 
     def __init__(self, answers: _Answers, gate: _Gate):
         self._gate = gate

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import ipaddress
 import os
 import resource
+import select
 import socket
 import ssl
 import time
@@ -22,7 +24,7 @@ from typing import Any
 from rnncore.errors import InputError
 from rnncore.serve.connection import Connection, answer_bytes
 from rnncore.serve.gate import new_id
-from rnncore.serve.logs import log
+from rnncore.serve.logs import LOG, log
 from rnncore.serve.refusals import Refusal
 
 __all__ = ["Listener", "descriptors_left", "listening_sockets"]
@@ -159,8 +161,8 @@ class Listener:
             self._loop.remove_reader(one)
             one.close()
         self.sockets = []
-        for task in list(self._opening.values()):
-            task.cancel()
+        for connection in list(self._opening):
+            self._give_up(connection)
 
     async def wait_closed(self) -> None:
         """Nothing: the server waits for its connections."""
@@ -183,6 +185,8 @@ class Listener:
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     continue  # it was gone before it was accepted
+                if not _is_waiting(listening):  # said before anybody looks whether there is a connection
+                    return
                 if not self._make_room(self._all):
                     self._turn_away(listening)
                 return  # the descriptor is free when the event loop goes on
@@ -190,6 +194,7 @@ class Listener:
 
     def _admit(self, client: socket.socket, address: str) -> None:
         key = _network(address)
+        client.setblocking(False)
         peer = self._peers.setdefault(key, Group())
         full = (peer, len(peer) >= self._most_of_peer), (self._all, len(self._all) >= self._most)
         if not all(self._make_room(group) for group, is_full in full if is_full):
@@ -202,40 +207,48 @@ class Listener:
         self._of[connection] = key
         self._all.add(connection)
         peer.add(connection)
-        self._opening[connection] = self._loop.create_task(self._open(connection, client))
+        task = self._opening[connection] = self._loop.create_task(self._open(connection, client))
+        task.add_done_callback(functools.partial(self._opened, connection, client))
 
     async def _open(self, connection: Connection, client: socket.socket) -> None:
         timeouts = {}
         if self._tls is not None:
             timeouts = {"ssl_handshake_timeout": self._handshake_timeout, "ssl_shutdown_timeout": TLS_CLOSE_SECONDS}
-        client.setblocking(False)
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, client, ssl=self._tls, **timeouts)
-        except (OSError, asyncio.CancelledError):
-            client.close()  # a handshake that failed, took too long or gave way
+        await self._loop.connect_accepted_socket(lambda: connection, client, ssl=self._tls, **timeouts)
+
+    def _opened(self, connection: Connection, client: socket.socket, task: asyncio.Task) -> None:
+        """Also where the task was cancelled before it began."""
+        self._opening.pop(connection, None)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:  # a handshake that failed, took too long or gave way
+            client.close()
             self._remove(connection)
-        finally:
-            self._opening.pop(connection, None)
+        if error is not None and not isinstance(error, OSError):
+            LOG.error("internal error", exc_info=error)
 
     def _make_room(self, group: Group) -> bool:
         """Close a connection that carries no request; whether there is one."""
         connection = group.idle()
         if connection is None:
             return False
-        opening = self._opening.get(connection)
-        if opening is not None:
-            opening.cancel()
+        if connection in self._opening:
+            self._give_up(connection)
         else:
             connection.transport.abort()
         self._remove(connection)
         self._gave_way += 1
         return True
 
+    def _give_up(self, connection: Connection) -> None:
+        """Close one that is not made yet: as soon as it is, which without TLS is at once."""
+        connection.unwanted = True
+        if self._tls is not None:
+            self._opening[connection].cancel()
+
     def _refuse(self, client: socket.socket) -> None:
         """Say that there is no room, where that takes no handshake."""
         self._refused += 1
         with contextlib.suppress(OSError), client:
-            client.setblocking(False)
             if self._tls is None:
                 refusal = Refusal(503, "too many connections carry requests, try again later", retry_after=1)
                 client.send(answer_bytes(refusal, new_id(), []))
@@ -276,6 +289,12 @@ class Listener:
         if self._gave_way or self._refused:
             log("crowded", connections=len(self._all), gave_way=self._gave_way, refused=self._refused)
             self._gave_way = self._refused = 0
+
+
+def _is_waiting(listening: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(listening, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _network(address: str) -> str:

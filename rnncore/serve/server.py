@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._app, self._service, self._binding = app, service, binding
-        self._listener: Listener | None = None
+        self.listener: Listener | None = None
         self._grpc: Any = None
 
     async def startup(self, sockets: Any = None) -> None:
@@ -163,7 +163,7 @@ class Server(uvicorn.Server):
             self._app.state.metrics,
             binding.head_timeout,
         )
-        self._listener = Listener(
+        self.listener = Listener(
             listening_sockets(binding.host, binding.port),
             make,
             self.config.ssl,
@@ -171,8 +171,8 @@ class Server(uvicorn.Server):
             most,
             binding.max_peer_connections,
         )
-        self.servers = [self._listener]
-        found = {"host": binding.host, "port": self._listener.port}
+        self.servers = [self.listener]
+        found = {"host": binding.host, "port": self.listener.port}
         if with_grpc:
             self._grpc = _grpc_server(self._app, binding, most)
             await self._grpc.start()
@@ -188,7 +188,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         log("draining", connections=len(self.server_state.connections))
-        self._listener.close()
+        self.listener.close()
         loop = asyncio.get_running_loop()
         stopping = (
             loop.create_task(self._grpc.stop(ENDING_SECONDS, self._binding.drain_seconds))
@@ -198,12 +198,12 @@ class Server(uvicorn.Server):
         end = loop.time() + self._binding.drain_seconds
         while self.server_state.connections and loop.time() < end and not self.force_exit:
             await asyncio.sleep(0.02)
-        self._listener.ending = True  # from now on nobody is waited for who neither sends nor takes
+        self.listener.ending = True  # from now on nobody is waited for who neither sends nor takes
         self._app.state.inference.end_reading()
         if stopping is not None and not self.force_exit:
             await stopping
         await super().shutdown(sockets)
-        self._listener.end()
+        self.listener.end()
         counts = {name: served.engine.metrics.snapshot() for name, served in self._service.models.items()}
         answered = {name: {key: found[key] for key in ("accepted", "completed")} for name, found in counts.items()}
         log("ended", open_requests=len(self.server_state.tasks), models=answered)
