@@ -26,9 +26,9 @@ RNG = np.random.default_rng(0)
 
 
 @contextlib.contextmanager
-def running(tokens=(), **limits):
+def running(tokens=(), networks=MODELS, **limits):
     """A server in a thread with a loop of its own: "host:port", and its service and metrics."""
-    service, metrics, ready, loop = Service(MODELS, Limits(**limits)), AnswerMetrics(), queue.Queue(), None
+    service, metrics, ready, loop = Service(networks, Limits(**limits)), AnswerMetrics(), queue.Queue(), None
 
     async def serve():
         nonlocal loop
