@@ -30,7 +30,7 @@ from rnncore.serve.refusals import Refusal
 __all__ = ["Listener", "descriptors_left", "listening_sockets"]
 
 BACKLOG = 2048
-ACCEPTED_AT_ONCE = 64  # until the event loop goes on
+ACCEPTED_AT_ONCE = 8  # until the event loop goes on: a TLS handshake keeps it busy for up to a millisecond
 LOOK_SECONDS = 0.25
 LOOKED_THROUGH = 64  # connections that are asked to give way to a new one, at most
 RESERVE = 64  # descriptors that are left for files, models and the runtime
