@@ -119,7 +119,7 @@ nogil:  ## the tests on an interpreter without a GIL, in an environment of its o
 	$(call COPY_TREE,nogil)
 	PIP_ONLY_BINARY=safetensors $(MAKE) -C build/nogil .venv/.installed-nogil
 	cd build/nogil && PYTHON_GIL=0 .venv/bin/python -m pytest -q \
-	  $(foreach name,decode_ctc serve_drain serve_grpc serve_process serve_triton,--ignore=tests/test_$(name).py) \
+	  $(foreach name,decode_ctc serve_attacks serve_drain serve_grpc serve_kserve serve_limits serve_process serve_triton,--ignore=tests/test_$(name).py) \
 	  --deselect=tests/test_serve_http.py::test_a_port_that_is_taken_is_an_error_of_one_line \
 	  --deselect=tests/test_serve_docs.py::test_tritonclient_and_sequences
 

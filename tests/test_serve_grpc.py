@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import queue
+import socket
 import threading
 
 import grpc
@@ -26,14 +27,15 @@ RNG = np.random.default_rng(0)
 
 
 @contextlib.contextmanager
-def running(tokens=(), networks=MODELS, **limits):
+def running(tokens=(), networks=MODELS, connections=1024, handshake_timeout=10.0, **limits):
     """A server in a thread with a loop of its own: "host:port", and its service and metrics."""
     service, metrics, ready, loop = Service(networks, Limits(**limits)), AnswerMetrics(), queue.Queue(), None
 
     async def serve():
         nonlocal loop
         loop, end = asyncio.get_running_loop(), asyncio.Event()
-        server = GrpcServer(service, Tokens(tokens), metrics, "127.0.0.1:0")
+        own = {"connections": connections, "handshake_timeout": handshake_timeout}
+        server = GrpcServer(service, Tokens(tokens), metrics, "127.0.0.1:0", **own)
         await server.start()
         ready.put((f"127.0.0.1:{server.port}", end))
         await end.wait()
@@ -313,3 +315,18 @@ def test_damaged_messages_end_nothing(server):
     assert answer.raw_output_contents[0] == MODELS["tagger"](x, lengths=[2]).tobytes()
     expected = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
     assert expected <= codes <= expected | {grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+def test_connections_are_bounded_and_must_be_of_http_2():
+    with running(connections=5, handshake_timeout=0.5) as (address, _, _):
+        host, port = address.split(":")
+        with triton.InferenceServerClient(address) as client:
+            assert client.is_server_live()
+            several = [socket.create_connection((host, int(port)), timeout=30) for _ in range(20)]
+            assert client.is_server_live()
+            for one in several:
+                with contextlib.suppress(ConnectionResetError):
+                    while one.recv(1 << 16):  # its own settings, and then the end: for most of them at once
+                        pass
+                one.close()
+            assert client.is_server_live()

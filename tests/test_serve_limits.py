@@ -14,7 +14,9 @@ import socket
 import ssl
 import threading
 import time
+from pathlib import Path
 
+import grpc
 import numpy as np
 import psutil
 import pytest
@@ -196,12 +198,16 @@ def test_what_never_ends_is_refused_early(server, what):
 
 
 def test_trailers_are_no_headers(client):
-    client.send(request(token="", body=b"", fields=["Transfer-Encoding: chunked"]))
-    client.send(b"0\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n\r\n")
-    assert client.answer()[0] in (401, 405)
-    client.send(request(INFER, body=b"", fields=["Transfer-Encoding: chunked"]))
-    client.send(b"%x\r\n%b\r\n0\r\nContent-Encoding: gzip\r\nHost: other\r\n\r\n" % (len(BODY), BODY))
-    assert client.answer()[0] == 200
+    """Also where they are there before anybody has looked at the head."""
+    chunked = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+    for token, trailer, status in (
+        ("", f"Authorization: Bearer {TOKEN}", 401),
+        (TOKEN, f"Authorization: Bearer {TOKEN}", 200),
+        (TOKEN, "Content-Encoding: br\r\nHost: other\r\nInference-Header-Content-Length: 3", 200),
+    ):
+        head = request(INFER, token, body=b"", fields=["Transfer-Encoding: chunked"])
+        client.send(head + chunked + trailer.encode() + b"\r\n\r\n")
+        assert client.answer()[0] == status
 
 
 def test_many_trailers_are_refused(client):
@@ -339,7 +345,10 @@ def test_a_body_that_comes_steadily_may_take_longer(monkeypatch):
 
 def test_what_is_left_of_a_refused_body_has_a_deadline(monkeypatch):
     monkeypatch.setattr(connection, "DISCARD_SECONDS", 0.3)
-    with serving({"tagger": MODELS["tagger"]}, tokens=(TOKEN,)) as server, Client(server.listener.port) as client:
+    with (
+        serving({"tagger": MODELS["tagger"]}, head_timeout=90, tokens=(TOKEN,)) as server,
+        Client(server.listener.port) as client,
+    ):
         client.send(request(INFER, token="", body=b"")[: -len("0\r\n\r\n")] + b"60000000\r\n\r\nabc")
         refused(client.answer(), 401, "token")
         stop = threading.Event()
@@ -518,6 +527,12 @@ def test_the_end_waits_for_nobody_who_does_not_come(tmp_path):
     words = ["--ssl-certfile", chain, "--ssl-keyfile", key, "--token-file", str(tokens), "--grpc-port", "0"]
     context = ssl.create_default_context(cafile=chain)
 
+    over = threading.Event()
+
+    def never():
+        over.wait(120)
+        yield b""
+
     def end(attack):
         with server_process(files, *words) as server:
             held = attack(server)
@@ -537,10 +552,20 @@ def test_the_end_waits_for_nobody_who_does_not_come(tmp_path):
             one.send(b"GET /v2 HTTP/1.1\r\nX: a")
         for one in held[6:]:
             one.send(request(INFER, body=BODY)[:-1])
+        # calls whose message never comes
+        channel = grpc.secure_channel(
+            f"localhost:{server.events[0]['grpc_port']}", grpc.ssl_channel_credentials(Path(chain).read_bytes())
+        )
+        infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        calls.extend(infer.future(never(), metadata=[("authorization", f"Bearer {TOKEN}")]) for _ in range(3))
+        calls[0].add_done_callback(lambda _: channel.close())
+        grpc.channel_ready_future(channel).result(30)
         return handshakes + half + held
 
+    calls = []
     idle, _ = end(lambda server: [])
     seconds, last = end(everything)
+    over.set()
     assert last["event"] == "ended" and last["open_requests"] == 0
     assert seconds < 5.0 * max(
         1.0, idle / 0.5

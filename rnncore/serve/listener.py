@@ -39,16 +39,16 @@ EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ELSEWHERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # a name's address of a protocol that this machine has not
 
 
-def descriptors_left() -> int:
-    """Descriptors that connections may take. The process's limit is raised to what the system allows it."""
+def descriptors_left(wanted: int) -> int:
+    """Descriptors that connections may take, so many at most. The process's limit is raised as far as that needs."""
+    used = len(os.listdir("/proc/self/fd")) + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    most = used + wanted if hard == resource.RLIM_INFINITY else min(used + wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    if soft == resource.RLIM_INFINITY:
-        return 1 << 20
-    return max(1, soft - len(os.listdir("/proc/self/fd")) - RESERVE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - used))
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:

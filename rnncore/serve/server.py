@@ -152,7 +152,8 @@ class Server(uvicorn.Server):
         await self.lifespan.startup()
         binding = self._binding
         with_grpc = binding.grpc_port is not None
-        most = min(binding.max_connections, max(1, descriptors_left() // (1 + with_grpc)))
+        ports = 1 + with_grpc
+        most = max(1, descriptors_left(ports * binding.max_connections) // ports)
         if most < binding.max_connections:
             log("fewer connections", connections=most, reason="the process has too few descriptors")
         make = functools.partial(
