@@ -22,6 +22,7 @@ import psutil
 import pytest
 from serve_processes import save_models, server_process
 from served import FEATURES, adder, models, serving, tagger
+from test_serve_http import slow_model
 from test_serve_process import certificate
 
 from rnncore.serve import Limits, connection, listener, watch
@@ -42,11 +43,16 @@ class Client:
     def __init__(self, port, source="127.0.0.1", tls=None):
         plain = socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(source, 0))
         self.socket = plain if tls is None else tls.wrap_socket(plain, server_hostname="localhost")
+        self.reader = self.socket.makefile("rb")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        self.reader.close()
         self.socket.close()
 
     def send(self, data):
@@ -55,16 +61,15 @@ class Client:
 
     def answer(self):
         """Status, headers and body of the next answer; None where the connection is closed."""
-        reader = self.socket.makefile("rb")
         try:
-            line = reader.readline()
+            line = self.reader.readline()
             if not line:
                 return None
             fields = {}
-            while (field := reader.readline().strip()) != b"":
+            while (field := self.reader.readline().strip()) != b"":
                 name, _, value = field.decode().partition(": ")
                 fields[name] = value
-            return int(line.split()[1]), fields, reader.read(int(fields["content-length"]))
+            return int(line.split()[1]), fields, self.reader.read(int(fields["content-length"]))
         except ConnectionResetError:
             return None
 
@@ -245,22 +250,37 @@ def test_requests_sent_ahead_are_answered_in_order_and_not_all_parsed(server):
     with Client(server.listener.port) as client:
         writer = threading.Thread(target=client.send, args=(data,))
         writer.start()
-        reader = client.socket.makefile("rb")
         ids = []
         while len(ids) < count:
-            line = reader.readline()
-            if line.startswith(b"x-request-id: "):
-                ids.append(int(line.split()[1]))
-                if len(ids) % 100 == 0:
-                    parsed += [len(one.pipeline) for one in list(server.server_state.connections)]
+            ids.append(int(client.answer()[1]["x-request-id"]))
+            if len(ids) % 100 == 0:
+                parsed += [len(one.pipeline) for one in list(server.server_state.connections)]
         writer.join()
     assert ids == list(range(count))
     assert max(parsed) <= connection.PIECE // len(request()) + 1
 
 
+def test_nothing_more_is_parsed_behind_a_request_that_waits():
+    """Also where it comes by the packet, while what looks whether the client stays reads on."""
+    with serving({"tagger": slow_model()}, tokens=(TOKEN,)) as server, Client(server.listener.port) as client:
+        client.send(request(INFER, body=BODY))
+        until(lambda: any(one.cycle is not None for one in list(server.server_state.connections)))
+        (own,), sizes = list(server.server_state.connections), []
+
+        def more():
+            for _ in range(400):
+                own.data_received(request())
+                sizes.append(len(own.pipeline))
+
+        own.loop.call_soon_threadsafe(more)
+        assert [client.answer()[0] for _ in range(401)] == [200] * 401
+    assert len(sizes) == 400 and max(sizes) == 1
+
+
 def test_a_bad_request_behind_a_good_one_takes_nothing_from_it(client):
     client.send(request(INFER, body=BODY) + b"GET / HTTP/1.1\r\n" + field(LINE + 1).encode() + b"\r\n\r\n")
-    assert client.answer()[0] == 200
+    status, fields, _ = client.answer()
+    assert status == 200 and fields["connection"] == "close"
     assert client.is_closed()
 
 
@@ -399,8 +419,9 @@ def test_connections_without_requests_give_way():
             assert busy.answer()[0] == 200
             closed = [one.is_closed(0.3) for one in idle]
             assert all(closed[:16]) and sum(closed) <= 17
+            until(lambda: set(server.server_state.connections) == set(server.listener._of))
             for one in idle:
-                one.socket.close()
+                one.close()
 
 
 def test_where_all_carry_requests_the_next_is_refused():
@@ -430,7 +451,7 @@ def test_one_address_takes_nothing_from_another():
         assert len(server.listener) <= 17
         assert all(one.is_open() for one in others)
         for one in others + crowd:
-            one.socket.close()
+            one.close()
 
 
 def test_the_network_of_an_address():
@@ -464,7 +485,7 @@ def test_without_a_free_descriptor_a_client_still_gets_in(tmp_path):
         spent, passed = sum(process.cpu_times()[:2]) - spent, time.monotonic() - start
         assert spent < 0.5 * passed  # it does not spin where nothing can be accepted
         for one in idle + busy:
-            one.socket.close()
+            one.close()
 
         def answered():
             with Client(server.port) as client:
@@ -495,7 +516,10 @@ def test_with_no_connection_to_close_the_reserve_turns_the_next_away():
     async def work():
         nonlocal found
         found = listener.Listener(listener.listening_sockets("127.0.0.1", 0), None, None, 1.0, 5, 5)
-        full, client = Full(), socket.create_connection(found.sockets[0].getsockname())
+        full = Full()
+        found._accept(full)  # where nobody waits, nobody is turned away
+        assert full.turned_away == 0
+        client = socket.create_connection(found.sockets[0].getsockname())
         for _ in range(3):
             found._accept(full)
         assert full.turned_away == 3 and found._reserve is not None
@@ -538,11 +562,22 @@ def test_the_end_waits_for_nobody_who_does_not_come(tmp_path):
             held = attack(server)
             start = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
+            late = threading.Thread(target=shake_hands, args=(held[:20],))
+            late.start()
             assert server.wait(60) == 0
             seconds = time.monotonic() - start
+            late.join()
             for one in held:
-                one.socket.close()
+                one.close()
         return seconds, server.events[-1]
+
+    def shake_hands(clients):
+        """After all, but too late."""
+        time.sleep(1.1)  # the server drains for a second
+        for one in clients:
+            with contextlib.suppress(OSError):
+                one.socket.settimeout(0.2)
+                one.socket = context.wrap_socket(one.socket, server_hostname="localhost")
 
     def everything(server):
         handshakes = [Client(server.port) for _ in range(100)]
@@ -550,8 +585,8 @@ def test_the_end_waits_for_nobody_who_does_not_come(tmp_path):
         held = [Client(server.port, tls=context) for _ in range(12)]
         for one in held[:6]:
             one.send(b"GET /v2 HTTP/1.1\r\nX: a")
-        for one in held[6:]:
-            one.send(request(INFER, body=BODY)[:-1])
+        for one in held[6:]:  # whose rate gives them half a minute
+            one.send(request(INFER, body=b"")[: -len("0\r\n\r\n")] + b"60000000\r\n\r\n" + bytes(400_000))
         # calls whose message never comes
         channel = grpc.secure_channel(
             f"localhost:{server.events[0]['grpc_port']}", grpc.ssl_channel_credentials(Path(chain).read_bytes())

@@ -23,8 +23,7 @@ class Gunzip:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The bytes that these become, at most 256 KiB at a time; whoever counts them need not go on."""
-        piece = b""
-        while data or len(piece) == STEP:
+        while data:
             if self._member is None:
                 self._members += 1
                 if self._members > MOST_MEMBERS:
@@ -36,7 +35,7 @@ class Gunzip:
                 raise Refusal(400, f"the body is not gzip: {error}") from None
             yield piece
             if self._member.eof:
-                data, self._member, piece = self._member.unused_data, None, b""
+                data, self._member = self._member.unused_data, None
             else:
                 data = self._member.unconsumed_tail
 

@@ -137,7 +137,7 @@ class Listener:
         most_of_peer: int,
     ):
         self.sockets, self.port = sockets, sockets[0].getsockname()[1]
-        self.ending = False  # whether clients that take nothing are not waited for
+        self._ending = False
         self._make, self._tls, self._handshake_timeout = make, tls, handshake_timeout
         self._most, self._most_of_peer = most, most_of_peer
         self._all, self._peers = Group(), {}
@@ -156,16 +156,21 @@ class Listener:
     # --- as uvicorn calls it ---
 
     def close(self) -> None:
-        """Take no more connections, and give up those whose handshake is not complete."""
+        """Take no more connections."""
         for one in self.sockets:
             self._loop.remove_reader(one)
             one.close()
         self.sockets = []
-        for connection in list(self._opening):
-            self._give_up(connection)
 
     async def wait_closed(self) -> None:
         """Nothing: the server waits for its connections."""
+
+    def hurry(self) -> None:
+        """Wait for nobody any more who neither sends nor takes what is sent, nor for handshakes."""
+        self._ending = True
+        for connection in list(self._opening):
+            if connection.transport is None:
+                self._abort(connection)
 
     def end(self) -> None:
         """Stop looking after connections; there are none any more."""
@@ -231,18 +236,18 @@ class Listener:
         connection = group.idle()
         if connection is None:
             return False
-        if connection in self._opening:
-            self._give_up(connection)
-        else:
-            connection.transport.abort()
+        self._abort(connection)
         self._remove(connection)
         self._gave_way += 1
         return True
 
-    def _give_up(self, connection: Connection) -> None:
-        """Close one that is not made yet: as soon as it is, which without TLS is at once."""
+    def _abort(self, connection: Connection) -> None:
+        """Close one at once; one that is not made yet, as soon as it is."""
+        if connection.transport is not None:
+            connection.transport.abort()
+            return
         connection.unwanted = True
-        if self._tls is not None:
+        if self._tls is not None:  # whose handshake may take long; without TLS it is made when the event loop goes on
             self._opening[connection].cancel()
 
     def _refuse(self, client: socket.socket) -> None:
@@ -285,7 +290,7 @@ class Listener:
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
         now = time.monotonic()
         for connection in list(self._of):
-            connection.look(now, self.ending)
+            connection.look(now, self._ending)
         if self._gave_way or self._refused:
             log("crowded", connections=len(self._all), gave_way=self._gave_way, refused=self._refused)
             self._gave_way = self._refused = 0

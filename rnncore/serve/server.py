@@ -199,7 +199,7 @@ class Server(uvicorn.Server):
         end = loop.time() + self._binding.drain_seconds
         while self.server_state.connections and loop.time() < end and not self.force_exit:
             await asyncio.sleep(0.02)
-        self.listener.ending = True  # from now on nobody is waited for who neither sends nor takes
+        self.listener.hurry()
         self._app.state.inference.end_reading()
         if stopping is not None and not self.force_exit:
             await stopping
