@@ -412,6 +412,7 @@ def test_connections_without_requests_give_way():
         with Client(port) as known, Client(port) as busy:
             assert known.is_open()
             busy.send(request(INFER, body=BODY)[:-1])
+            until(lambda: any(one.busy for one in list(server.server_state.connections)))
             idle = [Client(port) for _ in range(20)]
             with Client(port) as late:
                 assert late.is_open() and known.is_open()
@@ -439,6 +440,24 @@ def test_where_all_carry_requests_the_next_is_refused():
             assert one.answer()[0] == 200
         with Client(port) as late:
             assert late.is_open()
+
+
+def test_whoever_has_no_token_gives_way_whatever_is_asked():
+    """Answers that are not taken, bodies that do not come: neither keeps the place of a client without a token."""
+    with serving({"tagger": MODELS["tagger"]}, max_connections=6, tokens=(TOKEN,)) as server:
+        several = [Client(server.listener.port) for _ in range(6)]
+        for number, one in enumerate(several):
+            one.socket.settimeout(0.3)
+            if number % 2:
+                one.send(request(INFER, token="", body=b"")[: -len("0\r\n\r\n")] + b"60000000\r\n\r\nabc")
+            else:
+                one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.send(request("/page/page.js", token="") * 20_000)
+        until(lambda: any(one.transport.get_write_buffer_size() for one in list(server.server_state.connections)))
+        clients = [Client(server.listener.port) for _ in range(6)]
+        assert all(one.is_open() for one in clients)
+        for one in several + clients:
+            one.close()
 
 
 def test_one_address_takes_nothing_from_another():

@@ -79,10 +79,11 @@ class Connection(HttpToolsProtocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered, or bytes of an answer wait for the client."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        """Whether a request with a valid token is being answered, or bytes of such an answer wait for the client."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and cycle.scope["state"].get("owner") is not None:
             return True
-        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+        return self.known and self.transport.get_write_buffer_size() > 0
 
     # --- the transport's calls ---
 

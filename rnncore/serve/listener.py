@@ -12,6 +12,7 @@ import contextlib
 import errno
 import functools
 import ipaddress
+import itertools
 import os
 import resource
 import select
@@ -108,9 +109,9 @@ class Group:
         self.known.pop(connection, None)
 
     def idle(self) -> Connection | None:
-        """The one that gives way first; None where those asked all carry a request."""
+        """The one that gives way first; None where all carry a request that is allowed."""
         for connections in (self.strangers, self.known):
-            for connection, _ in zip(connections, range(LOOKED_THROUGH), strict=False):
+            for connection in itertools.islice(connections, LOOKED_THROUGH):
                 if not connection.busy:
                     return connection
         return None
@@ -201,8 +202,8 @@ class Listener:
         key = _network(address)
         client.setblocking(False)
         peer = self._peers.setdefault(key, Group())
-        full = (peer, len(peer) >= self._most_of_peer), (self._all, len(self._all) >= self._most)
-        if not all(self._make_room(group) for group, is_full in full if is_full):
+        room = len(peer) < self._most_of_peer or self._make_room(peer)
+        if not (room and (len(self._all) < self._most or self._make_room(self._all))):
             self._refuse(client)
             if not peer:
                 del self._peers[key]
