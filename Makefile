@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all mutations batch-kills batch-changes batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
+.PHONY: demo test test-all mutations kserve batch-kills batch-changes batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -36,6 +36,9 @@ batch-memory: $(VENV)/.installed-test  ## a run over 2 GB of ragged rows in less
 
 batch-ray batch-spark batch-dask batch-beam: batch-%:  ## an example on a local cluster, in an environment of its own
 	$(MAKE) VENV=.venv-$* .venv-$*/.installed-$* && .venv-$*/bin/python examples/batch_$*.py
+
+kserve:  ## KServe's own clients against the service, in an environment of its own
+	$(MAKE) VENV=.venv-kserve .venv-kserve/.installed-kserve && .venv-kserve/bin/python tests/serve_kserve.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rnncore
@@ -116,7 +119,7 @@ nogil:  ## the tests on an interpreter without a GIL, in an environment of its o
 	$(call COPY_TREE,nogil)
 	PIP_ONLY_BINARY=safetensors $(MAKE) -C build/nogil .venv/.installed-nogil
 	cd build/nogil && PYTHON_GIL=0 .venv/bin/python -m pytest -q \
-	  $(foreach name,decode_ctc serve_drain serve_grpc serve_process serve_triton,--ignore=tests/test_$(name).py) \
+	  $(foreach name,decode_ctc serve_attacks serve_drain serve_grpc serve_kserve serve_limits serve_process serve_triton,--ignore=tests/test_$(name).py) \
 	  --deselect=tests/test_serve_http.py::test_a_port_that_is_taken_is_an_error_of_one_line \
 	  --deselect=tests/test_serve_docs.py::test_tritonclient_and_sequences
 

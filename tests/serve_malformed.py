@@ -10,8 +10,10 @@ requests get the bits of the model, and the server's memory stays where it was.
 import argparse
 import collections
 import copy
+import gzip
 import http.client
 import json
+import re
 import socket
 import tempfile
 import time
@@ -22,6 +24,7 @@ from served import FEATURES, WORDS, models
 
 LENGTH = "Inference-Header-Content-Length"
 GROWTH = 160 << 20
+BOMB = gzip.compress(bytes(80 << 20), 1)
 
 
 class Attack:
@@ -104,8 +107,23 @@ class Attack:
     def kind_wrong_dtype(self):
         model, found, raw = self.any(self.rng.random() < 0.5)
         entry = self.pick(found["inputs"])
-        others = ["FP64", "FP16", "BF16", "BYTES", "INT32", "UINT8", "BOOL", "fp32", "", None, 3, ["FP32"], "X" * 9999]
+        others = ["BF16", "BYTES", "INT32", "UINT8", "BOOL", "fp32", "", None, 3, ["FP32"], "X" * 9999]
+        if raw or entry["datatype"] != "FP32":  # else numbers of JSON are any float's
+            others += ["FP64", "FP16"]
         entry["datatype"] = self.pick(others)
+        return self.packed(model, found, raw)
+
+    def kind_number_beyond_the_model_s_float(self):
+        x = self.numbers(1, 2, FEATURES)
+        model, found, raw = self.request("tagger", {"x": x}, self.rng.random() < 0.5)
+        wide = x.astype(np.float64)
+        wide[0, 0, 0] = self.pick([1e39, -1e300, 1.7e308])
+        found["inputs"][0]["datatype"] = "FP64"
+        if raw:
+            raw = wide.tobytes()
+            found["inputs"][0]["parameters"]["binary_data_size"] = len(raw)
+        else:
+            found["inputs"][0]["data"] = wide.ravel().tolist()
         return self.packed(model, found, raw)
 
     def kind_wrong_shape(self):
@@ -216,7 +234,7 @@ class Attack:
         wrong = [
             {"timeout": -1}, {"timeout": "1"}, {"timeout": 1.5}, {"timeout": 2**70}, {"priority": -1},
             {"priority": 0.5}, {"priority": 2**40}, {"binary_data_output": 1}, {"shared_memory_region": "x"},
-            {"x" * 5000: 1}, [], 1,
+            {"x" * 5000: [1]}, {"shared_memory_offset": 0}, {"other": None}, {"other": {}}, [], 1,
         ]  # fmt: skip
         found["parameters"] = self.pick(wrong)
         return self.packed(model, found, raw)
@@ -225,7 +243,7 @@ class Attack:
         model, found, raw = self.any(self.rng.random() < 0.5)
         known = "tags" if model == "tagger" else "gru.h"
         wrong = [
-            [{"name": "nope"}], [{"name": known}, {"name": known}], [{}], [known], {}, 1, "x", [{"name": 3}],
+            [{"name": "nope"}], [{"name": known}, {"name": known}], [{}], [known], {}, 1, "x", [{"name": 3}], False,
             [{"name": known, "parameters": {"classification": 2}}], [{"name": known, "parameters": {"binary_data": 1}}],
             [{"name": known}] * 1000, [{"name": known, "datatype": "FP32"}],
         ]  # fmt: skip
@@ -253,8 +271,42 @@ class Attack:
         return self.packed(self.pick(bad), found, raw)
 
     def kind_encoded(self):
-        encoding = self.pick(["gzip", "deflate", "br", "gzip, gzip", "x"])
+        encoding = self.pick(["deflate", "br", "gzip, gzip", "x-gzip", "x"])
         return self.packed(*self.any(True), headers={"Content-Encoding": encoding})
+
+    def kind_damaged_gzip(self):
+        path, headers, body, _ = self.packed(*self.any(True))
+        whole = gzip.compress(body)
+        at = int(self.rng.integers(len(whole) - 1))
+        damaged = [whole[:at], whole + b"x", b"", body, whole[:-8] + bytes(8), whole + whole[:9], whole[4:]]
+        return path, {**headers, "Content-Encoding": "gzip"}, self.pick(damaged), True
+
+    def kind_gzip_bomb(self):
+        path, headers, _, _ = self.packed(*self.any(True))
+        return path, {**headers, "Content-Encoding": "gzip"}, BOMB, True
+
+    def kind_flipped_gzip(self):
+        path, headers, body, _ = self.packed(*self.any(self.rng.random() < 0.5))
+        changed = bytearray(gzip.compress(body))
+        changed[self.rng.integers(len(changed))] ^= 1 << self.rng.integers(8)
+        return path, {**headers, "Content-Encoding": "gzip"}, bytes(changed), False
+
+    def kind_key_twice(self):
+        """A key of an object somewhere in the JSON, once more."""
+        model, found, raw = self.any(self.rng.random() < 0.5)
+        found["parameters"] = {"timeout": 30_000_000}
+        head = json.dumps(found)
+        places = list(re.finditer(r'("\w+"): ', head))
+        at = self.pick(places)
+        head = f"{head[: at.start()]}{at[1]}: {self.pick(['1', 'null', '[]', '{}'])}, {head[at.start() :]}"
+        return self.packed(model, head.encode(), raw)
+
+    def kind_field_twice(self):
+        path, headers, body, _ = self.packed(*self.any(True))
+        name = self.pick(["Authorization", "Host", "Content-Encoding", LENGTH])
+        values = {"Host": "localhost", "Content-Encoding": "gzip", LENGTH: headers[LENGTH]}
+        value = values.get(name, "Bearer a-token-of-somebody")
+        return path, [*headers.items(), (name, value), (name, value)], body, True
 
     def kind_other_json_inside(self):
         """A value anywhere in the JSON replaced by another."""
@@ -293,7 +345,13 @@ class Connection:
             return self._post(path, headers, body)
 
     def _post(self, path, headers, body):
-        self._client.request("POST", path, body=body, headers=headers)
+        """headers: a mapping, or pairs where a name is there twice."""
+        pairs = list(headers.items() if isinstance(headers, dict) else headers)
+        names = {name.lower() for name, _ in pairs}
+        self._client.putrequest("POST", path, skip_host="host" in names, skip_accept_encoding=True)
+        for name, value in [*pairs, ("Content-Length", str(len(body)))]:
+            self._client.putheader(name, value)
+        self._client.endheaders(body)
         answer = self._client.getresponse()
         return answer.status, answer.headers, answer.read()
 
@@ -301,7 +359,8 @@ class Connection:
         """Announces a body, sends a part and goes."""
         with socket.create_connection(("127.0.0.1", self._port)) as plain:
             lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
-            lines += [f"{name}: {value}" for name, value in headers.items()]
+            pairs = headers.items() if isinstance(headers, dict) else headers
+            lines += [f"{name}: {value}" for name, value in pairs]
             plain.sendall("\r\n".join([*lines, "", ""]).encode() + body[:at])
 
 

@@ -1,6 +1,7 @@
 """Models to serve, and a server to ask: in this process, on a port of its own, with real sockets."""
 
 import contextlib
+import signal
 import socket
 import threading
 import time
@@ -11,7 +12,8 @@ from random_networks import draw_weights
 
 from rnncore.cells import GRU, LSTM
 from rnncore.model import Model
-from rnncore.serve import create_app
+from rnncore.serve import Service, create_app
+from rnncore.serve.server import Binding, Server
 from rnncore.spec import Input, Node, Recurrent, Spec
 
 FEATURES, TAGS, WORDS = 5, 4, 30
@@ -76,4 +78,21 @@ def running(served, **options):
     finally:
         server.should_exit = True
         thread.join(20)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def serving(networks, limits=None, **binding):
+    """The server of the command, in a thread: a rnncore.serve.server.Server, whose port is ``listener.port``."""
+    server = Server(Service(networks, limits), Binding(port=0, **{"drain_seconds": 0.1, **binding}))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.005)
+    try:
+        yield server
+    finally:
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(30)
         assert not thread.is_alive()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import queue
+import socket
 import threading
 
 import grpc
@@ -26,14 +27,15 @@ RNG = np.random.default_rng(0)
 
 
 @contextlib.contextmanager
-def running(tokens=(), **limits):
+def running(tokens=(), networks=MODELS, connections=1024, handshake_timeout=10.0, **limits):
     """A server in a thread with a loop of its own: "host:port", and its service and metrics."""
-    service, metrics, ready, loop = Service(MODELS, Limits(**limits)), AnswerMetrics(), queue.Queue(), None
+    service, metrics, ready, loop = Service(networks, Limits(**limits)), AnswerMetrics(), queue.Queue(), None
 
     async def serve():
         nonlocal loop
         loop, end = asyncio.get_running_loop(), asyncio.Event()
-        server = GrpcServer(service, Tokens(tokens), metrics, "127.0.0.1:0")
+        own = {"connections": connections, "handshake_timeout": handshake_timeout}
+        server = GrpcServer(service, Tokens(tokens), metrics, "127.0.0.1:0", **own)
         await server.start()
         ready.put((f"127.0.0.1:{server.port}", end))
         await end.wait()
@@ -211,9 +213,21 @@ def test_a_bidirectional_call_carries_sequences_in_order(client):
         ("tagger", {"x": features(1, 2)}, {"model_version": "2"}, "NOT_FOUND", "no version"),
         ("tagger", {"y": features(1, 2)}, {}, "INVALID_ARGUMENT", "input 'y' is unknown"),
         ("tagger", {}, {}, "INVALID_ARGUMENT", "input 'x' missing"),
-        ("tagger", {"x": np.zeros((1, 2, FEATURES))}, {}, "INVALID_ARGUMENT", "datatype 'FP64', expected FP32"),
+        (
+            "tagger",
+            {"x": np.zeros((1, 2, FEATURES), np.int64)},
+            {},
+            "INVALID_ARGUMENT",
+            "datatype 'INT64', expected FP16",
+        ),
         ("tagger", {"x": features(1, 2)[..., :2]}, {}, "INVALID_ARGUMENT", "dimension 2 is 2, not 5"),
-        ("tagger", {"x": features(1, 2)}, {"parameters": {"t": 0.5}}, "INVALID_ARGUMENT", "parameter 't'"),
+        (
+            "tagger",
+            {"x": features(1, 2)},
+            {"parameters": {"shared_memory_region": "a"}},
+            "INVALID_ARGUMENT",
+            "not supported",
+        ),
         ("tagger", {"x": features(1, 2)}, {"sequence_id": 9}, "INVALID_ARGUMENT", "sequence 9 is not open"),
         ("tagger", {"x": features(1, 2)}, {"timeout": -1}, "INVALID_ARGUMENT", "timeout"),
         ("reader", {"ids": np.array([[WORDS]])}, {}, "INVALID_ARGUMENT", "expected 0 to 29"),
@@ -301,3 +315,18 @@ def test_damaged_messages_end_nothing(server):
     assert answer.raw_output_contents[0] == MODELS["tagger"](x, lengths=[2]).tobytes()
     expected = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
     assert expected <= codes <= expected | {grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+def test_connections_are_bounded_and_must_be_of_http_2():
+    with running(connections=5, handshake_timeout=0.5) as (address, _, _):
+        host, port = address.split(":")
+        with triton.InferenceServerClient(address) as client:
+            assert client.is_server_live()
+            several = [socket.create_connection((host, int(port)), timeout=30) for _ in range(20)]
+            assert client.is_server_live()
+            for one in several:
+                with contextlib.suppress(ConnectionResetError):
+                    while one.recv(1 << 16):  # its own settings, and then the end: for most of them at once
+                        pass
+                one.close()
+            assert client.is_server_live()

@@ -313,7 +313,7 @@ def test_many_rows_times_steps_are_refused():
 def test_bytes_of_all_requests_together_are_bounded():
     with served(max_pending_size=3000, max_body_size=2000) as client, socket.socket() as slow:
         slow.connect((client.base_url.host, client.base_url.port))
-        slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n".encode())
+        slow.sendall(f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n".encode() + bytes(1999))
         deadline = time.monotonic() + 60
         while (found := client.post(INFER, content=b" " * 1500)).status_code != 503:
             assert time.monotonic() < deadline

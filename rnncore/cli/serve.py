@@ -38,6 +38,8 @@ SECONDS = click.FloatRange(min=0.001)
 @click.option("--sequence-idle", type=SECONDS, default=600.0, show_default=True, help="Seconds until one is closed.")
 @click.option("--timeout", type=SECONDS, default=30.0, show_default=True, help="Seconds until work must have begun.")
 @click.option("--drain", type=SECONDS, default=1.0, show_default=True, help="Seconds for open connections at the end.")
+@click.option("--max-connections", type=BYTES, default=1024, show_default=True, help="Open connections, of each port.")
+@click.option("--max-peer-connections", type=BYTES, default=512, show_default=True, help="HTTP, of one address.")
 @click.option("--request-log/--no-request-log", default=True, show_default=True, help="A line for each request.")
 @click.option("--spec", "specs", metavar="NAME=FILE.json", multiple=True, help="What a file of bare weights is.")
 @dtype_option
@@ -50,6 +52,8 @@ def serve(
     ssl_certfile: str | None,
     ssl_keyfile: str | None,
     drain: float,
+    max_connections: int,
+    max_peer_connections: int,
     request_log: bool,
     specs: tuple[str, ...],
     dtype: str,
@@ -79,7 +83,17 @@ def serve(
             import rnncore.serve.grpc_service  # noqa: F401
         except ImportError:
             raise MissingPackageError('--grpc-port needs grpcio, install it: pip install "rnncore[grpc]"') from None
-    binding = Binding(host, port, grpc_port, read_tokens(token_file), ssl_certfile, ssl_keyfile, drain)
+    binding = Binding(
+        host,
+        port,
+        grpc_port,
+        read_tokens(token_file),
+        ssl_certfile,
+        ssl_keyfile,
+        drain,
+        max_connections=max_connections,
+        max_peer_connections=max_peer_connections,
+    )
     of_models = _pairs(specs, "--spec")
     found = _pairs(models, "model")
     for name in of_models:

@@ -10,9 +10,14 @@ sequences.py    sequence_id, sequence_start and sequence_end to streams
 service.py      models by name, each behind its engines: what every transport asks
 metrics.py      counts and histograms for Prometheus
 gate.py         what every HTTP request goes through: id, token, log, count
+gzipped.py      compressed bodies, unpacked within bounds
 watch.py        requests that take long: bodies that do not come, clients that do not stay
 inference.py    a request for inference, from its body to the answer
 application.py  the other routes, and the app
+connection.py   one HTTP connection of the command's server: bounded heads, deadlines
+listener.py     which connections are open, and which give way to new ones
+server.py       the command's server: where it may listen, how it ends
+grpc_service.py the same service over gRPC
 """
 
 from __future__ import annotations

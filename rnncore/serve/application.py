@@ -66,7 +66,7 @@ def create_app(
 
     app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.service = service
-    app.state.metrics, app.state.tokens = metrics, known
+    app.state.metrics, app.state.tokens, app.state.inference = metrics, known, inference
     app.add_middleware(Shortcut, service=service, inference=inference)
     app.add_middleware(Gate, service=service, tokens=known, metrics=metrics, hosts=hosts)
     return app
@@ -116,10 +116,10 @@ class _Handlers:
         return found
 
     async def live(self, request: Request) -> Response:
-        return Response(status_code=200)
+        return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        return Response(status_code=200 if self._service.ready else 503)
+        return self._readiness({})
 
     async def server_metadata(self, request: Request) -> Response:
         return JSONResponse(self._service.metadata())
@@ -134,8 +134,11 @@ class _Handlers:
         return JSONResponse(self._model(request).metadata())
 
     async def model_ready(self, request: Request) -> Response:
-        self._model(request)
-        return Response(status_code=200 if self._service.ready else 503)
+        return self._readiness({"name": self._model(request).name})
+
+    def _readiness(self, whose: dict[str, str]) -> Response:
+        ready = self._service.ready
+        return JSONResponse({**whose, "ready": ready}, 200 if ready else 503)
 
     async def model_config(self, request: Request) -> Response:
         return JSONResponse(self._model(request).config())

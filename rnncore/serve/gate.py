@@ -23,11 +23,14 @@ from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import Service
 from rnncore.serve.watch import ClientGone
 
-__all__ = ["LEAST_TOKEN", "Gate", "Tokens", "new_id", "refusal_response"]
+__all__ = ["CLOSE", "GZIP", "LEAST_TOKEN", "NO_SNIFFING", "Gate", "Tokens", "new_id", "refusal_response"]
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 PORT = re.compile(r":[0-9]*\Z")
 LEAST_TOKEN = 16
+GZIP = b"gzip"
+# Fields that say who asks, whom, and how the body is read: two of one kind would be read differently by a proxy.
+ONCE = (b"authorization", b"content-encoding", b"host", b"inference-header-content-length")
 NO_SNIFFING, CLOSE = (b"x-content-type-options", b"nosniff"), (b"connection", b"close")
 
 
@@ -131,6 +134,12 @@ class Gate:
 
     def _check(self, scope: Any, state: dict[str, Any]) -> None:
         fields = state["fields"]
+        if len(scope["headers"]) > len(fields):
+            names = [name for name, _ in scope["headers"]]
+            for name in ONCE:
+                if names.count(name) > 1:
+                    state["owner"] = None
+                    raise Refusal(400, f"{names.count(name)} header fields {name.decode()!r}, expected at most one")
         address = scope["client"][0] if scope.get("client") else ""
         try:
             state["owner"] = self._tokens.owner(_text(fields.get(b"authorization", b"")), address)
@@ -138,8 +147,9 @@ class Gate:
             state["owner"], state["refused"] = None, error
         if self._hosts is not None and PORT.sub("", _text(fields.get(b"host", b""))).lower() not in self._hosts:
             raise Refusal(421, "this server has another name: see Host")
-        if fields.get(b"content-encoding", b"identity").strip().lower() != b"identity":
-            raise Refusal(415, "Content-Encoding is not supported, send the body as it is")
+        encoding = fields.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() not in (b"identity", GZIP):
+            raise Refusal(415, "Content-Encoding is not supported, expected gzip or none")
 
 
 def _text(field: bytes) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -19,10 +19,10 @@ from rnncore.serve.gate import REQUEST_ID, Tokens, new_id
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
 from rnncore.serve.metrics import AnswerMetrics
-from rnncore.serve.protocol import Expected, InferRequest, as_parameters, short
+from rnncore.serve.protocol import Expected, InferRequest, as_parameters, check_parameters, short
 from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import VERSION, Service, Share
-from rnncore.serve.tensors import array_of_bytes, array_of_numbers, check_shape, datatype
+from rnncore.serve.tensors import array_of_bytes, array_of_numbers, as_integer, datatype
 
 __all__ = ["GrpcServer"]
 
@@ -50,6 +50,11 @@ CONTENTS = {
     "FP64": "fp64_contents",
 }
 FREE = ("ServerLive", "ServerReady", "ModelReady")
+EMPTY = ("ServerLive", "ServerReady")  # of these, those whose request has nothing in it
+STRANGERS, STRANGERS_SECONDS = 8, 5.0  # messages that are read at a time of clients without a token, and for how long
+IDLE_SECONDS = 120  # a connection without calls is closed, and opened again by its client when it has one
+QUIET_SECONDS = 0.5  # at the end without a call that runs: those that are left have no complete message
+STALL_SECONDS = 2.0  # at the end for a stream whose client does not take its answers
 HEADROOM = 1 << 20  # bytes of a message beside its tensors
 IDENTITY_ONLY = 1  # of the bits of grpc.compression_enabled_algorithms_bitset
 MOST_AT_ONCE = 64  # requests of one stream that are worked on
@@ -61,6 +66,10 @@ class GrpcServer:
 
     service, tokens, metrics   as the HTTP app has them: sequences and limits are the same
     certificate   (certificate chain, private key) in PEM, or None
+    handshake_timeout   seconds until a connection must be one of HTTP/2, and a TLS handshake complete
+    connections   that may be open
+
+    Of a client without a token no message is read, but for a few at a time that ask for a model's readiness.
     """
 
     def __init__(
@@ -70,6 +79,8 @@ class GrpcServer:
         metrics: AnswerMetrics,
         address: str,
         certificate: tuple[bytes, bytes] | None = None,
+        handshake_timeout: float = 10.0,
+        connections: int = 1024,
     ):
         size = service.limits.max_body_size + HEADROOM
         options = [
@@ -77,10 +88,13 @@ class GrpcServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.compression_enabled_algorithms_bitset", IDENTITY_ONLY),
             ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", round(1000 * handshake_timeout)),
+            ("grpc.max_connection_idle_ms", 1000 * IDLE_SECONDS),
+            ("grpc.max_allowed_incoming_connections", connections),
         ]
         self._server = aio.server(options=options)
         self._gate = _Gate(service, tokens, metrics)
-        self._server.add_generic_rpc_handlers((_handlers(_Answers(service), self._gate),))
+        self._server.add_generic_rpc_handlers((_Methods(_Answers(service), self._gate),))
         if certificate is None:
             self.port = self._server.add_insecure_port(address)
         else:
@@ -94,25 +108,53 @@ class GrpcServer:
         """Take no more requests of streams, then no more calls; wait for those that run.
 
         Connections with streams stay open for ``linger`` seconds behind the last answer: what their clients send until
-        they have read that the stream ended would meet a closed connection, and take unread answers with it.
+        they have read that the stream ended would meet a closed connection, and take unread answers with it. Nobody is
+        waited for whose message is incomplete, or who does not take the answers.
         """
         had_streams = self._gate.end_streams()
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self._gate.streams and loop.time() < end:
-            await asyncio.sleep(0.02)
+        await self._quiet(lambda: not self._gate.streams, STALL_SECONDS, end)
         if had_streams:
             await asyncio.sleep(linger)
-        await self._server.stop(max(0.0, end - loop.time()))
+        stopping = loop.create_task(self._server.stop(max(0.0, end - loop.time())))
+        await self._quiet(stopping.done, QUIET_SECONDS, end)
+        await self._server.stop(None)
+        await stopping
+
+    async def _quiet(self, done: Callable[[], bool], seconds: float, end: float) -> None:
+        """Wait until it is done, or no request was worked on for so many seconds, or until the end."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while not done() and loop.time() < end:
+            if self._gate.working:
+                since = loop.time()
+            elif loop.time() > since + seconds:
+                return
+            await asyncio.sleep(0.02)
 
 
-def _handlers(answers: _Answers, gate: _Gate) -> grpc.GenericRpcHandler:
-    found = {}
-    for name, (request, answer, streams) in methods().items():
-        make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        handle = (gate.stream if streams else gate.unary)(name, request, getattr(answers, name))
-        found[name] = make(handle, None, answer.SerializeToString)  # requests come as bytes, which may be anything
-    return grpc.method_handlers_generic_handler(SERVICE, found)
+class _Methods(grpc.GenericRpcHandler):
+    """The methods. One is looked up before its message is read, so whoever has no token is refused here."""
+
+    def __init__(self, answers: _Answers, gate: _Gate):
+        self._gate = gate
+        self._owned, self._free = {}, {}
+        for name, (request, answer, streams) in methods().items():
+            make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+            handle = (gate.stream if streams else gate.unary)(name, request, getattr(answers, name))
+            path, written = f"/{SERVICE}/{name}", answer.SerializeToString
+            self._owned[path] = make(handle, None, written)  # requests come as bytes, which may be anything
+            handle = gate.stranger(name, request, getattr(answers, name) if name in FREE else None)
+            self._free[path] = grpc.stream_stream_rpc_method_handler(handle, None, written)
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """The handler of a call; a stream's where the message is not to be read before it is asked for."""
+        try:
+            self._gate.check(details.invocation_metadata)
+        except Refusal:
+            return self._free.get(details.method)
+        return self._owned.get(details.method)
 
 
 class _Gate:
@@ -121,8 +163,14 @@ class _Gate:
     def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
         self._service, self._tokens, self._metrics = service, tokens, metrics
         self._taking: set[asyncio.Task] = set()  # what reads the requests of each stream
+        self._strangers = asyncio.Semaphore(STRANGERS)
         self.streams = 0  # that are open
+        self.working = 0  # requests whose message is complete
         self._ending = False
+
+    def check(self, metadata: Iterable[tuple[str, str]]) -> None:
+        """Refusal where a call has no valid token, or two."""
+        self._tokens.owner(_authorization(metadata), "")
 
     def end_streams(self) -> bool:
         """Read no more requests of streams; what was read is answered, then the stream is UNAVAILABLE. Whether there
@@ -135,13 +183,47 @@ class _Gate:
     def unary(self, name: str, kind: Any, answer: Any) -> Any:
         async def handle(data: bytes, context: aio.ServicerContext) -> Any:
             call = _Call(self._metrics, self._service, name)
+            self.working += 1
+            try:
+                with call:
+                    try:
+                        call.name(_metadata(context).get("x-request-id", ""))
+                        owner = self._owner(context)
+                        await context.send_initial_metadata((("x-request-id", call.id),))
+                        request = call.parse(kind, data)
+                        return await answer(request, owner, context.time_remaining())
+                    except Exception as error:
+                        refusal = call.refuse(error)
+                    await context.abort(call.code, f"{refusal} (request {call.id})")
+            finally:
+                self.working -= 1
+
+        return handle
+
+    def stranger(self, name: str, kind: Any, answer: Any) -> Any:
+        """What a client without a token gets: the answer of a method that is free, or why there is none."""
+
+        async def read(context: aio.ServicerContext) -> bytes:
+            if name in EMPTY:
+                return b""
+            try:
+                async with self._strangers, asyncio.timeout(STRANGERS_SECONDS):
+                    data = await context.read()
+            except TimeoutError:
+                raise Refusal(504, "the message did not arrive in time") from None
+            return data if isinstance(data, bytes) else b""
+
+        async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> None:
+            call = _Call(self._metrics, self._service, name)
             with call:
                 try:
                     call.name(_metadata(context).get("x-request-id", ""))
-                    owner = self._owner(name, context)
+                    _authorization(context.invocation_metadata() or ())
+                    if answer is None:
+                        self._owner(context)
                     await context.send_initial_metadata((("x-request-id", call.id),))
-                    request = call.parse(kind, data)
-                    return await answer(request, owner, context.time_remaining())
+                    await context.write(await answer(call.parse(kind, await read(context)), "", None))
+                    return
                 except Exception as error:
                     refusal = call.refuse(error)
                 await context.abort(call.code, f"{refusal} (request {call.id})")
@@ -154,21 +236,22 @@ class _Gate:
         async def one(data: bytes, owner: str) -> Any:
             call = _Call(self._metrics, self._service, name)
             found = message("ModelStreamInferResponse")()
-            with call:
-                try:
-                    request = call.parse(kind, data)
-                    call.name(request.id)
-                    found.infer_response.id = request.id
-                    found.infer_response.CopyFrom(await answer(request, owner, None))
-                except Exception as error:
-                    found.error_message = f"{call.refuse(error)} (request {call.id})"
+            self.working += 1
+            try:
+                with call:
+                    try:
+                        request = call.parse(kind, data)
+                        call.name(request.id)
+                        found.infer_response.id = request.id
+                        found.infer_response.CopyFrom(await answer(request, owner, None))
+                    except Exception as error:
+                        found.error_message = f"{call.refuse(error)} (request {call.id})"
+            finally:
+                self.working -= 1
             return found
 
         async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> AsyncIterator:
-            try:
-                owner = self._owner(name, context)
-            except Refusal as refusal:
-                await context.abort(CODES[refusal.status], str(refusal))
+            owner = self._owner(context)
             working: asyncio.Queue = asyncio.Queue()
             room = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -200,14 +283,9 @@ class _Gate:
 
         return handle
 
-    def _owner(self, name: str, context: aio.ServicerContext) -> str:
+    def _owner(self, context: aio.ServicerContext) -> str:
         address = PORT.sub("", context.peer()).partition(":")[2].strip("[]")
-        try:
-            return self._tokens.owner(_metadata(context).get("authorization"), address)
-        except Refusal:
-            if name in FREE:
-                return ""
-            raise
+        return self._tokens.owner(_authorization(context.invocation_metadata() or ()), address)
 
 
 class _Call:
@@ -250,6 +328,14 @@ class _Call:
         model = self.model if self.model in self._service.models else ""
         self._metrics.ended("grpc", self._route, model, status, seconds)
         log_request(request_id=self.id, route=self._route, model=model, status=status, seconds=round(seconds, 6))
+
+
+def _authorization(metadata: Iterable[tuple[str, Any]]) -> str | None:
+    """The one value of this name. Refusal where there are two."""
+    found = [value for key, value in metadata if key == "authorization"]
+    if len(found) > 1:
+        raise Refusal(400, f"{len(found)} values of 'authorization', expected at most one")
+    return found[0] if found else None
 
 
 def _metadata(context: aio.ServicerContext) -> dict[str, str]:
@@ -326,18 +412,21 @@ def parse_infer(request: Any, expected: Expected) -> InferRequest:
         if name in found.inputs:
             raise Refusal(400, f"input {short(name)} is there twice")
         dtype = expected.dtype(name, tensor.datatype)
-        _refuse_parameters(f"input {name!r}", tensor.parameters)
-        shape = check_shape(name, list(tensor.shape), dtype.itemsize, expected.most_bytes)
+        parameters = _plain(tensor.parameters)
+        check_parameters(f"input {name!r}", parameters)
+        shape = expected.shape(name, list(tensor.shape), dtype)
         if not raw:
-            found.inputs[name] = _array_of_contents(name, tensor, shape, dtype)
+            array = _array_of_contents(name, tensor, shape, dtype)
         elif tensor.HasField("contents"):
             raise Refusal(400, f"input {name!r} has both contents and raw_input_contents")
         else:
-            found.inputs[name] = array_of_bytes(name, raw[place], shape, dtype)
+            _check_size(name, parameters, len(raw[place]))
+            array = array_of_bytes(name, raw[place], shape, dtype)
+        found.inputs[name] = expected.cast(name, array)
     if request.outputs:
         found.outputs = {}
         for output in request.outputs:
-            _refuse_parameters(f"output {short(output.name)}", output.parameters)
+            check_parameters(f"output {short(output.name)}", _plain(output.parameters))
             if output.name in found.outputs:
                 raise Refusal(400, f"output {short(output.name)} is there twice")
             found.outputs[expected.check_output(output.name)] = True
@@ -349,9 +438,11 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(parameters[name], choice) if choice else None for name, choice in chosen.items()}
 
 
-def _refuse_parameters(what: str, parameters: Mapping[str, Any]) -> None:
-    for name in parameters:
-        raise Refusal(400, f"{what}: parameter {short(name)} is not supported")
+def _check_size(name: str, parameters: Mapping[str, Any], size: int) -> None:
+    """KServe's client says the size of raw bytes here too."""
+    given = parameters.get("binary_data_size", size)
+    if as_integer(given) != size:
+        raise Refusal(400, f"input {name!r}: binary_data_size {short(given)}, but {size} bytes in raw_input_contents")
 
 
 def _array_of_contents(name: str, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

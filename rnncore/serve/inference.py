@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from rnncore.serve.gate import GZIP
+from rnncore.serve.gzipped import Gunzip
 from rnncore.serve.openapi import JSON_LENGTH
 from rnncore.serve.protocol import parse_infer, write_infer
 from rnncore.serve.refusals import Refusal
@@ -59,7 +62,7 @@ class Inference:
             raise state["refused"]
         with Share(self._service.budget) as share:
             with Visit(self._watch, receive) as visit:
-                body = await self._body(state["fields"], receive, share)
+                body = await self._body(state["fields"], receive, share, visit)
                 visit.read()
                 size = state["fields"].get(JSON_LENGTH_FIELD)
                 asked = parse_infer(body, None if size is None else size.decode("latin-1"), served.expected)
@@ -71,24 +74,36 @@ class Inference:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _body(self, fields: dict[bytes, bytes], receive: Any, share: Share) -> bytes:
+    def end_reading(self) -> None:
+        """Refuse bodies that are not complete within a second: the server ends."""
+        self._watch.ending = True
+
+    async def _body(self, fields: dict[bytes, bytes], receive: Any, share: Share, visit: Visit) -> bytes:
+        """The body, unpacked. What is here is counted against the limits, not what is announced."""
         most = self._service.limits.max_body_size
         announced = fields.get(b"content-length", b"0")
         size = int(announced) if announced.isdigit() else 0
         if size > most:
             raise Refusal(413, f"a body of {size} bytes, expected at most {most}")
-        share.reserve(size)
+        share.check(size)
+        gunzip = Gunzip() if fields.get(b"content-encoding", b"").strip().lower() == GZIP else None
         parts, size, more = [], 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             part, more = message.get("body", b""), message.get("more_body", False)
-            size += len(part)
-            if size > most:
-                raise Refusal(413, f"a body of more than {most} bytes")
-            share.reserve(size)
-            parts.append(part)
+            visit.received += len(part)
+            for piece in (part,) if gunzip is None else gunzip.feed(part):
+                size += len(piece)
+                if size > most:
+                    raise Refusal(413, f"a body of more than {most} bytes")
+                share.reserve(size)
+                parts.append(piece)
+                if gunzip is not None:
+                    await asyncio.sleep(0)  # unpacking keeps the event loop busy
+        if gunzip is not None:
+            gunzip.end()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

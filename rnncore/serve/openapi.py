@@ -12,6 +12,7 @@ from rnncore.serve.protocol import (
     MOST_PRIORITY,
     MOST_SEQUENCE_ID,
     MOST_TIMEOUT,
+    UNSUPPORTED,
 )
 from rnncore.serve.service import VERSION, Service
 from rnncore.serve.tensors import DATATYPES, MOST_DIMENSIONS
@@ -25,9 +26,10 @@ REFUSALS = {
     "404": "there is no such model",
     "408": "the body did not arrive in time",
     "413": "the request is too large",
-    "415": "the body has a Content-Encoding",
+    "415": "the body has a Content-Encoding that is not gzip",
     "421": "the server has another name",
     "422": "an output holds NaN or infinity, which JSON cannot",
+    "431": "the head of the request is too large",
     "500": "an error of the server",
     "503": "the queue is full, or the server ends: try again after Retry-After seconds",
     "504": "the deadline passed before the work began",
@@ -39,8 +41,8 @@ def describe(service: Service, with_tokens: bool) -> dict[str, Any]:
     model = _parameter("model", {"type": "string", "enum": list(service.models)})
     version = _parameter("version", {"type": "string", "enum": [VERSION]})
     paths: dict[str, Any] = {
-        "/v2/health/live": _get("Whether the server lives", None, free=True),
-        "/v2/health/ready": _get("Whether the server takes requests", None, free=True, refusals=("503",)),
+        "/v2/health/live": _get("Whether the server lives", "Live", free=True),
+        "/v2/health/ready": _get("Whether the server takes requests", "Ready", free=True, ready="Ready"),
         "/v2": _get("Name, version and extensions", "ServerMetadata"),
         "/v2/models/stats": _get("Counts of every model", "Statistics"),
         "/v2/repository/index": {"post": {**_get("The models", "Index")["get"], "operationId": "index"}},
@@ -53,7 +55,7 @@ def describe(service: Service, with_tokens: bool) -> dict[str, Any]:
     ):
         of_model = {
             "": _get("Inputs and outputs of a model", "ModelMetadata", ("404",)),
-            "/ready": _get("Whether a model takes requests", None, ("404", "503")),
+            "/ready": _get("Whether a model takes requests", "ModelReady", ("404",), ready="ModelReady"),
             "/config": _get("Triton's configuration of a model", "ModelConfig", ("404",)),
             "/stats": _get("Counts of a model", "Statistics", ("404",)),
             "/infer": {"post": _infer()},
@@ -84,17 +86,24 @@ def _refused(statuses: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _get(
-    summary: str, schema: str | None, refusals: tuple[str, ...] = (), *, free: bool = False, text: bool = False
+    summary: str,
+    schema: str | None,
+    refusals: tuple[str, ...] = (),
+    *,
+    free: bool = False,
+    text: bool = False,
+    ready: str = "",
 ) -> dict[str, Any]:
+    """A route that is read. ready: the schema of its answer also where the server takes no requests."""
     answer: dict[str, Any] = {"description": summary}
     if schema is not None:
         answer["content"] = _content(schema)
     elif text:
         answer["content"] = {"text/plain": {"schema": {"type": "string"}}}
-    always = ("415", "421") if free else ("401", "415", "421")
+    always = ("400", "408", "415", "421", "431") + (() if free else ("401",))
     found: dict[str, Any] = {"summary": summary, "responses": {"200": answer, **_refused((*always, *refusals))}}
-    if "503" in refusals:  # an answer without a body
-        found["responses"]["503"] = {"description": "not ready"}
+    if ready:
+        found["responses"]["503"] = {"description": "not ready", "content": _content(ready)}
     if free:
         found["security"] = []
     return {"get": found}
@@ -120,6 +129,16 @@ def _object(required: list[str], closed: bool = False, **properties: Any) -> dic
     return {**found, "additionalProperties": False} if closed else found
 
 
+def _parameters(**properties: Any) -> dict[str, Any]:
+    """Parameters that mean something here, among any others."""
+    unsupported = {"propertyNames": {"not": {"enum": sorted(UNSUPPORTED)}}}
+    return {
+        **_object([], **properties),
+        **unsupported,
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+    }
+
+
 def _array(items: Any, **more: Any) -> dict[str, Any]:
     return {"type": "array", "items": items, **more}
 
@@ -130,9 +149,7 @@ def _schemas() -> dict[str, Any]:
     numbers = {"oneOf": [{"type": "number"}, flag, _array({})]}
     tensor = _object(["name", "datatype", "shape"], name=text, datatype=names, shape=_array({"type": "integer"}))
     counted = _object(["count", "ns"], count=count, ns=count)
-    parameters = _object(
-        [],
-        True,
+    parameters = _parameters(
         sequence_id={"oneOf": [{**count, "maximum": MOST_SEQUENCE_ID}, {"type": "string", "maxLength": ID_CHARACTERS}]},
         sequence_start=flag,
         sequence_end=flag,
@@ -146,10 +163,10 @@ def _schemas() -> dict[str, Any]:
         name=text,
         shape=_array(count, maxItems=MOST_DIMENSIONS),
         datatype=names,
-        data=_array(numbers),
-        parameters=_object([], True, binary_data_size={**count, "maximum": MOST_BYTES}),
+        data={"oneOf": [_array(numbers), {"type": "null"}]},
+        parameters=_parameters(binary_data_size={**count, "maximum": MOST_BYTES}),
     )
-    wanted = _object(["name"], True, name=text, parameters=_object([], True, binary_data=flag))
+    wanted = _object(["name"], True, name=text, parameters=_parameters(binary_data=flag))
     output = _object(
         ["name", "shape", "datatype"],
         name=text,
@@ -167,6 +184,9 @@ def _schemas() -> dict[str, Any]:
         inference_stats=_object([], success=counted, fail=counted, queue=counted, compute_infer=counted),
     )
     return {
+        "Live": _object(["live"], live=flag),
+        "Ready": _object(["ready"], ready=flag),
+        "ModelReady": _object(["name", "ready"], name=text, ready=flag),
         "Error": _object(["error", "request_id"], error=text, request_id=text),
         "ServerMetadata": _object(
             ["name", "version", "extensions"], name=text, version=text, extensions=_array(text)
@@ -187,6 +207,7 @@ def _schemas() -> dict[str, Any]:
             ["inputs"],
             True,
             id={"type": "string", "maxLength": ID_CHARACTERS},
+            model_name=text,
             parameters=parameters,
             inputs=_array(given, maxItems=MOST_JSON_NAMES),
             outputs=_array(wanted, maxItems=MOST_JSON_NAMES),

@@ -18,27 +18,56 @@ from typing import Any
 import numpy as np
 
 from rnncore.serve.refusals import Refusal
-from rnncore.serve.tensors import array_of_bytes, array_of_json, as_integer, check_shape, datatype, json_of_array
+from rnncore.serve.tensors import (
+    FLOATS,
+    array_of_bytes,
+    array_of_json,
+    as_integer,
+    cast,
+    check_shape,
+    datatype,
+    json_of_array,
+)
 
-__all__ = ["Expected", "InferRequest", "SequenceStep", "as_parameters", "parse_infer", "write_infer"]
+__all__ = [
+    "Expected",
+    "InferRequest",
+    "SequenceStep",
+    "as_parameters",
+    "check_parameters",
+    "parse_infer",
+    "write_infer",
+]
 
 MOST_JSON_NAMES = 256
+MOST_JSON_OBJECTS = 4096
 DEFAULT_PRIORITY = 100
 MOST_PRIORITY = (1 << 32) - 1
 MOST_TIMEOUT = MOST_BYTES = (1 << 63) - 1
 MOST_SEQUENCE_ID = (1 << 64) - 1
 ID_CHARACTERS = 256
 HEADS = 256  # answers' JSON that is kept
-REQUEST_KEYS = {"id", "parameters", "inputs", "outputs"}
+REQUEST_KEYS = {"id", "model_name", "parameters", "inputs", "outputs"}  # model_name: KServe's client says it again
 INPUT_KEYS = {"name", "shape", "datatype", "parameters", "data"}
 OUTPUT_KEYS = {"name", "parameters"}
+# Parameters that ask for another answer than this service gives. Unknown ones are ignored, as the protocol has it.
+UNSUPPORTED = {"classification", "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"}
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON, send it as binary data")
 
 
-DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys all differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise Refusal(400, f"key {short(next(key for key in keys if keys.count(key) > 1))} is twice in one object")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
@@ -74,13 +103,24 @@ class Expected:
     most_json: int
 
     def dtype(self, name: Any, given: Any) -> np.dtype:
-        """The dtype of an input, which the client must name."""
+        """The dtype that an input is sent in, which the client must name: the model's, or any float for floats."""
         if name not in self.inputs:
             raise Refusal(400, f"input {short(name)} is unknown, expected {', '.join(self.inputs)}")
         dtype = self.inputs[name]
+        if dtype.kind == "f" and type(given) is str and given in FLOATS:
+            return FLOATS[given]
         if given != datatype(dtype):
-            raise Refusal(400, f"input {name!r}: datatype {short(given)}, expected {datatype(dtype)}")
+            names = ", ".join(FLOATS) if dtype.kind == "f" else datatype(dtype)
+            raise Refusal(400, f"input {name!r}: datatype {short(given)}, expected {names}")
         return dtype
+
+    def shape(self, name: str, given: Any, dtype: np.dtype) -> tuple[int, ...]:
+        """The shape of an input, whose array is small enough as it is sent and as the model gets it."""
+        return check_shape(name, given, max(dtype.itemsize, self.inputs[name].itemsize), self.most_bytes)
+
+    def cast(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An input as the model gets it."""
+        return cast(name, array, self.inputs[name])
 
     def check_output(self, name: Any) -> str:
         if name not in self.outputs:
@@ -105,20 +145,25 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
     request.id = found.get("id", "")
     if not isinstance(request.id, str) or len(request.id) > ID_CHARACTERS:
         raise Refusal(400, f"id {short(request.id)}, expected a string of at most {ID_CHARACTERS} characters")
+    if type(found.get("model_name", "")) is not str:
+        raise Refusal(400, f"model_name {short(found['model_name'])}, expected a string")
     rest = memoryview(body)[size:]
     for entry in _objects("inputs", found.get("inputs")):
         rest = _take_input(entry, rest, request, expected)
     if len(rest):
         raise Refusal(400, f"{len(rest)} bytes are left behind the inputs' binary data, expected none")
-    if found.get("outputs") is not None:
+    outputs = found.get("outputs")
+    if outputs is not None and outputs != []:  # an empty array asks for all of them
         request.outputs = {}
-        for entry in _objects("outputs", found["outputs"]):
+        for entry in _objects("outputs", outputs):
             _take_output(entry, request, expected)
     return request
 
 
 def load_json(text: bytes) -> Any:
-    """JSON as the standard has it: no NaN. A Refusal where it is not."""
+    """JSON as the standard has it: no NaN, and no key twice in an object. A Refusal where it is not."""
+    if text.count(b"{") > MOST_JSON_OBJECTS:
+        raise Refusal(400, f"the body has more than {MOST_JSON_OBJECTS} objects")
     try:
         return DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:
@@ -127,7 +172,7 @@ def load_json(text: bytes) -> Any:
 
 
 def as_parameters(given: Mapping[str, Any]) -> InferRequest:
-    """A request with what its parameters say; each of them is known, or refused by name."""
+    """A request with what its parameters say; those that the protocol does not name are checked and ignored."""
     found = InferRequest()
     sequence: dict[str, Any] = {"sequence_id": None, "sequence_start": False, "sequence_end": False}
     for name, value in given.items():
@@ -140,9 +185,21 @@ def as_parameters(given: Mapping[str, Any]) -> InferRequest:
         elif name == "timeout":
             found.timeout = _integer(name, value, MOST_TIMEOUT) / 1e6 or None
         else:
-            raise Refusal(400, f"parameter {short(name)} is not supported")
+            check_parameters("the request", {name: value})
     found.sequence = _sequence(**sequence)
     return found
+
+
+def check_parameters(whose: str, given: Mapping[str, Any], known: str = "") -> None:
+    """Refusal where a parameter is not what the protocol allows (a string, number or boolean), or asks for what is not
+    done; known: one that is looked at elsewhere."""
+    for name, value in given.items():
+        if name in UNSUPPORTED:
+            raise Refusal(400, f"{whose}: parameter {name!r} is not supported")
+        if name != known and type(value) not in (str, bool, int, float):
+            raise Refusal(
+                400, f"{whose}: parameter {short(name)} is {short(value)}, expected a string, number or boolean"
+            )
 
 
 def _sequence(sequence_id: Any, sequence_start: Any, sequence_end: Any) -> SequenceStep | None:
@@ -192,10 +249,10 @@ def _objects(what: str, value: Any) -> list[dict[str, Any]]:
     return [_object(f"an element of {what}", entry) for entry in value]
 
 
-def _check_keys(found: Mapping[str, Any], known: set[str], what: str, name: Any = None, part: str = "") -> None:
+def _check_keys(found: Mapping[str, Any], known: set[str], what: str, name: Any = None) -> None:
     if found.keys() <= known:
         return
-    whose = what if name is None else f"{what} {short(name)}{part}"
+    whose = what if name is None else f"{what} {short(name)}"
     unknown = next(key for key in found if key not in known)
     raise Refusal(400, f"{whose} has {short(unknown)}, expected {', '.join(sorted(known))}")
 
@@ -214,20 +271,21 @@ def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, 
     name = _name("input", entry, request.inputs)
     _check_keys(entry, INPUT_KEYS, "input", name)
     dtype = expected.dtype(name, entry.get("datatype"))
-    shape = check_shape(name, entry.get("shape"), dtype.itemsize, expected.most_bytes)
+    shape = expected.shape(name, entry.get("shape"), dtype)
     parameters = _object("an input's parameters", entry.get("parameters", {}))
-    _check_keys(parameters, {"binary_data_size"}, "input", name, ": parameters")
+    check_parameters(f"input {name!r}", parameters, "binary_data_size")
+    data = entry.get("data")
     if "binary_data_size" not in parameters:
         if "data" not in entry:
             raise Refusal(400, f"input {name!r} has neither data nor binary_data_size")
-        request.inputs[name] = array_of_json(name, entry["data"], shape, dtype)
+        request.inputs[name] = expected.cast(name, array_of_json(name, data, shape, dtype))
         return rest
-    if "data" in entry:
+    if data is not None:  # null is how KServe's client says that an empty array's bytes are binary
         raise Refusal(400, f"input {name!r} has both data and binary_data_size")
     size = _integer("binary_data_size", parameters["binary_data_size"], MOST_BYTES)
     if size > len(rest):
         raise Refusal(400, f"input {name!r}: binary_data_size {size}, but {len(rest)} bytes are left in the body")
-    request.inputs[name] = array_of_bytes(name, rest[:size], shape, dtype)
+    request.inputs[name] = expected.cast(name, array_of_bytes(name, rest[:size], shape, dtype))
     return rest[size:]
 
 
@@ -236,7 +294,7 @@ def _take_output(entry: dict[str, Any], request: InferRequest, expected: Expecte
     _check_keys(entry, OUTPUT_KEYS, "output", name)
     expected.check_output(name)
     parameters = _object("an output's parameters", entry.get("parameters", {}))
-    _check_keys(parameters, {"binary_data"}, "output", name, ": parameters")
+    check_parameters(f"output {name!r}", parameters, "binary_data")
     request.outputs[name] = _flag("binary_data", parameters.get("binary_data", request.binary))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import signal
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from rnncore.errors import InputError
 from rnncore.serve.application import create_app
 from rnncore.serve.connection import Connection
 from rnncore.serve.gate import LEAST_TOKEN
+from rnncore.serve.listener import Listener, descriptors_left, listening_sockets
 from rnncore.serve.logs import LOG, REQUESTS, Lines, log
 from rnncore.serve.service import Service
 
@@ -29,7 +30,13 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True)
 class Binding:
-    """Where to listen. Anywhere but on this machine's own addresses needs tokens."""
+    """Where to listen, and to how many. Anywhere but on this machine's own addresses needs tokens.
+
+    drain_seconds     for open connections that are idle, at the end
+    head_timeout      seconds until the head of a request, or a TLS handshake, must be complete
+    max_connections   connections over HTTP, and as many over gRPC; fewer where the process has fewer descriptors
+    max_peer_connections   of these over HTTP, from one address
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -38,12 +45,18 @@ class Binding:
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     drain_seconds: float = 1.0
+    head_timeout: float = 10.0
+    max_connections: int = 1024
+    max_peer_connections: int = 512
 
     def __post_init__(self):
         if not is_local(self.host) and not self.tokens:
             raise InputError(f"host {self.host!r} is reachable from other machines: a token file is needed")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise InputError("a certificate without its key, or a key without its certificate")
+        for name in ("max_connections", "max_peer_connections"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)!r}, expected a positive integer")
 
 
 def is_local(host: str) -> bool:
@@ -58,15 +71,9 @@ def is_local(host: str) -> bool:
 
 def check_free(host: str, port: int | None) -> None:
     """InputError where nobody can listen on a port, before anything is started. 0 is any, None is not asked for."""
-    if not port:
-        return
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, number) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise InputError(f"cannot listen on {host} port {port}: {error.strerror}, expected another port") from None
+    if port:
+        for one in listening_sockets(host, port):
+            one.close()
 
 
 def read_tokens(path: str | None) -> tuple[str, ...]:
@@ -96,28 +103,10 @@ def run(service: Service, binding: Binding, request_log: bool = True) -> None:
         logger.handlers, logger.propagate = [handler], False
     LOG.setLevel(logging.INFO)
     REQUESTS.setLevel(logging.INFO if request_log else logging.WARNING)
-    hosts = None if binding.tokens else (*LOCAL_NAMES, binding.host)
-    app = create_app(service, tokens=binding.tokens, hosts=hosts)
-    config = uvicorn.Config(
-        app,
-        host=binding.host,
-        port=binding.port,
-        ssl_certfile=binding.ssl_certfile,
-        ssl_keyfile=binding.ssl_keyfile,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        http=Connection,
-        ws="none",
-        server_header=False,
-        proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens
-        lifespan="on",
-        timeout_graceful_shutdown=ENDING_SECONDS,
-    )
-    _Server(config, app, binding).run()
+    Server(service, binding).run()
 
 
-def _grpc_server(app: Any, binding: Binding) -> Any:
+def _grpc_server(app: Any, binding: Binding, connections: int) -> Any:
     """A GrpcServer, in the event loop that runs."""
     from rnncore.serve.grpc_service import GrpcServer
 
@@ -125,28 +114,71 @@ def _grpc_server(app: Any, binding: Binding) -> Any:
     if binding.ssl_certfile is not None:
         certificate = tuple(Path(file).read_bytes() for file in (binding.ssl_certfile, binding.ssl_keyfile))
     host = f"[{binding.host}]" if ":" in binding.host else binding.host
-    state = app.state
-    return GrpcServer(state.service, state.tokens, state.metrics, f"{host}:{binding.grpc_port}", certificate)
+    state, address = app.state, f"{host}:{binding.grpc_port}"
+    return GrpcServer(
+        state.service, state.tokens, state.metrics, address, certificate, binding.head_timeout, connections
+    )
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, with a way out in three steps: take no more connections; answer what comes on those that are
-    open, each with Connection: close, until they are idle or the time is over; end the engines."""
+class Server(uvicorn.Server):
+    """uvicorn's server on a Listener, with a way out in three steps: take no more connections; answer what comes on
+    those that are open, each with Connection: close, until they are idle or the time is over; end the engines."""
 
-    def __init__(self, config: uvicorn.Config, app: Any, binding: Binding):
+    def __init__(self, service: Service, binding: Binding):
+        hosts = None if binding.tokens else (*LOCAL_NAMES, binding.host)
+        app = create_app(service, tokens=binding.tokens, hosts=hosts)
+        config = uvicorn.Config(
+            app,
+            host=binding.host,
+            port=binding.port,
+            ssl_certfile=binding.ssl_certfile,
+            ssl_keyfile=binding.ssl_keyfile,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            http=Connection,
+            ws="none",
+            server_header=False,
+            proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens
+            lifespan="on",
+            timeout_graceful_shutdown=ENDING_SECONDS,
+        )
         super().__init__(config)
-        self._app, self._service, self._binding = app, app.state.service, binding
+        self._app, self._service, self._binding = app, service, binding
+        self.listener: Listener | None = None
         self._grpc: Any = None
 
     async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        if not self.started:
-            return
-        found = {"host": self.config.host, "port": self.servers[0].sockets[0].getsockname()[1]}
-        if self._binding.grpc_port is not None:
-            self._grpc = _grpc_server(self._app, self._binding)
+        await self.lifespan.startup()
+        binding = self._binding
+        with_grpc = binding.grpc_port is not None
+        ports = 1 + with_grpc
+        most = max(1, descriptors_left(ports * binding.max_connections) // ports)
+        if most < binding.max_connections:
+            log("fewer connections", connections=most, reason="the process has too few descriptors")
+        make = functools.partial(
+            Connection,
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            self._app.state.metrics,
+            binding.head_timeout,
+        )
+        self.listener = Listener(
+            listening_sockets(binding.host, binding.port),
+            make,
+            self.config.ssl,
+            binding.head_timeout,
+            most,
+            binding.max_peer_connections,
+        )
+        self.servers = [self.listener]
+        found = {"host": binding.host, "port": self.listener.port}
+        if with_grpc:
+            self._grpc = _grpc_server(self._app, binding, most)
             await self._grpc.start()
             found["grpc_port"] = self._grpc.port
+        self.started = True
         log("ready", **found, models=list(self._service.models))
 
     def handle_exit(self, number: int, frame: Any) -> None:
@@ -157,8 +189,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         log("draining", connections=len(self.server_state.connections))
-        for server in self.servers:
-            server.close()
+        self.listener.close()
         loop = asyncio.get_running_loop()
         stopping = (
             loop.create_task(self._grpc.stop(ENDING_SECONDS, self._binding.drain_seconds))
@@ -168,9 +199,12 @@ class _Server(uvicorn.Server):
         end = loop.time() + self._binding.drain_seconds
         while self.server_state.connections and loop.time() < end and not self.force_exit:
             await asyncio.sleep(0.02)
+        self.listener.hurry()
+        self._app.state.inference.end_reading()
         if stopping is not None and not self.force_exit:
             await stopping
         await super().shutdown(sockets)
+        self.listener.end()
         counts = {name: served.engine.metrics.snapshot() for name, served in self._service.models.items()}
         answered = {name: {key: found[key] for key in ("accepted", "completed")} for name, found in counts.items()}
         log("ended", open_requests=len(self.server_state.tasks), models=answered)

@@ -47,7 +47,7 @@ class Limits:
     max_pending_size  bytes of all bodies being read or answered
     max_sequences    sequences open, of each model      sequence_idle   seconds after which an idle one is closed
     timeout          seconds until a request's work must have begun; clients may ask for less
-    read_timeout     seconds until a request's body must have arrived
+    read_timeout     seconds until a request's body must have arrived; 5 and one for each 16 KiB, where that is less
     """
 
     max_batch_size: int = 256
@@ -85,11 +85,16 @@ class Share:
     def __init__(self, budget: Budget):
         self._budget, self._size = budget, 0
 
-    def reserve(self, size: int) -> None:
-        """So many bytes in all."""
+    def check(self, size: int) -> int:
+        """Bytes that are missing to so many in all. Refusal where the budget does not have them."""
         more = max(0, size - self._size)
         if self._budget.taken + more > self._budget.most:
             raise Refusal(503, "too many bytes are being worked on, try again later", retry_after=1)
+        return more
+
+    def reserve(self, size: int) -> None:
+        """So many bytes in all."""
+        more = self.check(size)
         self._budget.taken += more
         self._size += more
 

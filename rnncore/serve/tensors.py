@@ -15,10 +15,12 @@ import numpy as np
 from rnncore.serve.refusals import Refusal
 
 __all__ = [
+    "FLOATS",
     "array_of_bytes",
     "array_of_json",
     "array_of_numbers",
     "as_integer",
+    "cast",
     "check_shape",
     "datatype",
     "json_of_array",
@@ -38,6 +40,7 @@ DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
+FLOATS = {found: np.dtype(name) for name, found in DATATYPES.items() if found.startswith("FP")}
 _BY_DTYPE = {np.dtype(name): found for name, found in DATATYPES.items()}
 MOST_DIMENSIONS = 8
 ALLOWED = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
@@ -107,6 +110,17 @@ def array_of_numbers(name: str, numbers: Sequence[Any], shape: tuple[int, ...], 
             return np.array(numbers, dtype).reshape(shape)
     except OverflowError:  # an integer beyond all floats
         raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}") from None
+
+
+def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """An array of floats as the model computes with. Refusal where a finite number becomes infinite."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        found = array.astype(dtype)
+    if found.itemsize < array.itemsize and (np.isinf(found) & ~np.isinf(array)).any():
+        raise Refusal(400, f"input {name!r}: a number does not fit into {datatype(dtype)}")
+    return found
 
 
 def json_of_array(name: str, array: np.ndarray) -> list[Any]:

@@ -15,6 +15,8 @@ from rnncore.serve.refusals import Refusal
 __all__ = ["ClientGone", "Visit", "Watch"]
 
 EVERY = 0.05  # seconds between two looks
+GRACE, RATE = 5.0, 16 << 10  # a body may take so many seconds, and one more for each so many bytes that came
+LEAST = 1.0  # seconds that every body has, also at the end
 
 
 class ClientGone(Exception):
@@ -25,16 +27,16 @@ class Visit:
     """A request that is here: a context manager around reading its body and working on it.
 
     Inside it raises ClientGone when the client closes the connection, and Refusal where the body is not there in time;
-    ``read`` says that it is.
+    ``read`` says that it is. received: bytes of the body so far.
     """
 
-    __slots__ = ("_receive", "_round", "_task", "_watching", "_why", "reading", "since")
+    __slots__ = ("_receive", "_round", "_task", "_watching", "_why", "reading", "received", "since")
 
     def __init__(self, watch: Watch, receive: Any):
         self._receive, self._round, self._task = receive, watch._round(), asyncio.current_task()
         self._watching: asyncio.Task | None = None
         self._why: Exception | None = None
-        self.reading, self.since = True, time.monotonic()
+        self.reading, self.received, self.since = True, 0, time.monotonic()
 
     def __enter__(self) -> Visit:
         self._round.enter(self)
@@ -70,10 +72,13 @@ class Visit:
 
 
 class Watch:
-    """What looks at the visits of each event loop. read_timeout: seconds that a body may take."""
+    """What looks at the visits of each event loop. read_timeout: seconds that a body may take, however large it is.
+
+    ending: whether bodies that are incomplete are not waited for any more.
+    """
 
     def __init__(self, read_timeout: float):
-        self._read_timeout = read_timeout
+        self.read_timeout, self.ending = read_timeout, False
         self._rounds: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Round] = weakref.WeakKeyDictionary()
         self._latest: _Round | None = None  # of the loop that asked last, nearly always the only one
 
@@ -83,7 +88,7 @@ class Watch:
         if found is None or found.loop() is not loop:
             found = self._rounds.get(loop)
             if found is None:
-                found = self._rounds[loop] = _Round(loop, self._read_timeout)
+                found = self._rounds[loop] = _Round(loop, self)
             self._latest = found
         return found
 
@@ -91,8 +96,8 @@ class Watch:
 class _Round:
     """One event loop's visits, and a timer while there are any."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, read_timeout: float):
-        self.loop, self._read_timeout = weakref.ref(loop), read_timeout
+    def __init__(self, loop: asyncio.AbstractEventLoop, watch: Watch):
+        self.loop, self._watch = weakref.ref(loop), watch
         self._timer: asyncio.TimerHandle | None = None
         self.visits: set[Visit] = set()
 
@@ -105,9 +110,22 @@ class _Round:
         now = time.monotonic()
         for visit in self.visits:
             spent = now - visit.since
-            if not visit.reading and spent > EVERY:
+            if visit.reading:
+                refusal = self._late(visit, spent)
+                if refusal is not None:
+                    visit.end(refusal)
+            elif spent > EVERY:
                 visit.watch()
-            elif visit.reading and spent > self._read_timeout:
-                visit.end(Refusal(408, f"the body did not arrive within {self._read_timeout:g} s"))
         again = bool(self.visits)
         self._timer = asyncio.get_running_loop().call_later(EVERY, self._look) if again else None
+
+    def _late(self, visit: Visit, spent: float) -> Refusal | None:
+        """Why a body is not waited for any more."""
+        if self._watch.ending and spent > LEAST:
+            return Refusal(503, "the server is shutting down", retry_after=5)
+        if spent > self._watch.read_timeout:
+            return Refusal(408, f"the body did not arrive within {self._watch.read_timeout:g} s")
+        if spent > GRACE + visit.received / RATE:
+            expected = f"expected at least {RATE} in a second after the first {GRACE:g} s"
+            return Refusal(408, f"the body arrives too slowly: {visit.received} bytes in {spent:.1f} s, {expected}")
+        return None
