@@ -15,9 +15,10 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import torch
@@ -55,15 +56,43 @@ class Traced:
 
     graph, values   torch.fx's graph, and the value of each node for the example
     places          the user's line of each node, "FILE:LINE"; stacks all lines that led there
-    decisions       place -> what a branch on sizes decided, in order
+    decisions       what branches on sizes decided, in order
+    escapes         sizes that became numbers of Python's own, in order
     """
 
     graph: fx.Graph
     values: dict[fx.Node, Any]
     places: dict[fx.Node, str] = field(default_factory=dict)
     stacks: dict[fx.Node, tuple] = field(default_factory=dict)
-    decisions: list[tuple[str, bool]] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    escapes: list[Escape] = field(default_factory=list)
     tracer: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """A branch on sizes: its place, what was asked for, and the answer."""
+
+    place: str
+    formula: Formula
+    taken: bool
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How a number was made of sizes: the sizes, and the calls that lead from them to it."""
+
+    leaves: list[int]
+    value: Callable[[Sequence[int]], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Escape:
+    """A size that became a number that is not followed: its place, its node, and the code that it was made in."""
+
+    place: str
+    node: fx.Node
+    code: tuple[CodeType, ...]
 
 
 def place_of(frames: Iterator[tuple[str, int]]) -> str:
@@ -124,10 +153,13 @@ class _Proxy(fx.Proxy):
             return iter(value)
         if not isinstance(value, (torch.Tensor, tuple, list)):
             raise TypeError(f"cannot iterate over {type(value).__name__}")
-        return (self[i] for i in range(len(value)))
+        return (self[i] for i in range(len(self)))
 
     def __len__(self) -> int:
-        return len(self._value)
+        value = self._value
+        if isinstance(value, torch.Tensor) and value.ndim:
+            self.tracer.escaped(self._size(0).node)
+        return len(value)
 
     def _plain(self, what: str) -> Any:
         """A number that only sizes decide."""
@@ -135,20 +167,26 @@ class _Proxy(fx.Proxy):
             raise self.tracer.refusal(f"{what} of a tensor's content, which only an input decides")
         return self._value
 
+    def _number(self, what: str) -> Any:
+        """A number that only sizes decide, and that is not followed from here on."""
+        found = self._plain(what)
+        self.tracer.escaped(self.node)
+        return found
+
     def __index__(self) -> int:
-        return operator.index(self._plain("an integer"))
+        return operator.index(self._number("an integer"))
 
     def __int__(self) -> int:
-        return int(self._plain("an integer"))
+        return int(self._number("an integer"))
 
     def __float__(self) -> float:
-        return float(self._plain("a number"))
+        return float(self._number("a number"))
 
     def __bool__(self) -> bool:
-        return self.tracer.decide(bool(self._plain("a condition")))
+        return self.tracer.decide(self.node, bool(self._plain("a condition")))
 
     def __contains__(self, item: Any) -> bool:
-        return item in self._plain("a condition")
+        return item in self._number("a condition")
 
     def __setitem__(self, index: Any, item: Any) -> None:
         self.node = self.tracer.create_proxy("call_function", _setitem, (self, index, item), {}).node
@@ -222,15 +260,18 @@ def _has_proxy(found: Any) -> bool:
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, arguments: inspect.BoundArguments, names: Mapping[int, str]):
+    def __init__(self, arguments: inspect.BoundArguments, names: Mapping[int, str], turned: int | None = None):
         super().__init__(autowrap_functions=(*PACKING, *FACTORIES))
+        self.turned = turned
         self.arguments, self.names = arguments, names
         self.evaluating = False
         self.values: dict[fx.Node, Any] = {}
         self.places: dict[fx.Node, str] = {}
         self.stacks: dict[fx.Node, tuple] = {}
-        self.decisions: list[tuple[str, bool]] = []
+        self.decisions: list[Decision] = []
+        self.escapes: list[Escape] = []
         self.depth = 0
+        self.outermost: CodeType | None = None
 
     # --- what torch.fx asks -------------------------------------------------------------------------------------
 
@@ -257,6 +298,7 @@ class _Tracer(fx.Tracer):
             return found
 
         self.depth = len(users_frames())
+        self.outermost = sys._getframe().f_code
         args, kwargs = placeholder(self.arguments.args), placeholder(self.arguments.kwargs)
         return type(self.root).forward(self.root, *args, **kwargs)
 
@@ -369,9 +411,41 @@ class _Tracer(fx.Tracer):
             return False
         return any(self.depends_on_data(found) for found in node.all_input_nodes)
 
-    def decide(self, found: bool) -> bool:
-        self.decisions.append((place_of(iter(users_frames())), found))
+    def decide(self, node: fx.Node, found: bool) -> bool:
+        if len(self.decisions) == self.turned:
+            found = not found
+        self.decisions.append(Decision(place_of(iter(users_frames())), self._formula(node), found))
         return found
+
+    def _formula(self, node: fx.Node) -> Formula:
+        """How the value of a node is made of sizes; copied, since nodes change when loops are rolled up."""
+        leaves: list[int] = []
+
+        def copied(found: Any) -> Callable[[Sequence[int]], Any]:
+            if not isinstance(found, fx.Node):
+                if isinstance(found, (tuple, list)):
+                    items = [copied(item) for item in found]
+                    return lambda sizes: tuple(item(sizes) for item in items)
+                return lambda sizes: found
+            if found.op == "call_method" and found.target in ("size", "numel", "nelement"):
+                place = len(leaves)
+                leaves.append(self.values[found])
+                return lambda sizes: sizes[place]
+            args, function = copied(found.args), found.target
+            if isinstance(function, str):
+                return lambda sizes: getattr(args(sizes)[0], function)(*args(sizes)[1:])
+            return lambda sizes: function(*args(sizes))
+
+        return Formula(leaves, copied(node))
+
+    def escaped(self, node: fx.Node) -> None:
+        """Remembers that a size has become a number, with the code of the frames that may count with it."""
+        frame, codes = sys._getframe(1), []
+        while frame is not None and frame.f_code is not self.outermost:
+            if not frame.f_code.co_filename.startswith(HERE):
+                codes.append(frame.f_code)
+            frame = frame.f_back
+        self.escapes.append(Escape(place_of(iter(users_frames())), node, tuple(codes)))
 
     def refusal(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"{place_of(iter(users_frames()))}: {what}")
@@ -441,12 +515,16 @@ def _attributes_restored(module: nn.Module) -> Iterator[Callable[[], str | None]
                 part.__dict__[table].update(inner[table])
 
 
-def trace(module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[int, str]) -> Traced:
+def trace(
+    module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[int, str], turned: int | None = None
+) -> Traced:
     """The graph of a module in evaluation mode, called with arguments; names gives a placeholder's, by tensor's id.
+
+    turned is the number of a decision on sizes that is answered the other way round.
 
     Raises UnsupportedError with the line of the module's code that cannot be recorded.
     """
-    tracer = _Tracer(arguments, names)
+    tracer = _Tracer(arguments, names, turned)
     try:
         with _attributes_restored(module) as changed, _recorded_by_name(tracer), _Calls(tracer), torch.no_grad():
             graph = tracer.trace(module)
@@ -470,4 +548,4 @@ def trace(module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[i
         raise UnsupportedError(
             f"module: keeps a value from call to call in {state!r}, expected it as an argument and a result of forward"
         )
-    return Traced(graph, tracer.values, tracer.places, tracer.stacks, tracer.decisions, tracer)
+    return Traced(graph, tracer.values, tracer.places, tracer.stacks, tracer.decisions, tracer.escapes, tracer)
