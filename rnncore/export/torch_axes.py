@@ -186,8 +186,14 @@ class Axes:
     def _differs(size: int, other: int, known: Group) -> bool:
         """Whether two sizes cannot be taken for the known ones with a number added, or multiplied."""
         step, wide = other - size, known.other - known.size
-        apart = abs(step - wide) > 1 and step not in (2 * wide,) and wide != 2 * step
-        return apart and size * known.other != known.size * other and other not in (known.size, known.other)
+        apart = abs(step - wide) > 1 and step != 2 * wide and wide != 2 * step
+        parts = [(size, other, known.size, known.other), (known.size, known.other, size, other)]
+        parted = all(
+            (a // k, b // k) != (c, d) and ((a + k - 1) // k, (b + k - 1) // k) != (c, d)
+            for a, b, c, d in parts
+            for k in (2, 3, 4)
+        )
+        return apart and parted and size * known.other != known.size * other and other not in (known.size, known.other)
 
     def _assign_lengths(self) -> None:
         """For integers that may count steps: the group whose size they follow, or None where torch takes no others."""

@@ -101,11 +101,16 @@ def place_of(frames: Iterator[tuple[str, int]]) -> str:
     return "the module" if found is None else f"{found[0]}:{found[1]}"
 
 
+def is_users(file: str) -> bool:
+    """Whether code of a file belongs neither to torch nor to the exporter, nor to what the interpreter makes itself."""
+    return not file.startswith((*HERE, "<frozen ", "<eval_with_key>", "<__array_function__"))
+
+
 def users_frames() -> list[tuple[str, int]]:
     """(file, line) of the frames on the stack that belong neither to torch nor to the exporter, innermost first."""
     frame, found = sys._getframe(1), []
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(HERE) and not frame.f_code.co_filename.startswith("<"):
+        if is_users(frame.f_code.co_filename):
             found.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
     return found
@@ -442,7 +447,7 @@ class _Tracer(fx.Tracer):
         """Remembers that a size has become a number, with the code of the frames that may count with it."""
         frame, codes = sys._getframe(1), []
         while frame is not None and frame.f_code is not self.outermost:
-            if not frame.f_code.co_filename.startswith(HERE):
+            if is_users(frame.f_code.co_filename):
                 codes.append(frame.f_code)
             frame = frame.f_back
         self.escapes.append(Escape(place_of(iter(users_frames())), node, tuple(codes)))
@@ -538,7 +543,7 @@ def trace(
         where = place_of(
             (frame.filename, frame.lineno)
             for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if not frame.filename.startswith((*HERE, "<"))
+            if is_users(frame.filename)
         )
         raise UnsupportedError(
             f"{where}: cannot be traced ({type(error).__name__}: {error}), expected tensor code whose path depends "
