@@ -14,6 +14,7 @@ import inspect
 import operator
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from rnncore.errors import RnncoreError, UnsupportedError
+from rnncore.export.torch_entrances import entrances
 
 __all__ = ["Traced", "place_of", "trace"]
 
@@ -46,6 +48,8 @@ KNOWN = frozenset(("ndim", "dtype", "device", "is_cuda", "is_cpu", "is_sparse", 
 """Attributes of a tensor that no size changes."""
 KNOWN_METHODS = frozenset(("dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "get_device",
                            "type", "element_size", "stride", "data_ptr", "is_pinned", "is_signed"))  # fmt: skip
+_ONE_AT_A_TIME = threading.RLock()
+"""Recording changes functions of torch and of Python for a while."""
 LEAVING = frozenset(("tolist", "numpy", "__array__", "__int__", "__float__"))
 HERE = (os.path.dirname(os.path.abspath(__file__)) + os.sep, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep)
 
@@ -122,10 +126,6 @@ class _Proxy(fx.Proxy):
     @property
     def _value(self) -> Any:
         return self.tracer.values[self.node]
-
-    @property
-    def __class__(self):
-        return type(self._value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -349,7 +349,7 @@ class _Tracer(fx.Tracer):
         except RnncoreError:
             raise
         except Exception as error:
-            raise self.refusal(f"{called} fails in torch for the example: {type(error).__name__}: {error}") from error
+            raise self.refusal(f"{called} fails in torch for the example: {_said(error)}") from error
         if changed is not None:
             changed.node = node
         return proxy
@@ -452,6 +452,10 @@ class _Tracer(fx.Tracer):
             frame = frame.f_back
         self.escapes.append(Escape(place_of(iter(users_frames())), node, tuple(codes)))
 
+    def records(self, found: Any) -> bool:
+        """Whether a call with these arguments is recorded, and not only made."""
+        return not self.evaluating and _has_proxy(found)
+
     def refusal(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"{place_of(iter(users_frames()))}: {what}")
 
@@ -520,6 +524,11 @@ def _attributes_restored(module: nn.Module) -> Iterator[Callable[[], str | None]
                 part.__dict__[table].update(inner[table])
 
 
+def _said(error: Exception) -> str:
+    """The class of an error and the first line of its text."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def trace(
     module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[int, str], turned: int | None = None
 ) -> Traced:
@@ -531,7 +540,14 @@ def trace(
     """
     tracer = _Tracer(arguments, names, turned)
     try:
-        with _attributes_restored(module) as changed, _recorded_by_name(tracer), _Calls(tracer), torch.no_grad():
+        with (
+            _ONE_AT_A_TIME,
+            _attributes_restored(module) as changed,
+            _recorded_by_name(tracer),
+            entrances(_Proxy, operator.attrgetter("_value"), tracer.records, tracer.refusal),
+            _Calls(tracer),
+            torch.no_grad(),
+        ):
             graph = tracer.trace(module)
             for node in graph.nodes:
                 if node.op != "output":
@@ -546,8 +562,7 @@ def trace(
             if is_users(frame.filename)
         )
         raise UnsupportedError(
-            f"{where}: cannot be traced ({type(error).__name__}: {error}), expected tensor code whose path depends "
-            "on sizes only"
+            f"{where}: cannot be traced ({_said(error)}), expected tensor code whose path depends on sizes only"
         ) from error
     if state is not None:
         raise UnsupportedError(
