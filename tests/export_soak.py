@@ -38,7 +38,9 @@ def run(numbers, results) -> None:
     torch.set_num_threads(1)
     for number in numbers:
         entry = module_db[number]
-        samples = entry.module_inputs_func(entry, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
+        samples = entry.module_inputs_func(
+            entry, device="cpu", dtype=torch.float32, requires_grad=False, training=False
+        )
         for i, sample in enumerate(samples):
             results.put((number, i, "begun", ""))
             outcome, text = "ok", ""
