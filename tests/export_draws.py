@@ -105,7 +105,8 @@ class Draw:
         self.lines.append(
             pick((
                 f"y = y / {self._count()}", f"y = y * {self._count()}", f"y = y + float({self._count()})",
-                f"y = y + torch.arange({self._count('y')} * 1.0).sum()", f"y = torch.zeros(y.size(0), {self._count()}, 4) + y.mean()",
+                f"y = y + torch.arange({self._count()} * 1.0).sum()",
+                f"y = torch.zeros(y.size(0), {self._count()}, 4) + y.mean()",
             ))
         )  # fmt: skip
 
@@ -118,7 +119,8 @@ class Draw:
         pick = self.random.choice
         count = self._count()
         over, step = pick((
-            (f"range({count})", "y[:, t]"), (f"range({count})", "y[:, t]"), (f"range(1, {count})", "y[:, t] - y[:, t - 1]"),
+            (f"range({count})", "y[:, t]"), (f"range({count})", "y[:, t]"),
+            (f"range(1, {count})", "y[:, t] - y[:, t - 1]"),
             (f"range({count} - 1, -1, -1)", "y[:, t]"), ("y.unbind(1)", "t"), (f"range(0, {count}, 2)", "y[:, t]"),
         ))  # fmt: skip
         update = pick(("h = self.cell({})", "h = self.cell({})", "h = torch.tanh(h + {})", "h = 0.5 * h + {}"))

@@ -216,7 +216,8 @@ def _check_decisions(first: Traced, second: Traced) -> None:
     for place, decided in ours.items():
         if place in theirs and theirs[place] != decided:
             raise UnsupportedError(
-                f"{place}: a branch that depends on the size of an input, expected one path for all sizes"
+                f"{place}: a branch that depends on the size of an input, expected one path for all sizes, or sizes= "
+                "with None for a dimension that stays"
             )
 
 

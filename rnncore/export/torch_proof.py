@@ -30,7 +30,7 @@ __all__ = ["Proof"]
 MAX_ELEMENTS = 1 << 18
 """Numbers in the inputs of one call; a branch that turns beyond is followed without its sizes."""
 NEAR = 64
-FAR = 1 << 20
+FAR = 1 << 62
 AT_ONE_PLACE = 6
 """Decisions of one line that are looked at: a loop takes one for each step."""
 MAX_CONSTANTS = 24
@@ -147,6 +147,11 @@ class Proof:
         except UnsupportedError as error:
             return error
         place = _turned(one, two) or _parted(one, two)
+        if place is None and one.escapes:
+            return UnsupportedError(
+                f"{one.escapes[0].place}: a size becomes a number here, and what is done with it gives another result "
+                f"with {shapes_of(leaves)} than the exported model, expected tensor code alike for all sizes"
+            )
         if place is None:
             return None
         return UnsupportedError(

@@ -190,6 +190,9 @@ class _Proxy(fx.Proxy):
     def __bool__(self) -> bool:
         return self.tracer.decide(self.node, bool(self._plain("a condition")))
 
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.tracer.refusal("an array of NumPy, which leaves torch, expected tensors from input to output")
+
     def __contains__(self, item: Any) -> bool:
         return item in self._number("a condition")
 
