@@ -1,15 +1,16 @@
-"""Where Python hands a value over to torch's compiled code: what is recorded there instead.
+"""Where Python hands a recorded value over to compiled code: what is recorded there instead.
 
 A recorded value is no Tensor: compiled code that takes it for one reads memory that is none. So its class says what it
 is, and only Python's isinstance sees through it; compiled code refuses it. What has an obvious meaning without
-gradients is recorded: Variable, the forward of an autograd.Function, the Python of a scripted function.
+gradients is recorded: Variable, the forward of an autograd.Function, the Python of a scripted function. len and int
+would make a plain number of a size, which nothing follows: they give the size.
 """
 
 from __future__ import annotations
 
 import builtins
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.autograd.variable import VariableMeta
 
 __all__ = ["entrances"]
 
-_isinstance = builtins.isinstance
+_isinstance, _len, _issubclass = builtins.isinstance, builtins.len, builtins.issubclass
 
 
 class _Context:
@@ -44,17 +45,49 @@ class _Context:
 
 @contextmanager
 def entrances(
-    proxy: type, value_of: Callable[[Any], Any], recorded: Callable[[Any], bool], refusal: Callable[[str], Exception]
+    proxy: type,
+    value_of: Callable[[Any], Any],
+    recorded: Callable[[Any], bool],
+    refusal: Callable[[str], Exception],
+    homes: Iterable[dict[str, Any]],
 ) -> Iterator[None]:
     """While a module is recorded: isinstance sees the values of proxies, and calls of compiled code are Python's.
 
     proxy     the class of recorded values; value_of what one is for the example
     recorded  whether a call with these arguments is to be recorded
     refusal   the error for a call that cannot be, with the user's line
+    homes     the globals of the user's code, in which int is followed
     """
 
     def seen(item: Any, kinds: Any) -> bool:
-        return _isinstance(item, kinds) or (issubclass(type(item), proxy) and _isinstance(value_of(item), kinds))
+        return _isinstance(item, kinds) or (_issubclass(type(item), proxy) and _isinstance(value_of(item), kinds))
+
+    def length(item: Any) -> Any:
+        if _issubclass(type(item), proxy) and _isinstance(value_of(item), torch.Tensor) and value_of(item).ndim:
+            return item.size(0)
+        return _len(item)
+
+    class Whole(type):
+        """The class of a stand-in for int: its calls keep sizes, everything else is int's."""
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            whole = _len(args) == 1 and recorded(args) and type(value_of(args[0])) is int
+            return args[0] if whole else int(*args, **kwargs)
+
+        def __instancecheck__(cls, item: Any) -> bool:
+            return seen(item, int)
+
+        def __subclasscheck__(cls, kind: Any) -> bool:
+            return _issubclass(kind, int)
+
+        def __eq__(cls, other: Any) -> bool:
+            return other is int or other is cls
+
+        def __hash__(cls) -> int:
+            return hash(int)
+
+    whole = Whole("int", (int,), {})
+    homes = [home for home in homes if "int" not in home]
 
     def variable(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not recorded((args, kwargs)):
@@ -84,13 +117,17 @@ def entrances(
         return python(*args, **kwargs)
 
     try:
-        builtins.isinstance = seen
+        builtins.isinstance, builtins.len = seen, length
+        for home in homes:
+            home["int"] = whole
         VariableMeta.__call__ = variable
         Function.apply = classmethod(apply)
         scripted.__call__ = call
         yield
     finally:
-        builtins.isinstance = _isinstance
+        builtins.isinstance, builtins.len = _isinstance, _len
+        for home in homes:
+            del home["int"]
         del VariableMeta.__call__
         Function.apply = kept_apply
         scripted.__call__ = kept_call

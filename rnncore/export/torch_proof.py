@@ -9,8 +9,9 @@ code compares with. Where results differ, both traces say at which line.
 from __future__ import annotations
 
 import dis
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import CodeType
@@ -21,7 +22,7 @@ import torch
 
 from rnncore.errors import RnncoreError, UnsupportedError, VerificationError
 from rnncore.export.torch_axes import Axes, shapes_of
-from rnncore.export.torch_trace import Decision, Traced
+from rnncore.export.torch_trace import Decision, Formula, Traced, is_users
 from rnncore.model import Model
 from rnncore.verification import compare
 
@@ -33,7 +34,11 @@ NEAR = 64
 FAR = 1 << 62
 AT_ONE_PLACE = 6
 """Decisions of one line that are looked at: a loop takes one for each step."""
-MAX_CONSTANTS = 24
+MAX_PATHS = 12
+MAX_DEPTH = 2
+"""How many ways through the code are looked at, and how many turns lead there."""
+MAX_CONSTANTS = 64
+"""Calls of torch for numbers that are compared with."""
 
 Sizes = dict[int, int]
 
@@ -57,6 +62,8 @@ class Proof:
     def __post_init__(self):
         self.notes: list[str] = []
         self._tried: set[tuple[tuple[int, int], ...]] = set()
+        self._explored: set[frozenset[tuple[str, bool]]] = set()
+        self._left = MAX_CONSTANTS
 
     def require(self) -> None:
         """Raises UnsupportedError with the line of what holds for some sizes only, else VerificationError."""
@@ -72,9 +79,8 @@ class Proof:
                 break
         for sizes in self._alone():
             self._compare(sizes)
-        self._try_decisions()
-        for sizes in self._beside_constants():
-            self._compare(sizes)
+        if any(found.formula.leaves for found in (*self.first.decisions, *self.first.escapes)):
+            self._explore({}, self.first, 0)
 
     # --- sizes -----------------------------------------------------------------------------------------------------
 
@@ -162,75 +168,134 @@ class Proof:
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
-    def _try_decisions(self) -> None:
-        """Runs torch where each recorded branch would go the other way."""
-        decisions = _by_place(self.first)
-        if not any(decision.formula.leaves for decision in self.first.decisions):
+    def _explore(self, sizes: Sizes, traced: Traced, depth: int) -> None:
+        """Runs torch where branches of a trace go the other way, and looks at the branches that are met there."""
+        path = frozenset((decision.place, decision.taken) for decision in traced.decisions)
+        if path in self._explored or len(self._explored) == MAX_PATHS:
             return
-        moved = []
+        self._explored.add(path)
+        turned: list[Sizes] = []
         for i, group in enumerate(self.axes.groups):
-            leaves = self.axes.resized({i: group.other}, full=True)
-            try:
-                moved.append(_by_place(self.retrace(leaves, None)) if self.axes.run(leaves) is not None else {})
-            except UnsupportedError:
-                moved.append({})
-        for key, decision in decisions.items():
-            if key[1] < AT_ONE_PLACE or (key[0], key[1] + AT_ONE_PLACE) not in decisions:
-                for i, found in enumerate(moved):
-                    if key in found:
-                        self._try_decision(decision, found[key], i)
+            size = sizes.get(i, group.size)
+            step = group.other - group.size
+            moved = self._traced({**sizes, i: size + step})
+            if moved is not None:
+                turned += self._try_decisions(sizes, traced, moved, i, size, step)
+                self._try_constants(sizes, traced, moved, i, size, step)
+        for other in turned if depth < MAX_DEPTH else ():
+            there = self._traced(other)
+            if there is not None:
+                self._explore(other, there, depth + 1)
 
-    def _try_decision(self, decision: Decision, other: Decision, i: int) -> None:
-        group = self.axes.groups[i]
-        before, after = decision.formula.leaves, other.formula.leaves
-        if len(before) != len(after) or before == after:
-            return
-        slopes = [Fraction(b - a, group.other - group.size) for a, b in zip(before, after, strict=True)]
-
-        def turned(size: int) -> bool:
-            """Whether it is expected to go the other way with this size."""
-            found = [int(a + slope * (size - group.size)) for a, slope in zip(before, slopes, strict=True)]
-            try:
-                return bool(decision.formula.value(found)) != decision.taken
-            except (ArithmeticError, IndexError, TypeError, ValueError):
-                return True
-
-        around = 0 if all(slope.denominator == 1 for slope in slopes) else 3
-        for size in _turning(turned, group.size):
-            if self._elements({i: size + around}) > MAX_ELEMENTS:
-                self._follow(decision, {i: size})
-                return
-            for near in range(size - around, size + around + 1):
-                if near > 0:
-                    self._compare({i: near})
-            self._compare({i: 2 * size + 1})
-
-    def _follow(self, decision: Decision, sizes: Sizes) -> None:
-        """Where the other side is beyond what can be run: it may raise, or do the same."""
-        number = self.first.decisions.index(decision)
+    def _traced(self, sizes: Sizes) -> Traced | None:
+        """The trace with other sizes; None where torch or tracing fails."""
+        leaves = self.axes.resized(sizes, full=True)
         try:
-            turned = self.retrace(self.axes.leaves, number)
+            return None if self.axes.run(leaves) is None else self.retrace(leaves, None)
+        except UnsupportedError:
+            return None
+
+    def _try_decisions(self, sizes: Sizes, traced: Traced, moved: Traced, i: int, size: int, step: int) -> list[Sizes]:
+        """Compares where decisions would go the other way with another size of group i. Returns these sizes."""
+        decisions, found, turned = _by_place(traced.decisions), _by_place(moved.decisions), []
+        for key, decision in decisions.items():
+            few = key[1] < AT_ONE_PLACE or (key[0], key[1] + AT_ONE_PLACE) not in decisions
+            expected = _expected(decision.formula, found[key].formula, size, step) if few and key in found else None
+            if expected is None:
+                continue
+            around = 0 if expected.exact else 3
+            for at in _turning(lambda one, e=expected, d=decision: bool(e(one)) != d.taken, size):
+                if self._elements({**sizes, i: at + around}) > MAX_ELEMENTS:
+                    self._follow(sizes, traced, decision, i, at)
+                    break
+                for near in (*range(at - around, at + around + 1), at + around + 1, 2 * at + 1):
+                    if near > 0:
+                        self._compare({**sizes, i: near})
+                turned.append({**sizes, i: at + around})
+        return turned
+
+    def _try_constants(self, sizes: Sizes, traced: Traced, moved: Traced, i: int, size: int, step: int) -> None:
+        """Compares where sizes that are not followed pass the numbers that the code around them compares with."""
+        found = _by_place(moved.escapes)
+        for key, escape in _by_place(traced.escapes).items():
+            expected = _expected(escape.formula, found[key].formula, size, step) if key in found else None
+            if expected is None or key[1] >= AT_ONE_PLACE:
+                continue
+            for near in _passing(expected, {number for code in escape.code for number in _compared_numbers(code)}):
+                if self._left > 0:
+                    self._left -= self._compare({**sizes, i: near})
+
+    def _follow(self, sizes: Sizes, traced: Traced, decision: Decision, i: int, at: int) -> None:
+        """Where the other side of a decision is beyond what can be run: it may raise, or do the same."""
+        leaves = self.axes.resized(sizes, full=True)
+        try:
+            other = self.retrace(leaves, traced.decisions.index(decision))
         except UnsupportedError as error:
-            if isinstance(error.__cause__, Exception) and not isinstance(error.__cause__, RnncoreError):
-                self.notes.append(f"{decision.place}: torch refuses larger inputs here, which the model does not")
+            if _raised_by_users(error.__cause__):
+                self.notes.append(f"{decision.place}: torch refuses other sizes here, which the model does not")
                 return
-            turned = None
-        if turned is not None and _parted(self.retrace(self.axes.leaves, None), turned) is None:
+            other = None
+        if other is not None and _parted(self.retrace(leaves, None), other) is None:
             return
-        (i, size), *_ = sizes.items()
         raise UnsupportedError(
             f"{decision.place}: a branch that depends on the size of an input goes another way from "
-            f"{self.axes.groups[i].places[0][0]} of size {size} on, expected one path for all sizes, or sizes= with "
+            f"{self.axes.groups[i].places[0][0]} of size {at} on, expected one path for all sizes, or sizes= with "
             "None for a dimension that stays"
         )
 
-    def _beside_constants(self) -> list[Sizes]:
-        """Sizes beside the numbers of the code in which sizes became numbers that are not followed."""
-        wanted: set[int] = set()
-        for code in {code for escape in self.first.escapes for code in escape.code}:
-            wanted.update(_compared_numbers(code))
-        sizes = sorted({size for number in wanted for size in (number - 1, number, number + 1) if size > 0})
-        return [{i: size} for i in range(len(self.axes.groups)) for size in sizes[:MAX_CONSTANTS]]
+
+def _raised_by_users(error: BaseException | None) -> bool:
+    """Whether an error comes from a raise or an assert of the user's code."""
+    trace = None if error is None else error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return is_users(code.co_filename) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A number made of sizes that grow in proportion to one size of the inputs."""
+
+    formula: Formula
+    slopes: list[Fraction]
+    size: int
+
+    @property
+    def exact(self) -> bool:
+        return all(slope.denominator == 1 for slope in self.slopes)
+
+    def __call__(self, size: int) -> Any:
+        pairs = zip(self.formula.leaves, self.slopes, strict=True)
+        try:
+            return self.formula.value([max(0, int(a + slope * (size - self.size))) for a, slope in pairs])
+        except (ArithmeticError, IndexError, TypeError, ValueError):
+            return math.nan
+
+
+def _expected(one: Formula, two: Formula, size: int, step: int) -> _Expected | None:
+    """What a number is expected to be for another size than ``size``, from what it was a step further.
+
+    None where it does not depend on it.
+    """
+    if len(one.leaves) != len(two.leaves) or one.leaves == two.leaves:
+        return None
+    return _Expected(one, [Fraction(b - a, step) for a, b in zip(one.leaves, two.leaves, strict=True)], size)
+
+
+def _passing(expected: _Expected, numbers: set[int]) -> list[int]:
+    """Sizes at which a number reaches others, and those beside them."""
+    found = set()
+    for number in (one for base in numbers for one in (base, base + 1)):
+        before = expected(expected.size) >= number
+
+        def turned(size: int, number: int = number, before: bool = before) -> bool:
+            return (expected(size) >= number) != before
+
+        found.update(near for at in _turning(turned, expected.size) for near in (at - 1, at, at + 1))
+    return sorted(size for size in found if size > 0)
 
 
 def _turning(turned: Callable[[int], bool], size: int) -> list[int]:
@@ -251,14 +316,14 @@ def _turning(turned: Callable[[int], bool], size: int) -> list[int]:
     return found
 
 
-def _by_place(traced: Traced) -> dict[tuple[str, int], Decision]:
-    """Decisions by their line and how often it had decided before."""
+def _by_place(found: Sequence[Any]) -> dict[tuple[str, int], Any]:
+    """Decisions or escapes by their line and how often it had been reached before."""
     counts: Counter[str] = Counter()
-    found = {}
-    for decision in traced.decisions:
-        found[decision.place, counts[decision.place]] = decision
-        counts[decision.place] += 1
-    return found
+    placed = {}
+    for one in found:
+        placed[one.place, counts[one.place]] = one
+        counts[one.place] += 1
+    return placed
 
 
 def _turned(one: Traced, two: Traced) -> str | None:

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 from rnncore.errors import RnncoreError, UnsupportedError
 from rnncore.export.torch_entrances import entrances
 
-__all__ = ["Traced", "place_of", "trace"]
+__all__ = ["Decision", "Formula", "Traced", "is_users", "place_of", "trace"]
 
 PACKING = tuple(getattr(rnn, name) for name in rnn.__all__ if inspect.isfunction(getattr(rnn, name, None)))
 """Functions of torch.nn.utils.rnn, which look into tensors and are therefore recorded as they are called."""
@@ -92,10 +92,11 @@ class Formula:
 
 @dataclass(frozen=True, eq=False)
 class Escape:
-    """A size that became a number that is not followed: its place, its node, and the code that it was made in."""
+    """A size that became a number that is not followed: its place, how it was made, and the code that uses it."""
 
     place: str
     node: fx.Node
+    formula: Formula
     code: tuple[CodeType, ...]
 
 
@@ -453,7 +454,8 @@ class _Tracer(fx.Tracer):
             if is_users(frame.f_code.co_filename):
                 codes.append(frame.f_code)
             frame = frame.f_back
-        self.escapes.append(Escape(place_of(iter(users_frames())), node, tuple(codes)))
+        place = place_of(iter(users_frames()))
+        self.escapes.append(Escape(place, node, self._formula(node), tuple(codes)))
 
     def records(self, found: Any) -> bool:
         """Whether a call with these arguments is recorded, and not only made."""
@@ -527,6 +529,19 @@ def _attributes_restored(module: nn.Module) -> Iterator[Callable[[], str | None]
                 part.__dict__[table].update(inner[table])
 
 
+def _globals_of(module: nn.Module) -> list[dict[str, Any]]:
+    """The globals of the user's code in a module, each once."""
+    functions = [getattr(type(part), "forward", None) for part in module.modules()]
+    found = [
+        function.__globals__ for function in functions if is_users(getattr(_code(function), "co_filename", HERE[0]))
+    ]
+    return list({id(home): home for home in found}.values())
+
+
+def _code(function: Any) -> CodeType | None:
+    return getattr(function, "__code__", None)
+
+
 def _said(error: Exception) -> str:
     """The class of an error and the first line of its text."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
@@ -547,7 +562,7 @@ def trace(
             _ONE_AT_A_TIME,
             _attributes_restored(module) as changed,
             _recorded_by_name(tracer),
-            entrances(_Proxy, operator.attrgetter("_value"), tracer.records, tracer.refusal),
+            entrances(_Proxy, operator.attrgetter("_value"), tracer.records, tracer.refusal, _globals_of(module)),
             _Calls(tracer),
             torch.no_grad(),
         ):
