@@ -6,20 +6,21 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from rnncore.errors import InputError, SpecError, UnsupportedError, VerificationError
+from rnncore.errors import InputError, SpecError, UnsupportedError
 from rnncore.export.exported import Exported
+from rnncore.export.torch_axes import Axes
 from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
 from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_loops import ScanCall, roll
 from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_proof import Proof
 from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_trace import Traced, trace
 from rnncore.model import Model
@@ -32,11 +33,6 @@ from rnncore.weights import Weights
 
 __all__ = ["export"]
 
-MAX_TOGETHER = 6
-"""Dimensions of one size that are tried in all combinations."""
-
-Places = tuple[tuple[str, int], ...]
-
 
 def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Sequence[str | None]]) -> Exported:
     """See from_torch. The module is in evaluation mode."""
@@ -45,20 +41,24 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     arguments = _bound(module, example, lengths, dtype)
     leaves = _named_leaves(module, arguments)
     _check_example(leaves)
-    axes = _Axes(module, arguments, leaves, sizes)
-    first = _traced(module, arguments, axes.leaves)
-    other = axes.varied()
-    second = _traced(module, _with_leaves(arguments, axes.leaves, other), other)
+    axes = Axes(lambda found: _called(module, _with_leaves(arguments, leaves, found)), leaves, sizes)
+
+    def traced(found: Mapping[str, torch.Tensor], turned: int | None = None) -> Traced:
+        named = {id(tensor): name for name, tensor in found.items()}
+        return trace(module, _with_leaves(arguments, leaves, found), named, turned)
+
+    first = traced(leaves)
+    second = traced(axes.resized({i: group.other for i, group in enumerate(axes.groups)}))
     _check_decisions(first, second)
     roll(first, second)
-    inputs = _inputs(axes, first, second)
+    inputs = _inputs(axes, module, first, second)
     taken = {name for name, _ in module.named_modules() if name}
     lowering = Lowering(first, second, inputs, taken={f"{name}." for name in taken})
     found, outputs, _ = lowering.run(_lower)
     spec, weights = _assembled(lowering, found)
     names = spec.outputs
     arrays = dict(zip(names, map(_array, _leaves(outputs)), strict=True))
-    given = {name: _array(tensor) for name, tensor in axes.leaves.items()}
+    given = {name: _array(tensor) for name, tensor in leaves.items()}
     used = {entry.name for entry in spec.inputs}
     pair = TestPair({name: array for name, array in given.items() if name in used}, arrays)
     exported = Exported(
@@ -70,8 +70,17 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     )
     model = Model(spec, exported.weights, dtype)
     compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
-    _check_other_sizes(model, axes, module, arguments, names)
-    return exported
+    proof = Proof(
+        model,
+        axes,
+        first,
+        second,
+        traced,
+        lambda result: dict(zip(names, map(_array, _leaves(result)), strict=True)),
+        lambda found: {name: _array(tensor) for name, tensor in found.items() if name in used},
+    )
+    proof.require()
+    return replace(exported, notes=tuple(dict.fromkeys((*exported.notes, *proof.notes))))
 
 
 # --- the module and what it is called with ---------------------------------------------------------------------------
@@ -197,145 +206,56 @@ def _with_leaves(
 # --- which sizes are free --------------------------------------------------------------------------------------------
 
 
-class _Axes:
-    """Which dimensions of the inputs may have any size, and which of those have to be equal.
-
-    groups  places (input, axis) that change together, with their size in the example and another one
-    """
-
-    def __init__(self, module: nn.Module, arguments: inspect.BoundArguments, leaves: dict[str, torch.Tensor], sizes):
-        self.module, self.arguments, self.leaves = module, arguments, leaves
-        self.groups: list[tuple[Places, int, int]] = []
-        self.named = {
-            (name, axis): size for name, given in sizes.items() for axis, size in enumerate(given) if size is not None
-        }
-        self._check_named(sizes)
-        self._run(leaves, "the example")
-        self._find(sizes)
-
-    def _check_named(self, sizes) -> None:
-        for name, given in sizes.items():
-            if name not in self.leaves or len(given) != self.leaves[name].ndim:
-                known = ", ".join(f"{key} with {tensor.ndim}" for key, tensor in self.leaves.items())
-                raise InputError(
-                    f"sizes: {name!r} with {len(given)} dimensions, expected inputs and dimensions of: {known}"
-                )
-
-    def _run(self, leaves: Mapping[str, torch.Tensor], what: str | None = None) -> Any:
-        arguments = _with_leaves(self.arguments, self.leaves, leaves)
-        try:
-            return type(self.module).forward(self.module, *arguments.args, **arguments.kwargs)
-        except Exception as error:
-            if what is None:
-                return None
-            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in leaves.items())
-            raise InputError(f"example ({shapes}): torch itself fails: {type(error).__name__}: {error}") from error
-
-    def _find(self, sizes) -> None:
-        used = {size for tensor in self.leaves.values() for size in tensor.shape}
-        places: dict[int, list[tuple[str, int]]] = {}
-        for name, tensor in self.leaves.items():
-            for axis, size in enumerate(tensor.shape):
-                if name not in sizes or (name, axis) in self.named:
-                    places.setdefault(size, []).append((name, axis))
-        for size, candidates in places.items():
-            while candidates:
-                found = self._largest(candidates, size, used)
-                if found is None:
-                    break
-                self.groups.append((*found,))
-                used.add(found[2])
-                candidates = [place for place in candidates if place not in found[0]]
-
-    def _largest(self, candidates, size, used) -> tuple[Places, int, int] | None:
-        """Of the dimensions of one size, as many as torch lets have another one together."""
-        candidates = candidates[:MAX_TOGETHER]
-        chosen = [places for count in range(len(candidates), 0, -1) for places in combinations(candidates, count)]
-        # dimensions of different inputs belong together sooner than two of one input
-        chosen.sort(key=lambda places: len(places) > len({name for name, _ in places}))
-        larger = next(other for other in range(size + max(3, size // 2), 1 << 31) if other not in used)
-        smaller = [other for other in range(size - 1, size // 2, -1) if other not in used][-1:]
-        for places in chosen:
-            for other in (larger, *smaller):
-                if self._run(self._resized(self.leaves, [(places, size, other)])) is not None:
-                    return places, size, other
-        return None
-
-    def _resized(self, leaves: Mapping[str, torch.Tensor], groups) -> dict[str, torch.Tensor]:
-        """The inputs with other sizes: rows and steps repeated where they stand, or left out; lengths in proportion."""
-        found = dict(leaves)
-        for places, size, other in groups:
-            for name, axis in places:
-                index = torch.arange(other, device=found[name].device) * size // other
-                found[name] = found[name].index_select(axis, index)
-            for name, tensor in found.items():
-                if _is_lengths(name, tensor) and (name, 0) not in places and int(tensor.max()) <= size:
-                    found[name] = (tensor * other + size - 1) // size
-        return found
-
-    def varied(self, shift: int = 0) -> dict[str, torch.Tensor]:
-        """The inputs with every free size changed."""
-        groups = [(places, size, other + shift) for places, size, other in self.groups]
-        changed = self._resized(self.leaves, groups)
-        if shift == 0 and groups and self._run(changed) is None:
-            listed = "; ".join(f"{places} from {size} to {other}" for places, size, other in groups)
-            raise UnsupportedError(
-                f"module: torch accepts other sizes of single dimensions, but not of all ({listed}): name those that "
-                "are free by sizes="
-            )
-        return changed
-
-    def names(self, first: Traced, second: Traced) -> dict[tuple[str, int], str]:
-        """(input, axis) -> "B", "T" or another name, for dimensions that are free."""
-        found: dict[tuple[str, int], str] = dict(self.named)
-        known = dict(zip(zip(self._at_recurrent(first), self._at_recurrent(second), strict=False), "BT", strict=False))
-        for places, size, other in self.groups:
-            name, axis = places[0]
-            given = [found[place] for place in places if place in found]
-            label = given[0] if given else known.get((size, other)) or {0: "B", 1: "T"}.get(axis, f"D{axis}")
-            if not given and label in found.values():
-                label = "T" if "T" not in found.values() else f"T_{name}"
-            if not given and label in found.values():
-                label = f"{label}_{axis}"
-            found.update(dict.fromkeys(places, label))
-        return found
-
-    def _at_recurrent(self, traced: Traced) -> tuple[int, ...]:
-        """The sizes of the batch and of time at the first recurrent module; none where there is no such module."""
-        for node in traced.graph.nodes:
-            if not node.args or not isinstance(node.args[0], fx.Node):
-                continue
-            value, batch_first = traced.values[node.args[0]], True if isinstance(node.target, OverSteps) else None
-            if node.op == "call_module" and kind_of(self.module.get_submodule(node.target)) in STACKS:
-                batch_first = self.module.get_submodule(node.target).batch_first
-            elif getattr(node.target, "__name__", "") == "pack_padded_sequence":
-                batch_first = node.kwargs.get("batch_first", node.args[2] if len(node.args) > 2 else False)
-            if batch_first is not None and isinstance(value, torch.Tensor):
-                rows, steps = value.shape[:2] if batch_first else (value.shape[1], value.shape[0])
-                return (0, len(value)) if value.ndim == 2 else (rows, steps)
-        return ()
-
-
-def _is_lengths(name: str, tensor: torch.Tensor) -> bool:
-    return "len" in name.lower() and tensor.ndim == 1 and not tensor.dtype.is_floating_point
-
-
-def _traced(module: nn.Module, arguments: inspect.BoundArguments, leaves: Mapping[str, torch.Tensor]) -> Traced:
-    return trace(module, arguments, {id(tensor): name for name, tensor in leaves.items()})
+def _called(module: nn.Module, arguments: inspect.BoundArguments) -> Any:
+    return type(module).forward(module, *arguments.args, **arguments.kwargs)
 
 
 def _check_decisions(first: Traced, second: Traced) -> None:
     """A branch on sizes that goes two ways has no place in a Spec."""
-    ours, theirs = dict(first.decisions), dict(second.decisions)
+    ours, theirs = ({one.place: one.taken for one in traced.decisions} for traced in (first, second))
     for place, decided in ours.items():
         if place in theirs and theirs[place] != decided:
             raise UnsupportedError(
-                f"{place}: a branch that depends on the size of an input, expected one path for all sizes"
+                f"{place}: a branch that depends on the size of an input, expected one path for all sizes, or sizes= "
+                "with None for a dimension that stays"
             )
 
 
-def _inputs(axes: _Axes, first: Traced, second: Traced) -> list[Input]:
-    names = axes.names(first, second)
+def _names(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> dict[tuple[str, int], str]:
+    """(input, axis) -> "B", "T" or another name, for dimensions that are free."""
+    found: dict[tuple[str, int], str] = dict(axes.named)
+    at_recurrent = zip(_at_recurrent(module, first), _at_recurrent(module, second), strict=False)
+    known = dict(zip(at_recurrent, "BT", strict=False))
+    for group in axes.groups:
+        name, axis = group.places[0]
+        given = [found[place] for place in group.places if place in found]
+        label = given[0] if given else known.get((group.size, group.other)) or {0: "B", 1: "T"}.get(axis, f"D{axis}")
+        if not given and label in found.values():
+            label = "T" if "T" not in found.values() else f"T_{name}"
+        if not given and label in found.values():
+            label = f"{label}_{axis}"
+        found.update(dict.fromkeys(group.places, label))
+    return found
+
+
+def _at_recurrent(module: nn.Module, traced: Traced) -> tuple[int, ...]:
+    """The sizes of the batch and of time at the first recurrent module; none where there is no such module."""
+    for node in traced.graph.nodes:
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        value, batch_first = traced.values[node.args[0]], True if isinstance(node.target, OverSteps) else None
+        if node.op == "call_module" and kind_of(module.get_submodule(node.target)) in STACKS:
+            batch_first = module.get_submodule(node.target).batch_first
+        elif getattr(node.target, "__name__", "") == "pack_padded_sequence":
+            batch_first = node.kwargs.get("batch_first", node.args[2] if len(node.args) > 2 else False)
+        if batch_first is not None and isinstance(value, torch.Tensor):
+            rows, steps = value.shape[:2] if batch_first else (value.shape[1], value.shape[0])
+            return (0, len(value)) if value.ndim == 2 else (rows, steps)
+    return ()
+
+
+def _inputs(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> list[Input]:
+    names = _names(axes, module, first, second)
     lowering_dtype = Lowering(first, first, ()).spec_dtype
     return [
         Input(
@@ -475,22 +395,3 @@ def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
 
 def _array(tensor: Any) -> np.ndarray:
     return array_of(tensor) if isinstance(tensor, torch.Tensor) else np.asarray(tensor)
-
-
-def _check_other_sizes(model: Model, axes: _Axes, module: nn.Module, arguments: Any, names: Sequence[str]) -> None:
-    """The model against torch where every free size is another one. VerificationError where they differ."""
-    used = {entry.name for entry in model.inputs}
-    for shift in (0, 2):
-        leaves = axes.varied(shift)
-        expected = axes._run(leaves)
-        if expected is None:
-            continue
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in leaves.items())
-        found = model.run({name: _array(tensor) for name, tensor in leaves.items() if name in used})
-        wanted = dict(zip(names, map(_array, _leaves(expected)), strict=True))
-        try:
-            compare(found, wanted, f"the exported model with {shapes}").require()
-        except VerificationError as error:
-            raise VerificationError(
-                f"{error}: something was recorded for the sizes of the example, expected tensor code alike for all"
-            ) from None

@@ -313,12 +313,16 @@ def hardsigmoid(g, input):
 
 @entry("softplus")
 def softplus(g, input, beta=1.0, threshold=20.0):
-    """log(1 + exp(beta x)) / beta; torch's threshold only avoids an overflow, which Softplus has not."""
+    """log(1 + exp(beta x)) / beta, and x where beta x is above the threshold."""
     x = g.name_of(g.tensor(input))
-    if beta == 1:
-        return g.out(g.emit("Softplus", [x]))
     scale = g.cast(float(beta), g.a.dtype)
-    return g.out(g.emit("Div", [g.emit("Softplus", [g.emit("Mul", [x, scale])]), scale]))
+    scaled = x if beta == 1 else g.emit("Mul", [x, scale])
+    found = g.emit("Softplus", [scaled])
+    found = found if beta == 1 else g.emit("Div", [found, scale])
+    if beta > 0 and threshold >= 20:
+        return g.out(found)  # there the two are equal but for rounding
+    above = g.emit("Greater", [scaled, g.cast(float(threshold), g.a.dtype)])
+    return g.out(g.emit("Where", [above, x, found]))
 
 
 @entry("logsigmoid", "log_sigmoid")
@@ -345,9 +349,9 @@ def prelu(g, input, weight):
 def glu(g, input, dim=-1):
     x = g.tensor(input)
     axis = x.axis(dim)
-    half = g.a.shape[axis]
-    first = g.emit("Slice", [x], {"starts": (0,), "ends": (half,), "axes": (axis,)})
-    second = g.emit("Slice", [x], {"starts": (half,), "ends": (2 * half,), "axes": (axis,)})
+    half = g.compute("floordiv", g.dim(x, axis), 2)
+    first = _sliced(g, g.name_of(x), [(axis, slice(0, half))])
+    second = _sliced(g, g.name_of(x), [(axis, slice(half, None))])
     return g.out(g.emit("Mul", [first, g.emit("Sigmoid", [second])]))
 
 

@@ -123,6 +123,7 @@ class Lowering:
         self.notes: list[str] = []
         self.env: dict[fx.Node, Any] = {}
         self.sizes: list[Size] = []
+        self._escaped = _escaped_in_both(first, second)
         self.place = "the module"
         self.node: fx.Node | None = None
         self.other: fx.Node | None = None
@@ -232,10 +233,11 @@ class Lowering:
     # --- sizes -------------------------------------------------------------------------------------------------------
 
     def dim(self, tensor: Tensor, axis: int) -> int | Size:
-        """The size of one dimension: a number where both traces agree."""
+        """The size of one dimension: a number where both traces agree, and the Spec knows no size it depends on."""
         axis = tensor.axis(axis)
         a, b = tensor.a.shape[axis], tensor.b.shape[axis]
-        return a if a == b else self._remember(Size(a, b, ("dim", tensor, axis)))
+        known = self.values[tensor.name].shape[axis] if tensor.name is not None else a
+        return a if a == b and known == a else self._remember(Size(a, b, ("dim", tensor, axis)))
 
     def shape(self, tensor: Tensor) -> tuple[int | Size, ...]:
         return tuple(self.dim(tensor, axis) for axis in range(tensor.ndim))
@@ -253,11 +255,14 @@ class Lowering:
             return self.compute(name, self.compute(name, *operands[:-1]), operands[-1])
         a = function(*(item.a if isinstance(item, Size) else item for item in operands))
         b = function(*(item.b if isinstance(item, Size) else item for item in operands))
-        data = any(isinstance(item, Size) and _reads_data(item) for item in operands)
-        return a if a == b and not data else self._remember(Size(a, b, (name, *operands)))
+        return self._remember(Size(a, b, (name, *operands))) if _has_size(operands) else a
 
     def size_like(self, a: int, b: int) -> Size:
         """The size that is a in the first trace and b in the second: one seen before, or a little beside one."""
+        for one, two in self._escaped:
+            known = self.env.get(one)
+            if (self.first.values[one], self.second.values[two]) == (a, b) and isinstance(known, Size):
+                return known
         for size in self.sizes:
             if (size.a, size.b) == (a, b) and not _reads_data(size):
                 return size
@@ -379,7 +384,10 @@ class Lowering:
     def run(self, lower: Callable[[Lowering, fx.Node, list[Any], dict[str, Any]], Any]) -> tuple[Any, Any, Any]:
         """Every node that the output needs, in order. Returns the output's argument, and its values in both traces."""
         ones, twos = list(self.first.graph.nodes), list(self.second.graph.nodes)
-        pairs = self._aligned(_needed(ones), _needed(twos))
+        needed = [_needed(nodes) for nodes in (ones, twos)]
+        followed = [pair for pair in self._escaped if all(map(_sizes_of, pair, needed))]
+        wanted = [_needed(nodes, [pair[i] for pair in followed]) for i, nodes in enumerate((ones, twos))]
+        pairs = self._aligned(*wanted)
         for one, two in pairs:
             self.node, self.other, self.place = one, two, self.first.places.get(one, "the module")
             if one.op == "output":
@@ -449,6 +457,11 @@ class Lowering:
             raise UnsupportedError(f"{self.place}: {self.wanted}: {a} for one size of the input, {b} for another")
         return a
 
+    @staticmethod
+    def _may_vary(one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> bool:
+        """Whether a number that both traces agree in may be another one elsewhere: a size, or made of one."""
+        return (one.op == "call_method" and one.target in ("size", "numel", "nelement")) or _has_size([args, kwargs])
+
     def _folded(self, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any] | None:
         """What depends on nothing that the model is given, as it is."""
         if one.op == "get_attr":
@@ -459,7 +472,8 @@ class Lowering:
             )
         plain = isinstance(self.a, (bool, int, float, str, torch.dtype, torch.device, type(None)))
         if plain and self.a == self.b and not self.first.tracer.depends_on_data(one):
-            return (self.a,)
+            number = isinstance(self.a, (int, float)) and not isinstance(self.a, bool)
+            return None if number and self._may_vary(one, args, kwargs) else (self.a,)
         if one.op == "call_module" and not _is_plain(args, kwargs):
             return None
         if isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b):
@@ -467,13 +481,42 @@ class Lowering:
         return None
 
 
-def _needed(nodes: list[fx.Node]) -> list[fx.Node]:
-    """The nodes that the output needs, in order."""
-    needed = {nodes[-1]}
+def _has_size(found: Any) -> bool:
+    """Whether a number among the arguments depends on sizes."""
+    if isinstance(found, (tuple, list)):
+        return any(map(_has_size, found))
+    return isinstance(found, Size) or (isinstance(found, dict) and any(map(_has_size, found.values())))
+
+
+def _needed(nodes: list[fx.Node], beside: Sequence[fx.Node] = ()) -> list[fx.Node]:
+    """The nodes that the output needs, and others, in order."""
+    needed = {nodes[-1], *beside}
     for node in reversed(nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
     return [node for node in nodes if node in needed]
+
+
+def _escaped_in_both(first: Traced, second: Traced) -> list[tuple[fx.Node, fx.Node]]:
+    """Sizes that became numbers of Python's own at the same line of both traces, as long as those do the same."""
+    found = {}
+    for one, two in zip(first.escapes, second.escapes, strict=False):
+        if one.place != two.place:
+            break
+        found[one.node] = (one.node, two.node)
+    return list(found.values())
+
+
+def _sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:
+    """Whether a number is made of sizes of tensors that are needed anyway, and still stands in the graph."""
+    if node.graph is not needed[0].graph or node._erased:
+        return False
+    if node in needed:
+        return True
+    if node.op == "call_method" and node.target == "size":
+        return node.args[0] in needed
+    inputs = node.all_input_nodes
+    return bool(inputs) and not isinstance(node.target, str) and all(_sizes_of(one, needed) for one in inputs)
 
 
 def _is_plain(*found: Any) -> bool:

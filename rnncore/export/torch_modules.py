@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rnncore.errors import InputError, MissingPackageError
+from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported
 
 __all__ = ["from_torch"]
@@ -48,15 +48,60 @@ def from_torch(
         import torch
     except ImportError as error:
         raise MissingPackageError(f"from_torch needs PyTorch: pip install torch ({error})") from None
+    if isinstance(module, torch.export.ExportedProgram):
+        raise UnsupportedError(
+            "module: an ExportedProgram, whose loops are written out and whose sizes are fixed, expected the module "
+            "that it was made from"
+        )
     chained = not isinstance(module, torch.nn.Module)
     if take is not None and (not chained or take not in TAKES):
         raise InputError(f"take={take!r}, expected 'sequence' or 'last', and a list of (name, module)")
     from rnncore.export.torch_chains import as_chain
     from rnncore.export.torch_export import export
 
-    root, example = as_chain(_pairs(torch, module) if chained else module, take or "sequence", example, seed)
-    with _evaluating(torch, root):
-        return export(root, example, lengths, dict(sizes or {}))
+    for name, part in _pairs(torch, module) if chained else [("", module)]:
+        _check_scripted(torch, name, part)
+    with _originals(_pairs(torch, module) if chained else [("", module)]) as parts:
+        given = _pairs(torch, parts) if chained else parts[0][1]
+        root, example = as_chain(given, take or "sequence", example, seed)
+        with _evaluating(torch, root):
+            return export(root, example, lengths, dict(sizes or {}))
+
+
+def _check_scripted(torch, name: str, module: Any) -> None:
+    for inner, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = ".".join(filter(None, (name, inner)))
+            raise UnsupportedError(
+                f"module {where!r} (ScriptModule): has no Python that can be traced, expected the module that it was "
+                "made from"
+            )
+
+
+@contextmanager
+def _originals(pairs: Iterable[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
+    """Modules without what torch.compile has put around them and around modules inside; restored afterwards."""
+
+    def original(module: Any) -> Any:
+        while hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        return module
+
+    pairs = [(name, original(module)) for name, module in pairs]
+    changed = [
+        (part._modules, key, inner)
+        for _, module in pairs
+        for part in list(module.modules())
+        for key, inner in part._modules.items()
+        if key != "_orig_mod" and hasattr(inner, "_orig_mod")
+    ]
+    try:
+        for home, key, inner in changed:
+            home[key] = original(inner)
+        yield pairs
+    finally:
+        for home, key, inner in changed:
+            home[key] = inner
 
 
 def _pairs(torch, module) -> list[tuple[str, Any]]:

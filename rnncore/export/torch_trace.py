@@ -14,10 +14,12 @@ import inspect
 import operator
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any
 
 import torch
@@ -27,8 +29,9 @@ from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from rnncore.errors import RnncoreError, UnsupportedError
+from rnncore.export.torch_entrances import entrances
 
-__all__ = ["Traced", "place_of", "trace"]
+__all__ = ["Decision", "Formula", "Traced", "is_users", "place_of", "trace"]
 
 PACKING = tuple(getattr(rnn, name) for name in rnn.__all__ if inspect.isfunction(getattr(rnn, name, None)))
 """Functions of torch.nn.utils.rnn, which look into tensors and are therefore recorded as they are called."""
@@ -45,6 +48,8 @@ KNOWN = frozenset(("ndim", "dtype", "device", "is_cuda", "is_cpu", "is_sparse", 
 """Attributes of a tensor that no size changes."""
 KNOWN_METHODS = frozenset(("dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "get_device",
                            "type", "element_size", "stride", "data_ptr", "is_pinned", "is_signed"))  # fmt: skip
+_ONE_AT_A_TIME = threading.RLock()
+"""Recording changes functions of torch and of Python for a while."""
 LEAVING = frozenset(("tolist", "numpy", "__array__", "__int__", "__float__"))
 HERE = (os.path.dirname(os.path.abspath(__file__)) + os.sep, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep)
 
@@ -55,15 +60,44 @@ class Traced:
 
     graph, values   torch.fx's graph, and the value of each node for the example
     places          the user's line of each node, "FILE:LINE"; stacks all lines that led there
-    decisions       place -> what a branch on sizes decided, in order
+    decisions       what branches on sizes decided, in order
+    escapes         sizes that became numbers of Python's own, in order
     """
 
     graph: fx.Graph
     values: dict[fx.Node, Any]
     places: dict[fx.Node, str] = field(default_factory=dict)
     stacks: dict[fx.Node, tuple] = field(default_factory=dict)
-    decisions: list[tuple[str, bool]] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    escapes: list[Escape] = field(default_factory=list)
     tracer: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """A branch on sizes: its place, what was asked for, and the answer."""
+
+    place: str
+    formula: Formula
+    taken: bool
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How a number was made of sizes: the sizes, and the calls that lead from them to it."""
+
+    leaves: list[int]
+    value: Callable[[Sequence[int]], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Escape:
+    """A size that became a number that is not followed: its place, how it was made, and the code that uses it."""
+
+    place: str
+    node: fx.Node
+    formula: Formula
+    code: tuple[CodeType, ...]
 
 
 def place_of(frames: Iterator[tuple[str, int]]) -> str:
@@ -72,11 +106,16 @@ def place_of(frames: Iterator[tuple[str, int]]) -> str:
     return "the module" if found is None else f"{found[0]}:{found[1]}"
 
 
+def is_users(file: str) -> bool:
+    """Whether code of a file belongs neither to torch nor to the exporter, nor to what the interpreter makes itself."""
+    return not file.startswith((*HERE, "<frozen ", "<eval_with_key>", "<__array_function__"))
+
+
 def users_frames() -> list[tuple[str, int]]:
     """(file, line) of the frames on the stack that belong neither to torch nor to the exporter, innermost first."""
     frame, found = sys._getframe(1), []
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(HERE) and not frame.f_code.co_filename.startswith("<"):
+        if is_users(frame.f_code.co_filename):
             found.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
     return found
@@ -88,10 +127,6 @@ class _Proxy(fx.Proxy):
     @property
     def _value(self) -> Any:
         return self.tracer.values[self.node]
-
-    @property
-    def __class__(self):
-        return type(self._value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -124,10 +159,13 @@ class _Proxy(fx.Proxy):
             return iter(value)
         if not isinstance(value, (torch.Tensor, tuple, list)):
             raise TypeError(f"cannot iterate over {type(value).__name__}")
-        return (self[i] for i in range(len(value)))
+        return (self[i] for i in range(len(self)))
 
     def __len__(self) -> int:
-        return len(self._value)
+        value = self._value
+        if isinstance(value, torch.Tensor) and value.ndim:
+            self.tracer.escaped(self._size(0).node)
+        return len(value)
 
     def _plain(self, what: str) -> Any:
         """A number that only sizes decide."""
@@ -135,20 +173,29 @@ class _Proxy(fx.Proxy):
             raise self.tracer.refusal(f"{what} of a tensor's content, which only an input decides")
         return self._value
 
+    def _number(self, what: str) -> Any:
+        """A number that only sizes decide, and that is not followed from here on."""
+        found = self._plain(what)
+        self.tracer.escaped(self.node)
+        return found
+
     def __index__(self) -> int:
-        return operator.index(self._plain("an integer"))
+        return operator.index(self._number("an integer"))
 
     def __int__(self) -> int:
-        return int(self._plain("an integer"))
+        return int(self._number("an integer"))
 
     def __float__(self) -> float:
-        return float(self._plain("a number"))
+        return float(self._number("a number"))
 
     def __bool__(self) -> bool:
-        return self.tracer.decide(bool(self._plain("a condition")))
+        return self.tracer.decide(self.node, bool(self._plain("a condition")))
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.tracer.refusal("an array of NumPy, which leaves torch, expected tensors from input to output")
 
     def __contains__(self, item: Any) -> bool:
-        return item in self._plain("a condition")
+        return item in self._number("a condition")
 
     def __setitem__(self, index: Any, item: Any) -> None:
         self.node = self.tracer.create_proxy("call_function", _setitem, (self, index, item), {}).node
@@ -222,15 +269,18 @@ def _has_proxy(found: Any) -> bool:
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, arguments: inspect.BoundArguments, names: Mapping[int, str]):
+    def __init__(self, arguments: inspect.BoundArguments, names: Mapping[int, str], turned: int | None = None):
         super().__init__(autowrap_functions=(*PACKING, *FACTORIES))
+        self.turned = turned
         self.arguments, self.names = arguments, names
         self.evaluating = False
         self.values: dict[fx.Node, Any] = {}
         self.places: dict[fx.Node, str] = {}
         self.stacks: dict[fx.Node, tuple] = {}
-        self.decisions: list[tuple[str, bool]] = []
+        self.decisions: list[Decision] = []
+        self.escapes: list[Escape] = []
         self.depth = 0
+        self.outermost: CodeType | None = None
 
     # --- what torch.fx asks -------------------------------------------------------------------------------------
 
@@ -257,6 +307,7 @@ class _Tracer(fx.Tracer):
             return found
 
         self.depth = len(users_frames())
+        self.outermost = sys._getframe().f_code
         args, kwargs = placeholder(self.arguments.args), placeholder(self.arguments.kwargs)
         return type(self.root).forward(self.root, *args, **kwargs)
 
@@ -302,7 +353,7 @@ class _Tracer(fx.Tracer):
         except RnncoreError:
             raise
         except Exception as error:
-            raise self.refusal(f"{called} fails in torch for the example: {type(error).__name__}: {error}") from error
+            raise self.refusal(f"{called} fails in torch for the example: {_said(error)}") from error
         if changed is not None:
             changed.node = node
         return proxy
@@ -369,9 +420,46 @@ class _Tracer(fx.Tracer):
             return False
         return any(self.depends_on_data(found) for found in node.all_input_nodes)
 
-    def decide(self, found: bool) -> bool:
-        self.decisions.append((place_of(iter(users_frames())), found))
+    def decide(self, node: fx.Node, found: bool) -> bool:
+        if len(self.decisions) == self.turned:
+            found = not found
+        self.decisions.append(Decision(place_of(iter(users_frames())), self._formula(node), found))
         return found
+
+    def _formula(self, node: fx.Node) -> Formula:
+        """How the value of a node is made of sizes; copied, since nodes change when loops are rolled up."""
+        leaves: list[int] = []
+
+        def copied(found: Any) -> Callable[[Sequence[int]], Any]:
+            if not isinstance(found, fx.Node):
+                if isinstance(found, (tuple, list)):
+                    items = [copied(item) for item in found]
+                    return lambda sizes: tuple(item(sizes) for item in items)
+                return lambda sizes: found
+            if found.op == "call_method" and found.target in ("size", "numel", "nelement"):
+                place = len(leaves)
+                leaves.append(self.values[found])
+                return lambda sizes: sizes[place]
+            args, function = copied(found.args), found.target
+            if isinstance(function, str):
+                return lambda sizes: getattr(args(sizes)[0], function)(*args(sizes)[1:])
+            return lambda sizes: function(*args(sizes))
+
+        return Formula(leaves, copied(node))
+
+    def escaped(self, node: fx.Node) -> None:
+        """Remembers that a size has become a number, with the code of the frames that may count with it."""
+        frame, codes = sys._getframe(1), []
+        while frame is not None and frame.f_code is not self.outermost:
+            if is_users(frame.f_code.co_filename):
+                codes.append(frame.f_code)
+            frame = frame.f_back
+        place = place_of(iter(users_frames()))
+        self.escapes.append(Escape(place, node, self._formula(node), tuple(codes)))
+
+    def records(self, found: Any) -> bool:
+        """Whether a call with these arguments is recorded, and not only made."""
+        return not self.evaluating and _has_proxy(found)
 
     def refusal(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"{place_of(iter(users_frames()))}: {what}")
@@ -441,14 +529,43 @@ def _attributes_restored(module: nn.Module) -> Iterator[Callable[[], str | None]
                 part.__dict__[table].update(inner[table])
 
 
-def trace(module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[int, str]) -> Traced:
+def _globals_of(module: nn.Module) -> list[dict[str, Any]]:
+    """The globals of the user's code in a module, each once."""
+    functions = [getattr(type(part), "forward", None) for part in module.modules()]
+    found = [
+        function.__globals__ for function in functions if is_users(getattr(_code(function), "co_filename", HERE[0]))
+    ]
+    return list({id(home): home for home in found}.values())
+
+
+def _code(function: Any) -> CodeType | None:
+    return getattr(function, "__code__", None)
+
+
+def _said(error: Exception) -> str:
+    """The class of an error and the first line of its text."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def trace(
+    module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[int, str], turned: int | None = None
+) -> Traced:
     """The graph of a module in evaluation mode, called with arguments; names gives a placeholder's, by tensor's id.
+
+    turned is the number of a decision on sizes that is answered the other way round.
 
     Raises UnsupportedError with the line of the module's code that cannot be recorded.
     """
-    tracer = _Tracer(arguments, names)
+    tracer = _Tracer(arguments, names, turned)
     try:
-        with _attributes_restored(module) as changed, _recorded_by_name(tracer), _Calls(tracer), torch.no_grad():
+        with (
+            _ONE_AT_A_TIME,
+            _attributes_restored(module) as changed,
+            _recorded_by_name(tracer),
+            entrances(_Proxy, operator.attrgetter("_value"), tracer.records, tracer.refusal, _globals_of(module)),
+            _Calls(tracer),
+            torch.no_grad(),
+        ):
             graph = tracer.trace(module)
             for node in graph.nodes:
                 if node.op != "output":
@@ -460,14 +577,13 @@ def trace(module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[i
         where = place_of(
             (frame.filename, frame.lineno)
             for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if not frame.filename.startswith((*HERE, "<"))
+            if is_users(frame.filename)
         )
         raise UnsupportedError(
-            f"{where}: cannot be traced ({type(error).__name__}: {error}), expected tensor code whose path depends "
-            "on sizes only"
+            f"{where}: cannot be traced ({_said(error)}), expected tensor code whose path depends on sizes only"
         ) from error
     if state is not None:
         raise UnsupportedError(
             f"module: keeps a value from call to call in {state!r}, expected it as an argument and a result of forward"
         )
-    return Traced(graph, tracer.values, tracer.places, tracer.stacks, tracer.decisions, tracer)
+    return Traced(graph, tracer.values, tracer.places, tracer.stacks, tracer.decisions, tracer.escapes, tracer)

@@ -1,0 +1,133 @@
+"""Where Python hands a recorded value over to compiled code: what is recorded there instead.
+
+A recorded value is no Tensor: compiled code that takes it for one reads memory that is none. So its class says what it
+is, and only Python's isinstance sees through it; compiled code refuses it. What has an obvious meaning without
+gradients is recorded: Variable, the forward of an autograd.Function, the Python of a scripted function. len and int
+would make a plain number of a size, which nothing follows: they give the size.
+"""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.autograd import Function
+from torch.autograd.variable import VariableMeta
+
+__all__ = ["entrances"]
+
+_isinstance, _len, _issubclass = builtins.isinstance, builtins.len, builtins.issubclass
+
+
+class _Context:
+    """What an autograd.Function's forward is given: it keeps for a backward that never comes."""
+
+    needs_input_grad: tuple[bool, ...] = ()
+    saved_tensors: tuple[Any, ...] = ()
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.saved_tensors = tensors
+
+    save_for_forward = save_for_backward
+
+    def mark_dirty(self, *tensors: Any) -> None:
+        pass
+
+    mark_non_differentiable = mark_dirty
+
+    def set_materialize_grads(self, value: bool) -> None:
+        pass
+
+
+@contextmanager
+def entrances(
+    proxy: type,
+    value_of: Callable[[Any], Any],
+    recorded: Callable[[Any], bool],
+    refusal: Callable[[str], Exception],
+    homes: Iterable[dict[str, Any]],
+) -> Iterator[None]:
+    """While a module is recorded: isinstance sees the values of proxies, and calls of compiled code are Python's.
+
+    proxy     the class of recorded values; value_of what one is for the example
+    recorded  whether a call with these arguments is to be recorded
+    refusal   the error for a call that cannot be, with the user's line
+    homes     the globals of the user's code, in which int is followed
+    """
+
+    def seen(item: Any, kinds: Any) -> bool:
+        return _isinstance(item, kinds) or (_issubclass(type(item), proxy) and _isinstance(value_of(item), kinds))
+
+    def length(item: Any) -> Any:
+        if _issubclass(type(item), proxy) and _isinstance(value_of(item), torch.Tensor) and value_of(item).ndim:
+            return item.size(0)
+        return _len(item)
+
+    class Whole(type):
+        """The class of a stand-in for int: its calls keep sizes, everything else is int's."""
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            whole = _len(args) == 1 and recorded(args) and type(value_of(args[0])) is int
+            return args[0] if whole else int(*args, **kwargs)
+
+        def __instancecheck__(cls, item: Any) -> bool:
+            return seen(item, int)
+
+        def __subclasscheck__(cls, kind: Any) -> bool:
+            return _issubclass(kind, int)
+
+        def __eq__(cls, other: Any) -> bool:
+            return other is int or other is cls
+
+        def __hash__(cls) -> int:
+            return hash(int)
+
+    whole = Whole("int", (int,), {})
+    homes = [home for home in homes if "int" not in home]
+
+    def variable(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not recorded((args, kwargs)):
+            return type.__call__(cls, *args, **kwargs)
+        return args[0] if args else kwargs["data"]
+
+    kept_apply = Function.__dict__["apply"]
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not recorded((args, kwargs)):
+            return kept_apply.__func__(cls, *args, **kwargs)
+        if cls.setup_context is not Function.setup_context:
+            return cls.forward(*args, **kwargs)
+        context = _Context()
+        context.needs_input_grad = (False,) * len(args)
+        return cls.forward(context, *args, **kwargs)
+
+    scripted = torch.jit.ScriptFunction
+    kept_call = scripted.__call__
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not recorded((args, kwargs)):
+            return kept_call(function, *args, **kwargs)
+        python = getattr(function, "_torchdynamo_inline", None)
+        if not inspect.isfunction(python):
+            raise refusal(f"{function.name}, a scripted function without its Python, expected the function itself")
+        return python(*args, **kwargs)
+
+    try:
+        builtins.isinstance, builtins.len = seen, length
+        for home in homes:
+            home["int"] = whole
+        VariableMeta.__call__ = variable
+        Function.apply = classmethod(apply)
+        scripted.__call__ = call
+        yield
+    finally:
+        builtins.isinstance, builtins.len = _isinstance, _len
+        for home in homes:
+            del home["int"]
+        del VariableMeta.__call__
+        Function.apply = kept_apply
+        scripted.__call__ = kept_call
