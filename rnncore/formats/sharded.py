@@ -9,14 +9,14 @@ reader; each tensor has to be in the file that the index names.
 
 from __future__ import annotations
 
-import json
 import os
 
 from rnncore.errors import FormatError
 from rnncore.formats._arrays import MAX_TENSORS, check_name
-from rnncore.formats._cursor import Cursor, low_level_errors, shown
+from rnncore.formats._cursor import Cursor, shown
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.onnx_external import ExternalData
+from rnncore.strict_json import read_json
 
 __all__ = ["INDEX_NAMES", "looks_like", "read_open"]
 
@@ -58,9 +58,8 @@ def _shards(cursor: Cursor) -> dict[str, list[str]]:
     place = cursor.place
     if len(cursor) > MAX_INDEX:
         raise FormatError(f"{place}: {len(cursor)} bytes, expected at most {MAX_INDEX}")
-    with low_level_errors(place):
-        cursor.seek(0)
-        found = json.loads(cursor.bytes(len(cursor)))
+    cursor.seek(0)
+    found = read_json(cursor.bytes(len(cursor)), place)
     mapped = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(mapped, dict) or not mapped:
         raise FormatError(f"{place}: no weight_map, expected an object of tensors and the files that hold them")
