@@ -145,18 +145,11 @@ class Journal:
         self.done = done
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        """A line that is on disk when this returns, or not there at all."""
+        """A line that is on disk when this returns; where it raises, a part of it may be, which resuming cuts off."""
         line, last = _line(entry, self._last)
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            written = self._file.write(line)
-            if written != len(line):  # a disk that is full takes what it has room for
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / MANIFEST))
-            os.fsync(self._file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):  # half a line, which resuming cuts off
-                os.ftruncate(self._file.fileno(), end)
-            raise
+        if self._file.write(line) != len(line):  # a disk that is full takes what it has room for
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / MANIFEST))
+        os.fsync(self._file.fileno())
         self._last = last
 
     def remove(self) -> None:
