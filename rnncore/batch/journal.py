@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rnncore import atomic
-from rnncore.batch import strict_json
 from rnncore.errors import InputError
+from rnncore.strict_json import read_json
 
 try:
     import fcntl
@@ -230,9 +230,9 @@ def _entries(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
             raise InputError(f"{place}: its checksum is {check[:DIGITS]!r}, but not that of the line{OR_OVERWRITE}")
         before = check[:DIGITS].decode()
         try:
-            entry = strict_json.parse(body, MOST_DEEP)
-        except ValueError as error:
-            raise InputError(f"{place}: {error}{OR_OVERWRITE}") from None
+            entry = read_json(body, place, InputError, deepest=MOST_DEEP)
+        except InputError as error:
+            raise InputError(f"{error}{OR_OVERWRITE}") from None
         yield entry
 
 
