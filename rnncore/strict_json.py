@@ -11,20 +11,29 @@ from rnncore.errors import FormatError, RnncoreError, shown
 __all__ = ["read_json"]
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def read_json(
-    text: str | bytes, place: str, error: type[RnncoreError] = FormatError, *, constants: bool = False
+    text: str | bytes,
+    place: str,
+    error: type[RnncoreError] = FormatError,
+    *,
+    constants: bool = False,
+    deepest: int | None = None,
 ) -> Any:
     """The value that a JSON text holds. Raises ``error``, beginning with ``place``, for anything that is no JSON.
 
     Refused are keys that stand twice in one object, of which readers take one or the other; text that UTF-8 cannot
-    hold (half of a surrogate pair); nesting and integers beyond what Python reads; without ``constants`` NaN and
-    Infinity.
+    hold (half of a surrogate pair); nesting and integers beyond what Python reads, or lists and objects more than
+    ``deepest`` inside each other; without ``constants`` NaN and Infinity.
     """
     try:
         text = text if isinstance(text, str) else bytes(text).decode("utf-8")
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=None if constants else _no_constant)
+        if deepest is not None:
+            _check_depth(text, deepest)
+        found = (_LENIENT if constants else _STRICT).decode(text)
         if not text.isascii():
             text.encode("utf-8")
         if _SURROGATE.search(text):
@@ -51,3 +60,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _check_depth(text: str, most: int) -> None:
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub("", text)):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > most:
+            raise ValueError(f"nested more than {most} deep")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_unique)
+"""Made once: to make one takes as long as to read a short line."""

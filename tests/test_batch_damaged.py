@@ -20,8 +20,9 @@ import pytest
 from batch_kills import IDS, child, outcome, tagger
 from click.testing import CliRunner
 
-from rnncore.batch import strict_json
 from rnncore.cli.application import application
+from rnncore.errors import FormatError
+from rnncore.strict_json import read_json
 
 SCALE = float(os.environ.get("RNNCORE_TEST_SCALE", "1"))
 TARGETS = ("jsonl", "csv", "npz", "parquet", "arrow")
@@ -193,18 +194,18 @@ def write_arrow(table, path):
 
 # a JSON value -> what is wrong with it as an id; "" where nothing is
 IDS_OF_ROWS = {
-    '"\\ud800"': "half of a surrogate pair",
-    '"\\udc00x"': "half of a surrogate pair",
-    '["\\ud800"]': "half of a surrogate pair",
-    '{"\\ud800": 1}': "half of a surrogate pair",
+    '"\\ud800"': "half a surrogate pair",
+    '"\\udc00x"': "half a surrogate pair",
+    '["\\ud800"]': "half a surrogate pair",
+    '{"\\ud800": 1}': "half a surrogate pair",
     "1e999": "Out of range float values",
     "NaN": "Out of range float values",
     "[-Infinity]": "Out of range float values",
-    "9" * 5000: "no JSON: Exceeds the limit",
-    '{"a": 1, "a": 2}': "no JSON: key 'a' is there twice",
+    "9" * 5000: "not JSON: Exceeds the limit",
+    '{"a": 1, "a": 2}': "not JSON: the key 'a' stands twice",
     "[" * 100 + "]" * 100: "nested more than 64 deep",
     '{"a":' * 500 + "1" + "}" * 500: "nested",
-    "[" * 100_000 + "]" * 100_000: "no JSON: nested too deep",
+    "[" * 100_000 + "]" * 100_000: "not JSON: nested too deeply",
     '"a\\u0000"': "",
     '"\\ud83d\\ude00"': "",
     '"x\\n,\\"y\\u2028"': "",
@@ -282,18 +283,14 @@ def test_kept_columns_of_every_type(name, to, model, tmp_path):
         assert result.exit_code == 0, result.output
 
 
-def test_strict_json():
-    assert strict_json.parse(b'\xef\xbb\xbf{"a": [1, {"a": 2}]}', most_deep=3) == {"a": [1, {"a": 2}]}
-    assert strict_json.parse(b'{"[[[[": "]]\\"[[[["}', most_deep=1) == {"[[[[": ']]"[[[['}
-    for text, what in (
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' is there twice"),
-        (b"[[[1]]]", "nested more than 2 deep"),
-        (b"[NaN]", "NaN is no JSON"),
-        (b"[-Infinity]", "-Infinity is no JSON"),
-        (b"\xff", "utf-8"),
-        (b"[1,]", "value"),
-    ):
-        with pytest.raises(ValueError, match=what):
-            strict_json.parse(text, most_deep=2)
-    with pytest.raises(ValueError, match="nested too deep"):
-        strict_json.parse(b"[" * 100_000)
+def test_depth_is_counted_outside_of_strings():
+    assert read_json('{"[[[[": "]]\\"[[[["}', "x", deepest=1) == {"[[[[": ']]"[[[['}
+    assert read_json("[[1], [[2]]]", "x", deepest=3) == [[1], [[2]]]
+    with pytest.raises(FormatError, match="x: not JSON: nested more than 2 deep"):
+        read_json("[[1], [[2]]]", "x", deepest=2)
+
+
+def test_a_mark_of_order_before_the_first_row(model, tmp_path):
+    """As editors on Windows write it."""
+    (tmp_path / "in.jsonl").write_bytes(b'\xef\xbb\xbf{"tokens": [1]}\n')
+    assert invoke(words(model, tmp_path / "in.jsonl", tmp_path / "y.jsonl")).exit_code == 0

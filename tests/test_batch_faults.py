@@ -21,7 +21,7 @@ from rnncore.cli.application import application
 SCALE = float(os.environ.get("RNNCORE_TEST_SCALE", "1"))
 SHARDS = ("--shard-rows", str(ROWS // 3))
 ANY = ("--max-errors", "any")
-CALLS = ("open", "write", "fsync", "replace", "chmod", "unlink", "mkdir", "rmdir", "ftruncate", "close")
+CALLS = ("open", "write", "fsync", "replace", "chmod", "unlink", "mkdir", "rmdir", "close")
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "EROFS": errno.EROFS}
 CODES = {"ENOSPC": 75, "EDQUOT": 75, "EIO": 74, "EROFS": 74}
 

@@ -315,7 +315,7 @@ def levels(column):
 
 
 JSON_ROWS = {
-    '{"tokens": [1, 2': "line 2: no JSON",
+    '{"tokens": [1, 2': "line 2: not JSON",
     "[1, 2]": "line 2: a JSON list, expected an object",
     '{"tokens": null}': "line 2: column 'tokens' is null",
     '{"words": [1]}': "line 2: column 'tokens' is not there",

@@ -9,7 +9,6 @@
     workers.py   threads that run the batches side by side
     outputs.py   results -> the bytes of a shard, and shards -> one file
     journal.py   the manifest, the lock
-    strict_json.py  JSON with no key twice, as manifests and rows are read
     job.py       a whole run: resumed, stopped, out of disk
     predictor.py BatchPredictor, for Ray Data, Spark, Dask and Beam
 

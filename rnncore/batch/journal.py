@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rnncore import atomic
-from rnncore.batch import strict_json
 from rnncore.errors import InputError
+from rnncore.strict_json import read_json
 
 try:
     import fcntl
@@ -145,18 +145,11 @@ class Journal:
         self.done = done
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        """A line that is on disk when this returns, or not there at all."""
+        """A line that is on disk when this returns; where it raises, a part of it may be, which resuming cuts off."""
         line, last = _line(entry, self._last)
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            written = self._file.write(line)
-            if written != len(line):  # a disk that is full takes what it has room for
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / MANIFEST))
-            os.fsync(self._file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):  # half a line, which resuming cuts off
-                os.ftruncate(self._file.fileno(), end)
-            raise
+        if self._file.write(line) != len(line):  # a disk that is full takes what it has room for
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / MANIFEST))
+        os.fsync(self._file.fileno())
         self._last = last
 
     def remove(self) -> None:
@@ -237,9 +230,9 @@ def _entries(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
             raise InputError(f"{place}: its checksum is {check[:DIGITS]!r}, but not that of the line{OR_OVERWRITE}")
         before = check[:DIGITS].decode()
         try:
-            entry = strict_json.parse(body, MOST_DEEP)
-        except ValueError as error:
-            raise InputError(f"{place}: {error}{OR_OVERWRITE}") from None
+            entry = read_json(body, place, InputError, deepest=MOST_DEEP)
+        except InputError as error:
+            raise InputError(f"{error}{OR_OVERWRITE}") from None
         yield entry
 
 

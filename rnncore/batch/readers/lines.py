@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
@@ -16,11 +17,11 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch import strict_json
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns, only_input
 from rnncore.batch.rows import empty_row
 from rnncore.errors import InputError
 from rnncore.spec import Input
+from rnncore.strict_json import read_json
 
 __all__ = ["CsvReader", "JsonlReader"]
 
@@ -89,7 +90,7 @@ class JsonlReader(LinesReader):
             row += 1
             if row < skip:
                 if self._bound is None:
-                    self._bind(line)
+                    self._bind(_object(line, number))
                 continue
             pending.append((number, line))
             size += len(line)
@@ -99,9 +100,8 @@ class JsonlReader(LinesReader):
         if pending or row < 0:
             yield self._part(row + 1 - len(pending), pending)
 
-    def _bind(self, line: bytes) -> None:
+    def _bind(self, found: dict[str, Any] | str) -> None:
         """Which keys are which inputs, as the first row that is an object has them."""
-        found = _object(line)
         if isinstance(found, dict):
             lists = [name for name, value in found.items() if isinstance(value, list)]
             self._bound = bind_columns(self._request, list(found), lists)
@@ -111,9 +111,12 @@ class JsonlReader(LinesReader):
         part = Part(start, len(lines), np.zeros(0, np.int64), {})
         good, rows, kept = [], [], []
         for position, (number, line) in enumerate(lines):
+            found = _object(line, number)
             if self._bound is None:
-                self._bind(line)
-            found = _object(line)
+                self._bind(found)
+            if isinstance(found, str):
+                part.bad[position] = found
+                continue
             try:
                 row = self._row(found)
                 labels = [_label(name, found.get(name)) for name in self._kept]
@@ -130,37 +133,31 @@ class JsonlReader(LinesReader):
             part.kept = {name: [row[k] for row in kept] for k, name in enumerate(self._kept)}
         return part
 
-    def _row(self, found: Any) -> dict[str, np.ndarray]:
-        if isinstance(found, str):
-            raise InputError(found)
-        if self._bound is None:
-            raise InputError("no JSON object")
+    def _row(self, found: dict[str, Any]) -> dict[str, np.ndarray]:
         shapes = self._request.plan.shapes
         return {name: _array(column, found.get(column, ...), shapes[name]) for name, column in self._bound.items()}
 
 
-def _object(line: bytes) -> dict[str, Any] | str:
+def _object(line: bytes, number: int) -> dict[str, Any] | str:
     """The object in a line, or what is wrong with it."""
+    place = f"line {number}"
     try:
-        found = strict_json.parse(line, constants=True)
-    except ValueError as error:
-        return f"no JSON: {error}"
-    return found if isinstance(found, dict) else f"a JSON {type(found).__name__}, expected an object"
+        found = read_json(line.removeprefix(codecs.BOM_UTF8), place, InputError, constants=True)
+    except InputError as error:
+        return str(error)
+    return found if isinstance(found, dict) else f"{place}: a JSON {type(found).__name__}, expected an object"
 
 
 def _label(column: str, value: Any) -> Any:
     """A value that is kept, as it is. InputError where no file of results could hold it."""
-    if value is None or isinstance(value, int):
-        return value
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        if not isinstance(value, str):
-            strict_json.check_depth(text, MOST_DEEP)
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"column {column!r}: half of a surrogate pair ({error.object[error.start]!a})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"column {column!r}: {error or 'nested too deep'}") from None
+    if isinstance(value, (float, list, dict)):
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except RecursionError:
+            raise InputError(f"column {column!r}: nested too deep") from None
+        except ValueError as error:
+            raise InputError(f"column {column!r}: {error}") from None
+        read_json(text, f"column {column!r}", InputError, deepest=MOST_DEEP)
     return value
 
 
