@@ -149,9 +149,9 @@ def counted(work):
     return calls, seconds
 
 
-def assert_linear(build, work):
+def assert_linear(build, work, most=64_000):
     found = []
-    for size in SIZES:
+    for size in (size for size in SIZES if size <= most):
         graph = build(size)
         work(graph) if not found else None  # what is imported and kept at first use
         found.append((size, *counted(lambda graph=graph: work(graph))))
@@ -330,4 +330,5 @@ def test_loading_onnx_is_linear(name, tmp_path):
         path.write_bytes(onnx_graphs()[name](count).SerializeToString())
         return path
 
-    assert_linear(build, load)
+    # A file may have 300,000 fields of protobuf: 64,000 nodes of the plainest kind.
+    assert_linear(build, load, most=64_000 if name == "Relu" else 16_000)
