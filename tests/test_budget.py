@@ -228,6 +228,23 @@ def test_load_takes_a_budget(tmp_path):
     rnncore.load(path, budget=LARGE).run({"x": np.zeros((2, 7, 8), np.float32)})
 
 
+def test_streams_are_not_counted():
+    """Their caller cuts the pieces; loops inside run as they do in a model without a budget."""
+    spec = scan()
+    body = spec.nodes[0].branches[0]
+    time_first = Input("x", "float", ("T", "B", 8))
+    spec = Spec([Input("h", "float", ("B", 8)), time_first], [Control("scan", "Scan", ("h", "x"), (body,),
+                sequences=1)], ["scan.1"])  # fmt: skip
+    given = inputs_of(NETWORKS["scan"][1])
+    plain, bounded = Model(spec, {}), Model(spec, {}, budget=Budget(work=1))
+    with pytest.raises(InputError, match="budget"):
+        bounded.run(given)
+    for model in (plain, bounded):
+        stream = model.stream(batch=2, inputs={"h": given["h"]})
+        found = np.concatenate([stream.feed(given["x"][:1]), stream.feed(given["x"][1:])])
+        np.testing.assert_array_equal(found, plain.run(given)["scan.1"])
+
+
 def test_no_budget_no_cost():
     """Without one there is no metered step, and a single layer keeps its short way."""
     spec = Spec([X], [Recurrent("lstm", LSTM(8, 4), "x")], ["lstm"])
