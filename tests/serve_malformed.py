@@ -331,6 +331,11 @@ class Attack:
         return path, headers, bytes(changed), False
 
 
+def as_pairs(headers):
+    """Of a mapping, or of pairs where a name is there twice."""
+    return list(headers.items() if isinstance(headers, dict) else headers)
+
+
 class Connection:
     """HTTP that is opened again where the server closed it."""
 
@@ -345,8 +350,7 @@ class Connection:
             return self._post(path, headers, body)
 
     def _post(self, path, headers, body):
-        """headers: a mapping, or pairs where a name is there twice."""
-        pairs = list(headers.items() if isinstance(headers, dict) else headers)
+        pairs = as_pairs(headers)
         names = {name.lower() for name, _ in pairs}
         self._client.putrequest("POST", path, skip_host="host" in names, skip_accept_encoding=True)
         for name, value in [*pairs, ("Content-Length", str(len(body)))]:
@@ -359,8 +363,7 @@ class Connection:
         """Announces a body, sends a part and goes."""
         with socket.create_connection(("127.0.0.1", self._port)) as plain:
             lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
-            pairs = headers.items() if isinstance(headers, dict) else headers
-            lines += [f"{name}: {value}" for name, value in pairs]
+            lines += [f"{name}: {value}" for name, value in as_pairs(headers)]
             plain.sendall("\r\n".join([*lines, "", ""]).encode() + body[:at])
 
 

@@ -191,6 +191,14 @@ def test_unknown_routes_and_methods(client):
     refused(client.get("/v2/models/tagger/versions/3"), 404, "no version")
 
 
+def test_no_redirection_is_made_of_what_a_client_sent(client):
+    for path in ("/v2/", "/v2/?\x81", "/v2/models/tagger/?a=\xff"):
+        refused(client.get(path), 404, "Not Found")
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as plain:
+        plain.sendall(b"GET /v2/?\x81 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert plain.recv(100).startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
+
+
 # --- who may ask ---
 
 

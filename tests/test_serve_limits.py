@@ -22,7 +22,7 @@ import psutil
 import pytest
 from serve_processes import save_models, server_process
 from served import FEATURES, adder, models, serving, tagger
-from test_serve_http import slow_model
+from test_serve_http import Held
 from test_serve_process import certificate
 
 from rnncore.serve import Limits, connection, listener, watch
@@ -262,10 +262,11 @@ def test_requests_sent_ahead_are_answered_in_order_and_not_all_parsed(server):
 
 def test_nothing_more_is_parsed_behind_a_request_that_waits():
     """Also where it comes by the packet, while what looks whether the client stays reads on."""
-    with serving({"tagger": slow_model()}, tokens=(TOKEN,)) as server, Client(server.listener.port) as client:
+    held, sizes = Held(), []
+    with serving({"tagger": held.model}, tokens=(TOKEN,)) as server, Client(server.listener.port) as client:
         client.send(request(INFER, body=BODY))
-        until(lambda: any(one.cycle is not None for one in list(server.server_state.connections)))
-        (own,), sizes = list(server.server_state.connections), []
+        assert held.begun.wait(60)
+        (own,) = list(server.server_state.connections)
 
         def more():
             for _ in range(400):
@@ -273,8 +274,10 @@ def test_nothing_more_is_parsed_behind_a_request_that_waits():
                 sizes.append(len(own.pipeline))
 
         own.loop.call_soon_threadsafe(more)
+        until(lambda: len(sizes) == 400)
+        held.released.set()
         assert [client.answer()[0] for _ in range(401)] == [200] * 401
-    assert len(sizes) == 400 and max(sizes) == 1
+    assert max(sizes) == 1
 
 
 def test_a_bad_request_behind_a_good_one_takes_nothing_from_it(client):

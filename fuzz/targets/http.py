@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from typing import Any
 
 from mutate import change_bytes, change_text_inside
 from outcome import WrongResult
-from serve_malformed import Attack
+from serve_malformed import Attack, as_pairs
 from served import models
 
 from rnncore.serve import create_app
@@ -28,7 +29,7 @@ ROUTES = (
 
 
 def run(data: bytes) -> int:
-    """A head as lines, an empty line, a body. An answer below 500, or a 503; as JSON where it is a refusal."""
+    """A head as lines, an empty line, a body. An answer below 500, or a 503 or 504; as JSON where it is a refusal."""
     head, _, body = data.partition(b"\n\n")
     lines = head.split(b"\n")
     method, _, path = lines[0].partition(b" ")
@@ -58,7 +59,7 @@ def run(data: bytes) -> int:
         raise errors[0]
     status = sent[0]["status"]
     answer = b"".join(message.get("body", b"") for message in sent[1:])
-    if status >= 500 and status != 503:
+    if status >= 500 and status not in (503, 504):
         raise WrongResult(f"status {status}: {answer[:300]!r}")
     if 400 <= status < 500 and set(json.loads(answer)) != {"error", "request_id"}:
         raise WrongResult(f"status {status}: {answer[:300]!r}")
@@ -79,8 +80,8 @@ def seeds() -> list[bytes]:
     return [*found, *stored("http")]
 
 
-def as_bytes(path: str, headers: dict[str, str], body: bytes) -> bytes:
-    lines = [f"POST {path}", *(f"{name}: {value}" for name, value in headers.items())]
+def as_bytes(path: str, headers: Any, body: bytes) -> bytes:
+    lines = [f"POST {path}", *(f"{name}: {value}" for name, value in as_pairs(headers))]
     return "\n".join(lines).encode() + b"\n\n" + body
 
 

@@ -65,6 +65,7 @@ def create_app(
         await service.shutdown()
 
     app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False  # the address of a redirection would be made of what the client sent
     app.state.service = service
     app.state.metrics, app.state.tokens, app.state.inference = metrics, known, inference
     app.add_middleware(Shortcut, service=service, inference=inference)
