@@ -184,7 +184,14 @@ def _guided(options: argparse.Namespace) -> None:
             worker.close()
             os._exit(0)  # libFuzzer's own end of time is reported as a crash now and then
 
-    quiet = ["-timeout=0", "-rss_limit_mb=0", "-verbosity=0", "-handle_segv=0", "-handle_abrt=0", "-detect_leaks=0"]
+    quiet = [
+        "-timeout=1000000",
+        "-rss_limit_mb=0",
+        "-verbosity=0",
+        "-handle_segv=0",
+        "-handle_abrt=0",
+        "-detect_leaks=0",
+    ]
     arguments = [sys.argv[0], f"-seed={options.seed & 0x7FFFFFFF}", *quiet, "-max_len=65536", str(corpus)]
     atheris.Setup(arguments, one, custom_mutator=mutator)
     atheris.Fuzz()
