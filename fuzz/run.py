@@ -116,7 +116,7 @@ class Watcher:
             hung = self._watch(process)
             log.seek(0)
             text = log.read().decode(errors="replace")
-        if process.returncode == 0 and not hung:
+        if self._shared.finished and not hung:
             return None
         return ("hang" if hung else "crash"), text
 

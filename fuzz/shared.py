@@ -11,7 +11,7 @@ __all__ = ["DEADLY", "Shared"]
 DEADLY = "deadly.txt"  # in the folder of what is found: digests of the inputs that ended a worker
 
 ROOM = 1 << 22
-HEAD = struct.Struct("<QQQdI")  # executions, refused, faults, slowest, length of the input
+HEAD = struct.Struct("<QQQdII")  # executions, refused, faults, slowest, length of the input, whether all is done
 
 
 class Shared:
@@ -26,7 +26,15 @@ class Shared:
     def begin(self, data: bytes, executions: int, refused: int, faults: int, slowest: float) -> None:
         kept = data[:ROOM]
         self._map[HEAD.size : HEAD.size + len(kept)] = kept
-        HEAD.pack_into(self._map, 0, executions, refused, faults, slowest, len(kept))
+        HEAD.pack_into(self._map, 0, executions, refused, faults, slowest, len(kept), 0)
+
+    def finish(self) -> None:
+        """The worker ends as it should, whatever its exit code will be."""
+        HEAD.pack_into(self._map, 0, *self.counts, 0, 1)
+
+    @property
+    def finished(self) -> bool:
+        return bool(HEAD.unpack_from(self._map)[5])
 
     @property
     def counts(self) -> tuple[int, int, int, float]:

@@ -109,6 +109,7 @@ class Worker:
     def close(self) -> None:
         judge = self._judge
         self._shared.begin(b"", judge.executions, judge.refused, self._faults, judge.slowest)
+        self._shared.finish()
 
     def _save(self, stem: str, data: bytes, fault) -> None:
         """The input, then the smallest found that shows the same, with what it shows."""
@@ -182,9 +183,16 @@ def _guided(options: argparse.Namespace) -> None:
         worker.execute(data)
         if time.monotonic() > end or worker.executions >= options.count:
             worker.close()
-            os._exit(0)  # libFuzzer's own end of time is reported as a crash now and then
+            os._exit(0)  # which libFuzzer may call a crash
 
-    quiet = ["-timeout=0", "-rss_limit_mb=0", "-verbosity=0", "-handle_segv=0", "-handle_abrt=0", "-detect_leaks=0"]
+    quiet = [
+        "-timeout=1000000",
+        "-rss_limit_mb=0",
+        "-verbosity=0",
+        "-handle_segv=0",
+        "-handle_abrt=0",
+        "-detect_leaks=0",
+    ]
     arguments = [sys.argv[0], f"-seed={options.seed & 0x7FFFFFFF}", *quiet, "-max_len=65536", str(corpus)]
     atheris.Setup(arguments, one, custom_mutator=mutator)
     atheris.Fuzz()

@@ -34,8 +34,8 @@ CHOICES = {
     "score": ("dot", "general", "concat"),
     "score_mode": ("dot", "concat"),
     "round_mode": ("up", "down", "nearest"),
-    "activation": (None, "relu", "tanh", "sigmoid", "linear"),
-    "empty_rows": ("zero", "mean", "nan"),
+    "activation": (None, "Relu", "Tanh", "Sigmoid"),
+    "empty_rows": ("zero", "uniform"),
     "equation": (
         "ij,jk->ik",
         "bij,bjk->bik",
@@ -53,6 +53,13 @@ CHOICES = {
     "type": ("Det", "GridSample", "Col2Im", "RoiAlign", "AffineGrid", "HannWindow", "CenterCropPad", "Attention"),
     "attributes": ("{}", '{"axis": 1}', '{"mode": "cubic"}', "[", '{"kernel_shape": [2, 2]}'),
     "outputs": ('[["float", ["?", "?"]]]', '[["float", [2]]]', "[]", '[["int64", ["B"]]]'),
+}
+CHOICES_OF = {
+    ("Resize", "mode"): ("nearest", "linear", "cubic"),
+    ("Upsample", "mode"): ("nearest", "linear"),
+    ("Pad", "mode"): ("constant", "reflect", "edge", "wrap"),
+    ("DepthToSpace", "mode"): ("DCR", "CRD"),
+    ("BitShift", "direction"): ("LEFT", "RIGHT"),
 }
 BY_WINDOW = ("kernel_shape", "strides", "dilations")  # one number for each spatial axis
 FLOATS = (
@@ -88,28 +95,33 @@ def random_attributes(op: Any, draw: Draw, shape: tuple[int | str, ...]) -> dict
     """Attributes for an op whose first input has this shape; odd ones now and then."""
     found = {}
     for name, default in op.attributes.items():
-        if default is not ... and not draw.chance(2):
-            continue
-        found[name] = draw.pick(ODD_VALUES) if draw.chance(24) else _attribute(name, default, draw, shape)
+        if default is ... or draw.chance(3):
+            found[name] = draw.pick(ODD_VALUES) if draw.chance(24) else _attribute(op.name, name, default, draw, shape)
+    if not draw.chance(8):
+        _make_fit(op.name, found, draw, shape)
     return found
 
 
-def _attribute(name: str, default: Any, draw: Draw, shape: tuple[int | str, ...]) -> Any:
+def _attribute(op: str, name: str, default: Any, draw: Draw, shape: tuple[int | str, ...]) -> Any:
     rank = len(shape)
     windows = max(1, rank - 2) if not draw.chance(12) else draw.between(0, 5)
+    if isinstance(default, bool):
+        return bool(draw.below(2)) if not draw.chance(16) else draw.below(3)
+    if (op, name) in CHOICES_OF:
+        return draw.pick(CHOICES_OF[op, name])
     if name in CHOICES:
         return draw.pick(CHOICES[name])
-    if name == "indices" and default is None:
+    if name == "indices":
         return draw.integer() if draw.chance(3) else [draw.integer() for _ in range(draw.below(4))]
     if name in FLAGS:
-        return bool(draw.below(2)) if draw.chance(2) else draw.below(2)
-    if name in FLOATS and not (name == "bias" and isinstance(default, bool)):
-        return draw.pick((1.0, 0.5, 0.0, -0.75, 2, 1e-5, 1e30, -1))
+        return draw.below(2) if not draw.chance(16) else draw.below(4)
+    if name in FLOATS:
+        return draw.pick((1.0, 0.5, 1e-5, 2, 0.0)) if not draw.chance(8) else draw.pick((-0.75, 1e30, -1))
     if name in BY_WINDOW:
         return [_window(draw) for _ in range(windows)]
-    if name == "pads" or name == "output_padding" or name == "output_shape":
-        count = {"pads": 2 * (windows if draw.chance(2) else rank)}.get(name, windows)
-        return [draw.integer() if draw.chance(8) else draw.below(3) for _ in range(count)]
+    if name in ("pads", "output_padding", "output_shape"):
+        count = {"pads": 2 * (rank if op == "Pad" else windows)}.get(name, windows)
+        return [draw.integer() if draw.chance(16) else draw.below(3) for _ in range(count)]
     if name == "perm":
         order = list(range(rank))
         for at in range(rank - 1, 0, -1):
@@ -121,19 +133,66 @@ def _attribute(name: str, default: Any, draw: Draw, shape: tuple[int | str, ...]
     if name in ("input_size", "query_size", "memory_size", "value_size", "key_size"):
         return shape[-1] if rank and isinstance(shape[-1], int) else draw.between(1, 9)
     if name in ("group", "num_groups", "num_heads", "blocksize", "p", "num_outputs"):
-        return draw.pick((1, 2, 1, 3, 4, 0, draw.integer()))
+        return draw.pick((1, 2, 1, 2, 3, 4, 1, draw.integer()))
     if name in ("shape", "repeats", "split", "starts", "ends", "steps", "sizes", "scales", "roi", "axes"):
-        count = rank if draw.chance(2) else draw.below(5)
+        count = rank if not draw.chance(4) else draw.below(5)
         if name == "axes":
-            return [draw.between(-rank, max(0, rank - 1)) for _ in range(min(count, 3))]
+            return [draw.between(-rank, max(0, rank - 1)) for _ in range(min(count, 2))]
         if name == "scales":
-            return [draw.pick((1.0, 2.0, 0.5, 1.5, 3, 0.0, -1.0, 1e9)) for _ in range(count)]
-        return [draw.integer() if draw.chance(3) else draw.between(0, 4) for _ in range(count)]
+            return [draw.pick((1.0, 2.0, 0.5, 1.5, 3)) if not draw.chance(12) else draw.integer() for _ in range(count)]
+        return [draw.integer() if draw.chance(6) else draw.between(0, 4) for _ in range(count)]
     if name == "value":
         return draw.pick((0, 1, 1.5, True, [1.0, 2.0], "AACAPw=="))
-    if name == "activations":
-        return draw.pick((None, ["sigmoid", "tanh", "tanh"], ["relu"], ["Sigmoid", "Tanh", "Tanh"]))
-    return draw.between(1, 9) if not draw.chance(5) else draw.integer()
+    return draw.between(1, 9) if not draw.chance(8) else draw.integer()
+
+
+def _make_fit(op: str, found: dict[str, Any], draw: Draw, shape: tuple[int | str, ...]) -> None:
+    """Attributes that have to agree with each other do."""
+    rank, channels = len(shape), shape[1] if len(shape) > 1 and isinstance(shape[1], int) else 1
+    last = shape[-1] if shape and isinstance(shape[-1], int) else 4
+    for name in ("stash_type", "storage_order", "antialias"):  # of which one value is supported
+        found.pop(name, None)
+    if op in ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv"):
+        if "group" in found and (type(found["group"]) is not int or found["group"] < 1 or channels % found["group"]):
+            found["group"] = draw.pick([size for size in range(1, channels + 1) if channels % size == 0])
+        if "auto_pad" in found and found["auto_pad"] != "NOTSET":
+            found.pop("pads", None)
+        for name in ("input_size", "output_size"):
+            found.pop(name, None)
+        if op in ("Conv", "ConvTranspose") and draw.chance(3):
+            found["input_size"], found["output_size"] = channels, found.get("group", 1) * draw.between(1, 3)
+            found["kernel_shape"] = [_window(draw) for _ in range(max(1, rank - 2))]
+    elif "Pool" in op and found.get("auto_pad", "NOTSET") != "NOTSET":
+        found.pop("pads", None)
+    elif op == "Slice":
+        count = draw.between(1, max(1, min(rank, 3)))
+        for name in ("starts", "ends", "steps", "axes"):
+            found[name] = [draw.integer() if draw.chance(3) else draw.between(-3, 4) for _ in range(count)]
+        found["axes"] = list(range(count)) if draw.chance(2) else None
+        found["steps"] = [draw.pick((1, 2, -1, 3, -2)) for _ in range(count)] if draw.chance(2) else None
+    elif op == "Split":
+        found.pop("split", None)
+        found["num_outputs"] = draw.between(1, 3)
+    elif op == "Resize":
+        found.pop("sizes" if draw.chance(2) else "scales", None)
+        if "sizes" not in found and "scales" not in found:
+            found["scales"] = [draw.pick((1.0, 2.0, 0.5, 1.5)) for _ in shape]
+    elif op in ("DepthToSpace", "SpaceToDepth"):
+        found["blocksize"] = draw.pick((2, 1, 2, 3))
+    elif op == "MultiHeadAttention":
+        found.update(query_size=last, num_heads=draw.between(1, 3), key_dim=draw.between(1, 4), value_size=3)
+        found["key_size"] = draw.pick((None, 3))
+    elif op in ("BahdanauAttention", "LuongAttention"):
+        found.update(query_size=last, memory_size=draw.pick((last, 3)), attention_size=draw.between(1, 5))
+        if op == "LuongAttention" and found["score"] != "concat":
+            found["attention_size"], found["bias"] = None, False
+    elif op == "WordAttention":
+        found.update(input_size=last, attention_size=draw.between(1, 5))
+    elif op == "DynamicQuantizeLSTM":
+        found.pop("activations", None)
+        found.update(hidden_size=3, direction=draw.pick(("forward", "reverse")))
+    elif op == "EyeLike":
+        found["dtype"] = draw.pick(("float", "int64", "bool"))
 
 
 def _window(draw: Draw) -> int:
@@ -151,6 +210,8 @@ def random_operands(op: Any, attributes: dict[str, Any], x: Value, draw: Draw) -
     out = group * draw.between(1, 3) if group < 64 else draw.between(1, 3)
     vector = Value(x.dtype, (channels,))
     width = draw.between(1, 9)
+    memory = attributes.get("memory_size")
+    memory = memory if type(memory) is int and 0 < memory < 99 else width
     scale, zero = Value(FLOAT, ()), Value("uint8", ())
     small = Value("int8", (last, width))
     batch, steps = (shape[0], shape[1]) if len(shape) > 1 else ("B", "T")
@@ -186,12 +247,17 @@ def random_operands(op: Any, attributes: dict[str, Any], x: Value, draw: Draw) -
         "OneHot": [Value(INT, ()), Value(FLOAT, (2,))],
         "Compress": [Value(BOOL, (draw.between(0, 5),))],
         "Range": [x, x],
-        "BahdanauAttention": [Value(FLOAT, (batch, "N", draw.between(1, 9))), Value(BOOL, (batch, "N"))],
-        "LuongAttention": [Value(FLOAT, (batch, "N", draw.between(1, 9))), Value(BOOL, (batch, "N"))],
+        "BahdanauAttention": [Value(FLOAT, (batch, "N", memory)), Value(BOOL, (batch, "N"))],
+        "LuongAttention": [Value(FLOAT, (batch, "N", memory)), Value(BOOL, (batch, "N"))],
         "WordAttention": [Value(BOOL, (batch, steps))],
         "KerasAttention": [Value(x.dtype, (batch, "N", last)), Value(x.dtype, (batch, "N", last))],
         "KerasAdditiveAttention": [Value(x.dtype, (batch, "N", last)), Value(x.dtype, (batch, "N", last))],
-        "MultiHeadAttention": [Value(FLOAT, (batch, "N", draw.between(1, 9)))],
+        "MultiHeadAttention": [Value(FLOAT, (batch, "N", 3)), Value(FLOAT, (batch, "N", 3)), Value(BOOL, (batch, "N"))],
+        "DynamicQuantizeLSTM": [
+            *(Value("int8", (1, last, 12)), Value("int8", (1, 3, 12)), Value(FLOAT, (1, 24)), Value("int32", (batch,))),
+            *(Value(FLOAT, (1, batch, 3)), Value(FLOAT, (1, batch, 3)), None),
+            *(Value(FLOAT, (1,)), Value("int8", (1,)), Value(FLOAT, (1,)), Value("int8", (1,))),
+        ],
         "STFT": [Value(INT, ()), Value(FLOAT, (draw.between(1, 9),)), Value(INT, ())],
         "DFT": [Value(INT, ())],
         "Expand": [Value(INT, (draw.between(0, 5),))],
@@ -241,6 +307,17 @@ class Graph:
         self.inputs.append(entry)
         self.values[entry.name] = entry.value
         return entry.name
+
+    def spatial(self) -> str:
+        """A float value (N, C, spatial sizes): one that is there, or a new one of up to 64 axes."""
+        fitting = [name for name, value in self.values.items() if value.dtype == FLOAT and 3 <= len(value.shape) <= 64]
+        if fitting and self.draw.chance(2):
+            return self.draw.pick(fitting)
+        if self.draw.chance(16):
+            return self.add_input(FLOAT, (1, 1, *(1 + self.draw.chance(8) for _ in range(self.draw.between(5, 62)))))
+        axes = self.draw.pick((1, 2, 1, 2, 3, 4))
+        sizes = [self.draw.pick(("T", "N")) if self.draw.chance(4) else self.draw.between(1, 9) for _ in range(axes)]
+        return self.add_input(FLOAT, (self.draw.pick(("B", 1, 2)), self.draw.between(1, 6), *sizes))
 
     def some(self, dtype: str | None = None) -> str:
         """A value that is there, of this dtype if there is one, late ones more often; or a new input."""
@@ -293,15 +370,20 @@ class Graph:
         op = OPS[op_name or draw.pick(OPS_BY_NAME)]
         least, most = op.arity
         wanted = FIRST.get(op.name)
-        inputs = [self.like(wanted) if wanted else self.some(FLOAT if draw.chance(2) else None)] if most else []
+        if op.name in WINDOWED and not draw.chance(8):
+            inputs = [self.spatial()]
+        else:
+            inputs = [self.like(wanted) if wanted else self.some(FLOAT if draw.chance(2) else None)] if most else []
         x = self.values[inputs[0]] if inputs else Value(FLOAT, ())
         try:
             attributes = random_attributes(op, draw, x.shape)
             operands = random_operands(op, attributes, x, draw)
             count = min(most, max(least, 1) + (draw.below(3) if draw.chance(2) else 0))
+            if op.name in ("Conv", "ConvTranspose"):  # with weights of the node's own, or as inputs
+                count = 1 if "input_size" in attributes else draw.between(2, 3)
             for place in range(1, count):
                 if operands is not None and place <= len(operands):
-                    inputs.append(self.like(operands[place - 1]))
+                    inputs.append("" if operands[place - 1] is None else self.like(operands[place - 1]))
                 elif place in op.optional and draw.chance(2):
                     inputs.append("")
                 else:
@@ -420,8 +502,28 @@ class Graph:
         return Spec(self.inputs, self.nodes, outputs or [next(iter(self.nodes)).name])
 
 
+WINDOWED = (
+    *(
+        "Conv",
+        "ConvTranspose",
+        "MaxPool",
+        "AveragePool",
+        "LpPool",
+        "GlobalMaxPool",
+        "GlobalAveragePool",
+        "GlobalLpPool",
+    ),
+    *("LRN", "InstanceNormalization", "BatchNormalization", "MeanVarianceNormalization", "Resize", "Upsample", "Pad"),
+)
 OPS_BY_NAME = tuple(sorted(OPS))
 FIRST = {
+    **dict.fromkeys(("BahdanauAttention", "LuongAttention", "WordAttention"), Value(FLOAT, ("B", "T", 4))),
+    **dict.fromkeys(("MultiHeadAttention", "KerasAttention", "KerasAdditiveAttention"), Value(FLOAT, ("B", "T", 4))),
+    "DepthToSpace": Value(FLOAT, ("B", 4, 2, 3)),
+    "SpaceToDepth": Value(FLOAT, ("B", 2, 4, 6)),
+    "GroupNormalization": Value(FLOAT, ("B", 4, "T")),
+    "DynamicQuantizeLSTM": Value(FLOAT, ("T", "B", 4)),
+    "EyeLike": Value(FLOAT, ("B", 3)),
     "Where": Value(BOOL, (2, 3)),
     "Embedding": Value(INT, ("B", "T")),
     "MatMulInteger": Value("uint8", ("B", 4)),

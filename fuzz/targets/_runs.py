@@ -62,7 +62,8 @@ def check_declared(model: Model, given: Mapping[str, Any], outputs: Mapping[str,
     """WrongResult unless every output is of the dtype, rank and sizes that its Spec says."""
     sizes: dict[str, int] = {}
     for entry in model.spec.inputs:
-        for name, size in zip(entry.shape, np.shape(given.get(entry.name, ())), strict=False):
+        shape = given[entry.name].shape if entry.name in given else ()
+        for name, size in zip(entry.shape, shape, strict=False):
             if isinstance(name, str) and name.isidentifier():  # "2*T" is a name there, but a size elsewhere
                 sizes.setdefault(name, size)
     for name, array in outputs.items():
