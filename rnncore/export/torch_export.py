@@ -53,7 +53,8 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     roll(first, second)
     inputs = _inputs(axes, module, first, second)
     taken = {name for name, _ in module.named_modules() if name}
-    lowering = Lowering(first, second, inputs, taken={f"{name}." for name in taken})
+    stored = module.state_dict().keys()
+    lowering = Lowering(first, second, inputs, {f"{name}." for name in taken}, stored)
     found, outputs, _ = lowering.run(_lower)
     spec, weights = _assembled(lowering, found)
     names = spec.outputs
@@ -350,7 +351,7 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
         spec = Spec(g.inputs, g.nodes, names)
     except SpecError as error:
         raise UnsupportedError(f"module: {error}") from None
-    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()})
+    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True)
     g.notes += notes
     needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
     inputs = [entry for entry in spec.inputs if entry.name in needed]

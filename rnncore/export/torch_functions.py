@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, all_static, array_of
+from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, all_static, any_trained, array_of
 
 __all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
@@ -1005,6 +1005,7 @@ def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
     inputs: list[Any] = [one]
     found = g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
     found.static = all_static([value, *sizes])  # whatever tensor lent its dtype or shape
+    found.trained = any_trained(value)
     return found
 
 
