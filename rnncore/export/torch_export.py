@@ -130,10 +130,17 @@ def _bound(module: nn.Module, example: Any, lengths: Any, dtype: str) -> inspect
     given = example if isinstance(example, (tuple, dict)) else (example,)
     keywords = dict(given) if isinstance(given, dict) else {}
     if lengths is not None:
-        wanted = [name for name in parameters if "len" in name.lower()]
+        wanted = [name for name in parameters if "len" in name.lower()] or [
+            name
+            for place, name in enumerate(parameters)
+            if name not in keywords
+            and (isinstance(given, dict) or place >= len(given))
+            and signature.parameters[name].default is inspect.Parameter.empty
+        ]
         if len(wanted) != 1:
             raise InputError(
-                f"lengths: forward has the arguments {', '.join(parameters)}, expected one with 'len' in it"
+                f"lengths: forward has the arguments {', '.join(parameters)}, expected one with 'len' in it, or one "
+                "that the example leaves out"
             )
         keywords[wanted[0]] = torch.as_tensor(np.asarray(lengths)) if not isinstance(lengths, torch.Tensor) else lengths
     try:
