@@ -164,6 +164,14 @@ def test_weight_norm_is_named_in_the_notes():
     assert "spectral.weight (Linear): SpectralNorm folded" in notes
 
 
+def test_an_example_is_left_as_it_was():
+    make, (x,) = MODULES["by forward"]
+    before = x.clone()
+    pair = from_torch(make(), x).test_pair
+    assert torch.equal(x, before)
+    np.testing.assert_array_equal(pair.inputs["x"], before.numpy())
+
+
 def test_a_module_in_double():
     make, example = MODULES["self-attention"]
     exported = from_torch(make().double(), (example[0].double(), example[1]))

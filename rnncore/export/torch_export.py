@@ -41,7 +41,7 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     arguments = _bound(module, example, lengths, dtype)
     leaves = _named_leaves(module, arguments)
     _check_example(leaves)
-    axes = Axes(lambda found: _called(module, _with_leaves(arguments, leaves, found)), leaves, sizes)
+    axes = Axes(lambda found: _called(module, _with_leaves(arguments, leaves, _copies(found))), leaves, sizes)
 
     def traced(found: Mapping[str, torch.Tensor], turned: int | None = None) -> Traced:
         named = {id(tensor): name for name, tensor in found.items()}
@@ -212,6 +212,11 @@ def _with_leaves(
 
 
 # --- which sizes are free --------------------------------------------------------------------------------------------
+
+
+def _copies(leaves: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs for a call that may change them."""
+    return {name: tensor.clone() for name, tensor in leaves.items()}
 
 
 def _called(module: nn.Module, arguments: inspect.BoundArguments) -> Any:

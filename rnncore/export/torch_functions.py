@@ -85,6 +85,8 @@ UNARY = {
 def _unary(op: str, g: Lowering, input: Any, *, decimals: int = 0) -> Any:
     if isinstance(input, (Size, int, float)) and op == "Neg":
         return g.compute("neg", input)
+    if isinstance(input, (Size, int, float)) and op == "Sqrt":
+        return g.compute("pow", input, 0.5)
     if decimals:
         raise refuse(g, f"decimals={decimals}", "0")
     x = g.tensor(input)

@@ -192,9 +192,11 @@ def cell(g, module, input, hx=None):
 def _with_layer(g: Lowering, state: Tensor) -> Tensor:
     """(B, size) as (1, B, size)."""
     a, b = state.a[None], state.b[None]
-    if state.static:
+    if state.constant:
         return Tensor(None, a, b, label=state.label, static=True, constant=state.constant, trained=state.trained)
-    return g.named(g.emit("Unsqueeze", [state], {"axes": (0,)}), a, b)
+    found = g.named(g.emit("Unsqueeze", [state], {"axes": (0,)}), a, b)
+    found.static, found.trained = state.static, state.trained
+    return found
 
 
 # --- products --------------------------------------------------------------------------------------------------------

@@ -99,10 +99,11 @@ ARITHMETIC: dict[str, Callable] = {
     "truediv": operator.truediv,
     "mod": operator.mod,
     "neg": operator.neg,
+    "pow": operator.pow,
     "max": max,
     "min": min,
 }
-SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod"}
+SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod", "pow": "Pow"}
 
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
