@@ -22,6 +22,7 @@ from rnncore.errors import InputError, SpecError, UnsupportedError, shown
 from rnncore.kernels import _native
 from rnncore.kernels._graph import OpStep, apart, walk
 from rnncore.ops import OPS, Value, numpy_dtype
+from rnncore.passes import compiled
 from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
 from rnncore.stacks import pack
@@ -46,8 +47,9 @@ Values = dict[str, Any]
 class Model:
     """A network ready to run. Immutable, picklable, shared by threads.
 
-    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays). What is packed for the
-                    kernels is kept once: ``model.weights`` unpacks a copy of it whenever it is read
+    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays). Scales behind a product,
+                    such as a BatchNormalization, go into its weights here: ``model.spec`` is what is run. What is
+                    packed for the kernels is kept once: ``model.weights`` unpacks a copy of it whenever it is read
     dtype           "float32" or "float64": every float input, weight, state and output
     num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
@@ -97,10 +99,11 @@ class Model:
             raise SpecError(f"dtype {shown(dtype)}, expected 'float32' or 'float64'")
         if not isinstance(spec, Spec):
             raise SpecError(f"spec: {type(spec).__name__}, expected a Spec")
-        self._spec = spec
         self._dtype = np.dtype(dtype)
         self._vocabulary = MappingProxyType(check_vocabularies(spec, {} if vocabulary is None else vocabulary))
         self._weights = Weights(spec, weights)  # checked here, whatever it was checked against before
+        spec, folded = compiled(spec, self._weights)
+        self._spec, self._weights = spec, self._weights if folded is self._weights else Weights(spec, folded)
         needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
         given = {entry.name for entry in spec.inputs}
         self._num_threads = num_threads

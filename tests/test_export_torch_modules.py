@@ -1,6 +1,7 @@
 """rnncore.export.from_torch on modules with code of their own: each runs like torch over several sizes and lengths."""
 
 import inspect
+import json
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from torch import nn
 from torch_modules import MODULES, REFUSED, floats, ids, lengths
 
 import rnncore
-from rnncore.errors import InputError, UnsupportedError, VerificationError
+from rnncore.errors import InputError, UnsupportedError, VerificationError, WeightError
 from rnncore.export import from_torch
 from rnncore.export.torch_export import _leaves as leaves
+from rnncore.formats.torch_names import bind
 from rnncore.spec import Control, Recurrent
 
 
@@ -162,6 +164,14 @@ def test_weight_norm_is_named_in_the_notes():
     assert "spectral.weight (Linear): SpectralNorm folded" in notes
 
 
+def test_an_example_is_left_as_it_was():
+    make, (x,) = MODULES["by forward"]
+    before = x.clone()
+    pair = from_torch(make(), x).test_pair
+    assert torch.equal(x, before)
+    np.testing.assert_array_equal(pair.inputs["x"], before.numpy())
+
+
 def test_a_module_in_double():
     make, example = MODULES["self-attention"]
     exported = from_torch(make().double(), (example[0].double(), example[1]))
@@ -236,3 +246,84 @@ def test_what_depends_on_sizes_in_another_way_is_found():
 def test_wrong_examples(example, given, says):
     with pytest.raises(InputError, match=says):
         from_torch(_Mean(), example, lengths=given)
+
+
+RETRAINED = [
+    "tagger", "crnn", "norms", "convolutions", "sizes", "residual stack", "projected", "classic lm", "activations",
+    "self-attention", "weight norm", "learned state", "own cell", "multi-head",
+]  # fmt: skip
+
+
+def retrained(module):
+    """Other weights in the place of a module's own."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            if tensor.dtype.is_floating_point:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.1)
+    return module
+
+
+@pytest.mark.parametrize("name", RETRAINED)
+def test_other_weights_under_an_exported_spec(name, tmp_path):
+    make, example = MODULES[name]
+    exported = from_torch(make().eval(), example)
+    module = retrained(make().eval())
+    torch.save(module.state_dict(), tmp_path / "raw.pt")
+    (tmp_path / "spec.json").write_text(json.dumps(exported.spec.to_json()))
+    refused = ("weight norm", "learned state", "own cell", "multi-head")
+    if name in refused:
+        with pytest.raises(WeightError, match="missing, expected shape"):
+            rnncore.load(tmp_path / "raw.pt", spec=tmp_path / "spec.json")
+        return
+    model = rnncore.load(tmp_path / "raw.pt", spec=tmp_path / "spec.json")
+    found = model.run(exported.test_pair.inputs)
+    with torch.no_grad():
+        expected = [tensor.numpy() for tensor in leaves(module(*example))]
+    for array, wanted in zip(found.values(), expected, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)
+
+
+class _Constants(nn.Module):
+    """Parameters that look as if they did nothing, and one that another is computed from."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.gain, self.shift = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(()))
+        self.norm, self.other = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+        self.register_buffer("table", torch.arange(4.0), persistent=False)
+        self.gru = nn.GRU(4, 4, batch_first=True)
+
+    def forward(self, x):
+        y = self.fc(x) * 2 * self.gain + self.shift
+        y = self.other(self.norm(y.transpose(1, 2))).transpose(1, 2) + self.table
+        return self.gru(y)[0] * self.gain
+
+
+class _Computed(_Constants):
+    def forward(self, x):
+        return self.fc(x) * torch.exp(self.shift)
+
+
+def test_parameters_that_did_nothing_are_kept():
+    exported = from_torch(_Constants(), floats(2, 5, 4))
+    module = retrained(_Constants().eval())
+    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    x = floats(3, 7, 4)
+    found = rnncore.Model(exported.spec, bind(exported.spec, arrays).weights)(x.numpy())
+    np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=0, atol=1e-5)
+    computed = from_torch(_Computed(), floats(2, 5, 4))
+    with pytest.raises(WeightError, match=r"exp\.value: missing"):
+        bind(computed.spec, arrays)
+
+
+def test_scales_go_into_weights_when_a_model_is_made():
+    make, example = MODULES["crnn"]
+    exported = from_torch(make(), example)
+    assert "BatchNormalization" in [getattr(node, "op", "") for node in exported.spec.nodes]
+    model = rnncore.Model(*exported)
+    assert "BatchNormalization" not in [getattr(node, "op", "") for node in model.spec.nodes]
+    again = rnncore.Model(model.spec, model.weights)
+    assert again.spec == model.spec
+    assert again.run(exported.test_pair.inputs).keys() == exported.test_pair.outputs.keys()

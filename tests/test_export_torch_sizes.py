@@ -209,6 +209,11 @@ def test_lengths_by_any_name(kind, lengths):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+def test_lengths_for_the_argument_that_is_left_out():
+    exported = from_torch(Packed(), floats(2, 5, 4), lengths=[5, 3])
+    assert [entry.name for entry in exported.spec.inputs] == ["x", "n_frames"]
+
+
 class TwoSequences(nn.Module):
     def forward(self, x, y):
         return x.sum(1) + y.sum(1) / y.size(1)

@@ -745,6 +745,35 @@ class Greedy(nn.Module):
         return torch.stack(found, 1), h
 
 
+class ByForward(nn.Module):
+    """Modules called by their forward, an input changed in place, roots of sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.fc = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x.mul_(2)
+        y = self.fc.forward(self.lstm.forward(x)[0])
+        return y / math.sqrt(x.size(1)) + x.size(0) ** 0.5
+
+
+class GreedyLSTM(nn.Module):
+    """A decoder of four steps, whose cell state begins as zeros_like of a state that is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.LSTMCell(5, 5), nn.Linear(5, 5)
+
+    def forward(self, h):
+        c, y, found = torch.zeros_like(h), h, []
+        for _ in range(4):
+            h, c = self.cell(y, (h, c))
+            y = self.out(h)
+            found.append(y)
+        return torch.stack(found, 1)
+
+
 def randomize(module):
     """Parameters and statistics that are not what a fresh module has."""
     generator = torch.Generator().manual_seed(3)
@@ -812,6 +841,8 @@ MODULES = {
     "stepped time first": (SteppedTimeFirst, (floats(5, 2, 3),)),
     "classic lm": (ClassicLM, (floats(5, 2, 3),)),
     "greedy": (Greedy, (floats(3, 5),)),
+    "greedy lstm": (GreedyLSTM, (floats(3, 5),)),
+    "by forward": (ByForward, (floats(2, 5, 3),)),
     "time distributed": (TimeDistributed, (floats(2, 3, 1, 6, 6),)),
 }
 

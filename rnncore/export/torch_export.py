@@ -41,7 +41,7 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     arguments = _bound(module, example, lengths, dtype)
     leaves = _named_leaves(module, arguments)
     _check_example(leaves)
-    axes = Axes(lambda found: _called(module, _with_leaves(arguments, leaves, found)), leaves, sizes)
+    axes = Axes(lambda found: _called(module, _with_leaves(arguments, leaves, _copies(found))), leaves, sizes)
 
     def traced(found: Mapping[str, torch.Tensor], turned: int | None = None) -> Traced:
         named = {id(tensor): name for name, tensor in found.items()}
@@ -53,7 +53,8 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     roll(first, second)
     inputs = _inputs(axes, module, first, second)
     taken = {name for name, _ in module.named_modules() if name}
-    lowering = Lowering(first, second, inputs, taken={f"{name}." for name in taken})
+    stored = module.state_dict().keys()
+    lowering = Lowering(first, second, inputs, {f"{name}." for name in taken}, stored)
     found, outputs, _ = lowering.run(_lower)
     spec, weights = _assembled(lowering, found)
     names = spec.outputs
@@ -129,10 +130,17 @@ def _bound(module: nn.Module, example: Any, lengths: Any, dtype: str) -> inspect
     given = example if isinstance(example, (tuple, dict)) else (example,)
     keywords = dict(given) if isinstance(given, dict) else {}
     if lengths is not None:
-        wanted = [name for name in parameters if "len" in name.lower()]
+        wanted = [name for name in parameters if "len" in name.lower()] or [
+            name
+            for place, name in enumerate(parameters)
+            if name not in keywords
+            and (isinstance(given, dict) or place >= len(given))
+            and signature.parameters[name].default is inspect.Parameter.empty
+        ]
         if len(wanted) != 1:
             raise InputError(
-                f"lengths: forward has the arguments {', '.join(parameters)}, expected one with 'len' in it"
+                f"lengths: forward has the arguments {', '.join(parameters)}, expected one with 'len' in it, or one "
+                "that the example leaves out"
             )
         keywords[wanted[0]] = torch.as_tensor(np.asarray(lengths)) if not isinstance(lengths, torch.Tensor) else lengths
     try:
@@ -204,6 +212,11 @@ def _with_leaves(
 
 
 # --- which sizes are free --------------------------------------------------------------------------------------------
+
+
+def _copies(leaves: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs for a call that may change them."""
+    return {name: tensor.clone() for name, tensor in leaves.items()}
 
 
 def _called(module: nn.Module, arguments: inspect.BoundArguments) -> Any:
@@ -350,7 +363,7 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
         spec = Spec(g.inputs, g.nodes, names)
     except SpecError as error:
         raise UnsupportedError(f"module: {error}") from None
-    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()})
+    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True)
     g.notes += notes
     needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
     inputs = [entry for entry in spec.inputs if entry.name in needed]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, all_static, array_of
+from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, all_static, any_trained, array_of
 
 __all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
@@ -85,6 +85,8 @@ UNARY = {
 def _unary(op: str, g: Lowering, input: Any, *, decimals: int = 0) -> Any:
     if isinstance(input, (Size, int, float)) and op == "Neg":
         return g.compute("neg", input)
+    if isinstance(input, (Size, int, float)) and op == "Sqrt":
+        return g.compute("pow", input, 0.5)
     if decimals:
         raise refuse(g, f"decimals={decimals}", "0")
     x = g.tensor(input)
@@ -1005,6 +1007,7 @@ def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
     inputs: list[Any] = [one]
     found = g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
     found.static = all_static([value, *sizes])  # whatever tensor lent its dtype or shape
+    found.trained = any_trained(value)
     return found
 
 

@@ -98,7 +98,7 @@ def recurrent_node(
     weights: dict[str, np.ndarray] = {}
     if states and trained is None:
         options["initial"] = tuple(g.name_of(state) for state in states)
-    elif trained and any(array.any() for array in trained):
+    elif trained and (any(array.any() for array in trained) or any(state.trained for state in states)):
         options["trained_state"] = True
         weights = {f"{name}.initial_{key}": array for key, array in zip(cell.states, trained, strict=True)}
     node = Recurrent(name, cell, source, **options)
@@ -137,7 +137,7 @@ def stack(g, module, input, hx=None):
     alone = x.ndim == 2
     batch_axis = 0 if layout == "batch_first" else 1
     if alone:
-        source = g.emit("Unsqueeze", [source], {"axes": (batch_axis,)})
+        source = g.emit("Unsqueeze", [source], {"axes": (batch_axis,)}, name=f"{g.wanted}_rows")
     lengths = None if packed is None else g.name_of(packed.lengths)
     hx = [] if hx is None else list(hx) if isinstance(hx, (tuple, list)) else [hx]
     if alone and hx:
@@ -192,9 +192,11 @@ def cell(g, module, input, hx=None):
 def _with_layer(g: Lowering, state: Tensor) -> Tensor:
     """(B, size) as (1, B, size)."""
     a, b = state.a[None], state.b[None]
-    if state.static:
-        return Tensor(None, a, b, static=True, constant=state.constant)
-    return g.named(g.emit("Unsqueeze", [state], {"axes": (0,)}), a, b)
+    if state.constant:
+        return Tensor(None, a, b, label=state.label, static=True, constant=state.constant, trained=state.trained)
+    found = g.named(g.emit("Unsqueeze", [state], {"axes": (0,)}), a, b)
+    found.static, found.trained = state.static, state.trained
+    return found
 
 
 # --- products --------------------------------------------------------------------------------------------------------
@@ -208,10 +210,10 @@ def linear(g, module, input):
 @layer("Bilinear")
 def bilinear(g, module, input1, input2):
     x, y = g.tensor(input1), g.tensor(input2)
-    weight = g.constant(array_of(module.weight), "float", f"{g.wanted}.weight")
+    weight = _constant(g, module.weight, "weight")
     name = g.emit("Einsum", [x, weight, y], {"equation": "...i,kij,...j->...k"})
     if module.bias is not None:
-        name = g.emit("Add", [name, g.constant(array_of(module.bias), "float", f"{g.wanted}.bias")])
+        name = g.emit("Add", [name, _constant(g, module.bias, "bias")])
     return g.out(name)
 
 
@@ -245,7 +247,7 @@ def convolution(g, module, input):
     if module.padding_mode != "zeros" and any(pads):
         modes = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
         spread = (0, 0, *pads[:axes], 0, 0, *pads[axes:])
-        name = g.emit("Pad", [name], {"pads": spread, "mode": modes[module.padding_mode]})
+        name = g.emit("Pad", [name], {"pads": spread, "mode": modes[module.padding_mode]}, name=f"{g.wanted}_pad")
         pads = (0,) * (2 * axes)
     return _unbatched(g, _convolution_node(g, "Conv", module, name, pads, {}), added)
 
@@ -385,9 +387,10 @@ def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
 # --- norms -----------------------------------------------------------------------------------------------------------
 
 
-def _constant(g: Lowering, tensor: torch.Tensor | None, key: str, size: int, filled: float) -> str:
+def _constant(g: Lowering, tensor: torch.Tensor | None, key: str, size: int = 1, filled: float = 0) -> str:
+    """A parameter as a value; a filled vector where there is none."""
     array = np.full(size, filled, np.float32) if tensor is None else array_of(tensor)
-    return g.constant(array, "float", f"{g.wanted}.{key}")
+    return g.constant(array, "float", f"{g.wanted}.{key}", trained=tensor is not None)
 
 
 @layer("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
@@ -435,7 +438,7 @@ def rms_norm(g, module, input):
     mean = g.emit("ReduceMean", [g.emit("Mul", [x, x])], {"axes": axes, "keepdims": True})
     y = g.emit("Div", [x, g.emit("Sqrt", [g.emit("Add", [mean, g.cast(float(eps), x.dtype)])])])
     if module.weight is not None:
-        y = g.emit("Mul", [y, g.constant(array_of(module.weight), "float", f"{g.wanted}.weight")])
+        y = g.emit("Mul", [y, _constant(g, module.weight, "weight")])
     return g.out(y)
 
 
@@ -510,7 +513,8 @@ def hardtanh(g, module, input):
 
 @layer("PReLU")
 def prelu(g, module, input):
-    return functions.prelu(g, input, Tensor(None, module.weight.detach(), module.weight.detach(), constant=True))
+    slope, label = module.weight.detach(), f"{g.wanted}.weight"
+    return functions.prelu(g, input, Tensor(None, slope, slope, label=label, constant=True, trained=True))
 
 
 @layer("ZeroPad1d", "ZeroPad2d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "ReflectionPad1d",
@@ -605,7 +609,7 @@ def _inverted(g: Lowering, mask: Any, rank: int) -> str:
     if mask.dtype.is_floating_point and mask.constant:
         content = mask.a
         if bool(((content == 0) | (content == -math.inf)).all()):
-            return g.constant((content == 0).numpy(), "bool", "mask")
+            return g.constant((content == 0).numpy(), "bool", "mask", bool(mask.trained))
     if mask.dtype != torch.bool or mask.ndim != rank:
         raise functions.refuse(g, f"a mask {mask.dtype} with {mask.ndim} dimensions", f"bool with {rank}")
     return g.emit("Not", [mask])

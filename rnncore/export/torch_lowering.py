@@ -8,7 +8,7 @@ torch_functions.py and torch_layers.py; this file keeps values, sizes and consta
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -22,7 +22,7 @@ from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node
 
-__all__ = ["Lowering", "Packed", "Size", "Tensor", "all_static", "array_of"]
+__all__ = ["Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
 
 DTYPES = {
     torch.float32: "float",
@@ -34,8 +34,8 @@ DTYPES = {
     torch.int32: "int32",
     torch.int64: "int64",
 }
-MAX_INLINE = 16
-"""Integers of a constant that stand in the Spec itself."""
+MAX_INLINE = 4096
+"""Numbers of a constant that stand in the Spec itself."""
 
 
 @dataclass(eq=False)
@@ -45,6 +45,7 @@ class Tensor:
     origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index)
     label    what a constant is called
     static   whether parameters and sizes alone decide it, not what the model is given
+    trained  whether parameters decide it, so that other weights make it another one; None: not known yet
     """
 
     name: str | None
@@ -54,6 +55,7 @@ class Tensor:
     label: str = "constant"
     constant: bool = False
     static: bool = False
+    trained: bool | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,10 +99,11 @@ ARITHMETIC: dict[str, Callable] = {
     "truediv": operator.truediv,
     "mod": operator.mod,
     "neg": operator.neg,
+    "pow": operator.pow,
     "max": max,
     "min": min,
 }
-SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod"}
+SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod", "pow": "Pow"}
 
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
@@ -114,8 +117,15 @@ class Lowering:
     notes            what was left out or folded
     """
 
-    def __init__(self, first: Traced, second: Traced, inputs: Sequence[Input], taken: Sequence[str] = ()):
-        self.first, self.second = first, second
+    def __init__(
+        self,
+        first: Traced,
+        second: Traced,
+        inputs: Sequence[Input],
+        taken: Sequence[str] = (),
+        stored: Collection[str] = (),
+    ):
+        self.first, self.second, self.stored = first, second, frozenset(stored)
         self.inputs = list(inputs)
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {}
@@ -207,17 +217,20 @@ class Lowering:
             )
         return DTYPES[dtype]
 
-    def constant(self, array: Any, dtype: str, label: str = "constant") -> str:
-        """The name of a Constant node with this content."""
+    def constant(self, array: Any, dtype: str, label: str = "constant", trained: bool = False) -> str:
+        """The name of a Constant node with this content.
+
+        A parameter is a weight under its own name, and what was computed from parameters one that no checkpoint has;
+        anything else stands in the Spec.
+        """
         array = np.asarray(array)
-        key = ("constant", dtype, array.shape, array.tobytes())
+        trained = trained or label in self.stored
+        key = ("constant", dtype, array.shape, array.tobytes(), label if trained else "")
         if key not in self._emitted:
             attributes: dict[str, Any] = {"dtype": dtype, "shape": array.shape}
-            finite = array.dtype.kind != "f" or np.isfinite(array).all()
-            inline = finite and (array.size <= MAX_INLINE if dtype != "float" else array.ndim == 0)
-            if inline and dtype == "float":
-                attributes["value"] = (float(array),)
-            elif inline:
+            known = array.dtype.kind != "f" or not np.isnan(array).any()
+            inline = known and not trained and array.size <= MAX_INLINE
+            if inline:
                 attributes["value"] = tuple(array.reshape(-1).tolist())
             self._emitted[key] = self.emit(
                 "Constant", (), attributes, {} if inline else {"value": np.array(array, order="C")}, label
@@ -227,7 +240,8 @@ class Lowering:
     def name_of(self, tensor: Tensor) -> str:
         """The value's name; a constant becomes a node now."""
         if tensor.name is None:
-            tensor.name = self.constant(array_of(tensor.a), self.spec_dtype(tensor.dtype), tensor.label)
+            dtype = self.spec_dtype(tensor.dtype)
+            tensor.name = self.constant(array_of(tensor.a), dtype, tensor.label, bool(tensor.trained))
         return tensor.name
 
     # --- sizes -------------------------------------------------------------------------------------------------------
@@ -415,7 +429,8 @@ class Lowering:
                 raise UnsupportedError(
                     f"{self.place}: {self.wanted}: arguments that are not accepted: {error}"
                 ) from error
-            _mark_static(self.env[one], all_static(args) and all_static(list(kwargs.values())))
+            given = [args, list(kwargs.values())]
+            _mark(self.env[one], all(map(all_static, given)), one.op == "call_module" or any_trained(given))
         raise AssertionError("no output")
 
     def _aligned(self, ones: list[fx.Node], twos: list[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
@@ -466,7 +481,15 @@ class Lowering:
         """What depends on nothing that the model is given, as it is."""
         if one.op == "get_attr":
             return (
-                Tensor(None, self.a, self.b, label=str(one.target), constant=True, static=True)
+                Tensor(
+                    None,
+                    self.a,
+                    self.b,
+                    label=str(one.target),
+                    constant=True,
+                    static=True,
+                    trained=self._is_stored(one),
+                )
                 if isinstance(self.a, torch.Tensor)
                 else self.a,
             )
@@ -477,8 +500,13 @@ class Lowering:
         if one.op == "call_module" and not _is_plain(args, kwargs):
             return None
         if isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b):
-            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True),)
+            trained = one.op == "call_module" or any_trained([args, kwargs])
+            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=trained),)
         return None
+
+    def _is_stored(self, one: fx.Node) -> bool:
+        """Whether a checkpoint of the module decides a tensor, or whether that cannot be known."""
+        return one.target in self.stored or one.target.startswith("_tensor_constant")
 
 
 def _has_size(found: Any) -> bool:
@@ -551,12 +579,22 @@ def _reads_data(size: Size) -> bool:
     return kind == "item" or any(isinstance(part, Size) and _reads_data(part) for part in parts)
 
 
-def _mark_static(found: Any, static: bool) -> None:
-    if isinstance(found, Tensor) and static:
-        found.static = True
+def any_trained(found: Any) -> bool:
+    """Whether a parameter decides an argument."""
+    if isinstance(found, (tuple, list)):
+        return any(map(any_trained, found))
+    if isinstance(found, dict):
+        return any(map(any_trained, found.values()))
+    return isinstance(found, Tensor) and bool(found.trained)
+
+
+def _mark(found: Any, static: bool, trained: bool) -> None:
+    if isinstance(found, Tensor):
+        found.static = found.static or static
+        found.trained = trained if found.trained is None else found.trained
     elif isinstance(found, (tuple, list)):
         for item in found:
-            _mark_static(item, static)
+            _mark(item, static, trained)
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:

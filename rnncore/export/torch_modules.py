@@ -31,18 +31,20 @@ def from_torch(
              sequence
     example  what forward is called with: a tensor or array, a tuple of its arguments, or a dict by their names; tuples,
              lists and dicts of tensors inside are opened. Only modules of torch.nn and lists of them need none
-    lengths  (B,) for the argument of forward whose name has "len" in it
+    lengths  (B,) for the argument of forward whose name has "len" in it, or else the one that the example leaves out
     sizes    for inputs by name, a name for each dimension that may have any size and None for the others; what is
-             left out is found by calling the module with other sizes
+             left out is found by calling the module with other sizes, each alone and all together
 
     forward is run and recorded in evaluation mode, with nn.RNN, LSTM, GRU and other modules of torch.nn as they
     are. pack_padded_sequence and pad_packed_sequence become lengths; loops that call a cell for each step become
     recurrent nodes; weight and spectral norm are folded. Tensors of parameters are computed once. The module is left as
-    it was; weights are copied, 16-bit ones as float32. What was exported is run on the example, and on inputs of
-    other sizes, and has to give what torch gives.
+    it was; weights are copied, 16-bit ones as float32, under their names in it, so that a Spec takes other weights.
+    What was exported is run on the example and on inputs of other sizes, a batch of 1 among them, on both sides of
+    every branch on a size that was met, and has to give what torch gives.
 
-    Raises UnsupportedError with the line of the module's code that has no place in a Spec, InputError for the
-    example, VerificationError where results differ, and MissingPackageError without PyTorch.
+    Raises UnsupportedError with the line of the module's code that has no place in a Spec or holds for some sizes only
+    (fix such a dimension by None in sizes), InputError for the example, VerificationError where results differ, and
+    MissingPackageError without PyTorch.
     """
     try:
         import torch

@@ -105,7 +105,9 @@ class _Body:
     def add_captured(self, captured: list[Any]) -> None:
         for i, (node, found) in enumerate(zip(self.call.captured, captured, strict=True)):
             if isinstance(found, Tensor) and found.constant:
-                self.outer[node] = Tensor(None, found.a, found.b, label=found.label, constant=True, static=True)
+                self.outer[node] = Tensor(
+                    None, found.a, found.b, label=found.label, constant=True, static=True, trained=found.trained
+                )
             elif isinstance(found, (Tensor, Size)):
                 whole = isinstance(found, Tensor)
                 outside = self.g.name_of(found) if whole else self.g.size_value(found)

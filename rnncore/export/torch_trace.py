@@ -371,6 +371,20 @@ class _Tracer(fx.Tracer):
             raise self.refusal(f"{called} changes a tensor that is no input, expected {called.rstrip('_')}")
         return args[0]
 
+    def by_forward(self, module: nn.Module) -> None:
+        """Records module.forward(x) of torch's own modules, called by its name, as module(x)."""
+
+        def recording(part: nn.Module) -> Callable:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                own = self.evaluating or not _has_proxy((args, kwargs))
+                return type(part).forward(part, *args, **kwargs) if own else part(*args, **kwargs)
+
+            return forward
+
+        for name, part in module.named_modules():
+            if name and self.is_leaf_module(part, name) and "forward" not in part.__dict__:
+                part.__dict__["forward"] = recording(part)
+
     # --- values ----------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -566,6 +580,7 @@ def trace(
             _Calls(tracer),
             torch.no_grad(),
         ):
+            tracer.by_forward(module)
             graph = tracer.trace(module)
             for node in graph.nodes:
                 if node.op != "output":

@@ -137,6 +137,8 @@ class _Binder:
             found = _join(self.roots[node.name], key)
             if found in self.tensors:
                 return found
+        if _is_constant(node) and self.roots[node.name] in self.tensors:
+            return self.roots[node.name]  # a parameter of its own, whose module is no node
         return None
 
     def take(self, node, spellings, shape, convert=_as_it_is) -> np.ndarray:
@@ -181,7 +183,7 @@ class _Binder:
         for name in unused:
             modules = [name[:end] for end, letter in enumerate(name) if letter == "."] or [""]
             node = next((owners[module] for module in reversed(modules) if module in owners), None)
-            if node is not None:
+            if node is not None and not name.endswith(".num_batches_tracked"):  # torch's own count of training steps
                 shape = np.shape(self.tensors[name])
                 raise WeightError(
                     f"{name}: shape {shape}, but node {node.name!r} has no use for it ({_describe(node)})"
@@ -239,7 +241,9 @@ class _Binder:
 
     @staticmethod
     def _anchors(node) -> tuple[str, ...]:
-        """Spellings of one tensor that the node cannot be without."""
+        """Spellings of one tensor that the node cannot be without; none for a Constant, which has a tensor's name."""
+        if _is_constant(node):
+            return ()
         if not isinstance(node, (Node, Control)):
             return _spellings(node, "weight_ih", node.suffix(0, node.directions[0]))
         return tuple(name.removeprefix(f"{node.name}.") for name in list(node.weight_shapes())[:1])
@@ -255,6 +259,10 @@ class _Binder:
         some = list(dict.fromkeys(ranked))[:3]
         listed = ", ".join(f"{name!r} {np.shape(self.tensors[name])}" for name in some)
         return f" (did you mean {listed}?)" if listed else ""
+
+
+def _is_constant(node) -> bool:
+    return isinstance(node, Node) and node.op == "Constant"
 
 
 def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tuple[str, ...]:

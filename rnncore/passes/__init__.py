@@ -22,19 +22,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnncore.passes.activations import fuse_activations, join_swish
-from rnncore.passes.affine import fold_affine
+from rnncore.passes.affine import AFFINE, PRODUCTS, fold_affine
 from rnncore.passes.axes import cancel_axes, square
 from rnncore.passes.branches import take_branches
 from rnncore.passes.constants import Folding, fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
-from rnncore.passes.graph import Graph
+from rnncore.passes.graph import Graph, is_constant
 from rnncore.passes.identities import remove_identities
 from rnncore.passes.layers import join_slices, merge_layers
 from rnncore.passes.quantized import follow_quantizer
 from rnncore.passes.transposes import cancel_transposes
-from rnncore.spec import Spec
+from rnncore.spec import Input, Node, Spec
 
-__all__ = ["PASSES", "Folding", "simplify"]
+__all__ = ["PASSES", "Folding", "compiled", "simplify"]
 
 PASSES = (
     fold_constants,
@@ -53,23 +53,74 @@ PASSES = (
     remove_dead,
 )
 
+KEEPING = tuple(change for change in PASSES if change is not fold_affine)
+"""Passes that leave every weight what the source says it is: for a Spec that other weights will be bound to."""
+
+COMPILED = (fold_affine, fuse_activations, remove_dead)
+
 MAX_ROUNDS = 4
 """One pass makes work for another; real models are done after two rounds."""
 
 
 def simplify(
-    spec: Spec, weights: Mapping[str, np.ndarray], folding: Folding | None = None
+    spec: Spec, weights: Mapping[str, np.ndarray], folding: Folding | None = None, keep_weights: bool = False
 ) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
     """An equal network: Spec, arrays, and one note for each kind of change, such as "folded 3 BatchNormalization".
 
-    Outputs may differ from those of the given network by rounding, where a scale was multiplied into weights.
+    Outputs may differ from those of the given network by rounding, where a scale was multiplied into weights; with
+    keep_weights none is, and no array is looked at that a Constant has as a weight.
     folding is what computing constants may take, shared by the graphs of a file; a constant beyond it stays a node.
     """
-    graph = Graph(spec, weights, folding or Folding())
+    if keep_weights:
+        return _with_weights_kept(spec, weights)
+    graph = _changed(Graph(spec, weights, folding or Folding()), PASSES)
+    return graph.spec, graph.weights, graph.notes
+
+
+def compiled(spec: Spec, weights: Mapping[str, np.ndarray]) -> tuple[Spec, Mapping[str, np.ndarray]]:
+    """What a model runs: scales and shifts behind a product in its weights.
+
+    The same objects where there are none, or where products share their weights, of which each would need its own.
+    """
+    products = {node.name for node in spec.nodes if isinstance(node, Node) and node.op in PRODUCTS}
+    if not any(isinstance(node, Node) and node.op in AFFINE and products & set(node.reads) for node in spec.nodes):
+        return spec, weights
+    places = [np.asarray(weights[f"{name}.weight"]).__array_interface__["data"][0] for name in products]
+    if len(set(places)) < len(places):
+        return spec, weights
+    graph = Graph(spec, weights, Folding())
+    fold_affine(graph)
+    if not graph.changes:
+        return spec, weights
+    graph = _changed(graph, COMPILED)
+    return graph.spec, graph.weights
+
+
+def _with_weights_kept(
+    spec: Spec, weights: Mapping[str, np.ndarray]
+) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
+    """simplify, in which Constants with weights are inputs for a while, so that nothing depends on what they hold."""
+    kept = [node for node in spec.nodes if is_constant(node) and node.attributes["value"] is None]
+    names = {node.name for node in kept}
+    if names & set(spec.outputs):
+        return spec, dict(weights), ()
+    entries = [Input(node.name, node.attributes["dtype"], node.attributes["shape"]) for node in kept]
+    rest = [node for node in spec.nodes if node.name not in names]
+    open_spec = Spec((*spec.inputs, *entries), rest, spec.outputs)
+    own = {name: weights[name] for name in open_spec.weight_shapes()}
+    graph = _changed(Graph(open_spec, own, Folding()), KEEPING)
+    read = {name for node in graph.spec.nodes for name in node.reads}
+    nodes = (*(node for node in kept if node.name in read), *graph.spec.nodes)
+    closed = Spec(spec.inputs, nodes, graph.spec.outputs)
+    arrays = {**weights, **graph.weights}
+    return closed, {name: arrays[name] for name in closed.weight_shapes()}, graph.notes
+
+
+def _changed(graph: Graph, passes: tuple) -> Graph:
     for _ in range(MAX_ROUNDS):
         before = graph.changes
-        for change in PASSES:
+        for change in passes:
             change(graph)
         if graph.changes == before:
             break
-    return graph.spec, graph.weights, graph.notes
+    return graph

@@ -11,9 +11,10 @@ from rnncore.ops import Value
 from rnncore.passes.graph import Graph, with_reads
 from rnncore.spec import Node
 
-__all__ = ["fold_affine"]
+__all__ = ["AFFINE", "PRODUCTS", "fold_affine"]
 
 PRODUCTS = ("Linear", "Conv", "ConvTranspose")
+AFFINE = ("BatchNormalization", "Mul", "Div", "Add", "Sub")
 
 
 def fold_affine(graph: Graph) -> None:
