@@ -17,13 +17,16 @@ KERNELS = Path("rnncore/kernels")
 # NaN, infinities and rounding are part of the contract, so nothing here may imply -ffast-math.
 FLAGS = {
     "release": (["-O3", "-g0"], []),
-    "debug": (["-O0", "-g3"], []),
+    "debug": (["-O0", "-g3", "-UNDEBUG"], []),
     # What is undefined ends the process like a wrong address does: a report that a test survives would be overlooked.
     "asan": (
-        ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
+        [
+            *("-O1", "-g1", "-UNDEBUG", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+            "-fno-omit-frame-pointer",
+        ],
         ["-fsanitize=address,undefined"],
     ),
-    "tsan": (["-O1", "-g1", "-fsanitize=thread", "-fno-omit-frame-pointer"], ["-fsanitize=thread"]),
+    "tsan": (["-O1", "-g1", "-UNDEBUG", "-fsanitize=thread", "-fno-omit-frame-pointer"], ["-fsanitize=thread"]),
     "coverage": (["-O0", "-g3", "--coverage"], ["--coverage"]),
 }
 ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]

@@ -21,7 +21,7 @@ from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError, shown
 from rnncore.kernels import _native
 from rnncore.kernels._graph import OpStep, apart, walk
-from rnncore.ops import OPS, Value, numpy_dtype
+from rnncore.ops import OPS, Value, blocks, numpy_dtype
 from rnncore.passes import compiled
 from rnncore.recurrent import RecurrentStep
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
@@ -632,4 +632,5 @@ def op_step(
         if OPS[node.op].bound is None:
             packs[name] = run, given
     packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
-    return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed)
+    parted = blocks.apply if OPS[node.op].spreads else None
+    return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed, parted, blocks.ELEMENTS)

@@ -10,21 +10,18 @@ Three kernels, chosen by how many vectors of multiply-adds each would make; the 
     planes  positions in the lanes: images
     rows    outputs in the lanes, one position of one image after the other: short sequences
     single  one output at a time: depthwise
-
-Nothing is checked here; rnncore.ops.convolution checks before it calls.
 """
 
-import itertools
 import math
 
 import numpy as np
 
-cimport cython
 cimport numpy as cnp
 
-from rnncore.kernels._signals cimport check_signals
+from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_size, checked_sizes, plus, refuse, times
+from rnncore.kernels._signals cimport check_signals, handler_raised
 
-from rnncore.kernels import _native
+from rnncore.kernels import _native, check_room
 
 cnp.import_array()
 
@@ -38,16 +35,16 @@ cdef extern from "convolution/convolution.h":
 
     ctypedef struct rnncore_convolution_isa:
         const char* name
-        int width, chain, tile
+        int width, chain, tile, stretch
         void (*planes)(const float* w, const float* bias, Py_ssize_t M, Py_ssize_t K, const float* x,
-                       const Py_ssize_t* offset, Py_ssize_t P, const rnncore_run* runs, float* y, Py_ssize_t y_stride,
-                       int relu, float* room) noexcept nogil
+                       const Py_ssize_t* offset, Py_ssize_t first, Py_ssize_t last, Py_ssize_t P,
+                       const rnncore_run* runs, float* y, Py_ssize_t y_stride, int relu, float* room) noexcept nogil
         void (*rows)(const float* w, const float* bias, Py_ssize_t M, Py_ssize_t K, const float* const* x,
                      Py_ssize_t n, const Py_ssize_t* offset, float* const* y, Py_ssize_t y_stride,
                      int relu) noexcept nogil
         void (*single)(const float* w, float bias, Py_ssize_t K, const float* x, const Py_ssize_t* offset,
-                       Py_ssize_t positions, const rnncore_run* runs, Py_ssize_t run_count, float* y,
-                       int relu) noexcept nogil
+                       Py_ssize_t first, Py_ssize_t last, Py_ssize_t positions, const rnncore_run* runs,
+                       Py_ssize_t run_count, float* y, int relu) noexcept nogil
 
     const rnncore_convolution_isa** rnncore_convolution_isas
     void rnncore_copy_rows(const rnncore_row* rows, Py_ssize_t n, const float* source, float* target) noexcept nogil
@@ -69,8 +66,9 @@ cdef enum Kernel:
     ROWS
     SINGLE
 
-# Multiply-adds between two looks at pending signals: a few milliseconds' work.
+# Multiply-adds between two looks at pending signals: a few milliseconds' work. A copied number counts as so many.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
+cdef double WORK_OF_A_COPY = 10
 
 # Below so many multiply-adds, a few microseconds, a call keeps the GIL: giving it away and getting it back costs more.
 cdef double WORK_WITH_GIL = 200e3
@@ -81,12 +79,22 @@ cdef double WORK_WORTH_SHARING = 400e3
 # Rows that the weights in cache are used for before the next ones are fetched, where the batch has as many.
 cdef Py_ssize_t CHUNK_ROWS = 48
 
+# Numbers of the copies of a chunk, if it is of several images.
+LARGEST_CHUNK = 1 << 26
+
+# Weights that are packed between two looks at pending signals.
+PACKED_AT_ONCE = 1 << 21
+
 # Outputs of a group up to which the kernel for single outputs beats a panel that is mostly padding.
 cdef Py_ssize_t SINGLE_OUTPUTS = 3
 
 # What rows cost more than planes for each vector: their results are stored one number at a time.
 cdef double ROWS_COST = 1.2
 
+
+# A copy parted by phase takes the place of one that is not where that would be so many times as large: rows of many
+# strides, of which each output needs a few numbers.
+LARGEST_WHOLE = 16
 
 # Plans that are kept, of images of several sizes in turn.
 cdef Py_ssize_t KEPT_PLANS = 16
@@ -132,62 +140,123 @@ cdef row_major(sizes):
     return [math.prod(sizes[axis + 1:]) for axis in range(len(sizes))]
 
 
-@cython.wraparound(True)
-cdef lay_out(Plan plan, inputs, outputs, pads, kernel, strides, dilations, bint parted):
-    """Fill the plan's tables for a copy of the input that is parted by phase, or one that only has zeros around it."""
-    cdef Py_ssize_t D = len(inputs)
-    taps = [[j * dilations[axis] for j in range(kernel[axis])] for axis in range(D)]
-    steps = list(strides) if parted else [1] * D
-    phases = [sorted({tap % steps[axis] for tap in taps[axis]}) for axis in range(D)]
-    apart = [1] * D if parted else list(strides)
-    sizes = [(outputs[axis] - 1) * apart[axis] + taps[axis][-1] // steps[axis] + 1 for axis in range(D)]
-    pitch = row_major(sizes)
-    plane = math.prod(sizes)
-    grid = np.indices(outputs).reshape(D, -1)
-    starts = sum(grid[axis] * (apart[axis] * pitch[axis]) for axis in range(D))
-    plan.start_array = as_indices(starts)
-    plan.positions = int(starts[-1]) + 1
-    breaks = np.flatnonzero(np.diff(starts) != 1) + 1
-    first = np.concatenate([[0], breaks])
-    plan.run_array = as_indices(np.stack([starts[first], first, np.diff(np.append(first, len(starts)))], 1))
-    run_count = len(plan.run_array)
-    plan.image = math.prod(inputs)
-    places = {phase: number * plane for number, phase in enumerate(itertools.product(*phases))}
-    plan.padded = plane * len(places)
-    whole = all(step == 1 for step in steps) and not any(pads) and list(inputs[1:]) == sizes[1:]
-    if whole and sizes[0] <= inputs[0] and (run_count == 1 or not parted):
+cdef sums_of(parts):
+    """a + b + ... of every choice of one number of each part, the last one fastest."""
+    found = np.zeros(1, np.intp)
+    for part in parts:
+        found = (found[:, None] + part).reshape(-1)
+    return found
+
+
+cdef class Layout:
+    """Where the numbers of one channel stand in its copy, parted by phase or with nothing but zeros around them.
+
+    All that depends on the file's numbers alone: made of a few integers for each axis, before anything of that size.
+    """
+
+    cdef list inputs, outputs, pads, kernel, dilations, steps, apart, phases, sizes, pitch
+    cdef object plane, padded, rows   # numbers of one phase, and of all; rows of them
+
+    def __init__(self, axes, bint parted):
+        """axes: input, output, pad at the beginning, kernel, stride, dilation of each."""
+        self.inputs, self.outputs, self.pads, self.kernel, strides, self.dilations = map(list, zip(*axes))
+        self.steps = strides if parted else [1] * len(strides)
+        self.apart = [1] * len(strides) if parted else strides
+        self.phases = [
+            np.unique(np.arange(taps, dtype=np.intp) * dilation % step)
+            for taps, dilation, step in zip(self.kernel, self.dilations, self.steps)
+        ]
+        self.sizes = [
+            (output - 1) * apart + (taps - 1) * dilation // step + 1
+            for output, apart, taps, dilation, step
+            in zip(self.outputs, self.apart, self.kernel, self.dilations, self.steps)
+        ]
+        self.pitch = row_major(self.sizes)
+        self.plane = math.prod(self.sizes)
+        count = math.prod([len(phases) for phases in self.phases])
+        self.padded = count * self.plane
+        self.rows = count * (self.plane // self.sizes[len(self.sizes) - 1])
+
+    cdef places(self):
+        """How far the phases of each axis are apart, in the order of all choices of them."""
+        return [along * self.plane for along in row_major([len(phases) for phases in self.phases])]
+
+    cdef terms(self):
+        """Where the terms of the first output stand, in the order of the weights."""
+        parts = []
+        for axis, along in enumerate(self.places()):
+            taps = np.arange(self.kernel[axis], dtype=np.intp) * self.dilations[axis]
+            phase = np.searchsorted(self.phases[axis], taps % self.steps[axis])
+            parts.append(phase * along + taps // self.steps[axis] * self.pitch[axis])
+        return sums_of(parts)
+
+    cdef starts(self, axes):
+        """Where the outputs' terms begin, of these many axes."""
+        return sums_of([
+            np.arange(self.outputs[axis], dtype=np.intp) * (self.apart[axis] * self.pitch[axis]) for axis in range(axes)
+        ])
+
+    cdef last_start(self):
+        return sum([
+            (output - 1) * apart * along for output, apart, along in zip(self.outputs, self.apart, self.pitch)
+        ])
+
+    cdef copies(self):
+        """The rows (target, source, lead, count, total, step) of rnncore_copy_rows."""
+        last = len(self.sizes) - 1
+        places, from_pitch = self.places(), row_major(self.inputs)
+        targets, sources, inside = [], [], np.ones(1, bool)
+        for axis in range(last):
+            quotients = np.arange(self.sizes[axis], dtype=np.intp)
+            phases = self.phases[axis]
+            at = (phases[:, None] + quotients * self.steps[axis] - self.pads[axis]).reshape(-1)
+            target = np.arange(len(phases))[:, None] * places[axis] + quotients * self.pitch[axis]
+            targets.append(target.reshape(-1))
+            sources.append(at * from_pitch[axis])
+            inside = (inside[:, None] & ((at >= 0) & (at < self.inputs[axis]))).reshape(-1)
+        total, step, phases = self.sizes[last], self.steps[last], self.phases[last]
+        end = phases - self.pads[last]
+        lead = np.minimum(np.maximum(0, -(end // step)), total)
+        count = np.minimum(np.maximum(0, -((end - self.inputs[last]) // step) - lead), total - lead)
+        inside = (inside[:, None] & (count > 0)).reshape(-1)
+        rows = np.empty((len(inside), 6), np.intp)
+        rows[:, 0] = sums_of([*targets, np.arange(len(phases)) * places[last]])
+        rows[:, 1] = np.where(inside, sums_of([*sources, end + lead * step]), 0)
+        rows[:, 2] = np.where(inside, np.tile(lead, len(inside) // len(lead)), total)
+        rows[:, 3] = np.where(inside, np.tile(count, len(inside) // len(count)), 0)
+        rows[:, 4] = total
+        rows[:, 5] = np.where(inside, step, 1)
+        return rows if self.padded == self.plane else rows[np.argsort(rows[:, 0])]
+
+
+cdef int lay_out(Plan plan, Layout layout, Py_ssize_t channels, bint parted) except -1:
+    """Fill the plan's tables."""
+    cdef Py_ssize_t D = len(layout.sizes)
+    plan.positions = layout.last_start() + 1
+    plan.run_count = 1
+    if plan.kernel == ROWS:
+        plan.start_array = as_indices(layout.starts(D))
+        plan.starts = <const Py_ssize_t*> cnp.PyArray_DATA(plan.start_array)
+    else:
+        starts, length = layout.starts(D - 1), layout.outputs[D - 1]
+        first = np.concatenate([[0], np.flatnonzero(np.diff(starts) != length) + 1])
+        counts = np.diff(np.append(first, len(starts))) * length
+        plan.run_array = as_indices(np.stack([starts[first], first * length, counts], 1))
+        plan.run_count = len(plan.run_array)
+        plan.runs = <const rnncore_run*> cnp.PyArray_DATA(plan.run_array)
+    plan.image = math.prod(layout.inputs)
+    plan.padded = layout.padded
+    whole = all([step == 1 for step in layout.steps]) and not any(layout.pads)
+    whole = whole and layout.inputs[1:] == layout.sizes[1:] and layout.sizes[0] <= layout.inputs[0]
+    if whole and (plan.run_count == 1 or not parted):
         plan.padded = 0
     channel = plan.padded or plan.image
-    terms = [
-        places[tuple(tap % step for tap, step in zip(tap_at, steps))]
-        + sum(tap // step * along for tap, step, along in zip(tap_at, steps, pitch))
-        for tap_at in itertools.product(*taps)
-    ]
-    plan.offset_array = as_indices(
-        (np.arange(plan.sizes[0])[:, None] * channel + np.array(terms, np.intp)[None, :]).reshape(-1))
-    copies = []
-    if plan.padded:
-        from_pitch = row_major(inputs)
-        for phase, place in places.items():
-            step, end = steps[-1], phase[-1] - pads[-1]
-            lead = min(max(0, -(end // step)), sizes[-1])
-            count = min(max(0, -((end - inputs[-1]) // step) - lead), sizes[-1] - lead)
-            for outer in itertools.product(*map(range, sizes[:-1])):
-                at = [q * steps[axis] + phase[axis] - pads[axis] for axis, q in enumerate(outer)]
-                inside = all(0 <= i < inputs[axis] for axis, i in enumerate(at)) and count > 0
-                target = place + sum(q * along for q, along in zip(outer, pitch))
-                if inside:
-                    source = sum(i * along for i, along in zip(at, from_pitch)) + end + lead * step
-                    copies.append((target, source, lead, count, sizes[-1], step))
-                else:
-                    copies.append((target, 0, sizes[-1], 0, sizes[-1], 1))
-    plan.row_array = as_indices(copies).reshape(-1, 6)
+    plan.offset_array = as_indices((np.arange(channels)[:, None] * channel + layout.terms()).reshape(-1))
     plan.offsets = <const Py_ssize_t*> cnp.PyArray_DATA(plan.offset_array)
-    plan.runs = <const rnncore_run*> cnp.PyArray_DATA(plan.run_array)
-    plan.run_count = run_count
+    plan.row_array = as_indices(layout.copies() if plan.padded else ()).reshape(-1, 6)
     plan.rows = <const rnncore_row*> cnp.PyArray_DATA(plan.row_array)
     plan.row_count = len(plan.row_array)
-    plan.starts = <const Py_ssize_t*> cnp.PyArray_DATA(plan.start_array)
+    return 0
 
 
 # One call.
@@ -213,40 +282,73 @@ cdef struct Work:
     int relu
     Py_ssize_t stop         # set where memory was lacking (1) or a signal handler raised (2)
     bint signals
+    void* pending           # the list for what it raised
 
 
-cdef const float* copied(const Work* work, Py_ssize_t n, Py_ssize_t g, float* room) noexcept nogil:
+cdef bint worked(Work* work, double* since, double done, int index) noexcept nogil:
+    """Called after so much work of one thread, which counts it in ``since``: whether to stop."""
+    since[0] += done
+    if since[0] > WORK_BETWEEN_SIGNALS:
+        since[0] = 0
+        if work.signals and index == 0 and not rnncore_get(&work.stop) and handler_raised(work.pending):
+            rnncore_put(&work.stop, 2)
+    return rnncore_get(&work.stop) != 0
+
+
+cdef Py_ssize_t at_once(double cost, Py_ssize_t tile) noexcept nogil:
+    """How many positions to make between two looks, whole tiles, where each takes so much work."""
+    return tile * <Py_ssize_t> max(1.0, WORK_BETWEEN_SIGNALS / (cost * tile))
+
+
+cdef const float* copied(Work* work, Py_ssize_t n, Py_ssize_t g, float* room, double* since,
+                         int index) noexcept nogil:
     """One image's channels of one group, as the plan wants them."""
     cdef const float* source = work.x + (n * work.G + g) * work.C * work.image
     cdef Py_ssize_t c
     if work.padded == 0:
         return source
     for c in range(work.C):
+        if worked(work, since, WORK_OF_A_COPY * work.padded, index):
+            break
         rnncore_copy_rows(work.rows, work.row_count, source + c * work.image, room + c * work.padded)
     return room
 
 
-cdef void convolve_image(const Work* work, Py_ssize_t n, Py_ssize_t g, Py_ssize_t block, const float* x,
-                         float* room) noexcept nogil:
+cdef void convolve_image(Work* work, Py_ssize_t n, Py_ssize_t g, Py_ssize_t block, const float* x, float* room,
+                         double* since, int index) noexcept nogil:
     """Part ``block`` of the outputs of one image and group, by planes or single."""
-    cdef Py_ssize_t first, last, m
+    cdef Py_ssize_t first, last, m, at, end = 0, part, count
     cdef Py_ssize_t W = work.isa.width
     cdef float* y = work.y + (n * work.G + g) * work.M * work.P
     if work.kernel == SINGLE:
         first, last = work.M * block // work.blocks, work.M * (block + 1) // work.blocks
+        part = at_once(work.K, work.isa.stretch)
         for m in range(first, last):
-            work.isa.single(work.plain + (g * work.M + m) * work.K, work.plain_bias[g * work.M + m], work.K, x,
-                            work.offsets, work.positions, work.runs, work.run_count, y + m * work.P, work.relu)
+            end = 0
+            while end < work.positions:
+                at, end = end, min(end + part, work.positions)
+                if worked(work, since, <double> (end - at) * work.K, index):
+                    return
+                work.isa.single(work.plain + (g * work.M + m) * work.K, work.plain_bias[g * work.M + m], work.K, x,
+                                work.offsets, at, end, work.positions, work.runs, work.run_count, y + m * work.P,
+                                work.relu)
         return
     first, last = work.panels * block // work.blocks, work.panels * (block + 1) // work.blocks
-    if first < last:
+    if first == last:
+        return
+    count = min(last * W, work.M) - first * W
+    part = at_once(<double> work.K * count, work.isa.tile)
+    while end < work.P:
+        at, end = end, min(end + part, work.P)
+        if worked(work, since, <double> (end - at) * count * work.K, index):
+            return
         work.isa.planes(work.w + (g * work.panels + first) * work.K * W, work.bias + (g * work.panels + first) * W,
-                        min(last * W, work.M) - first * W, work.K, x, work.offsets, work.P, work.runs,
-                        y + first * W * work.P, work.P, work.relu, room)
+                        count, work.K, x, work.offsets, at, end, work.P, work.runs, y + first * W * work.P, work.P,
+                        work.relu, room)
 
 
-cdef void convolve_rows(const Work* work, Py_ssize_t chunk, Py_ssize_t g, Py_ssize_t block, char* room,
-                        bint fresh) noexcept nogil:
+cdef void convolve_rows(Work* work, Py_ssize_t chunk, Py_ssize_t g, Py_ssize_t block, char* room, bint fresh,
+                        double* since, int index) noexcept nogil:
     """Part ``block`` of the outputs of one group, for every position of a chunk of images."""
     cdef Py_ssize_t first = chunk * work.images, last = min(first + work.images, work.N)
     cdef Py_ssize_t rows = work.images * work.P, n, p, at = 0, W = work.isa.width, panel, end
@@ -259,25 +361,16 @@ cdef void convolve_rows(const Work* work, Py_ssize_t chunk, Py_ssize_t g, Py_ssi
         return
     for n in range(first, last):
         if fresh:
-            x = copied(work, n, g, copies + (n - first) * work.C * work.padded)
+            x = copied(work, n, g, copies + (n - first) * work.C * work.padded, since, index)
             for p in range(work.P):
                 xs[at + p] = x + work.starts[p]
         for p in range(work.P):
             ys[at + p] = work.y + ((n * work.G + g) * work.M + panel * W) * work.P + p
         at += work.P
+    if worked(work, since, <double> at * work.K * (end - panel) * W, index):
+        return
     work.isa.rows(work.w + (g * work.panels + panel) * work.K * W, work.bias + (g * work.panels + panel) * W,
                   min(end * W, work.M) - panel * W, work.K, xs, at, work.offsets, ys, work.P, work.relu)
-
-
-cdef bint pending_signal() noexcept nogil:
-    """Whether a signal handler raised; the exception then waits in the thread that called."""
-    with gil:
-        try:
-            check_signals()
-        except BaseException as error:
-            pending.append(error)
-            return True
-    return False
 
 
 # Exceptions of signal handlers, on their way from the task to the call that started it.
@@ -292,30 +385,24 @@ cdef void convolve(int index, int threads, void* argument) noexcept nogil:
     cdef Py_ssize_t last_n = -1, last_g = -1
     cdef char* room = <char*> rnncore_scratch(work.scratch)
     cdef const float* x = NULL
-    cdef double done = 0, each
+    cdef double since = 0
     cdef unsigned before
     if room == NULL:
         rnncore_put(&work.stop, 1)
         return
-    each = <double> work.N * work.P * work.M * work.K / (images * work.blocks)
     before = rnncore_flush_subnormals()
     for unit in range(units * index // threads, units * (index + 1) // threads):
         n, rest = unit // (work.G * work.blocks), unit % (work.G * work.blocks)
         g = rest // work.blocks
         if work.kernel == ROWS:
-            convolve_rows(work, n, g, rest % work.blocks, room, n != last_n or g != last_g)
+            convolve_rows(work, n, g, rest % work.blocks, room, n != last_n or g != last_g, &since, index)
         else:
             if n != last_n or g != last_g:
-                x = copied(work, n, g, <float*> room)
-            convolve_image(work, n, g, rest % work.blocks, x, <float*> room + work.C * work.padded)
+                x = copied(work, n, g, <float*> room, &since, index)
+            convolve_image(work, n, g, rest % work.blocks, x, <float*> room + work.C * work.padded, &since, index)
         last_n, last_g = n, g
-        done += each
-        if done > WORK_BETWEEN_SIGNALS:
-            done = 0
-            if work.signals and index == 0 and pending_signal():
-                rnncore_put(&work.stop, 2)
-            if rnncore_get(&work.stop):
-                break
+        if rnncore_get(&work.stop):
+            break
     rnncore_restore_subnormals(before)
 
 
@@ -326,8 +413,9 @@ cdef class Convolution:
     geometry  (shape of x) -> (pads at the beginning of each axis, spatial sizes of y); raises where x does not fit
     relu      whether negative results become 0
 
-    Immutable but for the plans that it keeps; any number of threads may call it. An output's bits do not depend on the
-    batch, the size of the images or the number of threads.
+    InputError where one of them is something else, or images and weights do not fit each other, or what stands around
+    an image takes more than memory can hold. Immutable but for the plans that it keeps; any number of threads may call
+    it. An output's bits do not depend on the batch, the size of the images or the number of threads.
     """
 
     cdef const rnncore_convolution_isa* isa
@@ -339,13 +427,21 @@ cdef class Convolution:
 
     def __cinit__(self, cnp.ndarray weight not None, bias, groups, strides, dilations, geometry, bint relu,
                   int threads):
-        cdef Py_ssize_t W
+        cdef Py_ssize_t W, axes = cnp.PyArray_NDIM(weight) - 2
         shape = (<object> weight).shape
+        if axes < 1 or 0 in shape or weight.dtype.kind not in "fiu":
+            refuse(f"weight: {weight.dtype} of shape {shape}, expected (M, C / groups, *kernel) of sizes from 1 on")
+        if shape[0] % checked_size(groups, "group"):
+            refuse(f"group={groups}, expected a divisor of {shape[0]} outputs")
+        if bias is not None and np.shape(bias) != shape[:1]:
+            refuse(f"bias: shape {np.shape(bias)}, expected {shape[:1]}")
         self.isa = current_isa()
         W = self.isa.width
-        self.kernel, self.strides, self.dilations = shape[2:], tuple(strides), tuple(dilations)
+        self.kernel, self.threads = shape[2:], max(1, min(threads, 64))
+        self.strides = checked_sizes(strides, "strides", axes)
+        self.dilations = checked_sizes(dilations, "dilations", axes)
         self.plans = {}
-        self.geometry, self.relu, self.threads = geometry, relu, min(threads, 64)
+        self.geometry, self.relu = geometry, relu
         self.G, self.M, self.C = groups, shape[0] // groups, shape[1]
         self.K = math.prod(shape[1:])
         self.panels = (self.M + W - 1) // W
@@ -355,11 +451,7 @@ cdef class Convolution:
             self.plain_bias += bias.reshape(self.G, self.M)
         self.w = self.bias = None
         if self.M > 1 or self.G == 1:
-            wide = np.zeros((self.G, self.panels * W, self.K), np.float32)
-            wide[:, :self.M] = self.plain
-            panels = aligned((self.G, self.panels, self.K, W))
-            panels[...] = wide.reshape(self.G, self.panels, W, self.K).swapaxes(2, 3)
-            self.w = panels
+            self.w = pack_panels(self.plain, self.panels, W)
             padded = np.zeros((self.G, self.panels * W), np.float32)
             padded[:, :self.M] = self.plain_bias
             self.bias = padded
@@ -379,42 +471,55 @@ cdef class Convolution:
         return {"weight": self.unpack}
 
     cdef Plan make_plan(self, cnp.ndarray x):
-        cdef Py_ssize_t W = self.isa.width
+        cdef Py_ssize_t W = self.isa.width, axes = len(self.kernel)
         cdef Plan plan = Plan()
         cdef double as_planes, as_rows
+        cdef bint parted = True
         shape = (<object> x).shape
+        if len(shape) != axes + 2 or shape[1] != self.G * self.C:
+            refuse(f"images of shape {shape}, expected (N, {self.G * self.C}) and {axes} spatial sizes")
         pads, outputs = self.geometry(shape)
+        pads, plan.outputs = checked_sizes(pads, "pads", axes, 0), checked_sizes(outputs, "outputs", axes, 0)
         plan.sizes = shape[1:]
-        inputs = shape[2:]
-        plan.outputs = tuple(outputs)
-        plan.P = math.prod(outputs)
+        P = math.prod(plan.outputs)
         plan.images = 1
-        if plan.P == 0:
+        if P == 0:
             return plan
-        lay_out(plan, inputs, outputs, pads, self.kernel, self.strides, self.dilations, True)
-        if self.w is None or (self.M <= SINGLE_OUTPUTS and plan.positions >= W):
+        geometry = list(zip(shape[2:], plan.outputs, pads, self.kernel, self.strides, self.dilations))
+        geometry = [axis for axis in geometry if axis[:4] != (1, 1, 0, 1)] or geometry[:1]
+        layout = Layout(geometry, True)
+        if self.w is None or (self.M <= SINGLE_OUTPUTS and layout.last_start() >= W - 1):
             plan.kernel = SINGLE
-            return plan
-        plan.kernel = PLANES
-        as_planes = <double> ((plan.P + W - 1) // W) * ((self.M + W // 2 - 1) // (W // 2) * (W // 2))
-        as_rows = <double> plan.P * self.panels * ROWS_COST
-        if plan.P < W or as_rows < as_planes:
-            plan.kernel = ROWS
-            lay_out(plan, inputs, outputs, pads, self.kernel, self.strides, self.dilations, False)
-            plan.images = max(1, CHUNK_ROWS // plan.P)
+        else:
+            as_planes = <double> ((P + W - 1) // W) * ((self.M + W // 2 - 1) // (W // 2) * (W // 2))
+            as_rows = <double> P * self.panels * ROWS_COST
+            plan.kernel = ROWS if P < W or as_rows < as_planes else PLANES
+        if plan.kernel == ROWS:
+            whole = Layout(geometry, False)
+            if whole.padded <= LARGEST_WHOLE * (layout.padded + math.prod(shape[2:])):
+                layout, parted = whole, False
+        needed = self.C * layout.padded * sizeof(float) + layout.rows * sizeof(rnncore_row)
+        check_room(f"an image of shape {shape[1:]} with its padding", needed, math.prod(shape[1:]) * sizeof(float),
+                   self.G * self.M * (P + self.K) * sizeof(float))
+        plan.P = P
+        if plan.kernel == ROWS:
+            plan.images = max(1, min(CHUNK_ROWS // P, LARGEST_CHUNK // (self.C * layout.padded)))
+        lay_out(plan, layout, self.C, parted)
         return plan
 
     def __call__(self, cnp.ndarray x not None):
         """x (N, C, *spatial), float32; copied if it is not C-contiguous."""
         cdef Plan plan
         cdef Work work
-        cdef cnp.ndarray dense = np.ascontiguousarray(x) if not cnp.PyArray_ISCARRAY_RO(x) else x
+        cdef cnp.ndarray dense = as_dense(x, cnp.NPY_FLOAT32, "images")
         cdef cnp.ndarray y
-        cdef cnp.npy_intp[32] dims
+        cdef cnp.npy_intp[MAX_RANK] dims
         cdef Py_ssize_t axis
-        cdef int D = cnp.PyArray_NDIM(x)
+        cdef int D = <int> len(self.kernel) + 2
         cdef int threads
         cdef double multiply_adds
+        if cnp.PyArray_NDIM(x) != D:
+            refuse(f"images of shape {(<object> x).shape}, expected {D} dimensions")
         sizes = (<object> dense).shape[1:]
         plan = self.plans.get(sizes)
         if plan is None:
@@ -451,22 +556,41 @@ cdef class Convolution:
         work.blocks = threads if work.N * work.G < 4 * threads else 1
         work.blocks = max(work.blocks, <Py_ssize_t> (multiply_adds / work.N / work.G / WORK_BETWEEN_SIGNALS))
         work.blocks = max(1, min(work.blocks, work.M if plan.kernel == SINGLE else work.panels))
-        work.signals = multiply_adds > WORK_BETWEEN_SIGNALS
-        work.scratch = work.images * work.C * work.padded * sizeof(float) + 64
+        work.signals = multiply_adds + WORK_OF_A_COPY * work.N * work.G * work.C * work.padded > WORK_BETWEEN_SIGNALS
+        work.pending = <void*> pending
+        work.scratch = plus(times(times(times(work.images, work.C), work.padded), sizeof(float)), 64)
         if plan.kernel == PLANES:
-            work.scratch += (self.isa.chain + 1 + self.panels * self.isa.width) * self.isa.tile * sizeof(float)
+            work.scratch = plus(work.scratch, times(times(self.isa.chain + 1 + self.panels * self.isa.width,
+                                                          self.isa.tile), sizeof(float)))
         elif plan.kernel == ROWS:
-            work.scratch += 2 * work.images * work.P * sizeof(float*)
+            work.scratch = plus(work.scratch, times(times(times(2, work.images), work.P), sizeof(float*)))
         if multiply_adds < WORK_WITH_GIL:
             convolve(0, 1, &work)
         else:
             with nogil:
                 rnncore_pool_run(threads, convolve, &work)
         if work.stop == 1:
-            raise MemoryError(f"no memory for a convolution of images {(<object> dense).shape}")
+            raise MemoryError(f"no memory for a convolution of images {(<object> dense).shape}: {work.scratch} bytes")
         if work.stop == 2:
             raise pending.pop()
         return y
+
+
+cdef pack_panels(plain, Py_ssize_t count, Py_ssize_t W):
+    """(G, M, K) as [G][panels][K][W]: in parts, between which Python looks for signals."""
+    G, K = plain.shape[0], plain.shape[2]
+    panels = aligned((G, count, K, W))
+    step = max(1, PACKED_AT_ONCE // (G * K * W))
+    for first in range(0, count, step):
+        part = panels[:, first:first + step]
+        rows = plain[:, first * W:(first + step) * W]
+        if rows.shape[1] < part.shape[1] * W:
+            whole = np.zeros((G, part.shape[1] * W, K), np.float32)
+            whole[:, :rows.shape[1]] = rows
+            rows = whole
+        part[...] = rows.reshape(G, part.shape[1], W, K).swapaxes(2, 3)
+        check_signals()
+    return panels
 
 
 cdef aligned(shape):

@@ -4,9 +4,9 @@
 For a chunk of time steps the input product of all its rows is made at once; then each step adds the recurrent
 product of its rows and finishes them (cell.h). Rows stand in order of falling length, so that the rows still
 running are always the first n: the work is the sum of the lengths.
-
-Nothing is checked here; rnncore.model checks before it calls.
 """
+
+import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -18,6 +18,9 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from rnncore.kernels._blas cimport Products
+from rnncore.kernels._checks cimport (
+    check_dense, check_rows, check_shape2, check_type, check_writable, checked_size, plus, refuse, times,
+)
 from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, steps_of, store, time_of
 
 cnp.import_array()
@@ -90,6 +93,9 @@ cdef Py_ssize_t BLOCK_ROWS = 512
 cdef double WORK_BETWEEN_SIGNALS = 2e8
 cdef double WORK_OF_A_STEP = 1e3
 cdef double WORK_OF_AN_ACTIVATION = 50
+
+# Sizes of matrices are at most so many: BLAS counts by int.
+BLAS_MOST = (1 << 31) - 1
 
 MERGES = {"set": MERGE_SET, "sum": MERGE_ADD, "mul": MERGE_MUL, "average": MERGE_AVERAGE}
 
@@ -289,17 +295,18 @@ cdef int run_direction(const rnncore_cell* cell, const Job* job, real* x, real* 
     cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t B = min(job.B, BLOCK_ROWS), rows_max = max(B, CHUNK_ROWS)
     cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
-    cdef Py_ssize_t count, first = 0
+    cdef Py_ssize_t first = 0
+    cdef size_t size
     cdef real* scratch
     cdef double work = 0
-    if rows_max > B * job.T:
-        rows_max = B * job.T if job.T > 0 else B
-    count = B * (P + cells + H) + rows_max * (GH + cell.input_size)
+    if job.T < rows_max // B:
+        rows_max = B * max(job.T, 1)
+    size = times(plus(times(B, P + cells + H), times(rows_max, GH + cell.input_size)), sizeof(real))
     with nogil:
-        scratch = <real*> malloc(count * sizeof(real))
+        scratch = <real*> malloc(size)
         if scratch == NULL:
             with gil:
-                raise MemoryError(f"{count * sizeof(real)} bytes of scratch for a batch of {job.B}")
+                raise MemoryError(f"no memory for a batch of {job.B}: {size} bytes")
         try:
             while first < job.B:
                 run_block[real](cell, job, first, min(B, job.B - first), x, y, h0, c0, hn, cn, scratch, rows_max,
@@ -310,21 +317,68 @@ cdef int run_direction(const rnncore_cell* cell, const Job* job, real* x, real* 
     return 0
 
 
+cdef dict GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
+
+# The numbers of activations.
+cdef dict PLACES = {"RNN": 1, "LSTM": 5, "GRU": 3}
+
+
+def check_cell(str kind not None, dict options not None, dict weights not None, dtype):
+    """InputError unless these are the options and weights, of that dtype, of one cell: see PackedCell.
+
+    Products of sizes fit the integers of BLAS.
+    """
+    if kind not in KINDS:
+        refuse(f"kind {kind!r}, expected {', '.join(KINDS)}")
+    for name, known in (("coupled", COUPLED), ("layer_norm", LAYER_NORM)):
+        if options.get(name) not in known or (kind != "LSTM" and options.get(name) is not None):
+            refuse(f"{kind}: {name}={options.get(name)!r}, expected {', '.join(map(repr, known))}, or none of others")
+    K, H, P, G = [
+        checked_size(options.get(name), name) for name in ("input_size", "hidden_size", "output_size", "gates")
+    ]
+    if G != GATES[kind] - (options.get("coupled") is not None):
+        refuse(f"{kind}: gates={G}, expected {GATES[kind]}, or one less where two are coupled")
+    if max(K, G * H, P) > BLAS_MOST or (P != H and "weight_hr" not in weights):
+        refuse(f"{kind}: sizes {(K, H, P)}, expected at most {BLAS_MOST}, and P equal to H but for a projection")
+    activations = options.get("activations", ())
+    if len(activations) != PLACES[kind] or any([not 0 <= number < ACT_COUNT for number, _, _ in activations]):
+        refuse(f"{kind}: activations {activations!r}, expected {PLACES[kind]} of those known")
+    rows = G * H
+    shapes = {
+        "weight_ih": (rows, K), "weight_hh": (rows, P), "bias": (rows,), "bias_hn": (H,), "peephole": (rows - H,),
+        "weight_hr": (P, H), "bias_hr": (P,), "ln_weight": (rows,), "ln_cell_weight": (H,), "ln_cell_bias": (H,),
+    }
+    needed = ["weight_ih", "weight_hh"]
+    if options.get("layer_norm") is not None:
+        needed += ["bias", "ln_weight"]
+    if options.get("layer_norm") == "tf1":
+        needed += ["ln_cell_weight", "ln_cell_bias"]
+    for name in needed:
+        if name not in weights:
+            refuse(f"{kind}: {name} missing")
+    for name, array in weights.items():
+        if name not in shapes or not isinstance(array, np.ndarray):
+            refuse(f"{kind}: {name}={array!r}, expected arrays named {', '.join(shapes)}")
+        if array.dtype != dtype or array.shape != shapes[name]:
+            refuse(f"{kind}.{name}: {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shapes[name]}")
+
+
 cdef class PackedCell:
     """One direction of one layer, ready to run: a cell's options and its weights in one dtype.
 
-    options: the cell's fields by name, with activations as (id, alpha, beta); weights: canonical name to
-    C-contiguous array of ``dtype``, kept alive and never written.
+    options: the cell's fields by name, with activations as (id, alpha, beta); weights: canonical name to array of
+    float32, or float64 with double_precision, kept alive and never written. InputError for others: see check_cell.
     """
 
     cdef rnncore_cell cell
     cdef bint double_precision
     cdef dict weights
 
-    def __cinit__(self, str kind, dict options, dict weights, bint double_precision):
+    def __cinit__(self, str kind not None, dict options not None, dict weights not None, bint double_precision):
         cdef rnncore_cell* cell = &self.cell
         memset(cell, 0, sizeof(rnncore_cell))
-        self.weights = weights
+        check_cell(kind, options, weights, np.float64 if double_precision else np.float32)
+        self.weights = {name: np.require(array, None, "CA") for name, array in weights.items()}
         self.double_precision = double_precision
         cell.kind = KINDS[kind]
         cell.input_size = options["input_size"]
@@ -359,8 +413,27 @@ cdef class PackedCell:
         array = self.weights.get(name)
         return NULL if array is None else cnp.PyArray_DATA(array)
 
-    def run(self, cnp.ndarray x, cnp.ndarray y, Py_ssize_t column, str merge, bint time_first, bint reverse,
-            bint flip, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
+    cdef int type_number(self):
+        return cnp.NPY_FLOAT64 if self.double_precision else cnp.NPY_FLOAT32
+
+    cdef int check_sequence(self, cnp.ndarray array, str name, Py_ssize_t size) except -1:
+        check_type(array, self.type_number(), name)
+        if cnp.PyArray_NDIM(array) != 3:
+            refuse(f"{name}: shape {(<object> array).shape}, expected 3 dimensions")
+        if cnp.PyArray_DIM(array, 2) > 1 and cnp.PyArray_SIZE(array) > 0 and cnp.PyArray_STRIDE(array, 2) != size:
+            refuse(f"{name}: strides {(<object> array).strides}, expected a dense last dimension")
+        return 0
+
+    cdef int check_state(self, cnp.ndarray state, Py_ssize_t B, Py_ssize_t size, str name, bint written) except -1:
+        if state is not None:
+            check_dense(state, self.type_number(), 2, name)
+            check_shape2(state, B, size, name)
+            if written:
+                check_writable(state, name)
+        return 0
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray y, Py_ssize_t column, str merge not None, bint time_first,
+            bint reverse, bint flip, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
             cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn):
         """Run the direction over x (B, T, I), or (T, B, I) with time_first.
 
@@ -373,8 +446,28 @@ cdef class PackedCell:
         cdef Py_ssize_t size = sizeof(double) if self.double_precision else sizeof(float)
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
         cdef char* out = NULL
+        cdef Py_ssize_t K = self.cell.input_size, P = self.cell.output_size
+        self.check_sequence(x, "x", size)
+        if cnp.PyArray_DIM(x, 2) != K:
+            refuse(f"x: shape {(<object> x).shape}, expected a last dimension of {K}")
         job.B = cnp.PyArray_DIM(x, batch_axis)
         job.T = cnp.PyArray_DIM(x, time_axis)
+        if merge not in MERGES:
+            refuse(f"merge {merge!r}, expected {', '.join(MERGES)}")
+        if y is not None:
+            self.check_sequence(y, "y", size)
+            check_writable(y, "y")
+            if ((<object> y).shape[:2] != (<object> x).shape[:2] or column < 0
+                    or column > cnp.PyArray_DIM(y, 2) - P):
+                refuse(f"y: shape {(<object> y).shape} for {P} outputs at {column} of x {(<object> x).shape}")
+        check_rows(order, lengths, steps, job.B, job.T)
+        self.check_state(h0, job.B, P, "h0", False)
+        self.check_state(hn, job.B, P, "hn", True)
+        if self.cell.kind == KIND_LSTM:
+            self.check_state(c0, job.B, self.cell.hidden_size, "c0", False)
+            self.check_state(cn, job.B, self.cell.hidden_size, "cn", True)
+        elif c0 is not None or cn is not None:
+            refuse("c0 or cn of cells that have no c, expected None")
         if job.B == 0:
             return
         job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // size
@@ -408,12 +501,15 @@ cdef inline void* optional_data(cnp.ndarray array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(array)
 
 
-def activate(str name, double alpha, double beta, cnp.ndarray x not None):
+def activate(str name not None, double alpha, double beta, cnp.ndarray x not None):
     """f(x) in place over each row of the dense float32 or float64 array x (rows, n): the compiled activation."""
     cdef rnncore_act f
-    cdef Py_ssize_t rows = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(x, 1), row
+    cdef Py_ssize_t rows, n, row
     cdef bint double_precision = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64
     cdef char* data = <char*> cnp.PyArray_DATA(x)
+    check_dense(x, cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32, 2, "x")
+    check_writable(x, "x")
+    rows, n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
     f.id = ACTIVATION_IDS[name]
     f.alpha = alpha
     f.beta = beta

@@ -26,25 +26,31 @@ cdef class OpStep:
 
     label   how errors name the node
     packed  weights that are kept packed: name -> what unpacks a copy
+    parted  what calls run, parted(run, *values), where one of the values has more than ``elements``; or None
     """
 
-    cdef object run
+    cdef object run, parted
+    cdef Py_ssize_t elements
     cdef tuple inputs, names
     cdef str label, first, second, only
     cdef readonly dict packed
 
-    def __cinit__(self, run, tuple inputs not None, tuple names not None, str label not None, dict packed not None):
+    def __cinit__(self, run, tuple inputs not None, tuple names not None, str label not None, dict packed not None,
+                  parted=None, Py_ssize_t elements=0):
         self.run, self.inputs, self.names, self.label, self.packed = run, inputs, names, label, packed
         self.first = inputs[0] if len(inputs) in (1, 2) and "" not in inputs else None
         self.second = inputs[1] if len(inputs) == 2 else None
         self.only = names[0] if len(names) == 1 else None
+        self.parted, self.elements = parted, elements
 
     def __call__(self, dict values not None, before, after):
         self.walk(values)
 
     cdef int walk(self, dict values) except -1:
         try:
-            if self.first is None:
+            if self.parted is not None and self.is_long(values):
+                found = self.parted(self.run, *[values[name] if name else None for name in self.inputs])
+            elif self.first is None:
                 found = self.run(*[values[name] if name else None for name in self.inputs])
             elif self.second is None:
                 found = self.run(values[self.first])
@@ -59,6 +65,14 @@ cdef class OpStep:
         else:
             values[self.only] = found
         return 0
+
+    cdef bint is_long(self, dict values) except -1:
+        """Whether one of the values has more than ``elements``."""
+        for name in self.inputs:
+            value = values[name] if name else None
+            if cnp.PyArray_Check(value) and cnp.PyArray_SIZE(value) > self.elements:
+                return True
+        return False
 
 
 cdef refused(str label, error, list arrays):
@@ -88,6 +102,8 @@ def walk(list steps not None, list unread, dict values not None, before, after):
     """Take every step; behind each the values that it lists in ``unread``, if there is one, are dropped."""
     cdef Py_ssize_t place
     cdef tuple names
+    if unread is not None and len(unread) != len(steps):
+        raise ValueError(f"unread: {len(unread)} entries, expected {len(steps)}")
     for place in range(len(steps)):
         step = steps[place]
         if type(step) is OpStep:
@@ -101,7 +117,7 @@ def walk(list steps not None, list unread, dict values not None, before, after):
                     raise
                 refused(label, error, [])
         if unread is not None:
-            names = <tuple> unread[place]
+            names = <tuple?> unread[place]
             for name in names:
                 if PyDict_Contains(values, name):
                     PyDict_DelItem(values, name)

@@ -24,3 +24,6 @@ cdef struct StateCall:
 
 cdef int run_states(object stack, StateCall* given, int threads) except -1
 cdef double steps_between_signals(object stack) except -1
+
+# InputError unless a stack of one direction takes such inputs and has states of these shapes (c: None for none).
+cdef int check_stack_states(object stack, Py_ssize_t input_size, Py_ssize_t batch, h, c) except -1

@@ -13,8 +13,6 @@ do not depend on how the work was shared.
 
 What the fused steps do not cover (layer norm, other activations) takes plain panels of one vector and finishes rows
 with cell.h.
-
-Nothing is checked here; rnncore.model checks before it calls.
 """
 
 import os
@@ -32,11 +30,14 @@ from cpython.object cimport PyObject, PyTypeObject, ternaryfunc
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.type cimport PyType_Modified
 
+from rnncore.kernels._checks cimport (
+    MAX_RANK, as_dense, check_dense, check_rows, check_shape3, check_type, check_writable, plus, refuse, times,
+)
 from rnncore.kernels._job cimport MERGE_SET, Job, Merge, steps_of, store, time_of
-from rnncore.kernels._signals cimport check_signals
+from rnncore.kernels._signals cimport check_signals, handler_raised
 
 from rnncore.errors import UnsupportedError
-from rnncore.kernels._engine import MERGES
+from rnncore.kernels._engine import MERGES, check_cell
 
 cnp.import_array()
 
@@ -260,6 +261,8 @@ def current_isa():
 
 def ask_threads(int threads):
     """The calling thread's calls use so many threads from now on, 0 for what models say. Returns the number before."""
+    if threads < 0:
+        refuse(f"threads={threads}, expected 0 or more")
     return rnncore_ask_threads(threads)
 
 
@@ -291,6 +294,7 @@ cdef struct Run:
     # behind goes on to that meeting.
     Py_ssize_t stop
     bint signals        # whether to look for signals at all: only where a call may be long
+    void* pending       # the list for what a handler raised
     double work         # since the last look
     # Where layers run side by side: steps of x that stand, and of y; each NULL where nobody waits.
     const Py_ssize_t* ready
@@ -654,7 +658,7 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
             if work > WORK_BETWEEN_SIGNALS:
                 work = 0
                 if run.signals and index == 0:
-                    if pending_signal():
+                    if handler_raised(run.pending):
                         rnncore_put(run.interrupted, 1)
                         rnncore_put(&run.stop, t)
                 elif threads == 1 and rnncore_get(run.interrupted):
@@ -673,17 +677,6 @@ cdef void time_loop(Run* run, int index, int threads) noexcept nogil:
     if index == 0:
         save_states(run, 0, n, h)
         run.work = work
-
-
-cdef bint pending_signal() noexcept nogil:
-    """Whether a signal handler raised; the exception then waits in the thread that called."""
-    with gil:
-        try:
-            check_signals()
-        except BaseException as error:
-            pending.append(error)
-            return True
-    return False
 
 
 # Exceptions of signal handlers, on their way from the loop to the call that started it.
@@ -722,6 +715,7 @@ cdef struct Call:
     double row_work, work   # multiply-adds of one step of one row, and of the call
     double row_cost         # the same with what it costs beside them
     bint signals            # whether the call may be so long that somebody wants to interrupt it
+    void* pending           # the list for what a handler raised
     Py_ssize_t interrupted  # set by the calling thread
     int threads
     # Rows in blocks, which threads take in turn, each with scratch of its own.
@@ -756,6 +750,7 @@ cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, 
     run.plan = plan
     run.job = job
     run.interrupted = &call.interrupted
+    run.pending = call.pending
     run.stop = PY_SSIZE_T_MAX
     if layer == 0:
         if call.tables != NULL:
@@ -889,10 +884,11 @@ cdef class NativeCell:
     cdef list owned
     cdef bint has_c
 
-    def __cinit__(self, str kind, dict options, dict weights):
+    def __cinit__(self, str kind not None, dict options not None, dict weights not None):
         cdef Plan* plan = &self.plan
         cdef rnncore_cell* cell = &plan.cell
         memset(plan, 0, sizeof(Plan))
+        check_cell(kind, options, weights, np.float32)
         self.owned = []
         plan.isa = isa
         cell.kind = {"RNN": KIND_RNN, "LSTM": KIND_LSTM, "GRU": KIND_GRU}[kind]
@@ -1003,6 +999,8 @@ cdef class NativeCell:
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t rows = plan.cell.gates * plan.cell.hidden_size
         cdef bint apart = plan.w_n.data != NULL  # the candidate's rows of R have panels of their own
+        if key not in self.packed:
+            refuse(f"{key!r}, expected one of {', '.join(self.packed)}")
         if key == "weight_hr":
             return unpack_panels(&plan.w_hr, plan.cell.output_size, plan.isa.width)
         if key == "weight_ih":
@@ -1028,6 +1026,10 @@ cdef class NativeCell:
         return sum(array.nbytes for array in self.owned)
 
 
+# Of a stack: more than any network has, and few enough for what is computed of them.
+MOST_LAYERS = 1 << 20
+
+
 cdef class Stack:
     """The layers and directions of one recurrent node, ready to run. Immutable; any number of threads may call it.
 
@@ -1040,18 +1042,54 @@ cdef class Stack:
     cdef int layers, directions
     cdef bint reverse, has_c
 
-    def __cinit__(self, list layers, bint reverse):
+    def __cinit__(self, list layers not None, bint reverse):
         cdef NativeCell cell
+        cdef const Plan* first
         self.cells = [cell for cells in layers for cell in cells]
+        if not 1 <= len(layers) <= MOST_LAYERS or not 1 <= len(layers[0]) <= 2 or (reverse and len(layers[0]) > 1):
+            refuse(f"{len(layers)} layers, expected 1 to {MOST_LAYERS}, each of one direction or two, forward first")
         self.layers = len(layers)
         self.directions = len(layers[0])
         self.reverse = reverse
         self.plans = <const Plan**> malloc(len(self.cells) * sizeof(Plan*))
         if self.plans == NULL:
             raise MemoryError()
+        self.has_c = (<NativeCell> self.cells[0]).has_c
         for i, cell in enumerate(self.cells):
             self.plans[i] = &cell.plan
-            self.has_c = cell.has_c
+            first = self.plans[0]
+            layer = i // self.directions
+            sizes = cell.plan.cell.output_size, cell.plan.cell.hidden_size
+            if len(layers[layer]) != self.directions or cell.has_c != self.has_c or cell.plan.isa != first.isa:
+                refuse(f"layer {layer}: expected {self.directions} cells of one kind and instruction set")
+            if sizes != (first.cell.output_size, first.cell.hidden_size):
+                refuse(f"layer {layer}: sizes {sizes}, expected {(first.cell.output_size, first.cell.hidden_size)}")
+            if cell.plan.cell.input_size != self.plans[layer * self.directions].cell.input_size:
+                refuse(f"layer {layer}: directions of different input sizes")
+
+    cdef int check_merges(self, merge, last_merge) except -1:
+        """That both are known, and layers behind the first take what the one before gives."""
+        cdef Py_ssize_t width, layer
+        if merge not in MERGES or last_merge not in MERGES:
+            refuse(f"merge {merge!r} and {last_merge!r}, expected {', '.join(MERGES)}")
+        width = self.width_of(MERGES[merge])
+        for layer in range(1, self.layers):
+            if self.plans[layer * self.directions].cell.input_size != width:
+                refuse(f"layer {layer}: input size {self.plans[layer * self.directions].cell.input_size}, expected "
+                       f"{width} of the layer before")
+        return 0
+
+    cdef Py_ssize_t width_of(self, Merge merge):
+        """Numbers of an output."""
+        return self.plans[0].cell.output_size * (self.directions if merge == MERGE_SET else 1)
+
+    cdef int check_state(self, cnp.ndarray state, Py_ssize_t B, Py_ssize_t size, str name, bint written) except -1:
+        if state is not None:
+            check_dense(state, cnp.NPY_FLOAT32, 3, name)
+            check_shape3(state, self.layers * self.directions, B, size, name)
+            if written:
+                check_writable(state, name)
+        return 0
 
     def __dealloc__(self):
         free(self.plans)
@@ -1077,8 +1115,18 @@ cdef class Stack:
         cdef Call call
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
         memset(&call, 0, sizeof(Call))
+        self.check_merges(merge, last_merge)
+        self.check_sequences(x, y, MERGES[last_merge], batch_axis, time_axis, table)
         call.job.B = cnp.PyArray_DIM(x, batch_axis)
         call.job.T = cnp.PyArray_DIM(x, time_axis)
+        check_rows(order, lengths, steps, call.job.B, call.job.T)
+        self.check_state(h0, call.job.B, self.plans[0].cell.output_size, "h0", False)
+        self.check_state(hn, call.job.B, self.plans[0].cell.output_size, "hn", True)
+        if self.has_c:
+            self.check_state(c0, call.job.B, self.plans[0].cell.hidden_size, "c0", False)
+            self.check_state(cn, call.job.B, self.plans[0].cell.hidden_size, "cn", True)
+        elif c0 is not None or cn is not None:
+            refuse("c0 or cn of cells that have no c, expected None")
         if call.job.B == 0:
             return
         call.job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // cnp.PyArray_ITEMSIZE(x)
@@ -1104,6 +1152,39 @@ cdef class Stack:
         call.cn = <float*> optional_data(cn)
         self.start(&call, threads)
 
+    cdef int check_sequences(self, cnp.ndarray x, cnp.ndarray y, Merge merge, int batch_axis, int time_axis,
+                             Table table) except -1:
+        """x and y of a run: see there."""
+        cdef Py_ssize_t width = self.width_of(merge), K = self.plans[0].cell.input_size
+        cdef Py_ssize_t b, t
+        cdef const char* row
+        cdef int64_t id
+        if table is None:
+            check_type(x, cnp.NPY_FLOAT32, "x")
+            if cnp.PyArray_NDIM(x) != 3 or cnp.PyArray_DIM(x, 2) != K:
+                refuse(f"x: shape {(<object> x).shape}, expected 3 dimensions, the last of {K}")
+            if K > 1 and cnp.PyArray_SIZE(x) > 0 and cnp.PyArray_STRIDE(x, 2) != sizeof(float):
+                refuse(f"x: strides {(<object> x).strides}, expected a dense last dimension")
+        else:
+            if table.stack is not self:
+                refuse("table: of another stack")
+            check_type(x, cnp.NPY_INT64, "ids")
+            if cnp.PyArray_NDIM(x) != 2:
+                refuse(f"ids: shape {(<object> x).shape}, expected 2 dimensions")
+            for b in range(cnp.PyArray_DIM(x, 0)):
+                row = <const char*> cnp.PyArray_DATA(x) + b * cnp.PyArray_STRIDE(x, 0)
+                for t in range(cnp.PyArray_DIM(x, 1)):
+                    id = (<const int64_t*> (row + t * cnp.PyArray_STRIDE(x, 1)))[0]
+                    if not 0 <= id < table.rows:
+                        refuse(f"ids: {id} at {(b, t)}, expected 0 to {table.rows - 1}")
+        if y is not None:
+            check_type(y, cnp.NPY_FLOAT32, "y")
+            check_writable(y, "y")
+            check_shape3(y, cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), width, "y")
+            if width > 1 and cnp.PyArray_SIZE(y) > 0 and cnp.PyArray_STRIDE(y, 2) != sizeof(float):
+                refuse(f"y: strides {(<object> y).strides}, expected a dense last dimension")
+        return 0
+
     cdef int start(self, Call* call, int threads) except -1:
         """Fill in what the stack knows, and run."""
         cdef bint done
@@ -1115,10 +1196,11 @@ cdef class Stack:
         call.has_c = self.has_c
         if call.state_batch == 0:
             call.state_batch = call.job.B
+        call.pending = <void*> pending
         call.width = self.plans[0].cell.output_size
         if call.merge == MERGE_SET:
             call.width *= self.directions
-        call.threads = min(rnncore_asked_threads(threads), <int> RNNCORE_MAX_THREADS)
+        call.threads = max(1, min(rnncore_asked_threads(threads), <int> RNNCORE_MAX_THREADS))
         for i in range(self.layers * self.directions):
             call.row_work += work_of_row(self.plans[i])
             call.row_cost += cost_of_row(self.plans[i])
@@ -1143,18 +1225,25 @@ cdef class Table:
 
     cdef const float* tables[2]
     cdef list owned
+    cdef Stack stack
+    cdef Py_ssize_t rows    # ids are below
 
     def __cinit__(self, Stack stack not None, cnp.ndarray weight not None):
         cdef rnncore_rows rows
         cdef const Plan* plan
         cdef cnp.ndarray table
-        cdef Py_ssize_t N = len(weight)
         cdef cnp.ndarray dense = np.ascontiguousarray(weight, np.float32)
+        cdef Py_ssize_t N
         cdef unsigned mode
+        check_dense(dense, cnp.NPY_FLOAT32, 2, "weight")
+        N = cnp.PyArray_DIM(dense, 0)
+        if N == 0 or cnp.PyArray_DIM(dense, 1) != stack.plans[0].cell.input_size:
+            refuse(f"weight: shape {(<object> dense).shape}, expected rows of {stack.plans[0].cell.input_size}")
         self.owned = []
+        self.stack, self.rows = stack, N
         rows.base = <const float*> cnp.PyArray_DATA(dense)
         rows.offset = NULL
-        rows.stride = weight.shape[1]
+        rows.stride = cnp.PyArray_DIM(dense, 1)
         for direction in range(stack.directions):
             plan = stack.plans[direction]
             aligned_copy(np.zeros((N, plan.z_stride), np.float32), self.owned)
@@ -1170,9 +1259,9 @@ cdef class Table:
         return sum(table.nbytes for table in self.owned)
 
 
-def table_bytes(Stack stack, Py_ssize_t rows):
+def table_bytes(Stack stack not None, rows):
     """Bytes that a Table of so many rows would take."""
-    return sum(stack.plans[i].z_stride * rows * sizeof(float) for i in range(stack.directions))
+    return sum([stack.plans[i].z_stride for i in range(stack.directions)]) * rows * sizeof(float)
 
 
 cdef class Direct:
@@ -1190,8 +1279,13 @@ cdef class Direct:
     cdef Merge merge
     cdef int threads
 
-    def __cinit__(self, Stack stack not None, str merge not None, Py_ssize_t input_size, Py_ssize_t width, tuple names,
-                  int threads):
+    def __cinit__(self, Stack stack not None, str merge not None, Py_ssize_t input_size, Py_ssize_t width,
+                  tuple names not None, int threads):
+        stack.check_merges(merge, merge)
+        if (input_size, width) != (stack.plans[0].cell.input_size, stack.width_of(MERGES[merge])):
+            refuse(f"sizes {(input_size, width)}, expected those of the stack")
+        if len(names) != (2 if stack.has_c else 1):
+            refuse(f"states {names}, expected h, and c where the cells have one")
         self.stack = stack
         self.merge = MERGES[merge]
         self.input_size = input_size
@@ -1215,7 +1309,7 @@ cdef class Direct:
         self.stack.start(&call, self.threads)
         return y
 
-    def step(self, x, dict state):
+    def step(self, x, dict state not None):
         """(y, new states by name) for x and the states given by name; None where one of them is not plain."""
         cdef Call call
         cdef dict after = {}
@@ -1290,6 +1384,8 @@ def call_direct_first(type of not None):
     all other calls, and stays what people read. A subclass calls its own.
     """
     global call_method
+    if not isinstance(of, type):
+        raise TypeError(f"{of!r}, expected a class")
     if <Slot> (<PyTypeObject*> of).tp_call != call_direct:
         call_method = <Slot> (<PyTypeObject*> of).tp_call
         (<PyTypeObject*> of).tp_call = <ternaryfunc> call_direct
@@ -1310,6 +1406,20 @@ cdef int run_states(object stack, StateCall* given, int threads) except -1:
     call.slots, call.state_batch = given.slots, given.state_batch
     call.merge = call.last_merge = MERGE_SET
     return (<Stack> stack).start(&call, threads)
+
+
+cdef int check_stack_states(object stack, Py_ssize_t input_size, Py_ssize_t batch, h, c) except -1:
+    """See _native.pxd."""
+    cdef Stack given = stack
+    cdef const rnncore_cell* cell
+    if given is None or given.directions != 1 or given.reverse:
+        refuse(f"{stack!r}, expected a stack of one direction, forward")
+    given.check_merges("set", "set")
+    cell = &given.plans[0].cell
+    expected = (given.layers, batch, cell.output_size), (given.layers, batch, cell.hidden_size) if given.has_c else None
+    if (h, c) != expected or input_size != cell.input_size:
+        refuse(f"input size {input_size} and states {(h, c)}, expected {cell.input_size} and {expected}")
+    return 0
 
 
 cdef double steps_between_signals(object stack) except -1:
@@ -1378,6 +1488,10 @@ cdef class Matrix:
     cdef int threads
 
     def __cinit__(self, cnp.ndarray weight not None, bias, int threads):
+        if cnp.PyArray_NDIM(weight) != 2 or cnp.PyArray_SIZE(weight) == 0 or weight.dtype.kind not in "fiu":
+            refuse(f"weight: {weight.dtype} of shape {(<object> weight).shape}, expected (N, K) of sizes from 1 on")
+        if bias is not None and np.shape(bias) != (len(weight),):
+            refuse(f"bias: shape {np.shape(bias)}, expected {(len(weight),)}")
         self.owned = []
         self.threads = threads
         self.product.isa = isa
@@ -1391,27 +1505,36 @@ cdef class Matrix:
         """A copy of W, to the bit what was packed."""
         return unpack_panels(&self.product.w, self.product.size, self.product.isa.width)
 
-    def __call__(self, x):
+    def __call__(self, cnp.ndarray x not None):
         """x (..., K), float32; copied if it is not C-contiguous."""
-        cdef cnp.ndarray rows_in = np.ascontiguousarray(x)
-        cdef cnp.ndarray y = np.empty((*x.shape[: x.ndim - 1], self.product.size), np.float32)
+        cdef cnp.ndarray rows_in = as_dense(x, cnp.NPY_FLOAT32, "x")
+        cdef int D = cnp.PyArray_NDIM(x), axis
+        cdef cnp.npy_intp[MAX_RANK] dims
+        cdef cnp.ndarray y
         cdef Rows rows
         cdef const float* x_data
         cdef float* y_data
         cdef double work
         cdef Py_ssize_t n, first, part
         cdef int threads
+        if not 1 <= D <= MAX_RANK or cnp.PyArray_DIM(x, D - 1) != self.product.w.K:
+            refuse(f"x: shape {(<object> x).shape}, expected a last dimension of {self.product.w.K}")
+        for axis in range(D - 1):
+            dims[axis] = cnp.PyArray_DIM(x, axis)
+        dims[D - 1] = self.product.size
+        y = cnp.PyArray_EMPTY(D, dims, cnp.NPY_FLOAT32, 0)
         rows.product = &self.product
         x_data = <const float*> cnp.PyArray_DATA(rows_in)
         y_data = <float*> cnp.PyArray_DATA(y)
         n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
         rows.padded_rows = NULL
         work = <double> n * self.product.w.K * self.product.stride
-        threads = min(rnncore_asked_threads(self.threads), <int> RNNCORE_MAX_THREADS)
+        threads = max(1, min(rnncore_asked_threads(self.threads), <int> RNNCORE_MAX_THREADS))
         if work < CALL_WORTH_SHARING or n < threads * ROWS_WORTH_SHARING:
             threads = 1
         if self.product.stride != self.product.size:
-            rows.padded_rows = <float*> rnncore_scratch(threads * PRODUCT_ROWS * self.product.stride * sizeof(float))
+            rows.padded_rows = <float*> rnncore_scratch(
+                times(times(threads * PRODUCT_ROWS, self.product.stride), sizeof(float)))
             if rows.padded_rows == NULL:
                 raise MemoryError(f"no memory for the product of {n} rows")
         part = <Py_ssize_t> (WORK_BETWEEN_SIGNALS * threads * n / work) + PRODUCT_ROWS if n else 1
@@ -1429,6 +1552,9 @@ cdef class Matrix:
 # Below so many numbers a function of each keeps the GIL: giving it away and getting it back costs more.
 cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
 
+# Numbers between two looks at pending signals: some 10 milliseconds' work, and whole vectors.
+cdef Py_ssize_t NUMBERS_AT_ONCE = 1 << 23
+
 RATIONALS = {"sigmoid": RATIONAL_SIGMOID, "tanh": RATIONAL_TANH, "swish": RATIONAL_SWISH}
 
 
@@ -1437,14 +1563,18 @@ def rational(str name not None, x):
     cdef rnncore_rational f = <rnncore_rational> <int> RATIONALS[name]
     cdef cnp.ndarray given = np.ascontiguousarray(x, np.float32)
     cdef cnp.ndarray y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(given), cnp.PyArray_DIMS(given), cnp.NPY_FLOAT32, 0)
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(given)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(given), first = 0, part
     cdef const float* source = <const float*> cnp.PyArray_DATA(given)
     cdef float* target = <float*> cnp.PyArray_DATA(y)
     if n < NUMBERS_WITH_GIL:
         isa.rational(f, n, source, target)
-    else:
+    while n >= NUMBERS_WITH_GIL and first < n:
+        part = min(NUMBERS_AT_ONCE, n - first)
         with nogil:
-            isa.rational(f, n, source, target)
+            isa.rational(f, part, source + first, target + first)
+        first += part
+        if first < n:
+            check_signals()
     return y.reshape(np.shape(x))
 
 
@@ -1481,7 +1611,7 @@ cdef bint execute(Call* call) noexcept nogil:
     if blocks == 1:
         return execute_together(call, threads)
     # By rows, in blocks of nearly equal work. Rows stand in order of falling length, so later blocks have more.
-    table = line(2 * (blocks + 1))
+    table = line(times(2, blocks + 1))
     call.blocks = blocks
     if job.lengths != NULL:
         for row in range(B):
@@ -1491,7 +1621,7 @@ cdef bint execute(Call* call) noexcept nogil:
         rows = max(rows, first_next - first)
         first = first_next
     call.scratch_size = block_scratch(call, rows)
-    room = <char*> rnncore_scratch(table + threads * call.scratch_size)
+    room = <char*> rnncore_scratch(plus(table, times(threads, call.scratch_size)))
     if room == NULL:
         return False
     call.bounds = <Py_ssize_t*> room
@@ -1522,7 +1652,7 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
     cdef const Plan* plan
     if threads > 1 and side_by_side_pays(call, threads):
         return execute_side_by_side(call, threads)
-    scratch = <char*> rnncore_scratch(block_scratch(call, B) * (2 if threads > 1 else 1))
+    scratch = <char*> rnncore_scratch(times(block_scratch(call, B), 2 if threads > 1 else 1))
     if scratch == NULL:
         return False
     if threads == 1:
@@ -1567,7 +1697,7 @@ cdef bint side_by_side_pays(const Call* call, int threads) noexcept nogil:
     cdef const Plan* plan
     if call.directions != 1 or call.layers == 1 or call.job.T < 2 * STEPS_AHEAD:
         return False
-    if call.layers > 3 and (call.layers - 1) * between_size(call, B) > LARGEST_BETWEEN:
+    if call.layers > 3 and times(call.layers - 1, between_size(call, B)) > LARGEST_BETWEEN:
         return False
     for layer in range(call.layers):
         plan = call.plans[layer]
@@ -1591,7 +1721,8 @@ cdef bint execute_side_by_side(Call* call, int threads) noexcept nogil:
     front.call = call
     front.between_size = between_size(call, B)
     front.scratch_size = layer_scratch(call, B)
-    room = <char*> rnncore_scratch(words + (call.layers - 1) * front.between_size + threads * front.scratch_size)
+    room = <char*> rnncore_scratch(plus(plus(words, times(call.layers - 1, front.between_size)),
+                                        times(threads, front.scratch_size)))
     if room == NULL:
         return False
     memset(room, 0, words)
@@ -1626,7 +1757,7 @@ cdef inline double cost_of_row(const Plan* plan) noexcept nogil:
 
 cdef inline size_t between_size(const Call* call, Py_ssize_t B) noexcept nogil:
     """Bytes of the outputs between two layers."""
-    return line(B * call.job.T * call.width) if call.layers > 1 else 0
+    return line(times(times(B, call.job.T), call.width)) if call.layers > 1 else 0
 
 
 cdef size_t layer_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
@@ -1642,7 +1773,7 @@ cdef size_t layer_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
 
 cdef inline size_t block_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
     """Bytes that run_block needs for B rows."""
-    return layer_scratch(call, B) + 2 * between_size(call, B)
+    return plus(layer_scratch(call, B), times(2, between_size(call, B)))
 
 
 cdef Py_ssize_t block_end(const Job* job, Py_ssize_t i, Py_ssize_t parts, Py_ssize_t first, double work,
@@ -1664,25 +1795,26 @@ cdef inline Py_ssize_t chunk_rows(const Plan* plan, Py_ssize_t B, Py_ssize_t T) 
     cdef Py_ssize_t most = CHUNK_ROWS
     if weight_bytes(plan, &plan.w_ih) > LARGEST_NEAR:
         most = FAR_CHUNK_ROWS if B > 1 else FAR_CHUNK_OF_ONE
-    return max(B, min(most, B * T))
+    return max(B, most) if B > 0 and T > most // B else B * T  # no product that may not fit
 
 
 cdef inline Py_ssize_t weight_bytes(const Plan* plan, const rnncore_panels* w) noexcept nogil:
     return w.panels * w.V * plan.isa.width * w.K * <Py_ssize_t> sizeof(float)
 
 
-cdef inline size_t line(Py_ssize_t floats) noexcept nogil:
-    """Bytes of so many floats, rounded up to whole cache lines."""
-    return (<size_t> floats * sizeof(float) + 63) // 64 * 64
+cdef inline size_t line(size_t floats) noexcept nogil:
+    """Bytes of so many floats, rounded up to whole cache lines; of more than fit, what no allocation gives."""
+    return plus(times(floats, sizeof(float)), 63) & ~<size_t> 63
 
 
 cdef size_t scratch_size(const Plan* plan, Py_ssize_t B, Py_ssize_t rows, bint has_c) noexcept nogil:
     """Bytes of a run's scratch for B rows and chunks of ``rows``."""
     cdef Py_ssize_t ahead = AHEAD_ROWS(plan.V)
-    cdef size_t size = (line(2 * B * plan.h_stride) + (2 if has_c else 1) * line(B * plan.c_stride)
-                        + line(rows * plan.z_stride) + line(2 * rows))
+    cdef size_t size = plus(line(times(times(2, B), plan.h_stride)),
+                            times(2 if has_c else 1, line(times(B, plan.c_stride))))
+    size = plus(plus(size, line(times(rows, plan.z_stride))), line(times(2, rows)))
     if B == 1 and plan.ahead != NULL:
-        size += line(3 * ahead * plan.z_stride) + line(2 * ahead * plan.w_ih.K)
+        size = plus(plus(size, line(3 * ahead * plan.z_stride)), line(2 * ahead * plan.w_ih.K))
     return size
 
 

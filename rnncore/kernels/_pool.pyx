@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from rnncore.kernels._native cimport StateCall, run_states, steps_between_signals
+from rnncore.kernels._checks cimport MAX_RANK, check_dense, check_shape1, check_writable, plus, refuse, times
+from rnncore.kernels._native cimport StateCall, check_stack_states, run_states, steps_between_signals
 
 from rnncore.errors import InputError, StreamError, shown
 
@@ -51,6 +52,21 @@ cdef inline bint is_plain(array, int ndim):
             and cnp.PyArray_NDIM(array) == ndim and cnp.PyArray_ISCARRAY_RO(array))
 
 
+cdef int check_states(stack, cnp.ndarray h, cnp.ndarray c, cnp.ndarray began, Py_ssize_t batch,
+                      Py_ssize_t input_size) except -1:
+    """h, c and began of DirectStream and DirectSlots."""
+    check_dense(h, cnp.NPY_FLOAT32, 3, "h")
+    check_writable(h, "h")
+    if c is not None:
+        check_dense(c, cnp.NPY_FLOAT32, 3, "c")
+        check_writable(c, "c")
+    if began is not None:
+        check_dense(began, cnp.NPY_BOOL, 1, "began")
+        check_shape1(began, batch, "began")
+        check_writable(began, "began")
+    return check_stack_states(stack, input_size, batch, (<object> h).shape, None if c is None else (<object> c).shape)
+
+
 cdef class DirectStream:
     """The states of ``batch`` rows that go through a forward stack together.
 
@@ -68,6 +84,9 @@ cdef class DirectStream:
 
     def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, cnp.ndarray began, Owner owner not None,
                   Py_ssize_t input_size, int threads):
+        if cnp.PyArray_NDIM(h) != 3:
+            refuse(f"h: shape {(<object> h).shape}, expected (layers, batch, size)")
+        check_states(stack, h, c, began, cnp.PyArray_DIM(h, 1), input_size)
         self.stack = stack
         self.h, self.c, self.began = h, c, began
         self.owner = owner
@@ -174,10 +193,12 @@ cdef class Slots:
     cdef list free_slots
 
     def __cinit__(self, Py_ssize_t capacity):
-        self.capacity = capacity
-        self.generation = <int64_t*> malloc(3 * capacity * sizeof(int64_t))
+        if not 0 <= capacity <= LOWER_HALF:
+            refuse(f"{capacity} slots, expected 0 to {LOWER_HALF}")
+        self.generation = <int64_t*> malloc(times(3 * capacity, sizeof(int64_t)))
         if self.generation == NULL:
             raise MemoryError(f"no memory for {capacity} slots")
+        self.capacity = capacity
         memset(self.generation, 0, 3 * capacity * sizeof(int64_t))
         self.stamp = self.generation + capacity
         self.found = self.stamp + capacity
@@ -238,7 +259,9 @@ cdef class Slots:
 
     def slots_of(self, cnp.ndarray handles not None):
         """The slots of handles, int64 (n,) and dense, as a new array; StreamError as for a step."""
-        cdef cnp.ndarray found = np.empty(len(handles), np.int64)
+        cdef cnp.ndarray found
+        check_dense(handles, cnp.NPY_INT64, 1, "handles")
+        found = np.empty(len(handles), np.int64)
         self.look_up(<const int64_t*> cnp.PyArray_DATA(handles), len(handles))
         memcpy(cnp.PyArray_DATA(found), self.found, len(handles) * sizeof(int64_t))
         return found
@@ -266,6 +289,7 @@ cdef class DirectSlots:
 
     def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, cnp.ndarray began, Slots slots not None,
                   Py_ssize_t input_size, int threads):
+        check_states(stack, h, c, began, slots.capacity, input_size)
         self.stack = stack
         self.h, self.c, self.began = h, c, began
         self.slots = slots
@@ -273,7 +297,7 @@ cdef class DirectSlots:
         self.input_size = input_size
         self.threads = threads
         self.long_steps = steps_between_signals(stack)
-        self.room = <int64_t*> malloc(3 * slots.capacity * sizeof(int64_t))
+        self.room = <int64_t*> malloc(times(3 * slots.capacity, sizeof(int64_t)))
         if self.room == NULL:
             raise MemoryError(f"no memory for {slots.capacity} slots")
 
@@ -292,6 +316,10 @@ cdef class DirectSlots:
         cdef cnp.npy_intp[3] shape
         if not is_plain(x, 3) or cnp.PyArray_DIM(x, 2) != self.input_size:
             return None
+        check_dense(handles, cnp.NPY_INT64, 1, "handles")
+        if lengths is not None:
+            check_dense(lengths, cnp.NPY_INT64, 1, "lengths")
+            check_shape1(lengths, cnp.PyArray_DIM(handles, 0), "lengths")
         shape[0], shape[1], shape[2] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), self.width
         if shape[0] != cnp.PyArray_DIM(handles, 0):
             return None
@@ -303,7 +331,7 @@ cdef class DirectSlots:
                   NULL if lengths is None else <const int64_t*> cnp.PyArray_DATA(lengths), out, now)
         return out
 
-    def step_by_id(self, dict chunks, dict handles, double now):
+    def step_by_id(self, dict chunks not None, dict handles not None, double now):
         """The same for chunks (T, I) or (I,) by id; handles are those of the ids. None for what is not plain."""
         cdef Py_ssize_t n = len(chunks), longest = 0, steps, row
         cdef cnp.npy_intp[3] shape
@@ -356,7 +384,7 @@ cdef class DirectSlots:
     cdef int by_id_room(self) except -1:
         """Room for handles and lengths of a step by id, made when the first one comes."""
         if self.handles_room == NULL:
-            self.handles_room = <int64_t*> malloc(2 * self.slots.capacity * sizeof(int64_t))
+            self.handles_room = <int64_t*> malloc(times(2 * self.slots.capacity, sizeof(int64_t)))
             if self.handles_room == NULL:
                 raise MemoryError(f"no memory for {self.slots.capacity} slots")
             self.lengths_room = self.handles_room + self.slots.capacity
@@ -401,7 +429,7 @@ cdef class DirectSlots:
         cdef int64_t* sorted_slots = sorted_lengths + self.slots.capacity
         cdef int64_t* grown
         if self.counts_size < T + 2:
-            grown = <int64_t*> realloc(self.counts, (T + 2) * sizeof(int64_t))
+            grown = <int64_t*> realloc(self.counts, times(plus(T, 2), sizeof(int64_t)))
             if grown == NULL:
                 raise MemoryError(f"no memory for chunks of {T} steps")
             self.counts, self.counts_size = grown, T + 2
@@ -464,9 +492,12 @@ def side_by_side(dict pieces not None, dtype, tuple sizes not None, bint single)
         longest = max(longest, counts[row])
         if row == 0:
             rest = (<object> piece).shape[ndim - rank:]
-            if piece.dtype != dtype or any([size not in (-1, found) for size, found in zip(sizes, rest)]):
+            if piece.dtype != dtype or piece.dtype.hasobject:
                 return None
-        elif cnp.PyArray_TYPE(piece) != cnp.PyArray_TYPE(first):
+            if any([size not in (-1, found) for size, found in zip(sizes, rest)]):
+                return None
+        elif (cnp.PyArray_TYPE(piece) != cnp.PyArray_TYPE(first)
+              or cnp.PyArray_ITEMSIZE(piece) != cnp.PyArray_ITEMSIZE(first)):
             return None
         else:
             for i in range(rank):
@@ -485,18 +516,36 @@ def side_by_side(dict pieces not None, dtype, tuple sizes not None, bint single)
     return x, lengths
 
 
+cdef int check_counts(cnp.ndarray counts, list single, Py_ssize_t n, Py_ssize_t T) except -1:
+    """counts and single of rows_of."""
+    cdef Py_ssize_t row
+    check_dense(counts, cnp.NPY_INT64, 1, "counts")
+    check_shape1(counts, n, "counts")
+    if len(single) != n:
+        refuse(f"single: {len(single)} entries, expected {n}")
+    for row in range(n):
+        if not (1 if single[row] else 0) <= (<const int64_t*> cnp.PyArray_DATA(counts))[row] <= T:
+            refuse(f"counts: {counts[row]} at {row}, expected 0 to {T}, or from 1 on where one step is wanted")
+    return 0
+
+
 def rows_of(cnp.ndarray y not None, counts, list single not None):
     """The rows of y (n, T, ...) as arrays of their own: counts[row] steps, or where single[row] the first without T.
 
     counts  int64 (n), or None where y, (n, ...), has no steps
     """
     cdef cnp.ndarray dense = np.ascontiguousarray(y), one
-    cdef Py_ssize_t n = cnp.PyArray_DIM(dense, 0), row, size
+    cdef Py_ssize_t n, row, size
     cdef int ndim = cnp.PyArray_NDIM(dense), first
-    cdef cnp.npy_intp[32] shape
+    cdef cnp.npy_intp[MAX_RANK] shape
     cdef int i
     cdef char* source = <char*> cnp.PyArray_DATA(dense)
     cdef list found = []
+    if ndim < (1 if counts is None else 2) or ndim > MAX_RANK or dense.dtype.hasobject:
+        refuse(f"y: {dense.dtype} of shape {(<object> dense).shape}, expected numbers, (n, T, ...) or (n, ...)")
+    n = cnp.PyArray_DIM(dense, 0)
+    if counts is not None:
+        check_counts(counts, single, n, cnp.PyArray_DIM(dense, 1))
     size = cnp.PyArray_NBYTES(dense) // max(n, 1)
     for row in range(n):
         for i in range(1, ndim):

@@ -1,33 +1,45 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Pooling over windows, float32, GIL released: see pooling/pooling.h.
+"""Pooling over windows, float32, GIL released: see pooling/pooling.h."""
 
-Nothing is checked here; rnncore.ops.pooling checks before it calls.
-"""
+import math
 
 import numpy as np
 
 cimport numpy as cnp
 
-from rnncore.kernels import _native
+from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_sizes, refuse, times
+from rnncore.kernels._signals cimport handler_raised
+
+from rnncore.kernels import _native, check_room
 
 cnp.import_array()
 
+
+cdef extern from "native/watch.h":
+    ctypedef struct rnncore_watch:
+        int (*look)(void* argument) noexcept nogil
+        void* argument
+        double between, left
+        int stopped
 
 cdef extern from "pooling/pooling.h":
     ctypedef struct rnncore_window:
         Py_ssize_t n, count, kernel, stride, dilation, begin
 
+    enum:
+        RNNCORE_POOLING_AXES
+
     ctypedef struct rnncore_pooling:
         int axes, largest
-        rnncore_window axis[32]
+        rnncore_window axis[RNNCORE_POOLING_AXES]
         const float* divisors
 
     ctypedef struct rnncore_pooling_isa:
         const char* name
         int width
         Py_ssize_t (*room)(const rnncore_pooling* pooling) noexcept nogil
-        void (*pool)(const rnncore_pooling* pooling, Py_ssize_t images, const float* x, float* y,
-                     float* room) noexcept nogil
+        void (*pool)(const rnncore_pooling* pooling, Py_ssize_t images, const float* x, float* y, float* room,
+                     rnncore_watch* watch) noexcept nogil
 
     const rnncore_pooling_isa** rnncore_pooling_isas
 
@@ -37,6 +49,16 @@ cdef extern from "native/scratch.h":
 
 # Below so many numbers a call keeps the GIL: giving it away and getting it back costs more.
 cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
+
+# Numbers that windows cover between two looks at pending signals: some 10 milliseconds' work.
+cdef double WORK_BETWEEN_SIGNALS = 2e7
+
+# Numbers of one image, of its windows, or of what windows reach: beyond any memory, and few enough for all that is
+# computed of them.
+LARGEST = 1 << 48
+
+# Exceptions of signal handlers, on their way from the kernel to the call that started it.
+cdef list pending = []
 
 
 cdef const rnncore_pooling_isa* current_isa() except NULL:
@@ -54,64 +76,100 @@ cdef class Pooling:
     """The largest number, the sum or the mean of windows over images of one size, (N, C, *sizes), float32.
 
     sizes, outputs ...  one number, not 0, for each spatial axis: numbers, windows, their size, how far they are apart,
-                        how far their numbers are, and how many lie before the image. Those outside of it count as
-                        -inf, or as 0 in sums
+                        how far their numbers are, and how many (or none) lie before the image. Those outside of it
+                        count as -inf, or as 0 in sums
     largest   the largest number, else the sum
     divisors  what sums are divided by, one for each window, in an array of their shape; or None
 
-    Immutable: any number of threads may call it.
+    InputError where one of them is something else, or together they take more than memory can hold. Immutable: any
+    number of threads may call it.
     """
 
     cdef const rnncore_pooling_isa* isa
     cdef rnncore_pooling pooling
     cdef object divisors
-    cdef tuple outputs
+    cdef tuple sizes, outputs
     cdef Py_ssize_t room
 
     def __cinit__(self, sizes, outputs, kernel, strides, dilations, begins, bint largest, divisors):
         cdef rnncore_window* window
+        cdef Py_ssize_t axes = len(sizes)
+        if not 1 <= axes <= MAX_RANK - 2:
+            refuse(f"images of {axes} axes, expected 1 to {MAX_RANK - 2}")
         self.isa = current_isa()
-        self.outputs = tuple(outputs)
-        self.pooling.largest = largest
-        windows = list(zip(sizes, outputs, kernel, strides, dilations, begins))
+        self.sizes = checked_sizes(sizes, "sizes", axes)
+        self.outputs = checked_sizes(outputs, "outputs", axes)
+        windows = list(zip(
+            self.sizes, self.outputs, checked_sizes(kernel, "kernel_shape", axes),
+            checked_sizes(strides, "strides", axes), checked_sizes(dilations, "dilations", axes),
+            checked_sizes(begins, "pads", axes, 0)))
+        self.check_reach(windows)
         if len(windows) == 1:
             windows.insert(0, (1, 1, 1, 1, 1, 0))
-        self.pooling.axes = len(windows)
+        self.pooling.largest = largest
+        self.pooling.axes = <int> len(windows)
         for axis, found in enumerate(windows):
             window = &self.pooling.axis[<int> axis]
             window.n, window.count, window.kernel, window.stride, window.dilation, window.begin = found
             if window.count == 1:
                 window.stride = 1
+            if window.kernel == 1:
+                window.dilation = 1
         self.pooling.divisors = NULL
         if divisors is not None:
-            self.divisors = np.ones(divisors.size + self.isa.width, np.float32)
-            self.divisors[:divisors.size] = divisors.reshape(-1)
+            if np.shape(divisors) != self.outputs:
+                refuse(f"divisors: shape {np.shape(divisors)}, expected {self.outputs}")
+            self.divisors = np.ones(math.prod(self.outputs) + self.isa.width, np.float32)
+            self.divisors[:math.prod(self.outputs)] = np.reshape(divisors, -1)
             self.pooling.divisors = <const float*> cnp.PyArray_DATA(self.divisors)
         self.room = self.isa.room(&self.pooling)
+        check_room(f"what stands between the axes of images {self.sizes} and windows {self.outputs}", 4 * self.room,
+                   4 * math.prod(self.sizes), 4 * math.prod(self.outputs))
+
+    cdef int check_reach(self, windows) except -1:
+        """That all sums and products of these sizes fit: the kernel makes them without a look."""
+        most = math.prod([max(n, count) for n, count, *_ in windows])
+        length = 1  # of what stands behind an axis
+        for n, count, kernel, stride, dilation, begin in reversed(windows):
+            most = max(most, (count * stride + kernel * dilation + begin + n) * length)
+            length *= n
+        if most > LARGEST:
+            refuse(f"windows {self.outputs} of images {self.sizes} reach over {most} numbers, more than memory holds")
+        return 0
 
     def __call__(self, cnp.ndarray x not None):
         """x, copied if it is not C-contiguous -> (N, C, *outputs)."""
-        cdef cnp.ndarray dense = np.ascontiguousarray(x) if not cnp.PyArray_ISCARRAY_RO(x) else x
-        cdef cnp.npy_intp[32] dims
-        cdef int D = cnp.PyArray_NDIM(x), axis
+        cdef cnp.ndarray dense = as_dense(x, cnp.NPY_FLOAT32, "images")
+        cdef cnp.npy_intp[MAX_RANK] dims
+        cdef int D = 2 + <int> len(self.sizes), axis
         cdef cnp.ndarray y
         cdef Py_ssize_t images
         cdef float* room
-        dims[0], dims[1] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+        cdef rnncore_watch watch
+        if cnp.PyArray_NDIM(x) != D:
+            refuse(f"images of shape {(<object> x).shape}, expected {D} dimensions")
+        dims[0], dims[1] = cnp.PyArray_DIM(dense, 0), cnp.PyArray_DIM(dense, 1)
         for axis in range(2, D):
+            if cnp.PyArray_DIM(dense, axis) != <Py_ssize_t> self.sizes[axis - 2]:
+                refuse(f"images of shape {(<object> x).shape}, expected (N, C, *{self.sizes})")
             dims[axis] = self.outputs[axis - 2]
         y = cnp.PyArray_EMPTY(D, dims, cnp.NPY_FLOAT32, 0)
         images = dims[0] * dims[1]
         if cnp.PyArray_SIZE(y) == 0:
             return y
-        room = <float*> rnncore_scratch(self.room * sizeof(float))
+        room = <float*> rnncore_scratch(times(self.room, sizeof(float)))
         if room == NULL:
-            raise MemoryError(f"no memory for pooling images {(<object> x).shape}")
+            raise MemoryError(f"no memory for pooling images {(<object> x).shape}: {4 * self.room} bytes")
+        watch.look, watch.argument = handler_raised, <void*> pending
+        watch.between = watch.left = WORK_BETWEEN_SIGNALS
+        watch.stopped = False
         if cnp.PyArray_SIZE(x) < NUMBERS_WITH_GIL:
             self.isa.pool(&self.pooling, images, <const float*> cnp.PyArray_DATA(dense),
-                          <float*> cnp.PyArray_DATA(y), room)
+                          <float*> cnp.PyArray_DATA(y), room, &watch)
         else:
             with nogil:
                 self.isa.pool(&self.pooling, images, <const float*> cnp.PyArray_DATA(dense),
-                              <float*> cnp.PyArray_DATA(y), room)
+                              <float*> cnp.PyArray_DATA(y), room, &watch)
+        if watch.stopped:
+            raise pending.pop()
         return y

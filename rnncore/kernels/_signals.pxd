@@ -17,3 +17,14 @@ cdef inline int check_signals() except -1:
     finally:
         rnncore_take_scratch_back(aside)
     return 0
+
+
+cdef inline int handler_raised(void* pending) noexcept nogil:
+    """Whether a signal handler raised, in work that cannot; the exception then waits in the list ``pending``."""
+    with gil:
+        try:
+            check_signals()
+        except BaseException as error:
+            (<list> <object> pending).append(error)
+            return True
+    return False

@@ -4,6 +4,7 @@
     ops/schema.py       what their attributes may be
     ops/checks.py       what ops ask of inputs
     ops/sizes.py        arithmetic with sizes that have names
+    ops/blocks.py       long calls of NumPy in parts, between which signals are looked for
     ops/constant.py     Constant
     ops/linear.py       Linear, Embedding: products with weights that the node owns
     ops/products.py     MatMul, Gemm, Einsum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
+from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, given, has, known, whole_over_axis
 from rnncore.ops.checks import FLOATS, need, need_scalar, single
 from rnncore.ops.schema import Axis, Choice, Flag
@@ -18,6 +19,13 @@ def _same_over_axis(attributes, values):
     need(values[0], FLOATS)
     axis_of(attributes["axis"], len(values[0].shape))
     return [Value(values[0].dtype, values[0].shape)]
+
+
+def _by_rows(run):
+    """The run of an op that looks along its attribute ``axis``, of long inputs in parts."""
+    return lambda attributes, weights, x: blocks.along(
+        lambda part: run(attributes, weights, part), x, (attributes["axis"],)
+    )
 
 
 def _softmax(attributes, weights, x):
@@ -88,12 +96,17 @@ def _running(function, neutral):
         axis %= x.ndim
         if attributes["reverse"]:
             x = np.flip(x, axis)
+
+        def along(part):
+            return function(part, axis, x.dtype)
+
         if attributes["exclusive"]:
             before = (slice(None),) * axis
             found = np.full(x.shape, neutral, x.dtype)
-            function(x[(*before, slice(None, -1))], axis=axis, dtype=x.dtype, out=found[(*before, slice(1, None))])
+            so_far = x[(*before, slice(None, -1))]
+            found[(*before, slice(1, None))] = blocks.along(along, so_far, (axis,))
         else:
-            found = function(x, axis=axis, dtype=x.dtype)
+            found = blocks.along(along, x, (axis,))
         return np.flip(found, axis) if attributes["reverse"] else found
 
     return run
@@ -111,13 +124,13 @@ def _running_op(name, function, neutral):
 
 
 OPS = [
-    Op("Softmax", _same_over_axis, _softmax, time=whole_over_axis, schema={"axis": Axis(-1)}),
-    Op("LogSoftmax", _same_over_axis, _log_softmax, time=whole_over_axis, schema={"axis": Axis(-1)}),
-    Op("Hardmax", _same_over_axis, _hardmax, time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("Softmax", _same_over_axis, _by_rows(_softmax), time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("LogSoftmax", _same_over_axis, _by_rows(_log_softmax), time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("Hardmax", _same_over_axis, _by_rows(_hardmax), time=whole_over_axis, schema={"axis": Axis(-1)}),
     Op(
         "LpNormalization",
         _same_over_axis,
-        _lp_normalization,
+        _by_rows(_lp_normalization),
         time=whole_over_axis,
         schema={"axis": Axis(-1), "p": Choice(2, among=(1, 2))},
     ),

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
+from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value
 from rnncore.ops.schema import Choice, Flag, Size
 
@@ -124,7 +125,11 @@ class Scoring:
 
     def compare(self, weights: Mapping[str, np.ndarray], query: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Projected queries (B, Tq, A), for general and dot (B, Tq, Q), against projected keys: (B, Tq, Tk)."""
-        return additive_scores(query, keys, weights["score.weight"]) if self.additive else query @ keys.swapaxes(1, 2)
+        return (
+            additive_scores(query, keys, weights["score.weight"])
+            if self.additive
+            else (blocks.matmul(query, keys.swapaxes(1, 2)))
+        )
 
 
 def additive_scores(query: np.ndarray, keys: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -151,7 +156,7 @@ def masked_softmax(scores: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     if valid is not None:
         scores = np.where(valid, scores, -np.inf)
     top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    e = np.exp(scores - np.where(top == -np.inf, 0, top))
+    e = blocks.apply(np.exp, scores - np.where(top == -np.inf, 0, top))
     total = e.sum(axis=-1, keepdims=True)
     return np.divide(e, total, out=np.zeros_like(e), where=total != 0)
 
@@ -162,7 +167,7 @@ def attend(scores: np.ndarray, memory: np.ndarray, valid: np.ndarray | None) -> 
     Steps of the memory that are not valid must be finite: see without_padding.
     """
     weights = masked_softmax(scores, None if valid is None else valid[:, None])
-    return weights @ memory, weights
+    return blocks.matmul(weights, memory), weights
 
 
 def without_padding(memory: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
@@ -189,7 +194,7 @@ def valid_steps(what: str, given: np.ndarray | None, batch: int, steps: int) -> 
 
 
 def _linear(x, weight, bias=None):
-    y = x @ weight.T
+    y = blocks.matmul(x, weight.T)
     if bias is not None:
         y += bias
     return y
@@ -320,7 +325,7 @@ def _keras_attention_run(attributes, weights, query, value, key=None, query_mask
     key = value if key is None else key
     scale = weights.get("scale", query.dtype.type(1))
     if attributes["score_mode"] == "dot":
-        scores = query @ key.swapaxes(1, 2) * scale
+        scores = blocks.matmul(query, key.swapaxes(1, 2)) * scale
     else:
         vector = np.full(key.shape[2], weights["concat_score_weight"][0])
         scores = additive_scores(query * scale, key * scale, vector)
@@ -349,7 +354,7 @@ def _keras_masked(attributes, scores, query, value, query_mask, value_mask):
         lower = 65504.0 if scores.dtype == np.float16 else 1e9
         scores = np.where(allowed, scores, scores - scores.dtype.type(lower))
     weights = masked_softmax(scores, None)
-    found = weights @ value
+    found = blocks.matmul(weights, value)
     kept = valid_steps("query_mask", query_mask, *query.shape[:2])
     return (found if kept is None else np.where(kept[:, :, None], found, found.dtype.type(0))), weights
 
@@ -407,12 +412,12 @@ def _multi_run(attributes, weights, query, value, key=None, *masks):
         for name, x in (("query", query), ("key", key), ("value", value))
     )
     allowed = _allowed(attributes["causal"], query, value, *masks, *(None,) * (4 - len(masks)))
-    scores = q @ k.swapaxes(2, 3) * q.dtype.type(1 / math.sqrt(dim))
+    scores = blocks.matmul(q, k.swapaxes(2, 3)) * q.dtype.type(1 / math.sqrt(dim))
     found = masked_softmax(scores, None if allowed is None else allowed[:, None])
     if allowed is not None and attributes["empty_rows"] == "uniform":
         empty = ~allowed.any(axis=-1, keepdims=True)
         found = np.where(empty[:, None], found.dtype.type(1 / max(value.shape[1], 1)), found)
-    context = (found @ v).swapaxes(1, 2)  # (B, Tq, N, Dv)
+    context = blocks.matmul(found, v).swapaxes(1, 2)  # (B, Tq, N, Dv)
     context = context.reshape(*context.shape[:2], -1)
     return _linear(context, weights["output.weight"], weights.get("output.bias")), found
 

@@ -94,6 +94,8 @@ class Op:
     bound         (attributes, values, floating) -> the same for what else can be settled before there are arrays: from
                   the inputs' Values, of which the rank and the dtype hold for every call, but sizes need not; None
                   where there is nothing to settle
+    spreads       whether every element of the outputs is made of one of each input, which spread over each other
+                  (NumPy's rule): so long inputs may be run in parts
     """
 
     name: str
@@ -109,6 +111,7 @@ class Op:
     context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
     bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
+    spreads: bool = False
     attributes: Mapping[str, Any] = field(init=False)
     parameters: Mapping[str, int] = field(init=False)
 

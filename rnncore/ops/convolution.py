@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from rnncore.errors import SpecError
-from rnncore.kernels import _convolution, runs_native
+from rnncore.errors import InputError, SpecError
+from rnncore.kernels import _convolution, check_room, runs_native
+from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import need
 from rnncore.ops.schema import Choice, Flag, Size
@@ -22,7 +23,7 @@ from rnncore.ops.sizes import add, fits, multiply
 from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images, window_context
 from rnncore.ops.windows import window_time as time_of_window
 
-__all__ = ["OPS", "Kept", "convolve"]
+__all__ = ["OPS", "Kept", "check_given", "convolve"]
 
 
 # ---- what both have in common ------------------------------------------------------------------------------------
@@ -83,12 +84,16 @@ def _weight_value(attributes, values, transposed):
         if len(w.shape) != axes + 2 or w.dtype != x.dtype:
             raise SpecError(f"weights are {w}, expected {x.dtype} of rank {axes + 2}")
         first, second = w.shape[:2]
+        if 0 in w.shape:
+            raise SpecError(f"weights are {w}, expected sizes of at least 1")
+        if isinstance(first, int) and first % group:
+            raise SpecError(f"weights are {w}, expected a multiple of group={group} at first")
         channels, outputs = (first, multiply(second, group)) if transposed else (multiply(second, group), first)
         kernel = w.shape[2:]
         if attributes["kernel_shape"] is not None:
             kernel = _kernel(attributes, axes)
             if any(isinstance(size, int) and size != k for size, k in zip(w.shape[2:], kernel, strict=True)):
-                raise SpecError(f"kernel_shape={list(kernel)}, and weights are {w}")
+                raise SpecError(f"kernel_shape={list(kernel)}, expected that of the weights, which are {w}")
         if any(isinstance(size, str) for size in kernel):
             raise SpecError(f"weights are {w}, expected known kernel sizes, or kernel_shape")
         if b is not None and (len(b.shape) != 1 or b.dtype != x.dtype or not fits(b.shape[0], outputs)):
@@ -96,6 +101,26 @@ def _weight_value(attributes, values, transposed):
     if not fits(x.shape[1], channels):
         raise SpecError(f"input is {x}, expected {channels} channels")
     return outputs, kernel
+
+
+def check_given(attributes, x, weight, bias=None, transposed=False):
+    """InputError where weights that are values of the graph contradict the images, the bias or the attributes.
+
+    Their sizes may be known only now; what they say then counts for as much as what a file says of them.
+    """
+    group, kernel = attributes["group"], weight.shape[2:]
+    if weight.ndim != x.ndim or 0 in weight.shape:
+        raise InputError(f"weights of shape {weight.shape}, expected rank {x.ndim} and sizes of at least 1")
+    if attributes["kernel_shape"] not in (None, kernel):
+        raise InputError(f"weights of shape {weight.shape}, expected kernel_shape={list(attributes['kernel_shape'])}")
+    first, second = weight.shape[:2]
+    channels, outputs = (first, second * group) if transposed else (second * group, first)
+    if (channels if transposed else outputs) % group:
+        raise InputError(f"weights of shape {weight.shape}, expected a multiple of group={group} at first")
+    if x.shape[1] != channels:
+        raise InputError(f"images of shape {x.shape} and weights {weight.shape}, expected {channels} channels")
+    if bias is not None and bias.shape != (outputs,):
+        raise InputError(f"bias of shape {bias.shape}, expected {(outputs,)}")
 
 
 def _check_channels(x, channels):
@@ -125,26 +150,25 @@ def convolve(x, weight, bias, window, group):
     for image in range(len(x)):
         for place, tap in enumerate(window.all_taps(outputs)):
             patches[:, place] = padded[(image, slice(None), *tap)]
-        np.matmul(matrices, patches.reshape(group, terms, -1), out=y[image].reshape(group, matrices.shape[1], -1))
+        y[image] = blocks.matmul(matrices, patches.reshape(group, terms, -1)).reshape(y.shape[1:])
     if bias is not None:
         y += bias.reshape(-1, *[1] * len(outputs))
     return y
 
 
 def _conv_run(attributes, weights, x, weight=None, bias=None):
-    weight, bias = (weights["weight"], weights.get("bias")) if weight is None else (weight, bias)
+    if weight is None:
+        weight, bias = weights["weight"], weights.get("bias")
+    else:
+        check_given(attributes, x, weight, bias)
     y = convolve(x, weight, bias, Window.of(attributes, weight.shape[2:]), attributes["group"])
     return np.maximum(y, 0, out=y) if attributes["activation"] == "Relu" else y
 
 
 def pack_convolution(weight, bias, window, group, threads, relu=False):
     """The compiled convolution of float32 images with these weights, which it does not keep but packed."""
-    rank, channels = weight.ndim, weight.shape[1] * group
 
     def geometry(shape):
-        if len(shape) != rank:
-            raise ValueError(f"expected {rank} dimensions")
-        _check_channels(np.broadcast_to(0, shape), channels)
         return window.pads(shape[2:])[0], window.outputs(shape[2:])
 
     return _convolution.Convolution(weight, bias, group, window.strides, window.dilations, geometry, relu, threads)
@@ -182,6 +206,7 @@ def _conv_packed(attributes, weights, threads):
 
     def run(x, weight, bias=None):
         if runs_native(x.dtype):
+            check_given(attributes, x, weight, bias)
             return kept(weight, bias)(x)
         return _conv_run(attributes, {}, x, weight, bias)
 
@@ -242,14 +267,17 @@ def _transpose_infer(attributes, values):
 
 
 def _overlap(attributes, columns, bias, window, sizes):
-    """Outputs of the sums of columns (N, M, taps, *sizes): the part each number of the input has in them."""
+    """Outputs of the sums of columns (N, M, taps, numbers): the part each number of the input has in them."""
     begins, outputs = _transposed_pads(attributes, window, sizes)
     images, channels = columns.shape[:2]
     full = [(size - 1) * window.strides[axis] + window.extent(axis) for axis, size in enumerate(sizes)]
     room = [max(f, b + o) for f, b, o in zip(full, begins, outputs, strict=True)]
+    needed, made = (images * channels * math.prod(shape) * columns.itemsize for shape in (room, outputs))
+    check_room(f"outputs of shape {(images, channels, *room)} before pads", needed, columns.nbytes, made)
     y = np.zeros((images, channels, *room), columns.dtype)
     for place, tap in enumerate(window.all_taps(sizes)):
-        y[(slice(None), slice(None), *tap)] += columns[:, :, place]
+        sums = y[(slice(None), slice(None), *tap)]
+        blocks.apply(np.add, sums, columns[:, :, place].reshape(sums.shape), out=sums)
     y = y[(slice(None), slice(None), *(slice(b, b + o) for b, o in zip(begins, outputs, strict=True)))]
     return np.ascontiguousarray(y) if bias is None else y + bias.reshape(-1, *[1] * len(outputs))
 
@@ -273,7 +301,7 @@ def _transpose_columns(make, attributes, x, shape, bias):
     images, channels, *sizes = x.shape
     columns = make(np.ascontiguousarray(x).reshape(images, channels, math.prod(sizes)))
     taps = math.prod(window.kernel)
-    columns = columns.reshape(images, columns.shape[1] // taps, taps, *sizes)
+    columns = columns.reshape(images, columns.shape[1] // taps, taps, math.prod(sizes))
     return _overlap(attributes, columns, bias, window, sizes)
 
 
@@ -281,7 +309,10 @@ POINT = Window((1,), (1,), (1,), (0,), (0,))
 
 
 def _transpose_run(attributes, weights, x, weight=None, bias=None):
-    weight, bias = (weights["weight"], weights.get("bias")) if weight is None else (weight, bias)
+    if weight is None:
+        weight, bias = weights["weight"], weights.get("bias")
+    else:
+        check_given(attributes, x, weight, bias, transposed=True)
     columns = _columns_weight(weight, attributes["group"])
     return _transpose_columns(
         lambda flat: convolve(flat, columns, None, POINT, attributes["group"]), attributes, x, weight.shape, bias
@@ -308,6 +339,7 @@ def _transpose_packed(attributes, weights, threads):
 
     def run(x, weight, bias=None):
         if runs_native(x.dtype):
+            check_given(attributes, x, weight, bias, transposed=True)
             return _transpose_columns(kept(weight), attributes, x, weight.shape, bias)
         return _transpose_run(attributes, {}, x, weight, bias)
 

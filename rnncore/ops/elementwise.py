@@ -387,6 +387,9 @@ def _isinf(attributes, weights, x):
     return found
 
 
+UNCUT = ("CastLike", "Clip", "Dropout", "Identity")
+"""What makes no number, or takes such as an input, not to be spread."""
+
 ROUNDING = {"saturate": Flag(True), "round_mode": Choice("up", among=("up", "down", "nearest"))}
 """Of float8 values only, which no Value has."""
 
@@ -483,3 +486,4 @@ OPS = [
     Op("IsNaN", _is_infer, lambda a, w, x: np.isnan(x)),
     Op("IsInf", _is_infer, _isinf, schema={"detect_negative": Flag(True), "detect_positive": Flag(True)}),
 ]
+OPS = [replace(op, spreads=op.name not in UNCUT) for op in OPS]

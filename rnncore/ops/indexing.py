@@ -10,7 +10,7 @@ from operator import itemgetter, methodcaller
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.ops import sizes
+from rnncore.ops import blocks, sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
 from rnncore.ops.checks import NUMBERS, merge, need, need_scalar, single
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axis, Choice, Flag, Integer, Integers, Number
@@ -291,8 +291,7 @@ def _top_k(attributes, weights, *arrays):
         raise InputError(f"k={k} for an input of shape {x.shape}, expected 0 to {x.shape[axis]}")
     last = axis in (-1, x.ndim - 1)
     rows = x if last else np.moveaxis(x, axis, -1)
-    order = _first_k(rows, k, attributes["largest"])
-    found = np.take_along_axis(rows, order, -1)
+    found, order = blocks.along(lambda part: _first_k(part, k, attributes["largest"]), rows, (-1,), cost=16)
     return (found, order) if last else (np.moveaxis(found, -1, axis), np.moveaxis(order, -1, axis))
 
 
@@ -301,7 +300,12 @@ FEW = 8
 
 
 def _first_k(rows, k, largest):
-    """The places of the k largest or smallest of each row, in order."""
+    """The k largest or smallest of each row in order, and their places."""
+    order = _places_of_k(rows, k, largest)
+    return np.take_along_axis(rows, order, -1), order
+
+
+def _places_of_k(rows, k, largest):
     if FEW * k < rows.shape[-1] and not (rows.dtype.kind == "f" and np.isnan(rows).any()):
         some = _best(rows, k, largest)
         return np.take_along_axis(some, _sorted(np.take_along_axis(rows, some, -1), largest), -1)

@@ -6,6 +6,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
+from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, need_float
 from rnncore.ops.schema import Flag, Size
 
@@ -27,19 +28,11 @@ def _linear_shapes(attributes):
     return shapes
 
 
-# Multiply-adds of one product: between two of them Python looks for signals.
-WORK_AT_ONCE = 2e8
-
-
 def _linear_run(attributes, weights, x):
     """y = x W^T + b over the last axis."""
     weight = weights["weight"]
-    part = max(1, int(WORK_AT_ONCE / weight.size))
-    if x.size > part * x.shape[-1]:
-        y = np.empty((*x.shape[:-1], len(weight)), np.result_type(x, weight))
-        rows_in, rows_out = x.reshape(-1, x.shape[-1]), y.reshape(-1, len(weight))
-        for first in range(0, len(rows_in), part):
-            np.matmul(rows_in[first : first + part], weight.T, out=rows_out[first : first + part])
+    if x.size * len(weight) > blocks.WORK:
+        y = blocks.matmul(x.reshape(-1, x.shape[-1]), weight.T).reshape(*x.shape[:-1], len(weight))
     else:
         y = x @ weight.T
     if "bias" in weights:

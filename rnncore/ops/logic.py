@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 
 import numpy as np
 
@@ -64,3 +65,4 @@ OPS = [
     # What is not taken may be NaN.
     Op("Where", _where_infer, lambda a, w, condition, x, y: np.where(condition, x, y), arity=(3, 3)),
 ]
+OPS = [replace(op, spreads=True) for op in OPS]

@@ -14,6 +14,7 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import _pooling, runs_native
+from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, mean
 from rnncore.ops.checks import need
 from rnncore.ops.schema import Choice, Flag, Size
@@ -45,14 +46,24 @@ def _infer(dtypes):
     return infer
 
 
+def _met(attributes, x):
+    """The part of x that windows meet, and the window over it: see Window.met."""
+    parts, window = _window(attributes, x.ndim - 2).met(x.shape[2:])
+    return x[(slice(None), slice(None), *parts)], window
+
+
 def _slide(window, padded, outputs, reduce):
     """reduce(a, b) over every window, one axis after the other."""
     found = padded
     for axis, count in enumerate(outputs):
-        taps = [found[(slice(None),) * (axis + 2) + (tap,)] for tap in window.taps(axis, count)]
-        found = taps[0].copy() if len(taps) > 1 else taps[0]
-        for tap in taps[1:]:
-            reduce(found, tap, out=found)
+        before = (slice(None),) * (axis + 2)
+        for place, tap in enumerate(window.taps(axis, count)):
+            if place == 0:
+                so_far = found[(*before, tap)]
+                so_far = so_far.copy() if window.kernel[axis] > 1 else so_far
+            else:
+                blocks.apply(reduce, so_far, found[(*before, tap)], out=so_far)
+        found = so_far
     return np.ascontiguousarray(found)
 
 
@@ -69,11 +80,13 @@ def _packed(run, divisors=None):
         kept = {}
 
         def compiled(sizes):
-            window = _window(attributes, len(sizes))
-            outputs, (begins, _) = window.outputs(sizes), window.pads(sizes)
-            by = divisors(attributes, window, sizes) if divisors else None
-            steps = (window.kernel, window.strides, window.dilations)
-            return _pooling.Pooling(sizes, outputs, *steps, begins, divisors is None, by)
+            whole = _window(attributes, len(sizes))
+            by = divisors(attributes, whole, sizes) if divisors else None
+            parts, window = whole.met(sizes)
+            left = [len(range(size)[part]) for size, part in zip(sizes, parts, strict=True)]
+            steps = (window.kernel, window.strides, window.dilations, window.begins)
+            run = _pooling.Pooling(left, whole.outputs(sizes), *steps, divisors is None, by)
+            return run if list(sizes) == left else lambda x: run(x[(slice(None), slice(None), *parts)])
 
         def pool(x):
             if not runs_native(x.dtype) or x.size == 0:
@@ -105,15 +118,15 @@ def _lowest(dtype):
 
 def _max_run(attributes, weights, x):
     """The largest number of every window; with ``indices`` also where in x it stands, the first of equals."""
-    window = _window(attributes, x.ndim - 2)
-    if not attributes["indices"]:
-        return _slide(window, *window.padded(x, _lowest(x.dtype)), np.maximum)
+    whole, (x, window) = x, _met(attributes, x)
     padded, outputs = window.padded(x, _lowest(x.dtype))
-    begins, _ = window.pads(x.shape[2:])
+    if not attributes["indices"]:
+        return _slide(window, padded, outputs, np.maximum)
     inside, places = np.ones((), bool), np.zeros((), np.int64)
-    for padded_size, size, begin in zip(padded.shape[2:], x.shape[2:], begins, strict=True):
-        numbers = np.arange(padded_size) - begin
-        inside = inside[..., None] & (numbers >= 0) & (numbers < size)
+    shapes = (array.shape[2:] for array in (padded, x, whole))
+    for room, part, size, begin in zip(*shapes, window.begins, strict=True):
+        numbers = np.arange(room) - begin + size - part
+        inside = inside[..., None] & (numbers >= size - part) & (numbers < size)
         places = places[..., None] * size + numbers
     y = place = None
     for tap in window.all_taps(outputs):
@@ -126,7 +139,7 @@ def _max_run(attributes, weights, x):
         y[better] = values[better]
         place[better] = np.broadcast_to(here, values.shape)[better]
     images = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[0], x.shape[1], *[1] * len(outputs))
-    return y, place + images * math.prod(x.shape[2:])
+    return y, place + images * math.prod(whole.shape[2:])
 
 
 # ---- AveragePool, LpPool -----------------------------------------------------------------------------------------
@@ -134,15 +147,15 @@ def _max_run(attributes, weights, x):
 
 @lru_cache(maxsize=64)
 def _counts(window, sizes, with_pads):
-    """How many numbers each window averages over: those of the input, or those of the padded input."""
+    """How many numbers each window averages over: those of the input, or those of the padded input. float64."""
     begins, ends = window.pads(sizes)
-    outputs = window.outputs(sizes)
-    found = np.ones((), np.int64)
-    for axis, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
-        numbers = np.arange(count)[:, None] * window.strides[axis]
-        numbers = numbers + np.arange(window.kernel[axis]) * window.dilations[axis] - begins[axis]
+    found = np.ones(())
+    for axis, (size, count) in enumerate(zip(sizes, window.outputs(sizes), strict=True)):
         first, last = (-begins[axis], size + ends[axis]) if with_pads else (0, size)
-        found = found[..., None] * ((numbers >= first) & (numbers < last)).sum(axis=1)
+        at = np.arange(count) * window.strides[axis] - begins[axis]
+        taps = [-((at - place) // window.dilations[axis]) for place in (first, last)]  # that stand before these places
+        before_first, before_last = (np.clip(number, 0, window.kernel[axis]) for number in taps)
+        found = found[..., None] * (before_last - before_first)
     found.flags.writeable = False
     return found
 
@@ -152,14 +165,16 @@ def _divisors(attributes, window, sizes):
 
 
 def _average_run(attributes, weights, x):
-    window = _window(attributes, x.ndim - 2)
+    divisors = _divisors(attributes, _window(attributes, x.ndim - 2), x.shape[2:]).astype(x.dtype)
+    x, window = _met(attributes, x)
     sums = _slide(window, *window.padded(x, 0), np.add)
-    return np.divide(sums, _divisors(attributes, window, x.shape[2:]).astype(x.dtype), out=sums)
+    return np.divide(sums, divisors, out=sums)
 
 
 def _lp_run(attributes, weights, x):
     """(sum |x|^p)^(1/p) of every window."""
-    window, p = _window(attributes, x.ndim - 2), attributes["p"]
+    p = attributes["p"]
+    x, window = _met(attributes, x)
     padded, outputs = window.padded(x, 0)
     powers = np.abs(padded) if p == 1 else np.square(padded) if p == 2 else np.abs(padded) ** p
     sums = _slide(window, powers, outputs, np.add)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from rnncore.errors import SpecError, shown
-from rnncore.ops import sizes
+from rnncore.ops import blocks, sizes
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import FLOATS, NUMBERS, merge, need, one_dtype, spread
 from rnncore.ops.schema import Flag, Real, Text
@@ -56,7 +54,7 @@ def _gemm_infer(attributes, values):
 def _gemm(attributes, weights, a, b, c=None):
     """alpha A B + beta C."""
     a, b = a.T if attributes["transA"] else a, b.T if attributes["transB"] else b
-    y = a @ b
+    y = blocks.matmul(a, b)
     if attributes["alpha"] != 1:
         y = (attributes["alpha"] * y).astype(a.dtype, copy=False)
     if c is not None and attributes["beta"] != 0:
@@ -111,11 +109,11 @@ def _einsum_infer(attributes, values):
 
 
 def _einsum(attributes, weights, *arrays):
-    return np.asarray(np.einsum(attributes["equation"], *arrays, optimize=len(arrays) > 1))
+    return blocks.einsum(attributes["equation"], *arrays)
 
 
 OPS = [
-    Op("MatMul", _matmul_infer, lambda a, w, x, y: np.matmul(x, y), time=_matmul_time, arity=(2, 2)),
+    Op("MatMul", _matmul_infer, lambda a, w, x, y: blocks.matmul(x, y), time=_matmul_time, arity=(2, 2)),
     Op(
         "Gemm",
         _gemm_infer,

@@ -16,9 +16,10 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
+from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, broadcast
 from rnncore.ops.checks import need, need_scalar
-from rnncore.ops.convolution import Kept, convolve, pack_convolution
+from rnncore.ops.convolution import Kept, check_given, convolve, pack_convolution
 from rnncore.ops.schema import Axis, Choice, Flag, Real, Size, Texts
 from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images
 
@@ -169,7 +170,7 @@ class IntegerMatrix:
             raise InputError(f"matrices {a.shape} and {self.matrix.shape}, expected one inner size")
         if self.packed is not None and a.size:
             return self.packed(a)
-        return a.astype(self.matrix.dtype, copy=False) @ self.matrix
+        return blocks.matmul(a.astype(self.matrix.dtype, copy=False), self.matrix)
 
 
 def _column(zero):
@@ -188,7 +189,7 @@ class _Products:
         a = _minus(a, _column(a_zero) if a_zero is not None and a_zero.ndim <= 1 else a_zero)
         if b.ndim == 2:
             return self.prepared(b, b_zero)(a)
-        return np.matmul(a.astype(np.float64), _minus(b, b_zero).astype(np.float64))
+        return blocks.matmul(a.astype(np.float64), _minus(b, b_zero).astype(np.float64))
 
 
 def _wrapped(sums):
@@ -335,15 +336,17 @@ def _conv_value(attributes, x, w):
     need(x, BYTES, "x")
     need(w, BYTES, "w")
     group = attributes["group"]
-    if len(w.shape) != axes + 2:
-        raise SpecError(f"w is {w}, expected rank {axes + 2}")
+    if len(w.shape) != axes + 2 or 0 in w.shape:
+        raise SpecError(f"w is {w}, expected rank {axes + 2} and sizes of at least 1")
+    if isinstance(w.shape[0], int) and w.shape[0] % group:
+        raise SpecError(f"w is {w}, expected a multiple of group={group} at first")
     kernel = w.shape[2:]
     if attributes["kernel_shape"] is not None:
         kernel = check_sizes(attributes, "kernel_shape", axes, 1, 1)
     if any(isinstance(size, str) for size in kernel):
         raise SpecError(f"w is {w}, expected known kernel sizes, or kernel_shape")
-    if kernel != w.shape[2:] and all(isinstance(size, int) for size in w.shape[2:]):
-        raise SpecError(f"kernel_shape={list(kernel)}, and w is {w}")
+    if any(isinstance(size, int) and size != k for size, k in zip(w.shape[2:], kernel, strict=True)):
+        raise SpecError(f"kernel_shape={list(kernel)}, expected that of w, which is {w}")
     channels = w.shape[1] * group if isinstance(w.shape[1], int) else w.shape[1]
     if isinstance(x.shape[1], int) and isinstance(channels, int) and x.shape[1] != channels:
         raise SpecError(f"x is {x}, expected {channels} channels")
@@ -354,6 +357,8 @@ class _Convolutions:
     """The integer convolutions of one node, whose weights are usually constant and then prepared once."""
 
     def __init__(self, attributes, threads):
+        self.attributes = attributes
+
         def prepare(w, zero):
             window = Window.of(attributes, w.shape[2:])
             vector = zero is not None and zero.ndim == 1 and len(zero) > 1
@@ -367,6 +372,7 @@ class _Convolutions:
         self.prepared = Kept(prepare)
 
     def __call__(self, x, w, x_zero=None, w_zero=None):
+        check_given(self.attributes, x, w)
         return self.prepared(w, w_zero)(_minus(x, x_zero))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
+from rnncore.ops import blocks
 from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
 from rnncore.ops.checks import single
 from rnncore.ops.schema import MAX_SIZE, Axis, Flag, Integer, Size
@@ -76,10 +77,10 @@ def _dft_run(attributes, weights, x, length=None, axis=None):
     axis = _dft_axis(given("axis", attributes, arrays, 2), x.ndim)
     signal = _complex(x)
     if attributes["onesided"] and attributes["inverse"]:
-        return np.fft.irfft(signal, length, axis)[..., None].astype(x.dtype, copy=False)
-    if attributes["onesided"]:
-        return _parts(np.fft.rfft(signal, length, axis), x.dtype)
-    return _parts((np.fft.ifft if attributes["inverse"] else np.fft.fft)(signal, length, axis), x.dtype)
+        found = blocks.along(lambda part: np.fft.irfft(part, length, axis), signal, (axis,), cost=4)
+        return found[..., None].astype(x.dtype, copy=False)
+    transform = np.fft.rfft if attributes["onesided"] else np.fft.ifft if attributes["inverse"] else np.fft.fft
+    return _parts(blocks.along(lambda part: transform(part, length, axis), signal, (axis,), cost=4), x.dtype)
 
 
 def _dft_time(attributes, rank, time_axis):
@@ -128,7 +129,8 @@ def _stft_run(attributes, weights, x, step=None, window=None, length=None):
         raise InputError(f"a signal of {x.shape[1]} for frames of {length}, expected at least as many, and a window")
     frames = np.lib.stride_tricks.sliding_window_view(_complex(x), length, axis=1)[:, ::step]
     frames = frames if window is None else frames * window
-    return _parts((np.fft.rfft if attributes["onesided"] else np.fft.fft)(frames), x.dtype)
+    transform = np.fft.rfft if attributes["onesided"] else np.fft.fft
+    return _parts(blocks.along(transform, frames, (-1,), cost=4), x.dtype)
 
 
 # ---- Frames ------------------------------------------------------------------------------------------------------

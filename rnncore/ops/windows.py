@@ -8,6 +8,7 @@ ceil(size / stride) outputs, VALID has no pads.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.kernels import check_room
 from rnncore.ops.base import UNKNOWN
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integers
 from rnncore.ops.sizes import add, divide
@@ -42,10 +44,16 @@ def check_sizes(attributes: Mapping[str, Any], name: str, count: int, least: int
     return found
 
 
+MAX_RANK = 64
+"""Dimensions that an array may have."""
+
+
 def need_images(value, what="input") -> int:
     """The number of spatial axes of a value (N, C, *spatial)."""
     if len(value.shape) < 3:
         raise SpecError(f"{what} is {value}, expected (N, C, spatial sizes)")
+    if len(value.shape) > MAX_RANK:
+        raise SpecError(f"{what} has {len(value.shape)} dimensions, expected at most {MAX_RANK}")
     return len(value.shape) - 2
 
 
@@ -65,6 +73,8 @@ class Window:
     def of(cls, attributes: Mapping[str, Any], kernel: Sequence[int], ceil_mode: bool = False) -> Window:
         """From strides, pads, dilations and auto_pad; SpecError where one of them does not fit the kernel."""
         axes = len(kernel)
+        if any(size < 1 for size in kernel):
+            raise SpecError(f"kernel of sizes {list(kernel)}, expected integers of at least 1")
         pads = check_sizes(attributes, "pads", 2 * axes, 0, 0)
         auto_pad = attributes["auto_pad"]
         if auto_pad != "NOTSET" and any(pads):
@@ -125,6 +135,35 @@ class Window:
         begin = self.pads([self.extent(axis)] * len(self.kernel))[0][axis]
         return begin, self.extent(axis) - 1 - begin, stride
 
+    def met(self, sizes: Sequence[int]) -> tuple[tuple[slice, ...], Window]:
+        """Which part of an input of these sizes its outputs can meet, and the window without the places that meet
+        nothing but padding: on that part it has the same outputs, and what is around it stays in proportion.
+
+        Its ends may be negative: numbers behind the last one that it meets.
+        """
+        parts, rest = [], []
+        if 0 in self.outputs(sizes):
+            return (slice(None),) * len(sizes), self
+        for size, count, taps, stride, dilation, begin in zip(
+            sizes, self.outputs(sizes), self.kernel, self.strides, self.dilations, self.pads(sizes)[0], strict=True
+        ):
+            stride = 1 if count == 1 else stride
+            span = (count - 1) * stride
+            first = min(max(-((span - begin) // dilation), 0), taps - 1)  # the last output has it inside
+            last = min((begin + size - 1) // dilation, taps - 1)  # and the first one this
+            begin -= first * dilation
+            if last < first or begin > span:  # there is none
+                first = last = 0
+                begin = span + 1
+            if last == first:
+                dilation = 1
+            skipped = max(-begin, 0)
+            begin = max(begin, 0)
+            end = span + (last - first) * dilation + 1 - begin - (size - skipped)
+            parts.append(slice(skipped or None, None))
+            rest.append((last - first + 1, stride, dilation, begin, end))
+        return tuple(parts), Window(*zip(*rest, strict=True))
+
     def padded(self, x: np.ndarray, value: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         """x with as much of ``value`` around it as its windows cover, and the sizes of the outputs."""
         sizes = x.shape[2:]
@@ -137,7 +176,10 @@ class Window:
             cut.append(slice(0, needed))
         if any(width != (0, 0) for width in widths):
             inside = x
-            x = np.full([size + sum(width) for size, width in zip(x.shape, widths, strict=True)], value, x.dtype)
+            shape = [size + sum(width) for size, width in zip(x.shape, widths, strict=True)]
+            needed, made = (math.prod(sizes) * x.itemsize for sizes in (shape, (*x.shape[:2], *outputs)))
+            check_room(f"an input of shape {x.shape} with its padding", needed, x.nbytes, made)
+            x = np.full(shape, value, x.dtype)
             x[tuple(slice(b, b + size) for size, (b, _) in zip(inside.shape, widths, strict=True))] = inside
         return x[tuple(cut)], outputs
 

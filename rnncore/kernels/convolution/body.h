@@ -3,6 +3,7 @@
  *
  * Everything marked INLINE has constant tile sizes, so that the arrays of vectors live in registers. */
 
+#include <assert.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -110,9 +111,11 @@ INLINE void plane_positions(const int R, const int V, const float *w, const floa
 }
 
 static void planes(const float *w, const float *bias, ptrdiff_t M, ptrdiff_t K, const float *x, const ptrdiff_t *offset,
-                   ptrdiff_t P, const rnncore_run *run, float *y, ptrdiff_t y_stride, int relu, float *room) {
+                   ptrdiff_t first, ptrdiff_t last, ptrdiff_t P, const rnncore_run *run, float *y, ptrdiff_t y_stride,
+                   int relu, float *room) {
+    assert(M > 0 && K > 0 && P >= W && 0 <= first && last <= P && first % (TILE_V * W) == 0);
 #define AT_POSITIONS(R, V) plane_positions(R, V, w, bias, M, K, x, offset, p, run, y, y_stride, relu, room)
-    for (ptrdiff_t at = 0, vectors; at < P; at += vectors * W) {
+    for (ptrdiff_t at = first, vectors; at < last; at += vectors * W) {
         vectors = (P - at + W - 1) / W;
         if (vectors > TILE_V) vectors = TILE_V;
         if (vectors > P / W) vectors = P / W;
@@ -210,6 +213,7 @@ INLINE void rows_tile(const int R, const int P, const float *w, const float *bia
 
 static void rows(const float *w, const float *bias, ptrdiff_t M, ptrdiff_t K, const float *const *x, ptrdiff_t n,
                  const ptrdiff_t *offset, float *const *y, ptrdiff_t y_stride, int relu) {
+    assert(M > 0 && K > 0 && n > 0);
     const ptrdiff_t last = (M + W - 1) / W;
     ptrdiff_t panel = 0;
     if (n == 1) {
@@ -258,12 +262,14 @@ INLINE void single_tile(const int V, const float *w, float bias, ptrdiff_t K, co
     UNROLL for (int v = 0; v < V; v++) store(z + v * W, relu ? MAX((vf){}, acc[0][v]) : acc[0][v]);
 }
 
-static void single(const float *w, float bias, ptrdiff_t K, const float *x, const ptrdiff_t *offset,
-                   ptrdiff_t positions, const rnncore_run *runs, ptrdiff_t run_count, float *y, int relu) {
+static void single(const float *w, float bias, ptrdiff_t K, const float *x, const ptrdiff_t *offset, ptrdiff_t first,
+                   ptrdiff_t last, ptrdiff_t positions, const rnncore_run *runs, ptrdiff_t run_count, float *y,
+                   int relu) {
+    assert(K > 0 && run_count > 0 && 0 <= first && last <= positions && first % (8 * W) == 0);
     _Alignas(64) float z[8 * W];
     const rnncore_run *run = runs, *end = runs + run_count;
-    ptrdiff_t at = 0;
-    for (; at + 8 * W <= positions; at += 8 * W) {
+    ptrdiff_t at = first;
+    for (; at + 8 * W <= last; at += 8 * W) {
         while (run + 1 < end && run->first + run->count <= at) run++;
         single_tile(8, w, bias, K, x + at, offset, z, relu);
         place(run, end, at, 8 * W, z, y);
@@ -273,9 +279,9 @@ static void single(const float *w, float bias, ptrdiff_t K, const float *x, cons
         for (; at < positions; at++) {
             float sum = 0;
             for (ptrdiff_t k = 0; k < K; k += LINK) {
-                const ptrdiff_t last = K < k + LINK ? K : k + LINK;
+                const ptrdiff_t link = K < k + LINK ? K : k + LINK;
                 float acc = k > 0 ? 0 : bias;
-                for (ptrdiff_t j = k; j < last; j++) acc += w[j] * x[offset[j] + at];
+                for (ptrdiff_t j = k; j < link; j++) acc += w[j] * x[offset[j] + at];
                 sum = k > 0 ? acc + sum : acc;
             }
             z[at] = relu && sum < 0 ? 0 : sum;
@@ -283,7 +289,7 @@ static void single(const float *w, float bias, ptrdiff_t K, const float *x, cons
         place(run, end, 0, positions, z, y);
         return;
     }
-    for (; at < positions; at += W) {
+    for (; at < last; at += W) {
         const ptrdiff_t p = at + W <= positions ? at : positions - W;
         while (run + 1 < end && run->first + run->count <= p) run++;
         single_tile(1, w, bias, K, x + p, offset, z, relu);
@@ -296,6 +302,7 @@ const rnncore_convolution_isa ISA = {
     .width = W,
     .chain = LINK,
     .tile = TILE_V * W,
+    .stretch = 8 * W,
     .planes = planes,
     .rows = rows,
     .single = single,

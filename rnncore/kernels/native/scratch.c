@@ -1,6 +1,7 @@
 #include "scratch.h"
 
 #include <pthread.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 /* What is larger than this goes back to the system when the next call needs less. */
@@ -26,6 +27,7 @@ static void release(void *given) {
 static void create_key(void) { pthread_key_create(&key, release); }
 
 void *rnncore_scratch(size_t size) {
+    if (size > PTRDIFF_MAX - 4096) return NULL; /* what sizes.h makes of a size that does not fit, too */
     pthread_once(&once, create_key);
     kept *mine = pthread_getspecific(key);
     if (mine == NULL) {

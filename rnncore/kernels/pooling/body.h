@@ -1,6 +1,7 @@
 /* The one body of the pooling kernels. A shim defines W (lanes of a vector), LARGER (NaN where one of the two is, b of
  * equals), ISA (the table's symbol) and ISA_NAME, and includes this once. */
 
+#include <assert.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -20,6 +21,13 @@ INLINE void fill(float *p, ptrdiff_t n, float value) {
     for (ptrdiff_t i = 0; i < n; i++) p[i] = value;
 }
 
+/* Of n numbers, how many to make between two looks of the watch where each is made of ``taps``: whole lines of 4 W. */
+INLINE ptrdiff_t at_once(const rnncore_watch *watch, ptrdiff_t n, ptrdiff_t taps) {
+    if ((double)n * (double)taps <= watch->between) return n;
+    const ptrdiff_t part = (ptrdiff_t)(watch->between / (double)taps) / (4 * W) * (4 * W);
+    return part < 4 * W ? 4 * W : part;
+}
+
 /* ---- all axes but the last ----------------------------------------------------------------------------------- */
 
 /* V vectors of a line: the taps stand ``step`` apart. */
@@ -34,7 +42,7 @@ INLINE void line_part(const int largest, const int V, ptrdiff_t taps, ptrdiff_t 
 
 /* Windows first..last-1 of x [n][length], each a line of y, ``pitch`` apart. */
 INLINE void lines(const int largest, const rnncore_window *w, ptrdiff_t first, ptrdiff_t last, ptrdiff_t length,
-                  const float *x, float *y, ptrdiff_t pitch) {
+                  const float *x, float *y, ptrdiff_t pitch, rnncore_watch *watch) {
     const ptrdiff_t step = w->dilation * length;
     for (ptrdiff_t j = first; j < last; j++, y += pitch) {
         const ptrdiff_t at = j * w->stride - w->begin;
@@ -46,9 +54,13 @@ INLINE void lines(const int largest, const rnncore_window *w, ptrdiff_t first, p
             continue;
         }
         const float *source = x + at * length + from * step;
-        ptrdiff_t i = 0;
-        for (; i + 4 * W <= length; i += 4 * W) line_part(largest, 4, to - from, step, source + i, y + i);
-        for (; i < length; i += W) line_part(largest, 1, to - from, step, source + i, y + i);
+        const ptrdiff_t part = at_once(watch, length, to - from);
+        for (ptrdiff_t i = 0, end; i < length; i = end) {
+            end = length - i < part ? length : i + part;
+            if (rnncore_worked(watch, (double)(end - i) * (double)(to - from))) return;
+            for (; i + 4 * W <= end; i += 4 * W) line_part(largest, 4, to - from, step, source + i, y + i);
+            for (; i < end; i += W) line_part(largest, 1, to - from, step, source + i, y + i);
+        }
     }
 }
 
@@ -90,28 +102,33 @@ INLINE vf apart(const float *p, ptrdiff_t step, ptrdiff_t lanes) {
 }
 
 INLINE void along_line(const int largest, const ptrdiff_t stride, const rnncore_window *w, const float *x,
-                       const float *divisors, float *y) {
-    for (ptrdiff_t i = 0; i < w->count; i += W) {
-        const float *from = x + i * stride;
-        vf found = apart(from, stride, w->count - i);
-        for (ptrdiff_t t = 1; t < w->kernel; t++) {
-            found = reduced(largest, apart(from + t * w->dilation, stride, w->count - i), found);
+                       const float *divisors, float *y, rnncore_watch *watch) {
+    const ptrdiff_t part = at_once(watch, w->count, w->kernel);
+    for (ptrdiff_t i = 0, end; i < w->count; i = end) {
+        end = w->count - i < part ? w->count : i + part;
+        if (rnncore_worked(watch, (double)(end - i) * (double)w->kernel)) return;
+        for (; i < end; i += W) {
+            const float *from = x + i * stride;
+            vf found = apart(from, stride, w->count - i);
+            for (ptrdiff_t t = 1; t < w->kernel; t++) {
+                found = reduced(largest, apart(from + t * w->dilation, stride, w->count - i), found);
+            }
+            if (divisors) found /= load(divisors + i);
+            store(y + i, found);
         }
-        if (divisors) found /= load(divisors + i);
-        store(y + i, found);
     }
 }
 
 INLINE void along_lines(const int largest, const rnncore_window *w, ptrdiff_t n, const float *x, ptrdiff_t pitch,
-                        const float *divisors, float *y) {
-    for (ptrdiff_t j = 0; j < n; j++, x += pitch, y += w->count) {
+                        const float *divisors, float *y, rnncore_watch *watch) {
+    for (ptrdiff_t j = 0; j < n && !watch->stopped; j++, x += pitch, y += w->count) {
         const float *own = divisors ? divisors + j * w->count : NULL;
         switch (w->stride) {
-        case 1: along_line(largest, 1, w, x, own, y); break;
-        case 2: along_line(largest, 2, w, x, own, y); break;
-        case 3: along_line(largest, 3, w, x, own, y); break;
-        case 4: along_line(largest, 4, w, x, own, y); break;
-        default: along_line(largest, w->stride, w, x, own, y);
+        case 1: along_line(largest, 1, w, x, own, y, watch); break;
+        case 2: along_line(largest, 2, w, x, own, y, watch); break;
+        case 3: along_line(largest, 3, w, x, own, y, watch); break;
+        case 4: along_line(largest, 4, w, x, own, y, watch); break;
+        default: along_line(largest, w->stride, w, x, own, y, watch);
         }
     }
 }
@@ -153,7 +170,8 @@ static ptrdiff_t room(const rnncore_pooling *p) {
            numbers(p, p->axes) + W;
 }
 
-INLINE void image(const int largest, const rnncore_pooling *p, const float *x, float *y, float *stages, float *padded) {
+INLINE void image(const int largest, const rnncore_pooling *p, const float *x, float *y, float *stages, float *padded,
+                  rnncore_watch *watch) {
     const int last = p->axes - 1;
     const rnncore_window *along = &p->axis[last], *down = &p->axis[last - 1];
     const ptrdiff_t pitch = pitch_of(along), many = lines_at_once(p), half = stage_room(p);
@@ -163,7 +181,8 @@ INLINE void image(const int largest, const rnncore_pooling *p, const float *x, f
         float *to = stages + axis % 2 * half;
         const ptrdiff_t length = numbers(p, axis) / outer / w->n;
         for (ptrdiff_t o = 0; o < outer; o++) {
-            lines(largest, w, 0, w->count, length, x + o * w->n * length, to + o * w->count * length, length);
+            lines(largest, w, 0, w->count, length, x + o * w->n * length, to + o * w->count * length, length, watch);
+            if (watch->stopped) return;
         }
         outer *= w->count;
         x = to;
@@ -174,11 +193,12 @@ INLINE void image(const int largest, const rnncore_pooling *p, const float *x, f
     for (ptrdiff_t o = 0; o < outer; o++, x += down->n * along->n) {
         for (ptrdiff_t first = 0; first < down->count; first += many) {
             const ptrdiff_t n = first + many < down->count ? many : down->count - first;
-            lines(largest, down, first, first + n, along->n, x, padded + along->begin, pitch);
+            lines(largest, down, first, first + n, along->n, x, padded + along->begin, pitch, watch);
+            if (watch->stopped) return;
             if (behind > end) {
                 for (ptrdiff_t j = 0; j < n; j++) fill(padded + j * pitch + end, behind - end, largest ? -INFINITY : 0);
             }
-            along_lines(largest, along, n, padded, pitch, divisors, y);
+            along_lines(largest, along, n, padded, pitch, divisors, y, watch);
             y += n * along->count;
             if (divisors) divisors += n * along->count;
         }
@@ -186,7 +206,7 @@ INLINE void image(const int largest, const rnncore_pooling *p, const float *x, f
 }
 
 INLINE void images_of(const int largest, const rnncore_pooling *p, ptrdiff_t images, const float *x, float *y,
-                      float *free) {
+                      float *free, rnncore_watch *watch) {
     const ptrdiff_t given = numbers(p, 0), windows = numbers(p, p->axes);
     const rnncore_window *along = &p->axis[p->axes - 1];
     const ptrdiff_t pitch = pitch_of(along), many = lines_at_once(p);
@@ -195,21 +215,30 @@ INLINE void images_of(const int largest, const rnncore_pooling *p, ptrdiff_t ima
     for (ptrdiff_t j = 0; j < many; j++) fill(padded + j * pitch, along->begin, largest ? -INFINITY : 0);
     ptrdiff_t i = 0;
     for (; (images - 1 - i) * given >= W && (images - 1 - i) * windows >= W; i++) {
-        image(largest, p, x + i * given, y + i * windows, stages, padded);
+        image(largest, p, x + i * given, y + i * windows, stages, padded, watch);
+        if (watch->stopped) return;
     }
     fill(copy + given, W, 0);
     for (; i < images; i++) {
         memcpy(copy, x + i * given, (size_t)given * sizeof(float));
-        image(largest, p, copy, made, stages, padded);
+        image(largest, p, copy, made, stages, padded, watch);
+        if (watch->stopped) return;
         memcpy(y + i * windows, made, (size_t)windows * sizeof(float));
     }
 }
 
-static void pool(const rnncore_pooling *p, ptrdiff_t images, const float *x, float *y, float *free) {
+static void pool(const rnncore_pooling *p, ptrdiff_t images, const float *x, float *y, float *free,
+                 rnncore_watch *watch) {
+    assert(2 <= p->axes && p->axes <= RNNCORE_POOLING_AXES && images > 0);
+    for (int axis = 0; axis < p->axes; axis++) {
+        const rnncore_window *w = &p->axis[axis];
+        assert(w->n > 0 && w->count > 0 && w->kernel > 0 && w->stride > 0 && w->dilation > 0 && w->begin >= 0);
+        (void)w;
+    }
     if (p->largest) {
-        images_of(1, p, images, x, y, free);
+        images_of(1, p, images, x, y, free, watch);
     } else {
-        images_of(0, p, images, x, y, free);
+        images_of(0, p, images, x, y, free, watch);
     }
 }
 

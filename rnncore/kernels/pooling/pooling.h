@@ -10,9 +10,12 @@
 
 #include <stddef.h>
 
-enum { RNNCORE_POOLING_AXES = 32 };
+#include "../native/watch.h"
 
-/* Window j covers the numbers j * stride - begin + t * dilation, t = 0..kernel-1, as far as they are within 0..n-1. */
+enum { RNNCORE_POOLING_AXES = 64 }; /* as many as NumPy's arrays have at most */
+
+/* Window j covers the numbers j * stride - begin + t * dilation, t = 0..kernel-1, as far as they are within 0..n-1. All
+ * are positive but begin, which may be 0; who makes one sees to it that sums and products of them fit ptrdiff_t. */
 typedef struct {
     ptrdiff_t n, count, kernel, stride, dilation, begin; /* count: windows */
 } rnncore_window;
@@ -32,8 +35,9 @@ typedef struct {
     ptrdiff_t (*room)(const rnncore_pooling *pooling);
 
     /* y [images][windows] from x [images][numbers], both dense; sums are made in rising t. No window, number or image
-     * count is 0. */
-    void (*pool)(const rnncore_pooling *pooling, ptrdiff_t images, const float *x, float *y, float *room);
+     * count is 0. Work is counted in numbers that windows cover; where the watch stops it, y is unfinished. */
+    void (*pool)(const rnncore_pooling *pooling, ptrdiff_t images, const float *x, float *y, float *room,
+                 rnncore_watch *watch);
 } rnncore_pooling_isa;
 
 /* The tables this build holds, ended by NULL; which of them the CPU can run, _native knows by their names. */

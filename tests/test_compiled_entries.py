@@ -1,0 +1,387 @@
+"""Every entry of the compiled modules, called with arguments that are wrong in one place: an exception, never a crash.
+
+A table lists the entries with arguments that are right; what Python can reach and is not listed fails. Each array is
+replaced by those of every rank from 0 to 64, other dtypes, orders and sizes, each number by others, each index by one
+that points past the end.
+"""
+
+import importlib
+import inspect
+
+import numpy as np
+import pytest
+
+from rnncore.cells import CELLS
+from rnncore.kernels import _convolution, _engine, _graph, _native, _normalization, _pool, _pooling
+from rnncore.stacks import _options
+
+F = np.float32
+
+
+def ones(*shape, dtype=F):
+    return np.ones(shape, dtype)
+
+
+def cell(kind="LSTM", **options):
+    return CELLS[kind](input_size=3, hidden_size=5, **options)
+
+
+def weights_of(cell, dtype=F):
+    return {name: ones(*shape, dtype=dtype) for name, shape in cell.weight_shapes().items()}
+
+
+def native_cell(kind="LSTM", **options):
+    made = cell(kind, **options)
+    return _native.NativeCell(kind, _options(made), weights_of(made))
+
+
+def stack(kind="LSTM", directions=1):
+    return _native.Stack([[native_cell(kind) for _ in range(directions)]], False)
+
+
+def states(rows=1, batch=2):
+    return ones(rows, batch, 5), ones(rows, batch, 5)
+
+
+def packed_cell(dtype=np.float64):
+    made = cell()
+    return _engine.PackedCell("LSTM", _options(made), weights_of(made, dtype), dtype == np.float64)
+
+
+def slots(capacity=4):
+    found = _pool.Slots(capacity)
+    return found, np.array([found.open(), found.open()])
+
+
+def direct_slots():
+    found, handles = slots()
+    made = _pool.DirectSlots(stack(), *states(batch=4), ones(4, dtype=bool), found, 3, 1)
+    return made, handles
+
+
+def direct_stream():
+    return _pool.DirectStream(stack(), *states(), ones(2, dtype=bool), _pool.Owner(), 3, 1)
+
+
+def order():
+    return np.array([1, 0]), np.array([4, 2]), np.array([[0, 1, 2, 3], [0, 3, 1, 2]])
+
+
+def table():
+    return _native.Table(stack(), ones(7, 3))
+
+
+def geometry(shape):
+    return (1,), (shape[2],)
+
+
+def native_run():
+    return (
+        *(ones(2, 4, 3), ones(2, 4, 5), "set", "set", False, False, *order()),
+        *(*states(), *states(), 1, None),
+    )
+
+
+def engine_run():
+    h = ones(2, 5, dtype=np.float64)
+    return (
+        *(ones(2, 4, 3, dtype=np.float64), ones(2, 4, 5, dtype=np.float64), 0, "set", False, False, False, *order()),
+        *(h, h.copy(), h.copy(), h.copy()),
+    )
+
+
+class Called:
+    """A class whose instances are called; call_direct_first changes it."""
+
+    _direct = None
+
+    def __call__(self, x):
+        return x
+
+
+POOLING = ((6,), (6,), (3,), (1,), (1,), (1,), True, None)
+OPTIONS = _options(cell())
+
+# entry -> (what is called, its arguments), each made anew. An array in ``strict`` has one rank, dtype and shape.
+ENTRIES = {
+    "_convolution.Convolution": lambda: (
+        _convolution.Convolution,
+        (ones(4, 2, 3), ones(4), 2, (1,), (1,), geometry, False, 1),
+    ),
+    "_convolution.Convolution()": lambda: (
+        _convolution.Convolution(ones(4, 2, 3), ones(4), 2, (1,), (1,), geometry, False, 1),
+        (ones(2, 4, 6),),
+    ),
+    "_convolution.Convolution.unpack": lambda: (
+        _convolution.Convolution(ones(4, 2, 3), None, 2, (1,), (1,), geometry, False, 1).unpack,
+        (),
+    ),
+    "_engine.PackedCell": lambda: (_engine.PackedCell, ("LSTM", OPTIONS, weights_of(cell()), False)),
+    "_engine.PackedCell.run": lambda: (packed_cell().run, engine_run()),
+    "_engine.activate": lambda: (_engine.activate, ("tanh", 0.0, 0.0, ones(2, 5))),
+    "_engine.check_cell": lambda: (_engine.check_cell, ("LSTM", OPTIONS, weights_of(cell()), F)),
+    "_graph.OpStep": lambda: (_graph.OpStep, (len, ("x",), ("y",), "n", {})),
+    "_graph.OpStep()": lambda: (_graph.OpStep(np.abs, ("x",), ("y",), "n", {}), ({"x": ones(2)}, None, None)),
+    "_graph.apart": lambda: (_graph.apart, (("x",), {"x": ones(2)}, [None])),
+    "_graph.walk": lambda: (_graph.walk, ([], [], {"x": ones(2)}, None, None)),
+    "_native.Direct": lambda: (_native.Direct, (stack(), "set", 3, 5, ("h", "c"), 1)),
+    "_native.Direct()": lambda: (_native.Direct(stack(), "set", 3, 5, ("h", "c"), 1), (ones(2, 4, 3),)),
+    "_native.Direct.step": lambda: (
+        _native.Direct(stack(), "set", 3, 5, ("h", "c"), 1).step,
+        (ones(2, 4, 3), dict(zip("hc", states(), strict=True))),
+    ),
+    "_native.Matrix": lambda: (_native.Matrix, (ones(5, 3), ones(5), 1)),
+    "_native.Matrix()": lambda: (_native.Matrix(ones(5, 3), ones(5), 1), (ones(2, 3),)),
+    "_native.Matrix.unpack": lambda: (_native.Matrix(ones(5, 3), ones(5), 1).unpack, ()),
+    "_native.NativeCell": lambda: (_native.NativeCell, ("LSTM", OPTIONS, weights_of(cell()))),
+    "_native.NativeCell.unpack": lambda: (native_cell().unpack, ("weight_ih",)),
+    "_native.Stack": lambda: (_native.Stack, ([[native_cell()]], False)),
+    "_native.Stack.run": lambda: (stack().run, native_run()),
+    "_native.Table": lambda: (_native.Table, (stack(), ones(7, 3))),
+    "_native.ask_threads": lambda: (_native.ask_threads, (0,)),
+    "_native.call_direct_first": lambda: (_native.call_direct_first, (Called,)),
+    "_native.choose_isa": lambda: (_native.choose_isa, (_native.current_isa(),)),
+    "_native.current_isa": lambda: (_native.current_isa, ()),
+    "_native.is_fused": lambda: (_native.is_fused, ("LSTM", OPTIONS)),
+    "_native.rational": lambda: (_native.rational, ("tanh", ones(2, 3))),
+    "_native.table_bytes": lambda: (_native.table_bytes, (stack(), 7)),
+    "_native.usable_isas": lambda: (_native.usable_isas, ()),
+    "_normalization.normalize": lambda: (
+        _normalization.normalize,
+        (ones(4, 6), 6, 1, 1, True, 1e-5, ones(6), ones(6), True),
+    ),
+    "_pool.DirectSlots": lambda: (
+        _pool.DirectSlots,
+        (stack(), *states(batch=4), ones(4, dtype=bool), _pool.Slots(4), 3, 1),
+    ),
+    "_pool.DirectSlots.step_arrays": lambda: (
+        (made := direct_slots())[0].step_arrays,
+        (ones(2, 4, 3), made[1], np.array([4, 1]), ones(2, 4, 5), 0.0),
+    ),
+    "_pool.DirectSlots.step_by_id": lambda: (
+        (made := direct_slots())[0].step_by_id,
+        ({"a": ones(4, 3), "b": ones(3)}, dict(zip("ab", made[1].tolist(), strict=True)), 0.0),
+    ),
+    "_pool.DirectStream": lambda: (
+        _pool.DirectStream,
+        (stack(), *states(), ones(2, dtype=bool), _pool.Owner(), 3, 1),
+    ),
+    "_pool.DirectStream.feed": lambda: (direct_stream().feed, (ones(2, 4, 3), ones(2, 4, 5), True)),
+    "_pool.Owner": lambda: (_pool.Owner, ()),
+    "_pool.Owner.release": lambda: (_pool.Owner().release, ()),
+    "_pool.Owner.take": lambda: (_pool.Owner().take, ()),
+    "_pool.Slots": lambda: (_pool.Slots, (4,)),
+    "_pool.Slots.close": lambda: ((made := slots())[0].close, (int(made[1][0]),)),
+    "_pool.Slots.open": lambda: (_pool.Slots(1).open, ()),
+    "_pool.Slots.slot": lambda: ((made := slots())[0].slot, (int(made[1][0]),)),
+    "_pool.Slots.slots_of": lambda: ((made := slots())[0].slots_of, (made[1],)),
+    "_pool.rows_of": lambda: (_pool.rows_of, (ones(2, 4, 3), np.array([4, 1]), [False, True])),
+    "_pool.side_by_side": lambda: (
+        _pool.side_by_side,
+        ({"a": ones(4, 3), "b": ones(3)}, np.dtype(F), (3,), True),
+    ),
+    "_pooling.Pooling": lambda: (_pooling.Pooling, POOLING),
+    "_pooling.Pooling()": lambda: (_pooling.Pooling(*POOLING), (ones(2, 3, 6),)),
+}
+
+# Entries whose arrays have one dtype and shape: place of the argument -> axes whose size may be another. Those of
+# Direct and the streams answer None to what is not plain.
+STRICT = {
+    "_convolution.Convolution": {1: ()},
+    "_convolution.Convolution()": {0: (0, 2)},
+    "_engine.PackedCell.run": {0: (), 1: (2,), 7: (), 8: (), 9: (), 10: (), 11: (), 12: (), 13: ()},
+    "_engine.activate": {3: (0, 1)},
+    "_native.Direct()": {0: (0, 1)},
+    "_native.Direct.step": {0: (1,)},
+    "_native.Matrix": {1: ()},
+    "_native.Matrix()": {0: (0,)},
+    "_native.Stack.run": {0: (), 1: (), 6: (), 7: (), 8: (), 9: (), 10: (), 11: (), 12: ()},
+    "_native.Table": {1: (0,)},
+    "_normalization.normalize": {6: (), 7: ()},
+    "_pool.DirectSlots": {1: (), 2: (), 3: ()},
+    "_pool.DirectSlots.step_arrays": {0: (), 1: (), 2: (), 3: ()},
+    "_pool.DirectStream": {1: (), 2: (), 3: ()},
+    "_pool.DirectStream.feed": {0: (1,), 1: ()},
+    "_pool.Slots.slots_of": {0: (0,)},
+    "_pool.rows_of": {1: ()},
+    "_pooling.Pooling()": {0: (0, 1)},
+}
+CONVERTED = {"_convolution.Convolution", "_native.Matrix", "_native.Table"}
+"""Entries that take other dtypes of numbers, and any order of bytes and elements, and make float32 of them."""
+
+COPIED = {*CONVERTED, "_convolution.Convolution()", "_native.Matrix()", "_pooling.Pooling()"}
+"""Entries that copy what is not dense."""
+
+
+def hostile_numbers(right):
+    yield from (-1, -(1 << 31), 1 << 31, (1 << 63) - 1, 1 << 63, 1 << 64, -(1 << 63), 10**400, 0, 1.5, "x", None, [])
+
+
+def hostile_arrays(right):
+    """Arrays that have another rank, dtype or order than ``right``, but few numbers."""
+    for rank in range(65):
+        if rank != right.ndim:
+            yield f"rank {rank}", ones(*[1] * rank, dtype=right.dtype)
+    for dtype in ("f2", "f4", "f8", "i1", "i4", "i8", "u8", "c8", "?", "O", "S4", "M8[s]", right.dtype.newbyteorder()):
+        if np.dtype(dtype) != right.dtype:
+            yield f"dtype {dtype}", np.zeros(right.shape, dtype)
+    yield "unaligned", np.frombuffer(bytes(right.nbytes + 1), np.uint8)[1:].view(right.dtype).reshape(right.shape)
+    yield "record", np.zeros(right.shape, [("a", right.dtype)])
+
+
+def hostile_sizes(right, free):
+    for axis in range(right.ndim):
+        for size in (0, right.shape[axis] - 1, right.shape[axis] + 1, 2 * right.shape[axis]):
+            if axis not in free and size != right.shape[axis]:
+                yield ones(*right.shape[:axis], size, *right.shape[axis + 1 :], dtype=right.dtype)
+
+
+def hostile(value):
+    """Stand-ins for one argument of any kind."""
+    if isinstance(value, np.ndarray):
+        yield from (array for _, array in hostile_arrays(value))
+        yield from hostile_sizes(value, ())
+        yield from (None, "x", 3, [1.0], value[..., ::-1] if value.ndim else value, np.ma.masked_array(value))
+        yield np.broadcast_to(value.dtype.type(1), (1 << 40, *value.shape[1:])) if value.ndim else value
+    elif isinstance(value, (bool, int, float)):
+        yield from hostile_numbers(value)
+    elif isinstance(value, (tuple, list)):
+        yield from ((), (*value, *value), None, 5, type(value)([None] * len(value)))
+        for place, item in enumerate(value):
+            for other in hostile(item):
+                yield type(value)([*value[:place], other, *value[place + 1 :]])
+    elif isinstance(value, dict):
+        yield from ({}, None, [], dict.fromkeys(value), {**value, "unknown": 1})
+        for key, item in value.items():
+            yield {other: found for other, found in value.items() if other != key}
+            for other in hostile(item):
+                yield {**value, key: other}
+    elif isinstance(value, str):
+        yield from ("", "x", "\ud800", None, 3)
+    else:
+        yield from (None, 3, "x", object())
+
+
+def refused(entry, call, arguments):
+    """Whether an exception, or None for an answer, came of it."""
+    try:
+        found = call(*arguments)
+    except Exception as error:
+        assert not isinstance(error, (SystemError, AssertionError)), f"{entry}: {error!r}"
+        return True
+    return found is None and entry not in RUNS
+
+
+RUNS = {"_engine.PackedCell.run", "_native.Stack.run", "_engine.activate"}
+"""Entries that return nothing."""
+
+
+def reached(name):
+    """Names of all that Python can call in a compiled module: functions, classes, their methods and calls."""
+    module = importlib.import_module(f"rnncore.kernels.{name}")
+    for key, value in vars(module).items():
+        if key.startswith("_") or not callable(value) or getattr(value, "__module__", None) != module.__name__:
+            continue
+        yield f"{name}.{key}"
+        for method, found in vars(value).items() if inspect.isclass(value) else ():
+            if method == "__call__":
+                yield f"{name}.{key}()"
+            elif not method.startswith("_") and callable(found):
+                yield f"{name}.{key}.{method}"
+
+
+def test_the_table_names_every_entry():
+    modules = ("_convolution", "_engine", "_graph", "_native", "_normalization", "_pool", "_pooling")
+    private = {"_convolution.Plan", "_convolution.Layout", "_blas.products"}  # made by no caller but their own module
+    found = {entry for name in modules for entry in reached(name)} - private
+    assert found == set(ENTRIES)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_right_arguments_are_taken(entry):
+    call, arguments = ENTRIES[entry]()
+    found = call(*arguments)
+    assert found is not None or entry in RUNS or entry.split(".")[-1] in (
+        *("release", "close", "walk", "check_cell", "choose_isa", "call_direct_first"), "OpStep()"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_wrong_argument_is_no_crash(entry):
+    """Each argument, and what is in it, by each stand-in: any exception, or an answer, and the process goes on."""
+    _, arguments = ENTRIES[entry]()
+    before = _native.current_isa()
+    for place, argument in enumerate(arguments):
+        for other in hostile(argument):
+            call, given = ENTRIES[entry]()
+            refused(entry, call, (*given[:place], other, *given[place + 1 :]))
+            _native.ask_threads(0)
+            assert _native.current_isa() == before
+
+
+@pytest.mark.parametrize("entry", STRICT)
+def test_a_wrong_array_is_refused(entry):
+    for place, free in STRICT[entry].items():
+        right = ENTRIES[entry]()[1][place]
+        wrong = dict(hostile_arrays(right))
+        if entry in CONVERTED:
+            wrong = {what: array for what, array in wrong.items() if array.ndim != right.ndim}
+        if entry in COPIED:
+            for what in ("unaligned", f"dtype {right.dtype.newbyteorder()}"):
+                wrong.pop(what, None)
+        if entry == "_native.Matrix()":
+            wrong = {what: array for what, array in wrong.items() if what == "rank 0" or array.shape[-1] != 3}
+        if entry in ("_convolution.Convolution", "_native.Matrix") and place == 1:
+            wrong = {what: array for what, array in wrong.items() if array.shape != right.shape}
+        if entry == "_normalization.normalize":
+            wrong = {what: array for what, array in wrong.items() if array.size != right.size or array.dtype != F}
+        if entry == "_engine.activate":
+            wrong.pop("dtype f8")
+        for what, array in [*wrong.items(), *(("size", array) for array in hostile_sizes(right, free))]:
+            call, given = ENTRIES[entry]()
+            given = (*given[:place], array, *given[place + 1 :])
+            assert refused(entry, call, given), f"argument {place}: {what}, shape {array.shape}"
+
+
+INDICES = {
+    "order": ("_native.Stack.run", 6, lambda a, at, value: a.__setitem__(at, value), (-1, 2, 1 << 62)),
+    "lengths": ("_native.Stack.run", 7, lambda a, at, value: a.__setitem__(at, value), (-1, 5, 1 << 62)),
+    "steps": ("_native.Stack.run", 8, lambda a, at, value: a.__setitem__((at, at), value), (-1, 4, 1 << 62)),
+    "order in float64": ("_engine.PackedCell.run", 7, lambda a, at, value: a.__setitem__(at, value), (-1, 2)),
+    "lengths in float64": ("_engine.PackedCell.run", 8, lambda a, at, value: a.__setitem__(at, value), (-1, 5)),
+    "steps in float64": ("_engine.PackedCell.run", 9, lambda a, at, value: a.__setitem__((at, at), value), (-1, 4)),
+    "handles": ("_pool.DirectSlots.step_arrays", 1, lambda a, at, value: a.__setitem__(at, value), (-1, 0, 1 << 62)),
+    "lengths of a pool": ("_pool.DirectSlots.step_arrays", 2, lambda a, at, value: a.__setitem__(at, value), (-1, 5)),
+    "counts": ("_pool.rows_of", 1, lambda a, at, value: a.__setitem__(at, value), (-1, 5, 1 << 62)),
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_an_index_past_the_end_is_refused(name):
+    entry, place, put, values = INDICES[name]
+    for at in (0, 1):
+        for value in values:
+            call, arguments = ENTRIES[entry]()
+            put(arguments[place], at, value)
+            assert refused(entry, call, arguments), (at, value)
+
+
+def test_ids_outside_of_a_table_are_refused():
+    made = stack()
+    products = _native.Table(made, ones(7, 3))
+    run = native_run()
+    for ids in (np.array([[0, 1, 2, 7]] * 2), np.array([[0, 1, 2, -1]] * 2), ones(2, 4), np.zeros((2, 4, 1), int)):
+        with pytest.raises(ValueError, match="ids"):
+            made.run(ids, *run[1:-1], products)
+    with pytest.raises(ValueError, match="another stack"):
+        stack().run(np.zeros((2, 4), int), *run[1:-1], products)
+    made.run(np.full((2, 4), 6), *run[1:-1], products)
+
+
+def test_sizes_of_layers_agree():
+    other = CELLS["LSTM"](input_size=4, hidden_size=5)
+    fourth = _native.NativeCell("LSTM", _options(other), weights_of(other))
+    gru = native_cell("GRU")
+    for layers in ([[native_cell()], [fourth]], [[native_cell(), fourth]], [[native_cell()], [gru]], [[]]):
+        with pytest.raises((ValueError, IndexError)):
+            _native.Stack(layers, False).run(*native_run())
