@@ -4,8 +4,8 @@
 A step is called with (values, before, after): the dict of values, the recurrent layers' states before, and a dict
 that receives those after. OpStep is the step of an op; what other nodes are is called as it is.
 
-Whatever a step raises that is not rnncore's own becomes an InputError which names the node: of a step that is no OpStep,
-if it has a ``label``. Its cause stands behind it where it is not one that arrays of a wrong shape have.
+Whatever a step raises that is not rnncore's own becomes an InputError which names the node: of a step that is no
+OpStep, if it has a ``label``. Its cause stands behind it where it is not one that arrays of a wrong shape have.
 """
 
 import math
