@@ -5,10 +5,12 @@ A step is called with (values, before, after): the dict of values, the recurrent
 that receives those after. OpStep is the step of an op; what other nodes are is called as it is.
 
 Whatever a step raises that is not rnncore's own becomes an InputError which names the node: of a step that is no
-OpStep, if it has a ``label``. Its cause stands behind it where it is not one that arrays of a wrong shape have.
+OpStep, if it has a ``label``. Its cause stands behind it where it is not one that arrays of a wrong shape have. What
+a signal's handler raises passes as it is.
 """
 
 import math
+import signal
 
 import numpy as np
 
@@ -77,6 +79,8 @@ cdef class OpStep:
 
 cdef refused(str label, error, list arrays):
     """Raises what stands for an error of a step that was given these arrays."""
+    if of_handler(error):
+        raise error
     if isinstance(error, (InputError, SpecError)):  # a SpecError of what only these sizes contradict
         raise InputError(f"{label}: {error}") from None
     if isinstance(error, (RnncoreError, Warning)):
@@ -88,6 +92,18 @@ cdef refused(str label, error, list arrays):
     if isinstance(error, (ValueError, IndexError, OverflowError)):
         raise InputError(given + str(error)) from None
     raise InputError(f"{given}{type(error).__name__}: {error}") from error
+
+
+cdef bint of_handler(error):
+    """Whether the error was raised by a handler of the caller's for a signal that came meanwhile."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = [getattr(function, "__code__", None) for function in handlers if callable(function)]
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 cdef str too_large(error):
