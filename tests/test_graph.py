@@ -74,7 +74,7 @@ def test_what_a_handler_of_a_signal_raises_passes(error):
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        with pytest.raises(type(error), match="^now$") as found:
+        with pytest.raises(type(error), match=r"^now$") as found:
             step(lambda x: signal.raise_signal(signal.SIGUSR1), ("x",), ("y",))({"x": np.zeros((2, 3))}, None, None)
         assert found.value is error
     finally:
