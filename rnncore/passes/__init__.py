@@ -10,6 +10,7 @@
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
     activations.py fuse_activations, join_swish: Relu into the Conv before it; x * sigmoid(x)
     quantized.py   follow_quantizer: activations before a quantization, as ONNX Runtime rounds them
+    windows.py     cut_padding: what is cut off behind a convolution is not computed
     dead.py        remove_dead: what nothing reads
 
 Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES.
@@ -32,6 +33,7 @@ from rnncore.passes.identities import remove_identities
 from rnncore.passes.layers import join_slices, merge_layers
 from rnncore.passes.quantized import follow_quantizer
 from rnncore.passes.transposes import cancel_transposes
+from rnncore.passes.windows import cut_padding
 from rnncore.spec import Input, Node, Spec
 
 __all__ = ["PASSES", "Folding", "compiled", "simplify"]
@@ -44,6 +46,7 @@ PASSES = (
     cancel_axes,
     square,
     cancel_transposes,
+    cut_padding,
     merge_layers,
     join_slices,
     fold_affine,

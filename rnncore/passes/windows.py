@@ -1,0 +1,63 @@
+"""What is cut off behind a convolution is not computed: the padding that causes it goes.
+
+PyTorch's Conv1d pads both sides alike, so a causal one is written as padding=k - 1 and y[:, :, :-(k - 1)] behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rnncore.ops.windows import Window
+from rnncore.passes.graph import Graph, with_reads
+from rnncore.spec import Node
+
+__all__ = ["cut_padding"]
+
+
+def cut_padding(graph: Graph) -> None:
+    """A Slice that leaves out outputs at the ends of a Conv's axis becomes smaller pads, which may be causal then."""
+    nodes = {node.name: node for node in graph.spec.nodes if isinstance(node, Node)}
+    uses = graph.uses()
+    changed: dict[str, Node] = {}
+    renamed: dict[str, str] = {}
+    for node in graph.spec.nodes:
+        found = _cut(node, nodes, uses, graph)
+        if found is not None:
+            nodes[found.name] = changed[found.name] = found
+            renamed[node.name] = found.name
+    kept = (changed.get(node.name, node) for node in graph.spec.nodes if node.name not in renamed)
+    graph.update([with_reads(node, renamed) for node in kept], {"cut padding": len(renamed)})
+
+
+def _cut(node, nodes, uses, graph: Graph) -> Node | None:
+    """The Conv in front of a Slice, without what the Slice leaves out; None where it is not that."""
+    if not isinstance(node, Node) or node.op != "Slice" or len(node.inputs) != 1 or node.name in graph.outputs:
+        return None
+    conv = nodes.get(node.inputs[0])
+    if conv is None or conv.op != "Conv" or uses[conv.name] != 1 or conv.attributes["kernel_shape"] is None:
+        return None
+    window = Window.of(conv.attributes, conv.attributes["kernel_shape"])
+    starts, ends, axes, steps = (node.attributes[name] for name in ("starts", "ends", "axes", "steps"))
+    if window.auto_pad != "NOTSET" or None in (starts, ends) or len(starts) != 1:
+        return None
+    shape = graph.values[conv.name].shape
+    axis = (0 if axes is None else axes[0]) % len(shape) - 2
+    if axis < 0 or steps not in (None, (1,)) or window.strides[axis] != 1:
+        return None
+    first, last = starts[0], _left_out(ends[0], shape[axis + 2])
+    begins, finishes = list(window.begins), list(window.ends)
+    if last is None or not 0 <= first <= begins[axis] or last > finishes[axis]:
+        return None
+    begins[axis] -= first
+    finishes[axis] -= last
+    # Every sequence of one step or more has outputs left, as it had: a shorter one would be an error now.
+    if begins[axis] + finishes[axis] < window.extent(axis) - 1:
+        return None
+    return dataclasses.replace(conv, attributes={**conv.attributes, "pads": (*begins, *finishes)})
+
+
+def _left_out(end: int, size: int | str) -> int | None:
+    """How many elements before the end of an axis a Slice leaves out."""
+    if end < 0:
+        return -end
+    return max(0, size - end) if isinstance(size, int) else (0 if end >= 1 << 31 else None)
