@@ -22,8 +22,8 @@ __all__ = ["Axes", "Group", "shapes_of"]
 
 MAX_TOGETHER = 6
 """Dimensions of one size that are tried in all combinations."""
-FADED = 0.93
-"""What a repeated row is multiplied by each time, so that no two rows are equal."""
+GOLDEN = 0.618
+"""Repeated rows are multiplied by 0.85 to 1.15, larger and smaller by turns, so that no two are equal."""
 
 Places = tuple[tuple[str, int], ...]
 
@@ -262,8 +262,8 @@ def _in_proportion(lengths: torch.Tensor, size: int, other: int) -> torch.Tensor
 def _stretched(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     """A tensor with another size along an axis.
 
-    Integers and masks are repeated where they stand, which keeps their order; floats as a whole, a little smaller each
-    time unless they are whole numbers, so that neighbours and rows differ.
+    Integers and masks are repeated where they stand, which keeps their order; floats as a whole, a little smaller or
+    larger each time unless they are whole numbers, so that neighbours and rows differ.
     """
     own = tensor.shape[axis]
     places = torch.arange(size, device=tensor.device)
@@ -271,5 +271,6 @@ def _stretched(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
         return tensor.index_select(axis, places * own // size)
     shape = [1] * tensor.ndim
     shape[axis] = size
-    faded = torch.pow(FADED, (places // own).to(tensor.dtype)).reshape(shape)
-    return tensor.index_select(axis, places % own) * faded
+    times = (places // own).to(tensor.dtype)
+    scale = torch.where(times > 0, 0.85 + 0.3 * (times * GOLDEN % 1), 1.0).reshape(shape)
+    return tensor.index_select(axis, places % own) * scale

@@ -209,8 +209,11 @@ class Proof:
                     self._follow(sizes, traced, decision, i, at)
                     break
                 for near in (*range(at - around, at + around + 1), at + around + 1, 2 * at + 1):
-                    if near > 0:
-                        self._compare({**sizes, i: near})
+                    if near > 0 and not self._compare({**sizes, i: near}):
+                        self._compare({**dict.fromkeys(range(len(self.axes.groups)), 1), i: near})
+                for j, group in enumerate(self.axes.groups):
+                    if j != i:
+                        self._compare({**sizes, i: at + around, j: group.other})
                 turned.append({**sizes, i: at + around})
         return turned
 
