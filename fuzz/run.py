@@ -39,7 +39,7 @@ from shared import DEADLY, Shared
 HERE = Path(__file__).resolve().parent
 TARGETS = tuple(sorted(path.stem for path in (HERE / "targets").glob("*.py") if not path.stem.startswith("_")))
 PATIENCE, SILENCE = 30.0, 300.0  # seconds of process time, and of any time, without the end of an execution: a hang
-CRASH_TRIES = 30
+CRASH_TRIES, CRASH_SECONDS = 30, 30.0  # for a smaller input that ends the process in the same place
 
 
 @dataclass
@@ -150,7 +150,12 @@ class Watcher:
             return
         record.with_suffix(".bin").write_bytes(data)
         if kind == "crash":
-            data = minimise(data, lambda smaller: self._crashes(smaller, signature), CRASH_TRIES)
+            end = time.monotonic() + CRASH_SECONDS
+
+            def same(smaller: bytes) -> bool:
+                return time.monotonic() < end and self._crashes(smaller, signature)
+
+            data = minimise(data, same, CRASH_TRIES)
             record.with_suffix(".bin").write_bytes(data)
         record.with_suffix(".json").write_text(
             json.dumps({"target": self._name, "signature": signature, "text": text[-6000:], "bytes": len(data)})
