@@ -60,7 +60,7 @@ COPY_TREE = mkdir -p build/$(1) && rm -rf build/$(1)/tests build/$(1)/fuzz && ta
 # rnncore is the copy's own. They are built with -O1 (setup.py), every instruction set that this machine runs, or those
 # that RNNCORE_ISAS names; CC="ccache gcc" builds again in seconds.
 BUILD_COPY = cd build/$(1) && { echo "$(2) $(RNNCORE_ISAS)" | cmp -s - .built || rm -f rnncore/kernels/*.so; } && \
-  PYTHONPATH= RNNCORE_BUILD=$(2) "$(CURDIR)/$(BIN)/python" setup.py -q build_ext --inplace -j2 && \
+  PYTHONPATH= RNNCORE_BUILD=$(2) RNNCORE_ISAS="$(RNNCORE_ISAS)" "$(CURDIR)/$(BIN)/python" setup.py -q build_ext --inplace -j2 && \
   echo "$(2) $(RNNCORE_ISAS)" > .built
 PRELOADED = LD_PRELOAD="$(foreach name,$(1) stdc++,$$(gcc -print-file-name=lib$(name).so))"
 ASAN = $(call PRELOADED,asan ubsan) PYTHONMALLOC=malloc UBSAN_OPTIONS=print_stacktrace=1 \
