@@ -67,7 +67,7 @@ ASAN = $(call PRELOADED,asan ubsan) PYTHONMALLOC=malloc UBSAN_OPTIONS=print_stac
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=64:max_allocation_size_mb=4000
 TSAN = $(call PRELOADED,tsan) TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/tsan.txt"
 IN_COPY = cd build/$(1) && PYTHONPATH="$(CURDIR)/build/$(1)"
-PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=3600
+PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=3600 --capture=sys
 
 # Left out of the sanitizers' runs, and run by "make test": what exports from frameworks and compares with them, where
 # nearly all of the time is the framework's (PyTorch, Keras, ONNX Runtime, music21), which is not instrumented; what is
@@ -81,7 +81,7 @@ QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_sta
 # What shares a call, a model, an engine or a pool among threads. Interrupts are left out: they are about milliseconds.
 THREADED = exactness threads model shared engine engine_requests pool stream ops_convolution decode decode_pairs
 QUICK_TSAN = threads model pool stream
-CHOSEN = -k "(thread or side_by_side or shared or requests) and not interrupt" --capture=sys
+CHOSEN = -k "(thread or side_by_side or shared or requests) and not interrupt"
 
 asan: $(VENV)/.installed-test  ## kernels, ops, streams, pools, engines and formats under the address and undefined-behaviour sanitizers
 	$(call COPY_TREE,asan)
