@@ -131,4 +131,24 @@ def array_of(dtype: str, shape: tuple[int, ...], draw: Draw, rng: np.random.Gene
         odd = (np.inf, -np.inf, np.nan, np.finfo(kind).max, np.finfo(kind).tiny, 0.0)
     if found.size and draw.chance(12):
         found.reshape(-1)[draw.below(found.size)] = draw.pick(odd)
+    return laid_out(found, draw.below(8)) if draw.chance(6) else found
+
+
+def laid_out(array: np.ndarray, how: int) -> np.ndarray:
+    """The same numbers at another place: beside the boundaries of its dtype, backwards, in Fortran's order, spread."""
+    if how == 0:
+        raw = np.empty(array.nbytes + 1, np.uint8)[1:]
+        found = raw.view(array.dtype).reshape(array.shape)
+        found[...] = array
+        return found
+    if how == 1 and array.ndim:
+        return array[::-1].copy()[::-1]
+    if how == 2:
+        return np.asfortranarray(array)
+    if how == 3 and array.ndim:
+        return np.repeat(array, 2, axis=-1)[..., ::2]
+    if how == 4:
+        return array.astype(array.dtype.newbyteorder(">"))
+    found = array.copy()
+    found.flags.writeable = False
     return found
