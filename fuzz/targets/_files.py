@@ -143,7 +143,7 @@ def laid_out(array: np.ndarray, how: int) -> np.ndarray:
         return found
     if how == 1 and array.ndim:
         return array[::-1].copy()[::-1]
-    if how == 2:
+    if how == 2 and array.ndim:
         return np.asfortranarray(array)
     if how == 3 and array.ndim:
         return np.repeat(array, 2, axis=-1)[..., ::2]
