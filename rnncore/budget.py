@@ -26,6 +26,8 @@ __all__ = ["Budget", "MeteredStep", "metered_branches", "metering"]
 Values = dict[str, Any]
 
 KEPT_COSTS = 32
+ROUND = Cost(16 * INTERPRETED, 0)
+"""What a run of a branch costs beside its nodes."""
 BY_CONTENT = frozenset({"Range", "Reference"})
 """Ops whose outputs' sizes depend on the contents of inputs that are no parameters."""
 
@@ -170,16 +172,18 @@ class MeteredStep:
 class MeteredBranch:
     """A branch of a Control node: what one run of it leaves is what it collects, and one set of what it carries.
 
+    where    the node, for messages
     carried  the places of those among its outputs that go to its next run
     """
 
-    def __init__(self, branch: Callable[[Values], list[np.ndarray]], carried: Sequence[int]):
-        self.branch, self.carried = branch, frozenset(carried)
+    def __init__(self, where: str, branch: Callable[[Values], list[np.ndarray]], carried: Sequence[int]):
+        self.where, self.branch, self.carried = where, branch, frozenset(carried)
 
     def __call__(self, values: Values) -> list[np.ndarray]:
         meter: Meter | None = getattr(_HERE, "meter", None)
         if meter is None:
             return self.branch(values)
+        meter.take(self.where, ROUND)
         base = meter.alive - meter.carried.pop(id(self), 0)
         found = self.branch(values)
         again = sum(np.asarray(array).nbytes for place, array in enumerate(found) if place in self.carried)
@@ -192,7 +196,7 @@ def metered_branches(node: Control, branches: Sequence[Callable[[Values], list[n
     """The branches of a Control node, each counted."""
     first = 1 if node.op == "Loop" else 0
     again = range(first + node.carried) if node.op != "If" else ()
-    return [MeteredBranch(branch, again) for branch in branches]
+    return [MeteredBranch(f"node {node.name!r} ({node.op})", branch, again) for branch in branches]
 
 
 def _bytes(values: Values, names: Iterable[str]) -> int:

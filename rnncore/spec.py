@@ -163,6 +163,7 @@ class Node:
             OPS[self.op].weight_shapes(self.attributes)  # checks the sizes
             op = OPS[self.op]
             given = [values.get(name) for name in self.inputs]
+            op.check_present(given)
             absent = [None] * (op.arity[1] - len(given)) if op.optional else []
             return dict(zip(self.names, op.infer(self.attributes, [*given, *absent]), strict=True))
 

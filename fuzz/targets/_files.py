@@ -13,6 +13,7 @@ import numpy as np
 from draw import Draw
 from outcome import WrongResult
 
+from rnncore.budget import Budget
 from rnncore.errors import RnncoreError
 from rnncore.formats import Checkpoint, read_file
 from rnncore.formats.native import NativeFile
@@ -20,12 +21,24 @@ from rnncore.loading import open_file
 from rnncore.model import Model
 from rnncore.ops import numpy_dtype
 
-__all__ = ["GOLDEN", "LARGEST_SEED", "array_of", "arrays_for", "built", "load_and_run", "read", "stored", "with_file"]
+__all__ = [
+    "BUDGET",
+    "GOLDEN",
+    "LARGEST_SEED",
+    "array_of",
+    "arrays_for",
+    "built",
+    "load_and_run",
+    "read",
+    "stored",
+    "with_file",
+]
 
 SEEDS = Path(__file__).parents[1] / "seeds"
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "keras"  # whole models of Keras's, small
 LARGEST_SEED = 20_000
 MOST_ELEMENTS = 1 << 18  # of a run's inputs
+BUDGET = Budget(work=1e8, memory=64 << 20)  # of a run whose loops go as often as the file says
 
 _FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None, prefix="rnncore-fuzz-")
 _PATH = Path(_FOLDER.name) / "file"
@@ -78,7 +91,7 @@ def load_and_run(data: bytes) -> int:
     path = with_file(data)
     try:
         found: NativeFile = open_file(path)
-        model = Model(found.spec, found.weights, num_threads=1)
+        model = Model(found.spec, found.weights, num_threads=1, budget=BUDGET)
     except RnncoreError as error:
         if path not in str(error) and "Model" not in _where(error):
             raise WrongResult(f"a refusal without the file's name: {error}") from None

@@ -10,6 +10,7 @@ from mutate import change_bytes, change_json
 
 from rnncore.model import Model
 from rnncore.spec import Spec
+from targets._files import BUDGET
 from targets._graphs import Graph
 from targets._runs import check_declared, inputs_of, same, weights_of
 
@@ -36,7 +37,7 @@ def run(data: bytes) -> int:
     weights = weights_of(spec, draw.rng())
     if weights is None:
         return 0
-    model = Model(spec, weights, dtype, num_threads=draw.pick((1, 2)))
+    model = Model(spec, weights, dtype, num_threads=draw.pick((1, 2)), budget=BUDGET)
     given = inputs_of(spec, draw, graph.sizes, dtype)
     outputs = model.run(given)
     outputs = outputs[0] if isinstance(outputs, tuple) else outputs

@@ -348,7 +348,8 @@ class Lowering:
         except FormatError:
             raise
         except UnsupportedError as error:
-            self._problem(node, error)
+            named = self.shared.path in str(error)  # conversions know the node alone
+            self._problem(node, error if named else type(error)(f"{self.shared.path}: {error}"))
         except SpecError as error:
             message = str(error)
             self._problem(node, error if str(node) in message else self.error(node, message, SpecError))
@@ -723,6 +724,7 @@ class Lowering:
         op = OPS[node.op]
         if node.op in NOT_FOLDED or not op.arity[0] <= len(arrays) <= op.arity[1]:
             return False
+        op.check_present(arrays)
         given = [None if a is None else value_of(a, self.shared.dtype(a.dtype.name)) for a in arrays]
         complete = {**op.attributes, **attributes}
         absent = [None] * (op.arity[1] - len(given)) if op.optional else []

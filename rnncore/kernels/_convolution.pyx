@@ -445,7 +445,7 @@ cdef class Convolution:
         self.G, self.M, self.C = groups, shape[0] // groups, shape[1]
         self.K = math.prod(shape[1:])
         self.panels = (self.M + W - 1) // W
-        self.plain = np.ascontiguousarray(weight, np.float32).reshape(self.G, self.M, self.K)
+        self.plain = np.require(weight, np.float32, "CA").reshape(self.G, self.M, self.K)
         self.plain_bias = np.zeros((self.G, self.M), np.float32)
         if bias is not None:
             self.plain_bias += bias.reshape(self.G, self.M)

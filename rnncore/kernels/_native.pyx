@@ -1232,7 +1232,7 @@ cdef class Table:
         cdef rnncore_rows rows
         cdef const Plan* plan
         cdef cnp.ndarray table
-        cdef cnp.ndarray dense = np.ascontiguousarray(weight, np.float32)
+        cdef cnp.ndarray dense = as_dense(np.asarray(weight, np.float32), cnp.NPY_FLOAT32, "weight")
         cdef Py_ssize_t N
         cdef unsigned mode
         check_dense(dense, cnp.NPY_FLOAT32, 2, "weight")
@@ -1561,7 +1561,7 @@ RATIONALS = {"sigmoid": RATIONAL_SIGMOID, "tanh": RATIONAL_TANH, "swish": RATION
 def rational(str name not None, x):
     """A function of RATIONALS as a quotient of polynomials, of x, float32: an array of its shape. See native/body.h."""
     cdef rnncore_rational f = <rnncore_rational> <int> RATIONALS[name]
-    cdef cnp.ndarray given = np.ascontiguousarray(x, np.float32)
+    cdef cnp.ndarray given = as_dense(np.asarray(x, np.float32), cnp.NPY_FLOAT32, "x")
     cdef cnp.ndarray y = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(given), cnp.PyArray_DIMS(given), cnp.NPY_FLOAT32, 0)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(given), first = 0, part
     cdef const float* source = <const float*> cnp.PyArray_DATA(given)

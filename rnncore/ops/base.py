@@ -121,6 +121,12 @@ class Op:
         object.__setattr__(self, "parameters", positions)
         object.__setattr__(self, "optional", tuple(sorted({*self.optional, *positions.values()})))
 
+    def check_present(self, given: Sequence[Any]) -> None:
+        """SpecError where an input is absent that may not be."""
+        missing = [place for place, value in enumerate(given) if value is None and place not in self.optional]
+        if missing:
+            raise SpecError(f"input {missing[0]} is absent, expected it")
+
     def compiled(
         self,
         attributes: Mapping[str, Any],
