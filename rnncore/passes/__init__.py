@@ -85,7 +85,11 @@ def compiled(spec: Spec, weights: Mapping[str, np.ndarray]) -> tuple[Spec, Mappi
 
     The same objects where there are none, or where products share their weights, of which each would need its own.
     """
-    products = {node.name for node in spec.nodes if isinstance(node, Node) and node.op in PRODUCTS}
+    products = {
+        node.name
+        for node in spec.nodes
+        if isinstance(node, Node) and node.op in PRODUCTS and f"{node.name}.weight" in weights
+    }
     if not any(isinstance(node, Node) and node.op in AFFINE and products & set(node.reads) for node in spec.nodes):
         return spec, weights
     places = [np.asarray(weights[f"{name}.weight"]).__array_interface__["data"][0] for name in products]
