@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.errors import InputError
-from rnncore.spec import Spec
+from rnncore.spec import Input, Spec
 from rnncore.test_pair import TestPair, check_array
 from rnncore.weights import Weights
 
@@ -52,9 +52,15 @@ def example_for(
         rng = np.random.default_rng(seed if place == 0 else [seed, place])
         shape = [sizes[size] if isinstance(size, str) else size for size in entry.shape]
         drawn = rng.integers(0, ids, shape) if entry.dtype == "int64" else rng.standard_normal(shape)
-        return drawn.astype(dtype if entry.dtype == "float" else np.int64)
+        drawn = drawn > 0 if entry.dtype == "bool" else drawn
+        return drawn.astype(_dtype_of(entry, dtype))
     array = np.asarray(example)
     check_array(f"example (input {entry.name!r})", array, entry.value)
     if 0 in array.shape:
         raise InputError(f"example (input {entry.name!r}): shape {array.shape}, expected no empty dimension")
-    return array.astype(dtype if entry.dtype == "float" else np.int64)
+    return array.astype(_dtype_of(entry, dtype))
+
+
+def _dtype_of(entry: Input, dtype: str) -> str:
+    """The dtype of an input's arrays, where floats are ``dtype``."""
+    return {"float": dtype, "bool": "bool"}.get(entry.dtype, "int64")

@@ -44,13 +44,15 @@ def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
         raise MissingPackageError(f"from_keras needs Keras 3: {how} ({error})") from None
     if not isinstance(model, keras.layers.Layer):
         raise InputError(f"model: {type(model).__name__}, expected a keras.Sequential, Model or Layer")
-    given = _arrays(keras, example)
+    given = _arrays(keras, model, example)
     layers = list(_layers(keras, model))
-    if not layers or not all(layer.built for layer in layers):
+    if not (layers or getattr(model, "operations", None)) or not all(layer.built for layer in layers):
         if given is None:
             raise InputError("model: not built yet, expected an example, or model.build(input_shape)")
-        model(given[0] if len(given) == 1 else given, training=False)
+        model(_structured(keras, model, given), training=False)
         layers = list(_layers(keras, model))
+    for inner in _models(keras, model):
+        _check_model(keras, inner)
     for layer in layers:
         _check_live(keras, layer)
     lowered = _lowered(keras, model, given)
@@ -68,13 +70,29 @@ def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
     return Exported(lowered.spec, weights, pair, source, notes)
 
 
-def _arrays(keras, example: Any) -> list[np.ndarray] | None:
-    """The example as a list of arrays, one for each input."""
+def _arrays(keras, model: Any, example: Any) -> list[np.ndarray] | None:
+    """The example as a list of arrays, one for each input, in the order of the model's inputs."""
     if example is None:
         return None
-    parts = list(example.values()) if isinstance(example, Mapping) else example
-    parts = list(parts) if isinstance(parts, (list, tuple)) else [parts]
+    if isinstance(example, Mapping):
+        structure = getattr(model, "_inputs_struct", None)
+        names = (
+            structure if isinstance(structure, Mapping) else [one.name for one in getattr(model, "inputs", None) or ()]
+        )
+        if set(names) != set(example):
+            expected = ", ".join(names) or "an array"
+            raise InputError(f"example: arrays for {', '.join(map(str, example))}, expected {expected}")
+        example = [example[name] for name in (sorted(names) if isinstance(structure, Mapping) else names)]
+    parts = list(example) if isinstance(example, (list, tuple)) else [example]
     return [np.asarray(keras.ops.convert_to_numpy(part)) for part in parts]
+
+
+def _structured(keras, model: Any, arrays: Sequence[np.ndarray]) -> Any:
+    """One array for each input, in the structure that the model is called with."""
+    structure = getattr(model, "_inputs_struct", None)
+    if structure is not None and len(keras.tree.flatten(structure)) == len(arrays):
+        return keras.tree.pack_sequence_as(structure, list(arrays))
+    return arrays[0] if len(arrays) == 1 else list(arrays)
 
 
 def _layers(keras, model) -> Iterator[Any]:
@@ -92,22 +110,65 @@ def _layers(keras, model) -> Iterator[Any]:
                 yield from _layers(keras, inner)
 
 
+def _models(keras, layer: Any) -> Iterator[Any]:
+    """The models in a layer, itself among them."""
+    if isinstance(layer, keras.Model):
+        yield layer
+        for part in layer.layers:
+            yield from _models(keras, part)
+    elif hasattr(layer, "layer"):
+        yield from _models(keras, layer.layer)
+
+
+def _check_model(keras, model: Any) -> None:
+    """Raises for a model that is no graph of layers, or whose class has code of its own for its calls."""
+    where = f"model {model.name!r} ({type(model).__name__})"
+    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+        raise UnsupportedError(f"{where}: not accepted, expected a Sequential or a functional model")
+    for method in ("call", "__call__"):
+        owner = next(one for one in type(model).__mro__ if method in vars(one))
+        if not owner.__module__.startswith("keras."):
+            raise UnsupportedError(f"{where}: not accepted, it has a {method} of its own: expected that of its graph")
+
+
+def _graph_class(keras, model: Any) -> str:
+    return "Sequential" if isinstance(model, keras.Sequential) else "Functional"
+
+
 def _lowered(keras, model, given: Sequence[np.ndarray] | None) -> Lowered:
     """The model's config with its arrays, lowered."""
     if not isinstance(model, keras.Model):
         arrays = [_copied(keras, weight) for weight in model.weights]
         layer = KerasLayer(model.name, type(model).__name__, _plain(model.get_config()), arrays)
         return lower([layer], _input_shape(model, given))
-    if not hasattr(model, "operations") and not isinstance(model, keras.Sequential):
-        where = f"model {model.name!r} ({type(model).__name__})"
-        raise UnsupportedError(f"{where}: not accepted, expected a Sequential or a functional model")
-    config = _plain(model.get_config())
-    sequential = isinstance(model, keras.Sequential)
-    if sequential:
+    config = _config_of(keras, model)
+    if isinstance(model, keras.Sequential):
         config = {**config, "build_input_shape": list(_input_shape(model, given))}
-    network = network_of({"class_name": "Sequential" if sequential else "Functional", "config": config}, "")
+    network = network_of({"class_name": _graph_class(keras, model), "config": config}, "")
     _bind(keras, network, model)
     return lower_network(network, VERSION)
+
+
+def _config_of(keras, model: Any) -> dict[str, Any]:
+    """A model's config, in which models of other classes inside it are what they are called as: graphs."""
+    config = _plain(model.get_config())
+    entries = config.get("layers")
+    if not isinstance(entries, list):
+        raise UnsupportedError(
+            f"model {model.name!r} ({type(model).__name__}): its get_config has no layers, expected that of its graph"
+        )
+    live = {part.name: part for part in model.layers}
+    for place, entry in enumerate(entries):
+        part = live.get(entry.get("name") or entry["config"].get("name"))
+        if isinstance(part, keras.Model):
+            kept = {key: entry[key] for key in ("name", "inbound_nodes") if key in entry}
+            entries[place] = {
+                **kept,
+                "class_name": _graph_class(keras, part),
+                "build_config": entry.get("build_config"),
+                "config": {**_config_of(keras, part), "name": part.name},
+            }
+    return config
 
 
 def _plain(config: Any) -> Any:
@@ -194,7 +255,7 @@ def _test_pair(keras, model, lowered: Lowered, given: Sequence[np.ndarray] | Non
         shape = _fixed(model, place, len(entries))
         fixed = {name: size for name, size in zip(entry.shape, shape, strict=False) if size and isinstance(name, str)}
         inputs.append(example_for(spec, own, wanted, {**sizes, "B": 2, **fixed}, _rows(spec, entry), seed, place))
-    found = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
+    found = model(_structured(keras, model, inputs), training=False)
     outputs = keras.tree.flatten(found)
     arrays = [_copied(keras, output) for output in outputs]
     arrays = [array.astype(_accuracy(keras, lowered)) if array.dtype.kind == "f" else array for array in arrays]

@@ -23,7 +23,19 @@ from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats._cursor import Budget, low_level_errors, shown
 from rnncore.strict_json import read_json
 
-__all__ = ["Call", "Layer", "Network", "Ref", "Version", "class_of", "layer_of", "network_of", "parse_json", "tensors"]
+__all__ = [
+    "Call",
+    "Layer",
+    "Network",
+    "Ref",
+    "Version",
+    "class_of",
+    "layer_of",
+    "leaves",
+    "network_of",
+    "parse_json",
+    "tensors",
+]
 
 MAX_LAYERS = 10_000
 MAX_CALLS = 50_000
@@ -118,7 +130,10 @@ class Call:
 
 @dataclass
 class Network:
-    """The layers of a model by name, its calls in an order in which they can be made, its inputs and outputs."""
+    """The layers of a model by name, its calls in an order in which they can be made, its inputs and outputs.
+
+    keys  what a call that gives the inputs as an object names them by, in the order of ``inputs``
+    """
 
     name: str
     sequential: bool
@@ -126,6 +141,7 @@ class Network:
     calls: list[Call]
     inputs: list[Ref]
     outputs: list[Ref]
+    keys: tuple[str, ...] = ()
 
 
 def parse_json(text: str | bytes, place: str) -> dict[str, Any]:
@@ -237,7 +253,9 @@ def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = No
     calls = [
         call for entry, layer in zip(entries, layers.values(), strict=True) for call in _calls(entry, layer, layers)
     ]
-    inputs = list(tensors(_history(config.get("input_layers"), f"{place}: input_layers")))
+    structure = _history(config.get("input_layers"), f"{place}: input_layers")
+    inputs = list(tensors(structure))
+    keys = tuple(sorted(structure)) if isinstance(structure, Mapping) else tuple(ref.layer for ref in inputs)
     outputs = list(tensors(_history(config.get("output_layers"), f"{place}: output_layers")))
     calls = _renumbered(calls, outputs, layers)
     if len(calls) > MAX_CALLS:
@@ -247,7 +265,7 @@ def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = No
     for ref in inputs:
         if ref.layer not in layers or layers[ref.layer].class_name != "InputLayer":
             raise FormatError(f"{place}: input {shown(ref.layer)!r} is no InputLayer")
-    return Network(name, False, layers, _ordered(calls, inputs, outputs, place), inputs, outputs)
+    return Network(name, False, layers, _ordered(calls, inputs, outputs, place), inputs, outputs, keys)
 
 
 def _sequential(name: str, layers: dict[str, Layer], config: Mapping[str, Any], found: Mapping[str, Any]) -> Network:
@@ -298,15 +316,20 @@ def _first_shape(layer: Layer) -> Any:
 
 
 def tensors(found: Any) -> Iterator[Ref]:
-    """The Refs in nested arguments, in order."""
-    if isinstance(found, Ref):
-        yield found
-    elif isinstance(found, (list, tuple)):
+    """The Refs in nested arguments, in Keras's order."""
+    return (item for item in leaves(found) if isinstance(item, Ref))
+
+
+def leaves(found: Any) -> Iterator[Any]:
+    """What stands in nested lists and objects in Keras's order, which sorts an object's keys."""
+    if isinstance(found, (list, tuple)) and not hasattr(found, "_fields"):
         for item in found:
-            yield from tensors(item)
+            yield from leaves(item)
     elif isinstance(found, Mapping):
-        for item in found.values():
-            yield from tensors(item)
+        for _, item in sorted(found.items()):
+            yield from leaves(item)
+    else:
+        yield found
 
 
 def _history(found: Any, place: str) -> Any:

@@ -11,10 +11,10 @@ from rnncore.formats._cursor import shown
 from rnncore.formats.keras_dense import kernel_of
 from rnncore.formats.keras_use import Use, apply_activation, check_shape, flag, layer, option, sizes
 
-__all__ = ["channels_back", "channels_first"]
+__all__ = ["channels_axis", "channels_back", "channels_first"]
 
 
-def _channels_axis(use: Use, x: str, dims: int) -> int:
+def channels_axis(use: Use, x: str, dims: int) -> int:
     """Where the channels of an image or sequence stand."""
     if use.graph.rank(x) != dims + 2:
         raise UnsupportedError(f"{use.where}: input {use.graph.values[x]}, expected {dims + 2} dimensions")
@@ -64,7 +64,7 @@ def _window(use: Use, x: str, kernel: Sequence[int], strides: Sequence[int], dil
 
 def _convolution(use: Use, dims: int) -> str:
     graph, x, config = use.graph, use.floats, use.config
-    axis = _channels_axis(use, x, dims)
+    axis = channels_axis(use, x, dims)
     bias = flag(use, config, "use_bias", True)
     kernel = kernel_of(use, 1 + bias, dims + 2)
     filters, groups = option(use, config, "filters"), option(use, config, "groups", 1)
@@ -127,7 +127,7 @@ def depthwise2d(use: Use) -> str:
 
 def _depthwise(use: Use, dims: int) -> str:
     x = use.floats
-    axis = _channels_axis(use, x, dims)
+    axis = channels_axis(use, x, dims)
     bias = flag(use, use.config, "use_bias", True)
     channels = use.graph.size(x, axis, use.where)
     weight = _depthwise_weight(use, kernel_of(use, 1 + bias, dims + 2), dims, channels)
@@ -147,7 +147,7 @@ def separable2d(use: Use) -> str:
 
 def _separable(use: Use, dims: int) -> str:
     x = use.floats
-    axis = _channels_axis(use, x, dims)
+    axis = channels_axis(use, x, dims)
     bias = flag(use, use.config, "use_bias", True)
     if len(use.layer.own) != 2 + bias:
         raise WeightError(f"{use.where}: {len(use.layer.own)} arrays, expected {2 + bias}")
@@ -171,7 +171,7 @@ def _separable(use: Use, dims: int) -> str:
 def conv1d_transpose(use: Use) -> str:
     """valid: T*s + max(k - s, 0) steps; same: T*s."""
     graph, x, config = use.graph, use.floats, use.config
-    axis = _channels_axis(use, x, 1)
+    axis = channels_axis(use, x, 1)
     bias = flag(use, config, "use_bias", True)
     kernel = kernel_of(use, 1 + bias, 3)
     channels, filters = graph.size(x, axis, use.where), option(use, config, "filters")
@@ -218,7 +218,7 @@ def pooling2d(use: Use) -> str:
 
 def _pooling(use: Use, dims: int) -> str:
     graph, x = use.graph, use.floats
-    axis = _channels_axis(use, x, dims)
+    axis = channels_axis(use, x, dims)
     window = sizes(use, "pool_size", dims, 2)
     strides = window if use.config.get("strides") is None else sizes(use, "strides", dims)
     pads = _window(use, x, window, strides, (1,) * dims)
@@ -232,7 +232,7 @@ def _pooling(use: Use, dims: int) -> str:
 )
 def global_pooling(use: Use) -> str:
     x, dims = use.floats, int(use.layer.class_name[-2])
-    axis = _channels_axis(use, x, dims)
+    axis = channels_axis(use, x, dims)
     op = "ReduceMax" if "Max" in use.layer.class_name else "ReduceMean"
     axes = [place for place in range(1, dims + 2) if place != axis]
     return use.graph.reduce(use.name, op, x, axes, flag(use, use.config, "keepdims"))
@@ -243,7 +243,7 @@ def global_average(use: Use) -> str:
     """The mean over time, of the steps that count under a mask."""
     graph, x, name = use.graph, use.floats, use.name
     keep = flag(use, use.config, "keepdims")
-    axis = _channels_axis(use, x, 1)
+    axis = channels_axis(use, x, 1)
     steps = 3 - axis
     mask = use.masked(use.inputs[0]).mask
     if mask is None:

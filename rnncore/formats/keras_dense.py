@@ -87,18 +87,23 @@ def activation_layer(use: Use) -> str:
 
 @layer("ReLU", options="max_value negative_slope threshold")
 def relu(use: Use) -> str:
-    """max(x, 0); slope (x - threshold) below the threshold, 0 from 0 to it, at most max_value."""
+    """x above the threshold, at most max_value; slope (x - threshold) elsewhere, so 0 at the threshold itself."""
     graph, x, name = use.graph, use.floats, use.name
     slope, threshold = _or_zero(use, "negative_slope"), _or_zero(use, "threshold")
     most = use.config.get("max_value")
     top = None if most is None else number(use, "max_value")
+    for key, value in (("negative_slope", slope), ("threshold", threshold), ("max_value", top or 0.0)):
+        if value < 0:
+            raise UnsupportedError(f"{use.where}: {key}={value}, expected at least 0")
     plain = slope == 0 and threshold == 0
     if plain and top is None:
         return graph.node(name, "Relu", x)
     if plain:
         return graph.node(name, "Clip", x, min=0.0, max=float(top))
     kept = x if top is None else graph.node(f"{name}.top", "Clip", x, max=float(top))
-    above = graph.node(f"{name}.above", "Not", graph.scalar(f"{name}.below", "Less", x, float(threshold)))
+    above = graph.scalar(f"{name}.above", "Greater", x, float(threshold))
+    if slope == 0:
+        return graph.node(name, "Where", (above, kept, graph.number(f"{name}.zero", 0.0)))
     low = graph.scalar(f"{name}.low", "Mul", graph.scalar(f"{name}.shifted", "Sub", x, float(threshold)), float(slope))
     return graph.node(name, "Where", (above, kept, low))
 

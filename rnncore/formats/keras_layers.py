@@ -24,7 +24,7 @@ import numpy as np
 from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats import keras_convolution, keras_dense, keras_merging, keras_normalization, keras_shapes
 from rnncore.formats._cursor import shown
-from rnncore.formats.keras_config import Call, Layer, Network, Ref, Version, layer_of, tensors
+from rnncore.formats.keras_config import Call, Layer, Network, Ref, Version, layer_of, leaves, tensors
 from rnncore.formats.keras_graph import Graph, NeedsSize
 from rnncore.formats.keras_operations import OPERATIONS
 from rnncore.formats.keras_recurrent import RECURRENT, bidirectional, recurrent
@@ -212,13 +212,32 @@ def _called(one: Layer, call: Call, graph: Graph, version: Version, prefix: str,
             return [resolved(inner) for inner in item]
         return {key: resolved(inner) for key, inner in item.items()} if isinstance(item, dict) else item
 
-    args = tuple(resolved(item) for item in call.args)
-    kwargs = {key: resolved(item) for key, item in call.kwargs.items()}
+    args, kwargs = _by_signature(
+        one,
+        [resolved(item) for item in call.args],
+        {key: resolved(item) for key, item in call.kwargs.items()},
+    )
     base = prefix + (one.name if call.node == 0 else f"{one.name}#{call.node + 1}")
-    first = args[0] if args else next((item for item in kwargs.values() if isinstance(item, Tensor)), None)
-    flat = [item for item in (first if isinstance(first, list) else [first]) if isinstance(item, Tensor)]
-    use = Use(graph, one, version, base, flat, args, kwargs)
-    return run_layer(use)
+    flat = [item for item in leaves(args[0]) if isinstance(item, Tensor)] if args else []
+    return run_layer(Use(graph, one, version, base, flat, args, kwargs))
+
+
+def _by_signature(one: Layer, args: list[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a layer's call with the first by its place and the others by their names.
+
+    Operations, whose arguments have an order of their own, keep theirs.
+    """
+    if one.is_operation:
+        return tuple(args), kwargs
+    names = SIGNATURES.get(one.class_name, ONLY_INPUTS)
+    if len(args) > len(names):
+        raise UnsupportedError(f"{one.where}: {len(args)} arguments, expected {', '.join(names)}")
+    for name, item in zip(names[: len(args)], args, strict=True):
+        if kwargs.get(name) is not None:
+            raise FormatError(f"{one.where}: argument {name!r} twice")
+        kwargs[name] = item
+    first = next((name for name in (names[0], "inputs") if kwargs.get(name) is not None), None)
+    return ((), kwargs) if first is None else ((kwargs.pop(first),), kwargs)
 
 
 def run_layer(use: Use) -> list[Tensor]:
@@ -244,6 +263,29 @@ def run_layer(use: Use) -> list[Tensor]:
     return [Tensor(name, mask)]
 
 
+# The names of a call's arguments in their order, where a layer takes more than one or calls it otherwise.
+ONLY_INPUTS = ("inputs",)
+SIGNATURES = {
+    **dict.fromkeys((*RECURRENT, "Bidirectional"), ("sequences", "initial_state", "mask", "training")),
+    **dict.fromkeys(
+        ("Attention", "AdditiveAttention"),
+        ("inputs", "mask", "training", "return_attention_scores", "use_causal_mask"),
+    ),
+    **dict.fromkeys(("Softmax", "GlobalAveragePooling1D"), ("inputs", "mask")),
+    **dict.fromkeys(
+        ("Dense", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "AlphaDropout", "GaussianDropout",
+         "GaussianNoise"),
+        ("inputs", "training"),
+    ),
+    **dict.fromkeys(
+        ("BatchNormalization", "TimeDistributed", "Functional", "Model", "Sequential"), ("inputs", "training", "mask")
+    ),
+    "RMSNormalization": ("x",),
+    "MultiHeadAttention": (
+        "query", "value", "key", "query_mask", "value_mask", "key_mask", "attention_mask", "return_attention_scores",
+        "training", "use_causal_mask",
+    ),
+}  # fmt: skip
 ARGUMENTS = {
     "Attention": {"return_attention_scores", "use_causal_mask", "mask"},
     "AdditiveAttention": {"return_attention_scores", "use_causal_mask", "mask"},
@@ -262,10 +304,8 @@ def _check_arguments(use: Use, kind: Kind) -> None:
     for key, value in use.kwargs.items():
         if key == "training" and value in (None, False):
             continue
-        if value is not None and key not in accepted and not (key == "inputs" and not use.args):
+        if value is not None and key not in accepted:
             raise UnsupportedError(f"{use.where}: argument {shown(key, 60)}={shown(str(value), 60)}, expected none")
-    if len(use.args) > 1 and use.layer.class_name not in (*RECURRENT, "Bidirectional", "MultiHeadAttention"):
-        raise UnsupportedError(f"{use.where}: {len(use.args)} arguments, expected one")
 
 
 def _check_class(one: Layer) -> None:
@@ -282,12 +322,55 @@ def _check_class(one: Layer) -> None:
 def _nested(use: Use) -> list[Tensor]:
     """A model inside a model: its layers are called NAME/LAYER."""
     network = use.layer.network
-    if use.kwargs.get("mask") is not None and not isinstance(use.kwargs["mask"], Tensor):
-        raise UnsupportedError(f"{use.where}: several masks for a nested model, expected the inputs' own")
-    entries = [use.masked(entry) if len(use.inputs) == 1 else entry for entry in use.inputs]
-    if len(entries) != len(network.inputs):
-        raise FormatError(f"{use.where}: called with {len(entries)} tensors, expected {len(network.inputs)}")
+    for key, value in use.kwargs.items():
+        if value is not None and not (key == "mask" or (key == "training" and value is False)):
+            raise UnsupportedError(f"{use.where}: argument {shown(key, 60)}={shown(str(value), 60)}, expected none")
+    entries = _in_order(use, network, use.args[0])
+    given = use.kwargs.get("mask")
+    masks = [None] * len(entries) if given is None else _in_order(use, network, given)
+    if any(not isinstance(entry, Tensor) for entry in entries):
+        raise UnsupportedError(f"{use.where}: called with other things than tensors, expected {len(entries)} tensors")
+    if any(not (mask is None or isinstance(mask, Tensor)) for mask in masks):
+        raise UnsupportedError(f"{use.where}: mask={shown(str(given), 60)}, expected a tensor for each input")
+    entries = [
+        _as_declared(use, ref, Tensor(entry.name, entry.mask if mask is None else mask.name))
+        for ref, entry, mask in zip(network.inputs, entries, masks, strict=True)
+    ]
     return _run(network, use.graph, use.version, entries, f"{use.name}/")
+
+
+def _in_order(use: Use, network: Network, given: Any) -> list[Any]:
+    """What a call gives for each input of a model: by their names from an object, else one after the other."""
+    if isinstance(given, Mapping):
+        if set(given) != set(network.keys):
+            expected = shown(", ".join(network.keys), 120)
+            raise UnsupportedError(f"{use.where}: called with {shown(', '.join(given), 120)}, expected {expected}")
+        given = [given[key] for key in network.keys]
+    found = list(leaves(given))
+    if len(found) != len(network.inputs):
+        raise FormatError(f"{use.where}: called with {len(found)} tensors, expected {len(network.inputs)}")
+    return found
+
+
+def _as_declared(use: Use, ref: Ref, entry: Tensor) -> Tensor:
+    """An input of a nested model as its InputLayer declares it: Keras adds or drops a last axis of 1, and casts."""
+    graph, inner = use.graph, use.layer.network.layers[ref.layer]
+    name, rank = entry.name, graph.rank(entry.name)
+    shape = inner.config.get("batch_shape", inner.config.get("batch_input_shape"))
+    declared = len(shape) if isinstance(shape, (list, tuple)) else rank
+    if rank == declared - 1 and shape[-1] == 1:
+        name = graph.unsqueeze(f"{use.name}/{ref.layer}.axis", name, rank)
+    elif rank == declared + 1 and graph.shape(name)[-1] == 1:
+        name = graph.squeeze(f"{use.name}/{ref.layer}.axis", name, rank - 1)
+    elif rank != declared:
+        raise UnsupportedError(
+            f"{use.where}: input {shown(ref.layer, 80)!r} is {graph.values[name]}, expected {declared} dimensions"
+        )
+    dtype = _input_dtype(inner.config.get("dtype"), False, use.where)
+    # Ids stay integers where an old file declares them as numbers.
+    if dtype != "float":
+        name = graph.cast(f"{use.name}/{ref.layer}.{dtype}", name, dtype)
+    return Tensor(name, entry.mask)
 
 
 def _check_dtypes(arrays: Mapping[str, np.ndarray]) -> None:
@@ -332,13 +415,14 @@ def time_distributed(use: Use) -> str | list[Tensor]:
     _check_class(inner)
     if inner.class_name in EVERYWHERE:
         part = Layer(use.layer.name, inner.class_name, inner.config, inner.place, own=inner.own)
-        return run_layer(Use(use.graph, part, use.version, use.name, [Tensor(use.x)]))[0].name
+        return run_layer(Use(use.graph, part, use.version, use.name, [Tensor(use.x)], (Tensor(use.x),)))[0].name
     graph, x = use.graph, use.floats
     if use.masked(use.inputs[0]).mask is not None and (inner.network is not None or inner.class_name in TAKES_MASK):
         raise UnsupportedError(f"{use.where}: around a {inner.class_name} under a mask, expected no mask")
     rest = [graph.size(x, axis, use.where) if axis > 2 or graph.rank(x) == 3 else 0 for axis in range(2, graph.rank(x))]
     merged = _merge_steps(graph, use, x, rest)
-    found = run_layer(Use(graph, inner, use.version, f"{use.name}/{inner.name}", [Tensor(merged)]))
+    steps = Tensor(merged)
+    found = run_layer(Use(graph, inner, use.version, f"{use.name}/{inner.name}", [steps], (steps,)))
     if len(found) != 1:
         raise UnsupportedError(f"{use.where}: around a layer with {len(found)} outputs, expected one")
     return _split_steps(graph, use, x, found[0].name)

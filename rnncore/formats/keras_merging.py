@@ -207,9 +207,7 @@ def multi_head_attention(use: Use) -> list[Tensor]:
 
 
 def _query_value_key(use: Use) -> tuple[Tensor, Tensor, Tensor | None]:
-    flat = list(use.args)
-    if len(flat) == 1 and isinstance(flat[0], list):
-        flat = flat[0]
+    flat = use.args[0] if use.args and isinstance(use.args[0], list) else list(use.args)
     names = dict(zip(("query", "value", "key"), flat, strict=False)) | {
         key: use.kwargs[key] for key in ("query", "value", "key") if use.kwargs.get(key) is not None
     }

@@ -6,7 +6,8 @@ import math
 
 from rnncore.errors import UnsupportedError
 from rnncore.formats._cursor import shown
-from rnncore.formats.keras_use import Use, layer, option, sizes
+from rnncore.formats.keras_convolution import channels_axis
+from rnncore.formats.keras_use import Use, layer, numbers_of, option, sizes
 
 __all__: list[str] = []
 
@@ -55,16 +56,45 @@ def repeat_vector(use: Use) -> str:
     return use.graph.node(use.name, "Expand", one, shape=(1, count, 1))
 
 
-@layer("Cropping1D", options="cropping", mask="drop")
+@layer("Cropping1D", "Cropping2D", "Cropping3D", options="cropping data_format", mask="drop")
 def cropping(use: Use) -> str:
-    before, after = sizes(use, "cropping", 2, least=0)
-    return use.graph.slice(use.name, use.x, 1, before, -after if after else FARTHEST)
+    graph, x = use.graph, use.x
+    axes, starts, afters = zip(*_edges(use, x, "cropping"), strict=True)
+    for axis, before, after in zip(axes, starts, afters, strict=True):
+        size = graph.shape(x)[axis]
+        if isinstance(size, int) and before + after >= size:
+            raise UnsupportedError(f"{use.where}: cropping={(before, after)} of {size}, expected something left")
+    ends = tuple(-after if after else FARTHEST for after in afters)
+    return graph.node(use.name, "Slice", x, starts=starts, ends=ends, axes=axes, steps=(1,) * len(axes))
 
 
-@layer("ZeroPadding1D", options="padding", mask="drop", data_format="channels_last")
+@layer("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", options="padding data_format", mask="drop")
 def zero_padding(use: Use) -> str:
-    before, after = sizes(use, "padding", 2, least=0)
-    return use.graph.node(use.name, "Pad", use.floats, pads=(0, before, 0, 0, after, 0))
+    x = use.floats
+    pads = [0] * (2 * use.graph.rank(x))
+    for axis, before, after in _edges(use, x, "padding"):
+        pads[axis], pads[axis + len(pads) // 2] = before, after
+    return use.graph.node(use.name, "Pad", x, pads=tuple(pads))
+
+
+def _edges(use: Use, x: str, key: str) -> list[tuple[int, int, int]]:
+    """(axis, before, after) for each axis that a padding or cropping changes.
+
+    One number stands for all; for each of several axes there is a number, or a pair; one axis has a pair.
+    """
+    dims = int(use.layer.class_name[-2])
+    first = channels_axis(use, x, dims) == 1
+    found = use.config.get(key, 1)
+    if type(found) is int:
+        found = [found] * 2 if dims == 1 else [found] * dims
+    pairs = [found] if dims == 1 else found
+    if not isinstance(pairs, (list, tuple)) or len(pairs) != dims:
+        raise UnsupportedError(f"{use.where}: {key}={shown(str(found), 60)}, expected {dims} sizes or pairs of them")
+    edges = []
+    for axis, pair in enumerate(pairs, start=1 + first):
+        before, after = numbers_of(use, key, pair, 2, 0)
+        edges.append((axis, before, after))
+    return edges
 
 
 @layer("UpSampling1D", options="size", mask="drop")

@@ -32,6 +32,7 @@ __all__ = [
     "flag",
     "layer",
     "number",
+    "numbers_of",
     "option",
     "sizes",
 ]
@@ -269,7 +270,11 @@ def number(use: Use, key: str, default: Any = ...) -> float:
 
 def sizes(use: Use, key: str, count: int, default: Any = ..., least: int = 1) -> tuple[int, ...]:
     """An option of ``count`` sizes, or one that stands for all."""
-    found = option(use, use.config, key, default)
+    return numbers_of(use, key, option(use, use.config, key, default), count, least)
+
+
+def numbers_of(use: Use, key: str, found: Any, count: int, least: int) -> tuple[int, ...]:
+    """``count`` sizes from what a config has under a key, or in a part of it."""
     found = [found] * count if isinstance(found, int) and not isinstance(found, bool) else found
     fits = isinstance(found, (list, tuple)) and len(found) == count
     if not fits or any(type(size) is not int or not least <= size <= 1 << 20 for size in found):

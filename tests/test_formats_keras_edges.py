@@ -1,0 +1,372 @@
+"""The edges of Keras's models against Keras 3, over random configurations: how layers are called, and with what.
+
+Each model goes through a .keras file, a legacy .h5 and from_keras; all have to give Keras's numbers.
+"""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from agreement import assert_close
+from keras import layers
+from random_networks import seeds
+
+import rnncore
+from rnncore.errors import FormatError, InputError, UnsupportedError
+from rnncore.export import from_keras
+from rnncore.formats.keras_config import Version, network_of
+from rnncore.formats.keras_layers import ACCEPTED, ONLY_INPUTS, SIGNATURES, KerasLayer, lower, lower_network
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
+    pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning:keras"),
+    pytest.mark.filterwarnings("ignore:Layer 'inner':UserWarning:keras"),
+]
+
+
+def batch(rng, tensor):
+    """Three rows for an input: bools, ids below 6 with zeros among them, or floats."""
+    shape = [3, *(7 if size is None else size for size in tensor.shape[1:])]
+    if tensor.dtype == "bool":
+        return rng.random(shape) < 0.6
+    if tensor.dtype.startswith("int"):
+        return rng.integers(0, 6, shape).astype(np.int32)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def outputs_of(model, inputs):
+    found = model(keras.tree.pack_sequence_as(model._inputs_struct, inputs), training=False)
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(found)]
+
+
+def run(ours, inputs):
+    """The outputs, of arrays one for each input in the order of the model's."""
+    entries = [entry for entry in ours.inputs if not entry.optional]
+    dtypes = {"float": np.float32, "bool": np.bool_, "int64": np.int64}
+    named = {entry.name: x.astype(dtypes[entry.dtype]) for entry, x in zip(entries, inputs, strict=True)}
+    found = ours.run(named)
+    return [found[name] for name in ours.spec.outputs]
+
+
+def randomised(rng, model):
+    model.set_weights([rng.uniform(-0.7, 0.7, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def agrees(model, rng, folder, inputs=None):
+    """The model on every route gives what Keras gives."""
+    randomised(rng, model)
+    inputs = [batch(rng, tensor) for tensor in model.inputs] if inputs is None else inputs
+    expected = outputs_of(model, inputs)
+    exported = from_keras(model)
+    ours = rnncore.Model(exported.spec, exported.weights)
+    for name, reference in exported.test_pair.outputs.items():
+        assert_close(ours.run(exported.test_pair.inputs)[name], reference, 1e-5, f"test pair: {name}")
+    routes = {"from_keras": ours}
+    for suffix in ("keras", "h5"):
+        path = folder / f"model.{suffix}"
+        model.save(path)
+        routes[suffix] = rnncore.load(path)
+    for route, ours in routes.items():
+        for found, reference in zip(run(ours, inputs), expected, strict=True):
+            assert_close(found, reference, 1e-5, route)
+
+
+# --- how layers are called -----------------------------------------------------------------------------------------
+
+
+def test_signatures_are_those_of_keras():
+    """In name and order: what is called by place means what Keras takes it for."""
+    compared = set(ACCEPTED) - {"InputLayer", "TimeDistributedDense", "ThresholdedReLU", "CuDNNLSTM", "CuDNNGRU"}
+    expected = {
+        kind: tuple(name for name in inspect.signature(getattr(keras.layers, kind).call).parameters if name != "self")
+        for kind in compared
+    }
+    assert {kind: SIGNATURES.get(kind, ONLY_INPUTS) for kind in compared} == expected
+
+
+def called(rng, layer, names, arguments):
+    """A call with a random number of arguments by place, the others by name in a random order.
+
+    Keras wants the leading ones without a hole, so those that are missing end what goes by place.
+    """
+    given = 0
+    while given < len(names) and names[given] in arguments:
+        given += 1
+    places = int(rng.integers(0, given + 1))
+    rest = [name for name in arguments if name not in names[:places]]
+    rng.shuffle(rest)
+    return layer(*(arguments[name] for name in names[:places]), **{name: arguments[name] for name in rest})
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional"])
+def test_recurrent_layers_called_by_name_and_by_place(kind, seed, tmp_path):
+    rng = np.random.default_rng([seed, len(kind)])
+    sequences, return_state = bool(rng.integers(2)), bool(rng.integers(2))
+    options = {"return_sequences": sequences, "return_state": return_state}
+    layer = {
+        "RNN": lambda: layers.RNN(layers.GRUCell(3), **options),
+        "Bidirectional": lambda: layers.Bidirectional(layers.LSTM(3, **options)),
+    }.get(kind, lambda: getattr(layers, kind)(3, **options))()
+    inputs = [x] = [keras.Input((5, 4))]
+    arguments = {"sequences": x}
+    if rng.integers(2):
+        count = {"LSTM": 2, "Bidirectional": 4}.get(kind, 1)
+        states = [keras.Input((3,)) for _ in range(count)]
+        arguments["initial_state"] = states if count > 1 or kind == "RNN" or rng.integers(2) else states[0]
+        inputs += states
+    if rng.integers(2):
+        arguments["mask"] = keras.Input((5,), dtype="bool")
+        inputs.append(arguments["mask"])
+    found = called(rng, layer, SIGNATURES[kind], arguments)
+    agrees(keras.Model(inputs, found), rng, tmp_path)
+
+
+@pytest.mark.parametrize("seed", seeds(4))
+def test_multi_head_attention_called_by_name_and_by_place(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    query, value, key = keras.Input((5, 4)), keras.Input((6, 3)), keras.Input((6, 2))
+    arguments = {"query": query, "value": value}
+    if rng.integers(2):
+        arguments["key"] = key
+    if rng.integers(2):
+        arguments["attention_mask"] = keras.Input((5, 6), dtype="bool")
+    # Keras itself takes its masks by name alone.
+    found = called(rng, layers.MultiHeadAttention(2, 3), SIGNATURES["MultiHeadAttention"][:3], arguments)
+    agrees(keras.Model(list(arguments.values()), found), rng, tmp_path)
+
+
+def test_an_argument_given_twice_is_refused():
+    config = {
+        "layers": [
+            {"class_name": "InputLayer", "name": "x", "config": {"batch_shape": [None, 4], "name": "x"}},
+            {
+                "class_name": "Flatten",
+                "module": "keras.layers",
+                "name": "flat",
+                "config": {"name": "flat"},
+                "inbound_nodes": [{"args": [tensor("x")], "kwargs": {"inputs": tensor("x")}}],
+            },
+        ],
+        "input_layers": [["x", 0, 0]],
+        "output_layers": [["flat", 0, 0]],
+    }
+    with pytest.raises(FormatError, match="argument 'inputs' twice"):
+        lower_network(network_of({"class_name": "Functional", "config": config}, ""), Version(3, 0))
+
+
+def tensor(name):
+    return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}}
+
+
+# --- models inside models, and structures of inputs ----------------------------------------------------------------
+
+
+def drawn_inputs(rng, kinds, names):
+    """Inputs of a model: sequences of floats, of ids, facts."""
+    shapes = {"floats": ((None, 4), "float32"), "ids": ((None,), "int32"), "facts": ((4,), "float32")}
+    return [
+        keras.Input(shapes[kind][0], dtype=shapes[kind][1], name=name) for kind, name in zip(kinds, names, strict=True)
+    ]
+
+
+def read(kind, x):
+    """What a branch makes of an input: always (B, 3)."""
+    if kind == "ids":
+        x = layers.Embedding(6, 4)(x)
+    return layers.Dense(3)(x) if kind == "facts" else layers.GRU(3)(x)
+
+
+@pytest.mark.parametrize("seed", seeds(8))
+def test_nested_models_of_several_inputs(seed, tmp_path):
+    """Given as a list or by name in any order, under masks or not, twice or once."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 4))
+    kinds = [str(kind) for kind in rng.choice(["floats", "ids", "facts"], count)]
+    names = [str(name) for name in rng.permutation(["zed", "abc", "mid"])[:count]]
+    inner_inputs = drawn_inputs(rng, kinds, names)
+    branches = [read(kind, x) for kind, x in zip(kinds, inner_inputs, strict=True)]
+    merged = layers.Subtract()(branches) if count == 2 else layers.Concatenate()(branches)
+    form = str(rng.choice(["list", "dict", "named list"]))
+    by_name = dict(zip(names, inner_inputs, strict=True))
+    outputs = {"z": merged, "a": branches[0]} if rng.integers(2) else [merged, branches[0]]
+    inner = keras.Model(by_name if form == "dict" else inner_inputs, outputs, name="inner")
+    outer = drawn_inputs(rng, ["ids" if kind == "floats" else kind for kind in kinds], ["o1", "o2", "o3"][:count])
+    found = []
+    for _ in range(int(rng.integers(1, 3))):
+        given = []
+        for kind, x in zip(kinds, outer, strict=True):
+            given.append(layers.Embedding(6, 4, mask_zero=bool(rng.integers(2)))(x) if kind == "floats" else x)
+        order = rng.permutation(count)
+        structure = given if form == "list" else {names[place]: given[place] for place in order}
+        found += keras.tree.flatten(inner(structure))
+    agrees(keras.Model(outer, found), rng, tmp_path)
+
+
+@pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (4, 1)), ((4,), (4,))])
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_nested_models_take_inputs_as_keras_does(shapes, dtype, tmp_path):
+    """A last axis of 1 comes and goes; numbers become whole ones where the model inside declares those."""
+    inside, outside = shapes
+    x = keras.Input(inside, dtype=dtype)
+    inner = keras.Model(x, layers.Dense(2)(x))
+    y = keras.Input(outside)
+    agrees(keras.Model(y, inner(y)), np.random.default_rng(1), tmp_path, [np.float32(5 * np.ones((3, *outside)) - 0.3)])
+
+
+def test_names_that_a_nested_model_does_not_have_are_refused():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    inner = keras.Model({"a": a, "b": b}, layers.Subtract()([a, b]), name="inner")
+    c, d = keras.Input((4,)), keras.Input((4,))
+    config = keras.Model([c, d], inner({"a": c, "b": d})).get_config()
+    (node,) = config["layers"][2]["inbound_nodes"]
+    for call in ({"a": 1, "q": 2}, {"a": 1}, {"a": 1, "b": 2, "q": 3}):
+        given = list(node["args"][0].values())
+        changed = {**node, "args": [{key: given[place % 2] for key, place in call.items()}], "kwargs": {}}
+        config["layers"][2]["inbound_nodes"] = [changed]
+        network = network_of({"class_name": "Functional", "config": plain(config)}, "")
+        with pytest.raises(UnsupportedError, match=rf"layer 'inner' .*called with {', '.join(call)}, expected a, b"):
+            lower_network(network, Version(3, 0))
+
+
+def plain(config):
+    """As a file has it."""
+    return json.loads(json.dumps(config))
+
+
+@pytest.mark.parametrize("seed", seeds(4))
+def test_inputs_as_an_object_in_any_order(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    names = [str(name) for name in rng.permutation(["zed", "abc", "mid"])]
+    tensors = {
+        name: keras.Input((size,), name=name) for name, size in zip(names, rng.permutation([2, 3, 4]), strict=True)
+    }
+    outputs = {f"out_{name}": layers.Dense(2)(x) for name, x in tensors.items()}
+    others = [str(name) for name in rng.permutation(names)]
+    keys = dict(zip(others, tensors.values(), strict=True)) if seed % 2 else tensors
+    model = keras.Model(keys, outputs if rng.integers(2) else layers.Concatenate()(list(outputs.values())))
+    agrees(model, rng, tmp_path)
+    given = {name: batch(rng, keys[name]) for name in rng.permutation(list(keys))}
+    exported = from_keras(model, given)
+    expected = outputs_of(model, [given[name] for name in sorted(keys)])
+    for found, reference in zip(exported.test_pair.outputs.values(), expected, strict=True):
+        assert_close(found, reference, 1e-6, "test pair")
+    with pytest.raises(InputError, match="example: arrays for other, expected"):
+        from_keras(model, {"other": next(iter(given.values()))})
+
+
+BOOLS = {
+    "mask": lambda x, m: layers.LSTM(3)(x, mask=m),
+    "numbers": lambda x, m: layers.Concatenate()([layers.GRU(3)(x), m]),
+    "Dense": lambda x, m: [layers.Dense(3)(m), layers.Dense(2)(x)],
+    "ids": lambda x, m: [layers.Embedding(2, 3)(m), layers.Dense(2)(x)],
+    "nested": lambda x, m: keras.Model([m, x], layers.GRU(2)(x, mask=m))([m, x]),
+    "where": lambda x, m: keras.ops.where(keras.ops.expand_dims(m, -1), x, 0.5),
+}
+
+
+@pytest.mark.parametrize("use", BOOLS)
+def test_bool_inputs(use, tmp_path):
+    x, m = keras.Input((5, 4)), keras.Input((5,), dtype="bool")
+    agrees(keras.Model([x, m], BOOLS[use](x, m)), np.random.default_rng(3), tmp_path)
+
+
+# --- classes of functional models -----------------------------------------------------------------------------------
+
+
+class Trained(keras.Model):
+    """As training loops of one's own are written."""
+
+    def train_step(self, data):
+        raise AssertionError("not for inference")
+
+
+class Changed(keras.Model):
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask) * 2.0
+
+
+class ChangedSequential(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask) + 1.0
+
+
+def of_class(kind):
+    if issubclass(kind, keras.Sequential):
+        return kind([keras.Input((4,)), layers.Dense(3)])
+    x = keras.Input((4,))
+    return kind(x, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_subclasses_of_functional_models(nested):
+    model = of_class(Trained)
+    if nested:
+        x = keras.Input((4,))
+        model = keras.Model(x, layers.Concatenate()([model(x), of_class(Trained)(x)]))
+    exported = from_keras(model, np.ones((2, 4), np.float32))
+    ours = rnncore.Model(exported.spec, exported.weights)
+    (reference,) = exported.test_pair.outputs.values()
+    assert_close(ours(exported.test_pair.inputs["x"]), reference, 1e-5)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", [Changed, ChangedSequential])
+def test_subclasses_with_a_call_of_their_own_are_refused(kind, nested):
+    model = of_class(kind)
+    if nested:
+        x = keras.Input((4,))
+        model = keras.Model(x, model(x))
+    with pytest.raises(UnsupportedError, match=rf"\({kind.__name__}\): not accepted, it has a call of its own"):
+        from_keras(model, np.ones((2, 4), np.float32))
+
+
+# --- layers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", seeds(6))
+def test_relu_at_its_threshold(seed, tmp_path):
+    """At, just below and just above the threshold and the maximum, at zeros of both signs, at infinities and NaN."""
+    rng = np.random.default_rng(seed)
+    threshold = float(rng.choice([0.0, 0.5, 1.0, 0.1, 3.0]))
+    most = None if rng.integers(2) else float(rng.choice([0.5, 1.0, 6.0, 2.3]))
+    slope = float(rng.choice([0.0, 0.1, 0.3]))
+    x = keras.Input((40,))
+    model = keras.Model(x, layers.ReLU(max_value=most, negative_slope=slope, threshold=threshold)(x))
+    marks = np.float32([threshold, most or 1.0, 0.0, -0.0, -threshold])
+    values = [marks, np.nextafter(marks, np.float32(-9)), np.nextafter(marks, np.float32(9))]
+    values = np.concatenate([*values, np.float32([np.inf, -np.inf]), rng.normal(0, 2, 23).astype(np.float32)])
+    agrees(model, rng, tmp_path, [values.reshape(1, 40)])
+
+
+@pytest.mark.parametrize("option", ["negative_slope", "threshold", "max_value"])
+def test_relu_refuses_what_keras_refuses(option):
+    with pytest.raises(UnsupportedError, match=rf"layer 'r' \(ReLU\): {option}=-1\S*, expected at least 0"):
+        lower([KerasLayer("r", "ReLU", {option: -1})], (None, 4))
+
+
+def drawn_edges(rng, dims, most):
+    """0 to ``most`` on each side in one of the ways in which Keras takes them."""
+    form = int(rng.integers(3))
+    if form == 0:
+        return int(rng.integers(0, most + 1))
+    pairs = [tuple(int(size) for size in rng.integers(0, most + 1, 2)) for _ in range(dims)]
+    if dims == 1:
+        return pairs[0]
+    return tuple(pairs) if form == 1 else tuple(pair[0] for pair in pairs)
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["ZeroPadding", "Cropping"])
+def test_padding_and_cropping(kind, dims, seed, tmp_path):
+    rng = np.random.default_rng([seed, dims, len(kind)])
+    options = {}
+    if (kind, dims) != ("Cropping", 1) and rng.integers(2):
+        options["data_format"] = "channels_first"
+    x = keras.Input([int(size) for size in rng.integers(5, 8, dims + 1)])
+    layer = getattr(layers, f"{kind}{dims}D")(drawn_edges(rng, dims, 2), **options)
+    agrees(keras.Model(x, layer(x)), rng, tmp_path)
