@@ -407,6 +407,22 @@ def zero_output_for_mask(k):
 
 
 @keras_3
+def options_left_to_keras(k):
+    L = k.layers
+    x = k.Input((6, 5, 32), name="x")
+    y = L.Cropping2D()(L.ZeroPadding2D()(x))
+    y = L.GroupNormalization()(L.MaxPooling2D()(y))
+    y = L.ReLU()(L.LeakyReLU()(L.ELU()(L.LayerNormalization()(y))))
+    y = L.Reshape((-1, 32))(L.BatchNormalization()(y))
+    y = L.ZeroPadding1D()(L.UpSampling1D()(L.Cropping1D()(L.UpSampling1D()(y))))
+    y = L.GRU(3, return_sequences=True)(L.Masking()(y))
+    both = L.Bidirectional(L.SimpleRNN(3, return_sequences=True))(y)
+    y = L.Concatenate()([L.Dense(2)(y), L.Add()([y, both[..., :3]])])
+    volume = L.Cropping3D()(L.ZeroPadding3D()(L.Reshape((-1, 1, 1, 5))(y)))
+    return k.Model(x, [L.LSTM(4)(y), L.Attention()([y, y]), volume])
+
+
+@keras_3
 def operations(k):
     L, ops = k.layers, k.ops
     x = k.Input((6, 4), name="x")

@@ -277,7 +277,10 @@ class OwnLSTM(layers.LSTM):
         ([layers.LSTM(2, recurrent_activation=tanh)], "recurrent_activation 'tanh' is not one of keras.activations"),
         ([layers.LSTM(2, activation="sparsemax")], "activation 'sparsemax', expected one of"),
         ([layers.Softmax(axis=(1, 2))], "axis="),
-        ([layers.LSTM(2, dtype="mixed_float16")], "dtype policy 'mixed_float16', expected float32 or float64"),
+        (
+            [layers.Flatten(dtype="float16"), layers.Dense(2)],
+            "dtype policy 'float16', expected one of float32, float64",
+        ),
         ([layers.Dropout(0.5)], "no layer does anything"),
         (
             [
@@ -349,7 +352,7 @@ DENSE = {"units": 2, "activation": "linear", "use_bias": True}
 @pytest.mark.parametrize(
     ("config", "arrays", "error", "says"),
     [
-        ({"units": 2}, [(3, 2), (2,)], FormatError, "config has no 'use_bias'"),
+        ({}, [(3, 2), (2,)], FormatError, "config has no 'units'"),
         ({**DENSE, "magic": 1}, [(3, 2), (2,)], UnsupportedError, "option magic=1 is unknown"),
         (DENSE, [(3, 2)], WeightError, "1 arrays, expected 2"),
         (DENSE, [(3, 3), (2,)], WeightError, r"kernel: shape \(3, 3\), expected \(3, 2\)"),

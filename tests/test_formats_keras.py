@@ -1,5 +1,6 @@
 """Files of Keras against Keras: written by Keras 3 in each container, read here without it, the same numbers."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from rnncore.formats import read_listing
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
 
 ROOT = Path(__file__).parent.parent
-CONTAINERS = ("keras", "h5", "weights.h5")
+CONTAINERS = ("keras", "h5", "weights.h5", "by hand")
 
 
 def expected_of(model, inputs):
@@ -47,11 +48,45 @@ def agrees(model, inputs, expected, what, tolerance=1e-5):
 def load_in(container, model, folder):
     """The model through a file of one container."""
     path = folder / f"model.{container}"
+    if container == "by hand":
+        model.save_weights(folder / "by_hand.weights.h5")
+        return rnncore.load(folder / "by_hand.weights.h5", architecture=without_defaults(json.loads(model.to_json())))
     if container == "weights.h5":
         model.save_weights(path)
         return rnncore.load(path, architecture=model.to_json())
     model.save(path)
     return rnncore.load(path)
+
+
+def without_defaults(found):
+    """A config as one writes it by hand: nothing that Keras fills in, and of layers the class name alone."""
+    if isinstance(found, list):
+        return [without_defaults(item) for item in found]
+    if not isinstance(found, dict):
+        return found
+    kind = getattr(keras.layers, str(found.get("class_name")), None)
+    if kind is None or not isinstance(found.get("config"), dict):
+        return {key: without_defaults(item) for key, item in found.items() if key != "build_config"}
+    is_operation = ".ops." in f"{found.get('module')}."
+    if is_operation:
+        return found
+    defaults = {key: entry.default for key, entry in inspect.signature(kind.__init__).parameters.items()}
+    alike = hasattr(keras.ops, found["class_name"].lower())  # "trainable" says that it is no operation
+    config = {
+        key: without_defaults(item)
+        for key, item in found["config"].items()
+        if not (key in defaults and plain(defaults[key]) == item and key != "name")
+        and not (key == "trainable" and item is True and not alike)
+        and not (key == "dtype" and kind is not keras.layers.InputLayer)
+    }
+    return {
+        **{key: without_defaults(found[key]) for key in ("class_name", "name", "inbound_nodes") if key in found},
+        "config": config,
+    }
+
+
+def plain(found):
+    return list(map(plain, found)) if isinstance(found, (list, tuple)) else found
 
 
 @lru_cache(maxsize=1)

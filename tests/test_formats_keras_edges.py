@@ -7,6 +7,7 @@ import inspect
 import json
 
 import keras
+import keras_zoo
 import numpy as np
 import pytest
 from agreement import assert_close
@@ -16,8 +17,10 @@ from random_networks import seeds
 import rnncore
 from rnncore.errors import FormatError, InputError, UnsupportedError
 from rnncore.export import from_keras
+from rnncore.formats import read_listing
 from rnncore.formats.keras_config import Version, network_of
 from rnncore.formats.keras_layers import ACCEPTED, ONLY_INPUTS, SIGNATURES, KerasLayer, lower, lower_network
+from rnncore.loading import open_file
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),
@@ -370,3 +373,103 @@ def test_padding_and_cropping(kind, dims, seed, tmp_path):
     x = keras.Input([int(size) for size in rng.integers(5, 8, dims + 1)])
     layer = getattr(layers, f"{kind}{dims}D")(drawn_edges(rng, dims, 2), **options)
     agrees(keras.Model(x, layer(x)), rng, tmp_path)
+
+
+# --- mixed precision -----------------------------------------------------------------------------------------------
+
+
+def built(name, policy):
+    """A model of the zoo, whose weights depend on its name alone."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        return keras_zoo.build(keras, name)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", ["text_classifier", "convolutions", "bidirectional_stacked_cells", "attentions"])
+def test_mixed_policies_are_computed_in_float32(name, policy, tmp_path):
+    """What Keras computes from the same weights in float32; and about what it computes in 16 bits."""
+    reference, inputs = built(name, "float32")
+    expected = [keras.ops.convert_to_numpy(y) for y in flat_call(reference, inputs)]
+    model, _ = built(name, policy)
+    exported = from_keras(model)
+    ours = rnncore.Model(exported.spec, exported.weights)
+    for output, found in ours.run(exported.test_pair.inputs).items():
+        if output in exported.test_pair.outputs:
+            assert_close(found, exported.test_pair.outputs[output], 1e-5, "test pair")
+    assert {part.dtype_policy.name for part in model.layers if part.weights} == {policy}
+    coarse = [keras.ops.convert_to_numpy(keras.ops.cast(y, "float32")) for y in flat_call(model, inputs)]
+    for route in ("keras", "h5", "from_keras"):
+        notes = exported.notes
+        if route != "from_keras":
+            path = tmp_path / f"model.{route}"
+            model.save(path)
+            ours, notes = rnncore.load(path), open_file(path).notes
+        assert any(f"{policy}, computed in float32" in note for note in notes), route
+        for found, exact, rough in zip(run(ours, inputs), expected, coarse, strict=True):
+            assert_close(found, exact, 1e-5, route)
+            assert_close(found, rough, 0.05, f"{route}, in 16 bits")
+
+
+def flat_call(model, inputs):
+    return keras.tree.flatten(model(inputs if len(inputs) > 1 else inputs[0], training=False))
+
+
+# --- classes that are not known ------------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("edges")
+class Registered(layers.Layer):
+    def build(self, shape):
+        self.scale, self.offset = (self.add_weight(shape=shape[-1:], name=name) for name in ("scale", "offset"))
+
+    def call(self, x):
+        return x * self.scale + self.offset
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Unregistered(Registered):
+    pass
+
+
+def around(kind, place):
+    """A model with a layer of a class, itself or inside of others."""
+    x = keras.Input((5, 4))
+    layer = kind(name="odd")
+    if place == "TimeDistributed":
+        return keras.Model(x, layers.TimeDistributed(layer)(x))
+    if place == "nested":
+        y = keras.Input((5, 4))
+        return keras.Model(x, layers.GRU(2)(keras.Model(y, layer(layers.Dense(4)(y)))(x)))
+    if place == "Sequential":
+        return keras.Sequential([x, layers.Dense(4), layer])
+    return keras.Model(x, layer(layers.LSTM(4, return_sequences=True)(x)))
+
+
+@pytest.mark.parametrize("place", ["plain", "Sequential", "nested", "TimeDistributed"])
+@pytest.mark.parametrize("kind", [Registered, Unregistered, layers.EinsumDense], ids=lambda kind: kind.__name__)
+def test_unknown_classes_are_not_accepted_on_any_route(kind, place, tmp_path):
+    """By name, before their arrays are counted; and inspect lists them."""
+    if kind is layers.EinsumDense:
+        model = around(lambda name: layers.EinsumDense("...a,ab->...b", 4, name=name), place)
+    else:
+        model = around(kind, place)
+    says = rf"{kind.__name__}.*not accepted"
+    with pytest.raises(UnsupportedError, match=says):
+        from_keras(model)
+    architecture = model.to_json()
+    model.save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(UnsupportedError, match=says):
+        rnncore.load(tmp_path / "model.weights.h5", architecture=architecture)
+    for suffix in ("keras", "h5"):
+        model.save(tmp_path / f"model.{suffix}")
+        with pytest.raises(UnsupportedError, match=says):
+            rnncore.load(tmp_path / f"model.{suffix}")
+        listing = read_listing(tmp_path / f"model.{suffix}")
+        assert kind.__name__ in listing.problem and listing.nodes
+        if place in ("plain", "Sequential"):
+            assert [node.name for node in listing.nodes if node.problem] == ["odd"]

@@ -11,7 +11,8 @@ import numpy as np
 from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported, example_for
 from rnncore.formats.keras_config import Network, Version, network_of
-from rnncore.formats.keras_layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network
+from rnncore.formats.keras_layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network, settle_classes
+from rnncore.formats.keras_use import MIXED
 from rnncore.formats.keras_variables import bind_arrays
 from rnncore.spec import Input, Node, Spec
 from rnncore.test_pair import TestPair
@@ -58,7 +59,7 @@ def from_keras(model: Any, example: Any = None, *, seed: int = 0) -> Exported:
     lowered = _lowered(keras, model, given)
     weights = Weights(lowered.spec, lowered.arrays)
     stateful = [part for layer in layers for part in _parts(layer) if getattr(part, "stateful", False)]
-    with _from_zero_state(keras, stateful):
+    with _from_zero_state(keras, stateful), _in_float32(model):
         pair = _test_pair(keras, model, lowered, given, seed)
     notes = lowered.notes
     if _dtype(lowered) != _accuracy(keras, lowered):
@@ -145,6 +146,7 @@ def _lowered(keras, model, given: Sequence[np.ndarray] | None) -> Lowered:
     if isinstance(model, keras.Sequential):
         config = {**config, "build_input_shape": list(_input_shape(model, given))}
     network = network_of({"class_name": _graph_class(keras, model), "config": config}, "")
+    settle_classes(network)
     _bind(keras, network, model)
     return lower_network(network, VERSION)
 
@@ -200,7 +202,7 @@ def _check_live(keras, layer: Any) -> None:
             continue
         if inner is not getattr(keras.layers, inner.__name__, None):
             raise UnsupportedError(
-                f"{where}: holds a {inner.__name__} of {inner.__module__}, expected Keras's own layers"
+                f"{where}: holds a {inner.__name__} of {inner.__module__}, which is not accepted, expected Keras's own layers"
             )
         if getattr(part, "lora_enabled", False) or getattr(part, "quantization_mode", None):
             raise UnsupportedError(f"{where}: has LoRA or quantised weights, expected plain ones")
@@ -288,6 +290,19 @@ def _dtype(lowered: Lowered) -> str:
 def _accuracy(keras, lowered: Lowered) -> str:
     """The dtype in which Keras really computes: only on TensorFlow does a float64 product stay one."""
     return keras.backend.result_type(*[_dtype(lowered)] * 2)
+
+
+@contextmanager
+def _in_float32(model: Any) -> Iterator[None]:
+    """Layers of a mixed policy compute in the dtype of their weights, and have their own policy again afterwards."""
+    kept = [(part, part.dtype_policy) for part in model._flatten_layers() if part.dtype_policy.name in MIXED]
+    try:
+        for part, policy in kept:
+            part.dtype_policy = policy.variable_dtype
+        yield
+    finally:
+        for part, policy in kept:
+            part.dtype_policy = policy
 
 
 @contextmanager

@@ -88,6 +88,8 @@ class Layer:
     network   the layers and calls of a model inside it
     own       its own arrays, in the order of get_weights; filled in by what reads the weights
     frozen    trainable=False
+    refused   why a class that is not Keras's own is not accepted
+    bare      the file does not say whether it is an operation: it has no module
     """
 
     name: str
@@ -98,6 +100,8 @@ class Layer:
     parts: dict[str, Layer] = field(default_factory=dict)
     network: Network | None = None
     own: list[np.ndarray] = field(default_factory=list)
+    refused: str = ""
+    bare: bool = False
 
     @property
     def where(self) -> str:
@@ -166,10 +170,13 @@ def class_of(found: Any, place: str) -> tuple[str, Mapping[str, Any], bool]:
     registered = found.get("registered_name")
     if ">" in name or (registered is not None and registered != name):
         label = registered if registered is not None else name
-        raise UnsupportedError(f"{place}: registered class {shown(str(label), 80)!r}, expected Keras's own layers")
+        raise UnsupportedError(
+            f"{place}: registered class {shown(str(label), 80)!r} is not accepted, expected Keras's own layers"
+        )
     if module is not None and not (isinstance(module, str) and OWN_MODULES.fullmatch(module)):
         raise UnsupportedError(
-            f"{place}: class {shown(name, 60)!r} of module {shown(str(module), 60)!r}, expected Keras's own layers"
+            f"{place}: class {shown(name, 60)!r} of module {shown(str(module), 60)!r} is not accepted, "
+            "expected Keras's own layers"
         )
     if name in NETWORKS and isinstance(config, list):
         config = {"layers": config}
@@ -191,11 +198,19 @@ def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None
     count.spend()
     if depth > MAX_NESTING:
         raise FormatError(f"{place[:120]}: layers nested more than {MAX_NESTING} deep")
-    class_name, config, is_operation = class_of(found, place)
+    refused = ""
+    try:
+        class_name, config, is_operation = class_of(found, place)
+    except UnsupportedError as error:
+        refused = str(error)
+        class_name, config, is_operation = found["class_name"], found.get("config"), False
+        config = config if isinstance(config, Mapping) else {}
     name = found.get("name", config.get("name")) or class_name.lower()
     if not isinstance(name, str) or len(name) > 500 or not name.isprintable() or not name:
         raise FormatError(f"{place}: name {shown(str(name))!r}, expected printable text")
-    layer = Layer(name, class_name, config, place, is_operation)
+    layer = Layer(name, class_name, config, place, is_operation, refused=refused, bare=found.get("module") is None)
+    if refused:
+        return layer
     if class_name in NETWORKS:
         layer.network = network_of(found, place, depth + 1, count)
         return layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rnncore.errors import FormatError, UnsupportedError, WeightError
+from rnncore.errors import UnsupportedError, WeightError
 from rnncore.formats.keras_use import Tensor, Use, apply_activation, check_shape, flag, layer, number, option
 
 __all__ = ["kernel_of"]
@@ -15,7 +15,7 @@ def dense(use: Use) -> str:
     """Any rank: over the last axis."""
     config = use.config
     units = option(use, config, "output_dim" if use.version.major < 2 and "output_dim" in config else "units")
-    use_bias = flag(use, config, "bias") if "bias" in config else _bias(use)
+    use_bias = flag(use, config, "bias" if "bias" in config else "use_bias", True)
     kernel = kernel_of(use, 1 + use_bias)
     check_shape(kernel, (*kernel.shape[:1], units), "kernel", use.where)
     sizes_ = {"input_size": kernel.shape[0], "output_size": units, "bias": use_bias}
@@ -25,14 +25,7 @@ def dense(use: Use) -> str:
         check_shape(use.layer.own[1], (units,), "bias", use.where)
         arrays["bias"] = use.layer.own[1]
     use.graph.weights(node, arrays)
-    default = ... if use.version.major >= 2 else "linear"
-    return apply_activation(use, node, option(use, config, "activation", default))
-
-
-def _bias(use: Use) -> bool:
-    if "use_bias" not in use.config and use.version.major >= 2:
-        raise FormatError(f"{use.where}: config has no 'use_bias'")
-    return flag(use, use.config, "use_bias", True)
+    return apply_activation(use, node, config.get("activation"))
 
 
 def kernel_of(use: Use, count: int, rank: int = 2) -> np.ndarray:

@@ -22,7 +22,7 @@ from rnncore.formats._zip import Archive
 from rnncore.formats.graph_format import ListedNode, Listing
 from rnncore.formats.hdf5_file import Group, open_hdf5
 from rnncore.formats.keras_config import Call, Layer, Network, Ref, Version, network_of, parse_json, tensors
-from rnncore.formats.keras_layers import LAYERS, lower_network
+from rnncore.formats.keras_layers import LAYERS, lower_network, settle_classes
 from rnncore.formats.keras_operations import OPERATIONS
 from rnncore.formats.keras_variables import bind_groups, bind_store
 from rnncore.formats.native import NativeFile
@@ -102,13 +102,13 @@ def _declared(layer: Layer) -> str:
 
 def _listed(layer: Layer, network: Network) -> ListedNode:
     reads = [ref.layer for call in network.calls if call.layer == layer.name for ref in _refs(call)]
-    known = layer.class_name in (OPERATIONS if layer.is_operation else LAYERS) or layer.network is not None
+    known = layer.network is not None or layer.class_name in (OPERATIONS if layer.is_operation else LAYERS)
     options = ", ".join(
         f"{key}={shown(str(value), 40)}"
         for key, value in layer.config.items()
         if isinstance(value, (int, float, str)) and key not in ("name", "trainable", "dtype")
     )
-    problem = None if known else f"{layer.class_name} is not accepted"
+    problem = None if known and not layer.refused else f"{layer.class_name} is not accepted"
     return ListedNode(layer.place, layer.name, layer.class_name, tuple(dict.fromkeys(reads)), options, problem)
 
 
@@ -160,6 +160,7 @@ def _version(found: Any, place: str) -> Version:
 
 def _network_file(network: Network, version: Version, group: Group) -> NativeFile:
     """Spec and Weights of a network whose arrays are in a group."""
+    settle_classes(network)
     left: tuple[str, ...] = ()
     if "layer_names" in group.attributes or "layer_names0" in group.attributes:
         left = bind_groups(network, group, version)

@@ -26,14 +26,15 @@ from rnncore.formats import keras_convolution, keras_dense, keras_merging, keras
 from rnncore.formats._cursor import shown
 from rnncore.formats.keras_config import Call, Layer, Network, Ref, Version, layer_of, leaves, tensors
 from rnncore.formats.keras_graph import Graph, NeedsSize
+from rnncore.formats.keras_merging import MERGE_OPS
 from rnncore.formats.keras_operations import OPERATIONS
 from rnncore.formats.keras_recurrent import RECURRENT, bidirectional, recurrent
 from rnncore.formats.keras_use import LAYERS, Kind, Tensor, Use, activation, check_options, check_policy, layer
-from rnncore.formats.keras_variables import bind_arrays
+from rnncore.formats.keras_variables import CELLS, bind_arrays
 from rnncore.spec import Input, Spec
 from rnncore.weights import memory_of
 
-__all__ = ["ACCEPTED", "KerasLayer", "Lowered", "activation", "lower", "lower_network"]
+__all__ = ["ACCEPTED", "KerasLayer", "Lowered", "activation", "lower", "lower_network", "settle_classes"]
 
 FAMILIES = (keras_dense, keras_convolution, keras_normalization, keras_shapes, keras_merging)
 """The modules whose layers stand in LAYERS once they are imported."""
@@ -246,7 +247,7 @@ def run_layer(use: Use) -> list[Tensor]:
     _check_class(one)
     if one.is_operation:
         return OPERATIONS[one.class_name](use)
-    check_policy(use.config, use.where)
+    check_policy(use, use.config)
     if not use.inputs:
         raise UnsupportedError(f"{use.where}: called without a tensor")
     if one.network is not None:
@@ -308,7 +309,33 @@ def _check_arguments(use: Use, kind: Kind) -> None:
             raise UnsupportedError(f"{use.where}: argument {shown(key, 60)}={shown(str(value), 60)}, expected none")
 
 
+def settle_classes(network: Network) -> None:
+    """Every layer is of a class that is accepted, or UnsupportedError says which is not; before arrays are read.
+
+    Layers of a config without modules, and without "trainable", are told from operations by what they are.
+    """
+    lists = {call.layer for call in network.calls if call.args and isinstance(call.args[0], list)}
+    for one in network.layers.values():
+        if one.bare and one.is_operation and one.class_name in LAYERS:
+            one.is_operation = one.class_name in OPERATIONS and not (one.class_name in MERGE_OPS and one.name in lists)
+        _settle(one)
+
+
+def _settle(one: Layer) -> None:
+    if one.class_name not in CELL_CLASSES:
+        _check_class(one)
+    if one.network is not None:
+        settle_classes(one.network)
+    for part in one.parts.values():
+        _settle(part)
+
+
+CELL_CLASSES = (*(f"{kind}Cell" for kind in CELLS), "StackedRNNCells")
+
+
 def _check_class(one: Layer) -> None:
+    if one.refused:
+        raise UnsupportedError(one.refused)
     table = OPERATIONS if one.is_operation else LAYERS
     if one.class_name in table or (one.network is not None and not one.is_operation):
         return
@@ -411,7 +438,7 @@ EVERYWHERE = ("Dense", "Activation", "Embedding", "ReLU", "LeakyReLU", "ELU", "R
 def time_distributed(use: Use) -> str | list[Tensor]:
     """The inner layer on every step: as it is where steps do not matter to it, else on (B*T, ...)."""
     inner = use.layer.parts["layer"]
-    check_policy(inner.config, use.where)
+    check_policy(use, inner.config)
     _check_class(inner)
     if inner.class_name in EVERYWHERE:
         part = Layer(use.layer.name, inner.class_name, inner.config, inner.place, own=inner.own)

@@ -104,7 +104,7 @@ def rms_normalization(use: Use) -> str:
 def group_normalization(use: Use) -> str:
     """Groups of channels, each normalised over all other axes but the batch."""
     graph, x = use.graph, use.floats
-    axis, groups = _only_axis(use, x), option(use, use.config, "groups")
+    axis, groups = _only_axis(use, x), option(use, use.config, "groups", 32)
     size = graph.size(x, axis, use.where)
     groups = size if groups == -1 else groups
     if type(groups) is not int or not 1 <= groups <= size or size % groups:

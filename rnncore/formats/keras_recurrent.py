@@ -100,14 +100,14 @@ def _forces_zero(use: Use) -> bool:
 def _half(use: Use, layer: Layer) -> Direction:
     if layer.class_name not in RECURRENT:
         raise UnsupportedError(f"{use.where}: around a {layer.class_name}, expected {', '.join(RECURRENT)}")
-    check_policy(layer.config, use.where)
+    check_policy(use, layer.config)
     return _direction(use, layer)
 
 
 def _direction(use: Use, layer: Layer) -> Direction:
     """A recurrent layer's cells, arrays and options."""
     config, where = layer.config, use.where
-    check_policy(config, where)
+    check_policy(use, config)
     if layer.class_name == "RNN":
         check_options(use, config, {"cell", *WRAPPER}, {"time_major": False})
         levels = _levels(use, layer.parts["cell"])
@@ -136,13 +136,13 @@ def _levels(use: Use, cell: Layer) -> list[tuple[str, Layer]]:
     parts = [cell]
     if cell.class_name == "StackedRNNCells":
         check_options(use, cell.config, {"cells"}, {"reverse_state_order": False})
-        check_policy(cell.config, use.where)
+        check_policy(use, cell.config)
         parts = list(cell.parts.values())
     for part in parts:
         if part.class_name not in [f"{kind}Cell" for kind in CELLS]:
             expected = ", ".join([*(f"{kind}Cell" for kind in CELLS), "StackedRNNCells of them"])
             raise UnsupportedError(f"{use.where}: around a {part.class_name}, expected {expected}")
-        check_policy(part.config, use.where)
+        check_policy(use, part.config)
     return [(part.class_name.removesuffix("Cell"), part) for part in parts]
 
 

@@ -84,7 +84,7 @@ def _edges(use: Use, x: str, key: str) -> list[tuple[int, int, int]]:
     """
     dims = int(use.layer.class_name[-2])
     first = channels_axis(use, x, dims) == 1
-    found = use.config.get(key, 1)
+    found = use.config.get(key, 0 if use.layer.class_name == "Cropping2D" else 1)
     if type(found) is int:
         found = [found] * 2 if dims == 1 else [found] * dims
     pairs = [found] if dims == 1 else found
@@ -100,7 +100,7 @@ def _edges(use: Use, x: str, key: str) -> list[tuple[int, int, int]]:
 @layer("UpSampling1D", options="size", mask="drop")
 def up_sampling(use: Use) -> str:
     graph, x = use.graph, use.x
-    (size,) = sizes(use, "size", 1)
+    (size,) = sizes(use, "size", 1, 2)
     channels = graph.size(x, 2, use.where)
     repeated = graph.node(
         f"{use.name}.repeated", "Expand", graph.unsqueeze(f"{use.name}.step", x, 2), shape=(1, 1, size, 1)

@@ -20,6 +20,7 @@ from rnncore.formats.keras_graph import Graph
 
 __all__ = [
     "LAYERS",
+    "MIXED",
     "Kind",
     "Tensor",
     "Use",
@@ -34,6 +35,7 @@ __all__ = [
     "number",
     "numbers_of",
     "option",
+    "policy_of",
     "sizes",
 ]
 
@@ -301,14 +303,26 @@ def check_options(
             raise UnsupportedError(f"{use.where}: {key}={shown(str(value), 60)}, expected {accepted[key]}")
 
 
-def check_policy(config: Mapping[str, Any], where: str) -> None:
-    """Raises UnsupportedError unless the layer computes in float32 or float64."""
-    policy = config.get("dtype", "float32")
+MIXED = ("mixed_float16", "mixed_bfloat16")
+
+
+def policy_of(config: Mapping[str, Any]) -> Any:
+    """The name of a layer's dtype policy."""
+    policy = config.get("dtype")
     if isinstance(policy, Mapping):
         inner = policy.get("config")
         policy = inner.get("name") if isinstance(inner, Mapping) else None
-    if policy not in ("float32", "float64", None):
-        raise UnsupportedError(f"{where}: dtype policy {shown(str(policy), 60)!r}, expected float32 or float64")
+    return policy
+
+
+def check_policy(use: Use, config: Mapping[str, Any]) -> None:
+    """Raises UnsupportedError unless the layer keeps its weights in float32 or float64; notes a mixed policy."""
+    policy = policy_of(config)
+    if policy in MIXED:
+        use.note(f"{use.layer.name}: {policy}, computed in float32, which its weights are")
+    elif policy not in ("float32", "float64", None):
+        expected = ", ".join(("float32", "float64", *MIXED))
+        raise UnsupportedError(f"{use.where}: dtype policy {shown(str(policy), 60)!r}, expected one of {expected}")
 
 
 def check_shape(array: np.ndarray, expected: tuple[int, ...], name: str, where: str) -> None:
