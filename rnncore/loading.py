@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +34,7 @@ def load(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
     dtype: str | None = None,
     check: bool = False,
@@ -50,6 +51,12 @@ def load(
     names  weight or node names of the Spec -> names in the file, where they differ
     architecture  the network for a file of Keras's that holds weights alone (.weights.h5, .h5): what model.to_json()
            gives, as an object, a text, or the name of a file
+    layers  for a file of Keras's with layers of one's own: the name of a class -> a function of a layer's config (a
+           dict) that says what computes it. That is (op, attributes), one of rnncore's ops on the layer's inputs,
+           whose weights are the layer's arrays in the order of get_weights; the config of one of Keras's layers or
+           models, {"class_name": "Dense", "config": {...}}, with the arrays of such a one; or a Spec on the layer's
+           inputs, whose weights are its arrays in the order of the Spec's. For a functional model's subclass that
+           changes how it is trained and no more: lambda config: {"class_name": "Functional", "config": config}
     sizes  a number for some of the sizes of inputs that have a name, {"batch_size": 1}: where a graph's shapes depend
            on them, or to run as the file's author did
     dtype  "float32" or "float64"; None: what the file computes in, float64 for an ONNX file of float64 and for a
@@ -63,7 +70,7 @@ def load(
     file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """
-    found = open_file(path, spec=spec, names=names, architecture=architecture, sizes=sizes)
+    found = open_file(path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes)
     model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary, budget=budget)
     for note in found.notes:
         if note.startswith(NOT_USED):
@@ -79,12 +86,15 @@ def open_file(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
 ) -> NativeFile:
     """Spec, weights, test pair and origin from any file that ``load`` takes; options as there."""
     source = resolve(path)
     name = str(source) if isinstance(source, InMemory) else str(path)
-    checkpoint = read_file(source, sizes) if architecture is None else _with_architecture(source, architecture)
+    checkpoint = (
+        read_file(source, sizes, layers) if architecture is None else _with_architecture(source, architecture, layers)
+    )
     found = _opened(name, source, checkpoint, spec, names)
     # The reader of a graph format took the sizes itself.
     return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(name, found, sizes)
@@ -154,10 +164,14 @@ def _sha256(source: Path | InMemory) -> str:
     return file_sha256(source) if isinstance(source, Path) else hashlib.sha256(source.data).hexdigest()
 
 
-def _with_architecture(source: Path | InMemory, architecture: Mapping[str, Any] | str | os.PathLike) -> NativeFile:
+def _with_architecture(
+    source: Path | InMemory,
+    architecture: Mapping[str, Any] | str | os.PathLike,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None,
+) -> NativeFile:
     from rnncore.formats.keras_file import read_weights
 
-    return read_weights(source, architecture)
+    return read_weights(source, architecture, layers or {})
 
 
 def save(
@@ -199,6 +213,7 @@ def convert(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
     names: Mapping[str, str] | None = None,
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
     verify: bool = False,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
@@ -209,7 +224,7 @@ def convert(
     other options as for load.
     Returns the path written, what it holds, and the verification.
     """
-    found = open_file(source, spec=spec, names=names, architecture=architecture, sizes=sizes)
+    found = open_file(source, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes)
     if vocabulary is not None:
         found = dataclasses.replace(found, vocabulary=vocabulary)
     report = None

@@ -15,7 +15,9 @@ from keras import layers
 from random_networks import seeds
 
 import rnncore
-from rnncore.errors import FormatError, InputError, UnsupportedError
+from rnncore import Input, Node, Recurrent, Spec
+from rnncore.cells import GRU
+from rnncore.errors import FormatError, InputError, SpecError, UnsupportedError, WeightError
 from rnncore.export import from_keras
 from rnncore.formats import read_listing
 from rnncore.formats.keras_config import Version, network_of
@@ -207,6 +209,25 @@ def test_nested_models_of_several_inputs(seed, tmp_path):
         structure = given if form == "list" else {names[place]: given[place] for place in order}
         found += keras.tree.flatten(inner(structure))
     agrees(keras.Model(outer, found), rng, tmp_path)
+
+
+@pytest.mark.parametrize("seed", seeds(5))
+def test_calls_of_nested_models_are_told_apart(seed, tmp_path):
+    """Some are outputs, some are read by other layers: Keras counts the two differently."""
+    rng = np.random.default_rng(seed)
+    x = keras.Input((4,))
+    if rng.integers(2):
+        shared = keras.Sequential([x, layers.Dense(4, activation="tanh")])
+    else:
+        shared = keras.Model(x, layers.Dense(4, activation="tanh")(x))
+    y = keras.Input((4,))
+    values = [y]
+    for _ in range(int(rng.integers(2, 5))):
+        value = values[int(rng.integers(len(values)))]
+        values.append(shared(layers.Dense(4)(value) if rng.integers(2) else value))
+    outputs = [values[place] for place in sorted(rng.choice(np.arange(1, len(values)), 2, replace=False))]
+    model = keras.Model(y, [*outputs, layers.Dense(2)(values[1])])
+    agrees(model, rng, tmp_path)
 
 
 @pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (4, 1)), ((4,), (4,))])
@@ -473,3 +494,184 @@ def test_unknown_classes_are_not_accepted_on_any_route(kind, place, tmp_path):
         assert kind.__name__ in listing.problem and listing.nodes
         if place in ("plain", "Sequential"):
             assert [node.name for node in listing.nodes if node.problem] == ["odd"]
+
+
+# --- classes of one's own ------------------------------------------------------------------------------------------
+
+
+class SqueezeLayer(layers.Layer):
+    """Published models have one: an axis of 1 goes."""
+
+    def __init__(self, axis=-1, **options):
+        super().__init__(**options)
+        self.axis = axis
+
+    def call(self, x):
+        return keras.ops.squeeze(x, self.axis)
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis}
+
+
+class OwnDense(layers.Dense):
+    pass
+
+
+@keras.saving.register_keras_serializable("edges")
+class Gate(layers.Layer):
+    """sigmoid(x w) * y, with a weight and an array that is not trained."""
+
+    def build(self, shapes):
+        size = shapes[0][-1]
+        self.moment = self.add_weight(shape=(size,), name="moment", trainable=False)
+        self.w = self.add_weight(shape=(size, size), name="w")
+
+    def call(self, inputs):
+        x, y = inputs
+        return keras.ops.sigmoid(keras.ops.matmul(x, keras.ops.transpose(self.w))) * y + self.moment
+
+
+def gate(config):
+    """Gate's Spec, whose weights are in the order of get_weights: w, moment."""
+    nodes = [
+        Node("linear", "Linear", ("x",), {"input_size": 4, "output_size": 4, "bias": False}),
+        Node("open", "Sigmoid", ("linear",)),
+        Node("gated", "Mul", ("open", "y")),
+        Node("moment", "Constant", (), {"dtype": "float", "shape": (4,)}),
+        Node("out", "Add", ("gated", "moment")),
+    ]
+    entries = [Input("x", "float", ("B", "T", 4)), Input("y", "float", ("B", "T", 4))]
+    return Spec(entries, nodes, ("out",))
+
+
+def recurrent_spec(config):
+    """The Spec that rnncore has of another layer, its optional lengths among its inputs."""
+    cell = GRU(4, 3, False)
+    return Spec(
+        [Input("x", "float", ("B", "T", 4)), Input("lengths", "int64", ("B",), optional=True)],
+        [Recurrent("rnn", cell, "x"), Node("gone", "Neg", ("rnn.last",))],
+        ("gone",),
+    )
+
+
+class NegatedGRU(layers.GRU):
+    """Keeps its arrays in a cell of its own, as all subclasses of GRU do."""
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return -super().call(sequences, initial_state, mask, training)
+
+
+def of_own_classes(place):
+    """A model, and what is said of its classes."""
+    x = keras.Input((5, 4), name="x")
+    if place == "op":
+        y = layers.GRU(1, return_sequences=True)(x)
+        return keras.Model(x, layers.Dense(2)(SqueezeLayer(-1)(y))), {
+            "SqueezeLayer": lambda config: ("Squeeze", {"axes": (config["axis"],)})
+        }
+    if place == "Keras's layer":
+        y = layers.Dense(4)(layers.TimeDistributed(OwnDense(4, activation="relu"))(OwnDense(4)(x)))
+        return keras.Model(x, layers.GRU(2)(OwnDense(3, use_bias=False)(y))), {
+            "OwnDense": lambda config: {"class_name": "Dense", "config": config}
+        }
+    if place == "Spec":
+        y = Gate()([layers.Dense(4)(x), layers.LSTM(4, return_sequences=True)(x)])
+        return keras.Model(x, layers.GRU(2)(Gate(name="again")([y, x]))), {"edges>Gate": gate}
+    if place == "nested Spec":
+        a, b = keras.Input((5, 4)), keras.Input((5, 4))
+        inner = keras.Model([a, b], layers.Dense(4)(Gate()([a, b])), name="inner")
+        return keras.Model(x, inner([x, layers.Dense(4)(inner([x, x]))])), {"Gate": gate}
+    functional = {"Trained": lambda config: {"class_name": "Functional", "config": config}}
+    model = Trained(x, layers.GRU(2)(x))
+    return (model, functional) if place == "model" else (keras.Model(x, [model(x), layers.GRU(2)(x)]), functional)
+
+
+@pytest.mark.parametrize("place", ["op", "Keras's layer", "Spec", "nested Spec", "model", "nested model"])
+@pytest.mark.filterwarnings("ignore:Layer 'gate:UserWarning:keras")
+def test_layers_of_ones_own(place, tmp_path):
+    rng = np.random.default_rng(7)
+    model, meanings = of_own_classes(place)
+    randomised(rng, model)
+    inputs = [batch(rng, model.inputs[0])]
+    expected = outputs_of(model, inputs)
+    model.save_weights(tmp_path / "model.weights.h5")
+    for suffix in ("keras", "h5", "weights.h5"):
+        path, options = tmp_path / f"model.{suffix}", {}
+        if suffix == "weights.h5":
+            options["architecture"] = model.to_json()
+        else:
+            model.save(path)
+        with pytest.raises(UnsupportedError):
+            rnncore.load(path, **options)
+        if (place, suffix) == ("nested Spec", "h5"):
+            with pytest.raises(UnsupportedError, match=r"\(Gate\): its arrays are among those of layer 'inner'"):
+                rnncore.load(path, layers=meanings)
+            continue
+        ours = rnncore.load(path, layers=meanings, **options)
+        for found, reference in zip(run(ours, inputs), expected, strict=True):
+            assert_close(found, reference, 1e-5, f"{place}: {suffix}")
+
+
+WRONG = {
+    "nothing": (lambda config: None, SpecError, "gives None, expected"),
+    "an op that is not there": (lambda config: ("Sqeeze", {}), SpecError, "gives .*expected"),
+    "an attribute that is not there": (lambda config: ("Squeeze", {"axis": 1}), SpecError, "unknown attribute"),
+    "an error": (lambda config: config["axes"], SpecError, "KeyError"),
+    "a class without a config": (lambda config: {"class_name": "Dense"}, SpecError, "expected"),
+    "another unknown class": (
+        lambda config: {"class_name": "Odd", "config": {}}, UnsupportedError, r"\(Odd\): not accepted",
+    ),
+    "weights": (
+        lambda config: ("Linear", {"input_size": 4, "output_size": 4, "bias": False}), WeightError,
+        r"layer 'squeeze' \(SqueezeLayer\): (no group|0 arrays)",
+    ),
+    "two inputs": (gate, WeightError, "layer 'squeeze'"),
+    "another shape": (
+        lambda config: Spec(
+            [Input("x", "float", ("B", "T", 7))], [Node("n", "Neg", ("x",))], ("n",)
+        ), SpecError, r"layer 'squeeze' .*expected float \(B, T, 7\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_meant_is_refused(case, tmp_path):
+    meaning, error, says = WRONG[case]
+    x = keras.Input((5, 1))
+    keras.Model(x, layers.Dense(2)(SqueezeLayer(-1, name="squeeze")(x))).save(tmp_path / "model.keras")
+    with pytest.raises(error, match=says):
+        rnncore.load(tmp_path / "model.keras", layers={"SqueezeLayer": meaning})
+
+
+def test_arrays_of_layers_inside_a_layer_of_ones_own_are_not_guessed(tmp_path):
+    """A GRU's are in its cell: which of two arrays is whose would be a guess."""
+    x = keras.Input((5, 4))
+    keras.Model(x, NegatedGRU(3, use_bias=False, name="odd")(x)).save(tmp_path / "model.keras")
+    with pytest.raises(UnsupportedError, match=r"layer 'odd' \(NegatedGRU\): holds cell beside its arrays"):
+        rnncore.load(tmp_path / "model.keras", layers={"NegatedGRU": recurrent_spec})
+
+
+def test_a_spec_with_recurrent_layers_in_the_place_of_a_layer():
+    """Its optional lengths are the model's own, as for any layer."""
+    meanings = {"Odd": recurrent_spec}
+    config = {
+        "layers": [
+            {"class_name": "InputLayer", "config": {"batch_shape": [None, 5, 4], "name": "x"}},
+            {"class_name": "Odd", "module": "somewhere", "config": {"name": "odd"}},
+        ]
+    }
+    network = network_of({"class_name": "Sequential", "config": config}, "", layers=meanings)
+    rng = np.random.default_rng(0)
+    spec = recurrent_spec({})
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in spec.weight_shapes().items()}
+    network.layers["odd"].own = list(arrays.values())
+    lowered = lower_network(network, Version(3, 0))
+    x = rng.standard_normal((2, 5, 4)).astype(np.float32)
+    expected = rnncore.Model(spec, arrays)(x)
+    np.testing.assert_array_equal(rnncore.Model(lowered.spec, lowered.arrays)(x), expected)
+
+
+def test_layers_are_for_files_of_keras(tmp_path):
+    np.savez(tmp_path / "weights.npz", x=np.ones(3, np.float32))
+    with pytest.raises(SpecError, match="expected no layers: they are for Keras's files"):
+        rnncore.load(tmp_path / "weights.npz", layers={"SqueezeLayer": lambda config: ("Squeeze", {})})

@@ -202,7 +202,8 @@ def _check_live(keras, layer: Any) -> None:
             continue
         if inner is not getattr(keras.layers, inner.__name__, None):
             raise UnsupportedError(
-                f"{where}: holds a {inner.__name__} of {inner.__module__}, which is not accepted, expected Keras's own layers"
+                f"{where}: holds a {inner.__name__} of {inner.__module__}, which is not accepted, "
+                "expected Keras's own layers"
             )
         if getattr(part, "lora_enabled", False) or getattr(part, "quantization_mode", None):
             raise UnsupportedError(f"{where}: has LoRA or quantised weights, expected plain ones")

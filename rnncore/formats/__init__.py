@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from rnncore.errors import UnsupportedError
+from rnncore.errors import SpecError, UnsupportedError
 from rnncore.formats import safetensors_file, sharded
 from rnncore.formats._cursor import Cursor, InMemory, low_level_errors, open_cursor
 from rnncore.formats._foreign import (
@@ -97,15 +97,19 @@ FORMATS = (
 
 GRAPH_FORMATS = (
     GraphFormat("ONNX", "onnx_model", by_head=is_onnx, sized=True),
-    GraphFormat("Keras zip", "keras_file", by_members=is_keras_zip),
-    GraphFormat("Keras HDF5", "keras_file", by_head=is_hdf5),
+    GraphFormat("Keras zip", "keras_file", by_members=is_keras_zip, layered=True),
+    GraphFormat("Keras HDF5", "keras_file", by_head=is_hdf5, layered=True),
 )
 
 
-def read_file(path: str | os.PathLike | InMemory, sizes: Mapping[str, int] | None = None) -> Checkpoint | NativeFile:
+def read_file(
+    path: str | os.PathLike | InMemory,
+    sizes: Mapping[str, int] | None = None,
+    layers: Mapping[str, Callable[[dict], object]] | None = None,
+) -> Checkpoint | NativeFile:
     """What a file holds, of whichever format its content is: tensors, or for a graph file Spec and Weights.
 
-    sizes: name of a size of the graph's inputs -> its value.
+    sizes: name of a size of the graph's inputs -> its value. layers: as for rnncore.load.
 
     The arrays are read-only and in memory: the file is closed afterwards and may be changed. Raises FormatError for a
     damaged or malicious file and for what is no regular file, UnsupportedError for a format, dtype or op that is not
@@ -113,7 +117,11 @@ def read_file(path: str | os.PathLike | InMemory, sizes: Mapping[str, int] | Non
     """
     with open_cursor(path) as cursor, low_level_errors(cursor.place):
         entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
-        return entry.read(*opened, sizes=sizes) if isinstance(entry, GraphFormat) else entry.read(*opened)
+        if layers and not (isinstance(entry, GraphFormat) and entry.layered):
+            raise SpecError(f"{cursor.place}: {entry.name}, expected no layers: they are for Keras's files")
+        if isinstance(entry, GraphFormat):
+            return entry.read(*opened, sizes=sizes, layers=layers)
+        return entry.read(*opened)
 
 
 def read_checkpoint(path: str | os.PathLike | InMemory) -> Checkpoint:

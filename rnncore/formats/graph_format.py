@@ -57,7 +57,8 @@ class GraphFormat:
 
     module  of rnncore.formats, imported when such a file is first met, since most need an extra. It has
 
-            read(cursor[, archive][, sizes=]) -> NativeFile, sizes where the format is ``sized``
+            read(cursor[, archive][, sizes=][, layers=]) -> NativeFile, sizes where the format is ``sized``, layers
+                                                            where it is ``layered``
             listing(cursor[, archive]) -> Listing, also of a file that read refuses with UnsupportedError
     """
 
@@ -66,12 +67,15 @@ class GraphFormat:
     by_head: Callable[[bytes], bool] | None = None
     by_members: Callable[[Iterable[str]], bool] | None = None
     sized: bool = False
+    layered: bool = False
 
-    def read(self, *opened: Any, sizes: Mapping[str, int] | None = None) -> NativeFile:
-        """sizes: for sizes of inputs that have a name, which the graph may depend on."""
+    def read(
+        self, *opened: Any, sizes: Mapping[str, int] | None = None, layers: Mapping[str, Any] | None = None
+    ) -> NativeFile:
+        """sizes: for sizes of inputs that have a name, which the graph may depend on. layers: as for rnncore.load."""
         if self.sized:
             return self._module().read(*opened, sizes=sizes)
-        found = self._module().read(*opened)
+        found = self._module().read(*opened, **({"layers": layers} if layers else {}))
         return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
 
     def listing(self, *opened: Any) -> Listing:

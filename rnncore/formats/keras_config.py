@@ -13,19 +13,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnncore.errors import FormatError, UnsupportedError
+from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats._cursor import Budget, low_level_errors, shown
+from rnncore.ops import OPS
+from rnncore.spec import Node, Spec
 from rnncore.strict_json import read_json
 
 __all__ = [
     "Call",
     "Layer",
+    "Layers",
     "Network",
     "Ref",
     "Version",
@@ -37,10 +42,14 @@ __all__ = [
     "tensors",
 ]
 
+Layers = Mapping[str, Callable[[dict[str, Any]], Any]]
+"""Class names of layers that Keras does not have -> what a config of the class means: see rnncore.load."""
+
 MAX_LAYERS = 10_000
 MAX_CALLS = 50_000
 MAX_JSON = 64 << 20
 MAX_NESTING = 16
+GRAPHS = "expected Sequential or a functional model (a subclassed one is code: layers= says what computes it)"
 NETWORKS = ("Sequential", "Functional", "Model")
 OWN_MODULES = re.compile(r"(tf_keras|keras|tensorflow\.(python\.)?keras)(\.[A-Za-z_0-9.]+)?")
 
@@ -88,6 +97,8 @@ class Layer:
     network   the layers and calls of a model inside it
     own       its own arrays, in the order of get_weights; filled in by what reads the weights
     frozen    trainable=False
+    meaning   a Spec, or a Node without its inputs, that the caller gave for its class
+    stored    the class under which a file keeps its arrays
     refused   why a class that is not Keras's own is not accepted
     bare      the file does not say whether it is an operation: it has no module
     """
@@ -100,6 +111,8 @@ class Layer:
     parts: dict[str, Layer] = field(default_factory=dict)
     network: Network | None = None
     own: list[np.ndarray] = field(default_factory=list)
+    meaning: Spec | Node | None = None
+    stored: str = ""
     refused: str = ""
     bare: bool = False
 
@@ -171,12 +184,13 @@ def class_of(found: Any, place: str) -> tuple[str, Mapping[str, Any], bool]:
     if ">" in name or (registered is not None and registered != name):
         label = registered if registered is not None else name
         raise UnsupportedError(
-            f"{place}: registered class {shown(str(label), 80)!r} is not accepted, expected Keras's own layers"
+            f"{place}: registered class {shown(str(label), 80)!r} is not accepted, expected Keras's own layers, "
+            "or layers= with what computes it"
         )
     if module is not None and not (isinstance(module, str) and OWN_MODULES.fullmatch(module)):
         raise UnsupportedError(
             f"{place}: class {shown(name, 60)!r} of module {shown(str(module), 60)!r} is not accepted, "
-            "expected Keras's own layers"
+            "expected Keras's own layers, or layers= with what computes it"
         )
     if name in NETWORKS and isinstance(config, list):
         config = {"layers": config}
@@ -192,12 +206,21 @@ def _is_bare_operation(found: Mapping[str, Any], config: Mapping[str, Any]) -> b
     return bool(nodes) and isinstance(nodes, list) and isinstance(nodes[0], Mapping) and "trainable" not in config
 
 
-def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None) -> Layer:
+NONE: Layers = MappingProxyType({})
+
+
+def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None, layers: Layers = NONE) -> Layer:
     """A layer with what is inside it. count: what is left of the layers that a file may have."""
     count = count or Budget(MAX_LAYERS, "layers, those inside others among them", "model")
     count.spend()
     if depth > MAX_NESTING:
         raise FormatError(f"{place[:120]}: layers nested more than {MAX_NESTING} deep")
+    made, written = _meaning(found, place, layers), found
+    if isinstance(made, Mapping):
+        found = _in_place_of(found, made)
+    elif made is not None:
+        config = found.get("config") if isinstance(found.get("config"), Mapping) else {}
+        found = {**found, "module": None, "registered_name": None, "class_name": "Layer", "config": config}
     refused = ""
     try:
         class_name, config, is_operation = class_of(found, place)
@@ -209,14 +232,63 @@ def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None
     if not isinstance(name, str) or len(name) > 500 or not name.isprintable() or not name:
         raise FormatError(f"{place}: name {shown(str(name))!r}, expected printable text")
     layer = Layer(name, class_name, config, place, is_operation, refused=refused, bare=found.get("module") is None)
+    if not refused and class_name not in NETWORKS and "input_layers" in config:
+        layer.refused = refused = f"{layer.where}: not accepted, {GRAPHS}"
+    layer.stored = class_name
+    if made is not None:
+        layer.stored = written["class_name"].rsplit(">", 1)[-1]
+    if made is not None and not isinstance(made, Mapping):
+        layer.class_name, layer.meaning, layer.is_operation = layer.stored, made, False
+        return layer
     if refused:
         return layer
     if class_name in NETWORKS:
-        layer.network = network_of(found, place, depth + 1, count)
+        layer.network = network_of(found, place, depth + 1, count, layers)
         return layer
     for attribute, part in _parts(layer):
-        layer.parts[attribute] = layer_of(part, f"{place}.config.{attribute}", depth + 1, count)
+        layer.parts[attribute] = layer_of(part, f"{place}.config.{attribute}", depth + 1, count, layers)
     return layer
+
+
+def _meaning(found: Any, place: str, layers: Layers) -> Spec | Node | Mapping[str, Any] | None:
+    """What the caller says that a layer of this class is; None for a class of which nothing is said."""
+    if not isinstance(found, Mapping):
+        return None
+    names = [name for name in (found.get("registered_name"), found.get("class_name")) if isinstance(name, str)]
+    names += [name.rsplit(">", 1)[-1] for name in names]
+    name = next((name for name in names if name in layers), None)
+    if name is None or not isinstance(found.get("class_name"), str):
+        return None
+    where, config = f"{place}: layers[{name!r}]", found.get("config")
+    try:
+        made = layers[name](dict(config) if isinstance(config, Mapping) else {"layers": config})
+    except RnncoreError:
+        raise
+    except Exception as error:
+        raise SpecError(f"{where}: {type(error).__name__}: {error}") from error
+    if isinstance(made, Spec):
+        return made
+    if (
+        isinstance(made, Mapping)
+        and isinstance(made.get("class_name"), str)
+        and isinstance(made.get("config"), Mapping)
+    ):
+        return made
+    if isinstance(made, tuple) and len(made) == 2 and made[0] in OPS:
+        return Node("layer", made[0], ("x",) * max(1, OPS[made[0]].arity[0]), made[1])
+    raise SpecError(
+        f"{where}: gives {shown(str(made), 80)}, expected (op, attributes), an object with class_name and config, "
+        "or a Spec"
+    )
+
+
+def _in_place_of(found: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that the caller gave, under the name and with the calls of the layer in the file."""
+    kept = {key: found[key] for key in ("name", "inbound_nodes", "build_config") if key in found}
+    config = found.get("config")
+    own = {"name": config["name"]} if isinstance(config, Mapping) and "name" in config else {}
+    config = {**made["config"], **own}
+    return {**kept, "class_name": made["class_name"], "config": config, "module": "keras.layers"}
 
 
 def _parts(layer: Layer) -> list[tuple[str, Any]]:
@@ -243,25 +315,27 @@ def _parts(layer: Layer) -> list[tuple[str, Any]]:
     return []
 
 
-def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = None) -> Network:
+def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = None, layers: Layers = NONE) -> Network:
     """The layers and calls of a Sequential or functional model. count: as for layer_of."""
     count = count or Budget(MAX_LAYERS, "layers, those inside others among them", "model")
     inner = f"{place}.config.layers" if place else "config.layers"
     place = place or "model"
+    made = _meaning(found, place, layers)
+    if made is not None:
+        found = _in_place_of(found, made if isinstance(made, Mapping) else {"class_name": "Layer", "config": {}})
     class_name, config, _ = class_of(found, place)
     if class_name not in NETWORKS:
-        raise UnsupportedError(
-            f"{place}: a {shown(class_name, 60)}, expected Sequential or a functional model (a subclassed one is code)"
-        )
+        raise UnsupportedError(f"{place}: a {shown(class_name, 60)}, {GRAPHS}")
     entries = config.get("layers")
     if not isinstance(entries, list) or len(entries) > MAX_LAYERS:
         raise FormatError(f"{place}: expected a list of at most {MAX_LAYERS} layers")
-    layers: dict[str, Layer] = {}
+    made_layers: dict[str, Layer] = {}
     for number, entry in enumerate(entries):
-        layer = layer_of(entry, f"{inner}[{number}]", depth, count)
-        if layer.name in layers:
+        layer = layer_of(entry, f"{inner}[{number}]", depth, count, layers)
+        if layer.name in made_layers:
             raise FormatError(f"{layer.place}: two layers are named {shown(layer.name)!r}")
-        layers[layer.name] = layer
+        made_layers[layer.name] = layer
+    layers = made_layers
     name = config.get("name") if isinstance(config.get("name"), str) else class_name.lower()
     if class_name == "Sequential":
         return _sequential(name, layers, config, found)
@@ -272,7 +346,10 @@ def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = No
     inputs = list(tensors(structure))
     keys = tuple(sorted(structure)) if isinstance(structure, Mapping) else tuple(ref.layer for ref in inputs)
     outputs = list(tensors(_history(config.get("output_layers"), f"{place}: output_layers")))
-    calls = _renumbered(calls, outputs, layers)
+    if any(isinstance(node, Mapping) for entry in entries for node in entry.get("inbound_nodes") or ()):
+        outputs = _outputs_renumbered(calls, outputs, layers)
+    else:
+        calls = _renumbered(calls, outputs, layers)
     if len(calls) > MAX_CALLS:
         raise FormatError(f"{place}: {len(calls)} calls, expected at most {MAX_CALLS}")
     if not inputs or not outputs:
@@ -447,6 +524,22 @@ def _old_tensors(found: Any, place: str, layers: Mapping[str, Layer]) -> Any:
         if len(found) == 3 and isinstance(found[0], str) and found[0] in layers and type(found[1]) is int:
             return _ref(found, place)
         return [_old_tensors(item, place, layers) for item in found]
+    return found
+
+
+def _outputs_renumbered(calls: list[Call], outputs: list[Ref], layers: Mapping[str, Layer]) -> list[Ref]:
+    """Outputs under the numbers of calls: Keras 3 counts a functional model's own call first there, and there alone."""
+    count = Counter(call.layer for call in calls)
+    found = []
+    for ref in outputs:
+        layer = layers.get(ref.layer)
+        functional = layer is not None and layer.network is not None and not layer.network.sequential
+        last = count[ref.layer] - 1
+        if functional and ref.node == 0 and last > 0:
+            raise FormatError(f"{layer.place}: output of call 0 of {last + 1}, expected 1 to {last + 1}")
+        if functional or (layer is not None and layer.refused and ref.node > last):
+            ref = ref._replace(node=max(ref.node - 1, 0))
+        found.append(ref)
     return found
 
 

@@ -21,7 +21,18 @@ from rnncore.formats._foreign import is_hdf5
 from rnncore.formats._zip import Archive
 from rnncore.formats.graph_format import ListedNode, Listing
 from rnncore.formats.hdf5_file import Group, open_hdf5
-from rnncore.formats.keras_config import Call, Layer, Network, Ref, Version, network_of, parse_json, tensors
+from rnncore.formats.keras_config import (
+    NONE,
+    Call,
+    Layer,
+    Layers,
+    Network,
+    Ref,
+    Version,
+    network_of,
+    parse_json,
+    tensors,
+)
 from rnncore.formats.keras_layers import LAYERS, lower_network, settle_classes
 from rnncore.formats.keras_operations import OPERATIONS
 from rnncore.formats.keras_variables import bind_groups, bind_store
@@ -33,7 +44,7 @@ __all__ = ["listing", "read", "read_weights"]
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
-def read(cursor: Cursor, archive: Archive | None = None) -> NativeFile:
+def read(cursor: Cursor, archive: Archive | None = None, *, layers: Layers = NONE) -> NativeFile:
     """The network and weights of a file with both. FormatError, UnsupportedError, WeightError, with the file's name."""
     with _named(cursor.place):
         config, version, group = _opened(cursor, archive)
@@ -42,10 +53,12 @@ def read(cursor: Cursor, archive: Archive | None = None) -> NativeFile:
                 f"{cursor.place}: weights without a network, expected architecture=... with what model.to_json() gives"
                 " (rnncore convert --architecture FILE.json)"
             )
-        return _network_file(network_of(config, ""), version, group)
+        return _network_file(network_of(config, "", layers=layers), version, group)
 
 
-def read_weights(path: str | os.PathLike, architecture: Mapping[str, Any] | str | os.PathLike) -> NativeFile:
+def read_weights(
+    path: str | os.PathLike, architecture: Mapping[str, Any] | str | os.PathLike, layers: Layers = NONE
+) -> NativeFile:
     """A file of weights with a network from elsewhere.
 
     architecture  what model.to_json() gives: the object, the text, or the name of a file of it; its keras_version is
@@ -62,7 +75,7 @@ def read_weights(path: str | os.PathLike, architecture: Mapping[str, Any] | str 
             found = Version.of(says) if isinstance(says, str) else found
         if found.major < 2 and says is None and "layer_names" not in group.attributes:
             found = Version(3, 0)  # only Keras 3 and late tf.keras write trees of attributes
-        return _network_file(network_of(given, "architecture"), found, group)
+        return _network_file(network_of(given, "architecture", layers=layers), found, group)
 
 
 def _architecture(given: Mapping[str, Any] | str | os.PathLike) -> Mapping[str, Any]:

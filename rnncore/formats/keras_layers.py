@@ -15,13 +15,14 @@ Source: Keras 3.15 src/layers; tf-keras 2.21 src/layers; Keras 1.2.2 layers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rnncore.errors import FormatError, UnsupportedError
+from rnncore.errors import FormatError, SpecError, UnsupportedError
 from rnncore.formats import keras_convolution, keras_dense, keras_merging, keras_normalization, keras_shapes
 from rnncore.formats._cursor import shown
 from rnncore.formats.keras_config import Call, Layer, Network, Ref, Version, layer_of, leaves, tensors
@@ -29,9 +30,20 @@ from rnncore.formats.keras_graph import Graph, NeedsSize
 from rnncore.formats.keras_merging import MERGE_OPS
 from rnncore.formats.keras_operations import OPERATIONS
 from rnncore.formats.keras_recurrent import RECURRENT, bidirectional, recurrent
-from rnncore.formats.keras_use import LAYERS, Kind, Tensor, Use, activation, check_options, check_policy, layer
+from rnncore.formats.keras_use import (
+    LAYERS,
+    Kind,
+    Tensor,
+    Use,
+    activation,
+    check_options,
+    check_policy,
+    check_shape,
+    layer,
+)
 from rnncore.formats.keras_variables import CELLS, bind_arrays
-from rnncore.spec import Input, Spec
+from rnncore.passes.graph import with_reads, without
+from rnncore.spec import Input, Node, Spec
 from rnncore.weights import memory_of
 
 __all__ = ["ACCEPTED", "KerasLayer", "Lowered", "activation", "lower", "lower_network", "settle_classes"]
@@ -252,6 +264,8 @@ def run_layer(use: Use) -> list[Tensor]:
         raise UnsupportedError(f"{use.where}: called without a tensor")
     if one.network is not None:
         return _nested(use)
+    if one.meaning is not None:
+        return _given(use, one.meaning)
     kind = LAYERS[one.class_name]
     _check_arguments(use, kind)
     if kind.options is not None:
@@ -334,6 +348,8 @@ CELL_CLASSES = (*(f"{kind}Cell" for kind in CELLS), "StackedRNNCells")
 
 
 def _check_class(one: Layer) -> None:
+    if one.meaning is not None:
+        return
     if one.refused:
         raise UnsupportedError(one.refused)
     table = OPERATIONS if one.is_operation else LAYERS
@@ -400,6 +416,46 @@ def _as_declared(use: Use, ref: Ref, entry: Tensor) -> Tensor:
     return Tensor(name, entry.mask)
 
 
+def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
+    """A layer of a class that the caller knows: a node, or a Spec's nodes under NAME/NODE, on the layer's inputs.
+
+    Its arrays are the weights in their order. Its results have no mask, as those of a layer that does not know masks.
+    """
+    graph = use.graph
+    for key, value in use.kwargs.items():
+        if value is not None and key not in ("mask", "training"):
+            raise UnsupportedError(f"{use.where}: argument {shown(key, 60)}={shown(str(value), 60)}, expected none")
+    arrays = dict(zip(meaning.weight_shapes(), use.layer.own, strict=True))
+    for name, shape in meaning.weight_shapes().items():
+        check_shape(arrays[name], shape, name, use.where)
+    if isinstance(meaning, Node):
+        node = graph.node(use.name, meaning.op, [one.name for one in use.inputs], **meaning.attributes)
+        graph.weights(node, {name.removeprefix(f"{meaning.name}."): array for name, array in arrays.items()})
+        return [Tensor(name) for name in graph.nodes[-1].names]
+    entries = [entry for entry in meaning.inputs if not entry.optional]
+    if len(entries) != len(use.inputs):
+        raise SpecError(f"{use.where}: called with {len(use.inputs)} tensors, expected the {len(entries)} of its Spec")
+    prefix = f"{graph.fresh(use.name)}/"
+    renamed = {name: f"{prefix}{name}" for name in meaning.values}
+    for entry, one in zip(entries, use.inputs, strict=True):
+        renamed[entry.name] = graph.cast(f"{prefix}{entry.name}", one.name, entry.dtype)
+        shape = graph.shape(one.name)
+        fits = len(shape) == len(entry.shape) and all(
+            a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(shape, entry.shape, strict=True)
+        )
+        if not fits:
+            raise SpecError(f"{use.where}: input {graph.values[one.name]}, expected {entry.value} of its Spec")
+    absent = {entry.name for entry in meaning.inputs if entry.optional}
+    for node in meaning.nodes:
+        made = with_reads(without(node, absent), renamed)
+        graph.add(dataclasses.replace(made, name=f"{prefix}{node.name}"))
+        graph.weights(
+            f"{prefix}{node.name}",
+            {name.removeprefix(f"{node.name}."): arrays[name] for name in node.weight_shapes()},
+        )
+    return [Tensor(renamed[name]) for name in meaning.outputs]
+
+
 def _check_dtypes(arrays: Mapping[str, np.ndarray]) -> None:
     found = sorted({str(array.dtype) for array in arrays.values() if array.dtype.kind == "f"})
     if len(found) > 1:
@@ -440,7 +496,7 @@ def time_distributed(use: Use) -> str | list[Tensor]:
     inner = use.layer.parts["layer"]
     check_policy(use, inner.config)
     _check_class(inner)
-    if inner.class_name in EVERYWHERE:
+    if inner.class_name in EVERYWHERE and inner.meaning is None:
         part = Layer(use.layer.name, inner.class_name, inner.config, inner.place, own=inner.own)
         return run_layer(Use(use.graph, part, use.version, use.name, [Tensor(use.x)], (Tensor(use.x),)))[0].name
     graph, x = use.graph, use.floats

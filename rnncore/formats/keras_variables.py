@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnncore.errors import FormatError, WeightError
+from rnncore.errors import FormatError, UnsupportedError, WeightError
 from rnncore.formats._cursor import shown
 from rnncore.formats.hdf5_file import Dataset, Group
 from rnncore.formats.keras_config import Layer, Network, Version
@@ -131,6 +131,8 @@ OWNED: dict[str, Callable[[Mapping[str, Any], Version], list[Variable]]] = {
 
 def variables(layer: Layer, version: Version) -> list[Variable]:
     """The layer's own arrays, without those of layers inside it, in the order of get_weights."""
+    if layer.meaning is not None:
+        return [Variable("", name) for name in layer.meaning.weight_shapes()]
     found = OWNED.get(layer.class_name)
     return found(layer.config, version) if found is not None and not layer.is_operation else []
 
@@ -149,6 +151,12 @@ def bind_legacy_arrays(layer: Layer, arrays: Sequence[np.ndarray], version: Vers
 
 
 def _hand_out(layer, arrays, version, names, first) -> None:
+    for part in layer.tree():
+        if part is not layer and part.meaning is not None and variables(part, version):
+            raise UnsupportedError(
+                f"{part.where}: its arrays are among those of {layer.where}, in an order that is not known: "
+                "expected a .keras file"
+            )
     slots = [(part, variable) for part in layer.tree() for variable in variables(part, version)]
     order = [slot for slot in slots if first(slot[1], slot[0].frozen)]
     order += [slot for slot in slots if not first(slot[1], slot[0].frozen)]
@@ -237,7 +245,7 @@ def bind_store(network: Network, group: Group, version: Version) -> None:
     below = group.group(lists[0])
     counted: dict[str, int] = {}
     for layer in own:
-        kind = snake_case(layer.class_name)
+        kind = snake_case(layer.stored or layer.class_name)
         number = counted.get(kind, 0)
         counted[kind] = number + 1
         _bind_stored(layer, below, f"{kind}_{number}" if number else kind, version)
@@ -252,6 +260,9 @@ def _bind_stored(layer: Layer, parent: Group, name: str, version: Version) -> No
         raise WeightError(f"{layer.where}: no group {name!r} in {parent.place}, expected its arrays there")
     group = parent.group(name)
     _check_stored_name(layer, group)
+    if layer.meaning is not None and set(group.names) - {"vars"}:
+        inside = ", ".join(sorted(set(group.names) - {"vars"}))
+        raise UnsupportedError(f"{layer.where}: holds {shown(inside, 80)} beside its arrays, expected its arrays alone")
     layer.own = _stored(layer, group, version)
     if layer.network is not None:
         bind_store(layer.network, group, version)
@@ -261,7 +272,7 @@ def _bind_stored(layer: Layer, parent: Group, name: str, version: Version) -> No
         if not number:
             _bind_stored(part, group, holder, version)
             continue
-        kind = snake_case(part.class_name)
+        kind = snake_case(part.stored or part.class_name)
         index = counted.get(kind, 0)
         counted[kind] = index + 1
         _bind_stored(part, group.group(holder), f"{kind}_{index}" if index else kind, version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rnncore.passes.graph import Any_Node, Graph, with_reads
+from rnncore.passes.graph import Any_Node, Graph, with_reads, without
 from rnncore.spec import BRANCHES, Control, Node
 
 __all__ = ["take_branches"]
@@ -34,19 +34,13 @@ def _fits(inner: list[Any_Node], node: Control, taken: set[str]) -> bool:
     return not (names & taken).difference(node.names) and max(map(len, names)) <= MAX_NAME
 
 
-def _without(node: Any_Node, absent: set[str]) -> Any_Node:
-    """The node without the optional inputs that are not there."""
-    fields = [field for field in ("lengths", "mask", "memory_mask") if getattr(node, field, None) in absent]
-    return dataclasses.replace(node, **dict.fromkeys(fields)) if fields else node
-
-
 def _inlined(node: Control, place: int) -> list[Any_Node]:
     """The branch's nodes, whose weights then have the names that they have now."""
     branch, prefix = node.branches[place], f"{node.name}.{BRANCHES['If'][place]}."
     captured = dict(zip(node.captures, node.inputs[1:], strict=True))
     absent = {entry.name for entry in branch.inputs if entry.name not in captured}  # optional: lengths and masks
     renamed = {name: captured.get(name, prefix + name) for name in branch.values}
-    nodes = [with_reads(_without(made, absent), renamed) for made in branch.nodes]
+    nodes = [with_reads(without(made, absent), renamed) for made in branch.nodes]
     inner = [dataclasses.replace(made, name=prefix + made.name) for made in nodes]
     ends = zip(node.names, branch.outputs, strict=True)
     return [*inner, *(Node(name, "Identity", (renamed[output],)) for name, output in ends)]

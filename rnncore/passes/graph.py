@@ -12,7 +12,7 @@ import numpy as np
 from rnncore.ops import Value
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 
-__all__ = ["Graph", "value_names", "with_reads"]
+__all__ = ["Graph", "value_names", "with_reads", "without"]
 
 Any_Node = Node | Recurrent | AttentionDecoder | Control
 
@@ -96,6 +96,12 @@ def with_reads(node: Any_Node, renamed: Mapping[str, str]) -> Any_Node:
             fields[field] = renamed[found]
     fields["initial"] = tuple(renamed.get(name, name) for name in node.initial)
     return dataclasses.replace(node, **fields)
+
+
+def without(node: Any_Node, absent: set[str]) -> Any_Node:
+    """The node without the optional inputs that are not there."""
+    fields = [field for field in ("lengths", "mask", "memory_mask") if getattr(node, field, None) in absent]
+    return dataclasses.replace(node, **dict.fromkeys(fields)) if fields else node
 
 
 def value_names(node: Any_Node) -> list[str]:
