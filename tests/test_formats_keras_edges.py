@@ -130,6 +130,28 @@ def test_recurrent_layers_called_by_name_and_by_place(kind, seed, tmp_path):
     agrees(keras.Model(inputs, found), rng, tmp_path)
 
 
+@pytest.mark.parametrize("sequences", [False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional"])
+def test_rows_without_a_valid_step_under_an_initial_state(kind, backwards, sequences, tmp_path):
+    """Their output is zeros, their state is the initial one."""
+    options = {"return_sequences": sequences, "return_state": True}
+    layer = {
+        "RNN": lambda: layers.RNN([layers.GRUCell(3), layers.LSTMCell(3)], go_backwards=backwards, **options),
+        "Bidirectional": lambda: layers.Bidirectional(
+            layers.GRU(3, **options), merge_mode="sum" if backwards else "concat"
+        ),
+    }.get(kind, lambda: getattr(layers, kind)(3, go_backwards=backwards, **options))()
+    x, mask = keras.Input((5, 4)), keras.Input((5,), dtype="bool")
+    states = [keras.Input((3,)) for _ in range({"RNN": 3, "LSTM": 2, "Bidirectional": 2}.get(kind, 1))]
+    initial = [states[0], states[1:]] if kind == "RNN" else states
+    rng = np.random.default_rng(2)
+    model = keras.Model([x, mask, *states], keras.tree.flatten(layer(x, initial_state=initial, mask=mask)))
+    inputs = [batch(rng, tensor) for tensor in model.inputs]
+    inputs[1][0] = False
+    agrees(model, rng, tmp_path, inputs)
+
+
 @pytest.mark.parametrize("seed", seeds(4))
 def test_multi_head_attention_called_by_name_and_by_place(seed, tmp_path):
     rng = np.random.default_rng(seed)
@@ -675,3 +697,42 @@ def test_layers_are_for_files_of_keras(tmp_path):
     np.savez(tmp_path / "weights.npz", x=np.ones(3, np.float32))
     with pytest.raises(SpecError, match="expected no layers: they are for Keras's files"):
         rnncore.load(tmp_path / "weights.npz", layers={"SqueezeLayer": lambda config: ("Squeeze", {})})
+
+
+def test_arrays_of_another_shape_than_the_spec_has_are_refused(tmp_path):
+    x = keras.Input((5, 4))
+    keras.Model(x, Gate(name="gate")([x, x])).save(tmp_path / "model.keras")
+
+    def smaller(config):
+        spec = gate(config)
+        moment = Node("moment", "Constant", (), {"dtype": "float", "shape": (1,)})
+        return Spec(spec.inputs, [moment if node.name == "moment" else node for node in spec.nodes], spec.outputs)
+
+    with pytest.raises(WeightError, match=r"layer 'gate' \(Gate\): moment.value: shape \(4,\), expected \(1,\)"):
+        rnncore.load(tmp_path / "model.keras", layers={"Gate": smaller})
+
+
+@pytest.mark.parametrize("order", [("x1", "x2"), ("x2", "x1")])
+def test_operands_by_name_in_any_order(order):
+    """Of an operation in a config: x1 - x2, whichever stands first."""
+    kwargs = {name: tensor({"x1": "a", "x2": "b"}[name]) for name in order}
+    entry = {"batch_shape": [None, 4]}
+    config = {
+        "layers": [
+            {"class_name": "InputLayer", "name": "a", "config": {**entry, "name": "a"}},
+            {"class_name": "InputLayer", "name": "b", "config": {**entry, "name": "b"}},
+            {
+                "class_name": "Subtract",
+                "module": "keras.src.ops.numpy",
+                "name": "minus",
+                "config": {"name": "minus"},
+                "inbound_nodes": [{"args": [], "kwargs": kwargs}],
+            },
+        ],
+        "input_layers": [["a", 0, 0], ["b", 0, 0]],
+        "output_layers": [["minus", 0, 0]],
+    }
+    lowered = lower_network(network_of({"class_name": "Functional", "config": config}, ""), Version(3, 0))
+    a, b = np.float32([[1, 2, 3, 4]]), np.float32([[4, 4, 4, 4]])
+    found = rnncore.Model(lowered.spec, lowered.arrays).run({"a": a, "b": b})
+    np.testing.assert_array_equal(found["minus"], a - b)

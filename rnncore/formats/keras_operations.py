@@ -17,6 +17,7 @@ from rnncore.formats.keras_use import Tensor, Use, activation, apply_function, c
 
 __all__ = ["OPERATIONS"]
 
+OPERANDS = ("condition", "x", "xs", "x1", "x2", "key")
 FARTHEST = (1 << 63) - 1
 OPERATIONS: dict[str, Callable[[Use], list[Tensor]]] = {}
 
@@ -36,8 +37,12 @@ def operation(*names: str, options: str = ""):
 
 
 def _operands(use: Use, count: int) -> list[Any]:
-    """The arguments, by place and then by name."""
-    found = [*use.args, *(value for key, value in use.kwargs.items() if key not in use.config)]
+    """The arguments, by place and then by name, in the order in which Keras's operations take them."""
+    named = [key for key in use.kwargs if key not in use.config]
+    if len(named) > 1 and not set(named) <= set(OPERANDS):
+        raise UnsupportedError(f"{use.where}: arguments {shown(', '.join(named), 80)}, expected {', '.join(OPERANDS)}")
+    named.sort(key=OPERANDS.index if len(named) > 1 else None)
+    found = [*use.args, *(use.kwargs[key] for key in named)]
     if len(found) != count:
         raise UnsupportedError(f"{use.where}: {len(found)} arguments, expected {count}")
     return found

@@ -19,7 +19,7 @@ import numpy as np
 from rnncore.cells import GRU, LSTM, RNN, Activation, Cell
 from rnncore.errors import FormatError, UnsupportedError, WeightError
 from rnncore.formats.gates import halve_bias, split_cudnn_kernel, split_gru_bias, swap_rz, transpose_gates
-from rnncore.formats.keras_config import Layer
+from rnncore.formats.keras_config import Layer, leaves
 from rnncore.formats.keras_use import Tensor, Use, activation, check_options, check_policy, check_shape, flag, option
 from rnncore.formats.keras_variables import CELLS, CUDNN, SEPARATE_GATES
 from rnncore.spec import Recurrent
@@ -81,6 +81,7 @@ def bidirectional(use: Use) -> list[Tensor]:
         and type(forward.cells[0]) is type(backward.cells[0])
         and forward.cells[0].hidden_size == backward.cells[0].hidden_size
         and (merge is not None or forward.sequences)
+        and (forward.sequences or x.mask is None or not initial)  # see _chain
     )
     together = _one_node if alike else _two_chains
     outputs, states = together(use, forward, backward, x, initial, MERGES[merge], zero)
@@ -234,8 +235,7 @@ def _gru_arrays(found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 def _inputs(use: Use, states: int) -> tuple[Tensor, list[str]]:
     """The sequence with the mask it is read under, and the initial states: given as initial_state or after it."""
     given = list(use.inputs)
-    initial = use.keyword("initial_state", [])
-    initial = initial if isinstance(initial, list) else [initial]
+    initial = list(leaves(use.keyword("initial_state", [])))  # stacked cells have a list for each
     if use.keyword("constants", None):
         raise UnsupportedError(f"{use.where}: constants, expected none")
     if len(given) > 1 and initial:
@@ -260,8 +260,9 @@ def _chain(
     for level, (cell, arrays) in enumerate(zip(half.cells, half.arrays, strict=True)):
         top = level == len(half.cells) - 1
         own = name if len(half.cells) == 1 else f"{name}.{level}"
-        # Keras takes the output at the last step processed, which is 0 if that step is masked.
-        last_step = top and zero and not half.sequences and mask is not None
+        # Keras takes the output at the last step processed, which is 0 if that step is masked, or repeats zeros if
+        # all of them are: it is not the initial state.
+        last_step = top and (zero or bool(initial)) and not half.sequences and mask is not None
         options: dict[str, Any] = {}
         if half.backwards and top and (last_step or (half.sequences and order == "processing")):
             options["output_order"] = "processing"
