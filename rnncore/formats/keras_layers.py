@@ -375,6 +375,11 @@ def _nested(use: Use) -> list[Tensor]:
         raise UnsupportedError(f"{use.where}: called with other things than tensors, expected {len(entries)} tensors")
     if any(not (mask is None or isinstance(mask, Tensor)) for mask in masks):
         raise UnsupportedError(f"{use.where}: mask={shown(str(given), 60)}, expected a tensor for each input")
+    masked = any(mask is not None for mask in masks) or any(entry.mask is not None for entry in entries)
+    if masked and isinstance(use.args[0], Mapping) and list(network.keys) != sorted(network.keys):
+        # Keras sorts the masks by name and takes the inputs in the order of the list: one gets the mask of another.
+        expected = shown(", ".join(network.keys), 120)
+        raise UnsupportedError(f"{use.where}: called by name under a mask, expected a list ({expected})")
     entries = [
         _as_declared(use, ref, Tensor(entry.name, entry.mask if mask is None else mask.name))
         for ref, entry, mask in zip(network.inputs, entries, masks, strict=True)
