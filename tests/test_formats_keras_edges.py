@@ -240,6 +240,21 @@ def test_nested_models_of_several_inputs(seed, tmp_path):
     agrees(model, rng, tmp_path)
 
 
+@pytest.mark.parametrize("names", [("abc", "zed"), ("zed", "abc")])
+def test_inputs_by_name_under_a_mask(names, tmp_path):
+    """Keras sorts the masks by name, and takes the inputs of a list in its order: refused where the two differ."""
+    tensors = [keras.Input((None, 4), name=name) for name in names]
+    inner = keras.Model(tensors, layers.Concatenate()([layers.GRU(3)(x) for x in tensors]), name="inner")
+    ids, x = keras.Input((None,), dtype="int32"), keras.Input((None, 4))
+    y = inner(dict(zip(names, (layers.Embedding(6, 4, mask_zero=True)(ids), x), strict=True)))
+    model = keras.Model([ids, x], y)
+    if list(names) != sorted(names):
+        with pytest.raises(UnsupportedError, match=r"layer 'inner' .*called by name under a mask, expected a list"):
+            from_keras(model)
+        return
+    agrees(model, np.random.default_rng(4), tmp_path)
+
+
 @pytest.mark.parametrize("seed", seeds(5))
 def test_calls_of_nested_models_are_told_apart(seed, tmp_path):
     """Some are outputs, some are read by other layers: Keras counts the two differently."""
