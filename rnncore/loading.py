@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from rnncore.budget import Budget
 from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats import Checkpoint, native, read_file, sharded
@@ -197,7 +199,7 @@ def save(
             source=getattr(model, "source", ""),
             notes=tuple(getattr(model, "notes", ())),
             vocabulary=getattr(model, "vocabulary", {}),
-            dtype=model.dtype.name if isinstance(model, Model) else "float32",
+            dtype=np.dtype(getattr(model, "dtype", "float32")).name,
         )
     if vocabulary is not None:
         model = dataclasses.replace(model, vocabulary=vocabulary)

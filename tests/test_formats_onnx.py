@@ -210,6 +210,10 @@ def test_a_file_of_float64_runs_as_float64(tmp_path):
         done = CliRunner().invoke(application, arguments)
         assert done.exit_code == 0, done.output
         np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y)
+    exported = rnncore.export.from_onnx(path)
+    assert {array.dtype for array in exported.test_pair.inputs.values()} == {np.dtype("float64")}
+    proven = rnncore.load(rnncore.save(tmp_path / "exported.safetensors", exported), check=True)
+    assert proven.dtype == np.float64 and (proven.run({"x": x})["y"] == y).all()
     one = rnncore.load(saved(tmp_path, product_of("float32")[0]))
     assert one.dtype == np.float32
     rnncore.save(tmp_path / "one.safetensors", one)

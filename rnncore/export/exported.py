@@ -22,6 +22,7 @@ class Exported:
     test_pair  an input with the framework's own output, in inference mode; None where there was no framework
     source     what it came from, such as "torch 2.13.0"
     notes      what was left out because it does nothing at inference, and what the caller should know
+    dtype      "float32" or "float64": what its source computes in, and a file of it is loaded for
     """
 
     spec: Spec
@@ -29,6 +30,7 @@ class Exported:
     test_pair: TestPair | None
     source: str
     notes: tuple[str, ...] = ()
+    dtype: str = "float32"
 
     def __post_init__(self):
         if self.test_pair is not None:

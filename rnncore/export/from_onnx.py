@@ -35,10 +35,10 @@ def from_onnx(path: str | os.PathLike, example: Mapping[str, np.ndarray] | None 
     found = read_file(path)
     if not isinstance(found, NativeFile):
         raise UnsupportedError(f"{path}: tensors without a network, expected an ONNX file")
-    inputs = _drawn(found.spec, seed) if example is None else _given(found.spec, example)
+    inputs = _drawn(found.spec, seed, np.dtype(found.dtype)) if example is None else _given(found.spec, example)
     outputs, source = _computed(Path(path), found.spec, inputs)
     pair = TestPair(inputs, {name: outputs[name] for name in found.spec.outputs})
-    return Exported(found.spec, found.weights, pair, source, found.notes)
+    return Exported(found.spec, found.weights, pair, source, found.notes, found.dtype)
 
 
 def _given(spec: Spec, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -49,13 +49,13 @@ def _given(spec: Spec, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {name: np.asarray(example[name]) for name in names}
 
 
-def _drawn(spec: Spec, seed: int) -> dict[str, np.ndarray]:
+def _drawn(spec: Spec, seed: int, floating: np.dtype) -> dict[str, np.ndarray]:
     """Normal floats, ids of 0 and 1, lengths that fit, and nothing masked."""
     rng, sizes = np.random.default_rng(seed), dict(STEPS)
 
     def array(entry: Input) -> np.ndarray:
         shape = [sizes.setdefault(size, 2 + len(sizes) % 5) if isinstance(size, str) else size for size in entry.shape]
-        dtype = numpy_dtype(entry.dtype)
+        dtype = numpy_dtype(entry.dtype, floating)
         if dtype.kind == "f":
             return rng.standard_normal(shape).astype(dtype)
         return np.ones(shape, dtype) if dtype.kind == "b" else rng.integers(0, 2, shape).astype(dtype)
