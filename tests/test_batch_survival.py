@@ -15,6 +15,7 @@ import time
 import batch_kills
 import numpy as np
 import pytest
+from agreement import assert_unchanged
 from batch_kills import TARGETS, clear, digest, prepare, sequences, trial, undisturbed, words
 from click.testing import CliRunner
 
@@ -146,7 +147,7 @@ def test_every_row_once_in_order_and_bad_ones_listed(place):
     assert [entry["id"] for entry in found] == [f"s{i}" for i in good]
     for i, entry in zip(good, found, strict=True):
         expected = model(np.array([rows[i]], np.int64))[0]
-        assert np.array_equal(np.array(entry["fc"], np.float32).reshape(-1, 3), expected)
+        assert_unchanged({"fc": np.array(entry["fc"], np.float32).reshape(-1, 3)}, {"fc": expected}, "float32")
     errors = [json.loads(line) for line in (place / "folder" / "_errors.jsonl").read_text().splitlines()]
     assert [(entry["row"], entry["place"]) for entry in errors] == [(i, i) for i in BAD]
     assert all("30" in entry["reason"] and "0 to 29" in entry["reason"] for entry in errors)

@@ -3,6 +3,7 @@ whatever the batch and the threads; what streaming asks of them; what is refused
 
 import signal
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +16,8 @@ from random_networks import seeds
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _convolution, _native
 from rnncore.model import Model
-from rnncore.ops import OPS
+from rnncore.ops import OPS, convolution
+from rnncore.ops.windows import Window
 from rnncore.spec import Input, Node, Spec
 
 
@@ -388,6 +390,30 @@ def test_refused_windows(op, attributes, message):
 
 
 # --- long calls, many callers -------------------------------------------------------------------------------------
+
+
+def test_patches_are_made_in_parts(monkeypatch):
+    """Of a large image in float64 all patches together would be gigabytes; the parts give the same numbers."""
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        axes, group = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+        sizes = [rng.integers(1, high, axes) for high in (4, 4, 3)]
+        kernel, strides, dilations = (tuple(map(int, size)) for size in sizes)
+        pads = tuple(map(int, rng.integers(0, 2, 2 * axes)))
+        window = Window(kernel, strides, dilations, pads[:axes], pads[axes:])
+        x = rng.standard_normal((2, 2 * group, *rng.integers(7, 11, axes)))
+        weight = rng.standard_normal((3 * group, 2, *kernel))
+        monkeypatch.setattr(convolution, "PATCHES", 1 << 24)
+        whole = convolution.convolve(x, weight, None, window, group)
+        monkeypatch.setattr(convolution, "PATCHES", int(rng.integers(1, 400)))
+        np.testing.assert_allclose(convolution.convolve(x, weight, None, window, group), whole, 1e-12, 1e-12)
+    monkeypatch.undo()
+    tracemalloc.start()
+    window = Window((30, 30), (1, 1), (1, 1), (0, 0), (0, 0))
+    convolution.convolve(np.zeros((1, 1, 500, 500)), np.zeros((1, 1, 30, 30)), None, window, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 8 * convolution.PATCHES  # all together 1.6 GB
 
 
 def test_a_long_call_can_be_interrupted():

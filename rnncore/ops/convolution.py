@@ -8,6 +8,7 @@ float32 runs on packed kernels (kernels/_convolution.pyx); other dtypes on produ
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -130,6 +131,9 @@ def _check_channels(x, channels):
 
 # ---- Conv --------------------------------------------------------------------------------------------------------
 
+PATCHES = 1 << 24
+"""Numbers of the patches that are multiplied at once: lines of the first spatial axis, one at least."""
+
 
 def _conv_infer(attributes, values):
     x = values[0]
@@ -140,17 +144,21 @@ def _conv_infer(attributes, values):
 
 
 def convolve(x, weight, bias, window, group):
-    """The convolution of x (N, C, *spatial) in its own dtype, by products of patches."""
+    """The convolution of x (N, C, *spatial) in its own dtype, by products of patches, up to PATCHES numbers at once."""
     _check_channels(x, weight.shape[1] * group)
     padded, outputs = window.padded(x, 0)
     terms = math.prod(weight.shape[1:])
     matrices = weight.reshape(group, -1, terms)
     y = np.empty((len(x), len(weight), *outputs), x.dtype)
-    patches = np.empty((x.shape[1], math.prod(window.kernel), *outputs), x.dtype)
-    for image in range(len(x)):
-        for place, tap in enumerate(window.all_taps(outputs)):
-            patches[:, place] = padded[(image, slice(None), *tap)]
-        y[image] = blocks.matmul(matrices, patches.reshape(group, terms, -1)).reshape(y.shape[1:])
+    taps = math.prod(window.kernel)
+    lines = max(1, PATCHES // max(1, x.shape[1] * taps * math.prod(outputs[1:])))
+    for image, first in itertools.product(range(len(x)), range(0, outputs[0], lines)):
+        part = y[image, :, first : first + lines]
+        patches = np.empty((x.shape[1], taps, *part.shape[1:]), x.dtype)
+        moved = padded[image, :, first * window.strides[0] :]
+        for place, tap in enumerate(window.all_taps(part.shape[1:])):
+            patches[:, place] = moved[(slice(None), *tap)]
+        part[...] = blocks.matmul(matrices, patches.reshape(group, terms, -1)).reshape(part.shape)
     if bias is not None:
         y += bias.reshape(-1, *[1] * len(outputs))
     return y
