@@ -15,11 +15,13 @@ import pytest
 from agreement import assert_same_bits
 from onnx_ops import OneNode
 from random_networks import seeds
+from yardstick import slowness
 
 from rnncore.ops import OPS, blocks
 
 F = np.float32
 SHARE = 0.4  # of the whole call's CPU time; a part is some hundredth
+PROMPT = 0.1  # seconds of a normal machine: half of what is promised
 EVERY = 0.002  # seconds of CPU time
 
 
@@ -65,7 +67,7 @@ LONG = {
 
 
 def longest_without_a_look(call):
-    """The largest part of a call's CPU time between two runs of a handler."""
+    """The most CPU time of a call between two runs of a handler: in seconds, and as a part of it all."""
     times = []
     before = signal.signal(signal.SIGPROF, lambda *_: times.append(time.process_time()))
     try:
@@ -77,7 +79,8 @@ def longest_without_a_look(call):
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
     times = [start, *(moment for moment in times if moment < end), end]
-    return max(b - a for a, b in itertools.pairwise(times)) / (end - start)
+    longest = max(b - a for a, b in itertools.pairwise(times))
+    return longest, longest / (end - start)
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -87,8 +90,8 @@ def test_handlers_run_all_through_a_long_call(name):
     node = OneNode(op, attributes, arrays)
     dtype = "float64" if arrays[0].dtype == np.float64 else "float32"
     # The best of three: what looks at no signals has its whole work in one piece each time.
-    shares = (longest_without_a_look(lambda: node.run(dtype=dtype, num_threads=1)) for _ in range(3))
-    assert any(share < SHARE for share in shares)
+    found = (longest_without_a_look(lambda: node.run(dtype=dtype, num_threads=1)) for _ in range(3))
+    assert any(share < SHARE or seconds < PROMPT * slowness() for seconds, share in found)
 
 
 @pytest.mark.parametrize("name", ["AveragePool", "Conv", "MatMul", "Softmax"])

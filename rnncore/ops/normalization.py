@@ -12,6 +12,7 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import _normalization, runs_native
+from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, mean
 from rnncore.ops.checks import FLOATS, axes_of, need
 from rnncore.ops.schema import Axes, Axis, Choice, Flag, Real, Size
@@ -211,15 +212,21 @@ def _layer_run(attributes, weights, x, scale, offset=None):
         shape = (*x.shape[:axis], *[1] * (x.ndim - axis))
         return found[0], found[1].reshape(shape), found[2].reshape(shape)
     axes = tuple(range(axis, x.ndim))
-    average, centred, variance = _moments(_stashed(x), axes)
-    variance += centred.dtype.type(attributes["epsilon"])
-    inverse = 1 / np.sqrt(variance, out=variance)
-    centred *= inverse
-    y = centred.astype(x.dtype, copy=False)
-    y *= scale
-    if offset is not None:
-        y += offset
-    return (y, average, inverse) if attributes["statistics"] else y
+
+    def normalized(x):
+        average, centred, variance = _moments(_stashed(x), axes)
+        variance += centred.dtype.type(attributes["epsilon"])
+        inverse = 1 / np.sqrt(variance, out=variance)
+        centred *= inverse
+        y = centred.astype(x.dtype, copy=False)
+        y *= scale
+        if offset is not None:
+            y += offset
+        return y, average, inverse
+
+    alike = scale.ndim <= len(axes) and (offset is None or offset.ndim <= len(axes))  # for all rows
+    found = blocks.along(normalized, x, axes) if alike else normalized(x)
+    return found if attributes["statistics"] else found[0]
 
 
 def _rms_run(attributes, weights, x, scale):
