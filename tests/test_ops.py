@@ -2,6 +2,7 @@
 
 import itertools
 
+import every_op
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -628,6 +629,33 @@ def test_what_is_settled_changes_nothing(case, dtype):
     run = op.compiled(attributes, {}, 1, np.dtype(dtype), [value])
     found, expected = np.asarray(run(x)), np.asarray(op.run(attributes, {}, x))
     assert (found.dtype, found.shape, found.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("op", sorted(OPS))
+def test_no_op_writes_to_its_inputs(op, dtype):
+    """Packed, bound, and as it is."""
+    attributes, arrays = every_op.example(op)
+    spec, _ = every_op.spec_of(op, attributes, arrays)
+    weights = {name: array.astype(dtype) if array.dtype.kind == "f" else array
+               for name, array in every_op.weights_of(spec).items()}  # fmt: skip
+    node = spec.nodes[-1]
+    own = {name.removeprefix(f"{node.name}."): array for name, array in weights.items()}
+    for array in own.values():
+        array.flags.writeable = False
+    given = [array.astype(dtype) if array is not None and array.dtype == np.float32 else array for array in arrays]
+    given = [array if array is None else np.array(array) for array in given]
+    before = [array if array is None else array.copy() for array in given]
+    for array in given:
+        if array is not None:
+            array.flags.writeable = False
+    values = [spec.values[name] if name else None for name in node.inputs]
+    found = dict(node.attributes) | {"floating": np.dtype(dtype)}
+    with np.errstate(all="ignore"):
+        OPS[op].compiled(node.attributes, own, 1, np.dtype(dtype), values)(*given)
+        OPS[op].run(found, own, *given)
+    for array, kept in zip(given, before, strict=True):
+        assert array is None or array.tobytes() == kept.tobytes()
 
 
 def test_few_numbers_have_the_bits_of_many():

@@ -168,7 +168,7 @@ def _average_run(attributes, weights, x):
     divisors = _divisors(attributes, _window(attributes, x.ndim - 2), x.shape[2:]).astype(x.dtype)
     x, window = _met(attributes, x)
     sums = _slide(window, *window.padded(x, 0), np.add)
-    return np.divide(sums, divisors, out=sums)
+    return sums / divisors  # the sums of windows of one number may be x itself
 
 
 def _lp_run(attributes, weights, x):
