@@ -112,7 +112,7 @@ fuzz: RNNCORE_ISAS ?= avx2
 fuzz: $(VENV)/.installed-test  ## random inputs for every reader, op and request on the address sanitizer's build: make fuzz MINUTES=n
 	$(call COPY_TREE,asan-quick)
 	$(call BUILD_COPY,asan-quick,asan)
-	$(call IN_COPY,asan-quick) $(ASAN) "$(CURDIR)/$(BIN)/python" fuzz/run.py $(TARGETS) --minutes $(MINUTES)
+	$(call IN_COPY,asan-quick) $(ASAN) "$(CURDIR)/$(BIN)/python" fuzz/run.py $(TARGETS) --minutes $(MINUTES) $(if $(COUNT),--count $(COUNT))
 
 fuzz-guided: $(VENV)/.installed-fuzz  ## the same on the ordinary build, by coverage
 	$(BIN)/python fuzz/run.py $(TARGETS) --minutes $(MINUTES)
