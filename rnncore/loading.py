@@ -231,7 +231,7 @@ def convert(
         found = dataclasses.replace(found, vocabulary=vocabulary)
     report = None
     if verify:
-        report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, str(source))
+        report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, name_of(source))
         report.require()
     return native.write(target, found), found, report
 

@@ -38,14 +38,13 @@ def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
     parts = _parts(tensors)
     if not parts:
         return dict(tensors), ()
-    used = {name for found in parts.values() for name in found.values()}
+    owners = {name: weight for weight, found in parts.items() for name in found.values()}
     folded: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
-        if name not in used:
+        weight = owners.get(name)
+        if weight is None:
             folded[name] = array
-            continue
-        weight = next(key for key, found in parts.items() if name in found.values())
-        if weight not in folded:
+        elif weight not in folded:
             folded[weight] = _weight(weight, {part: np.asarray(tensors[key]) for part, key in parts[weight].items()})
     return folded, tuple(f"{name}: its normalization was computed once" for name in parts)
 
