@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+from yardstick import within
 
 import rnncore
 from rnncore import Input, Node, Recurrent, Spec
@@ -127,6 +128,15 @@ def test_other_parametrizations_are_refused_by_name(tmp_path):
 def test_parts_that_contradict_each_other(parts, says):
     with pytest.raises(WeightError, match=says):
         fold({name: np.ones(shape, np.float32) for name, shape in parts.items()})
+
+
+def test_many_parts_take_time_in_proportion():
+    """Tens of thousands of them are a small file; looking for each among all would take a minute."""
+    tensors = {
+        f"l{i}.weight_{part}": np.ones((1, 2 - (part == "g")), np.float32) for i in range(20_000) for part in "gv"
+    }
+    found, _ = within(2.0, lambda: fold(tensors))
+    assert len(found) == 20_000
 
 
 def test_what_only_looks_like_a_part_stays():
