@@ -22,12 +22,12 @@ from minimise import minimise
 ROOT = Path(__file__).parents[1]
 
 
-def watch(tmp_path, count, word="", seed=1):
+def watch(tmp_path, count, word="", seed=1, patience=60.0):
     """The tally of so many executions of planted faults, and what was saved: signature -> input."""
     (tmp_path / "found").mkdir(exist_ok=True)
     options = SimpleNamespace(count=count, seed=seed, engine="mutate")
     watcher = driver.Watcher("_planted", tmp_path, options, seconds=600)
-    watcher.patience = 1.0
+    watcher.patience = patience
     before = os.environ.get("RNNCORE_PLANTED")
     os.environ["RNNCORE_PLANTED"] = word
     try:
@@ -51,7 +51,7 @@ def test_foreign_exceptions_wrong_results_and_memory_are_found_and_made_small(tm
 @pytest.mark.parametrize("word", ["crash", "hang"])
 def test_a_worker_that_ends_or_hangs_is_replaced_and_its_input_kept(tmp_path, word, monkeypatch):
     monkeypatch.setattr(driver, "CRASH_TRIES", 2)
-    tally, found = watch(tmp_path, 400, word)
+    tally, found = watch(tmp_path, 400, word, patience=1.0)
     assert tally.executions >= 400 and tally.restarts >= 1
     signature = next(signature for signature in found if signature.startswith(word))
     assert found[signature].split(b" ")[0] == word.encode()
