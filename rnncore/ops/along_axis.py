@@ -8,6 +8,7 @@ from rnncore.errors import InputError, SpecError
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, given, has, known, whole_over_axis
 from rnncore.ops.checks import FLOATS, need, need_scalar, single
+from rnncore.ops.dimensions import CAUSAL, Dimension, Reach, carried, kept
 from rnncore.ops.schema import Axis, Choice, Flag
 
 __all__ = ["OPS"]
@@ -77,6 +78,15 @@ def _running_infer(attributes, values):
     return [Value(x.dtype, x.shape)]
 
 
+def _running_dimensions(attributes, inputs, outputs):
+    rank, axis = len(inputs[0].shape), single(attributes["axis"])
+    if axis is None:
+        return []
+    axis %= rank
+    reach = Reach(0, None) if attributes["reverse"] else CAUSAL
+    return [*carried(None if i == axis else i for i in range(rank)), Dimension({0: axis}, {0: axis}, reach)]
+
+
 def _running_time(attributes, rank, time_axis):
     axis = single(attributes["axis"])
     if axis is None:
@@ -117,20 +127,24 @@ def _running_op(name, function, neutral):
         name,
         _running_infer,
         _running(function, neutral),
+        _running_dimensions,
         time=_running_time,
         arity=(1, 2),
         schema={"axis": Axis(None, position=1), "exclusive": Flag(False), "reverse": Flag(False)},
     )
 
 
+ALONG = kept(lambda attributes, rank: (attributes["axis"] % rank,))
+
 OPS = [
-    Op("Softmax", _same_over_axis, _by_rows(_softmax), time=whole_over_axis, schema={"axis": Axis(-1)}),
-    Op("LogSoftmax", _same_over_axis, _by_rows(_log_softmax), time=whole_over_axis, schema={"axis": Axis(-1)}),
-    Op("Hardmax", _same_over_axis, _by_rows(_hardmax), time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("Softmax", _same_over_axis, _by_rows(_softmax), ALONG, time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("LogSoftmax", _same_over_axis, _by_rows(_log_softmax), ALONG, time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("Hardmax", _same_over_axis, _by_rows(_hardmax), ALONG, time=whole_over_axis, schema={"axis": Axis(-1)}),
     Op(
         "LpNormalization",
         _same_over_axis,
         _by_rows(_lp_normalization),
+        ALONG,
         time=whole_over_axis,
         schema={"axis": Axis(-1), "p": Choice(2, among=(1, 2))},
     ),

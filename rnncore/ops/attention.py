@@ -30,6 +30,7 @@ import numpy as np
 from rnncore.errors import InputError, SpecError, shown
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value
+from rnncore.ops.dimensions import CAUSAL, Dimension
 from rnncore.ops.schema import Choice, Flag, Size
 
 __all__ = ["OPS", "SCORES", "Scoring", "attend", "masked_softmax", "valid_steps"]
@@ -260,6 +261,23 @@ def _word_run(attributes, weights, x, mask=None):
     return v[:, 0], a[:, 0]
 
 
+def _batch(inputs, outputs):
+    """The rows, which every input has first; but for an attention_mask (Tq, Tk), which is one for all."""
+    rows = {place: 0 for place, value in enumerate(inputs) if value is not None}
+    if len(inputs) == 7 and inputs[6] is not None and len(inputs[6].shape) == 2:
+        del rows[6]
+    return Dimension(rows, dict.fromkeys(range(len(outputs)), 0))
+
+
+def _word_dimensions(attributes, inputs, outputs):
+    return [_batch(inputs, outputs)]
+
+
+def _scored_dimensions(attributes, inputs, outputs):
+    """Queries are apart: each looks at the whole memory."""
+    return [_batch(inputs, outputs), Dimension({0: 1}, {0: 1, 1: 1})]
+
+
 def _scoring(attributes):
     score = attributes.get("score", "bahdanau")
     sizes = (attributes["query_size"], attributes["memory_size"], attributes["attention_size"])
@@ -290,6 +308,30 @@ def _scored_run(attributes, weights, query, memory, mask=None):
 def _over_time(attributes, rank, time_axis):
     """Op.time: causal where no query sees what comes after it."""
     return "causal" if attributes["causal"] and time_axis == 1 else "whole"
+
+
+def _self_dimensions(attributes, inputs, outputs):
+    """Queries are apart, or causal where query, value and key come step by step together.
+
+    Lengths count steps from the beginning, and so do masks of the queries by the steps of the memory.
+    """
+    _, value, key, *masks = inputs
+    found = [_batch(inputs, outputs)]
+    queries = {0: 1}
+    if masks[0] is not None:
+        if len(masks[0].shape) != 2:
+            return found
+        queries[3] = 1
+    if len(masks) == 4 and masks[3] is not None:
+        if attributes["causal"]:
+            return found
+        queries[6] = len(masks[3].shape) - 2
+    if not attributes["causal"]:
+        return [*found, Dimension(queries, {0: 1, 1: len(outputs[1].shape) - 2})]
+    for place, mask in ((1, value), (2, key), (4, masks[1]), (5, masks[2] if len(masks) == 4 else None)):
+        if mask is not None and len(mask.shape) >= 2:
+            queries[place] = 1
+    return [*found, Dimension(queries, {0: 1}, CAUSAL)]
 
 
 def _causal(steps_q, steps_k):
@@ -456,6 +498,7 @@ OPS = [
         "WordAttention",
         _word_infer,
         _word_run,
+        _word_dimensions,
         time="whole",
         arity=(1, 2),
         optional=(1,),
@@ -467,6 +510,7 @@ OPS = [
         "BahdanauAttention",
         _scored_infer,
         _scored_run,
+        _scored_dimensions,
         time="whole",
         arity=(2, 3),
         optional=(2,),
@@ -478,6 +522,7 @@ OPS = [
         "LuongAttention",
         _scored_infer,
         _scored_run,
+        _scored_dimensions,
         time="whole",
         arity=(2, 3),
         optional=(2,),
@@ -495,6 +540,7 @@ OPS = [
         "KerasAttention",
         _keras_infer,
         _keras_attention_run,
+        _self_dimensions,
         time=_over_time,
         arity=(2, 5),
         optional=(2, 3, 4),
@@ -510,6 +556,7 @@ OPS = [
         "KerasAdditiveAttention",
         _keras_infer,
         _keras_additive_run,
+        _self_dimensions,
         time=_over_time,
         arity=(2, 5),
         optional=(2, 3, 4),
@@ -521,6 +568,7 @@ OPS = [
         "MultiHeadAttention",
         _multi_infer,
         _multi_run,
+        _self_dimensions,
         time=_over_time,
         arity=(2, 7),
         optional=(2, 3, 4, 5, 6),

@@ -80,6 +80,9 @@ class Op:
     time          "pointwise" (a step of the output needs only that step of the input), "causal", or "whole";
                   where that depends on an axis, a function like over_time
     infer         (attributes, values) -> the outputs' values; raises SpecError
+    dimensions    (attributes, the inputs' values, the outputs' values) -> the Dimensions along which positions stay
+                  apart, or within a reach of each other: a Rule of ops/dimensions.py
+    of_sizes      positions of the inputs of which only the sizes count, not what they hold
     run           (attributes, weights, arrays) -> one array, or a tuple for several outputs; in a model the
                   attributes also hold "floating", the dtype that "float" stands for
     weight_shapes (attributes) -> shapes of the weights the node owns, by name
@@ -101,12 +104,16 @@ class Op:
     name: str
     infer: Callable[[Mapping[str, Any], list[Value]], list[Value]]
     run: Callable[..., Any]
+    dimensions: Callable[[Mapping[str, Any], Sequence[Value | None], Sequence[Value]], list[Any]] = (
+        lambda attributes, inputs, outputs: []
+    )
     time: str | Callable[[Mapping[str, Any], int, int], str] = "pointwise"
     arity: tuple[int, int] = (1, 1)
     schema: Mapping[str, Attribute] = field(default_factory=dict)
     weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = lambda attributes: {}
     weight_dtypes: Callable[[Mapping[str, Any]], dict[str, str]] = lambda attributes: {}
     optional: tuple[int, ...] = ()
+    of_sizes: tuple[int, ...] = ()
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None

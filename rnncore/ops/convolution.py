@@ -19,9 +19,18 @@ from rnncore.kernels import _convolution, check_room, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import need
+from rnncore.ops.dimensions import Dimension, Reach, along_rows
 from rnncore.ops.schema import Choice, Flag, Size
 from rnncore.ops.sizes import add, fits, multiply
-from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images, window_context
+from rnncore.ops.windows import (
+    KERNEL,
+    WINDOW_SCHEMA,
+    Window,
+    check_sizes,
+    need_images,
+    window_context,
+    window_dimensions,
+)
 from rnncore.ops.windows import window_time as time_of_window
 
 __all__ = ["OPS", "Kept", "check_given", "convolve"]
@@ -221,6 +230,16 @@ def _conv_packed(attributes, weights, threads):
     return run
 
 
+ROWS = along_rows()
+
+
+def _conv_dimensions(attributes, inputs, outputs):
+    if attributes["kernel_shape"] is None:
+        return ROWS(attributes, inputs, outputs)
+    window = _window(attributes, len(inputs[0].shape))
+    return [*ROWS(attributes, inputs, outputs), *window_dimensions(window, inputs, outputs)]
+
+
 def _conv_time(attributes, rank, time_axis):
     if time_axis < 2:
         return "pointwise" if time_axis == 0 else "whole"
@@ -354,6 +373,18 @@ def _transpose_packed(attributes, weights, threads):
     return run
 
 
+def _transpose_dimensions(attributes, inputs, outputs):
+    """Rows; and what comes at stride 1, which no pad cuts at the beginning, and is made of numbers before it."""
+    found = ROWS(attributes, inputs, outputs)
+    if attributes["kernel_shape"] is None or attributes["output_shape"] is not None:
+        return found
+    window = _window(attributes, len(inputs[0].shape))
+    for axis in range(len(window.kernel)):
+        if not window.same and window.begins[axis] == 0 and window.strides[axis] == 1:
+            found.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(window.extent(axis) - 1, 0)))
+    return found
+
+
 def _transpose_time(attributes, rank, time_axis):
     """Causal where the pads cut the end, and nothing of the beginning, off."""
     if time_axis < 2:
@@ -379,6 +410,7 @@ OPS = [
         "Conv",
         infer=_conv_infer,
         run=_conv_run,
+        dimensions=_conv_dimensions,
         time=_conv_time,
         arity=(1, 3),
         schema={**COMMON, "activation": Choice(None, among=("Relu",))},
@@ -391,6 +423,7 @@ OPS = [
         "ConvTranspose",
         infer=_transpose_infer,
         run=_transpose_run,
+        dimensions=_transpose_dimensions,
         time=_transpose_time,
         arity=(1, 3),
         schema={**COMMON, "output_padding": replace(KERNEL, least=0), "output_shape": KERNEL},

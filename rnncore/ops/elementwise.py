@@ -29,6 +29,7 @@ from rnncore.ops.checks import (
     one_dtype,
     single,
 )
+from rnncore.ops.dimensions import of_first, spreading
 from rnncore.ops.schema import Choice, Flag, Integer, Number, Real
 
 __all__ = ["OPS"]
@@ -472,6 +473,7 @@ OPS = [
         lambda a, w, x, like: x.astype(like.dtype, copy=False),
         arity=(2, 2),
         schema=ROUNDING,
+        of_sizes=(1,),
     ),
     _binary("BitwiseAnd", np.bitwise_and, INTEGERS),
     _binary("BitwiseOr", np.bitwise_or, INTEGERS),
@@ -486,4 +488,4 @@ OPS = [
     Op("IsNaN", _is_infer, lambda a, w, x: np.isnan(x)),
     Op("IsInf", _is_infer, _isinf, schema={"detect_negative": Flag(True), "detect_positive": Flag(True)}),
 ]
-OPS = [replace(op, spreads=op.name not in UNCUT) for op in OPS]
+OPS = [replace(op, spreads=op.name not in UNCUT, dimensions=of_first if op.of_sizes else spreading) for op in OPS]

@@ -13,6 +13,7 @@ from rnncore.errors import InputError, SpecError
 from rnncore.ops import blocks, sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
 from rnncore.ops.checks import NUMBERS, merge, need, need_scalar, single
+from rnncore.ops.dimensions import Dimension, carried, kept
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axis, Choice, Flag, Integer, Integers, Number
 
 __all__ = ["OPS"]
@@ -39,6 +40,17 @@ def _gather_infer(attributes, values):
         need(values[1], INDICES, "indices")
         shape = values[1].shape
     return [Value(x.dtype, (*x.shape[:axis], *shape, *x.shape[axis + 1 :]), _gather_data(x, found))]
+
+
+def _gather_dimensions(attributes, inputs, outputs):
+    """The axes of the indices take the place of the one they index."""
+    rank = len(inputs[0].shape)
+    axis = attributes["axis"] % rank
+    new = len(outputs[0].shape) - rank + 1
+    found = carried(None if i == axis else i + (new - 1) * (i > axis) for i in range(rank))
+    if attributes["indices"] is None:
+        found += [Dimension({1: i}, {0: axis + i}) for i in range(new)]
+    return found
 
 
 def _check_indices(indices, size):
@@ -88,6 +100,13 @@ def _elements_infer(attributes, values):
     axis = axis_of(attributes["axis"], len(x.shape))
     _check_inside(x, indices, axis)
     return [Value(x.dtype, indices.shape)]
+
+
+def _elements_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    axis = attributes["axis"] % rank
+    both = [Dimension({0: i, 1: i}, {0: i}) for i in range(rank) if i != axis]
+    return [*both, Dimension({1: axis}, {0: axis})]
 
 
 def _check_inside(x, indices, axis):
@@ -142,6 +161,16 @@ def _gather_nd(attributes, weights, x, indices):
     return x[(*place, *np.moveaxis(indices, -1, 0))]
 
 
+def _gather_nd_dimensions(attributes, inputs, outputs):
+    x, indices = inputs
+    batch, size, free = attributes["batch_dims"], indices.shape[-1], len(indices.shape) - 1
+    return [
+        *(Dimension({0: i, 1: i}, {0: i}) for i in range(batch)),
+        *(Dimension({1: i}, {0: i}) for i in range(batch, free)),
+        *(Dimension({0: i}, {0: i - batch - size + free}) for i in range(batch + size, len(x.shape))),
+    ]
+
+
 def _gather_nd_time(attributes, rank, time_axis):
     return "pointwise" if time_axis < attributes["batch_dims"] else "whole"
 
@@ -179,6 +208,12 @@ def _scatter_elements_infer(attributes, values):
     return [Value(x.dtype, x.shape)]
 
 
+def _scatter_elements_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    axis = attributes["axis"] % rank
+    return [Dimension({0: i, 1: i, 2: i}, {0: i}) for i in range(rank) if i != axis]
+
+
 def _scatter_elements(attributes, weights, x, indices, updates):
     if updates.shape != indices.shape:
         raise InputError(f"updates of shape {updates.shape}, expected that of the indices, {indices.shape}")
@@ -192,6 +227,13 @@ def _scatter_nd_infer(attributes, values):
     size = _tuple_size(x, indices, 0)
     _need_shape(updates, (*indices.shape[:-1], *x.shape[size:]))
     return [Value(x.dtype, x.shape)]
+
+
+def _scatter_nd_dimensions(attributes, inputs, outputs):
+    x, indices, updates = inputs
+    first = indices.shape[-1]
+    ahead = len(updates.shape) - len(x.shape)
+    return [Dimension({0: i, 2: ahead + i}, {0: i}) for i in range(first, len(x.shape))]
 
 
 def _scatter_nd(attributes, weights, x, indices, updates):
@@ -233,8 +275,10 @@ def _one_hot(attributes, weights, indices, depth, pair):
     return np.where((indices == places) | (indices + depth == places), pair[1], pair[0])
 
 
-def _one_hot_time(attributes, rank, time_axis):
-    return "pointwise"
+def _one_hot_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    new = attributes["axis"] % (rank + 1)
+    return carried(axis + (axis >= new) for axis in range(rank))
 
 
 def _nonzero_infer(attributes, values):
@@ -257,6 +301,10 @@ def _compress_infer(attributes, values):
 
 def _compress(attributes, weights, x, condition):
     return np.compress(condition, x, axis=attributes["axis"])
+
+
+def _compress_dimensions(attributes, inputs, outputs):
+    return [] if attributes["axis"] is None else ALONG(attributes, inputs, outputs)
 
 
 def _over_axis_or_all(attributes, rank, time_axis):
@@ -342,6 +390,13 @@ def _arg_infer(attributes, values):
     return [Value("int64", (*x.shape[:axis], *kept, *x.shape[axis + 1 :]))]
 
 
+def _arg_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    axis = attributes["axis"] % rank
+    gone = not attributes["keepdims"]
+    return carried(None if i == axis else i - (gone and i > axis) for i in range(rank))
+
+
 def _arg(function):
     def run(attributes, weights, x):
         """The place of the first extreme element of an axis, or of the last."""
@@ -375,6 +430,7 @@ def _unique(attributes, weights, x):
     return (y, *(array.astype(np.int64, copy=False) for array in (first, inverse, counts)))
 
 
+ALONG = kept(lambda attributes, rank: (attributes["axis"] % rank,))
 ARG = {"axis": Axis(0), "keepdims": Flag(True), "select_last_index": Flag(False)}
 REDUCTION = Choice("none", among=("none", *REDUCTIONS))
 
@@ -383,6 +439,7 @@ OPS = [
         "Gather",
         _gather_infer,
         _gather,
+        _gather_dimensions,
         time=whole_over_axis,
         arity=(1, 2),
         schema={"indices": Integers(None, position=1, single=True), "axis": Axis(0)},
@@ -392,6 +449,7 @@ OPS = [
         "GatherElements",
         _elements_infer,
         _gather_elements,
+        _elements_dimensions,
         time=whole_over_axis,
         arity=(2, 2),
         schema={"axis": Axis(0)},
@@ -400,6 +458,7 @@ OPS = [
         "GatherND",
         _gather_nd_infer,
         _gather_nd,
+        _gather_nd_dimensions,
         time=_gather_nd_time,
         arity=(2, 2),
         schema={"batch_dims": Integer(0, least=0, most=MAX_RANK)},
@@ -408,24 +467,43 @@ OPS = [
         "ScatterElements",
         _scatter_elements_infer,
         _scatter_elements,
+        _scatter_elements_dimensions,
         time=whole_over_axis,
         arity=(3, 3),
         schema={"axis": Axis(0), "reduction": REDUCTION},
     ),
-    Op("ScatterND", _scatter_nd_infer, _scatter_nd, time="whole", arity=(3, 3), schema={"reduction": REDUCTION}),
+    Op(
+        "ScatterND",
+        _scatter_nd_infer,
+        _scatter_nd,
+        _scatter_nd_dimensions,
+        time="whole",
+        arity=(3, 3),
+        schema={"reduction": REDUCTION},
+    ),
     Op(
         "OneHot",
         _one_hot_infer,
         _one_hot,
+        _one_hot_dimensions,
         arity=(3, 3),
         schema={"depth": Number(None, position=1), "axis": Axis(-1)},
     ),
     Op("NonZero", _nonzero_infer, _nonzero, time="whole"),
-    Op("Compress", _compress_infer, _compress, time=_over_axis_or_all, arity=(2, 2), schema={"axis": Axis(None)}),
+    Op(
+        "Compress",
+        _compress_infer,
+        _compress,
+        _compress_dimensions,
+        time=_over_axis_or_all,
+        arity=(2, 2),
+        schema={"axis": Axis(None)},
+    ),
     Op(
         "TopK",
         _top_k_infer,
         _top_k,
+        ALONG,
         time=whole_over_axis,
         arity=(1, 2),
         schema={
@@ -436,8 +514,8 @@ OPS = [
         },
         outputs=("", "indices"),
     ),
-    Op("ArgMax", _arg_infer, _arg(np.argmax), time=whole_over_axis, schema=ARG),
-    Op("ArgMin", _arg_infer, _arg(np.argmin), time=whole_over_axis, schema=ARG),
+    Op("ArgMax", _arg_infer, _arg(np.argmax), _arg_dimensions, time=whole_over_axis, schema=ARG),
+    Op("ArgMin", _arg_infer, _arg(np.argmin), _arg_dimensions, time=whole_over_axis, schema=ARG),
     Op(
         "Unique",
         _unique_infer,

@@ -8,6 +8,7 @@ from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _native, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, need_float
+from rnncore.ops.dimensions import kept, of_first
 from rnncore.ops.schema import Flag, Size
 
 __all__ = ["OPS"]
@@ -81,6 +82,7 @@ OPS = [
         "Linear",
         infer=_linear_infer,
         run=_linear_run,
+        dimensions=kept(lambda attributes, rank: (rank - 1,)),
         schema={"input_size": Size(), "output_size": Size(), "bias": Flag(True)},
         weight_shapes=_linear_shapes,
         packed=_linear_packed,
@@ -89,6 +91,7 @@ OPS = [
         "Embedding",
         infer=_embedding_infer,
         run=_embedding_run,
+        dimensions=of_first,
         schema={"input_size": Size(), "output_size": Size()},
         weight_shapes=lambda a: {"weight": (a["input_size"], a["output_size"])},
     ),

@@ -11,6 +11,7 @@ from rnncore.errors import SpecError
 from rnncore.ops import sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast
 from rnncore.ops.checks import FLOATS, NUMBERS, follow, need, on_numbers, one_dtype
+from rnncore.ops.dimensions import spreading
 
 __all__ = ["OPS"]
 
@@ -65,4 +66,4 @@ OPS = [
     # What is not taken may be NaN.
     Op("Where", _where_infer, lambda a, w, condition, x, y: np.where(condition, x, y), arity=(3, 3)),
 ]
-OPS = [replace(op, spreads=True) for op in OPS]
+OPS = [replace(op, spreads=True, dimensions=spreading) for op in OPS]

@@ -15,6 +15,7 @@ from rnncore.kernels import _normalization, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, mean
 from rnncore.ops.checks import FLOATS, axes_of, need
+from rnncore.ops.dimensions import Dimension, along_rows, carried, kept, spread_over
 from rnncore.ops.schema import Axes, Axis, Choice, Flag, Real, Size
 from rnncore.ops.windows import need_images
 
@@ -242,6 +243,26 @@ def _rms_run(attributes, weights, x, scale):
     return y
 
 
+def _channel_dimensions(attributes, inputs, outputs):
+    """Channels, with the vectors that have a number for each."""
+    return Dimension({0: 1, **dict.fromkeys(range(1, len(inputs)), 0)}, {0: 1})
+
+
+def _batch_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    others = carried(None if axis == 1 else axis for axis in range(rank))
+    return [*others, _channel_dimensions(attributes, inputs, outputs)] if rank > 1 else others
+
+
+def _instance_dimensions(attributes, inputs, outputs):
+    return [*carried((0,)), _channel_dimensions(attributes, inputs, outputs)]
+
+
+def _layer_dimensions(attributes, inputs, outputs):
+    axes = range(axis_of(attributes["axis"], len(inputs[0].shape)))
+    return spread_over(axes, dict(enumerate(inputs)), outputs)
+
+
 def _layer_time(attributes, rank, time_axis):
     return "whole" if axis_of(attributes["axis"], rank) <= time_axis else "pointwise"
 
@@ -266,6 +287,7 @@ OPS = [
         "BatchNormalization",
         infer=_batch_infer,
         run=_batch_run,
+        dimensions=_batch_dimensions,
         arity=(5, 5),
         schema={"epsilon": EPSILON, "momentum": Real(0.9), "training_mode": Choice(0, among=(0,))},
     ),
@@ -273,6 +295,7 @@ OPS = [
         "InstanceNormalization",
         infer=_instance_infer,
         run=_instance_run,
+        dimensions=_instance_dimensions,
         time=_spatial_time,
         arity=(3, 3),
         schema={"epsilon": EPSILON},
@@ -281,6 +304,7 @@ OPS = [
         "GroupNormalization",
         infer=_group_infer,
         run=_group_run,
+        dimensions=along_rows(),
         time=_not_over_batch,
         arity=(3, 3),
         schema={"epsilon": EPSILON, "num_groups": Size(), "stash_type": STASH},
@@ -289,6 +313,7 @@ OPS = [
         "LayerNormalization",
         infer=_layer_infer,
         run=_layer_run,
+        dimensions=_layer_dimensions,
         time=_layer_time,
         arity=(2, 3),
         schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH, "statistics": Flag(False)},
@@ -299,6 +324,7 @@ OPS = [
         "RMSNormalization",
         infer=_layer_infer,
         run=_rms_run,
+        dimensions=_layer_dimensions,
         time=_layer_time,
         arity=(2, 2),
         schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH},
@@ -307,6 +333,7 @@ OPS = [
         "MeanVarianceNormalization",
         infer=_mean_variance_infer,
         run=_mean_variance_run,
+        dimensions=kept(_mean_variance_axes),
         time=_mean_variance_time,
         schema={"axes": Axes((0, 2, 3))},
     ),
@@ -314,6 +341,7 @@ OPS = [
         "LRN",
         infer=_lrn_infer,
         run=_lrn_run,
+        dimensions=kept(lambda attributes, rank: (1,)),
         time=_channel_time,
         schema={"size": Size(), "alpha": Real(1e-4), "beta": Real(0.75), "bias": Real(1.0)},
     ),

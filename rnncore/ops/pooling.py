@@ -17,8 +17,18 @@ from rnncore.kernels import _pooling, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, mean
 from rnncore.ops.checks import need
+from rnncore.ops.dimensions import carried
 from rnncore.ops.schema import Choice, Flag, Size
-from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images, window_context, window_time
+from rnncore.ops.windows import (
+    KERNEL,
+    WINDOW_SCHEMA,
+    Window,
+    check_sizes,
+    need_images,
+    window_context,
+    window_dimensions,
+    window_time,
+)
 
 __all__ = ["OPS"]
 
@@ -205,6 +215,16 @@ def _global_time(attributes, rank, time_axis):
     return "whole" if time_axis >= 2 else "pointwise"
 
 
+def _dimensions(attributes, inputs, outputs):
+    """Of the maxima; their places count from the beginning of everything."""
+    window = _window(attributes, len(inputs[0].shape) - 2)
+    return [*carried((0, 1)), *window_dimensions(window, inputs, outputs)]
+
+
+def _global_dimensions(attributes, inputs, outputs):
+    return carried((0, 1))
+
+
 def _time(attributes, rank, time_axis):
     return window_time(_window(attributes, rank - 2), time_axis)
 
@@ -215,7 +235,9 @@ def _context(attributes, rank, time_axis):
 
 def _pool(name, infer, run, outputs=("",), packed=None, **schema):
     schema = {"kernel_shape": replace(KERNEL, default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
-    return Op(name, infer, run, time=_time, context=_context, schema=schema, outputs=outputs, packed=packed)
+    return Op(
+        name, infer, run, _dimensions, time=_time, context=_context, schema=schema, outputs=outputs, packed=packed
+    )
 
 
 OPS = [
@@ -236,7 +258,13 @@ OPS = [
         count_include_pad=Flag(0),
     ),
     _pool("LpPool", _infer(FLOATS), _lp_run, p=Size(2)),
-    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: mean(x, axes)), _global_time),
-    Op("GlobalMaxPool", _global_infer, _global(lambda a, x, axes: x.max(axis=axes, keepdims=True)), _global_time),
-    Op("GlobalLpPool", _global_infer, _global(_global_lp), _global_time, schema={"p": Size(2)}),
+    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: mean(x, axes)), _global_dimensions, _global_time),
+    Op(
+        "GlobalMaxPool",
+        _global_infer,
+        _global(lambda a, x, axes: x.max(axis=axes, keepdims=True)),
+        _global_dimensions,
+        _global_time,
+    ),
+    Op("GlobalLpPool", _global_infer, _global(_global_lp), _global_dimensions, _global_time, schema={"p": Size(2)}),
 ]

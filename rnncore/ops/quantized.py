@@ -20,6 +20,7 @@ from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, broadcast
 from rnncore.ops.checks import need, need_scalar
 from rnncore.ops.convolution import Kept, check_given, convolve, pack_convolution
+from rnncore.ops.dimensions import Dimension, along_rows, factors
 from rnncore.ops.schema import Axis, Choice, Flag, Real, Size, Texts
 from rnncore.ops.windows import KERNEL, WINDOW_SCHEMA, Window, check_sizes, need_images
 
@@ -586,6 +587,35 @@ def _op(name, infer, packed, least, most, **fields):
     return Op(name, infer, _packed_only(packed), arity=(least, most), optional=optional, packed=packed, **fields)
 
 
+def _linear_dimensions(attributes, inputs, outputs):
+    """Scales and zero points of a vector have a number for each index of an axis."""
+    rank = len(inputs[0].shape)
+    found = [{0: axis} for axis in range(rank)]
+    for place, value in enumerate(inputs[1:], 1):
+        if value is not None and value.shape:
+            found[attributes["axis"] % rank][place] = 0
+    return [Dimension(here, {0: axis}) for axis, here in enumerate(found)]
+
+
+def _product_dimensions(a, b, beside_a, beside_b):
+    """The Rule of a product of the inputs a and b, each with the places of its scale and zero point.
+
+    Those of b may have a number for each column. Where those of a have one for each row, rows are not followed.
+    """
+
+    def rule(attributes, inputs, outputs):
+        given = [value is not None and value.shape not in ((), (1,)) for value in inputs]
+        if any(given[place] for place in beside_a):
+            return []
+        found = factors(inputs[a], inputs[b], outputs[0], (a, b))
+        if len(inputs[b].shape) > 1:
+            columns = {place: len(inputs[place].shape) - 1 for place in beside_b if given[place]}
+            found[-1] = Dimension({**found[-1].inputs, **columns}, found[-1].outputs)
+        return found
+
+    return rule
+
+
 def _over_rows(attributes, rank, time_axis):
     """Op.time of a product along the last axis."""
     return "whole" if time_axis == rank - 1 else "pointwise"
@@ -610,6 +640,7 @@ OPS = [
         "QuantizeLinear",
         infer=_quantize_infer,
         run=_quantize_run,
+        dimensions=_linear_dimensions,
         arity=(2, 3),
         schema={
             "axis": Axis(1),
@@ -623,6 +654,7 @@ OPS = [
         "DequantizeLinear",
         infer=_dequantize_infer,
         run=_dequantize_run,
+        dimensions=_linear_dimensions,
         arity=(2, 3),
         schema={"axis": Axis(1), "block_size": BLOCKS, "output_dtype": Choice(None, among=("float",))},
         optional=(2,),
@@ -634,12 +666,54 @@ OPS = [
         time="whole",
         outputs=("", "scale", "zero_point"),
     ),
-    _op("MatMulInteger", _matmul_integer_infer, _matmul_integer_packed, 2, 4, time=_over_rows),
-    _op("QLinearMatMul", _qlinear_matmul_infer, _qlinear_matmul_packed, 8, 8, time=_over_rows),
-    _op("MatMulIntegerToFloat", _to_float_infer, _to_float_packed, 4, 7, time=_over_rows),
+    _op(
+        "MatMulInteger",
+        _matmul_integer_infer,
+        _matmul_integer_packed,
+        2,
+        4,
+        dimensions=_product_dimensions(0, 1, (2,), (3,)),
+        time=_over_rows,
+    ),
+    _op(
+        "QLinearMatMul",
+        _qlinear_matmul_infer,
+        _qlinear_matmul_packed,
+        8,
+        8,
+        dimensions=_product_dimensions(0, 3, (1, 2), (4, 5)),
+        time=_over_rows,
+    ),
+    _op(
+        "MatMulIntegerToFloat",
+        _to_float_infer,
+        _to_float_packed,
+        4,
+        7,
+        dimensions=_product_dimensions(0, 1, (2, 4), (3, 5, 6)),
+        time=_over_rows,
+    ),
     _op("DynamicQuantizeMatMul", _dynamic_matmul_infer, _dynamic_matmul_packed, 3, 5, time="whole"),
-    _op("ConvInteger", _conv_integer_infer, _conv_integer_packed, 2, 4, time=_conv_time, schema=CONV_SCHEMA),
-    _op("QLinearConv", _qlinear_conv_infer, _qlinear_conv_packed, 8, 9, time=_conv_time, schema=CONV_SCHEMA),
+    _op(
+        "ConvInteger",
+        _conv_integer_infer,
+        _conv_integer_packed,
+        2,
+        4,
+        dimensions=along_rows(),
+        time=_conv_time,
+        schema=CONV_SCHEMA,
+    ),
+    _op(
+        "QLinearConv",
+        _qlinear_conv_infer,
+        _qlinear_conv_packed,
+        8,
+        9,
+        dimensions=along_rows(),
+        time=_conv_time,
+        schema=CONV_SCHEMA,
+    ),
     Op(
         "DynamicQuantizeLSTM",
         infer=_lstm_infer,

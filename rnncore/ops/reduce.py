@@ -6,12 +6,15 @@ product of 1, and the lowest or highest that the dtype has as maximum or minimum
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known, numpy_dtype
 from rnncore.ops.checks import FLOATS, INTEGERS, NUMBERS, axes_of, fitting, need
+from rnncore.ops.dimensions import carried
 from rnncore.ops.schema import Axes, Flag
 
 __all__ = ["OPS"]
@@ -44,7 +47,7 @@ def _reduction(name, function, dtypes=SUMMED, data=None):
         return lambda x: np.asarray(function(x, axes, keepdims), dtype)
 
     schema = {"axes": Axes(None, position=1), "keepdims": Flag(True), "noop_with_empty_axes": Flag(False)}
-    return Op(name, infer, run, time=_time, arity=(1, 2), schema=schema, bound=bound)
+    return Op(name, infer, run, _dimensions, time=_time, arity=(1, 2), schema=schema, bound=bound)
 
 
 def _shape(attributes, values):
@@ -61,6 +64,21 @@ def _shape(attributes, values):
     if keepdims:
         return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     return tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
+
+
+def _dimensions(attributes, inputs, outputs):
+    axes, rank = attributes["axes"], len(inputs[0].shape)
+    if axes is None and has(attributes, "axes", inputs, 1):
+        return []
+    every = () if attributes["noop_with_empty_axes"] else range(rank)
+    reduced = axes_of(axes, rank) if axes else every
+    return carried(_places_left(rank, reduced, attributes["keepdims"]))
+
+
+def _places_left(rank, removed, keepdims):
+    """Where each axis of the input is in the output; None for those that are reduced."""
+    left = count()
+    return [None if axis in removed else axis if keepdims else next(left) for axis in range(rank)]
 
 
 def _time(attributes, rank, time_axis):

@@ -15,6 +15,7 @@ import numpy as np
 from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
 from rnncore.ops.checks import axes_of
+from rnncore.ops.dimensions import Dimension, Reach, carried
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axes, Choice, Flag, Integers, Number, Numbers, Real, is_number
 from rnncore.ops.sizes import add, multiply
 
@@ -114,6 +115,18 @@ def _time_pads(attributes, rank, time_axis):
     if attributes["pads"] is None:
         return None
     return _pad_widths(attributes["pads"], attributes["axes"], rank)[time_axis]
+
+
+def _pad_dimensions(attributes, inputs, outputs):
+    """A constant pad at the beginning alone shifts: each number is one that came so many places before."""
+    found, rank = [], len(inputs[0].shape)
+    for axis in range(rank):
+        pads = _time_pads(attributes, rank, axis)
+        if pads == (0, 0):
+            found.append(Dimension({0: axis}, {0: axis}))
+        elif pads is not None and pads[0] >= 0 and pads[1] == 0 and attributes["mode"] == "constant":
+            found.append(Dimension({0: axis}, {0: axis}, Reach(pads[0], 0)))
+    return found
 
 
 def _pad_time(attributes, rank, time_axis):
@@ -313,6 +326,21 @@ def _resize_run(attributes, weights, x, roi=None, scales=None, sizes=None):
     return y
 
 
+def _resize_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    return carried(axis if _stays(attributes, rank, axis) else None for axis in range(rank))
+
+
+def _stays(attributes, rank, axis):
+    """Whether an axis is resized to its own size, whatever that is."""
+    if attributes["axes"] is not None and axis not in _chosen_axes(attributes["axes"], rank):
+        return True
+    scales = attributes["scales"]
+    if scales is None or attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
+        return False
+    return scales[_chosen_axes(attributes["axes"], rank).index(axis)] == 1
+
+
 def _resize_time(attributes, rank, time_axis):
     if attributes["axes"] is not None and time_axis not in _chosen_axes(attributes["axes"], rank):
         return "pointwise"
@@ -362,6 +390,7 @@ OPS = [
         "Pad",
         infer=_pad_infer,
         run=_pad_run,
+        dimensions=_pad_dimensions,
         time=_pad_time,
         arity=(1, 4),
         schema={
@@ -376,6 +405,7 @@ OPS = [
         "Resize",
         infer=_resize_infer,
         run=_resize_run,
+        dimensions=_resize_dimensions,
         time=_resize_time,
         arity=(1, 4),
         schema=RESIZE_SCHEMA,
@@ -384,6 +414,7 @@ OPS = [
         "Upsample",
         infer=_upsample_infer,
         run=_upsample_run,
+        dimensions=lambda attributes, inputs, outputs: _resize_dimensions(_upsampling(attributes), inputs, outputs),
         time=lambda attributes, rank, time_axis: _resize_time(_upsampling(attributes), rank, time_axis),
         arity=(1, 2),
         schema={

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, count
 from operator import itemgetter, methodcaller
 
 import numpy as np
@@ -28,6 +28,7 @@ from rnncore.ops.base import (
     whole_over_axis,
 )
 from rnncore.ops.checks import FLOATS, SIGNED, axes_of, integers, merge, need, need_scalar, single, spread
+from rnncore.ops.dimensions import Dimension, alike, along_rows, carried, kept, reshaped, spread_over
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axes, Axis, Choice, Flag, Integer, Integers, Number, Size
 
 __all__ = ["OPS"]
@@ -122,6 +123,10 @@ def _sizes(shape, wanted, allowzero):
     return wanted
 
 
+def _reshape_dimensions(attributes, inputs, outputs):
+    return reshaped(inputs[0].shape, outputs[0].shape)
+
+
 def _reshape_time(attributes, rank, time_axis):
     """A step stays a step where the sizes up to its axis are those of the input."""
     shape = attributes["shape"]
@@ -188,6 +193,12 @@ def _unsqueeze_bound(attributes, values, floating):
     return itemgetter(tuple(None if axis in new else slice(None) for axis in range(max(new, default=-1) + 1)))
 
 
+def _unsqueeze_dimensions(attributes, inputs, outputs):
+    rank = len(outputs[0].shape)
+    new = axes_of(_known_axes(attributes, inputs), rank)
+    return carried(axis for axis in range(rank) if axis not in new)
+
+
 def _squeeze_infer(attributes, values):
     x, axes = values[0], _known_axes(attributes, values)
     if axes is None:
@@ -226,6 +237,14 @@ def _squeeze_bound(attributes, values, floating):
     return squeeze
 
 
+def _squeeze_dimensions(attributes, inputs, outputs):
+    shape, axes = inputs[0].shape, _known_axes(attributes, inputs)
+    if axes is None:
+        axes = [axis for axis, size in enumerate(shape) if size == 1]
+    gone, left = axes_of(tuple(axes), len(shape)), count()
+    return carried(None if axis in gone else next(left) for axis in range(len(shape)))
+
+
 def _squeeze_time(attributes, rank, time_axis):
     axes = attributes["axes"]
     return "whole" if axes is None or time_axis in axes_of(axes, rank) else "pointwise"
@@ -238,6 +257,12 @@ def _transpose_infer(attributes, values):
     if sorted(perm) != list(range(rank)):
         raise SpecError(f"perm={perm!r} for {x}, expected the axes 0 to {rank - 1}, each once")
     return [Value(x.dtype, tuple(x.shape[axis] for axis in perm), x.data)]
+
+
+def _transpose_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    perm = tuple(reversed(range(rank))) if attributes["perm"] is None else attributes["perm"]
+    return carried(perm.index(axis) for axis in range(rank))
 
 
 # --- Expand, Tile --------------------------------------------------------------------------------------------------
@@ -264,6 +289,11 @@ def _expand(attributes, weights, *arrays):
     return y
 
 
+def _expand_dimensions(attributes, inputs, outputs):
+    """Along a new axis, or one of size 1, all are alike."""
+    return spread_over(range(len(outputs[0].shape)), {0: inputs[0]}, outputs)
+
+
 def _tile_infer(attributes, values):
     x, repeats = values[0], _list(attributes, "repeats", values, 1)
     if repeats is None:
@@ -276,6 +306,11 @@ def _tile_infer(attributes, values):
 
 def _tile(attributes, weights, *arrays):
     return np.tile(arrays[0], given("repeats", attributes, arrays, 1))
+
+
+def _tile_dimensions(attributes, inputs, outputs):
+    repeats = _list(attributes, "repeats", inputs, 1)
+    return carried(axis if times == 1 else None for axis, times in enumerate(repeats))
 
 
 def _tile_time(attributes, rank, time_axis):
@@ -322,6 +357,12 @@ def _concat_infer(attributes, values):
     if rank == 1 and all(value.data is not None for value in values):
         data = tuple(item for value in values for item in value.data)
     return [Value(first.dtype, tuple(shape), data if data is not None and len(data) <= MAX_DATA else None)]
+
+
+def _concat_dimensions(attributes, inputs, outputs):
+    rank = len(outputs[0].shape)
+    joined, places = attributes["axis"] % rank, range(len(inputs))
+    return [Dimension(dict.fromkeys(places, axis), {0: axis}) for axis in range(rank) if axis != joined]
 
 
 def _concat(attributes, weights, *arrays):
@@ -389,6 +430,8 @@ def _split(attributes, weights, *arrays):
     before = (slice(None),) * (axis % x.ndim)
     return tuple(x[(*before, slice(end - part, end))] for part, end in zip(parts, ends, strict=True))
 
+
+ACROSS = kept(lambda attributes, rank: (attributes["axis"] % rank,))
 
 SLICE = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
 
@@ -475,6 +518,28 @@ def _slice_bound(attributes, values, floating):
     place = tuple(slices.get(axis, slice(None)) for axis in (range(first, 0) if first < 0 else range(last + 1)))
     place = (..., *place) if first < 0 else place
     return itemgetter(place) if len(values) == 1 else lambda x, *absent: x[place]
+
+
+def _slice_dimensions(attributes, inputs, outputs):
+    """The axes that are not cut. One whose size stays, from its beginning, is whole: see _slice_size."""
+    rank = len(inputs[0].shape)
+    found = {name: _list(attributes, name, inputs, place, any_length=True) for name, place in SLICE.items()}
+    starts, axes = found["starts"], found["axes"]
+    if starts == UNKNOWN or axes == UNKNOWN or UNKNOWN in (axes or ()):
+        return []
+    axes = axes_of(tuple(range(len(starts))) if axes is None else axes, rank)
+    cut = {axis for place, axis in enumerate(axes) if not _is_all(found, place, inputs[0].shape[axis])}
+    return carried(None if axis in cut else axis for axis in range(rank))
+
+
+def _is_all(found, place, size):
+    """Whether a slice takes all of an axis."""
+    values = [
+        found[name] if found[name] in (None, UNKNOWN) else found[name][place] for name in ("starts", "ends", "steps")
+    ]
+    start, end, step = values
+    far = isinstance(end, int) and end >= FAR
+    return start == 0 and step in (None, 1) and (far or (end == size and size != UNKNOWN))
 
 
 def _slice_time(attributes, rank, time_axis):
@@ -618,6 +683,11 @@ def _space_to_depth(attributes, weights, x):
     return parts.transpose(order).reshape(n, c * block**2, h // block, w // block)
 
 
+def _reverse_dimensions(attributes, inputs, outputs):
+    batch, rank = attributes["batch_axis"], len(inputs[0].shape)
+    return [Dimension({0: batch, 1: 0}, {0: batch}), *carried([None, None, *range(2, rank)])]
+
+
 def _image_time(attributes, rank, time_axis):
     return "pointwise" if time_axis == 0 else "whole"
 
@@ -658,6 +728,7 @@ OPS = [
         "Reshape",
         _reshape_infer,
         _reshape,
+        _reshape_dimensions,
         time=_reshape_time,
         arity=(1, 2),
         schema={
@@ -666,11 +737,12 @@ OPS = [
         },
         bound=_reshape_bound,
     ),
-    Op("Flatten", _flatten_infer, _flatten, time=_flatten_time, schema={"axis": Axis(1)}),
+    Op("Flatten", _flatten_infer, _flatten, _reshape_dimensions, time=_flatten_time, schema={"axis": Axis(1)}),
     Op(
         "Unsqueeze",
         _unsqueeze_infer,
         _unsqueeze,
+        _unsqueeze_dimensions,
         arity=(1, 2),
         schema={"axes": Axes(None, position=1)},
         bound=_unsqueeze_bound,
@@ -679,6 +751,7 @@ OPS = [
         "Squeeze",
         _squeeze_infer,
         _squeeze,
+        _squeeze_dimensions,
         time=_squeeze_time,
         arity=(1, 2),
         schema={"axes": Axes(None, position=1)},
@@ -688,29 +761,47 @@ OPS = [
         "Transpose",
         _transpose_infer,
         lambda a, w, x: x.transpose(a["perm"]),
+        _transpose_dimensions,
         schema={"perm": Axes(None)},
         bound=lambda attributes, values, floating: methodcaller("transpose", attributes["perm"]),
     ),
-    Op("Expand", _expand_infer, _expand, arity=(1, 2), schema={"shape": Integers(None, position=1, **SIZES)}),
+    Op(
+        "Expand",
+        _expand_infer,
+        _expand,
+        _expand_dimensions,
+        arity=(1, 2),
+        schema={"shape": Integers(None, position=1, **SIZES)},
+    ),
     Op(
         "Tile",
         _tile_infer,
         _tile,
+        _tile_dimensions,
         time=_tile_time,
         arity=(1, 2),
         schema={"repeats": Integers(None, position=1, **SIZES)},
     ),
-    Op("Shape", _shape_infer, _shape, time=_shape_time, schema={"start": Integer(0), "end": Integer(None)}),
+    Op(
+        "Shape",
+        _shape_infer,
+        _shape,
+        time=_shape_time,
+        schema={"start": Integer(0), "end": Integer(None)},
+        of_sizes=(0,),
+    ),
     Op(
         "Size",
         lambda a, values: [Value("int64", (), (sizes.multiply(1, *values[0].shape),))],
         lambda a, w, x: np.array(x.size, np.int64),
         time="whole",
+        of_sizes=(0,),
     ),
     Op(
         "Concat",
         _concat_infer,
         _concat,
+        _concat_dimensions,
         time=whole_over_axis,
         arity=(1, 1024),
         schema={"axis": Axis()},
@@ -720,6 +811,7 @@ OPS = [
         "Split",
         _split_infer,
         _split,
+        ACROSS,
         time=whole_over_axis,
         arity=(1, 2),
         schema={
@@ -733,6 +825,7 @@ OPS = [
         "Slice",
         _slice_infer,
         _slice,
+        _slice_dimensions,
         time=_slice_time,
         arity=(1, 5),
         schema={
@@ -753,6 +846,7 @@ OPS = [
         "ConstantOfShape",
         _constant_infer,
         _constant_of_shape,
+        alike,
         time="whole",
         arity=(0, 1),
         schema={
@@ -766,22 +860,25 @@ OPS = [
         _eye_infer,
         _eye_like,
         time="whole",
+        of_sizes=(0,),
         schema={"dtype": Choice(None, among=DTYPES), "k": Integer(0)},
     ),
     Op(
         "Trilu",
         _trilu_infer,
         _trilu,
+        kept(lambda attributes, rank: (rank - 2, rank - 1)),
         time=lambda a, rank, time_axis: "whole" if time_axis >= rank - 2 else "pointwise",
         arity=(1, 2),
         schema={"k": Integer(None, position=1), "upper": Flag(True)},
     ),
-    Op("DepthToSpace", _depth_to_space_infer, _depth_to_space, time=_image_time, schema=BLOCKS),
-    Op("SpaceToDepth", _space_to_depth_infer, _space_to_depth, time=_image_time, schema=BLOCKS),
+    Op("DepthToSpace", _depth_to_space_infer, _depth_to_space, along_rows(), time=_image_time, schema=BLOCKS),
+    Op("SpaceToDepth", _space_to_depth_infer, _space_to_depth, along_rows(), time=_image_time, schema=BLOCKS),
     Op(
         "ReverseSequence",
         _reverse_infer,
         _reverse_sequence,
+        _reverse_dimensions,
         time=_reverse_time,
         arity=(2, 2),
         schema={"batch_axis": Choice(1, among=FIRST_TWO), "time_axis": Choice(0, among=FIRST_TWO)},

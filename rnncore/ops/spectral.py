@@ -11,6 +11,7 @@ from rnncore.errors import InputError, SpecError
 from rnncore.ops import blocks
 from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
 from rnncore.ops.checks import single
+from rnncore.ops.dimensions import Dimension, Reach, along_rows, carried
 from rnncore.ops.schema import MAX_SIZE, Axis, Flag, Integer, Size
 from rnncore.ops.sizes import add, divide
 
@@ -81,6 +82,15 @@ def _dft_run(attributes, weights, x, length=None, axis=None):
         return found[..., None].astype(x.dtype, copy=False)
     transform = np.fft.rfft if attributes["onesided"] else np.fft.ifft if attributes["inverse"] else np.fft.fft
     return _parts(blocks.along(lambda part: transform(part, length, axis), signal, (axis,), cost=4), x.dtype)
+
+
+def _dft_dimensions(attributes, inputs, outputs):
+    """The last axis has the parts of a number."""
+    rank = len(inputs[0].shape)
+    if attributes["axis"] is None and has(attributes, "axis", inputs, 2):
+        return []
+    axis = _dft_axis(attributes["axis"], rank)
+    return carried(None if i in (axis, rank - 1) else i for i in range(rank))
 
 
 def _dft_time(attributes, rank, time_axis):
@@ -162,6 +172,14 @@ def _frames_run(attributes, weights, x):
     return np.ascontiguousarray(np.moveaxis(found, -1, axis + 1))
 
 
+def _frames_dimensions(attributes, inputs, outputs):
+    rank = len(inputs[0].shape)
+    axis = attributes["axis"] % rank
+    begin, size, step = (attributes[name] for name in ("begin", "size", "step"))
+    others = carried(None if i == axis else i + (i > axis) for i in range(rank))
+    return [*others, Dimension({0: axis}, {0: axis}, Reach(begin, size - 1 - begin, step))]
+
+
 def _frames_context(attributes, rank, time_axis):
     if attributes["axis"] % rank != time_axis:
         return 0, 0, 1
@@ -175,6 +193,7 @@ OPS = [
         "Frames",
         _frames_infer,
         _frames_run,
+        _frames_dimensions,
         schema={"axis": Axis(), "size": Size(), "step": Size(), "begin": Integer(0, least=0, most=MAX_SIZE)},
         time=whole_over_axis,
         context=_frames_context,
@@ -183,6 +202,7 @@ OPS = [
         "DFT",
         infer=_dft_infer,
         run=_dft_run,
+        dimensions=_dft_dimensions,
         time=_dft_time,
         arity=(1, 3),
         schema={
@@ -196,6 +216,7 @@ OPS = [
         "STFT",
         infer=_stft_infer,
         run=_stft_run,
+        dimensions=along_rows(),
         time=lambda attributes, rank, time_axis: "pointwise" if time_axis == 0 else "whole",
         arity=(1, 4),
         schema={

@@ -17,11 +17,21 @@ import numpy as np
 
 from rnncore.errors import SpecError
 from rnncore.kernels import check_room
-from rnncore.ops.base import UNKNOWN
+from rnncore.ops.base import UNKNOWN, Value
+from rnncore.ops.dimensions import Dimension, Reach, Values
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integers
 from rnncore.ops.sizes import add, divide
 
-__all__ = ["KERNEL", "WINDOW_SCHEMA", "Window", "check_sizes", "need_images", "window_context", "window_time"]
+__all__ = [
+    "KERNEL",
+    "WINDOW_SCHEMA",
+    "Window",
+    "check_sizes",
+    "need_images",
+    "window_context",
+    "window_dimensions",
+    "window_time",
+]
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 KERNEL = Integers(None, least=1, most=MAX_SIZE, longest=MAX_RANK)
@@ -192,6 +202,16 @@ class Window:
     def all_taps(self, outputs: Sequence[int]) -> Iterator[tuple[slice, ...]]:
         """The same for all axes together, the last one fastest."""
         return itertools.product(*(list(self.taps(axis, count)) for axis, count in enumerate(outputs)))
+
+
+def window_dimensions(window: Window, inputs: Values, outputs: Sequence[Value]) -> list[Dimension]:
+    """The Dimensions of a window over the axes from 2 on; what stands before them is the op's."""
+    found = []
+    for axis in range(len(inputs[0].shape) - 2):
+        context = window.context(axis)
+        if context is not None:
+            found.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))
+    return found
 
 
 def window_context(window: Window, time_axis: int) -> tuple[int, int, int] | None:
