@@ -137,7 +137,9 @@ MORE = [
 
 CASES = [(op, *example(op)) for op in OPS if op != "Constant"] + MORE
 
-CAUTIOUS = ("ConvInteger", "QLinearConv")  # windows of integers, whose padding is a number of its own, are not followed
+# Axes of which more could be said, and is not: windows of integers, whose padding is a number of its own, and the
+# output channels of weights that are inputs.
+CAUTIOUS = ("Conv", "ConvInteger", "QLinearConv")
 
 
 def values_of(spec):
@@ -262,7 +264,7 @@ def check_caution(run, rng):
                 for position in range(array.shape[axis])
             ]
             apart = apart_outputs(run, after, array.shape[axis])
-            chosen = [position for position in range(array.shape[axis]) if position != array.shape[axis] // 2]
+            chosen = range(1, array.shape[axis])
             found = subset(run, {place: axis}, chosen) if apart else None
             assert found is None or not left_as_it_was(run, found, apart, chosen), f"input {place}, axis {axis}"
 

@@ -604,16 +604,20 @@ def _product_dimensions(a, b, beside_a, beside_b):
     """
 
     def rule(attributes, inputs, outputs):
-        given = [value is not None and value.shape not in ((), (1,)) for value in inputs]
-        if any(given[place] for place in beside_a):
-            return []
+        many = {place for place, value in enumerate(inputs) if value is not None and value.shape not in ((), (1,))}
         found = factors(inputs[a], inputs[b], outputs[0], (a, b))
         if len(inputs[b].shape) > 1:
-            columns = {place: len(inputs[place].shape) - 1 for place in beside_b if given[place]}
+            columns = {place: len(inputs[place].shape) - 1 for place in beside_b if place in many}
             found[-1] = Dimension({**found[-1].inputs, **columns}, found[-1].outputs)
-        return found
+        rows = {a: len(inputs[a].shape) - 2}
+        return [dimension for dimension in found if many.isdisjoint(beside_a) or dimension.inputs != rows]
 
     return rule
+
+
+def _dynamic_dimensions(attributes, inputs, outputs):
+    """The columns: what is quantized by its range meets."""
+    return _product_dimensions(0, 1, (), (2, 3, 4))(attributes, inputs, outputs)[-1:]
 
 
 def _over_rows(attributes, rank, time_axis):
@@ -693,7 +697,15 @@ OPS = [
         dimensions=_product_dimensions(0, 1, (2, 4), (3, 5, 6)),
         time=_over_rows,
     ),
-    _op("DynamicQuantizeMatMul", _dynamic_matmul_infer, _dynamic_matmul_packed, 3, 5, time="whole"),
+    _op(
+        "DynamicQuantizeMatMul",
+        _dynamic_matmul_infer,
+        _dynamic_matmul_packed,
+        3,
+        5,
+        dimensions=_dynamic_dimensions,
+        time="whole",
+    ),
     _op(
         "ConvInteger",
         _conv_integer_infer,
