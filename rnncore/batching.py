@@ -11,14 +11,12 @@ import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_lengths, accept_state
 from rnncore.errors import InputError
-from rnncore.ops import OPS, UNKNOWN
-from rnncore.spec import Control, Node, Recurrent, Spec
+from rnncore.graph.axes import padded_steps, rows_meet
+from rnncore.ops import UNKNOWN
+from rnncore.spec import Spec
 from rnncore.state import State
 
 __all__ = ["Batcher", "Job"]
-
-# Ops that look at all of time, and keep rows apart where the batch is their first dimension.
-ROW_BY_ROW = ("WordAttention", "BahdanauAttention", "LuongAttention", "Reshape")
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,8 @@ class Batcher:
         self.batch = _batch_name(self.spec)
         outputs = [self.spec.values[name].shape for name in self.spec.outputs]
         shapes = [entry.shape for entry in self.spec.inputs if not entry.optional] + outputs
-        self.mergeable = all(shape.count(self.batch) == 1 for shape in shapes) and not any(
-            _mixes_rows(node, self.spec, self.batch) for node in self.spec.nodes
-        )
+        every = self.batch is not None and all(shape.count(self.batch) == 1 for shape in shapes)
+        self.mergeable = every and not rows_meet(self.spec, self.batch)
         self.lengths, self.time = _ragged(self.spec, self.batch) if self.mergeable else (None, None)
         self._required = [entry.name for entry in self.spec.inputs if not entry.optional]
         self._axes = {entry.name: self._axes_of(entry.shape) for entry in self.spec.inputs}
@@ -201,20 +198,6 @@ def _batch_name(spec: Spec) -> str | None:
     return shape[0] if shape and isinstance(shape[0], str) else None
 
 
-def _mixes_rows(node: Any, spec: Spec, batch: str) -> bool:
-    """Whether what a node gives for a row may depend on other rows."""
-    if not isinstance(node, Node):
-        return isinstance(node, Control)
-    shapes = [spec.values[name].shape for name in node.inputs if name]
-    made = [spec.values[name].shape for name in node.names]
-    if node.op in ROW_BY_ROW and all(shape[:1] == (batch,) for shape in [*shapes[:1], *made]):
-        return False
-    return any(
-        batch in shape and OPS[node.op].over_time(node.attributes, len(shape), shape.index(batch)) != "pointwise"
-        for shape in shapes
-    )
-
-
 def _ragged(spec: Spec, batch: str) -> tuple[str | None, str | None]:
     """The lengths input and the name of time, where rows of any length may stand in one batch; else None and None."""
     names = {node.lengths for node in spec.stateful}
@@ -230,22 +213,8 @@ def _ragged(spec: Spec, batch: str) -> tuple[str | None, str | None]:
     (lengths,), (time,) = names, free
     if lengths not in {entry.name for entry in spec.inputs} or time == UNKNOWN:
         return None, None
-    if not all(_minds_lengths(node, spec, lengths, time) for node in spec.nodes):
+    masks = {entry.name for entry in spec.inputs}
+    if padded_steps(spec, batch, lambda node: node.mask is None or node.mask in masks).get(time) != (lengths,):
         return None, None
     sizes = {size for name in spec.outputs for size in spec.values[name].shape if isinstance(size, str)}
     return (lengths, time) if sizes <= {batch, time} else (None, None)
-
-
-def _minds_lengths(node: Any, spec: Spec, lengths: str, time: str) -> bool:
-    """Whether what a node gives for a row's valid steps does not depend on those behind them."""
-    if isinstance(node, Recurrent):
-        return node.lengths == lengths and not (node.mask and node.mask not in {e.name for e in spec.inputs})
-    if not isinstance(node, Node):
-        return False
-    for name in node.inputs:
-        shape = spec.values[name].shape if name else ()
-        if time in shape and OPS[node.op].over_time(node.attributes, len(shape), shape.index(time)) != "pointwise":
-            return False
-        if any(isinstance(size, str) and size != time and time in size for size in shape):
-            return False
-    return True

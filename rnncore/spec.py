@@ -30,6 +30,7 @@ from rnncore.cells.base import check_choice, check_flag, check_integer
 from rnncore.errors import SpecError, close_names, shown
 from rnncore.ops import DTYPES, OPS, UNKNOWN, Value, schema
 from rnncore.ops.attention import Scoring
+from rnncore.ops.dimensions import CAUSAL, Dimension, Reach
 from rnncore.strict_json import read_json
 
 __all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec", "check_sizes"]
@@ -158,14 +159,28 @@ class Node:
         """The names of the node's values."""
         return OPS[self.op].names(self.name, self.attributes)
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the inputs by their places; "" for one that is absent."""
+        return self.inputs
+
     def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
         with _naming(self):
             OPS[self.op].weight_shapes(self.attributes)  # checks the sizes
-            op = OPS[self.op]
-            given = [values.get(name) for name in self.inputs]
-            op.check_present(given)
-            absent = [None] * (op.arity[1] - len(given)) if op.optional else []
-            return dict(zip(self.names, op.infer(self.attributes, [*given, *absent]), strict=True))
+            given = self._given(values)
+            OPS[self.op].check_present(given[: len(self.inputs)])
+            return dict(zip(self.names, OPS[self.op].infer(self.attributes, given), strict=True))
+
+    def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
+        """How the dimensions of its values come from those of its slots."""
+        outputs = [values[name] for name in self.names]
+        return OPS[self.op].dimensions(self.attributes, self._given(values), outputs)
+
+    def _given(self, values: Mapping[str, Value]) -> list[Value | None]:
+        """What is known of each input; None for those that are absent."""
+        given = [values.get(name) for name in self.inputs]
+        op = OPS[self.op]
+        return [*given, *[None] * (op.arity[1] - len(given))] if op.optional else given
 
     def to_json(self) -> dict[str, Any]:
         defaults = OPS[self.op].attributes
@@ -322,18 +337,50 @@ class Recurrent:
                 raise SpecError(f"mask {self.mask!r} is {values[self.mask]}, expected bool {axes}")
             for name, (key, shape) in zip(self.initial, self.state_shapes(batch).items(), strict=False):
                 _need(f"initial {key}", name, values[name], shape)
-            y = Value("float", (*x.shape[:2], self.output_size))
-            one = Value("float", (*x.shape[:2], self.cell.output_size))
-            found = (
-                {f"{self.name}.forward": one, f"{self.name}.reverse": one}
-                if self.merge == "separate"
-                else {self.name: y}
-            )
+            width = self.cell.output_size if self.merge == "separate" else self.output_size
+            shapes = [(*x.shape[:2], width)] * len(self.sequence_names)
             if self.merge != "separate":
-                found[f"{self.name}.last"] = Value("float", (batch, self.output_size))
-            for key, shape in self.state_shapes(batch).items():
-                found[f"{self.name}.{key}"] = Value("float", shape)
-            return found
+                shapes.append((batch, self.output_size))
+            shapes += self.state_shapes(batch).values()
+            return {name: Value("float", shape) for name, shape in zip(self.names, shapes, strict=True)}
+
+    @property
+    def op(self) -> str:
+        """As it stands for the node in JSON and in messages."""
+        return self.kind
+
+    @property
+    def sequence_names(self) -> tuple[str, ...]:
+        """The names of the values that have steps."""
+        return (f"{self.name}.forward", f"{self.name}.reverse") if self.merge == "separate" else (self.name,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the node's values."""
+        last = () if self.merge == "separate" else (f"{self.name}.last",)
+        return (*self.sequence_names, *last, *(f"{self.name}.{key}" for key in self.cell.states))
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the inputs by their places; "" for one that is absent."""
+        return (self.input, self.lengths or "", self.mask or "", *self.initial)
+
+    def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
+        """Rows; and steps, of which each comes after those before it, or before those behind."""
+        rows, steps = (0, 1) if self.layout == "batch_first" else (1, 0)
+        sequences = len(self.sequence_names)
+        states = len(self.names) - len(self.cell.states)
+        outputs = {place: rows if place < sequences else int(place >= states) for place in range(len(self.names))}
+        initial = {3 + place: 1 for place in range(len(self.initial))}
+        found = [Dimension({0: rows, 1: 0, 2: rows, **initial}, outputs)]
+        reach = {"forward": CAUSAL, "reverse": Reach(0, None)}.get(self.direction)
+        if reach is None or self.output_order == "processing":
+            reach = Reach(None, None)
+        return [*found, Dimension({0: steps, 2: steps}, dict.fromkeys(range(sequences), steps), reach)]
+
+    def is_time(self, dimension: Dimension) -> bool:
+        """Whether one of its Dimensions is that of the steps, in their own order."""
+        return dimension.inputs[0] == (1 if self.layout == "batch_first" else 0) and self.output_order == "time"
 
     def to_json(self) -> dict[str, Any]:
         return _stack_to_json(self)
@@ -496,6 +543,33 @@ class AttentionDecoder:
             found = {self.name + ending: Value("float", (*x.shape[:2], size)) for ending, size in sizes.items()}
             return {**found, **{f"{self.name}.{key}": Value("float", shape) for key, shape in states.items()}}
 
+    @property
+    def op(self) -> str:
+        """As it stands for the node in JSON and in messages."""
+        return self.kind
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the node's values."""
+        states = (f"{self.name}.{key}" for key in self.state_shapes("B"))
+        return (self.name, f"{self.name}.context", f"{self.name}.weights", *states)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the inputs by their places; "" for one that is absent."""
+        return (self.input, self.memory, self.keys or "", self.memory_mask or "", self.lengths or "", *self.initial)
+
+    def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
+        """Rows, and steps of the input, of which each comes after those before it. Those of the memory meet."""
+        initial = {5 + place: 1 for place in range(len(self.initial))}
+        outputs = {place: int(place > 2) for place in range(len(self.names))}
+        rows = Dimension({**dict.fromkeys(range(5), 0), **initial}, outputs)
+        return [rows, Dimension({0: 1}, {0: 1, 1: 1, 2: 1}, CAUSAL)]
+
+    def is_time(self, dimension: Dimension) -> bool:
+        """Whether one of its Dimensions is that of the steps."""
+        return dimension.inputs == {0: 1}
+
     def to_json(self) -> dict[str, Any]:
         return _stack_to_json(self)
 
@@ -600,6 +674,11 @@ class Control:
         """The names of the node's values."""
         count = len(self.branches[0].outputs) - (1 if self.op == "Loop" else 0)
         return tuple(f"{self.name}.{place}" if place else self.name for place in range(count))
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the inputs by their places; "" for one that is absent."""
+        return self.inputs
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ EXAMPLES = {
     "GatherElements": ({}, [ROWS, IDS - 1]),
     "GatherND": ({}, [ROWS, IDS[:, :2] % 3]),
     "ScatterElements": ({}, [ROWS, IDS - 1, ROWS]),
-    "ScatterND": ({}, [ROWS, np.zeros((2, 1), np.int64), ROWS[:2]]),
+    "ScatterND": ({}, [ROWS, np.zeros((2, 1), np.int64), ROWS[1:]]),
     "OneHot": ({"depth": 5}, [IDS, None, np.array([0, 1], np.float32)]),
     "Compress": ({"axis": 1}, [ROWS, np.array([True, False, True, True])]),
     "TopK": ({"k": 2}, [ROWS]),

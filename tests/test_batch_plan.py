@@ -19,6 +19,11 @@ def spec(*nodes, inputs=(X,), output=None, recurrent=(GRU_,)):
     return Spec([*inputs], [*recurrent, *nodes], [output or (nodes[-1].name if nodes else "gru")])
 
 
+def choice(condition, other=Node("b", "Tanh", "a")):  # noqa: B008 (a frozen dataclass)
+    branches = (Spec([Input("a", "float", ("B", "T", 4))], [node], ["b"]) for node in (Node("b", "Relu", "a"), other))
+    return Control("y", "If", (condition, "gru"), tuple(branches), captures=("a",))
+
+
 APART = {
     "stack": spec(),
     "linear": spec(Node("y", "Linear", "gru", {"input_size": 4, "output_size": 2})),
@@ -67,21 +72,20 @@ MIXED = {
     "reversed rows": spec(Node("y", "Slice", "gru", {"starts": (-1,), "ends": (-100,), "axes": (0,), "steps": (-1,)})),
     "first row": spec(Node("y", "Gather", "gru", {"axis": 0, "indices": (0,)})),
     "batch norm of rows": spec(Node("y", "LpNormalization", "gru", {"axis": 0, "p": 2})),
-    "choice": Spec(
-        [X, Input("which", "bool", ())],
+    "choice by the rows": Spec(
+        [X],
         [
             GRU_,
-            Control(
-                "y",
-                "If",
-                ("which", "gru"),
-                (
-                    Spec([Input("a", "float", ("B", "T", 4))], [Node("b", "Relu", "a")], ["b"]),
-                    Spec([Input("a", "float", ("B", "T", 4))], [Node("b", "Tanh", "a")], ["b"]),
-                ),
-                captures=("a",),
-            ),
+            Node("m", "ReduceMax", "gru", {"keepdims": False}),
+            Node("zero", "Constant", (), {"dtype": "float", "value": 0.0}),
+            Node("which", "Greater", ("m", "zero")),
+            choice("which"),
         ],
+        ["y"],
+    ),
+    "choice between sums": Spec(
+        [X, Input("which", "bool", ())],
+        [GRU_, choice("which", Node("b", "CumSum", "a", {"axis": 0}))],
         ["y"],
     ),
 }
@@ -108,6 +112,10 @@ def test_rows_that_are_apart(found):
 @pytest.mark.parametrize("found", MIXED.values(), ids=MIXED)
 def test_rows_that_are_not_known_to_be_apart(found):
     assert not rows_are_apart(found)
+
+
+def test_a_choice_for_all_rows_keeps_them_apart():
+    assert rows_are_apart(Spec([X, Input("which", "bool", ())], [GRU_, choice("which")], ["y"]))
 
 
 def test_the_mixed_ones_do_mix():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.apart import mixing
+from rnncore.graph.axes import padded_steps, rows_meet
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Spec
 
@@ -24,10 +24,9 @@ BATCH = "B"
 def rows_are_apart(spec: Spec) -> bool:
     """Whether the graph proves that every output of a row depends on that row alone.
 
-    Every value either has exactly one dimension "B" or nothing of the batch in it, its size included, and no node
-    mixes along that dimension.
+    Every output has the dimension "B" once, and on the way to it no node mixes along it, or counts it.
     """
-    return not mixing(spec, BATCH, rows=True) and all(BATCH in spec.values[name].shape for name in spec.outputs)
+    return not rows_meet(spec, BATCH)
 
 
 @dataclass(frozen=True)
@@ -96,25 +95,4 @@ def _padded(spec: Spec) -> dict[str, tuple[str, ...]]:
 
     Steps of an output behind a row's own end mean nothing then, and no other value has seen them.
     """
-    given = {entry.name for entry in spec.inputs}
-    found: dict[str, set[str]] = {}
-    for node in spec.recurrent:
-        x = spec.values[node.input].shape
-        time = x[1 if node.layout == "batch_first" else 0]
-        if isinstance(time, str) and time != BATCH:
-            found.setdefault(time, set()).add(node.lengths if node.mask is None else None)
-    padded = {}
-    for time, lengths in found.items():
-        if lengths <= given and _steps_are_apart(spec, time):
-            padded[time] = tuple(sorted(lengths))
-    owners: dict[str, int] = {}
-    for lengths in padded.values():
-        for name in lengths:
-            owners[name] = owners.get(name, 0) + 1
-    return {time: lengths for time, lengths in padded.items() if all(owners[name] == 1 for name in lengths)}
-
-
-def _steps_are_apart(spec: Spec, time: str) -> bool:
-    if any(node.output_order != "time" for node in spec.recurrent):
-        return False
-    return not mixing(spec, time, rows=False, recurrent=False)
+    return padded_steps(spec, BATCH, lambda node: node.mask is None)

@@ -83,6 +83,7 @@ class Op:
     dimensions    (attributes, the inputs' values, the outputs' values) -> the Dimensions along which positions stay
                   apart, or within a reach of each other: a Rule of ops/dimensions.py
     of_sizes      positions of the inputs of which only the sizes count, not what they hold
+    shaped_by     positions of the inputs whose numbers become sizes of the outputs, and decide about nothing else
     run           (attributes, weights, arrays) -> one array, or a tuple for several outputs; in a model the
                   attributes also hold "floating", the dtype that "float" stands for
     weight_shapes (attributes) -> shapes of the weights the node owns, by name
@@ -114,6 +115,7 @@ class Op:
     weight_dtypes: Callable[[Mapping[str, Any]], dict[str, str]] = lambda attributes: {}
     optional: tuple[int, ...] = ()
     of_sizes: tuple[int, ...] = ()
+    shaped_by: tuple[int, ...] = ()
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None

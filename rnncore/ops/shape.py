@@ -736,6 +736,7 @@ OPS = [
             "allowzero": Flag(False),
         },
         bound=_reshape_bound,
+        shaped_by=(1,),
     ),
     Op("Flatten", _flatten_infer, _flatten, _reshape_dimensions, time=_flatten_time, schema={"axis": Axis(1)}),
     Op(
@@ -772,6 +773,7 @@ OPS = [
         _expand_dimensions,
         arity=(1, 2),
         schema={"shape": Integers(None, position=1, **SIZES)},
+        shaped_by=(1,),
     ),
     Op(
         "Tile",
@@ -833,6 +835,7 @@ OPS = [
             for name, place in SLICE.items()
         },
         bound=_slice_bound,
+        shaped_by=(1, 2),
     ),
     Op(
         "Range",
@@ -854,6 +857,7 @@ OPS = [
             "dtype": Choice("float", among=DTYPES),
             "value": Number(0),
         },
+        shaped_by=(0,),
     ),
     Op(
         "EyeLike",

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rnncore.apart import freed, mixing
 from rnncore.errors import SpecError, UnsupportedError
+from rnncore.graph.axes import follow, freed
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.streaming.timing import INPUT, Blocks, Timing, Window, joined
@@ -318,7 +318,7 @@ class _Follower:
             self._refuse(node, f"its state {rowless[0]!r} is one for all rows of a batch")
         if any((*node.backward, *node.output_backward)):
             self._refuse(node, "it reads the sequence from its end")
-        mixed = "" if self.fixed else mixing(node.branches[0], BATCH, rows=True)
+        mixed = "" if self.fixed else follow(node.branches[0], BATCH).meets
         if mixed:
             self._refuse(node, f"the rows of a batch may meet in its body, at {mixed}")
         timing = joined([flow.timing for flow in steps.values()])

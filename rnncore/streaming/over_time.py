@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.apart import freed
 from rnncore.errors import InputError, shown
+from rnncore.graph.axes import freed
 from rnncore.model import Model
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
