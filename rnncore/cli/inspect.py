@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -18,8 +18,10 @@ from rnncore.formats import Listing, read_checkpoint, read_listing
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
-from rnncore.ops import OPS
+from rnncore.graph.axes import follow
+from rnncore.ops.dimensions import Reach
 from rnncore.spec import BRANCHES, AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.streaming.flow import plan
 
 __all__ = ["inspect", "print_graph", "print_notes"]
 
@@ -147,9 +149,7 @@ def print_graph(native: NativeFile) -> None:
     out.print(table("nodes", columns, nodes, right=columns[-2:]))
     out.print(table("outputs", ("name", "value"), [(name, spec.values[name]) for name in spec.outputs]))
     say(f"{native.weights.count:,} parameters, {bytes_text(native.weights.nbytes)} of weights")
-    whole = [node["name"] for node in _nodes(native) if node["time"] == "whole"]
-    listed = limited(f"needs the whole sequence for {', '.join(whole)}")
-    say(f"over time: {listed if whole else 'every step needs itself and what came before, so it can run step by step'}")
+    say(f"over time: {limited(_why_whole(spec)) or 'it can run step by step, as a stream'}")
 
 
 def print_notes(native: NativeFile) -> None:
@@ -165,7 +165,7 @@ def print_notes(native: NativeFile) -> None:
 def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
     """Every node as plain values."""
     spec = native.spec
-    times = _time_names(spec)
+    reaches = _reaches(spec)
     for node in spec.nodes:
         found = node.infer(spec.values)
         arrays = [native.weights[name] for name in node.weight_shapes()]
@@ -175,10 +175,19 @@ def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
             "reads": ", ".join(node.reads),
             "options": _node_options(node),
             "outputs": {name: str(value) for name, value in _shown_values(node, found, spec).items()},
-            "time": _over_time(node, spec, times),
+            "time": _over_time(reaches.get(node.name, ())),
             "parameters": sum(array.size for array in arrays),
             "bytes": sum(array.nbytes for array in arrays),
         }
+
+
+def _why_whole(spec: Spec) -> str:
+    """Why the model cannot be streamed as it is; "" where it can."""
+    try:
+        plan(spec)
+    except UnsupportedError as error:
+        return str(error)
+    return ""
 
 
 def _time_names(spec: Spec) -> set[str]:
@@ -190,20 +199,19 @@ def _time_names(spec: Spec) -> set[str]:
     return {size for size in found if isinstance(size, str)}
 
 
-def _over_time(node: Any, spec: Spec, times: set[str]) -> str:
-    """What a step of a node's output needs: "pointwise", "causal" or "whole"; "" for what has no steps."""
-    if isinstance(node, (Recurrent, AttentionDecoder)):
-        return "causal" if getattr(node, "direction", "forward") == "forward" else "whole"
-    timed = [
-        (len(shape), axis)
-        for name in node.reads
-        for shape in (spec.values[name].shape,)
-        for axis, size in enumerate(shape)
-        if isinstance(size, str) and any(re.search(rf"\b{re.escape(time)}\b", size) for time in times)
-    ]
-    if not timed:
-        return ""
-    return OPS[node.op].over_time(node.attributes, *timed[0]) if isinstance(node, Node) else "whole"
+def _reaches(spec: Spec) -> dict[str, list[Reach]]:
+    """How far each node looks along the dimensions that count steps."""
+    found: dict[str, list[Reach]] = {}
+    for time in sorted(_time_names(spec)):
+        for name, reach in follow(spec, time).reaches.items():
+            found.setdefault(name, []).append(reach)
+    return found
+
+
+def _over_time(reaches: Sequence[Reach]) -> str:
+    """What a step of a node's output needs: a name of Reach, the widest; "" for what has no steps."""
+    names = {reach.name for reach in reaches}
+    return next((name for name in ("whole", "window", "causal", "pointwise") if name in names), "")
 
 
 def _kind(node: Node | Recurrent | AttentionDecoder) -> str:

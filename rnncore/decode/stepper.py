@@ -8,7 +8,6 @@ nothing.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,16 +17,14 @@ from rnncore.arguments import accept_inputs, accept_state
 from rnncore.decode.streamed import Streamed
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, UnsupportedError, shown
+from rnncore.graph.axes import Followed, follow
 from rnncore.kernels._graph import walk
-from rnncore.ops import OPS, UNKNOWN
 from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
 from rnncore.state import State
 
 __all__ = ["KINDS", "Rows", "Stepper"]
 
 KINDS = ("logits", "probabilities", "log_probabilities")
-# Ops that look at a memory with each step of their first input: pointwise in time where the memory does not move.
-LOOKING_BACK = ("BahdanauAttention", "LuongAttention", "KerasAttention", "KerasAdditiveAttention", "MultiHeadAttention")
 
 
 class Rows:
@@ -303,13 +300,14 @@ def _first(node: Any, moving: set[str]) -> bool:
 def _moving(spec: Spec, tokens: str) -> tuple[set[str], str]:
     """Names of the values, and nodes, that depend on the tokens; and which node looks at other steps, "" for none."""
     time = spec.values[tokens].shape[1]
+    found = follow(spec, time, among={tokens})
     moving, ahead = {tokens}, ""
     for node in spec.nodes:
         if not _first(node, moving):
             continue
-        why = _looks_ahead(node, spec, moving, time)
+        why = _looks_ahead(node, found)
         ahead = ahead or (why and f"node {node.name!r} {why}")
-        moving |= {node.name, *node.infer(spec.values)}
+        moving |= {node.name, *node.names}
     return moving, ahead
 
 
@@ -324,37 +322,19 @@ def _streamed(model: Any, tokens: str, output: str, longest: int, ahead: str) ->
         ) from None
 
 
-def _depends(size: str, time: str) -> bool:
-    return size == UNKNOWN or re.search(rf"\b{re.escape(time)}\b", size) is not None
-
-
-def _looks_ahead(node: Any, spec: Spec, moving: set[str], time: str) -> str:
+def _looks_ahead(node: Any, found: Followed) -> str:
     """Why a node's steps need more than the tokens up to theirs; "" where they do not."""
-    if isinstance(node, Recurrent):
-        if node.direction != "forward":
-            return f"is {node.direction}"
-        if node.mask in moving:
-            return "has a mask that the tokens decide about"
-        if node.lengths in moving:
-            return "has lengths that the tokens decide about"
-        return "starts from what the tokens give" if moving.intersection(node.initial) else ""
-    if isinstance(node, AttentionDecoder):
-        others = {name for name in node.reads if name != node.input}
-        return "attends to the tokens' own steps" if moving & others else ""
-    if not isinstance(node, Node):
-        return f"is a {type(node).__name__}"
-    read = [name for name in node.inputs if name in moving]
-    for name in read:
-        shape = spec.values[name].shape
-        unclear = [size for size in shape if isinstance(size, str) and size != time and _depends(size, time)]
-        if unclear:
-            return f"({node.op}) reads {name!r}, which has {unclear[0]} steps"
-        if time not in shape:
-            continue
-        found = OPS[node.op].over_time(node.attributes, len(shape), shape.index(time))
-        if found == "pointwise":
-            continue
-        looking = node.op in LOOKING_BACK and not node.attributes.get("causal") and name == node.inputs[0]
-        if not (looking and len(read) == 1):
-            return f"({node.op}) needs more than one step of {name!r}"
+    slots = [found.places[name].kind if name else "free" for name in node.slots]
+    reach = found.reaches.get(node.name)
+    if isinstance(node, Recurrent) and node.direction != "forward":
+        return f"is {node.direction}"
+    if isinstance(node, (Recurrent, AttentionDecoder)):
+        moving = [name for name, kind in zip(node.slots[1:], slots[1:], strict=True) if kind != "free"]
+        return f"reads {moving[0]!r}, which the tokens decide about" if moving else ""
+    if "met" in slots or (reach is not None and not reach.apart):
+        return f"({node.op}) needs more than one step of {node.slots[_first_of(slots)]!r}"
     return ""
+
+
+def _first_of(kinds: Sequence[str]) -> int:
+    return next(place for place, kind in enumerate(kinds) if kind != "free")
