@@ -225,7 +225,7 @@ class _Walk:
     def _kept(self, node: Any, name: str, axis: int | None, sized: Sequence[int]) -> Place:
         """The place of an output that has the dimension as this axis, which its other sizes may not be made of."""
         value = self.values[name]
-        if axis is None:
+        if axis is None or not self._is_made_of(value.shape[axis]):
             return Place("met", reason=describe(node))
         others = [size for place, size in enumerate(value.shape) if place != axis]
         unclear = bool(sized) and UNKNOWN in others
