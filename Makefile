@@ -10,11 +10,13 @@ SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kern
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
 
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist worksteal
 test: $(VENV)/.installed-test  ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-all: $(VENV)/.installed-test  ## the tests with many more random cases
-	RNNCORE_TEST_SCALE=20 $(BIN)/python -m pytest -q --timeout=7200
+	RNNCORE_TEST_SCALE=20 $(BIN)/python -m pytest -q --timeout=7200 $(PARALLEL)
 
 mutations: $(VENV)/.installed-test  ## break cells and kernels on purpose: the tests must notice
 	$(BIN)/python tests/mutations.py
