@@ -18,9 +18,11 @@ A Control node (If, Loop, Scan) holds Specs of its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -34,7 +36,20 @@ from rnncore.ops.attention import Scoring
 from rnncore.ops.base import no_weights
 from rnncore.strict_json import read_json
 
-__all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec", "check_sizes"]
+__all__ = [
+    "FILE_NODES",
+    "MAX_NODES",
+    "AttentionDecoder",
+    "Control",
+    "Input",
+    "Node",
+    "Recurrent",
+    "Spec",
+    "check_sizes",
+    "limited_nodes",
+    "more_nodes",
+    "most_nodes",
+]
 
 FORMAT_VERSION = 1
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -43,10 +58,15 @@ LAYOUTS = ("batch_first", "time_first")
 MASKED_OUTPUTS = ("repeat", "zero")
 OUTPUT_ORDERS = ("time", "processing")
 MAX_NODES = 100_000  # those inside branches among them, and each layer of a stack
+FILE_NODES = 20_000
+"""As many a file may have whose reader says nothing else: more take longer than a stranger's file should."""
+
 MAX_LAYERS = 1024
 MAX_NESTING = 4
 MAX_NAME = 1000
 LARGEST = (1 << 63) - 1
+
+_HERE = threading.local()  # .nodes: how many a Spec may have that this thread makes
 
 _set = object.__setattr__  # of frozen objects while they are made
 
@@ -733,8 +753,8 @@ class Spec:
             object.__setattr__(self, field, members)
         outputs = (self.outputs,) if isinstance(self.outputs, str) else _sequence("outputs", self.outputs)
         object.__setattr__(self, "outputs", outputs)
-        if self.size > MAX_NODES:
-            raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
+        if self.size > most_nodes():
+            raise SpecError(f"{self.size} nodes and layers, expected at most {most_nodes()}{more_nodes()}")
         names = {entry.name for entry in self.inputs}
         names.update(node.name for node in self.nodes)
         if "lengths" not in names and any("lengths" in node.reads for node in self.nodes):
@@ -891,13 +911,37 @@ class Spec:
         for key in ("inputs", "nodes", "outputs"):
             if not isinstance(found[key], (list, tuple)):
                 raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
-        if depth == 0 and _nodes_in_json(found) > MAX_NODES:
-            raise SpecError(f"{_nodes_in_json(found)} nodes, expected at most {MAX_NODES} nodes and layers")
+        if depth == 0 and _nodes_in_json(found) > most_nodes():
+            count = f"{_nodes_in_json(found)} nodes"
+            raise SpecError(f"{count}, expected at most {most_nodes()} nodes and layers{more_nodes()}")
         return cls(
             tuple(_input_from_json(entry) for entry in found["inputs"]),
             tuple(_node_from_json(entry, depth) for entry in found["nodes"]),
             tuple(found["outputs"]),
         )
+
+
+@contextlib.contextmanager
+def limited_nodes(most: int) -> Iterator[None]:
+    """A Spec that this thread makes inside has at most so many nodes and layers, or it is a SpecError."""
+    before = most_nodes()
+    _HERE.nodes = most
+    try:
+        yield
+    finally:
+        _HERE.nodes = before
+
+
+def most_nodes() -> int:
+    """How many nodes and layers a Spec may have, here and now."""
+    return getattr(_HERE, "nodes", MAX_NODES)
+
+
+def more_nodes() -> str:
+    """What a message says of how more are allowed."""
+    if most_nodes() == MAX_NODES:
+        return ""
+    return f" of a file; load(..., budget=Budget(nodes=...)), or RNNCORE_MAX_NODES, allows up to {MAX_NODES}"
 
 
 def check_sizes(sizes: Mapping[str, int], shapes: Iterable[int | str]) -> None:

@@ -22,11 +22,11 @@ from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
 from rnncore.formats._cursor import Budget, Cursor, shown
 from rnncore.formats.onnx_external import ExternalData
 from rnncore.formats.onnx_wire import check_wire
+from rnncore.spec import more_nodes, most_nodes
 
 __all__ = ["AttributeReference", "OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "needs_onnx", "read_model"]
 
 MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
-MAX_NODES = 100_000
 MAX_NESTING = 4
 MAX_RANK = 16
 OLDEST_OPSET = 7
@@ -178,7 +178,7 @@ class _Reader:
     def __init__(self, proto: Any, path: str, on_disk: bool):
         self.proto, self.path = proto, path
         self.external = ExternalData(path if on_disk else None)
-        self.nodes = Budget(MAX_NODES, "nodes", path)
+        self.nodes = Budget(most_nodes(), "nodes", path, more_nodes())
         self.floats: set[str] = set()
         self.notes: list[str] = []
         self.functions: dict[tuple[str, str, str], Any] = {}
