@@ -617,20 +617,21 @@ def op_step(
     packs: dict[tuple, Any] | None = None,
 ) -> OpStep:
     """The step of a Node; known: the Values by name, where the node reads them under these names; packs: see pack."""
-    shapes = node.weight_shapes()
+    op, shapes, key = OPS[node.op], node.weight_shapes(), None
     given = {name.removeprefix(f"{node.name}."): weights[name] for name in shapes}
-    packs = {} if packs is None or not shapes else packs
-    name = (node.op, repr(sorted(node.attributes.items())), *map(memory_of, given.values()))
-    run, _ = packs.get(name, (None, None))
+    if shapes and packs is not None:
+        key = (node.op, repr(sorted(node.attributes.items())), *map(memory_of, given.values()))
+    run, _ = packs.get(key, (None, None)) if key is not None else (None, None)
     if run is None:
-        dtypes = OPS[node.op].weight_dtypes(node.attributes)
+        dtypes = op.weight_dtypes(node.attributes)
         own = {
-            key: array.astype(numpy_dtype(dtypes.get(key, "float"), dtype), copy=False) for key, array in given.items()
+            name: array.astype(numpy_dtype(dtypes.get(name, "float"), dtype), copy=False)
+            for name, array in given.items()
         }
         values = None if known is None else [known[name] if name else None for name in node.inputs]
-        run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
-        if OPS[node.op].bound is None:
-            packs[name] = run, given
+        run = op.compiled(node.attributes, own, threads, dtype, values)
+        if key is not None and op.bound is None:
+            packs[key] = run, given
     packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
-    parted = blocks.apply if OPS[node.op].spreads else None
+    parted = blocks.apply if op.spreads else None
     return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed, parted, blocks.ELEMENTS)

@@ -13,28 +13,29 @@
     windows.py     cut_padding: what is cut off behind a convolution is not computed
     dead.py        remove_dead: what nothing reads
 
-Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES.
+Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES, and one of NEEDS
+where it has nothing to do in a graph without certain ops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import AFFINE, PRODUCTS, fold_affine
-from rnncore.passes.axes import cancel_axes, square
+from rnncore.passes.axes import OF_ONE, cancel_axes, square
 from rnncore.passes.branches import take_branches
 from rnncore.passes.constants import Folding, fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph, is_constant
-from rnncore.passes.identities import remove_identities
+from rnncore.passes.identities import IDENTITIES, remove_identities
 from rnncore.passes.layers import join_slices, merge_layers
-from rnncore.passes.quantized import follow_quantizer
+from rnncore.passes.quantized import QUANTIZING, follow_quantizer
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.passes.windows import cut_padding
-from rnncore.spec import Input, Node, Spec
+from rnncore.spec import BRANCHES, Input, Node, Spec
 
 __all__ = ["PASSES", "Folding", "compiled", "simplify"]
 
@@ -60,6 +61,25 @@ KEEPING = tuple(change for change in PASSES if change is not fold_affine)
 """Passes that leave every weight what the source says it is: for a Spec that other weights will be bound to."""
 
 COMPILED = (fold_affine, fuse_activations, remove_dead)
+
+CONTROL = frozenset(BRANCHES)
+
+NEEDS = {
+    fold_parameters: ({"Constant"},),
+    take_branches: ({"If"}, {"Constant"}),
+    remove_identities: (IDENTITIES,),
+    cancel_axes: ({"Squeeze", "Unsqueeze", *OF_ONE},),
+    square: ({"Pow"},),
+    cancel_transposes: ({"Transpose"},),
+    cut_padding: ({"Conv"}, {"Slice"}),
+    merge_layers: ({"Recurrent"},),
+    join_slices: ({"Slice"},),
+    fold_affine: (set(PRODUCTS), set(AFFINE)),
+    fuse_activations: ({"Conv"}, {"Relu"}),
+    join_swish: ({"Sigmoid"}, {"Mul"}),
+    follow_quantizer: (QUANTIZING | CONTROL,),
+}
+"""A graph has at least one op of each of these sets, or the pass changes nothing and is left out."""
 
 MAX_ROUNDS = 4
 """One pass makes work for another; real models are done after two rounds."""
@@ -127,7 +147,16 @@ def _changed(graph: Graph, passes: tuple) -> Graph:
     for _ in range(MAX_ROUNDS):
         before = graph.changes
         for change in passes:
-            change(graph)
+            if _has_work(change, graph.spec.kinds):
+                change(graph)
         if graph.changes == before:
             break
     return graph
+
+
+def _has_work(change: Callable[[Graph], None], kinds: frozenset[str]) -> bool:
+    """Whether a graph of these ops has all that a pass needs."""
+    for wanted in NEEDS.get(change, ()):  # noqa: SIM110 (a generator costs more than the loop, and branches are many)
+        if kinds.isdisjoint(wanted):
+            return False
+    return True

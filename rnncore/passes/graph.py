@@ -26,6 +26,7 @@ class Graph:
         self.weights = dict(weights)
         self.outputs = frozenset(spec.outputs)  # which no pass changes
         self._done: Counter[str] = Counter()
+        self._uses: tuple[Spec | None, Counter[str]] = None, Counter()  # of which Spec, and what uses gives
 
     @property
     def values(self) -> Mapping[str, Value]:
@@ -43,10 +44,11 @@ class Graph:
 
     def uses(self) -> Counter[str]:
         """How often each value is read, by nodes and as an output."""
-        found = Counter(self.spec.outputs)
-        for name, places in self.spec.readers.items():
-            found[name] += len(places)
-        return found
+        if self._uses[0] is not self.spec:
+            found = Counter({name: len(places) for name, places in self.spec.readers.items()})
+            found.update(self.spec.outputs)
+            self._uses = self.spec, found
+        return self._uses[1].copy()
 
     def constants(self) -> dict[str, np.ndarray]:
         """The arrays of Constant nodes, by name."""
@@ -85,7 +87,7 @@ def constant(node: Node, weights: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def with_reads(node: Any_Node, renamed: Mapping[str, str]) -> Any_Node:
     """The node with other values in place of those it reads."""
-    if not any(name in renamed for name in node.reads):
+    if not renamed or renamed.keys().isdisjoint(node.reads):
         return node
     if isinstance(node, (Node, Control)):
         return dataclasses.replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
