@@ -10,9 +10,11 @@ import numpy as np
 
 from rnncore.formats._cursor import shown
 
-__all__ = ["Checkpoint", "Skipped", "SkippedList"]
+__all__ = ["QUANTIZED", "Checkpoint", "Skipped", "SkippedList"]
 
 MAX_SKIPPED = 1000
+QUANTIZED = "computed in float32 from quantized weights, and unlike in PyTorch no input is quantized: "
+"""How the note begins that a model has of such weights."""
 
 
 class Skipped(NamedTuple):
