@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,8 @@ MAX_VISITS = 500_000
 MAX_METADATA = 1000
 LONGEST_METADATA = 1000
 WIDE = 4  # bytes of the float32 that a quantized number becomes
+PLAIN = frozenset((str, int, float, bool, type(None)))
+QUICK = 16  # values of a vocabulary that are passed over in the time of a visit
 LARGEST_LISTED = 100  # plain values of larger containers are data (a vocabulary), not settings
 
 STORAGES = {
@@ -157,7 +159,7 @@ def read_zip(cursor: Cursor, archive: Archive) -> Checkpoint:
             raise FormatError(f"{place}: {pickled}: {archive.size(pickled)} bytes, expected at most {MAX_PICKLE}")
         data = Cursor(archive.read(pickled), f"{place}: {pickled}", longest=LONGEST_STRING)
         storages = _Storages()
-        root = read_pickle(data, TABLE, storages.persistent_id, PickleBudget(data.place))
+        root = read_pickle(data, TABLE, storages.persistent_id, PickleBudget(data.place, len(data)))
         if data.remaining:
             raise FormatError(f"{data.place}: {data.remaining} bytes after the end of the pickle")
         for storage in storages.known.values():
@@ -186,7 +188,7 @@ def read_stream(cursor: Cursor) -> Checkpoint:
     place = cursor.place
     with low_level_errors(place):
         pickles = cursor.slice(0, len(cursor), longest=LONGEST_STRING)
-        budget, storages = PickleBudget(place), _Storages()
+        budget, storages = PickleBudget(place, min(len(cursor), MAX_PICKLE)), _Storages()
 
         def next_pickle(what, table=EMPTY_TABLE, persistent=_no_persistent_id):
             begin = pickles.tell()
@@ -605,7 +607,7 @@ class _Collector:
         self.open.append(value)
         self.open_ids.add(id(value))
         found = False
-        for key, child in _children(value if parts is None else parts):
+        for key, child in _children(value if parts is None else parts, self.visits):
             if key is not None:
                 self.path.append(key)
             found = self.visit(child) or found
@@ -669,23 +671,35 @@ class _Collector:
         return ".".join(self.path) if self.path else "tensor"
 
 
-def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
+def _children(value: Any, visits: Budget) -> Iterable[tuple[str | None, Any]]:
     """(key, child) of a container or object; key None adds nothing to the name."""
+    if type(value) is Foreign:
+        return _of_object(value, visits)
+    if len(value) > LARGEST_LISTED:
+        return _of_vocabulary(value, visits)
     if type(value) is Pairs:
-        for at in range(0, len(value), 2):
-            yield _key(value[at], at), value[at + 1]
-    elif type(value) is Foreign:
-        for state in value.attributes or ():
-            for part in state if type(state) is tuple and len(state) == 2 else (state,):
-                if type(part) is Pairs:
-                    yield from _attributes(part)
-                elif part is not None:
-                    yield "state", part
-        if value.entries is not None:
-            yield from _children(value.entries)
-    else:
-        for at, child in enumerate(value):
-            yield str(at), child
+        return [(_key(value[at], at), value[at + 1]) for at in range(0, len(value), 2)]
+    return [(str(at), child) for at, child in enumerate(value)]
+
+
+def _of_object(value: Foreign, visits: Budget) -> Iterator[tuple[str | None, Any]]:
+    for state in value.attributes or ():
+        for part in state if type(state) is tuple and len(state) == 2 else (state,):
+            if type(part) is Pairs:
+                yield from _attributes(part)
+            elif part is not None:
+                yield "state", part
+    if value.entries is not None:
+        yield from _children(value.entries, visits)
+
+
+def _of_vocabulary(value: Any, visits: Budget) -> list[tuple[str, Any]]:
+    """Of a container with many values those that are not plain: the others are data, and are not looked at."""
+    visits.spend(len(value) // QUICK)
+    if type(value) is Pairs:
+        pairs = enumerate(zip(value[::2], value[1::2], strict=True))
+        return [(_key(key, 2 * at), child) for at, (key, child) in pairs if type(child) not in PLAIN]
+    return [(str(at), child) for at, child in enumerate(value) if type(child) not in PLAIN]
 
 
 def _attributes(state: Pairs) -> Iterator[tuple[str | None, Any]]:
