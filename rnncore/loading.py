@@ -15,7 +15,7 @@ from rnncore.budget import Budget
 from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats import Checkpoint, native, read_file, sharded
 from rnncore.formats._cursor import InMemory
-from rnncore.formats.checkpoint import QUANTIZED
+from rnncore.formats.checkpoint import KERAS_WEIGHTS, QUANTIZED
 from rnncore.formats.native import NativeFile
 from rnncore.model import Model
 from rnncore.spec import Spec
@@ -136,6 +136,11 @@ def _opened(
         if wanted is None:
             if checkpoint.format == "TorchScript":
                 raise UnsupportedError("a TorchScript archive, whose program is not read: give a spec for its weights")
+            if checkpoint.format == KERAS_WEIGHTS:
+                raise UnsupportedError(
+                    "weights without a network, expected architecture=... with what model.to_json() gives"
+                    " (rnncore convert --architecture FILE.json), or a spec"
+                )
             stack = only_stack(tensors)
             wanted = stack.spec()
             bound = bind(wanted, tensors, names if names is not None else stack.names)

@@ -15,7 +15,7 @@ from rnncore import loading
 from rnncore.cli.output import bytes_text, console, limited, say, shape_text, table
 from rnncore.errors import RnncoreError, UnsupportedError
 from rnncore.formats import Listing, read_checkpoint, read_listing
-from rnncore.formats.checkpoint import Checkpoint
+from rnncore.formats.checkpoint import KERAS_WEIGHTS, Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.plain_weights import PlainWeights, plain_weights
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
@@ -325,7 +325,12 @@ def _print_checkpoint(
     if checkpoint.skipped:
         skipped = [(entry.path, entry.reason) for entry in checkpoint.skipped]
         _print_rows(out, "not read", ("what", "why"), skipped)
-    if any(stack.problem is None for stack in stacks):
+    if checkpoint.format == KERAS_WEIGHTS:
+        say(
+            f"to load it, give its network: rnncore convert {shlex.quote(file)} DST --architecture FILE.json, of "
+            "model.to_json(), or --spec"
+        )
+    elif any(stack.problem is None for stack in stacks):
         say(_next_step(shlex.quote(file), plain.tensors))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.formats.checkpoint import Checkpoint
+from rnncore.formats.checkpoint import KERAS_WEIGHTS, Checkpoint
 from rnncore.formats.parametrizations import fold, parts_of
 from rnncore.formats.torch_quantized import unpack
 from rnncore.spec import Spec
@@ -28,6 +28,10 @@ def plain_weights(checkpoint: Checkpoint, spec: Spec | None = None) -> PlainWeig
 
     Raises UnsupportedError and WeightError for weights that cannot be computed from what the file holds.
     """
+    if checkpoint.format == KERAS_WEIGHTS:
+        from rnncore.formats.keras_weights import keras_plain  # whose package pyfive is an extra
+
+        return PlainWeights(*keras_plain(checkpoint), ())
     tensors, renamed, quantized = unpack(checkpoint, spec)
     made_of = {name: (old,) for name, old in renamed.items()}
     made_of.update({name: tuple(parts.values()) for name, parts in parts_of(tensors).items()})

@@ -713,7 +713,7 @@ def _attributes(state: Pairs) -> Iterator[tuple[str | None, Any]]:
         child = state[2 * at + 1]
         if module and key in ("_parameters", "_buffers", "_modules"):
             yield None, child
-        elif not (module and key == "_flat_weights"):
+        elif key != "_flat_weights":
             yield key, child
 
 
