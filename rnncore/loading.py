@@ -15,6 +15,7 @@ from rnncore.budget import Budget, file_nodes
 from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats import Checkpoint, native, read_file, sharded
 from rnncore.formats._cursor import InMemory
+from rnncore.formats.checkpoint import KERAS_WEIGHTS, QUANTIZED
 from rnncore.formats.native import NativeFile
 from rnncore.model import Model
 from rnncore.spec import Spec, limited_nodes
@@ -67,7 +68,8 @@ def load(
     budget  the most that one call of the model may do, Budget(work=1e9, memory=1 << 30), see Model; and how many nodes
            the file may have, Budget(nodes=50_000)
 
-    Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without).
+    Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without),
+    and quantized weights of PyTorch's, read as float32, come with one that says so.
 
     Raises MissingFileError (also a FileNotFoundError) where there is none, FormatError for a damaged or malicious
     file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
@@ -78,7 +80,7 @@ def load(
     )
     model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary, budget=budget)
     for note in found.notes:
-        if note.startswith(NOT_USED):
+        if note.startswith((NOT_USED, QUANTIZED)):
             warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)
     if check:
         check_pair(model, found.test_pair, name_of(path)).require()
@@ -130,15 +132,21 @@ def _opened(
         return dataclasses.replace(checkpoint, source=_base(source), sha256=_sha256(source))
     if own:
         return native.from_checkpoint(checkpoint)
-    from rnncore.formats.parametrizations import fold
+    from rnncore.formats.plain_weights import plain_weights
     from rnncore.formats.torch_names import bind, is_optimizer, only_stack  # not for files that hold their network
 
     wanted = None if spec is None else read_spec(spec)
     try:
-        tensors, notes = fold(checkpoint.tensors)
+        plain = plain_weights(checkpoint, wanted)
+        tensors, notes = plain.tensors, plain.notes
         if wanted is None:
             if checkpoint.format == "TorchScript":
                 raise UnsupportedError("a TorchScript archive, whose program is not read: give a spec for its weights")
+            if checkpoint.format == KERAS_WEIGHTS:
+                raise UnsupportedError(
+                    "weights without a network, expected architecture=... with what model.to_json() gives"
+                    " (rnncore convert --architecture FILE.json), or a spec"
+                )
             stack = only_stack(tensors)
             wanted = stack.spec()
             bound = bind(wanted, tensors, names if names is not None else stack.names)
