@@ -295,7 +295,9 @@ class Model:
         """A Stream: the model over ``batch`` sequences that arrive in pieces, keeping its state from one to the next.
 
         lookahead  bidirectional layers read so many steps ahead and give ``block`` steps at a time (as many, if not
-                   given): their outputs then are not those of the whole sequence, but do not depend on how it is cut
+                   given): their outputs then are not those of the whole sequence, but do not depend on how it is cut.
+                   The reverse direction begins at the last step of each block and those ahead of it; outputs that
+                   only the sequence's end decides, as final states of both directions, are left out
         history    causal attention looks back on so many steps, the present one included
         inputs     the inputs without a time axis, by name: given once
 

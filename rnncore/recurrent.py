@@ -15,7 +15,7 @@ from rnncore.stacks import pack, packed_weights
 from rnncore.state import State
 from rnncore.weights import Weights
 
-__all__ = ["RecurrentStep"]
+__all__ = ["ALL_ROWS", "RecurrentStep", "repeat_masked", "rows_of_mask"]
 
 Values = dict[str, Any]
 
@@ -151,13 +151,11 @@ class RecurrentStep:
                 check_mask_is_lengths(node.mask, mask, node.lengths, lengths)
             elif lengths is not None:
                 mask = mask & (np.arange(steps) < lengths[:, None])
-            lengths = mask.sum(axis=1, dtype=np.int64)
+            return rows_of_mask(mask)
         if lengths is None or (lengths == steps).all():
             return ALL_ROWS
         order = np.argsort(-lengths, kind="stable")
-        if mask is None:
-            return _Rows(order, lengths[order])
-        return _Rows(order, lengths[order], np.argsort(~mask[order], axis=1, kind="stable"), mask)
+        return _Rows(order, lengths[order])
 
     def _repeat(self, y: np.ndarray, mask: np.ndarray, reverse: bool) -> None:
         """Fill the masked steps of one direction's outputs (zeros so far) with what was stored before each."""
@@ -165,9 +163,7 @@ class RecurrentStep:
         y = y[:, ::-1] if self.flip else y
         if reverse:
             y, mask = y[:, ::-1], mask[:, ::-1]
-        latest = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)
-        row, step = np.nonzero(~mask & (latest >= 0))
-        y[row, step] = y[row, latest[row, step]]
+        repeat_masked(y, mask)
 
     def _initial(self, values: Values, before: State | None, batch: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Initial h and c; None means zeros, or that there is none."""
@@ -218,6 +214,22 @@ class RecurrentStep:
         values[self.states["h"]] = after[self.states["h"]] = hn
         if cn is not None:
             values[self.states["c"]] = after[self.states["c"]] = cn
+
+
+def rows_of_mask(mask: np.ndarray) -> _Rows:
+    """Rows in order of falling number of steps that count, for a mask (B, T)."""
+    lengths = mask.sum(axis=1, dtype=np.int64)
+    if (lengths == mask.shape[1]).all():
+        return ALL_ROWS
+    order = np.argsort(-lengths, kind="stable")
+    return _Rows(order, lengths[order], np.argsort(~mask[order], axis=1, kind="stable"), mask)
+
+
+def repeat_masked(y: np.ndarray, mask: np.ndarray) -> None:
+    """Fill the steps of y (B, T, size) that a mask (B, T) leaves out with the latest one before that it does not."""
+    latest = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)
+    row, step = np.nonzero(~mask & (latest >= 0))
+    y[row, step] = y[row, latest[row, step]]
 
 
 def merge_directions(merge: str, h: np.ndarray) -> np.ndarray:

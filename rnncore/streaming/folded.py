@@ -24,7 +24,7 @@ __all__ = ["Folded", "fold", "folds", "unfold"]
 def folds(program: Program) -> bool:
     """Whether the rows can run like that: nothing but steps, and nothing that was given for a row once."""
     plan = program.plan
-    steps = all(plan.flows[name].kind == "steps" for name in (*plan.spec.outputs, *(e.name for e in program.given)))
+    steps = all(plan.flows[name].kind == "steps" for name in (*plan.outputs, *(e.name for e in program.given)))
     fit = all(_fits(*pair) and not _counts(plan, pair[0].node) for pair in program.moving)
     return plan.fixed and steps and not program.static and fit
 

@@ -53,7 +53,7 @@ class Straight:
             if axis == batch or isinstance(size, int)
         ]
         self.base = {**program.counts_of(rows.capacity), **model._constants, **program.absent}
-        wanted = set(plan.spec.outputs).union(*(node.reads for node in plan.spec.nodes))
+        wanted = set(plan.outputs).union(*(node.reads for node in plan.spec.nodes))
         self.steps = []
         for part, step in zip(plan.parts, program.steps, strict=True):
             if part.how == "recurrent":
