@@ -19,7 +19,7 @@ from rnncore.budget import Budget, MeteredStep, metered_branches, metering
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError, shown
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.kernels._graph import OpStep, apart, walk
 from rnncore.ops import OPS, Value, blocks, numpy_dtype
 from rnncore.passes import compiled
@@ -514,7 +514,7 @@ class Model:
         return [values[name] for name in self._spec.outputs]
 
 
-_native.call_direct_first(Model)
+_recurrent.call_direct_first(Model)
 
 
 def _batch_of(spec: Spec, values: Values) -> int:

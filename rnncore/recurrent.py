@@ -8,7 +8,7 @@ import numpy as np
 
 from rnncore.arguments import accept_lengths, accept_mask, check_mask_is_lengths
 from rnncore.errors import InputError
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.ops.linear import check_ids
 from rnncore.spec import Node, Recurrent, Spec
 from rnncore.stacks import pack, packed_weights
@@ -21,7 +21,7 @@ Values = dict[str, Any]
 
 
 class _Rows(NamedTuple):
-    """Which steps of which rows count, as the time loop takes them: see Job in kernels/_engine.pyx.
+    """Which steps of which rows count, as the time loop takes them: see Job in kernels/_blas_loop.pyx.
 
     All None where every step counts; steps and mask (B, T) None where only lengths say what does.
     """
@@ -75,21 +75,21 @@ class RecurrentStep:
         self.c_size = shapes["c"][2] if "c" in shapes else None
         self.width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
         self.embedding: Node | None = None
-        self.table: _native.Table | None = None
+        self.table: _recurrent.Table | None = None
 
     def table_bytes(self, rows: int) -> int:
         """Bytes of the table that fold would make for an embedding of so many rows; 0 where there is none to make."""
-        return _native.table_bytes(self.stack, rows) if isinstance(self.stack, _native.Stack) else 0
+        return _recurrent.table_bytes(self.stack, rows) if isinstance(self.stack, _recurrent.Stack) else 0
 
     def fold(self, embedding: Node, weight: np.ndarray) -> None:
         """From now on read the ids that the Embedding node would have read."""
-        self.embedding, self.table = embedding, _native.Table(self.stack, weight)
+        self.embedding, self.table = embedding, _recurrent.Table(self.stack, weight)
 
-    def direct(self, spec: Spec) -> _native.Direct | None:
+    def direct(self, spec: Spec) -> _recurrent.Direct | None:
         """The short way for a Spec that is this node and returns its sequence, where there is one."""
         node = self.node
         plain = (
-            isinstance(self.stack, _native.Stack)
+            isinstance(self.stack, _recurrent.Stack)
             and spec.outputs == (node.name,)
             and [entry.name for entry in spec.inputs if not entry.optional] == [node.input]
             and not (self.time_first or self.flip or node.trained_state or node.initial)
@@ -97,7 +97,7 @@ class RecurrentStep:
         if not plain:
             return None
         names = tuple(f"{node.name}.{key}" for key in node.cell.states)
-        return _native.Direct(self.stack, self.merged, node.cell.input_size, node.output_size, names, self.threads)
+        return _recurrent.Direct(self.stack, self.merged, node.cell.input_size, node.output_size, names, self.threads)
 
     def __call__(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         node = self.node

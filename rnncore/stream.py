@@ -9,7 +9,7 @@ import numpy as np
 
 from rnncore.arguments import accept_state, as_array
 from rnncore.errors import InputError, StateError, StreamError, shown
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Recurrent
@@ -324,7 +324,7 @@ def bare_stack(program: Program) -> Recurrent | None:
         and set(spec.outputs) <= {node.name, *(f"{node.name}.{key}" for key in node.cell.states)}
         and len(set(spec.outputs)) == len(spec.outputs)
         and not plan.fixed
-        and isinstance(program.model._steps[0].stack, _native.Stack)
+        and isinstance(program.model._steps[0].stack, _recurrent.Stack)
     )
     return node if plain else None
 

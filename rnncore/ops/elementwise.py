@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.kernels import _native
+from rnncore.kernels import _activations
 from rnncore.ops import sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast, has, known, numpy_dtype
 from rnncore.ops.checks import (
@@ -111,7 +111,7 @@ def _approximated(op: Op) -> Op:
 
     def run(attributes, weights, x):
         if attributes["approximate"] == "rational" and x.dtype == np.float32:
-            return _native.rational(kind, x)
+            return _activations.rational(kind, x)
         return op.run(attributes, weights, x)
 
     def bound(attributes, values, floating):
