@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError
+from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError, VerificationError
 from rnncore.export.exported import Exported
 from rnncore.export.torch_axes import Axes
 from rnncore.export.torch_chains import Chain, OverSteps
@@ -33,7 +33,7 @@ from rnncore.test_pair import TestPair
 from rnncore.verification import compare
 from rnncore.weights import Weights
 
-__all__ = ["export"]
+__all__ = ["export", "reference"]
 
 
 def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Sequence[str | None]]) -> Exported:
@@ -84,6 +84,29 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     proof.require()
     notes = (*exported.notes, *proof.notes, *_unlike_checkpoints(module, spec, exported.weights))
     return replace(exported, notes=tuple(dict.fromkeys(notes)))
+
+
+def reference(
+    module: nn.Module, example: Any, lengths: Any, names: Sequence[str]
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """What runs a module in evaluation mode on arrays in the place of the example's tensors; outputs by these names."""
+    module, _ = _in_full_precision(module)
+    arguments = _bound(module, example, lengths, _dtype(module))
+    leaves = _named_leaves(module, arguments)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {
+            name: torch.from_numpy(inputs[name].copy()).to(tensor.device, tensor.dtype) if name in inputs else tensor
+            for name, tensor in leaves.items()
+        }
+        try:
+            with torch.no_grad():
+                found = _called(module, _with_leaves(arguments, leaves, given))
+        except Exception as error:
+            raise VerificationError(f"torch does not run these inputs: {type(error).__name__}: {error}") from None
+        return dict(zip(names, map(_array, _leaves(found)), strict=True))
+
+    return run
 
 
 def _unlike_checkpoints(module: nn.Module, spec: Spec, weights: Weights) -> list[str]:
