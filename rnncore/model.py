@@ -72,7 +72,7 @@ class Model:
         vocabulary: Mapping[str, Iterable[str]] | None = None,
         budget: Budget | None = None,
     ):
-        self._build(spec, weights, dtype, num_threads, fold_bytes, vocabulary, budget, {})
+        self._build(spec, weights, dtype, num_threads, fold_bytes, vocabulary, budget, {}, False)
 
     @classmethod
     def _of_branch(cls, *arguments: Any) -> Model:
@@ -91,8 +91,9 @@ class Model:
         vocabulary: Mapping[str, Iterable[str]] | None,
         budget: Budget | None,
         packs: dict[tuple, Any],
+        inside: bool,
     ) -> None:
-        """packs: see stacks.pack; one for a model and the branches inside it."""
+        """packs: see stacks.pack; one for a model and the branches inside it, which are compiled with it."""
         if budget is not None and not isinstance(budget, Budget):
             raise InputError(f"budget={shown(budget)}, expected a Budget or None")
         if type(dtype) is int or str(dtype) not in ("float32", "float64"):
@@ -102,7 +103,7 @@ class Model:
         self._dtype = np.dtype(dtype)
         self._vocabulary = MappingProxyType(check_vocabularies(spec, {} if vocabulary is None else vocabulary))
         self._weights = Weights(spec, weights)  # checked here, whatever it was checked against before
-        spec, folded = compiled(spec, self._weights)
+        spec, folded = (spec, self._weights) if inside else compiled(spec, self._weights, self._dtype.name)
         self._spec, self._weights = spec, self._weights if folded is self._weights else Weights(spec, folded)
         needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
         given = {entry.name for entry in spec.inputs}
@@ -553,7 +554,7 @@ def _compile(
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [
-            Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs)
+            Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs, True)
             for spec, part in zip(node.branches, parts, strict=True)
         ]
         packed = {

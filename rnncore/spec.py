@@ -49,6 +49,7 @@ __all__ = [
     "limited_nodes",
     "more_nodes",
     "most_nodes",
+    "paths_of",
 ]
 
 FORMAT_VERSION = 1
@@ -572,6 +573,8 @@ class Control:
             check_choice(self, "op", tuple(BRANCHES))
             if len(self.branches) != len(BRANCHES[self.op]) or not all(isinstance(b, Spec) for b in self.branches):
                 raise SpecError(f"{len(self.branches)} branches, expected Specs for {' and '.join(BRANCHES[self.op])}")
+            if any(branch.names for branch in self.branches):
+                raise SpecError("names in a branch, expected them in the Spec around it")
             if _nesting(self) > MAX_NESTING:
                 raise SpecError(f"branches nested {_nesting(self)} deep, expected at most {MAX_NESTING}")
             check_integer(self, "sequences", at_least=1 if self.op == "Scan" else 0)
@@ -737,12 +740,16 @@ def _either(a: Value, b: Value, first: str, second: str) -> Value:
 class Spec:
     """A network: inputs, nodes in an order in which each reads only what stands before it, and outputs by name.
 
+    names  what a checkpoint of the network calls weights, and the modules of nodes, where it has other names than the
+           Spec: {"linear.weight": "w", "fc_1": "fc"}; nodes in branches by their path, "loop.body.cell"
+
     Raises SpecError where names clash, a value is unknown, or a size contradicts another.
     """
 
     inputs: tuple[Input, ...]
     nodes: tuple[Node | Recurrent | AttentionDecoder | Control, ...]
     outputs: tuple[str, ...]
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         for field, accepted in (("inputs", Input), ("nodes", (Node, Control, *STACKS.values()))):
@@ -765,13 +772,28 @@ class Spec:
             mask = Input("mask", "bool", ("B", "T") if masked[0].layout == "batch_first" else ("T", "B"), optional=True)
             object.__setattr__(self, "inputs", (*self.inputs, mask))
         object.__setattr__(self, "_values", MappingProxyType(self._infer()))
+        self._check_names()
+        object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
+
+    def _check_names(self) -> None:
+        if not isinstance(self.names, Mapping):
+            raise SpecError(f"names: {type(self.names).__name__}, expected an object")
+        paths = {name for name, _ in paths_of(self)} if self.names else set()
+        for name, wanted in self.names.items():
+            ends = [end for end, letter in enumerate(name) if letter == "."] if isinstance(name, str) else []
+            if name not in paths and not any(name[:end] in paths for end in ends):
+                raise SpecError(f"names: {shown(name)} is no node of the network, and no weight of one")
+            if not isinstance(wanted, str) or not _is_text(wanted):
+                raise SpecError(f"names: {name!r} leads to {shown(wanted)}, expected the name of a tensor or module")
 
     def __getstate__(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**state, "names": dict(self.names)}
 
     def __setstate__(self, state):
         for name, value in state.items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "names", MappingProxyType(state["names"]))
         object.__setattr__(self, "_values", MappingProxyType(self._infer()))
 
     def _infer(self) -> dict[str, Value]:
@@ -877,7 +899,7 @@ class Spec:
     def reshaped(self, shapes: Mapping[str, tuple[int | str, ...]]) -> Spec:
         """The same network for inputs of other shapes, by name. SpecError where a size contradicts another."""
         inputs = (dataclasses.replace(entry, shape=shapes.get(entry.name, entry.shape)) for entry in self.inputs)
-        return Spec(tuple(inputs), self.nodes, self.outputs)
+        return Spec(tuple(inputs), self.nodes, self.outputs, self.names)
 
     def sized(self, sizes: Mapping[str, int]) -> Spec:
         """The same network with a number for some of the names of its inputs' sizes: {"B": 1}.
@@ -889,12 +911,13 @@ class Spec:
         return self.reshaped(shapes)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        found = {
             "format": FORMAT_VERSION,
             "inputs": [entry.to_json() for entry in self.inputs],
             "nodes": [node.to_json() for node in self.nodes],
             "outputs": list(self.outputs),
         }
+        return {**found, "names": dict(self.names)} if self.names else found
 
     @classmethod
     def from_json(cls, found: str | bytes | Mapping[str, Any], depth: int = 0) -> Spec:
@@ -904,7 +927,7 @@ class Spec:
         """
         if isinstance(found, (str, bytes)):
             found = read_json(found, "Spec", SpecError, constants=True)  # a Clip's bound may be infinite
-        _check_keys(found, "Spec", {"inputs", "nodes", "outputs"}, {"format"})
+        _check_keys(found, "Spec", {"inputs", "nodes", "outputs"}, {"format", "names"})
         version = found.get("format", FORMAT_VERSION)
         if type(version) is not int or version != FORMAT_VERSION:
             raise SpecError(f"Spec: format {shown(version)}, this version of rnncore reads {FORMAT_VERSION}")
@@ -918,6 +941,7 @@ class Spec:
             tuple(_input_from_json(entry) for entry in found["inputs"]),
             tuple(_node_from_json(entry, depth) for entry in found["nodes"]),
             tuple(found["outputs"]),
+            found.get("names", {}),
         )
 
 
@@ -942,6 +966,16 @@ def more_nodes() -> str:
     if most_nodes() == MAX_NODES:
         return ""
     return f" of a file; load(..., budget=Budget(nodes=...)), or RNNCORE_MAX_NODES, allows up to {MAX_NODES}"
+
+
+def paths_of(spec: Spec, within: str = "") -> Iterator[tuple[str, Node | Recurrent | AttentionDecoder | Control]]:
+    """Every node, those in branches among them, with the name before those of its weights: "loop.body.cell"."""
+    for node in spec.nodes:
+        path = f"{within}{node.name}"
+        yield path, node
+        if isinstance(node, Control):
+            for label, branch in zip(BRANCHES[node.op], node.branches, strict=True):
+                yield from paths_of(branch, f"{path}.{label}.")
 
 
 def check_sizes(sizes: Mapping[str, int], shapes: Iterable[int | str]) -> None:

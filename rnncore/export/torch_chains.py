@@ -21,6 +21,7 @@ class OverSteps:
 
     def __init__(self, module: nn.Module, name: str, written_out: bool = False):
         self.module, self.name, self.written_out = module, name, written_out
+        self.module_name = name
         self.__name__ = self.__qualname__ = "over_steps"
         self.__module__ = __name__
 

@@ -462,25 +462,31 @@ def item(g, input):
 def linear(g, input, weight, bias=None):
     """x W^T + b; a Linear where both are constants."""
     x, weight = g.tensor(input), g.tensor(weight)
-    if weight.constant and weight.ndim == 2 and (bias is None or bias.constant):
-        return g.out(linear_node(g, x, weight.a, None if bias is None else bias.a))
+    if weight.ndim == 2 and g.is_parameter(weight) and (bias is None or g.is_parameter(bias)):
+        sources = {"weight": weight.label, **({} if bias is None else {"bias": bias.label})}
+        return g.out(linear_node(g, x, weight.a, None if bias is None else bias.a, sources=sources))
     y = g.emit("MatMul", [x, g.emit("Transpose", [weight], {"perm": (1, 0)})])
     return g.out(y if bias is None else g.emit("Add", [y, g.tensor(bias)]))
 
 
-def linear_node(g: Lowering, x: Any, weight: torch.Tensor, bias: torch.Tensor | None, name: str | None = None) -> str:
+def linear_node(
+    g: Lowering,
+    x: Any,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    name: str | None = None,
+    sources: dict[str, str] | None = None,
+) -> str:
     weights = {"weight": array_of(weight)}
     if bias is not None:
         weights["bias"] = array_of(bias)
     sizes = {"input_size": weight.shape[1], "output_size": weight.shape[0], "bias": bias is not None}
-    return g.emit("Linear", [x], sizes, weights, name)
+    return g.emit("Linear", [x], sizes, weights, name, sources)
 
 
 @entry("matmul", "bmm", "mm", "mv", "dot")
 def matmul(g, input, other):
     x, y = g.tensor(input), g.tensor(other)
-    if y.constant and y.ndim == 2 and x.ndim > 1:
-        return g.out(linear_node(g, x, y.a.T, None))
     return g.out(g.emit("MatMul", [g.cast(x, g.a.dtype), g.cast(y, g.a.dtype)]))
 
 
@@ -513,14 +519,14 @@ def embedding(g, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, 
     if max_norm is not None:
         raise refuse(g, f"max_norm={max_norm}", "none")
     ids, table = g.tensor(input), g.tensor(weight)
-    if not table.constant:
+    if not g.is_parameter(table):
         return g.out(g.emit("Gather", [table, ids], {"axis": 0}))
-    return g.out(embedding_node(g, ids, table.a))
+    return g.out(embedding_node(g, ids, table.a, {"weight": table.label}))
 
 
-def embedding_node(g: Lowering, ids: Tensor, table: torch.Tensor) -> str:
+def embedding_node(g: Lowering, ids: Tensor, table: torch.Tensor, sources: dict[str, str] | None = None) -> str:
     sizes = {"input_size": table.shape[0], "output_size": table.shape[1]}
-    return g.emit("Embedding", [g.cast(ids, torch.int64)], sizes, {"weight": array_of(table)})
+    return g.emit("Embedding", [g.cast(ids, torch.int64)], sizes, {"weight": array_of(table)}, sources=sources)
 
 
 @entry("one_hot")

@@ -14,6 +14,7 @@ from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.errors import UnsupportedError
 from rnncore.export import torch_functions as functions
 from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.formats.gates import squeeze_batch
 from rnncore.formats.torch_names import bind
 from rnncore.spec import Input, Recurrent, Spec
 
@@ -96,17 +97,36 @@ def recurrent_node(
     states = [g.tensor(state) for state in hx]
     trained = _trained(states)
     weights: dict[str, np.ndarray] = {}
-    if states and trained is None:
-        options["initial"] = tuple(g.name_of(state) for state in states)
-    elif trained and (any(array.any() for array in trained) or any(state.trained for state in states)):
+    sources = {} if g.module is None else {name: g.module}
+    if trained and all(_is_held(g, *pair) for pair in zip(states, trained, strict=True)):
         options["trained_state"] = True
         weights = {f"{name}.initial_{key}": array for key, array in zip(cell.states, trained, strict=True)}
+        parameters = [g.source_of(state) for state in states]
+        sources |= {f"{name}.initial_{key}": one for key, one in zip(cell.states, parameters, strict=True)}
+    elif trained is None or any(array.any() or state.trained for array, state in zip(trained, states, strict=True)):
+        options["initial"] = tuple(g.name_of(state) for state in states)
     node = Recurrent(name, cell, source, **options)
     entry = Input(f"{name}.input", "float", ("B", "T", cell.input_size))
     alone = Recurrent(name, cell, entry.name, **{**options, "initial": (), "trained_state": False, "lengths": None})
     spec = Spec([entry], [alone], [name])
     bound = bind(spec, {f"{name}.{key}": array for key, array in _own_tensors(module).items()})
-    return g.add(node, {**bound.weights, **weights})
+    return g.add(node, {**bound.weights, **weights}, sources)
+
+
+def _is_held(g: Lowering, state: Tensor, array: np.ndarray) -> bool:
+    """Whether a parameter holds an initial state (rows, size) as a checkpoint is read."""
+    source = g.source_of(state)
+    if source is None:
+        return False
+    parameter = squeeze_batch(array_of(_parameter(g, source)))
+    return parameter.shape == array.shape and np.array_equal(parameter, array)
+
+
+def _parameter(g: Lowering, name: str) -> torch.Tensor:
+    found: Any = g.first.tracer.root
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _trained(states: Sequence[Tensor]) -> list[np.ndarray] | None:
@@ -192,10 +212,10 @@ def cell(g, module, input, hx=None):
 def _with_layer(g: Lowering, state: Tensor) -> Tensor:
     """(B, size) as (1, B, size)."""
     a, b = state.a[None], state.b[None]
-    if state.constant:
-        return Tensor(None, a, b, label=state.label, static=True, constant=state.constant, trained=state.trained)
+    if state.constant and not state.trained:
+        return Tensor(None, a, b, label=state.label, static=True, constant=True, trained=False)
     found = g.named(g.emit("Unsqueeze", [state], {"axes": (0,)}), a, b)
-    found.static, found.trained = state.static, state.trained
+    found.static, found.trained, found.source = state.static, state.trained, g.source_of(state)
     return found
 
 
@@ -415,18 +435,16 @@ def layer_norm(g, module, input):
 def layer_normed(g, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     x = g.tensor(input)
     shape = tuple(normalized_shape)
-    names = [
-        _constant(g, _content(weight), "weight", 1, 1)
-        if weight is not None
-        else g.constant(np.ones(shape, np.float32), "float", "ones")
-    ]
+    ones = g.constant(np.ones(shape, np.float32), "float", "ones") if weight is None else None
+    names = [ones or _as_value(g, weight, "weight")]
     if bias is not None:
-        names.append(_constant(g, _content(bias), "bias", 1, 0))
+        names.append(_as_value(g, bias, "bias"))
     return g.out(g.emit("LayerNormalization", [x, *names], {"axis": -len(shape), "epsilon": float(eps)}))
 
 
-def _content(tensor: Any) -> torch.Tensor:
-    return tensor.a if isinstance(tensor, Tensor) else tensor
+def _as_value(g: Lowering, tensor: Any, key: str) -> str:
+    """A tensor of the graph, or a parameter of the current module."""
+    return g.name_of(tensor) if isinstance(tensor, Tensor) else _constant(g, tensor, key)
 
 
 @layer("RMSNorm")
@@ -609,10 +627,27 @@ def _inverted(g: Lowering, mask: Any, rank: int) -> str:
     if mask.dtype.is_floating_point and mask.constant:
         content = mask.a
         if bool(((content == 0) | (content == -math.inf)).all()):
-            return g.constant((content == 0).numpy(), "bool", "mask", bool(mask.trained))
+            if _is_trained(g, mask):
+                raise functions.refuse(g, "a mask that is trained", "a buffer of 0 and -inf, or bool")
+            return g.emit("Equal", [mask, g.cast(0, mask.dtype)])
     if mask.dtype != torch.bool or mask.ndim != rank:
         raise functions.refuse(g, f"a mask {mask.dtype} with {mask.ndim} dimensions", f"bool with {rank}")
     return g.emit("Not", [mask])
+
+
+def _is_trained(g: Lowering, tensor: Tensor) -> bool:
+    """Whether parameters decide a constant, and not buffers alone."""
+    if not tensor.trained:
+        return False
+    behind = [node for node, value in g.env.items() if value is tensor]
+    seen = set(behind)
+    while behind:
+        node = behind.pop()
+        if node.op == "call_module" or (node.op == "get_attr" and isinstance(_parameter(g, node.target), nn.Parameter)):
+            return True
+        behind += [one for one in node.all_input_nodes if one not in seen]
+        seen.update(node.all_input_nodes)
+    return not seen
 
 
 def _attention_weights(module: nn.Module) -> dict[str, np.ndarray]:

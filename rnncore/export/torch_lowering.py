@@ -34,6 +34,9 @@ DTYPES = {
     torch.int32: "int32",
     torch.int64: "int64",
 }
+COPYING = frozenset(("expand", "expand_as", "repeat", "contiguous", "clone", "detach", "unsqueeze", "to", "view",
+                     "reshape", "broadcast_to", "type_as", "float"))  # fmt: skip
+"""Functions and methods whose result is their tensor, or holds it several times."""
 MAX_INLINE = 4096
 """Numbers of a constant that stand in the Spec itself."""
 
@@ -46,6 +49,8 @@ class Tensor:
     label    what a constant is called
     static   whether parameters and sizes alone decide it, not what the model is given
     trained  whether parameters decide it, so that other weights make it another one; None: not known yet
+    computed a constant that nodes of the graph compute from parameters
+    source   the parameter that it holds once or several times, in the same order
     """
 
     name: str | None
@@ -56,6 +61,8 @@ class Tensor:
     constant: bool = False
     static: bool = False
     trained: bool | None = None
+    computed: bool = False
+    source: str | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,6 +121,7 @@ class Lowering:
     """One graph under construction.
 
     nodes, weights   what has been made so far; values are the nodes' as the Spec will infer them
+    sources          nodes and weights -> what the module's state_dict calls them
     notes            what was left out or folded
     """
 
@@ -122,13 +130,15 @@ class Lowering:
         first: Traced,
         second: Traced,
         inputs: Sequence[Input],
-        taken: Sequence[str] = (),
+        modules: Collection[str] = (),
         stored: Collection[str] = (),
     ):
-        self.first, self.second, self.stored = first, second, frozenset(stored)
+        self.first, self.second = first, second
+        self.modules, self.stored = frozenset(modules), frozenset(stored)
         self.inputs = list(inputs)
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {}
+        self.sources: dict[str, str] = {}
         self.values: dict[str, Value] = {entry.name: entry.value for entry in inputs}
         self.notes: list[str] = []
         self.env: dict[fx.Node, Any] = {}
@@ -140,15 +150,16 @@ class Lowering:
         self.a: Any = None
         self.b: Any = None
         self._emitted: dict[Any, str] = {}
-        self._taken = {*taken, *self.values, "lengths", "mask"}
+        self._taken = {*(f"{name}." for name in self.modules), *self.values, "lengths", "mask"}
 
     # --- names and nodes ---------------------------------------------------------------------------------------------
 
     def fresh(self, wanted: str) -> str:
-        """A name that no value has yet."""
+        """A name that no value has yet, and no module but the current one."""
+        others = self.modules - {self.module}
         for number in count():
             name = wanted if number == 0 else f"{wanted}_{number}"
-            if name not in self._taken and name not in self.values:
+            if name not in self._taken and name not in self.values and name not in others:
                 self._taken.add(name)
                 return name
         raise AssertionError
@@ -160,16 +171,30 @@ class Lowering:
             return "value"
         return self.node.target if self.node.op == "call_module" else self.node.name
 
-    def add(self, node: Any, weights: Mapping[str, np.ndarray] | None = None) -> Any:
-        """Appends a node of the Spec with its weights ("NODE.weight"); returns it."""
+    @property
+    def module(self) -> str | None:
+        """The name of the module that the current node calls."""
+        if self.node is None:
+            return None
+        return self.node.target if self.node.op == "call_module" else getattr(self.node.target, "module_name", None)
+
+    def add(
+        self, node: Any, weights: Mapping[str, np.ndarray] | None = None, sources: Mapping[str, str] | None = None
+    ) -> Any:
+        """Appends a node of the Spec with its weights ("NODE.weight"); returns it.
+
+        sources: what the state_dict calls the weights; None where they are the current module's, under their names.
+        """
         try:
             found = node.infer(self.values)
         except SpecError as error:
             raise UnsupportedError(f"{self.place}: {error}") from None
         self.values.update(found)
         self.nodes.append(node)
-        for name, array in (weights or {}).items():
-            self.weights[name] = array
+        self.weights.update(weights or {})
+        if sources is None and weights and self.module is not None:
+            sources = {node.name: self.module}
+        self.sources.update(sources or {})
         return node
 
     def emit(
@@ -179,8 +204,12 @@ class Lowering:
         attributes: Mapping[str, Any] | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
         name: str | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> str:
-        """A node of an op; inputs are names or tensors. Returns its name. UnsupportedError where rnncore lacks it."""
+        """A node of an op; inputs are names or tensors; weights and sources by the names of weights in the node.
+
+        Returns its name. UnsupportedError where rnncore lacks the op.
+        """
         if op not in OPS:
             raise UnsupportedError(f"{self.place}: {self.wanted} needs the op {op}, which rnncore does not have")
         names = [item if isinstance(item, str) else self.name_of(item) for item in inputs]
@@ -189,7 +218,8 @@ class Lowering:
             node = Node(name, op, tuple(names), dict(attributes or {}))
         except SpecError as error:
             raise UnsupportedError(f"{self.place}: {error}") from None
-        self.add(node, {f"{name}.{key}": array for key, array in (weights or {}).items()})
+        own = None if sources is None else {f"{name}.{key}": source for key, source in sources.items()}
+        self.add(node, {f"{name}.{key}": array for key, array in (weights or {}).items()}, own)
         return name
 
     def out(self, name: str, index: int | None = None, origin: Any = None) -> Tensor:
@@ -232,10 +262,15 @@ class Lowering:
             inline = known and not trained and array.size <= MAX_INLINE
             if inline:
                 attributes["value"] = tuple(array.reshape(-1).tolist())
-            self._emitted[key] = self.emit(
-                "Constant", (), attributes, {} if inline else {"value": np.array(array, order="C")}, label
-            )
+            weights = {} if inline else {"value": np.array(array, order="C")}
+            name = self._emitted[key] = self.emit("Constant", (), attributes, weights, label, {})
+            if label in self.stored:
+                self.sources[f"{name}.value"] = label
         return self._emitted[key]
+
+    def is_parameter(self, tensor: Tensor | None) -> bool:
+        """Whether a tensor is one that a checkpoint has, as it is."""
+        return tensor is not None and tensor.constant and not tensor.computed and tensor.label in self.stored
 
     def name_of(self, tensor: Tensor) -> str:
         """The value's name; a constant becomes a node now."""
@@ -422,7 +457,7 @@ class Lowering:
             kwargs = {key: self.pair(value, two.kwargs[key]) for key, value in one.kwargs.items()}
             folded = self._folded(one, args, kwargs)
             try:
-                self.env[one] = lower(self, one, args, kwargs) if folded is None else folded[0]
+                self.env[one] = self._lowered(lower, one, args, kwargs) if folded is None else folded[0]
             except RnncoreError:
                 raise
             except TypeError as error:
@@ -432,6 +467,26 @@ class Lowering:
             given = [args, list(kwargs.values())]
             _mark(self.env[one], all(map(all_static, given)), one.op == "call_module" or any_trained(given))
         raise AssertionError("no output")
+
+    def _lowered(self, lower: Callable, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The current node as nodes of the Spec; what is computed from parameters alone keeps its content as well."""
+        settled = isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b)
+        try:
+            found = lower(self, one, args, kwargs)
+        except UnsupportedError:
+            if not settled:
+                raise
+            return Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=True)
+        if isinstance(found, Tensor) and isinstance(self.a, torch.Tensor):
+            if settled and not found.constant:
+                found.constant = found.computed = True
+            if str(getattr(one.target, "__name__", one.target)) in COPYING and args and isinstance(args[0], Tensor):
+                found.source = self.source_of(args[0])
+        return found
+
+    def source_of(self, tensor: Tensor) -> str | None:
+        """The parameter that a tensor holds, once or several times in the same order."""
+        return tensor.label if self.is_parameter(tensor) else tensor.source
 
     def _aligned(self, ones: list[fx.Node], twos: list[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
         pairs = list(zip(ones, twos, strict=False))
@@ -499,9 +554,9 @@ class Lowering:
             return None if number and self._may_vary(one, args, kwargs) else (self.a,)
         if one.op == "call_module" and not _is_plain(args, kwargs):
             return None
-        if isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b):
-            trained = one.op == "call_module" or any_trained([args, kwargs])
-            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=trained),)
+        trained = one.op == "call_module" or any_trained([args, list(kwargs.values())])
+        if isinstance(self.a, torch.Tensor) and not trained and _is_plain(args, kwargs) and _equal(self.a, self.b):
+            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=False),)
         return None
 
     def _is_stored(self, one: fx.Node) -> bool:
