@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, all_static, any_trained, array_of
+from rnncore.export.torch_lowering import HIDING, Lowering, Packed, Size, Tensor, all_static, any_trained, array_of
 
 __all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
@@ -406,7 +406,18 @@ def where(g, condition, input=None, other=None):
 
 @entry("masked_fill")
 def masked_fill(g, input, mask, value):
-    return g.out(g.emit("Where", [_as_bool(g, mask), g.cast(value, g.a.dtype), g.cast(input, g.a.dtype)]))
+    found = g.out(g.emit("Where", [_as_bool(g, mask), g.cast(value, g.a.dtype), g.cast(input, g.a.dtype)]))
+    hides = isinstance(input, Tensor) and _filled_with(input) in (0, -math.inf) and value in (0, -math.inf)
+    found.origin = HIDING if hides else None
+    return found
+
+
+def _filled_with(x: Tensor) -> float | None:
+    """The number that a tensor has everywhere; None where that is not known."""
+    if x.constant:
+        first = x.a.reshape(-1)[:1]
+        return float(first) if len(first) and bool((x.a == first).all()) else None
+    return x.origin[1] if x.origin is not None and x.origin[0] == "filled" else None
 
 
 @entry("addcmul")
@@ -858,7 +869,9 @@ def triangle(g, input, diagonal=0):
     x = g.tensor(input)
     upper = called(g) == "triu"
     inputs: list[Any] = [x] if diagonal == 0 else [x, g.scalar(diagonal)]
-    return g.out(g.emit("Trilu", inputs, {"upper": upper}))
+    found = g.out(g.emit("Trilu", inputs, {"upper": upper}))
+    found.origin = HIDING if _filled_with(x) == -math.inf else None
+    return found
 
 
 # --- reductions ------------------------------------------------------------------------------------------------------
@@ -1008,6 +1021,8 @@ def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
     found = g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
     found.static = all_static([value, *sizes])  # whatever tensor lent its dtype or shape
     found.trained = any_trained(value)
+    if isinstance(value, (bool, int, float)):
+        found.origin = ("filled", float(value))
     return found
 
 
@@ -1263,18 +1278,28 @@ def setitem(g, input, index, item):
     start, stop = (part.start or 0, part.stop) if isinstance(part, slice) else (part, part + 1 or None)
     if isinstance(part, slice) and part.step not in (None, 1):
         raise refuse(g, f"a step of {part.step}", "1")
-    target = [x.a[tuple(parts)].shape, x.b[tuple(parts)].shape]
+    ours, theirs = ([_in_trace(one, trace) for one in parts] for trace in "ab")
+    rank = x.a[tuple(ours)].ndim
+    if x.b[tuple(theirs)].ndim != rank:
+        raise refuse(g, "an item set to a place of other dimensions for inputs of another size", "the same dimensions")
     inside = _sliced(g, g.name_of(x), [(axis, slice(start, stop))])
     value = g.cast(item, x.dtype)
-    if isinstance(item, Tensor) and item.ndim == len(target[0]) and not isinstance(part, slice):
+    if isinstance(item, Tensor) and item.ndim == rank and not isinstance(part, slice):
         value = g.emit("Unsqueeze", [value], {"axes": (axis,)})
     like = g.emit("Shape", [inside])
     pieces = [g.emit("Expand", [value, like])]
-    if start != 0:
+    if isinstance(start, Size) or start != 0:
         pieces.insert(0, _sliced(g, g.name_of(x), [(axis, slice(0, start))]))
     if stop is not None:
         pieces.append(_sliced(g, g.name_of(x), [(axis, slice(stop, None))]))
     return g.out(pieces[0] if len(pieces) == 1 else g.emit("Concat", pieces, {"axis": axis}))
+
+
+def _in_trace(part: Any, trace: str) -> Any:
+    """A part of an index as it is in one of the traces."""
+    if isinstance(part, slice):
+        return slice(*(_in_trace(one, trace) for one in (part.start, part.stop, part.step)))
+    return getattr(part, trace) if isinstance(part, (Size, Tensor)) else part
 
 
 # --- packed sequences ------------------------------------------------------------------------------------------------

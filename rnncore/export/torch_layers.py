@@ -13,7 +13,7 @@ from torch import nn
 from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.errors import UnsupportedError
 from rnncore.export import torch_functions as functions
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_lowering import HIDING, Lowering, Packed, Size, Tensor, array_of
 from rnncore.formats.torch_names import bind
 from rnncore.spec import Input, Recurrent, Spec
 
@@ -140,8 +140,8 @@ def stack(g, module, input, hx=None):
         source = g.emit("Unsqueeze", [source], {"axes": (batch_axis,)}, name=f"{g.wanted}_rows")
     lengths = None if packed is None else g.name_of(packed.lengths)
     hx = [] if hx is None else list(hx) if isinstance(hx, (tuple, list)) else [hx]
-    if alone and hx:
-        raise functions.refuse(g, "initial states without a batch", "(layers, B, size)")
+    if alone:
+        hx = [_with_axis(g, g.tensor(state), 1) for state in hx]
     node = recurrent_node(g, module, source, g.wanted, layout, lengths, hx)
     a, b = g.a[1], g.b[1]
     states_a, states_b = (a, b) if isinstance(a, tuple) else ((a,), (b,))
@@ -171,30 +171,30 @@ def _widened(x: torch.Tensor, size: int) -> torch.Tensor:
 def cell(g, module, input, hx=None):
     """One step of a cell: a sequence of one."""
     x = g.tensor(input)
-    if x.ndim != 2:
-        raise functions.refuse(g, f"an input with {x.ndim} dimensions", "(B, I)")
-    one = g.emit("Unsqueeze", [x], {"axes": (1,)}, name=f"{g.wanted}_input")
+    alone = x.ndim == 1
+    one = g.emit("Unsqueeze", [x], {"axes": (0, 1) if alone else (1,)}, name=f"{g.wanted}_input")
     hx = [] if hx is None else list(hx) if isinstance(hx, (tuple, list)) else [hx]
-    hx = [_with_layer(g, g.tensor(state)) for state in hx]
+    for _ in range(2 if alone else 1):
+        hx = [_with_axis(g, g.tensor(state), 0) for state in hx]
     node = recurrent_node(g, module, one, g.wanted, "batch_first", None, hx)
     several = isinstance(g.a, tuple)
+    names = []
+    for key in node.cell.states:
+        name = f"{node.name}.last" if key == "h" else f"{node.name}.{key}"
+        axes = (0,) * (key != "h") + (1 if key != "h" else 0,) * alone
+        names.append(g.emit("Squeeze", [name], {"axes": axes}) if axes else name)
     found = [
-        g.named(
-            f"{node.name}.last" if key == "h" else g.emit("Squeeze", [f"{node.name}.{key}"], {"axes": (0,)}),
-            g.a[i] if several else g.a,
-            g.b[i] if several else g.b,
-        )
-        for i, key in enumerate(node.cell.states)
+        g.named(name, g.a[i] if several else g.a, g.b[i] if several else g.b) for i, name in enumerate(names)
     ]
     return tuple(found) if several else found[0]
 
 
-def _with_layer(g: Lowering, state: Tensor) -> Tensor:
-    """(B, size) as (1, B, size)."""
-    a, b = state.a[None], state.b[None]
+def _with_axis(g: Lowering, state: Tensor, axis: int) -> Tensor:
+    """A state with a dimension of one layer or row more."""
+    a, b = state.a.unsqueeze(axis), state.b.unsqueeze(axis)
     if state.constant:
         return Tensor(None, a, b, label=state.label, static=True, constant=state.constant, trained=state.trained)
-    found = g.named(g.emit("Unsqueeze", [state], {"axes": (0,)}), a, b)
+    found = g.named(g.emit("Unsqueeze", [state], {"axes": (axis,)}), a, b)
     found.static, found.trained = state.static, state.trained
     return found
 
@@ -573,10 +573,17 @@ def multi_head_attention(
     if module.bias_k is not None or module.add_zero_attn:
         raise functions.refuse(g, "add_bias_kv or add_zero_attn", "neither")
     q, k, v = (g.tensor(item) for item in (query, key, value))
-    if q.ndim != 3:
-        raise functions.refuse(g, "queries without a batch", "three dimensions")
-    names = [g.name_of(item) if module.batch_first else functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
-    masks = {"value_mask": _inverted(g, key_padding_mask, 2), "attention_mask": _inverted(g, attn_mask, 2)}
+    alone = q.ndim == 2
+    if alone:
+        names = [g.emit("Unsqueeze", [item], {"axes": (0,)}) for item in (q, v, k)]
+    elif module.batch_first:
+        names = [g.name_of(item) for item in (q, v, k)]
+    else:
+        names = [functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
+    padding = _inverted(g, key_padding_mask, 1 if alone else 2)
+    if alone and padding:
+        padding = g.emit("Unsqueeze", [padding], {"axes": (0,)})
+    masks = {"value_mask": padding, "attention_mask": _inverted(g, attn_mask, 2)}
     size, heads = module.embed_dim, module.num_heads
     attributes = {
         "query_size": size,
@@ -592,13 +599,18 @@ def multi_head_attention(
     while inputs and inputs[-1] == "":
         inputs.pop()
     name = g.emit("MultiHeadAttention", inputs, attributes, _attention_weights(module))
-    context = functions.move_axes(g, name, (1, 0, 2)) if not module.batch_first else name
+    if alone:
+        context = g.emit("Squeeze", [name], {"axes": (0,)})
+    else:
+        context = functions.move_axes(g, name, (1, 0, 2)) if not module.batch_first else name
     found = g.named(context, g.a[0], g.b[0])
     if not need_weights:
         return found, None
     weights = f"{name}.weights"
     if average_attn_weights:
         weights = g.emit("ReduceMean", [weights], {"axes": (1,), "keepdims": False}) if g.node.users else weights
+    if alone:
+        weights = g.emit("Squeeze", [weights], {"axes": (0,)})
     return found, g.named(weights, g.a[1], g.b[1])
 
 
@@ -610,6 +622,8 @@ def _inverted(g: Lowering, mask: Any, rank: int) -> str:
         content = mask.a
         if bool(((content == 0) | (content == -math.inf)).all()):
             return g.constant((content == 0).numpy(), "bool", "mask", bool(mask.trained))
+    if mask.dtype.is_floating_point and mask.ndim == rank and mask.origin == HIDING:
+        return g.emit("Equal", [mask, g.cast(0.0, mask.dtype)])
     if mask.dtype != torch.bool or mask.ndim != rank:
         raise functions.refuse(g, f"a mask {mask.dtype} with {mask.ndim} dimensions", f"bool with {rank}")
     return g.emit("Not", [mask])

@@ -22,7 +22,7 @@ from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node
 
-__all__ = ["Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
+__all__ = ["HIDING", "Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
 
 DTYPES = {
     torch.float32: "float",
@@ -34,6 +34,8 @@ DTYPES = {
     torch.int32: "int32",
     torch.int64: "int64",
 }
+HIDING = ("0 or -inf",)
+"""The origin of masks that are added to scores and hold nothing but 0 and -infinity."""
 MAX_INLINE = 4096
 """Numbers of a constant that stand in the Spec itself."""
 
@@ -42,7 +44,8 @@ MAX_INLINE = 4096
 class Tensor:
     """A value of the graph: its name, and what it is in both traces. A constant has no name until a node reads it.
 
-    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index)
+    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index),
+             HIDING, or ("filled", number)
     label    what a constant is called
     static   whether parameters and sizes alone decide it, not what the model is given
     trained  whether parameters decide it, so that other weights make it another one; None: not known yet

@@ -29,6 +29,7 @@ from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from rnncore.errors import RnncoreError, UnsupportedError
+from rnncore.export.torch_containers import CONTAINERS, recorded_containers
 from rnncore.export.torch_entrances import entrances
 
 __all__ = ["Decision", "Formula", "Traced", "is_users", "place_of", "trace"]
@@ -313,7 +314,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """Modules of torch.nn, and subclasses of them that leave their forward alone."""
-        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        if isinstance(module, CONTAINERS):
             return False
         forward = getattr(type(module), "forward", None)
         return getattr(forward, "__module__", "").startswith("torch.nn.modules.")
@@ -339,6 +340,8 @@ class _Tracer(fx.Tracer):
         if kind == "call_method" and target in LEAVING:
             raise self.refusal(f"{target}, which leaves torch, expected tensors from input to output")
         called = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        if kind == "call_function" and called in KNOWN_METHODS and len(args) == 1 and not kwargs:
+            return getattr(args[0]._value, called)()
         if kind in ("call_function", "call_method") and called in RANDOM:
             raise self.refusal(f"{called}, which is random, expected the same result in every call")
         changed = self._changed_in_place(kind, target, called, args, kwargs)
@@ -577,6 +580,7 @@ def trace(
             _attributes_restored(module) as changed,
             _recorded_by_name(tracer),
             entrances(_Proxy, operator.attrgetter("_value"), tracer.records, tracer.refusal, _globals_of(module)),
+            recorded_containers(tracer.records, tracer.refusal),
             _Calls(tracer),
             torch.no_grad(),
         ):
