@@ -13,6 +13,7 @@ from torch import nn
 from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.errors import UnsupportedError
 from rnncore.export import torch_functions as functions
+from rnncore.export import torch_spectral as spectral
 from rnncore.export.torch_lowering import HIDING, Lowering, Packed, Size, Tensor, array_of
 from rnncore.formats.torch_names import bind
 from rnncore.spec import Input, Recurrent, Spec
@@ -302,8 +303,11 @@ def _many(value: Any, count: int) -> tuple[int, ...]:
 def _pool(
     g: Lowering, op: str, x: Tensor, axes: int, kernel: Any, stride: Any, padding: Any, ceil: bool, more: dict[str, Any]
 ) -> Tensor:
-    name, added = _batched(g, x, axes + 2)
     kernel = _many(kernel, axes)
+    whole = tuple(x.ndim - axes + i for i in range(axes))
+    if any(isinstance(one, Size) for one in kernel):
+        return _pooled_whole(g, op, x, whole, kernel, padding)
+    name, added = _batched(g, x, axes + 2)
     pads = _many(padding, axes) * 2
     attributes = {
         "kernel_shape": kernel,
@@ -313,6 +317,19 @@ def _pool(
         **more,
     }
     return _unbatched(g, g.emit(op, [name], attributes), added)
+
+
+def _pooled_whole(g: Lowering, op: str, x: Tensor, axes: tuple[int, ...], kernel: Sequence[Any], padding: Any) -> Tensor:
+    """A pool whose windows are as large as the input, whatever its size."""
+    same = all(
+        one.shape[axis] == getattr(size, trace, size)
+        for axis, size in zip(axes, kernel, strict=True)
+        for one, trace in ((x.a, "a"), (x.b, "b"))
+    )
+    if not same or any(_many(padding, len(axes))):
+        raise functions.refuse(g, "windows of a computed size", "a number, or the input's own size")
+    reduce = "ReduceMax" if op == "MaxPool" else "ReduceMean"
+    return g.out(g.emit(reduce, [x], {"axes": axes, "keepdims": True}))
 
 
 @layer("MaxPool1d", "MaxPool2d", "MaxPool3d")
@@ -653,6 +670,54 @@ def _layer_norm(g, input, normalized_shape, weight=None, bias=None, eps=1e-5, cu
 
 
 functions.entry("interpolate", "upsample")(interpolate)
+
+
+@functions.entry("conv1d", "conv2d", "conv3d")
+def _convolved(g, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    x, kernel = g.tensor(input), g.tensor(weight)
+    axes = kernel.ndim - 2
+    if not kernel.constant or not (bias is None or bias.constant):
+        raise functions.refuse(g, "a kernel that is computed", "a parameter")
+    name, added = _batched(g, x, kernel.ndim)
+    sizes, dilations = kernel.a.shape[2:], _many(dilation, axes)
+    if isinstance(padding, str):
+        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, sizes, strict=True)]
+        pads = (*(one // 2 for one in total), *(one - one // 2 for one in total))
+    else:
+        pads = _many(padding, axes) * 2
+    attributes = {
+        "input_size": kernel.a.shape[1] * groups,
+        "output_size": kernel.a.shape[0],
+        "kernel_shape": tuple(sizes),
+        "strides": _many(stride, axes),
+        "pads": pads,
+        "dilations": dilations,
+        "group": groups,
+        "bias": bias is not None,
+    }
+    weights = {"weight": array_of(kernel.a)} | ({} if bias is None else {"bias": array_of(bias.a)})
+    return _unbatched(g, g.emit("Conv", [name], attributes, weights), added)
+
+
+@functions.entry("batch_norm")
+def _batch_normed(
+    g, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *args
+):
+    if training or running_mean is None:
+        raise functions.refuse(g, "statistics of the batch", "training=False and running statistics")
+    x, size = g.tensor(input), running_mean.a.shape[0]
+    ones, zeros = (g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros")))
+    parts = [ones if weight is None else weight, zeros if bias is None else bias, running_mean, running_var]
+    return g.out(g.emit("BatchNormalization", [x, *parts], {"epsilon": float(eps)}))
+
+
+@functions.entry("group_norm")
+def _group_normed(g, input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
+    x = g.tensor(input)
+    size = x.a.shape[1]
+    ones, zeros = (g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros")))
+    parts = [ones if weight is None else weight, zeros if bias is None else bias]
+    return g.out(g.emit("GroupNormalization", [x, *parts], {"num_groups": num_groups, "epsilon": float(eps)}))
 
 for _axes in (1, 2, 3):
     functions.FUNCTIONS[f"avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: average_pooled(

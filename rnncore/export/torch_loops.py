@@ -128,7 +128,9 @@ def roll(first: Traced, second: Traced) -> None:
         plans = [_Vectorized(traced, loop, later) for traced, loop in ((first, one), (second, two))]
         rolled = [plan.possible() for plan in plans]
         if all(rolled):
+            to_the_end = plans[0].to_the_end() & plans[1].to_the_end()
             for plan in plans:
+                plan.open = to_the_end
                 plan.replace()
         else:
             for traced, loop in ((first, one), (second, two)):
@@ -815,6 +817,23 @@ class _Vectorized(_Replacing):
             return path[:1] == (1,)
         return self.kinds[root] == "cell" and path == (1,)
 
+    def to_the_end(self) -> set[int]:
+        """Positions that take steps out of a sequence up to its end."""
+        found = set()
+        for j, kind in enumerate(self.kinds):
+            if kind == "sequence":
+                source, axis, offset, slope, _ = _sequence(self.traced, self.loop, j)
+                first, size = self._first(source, axis, offset, slope)
+                if first + self.loop.count * abs(slope) >= size:
+                    found.add(j)
+        return found
+
+    def _first(self, source: fx.Node, axis: int, offset: int, slope: int) -> tuple[int, int]:
+        """The lowest step that is taken out of a sequence, and how many it has."""
+        size = self.traced.values[source].shape[axis]
+        offset = offset + size if offset < 0 else offset
+        return offset if slope > 0 else offset + slope * (self.loop.count - 1), size
+
     def replace(self) -> None:
         self.sequences: dict[int, Any] = {}
         self.finals: dict[int, Any] = {}
@@ -842,11 +861,9 @@ class _Vectorized(_Replacing):
         """x[:, t] of all steps: x with its steps on axis 1, turned round and cut where the loop does so."""
         source, axis, offset, slope, keep = _sequence(self.traced, self.loop, j)
         found, count = source, self.loop.count
-        size = self.traced.values[source].shape[axis]
-        offset = offset + size if offset < 0 else offset
-        first = offset if slope > 0 else offset + slope * (count - 1)
+        first, size = self._first(source, axis, offset, slope)
         if (first, count) != (0, size):
-            end = None if first + count * abs(slope) >= size else first + (count - 1) * abs(slope) + 1
+            end = None if j in self.open else first + (count - 1) * abs(slope) + 1
             index = [slice(None)] * axis + [slice(first, end, None if abs(slope) == 1 else abs(slope))]
             found = self.make("call_function", _getitem, found, tuple(index))
         if slope < 0:
