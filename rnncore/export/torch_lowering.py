@@ -7,6 +7,7 @@ torch_functions.py and torch_layers.py; this file keeps values, sizes and consta
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node
 
-__all__ = ["Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
+__all__ = ["HIDING", "Complex", "Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
 
 DTYPES = {
     torch.float32: "float",
@@ -37,6 +38,8 @@ DTYPES = {
 COPYING = frozenset(("expand", "expand_as", "repeat", "contiguous", "clone", "detach", "unsqueeze", "to", "view",
                      "reshape", "broadcast_to", "type_as", "float"))  # fmt: skip
 """Functions and methods whose result is their tensor, or holds it several times."""
+HIDING = ("0 or -inf",)
+"""The origin of masks that are added to scores and hold nothing but 0 and -infinity."""
 MAX_INLINE = 4096
 """Numbers of a constant that stand in the Spec itself."""
 
@@ -45,7 +48,8 @@ MAX_INLINE = 4096
 class Tensor:
     """A value of the graph: its name, and what it is in both traces. A constant has no name until a node reads it.
 
-    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index)
+    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index),
+             HIDING, or ("filled", number)
     label    what a constant is called
     static   whether parameters and sizes alone decide it, not what the model is given
     trained  whether parameters decide it, so that other weights make it another one; None: not known yet
@@ -90,6 +94,13 @@ class Size:
 
 
 @dataclass(eq=False)
+class Complex:
+    """Complex numbers: the tensor (..., 2) of their real and imaginary parts."""
+
+    pair: Tensor
+
+
+@dataclass(eq=False)
 class Packed:
     """A PackedSequence: the padded tensor it was made of, and its lengths."""
 
@@ -98,7 +109,18 @@ class Packed:
     time_first: bool
 
 
+def trunc(x: int | float) -> int:
+    """int(x), under a name that no tensor has."""
+    return int(x)
+
+
 ARITHMETIC: dict[str, Callable] = {
+    "log": math.log,
+    "exp": math.exp,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "trunc": trunc,
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
@@ -111,6 +133,8 @@ ARITHMETIC: dict[str, Callable] = {
     "min": min,
 }
 SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod", "pow": "Pow"}
+NUMBER_OPS = {"log": "Log", "exp": "Exp"}
+WHOLE_OPS = {"floor": "Floor", "ceil": "Ceil", "round": "Round", "trunc": ""}
 
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
@@ -330,8 +354,8 @@ class Lowering:
     def size_value(self, size: Any) -> str:
         """The name of a value (1,) that holds a number or a size."""
         if not isinstance(size, Size):
-            dtype = "float" if isinstance(size, float) else "int64"
-            return self.constant(np.array([size], np.float64 if dtype == "float" else np.int64), dtype, "number")
+            dtype = "float64" if isinstance(size, float) else "int64"  # as Python counts
+            return self.constant(np.array([size], np.float64 if dtype == "float64" else np.int64), dtype, "number")
         key = _size_key(size)
         if key in self._emitted:
             return self._emitted[key]
@@ -340,8 +364,9 @@ class Lowering:
             found = self.emit("Shape", [parts[0]], {"start": parts[1], "end": parts[1] + 1}, name="size")
         elif kind == "item":
             found = self.emit("Reshape", [parts[0]], {"shape": (1,)}, name="item")
-            if self.values[found].dtype != ("float" if isinstance(size.a, float) else "int64"):
-                found = self.emit("Cast", [found], {"to": "int64"}, name="item")
+            wanted = "float64" if isinstance(size.a, float) else "int64"
+            if self.values[found].dtype != wanted:
+                found = self.emit("Cast", [found], {"to": wanted}, name="item")
         else:
             found = self._size_arithmetic(kind, parts)
         self._emitted[key] = found
@@ -349,12 +374,19 @@ class Lowering:
 
     def _size_arithmetic(self, kind: str, parts: Sequence[Any]) -> str:
         names = [self.size_value(part) for part in parts]
-        floats = kind == "truediv" or any(self.values[name].dtype == "float" for name in names)
+        floats = kind == "truediv" or kind in NUMBER_OPS or any(self.values[name].dtype == "float64" for name in names)
         if floats:
             names = [
-                name if self.values[name].dtype == "float" else self.emit("Cast", [name], {"to": "float"}, name="size")
+                name
+                if self.values[name].dtype == "float64"
+                else self.emit("Cast", [name], {"to": "float64"}, name="size")
                 for name in names
             ]
+        if kind in WHOLE_OPS:
+            found = self.emit(WHOLE_OPS[kind], names, name="size") if floats and WHOLE_OPS[kind] else names[0]
+            return self.emit("Cast", [found], {"to": "int64"}, name="size") if floats else found
+        if kind in NUMBER_OPS:
+            return self.emit(NUMBER_OPS[kind], names, name="size")
         if kind == "truediv":
             return self.emit("Div", names, name="size")
         if kind == "neg":
@@ -521,9 +553,9 @@ class Lowering:
             )
         if isinstance(a, dict):
             return {key: self.pair(value, b[key]) for key, value in a.items()}
-        if isinstance(a, int) and not isinstance(a, bool) and a != b:
+        if type(a) is int and type(b) is int and a != b:
             return self.size_like(a, b)
-        if isinstance(a, (float, bool, str)) and a != b:
+        if (a is None or isinstance(a, (int, float, bool, str))) and (type(a) is not type(b) or a != b):
             raise UnsupportedError(f"{self.place}: {self.wanted}: {a} for one size of the input, {b} for another")
         return a
 
@@ -605,7 +637,7 @@ def _sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:
 def _is_plain(*found: Any) -> bool:
     """Whether nothing in the arguments is a value of the graph or a size."""
     for item in found:
-        if isinstance(item, (Size, Packed)) or (isinstance(item, Tensor) and not item.constant):
+        if isinstance(item, (Size, Packed, Complex)) or (isinstance(item, Tensor) and not item.constant):
             return False
         if isinstance(item, (tuple, list)) and not _is_plain(*item):
             return False
@@ -619,7 +651,7 @@ def _is_plain(*found: Any) -> bool:
 def all_static(found: Sequence[Any]) -> bool:
     """Whether no argument is a value that the model's inputs decide."""
     for item in found:
-        if isinstance(item, Packed) or (isinstance(item, Tensor) and not item.static):
+        if isinstance(item, (Packed, Complex)) or (isinstance(item, Tensor) and not item.static):
             return False
         if isinstance(item, (tuple, list)) and not all_static(item):
             return False

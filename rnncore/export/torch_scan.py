@@ -92,7 +92,7 @@ class _Body:
     def _counts(self) -> bool:
         """Whether the body reads the number of its step."""
         loop = self.call.loop
-        found = [[loop.args[j], loop.kwargs[j]] for j in range(len(loop.body)) if j not in self.call.sequences]
+        found = [[loop.args[j], loop.kwargs[j]] for j in self.call.inner]
         return any(leaf.kind == "index" for leaf in leaves_of(found))
 
     def _add_counter(self) -> None:
@@ -133,7 +133,8 @@ class _Body:
             if isinstance(tensor, Tensor):
                 sub.shape(tensor)
         loop, results = self.call.loop, {}
-        for j, node in enumerate(loop.body):
+        for j in sorted((*self.items, *self.call.inner), key=lambda j: (j not in self.items, j)):
+            node = loop.body[j]
             sub.node, sub.other, sub.place = node, self.other.loop.body[j], self.g.first.places[node]
             sub.a, sub.b = self._values(j)
             if j in self.items:
