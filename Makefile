@@ -10,11 +10,13 @@ SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kern
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
 
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist worksteal
 test: $(VENV)/.installed-test  ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-all: $(VENV)/.installed-test  ## the tests with many more random cases
-	RNNCORE_TEST_SCALE=20 $(BIN)/python -m pytest -q --timeout=7200
+	RNNCORE_TEST_SCALE=20 $(BIN)/python -m pytest -q --timeout=7200 $(PARALLEL)
 
 mutations: $(VENV)/.installed-test  ## break cells and kernels on purpose: the tests must notice
 	$(BIN)/python tests/mutations.py
@@ -131,8 +133,8 @@ nogil:  ## the tests on an interpreter without a GIL, in an environment of its o
 neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-gnu, qemu-user)
 	mkdir -p build
 	aarch64-linux-gnu-gcc -static -std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall \
-	  -Wno-unused-function -Irnncore/kernels/native rnncore/kernels/native/neon.c rnncore/kernels/native/baseline.c \
-	  rnncore/kernels/native/dispatch.c tests/native/driver.c -o build/driver-neon -lm
+	  -Wno-unused-function -Irnncore/kernels rnncore/kernels/recurrent/*.c rnncore/kernels/runtime/isas.c \
+	  tests/native/driver.c -o build/driver-neon -lm
 	qemu-aarch64 build/driver-neon
 
 clean:

@@ -37,26 +37,24 @@ NO_WRAP = ["-fno-wrapv"]
 # The kernels' instruction sets, best first; each has a source of its name in the folders that have kernels.
 ISAS = ("avx512", "avx2", "neon", "baseline")
 
-# The threads' pool and the scratch memory, which every extension that shares work among threads brings along.
-POOL = [str(KERNELS / "native" / name) for name in ("pool.c", "scratch.c")]
-
-# name -> further C sources, and whether a * b + c may become one fused operation: the packed kernels are built from
-# it, everywhere alike; elsewhere results are those of separate operations on every machine.
+# name -> folder of its C sources, and whether a * b + c may become one fused operation: the packed kernels are built
+# from it, everywhere alike; elsewhere results are those of separate operations on every machine. A folder belongs to
+# one extension; what others need of it they cimport.
 EXTENSIONS = {
-    "_blas": ([], "off"),
-    "_convolution": (
-        [*sorted(str(path) for path in (KERNELS / "convolution").glob("*.c")), *POOL],
-        "fast",
-    ),
-    "_engine": ([], "off"),
-    "_graph": ([], "off"),
-    "_normalization": ([], "off"),
-    "_pool": ([], "off"),
-    "_pooling": (
-        [*sorted(str(path) for path in (KERNELS / "pooling").glob("*.c")), str(KERNELS / "native/scratch.c")],
-        "off",
-    ),
-    "_native": (sorted(str(path) for path in (KERNELS / "native").glob("*.c")), "fast"),
+    "_activations": (None, "off"),
+    "_blas": (None, "off"),
+    "_blas_loop": (None, "off"),
+    "_convolution": ("convolution", "fast"),
+    "_graph": (None, "off"),
+    "_linear": (None, "off"),
+    "_loop": (None, "off"),
+    "_normalization": (None, "off"),
+    "_packing": ("recurrent", "fast"),
+    "_pool": (None, "off"),
+    "_pooling": ("pooling", "off"),
+    "_recurrent": (None, "off"),
+    "_runtime": ("runtime", "off"),
+    "_schedule": (None, "off"),
 }
 
 
@@ -77,12 +75,13 @@ def chosen_isas() -> list[str]:
     return [name for name in ISAS if name in words]
 
 
-def extension(name: str, sources: list[str], contract: str) -> Extension:
+def extension(name: str, folder: str | None, contract: str) -> Extension:
     build = os.environ.get("RNNCORE_BUILD", "release")
     if build not in FLAGS:
         raise SystemExit(f"RNNCORE_BUILD={build!r}, expected one of {', '.join(FLAGS)}")
     compile_flags, link_flags = FLAGS[build]
     isas = chosen_isas()
+    sources = sorted(str(path) for path in (KERNELS / folder).glob("*.c")) if folder else []
     macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
     if isas:
         sources = [path for path in sources if Path(path).stem in isas or Path(path).stem not in ISAS]

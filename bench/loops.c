@@ -1,5 +1,5 @@
 /* Where a step's time goes: the packed kernels bare, without a call around them. Compiled by loops.py together with
- * rnncore/kernels/native; prints a line of JSON for each cell and size.
+ * rnncore/kernels/recurrent; prints a line of JSON for each cell and size.
  *
  * Microseconds of one step of one row: "step" alone; "beside" with a visit to the next rows' input product; "activations"
  * of a step that has no product; and of a thread of two that have half of the panels each and do as in "beside": "halves"
@@ -13,9 +13,11 @@
 #include <string.h>
 #include <time.h>
 
-#include "native.h"
+#include "recurrent/costs.h"
+#include "recurrent/recurrent.h"
+#include "runtime/isas.h"
 
-enum { ROUNDS = 40, LARGEST_TOGETHER = 1 << 20 /* as in kernels/_native.pyx */ };
+enum { ROUNDS = 40 };
 typedef enum { STEP, BESIDE, ACTIVATIONS, HALVES, MEETING, SHARED, MODES } mode;
 
 static const char *const cells[] = {"LSTM", "GRU", "RNN"};
@@ -106,7 +108,7 @@ static void race(double best[MODES]) {
 int main(void) {
     static const ptrdiff_t sizes[] = {32, 64, 128, 256, 512};
     int table = 0;
-    while (!rnncore_isa_usable(rnncore_isas[table])) table++;
+    while (!rnncore_isa_usable(rnncore_isas[table]->name)) table++;
     isa = rnncore_isas[table];
     pthread_barrier_init(&start_line, NULL, 2);
     for (int cell = 0; cell < 3; cell++) {

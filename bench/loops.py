@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parent / "rnncore/kernels/native"
-SHIMS = ("avx512.c", "avx2.c", "neon.c", "baseline.c", "dispatch.c")
+KERNELS = HERE.parent / "rnncore/kernels"
+SOURCES = ("recurrent/*.c", "runtime/isas.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{KERNELS}")
 COLUMNS = ("step", "beside", "activations", "halves", "meeting", "shared")
 
@@ -20,7 +20,7 @@ COLUMNS = ("step", "beside", "activations", "halves", "meeting", "shared")
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "loops"
-        sources = [*(KERNELS / name for name in SHIMS), HERE / "loops.c"]
+        sources = [*(path for name in SOURCES for path in KERNELS.glob(name)), HERE / "loops.c"]
         subprocess.run(["gcc", *FLAGS, *sources, "-o", program, "-lm", "-lpthread"], check=True)
         print("microseconds of a step of one row, input and output of one size")
         print(f"{'':22}" + "".join(f"{name:>12}" for name in COLUMNS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import InputError, SpecError
+from rnncore.errors import InputError, SpecError, shown
 from rnncore.ops import OPS, Value
 from rnncore.ops.work import INTERPRETED, Cost, cost, value_of
 from rnncore.passes.graph import value_names
-from rnncore.spec import AttentionDecoder, Control, Node, Recurrent
+from rnncore.spec import FILE_NODES, MAX_NODES, AttentionDecoder, Control, Node, Recurrent
 
-__all__ = ["Budget", "MeteredStep", "metered_branches", "metering"]
+__all__ = ["Budget", "MeteredStep", "check_budget", "file_nodes", "metered_branches", "metering"]
 
 Values = dict[str, Any]
 
@@ -34,12 +35,15 @@ BY_CONTENT = frozenset({"Range", "Reference"})
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that one call of a model may do; None is no limit.
+    """The most that one call of a model may do, where None is no limit, and that loading it may.
 
     work    multiply-adds, or operations on an element, counted from the arrays' sizes before each node runs. It is an
             estimate from above of what a plain loop would do: 1e9 takes about a second of one core where it is
             element by element, a twentieth of it in a matrix product
     memory  bytes of the arrays that nodes make and that later ones still read, views counted as arrays
+
+    nodes   nodes and layers that a file may have from which a model is loaded, 1 to 100,000; None: as RNNCORE_MAX_NODES
+            says in the environment, else 20,000. A Model from a Spec may have 100,000
 
     A call that would pass a limit raises InputError before the node runs that would, and names it. Rounds of loops
     count one by one.
@@ -47,13 +51,36 @@ class Budget:
 
     work: float | None = None
     memory: float | None = None
+    nodes: int | None = None
 
     def __post_init__(self):
+        if self.nodes is not None and not (type(self.nodes) is int and 1 <= self.nodes <= MAX_NODES):
+            raise InputError(f"budget: nodes={shown(self.nodes)}, expected an integer from 1 to {MAX_NODES} or None")
         for name in ("work", "memory"):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (number and value > 0):
                 raise InputError(f"budget: {name}={value!r}, expected a positive number or None")
+
+
+def check_budget(given: Any) -> Budget | None:
+    """InputError for what is neither a Budget nor None."""
+    if given is not None and not isinstance(given, Budget):
+        raise InputError(f"budget={shown(given)}, expected a Budget or None")
+    return given
+
+
+def file_nodes(budget: Budget | None) -> int:
+    """How many nodes and layers a file may have. InputError where the environment says no number for it."""
+    budget = check_budget(budget)
+    if budget is not None and budget.nodes is not None:
+        return budget.nodes
+    text = os.environ.get("RNNCORE_MAX_NODES", "").strip()
+    if not text:
+        return FILE_NODES
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_NODES and len(text) < 9):
+        raise InputError(f"environment RNNCORE_MAX_NODES={shown(text)}, expected an integer from 1 to {MAX_NODES}")
+    return int(text)
 
 
 class Meter:
@@ -106,7 +133,7 @@ class MeteredStep:
         self.step, self.node, self.floating = step, node, floating
         self.names, self.dropped = value_names(node), tuple(dropped)
         self.attributes: Mapping[str, Any] = getattr(node, "attributes", {})
-        kind = getattr(node, "op", None) or node.kind
+        kind = node.op
         self.where = f"node {node.name!r} ({kind})"
         # The cost for shapes and dtypes, where contents (axes, sizes, a range's ends) say nothing.
         self._kept: dict[tuple, Cost] = {}

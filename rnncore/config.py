@@ -6,7 +6,7 @@ import os
 import platform
 
 from rnncore._version import __version__
-from rnncore.kernels import _native, runs_native
+from rnncore.kernels import _runtime, runs_native
 from rnncore.threads import default_threads
 
 __all__ = ["config", "show_config"]
@@ -24,9 +24,9 @@ def config() -> dict[str, str | int]:
 
     return {
         "rnncore": __version__,
-        "float32": _native.current_isa() if runs_native("float32") else "blas",
+        "float32": _runtime.current_isa() if runs_native("float32") else "blas",
         "float64": "blas",
-        "usable": ", ".join([*_native.usable_isas(), "blas"]),
+        "usable": ", ".join([*_runtime.usable_isas(), "blas"]),
         "num_threads": default_threads(),
         "cpus": os.cpu_count() or 1,
         "machine": platform.machine(),

@@ -8,7 +8,7 @@ import numpy as np
 
 from rnncore.arguments import accept_lengths
 from rnncore.errors import InputError
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.ops import OPS
 from rnncore.ops.attention import attend, valid_steps, without_padding
 from rnncore.spec import AttentionDecoder
@@ -29,7 +29,7 @@ class DecoderStep:
     def __init__(
         self,
         node: AttentionDecoder,
-        stack: _native.Stack | BlasStack,
+        stack: _recurrent.Stack | BlasStack,
         weights: dict[str, np.ndarray],
         dtype: np.dtype,
         threads: int,

@@ -11,13 +11,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rnncore.budget import Budget
+from rnncore.budget import Budget, file_nodes
 from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError, UnsupportedError
 from rnncore.formats import Checkpoint, native, read_file, sharded
 from rnncore.formats._cursor import InMemory
+from rnncore.formats.checkpoint import KERAS_WEIGHTS, QUANTIZED
 from rnncore.formats.native import NativeFile
 from rnncore.model import Model
-from rnncore.spec import Spec
+from rnncore.spec import Spec, limited_nodes
 from rnncore.verification import Verification, check_pair
 
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
@@ -64,18 +65,22 @@ def load(
     dtype  "float32" or "float64"; None: what the file computes in, float64 for an ONNX file of float64 and for a
            file of ours made of such a one or saved from a float64 Model, else float32
     check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
-    budget  the most that one call of the model may do, Budget(work=1e9, memory=1 << 30): see Model
+    budget  the most that one call of the model may do, Budget(work=1e9, memory=1 << 30), see Model; and how many nodes
+           the file may have, Budget(nodes=50_000)
 
-    Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without).
+    Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without),
+    and quantized weights of PyTorch's, read as float32, come with one that says so.
 
     Raises MissingFileError (also a FileNotFoundError) where there is none, FormatError for a damaged or malicious
     file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """
-    found = open_file(path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes)
+    found = open_file(
+        path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
+    )
     model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary, budget=budget)
     for note in found.notes:
-        if note.startswith(NOT_USED):
+        if note.startswith((NOT_USED, QUANTIZED)):
             warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)
     if check:
         check_pair(model, found.test_pair, name_of(path)).require()
@@ -90,16 +95,19 @@ def open_file(
     architecture: Mapping[str, Any] | str | os.PathLike | None = None,
     layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
+    budget: Budget | None = None,
 ) -> NativeFile:
     """Spec, weights, test pair and origin from any file that ``load`` takes; options as there."""
     source = resolve(path)
     name = str(source) if isinstance(source, InMemory) else str(path)
-    checkpoint = (
-        read_file(source, sizes, layers) if architecture is None else _with_architecture(source, architecture, layers)
-    )
-    found = _opened(name, source, checkpoint, spec, names)
-    # The reader of a graph format took the sizes itself.
-    return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(name, found, sizes)
+    with limited_nodes(file_nodes(budget)):
+        if architecture is None:
+            checkpoint = read_file(source, sizes, layers)
+        else:
+            checkpoint = _with_architecture(source, architecture, layers)
+        found = _opened(name, source, checkpoint, spec, names)
+        # The reader of a graph format took the sizes itself.
+        return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(name, found, sizes)
 
 
 def _sized(name: str, found: NativeFile, sizes: Mapping[str, int] | None) -> NativeFile:
@@ -124,15 +132,21 @@ def _opened(
         return dataclasses.replace(checkpoint, source=_base(source), sha256=_sha256(source))
     if own:
         return native.from_checkpoint(checkpoint)
-    from rnncore.formats.parametrizations import fold
+    from rnncore.formats.plain_weights import plain_weights
     from rnncore.formats.torch_names import bind, is_optimizer, only_stack  # not for files that hold their network
 
     wanted = None if spec is None else read_spec(spec)
     try:
-        tensors, notes = fold(checkpoint.tensors)
+        plain = plain_weights(checkpoint, wanted)
+        tensors, notes = plain.tensors, plain.notes
         if wanted is None:
             if checkpoint.format == "TorchScript":
                 raise UnsupportedError("a TorchScript archive, whose program is not read: give a spec for its weights")
+            if checkpoint.format == KERAS_WEIGHTS:
+                raise UnsupportedError(
+                    "weights without a network, expected architecture=... with what model.to_json() gives"
+                    " (rnncore convert --architecture FILE.json), or a spec"
+                )
             stack = only_stack(tensors)
             wanted = stack.spec()
             bound = bind(wanted, tensors, names if names is not None else stack.names)
@@ -219,14 +233,17 @@ def convert(
     sizes: Mapping[str, int] | None = None,
     verify: bool = False,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
+    budget: Budget | None = None,
 ) -> tuple[Path, NativeFile, Verification | None]:
     """Write a file's weights and Spec as rnncore's own file.
 
     With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save, the
-    other options as for load.
+    other options as for load; of the budget its nodes.
     Returns the path written, what it holds, and the verification.
     """
-    found = open_file(source, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes)
+    found = open_file(
+        source, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
+    )
     if vocabulary is not None:
         found = dataclasses.replace(found, vocabulary=vocabulary)
     report = None

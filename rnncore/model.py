@@ -19,7 +19,7 @@ from rnncore.budget import Budget, MeteredStep, metered_branches, metering
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError, shown
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.kernels._graph import OpStep, apart, walk
 from rnncore.ops import OPS, Value, blocks, numpy_dtype
 from rnncore.passes import compiled
@@ -72,7 +72,7 @@ class Model:
         vocabulary: Mapping[str, Iterable[str]] | None = None,
         budget: Budget | None = None,
     ):
-        self._build(spec, weights, dtype, num_threads, fold_bytes, vocabulary, budget, {})
+        self._build(spec, weights, dtype, num_threads, fold_bytes, vocabulary, budget, {}, False)
 
     @classmethod
     def _of_branch(cls, *arguments: Any) -> Model:
@@ -91,8 +91,9 @@ class Model:
         vocabulary: Mapping[str, Iterable[str]] | None,
         budget: Budget | None,
         packs: dict[tuple, Any],
+        inside: bool,
     ) -> None:
-        """packs: see stacks.pack; one for a model and the branches inside it."""
+        """packs: see stacks.pack; one for a model and the branches inside it, which are compiled with it."""
         if budget is not None and not isinstance(budget, Budget):
             raise InputError(f"budget={shown(budget)}, expected a Budget or None")
         if type(dtype) is int or str(dtype) not in ("float32", "float64"):
@@ -102,7 +103,7 @@ class Model:
         self._dtype = np.dtype(dtype)
         self._vocabulary = MappingProxyType(check_vocabularies(spec, {} if vocabulary is None else vocabulary))
         self._weights = Weights(spec, weights)  # checked here, whatever it was checked against before
-        spec, folded = compiled(spec, self._weights)
+        spec, folded = (spec, self._weights) if inside else compiled(spec, self._weights, self._dtype.name)
         self._spec, self._weights = spec, self._weights if folded is self._weights else Weights(spec, folded)
         needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
         given = {entry.name for entry in spec.inputs}
@@ -295,7 +296,9 @@ class Model:
         """A Stream: the model over ``batch`` sequences that arrive in pieces, keeping its state from one to the next.
 
         lookahead  bidirectional layers read so many steps ahead and give ``block`` steps at a time (as many, if not
-                   given): their outputs then are not those of the whole sequence, but do not depend on how it is cut
+                   given): their outputs then are not those of the whole sequence, but do not depend on how it is cut.
+                   The reverse direction begins at the last step of each block and those ahead of it; outputs that
+                   only the sequence's end decides, as final states of both directions, are left out
         history    causal attention looks back on so many steps, the present one included
         inputs     the inputs without a time axis, by name: given once
 
@@ -512,7 +515,7 @@ class Model:
         return [values[name] for name in self._spec.outputs]
 
 
-_native.call_direct_first(Model)
+_recurrent.call_direct_first(Model)
 
 
 def _batch_of(spec: Spec, values: Values) -> int:
@@ -551,7 +554,7 @@ def _compile(
         labels = BRANCHES[node.op]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [
-            Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs)
+            Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs, True)
             for spec, part in zip(node.branches, parts, strict=True)
         ]
         packed = {
@@ -617,20 +620,21 @@ def op_step(
     packs: dict[tuple, Any] | None = None,
 ) -> OpStep:
     """The step of a Node; known: the Values by name, where the node reads them under these names; packs: see pack."""
-    shapes = node.weight_shapes()
+    op, shapes, key = OPS[node.op], node.weight_shapes(), None
     given = {name.removeprefix(f"{node.name}."): weights[name] for name in shapes}
-    packs = {} if packs is None or not shapes else packs
-    name = (node.op, repr(sorted(node.attributes.items())), *map(memory_of, given.values()))
-    run, _ = packs.get(name, (None, None))
+    if shapes and packs is not None:
+        key = (node.op, repr(sorted(node.attributes.items())), *map(memory_of, given.values()))
+    run, _ = packs.get(key, (None, None)) if key is not None else (None, None)
     if run is None:
-        dtypes = OPS[node.op].weight_dtypes(node.attributes)
+        dtypes = op.weight_dtypes(node.attributes)
         own = {
-            key: array.astype(numpy_dtype(dtypes.get(key, "float"), dtype), copy=False) for key, array in given.items()
+            name: array.astype(numpy_dtype(dtypes.get(name, "float"), dtype), copy=False)
+            for name, array in given.items()
         }
         values = None if known is None else [known[name] if name else None for name in node.inputs]
-        run = OPS[node.op].compiled(node.attributes, own, threads, dtype, values)
-        if OPS[node.op].bound is None:
-            packs[name] = run, given
+        run = op.compiled(node.attributes, own, threads, dtype, values)
+        if key is not None and op.bound is None:
+            packs[key] = run, given
     packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
-    parted = blocks.apply if OPS[node.op].spreads else None
+    parted = blocks.apply if op.spreads else None
     return OpStep(run, node.inputs, node.names, f"node {node.name!r} ({node.op})", packed, parted, blocks.ELEMENTS)

@@ -203,11 +203,11 @@ class StreamPool:
         given = x if isinstance(x, Mapping) else {self._only_input().name: x}
         new, accepted = batch_of_chunk(self._program, given, count, side_by_side=True)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, count, new)
-        check = None if out is None else lambda outputs: check_out(out, _only(outputs))
+        check = None if out is None else lambda outputs: check_out(out, self._program.returned(outputs))
         outputs, _ = self._advance(handles, accepted, new, lengths, check=check)
         if out is None:
-            return _only(outputs)
-        out[...] = _only(outputs)
+            return self._program.returned(outputs)
+        out[...] = self._program.returned(outputs)
         return out
 
     def _accept_handles(self, handles: Any) -> np.ndarray:
@@ -256,7 +256,7 @@ class StreamPool:
         if self._takes_single:
             single = [_is_list(chunk) for chunk in chunks.values()]
         parts = [self._rows_of(name, array, counts[name], single) for name, array in outputs.items()]
-        if len(parts) == 1:
+        if self._program.one_output:
             return dict(zip(chunks, parts[0], strict=True))
         names = tuple(outputs)
         return {id: dict(zip(names, found, strict=True)) for id, *found in zip(chunks, *parts, strict=True)}
@@ -289,11 +289,11 @@ class StreamPool:
             return [array.copy() for _ in single]
         if (batch, time) in ((0, 1), (0, None)):
             return rows_of(array, None if time is None else counts, single)
-        return [self._of_row({name: array}, {name: counts}, row, one) for row, one in enumerate(single)]
+        return [self._of_row({name: array}, {name: counts}, row, one)[name] for row, one in enumerate(single)]
 
     def _of_row(
         self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int, single: bool = False
-    ) -> Any:
+    ) -> dict[str, np.ndarray]:
         """What belongs to one row, in arrays of its own: its steps without the batch, a single one without the time."""
         found, flows = {}, self._program.plan.flows
         for name, array in outputs.items():
@@ -305,7 +305,7 @@ class StreamPool:
             if time is not None:
                 one = one[(slice(None),) * time + (0 if single else slice(counts[name][row]),)]
             found[name] = np.array(one)
-        return _only(found)
+        return found
 
     def _padded(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The streams' pieces side by side, by input, and how many steps each has."""
@@ -372,7 +372,7 @@ class StreamPool:
             handle = self._handle(id)
             outputs, counts = self._advance(np.array([handle]), {}, 0, None, ended=True)
             self._finished.add(handle)
-            return self._of_row(outputs, counts, 0)
+            return self._program.returned(self._of_row(outputs, counts, 0))
 
     # --- one stream, all streams --------------------------------------------------------------------------------
 
@@ -489,10 +489,6 @@ def _is_list(chunk: Any) -> bool:
     if type(chunk) is np.ndarray:
         return chunk.ndim == 1
     return not isinstance(chunk, Mapping) and np.ndim(chunk) == 1
-
-
-def _only(outputs: dict[str, np.ndarray]) -> Any:
-    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def _ids(array: np.ndarray | None) -> list[str | int]:

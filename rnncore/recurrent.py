@@ -8,20 +8,20 @@ import numpy as np
 
 from rnncore.arguments import accept_lengths, accept_mask, check_mask_is_lengths
 from rnncore.errors import InputError
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.ops.linear import check_ids
 from rnncore.spec import Node, Recurrent, Spec
 from rnncore.stacks import pack, packed_weights
 from rnncore.state import State
 from rnncore.weights import Weights
 
-__all__ = ["RecurrentStep"]
+__all__ = ["ALL_ROWS", "RecurrentStep", "repeat_masked", "rows_of_mask"]
 
 Values = dict[str, Any]
 
 
 class _Rows(NamedTuple):
-    """Which steps of which rows count, as the time loop takes them: see Job in kernels/_engine.pyx.
+    """Which steps of which rows count, as the time loop takes them: see Job in kernels/_blas_loop.pyx.
 
     All None where every step counts; steps and mask (B, T) None where only lengths say what does.
     """
@@ -75,21 +75,21 @@ class RecurrentStep:
         self.c_size = shapes["c"][2] if "c" in shapes else None
         self.width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
         self.embedding: Node | None = None
-        self.table: _native.Table | None = None
+        self.table: _recurrent.Table | None = None
 
     def table_bytes(self, rows: int) -> int:
         """Bytes of the table that fold would make for an embedding of so many rows; 0 where there is none to make."""
-        return _native.table_bytes(self.stack, rows) if isinstance(self.stack, _native.Stack) else 0
+        return _recurrent.table_bytes(self.stack, rows) if isinstance(self.stack, _recurrent.Stack) else 0
 
     def fold(self, embedding: Node, weight: np.ndarray) -> None:
         """From now on read the ids that the Embedding node would have read."""
-        self.embedding, self.table = embedding, _native.Table(self.stack, weight)
+        self.embedding, self.table = embedding, _recurrent.Table(self.stack, weight)
 
-    def direct(self, spec: Spec) -> _native.Direct | None:
+    def direct(self, spec: Spec) -> _recurrent.Direct | None:
         """The short way for a Spec that is this node and returns its sequence, where there is one."""
         node = self.node
         plain = (
-            isinstance(self.stack, _native.Stack)
+            isinstance(self.stack, _recurrent.Stack)
             and spec.outputs == (node.name,)
             and [entry.name for entry in spec.inputs if not entry.optional] == [node.input]
             and not (self.time_first or self.flip or node.trained_state or node.initial)
@@ -97,7 +97,7 @@ class RecurrentStep:
         if not plain:
             return None
         names = tuple(f"{node.name}.{key}" for key in node.cell.states)
-        return _native.Direct(self.stack, self.merged, node.cell.input_size, node.output_size, names, self.threads)
+        return _recurrent.Direct(self.stack, self.merged, node.cell.input_size, node.output_size, names, self.threads)
 
     def __call__(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         node = self.node
@@ -151,13 +151,11 @@ class RecurrentStep:
                 check_mask_is_lengths(node.mask, mask, node.lengths, lengths)
             elif lengths is not None:
                 mask = mask & (np.arange(steps) < lengths[:, None])
-            lengths = mask.sum(axis=1, dtype=np.int64)
+            return rows_of_mask(mask)
         if lengths is None or (lengths == steps).all():
             return ALL_ROWS
         order = np.argsort(-lengths, kind="stable")
-        if mask is None:
-            return _Rows(order, lengths[order])
-        return _Rows(order, lengths[order], np.argsort(~mask[order], axis=1, kind="stable"), mask)
+        return _Rows(order, lengths[order])
 
     def _repeat(self, y: np.ndarray, mask: np.ndarray, reverse: bool) -> None:
         """Fill the masked steps of one direction's outputs (zeros so far) with what was stored before each."""
@@ -165,9 +163,7 @@ class RecurrentStep:
         y = y[:, ::-1] if self.flip else y
         if reverse:
             y, mask = y[:, ::-1], mask[:, ::-1]
-        latest = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)
-        row, step = np.nonzero(~mask & (latest >= 0))
-        y[row, step] = y[row, latest[row, step]]
+        repeat_masked(y, mask)
 
     def _initial(self, values: Values, before: State | None, batch: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Initial h and c; None means zeros, or that there is none."""
@@ -218,6 +214,22 @@ class RecurrentStep:
         values[self.states["h"]] = after[self.states["h"]] = hn
         if cn is not None:
             values[self.states["c"]] = after[self.states["c"]] = cn
+
+
+def rows_of_mask(mask: np.ndarray) -> _Rows:
+    """Rows in order of falling number of steps that count, for a mask (B, T)."""
+    lengths = mask.sum(axis=1, dtype=np.int64)
+    if (lengths == mask.shape[1]).all():
+        return ALL_ROWS
+    order = np.argsort(-lengths, kind="stable")
+    return _Rows(order, lengths[order], np.argsort(~mask[order], axis=1, kind="stable"), mask)
+
+
+def repeat_masked(y: np.ndarray, mask: np.ndarray) -> None:
+    """Fill the steps of y (B, T, size) that a mask (B, T) leaves out with the latest one before that it does not."""
+    latest = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)
+    row, step = np.nonzero(~mask & (latest >= 0))
+    y[row, step] = y[row, latest[row, step]]
 
 
 def merge_directions(merge: str, h: np.ndarray) -> np.ndarray:

@@ -18,8 +18,11 @@ A Control node (If, Loop, Scan) holds Specs of its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+import operator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -30,10 +33,25 @@ from rnncore.cells.base import check_choice, check_flag, check_integer
 from rnncore.errors import SpecError, close_names, shown
 from rnncore.ops import DTYPES, OPS, UNKNOWN, Value, schema
 from rnncore.ops.attention import Scoring
+from rnncore.ops.base import no_weights
 from rnncore.ops.dimensions import CAUSAL, Dimension, Reach
 from rnncore.strict_json import read_json
 
-__all__ = ["AttentionDecoder", "Control", "Input", "Node", "Recurrent", "Spec", "check_sizes"]
+__all__ = [
+    "FILE_NODES",
+    "MAX_NODES",
+    "AttentionDecoder",
+    "Control",
+    "Input",
+    "Node",
+    "Recurrent",
+    "Spec",
+    "check_sizes",
+    "limited_nodes",
+    "more_nodes",
+    "most_nodes",
+    "paths_of",
+]
 
 FORMAT_VERSION = 1
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -42,10 +60,17 @@ LAYOUTS = ("batch_first", "time_first")
 MASKED_OUTPUTS = ("repeat", "zero")
 OUTPUT_ORDERS = ("time", "processing")
 MAX_NODES = 100_000  # those inside branches among them, and each layer of a stack
+FILE_NODES = 20_000
+"""As many a file may have whose reader says nothing else: more take longer than a stranger's file should."""
+
 MAX_LAYERS = 1024
 MAX_NESTING = 4
 MAX_NAME = 1000
 LARGEST = (1 << 63) - 1
+
+_HERE = threading.local()  # .nodes: how many a Spec may have that this thread makes
+
+_set = object.__setattr__  # of frozen objects while they are made
 
 
 @dataclass(frozen=True)
@@ -71,7 +96,7 @@ class Input:
             if not (type(size) is int and 1 <= size <= LARGEST) and not (type(size) is str and _is_text(size)):
                 raise SpecError(f"input {self.name!r}: size {shown(size)}, expected a positive integer or a name")
 
-    @property
+    @cached_property
     def value(self) -> Value:
         return Value(self.dtype, self.shape)
 
@@ -82,58 +107,52 @@ class Input:
 
 @dataclass(frozen=True)
 class Node:
-    """An op of rnncore.ops on named values, with its attributes; its outputs are named after it."""
+    """An op of rnncore.ops on named values, with its attributes; its outputs are named after it.
+
+    names  of the node's values
+    reads  the names of every value that the node needs
+    """
 
     name: str
     op: str
     inputs: tuple[str, ...]
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    names: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
+    reads: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
+    _inferred: tuple[Value | None, ...] | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         _check_name(self.name, "node")
-        if not isinstance(self.op, str) or self.op not in OPS:
+        op = OPS.get(self.op) if isinstance(self.op, str) else None
+        if op is None:
             expected = ", ".join(sorted(OPS))
             raise SpecError(f"node {self.name!r}: op {shown(self.op)} is unknown, expected one of {expected}")
-        op = OPS[self.op]
-        with _naming(self):
-            inputs = (
-                (self.inputs,) if isinstance(self.inputs, str) else _names("inputs", _sequence("inputs", self.inputs))
-            )
-            if not isinstance(self.attributes, Mapping):
-                raise SpecError(f"attributes are {type(self.attributes).__name__}, expected a mapping")
-        object.__setattr__(self, "inputs", inputs)
-        if not op.arity[0] <= len(inputs) <= op.arity[1]:
-            expected = op.arity[0] if op.arity[0] == op.arity[1] else f"{op.arity[0]} to {op.arity[1]}"
-            raise SpecError(f"node {self.name!r} ({self.op}): {len(inputs)} inputs, expected {expected}")
-        unknown = [key for key in self.attributes if key not in op.attributes]
-        if unknown:
-            accepted = ", ".join(op.attributes) or "none"
-            raise SpecError(
-                f"node {self.name!r} ({self.op}): unknown attribute {shown(unknown[0])}, expected {accepted}"
-            )
-        values = {key: self.attributes.get(key, default) for key, default in op.attributes.items()}
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        missing = [key for key, value in values.items() if value is ...]
-        if missing:
-            raise SpecError(f"node {self.name!r} ({self.op}): attribute {missing[0]!r} missing")
-        with _naming(self):
-            schema.check(op.schema, values)
-            op.names(self.name, values)  # of which attributes may have something to say
-        object.__setattr__(self, "attributes", MappingProxyType(values))
+        try:
+            inputs = self.inputs
+            if type(inputs) is not tuple:
+                inputs = (inputs,) if isinstance(inputs, str) else _sequence("inputs", inputs)
+            _names("inputs", inputs)
+            if not op.arity[0] <= len(inputs) <= op.arity[1]:
+                expected = op.arity[0] if op.arity[0] == op.arity[1] else f"{op.arity[0]} to {op.arity[1]}"
+                raise SpecError(f"{len(inputs)} inputs, expected {expected}")
+            attributes = schema.complete(op.schema, op.attributes, op.required, self.attributes)
+            names = op.names(self.name, attributes)  # of which attributes may have something to say
+        except (SpecError, OverflowError) as error:
+            raise _named(error, self) from None
+        reads = inputs
+        if op.optional and "" in inputs:
+            reads = tuple(name for place, name in enumerate(inputs) if name != "" or place not in op.optional)
+        _set(self, "inputs", inputs)
+        _set(self, "attributes", attributes)
+        _set(self, "names", names)
+        _set(self, "reads", reads)
+        _set(self, "_inferred", None)
 
     def __reduce__(self):
         return Node, (self.name, self.op, self.inputs, dict(self.attributes))
 
     def __hash__(self):
         return hash((self.name, self.op, self.inputs, tuple(self.attributes.items())))
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of every value the node needs."""
-        optional = OPS[self.op].optional
-        if not optional:
-            return self.inputs
-        return tuple(name for place, name in enumerate(self.inputs) if name != "" or place not in optional)
 
     @property
     def optional_reads(self) -> tuple[str, ...]:
@@ -146,18 +165,20 @@ class Node:
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight" -> shape."""
-        with _naming(self):
-            shapes = OPS[self.op].weight_shapes(self.attributes)
-        return {f"{self.name}.{key}": shape for key, shape in shapes.items()}
+        of_op = OPS[self.op].weight_shapes
+        if of_op is no_weights:
+            return {}
+        try:
+            return {f"{self.name}.{key}": shape for key, shape in of_op(self.attributes).items()}
+        except (SpecError, OverflowError) as error:
+            raise _named(error, self) from None
 
     def weight_dtypes(self) -> dict[str, str]:
         """The dtypes of those weights that are not "float"."""
-        return {f"{self.name}.{key}": dtype for key, dtype in OPS[self.op].weight_dtypes(self.attributes).items()}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the node's values."""
-        return OPS[self.op].names(self.name, self.attributes)
+        of_op = OPS[self.op].weight_dtypes
+        if of_op is no_weights:
+            return {}
+        return {f"{self.name}.{key}": dtype for key, dtype in of_op(self.attributes).items()}
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -165,11 +186,19 @@ class Node:
         return self.inputs
 
     def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        with _naming(self):
-            OPS[self.op].weight_shapes(self.attributes)  # checks the sizes
-            given = self._given(values)
-            OPS[self.op].check_present(given[: len(self.inputs)])
-            return dict(zip(self.names, OPS[self.op].infer(self.attributes, given), strict=True))
+        """The Values of ``names`` from those that it reads; of the same objects as before the same ones again."""
+        given, inferred = tuple(map(values.get, self.inputs)), self._inferred
+        if inferred is not None and all(map(operator.is_, inferred, given)):  # which begins with what was given
+            return dict(zip(self.names, inferred[len(given) :], strict=True))
+        op = OPS[self.op]
+        try:
+            op.weight_shapes(self.attributes)  # checks the sizes
+            op.check_present(given)
+            found = dict(zip(self.names, op.infer(self.attributes, self._given(values)), strict=True))
+        except (SpecError, OverflowError) as error:
+            raise _named(error, self) from None
+        _set(self, "_inferred", (*given, *found.values()))  # one reference: threads see all of it or nothing
+        return found
 
     def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
         """How the dimensions of its values come from those of its slots."""
@@ -619,6 +648,8 @@ class Control:
             check_choice(self, "op", tuple(BRANCHES))
             if len(self.branches) != len(BRANCHES[self.op]) or not all(isinstance(b, Spec) for b in self.branches):
                 raise SpecError(f"{len(self.branches)} branches, expected Specs for {' and '.join(BRANCHES[self.op])}")
+            if any(branch.names for branch in self.branches):
+                raise SpecError("names in a branch, expected them in the Spec around it")
             if _nesting(self) > MAX_NESTING:
                 raise SpecError(f"branches nested {_nesting(self)} deep, expected at most {MAX_NESTING}")
             check_integer(self, "sequences", at_least=1 if self.op == "Scan" else 0)
@@ -789,12 +820,16 @@ def _either(a: Value, b: Value, first: str, second: str) -> Value:
 class Spec:
     """A network: inputs, nodes in an order in which each reads only what stands before it, and outputs by name.
 
+    names  what a checkpoint of the network calls weights, and the modules of nodes, where it has other names than the
+           Spec: {"linear.weight": "w", "fc_1": "fc"}; nodes in branches by their path, "loop.body.cell"
+
     Raises SpecError where names clash, a value is unknown, or a size contradicts another.
     """
 
     inputs: tuple[Input, ...]
     nodes: tuple[Node | Recurrent | AttentionDecoder | Control, ...]
     outputs: tuple[str, ...]
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         for field, accepted in (("inputs", Input), ("nodes", (Node, Control, *STACKS.values()))):
@@ -805,9 +840,10 @@ class Spec:
             object.__setattr__(self, field, members)
         outputs = (self.outputs,) if isinstance(self.outputs, str) else _sequence("outputs", self.outputs)
         object.__setattr__(self, "outputs", outputs)
-        if self.size > MAX_NODES:
-            raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
-        names = {entry.name for entry in (*self.inputs, *self.nodes)}
+        if self.size > most_nodes():
+            raise SpecError(f"{self.size} nodes and layers, expected at most {most_nodes()}{more_nodes()}")
+        names = {entry.name for entry in self.inputs}
+        names.update(node.name for node in self.nodes)
         if "lengths" not in names and any("lengths" in node.reads for node in self.nodes):
             lengths = Input("lengths", "int64", ("B",), optional=True)
             object.__setattr__(self, "inputs", (*self.inputs, lengths))
@@ -816,32 +852,39 @@ class Spec:
             mask = Input("mask", "bool", ("B", "T") if masked[0].layout == "batch_first" else ("T", "B"), optional=True)
             object.__setattr__(self, "inputs", (*self.inputs, mask))
         object.__setattr__(self, "_values", MappingProxyType(self._infer()))
+        self._check_names()
+        object.__setattr__(self, "names", MappingProxyType(dict(self.names)))
+
+    def _check_names(self) -> None:
+        if not isinstance(self.names, Mapping):
+            raise SpecError(f"names: {type(self.names).__name__}, expected an object")
+        paths = {name for name, _ in paths_of(self)} if self.names else set()
+        for name, wanted in self.names.items():
+            ends = [end for end, letter in enumerate(name) if letter == "."] if isinstance(name, str) else []
+            if name not in paths and not any(name[:end] in paths for end in ends):
+                raise SpecError(f"names: {shown(name)} is no node of the network, and no weight of one")
+            if not isinstance(wanted, str) or not _is_text(wanted):
+                raise SpecError(f"names: {name!r} leads to {shown(wanted)}, expected the name of a tensor or module")
 
     def __getstate__(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**state, "names": dict(self.names)}
 
     def __setstate__(self, state):
         for name, value in state.items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "names", MappingProxyType(state["names"]))
         object.__setattr__(self, "_values", MappingProxyType(self._infer()))
 
     def _infer(self) -> dict[str, Value]:
         values: dict[str, Value] = {}
 
-        def add(name, value):
-            if name in values:
-                raise SpecError(f"the name {name!r} stands for two values")
-            if len(value.shape) > schema.MAX_RANK or any(type(size) is int and size > LARGEST for size in value.shape):
-                expected = f"at most {schema.MAX_RANK} dimensions, of sizes that int64 holds"
-                raise SpecError(
-                    f"node {node.name!r}: {name!r} is {value.dtype} {shown(value.shape)}, expected {expected}"
-                )
-            values[name] = value
-
         for entry in self.inputs:
-            add(entry.name, entry.value)
+            if entry.name in values:
+                raise SpecError(f"the name {entry.name!r} stands for two values")
+            values[entry.name] = entry.value
         optional = {entry.name for entry in self.inputs if entry.optional}
-        node_names = set()
+        node_names: set[str] = set()
         for node in self.nodes:
             if node.name in node_names:
                 raise SpecError(f"two nodes are named {node.name!r}")
@@ -852,12 +895,15 @@ class Spec:
                     raise SpecError(
                         f"node {node.name!r} reads {shown(name)}, which no input or earlier node gives{near}"
                     )
-                if name in optional and name not in getattr(node, "optional_reads", ()):
+                if optional and name in optional and name not in getattr(node, "optional_reads", ()):
                     raise SpecError(
                         f"node {node.name!r} reads the optional input {name!r}, which only lengths and masks may be"
                     )
             for name, value in node.infer(values).items():
-                add(name, value)
+                if name in values:
+                    raise SpecError(f"the name {name!r} stands for two values")
+                _check_value(node, name, value)
+                values[name] = value
         if not self.outputs:
             raise SpecError("no outputs, expected at least one")
         for name in self.outputs:
@@ -902,25 +948,38 @@ class Spec:
         """The nodes that carry state, in order."""
         return tuple(node for node in self.nodes if isinstance(node, tuple(STACKS.values())))
 
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+    def weight_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Canonical name -> shape of every weight; exactly these must be given."""
+        return self._weight_shapes
+
+    @cached_property
+    def _weight_shapes(self) -> Mapping[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
         for node in self.nodes:
             shapes.update(node.weight_shapes())
-        return shapes
+        return MappingProxyType(shapes)
 
-    def weight_dtypes(self) -> dict[str, str]:
+    def weight_dtypes(self) -> Mapping[str, str]:
         """Canonical name -> dtype of the weights that are not "float"."""
+        return self._weight_dtypes
+
+    @cached_property
+    def _weight_dtypes(self) -> Mapping[str, str]:
         dtypes: dict[str, str] = {}
         for node in self.nodes:
             if isinstance(node, (Node, Control)):
                 dtypes.update(node.weight_dtypes())
-        return dtypes
+        return MappingProxyType(dtypes)
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """The ops of its nodes, "Recurrent" and "AttentionDecoder" among them; of those in branches not."""
+        return frozenset(node.op for node in self.nodes)
 
     def reshaped(self, shapes: Mapping[str, tuple[int | str, ...]]) -> Spec:
         """The same network for inputs of other shapes, by name. SpecError where a size contradicts another."""
         inputs = (dataclasses.replace(entry, shape=shapes.get(entry.name, entry.shape)) for entry in self.inputs)
-        return Spec(tuple(inputs), self.nodes, self.outputs)
+        return Spec(tuple(inputs), self.nodes, self.outputs, self.names)
 
     def sized(self, sizes: Mapping[str, int]) -> Spec:
         """The same network with a number for some of the names of its inputs' sizes: {"B": 1}.
@@ -932,12 +991,13 @@ class Spec:
         return self.reshaped(shapes)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        found = {
             "format": FORMAT_VERSION,
             "inputs": [entry.to_json() for entry in self.inputs],
             "nodes": [node.to_json() for node in self.nodes],
             "outputs": list(self.outputs),
         }
+        return {**found, "names": dict(self.names)} if self.names else found
 
     @classmethod
     def from_json(cls, found: str | bytes | Mapping[str, Any], depth: int = 0) -> Spec:
@@ -947,20 +1007,55 @@ class Spec:
         """
         if isinstance(found, (str, bytes)):
             found = read_json(found, "Spec", SpecError, constants=True)  # a Clip's bound may be infinite
-        _check_keys(found, "Spec", {"inputs", "nodes", "outputs"}, {"format"})
+        _check_keys(found, "Spec", {"inputs", "nodes", "outputs"}, {"format", "names"})
         version = found.get("format", FORMAT_VERSION)
         if type(version) is not int or version != FORMAT_VERSION:
             raise SpecError(f"Spec: format {shown(version)}, this version of rnncore reads {FORMAT_VERSION}")
         for key in ("inputs", "nodes", "outputs"):
             if not isinstance(found[key], (list, tuple)):
                 raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
-        if depth == 0 and _nodes_in_json(found) > MAX_NODES:
-            raise SpecError(f"{_nodes_in_json(found)} nodes, expected at most {MAX_NODES} nodes and layers")
+        if depth == 0 and _nodes_in_json(found) > most_nodes():
+            count = f"{_nodes_in_json(found)} nodes"
+            raise SpecError(f"{count}, expected at most {most_nodes()} nodes and layers{more_nodes()}")
         return cls(
             tuple(_input_from_json(entry) for entry in found["inputs"]),
             tuple(_node_from_json(entry, depth) for entry in found["nodes"]),
             tuple(found["outputs"]),
+            found.get("names", {}),
         )
+
+
+@contextlib.contextmanager
+def limited_nodes(most: int) -> Iterator[None]:
+    """A Spec that this thread makes inside has at most so many nodes and layers, or it is a SpecError."""
+    before = most_nodes()
+    _HERE.nodes = most
+    try:
+        yield
+    finally:
+        _HERE.nodes = before
+
+
+def most_nodes() -> int:
+    """How many nodes and layers a Spec may have, here and now."""
+    return getattr(_HERE, "nodes", MAX_NODES)
+
+
+def more_nodes() -> str:
+    """What a message says of how more are allowed."""
+    if most_nodes() == MAX_NODES:
+        return ""
+    return f" of a file; load(..., budget=Budget(nodes=...)), or RNNCORE_MAX_NODES, allows up to {MAX_NODES}"
+
+
+def paths_of(spec: Spec, within: str = "") -> Iterator[tuple[str, Node | Recurrent | AttentionDecoder | Control]]:
+    """Every node, those in branches among them, with the name before those of its weights: "loop.body.cell"."""
+    for node in spec.nodes:
+        path = f"{within}{node.name}"
+        yield path, node
+        if isinstance(node, Control):
+            for label, branch in zip(BRANCHES[node.op], node.branches, strict=True):
+                yield from paths_of(branch, f"{path}.{label}.")
 
 
 def check_sizes(sizes: Mapping[str, int], shapes: Iterable[int | str]) -> None:
@@ -1007,6 +1102,17 @@ def _need(what: str, name: str, value: Value, shape: tuple[int | str, ...], dtyp
         fits = fits and (isinstance(found, str) or isinstance(expected, str) or found == expected)
     if not fits:
         raise SpecError(f"{what} {name!r} is {value}, expected {Value(dtype, shape)}")
+
+
+def _check_value(node: Any, name: str, value: Value) -> None:
+    """SpecError where a value has more dimensions than NumPy's arrays, or a size that int64 does not hold."""
+    fits = len(value.shape) <= schema.MAX_RANK
+    for size in value.shape:
+        if type(size) is int and size > LARGEST:
+            fits = False
+    if not fits:
+        expected = f"at most {schema.MAX_RANK} dimensions, of sizes that int64 holds"
+        raise SpecError(f"node {node.name!r}: {name!r} is {value.dtype} {shown(value.shape)}, expected {expected}")
 
 
 def _nodes_in_json(found: Any, depth: int = 0) -> int:
@@ -1103,12 +1209,17 @@ def _check_name(name: Any, what: str) -> None:
 
 
 def _names(what: str, given: Any) -> tuple[str, ...]:
-    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+    named = isinstance(given, (list, tuple))
+    for name in given if named else ():
+        named = named and isinstance(name, str)
+    if not named:
         raise SpecError(f"{what}={shown(given)}, expected a list of names")
     return tuple(given)
 
 
 def _sequence(what: str, given: Any) -> tuple[Any, ...]:
+    if type(given) is tuple:
+        return given
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise SpecError(f"{what}={shown(given)}, expected a list")
     return tuple(given)
@@ -1145,11 +1256,18 @@ class _naming:
         return self
 
     def __exit__(self, kind, error, trace):
-        prefix = f"{self.what} {self.node.name!r}"
-        op = getattr(self.node, "op", None)
-        where = f"{prefix} ({op})" if op else prefix
-        if isinstance(error, SpecError) and not str(error).startswith(prefix):
-            raise SpecError(f"{where}: {error}") from None
-        if isinstance(error, OverflowError):
-            raise SpecError(f"{where}: a number is too large: {error}") from None
+        if isinstance(error, (SpecError, OverflowError)):
+            named = _named(error, self.node, self.what)
+            if named is not error:
+                raise named from None
         return False
+
+
+def _named(error: Exception, node: Any, what: str = "node") -> Exception:
+    """A SpecError, or an OverflowError, with the node's (or input's) name before its message."""
+    prefix = f"{what} {node.name!r}"
+    op = getattr(node, "op", None)
+    where = f"{prefix} ({op})" if op and op not in STACKS else prefix
+    if isinstance(error, OverflowError):
+        return SpecError(f"{where}: a number is too large: {error}")
+    return error if str(error).startswith(prefix) else SpecError(f"{where}: {error}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.cells import Cell
-from rnncore.kernels import _engine, _native, runs_native
+from rnncore.kernels import _activations, _blas_loop, _packing, _recurrent, runs_native
 from rnncore.weights import Weights, memory_of
 
 __all__ = ["BlasStack", "pack", "pack_direction", "packed_weights"]
@@ -18,7 +18,7 @@ __all__ = ["BlasStack", "pack", "pack_direction", "packed_weights"]
 
 def pack(
     node: Any, weights: Weights, dtype: np.dtype, packs: dict[tuple, Any] | None = None
-) -> _native.Stack | BlasStack:
+) -> _recurrent.Stack | BlasStack:
     """The stack of a Recurrent node (or of another with layers, directions, layer_cell and suffix).
 
     packs: what other nodes of the model packed, by the memory of the arrays, and these arrays; it is added to.
@@ -32,7 +32,7 @@ def pack(
 
 def pack_direction(
     node: Any, weights: Weights, dtype: np.dtype, layer: int, direction: str
-) -> _native.Stack | BlasStack:
+) -> _recurrent.Stack | BlasStack:
     """One layer and direction of such a node, as a stack of its own."""
     return _stack([[_cell(node, weights, dtype, layer, direction)]], direction == "reverse", node, dtype)
 
@@ -47,20 +47,20 @@ def _cell(
     if name not in packs:
         arrays = {key: array.astype(dtype, copy=False) for key, array in given.items()}
         if runs_native(dtype):
-            made = _native.NativeCell(cell.kind, _options(cell), arrays)
+            made = _packing.PackedCell(cell.kind, _options(cell), arrays)
         else:
-            made = _engine.PackedCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
+            made = _blas_loop.BlasCell(cell.kind, _options(cell), arrays, dtype.itemsize == 8)
         packs[name] = made, given  # which keeps their memory theirs
     return packs[name][0]
 
 
-def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -> _native.Stack | BlasStack:
+def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -> _recurrent.Stack | BlasStack:
     if runs_native(dtype):
-        return _native.Stack(layers, reverse)
+        return _recurrent.Stack(layers, reverse)
     return BlasStack(layers, reverse, node.cell.output_size, dtype)
 
 
-def packed_weights(node: Any, stack: _native.Stack | BlasStack) -> dict[str, Callable[[], np.ndarray]]:
+def packed_weights(node: Any, stack: _recurrent.Stack | BlasStack) -> dict[str, Callable[[], np.ndarray]]:
     """For each weight of the node that the stack can give back: its name, and what unpacks a copy of it."""
     if isinstance(stack, BlasStack):
         return {}
@@ -73,9 +73,9 @@ def packed_weights(node: Any, stack: _native.Stack | BlasStack) -> dict[str, Cal
 
 
 class BlasStack:
-    """The same as _native.Stack, layer by layer and direction by direction over BLAS, which has threads of its own."""
+    """As _recurrent.Stack, layer by layer and direction by direction over BLAS, which has threads of its own."""
 
-    def __init__(self, layers: list[list[_engine.PackedCell]], reverse: bool, size: int, dtype: np.dtype):
+    def __init__(self, layers: list[list[_blas_loop.BlasCell]], reverse: bool, size: int, dtype: np.dtype):
         self.layers = layers
         self.reverse = reverse
         self.size = size
@@ -84,7 +84,7 @@ class BlasStack:
     def run(
         self, x, y, merge, last_merge, time_first, flip, order, lengths, steps, h0, c0, hn, cn, threads, table=None
     ) -> None:
-        """See _native.Stack.run; threads is not used, and there are no tables."""
+        """See _recurrent.Stack.run; threads is not used, and there are no tables."""
         row = 0
         for cells in self.layers:
             last = cells is self.layers[-1]
@@ -105,7 +105,7 @@ class BlasStack:
 def _options(cell: Cell) -> dict[str, Any]:
     """The cell's fields as the kernels take them."""
     found = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
-    found["activations"] = [(_engine.ACTIVATION_IDS[a.name], a.alpha, a.beta) for a in cell.activations]
+    found["activations"] = [(_activations.ACTIVATION_IDS[a.name], a.alpha, a.beta) for a in cell.activations]
     found["activation_names"] = [a.name for a in cell.activations]
     found["output_size"] = cell.output_size
     found["gates"] = len(cell.gates)

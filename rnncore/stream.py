@@ -9,7 +9,7 @@ import numpy as np
 
 from rnncore.arguments import accept_state, as_array
 from rnncore.errors import InputError, StateError, StreamError, shown
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Recurrent
@@ -46,7 +46,7 @@ class Stream:
         except (MemoryError, ValueError, OverflowError) as error:
             raise InputError(f"batch={shown(batch)}: {error}") from None
         self._rows.reset(slice(None), program.accept(inputs, self._batch, program.static, "stream"))
-        self._states_wanted = len(program.plan.spec.outputs) > 1
+        self._states_wanted = len(program.plan.outputs) > 1
         self._lacking = False  # whether the last piece had no batch
         self._plain: dict[tuple[int, ...], tuple[tuple[int, ...], int, int]] = {}
         dtypes = [numpy_dtype(entry.dtype, program.model.dtype) for entry in program.given]
@@ -80,7 +80,8 @@ class Stream:
                  allocates nothing
 
         Returns what ``model(x)`` would: steps as far as they are known, and values without a time axis (last outputs,
-        final states) as they are after this piece. Raises InputError and StreamError.
+        final states) as they are after this piece. A dict of outputs lacks those that only the end of the sequence
+        decides: the final states of layers that look ahead. Raises InputError and StreamError.
         """
         direct = self._direct  # read once: another thread may close the stream now
         if direct is not None and lengths is None and mask is None:
@@ -113,7 +114,7 @@ class Stream:
             h, c = h[:, 0], None if c is None else c[:, 0]
         name = self._program.plan.spec.nodes[0].name
         values = {name: y, f"{name}.h": h, f"{name}.c": c}
-        return {output: values[output] for output in self._program.plan.spec.outputs}
+        return {output: values[output] for output in self._program.plan.outputs}
 
     def _feed(self, x: Any, lengths: Any, mask: Any, out: np.ndarray | None) -> Any:
         rows = self._open_rows()
@@ -292,10 +293,9 @@ class Stream:
 
     def _returned(self, outputs: dict[str, np.ndarray], lacking: int) -> Any:
         """The outputs without what the piece lacked: 0 nothing, 1 the batch, 2 the batch and the time."""
-        if len(outputs) == 1:
-            ((name, array),) = outputs.items()
-            return self._without(name, array, lacking) if lacking else array
-        return {name: self._without(name, array, lacking) for name, array in outputs.items()} if lacking else outputs
+        if lacking:
+            outputs = {name: self._without(name, array, lacking) for name, array in outputs.items()}
+        return self._program.returned(outputs)
 
     def _without(self, name: str, array: np.ndarray, lacking: int) -> np.ndarray:
         flow = self._program.plan.flows[name]
@@ -324,7 +324,7 @@ def bare_stack(program: Program) -> Recurrent | None:
         and set(spec.outputs) <= {node.name, *(f"{node.name}.{key}" for key in node.cell.states)}
         and len(set(spec.outputs)) == len(spec.outputs)
         and not plan.fixed
-        and isinstance(program.model._steps[0].stack, _native.Stack)
+        and isinstance(program.model._steps[0].stack, _recurrent.Stack)
     )
     return node if plain else None
 

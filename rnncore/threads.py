@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rnncore.errors import InputError, shown
-from rnncore.kernels import _native
+from rnncore.kernels import _runtime
 
 __all__ = ["check_threads", "default_threads", "threads_of_call"]
 
@@ -29,11 +29,11 @@ def check_threads(given: object, name: str = "num_threads") -> int:
 @contextlib.contextmanager
 def threads_of_call(given: int) -> Iterator[None]:
     """What this thread runs inside uses so many threads, whatever its models were made with. InputError as above."""
-    before = _native.ask_threads(check_threads(given))
+    before = _runtime.ask_threads(check_threads(given))
     try:
         yield
     finally:
-        _native.ask_threads(before)
+        _runtime.ask_threads(before)
 
 
 @functools.cache

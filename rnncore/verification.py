@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.errors import VerificationError
+from rnncore.errors import RnncoreError, VerificationError
 from rnncore.model import Model
 from rnncore.spec import Node, Spec
 from rnncore.test_pair import TestPair
 
-__all__ = ["Difference", "Verification", "all_values", "check_pair", "compare", "drawn_inputs", "first_difference"]
+__all__ = [
+    "Difference",
+    "Replay",
+    "Verification",
+    "all_values",
+    "check_pair",
+    "compare",
+    "drawn_inputs",
+    "first_difference",
+    "other_sizes",
+    "replay",
+    "sizes_of",
+]
 
 # Largest error of one output, relative to its largest value (at least 1), by the coarser of the two dtypes.
 TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
@@ -62,6 +74,29 @@ class Verification:
         failed = [str(difference) for difference in self.differences if not difference.passed]
         if failed:
             raise VerificationError(f"{self.what}: {'; '.join(failed)}")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A model and what it is compared with, both run on inputs of these sizes.
+
+    report  the outcome; None where one side did not run, or shapes differ
+    said    what either side said then
+    equal   False where they differ, None where one of them refuses these sizes
+    """
+
+    sizes: Mapping[str, int]
+    report: Verification | None
+    said: str = ""
+    equal: bool | None = None
+
+    def __str__(self) -> str:
+        sizes = " ".join(f"{name}={size}" for name, size in self.sizes.items())
+        if self.equal is not None and self.report is None:
+            return f"{sizes}: DIFFERENT, {self.said}"
+        if self.report is None:
+            return f"{sizes}: not run, {self.said}"
+        return f"{sizes}: equal" if self.equal else f"{sizes}: " + "; ".join(map(str, self.report.differences))
 
 
 def check_pair(model: Model, pair: TestPair | None, what: str) -> Verification:
@@ -126,6 +161,65 @@ def drawn_inputs(
         else:
             found[entry.name] = rng.standard_normal(shape).astype(dtype if entry.dtype == "float" else entry.dtype)
     return found
+
+
+def sizes_of(spec: Spec, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """What the names in a Spec's inputs stand for, with these arrays."""
+    found: dict[str | int, int] = {}
+    for entry in spec.inputs:
+        if entry.name in inputs:
+            found.update(zip(entry.shape, inputs[entry.name].shape, strict=True))
+    return {name: size for name, size in found.items() if isinstance(name, str)}
+
+
+def other_sizes(spec: Spec, stored: Mapping[str, int] | None = None) -> list[dict[str, int]]:
+    """Sizes for all names in a Spec's inputs, in which no two are equal or change alike; a batch of 1 among them.
+
+    stored: sizes that are not among them. None at all where every size of the inputs is a number.
+    """
+    found = [size for entry in spec.inputs if not entry.optional for size in entry.shape if isinstance(size, str)]
+    names = sorted(dict.fromkeys(found), key=lambda name: name != "B")
+    if not names:
+        return []
+    count = len(names)
+    tuples = [
+        [1, *(4 + 3 * i for i in range(1, count))],
+        [count + 2 - i for i in range(count)],
+        [3 + 2 * i for i in range(count)],
+        [1, *(19 - 3 * i if i < 6 else 2 + i for i in range(1, count))],
+        [2, *(1 + 10 * i for i in range(1, count))],
+        [6 + i * i for i in range(count)],
+    ]
+    chosen = [dict(zip(names, sizes, strict=True)) for sizes in tuples]
+    return [sizes for i, sizes in enumerate(chosen) if sizes != stored and sizes not in chosen[:i]]
+
+
+def replay(
+    model: Model,
+    reference: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+    what: str,
+    tuples: Iterable[Mapping[str, int]],
+    seed: int = 0,
+) -> tuple[Replay, ...]:
+    """Runs a model and its reference on inputs drawn with a seed, of each of the sizes.
+
+    reference: inputs by name -> outputs by name; VerificationError for those that it does not take.
+    """
+    return tuple(_replayed(model, reference, what, sizes, seed + i) for i, sizes in enumerate(tuples))
+
+
+def _replayed(model: Model, reference: Callable, what: str, sizes: Mapping[str, int], seed: int) -> Replay:
+    inputs = drawn_inputs(model.spec, model.dtype.name, seed, sizes)
+    try:
+        expected = reference(inputs)
+        outputs = model.run(inputs)
+    except RnncoreError as error:
+        return Replay(sizes, None, str(error))
+    try:
+        report = compare({name: outputs[name] for name in expected}, expected, what)
+    except VerificationError as error:
+        return Replay(sizes, None, str(error), False)
+    return Replay(sizes, report, equal=report.passed)
 
 
 def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> Difference:

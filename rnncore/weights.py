@@ -42,13 +42,17 @@ class Weights(Mapping[str, np.ndarray]):
         dtypes = spec.weight_dtypes()
         self._arrays: dict[str, np.ndarray | _Packed] = {}
         made: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}  # what was given stays alive, and its memory its own
+        same: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # the same by the object's identity, which is sooner known
         for name, shape in shapes.items():
             array = _array(name, arrays[name])
             _check(name, array, shape, dtypes.get(name, "float"))
-            key = memory_of(array)
-            if key not in made:
-                made[key] = array, _frozen(array)
-            self._arrays[name] = made[key][1]
+            found = same.get(id(array))
+            if found is None:
+                key = memory_of(array)
+                if key not in made:
+                    made[key] = array, _frozen(array)
+                found = same[id(array)] = array, made[key][1]
+            self._arrays[name] = found[1]
 
     def __getitem__(self, name: str) -> np.ndarray:
         found = self._arrays[name]

@@ -6,14 +6,14 @@ import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-from rnncore.kernels import _native
+from rnncore.kernels import _runtime
 
 
-@pytest.fixture(params=_native.usable_isas())
+@pytest.fixture(params=_runtime.usable_isas())
 def isa(request, monkeypatch):
     """Models built in the test run on this instruction set."""
     monkeypatch.delenv("RNNCORE_ISA", raising=False)
-    before = _native.current_isa()
-    _native.choose_isa(request.param)
+    before = _runtime.current_isa()
+    _runtime.choose_isa(request.param)
     yield request.param
-    _native.choose_isa(before)
+    _runtime.choose_isa(before)

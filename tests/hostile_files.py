@@ -247,14 +247,19 @@ def torch_string_past_end():
     return torch_zip(b"X" + struct.pack("<I", 0xFFFFFFFF))
 
 
-@hostile("too many pickle opcodes", "two million opcodes would take longer than a refusal may")
+@hostile("too many pickle opcodes", "six million opcodes would take longer than a refusal may")
 def torch_many_opcodes():
-    return torch_zip(b"N0" * 1_000_000 + GOOD)
+    return torch_zip(b"N0" * 3_000_000 + GOOD)
 
 
-@hostile("too many pickle opcodes", "memory: a million dicts, each in the memo")
+@hostile("too many bytes of a pickle's objects", "memory: a million dicts, each in the memo")
 def torch_many_dicts():
-    return torch_zip(b"}\x94" * 600_000)
+    return torch_zip(b"}\x94" * 1_000_000)
+
+
+@hostile("too many bytes of a pickle's objects", "memory: a million objects far beyond the memo's end")
+def torch_sparse_memo():
+    return torch_zip(b"N" + b"".join(b"r" + struct.pack("<I", 2 * i + 9) for i in range(1_000_000)))
 
 
 @hostile("64 deep", "deep nesting exhausts the stack of whoever walks it recursively")
@@ -344,9 +349,14 @@ def torch_many_tensors():
     return torch_zip(name("torch._utils", "_rebuild_tensor_v2") + b"q\x00" + parts + b"](" + b"h\x00h\x01R" * 330_000)
 
 
-@hostile("too many bytes of text", "one character beyond the basic plane makes Python keep four bytes for each letter")
+@hostile("too many bytes of a pickle's objects", "a letter beyond the basic plane is 6 bytes here and 80 in Python")
 def torch_wide_strings():
-    return torch_zip(text("\U00010000" + "a" * 60_000) * 300)
+    return torch_zip(b"\x8c\x04\xf0\x90\x80\x80" * 1_000_000)
+
+
+@hostile("without tensors", "one character beyond the basic plane makes Python keep four bytes for each letter")
+def torch_wide_letters():
+    return torch_zip((text("\U00010000" + "a" * 60_000) + b"0") * 300 + b"N")
 
 
 @hostile("no end of line", "a class name without an end")

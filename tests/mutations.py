@@ -61,12 +61,15 @@ class Mutation(NamedTuple):
     first: str = "engine"
 
 
-BODY = "rnncore/kernels/native/body.h"
-UNITS = "rnncore/kernels/native/units_body.h"
-AHEAD = "rnncore/kernels/native/ahead_body.h"
+BODY = "rnncore/kernels/recurrent/body.h"
+UNITS = "rnncore/kernels/recurrent/units_body.h"
+AHEAD = "rnncore/kernels/recurrent/ahead_body.h"
 CELL = "rnncore/kernels/cell_body.h"
 JOB = "rnncore/kernels/_job.pxd"
-NATIVE = "rnncore/kernels/_native.pyx"
+LOOP = "rnncore/kernels/_loop.pyx"
+SCHEDULE = "rnncore/kernels/_schedule.pyx"
+PACKING = "rnncore/kernels/_packing.pyx"
+CALLS = "rnncore/kernels/_recurrent.pyx"
 POOL = "rnncore/kernels/_pool.pyx"
 CONVOLUTION = "rnncore/kernels/convolution/body.h"
 LSTM = "rnncore/cells/lstm.py"
@@ -107,21 +110,21 @@ MUTATIONS = [
     ),
     Mutation(
         "save-states-one-row-late",
-        NATIVE,
+        LOOP,
         "save_states(run, n_next, n, h)",
         "save_states(run, n_next + 1, n, h)",
         "every row that ends keeps its final state",
     ),
     Mutation(
         "load-states-unsorted",
-        NATIVE,
+        LOOP,
         "source = state_row(run, row)",
         "source = row",
         "initial states follow their rows into sorted order",
     ),
     Mutation(
         "outputs-unsorted",
-        NATIVE,
+        LOOP,
         "source = run.y_order[row] if run.y_order != NULL else row",
         "source = row",
         "outputs go back to the caller's rows",
@@ -194,7 +197,7 @@ MUTATIONS = [
     ),
     Mutation(
         "folded-row-off-by-one",
-        NATIVE,
+        LOOP,
         "run.ids[run.offsets[row]] * stride",
         "max(run.ids[run.offsets[row]] - 1, 0) * stride",
         "an id is its row of the table",
@@ -202,7 +205,7 @@ MUTATIONS = [
     ),
     Mutation(
         "layer-follows-too-closely",
-        NATIVE,
+        LOOP,
         "rnncore_publish(run.done, t + 1)",
         "rnncore_publish(run.done, t + 2)",
         "a layer reads what the layer before has written",
@@ -210,7 +213,7 @@ MUTATIONS = [
     ),
     Mutation(
         "layers-share-a-buffer",
-        NATIVE,
+        SCHEDULE,
         "<float*> (front.between + (layer - 1) * front.between_size) if layer > 0 else NULL",
         "<float*> front.between if layer > 0 else NULL",
         "each layer reads the outputs of the one before",
@@ -234,7 +237,7 @@ MUTATIONS = [
     ),
     Mutation(
         "ahead-inputs-of-the-chunk-before",
-        NATIVE,
+        LOOP,
         "float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K",
         "float* x = run.x_ahead",
         "threads still read the chunk before",
@@ -258,7 +261,7 @@ MUTATIONS = [
     ),
     Mutation(
         "short-call-forgets-names",
-        NATIVE,
+        CALLS,
         "if PyTuple_GET_SIZE(arguments) == 1 and (named == NULL or PyDict_Size(<object> named) == 0):",
         "if PyTuple_GET_SIZE(arguments) == 1:",
         "lengths and masks given by name count",
@@ -266,7 +269,7 @@ MUTATIONS = [
     ),
     Mutation(
         "plain-step-for-clipped",
-        NATIVE,
+        PACKING,
         "plain = cell.clip == INFINITY and",
         "plain =",
         "plain steps know no clip",
@@ -297,7 +300,7 @@ MUTATIONS = [
     ),
     Mutation(
         "projection-clip-first-row",
-        "rnncore/kernels/_engine.pyx",
+        "rnncore/kernels/_blas_loop.pyx",
         "clip_f64(n * P, h, cell.proj_clip)",
         "clip_f64(P, h, cell.proj_clip)",
         "every row's projection is limited",
@@ -345,8 +348,8 @@ MUTATIONS = [
     Mutation(
         "convolution-pads-late",
         "rnncore/kernels/_convolution.pyx",
-        "step, end = steps[-1], phase[-1] - pads[-1]",
-        "step, end = steps[-1], phase[-1] - pads[-1] + 1",
+        "end = phases - self.pads[last]",
+        "end = phases - self.pads[last] + 1",
         "the image begins behind its padding",
         "ops_convolution",
     ),

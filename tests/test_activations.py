@@ -8,7 +8,7 @@ from random_networks import PARAMETERS, activation, stack
 
 from rnncore.cells import ACTIVATIONS, GRU, LSTM, RNN, Activation, Cell
 from rnncore.errors import SpecError
-from rnncore.kernels import _engine
+from rnncore.kernels import _activations
 from rnncore.model import Model
 
 DTYPES = [np.float32, np.float64]
@@ -21,7 +21,7 @@ BLOCK = 1 << 24
 def compiled(function, x):
     """f over the last axis of x, by the kernel."""
     y = np.array(x, order="C").reshape(-1, x.shape[-1])
-    _engine.activate(function.name, function.alpha, function.beta, y)
+    _activations.activate(function.name, function.alpha, function.beta, y)
     return y.reshape(x.shape)
 
 
@@ -252,12 +252,12 @@ def test_nothing_to_do(name, dtype):
     """No rows, or rows of nothing: nothing happens."""
     function = activation(name)
     for shape in ((0, 3), (2, 0), (0, 0)):
-        _engine.activate(function.name, function.alpha, function.beta, np.zeros(shape, dtype))
+        _activations.activate(function.name, function.alpha, function.beta, np.zeros(shape, dtype))
 
 
 def test_both_sides_know_the_same_names():
-    assert set(_engine.ACTIVATION_IDS) == set(ACTIVATIONS)
-    assert sorted(_engine.ACTIVATION_IDS.values()) == list(range(len(ACTIVATIONS)))
+    assert set(_activations.ACTIVATION_IDS) == set(ACTIVATIONS)
+    assert sorted(_activations.ACTIVATION_IDS.values()) == list(range(len(ACTIVATIONS)))
 
 
 def test_parameters_are_used():

@@ -8,6 +8,7 @@ import pytest
 import rnncore
 from rnncore import Budget, Control, Input, InputError, Model, Node, Recurrent, Spec
 from rnncore.cells import LSTM
+from rnncore.errors import RnncoreError
 from rnncore.kernels import runs_native
 from rnncore.spec import AttentionDecoder
 
@@ -209,6 +210,9 @@ def test_sizes_that_contents_decide_are_counted():
 
 
 def test_a_budget_is_checked_and_kept():
+    for wrong in (0, -1, 1.5, True, "9", 100_001, 1 << 70):
+        with pytest.raises(InputError, match=r"nodes=.*expected an integer from 1 to 100000 or None"):
+            Budget(nodes=wrong)
     for wrong in ({"work": 0}, {"memory": -1}, {"work": "1"}, {"memory": True}, {"work": float("nan")}):
         with pytest.raises(InputError, match="expected a positive number"):
             Budget(**wrong)
@@ -227,6 +231,47 @@ def test_load_takes_a_budget(tmp_path):
     with pytest.raises(InputError, match="node 'lstm' \\(Recurrent\\)"):
         model.run({"x": np.zeros((2, 7, 8), np.float32)})
     rnncore.load(path, budget=LARGE).run({"x": np.zeros((2, 7, 8), np.float32)})
+
+
+@pytest.fixture(params=["native", "onnx", "keras"])
+def seven(request, tmp_path):
+    """A file of seven nodes or more, and what its format refuses."""
+    if request.param == "native":
+        nodes = [Node(f"n{place}", "Relu", f"n{place - 1}" if place else "x") for place in range(6)]
+        nodes.append(Recurrent("lstm", LSTM(8, 4), "n5", layers=1))
+        spec = Spec([X], nodes, ["lstm"])
+        return rnncore.save(tmp_path / "seven.safetensors", Model(spec, arrays(spec)))
+    if request.param == "onnx":
+        from hostile_onnx import model_of, node, value
+
+        nodes = [node("Relu", f"n{place - 1}" if place else "x", f"n{place}") for place in range(7)]
+        path = tmp_path / "seven.onnx"
+        path.write_bytes(model_of(*nodes, outputs=[value("n6", None)]).SerializeToString())
+        return path
+    import keras
+
+    path = tmp_path / "seven.keras"
+    keras.Sequential([keras.Input((3,)), *(keras.layers.Activation("relu") for _ in range(7))]).save(path)
+    return path
+
+
+def test_the_nodes_of_a_file_are_limited(seven, monkeypatch, tmp_path):
+    """By a budget, else by the environment, else to 20,000; what a program makes itself is not."""
+    with pytest.raises(RnncoreError, match=r"(?s)seven.*expected at most 6 .*of a file; load\(\.\.\., budget=Budget"):
+        rnncore.load(seven, budget=Budget(nodes=6))
+    with pytest.raises(RnncoreError, match="expected at most 6 "):
+        rnncore.convert(seven, tmp_path / "six.safetensors", budget=Budget(nodes=6))
+    model = rnncore.load(seven, budget=Budget(nodes=30))
+    assert rnncore.load(seven).spec == model.spec
+    monkeypatch.setenv("RNNCORE_MAX_NODES", "6")
+    with pytest.raises(RnncoreError, match="expected at most 6 "):
+        rnncore.load(seven, budget=Budget(work=1e9))
+    assert rnncore.load(seven, budget=Budget(nodes=30)).spec == model.spec
+    assert Model(Spec(model.spec.inputs, model.spec.nodes, model.spec.outputs), model.weights).spec == model.spec
+    for wrong in ("0", "-1", "many", "1e3", "100001", "9" * 5000):
+        monkeypatch.setenv("RNNCORE_MAX_NODES", wrong)
+        with pytest.raises(InputError, match=r"RNNCORE_MAX_NODES.*expected an integer from 1 to 100000"):
+            rnncore.load(seven)
 
 
 def test_streams_are_not_counted():

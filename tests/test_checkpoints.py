@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
@@ -15,6 +16,7 @@ from yardstick import within
 import rnncore
 from rnncore import Input, Node, Recurrent, Spec
 from rnncore.cells import GRU
+from rnncore.cli.application import application
 from rnncore.errors import FormatError, UnsupportedError, WeightError
 from rnncore.formats import read_checkpoint
 from rnncore.formats.parametrizations import fold
@@ -113,6 +115,19 @@ def test_other_parametrizations_are_refused_by_name(tmp_path):
         rnncore.load(tmp_path / "a.pt", spec=Spec([Input("x", "float", ("B", 3))], [linear], ["0"]))
 
 
+def test_inspect_shows_the_parts_and_the_weight(tmp_path):
+    torch.save(trained(Net()).state_dict(), tmp_path / "net.pt")
+    shown = CliRunner().invoke(application, ["inspect", str(tmp_path / "net.pt")])
+    text = " ".join(shown.output.split())
+    assert shown.exit_code == 0 and "rnn GRU 1 1 3 4 yes" in text and "first Linear bias (5,), weight (5, 4)" in text
+    assert "rnn.weight_hh_l0 (12, 4) rnn.weight_hh_l0_g (12, 1) float32 rnn.weight_hh_l0_v (12, 4) float32" in text
+    assert "first.parametrizations.weight.original0 (5, 1) float32" in text
+    module = nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)))
+    torch.save(module.state_dict(), tmp_path / "a.pt")
+    shown = CliRunner().invoke(application, ["inspect", str(tmp_path / "a.pt")])
+    assert shown.exit_code == 0 and "problem: 0.weight: a parametrization with 0.base" in shown.output
+
+
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
@@ -144,19 +159,6 @@ def test_what_only_looks_like_a_part_stays():
     tensors = {name: np.ones(2, np.float32) for name in names}
     found, notes = fold(tensors)
     assert list(found) == names and notes == ()
-
-
-def test_quantize_dynamic_says_what_is_not_read(tmp_path):
-    with np.testing.suppress_warnings() as silent:
-        silent.filter(DeprecationWarning)
-        silent.filter(UserWarning)
-        module = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 2)), {nn.Linear})
-        torch.save(module.state_dict(), tmp_path / "q.pt")
-    linear = Node("0", "Linear", "x", {"input_size": 3, "output_size": 2})
-    with pytest.raises(
-        WeightError, match=r"0\.weight: missing.*; 1 quantised tensors are not read \(0\._packed_params"
-    ):
-        rnncore.load(tmp_path / "q.pt", spec=Spec([Input("x", "float", ("B", 3))], [linear], ["0"]))
 
 
 # --- several files ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import rnncore
 from rnncore import Input, Node, Recurrent, Spec
 from rnncore.cells import GRU
 from rnncore.cli.application import application
+from rnncore.errors import VerificationError
 from rnncore.verification import all_values, drawn_inputs
 
 SPEC = Spec(
@@ -206,3 +208,94 @@ def test_inspect_of_an_exported_module_lists_what_was_folded(cli):
     assert "note: 1 (Dropout): left out, it does nothing at inference" in text
     assert "note: 2.weight (Linear): WeightNorm folded" in text
     assert "equal to torch" in text
+
+
+def scaled_by_rows(path, static=False):
+    """y = x * the number of rows, as an ONNX file."""
+    rows = [2, 4] if static else ["B", 4]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["rows"]),
+        helper.make_node("Cast", ["rows"], ["scale"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "scale"], ["y"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, rows)], [value("y", TensorProto.FLOAT, rows)],
+                              [numpy_helper.from_array(np.array(0), "first")])  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def twice(x):
+    """A model that gives what scaled_by_rows gives for two rows only, with its test pair."""
+    two = Node("two", "Constant", (), {"dtype": "float", "shape": (), "value": (2.0,)})
+    spec = Spec([Input("x", "float", ("B", 4))], [two, Node("y", "Mul", ("x", "two"))], ["y"])
+    return rnncore.Model(spec, {}), rnncore.TestPair({"x": x}, {"y": x * 2})
+
+
+@pytest.mark.parametrize("missing", [(), ("onnxruntime",)])
+def test_sizes_other_than_the_stored_one(cli, monkeypatch, missing):
+    for package in missing:
+        monkeypatch.setitem(sys.modules, package, None)
+    scaled_by_rows("rows.onnx")
+    peer = "onnx.reference" if missing else "onnxruntime"
+    result = cli("verify", "rows.onnx")
+    assert result.exit_code == 0, result.output
+    sizes = re.search(rf"sizes replayed by rows.onnx, run by {peer} [\d.]+, equal: (.*)", result.stdout)[1].split(", ")
+    assert len(sizes) >= 4 and "B=1" in sizes
+
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    model, pair = twice(x)
+    rnncore.save("twice.safetensors", model, test_pair=pair)
+    assert cli("verify", "twice.safetensors").exit_code == 0
+    result = cli("verify", "twice.safetensors", "--against", "rows.onnx")
+    assert result.exit_code == 1
+    assert "equal to rows.onnx" in result.stdout and "sizes B=1: y: DIFFERENT" in result.stdout
+    assert "B=2" not in result.stdout
+    np.save("x.npy", x)
+    assert cli("verify", "twice.safetensors", "--against", "rows.onnx", "-i", "x.npy").exit_code == 0
+
+
+def test_the_file_that_a_model_was_converted_from(cli):
+    scaled_by_rows("rows.onnx")
+    assert cli("convert", "rows.onnx", "model.safetensors").exit_code == 0
+    result = cli("verify", "model.safetensors")
+    assert result.exit_code == 0 and "sizes replayed by rows.onnx" in result.stdout, result.output
+    scaled_by_rows("rows.onnx", static=True)  # another file under its name
+    result = cli("verify", "model.safetensors")
+    assert result.exit_code == 1 and "no test pair" in result.stderr
+    result = cli("verify", "rows.onnx")
+    assert result.exit_code == 0 and "all sizes of the inputs are numbers" in result.stdout, result.output
+
+
+def test_what_the_peer_refuses_is_said(cli):
+    scaled_by_rows("two.onnx", static=True)
+    x = np.ones((2, 4), np.float32)
+    model, pair = twice(x)
+    rnncore.save("twice.safetensors", model, test_pair=pair)
+    result = cli("verify", "twice.safetensors", "--against", "two.onnx")
+    assert result.exit_code == 0 and "equal to two.onnx" in result.stdout, result.output
+    assert "sizes B=1: not run, two.onnx: onnxruntime does not run it" in result.stdout
+    assert "sizes replayed" not in result.stdout
+
+
+def test_a_live_module_at_other_sizes():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x, lengths):
+            return self.gru(x)[0].sum(1) / lengths[:, None]
+
+    module, example = Mean(), (torch.ones(2, 5, 3), torch.tensor([5, 3]))
+    model = rnncore.Model(*rnncore.export.from_torch(module, example))
+    found = rnncore.export.verify_torch(model, module, example)
+    assert len(found) >= 4 and all(one.equal for one in found)
+    assert {one.sizes["B"] for one in found} > {1} and module.training
+    with torch.no_grad():
+        module.gru.bias_hh_l0 += 1
+    with pytest.raises(VerificationError, match=r"B=1 T=7: .*DIFFERENT"):
+        rnncore.export.verify_torch(model, module, example)
+    layer = nn.Linear(3, 4)
+    model = rnncore.Model(*rnncore.export.from_torch(layer))
+    assert all(one.equal for one in rnncore.export.verify_torch(model, layer))

@@ -7,12 +7,26 @@ that points past the end.
 
 import importlib
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rnncore import kernels
 from rnncore.cells import CELLS
-from rnncore.kernels import _convolution, _engine, _graph, _native, _normalization, _pool, _pooling
+from rnncore.kernels import (
+    _activations,
+    _blas_loop,
+    _convolution,
+    _graph,
+    _linear,
+    _normalization,
+    _packing,
+    _pool,
+    _pooling,
+    _recurrent,
+    _runtime,
+)
 from rnncore.stacks import _options
 
 F = np.float32
@@ -30,22 +44,22 @@ def weights_of(cell, dtype=F):
     return {name: ones(*shape, dtype=dtype) for name, shape in cell.weight_shapes().items()}
 
 
-def native_cell(kind="LSTM", **options):
+def packed_cell(kind="LSTM", **options):
     made = cell(kind, **options)
-    return _native.NativeCell(kind, _options(made), weights_of(made))
+    return _packing.PackedCell(kind, _options(made), weights_of(made))
 
 
 def stack(kind="LSTM", directions=1):
-    return _native.Stack([[native_cell(kind) for _ in range(directions)]], False)
+    return _recurrent.Stack([[packed_cell(kind) for _ in range(directions)]], False)
 
 
 def states(rows=1, batch=2):
     return ones(rows, batch, 5), ones(rows, batch, 5)
 
 
-def packed_cell(dtype=np.float64):
+def blas_cell(dtype=np.float64):
     made = cell()
-    return _engine.PackedCell("LSTM", _options(made), weights_of(made, dtype), dtype == np.float64)
+    return _blas_loop.BlasCell("LSTM", _options(made), weights_of(made, dtype), dtype == np.float64)
 
 
 def slots(capacity=4):
@@ -68,21 +82,21 @@ def order():
 
 
 def table():
-    return _native.Table(stack(), ones(7, 3))
+    return _recurrent.Table(stack(), ones(7, 3))
 
 
 def geometry(shape):
     return (1,), (shape[2],)
 
 
-def native_run():
+def stack_run():
     return (
         *(ones(2, 4, 3), ones(2, 4, 5), "set", "set", False, False, *order()),
         *(*states(), *states(), 1, None),
     )
 
 
-def engine_run():
+def blas_run():
     h = ones(2, 5, dtype=np.float64)
     return (
         *(ones(2, 4, 3, dtype=np.float64), ones(2, 4, 5, dtype=np.float64), 0, "set", False, False, False, *order()),
@@ -116,36 +130,36 @@ ENTRIES = {
         _convolution.Convolution(ones(4, 2, 3), None, 2, (1,), (1,), geometry, False, 1).unpack,
         (),
     ),
-    "_engine.PackedCell": lambda: (_engine.PackedCell, ("LSTM", OPTIONS, weights_of(cell()), False)),
-    "_engine.PackedCell.run": lambda: (packed_cell().run, engine_run()),
-    "_engine.activate": lambda: (_engine.activate, ("tanh", 0.0, 0.0, ones(2, 5))),
-    "_engine.check_cell": lambda: (_engine.check_cell, ("LSTM", OPTIONS, weights_of(cell()), F)),
+    "_blas_loop.BlasCell": lambda: (_blas_loop.BlasCell, ("LSTM", OPTIONS, weights_of(cell()), False)),
+    "_blas_loop.BlasCell.run": lambda: (blas_cell().run, blas_run()),
+    "_activations.activate": lambda: (_activations.activate, ("tanh", 0.0, 0.0, ones(2, 5))),
+    "_blas_loop.check_cell": lambda: (_blas_loop.check_cell, ("LSTM", OPTIONS, weights_of(cell()), F)),
     "_graph.OpStep": lambda: (_graph.OpStep, (len, ("x",), ("y",), "n", {})),
     "_graph.OpStep()": lambda: (_graph.OpStep(np.abs, ("x",), ("y",), "n", {}), ({"x": ones(2)}, None, None)),
     "_graph.apart": lambda: (_graph.apart, (("x",), {"x": ones(2)}, [None])),
     "_graph.walk": lambda: (_graph.walk, ([], [], {"x": ones(2)}, None, None)),
-    "_native.Direct": lambda: (_native.Direct, (stack(), "set", 3, 5, ("h", "c"), 1)),
-    "_native.Direct()": lambda: (_native.Direct(stack(), "set", 3, 5, ("h", "c"), 1), (ones(2, 4, 3),)),
-    "_native.Direct.step": lambda: (
-        _native.Direct(stack(), "set", 3, 5, ("h", "c"), 1).step,
+    "_recurrent.Direct": lambda: (_recurrent.Direct, (stack(), "set", 3, 5, ("h", "c"), 1)),
+    "_recurrent.Direct()": lambda: (_recurrent.Direct(stack(), "set", 3, 5, ("h", "c"), 1), (ones(2, 4, 3),)),
+    "_recurrent.Direct.step": lambda: (
+        _recurrent.Direct(stack(), "set", 3, 5, ("h", "c"), 1).step,
         (ones(2, 4, 3), dict(zip("hc", states(), strict=True))),
     ),
-    "_native.Matrix": lambda: (_native.Matrix, (ones(5, 3), ones(5), 1)),
-    "_native.Matrix()": lambda: (_native.Matrix(ones(5, 3), ones(5), 1), (ones(2, 3),)),
-    "_native.Matrix.unpack": lambda: (_native.Matrix(ones(5, 3), ones(5), 1).unpack, ()),
-    "_native.NativeCell": lambda: (_native.NativeCell, ("LSTM", OPTIONS, weights_of(cell()))),
-    "_native.NativeCell.unpack": lambda: (native_cell().unpack, ("weight_ih",)),
-    "_native.Stack": lambda: (_native.Stack, ([[native_cell()]], False)),
-    "_native.Stack.run": lambda: (stack().run, native_run()),
-    "_native.Table": lambda: (_native.Table, (stack(), ones(7, 3))),
-    "_native.ask_threads": lambda: (_native.ask_threads, (0,)),
-    "_native.call_direct_first": lambda: (_native.call_direct_first, (Called,)),
-    "_native.choose_isa": lambda: (_native.choose_isa, (_native.current_isa(),)),
-    "_native.current_isa": lambda: (_native.current_isa, ()),
-    "_native.is_fused": lambda: (_native.is_fused, ("LSTM", OPTIONS)),
-    "_native.rational": lambda: (_native.rational, ("tanh", ones(2, 3))),
-    "_native.table_bytes": lambda: (_native.table_bytes, (stack(), 7)),
-    "_native.usable_isas": lambda: (_native.usable_isas, ()),
+    "_linear.Matrix": lambda: (_linear.Matrix, (ones(5, 3), ones(5), 1)),
+    "_linear.Matrix()": lambda: (_linear.Matrix(ones(5, 3), ones(5), 1), (ones(2, 3),)),
+    "_linear.Matrix.unpack": lambda: (_linear.Matrix(ones(5, 3), ones(5), 1).unpack, ()),
+    "_packing.PackedCell": lambda: (_packing.PackedCell, ("LSTM", OPTIONS, weights_of(cell()))),
+    "_packing.PackedCell.unpack": lambda: (packed_cell().unpack, ("weight_ih",)),
+    "_recurrent.Stack": lambda: (_recurrent.Stack, ([[packed_cell()]], False)),
+    "_recurrent.Stack.run": lambda: (stack().run, stack_run()),
+    "_recurrent.Table": lambda: (_recurrent.Table, (stack(), ones(7, 3))),
+    "_runtime.ask_threads": lambda: (_runtime.ask_threads, (0,)),
+    "_recurrent.call_direct_first": lambda: (_recurrent.call_direct_first, (Called,)),
+    "_runtime.choose_isa": lambda: (_runtime.choose_isa, (_runtime.current_isa(),)),
+    "_runtime.current_isa": lambda: (_runtime.current_isa, ()),
+    "_packing.is_fused": lambda: (_packing.is_fused, ("LSTM", OPTIONS)),
+    "_activations.rational": lambda: (_activations.rational, ("tanh", ones(2, 3))),
+    "_recurrent.table_bytes": lambda: (_recurrent.table_bytes, (stack(), 7)),
+    "_runtime.usable_isas": lambda: (_runtime.usable_isas, ()),
     "_normalization.normalize": lambda: (
         _normalization.normalize,
         (ones(4, 6), 6, 1, 1, True, 1e-5, ones(6), ones(6), True),
@@ -189,14 +203,14 @@ ENTRIES = {
 STRICT = {
     "_convolution.Convolution": {1: ()},
     "_convolution.Convolution()": {0: (0, 2)},
-    "_engine.PackedCell.run": {0: (), 1: (2,), 7: (), 8: (), 9: (), 10: (), 11: (), 12: (), 13: ()},
-    "_engine.activate": {3: (0, 1)},
-    "_native.Direct()": {0: (0, 1)},
-    "_native.Direct.step": {0: (1,)},
-    "_native.Matrix": {1: ()},
-    "_native.Matrix()": {0: (0,)},
-    "_native.Stack.run": {0: (), 1: (), 6: (), 7: (), 8: (), 9: (), 10: (), 11: (), 12: ()},
-    "_native.Table": {1: (0,)},
+    "_blas_loop.BlasCell.run": {0: (), 1: (2,), 7: (), 8: (), 9: (), 10: (), 11: (), 12: (), 13: ()},
+    "_activations.activate": {3: (0, 1)},
+    "_recurrent.Direct()": {0: (0, 1)},
+    "_recurrent.Direct.step": {0: (1,)},
+    "_linear.Matrix": {1: ()},
+    "_linear.Matrix()": {0: (0,)},
+    "_recurrent.Stack.run": {0: (), 1: (), 6: (), 7: (), 8: (), 9: (), 10: (), 11: (), 12: ()},
+    "_recurrent.Table": {1: (0,)},
     "_normalization.normalize": {6: (), 7: ()},
     "_pool.DirectSlots": {1: (), 2: (), 3: ()},
     "_pool.DirectSlots.step_arrays": {0: (), 1: (), 2: (), 3: ()},
@@ -206,10 +220,10 @@ STRICT = {
     "_pool.rows_of": {1: ()},
     "_pooling.Pooling()": {0: (0, 1)},
 }
-CONVERTED = {"_convolution.Convolution", "_native.Matrix", "_native.Table"}
+CONVERTED = {"_convolution.Convolution", "_linear.Matrix", "_recurrent.Table"}
 """Entries that take other dtypes of numbers, and any order of bytes and elements, and make float32 of them."""
 
-COPIED = {*CONVERTED, "_convolution.Convolution()", "_native.Matrix()", "_pooling.Pooling()"}
+COPIED = {*CONVERTED, "_convolution.Convolution()", "_linear.Matrix()", "_pooling.Pooling()"}
 """Entries that copy what is not dense."""
 
 
@@ -272,7 +286,7 @@ def refused(entry, call, arguments):
     return found is None and entry not in RUNS
 
 
-RUNS = {"_engine.PackedCell.run", "_native.Stack.run", "_engine.activate"}
+RUNS = {"_blas_loop.BlasCell.run", "_recurrent.Stack.run", "_activations.activate"}
 """Entries that return nothing."""
 
 
@@ -291,7 +305,8 @@ def reached(name):
 
 
 def test_the_table_names_every_entry():
-    modules = ("_convolution", "_engine", "_graph", "_native", "_normalization", "_pool", "_pooling")
+    folder = Path(kernels.__file__).parent
+    modules = sorted(path.stem for path in folder.glob("*.pyx"))
     private = {"_convolution.Plan", "_convolution.Layout", "_blas.products"}  # made by no caller but their own module
     found = {entry for name in modules for entry in reached(name)} - private
     assert found == set(ENTRIES)
@@ -310,13 +325,13 @@ def test_right_arguments_are_taken(entry):
 def test_a_wrong_argument_is_no_crash(entry):
     """Each argument, and what is in it, by each stand-in: any exception, or an answer, and the process goes on."""
     _, arguments = ENTRIES[entry]()
-    before = _native.current_isa()
+    before = _runtime.current_isa()
     for place, argument in enumerate(arguments):
         for other in hostile(argument):
             call, given = ENTRIES[entry]()
             refused(entry, call, (*given[:place], other, *given[place + 1 :]))
-            _native.ask_threads(0)
-            assert _native.current_isa() == before
+            _runtime.ask_threads(0)
+            assert _runtime.current_isa() == before
 
 
 @pytest.mark.parametrize("entry", STRICT)
@@ -329,13 +344,13 @@ def test_a_wrong_array_is_refused(entry):
         if entry in COPIED:
             for what in ("unaligned", f"dtype {right.dtype.newbyteorder()}"):
                 wrong.pop(what, None)
-        if entry == "_native.Matrix()":
+        if entry == "_linear.Matrix()":
             wrong = {what: array for what, array in wrong.items() if what == "rank 0" or array.shape[-1] != 3}
-        if entry in ("_convolution.Convolution", "_native.Matrix") and place == 1:
+        if entry in ("_convolution.Convolution", "_linear.Matrix") and place == 1:
             wrong = {what: array for what, array in wrong.items() if array.shape != right.shape}
         if entry == "_normalization.normalize":
             wrong = {what: array for what, array in wrong.items() if array.size != right.size or array.dtype != F}
-        if entry == "_engine.activate":
+        if entry == "_activations.activate":
             wrong.pop("dtype f8")
         for what, array in [*wrong.items(), *(("size", array) for array in hostile_sizes(right, free))]:
             call, given = ENTRIES[entry]()
@@ -344,12 +359,12 @@ def test_a_wrong_array_is_refused(entry):
 
 
 INDICES = {
-    "order": ("_native.Stack.run", 6, lambda a, at, value: a.__setitem__(at, value), (-1, 2, 1 << 62)),
-    "lengths": ("_native.Stack.run", 7, lambda a, at, value: a.__setitem__(at, value), (-1, 5, 1 << 62)),
-    "steps": ("_native.Stack.run", 8, lambda a, at, value: a.__setitem__((at, at), value), (-1, 4, 1 << 62)),
-    "order in float64": ("_engine.PackedCell.run", 7, lambda a, at, value: a.__setitem__(at, value), (-1, 2)),
-    "lengths in float64": ("_engine.PackedCell.run", 8, lambda a, at, value: a.__setitem__(at, value), (-1, 5)),
-    "steps in float64": ("_engine.PackedCell.run", 9, lambda a, at, value: a.__setitem__((at, at), value), (-1, 4)),
+    "order": ("_recurrent.Stack.run", 6, lambda a, at, value: a.__setitem__(at, value), (-1, 2, 1 << 62)),
+    "lengths": ("_recurrent.Stack.run", 7, lambda a, at, value: a.__setitem__(at, value), (-1, 5, 1 << 62)),
+    "steps": ("_recurrent.Stack.run", 8, lambda a, at, value: a.__setitem__((at, at), value), (-1, 4, 1 << 62)),
+    "order in float64": ("_blas_loop.BlasCell.run", 7, lambda a, at, value: a.__setitem__(at, value), (-1, 2)),
+    "lengths in float64": ("_blas_loop.BlasCell.run", 8, lambda a, at, value: a.__setitem__(at, value), (-1, 5)),
+    "steps in float64": ("_blas_loop.BlasCell.run", 9, lambda a, at, value: a.__setitem__((at, at), value), (-1, 4)),
     "handles": ("_pool.DirectSlots.step_arrays", 1, lambda a, at, value: a.__setitem__(at, value), (-1, 0, 1 << 62)),
     "lengths of a pool": ("_pool.DirectSlots.step_arrays", 2, lambda a, at, value: a.__setitem__(at, value), (-1, 5)),
     "counts": ("_pool.rows_of", 1, lambda a, at, value: a.__setitem__(at, value), (-1, 5, 1 << 62)),
@@ -368,8 +383,8 @@ def test_an_index_past_the_end_is_refused(name):
 
 def test_ids_outside_of_a_table_are_refused():
     made = stack()
-    products = _native.Table(made, ones(7, 3))
-    run = native_run()
+    products = _recurrent.Table(made, ones(7, 3))
+    run = stack_run()
     for ids in (np.array([[0, 1, 2, 7]] * 2), np.array([[0, 1, 2, -1]] * 2), ones(2, 4), np.zeros((2, 4, 1), int)):
         with pytest.raises(ValueError, match="ids"):
             made.run(ids, *run[1:-1], products)
@@ -380,8 +395,8 @@ def test_ids_outside_of_a_table_are_refused():
 
 def test_sizes_of_layers_agree():
     other = CELLS["LSTM"](input_size=4, hidden_size=5)
-    fourth = _native.NativeCell("LSTM", _options(other), weights_of(other))
-    gru = native_cell("GRU")
-    for layers in ([[native_cell()], [fourth]], [[native_cell(), fourth]], [[native_cell()], [gru]], [[]]):
+    fourth = _packing.PackedCell("LSTM", _options(other), weights_of(other))
+    gru = packed_cell("GRU")
+    for layers in ([[packed_cell()], [fourth]], [[packed_cell(), fourth]], [[packed_cell()], [gru]], [[]]):
         with pytest.raises((ValueError, IndexError)):
-            _native.Stack(layers, False).run(*native_run())
+            _recurrent.Stack(layers, False).run(*stack_run())

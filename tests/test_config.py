@@ -10,7 +10,7 @@ import pytest
 import rnncore
 from rnncore import InputError, Model, UnsupportedError
 from rnncore.config import config
-from rnncore.kernels import _native
+from rnncore.kernels import _runtime
 from rnncore.threads import check_threads
 
 
@@ -20,7 +20,7 @@ def run(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **environment})
 
 
-@pytest.mark.parametrize("isa", [*_native.usable_isas(), "blas"])
+@pytest.mark.parametrize("isa", [*_runtime.usable_isas(), "blas"])
 def test_rnncore_isa_forces_one(isa):
     done = run("from rnncore.config import config; print(config()['float32'])", RNNCORE_ISA=isa)
     assert done.stdout.strip() == isa
@@ -31,7 +31,7 @@ def test_the_impossible_is_refused():
     assert done.returncode == 1
     assert "UnsupportedError: instruction set 'avx1024': this machine and build run" in done.stderr
     with pytest.raises(UnsupportedError, match=r"instruction set .*: this machine and build run"):
-        _native.choose_isa("neon" if "neon" not in _native.usable_isas() else "avx512")
+        _runtime.choose_isa("neon" if "neon" not in _runtime.usable_isas() else "avx512")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_scipy_is_not_imported_where_it_is_not_used():
         "rnncore.load('zoo:sunspots')(numpy.ones((1, 3, 1), 'float32'))\n"
         "print('scipy.linalg' in sys.modules)"
     )
-    assert run(code, RNNCORE_ISA=_native.usable_isas()[0]).stdout.strip() == "False"
+    assert run(code, RNNCORE_ISA=_runtime.usable_isas()[0]).stdout.strip() == "False"
 
 
 def test_what_running_a_model_does_not_need_is_imported_when_asked_for():

@@ -16,6 +16,7 @@ from stream_models import equal
 
 import rnncore
 from rnncore import Engine, Input, Model, Node, Recurrent, Spec, StreamEngine
+from rnncore.batching import Batcher
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import (
     DeadlineError,
@@ -97,7 +98,57 @@ def attends():
     return make(Spec([X], nodes, ["out"]))
 
 
+def heads(causal=False):
+    """Attention of a sequence to itself, as one node."""
+    sizes = {"query_size": WIDTH, "value_size": WIDTH, "num_heads": 2, "key_dim": 4, "causal": causal}
+    nodes = [Node("attention", "MultiHeadAttention", ("x", "x"), sizes), linear("out", "attention", WIDTH, 3)]
+    return make(Spec([X], nodes, ["out"]))
+
+
+def keras_heads(op, **attributes):
+    nodes = [Recurrent("rnn", GRU(WIDTH, H), "x", lengths=None), Node("a", op, ("rnn", "rnn"), attributes)]
+    return make(Spec([X], nodes, ["a"]))
+
+
+ATTENDING = {
+    "heads": heads,
+    "causal heads": lambda: heads(True),
+    "Keras attention": lambda: keras_heads("KerasAttention"),
+    "additive attention": lambda: keras_heads("KerasAdditiveAttention", size=H),
+    "products": lambda: make(
+        Spec(
+            [X],
+            [
+                Node("t", "Transpose", "x", {"perm": (0, 2, 1)}),
+                Node("scores", "MatMul", ("x", "t")),
+                Node("weights", "Softmax", "scores", {"axis": -1}),
+                Node("y", "MatMul", ("weights", "x")),
+            ],
+            ["y"],
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("build", ATTENDING.values(), ids=ATTENDING)
+def test_waiting_requests_of_a_model_with_attention_are_one_call(build, monkeypatch):
+    """Each row attends to itself alone, however the graph says so: 64 requests of one length share a batch."""
+    model, rng, rows = build(), np.random.default_rng(3), []
+    xs = [draw(model, rng, rows=1, steps=7) for _ in range(64)]
+    expected = [model(x) for x in xs]
+    run = Model.run
+    monkeypatch.setattr(
+        Model, "run", lambda self, given, *rest: (rows.append(len(given["x"])), run(self, given, *rest))[1]
+    )
+    jobs = [Batcher(model).job(x, None, None, None, False, True) for x in xs]
+    assert len({job.key for job in jobs}) == 1
+    for found, alone in zip(Batcher(model).run(jobs), expected, strict=True):
+        assert equal(found, alone)
+    assert rows == [64]
+
+
 MODELS = {
+    **ATTENDING,
     "softmax over rows": mixes_rows,
     "word attention": attends,
     "tagger": tagger,

@@ -1,21 +1,25 @@
 """rnncore.export.from_torch on modules with code of their own: each runs like torch over several sizes and lengths."""
 
+import functools
 import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_modules
 from torch import nn
 from torch_modules import MODULES, REFUSED, floats, ids, lengths
 
 import rnncore
-from rnncore.errors import InputError, UnsupportedError, VerificationError, WeightError
+from rnncore.errors import InputError, UnsupportedError, VerificationError
 from rnncore.export import from_torch
 from rnncore.export.torch_export import _leaves as leaves
+from rnncore.formats import native
+from rnncore.formats.parametrizations import fold
 from rnncore.formats.torch_names import bind
-from rnncore.spec import Control, Recurrent
+from rnncore.spec import Control, Recurrent, Spec
 
 
 def resized(spec, arrays, sizes):
@@ -47,12 +51,18 @@ def in_torch(module, example, arrays):
         return [tensor.numpy() for tensor in leaves(module(*map(replaced, example)))]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_modules_run_like_torch(name):
+@functools.cache
+def exported_of(name):
+    """A module with weights of its own, its example, and what it is exported to."""
     make, example = MODULES[name]
     torch.manual_seed(5)
     module = make().eval()
-    exported = from_torch(module, example)
+    return module, example, from_torch(module, example)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_run_like_torch(name):
+    module, example, exported = exported_of(name)
     model = rnncore.Model(*exported)
     changes = (
         lambda _, n: n,
@@ -248,40 +258,32 @@ def test_wrong_examples(example, given, says):
         from_torch(_Mean(), example, lengths=given)
 
 
-RETRAINED = [
-    "tagger", "crnn", "norms", "convolutions", "sizes", "residual stack", "projected", "classic lm", "activations",
-    "self-attention", "weight norm", "learned state", "own cell", "multi-head",
-]  # fmt: skip
-
-
 def retrained(module):
     """Other weights in the place of a module's own."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for tensor in module.state_dict().values():
-            if tensor.dtype.is_floating_point:
+            if tensor.dtype.is_floating_point and not tensor.isinf().any():
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.1)
     return module
 
 
-@pytest.mark.parametrize("name", RETRAINED)
-def test_other_weights_under_an_exported_spec(name, tmp_path):
-    make, example = MODULES[name]
-    exported = from_torch(make().eval(), example)
-    module = retrained(make().eval())
-    torch.save(module.state_dict(), tmp_path / "raw.pt")
-    (tmp_path / "spec.json").write_text(json.dumps(exported.spec.to_json()))
-    refused = ("learned state", "own cell", "multi-head")
-    if name in refused:
-        with pytest.raises(WeightError, match="missing, expected shape"):
-            rnncore.load(tmp_path / "raw.pt", spec=tmp_path / "spec.json")
-        return
-    model = rnncore.load(tmp_path / "raw.pt", spec=tmp_path / "spec.json")
-    found = model.run(exported.test_pair.inputs)
+def check_other_weights(exported, module, example, prefix=""):
+    """Retrained weights, as a checkpoint has them, under the JSON of an exported Spec: equal to the module."""
+    retrained(module)
+    arrays, _ = fold({prefix + key: tensor.numpy() for key, tensor in module.state_dict().items()})
+    spec = Spec.from_json(json.dumps(exported.spec.to_json()))
+    found = rnncore.Model(spec, bind(spec, arrays).weights).run(exported.test_pair.inputs)
     with torch.no_grad():
         expected = [tensor.numpy() for tensor in leaves(module(*example))]
     for array, wanted in zip(found.values(), expected, strict=True):
         np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_other_weights_under_an_exported_spec(name):
+    _, example, exported = exported_of(name)
+    check_other_weights(exported, MODULES[name][0]().eval(), example)
 
 
 class _Constants(nn.Module):
@@ -301,21 +303,103 @@ class _Constants(nn.Module):
         return self.gru(y)[0] * self.gain
 
 
-class _Computed(_Constants):
-    def forward(self, x):
-        return self.fc(x) * torch.exp(self.shift)
-
-
 def test_parameters_that_did_nothing_are_kept():
     exported = from_torch(_Constants(), floats(2, 5, 4))
-    module = retrained(_Constants().eval())
-    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    x = floats(3, 7, 4)
-    found = rnncore.Model(exported.spec, bind(exported.spec, arrays).weights)(x.numpy())
-    np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=0, atol=1e-5)
-    computed = from_torch(_Computed(), floats(2, 5, 4))
-    with pytest.raises(WeightError, match=r"exp\.value: missing"):
-        bind(computed.spec, arrays)
+    check_other_weights(exported, _Constants().eval(), (floats(2, 5, 4),))
+
+
+class _Uses(nn.Module):
+    """Parameters and modules, to be used in a way of a subclass."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.cell = nn.Linear(4, 4), nn.GRUCell(4, 4)
+        self.weight, self.bias = nn.Parameter(floats(4, 4)), nn.Parameter(floats(4))
+        self.gru, self.lstm = nn.GRU(4, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+        self.start = nn.Parameter(floats(1, 1, 4))
+        self.register_buffer("mask", torch.tril(torch.ones(4, 4)))
+        self.register_buffer("causal", torch.triu(torch.full((5, 5), -float("inf")), 1))
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.cross = nn.MultiheadAttention(4, 2, bias=False, kdim=3, vdim=2)
+
+
+class _Functions(_Uses):
+    """F.linear under the name of a module, which is called behind it, and both again."""
+
+    def forward(self, x):
+        y = F.linear(F.linear(x, self.weight, self.bias), self.weight)
+        y = self.linear(torch.tanh(self.linear(y)))
+        y = F.layer_norm(y, (4,), self.start[0, 0], self.bias) @ self.weight
+        return y + F.embedding(x[:, :, 0].long() % 4, self.weight)
+
+
+class _Masked(_Uses):
+    def forward(self, x):
+        y = F.linear(x, self.weight * self.mask, torch.exp(self.bias))
+        y = torch.einsum("bti,io->bto", y, self.weight.softmax(0))
+        return y + torch.cat([self.weight, self.mask], 1).sum(0)[:4]
+
+
+class _Started(_Uses):
+    """States from a parameter, one of them computed, in layers of their own."""
+
+    def forward(self, x):
+        h = torch.tanh(self.start).expand(-1, x.size(0), -1).contiguous()
+        y = self.gru(x, self.start.repeat(1, x.size(0), 1))[0]
+        y = self.lstm(y, (h, self.start.transpose(0, 1).expand(1, x.size(0), 4).contiguous()))[0]
+        return self.gru(y, h)[0]
+
+
+class _Attended(_Uses):
+    """Attention twice, one with keys of another size and without a bias."""
+
+    def forward(self, x):
+        y = self.attention(x, x, x, attn_mask=self.causal)[0]
+        y = self.attention(y, x, x)[0].transpose(0, 1)
+        return self.cross(y, y[:, :, :3], y[:, :, 1:3])[0]
+
+
+class _Looped(_Uses):
+    """What is used in a loop is used before it too, and with weights that are computed."""
+
+    def forward(self, x):
+        h, found = self.cell(x[:, 0]), []
+        for t in range(x.size(1)):
+            h = self.linear(self.cell(x[:, t] @ (self.weight * self.mask), h)) * 2 + self.bias
+            found.append(h @ self.weight)
+        return self.linear(torch.stack(found, 1))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("kind", [_Functions, _Masked, _Started, _Attended, _Looped])
+def test_weights_however_they_are_used(kind, prefix):
+    example = floats(2, 5, 4)
+    exported = from_torch(kind(), example)
+    check_other_weights(exported, kind().eval(), (example,), prefix)
+    model = rnncore.Model(*exported)
+    assert rnncore.Model(model.spec, model.weights).spec == model.spec
+    again = rnncore.Model(model.spec, dict(model.weights)).run(exported.test_pair.inputs)
+    for name, array in exported.test_pair.outputs.items():
+        np.testing.assert_allclose(again[name], array, rtol=1e-5, atol=1e-5)
+
+
+def test_what_parameters_decide_is_computed_when_a_model_is_made(tmp_path):
+    exported = from_torch(_Started(), floats(2, 5, 4))
+    gru, lstm, again = exported.spec.recurrent
+    assert (gru.trained_state, lstm.trained_state, again.trained_state) == (True, False, False)
+    assert exported.spec.names == {"gru.initial_h": "start", again.name: "gru"}
+    model = rnncore.Model(*exported)
+    assert [type(node) for node in model.spec.nodes] == [Recurrent] * 3
+    assert all(node.trained_state and not node.initial for node in model.spec.nodes)
+    steps = model.stream(2)
+    (x,) = exported.test_pair.inputs.values()
+    (y,) = exported.test_pair.outputs.values()
+    parts = np.concatenate([steps.feed(x[:, :2]), steps.feed(x[:, 2:])], axis=1)
+    np.testing.assert_allclose(parts, y, rtol=1e-5, atol=1e-5)
+    masked = rnncore.Model(*from_torch(_Masked(), floats(2, 5, 4)))
+    assert masked.spec.nodes[0].op == "Linear"
+    rnncore.save(tmp_path / "model.safetensors", exported)
+    assert native.read(tmp_path / "model.safetensors").spec == exported.spec
 
 
 def test_scales_go_into_weights_when_a_model_is_made():

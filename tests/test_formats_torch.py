@@ -233,6 +233,9 @@ def test_checkpoint_with_foreign_objects(saved):
     assert "words.word1" not in checkpoint.metadata and "big" not in checkpoint.metadata
 
 
+QUINT4 = torch.full((2,), 0.1), torch.zeros(2)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_kinds_of_tensors_that_are_skipped(saved):
     state = {
@@ -240,7 +243,7 @@ def test_kinds_of_tensors_that_are_skipped(saved):
         "complex": torch.ones(2, dtype=torch.complex64),
         "sparse": torch.eye(2).to_sparse(),
         "float8": torch.ones(2).to(torch.float8_e4m3fn),
-        "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        "quantised": torch.quantize_per_channel(torch.ones(2, 2), QUINT4[0], QUINT4[1], 0, torch.quint4x2),
         "meta": torch.ones(2, device="meta"),
     }
     checkpoint = saved(state)
@@ -249,6 +252,12 @@ def test_kinds_of_tensors_that_are_skipped(saved):
     assert list(reasons) == list(state)[1:]
     for name, word in zip(reasons, ["complex64", "sparse", "float8_e4m3fn", "quantised", "meta"], strict=True):
         assert word in reasons[name]
+
+
+def test_a_quantized_tensor_is_read_as_numbers(saved):
+    checkpoint = saved({"w": torch.quantize_per_tensor(torch.tensor([1.0, -0.26]), 0.1, 0, torch.qint8)})
+    np.testing.assert_array_equal(checkpoint.tensors["w"], np.float32([10, -3]) * np.float32(0.1))
+    assert checkpoint.source_dtypes == {"w": "qint8"} and checkpoint.skipped == []
 
 
 def test_nothing_but_skipped_tensors(saved):

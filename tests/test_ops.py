@@ -28,8 +28,7 @@ def infer(op, attributes, *values):
         for value in values
     ]  # fmt: skip
     found += [None] * (op.arity[1] - len(found)) if op.optional else []
-    attributes = {**op.attributes, **attributes}
-    schema.check(op.schema, attributes)  # as a Node does
+    attributes = schema.complete(op.schema, op.attributes, op.required, attributes)  # as a Node does
     return op.infer(attributes, found)
 
 

@@ -14,7 +14,7 @@ from onnx_ops import OneNode, run_onnxruntime
 from random_networks import seeds
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _convolution, _native
+from rnncore.kernels import _convolution, _runtime
 from rnncore.model import Model
 from rnncore.ops import OPS, convolution
 from rnncore.ops.windows import Window
@@ -51,12 +51,12 @@ def random_sizes(rng, window):
     return [int(rng.integers(extent, extent + (60, 25, 7)[axes - 1])) for extent in extents]
 
 
-@pytest.fixture(params=_native.usable_isas())
+@pytest.fixture(params=_runtime.usable_isas())
 def isa(request):
-    before = _native.current_isa()
-    _native.choose_isa(request.param)
+    before = _runtime.current_isa()
+    _runtime.choose_isa(request.param)
     yield request.param
-    _native.choose_isa(before)
+    _runtime.choose_isa(before)
 
 
 def random_convolution(seed):

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from random_networks import random_network
+from test_linear_load import GRAPHS, weights_of
 
-from rnncore import Control, Input, Model, Node, Recurrent, Spec
+from rnncore import Control, Input, Model, Node, Recurrent, Spec, passes
 from rnncore.cells import LSTM
 from rnncore.passes import simplify
 
@@ -415,3 +417,33 @@ def test_squares():
     given = {"x": RNG.standard_normal((2, 3)).astype(np.float32), "n": np.array([3, -4])}
     simple, _, _ = check_equal(spec, arrays, given, tolerance=0)
     assert [node.op for node in simple.nodes if node.name in "abcd"] == ["Mul", "Pow", "Pow", "Pow"]
+
+
+@pytest.fixture(autouse=True)
+def left_out(monkeypatch):
+    """A pass that would be left out of a graph is tried all the same, and must change nothing. Gives their names."""
+    changed, found = passes._changed, set()
+
+    def tried(change):
+        def apply(graph):
+            needed, before = passes._has_work(change, graph.spec.kinds), graph.changes
+            change(graph)
+            if not needed:
+                assert graph.changes == before, f"{change.__name__} has work among {sorted(graph.spec.kinds)}"
+                found.add(change.__name__)
+
+        return apply
+
+    monkeypatch.setattr(passes, "_changed", lambda graph, wanted: changed(graph, list(map(tried, wanted))))
+    return found
+
+
+def test_passes_are_left_out_only_where_they_have_nothing_to_do(left_out):
+    """Chains of every family of ops, and random recurrent networks."""
+    for build in GRAPHS.values():
+        spec = build(12)
+        simplify(spec, weights_of(spec))
+    for seed in range(20):
+        network = random_network(seed)
+        simplify(network.spec, network.weights)
+    assert left_out == {change.__name__ for change in passes.NEEDS}

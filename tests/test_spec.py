@@ -12,7 +12,7 @@ from random_networks import random_cell, random_network, seeds
 from rnncore.cells import CELLS, GRU, LSTM, RNN, Activation
 from rnncore.errors import SpecError, WeightError
 from rnncore.ops import OPS
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.spec import Control, Input, Node, Recurrent, Spec
 from rnncore.weights import Weights
 
 X = Input("x", "float", ("B", "T", 4))
@@ -422,7 +422,7 @@ CELL = ("nodes", 1, "cell")
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        (("version",), 2, "Spec: unknown key 'version', expected format, inputs, nodes, outputs"),
+        (("version",), 2, "Spec: unknown key 'version', expected format, inputs, names, nodes, outputs"),
         (("format",), 2, "Spec: format 2, this version of rnncore reads 1"),
         (("format",), "1", "Spec: format '1'"),
         (("inputs",), ..., "Spec: key 'inputs' missing"),
@@ -512,6 +512,32 @@ def test_documents_that_are_refused(path, value, says):
         Spec.from_json(found)
     with pytest.raises(SpecError, match=says):
         Spec.from_json(json.dumps(found))
+
+
+def test_names_of_a_checkpoint():
+    body = Spec(
+        [Input("x", "float", ("B", 4))], [Node("fc", "Linear", "x", {"input_size": 4, "output_size": 4})], ["fc"]
+    )
+    state, steps = Input("h", "float", ("B", 4)), Input("x", "float", ("T", "B", 4))
+    loop = Control("loop", "Scan", ("h", "x"), (Spec([state, *body.inputs], body.nodes, ["fc"]),), sequences=1)
+    names = {"loop.body.fc": "module.fc", "loop.body.fc.bias": "shift", "loop": "a"}
+    spec = Spec([state, steps], [loop], ["loop"], names)
+    assert Spec.from_json(json.dumps(spec.to_json())) == pickle.loads(pickle.dumps(spec)) == spec
+    assert spec.reshaped({"x": (3, "B", 4)}).names == names
+    assert spec != Spec(spec.inputs, spec.nodes, spec.outputs) and hash(spec)
+    with pytest.raises(TypeError):
+        spec.names["loop"] = "b"
+    for wrong, says in (
+        ({"other.weight": "a"}, "names: 'other.weight' is no node"),
+        ({1: "a"}, "names: 1 is no node"),
+        ({"loop": 1}, "names: 'loop' leads to 1, expected the name"),
+        ([], "names: list, expected an object"),
+    ):
+        with pytest.raises(SpecError, match=says):
+            Spec(spec.inputs, spec.nodes, spec.outputs, wrong)
+    named = Spec([state, *body.inputs], body.nodes, ["fc"], {"fc": "module.fc"})
+    with pytest.raises(SpecError, match="names in a branch"):
+        Control("loop", "Scan", ("h", "x"), (named,), sequences=1)
 
 
 def test_the_document_itself_is_accepted():

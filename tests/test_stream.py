@@ -665,7 +665,7 @@ def test_refused_with_lookahead():
     """Looking ahead does not give the end of the sequence."""
     nodes, output, _ = REFUSED["final states of both directions"]
     model = make(Spec([X], nodes, [output]))
-    with pytest.raises(UnsupportedError, match=r"node 'head' \(Linear\).*node 'both'"):
+    with pytest.raises(UnsupportedError, match=r"output 'head'.*node 'both' \(Recurrent\) has its final states only"):
         model.stream(lookahead=3)
 
 

@@ -10,7 +10,7 @@ from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import UnsupportedError, WeightError
 from rnncore.formats.gates import split_gru_bias, squeeze_batch, sum_biases
 from rnncore.formats.torch_names import bind, find_others, find_stacks, is_optimizer, only_stack
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.spec import Control, Input, Node, Recurrent, Spec
 
 
 def arrays(module: nn.Module, prefix: str = "") -> dict[str, np.ndarray]:
@@ -193,6 +193,55 @@ def test_names_of_pytorchs_tensors():
 def test_names_to_the_top_level():
     tensors = arrays(nn.LSTM(3, 4)) | arrays(nn.Linear(4, 2), "fc.")
     assert bind(spec_of(LSTM(3, 4), linear=True), tensors, {"lstm": ""}).unused == ()
+
+
+def looped(names) -> Spec:
+    """A GRU cell in the body of a Scan, and the same called before it."""
+    cell = Recurrent("cell", GRU(3, 4), "x", lengths=None)
+    state, item = Input("h", "float", ("B", 4)), Input("x", "float", ("B", "T", 3))
+    body = Spec([state, item], [cell], ["cell.last"])
+    loop = Control("loop", "Scan", ("cell_1.last", "steps"), (body,), sequences=1)
+    steps = Input("steps", "float", ("N", "B", "T", 3))
+    return Spec([item, steps], [Recurrent("cell_1", GRU(3, 4), "x", lengths=None), loop], ["loop"], names)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_specs_own_names(prefix):
+    cells = nn.ModuleDict({"cell": nn.GRUCell(3, 4), "cell_2": nn.GRUCell(3, 4)})
+    tensors, own = arrays(cells, prefix), {"cell_1": "cell", "loop.body.cell": "cell_2"}
+    bound = bind(looped(own), tensors)
+    assert (bound.prefix, bound.unused) == (prefix, ())
+    np.testing.assert_array_equal(bound.weights["cell_1.weight_hh_l0"], tensors[f"{prefix}cell.weight_hh"])
+    np.testing.assert_array_equal(bound.weights["loop.body.cell.weight_hh_l0"], tensors[f"{prefix}cell_2.weight_hh"])
+    # what is called as the Spec has it comes first, and what the caller says before all
+    again = bind(looped(own), dict(bound.weights))
+    assert all(np.array_equal(again.weights[name], array) for name, array in bound.weights.items())
+    given = bind(looped(own), tensors, {"loop.body.cell": f"{prefix}cell", "cell_1": f"{prefix}cell_2"})
+    np.testing.assert_array_equal(given.weights["cell_1.weight_hh_l0"], tensors[f"{prefix}cell_2.weight_hh"])
+    with pytest.raises(WeightError, match=r"names of the Spec: 'loop\.body\.fc' is no node"):
+        bind(looped({"loop.body.fc": "fc"}), tensors)
+    with pytest.raises(WeightError, match=r"cell\.weight_ih_l0: missing"):
+        bind(looped({"cell_1": "cell"}), tensors)
+    moved = {name.replace("loop", "a.b"): array for name, array in bound.weights.items()}
+    assert bind(looped({}), moved, {"loop": "a.b"}).unused == ()
+
+
+def test_attention_under_pytorchs_names():
+    sizes = {"query_size": 6, "value_size": 6, "key_size": 6, "num_heads": 2, "key_dim": 3, "bias": True}
+    entries = [Input(name, "float", ("B", "T", 6)) for name in "qv"]
+    spec = Spec(entries, [Node("attention", "MultiHeadAttention", ("q", "v"), sizes)], ["attention"])
+    tensors = arrays(nn.MultiheadAttention(6, 2), "net.attention.")
+    found = bind(spec, tensors).weights
+    for i, part in enumerate(("query", "key", "value")):
+        for leaf in ("weight", "bias"):
+            rows = tensors[f"net.attention.in_proj_{leaf}"][6 * i : 6 * i + 6]
+            np.testing.assert_array_equal(found[f"attention.{part}.{leaf}"], rows)
+    np.testing.assert_array_equal(found["attention.output.bias"], tensors["net.attention.out_proj.bias"])
+    assert dict(bind(spec, dict(found)).weights).keys() == found.keys()
+    with pytest.raises(WeightError, match=r"in_proj_weight: shape \(12, 6\), expected \(18, 6\)"):
+        bind(spec, {**tensors, "net.attention.in_proj_weight": np.zeros((12, 6), np.float32)})
+    with pytest.raises(WeightError, match=r"attention\.query\.weight: missing"):
+        bind(spec, {name: array for name, array in tensors.items() if "in_proj" not in name})
 
 
 @pytest.mark.parametrize(

@@ -889,7 +889,7 @@ class MaskIndex(Refused):
 
 class Transformed(Refused):
     def forward(self, x):
-        return torch.fft.rfft(x).abs()  # refused
+        return torch.fft.ifft(x).abs()  # refused
 
 
 class Bag(Refused):
@@ -935,9 +935,9 @@ class ListOfSteps(Refused):
     def forward(self, x):
         h, found = x.new_zeros(x.size(0), 4), []
         for t in range(x.size(1)):
-            h = self.cell(x[:, t], h)
+            h = self.cell(x[:, t], h)  # refused
             found.append(h)
-        return torch.relu(found[2])  # refused
+        return found
 
 
 class Sorting(Refused):
@@ -950,7 +950,7 @@ REFUSED = {
     BranchOnSize: ((floats(2, 4, 3),), "a branch that depends on the size"),
     LoopOnData: ((floats(2, 4, 3), lengths(4, 2)), "an integer of a tensor's content"),
     MaskIndex: ((floats(2, 4, 3),), "a mask as index, whose result has no fixed size, expected torch.where"),
-    Transformed: ((floats(2, 4, 3),), "fft_rfft is not supported, expected one of"),
+    Transformed: ((floats(2, 4, 3),), "fft_ifft is not supported, expected one of"),
     Bag: ((ids(2, 4),), r"module 'bag' \(EmbeddingBag\) is not supported, expected one of"),
     Noisy: ((floats(2, 4, 3),), "randn_like, which is random"),
     DropoutAlwaysOn: ((floats(2, 4, 3),), "dropout at inference, expected training=self.training"),
@@ -958,6 +958,6 @@ REFUSED = {
     PackedData: ((floats(2, 4, 3), lengths(4, 2)), "the attribute 'data' of a PackedSequence"),
     Hooked: ((floats(2, 4, 3),), r"module 'hooked' \(Linear\): has forward hooks"),
     GrowingList: ((floats(2, 4, 3),), "takes a list that grows"),
-    ListOfSteps: ((floats(2, 4, 3),), "reads step 2 of a loop over a size"),
+    ListOfSteps: ((floats(2, 4, 3),), "a list with one tensor for each step is returned"),
     Sorting: ((floats(2, 4, 3),), "median is not supported"),
 }

@@ -15,8 +15,9 @@ from rnncore import loading
 from rnncore.cli.output import bytes_text, console, limited, say, shape_text, table
 from rnncore.errors import RnncoreError, UnsupportedError
 from rnncore.formats import Listing, read_checkpoint, read_listing
-from rnncore.formats.checkpoint import Checkpoint
+from rnncore.formats.checkpoint import KERAS_WEIGHTS, Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
+from rnncore.formats.plain_weights import PlainWeights, plain_weights
 from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
 from rnncore.graph.axes import follow
 from rnncore.ops.dimensions import Reach
@@ -66,15 +67,24 @@ def inspect(file: str, as_json: bool, as_spec: bool) -> None:
             print_graph(native)
             print_notes(native)
         return
-    stacks = find_stacks(checkpoint.tensors)
+    plain, problem = _plain(checkpoint)
+    stacks = find_stacks(plain.tensors)
     if as_spec:
-        click.echo(_json(_first_spec(file, checkpoint, stacks).to_json()))
+        click.echo(_json(_first_spec(file, plain.tensors, stacks).to_json()))
         return
-    others = find_others(checkpoint.tensors, stacks)
+    others = find_others(plain.tensors, stacks)
     if as_json:
-        click.echo(_json(_checkpoint_json(file, checkpoint, stacks, others)))
+        click.echo(_json(_checkpoint_json(file, checkpoint, plain, stacks, others, problem)))
     else:
-        _print_checkpoint(file, checkpoint, stacks, others)
+        _print_checkpoint(file, checkpoint, plain, stacks, others, problem)
+
+
+def _plain(checkpoint: Checkpoint) -> tuple[PlainWeights, str]:
+    """The weights that modules compute with; where that cannot be told, the tensors as they are, and why."""
+    try:
+        return plain_weights(checkpoint), ""
+    except RnncoreError as error:
+        return PlainWeights(checkpoint.tensors, {}, ()), str(error)
 
 
 def _show_listing(file: str, listing: Listing, as_json: bool, as_spec: bool) -> None:
@@ -265,7 +275,7 @@ def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(words + [f"{key}={value}" for key, value in options.items() if not words or key not in sizes])
 
 
-def _first_spec(file: str, checkpoint: Checkpoint, stacks: list[Stack]) -> Spec:
+def _first_spec(file: str, tensors: Mapping[str, Any], stacks: list[Stack]) -> Spec:
     """The Spec of the first stack without a problem; what the reader has to know goes to stderr."""
     sound = [stack for stack in stacks if stack.problem is None]
     if not sound:
@@ -277,18 +287,20 @@ def _first_spec(file: str, checkpoint: Checkpoint, stacks: list[Stack]) -> Spec:
     if len(sound) > 1:
         others = ", ".join(repr(stack.prefix) for stack in sound[1:])
         say(limited(f"note: this is stack {first.prefix!r}; the file has more: {others}"), stderr=True)
-    others = [other for other in find_others(checkpoint.tensors, sound) if other.guess != "optimiser state"]
+    others = [other for other in find_others(tensors, sound) if other.guess != "optimiser state"]
     if others:
         left = ", ".join(f"{other.prefix or 'top level'} ({other.guess})" for other in others)
         say(limited(f"note: add nodes for what else is in the file: {left}"), stderr=True)
     try:
-        bind(spec, checkpoint.tensors)
+        bind(spec, tensors)
     except RnncoreError:
         say(f"note: give --names a file with {json.dumps(first.names)}", stderr=True)
     return spec
 
 
-def _print_checkpoint(file: str, checkpoint: Checkpoint, stacks: list[Stack], others: list[Other]) -> None:
+def _print_checkpoint(
+    file: str, checkpoint: Checkpoint, plain: PlainWeights, stacks: list[Stack], others: list[Other], problem: str
+) -> None:
     size = sum(array.nbytes for array in checkpoint.tensors.values())
     say(f"{file}: {checkpoint.format}, {len(checkpoint.tensors)} tensors, {bytes_text(size)}")
     out = console()
@@ -308,17 +320,39 @@ def _print_checkpoint(file: str, checkpoint: Checkpoint, stacks: list[Stack], ot
     rows = [(other.prefix or "(top level)", other.guess, _shapes(other)) for other in others]
     if rows:
         _print_rows(out, "other tensors", ("module", "looks like", "tensors"), rows)
+    if plain.made_of:
+        made = [
+            (f"{name} {shape_text(plain.tensors[name].shape)}", _parts(parts, checkpoint))
+            for name, parts in plain.made_of.items()
+        ]
+        _print_rows(out, "weights made of others", ("weight", "tensors of the file"), made)
+    for note in plain.notes:
+        say(f"note: {limited(note)}")
+    if problem:
+        say(f"problem: {limited(problem)}")
     if checkpoint.skipped:
         skipped = [(entry.path, entry.reason) for entry in checkpoint.skipped]
         _print_rows(out, "not read", ("what", "why"), skipped)
-    if any(stack.problem is None for stack in stacks):
-        say(_next_step(shlex.quote(file), checkpoint))
+    if checkpoint.format == KERAS_WEIGHTS:
+        say(
+            f"to load it, give its network: rnncore convert {shlex.quote(file)} DST --architecture FILE.json, of "
+            "model.to_json(), or --spec"
+        )
+    elif any(stack.problem is None for stack in stacks):
+        say(_next_step(shlex.quote(file), plain.tensors))
 
 
-def _next_step(file: str, checkpoint: Checkpoint) -> str:
+def _parts(parts: tuple[str, ...], checkpoint: Checkpoint) -> list[str]:
+    """name (4, 3) qint8, a line for each"""
+    found = [(name, checkpoint.tensors[name]) for name in parts]
+    dtypes = checkpoint.source_dtypes
+    return [f"{name} {shape_text(array.shape)} {dtypes.get(name, array.dtype.name)}" for name, array in found]
+
+
+def _next_step(file: str, tensors: Mapping[str, Any]) -> str:
     """The command that makes a model of a checkpoint with a stack."""
     try:
-        only_stack(checkpoint.tensors)
+        only_stack(tensors)
     except RnncoreError:
         return (
             f"to load it, say how the modules are joined: rnncore inspect {file} --spec > spec.json, "
@@ -369,7 +403,9 @@ def _native_json(file: str, native: NativeFile) -> dict[str, Any]:
     }
 
 
-def _checkpoint_json(file: str, checkpoint: Checkpoint, stacks: list[Stack], others: list[Other]) -> dict[str, Any]:
+def _checkpoint_json(
+    file: str, checkpoint: Checkpoint, plain: PlainWeights, stacks: list[Stack], others: list[Other], problem: str
+) -> dict[str, Any]:
     fields = ("prefix", "kind", "layers", "directions", "input_size", "hidden_size", "projection", "bias", "problem")
     return {
         "file": file,
@@ -387,6 +423,12 @@ def _checkpoint_json(file: str, checkpoint: Checkpoint, stacks: list[Stack], oth
             name: {"shape": list(array.shape), "dtype": checkpoint.source_dtypes.get(name, array.dtype.name)}
             for name, array in checkpoint.tensors.items()
         },
+        "made_of": {
+            name: {"shape": list(plain.tensors[name].shape), "tensors": list(parts)}
+            for name, parts in plain.made_of.items()
+        },
+        "notes": list(plain.notes),
+        "problem": problem,
         "skipped": [{"path": entry.path, "reason": entry.reason} for entry in checkpoint.skipped],
         "metadata": checkpoint.metadata,
     }

@@ -40,12 +40,14 @@ class Reference:
     run      inputs under the model's names -> outputs under the model's names
     inputs   the inputs that it was computed for, where that is settled
     values   inputs -> values on the way, under the model's names; nothing where they are not known
+    live     whether a framework of its own runs it
     """
 
     what: str
     run: Callable[[Mapping[str, np.ndarray]], Arrays]
     inputs: Mapping[str, np.ndarray] | None = None
     values: Callable[[Mapping[str, np.ndarray]], Arrays] = field(default=lambda inputs: {})
+    live: bool = False
 
 
 def open_reference(path: str, model: Model, threads: int | None = None) -> Reference:
@@ -114,9 +116,7 @@ def _from_onnx(path: str, spec: Spec, threads: int | None) -> Reference:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingPackageError(
-            f"{path}: needs onnxruntime to run it, install it with: pip install onnxruntime"
-        ) from None
+        return _from_onnx_reference(path, spec)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     try:
@@ -133,7 +133,31 @@ def _from_onnx(path: str, spec: Spec, threads: int | None) -> Reference:
             found = session.run(list(gives.values()), feed)
         return _arrays(path, dict(zip(gives, found, strict=True)))
 
-    return Reference(f"{path}, run by onnxruntime {onnxruntime.__version__}", run)
+    return Reference(f"{path}, run by onnxruntime {onnxruntime.__version__}", run, live=True)
+
+
+def _from_onnx_reference(path: str, spec: Spec) -> Reference:
+    """onnx's own evaluator, where onnxruntime is missing."""
+    try:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+    except ImportError:
+        raise MissingPackageError(
+            f"{path}: needs onnxruntime to run it, install it with: pip install onnxruntime"
+        ) from None
+    try:
+        session = ReferenceEvaluator(path)
+    except Exception as error:
+        raise UnsupportedError(f"{path}: onnx.reference does not load it: {error}") from None
+    takes = _matched(path, "input", session.input_names, _required(spec))
+    gives = _matched(path, "output", session.output_names, spec.outputs)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> Arrays:
+        with _running(path, "onnx.reference"):
+            found = session.run(list(gives.values()), {theirs: inputs[ours] for ours, theirs in takes.items()})
+        return _arrays(path, dict(zip(gives, found, strict=True)))
+
+    return Reference(f"{path}, run by onnx.reference {onnx.__version__}", run, live=True)
 
 
 ONNX_DTYPES = {
@@ -172,7 +196,7 @@ def _from_keras(path: str, spec: Spec, threads: int | None) -> Reference:
         gives = _matched(path, "output", [str(i) for i in range(len(arrays))], spec.outputs)
         return {ours: arrays[int(theirs)] for ours, theirs in gives.items()}
 
-    return Reference(f"{path}, run by keras {keras.__version__} ({keras.backend.backend()})", run)
+    return Reference(f"{path}, run by keras {keras.__version__} ({keras.backend.backend()})", run, live=True)
 
 
 @contextmanager

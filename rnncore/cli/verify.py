@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from rnncore import loading
 from rnncore.batch.sources import read_inputs
 from rnncore.cli.options import dtype_option, names_option, read_names, spec_option
 from rnncore.cli.output import console, say, table
-from rnncore.cli.references import open_reference
+from rnncore.cli.references import Reference, open_reference
+from rnncore.errors import MissingPackageError
+from rnncore.formats.native import NativeFile
 from rnncore.model import Model
-from rnncore.verification import Verification, all_values, check_pair, compare, drawn_inputs, first_difference
+from rnncore.verification import (
+    Verification,
+    all_values,
+    check_pair,
+    compare,
+    drawn_inputs,
+    first_difference,
+    other_sizes,
+    replay,
+    sizes_of,
+)
 
 __all__ = ["print_verification", "verify"]
+
+FRAMEWORKS = (".onnx", ".keras", ".h5", ".hdf5")
+"""Files that their own framework can run."""
 
 
 @click.command(short_help="Compare a model with its test pair, or with another file.")
@@ -41,6 +58,9 @@ def verify(
     with the network of MODEL. Inputs are those of --inputs, of the test pair, or drawn. Where values between are known
     on both sides, the first node that differs is named.
 
+    A framework's own file is also run at other sizes of the inputs, a batch of 1 among them, and it is said at which:
+    FILE without --inputs; MODEL itself; or the file that MODEL was converted from, where it is beside it, unchanged.
+
     Exit code 1 if an output differs by more than the tolerance, or if there is nothing to compare with.
 
     \b
@@ -52,18 +72,75 @@ def verify(
         raise click.UsageError("--inputs is for --against")
     found = loading.open_file(file, spec=spec, names=read_names(names))
     model = Model(found.spec, found.weights, dtype or found.dtype)
+    passed, source = True, against
     if against is None:
-        report = check_pair(model, found.test_pair, file)
-        print_verification(report, found.source)
-    else:
-        report = _compared(model, found, file, against, inputs, seed)
-    if not report.passed:
+        source = _source(file, found)
+        if source is None or found.test_pair is not None:
+            report = check_pair(model, found.test_pair, file)
+            print_verification(report, found.source)
+            passed = report.passed
+    if source is not None:
+        passed = _compared_with(source, model, found, file, inputs, seed, against is not None) and passed
+    if not passed:
         context.exit(1)
 
 
-def _compared(model: Model, found, file: str, against: str, inputs: str | None, seed: int) -> Verification:
+def _source(file: str, found: NativeFile) -> str | None:
+    """A framework's own file that a model was read from: itself, or the one beside it that it was converted from."""
+    if file.startswith(loading.ZOO):
+        return None
+    path = Path(file)
+    if path.suffix.lower() in FRAMEWORKS:
+        return file
+    beside = (path if path.is_dir() else path.parent) / found.source
+    if beside.suffix.lower() not in FRAMEWORKS or not beside.is_file():
+        return None
+    return str(beside) if loading.file_sha256(beside) == found.sha256 else None
+
+
+def _compared_with(
+    source: str, model: Model, found: NativeFile, file: str, inputs: str | None, seed: int, asked: bool
+) -> bool:
+    """Whether a model and another file give the same; also at other sizes, where that can be run."""
+    try:
+        reference = open_reference(source, model)
+    except MissingPackageError as error:
+        if asked or found.test_pair is None:
+            raise
+        say(f"other sizes: not replayed: {error}")
+        return True
+    passed = True
+    stored = None if found.test_pair is None else sizes_of(model.spec, found.test_pair.inputs)
+    if asked:
+        passed = _compared(model, found, file, source, inputs, seed, reference).passed
+    if inputs is not None or not reference.live:
+        return passed
+    verdicts = _replayed(model, reference, file, other_sizes(model.spec, stored), seed)
+    settled = asked or found.test_pair is not None or True in verdicts
+    return passed and settled and False not in verdicts
+
+
+def _replayed(
+    model: Model, reference: Reference, file: str, sizes: list[dict[str, int]], seed: int
+) -> list[bool | None]:
+    """Prints at which sizes a model and its framework were run; whether they gave the same, None where one did not."""
+    found = replay(model, reference.run, file, sizes or [{}], seed)
+    if not sizes:
+        say("other sizes: none, all sizes of the inputs are numbers")
+    same = [one for one in found if one.equal]
+    if same:
+        listed = ", ".join(" ".join(f"{name}={size}" for name, size in one.sizes.items()) or "its own" for one in same)
+        say(f"sizes replayed by {reference.what}, equal: {listed}")
+    for one in found:
+        if not one.equal:
+            say(f"sizes {one}")
+    return [one.equal for one in found]
+
+
+def _compared(
+    model: Model, found: NativeFile, file: str, against: str, inputs: str | None, seed: int, reference: Reference
+) -> Verification:
     """Prints how a model differs from another file, and where that begins."""
-    reference = open_reference(against, model)
     if inputs is not None and reference.inputs is not None:
         raise click.UsageError(f"--inputs with --against {against}, which holds its own inputs")
     if inputs is not None:

@@ -19,7 +19,7 @@ from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, UnsupportedError, shown
 from rnncore.graph.axes import Followed, follow
 from rnncore.kernels._graph import walk
-from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Input, Recurrent, Spec
 from rnncore.state import State
 
 __all__ = ["KINDS", "Rows", "Stepper"]
@@ -288,8 +288,8 @@ def _kind(spec: Spec, output: str, given: str | None) -> str:
         if given not in KINDS:
             raise InputError(f"scores={given!r}, expected one of {', '.join(KINDS)}")
         return given
-    node = next((node for node in spec.nodes if node.name == output and isinstance(node, Node)), None)
-    return {"Softmax": "probabilities", "LogSoftmax": "log_probabilities"}.get(getattr(node, "op", None), "logits")
+    node = next((node for node in spec.nodes if node.name == output), None)
+    return {"Softmax": "probabilities", "LogSoftmax": "log_probabilities"}.get(node.op if node else "", "logits")
 
 
 def _first(node: Any, moving: set[str]) -> bool:

@@ -6,14 +6,15 @@
     spec, weights = rnncore.export.from_onnx("model.onnx")
     spec, weights = rnncore.export.from_gate_arrays({"W_xi": ..., "W_hi": ..., "b_i": ..., ...}, kind="LSTM")
 
-Each returns an Exported, which also carries a test pair computed by the framework. The frameworks are imported
-here only, and only when one of these functions is called.
+Each returns an Exported, which also carries a test pair computed by the framework. verify_torch runs a Model and the
+module that it came from at several sizes. The frameworks are imported here only, and only when one of these functions
+is called.
 """
 
 from rnncore.export.exported import Exported
 from rnncore.export.from_onnx import from_onnx
 from rnncore.export.gate_arrays import from_gate_arrays
 from rnncore.export.keras_models import from_keras
-from rnncore.export.torch_modules import from_torch
+from rnncore.export.torch_modules import from_torch, verify_torch
 
-__all__ = ["Exported", "from_gate_arrays", "from_keras", "from_onnx", "from_torch"]
+__all__ = ["Exported", "from_gate_arrays", "from_keras", "from_onnx", "from_torch", "verify_torch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ class OverSteps:
 
     def __init__(self, module: nn.Module, name: str, written_out: bool = False):
         self.module, self.name, self.written_out = module, name, written_out
+        self.module_name = name
         self.__name__ = self.__qualname__ = "over_steps"
         self.__module__ = __name__
 
@@ -86,6 +88,8 @@ def as_chain(module: Any, take: str, example: Any, seed: int) -> tuple[nn.Module
             if example is None:
                 raise InputError(f"example: none, expected what {type(module).__name__}.forward is called with")
             return module, example
+        if example is not None and len(steps) == 1 and _by_its_arguments(steps[0][1], example):
+            return _alone(*steps[0]), example
         _check_sequential(steps)
         if not steps:
             raise UnsupportedError("module (Sequential): is empty, expected at least one module")
@@ -96,6 +100,27 @@ def as_chain(module: Any, take: str, example: Any, seed: int) -> tuple[nn.Module
     if example is None:
         example = _drawn(steps, seed)
     return chain, example
+
+
+def _by_its_arguments(module: nn.Module, example: Any) -> bool:
+    """Whether an example is what a module's own forward takes, not a sequence for a cell, or an input and states."""
+    if isinstance(example, dict) or kind_of(module) in ("MultiheadAttention", "Bilinear", "CosineSimilarity"):
+        return True
+    first = example[0] if isinstance(example, tuple) and example else example
+    return kind_of(module) in CELLS and np.ndim(first) < 3
+
+
+def _alone(name: str, module: nn.Module) -> nn.Module:
+    """A module of torch.nn inside another one whose forward has the same arguments."""
+
+    class Alone(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self._modules[name](*args, **kwargs)
+
+    Alone.forward.__signature__ = inspect.signature(type(module).forward)
+    found = Alone()
+    found.add_module(name, module)
+    return found
 
 
 def _is_known(module: nn.Module) -> bool:

@@ -18,7 +18,11 @@ import torch
 from torch.autograd import Function
 from torch.autograd.variable import VariableMeta
 
-__all__ = ["entrances"]
+__all__ = ["entrances", "legacy_types"]
+
+LEGACY = ("FloatTensor", "DoubleTensor", "HalfTensor", "BFloat16Tensor", "LongTensor", "IntTensor", "ShortTensor",
+          "CharTensor", "ByteTensor", "BoolTensor")  # fmt: skip
+"""Types of torch that are called with sizes, which they read in compiled code."""
 
 _isinstance, _len, _issubclass = builtins.isinstance, builtins.len, builtins.issubclass
 
@@ -50,6 +54,7 @@ def entrances(
     recorded: Callable[[Any], bool],
     refusal: Callable[[str], Exception],
     homes: Iterable[dict[str, Any]],
+    truncated: Callable[[Any], Any],
 ) -> Iterator[None]:
     """While a module is recorded: isinstance sees the values of proxies, and calls of compiled code are Python's.
 
@@ -57,6 +62,7 @@ def entrances(
     recorded  whether a call with these arguments is to be recorded
     refusal   the error for a call that cannot be, with the user's line
     homes     the globals of the user's code, in which int is followed
+    truncated records int(x) of a recorded float
     """
 
     def seen(item: Any, kinds: Any) -> bool:
@@ -71,8 +77,10 @@ def entrances(
         """The class of a stand-in for int: its calls keep sizes, everything else is int's."""
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-            whole = _len(args) == 1 and recorded(args) and type(value_of(args[0])) is int
-            return args[0] if whole else int(*args, **kwargs)
+            kind = type(value_of(args[0])) if _len(args) == 1 and recorded(args) else None
+            if kind is float:
+                return truncated(args[0])
+            return args[0] if kind is int else int(*args, **kwargs)
 
         def __instancecheck__(cls, item: Any) -> bool:
             return seen(item, int)
@@ -131,3 +139,30 @@ def entrances(
         del VariableMeta.__call__
         Function.apply = kept_apply
         scripted.__call__ = kept_call
+
+
+@contextmanager
+def legacy_types(recorded: Callable[[Any], bool]) -> Iterator[None]:
+    """While a module is recorded: torch.FloatTensor(rows, steps) and the like are torch.empty of their dtype."""
+
+    class Legacy(type):
+        tensor_type: Any
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            sizes = recorded((args, kwargs)) and all(isinstance(size, int) for size in args)
+            return torch.empty(*args, dtype=cls.tensor_type.dtype) if sizes else cls.tensor_type(*args, **kwargs)
+
+        def __getattr__(cls, name: str) -> Any:
+            return getattr(cls.__dict__["tensor_type"], name)
+
+        def __instancecheck__(cls, item: Any) -> bool:
+            return isinstance(item, cls.tensor_type)
+
+    kept = {name: getattr(torch, name) for name in LEGACY}
+    try:
+        for name, found in kept.items():
+            setattr(torch, name, Legacy(name, (), {"tensor_type": found}))
+        yield
+    finally:
+        for name, found in kept.items():
+            setattr(torch, name, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from rnncore.errors import InputError, SpecError, UnsupportedError
+from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError, VerificationError
 from rnncore.export.exported import Exported
 from rnncore.export.torch_axes import Axes
 from rnncore.export.torch_chains import Chain, OverSteps
@@ -23,15 +23,17 @@ from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_
 from rnncore.export.torch_proof import Proof
 from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_trace import Traced, trace
+from rnncore.formats.parametrizations import fold
+from rnncore.formats.torch_names import bind
 from rnncore.model import Model
 from rnncore.ops import OPS
 from rnncore.passes import simplify
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.spec import Input, Node, Recurrent, Spec, paths_of
 from rnncore.test_pair import TestPair
 from rnncore.verification import compare
 from rnncore.weights import Weights
 
-__all__ = ["export"]
+__all__ = ["export", "reference"]
 
 
 def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Sequence[str | None]]) -> Exported:
@@ -52,9 +54,8 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     _check_decisions(first, second)
     roll(first, second)
     inputs = _inputs(axes, module, first, second)
-    taken = {name for name, _ in module.named_modules() if name}
-    stored = module.state_dict().keys()
-    lowering = Lowering(first, second, inputs, {f"{name}." for name in taken}, stored)
+    modules = {name for name, _ in module.named_modules() if name}
+    lowering = Lowering(first, second, inputs, modules, module.state_dict().keys())
     found, outputs, _ = lowering.run(_lower)
     spec, weights = _assembled(lowering, found)
     names = spec.outputs
@@ -81,7 +82,42 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
         lambda found: {name: _array(tensor) for name, tensor in found.items() if name in used},
     )
     proof.require()
-    return replace(exported, notes=tuple(dict.fromkeys((*exported.notes, *proof.notes))))
+    notes = (*exported.notes, *proof.notes, *_unlike_checkpoints(module, spec, exported.weights))
+    return replace(exported, notes=tuple(dict.fromkeys(notes)))
+
+
+def reference(
+    module: nn.Module, example: Any, lengths: Any, names: Sequence[str]
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """What runs a module in evaluation mode on arrays in the place of the example's tensors; outputs by these names."""
+    module, _ = _in_full_precision(module)
+    arguments = _bound(module, example, lengths, _dtype(module))
+    leaves = _named_leaves(module, arguments)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {
+            name: torch.from_numpy(inputs[name].copy()).to(tensor.device, tensor.dtype) if name in inputs else tensor
+            for name, tensor in leaves.items()
+        }
+        try:
+            with torch.no_grad():
+                found = _called(module, _with_leaves(arguments, leaves, given))
+        except Exception as error:
+            raise VerificationError(f"torch does not run these inputs: {type(error).__name__}: {error}") from None
+        return dict(zip(names, map(_array, _leaves(found)), strict=True))
+
+    return run
+
+
+def _unlike_checkpoints(module: nn.Module, spec: Spec, weights: Weights) -> list[str]:
+    """A note where the module's own state_dict does not give the weights of its Spec."""
+    tensors = {name: tensor for name, tensor in module.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    try:
+        bound = bind(spec, fold({name: array_of(tensor) for name, tensor in tensors.items()})[0]).weights
+    except RnncoreError as error:
+        return [f"weights of a checkpoint are not taken by this Spec: {error}"]
+    other = [name for name in weights if not np.allclose(bound[name], weights[name], 1e-4, 1e-6, equal_nan=True)]
+    return [f"weights of a checkpoint are not taken by this Spec: {other[0]} is computed" for _ in other[:1]]
 
 
 # --- the module and what it is called with ---------------------------------------------------------------------------
@@ -371,7 +407,18 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
     nodes = list(spec.nodes)
     if _rows_alone(spec):
         nodes = [replace(node, lengths="lengths") if isinstance(node, Recurrent) else node for node in nodes]
-    return Spec(inputs, nodes, spec.outputs), weights
+    spec = Spec(inputs, nodes, spec.outputs)
+    return replace(spec, names=_other_names(g, spec)), weights
+
+
+def _other_names(g: Lowering, spec: Spec) -> dict[str, str]:
+    """What a checkpoint calls the weights and nodes of a Spec, where that is another name."""
+    there = {path for path, _ in paths_of(spec)} | spec.weight_shapes().keys()
+    return {
+        name: source
+        for name, source in g.sources.items()
+        if name in there and source not in (name, name.removesuffix(".value"))
+    }
 
 
 def _rows_alone(spec: Spec) -> bool:

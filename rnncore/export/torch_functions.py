@@ -15,11 +15,23 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, all_static, any_trained, array_of
+from rnncore.export.torch_lowering import (
+    HIDING,
+    Complex,
+    Lowering,
+    Packed,
+    Size,
+    Tensor,
+    all_static,
+    any_trained,
+    array_of,
+)
 
-__all__ = ["FUNCTIONS", "call_function", "move_axes"]
+__all__ = ["COMPLEX", "FUNCTIONS", "call_function", "move_axes"]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
+COMPLEX: dict[str, Callable[..., Any]] = {}
+"""The functions of complex numbers."""
 
 
 def entry(*names: str) -> Callable[[Callable], Callable]:
@@ -39,6 +51,10 @@ def call_function(g: Lowering, name: str, args: Sequence[Any], kwargs: dict[str,
         raise UnsupportedError(f"{g.place}: {name} with out=, expected its result")
     for ignored in ("inplace", "device", "pin_memory", "requires_grad", "layout", "non_blocking", "memory_format"):
         kwargs.pop(ignored, None)
+    if any(isinstance(item, Complex) for item in (*args, *kwargs.values())):
+        if known not in COMPLEX:
+            raise refuse(g, "complex numbers", f"one of {', '.join(sorted(COMPLEX))} of them")
+        return COMPLEX[known](g, *args, **kwargs)
     return FUNCTIONS[known](g, *args, **kwargs)
 
 
@@ -78,7 +94,7 @@ UNARY = {
     "neg": "Neg", "negative": "Neg", "floor": "Floor", "ceil": "Ceil", "round": "Round", "sign": "Sign", "erf": "Erf",
     "reciprocal": "Reciprocal", "sin": "Sin", "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh",
     "asin": "Asin", "acos": "Acos", "atan": "Atan", "softsign": "Softsign", "hardswish": "HardSwish",
-    "absolute": "Abs", "arctan": "Atan", "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh",
+    "absolute": "Abs", "sgn": "Sign", "arctan": "Atan", "asinh": "Asinh", "acosh": "Acosh", "atanh": "Atanh",
 }  # fmt: skip
 
 
@@ -87,6 +103,8 @@ def _unary(op: str, g: Lowering, input: Any, *, decimals: int = 0) -> Any:
         return g.compute("neg", input)
     if isinstance(input, (Size, int, float)) and op == "Sqrt":
         return g.compute("pow", input, 0.5)
+    if isinstance(input, (Size, int, float)) and op.lower() in ("log", "exp", "floor", "ceil", "round"):
+        return g.compute(op.lower(), input)
     if decimals:
         raise refuse(g, f"decimals={decimals}", "0")
     x = g.tensor(input)
@@ -206,9 +224,95 @@ def _not(g, input):
     return g.out(g.emit("Not", [_as_bool(g, x)]))
 
 
+@entry("trunc", "fix", "frac")
+def _trunc(g, input):
+    """Without what stands behind the point; frac what stands there."""
+    if not isinstance(input, Tensor):
+        return g.compute("trunc", input)
+    x = g.tensor(input)
+    if not x.dtype.is_floating_point:
+        return x
+    whole = g.emit("Mul", [g.emit("Sign", [x]), g.emit("Floor", [g.emit("Abs", [x])])])
+    return g.out(whole if called(g) != "frac" else g.emit("Sub", [x, whole]))
+
+
+@entry("fmod")
+def _fmod(g, input, other):
+    return g.out(g.emit("Mod", [g.cast(item, g.a.dtype) for item in (input, other)], {"fmod": True}))
+
+
 @entry("isnan")
 def _isnan(g, input):
     return g.out(g.emit("IsNaN", [g.tensor(input)]))
+
+
+@entry("isinf", "isfinite")
+def _isinf(g, input):
+    x = g.tensor(input)
+    if called(g) == "isinf":
+        return g.out(g.emit("IsInf", [x]))
+    return g.out(g.emit("Not", [g.emit("Or", [g.emit("IsInf", [x]), g.emit("IsNaN", [x])])]))
+
+
+@entry("nan_to_num")
+def _nan_to_num(g, input, nan=None, posinf=None, neginf=None):
+    x = g.tensor(input)
+    if not x.dtype.is_floating_point:
+        return x
+    most = torch.finfo(x.dtype).max
+    name, limits = g.name_of(x), (most if posinf is None else posinf, -most if neginf is None else neginf)
+    for positive, limit in zip((True, False), limits, strict=True):
+        found = g.emit("IsInf", [x], {"detect_positive": positive, "detect_negative": not positive})
+        name = g.emit("Where", [found, g.cast(float(_number(g, "a limit", limit)), x.dtype), name])
+    return g.out(g.emit("Where", [g.emit("IsNaN", [x]), g.cast(float(nan or 0.0), x.dtype), name]))
+
+
+@entry("logaddexp")
+def _logaddexp(g, input, other):
+    rank = g.a.ndim
+    parts = []
+    for item in (g.tensor(input), g.tensor(other)):
+        axes = tuple(range(rank - item.ndim))
+        name = g.emit("Unsqueeze", [item], {"axes": axes}) if axes else g.name_of(item)
+        parts.append(name)
+    wide = [
+        g.emit("Add", [name, g.emit("Mul", [other, g.cast(0.0, g.a.dtype)])]) for name, other in (parts, parts[::-1])
+    ]
+    pair = g.emit("Concat", [g.emit("Unsqueeze", [name], {"axes": (rank,)}) for name in wide], {"axis": rank})
+    return g.out(g.emit("ReduceLogSumExp", [pair], {"axes": (rank,), "keepdims": False}))
+
+
+@entry("exp2")
+def _exp2(g, input):
+    return g.out(g.emit("Pow", [g.cast(2.0, g.a.dtype), g.cast(g.tensor(input), g.a.dtype)]))
+
+
+@entry("erfc")
+def _erfc(g, input):
+    return g.out(g.emit("Sub", [g.cast(1.0, g.a.dtype), g.emit("Erf", [g.tensor(input)])]))
+
+
+@entry("logit")
+def _logit(g, input, eps=None):
+    x = g.tensor(input)
+    name = g.name_of(x)
+    if eps is not None:
+        name = g.emit("Max", [g.emit("Min", [name, g.cast(1.0 - eps, x.dtype)]), g.cast(float(eps), x.dtype)])
+    return g.out(g.emit("Log", [g.emit("Div", [name, g.emit("Sub", [g.cast(1.0, x.dtype), name])])]))
+
+
+@entry("threshold", "_threshold")
+def threshold(g, input, threshold, value):
+    x = g.tensor(input)
+    above = g.emit("Greater", [x, g.cast(_number(g, "threshold", threshold), x.dtype)])
+    return g.out(g.emit("Where", [above, x, g.cast(value, x.dtype)]))
+
+
+@entry("softshrink", "hardshrink")
+def shrink(g, input, lambd=0.5):
+    limit = float(_number(g, "lambd", lambd))
+    bias = limit if called(g) == "softshrink" else 0.0
+    return g.out(g.emit("Shrink", [g.tensor(input)], {"lambd": limit, "bias": bias}))
 
 
 @entry("square")
@@ -406,7 +510,18 @@ def where(g, condition, input=None, other=None):
 
 @entry("masked_fill")
 def masked_fill(g, input, mask, value):
-    return g.out(g.emit("Where", [_as_bool(g, mask), g.cast(value, g.a.dtype), g.cast(input, g.a.dtype)]))
+    found = g.out(g.emit("Where", [_as_bool(g, mask), g.cast(value, g.a.dtype), g.cast(input, g.a.dtype)]))
+    hides = isinstance(input, Tensor) and _filled_with(input) in (0, -math.inf) and value in (0, -math.inf)
+    found.origin = HIDING if hides else None
+    return found
+
+
+def _filled_with(x: Tensor) -> float | None:
+    """The number that a tensor has everywhere; None where that is not known."""
+    if x.constant:
+        first = x.a.reshape(-1)[:1]
+        return float(first) if len(first) and bool((x.a == first).all()) else None
+    return x.origin[1] if x.origin is not None and x.origin[0] == "filled" else None
 
 
 @entry("addcmul")
@@ -415,6 +530,12 @@ def addcmul(g, input, tensor1, tensor2, *, value=1):
     if value != 1:
         product = g.emit("Mul", [product, g.cast(value, g.a.dtype)])
     return g.out(g.emit("Add", [g.tensor(input), product]))
+
+
+@entry("addcdiv")
+def addcdiv(g, input, tensor1, tensor2, *, value=1):
+    part = g.emit("Div", [g.tensor(tensor1), g.tensor(tensor2)])
+    return g.out(g.emit("Add", [g.tensor(input), g.emit("Mul", [part, g.cast(value, g.a.dtype)])]))
 
 
 @entry("lerp")
@@ -427,7 +548,18 @@ def lerp(g, input, end, weight):
 # --- what does nothing, and dtypes -----------------------------------------------------------------------------------
 
 
-@entry("contiguous", "detach", "clone", "cpu", "cuda", "requires_grad", "alias", "pin_memory", "flatten_parameters")
+@entry(
+    "contiguous",
+    "positive",
+    "detach",
+    "clone",
+    "cpu",
+    "cuda",
+    "requires_grad",
+    "alias",
+    "pin_memory",
+    "flatten_parameters",
+)
 def same(g, input, *args, **kwargs):
     return input
 
@@ -462,25 +594,31 @@ def item(g, input):
 def linear(g, input, weight, bias=None):
     """x W^T + b; a Linear where both are constants."""
     x, weight = g.tensor(input), g.tensor(weight)
-    if weight.constant and weight.ndim == 2 and (bias is None or bias.constant):
-        return g.out(linear_node(g, x, weight.a, None if bias is None else bias.a))
+    if weight.ndim == 2 and g.is_parameter(weight) and (bias is None or g.is_parameter(bias)):
+        sources = {"weight": weight.label, **({} if bias is None else {"bias": bias.label})}
+        return g.out(linear_node(g, x, weight.a, None if bias is None else bias.a, sources=sources))
     y = g.emit("MatMul", [x, g.emit("Transpose", [weight], {"perm": (1, 0)})])
     return g.out(y if bias is None else g.emit("Add", [y, g.tensor(bias)]))
 
 
-def linear_node(g: Lowering, x: Any, weight: torch.Tensor, bias: torch.Tensor | None, name: str | None = None) -> str:
+def linear_node(
+    g: Lowering,
+    x: Any,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    name: str | None = None,
+    sources: dict[str, str] | None = None,
+) -> str:
     weights = {"weight": array_of(weight)}
     if bias is not None:
         weights["bias"] = array_of(bias)
     sizes = {"input_size": weight.shape[1], "output_size": weight.shape[0], "bias": bias is not None}
-    return g.emit("Linear", [x], sizes, weights, name)
+    return g.emit("Linear", [x], sizes, weights, name, sources)
 
 
 @entry("matmul", "bmm", "mm", "mv", "dot")
 def matmul(g, input, other):
     x, y = g.tensor(input), g.tensor(other)
-    if y.constant and y.ndim == 2 and x.ndim > 1:
-        return g.out(linear_node(g, x, y.a.T, None))
     return g.out(g.emit("MatMul", [g.cast(x, g.a.dtype), g.cast(y, g.a.dtype)]))
 
 
@@ -513,14 +651,14 @@ def embedding(g, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, 
     if max_norm is not None:
         raise refuse(g, f"max_norm={max_norm}", "none")
     ids, table = g.tensor(input), g.tensor(weight)
-    if not table.constant:
+    if not g.is_parameter(table):
         return g.out(g.emit("Gather", [table, ids], {"axis": 0}))
-    return g.out(embedding_node(g, ids, table.a))
+    return g.out(embedding_node(g, ids, table.a, {"weight": table.label}))
 
 
-def embedding_node(g: Lowering, ids: Tensor, table: torch.Tensor) -> str:
+def embedding_node(g: Lowering, ids: Tensor, table: torch.Tensor, sources: dict[str, str] | None = None) -> str:
     sizes = {"input_size": table.shape[0], "output_size": table.shape[1]}
-    return g.emit("Embedding", [g.cast(ids, torch.int64)], sizes, {"weight": array_of(table)})
+    return g.emit("Embedding", [g.cast(ids, torch.int64)], sizes, {"weight": array_of(table)}, sources=sources)
 
 
 @entry("one_hot")
@@ -540,9 +678,9 @@ def scaled_dot_product_attention(
         raise refuse(g, f"dropout_p={dropout_p}, enable_gqa={enable_gqa}", "0 and False")
     q, k, v = g.tensor(query), g.tensor(key), g.tensor(value)
     perm = (*range(k.ndim - 2), k.ndim - 1, k.ndim - 2)
-    factor = 1 / math.sqrt(q.a.shape[-1]) if scale is None else _number(g, "scale", scale)
+    factor = g.compute("pow", g.dim(q, -1), -0.5) if scale is None else scale
     scores = g.emit("MatMul", [q, g.emit("Transpose", [k], {"perm": perm})])
-    scores = g.emit("Mul", [scores, g.cast(float(factor), q.dtype)])
+    scores = g.emit("Mul", [scores, g.cast(factor if isinstance(factor, Size) else float(factor), q.dtype)])
     lowest = g.constant(np.array(-np.inf), "float", "masked")
     if is_causal:
         steps = [g.size_value(g.dim(item, -2)) for item in (q, k)]
@@ -588,6 +726,22 @@ def _both_directions(items: Sequence[Tensor]) -> str | None:
 def stack(g, tensors, dim=0):
     axis = dim % g.a.ndim
     names = [g.emit("Unsqueeze", [g.cast(g.tensor(item), g.a.dtype)], {"axes": (axis,)}) for item in tensors]
+    return g.out(names[0] if len(names) == 1 else g.emit("Concat", names, {"axis": axis}))
+
+
+@entry("hstack", "vstack", "dstack", "column_stack", "row_stack")
+def stacked(g, tensors):
+    """Joined along the axis that the name says, with axes of size 1 where one is missing."""
+    name = called(g)
+    least = {"hstack": 1, "dstack": 3}.get(name, 2)
+    names = []
+    for item in map(g.tensor, tensors):
+        missing = least - item.ndim
+        axes = {"dstack": (0, 2) if item.ndim == 1 else (2,), "column_stack": (1,) if item.ndim == 1 else (0, 1)}
+        axes = axes.get(name, tuple(range(max(missing, 0))))
+        found = g.cast(item, g.a.dtype)
+        names.append(g.emit("Unsqueeze", [found], {"axes": axes}) if missing > 0 else found)
+    axis = {"hstack": 0 if tensors[0].ndim < 2 else 1, "dstack": 2, "column_stack": 1}.get(name, 0)
     return g.out(names[0] if len(names) == 1 else g.emit("Concat", names, {"axis": axis}))
 
 
@@ -666,6 +820,11 @@ def view(g, input, *shape, **kwargs):
     if isinstance(given[0], torch.dtype):
         raise refuse(g, "view(dtype)", "sizes")
     return g.out(g.reshaped(x, _listed(given), of=x))
+
+
+@entry("ravel")
+def ravel(g, input):
+    return g.out(g.reshaped(g.tensor(input), (-1,)))
 
 
 @entry("flatten")
@@ -767,6 +926,21 @@ def expand(g, input, *sizes, **kwargs):
     return g.out(expanded(g, g.tensor(input), _listed([*sizes, *kwargs.values()])))
 
 
+@entry("meshgrid")
+def meshgrid(g, *tensors, indexing="ij"):
+    """Each vector along an axis of its own, spread over those of the others."""
+    items = [g.tensor(item) for item in (tensors[0] if isinstance(tensors[0], (tuple, list)) else tensors)]
+    if indexing != "ij":
+        raise refuse(g, f"indexing={indexing!r}", "'ij'")
+    found = []
+    for i, item in enumerate(items):
+        wide = g.emit("Unsqueeze", [item], {"axes": tuple(j for j in range(len(items)) if j != i)})
+        inputs = [wide]
+        sizes = [1 if j == i else g.dim(other, 0) for j, other in enumerate(items)]
+        found.append(g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)), i))
+    return found
+
+
 @entry("expand_as")
 def expand_as(g, input, other):
     return g.out(expanded(g, g.tensor(input), g.shape(g.tensor(other))))
@@ -811,6 +985,8 @@ def flip(g, input, *dims, **kwargs):
 @entry("roll")
 def roll(g, input, shifts, dims=None):
     x = g.tensor(input)
+    if isinstance(shifts, (tuple, list)) and len(shifts) == 1:
+        (shifts,) = shifts
     if dims is None or isinstance(shifts, (tuple, list, Size)) or shifts == 0:
         raise refuse(g, "several shifts, or none", "one number and one dim")
     axis = x.axis(dims if not isinstance(dims, (tuple, list)) else dims[0])
@@ -858,7 +1034,9 @@ def triangle(g, input, diagonal=0):
     x = g.tensor(input)
     upper = called(g) == "triu"
     inputs: list[Any] = [x] if diagonal == 0 else [x, g.scalar(diagonal)]
-    return g.out(g.emit("Trilu", inputs, {"upper": upper}))
+    found = g.out(g.emit("Trilu", inputs, {"upper": upper}))
+    found.origin = HIDING if _filled_with(x) == -math.inf else None
+    return found
 
 
 # --- reductions ------------------------------------------------------------------------------------------------------
@@ -886,22 +1064,55 @@ def spread(g, input, dim=None, unbiased=None, keepdim=False, *, correction=None)
         dim, unbiased = None, dim
     axes = _dims(g, dim, x)
     less = (1 if unbiased is None else int(unbiased)) if correction is None else correction
+    found = _spread(g, x, axes, less, keepdim)
+    return g.out(g.emit("Sqrt", [found]) if called(g) == "std" else found)
+
+
+def _spread(g: Lowering, x: Tensor, axes: tuple[int, ...], less: Any, keepdim: bool) -> str:
     count: Any = 1
     for axis in axes:
         count = g.compute("mul", count, g.dim(x, axis))
     mean = g.emit("ReduceMean", [x], {"axes": axes, "keepdims": True})
     off = g.emit("Sub", [x, mean])
     total = g.emit("ReduceSum", [g.emit("Mul", [off, off])], {"axes": axes, "keepdims": bool(keepdim)})
-    found = g.emit("Div", [total, g.cast(g.compute("sub", count, less), x.dtype)])
-    return g.out(g.emit("Sqrt", [found]) if called(g) == "std" else found)
+    return g.emit("Div", [total, g.cast(g.compute("sub", count, less), x.dtype)])
 
 
-@entry("norm", "vector_norm")
+@entry("var_mean", "std_mean")
+def spread_and_mean(g, input, dim=None, unbiased=None, keepdim=False, *, correction=None):
+    x = g.tensor(input)
+    axes = _dims(g, dim, x)
+    less = (1 if unbiased is None else int(unbiased)) if correction is None else correction
+    mean = g.emit("ReduceMean", [x], {"axes": axes, "keepdims": bool(keepdim)})
+    found = _spread(g, x, axes, less, keepdim)
+    found = g.emit("Sqrt", [found]) if called(g) == "std_mean" else found
+    return g.named(found, g.a[0], g.b[0]), g.named(mean, g.a[1], g.b[1])
+
+
+@entry("diff")
+def diff(g, input, n=1, dim=-1):
+    x = g.tensor(input)
+    if n != 1:
+        raise refuse(g, f"n={n}", "1")
+    later = _sliced(g, g.name_of(x), [(x.axis(dim), slice(1, None))])
+    return g.out(g.emit("Sub", [later, _sliced(g, g.name_of(x), [(x.axis(dim), slice(0, -1))])]))
+
+
+@entry("count_nonzero")
+def count_nonzero(g, input, dim=None):
+    x = g.tensor(input)
+    ints = g.emit("Cast", [_as_bool(g, x)], {"to": "int64"})
+    return g.out(g.emit("ReduceSum", [ints], {"axes": _dims(g, dim, x), "keepdims": False}))
+
+
+@entry("norm", "vector_norm", "linalg_norm", "linalg_vector_norm")
 def norm(g, input, p="fro", dim=None, keepdim=False, *, ord=None, dtype=None):
     x = g.tensor(input)
-    p = ord if ord is not None else p
+    p = ord if ord is not None else 2 if p is None else p
     if p not in ("fro", 2, 1):
         raise refuse(g, f"p={p!r}", "1 or 2")
+    if called(g) == "linalg_norm" and isinstance(dim, (tuple, list)) and len(dim) > 1:
+        raise refuse(g, "the norm of a matrix", "one dim")
     return g.out(
         g.emit("ReduceL1" if p == 1 else "ReduceL2", [x], {"axes": _dims(g, dim, x), "keepdims": bool(keepdim)})
     )
@@ -944,6 +1155,13 @@ class _Named(tuple):
 
 FUNCTIONS["max"] = partial(_extreme, "ReduceMax", "Max", "ArgMax")
 FUNCTIONS["min"] = partial(_extreme, "ReduceMin", "Min", "ArgMin")
+
+
+@entry("aminmax")
+def aminmax(g, input, *, dim=None, keepdim=False):
+    x = g.tensor(input)
+    attributes = {"axes": _dims(g, dim, x), "keepdims": bool(keepdim)}
+    return [g.out(g.emit(op, [x], attributes), i) for i, op in enumerate(("ReduceMin", "ReduceMax"))]
 
 
 @entry("argmax", "argmin")
@@ -998,6 +1216,31 @@ def cumsum(g, input, dim, *, dtype=None):
     return g.out(g.emit("CumSum", [g.cast(x, g.a.dtype)], {"axis": x.axis(dim)}))
 
 
+@entry("cumprod")
+def cumprod(g, input, dim, *, dtype=None):
+    x = g.tensor(input)
+    return g.out(g.emit("CumProd", [g.cast(x, g.a.dtype)], {"axis": x.axis(dim)}))
+
+
+@entry("logcumsumexp", "cummax", "cummin")
+def running(g, input, dim):
+    """A reduction of each step and those before: over a square of steps, those behind hidden."""
+    x = g.tensor(input)
+    axis, name = x.axis(dim), called(g)
+    if name != "logcumsumexp" and not all(user.args[1:2] in ((0,), ("values",)) for user in g.node.users):
+        raise refuse(g, "the indices", "the values alone")
+    count = g.scalar(g.dim(x, axis))
+    steps = g.emit("Range", [g.scalar(0), count, g.scalar(1)])
+    rows = g.emit("Unsqueeze", [steps], {"axes": tuple(range(1, x.ndim - axis + 1))})
+    columns = g.emit("Unsqueeze", [steps], {"axes": tuple(range(1, x.ndim - axis))}) if axis < x.ndim - 1 else steps
+    hidden = g.cast(math.inf if name == "cummin" else -math.inf, x.dtype)
+    wide = g.emit("Unsqueeze", [x], {"axes": (axis,)})
+    square = g.emit("Where", [g.emit("LessOrEqual", [columns, rows]), wide, hidden])
+    op = {"logcumsumexp": "ReduceLogSumExp", "cummax": "ReduceMax", "cummin": "ReduceMin"}[name]
+    found = g.emit(op, [square], {"axes": (axis + 1,), "keepdims": False})
+    return g.out(found) if name == "logcumsumexp" else _Named((g.named(found, g.a[0], g.b[0]), None))
+
+
 # --- tensors of sizes ------------------------------------------------------------------------------------------------
 
 
@@ -1008,6 +1251,8 @@ def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
     found = g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
     found.static = all_static([value, *sizes])  # whatever tensor lent its dtype or shape
     found.trained = any_trained(value)
+    if isinstance(value, (bool, int, float)):
+        found.origin = ("filled", float(value))
     return found
 
 
@@ -1054,6 +1299,35 @@ def arange(g, *bounds, start=0, end=None, step=1, dtype=None):
         step = given[2] if len(given) > 2 else step
     names = [g.cast(item, g.a.dtype) for item in (start, end, step)]
     return g.out(g.emit("Range", names))
+
+
+@entry("linspace")
+def linspace(g, start, end, steps, *, dtype=None):
+    """From both ends to the middle, as torch counts."""
+    if not g.a.dtype.is_floating_point:
+        raise refuse(g, f"dtype={g.a.dtype}", "floats")
+    dtype = g.a.dtype
+    last = g.compute("max", g.compute("sub", steps, 1), 1)
+    half = g.compute("max", g.compute("floordiv", steps, 2), 1)
+    width = g.cast(g.compute("truediv", g.compute("sub", end, start), last), dtype)
+    places = g.emit("Range", [g.scalar(0), g.scalar(steps), g.scalar(1)])
+    ahead = g.emit("Cast", [g.emit("Sub", [g.scalar(g.compute("sub", steps, 1)), places])], {"to": g.spec_dtype(dtype)})
+    behind = g.emit("Cast", [places], {"to": g.spec_dtype(dtype)})
+    first = g.emit("Add", [g.cast(start, dtype), g.emit("Mul", [width, behind])])
+    second = g.emit("Sub", [g.cast(end, dtype), g.emit("Mul", [width, ahead])])
+    return g.out(g.emit("Where", [g.emit("Less", [places, g.scalar(half)]), first, second]))
+
+
+@entry("eye")
+def eye(g, n, m=None, *, dtype=None):
+    rows, columns = (g.emit("Range", [g.scalar(0), g.scalar(size), g.scalar(1)]) for size in (n, n if m is None else m))
+    same = g.emit("Equal", [g.emit("Unsqueeze", [rows], {"axes": (1,)}), columns])
+    return g.out(g.emit("Cast", [same], {"to": g.spec_dtype(g.a.dtype)}))
+
+
+@entry("new_tensor")
+def tensor_like(g, input, data, dtype=None):
+    return new_tensor(g, data)
 
 
 @entry("tensor", "as_tensor", "scalar_tensor")
@@ -1115,7 +1389,13 @@ def _tensor_index(g: Lowering, part: Any) -> Any:
 def _known_step(g: Lowering, x: Tensor, parts: Sequence[Any]) -> Tensor | None:
     """h_n[-1] and out[:, -1] of a recurrent module, which its node gives as values of their own."""
     rest = [part for part in parts if part != slice(None)]
-    if x.origin is None or len(rest) != 1 or isinstance(rest[0], (slice, Tensor, Size)) or rest[0] is None:
+    if (
+        x.origin is None
+        or x.origin[0] not in ("h", "sequence")
+        or len(rest) != 1
+        or isinstance(rest[0], (slice, Tensor, Size))
+        or rest[0] is None
+    ):
         return None
     kind, node = x.origin
     axis, index = parts.index(rest[0]), rest[0]
@@ -1224,7 +1504,14 @@ def index_select(g, input, dim, index):
     return g.out(g.emit("Gather", [x, g.cast(g.tensor(index), torch.int64)], {"axis": x.axis(dim)}))
 
 
-@entry("gather", "take_along_dim")
+@entry("take_along_dim")
+def take_along_dim(g, input, indices, dim=None):
+    if dim is None:
+        raise refuse(g, "no dim", "a dim")
+    return gather(g, input, dim, indices)
+
+
+@entry("gather")
 def gather(g, input, dim, index, *, sparse_grad=False):
     x, ids = g.tensor(input), g.tensor(index)
     return g.out(g.emit("GatherElements", [_cut_to(g, x, ids, x.axis(dim)), ids], {"axis": x.axis(dim)}))
@@ -1241,6 +1528,21 @@ def _cut_to(g: Lowering, x: Tensor, ids: Tensor, axis: int) -> Tensor:
     index = tuple(slice(0, ids.a.shape[i]) if i in shorter else slice(None) for i in range(x.ndim))
     other = tuple(slice(0, ids.b.shape[i]) if i in shorter else slice(None) for i in range(x.ndim))
     return g.named(_sliced(g, g.name_of(x), slices), x.a[index], x.b[other])
+
+
+@entry("scatter", "scatter_add")
+def scatter(g, input, dim, index, src=None, *, value=None, reduce=None):
+    x, ids = g.tensor(input), g.tensor(index)
+    if reduce not in (None, "add", "sum"):
+        raise refuse(g, f"reduce={reduce!r}", "none or 'add'")
+    src = value if src is None else src
+    if isinstance(src, Tensor) and src.ndim:
+        updates = g.cast(_cut_to(g, src, ids, -1), x.dtype)
+    else:
+        updates = g.emit("Expand", [g.cast(src, x.dtype), g.emit("Shape", [ids])])
+    added = reduce is not None or called(g) == "scatter_add"
+    attributes = {"axis": x.axis(dim), "reduction": "add" if added else "none"}
+    return g.out(g.emit("ScatterElements", [x, ids, updates], attributes))
 
 
 @entry("setitem")
@@ -1263,18 +1565,28 @@ def setitem(g, input, index, item):
     start, stop = (part.start or 0, part.stop) if isinstance(part, slice) else (part, part + 1 or None)
     if isinstance(part, slice) and part.step not in (None, 1):
         raise refuse(g, f"a step of {part.step}", "1")
-    target = [x.a[tuple(parts)].shape, x.b[tuple(parts)].shape]
+    ours, theirs = ([_in_trace(one, trace) for one in parts] for trace in "ab")
+    rank = x.a[tuple(ours)].ndim
+    if x.b[tuple(theirs)].ndim != rank:
+        raise refuse(g, "an item set to a place of other dimensions for inputs of another size", "the same dimensions")
     inside = _sliced(g, g.name_of(x), [(axis, slice(start, stop))])
     value = g.cast(item, x.dtype)
-    if isinstance(item, Tensor) and item.ndim == len(target[0]) and not isinstance(part, slice):
+    if isinstance(item, Tensor) and item.ndim == rank and not isinstance(part, slice):
         value = g.emit("Unsqueeze", [value], {"axes": (axis,)})
     like = g.emit("Shape", [inside])
     pieces = [g.emit("Expand", [value, like])]
-    if start != 0:
+    if isinstance(start, Size) or start != 0:
         pieces.insert(0, _sliced(g, g.name_of(x), [(axis, slice(0, start))]))
     if stop is not None:
         pieces.append(_sliced(g, g.name_of(x), [(axis, slice(stop, None))]))
     return g.out(pieces[0] if len(pieces) == 1 else g.emit("Concat", pieces, {"axis": axis}))
+
+
+def _in_trace(part: Any, trace: str) -> Any:
+    """A part of an index as it is in one of the traces."""
+    if isinstance(part, slice):
+        return slice(*(_in_trace(one, trace) for one in (part.start, part.stop, part.step)))
+    return getattr(part, trace) if isinstance(part, (Size, Tensor)) else part
 
 
 # --- packed sequences ------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from torch import nn
 from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.errors import UnsupportedError
 from rnncore.export import torch_functions as functions
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_lowering import HIDING, Lowering, Packed, Size, Tensor, array_of
+from rnncore.formats.gates import squeeze_batch
 from rnncore.formats.torch_names import bind
 from rnncore.spec import Input, Recurrent, Spec
 
@@ -96,17 +97,36 @@ def recurrent_node(
     states = [g.tensor(state) for state in hx]
     trained = _trained(states)
     weights: dict[str, np.ndarray] = {}
-    if states and trained is None:
-        options["initial"] = tuple(g.name_of(state) for state in states)
-    elif trained and (any(array.any() for array in trained) or any(state.trained for state in states)):
+    sources = {} if g.module is None else {name: g.module}
+    if trained and all(_is_held(g, *pair) for pair in zip(states, trained, strict=True)):
         options["trained_state"] = True
         weights = {f"{name}.initial_{key}": array for key, array in zip(cell.states, trained, strict=True)}
+        parameters = [g.source_of(state) for state in states]
+        sources |= {f"{name}.initial_{key}": one for key, one in zip(cell.states, parameters, strict=True)}
+    elif trained is None or any(array.any() or state.trained for array, state in zip(trained, states, strict=True)):
+        options["initial"] = tuple(g.name_of(state) for state in states)
     node = Recurrent(name, cell, source, **options)
     entry = Input(f"{name}.input", "float", ("B", "T", cell.input_size))
     alone = Recurrent(name, cell, entry.name, **{**options, "initial": (), "trained_state": False, "lengths": None})
     spec = Spec([entry], [alone], [name])
     bound = bind(spec, {f"{name}.{key}": array for key, array in _own_tensors(module).items()})
-    return g.add(node, {**bound.weights, **weights})
+    return g.add(node, {**bound.weights, **weights}, sources)
+
+
+def _is_held(g: Lowering, state: Tensor, array: np.ndarray) -> bool:
+    """Whether a parameter holds an initial state (rows, size) as a checkpoint is read."""
+    source = g.source_of(state)
+    if source is None:
+        return False
+    parameter = squeeze_batch(array_of(_parameter(g, source)))
+    return parameter.shape == array.shape and np.array_equal(parameter, array)
+
+
+def _parameter(g: Lowering, name: str) -> torch.Tensor:
+    found: Any = g.first.tracer.root
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _trained(states: Sequence[Tensor]) -> list[np.ndarray] | None:
@@ -140,8 +160,8 @@ def stack(g, module, input, hx=None):
         source = g.emit("Unsqueeze", [source], {"axes": (batch_axis,)}, name=f"{g.wanted}_rows")
     lengths = None if packed is None else g.name_of(packed.lengths)
     hx = [] if hx is None else list(hx) if isinstance(hx, (tuple, list)) else [hx]
-    if alone and hx:
-        raise functions.refuse(g, "initial states without a batch", "(layers, B, size)")
+    if alone:
+        hx = [_with_axis(g, g.tensor(state), 1) for state in hx]
     node = recurrent_node(g, module, source, g.wanted, layout, lengths, hx)
     a, b = g.a[1], g.b[1]
     states_a, states_b = (a, b) if isinstance(a, tuple) else ((a,), (b,))
@@ -171,31 +191,29 @@ def _widened(x: torch.Tensor, size: int) -> torch.Tensor:
 def cell(g, module, input, hx=None):
     """One step of a cell: a sequence of one."""
     x = g.tensor(input)
-    if x.ndim != 2:
-        raise functions.refuse(g, f"an input with {x.ndim} dimensions", "(B, I)")
-    one = g.emit("Unsqueeze", [x], {"axes": (1,)}, name=f"{g.wanted}_input")
+    alone = x.ndim == 1
+    one = g.emit("Unsqueeze", [x], {"axes": (0, 1) if alone else (1,)}, name=f"{g.wanted}_input")
     hx = [] if hx is None else list(hx) if isinstance(hx, (tuple, list)) else [hx]
-    hx = [_with_layer(g, g.tensor(state)) for state in hx]
+    for _ in range(2 if alone else 1):
+        hx = [_with_axis(g, g.tensor(state), 0) for state in hx]
     node = recurrent_node(g, module, one, g.wanted, "batch_first", None, hx)
     several = isinstance(g.a, tuple)
-    found = [
-        g.named(
-            f"{node.name}.last" if key == "h" else g.emit("Squeeze", [f"{node.name}.{key}"], {"axes": (0,)}),
-            g.a[i] if several else g.a,
-            g.b[i] if several else g.b,
-        )
-        for i, key in enumerate(node.cell.states)
-    ]
+    names = []
+    for key in node.cell.states:
+        name = f"{node.name}.last" if key == "h" else f"{node.name}.{key}"
+        axes = (0,) * (key != "h") + (1 if key != "h" else 0,) * alone
+        names.append(g.emit("Squeeze", [name], {"axes": axes}) if axes else name)
+    found = [g.named(name, g.a[i] if several else g.a, g.b[i] if several else g.b) for i, name in enumerate(names)]
     return tuple(found) if several else found[0]
 
 
-def _with_layer(g: Lowering, state: Tensor) -> Tensor:
-    """(B, size) as (1, B, size)."""
-    a, b = state.a[None], state.b[None]
-    if state.constant:
-        return Tensor(None, a, b, label=state.label, static=True, constant=state.constant, trained=state.trained)
-    found = g.named(g.emit("Unsqueeze", [state], {"axes": (0,)}), a, b)
-    found.static, found.trained = state.static, state.trained
+def _with_axis(g: Lowering, state: Tensor, axis: int) -> Tensor:
+    """A state with a dimension of one layer or row more."""
+    a, b = state.a.unsqueeze(axis), state.b.unsqueeze(axis)
+    if state.constant and not state.trained:
+        return Tensor(None, a, b, label=state.label, static=True, constant=True, trained=False)
+    found = g.named(g.emit("Unsqueeze", [state], {"axes": (axis,)}), a, b)
+    found.static, found.trained, found.source = state.static, state.trained, g.source_of(state)
     return found
 
 
@@ -302,8 +320,11 @@ def _many(value: Any, count: int) -> tuple[int, ...]:
 def _pool(
     g: Lowering, op: str, x: Tensor, axes: int, kernel: Any, stride: Any, padding: Any, ceil: bool, more: dict[str, Any]
 ) -> Tensor:
-    name, added = _batched(g, x, axes + 2)
     kernel = _many(kernel, axes)
+    whole = tuple(x.ndim - axes + i for i in range(axes))
+    if any(isinstance(one, Size) for one in kernel):
+        return _pooled_whole(g, op, x, whole, kernel, padding)
+    name, added = _batched(g, x, axes + 2)
     pads = _many(padding, axes) * 2
     attributes = {
         "kernel_shape": kernel,
@@ -313,6 +334,21 @@ def _pool(
         **more,
     }
     return _unbatched(g, g.emit(op, [name], attributes), added)
+
+
+def _pooled_whole(
+    g: Lowering, op: str, x: Tensor, axes: tuple[int, ...], kernel: Sequence[Any], padding: Any
+) -> Tensor:
+    """A pool whose windows are as large as the input, whatever its size."""
+    same = all(
+        one.shape[axis] == getattr(size, trace, size)
+        for axis, size in zip(axes, kernel, strict=True)
+        for one, trace in ((x.a, "a"), (x.b, "b"))
+    )
+    if not same or any(_many(padding, len(axes))):
+        raise functions.refuse(g, "windows of a computed size", "a number, or the input's own size")
+    reduce = "ReduceMax" if op == "MaxPool" else "ReduceMean"
+    return g.out(g.emit(reduce, [x], {"axes": axes, "keepdims": True}))
 
 
 @layer("MaxPool1d", "MaxPool2d", "MaxPool3d")
@@ -415,18 +451,16 @@ def layer_norm(g, module, input):
 def layer_normed(g, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     x = g.tensor(input)
     shape = tuple(normalized_shape)
-    names = [
-        _constant(g, _content(weight), "weight", 1, 1)
-        if weight is not None
-        else g.constant(np.ones(shape, np.float32), "float", "ones")
-    ]
+    ones = g.constant(np.ones(shape, np.float32), "float", "ones") if weight is None else None
+    names = [ones or _as_value(g, weight, "weight")]
     if bias is not None:
-        names.append(_constant(g, _content(bias), "bias", 1, 0))
+        names.append(_as_value(g, bias, "bias"))
     return g.out(g.emit("LayerNormalization", [x, *names], {"axis": -len(shape), "epsilon": float(eps)}))
 
 
-def _content(tensor: Any) -> torch.Tensor:
-    return tensor.a if isinstance(tensor, Tensor) else tensor
+def _as_value(g: Lowering, tensor: Any, key: str) -> str:
+    """A tensor of the graph, or a parameter of the current module."""
+    return g.name_of(tensor) if isinstance(tensor, Tensor) else _constant(g, tensor, key)
 
 
 @layer("RMSNorm")
@@ -573,10 +607,17 @@ def multi_head_attention(
     if module.bias_k is not None or module.add_zero_attn:
         raise functions.refuse(g, "add_bias_kv or add_zero_attn", "neither")
     q, k, v = (g.tensor(item) for item in (query, key, value))
-    if q.ndim != 3:
-        raise functions.refuse(g, "queries without a batch", "three dimensions")
-    names = [g.name_of(item) if module.batch_first else functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
-    masks = {"value_mask": _inverted(g, key_padding_mask, 2), "attention_mask": _inverted(g, attn_mask, 2)}
+    alone = q.ndim == 2
+    if alone:
+        names = [g.emit("Unsqueeze", [item], {"axes": (0,)}) for item in (q, v, k)]
+    elif module.batch_first:
+        names = [g.name_of(item) for item in (q, v, k)]
+    else:
+        names = [functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
+    padding = _inverted(g, key_padding_mask, 1 if alone else 2)
+    if alone and padding:
+        padding = g.emit("Unsqueeze", [padding], {"axes": (0,)})
+    masks = {"value_mask": padding, "attention_mask": _inverted(g, attn_mask, 2)}
     size, heads = module.embed_dim, module.num_heads
     attributes = {
         "query_size": size,
@@ -592,13 +633,18 @@ def multi_head_attention(
     while inputs and inputs[-1] == "":
         inputs.pop()
     name = g.emit("MultiHeadAttention", inputs, attributes, _attention_weights(module))
-    context = functions.move_axes(g, name, (1, 0, 2)) if not module.batch_first else name
+    if alone:
+        context = g.emit("Squeeze", [name], {"axes": (0,)})
+    else:
+        context = functions.move_axes(g, name, (1, 0, 2)) if not module.batch_first else name
     found = g.named(context, g.a[0], g.b[0])
     if not need_weights:
         return found, None
     weights = f"{name}.weights"
     if average_attn_weights:
         weights = g.emit("ReduceMean", [weights], {"axes": (1,), "keepdims": False}) if g.node.users else weights
+    if alone:
+        weights = g.emit("Squeeze", [weights], {"axes": (0,)})
     return found, g.named(weights, g.a[1], g.b[1])
 
 
@@ -609,10 +655,29 @@ def _inverted(g: Lowering, mask: Any, rank: int) -> str:
     if mask.dtype.is_floating_point and mask.constant:
         content = mask.a
         if bool(((content == 0) | (content == -math.inf)).all()):
-            return g.constant((content == 0).numpy(), "bool", "mask", bool(mask.trained))
+            if _is_trained(g, mask):
+                raise functions.refuse(g, "a mask that is trained", "a buffer of 0 and -inf, or bool")
+            return g.emit("Equal", [mask, g.cast(0, mask.dtype)])
+    if mask.dtype.is_floating_point and mask.ndim == rank and mask.origin == HIDING:
+        return g.emit("Equal", [mask, g.cast(0.0, mask.dtype)])
     if mask.dtype != torch.bool or mask.ndim != rank:
         raise functions.refuse(g, f"a mask {mask.dtype} with {mask.ndim} dimensions", f"bool with {rank}")
     return g.emit("Not", [mask])
+
+
+def _is_trained(g: Lowering, tensor: Tensor) -> bool:
+    """Whether parameters decide a constant, and not buffers alone."""
+    if not tensor.trained:
+        return False
+    behind = [node for node, value in g.env.items() if value is tensor]
+    seen = set(behind)
+    while behind:
+        node = behind.pop()
+        if node.op == "call_module" or (node.op == "get_attr" and isinstance(_parameter(g, node.target), nn.Parameter)):
+            return True
+        behind += [one for one in node.all_input_nodes if one not in seen]
+        seen.update(node.all_input_nodes)
+    return not seen
 
 
 def _attention_weights(module: nn.Module) -> dict[str, np.ndarray]:
@@ -639,6 +704,59 @@ def _layer_norm(g, input, normalized_shape, weight=None, bias=None, eps=1e-5, cu
 
 
 functions.entry("interpolate", "upsample")(interpolate)
+
+
+@functions.entry("conv1d", "conv2d", "conv3d")
+def _convolved(g, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    x, kernel = g.tensor(input), g.tensor(weight)
+    axes = kernel.ndim - 2
+    if not kernel.constant or not (bias is None or bias.constant):
+        raise functions.refuse(g, "a kernel that is computed", "a parameter")
+    name, added = _batched(g, x, kernel.ndim)
+    sizes, dilations = kernel.a.shape[2:], _many(dilation, axes)
+    if isinstance(padding, str):
+        total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, sizes, strict=True)]
+        pads = (*(one // 2 for one in total), *(one - one // 2 for one in total))
+    else:
+        pads = _many(padding, axes) * 2
+    attributes = {
+        "input_size": kernel.a.shape[1] * groups,
+        "output_size": kernel.a.shape[0],
+        "kernel_shape": tuple(sizes),
+        "strides": _many(stride, axes),
+        "pads": pads,
+        "dilations": dilations,
+        "group": groups,
+        "bias": bias is not None,
+    }
+    weights = {"weight": array_of(kernel.a)} | ({} if bias is None else {"bias": array_of(bias.a)})
+    return _unbatched(g, g.emit("Conv", [name], attributes, weights), added)
+
+
+@functions.entry("batch_norm")
+def _batch_normed(
+    g, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *args
+):
+    if training or running_mean is None:
+        raise functions.refuse(g, "statistics of the batch", "training=False and running statistics")
+    x, size = g.tensor(input), running_mean.a.shape[0]
+    ones, zeros = (
+        g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros"))
+    )
+    parts = [ones if weight is None else weight, zeros if bias is None else bias, running_mean, running_var]
+    return g.out(g.emit("BatchNormalization", [x, *parts], {"epsilon": float(eps)}))
+
+
+@functions.entry("group_norm")
+def _group_normed(g, input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
+    x = g.tensor(input)
+    size = x.a.shape[1]
+    ones, zeros = (
+        g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros"))
+    )
+    parts = [ones if weight is None else weight, zeros if bias is None else bias]
+    return g.out(g.emit("GroupNormalization", [x, *parts], {"num_groups": num_groups, "epsilon": float(eps)}))
+
 
 for _axes in (1, 2, 3):
     functions.FUNCTIONS[f"avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: average_pooled(

@@ -9,8 +9,10 @@ nodes. Any other loop becomes one node that holds its body: a Scan.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ POINTWISE = frozenset((
 ))  # fmt: skip
 LAST_AXIS = frozenset(("softmax", "log_softmax"))
 IDENTITY_LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout", "Identity")
+SPLITTING = ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_split", "unsafe_chunk")
 IDENTITIES = ("contiguous", "clone", "detach", "dropout")
 
 
@@ -42,7 +45,8 @@ class Leaf:
     """What stands at one place of a call's arguments, over all steps.
 
     kind  "same": the same value outside the loop; "now": position's result of this step; "before": position's result
-          of the step before, and in the first step ``start``; "index": slope * step + offset; "constant"
+          of the step before, and in the first step ``start``, a node, a number or None; "index": slope * step + offset;
+          "constant"
     """
 
     kind: str
@@ -53,11 +57,15 @@ class Leaf:
 
 @dataclass
 class Loop:
-    """A loop: steps x positions of nodes, and for each position its arguments as Leafs."""
+    """A loop: steps x positions of nodes, and for each position its arguments as Leafs.
+
+    aliases  positions that only read what a step has stored in a tensor, and what they stand for
+    """
 
     steps: list[list[fx.Node]]
     args: list[Any] = field(default_factory=list)
     kwargs: list[Any] = field(default_factory=list)
+    aliases: dict[int, Leaf] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -75,6 +83,7 @@ class ScanCall:
     carried    positions whose result goes from step to step
     sequences  Leafs of getitem on an outer value: position -> (outer node, axis, offset, slope, keep the axis)
     collected  positions whose results of all steps are read behind the loop
+    inner      positions that the body computes
     """
 
     def __init__(
@@ -84,9 +93,10 @@ class ScanCall:
         sequences: dict[int, Any],
         collected: Sequence[int],
         captured: Sequence[fx.Node],
+        inner: Sequence[int],
     ):
         self.loop, self.carried, self.sequences = loop, list(carried), sequences
-        self.collected, self.captured = list(collected), list(captured)
+        self.collected, self.captured, self.inner = list(collected), list(captured), list(inner)
         self.__name__ = self.__qualname__ = "scan"
         self.__module__ = __name__
 
@@ -106,21 +116,69 @@ def roll(first: Traced, second: Traced) -> None:
     looped = {found for found in counts[0] | counts[1] if counts[0][found] != counts[1][found]}
     if not looped:
         return
+    for traced in (first, second):
+        _drop_unread(traced, looped)
     loops = [_loops(traced, looped) for traced in (first, second)]
-    if len(loops[0]) != len(loops[1]):
-        node = loops[0][0].steps[0][0] if loops[0] else loops[1][0].steps[0][0]
-        raise UnsupportedError(f"{_place(first, second, node)}: a loop over a size that does not repeat the same calls")
-    for one, two in zip(*loops, strict=True):
+    _check_alike(first, second, loops, looped)
+    for i, (one, two) in enumerate(zip(*loops, strict=True)):
+        later = {node for found in loops for loop in found[i + 1 :] for step in loop.steps for node in step}
         for traced, loop in ((first, one), (second, two)):
+            _pull_in(traced, loop)
             _read_arguments(traced, loop)
-        plans = [_Vectorized(traced, loop) for traced, loop in ((first, one), (second, two))]
+        plans = [_Vectorized(traced, loop, later) for traced, loop in ((first, one), (second, two))]
         rolled = [plan.possible() for plan in plans]
         if all(rolled):
+            to_the_end = plans[0].to_the_end() & plans[1].to_the_end()
             for plan in plans:
+                plan.open = to_the_end
                 plan.replace()
         else:
             for traced, loop in ((first, one), (second, two)):
-                _Scanned(traced, loop).replace()
+                _Scanned(traced, loop, later).replace()
+
+
+def _drop_unread(traced: Traced, looped: set) -> None:
+    """Erases calls that nothing reads in any step, such as sizes that only a condition asked for."""
+    calls = [node for node in _calls(traced) if _signature(traced, node) in looped]
+    unread: set[fx.Node] = set()
+    for node in reversed(calls):
+        if unread.issuperset(node.users):
+            unread.add(node)
+    read = {_signature(traced, node) for node in calls if node not in unread}
+    for node in reversed(calls):
+        if _signature(traced, node) not in read:
+            traced.graph.erase_node(node)
+
+
+def _check_alike(first: Traced, second: Traced, loops: Sequence[Sequence[Loop]], looped: set) -> None:
+    """Raises where two traces repeat other calls."""
+    for one, two in zip_longest(*loops):
+        bodies = [
+            [_signature(traced, node) for node in loop.body] if loop else None
+            for traced, loop in ((first, one), (second, two))
+        ]
+        if bodies[0] != bodies[1]:
+            node = (one or two).steps[0][0]
+            missing = one is None or two is None
+            expected = "an example of at least two steps" if missing else "the same calls in each step"
+            raise UnsupportedError(
+                f"{_place(first, second, node)}: {node.name}: a loop over a size that does not repeat the same calls, "
+                f"expected {expected}"
+            )
+    counts = [Counter(_signature(traced, node) for node in _calls(traced)) for traced in (first, second)]
+    inside = [
+        Counter(_signature(traced, node) for loop in found for step in loop.steps for node in step)
+        for traced, found in zip((first, second), loops, strict=True)
+    ]
+    for name in looped:
+        if counts[0][name] - inside[0][name] != counts[1][name] - inside[1][name]:
+            node = next(
+                node for traced in (first, second) for node in _calls(traced) if _signature(traced, node) == name
+            )
+            raise UnsupportedError(
+                f"{_place(first, second, node)}: {node.name}: a loop over a size that does not repeat the same calls, "
+                "expected an example of at least two steps, each with the same calls"
+            )
 
 
 def _place(first: Traced, second: Traced, node: fx.Node) -> str:
@@ -136,18 +194,17 @@ def _signature(traced: Traced, node: fx.Node) -> tuple:
 
 
 def _loops(traced: Traced, looped: set) -> list[Loop]:
-    """The calls made in loops, as steps of equal calls; the longest repetition first found is the loop."""
+    """The calls made in loops, as steps of equal calls; the longest repetition first found is the loop.
+
+    Calls before and behind it that do not repeat, as those of a first step that does something else, stay as they are.
+    """
     nodes = [node for node in _calls(traced) if _signature(traced, node) in looped]
     names = [_signature(traced, node) for node in nodes]
     found, start = [], 0
     while start < len(nodes):
         period, count = _repetition(names, start)
-        if count < 2:
-            raise UnsupportedError(
-                f"{traced.places[nodes[start]]}: {nodes[start].name}: a loop over a size that does not repeat the same "
-                "calls, expected an example of at least two steps"
-            )
-        found.append(Loop([nodes[start + k * period : start + (k + 1) * period] for k in range(count)]))
+        if count > 1:
+            found.append(Loop([nodes[start + k * period : start + (k + 1) * period] for k in range(count)]))
         start += period * count
     return found
 
@@ -177,6 +234,135 @@ def _read_arguments(traced: Traced, loop: Loop) -> None:
         reader = _Reader(traced, where, node)
         loop.args.append(reader.read([call.args for call in column]))
         loop.kwargs.append(reader.read([call.kwargs for call in column]))
+    _follow_stored(traced, loop)
+
+
+# --- items of other loops, and of tensors that were taken apart before -----------------------------------------------
+
+
+def _pull_in(traced: Traced, loop: Loop) -> None:
+    """Makes calls before the loop that take one item for each step out of a value a part of its steps."""
+    inside = {node for step in loop.steps for node in step}
+    columns: dict[fx.Node, list[fx.Node]] = {}
+    for j in range(len(loop.body)):
+        for column in _columns([[step[j].args, step[j].kwargs] for step in loop.steps]):
+            if column[0] not in columns and not inside.intersection(column) and _are_items(traced, column):
+                columns[column[0]] = column
+    taken = [node for column in columns.values() for node in column]
+    if len(set(taken)) == len(taken):
+        loop.steps = [[*(column[k] for column in columns.values()), *step] for k, step in enumerate(loop.steps)]
+
+
+def _columns(found: Sequence[Any]) -> Iterator[list[fx.Node]]:
+    """What stands at one place of the arguments of all steps, where that is a node in each."""
+    if all(isinstance(item, fx.Node) for item in found):
+        yield list(found)
+    elif all(isinstance(item, (tuple, list)) for item in found) and len({len(item) for item in found}) == 1:
+        for items in zip(*found, strict=True):
+            yield from _columns(items)
+    elif all(isinstance(item, dict) for item in found):
+        for key in found[0]:
+            yield from _columns([item.get(key) for item in found])
+
+
+def _are_items(traced: Traced, column: Sequence[fx.Node]) -> bool:
+    """Whether nodes are x[0], x[1], ... of one value, in this order or another with equal distances."""
+    names = {getattr(node.target, "__name__", node.target) for node in column}
+    if len(set(column)) < len(column) or len(names) > 1 or not names <= {"getitem", "select"}:
+        return False
+    reader = _Reader(traced, {}, column[0])
+    try:
+        args = reader.read([node.args for node in column])
+    except UnsupportedError:
+        return False
+    item = Loop([[node] for node in column], [args], [{}])
+    return not column[0].kwargs and _sequence(traced, item, 0) is not None
+
+
+# --- what steps read of the tensor that they store to ----------------------------------------------------------------
+
+
+def _stored(traced: Traced, loop: Loop, j: int) -> tuple[int, int, int] | None:
+    """(axis, offset, slope) of a call that sets x[:, t] of a tensor that the step before has left."""
+    if getattr(loop.body[j].target, "__name__", "") != "setitem":
+        return None
+    target, index, item = loop.args[j]
+    if not isinstance(target, Leaf) or target.kind != "before" or target.value != j or not isinstance(item, Leaf):
+        return None
+    start = traced.values[target.start] if isinstance(target.start, fx.Node) else None
+    value = traced.values[loop.body[item.value]] if item.kind == "now" else None
+    if not isinstance(start, torch.Tensor) or not isinstance(value, torch.Tensor):
+        return None
+    found = _moving_part(index)
+    if found is None or start.dtype != value.dtype:
+        return None
+    axis, offset, slope, _ = found
+    if value.shape != (*start.shape[:axis], *start.shape[axis + 1 :]) or _moving_part(index)[3]:
+        return None
+    return axis, offset + start.shape[axis] if offset < 0 else offset, slope
+
+
+def _moving_part(index: Any) -> tuple[int, int, int, bool] | None:
+    """(axis, offset, slope, keep the axis) of an index that is whole but for one axis, where it goes by steps."""
+    parts = list(index) if isinstance(index, (tuple, list)) else [index]
+    if any(isinstance(part, Leaf) and part.value is ... for part in parts):
+        return None
+    moving = [axis for axis, part in enumerate(parts) if any(leaf.kind == "index" for leaf in leaves_of(part))]
+    if len(moving) != 1 or not all(_whole(part) for axis, part in enumerate(parts) if axis != moving[0]):
+        return None
+    part = parts[moving[0]]
+    if isinstance(part, Leaf):
+        return moving[0], part.value, part.slope, False
+    start, stop = part.start, part.stop
+    one = isinstance(start, Leaf) and isinstance(stop, Leaf) and stop.kind == start.kind == "index"
+    if not one or stop.slope != start.slope or stop.value - start.value != 1 or part.step.value is not None:
+        return None
+    return moving[0], start.value, start.slope, True
+
+
+def _follow_stored(traced: Traced, loop: Loop) -> None:
+    """x[:, t - 1] of a tensor whose x[:, t] each step sets is what the step before has set."""
+    for j, node in enumerate(loop.body):
+        if getattr(node.target, "__name__", "") != "getitem" or not isinstance(loop.args[j][0], Leaf):
+            continue
+        source, index = loop.args[j]
+        if source.kind not in ("before", "now"):
+            continue
+        stored, read = _stored(traced, loop, source.value), _moving_part(index)
+        if stored is None or read is None or read[3] or (read[0], read[2]) != (stored[0], stored[2]):
+            continue
+        store, size = loop.args[source.value], traced.values[loop.steps[0][j].args[0]].shape[read[0]]
+        offset = read[1] + size if read[1] < 0 else read[1]
+        item = store[2].value
+        ahead = Fraction(offset - stored[1], stored[2])  # steps until what is read here is stored
+        if source.kind == "now" and ahead == 0:
+            loop.aliases[j] = Leaf("now", item)
+        elif ahead == -1:
+            loop.aliases[j] = Leaf("before", item, _copied_out(traced, loop.steps[0][j], store[0].start))
+        elif ahead >= 0 or ahead.denominator > 1:
+            loop.args[j] = (Leaf("same", store[0].start), index)
+    if loop.aliases:
+        loop.args = [_replaced(found, loop.aliases) for found in loop.args]
+        loop.kwargs = [_replaced(found, loop.aliases) for found in loop.kwargs]
+
+
+def _copied_out(traced: Traced, node: fx.Node, source: fx.Node) -> fx.Node:
+    """The call of a first step made once more, of the value before the loop."""
+    with traced.graph.inserting_after(source):
+        copy = traced.graph.create_node(node.op, node.target, (source, *node.args[1:]), {})
+    traced.places[copy], traced.stacks[copy] = traced.places[node], ()
+    traced.values[copy] = traced.tracer._evaluate(copy)
+    return copy
+
+
+def _replaced(found: Any, aliases: dict[int, Leaf]) -> Any:
+    if isinstance(found, Leaf):
+        return aliases.get(found.value, found) if found.kind == "now" else found
+    if isinstance(found, slice):
+        return slice(*(_replaced(part, aliases) for part in (found.start, found.stop, found.step)))
+    if isinstance(found, (tuple, list)):
+        return type(found)(_replaced(item, aliases) for item in found)
+    return {key: _replaced(item, aliases) for key, item in found.items()}
 
 
 class _Reader:
@@ -259,46 +445,45 @@ def leaves_of(found: Any) -> list[Leaf]:
 def _sequence(traced: Traced, loop: Loop, j: int) -> tuple[fx.Node, int, int, int, bool] | None:
     """(outer value, axis, offset, slope, keep the axis) of a call that takes one step out of an outer value."""
     node = loop.body[j]
-    if node.op != "call_function" or getattr(node.target, "__name__", "") != "getitem" or loop.kwargs[j]:
+    name = getattr(node.target, "__name__", node.target)
+    if name not in ("getitem", "select") or loop.kwargs[j] or len(loop.args[j]) != (2 if name == "getitem" else 3):
         return None
-    source, index = loop.args[j]
+    source, *index = loop.args[j]
     if not isinstance(source, Leaf) or source.kind != "same":
         return None
     value = traced.values[source.value]
-    parts = list(index) if isinstance(index, (tuple, list)) else [index]
+    if name == "select":
+        axis, part = index
+        known = axis.kind == "constant" and isinstance(part, Leaf) and part.kind == "index"
+        return (source.value, axis.value % value.ndim, part.value, part.slope, False) if known else None
     if isinstance(value, (tuple, list)):
-        outer = _bound_apart(source.value)
-        if outer is None or not isinstance(index, Leaf) or index.kind != "index":
+        outer = _taken_apart(traced, source.value)
+        if outer is None or not isinstance(index[0], Leaf) or index[0].kind != "index":
             return None
-        return outer[0], outer[1] % traced.values[outer[0]].ndim, index.value, index.slope, False
+        return outer[0], outer[1], index[0].value, index[0].slope, outer[2]
     if not isinstance(value, torch.Tensor):
         return None
-    while parts and isinstance(parts[0], Leaf) and parts[0].value is ...:
-        return None
-    moving = [axis for axis, part in enumerate(parts) if any(leaf.kind == "index" for leaf in leaves_of(part))]
-    others = [part for axis, part in enumerate(parts) if axis not in moving]
-    if len(moving) != 1 or not all(_whole(part) for part in others):
-        return None
-    part = parts[moving[0]]
-    if isinstance(part, Leaf):
-        return source.value, moving[0], part.value, part.slope, False
-    start, stop = part.start, part.stop
-    one = isinstance(start, Leaf) and isinstance(stop, Leaf) and stop.kind == start.kind == "index"
-    if not one or stop.slope != start.slope or stop.value - start.value != 1 or part.step.value is not None:
-        return None
-    return source.value, moving[0], start.value, start.slope, True
+    found = _moving_part(index[0])
+    return None if found is None else (source.value, *found)
 
 
 def _whole(part: Any) -> bool:
     return isinstance(part, slice) and all(leaf.value is None for leaf in leaves_of(part))
 
 
-def _bound_apart(node: fx.Node) -> tuple[fx.Node, int] | None:
-    """What an unbind was called with, and its axis."""
-    if getattr(node.target, "__name__", node.target) != "unbind":
+def _taken_apart(traced: Traced, node: fx.Node) -> tuple[fx.Node, int, bool] | None:
+    """(what, axis, keep the axis) of a call that gives every step of a tensor: unbind, split(1), chunk(steps)."""
+    name = str(getattr(node.target, "__name__", node.target)).strip("_")
+    source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensor"))
+    if name not in ("unbind", *SPLITTING) or not isinstance(source, fx.Node):
         return None
-    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    return node.args[0], dim
+    value, place = traced.values[source], 1 if name == "unbind" else 2
+    axis = node.kwargs.get("dim", node.args[place] if len(node.args) > place else 0) % value.ndim
+    if name == "unbind":
+        return source, axis, False
+    parts = traced.values[node]
+    every = len(parts) == value.shape[axis] and all(part.shape[axis] == 1 for part in parts)
+    return (source, axis, True) if every else None
 
 
 def _readers(loop: Loop) -> dict[fx.Node, list[fx.Node]]:
@@ -315,8 +500,9 @@ def _readers(loop: Loop) -> dict[fx.Node, list[fx.Node]]:
 class _Replacing:
     """What both ways of rolling a loop up have in common: new nodes behind it, and its readers' new arguments."""
 
-    def __init__(self, traced: Traced, loop: Loop):
-        self.traced, self.loop, self.tracer = traced, loop, traced.tracer
+    def __init__(self, traced: Traced, loop: Loop, later: set[fx.Node]):
+        """later: the calls of loops that are rolled up after this one, and read its results step by step."""
+        self.traced, self.loop, self.tracer, self.later = traced, loop, traced.tracer, later
         self.where = {node: (k, j) for k, step in enumerate(loop.steps) for j, node in enumerate(step)}
         self.place = traced.places[loop.body[0]]
 
@@ -340,12 +526,7 @@ class _Replacing:
         if isinstance(found, fx.Node):
             return self._single(user, found)
         if isinstance(found, (tuple, list)):
-            places = [self.where.get(item) if isinstance(item, fx.Node) else None for item in found]
-            if len(found) == self.loop.count and all(places) and len({j for _, j in places}) == 1:
-                order = [k for k, _ in places]
-                if order in (list(range(len(order))), list(range(len(order)))[::-1]):
-                    return [_All(places[0][1], order[0] > order[-1])]
-            changed = [self._changed(user, item) for item in found]
+            changed = [item if isinstance(item, _Steps) else self._changed(user, item) for item in self._grouped(found)]
             return changed if isinstance(found, list) else tuple(changed)
         if isinstance(found, dict):
             return {key: self._changed(user, item) for key, item in found.items()}
@@ -353,67 +534,148 @@ class _Replacing:
             return slice(*(self._changed(user, part) for part in (found.start, found.stop, found.step)))
         return found
 
+    def _grouped(self, found: Sequence[Any]) -> list[Any]:
+        """The items of a list, results of one position in steps that follow on each other as one."""
+        places = [
+            self.where.get(_behind_identities(self.traced, item)) if isinstance(item, fx.Node) else None
+            for item in found
+        ]
+        grouped: list[Any] = []
+        i = 0
+        while i < len(found):
+            end = i + 1
+            step = places[end][0] - places[i][0] if places[i] and end < len(found) and places[end] else 0
+            while abs(step) == 1 and end < len(found) and places[end] == (places[end - 1][0] + step, places[i][1]):
+                end += 1
+            if end - i > 1:
+                low, high = sorted((places[i][0], places[end - 1][0]))
+                grouped.append(_Steps(places[i][1], low, high + 1, step < 0))
+            else:
+                grouped.append(found[i])
+            i = end
+        return grouped
+
     def _single(self, user: fx.Node, found: fx.Node) -> Any:
         behind = _behind_identities(self.traced, found)
         if behind not in self.where:
             return found
         k, j = self.where[behind]
-        if k != self.loop.count - 1:
-            raise UnsupportedError(
-                f"{self.traced.places.get(user, 'the module')}: reads step {k} of a loop over a size, expected the "
-                "last step, or all of them in torch.stack or torch.cat"
-            )
-        return self.final(j)
+        last = k == self.loop.count - 1 and user not in self.later
+        return self.final(j) if last else self.step(j, k)
+
+    def step(self, j: int, k: int) -> fx.Node:
+        """A result of one step before the last."""
+        with self.traced.graph.inserting_before(self.anchor):
+            return self.make("call_method", "select", self.all(j), 1, k)
+
+    def all(self, j: int) -> fx.Node:
+        """The results of all steps side by side on axis 1."""
+        raise NotImplementedError
+
+    def start(self, j: int, start: Any) -> fx.Node:
+        """What a position has before the first step as a node; numbers and no state at all become tensors."""
+        value = self.traced.values[self.loop.steps[0][j]]
+        readers = [
+            (i, leaf)
+            for i in range(len(self.loop.body))
+            for leaf in leaves_of([self.loop.args[i], self.loop.kwargs[i]])
+            if leaf.kind == "before" and leaf.value == j
+        ]
+        if isinstance(start, fx.Node):
+            return start
+        names = {str(getattr(self.loop.body[i].target, "__name__", self.loop.body[i].target)) for i, _ in readers}
+        kinds = {
+            kind_of(self.tracer.root.get_submodule(self.loop.body[i].target))
+            for i, _ in readers
+            if self.loop.body[i].op == "call_module"
+        }
+        if isinstance(value, torch.Tensor) and isinstance(start, (int, float)) and names <= POINTWISE:
+            return self.make("call_function", torch.full, tuple(value.shape), start, dtype=value.dtype)
+        if isinstance(value, torch.Tensor) and start is None and len(kinds) == 1 and kinds <= {*CELLS, *STACKS}:
+            return self.make("call_function", torch.zeros, tuple(value.shape), dtype=value.dtype)
+        raise UnsupportedError(
+            f"{self.traced.places[self.loop.body[j]]}: {self.loop.body[j].name} goes from step to step without a "
+            "tensor to start from, expected one, such as zeros"
+        )
+
+    def filled(self, j: int, items: fx.Node) -> fx.Node:
+        """The tensor that each step has stored an item to, after the last step."""
+        axis, offset, slope = _stored(self.traced, self.loop, j)
+        target, count = self.loop.args[j][0].start, self.loop.count
+        size = self.traced.values[target].shape[axis]
+        if abs(slope) != 1:
+            raise UnsupportedError(f"{self.place}: stores every {abs(slope)}th step, expected every step")
+        first = offset if slope == 1 else offset - count + 1
+        if slope == -1:
+            items = self.make("call_method", "flip", items, 1)
+        items = items if axis == 1 else self.make("call_method", "movedim", items, 1, axis)
+        if (first, count) == (0, size):
+            return items
+        index = [slice(None)] * axis + [slice(first, None if first + count == size else first + count)]
+        return self.make("call_function", _setitem, target, tuple(index), items)
 
     def final(self, j: int) -> fx.Node:
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class _All:
-    """Stands in arguments for the results of all steps."""
+class _Steps:
+    """Stands in a list for the results of a position in steps that follow on each other."""
 
     position: int
+    first: int
+    end: int
     backwards: bool
 
 
-def _joined(plan: _Replacing, user: fx.Node, all_steps: _All, stacked: fx.Node) -> fx.Node:
-    """The value of stack or cat over all steps, from the results side by side along axis 1."""
+def _joined(plan: _Replacing, user: fx.Node, items: Sequence[Any]) -> fx.Node:
+    """The value of stack or cat over results of steps, and others before and behind them."""
     name = getattr(user.target, "__name__", str(user.target))
     dim = user.kwargs.get("dim", user.args[1] if len(user.args) > 1 else 0)
-    rank = plan.traced.values[stacked].ndim
     if name not in ("stack", "cat", "concat", "concatenate") or not isinstance(dim, int):
         raise UnsupportedError(
             f"{plan.traced.places.get(user, 'the module')}: {name} of the results of a loop over a size, expected "
             "torch.stack or torch.cat"
         )
-    if all_steps.backwards:
-        stacked = plan.make("call_method", "flip", stacked, 1)
-    axis = dim % rank if name == "stack" else dim % (rank - 1)
+    axis = dim % plan.traced.values[user].ndim
+    parts = []
+    for item in items:
+        if isinstance(item, _Steps):
+            parts.append(_side_by_side(plan, item, axis, name == "stack"))
+        else:
+            parts.append(plan.make("call_method", "unsqueeze", item, axis) if name == "stack" else item)
+    return parts[0] if len(parts) == 1 else plan.make("call_function", torch.cat, parts, axis)
+
+
+def _side_by_side(plan: _Replacing, steps: _Steps, axis: int, stacked: bool) -> fx.Node:
+    found = plan.all(steps.position)
+    if (steps.first, steps.end) != (0, plan.loop.count):
+        end = None if steps.end == plan.loop.count else steps.end
+        found = plan.make("call_function", _getitem, found, (slice(None), slice(steps.first, end)))
+    if steps.backwards:
+        found = plan.make("call_method", "flip", found, 1)
     if axis != 1:
-        stacked = plan.make("call_method", "movedim", stacked, 1, axis)
-    return stacked if name == "stack" else plan.make("call_method", "flatten", stacked, axis, axis + 1)
+        found = plan.make("call_method", "movedim", found, 1, axis)
+    return found if stacked else plan.make("call_method", "flatten", found, axis, axis + 1)
 
 
-def _rejoin(plan: _Replacing, all_of: Callable[[int], fx.Node]) -> None:
-    """The readers' stack and cat of all steps become what stands side by side already."""
+def _rejoin(plan: _Replacing) -> None:
+    """The readers' stack and cat of steps become what stands side by side already."""
     for user in list(_readers(plan.loop)):
         changed = plan._changed(user, user.args)
-        whole = [item[0] for item in changed if isinstance(item, list) and len(item) == 1 and isinstance(item[0], _All)]
-        if not whole and user.op == "output":
+        several = [item for item in changed if isinstance(item, list) and any(isinstance(one, _Steps) for one in item)]
+        if user.op == "output" or not several:
             _check_output(plan, changed)
-        if whole:
+        if several:
             with plan.traced.graph.inserting_before(user):
-                joined = _joined(plan, user, whole[0], all_of(whole[0].position))
+                joined = _joined(plan, user, several[0])
             user.replace_all_uses_with(joined)
             plan.traced.graph.erase_node(user)
 
 
 def _check_output(plan: _Replacing, found: Any) -> None:
-    if isinstance(found, _All):
-        raise UnsupportedError(
-            f"{plan.place}: the output is a list with one tensor for each step, expected torch.stack"
-        )
+    if isinstance(found, _Steps):
+        raise UnsupportedError(f"{plan.place}: a list with one tensor for each step is returned, expected torch.stack")
     if isinstance(found, (tuple, list)):
         for item in found:
             _check_output(plan, item)
@@ -424,7 +686,7 @@ class _Vectorized(_Replacing):
 
     def possible(self) -> bool:
         """Whether nothing but cells and stored outputs goes from step to step."""
-        self.kinds = [self._kind(j) for j in range(len(self.loop.body))]
+        self.kinds = ["alias" if j in self.loop.aliases else self._kind(j) for j in range(len(self.loop.body))]
         return all(kind is not None for kind in self.kinds) and self._reads_fit()
 
     def _kind(self, j: int) -> str | None:
@@ -433,15 +695,16 @@ class _Vectorized(_Replacing):
         if _sequence(self.traced, self.loop, j) is not None:
             return "sequence"
         if name == "setitem":
-            return "store" if self._stores(j) else None
+            return "store" if _stored(self.traced, self.loop, j) is not None else None
         if node.op == "call_module":
             kind = kind_of(self.tracer.root.get_submodule(node.target))
             if kind in CELLS:
-                return "cell" if self._fed_by_itself(j) else None
+                return "cell" if self._fed_by_itself(j) and self.loop.args[j][0].kind == "now" else None
             if kind in STACKS:
                 part = self.tracer.root.get_submodule(node.target)
                 shape = self._value(self.loop.args[j][0]).shape if isinstance(self.loop.args[j][0], Leaf) else ()
                 one_step = len(shape) == 3 and shape[1 if part.batch_first else 0] == 1
+                one_step = one_step and self.loop.args[j][0].kind == "now"
                 return "stack" if one_step and not part.bidirectional and self._fed_by_itself(j) else None
             if kind in IDENTITY_LAYERS:
                 return "identity"
@@ -532,33 +795,28 @@ class _Vectorized(_Replacing):
             j = source.value
         return j, tuple(indices)
 
-    def _stores(self, j: int) -> bool:
-        """Whether a call sets x[:, step] of a tensor that the step before has left, from the first step to the last."""
-        target, index, item = self.loop.args[j]
-        parts = list(index) if isinstance(index, (tuple, list)) else [index]
-        moving = [axis for axis, part in enumerate(parts) if isinstance(part, Leaf) and part.kind == "index"]
-        if len(moving) != 1 or target.kind != "before" or target.value != j or item.kind != "now":
-            return False
-        part, axis = parts[moving[0]], moving[0]
-        whole = all(_whole(other) for place, other in enumerate(parts) if place != axis)
-        start = self.traced.values[target.start] if isinstance(target.start, fx.Node) else None
-        fits = isinstance(start, torch.Tensor) and start.shape[axis] == self.loop.count
-        return whole and fits and part.slope == 1 and part.value == 0 and self._rank(item.value) == start.ndim - 1
-
     def _reads_fit(self) -> bool:
         """Whether no step reads what only the last one has: states that are no outputs, tensors half stored."""
         for j, kind in enumerate(self.kinds):
             for leaf in leaves_of([self.loop.args[j], self.loop.kwargs[j]]):
                 if leaf.kind == "now" and self._hidden(leaf.value) and kind != "part":
                     return False
-                if leaf.kind == "before" and kind not in ("cell", "stack", "store"):
+                if leaf.kind == "before" and kind not in ("cell", "stack", "store", "alias"):
+                    return False
+                if leaf.kind != "constant" and self._is_stored_to(leaf) and (kind, leaf.value) != ("store", j):
                     return False
         for nodes in _readers(self.loop).values():
             for node in nodes:
                 k, j = self.where.get(_behind_identities(self.traced, node), (0, 0))
                 if k != self.loop.count - 1 and (self._hidden(j) or self.kinds[j] == "store"):
                     return False
+                if self.kinds[j] == "alias":
+                    return False
         return True
+
+    def _is_stored_to(self, leaf: Leaf) -> bool:
+        """Whether an argument is the tensor that steps store to."""
+        return leaf.kind in ("now", "before") and self.kinds[leaf.value] == "store"
 
     def _hidden(self, j: int) -> bool:
         """Whether a position is a state that a recurrent node gives for the last step only."""
@@ -566,6 +824,23 @@ class _Vectorized(_Replacing):
         if self.kinds[root] == "stack":
             return path[:1] == (1,)
         return self.kinds[root] == "cell" and path == (1,)
+
+    def to_the_end(self) -> set[int]:
+        """Positions that take steps out of a sequence up to its end."""
+        found = set()
+        for j, kind in enumerate(self.kinds):
+            if kind == "sequence":
+                source, axis, offset, slope, _ = _sequence(self.traced, self.loop, j)
+                first, size = self._first(source, axis, offset, slope)
+                if first + self.loop.count * abs(slope) >= size:
+                    found.add(j)
+        return found
+
+    def _first(self, source: fx.Node, axis: int, offset: int, slope: int) -> tuple[int, int]:
+        """The lowest step that is taken out of a sequence, and how many it has."""
+        size = self.traced.values[source].shape[axis]
+        offset = offset + size if offset < 0 else offset
+        return offset if slope > 0 else offset + slope * (self.loop.count - 1), size
 
     def replace(self) -> None:
         self.sequences: dict[int, Any] = {}
@@ -575,9 +850,10 @@ class _Vectorized(_Replacing):
             self.anchor = self.traced.graph.create_node("call_function", _anchor)
         with self.traced.graph.inserting_before(self.anchor):
             for j, kind in enumerate(self.kinds):
-                self.place = self.traced.places[self.loop.body[j]]
-                getattr(self, f"_{kind.replace(' ', '_')}")(j)
-        _rejoin(self, lambda j: self.sequences[j])
+                if kind != "alias":
+                    self.place = self.traced.places[self.loop.body[j]]
+                    getattr(self, f"_{kind.replace(' ', '_')}")(j)
+        _rejoin(self)
         with self.traced.graph.inserting_before(self.anchor):
             self.rewire()
         self.traced.graph.erase_node(self.anchor)
@@ -593,16 +869,12 @@ class _Vectorized(_Replacing):
         """x[:, t] of all steps: x with its steps on axis 1, turned round and cut where the loop does so."""
         source, axis, offset, slope, keep = _sequence(self.traced, self.loop, j)
         found, count = source, self.loop.count
-        if abs(slope) != 1:
-            raise UnsupportedError(f"{self.place}: every {slope}th step in a loop over a size, expected every step")
-        first = offset if slope == 1 else offset - count + 1
-        size = self.traced.values[source].shape[axis]
-        if first < 0:
-            first += size
+        first, size = self._first(source, axis, offset, slope)
         if (first, count) != (0, size):
-            index = [slice(None)] * axis + [slice(first, None if first + count == size else first + count)]
+            end = None if j in self.open else first + (count - 1) * abs(slope) + 1
+            index = [slice(None)] * axis + [slice(first, end, None if abs(slope) == 1 else abs(slope))]
             found = self.make("call_function", _getitem, found, tuple(index))
-        if slope == -1:
+        if slope < 0:
             found = self.make("call_method", "flip", found, axis)
         if axis != 1:
             found = self.make("call_method", "movedim", found, axis, 1)
@@ -650,7 +922,10 @@ class _Vectorized(_Replacing):
         self.sequences[j] = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 2, 0)
 
     def _starts(self, j: int) -> list[Any]:
-        return [leaf.start for leaf in self._state(j)]
+        leaves = self._state(j)
+        if all(leaf.kind == "constant" or leaf.start is None for leaf in leaves):
+            return [None for _ in leaves]
+        return [leaf.start for leaf in leaves]
 
     def _cell(self, j: int) -> None:
         node = self.loop.body[j]
@@ -703,13 +978,11 @@ class _Vectorized(_Replacing):
                 found = self.make("call_function", _getitem, found, index)
             self.finals[j] = found
 
+    def all(self, j: int) -> fx.Node:
+        return self.sequences[j]
+
     def _store(self, j: int) -> None:
-        """The tensor after the last step: all items, along the axis that was stored to."""
-        _, index, item = self.loop.args[j]
-        parts = list(index) if isinstance(index, (tuple, list)) else [index]
-        axis = next(axis for axis, part in enumerate(parts) if isinstance(part, Leaf))
-        found = self.sequences[item.value]
-        self.finals[j] = found if axis == 1 else self.make("call_method", "movedim", found, 1, axis)
+        self.finals[j] = self.filled(j, self.sequences[self.loop.args[j][2].value])
 
 
 def _getitem(x: Any, index: Any) -> Any:
@@ -717,6 +990,15 @@ def _getitem(x: Any, index: Any) -> Any:
 
 
 _getitem.__name__ = "getitem"
+
+
+def _setitem(x: torch.Tensor, index: Any, item: Any) -> torch.Tensor:
+    x = x.clone()
+    x[index] = item
+    return x
+
+
+_setitem.__name__ = "setitem"
 
 
 def _anchor() -> None:
@@ -729,28 +1011,23 @@ class _Scanned(_Replacing):
     def replace(self) -> None:
         loop = self.loop
         self._check()
+        self.stores = {j: self._store_of(j) for j in range(len(loop.body)) if self._store_of(j) is not None}
+        inner = [j for j in range(len(loop.body)) if j not in self.stores and j not in loop.aliases]
         sequences = {
-            j: found
-            for j in range(len(loop.body))
-            if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
+            j: found for j in inner if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
         }
-        leaves = [
-            leaf
-            for j in range(len(loop.body))
-            if j not in sequences
-            for leaf in leaves_of([loop.args[j], loop.kwargs[j]])
-        ]
-        carried = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "before"))
-        starts = [next(leaf.start for leaf in leaves if leaf.kind == "before" and leaf.value == j) for j in carried]
-        for j, start in zip(carried, starts, strict=True):
-            if not isinstance(start, fx.Node) or not isinstance(self.traced.values[loop.body[j]], torch.Tensor):
-                raise UnsupportedError(
-                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name} goes from step to step without a "
-                    "tensor to start from, expected one, such as zeros"
-                )
+        leaves = [leaf for j in inner if j not in sequences for leaf in leaves_of([loop.args[j], loop.kwargs[j]])]
+        before = {leaf.value: leaf.start for leaf in leaves if leaf.kind == "before"}
+        carried = list(before)
         captured = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "same"))
-        collected = list(dict.fromkeys(self._collected()))
-        call = ScanCall(loop, carried, sequences, collected, captured)
+        collected = list(dict.fromkeys([*self._collected(), *self.stores.values()]))
+        call = ScanCall(loop, carried, sequences, collected, captured, [j for j in inner if j not in sequences])
+        for j in (*carried, *collected):
+            if not isinstance(self.traced.values[loop.body[j]], torch.Tensor):
+                raise UnsupportedError(
+                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name}, which is no tensor, goes from step to "
+                    "step or behind the loop, expected tensors"
+                )
         values = [self.traced.values[loop.steps[-1][j]] for j in carried]
         # all steps side by side along axis 1, where the other way of rolling up has them too
         values += [torch.stack([self.traced.values[step[j]] for step in loop.steps], 1) for j in collected]
@@ -761,21 +1038,43 @@ class _Scanned(_Replacing):
             node = self.make(
                 "call_function",
                 call,
-                starts,
+                [self.start(j, start) for j, start in before.items()],
                 [source for source, *_ in sequences.values()],
                 captured,
                 value=tuple(values),
             )
             parts = [self.make("call_function", _getitem, node, i) for i in range(len(values))]
-        self.finals = dict(zip(carried, parts, strict=False))
-        self.stacked = dict(zip(collected, parts[len(carried) :], strict=True))
-        _rejoin(self, lambda j: self.stacked[j])
+            self.finals = dict(zip(carried, parts, strict=False))
+            self.stacked = dict(zip(collected, parts[len(carried) :], strict=True))
+            self.finals |= {j: self.filled(j, self.stacked[item]) for j, item in self.stores.items()}
+        _rejoin(self)
         with self.traced.graph.inserting_before(self.anchor):
             self.rewire()
         self.traced.graph.erase_node(self.anchor)
 
+    def _store_of(self, j: int) -> int | None:
+        """The position of the item that a call stores, where nothing but the next step reads the tensor."""
+        if _stored(self.traced, self.loop, j) is None:
+            return None
+        for i in range(len(self.loop.body)):
+            for leaf in leaves_of([self.loop.args[i], self.loop.kwargs[i]]):
+                if i != j and i not in self.loop.aliases and leaf.kind in ("now", "before") and leaf.value == j:
+                    return None
+        final = all(
+            self.where.get(_behind_identities(self.traced, node), (0, 0)) != (k, j)
+            for nodes in _readers(self.loop).values()
+            for node in nodes
+            for k in range(self.loop.count - 1)
+        )
+        return self.loop.args[j][2].value if final else None
+
+    def all(self, j: int) -> fx.Node:
+        return self.stacked[j]
+
     def _check(self) -> None:
-        for node in self.loop.body:
+        for j, node in enumerate(self.loop.body):
+            if j in self.loop.aliases:
+                continue
             value = self.traced.values[node]
             if not isinstance(value, (torch.Tensor, tuple, list, int, float)):
                 raise UnsupportedError(
@@ -793,6 +1092,8 @@ class _Scanned(_Replacing):
             for node in nodes:
                 behind = _behind_identities(self.traced, node)
                 k, j = self.where[behind] if behind in self.where else self.where[node]
+                if j in self.stores:
+                    continue
                 final_only = k == self.loop.count - 1 and len(nodes) < self.loop.count
                 if not final_only or not self._is_carried(j):
                     found.append(j)

@@ -7,6 +7,7 @@ torch_functions.py and torch_layers.py; this file keeps values, sizes and consta
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node
 
-__all__ = ["Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
+__all__ = ["HIDING", "Complex", "Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
 
 DTYPES = {
     torch.float32: "float",
@@ -34,6 +35,11 @@ DTYPES = {
     torch.int32: "int32",
     torch.int64: "int64",
 }
+COPYING = frozenset(("expand", "expand_as", "repeat", "contiguous", "clone", "detach", "unsqueeze", "to", "view",
+                     "reshape", "broadcast_to", "type_as", "float"))  # fmt: skip
+"""Functions and methods whose result is their tensor, or holds it several times."""
+HIDING = ("0 or -inf",)
+"""The origin of masks that are added to scores and hold nothing but 0 and -infinity."""
 MAX_INLINE = 4096
 """Numbers of a constant that stand in the Spec itself."""
 
@@ -42,10 +48,13 @@ MAX_INLINE = 4096
 class Tensor:
     """A value of the graph: its name, and what it is in both traces. A constant has no name until a node reads it.
 
-    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index)
+    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index),
+             HIDING, or ("filled", number)
     label    what a constant is called
     static   whether parameters and sizes alone decide it, not what the model is given
     trained  whether parameters decide it, so that other weights make it another one; None: not known yet
+    computed a constant that nodes of the graph compute from parameters
+    source   the parameter that it holds once or several times, in the same order
     """
 
     name: str | None
@@ -56,6 +65,8 @@ class Tensor:
     constant: bool = False
     static: bool = False
     trained: bool | None = None
+    computed: bool = False
+    source: str | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,6 +94,13 @@ class Size:
 
 
 @dataclass(eq=False)
+class Complex:
+    """Complex numbers: the tensor (..., 2) of their real and imaginary parts."""
+
+    pair: Tensor
+
+
+@dataclass(eq=False)
 class Packed:
     """A PackedSequence: the padded tensor it was made of, and its lengths."""
 
@@ -91,7 +109,18 @@ class Packed:
     time_first: bool
 
 
+def trunc(x: int | float) -> int:
+    """int(x), under a name that no tensor has."""
+    return int(x)
+
+
 ARITHMETIC: dict[str, Callable] = {
+    "log": math.log,
+    "exp": math.exp,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round": round,
+    "trunc": trunc,
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
@@ -104,6 +133,8 @@ ARITHMETIC: dict[str, Callable] = {
     "min": min,
 }
 SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod", "pow": "Pow"}
+NUMBER_OPS = {"log": "Log", "exp": "Exp"}
+WHOLE_OPS = {"floor": "Floor", "ceil": "Ceil", "round": "Round", "trunc": ""}
 
 
 def array_of(tensor: torch.Tensor) -> np.ndarray:
@@ -114,6 +145,7 @@ class Lowering:
     """One graph under construction.
 
     nodes, weights   what has been made so far; values are the nodes' as the Spec will infer them
+    sources          nodes and weights -> what the module's state_dict calls them
     notes            what was left out or folded
     """
 
@@ -122,13 +154,15 @@ class Lowering:
         first: Traced,
         second: Traced,
         inputs: Sequence[Input],
-        taken: Sequence[str] = (),
+        modules: Collection[str] = (),
         stored: Collection[str] = (),
     ):
-        self.first, self.second, self.stored = first, second, frozenset(stored)
+        self.first, self.second = first, second
+        self.modules, self.stored = frozenset(modules), frozenset(stored)
         self.inputs = list(inputs)
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {}
+        self.sources: dict[str, str] = {}
         self.values: dict[str, Value] = {entry.name: entry.value for entry in inputs}
         self.notes: list[str] = []
         self.env: dict[fx.Node, Any] = {}
@@ -140,15 +174,16 @@ class Lowering:
         self.a: Any = None
         self.b: Any = None
         self._emitted: dict[Any, str] = {}
-        self._taken = {*taken, *self.values, "lengths", "mask"}
+        self._taken = {*(f"{name}." for name in self.modules), *self.values, "lengths", "mask"}
 
     # --- names and nodes ---------------------------------------------------------------------------------------------
 
     def fresh(self, wanted: str) -> str:
-        """A name that no value has yet."""
+        """A name that no value has yet, and no module but the current one."""
+        others = self.modules - {self.module}
         for number in count():
             name = wanted if number == 0 else f"{wanted}_{number}"
-            if name not in self._taken and name not in self.values:
+            if name not in self._taken and name not in self.values and name not in others:
                 self._taken.add(name)
                 return name
         raise AssertionError
@@ -160,16 +195,30 @@ class Lowering:
             return "value"
         return self.node.target if self.node.op == "call_module" else self.node.name
 
-    def add(self, node: Any, weights: Mapping[str, np.ndarray] | None = None) -> Any:
-        """Appends a node of the Spec with its weights ("NODE.weight"); returns it."""
+    @property
+    def module(self) -> str | None:
+        """The name of the module that the current node calls."""
+        if self.node is None:
+            return None
+        return self.node.target if self.node.op == "call_module" else getattr(self.node.target, "module_name", None)
+
+    def add(
+        self, node: Any, weights: Mapping[str, np.ndarray] | None = None, sources: Mapping[str, str] | None = None
+    ) -> Any:
+        """Appends a node of the Spec with its weights ("NODE.weight"); returns it.
+
+        sources: what the state_dict calls the weights; None where they are the current module's, under their names.
+        """
         try:
             found = node.infer(self.values)
         except SpecError as error:
             raise UnsupportedError(f"{self.place}: {error}") from None
         self.values.update(found)
         self.nodes.append(node)
-        for name, array in (weights or {}).items():
-            self.weights[name] = array
+        self.weights.update(weights or {})
+        if sources is None and weights and self.module is not None:
+            sources = {node.name: self.module}
+        self.sources.update(sources or {})
         return node
 
     def emit(
@@ -179,8 +228,12 @@ class Lowering:
         attributes: Mapping[str, Any] | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
         name: str | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> str:
-        """A node of an op; inputs are names or tensors. Returns its name. UnsupportedError where rnncore lacks it."""
+        """A node of an op; inputs are names or tensors; weights and sources by the names of weights in the node.
+
+        Returns its name. UnsupportedError where rnncore lacks the op.
+        """
         if op not in OPS:
             raise UnsupportedError(f"{self.place}: {self.wanted} needs the op {op}, which rnncore does not have")
         names = [item if isinstance(item, str) else self.name_of(item) for item in inputs]
@@ -189,7 +242,8 @@ class Lowering:
             node = Node(name, op, tuple(names), dict(attributes or {}))
         except SpecError as error:
             raise UnsupportedError(f"{self.place}: {error}") from None
-        self.add(node, {f"{name}.{key}": array for key, array in (weights or {}).items()})
+        own = None if sources is None else {f"{name}.{key}": source for key, source in sources.items()}
+        self.add(node, {f"{name}.{key}": array for key, array in (weights or {}).items()}, own)
         return name
 
     def out(self, name: str, index: int | None = None, origin: Any = None) -> Tensor:
@@ -232,10 +286,15 @@ class Lowering:
             inline = known and not trained and array.size <= MAX_INLINE
             if inline:
                 attributes["value"] = tuple(array.reshape(-1).tolist())
-            self._emitted[key] = self.emit(
-                "Constant", (), attributes, {} if inline else {"value": np.array(array, order="C")}, label
-            )
+            weights = {} if inline else {"value": np.array(array, order="C")}
+            name = self._emitted[key] = self.emit("Constant", (), attributes, weights, label, {})
+            if label in self.stored:
+                self.sources[f"{name}.value"] = label
         return self._emitted[key]
+
+    def is_parameter(self, tensor: Tensor | None) -> bool:
+        """Whether a tensor is one that a checkpoint has, as it is."""
+        return tensor is not None and tensor.constant and not tensor.computed and tensor.label in self.stored
 
     def name_of(self, tensor: Tensor) -> str:
         """The value's name; a constant becomes a node now."""
@@ -295,8 +354,8 @@ class Lowering:
     def size_value(self, size: Any) -> str:
         """The name of a value (1,) that holds a number or a size."""
         if not isinstance(size, Size):
-            dtype = "float" if isinstance(size, float) else "int64"
-            return self.constant(np.array([size], np.float64 if dtype == "float" else np.int64), dtype, "number")
+            dtype = "float64" if isinstance(size, float) else "int64"  # as Python counts
+            return self.constant(np.array([size], np.float64 if dtype == "float64" else np.int64), dtype, "number")
         key = _size_key(size)
         if key in self._emitted:
             return self._emitted[key]
@@ -305,8 +364,9 @@ class Lowering:
             found = self.emit("Shape", [parts[0]], {"start": parts[1], "end": parts[1] + 1}, name="size")
         elif kind == "item":
             found = self.emit("Reshape", [parts[0]], {"shape": (1,)}, name="item")
-            if self.values[found].dtype != ("float" if isinstance(size.a, float) else "int64"):
-                found = self.emit("Cast", [found], {"to": "int64"}, name="item")
+            wanted = "float64" if isinstance(size.a, float) else "int64"
+            if self.values[found].dtype != wanted:
+                found = self.emit("Cast", [found], {"to": wanted}, name="item")
         else:
             found = self._size_arithmetic(kind, parts)
         self._emitted[key] = found
@@ -314,12 +374,19 @@ class Lowering:
 
     def _size_arithmetic(self, kind: str, parts: Sequence[Any]) -> str:
         names = [self.size_value(part) for part in parts]
-        floats = kind == "truediv" or any(self.values[name].dtype == "float" for name in names)
+        floats = kind == "truediv" or kind in NUMBER_OPS or any(self.values[name].dtype == "float64" for name in names)
         if floats:
             names = [
-                name if self.values[name].dtype == "float" else self.emit("Cast", [name], {"to": "float"}, name="size")
+                name
+                if self.values[name].dtype == "float64"
+                else self.emit("Cast", [name], {"to": "float64"}, name="size")
                 for name in names
             ]
+        if kind in WHOLE_OPS:
+            found = self.emit(WHOLE_OPS[kind], names, name="size") if floats and WHOLE_OPS[kind] else names[0]
+            return self.emit("Cast", [found], {"to": "int64"}, name="size") if floats else found
+        if kind in NUMBER_OPS:
+            return self.emit(NUMBER_OPS[kind], names, name="size")
         if kind == "truediv":
             return self.emit("Div", names, name="size")
         if kind == "neg":
@@ -422,7 +489,7 @@ class Lowering:
             kwargs = {key: self.pair(value, two.kwargs[key]) for key, value in one.kwargs.items()}
             folded = self._folded(one, args, kwargs)
             try:
-                self.env[one] = lower(self, one, args, kwargs) if folded is None else folded[0]
+                self.env[one] = self._lowered(lower, one, args, kwargs) if folded is None else folded[0]
             except RnncoreError:
                 raise
             except TypeError as error:
@@ -432,6 +499,26 @@ class Lowering:
             given = [args, list(kwargs.values())]
             _mark(self.env[one], all(map(all_static, given)), one.op == "call_module" or any_trained(given))
         raise AssertionError("no output")
+
+    def _lowered(self, lower: Callable, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The current node as nodes of the Spec; what is computed from parameters alone keeps its content as well."""
+        settled = isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b)
+        try:
+            found = lower(self, one, args, kwargs)
+        except UnsupportedError:
+            if not settled:
+                raise
+            return Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=True)
+        if isinstance(found, Tensor) and isinstance(self.a, torch.Tensor):
+            if settled and not found.constant:
+                found.constant = found.computed = True
+            if str(getattr(one.target, "__name__", one.target)) in COPYING and args and isinstance(args[0], Tensor):
+                found.source = self.source_of(args[0])
+        return found
+
+    def source_of(self, tensor: Tensor) -> str | None:
+        """The parameter that a tensor holds, once or several times in the same order."""
+        return tensor.label if self.is_parameter(tensor) else tensor.source
 
     def _aligned(self, ones: list[fx.Node], twos: list[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
         pairs = list(zip(ones, twos, strict=False))
@@ -466,9 +553,9 @@ class Lowering:
             )
         if isinstance(a, dict):
             return {key: self.pair(value, b[key]) for key, value in a.items()}
-        if isinstance(a, int) and not isinstance(a, bool) and a != b:
+        if type(a) is int and type(b) is int and a != b:
             return self.size_like(a, b)
-        if isinstance(a, (float, bool, str)) and a != b:
+        if (a is None or isinstance(a, (int, float, bool, str))) and (type(a) is not type(b) or a != b):
             raise UnsupportedError(f"{self.place}: {self.wanted}: {a} for one size of the input, {b} for another")
         return a
 
@@ -499,9 +586,9 @@ class Lowering:
             return None if number and self._may_vary(one, args, kwargs) else (self.a,)
         if one.op == "call_module" and not _is_plain(args, kwargs):
             return None
-        if isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b):
-            trained = one.op == "call_module" or any_trained([args, kwargs])
-            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=trained),)
+        trained = one.op == "call_module" or any_trained([args, list(kwargs.values())])
+        if isinstance(self.a, torch.Tensor) and not trained and _is_plain(args, kwargs) and _equal(self.a, self.b):
+            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=False),)
         return None
 
     def _is_stored(self, one: fx.Node) -> bool:
@@ -550,7 +637,7 @@ def _sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:
 def _is_plain(*found: Any) -> bool:
     """Whether nothing in the arguments is a value of the graph or a size."""
     for item in found:
-        if isinstance(item, (Size, Packed)) or (isinstance(item, Tensor) and not item.constant):
+        if isinstance(item, (Size, Packed, Complex)) or (isinstance(item, Tensor) and not item.constant):
             return False
         if isinstance(item, (tuple, list)) and not _is_plain(*item):
             return False
@@ -564,7 +651,7 @@ def _is_plain(*found: Any) -> bool:
 def all_static(found: Sequence[Any]) -> bool:
     """Whether no argument is a value that the model's inputs decide."""
     for item in found:
-        if isinstance(item, Packed) or (isinstance(item, Tensor) and not item.static):
+        if isinstance(item, (Packed, Complex)) or (isinstance(item, Tensor) and not item.static):
             return False
         if isinstance(item, (tuple, list)) and not all_static(item):
             return False

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rnncore.errors import InputError, MissingPackageError, UnsupportedError
+from rnncore.errors import InputError, MissingPackageError, UnsupportedError, VerificationError
 from rnncore.export.exported import Exported
+from rnncore.model import Model
+from rnncore.verification import Replay, other_sizes, replay
 
-__all__ = ["from_torch"]
+__all__ = ["from_torch", "verify_torch"]
 
 TAKES = ("sequence", "last")
 
@@ -68,6 +70,33 @@ def from_torch(
         root, example = as_chain(given, take or "sequence", example, seed)
         with _evaluating(torch, root):
             return export(root, example, lengths, dict(sizes or {}))
+
+
+def verify_torch(
+    model: Model, module: Any, example: Any = None, *, lengths: Any = None, take: str | None = None, seed: int = 0
+) -> tuple[Replay, ...]:
+    """Runs a Model that was exported from a module, and the module, on inputs of at least four sizes; the Replays.
+
+    The batch of 1 is among the sizes; inputs are drawn with the seed. module, example, lengths and take are those of
+    from_torch. What either side refuses to run is not compared, and has its reason in ``said``.
+
+    Raises VerificationError where an output differs, or nothing could be compared.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingPackageError(f"verify_torch needs PyTorch: pip install torch ({error})") from None
+    from rnncore.export.torch_chains import as_chain
+    from rnncore.export.torch_export import reference
+
+    chained = not isinstance(module, torch.nn.Module)
+    root, example = as_chain(_pairs(torch, module) if chained else module, take or "sequence", example, seed)
+    with _evaluating(torch, root):
+        run = reference(root, example, lengths, model.spec.outputs)
+        found = replay(model, run, "the model", other_sizes(model.spec), seed)
+    if any(one.equal is False for one in found) or not any(one.equal for one in found):
+        raise VerificationError("; ".join(map(str, found)) or "the model: all sizes of its inputs are numbers")
+    return found
 
 
 def _check_scripted(torch, name: str, module: Any) -> None:

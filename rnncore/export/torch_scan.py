@@ -36,7 +36,8 @@ def lower_scan(
         axes=tuple(body.axes),
         output_axes=(1,) * len(body.call.collected),
     )
-    g.add(node, {f"{name}.body.{key}": array for key, array in weights.items()})
+    sources = {f"{name}.body.{key}": source for key, source in body.sources.items()}
+    g.add(node, {f"{name}.body.{key}": array for key, array in weights.items()}, sources)
     return tuple(g.named(found, g.a[i], g.b[i]) for i, found in enumerate(node.names))
 
 
@@ -54,6 +55,7 @@ class _Body:
         self.items: dict[int, Tensor] = {}
         self.outer: dict[Any, Any] = {}
         self.counter: Tensor | None = None
+        self.sources: dict[str, str] = {}
 
     def _entry(self, name: str, dtype: str, shape: tuple[Any, ...]) -> str:
         self.entries.append(Input(name, dtype, tuple(size if size else "?" for size in shape)))
@@ -90,7 +92,7 @@ class _Body:
     def _counts(self) -> bool:
         """Whether the body reads the number of its step."""
         loop = self.call.loop
-        found = [[loop.args[j], loop.kwargs[j]] for j in range(len(loop.body)) if j not in self.call.sequences]
+        found = [[loop.args[j], loop.kwargs[j]] for j in self.call.inner]
         return any(leaf.kind == "index" for leaf in leaves_of(found))
 
     def _add_counter(self) -> None:
@@ -104,7 +106,7 @@ class _Body:
 
     def add_captured(self, captured: list[Any]) -> None:
         for i, (node, found) in enumerate(zip(self.call.captured, captured, strict=True)):
-            if isinstance(found, Tensor) and found.constant:
+            if isinstance(found, Tensor) and found.constant and not found.computed:
                 self.outer[node] = Tensor(
                     None, found.a, found.b, label=found.label, constant=True, static=True, trained=found.trained
                 )
@@ -126,12 +128,13 @@ class _Body:
 
     def lowered(self, lower: Callable) -> tuple[Spec, dict[str, Any]]:
         """The body's Spec and weights."""
-        sub = Lowering(self.g.first, self.g.second, self.entries)
+        sub = Lowering(self.g.first, self.g.second, self.entries, self.g.modules, self.g.stored)
         for tensor in (*self.carried.values(), *self.items.values(), *self.outer.values()):
             if isinstance(tensor, Tensor):
                 sub.shape(tensor)
         loop, results = self.call.loop, {}
-        for j, node in enumerate(loop.body):
+        for j in sorted((*self.items, *self.call.inner), key=lambda j: (j not in self.items, j)):
+            node = loop.body[j]
             sub.node, sub.other, sub.place = node, self.other.loop.body[j], self.g.first.places[node]
             sub.a, sub.b = self._values(j)
             if j in self.items:
@@ -154,6 +157,7 @@ class _Body:
             spec = Spec(self.entries, sub.nodes, names)
         except SpecError as error:
             raise UnsupportedError(f"{self.g.place}: {error}") from None
+        self.sources = sub.sources
         return spec, {name: sub.weights[name] for name in spec.weight_shapes()}
 
     def _arguments(self, sub: Lowering, results: dict[int, Any], one: Any, two: Any) -> Any:

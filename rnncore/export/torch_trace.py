@@ -11,6 +11,7 @@ on them goes the example's way and is remembered. A branch on data has no answer
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import os
 import sys
@@ -29,7 +30,9 @@ from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from rnncore.errors import RnncoreError, UnsupportedError
-from rnncore.export.torch_entrances import entrances
+from rnncore.export.torch_containers import CONTAINERS, recorded_containers
+from rnncore.export.torch_entrances import entrances, legacy_types
+from rnncore.export.torch_random import REMEDY, Draw, recorded_draws
 
 __all__ = ["Decision", "Formula", "Traced", "is_users", "place_of", "trace"]
 
@@ -43,11 +46,13 @@ FACTORIES = tuple(
 """Functions that make tensors of sizes, and read them before any proxy is asked."""
 RANDOM = frozenset(("rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "rand_like",
                     "randn_like", "normal_", "uniform_", "exponential_", "random_", "gumbel_softmax"))  # fmt: skip
+MATH = {name: getattr(math, name) for name in ("sqrt", "log", "exp", "floor", "ceil")}
+"""What NumPy's functions of these names do with a size."""
 KNOWN = frozenset(("ndim", "dtype", "device", "is_cuda", "is_cpu", "is_sparse", "is_mps", "is_quantized", "layout",
                    "requires_grad", "is_leaf", "grad_fn", "is_nested", "names", "itemsize"))  # fmt: skip
 """Attributes of a tensor that no size changes."""
 KNOWN_METHODS = frozenset(("dim", "ndimension", "is_floating_point", "is_complex", "is_contiguous", "get_device",
-                           "type", "element_size", "stride", "data_ptr", "is_pinned", "is_signed"))  # fmt: skip
+                           "type", "element_size", "data_ptr", "is_pinned", "is_signed"))  # fmt: skip
 _ONE_AT_A_TIME = threading.RLock()
 """Recording changes functions of torch and of Python for a while."""
 LEAVING = frozenset(("tolist", "numpy", "__array__", "__int__", "__float__"))
@@ -137,6 +142,8 @@ class _Proxy(fx.Proxy):
         if isinstance(value, torch.Tensor):
             if name == "shape":
                 return self._sizes()
+            if name == "type":
+                return self._type
             if name in KNOWN_METHODS:
                 return getattr(value, name)
             if name == "size":
@@ -149,6 +156,13 @@ class _Proxy(fx.Proxy):
 
     def _size(self, dim: int) -> Any:
         return self.tracer.create_proxy("call_method", "size", (self, int(dim)), {})
+
+    def _type(self, dtype: Any = None, **kwargs: Any) -> Any:
+        """The name of the type, or the values in another one: a dtype, a type (torch.FloatTensor), or its name."""
+        if dtype is None:
+            return self._value.type()
+        found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+        return self.to(getattr(found, "dtype", found))
 
     def _sizes(self) -> tuple[Any, ...]:
         return tuple(self._size(dim) for dim in range(self._value.ndim))
@@ -193,6 +207,19 @@ class _Proxy(fx.Proxy):
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise self.tracer.refusal("an array of NumPy, which leaves torch, expected tensors from input to output")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """numpy.sqrt(x.size(1)) and the like, as the functions of math."""
+        function = MATH.get(ufunc.__name__)
+        numbers = all(isinstance(item._value if issubclass(type(item), fx.Proxy) else item, int) for item in inputs)
+        if method != "__call__" or kwargs or not numbers or function is None:
+            return self.__array__()
+        return self.tracer.create_proxy("call_function", function, inputs, {})
+
+    def __round__(self, digits: int | None = None) -> Any:
+        if digits is not None or not isinstance(self._value, (int, float)):
+            raise self.tracer.refusal("round() of a tensor or to digits, expected torch.round")
+        return self.tracer.create_proxy("call_function", round, (self,), {})
 
     def __contains__(self, item: Any) -> bool:
         return item in self._number("a condition")
@@ -246,14 +273,21 @@ class _Calls(TorchFunctionMode):
         name = getattr(function, "__name__", str(function))
         if self.tracer.evaluating:
             return function(*args, **kwargs)
+        if name == "rand" and all(size == 1 for size in _flat(args)) and "out" not in kwargs:
+            return Draw(name, self.tracer.refusal)
         if name in RANDOM:
-            raise self.tracer.refusal(f"{name}, which is random, expected the same result in every call")
+            raise self.tracer.refusal(f"{name}, which is random, {REMEDY}")
+        args = tuple(getattr(found, "tensor_type", found) if isinstance(found, type) else found for found in args)
         recorded = function in FACTORIES or _has_proxy((args, kwargs))
         if not recorded or name in ("__get__", "__set__"):
             return function(*args, **kwargs)
         if is_tensor_method_or_property(function):
             return self.tracer.create_proxy("call_method", name, args, kwargs)
         return self.tracer.create_proxy("call_function", function, args, kwargs)
+
+
+def _flat(found: Any) -> list[Any]:
+    return [item for one in found for item in _flat(one)] if isinstance(found, (tuple, list)) else [found]
 
 
 def _has_proxy(found: Any) -> bool:
@@ -313,7 +347,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """Modules of torch.nn, and subclasses of them that leave their forward alone."""
-        if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        if isinstance(module, CONTAINERS):
             return False
         forward = getattr(type(module), "forward", None)
         return getattr(forward, "__module__", "").startswith("torch.nn.modules.")
@@ -339,8 +373,10 @@ class _Tracer(fx.Tracer):
         if kind == "call_method" and target in LEAVING:
             raise self.refusal(f"{target}, which leaves torch, expected tensors from input to output")
         called = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        if kind == "call_function" and called in KNOWN_METHODS and len(args) == 1 and not kwargs:
+            return getattr(args[0]._value, called)()
         if kind in ("call_function", "call_method") and called in RANDOM:
-            raise self.refusal(f"{called}, which is random, expected the same result in every call")
+            raise self.refusal(f"{called}, which is random, {REMEDY}")
         changed = self._changed_in_place(kind, target, called, args, kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
         node = proxy.node
@@ -552,6 +588,11 @@ def _globals_of(module: nn.Module) -> list[dict[str, Any]]:
     return list({id(home): home for home in found}.values())
 
 
+def trunc(x: float) -> int:
+    """int(x) as a call to record."""
+    return int(x)
+
+
 def _code(function: Any) -> CodeType | None:
     return getattr(function, "__code__", None)
 
@@ -576,7 +617,17 @@ def trace(
             _ONE_AT_A_TIME,
             _attributes_restored(module) as changed,
             _recorded_by_name(tracer),
-            entrances(_Proxy, operator.attrgetter("_value"), tracer.records, tracer.refusal, _globals_of(module)),
+            entrances(
+                _Proxy,
+                operator.attrgetter("_value"),
+                tracer.records,
+                tracer.refusal,
+                _globals_of(module),
+                lambda x: tracer.create_proxy("call_function", trunc, (x,), {}),
+            ),
+            recorded_containers(tracer.records, tracer.refusal),
+            recorded_draws(lambda: not tracer.evaluating, tracer.refusal),
+            legacy_types(tracer.records),
             _Calls(tracer),
             torch.no_grad(),
         ):

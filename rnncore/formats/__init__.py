@@ -98,7 +98,7 @@ FORMATS = (
 GRAPH_FORMATS = (
     GraphFormat("ONNX", "onnx_model", by_head=is_onnx, sized=True),
     GraphFormat("Keras zip", "keras_file", by_members=is_keras_zip, layered=True),
-    GraphFormat("Keras HDF5", "keras_file", by_head=is_hdf5, layered=True),
+    GraphFormat("Keras HDF5", "keras_file", by_head=is_hdf5, layered=True, bare=True),
 )
 
 
@@ -125,7 +125,7 @@ def read_file(
 
 
 def read_checkpoint(path: str | os.PathLike | InMemory) -> Checkpoint:
-    """The tensors of a weight file, as read_file does it. UnsupportedError for a format of networks."""
+    """The tensors of a weight file, as read_file does it. UnsupportedError for a file with its network."""
     with open_cursor(path) as cursor:
         return read_open_checkpoint(cursor)
 
@@ -134,14 +134,17 @@ def read_open_checkpoint(cursor: Cursor, formats: Sequence[Format] = FORMATS) ->
     """The same of a file that is open, of one of these formats."""
     with low_level_errors(cursor.place):
         entry, opened = _recognise(cursor, (*formats, *GRAPH_FORMATS))
-        if isinstance(entry, GraphFormat):  # refused before anything of it is read
+        if isinstance(entry, GraphFormat):
+            found = entry.checkpoint(*opened)
+            if found is not None:
+                return found
             expected = ", ".join(entry.name for entry in FORMATS)
             raise UnsupportedError(f"{cursor.place}: {entry.name}, which holds a network; expected {expected}")
         return entry.read(*opened)
 
 
 def read_listing(path: str | os.PathLike) -> Listing | None:
-    """The nodes of a graph file, whether or not rnncore can run them; None for a file of another kind."""
+    """The nodes of a graph file, whether or not rnncore can run them; None for one of weights alone."""
     with open_cursor(path) as cursor, low_level_errors(cursor.place):
         entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
         return entry.listing(*opened) if isinstance(entry, GraphFormat) else None

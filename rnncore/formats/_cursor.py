@@ -154,18 +154,21 @@ class Cursor:
 
 
 class Budget:
-    """How much of something one file may use up; ``spend`` raises FormatError when it is gone."""
+    """How much of something one file may use up; ``spend`` raises FormatError when it is gone.
 
-    __slots__ = ("left", "limit", "place", "what")
+    hint  how more is allowed, which the message ends with
+    """
 
-    def __init__(self, limit: int, what: str, place: str):
+    __slots__ = ("hint", "left", "limit", "place", "what")
+
+    def __init__(self, limit: int, what: str, place: str, hint: str = ""):
         self.limit = self.left = limit
-        self.what, self.place = what, place
+        self.what, self.place, self.hint = what, place, hint
 
     def spend(self, count: int = 1) -> None:
         self.left -= count
         if self.left < 0:
-            raise FormatError(f"{self.place}: too many {self.what}, expected at most {self.limit}")
+            raise FormatError(f"{self.place}: too many {self.what}, expected at most {self.limit}{self.hint}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ What a pickle may become here: None, bool, int, float, str, tuple, list, Pairs (
 its state is kept, as data), NOTHING (bytes, sets and other things that hold no tensors) and what the table's own
 functions give. Dicts are lists of keys and values in turn: hashing what a file chose can be made to take for ever.
 
-Opcodes are decoded by the standard library's ``pickletools.genops``; those not in ACTIONS are refused.
+What a vocabulary is made of (text, integers, floats, the memo) is decoded here; the arguments of all other opcodes by
+the readers of the standard library's ``pickletools``. Opcodes that are not in ACTIONS are refused.
 """
 
 from __future__ import annotations
@@ -21,12 +22,17 @@ from rnncore.formats._cursor import Budget, Cursor, shown
 
 __all__ = ["NOTHING", "Foreign", "Inert", "Name", "Pairs", "PickleBudget", "read_pickle"]
 
-MAX_OPCODES = 1_000_000  # the costly ones count more than once: COSTS
-CALL_COST = 4
-MAX_MEMO = 1_000_000
-MAX_TEXT = 64 << 20  # bytes of all strings and integers together, as Python holds them
+MAX_OPCODES = 6_500_000  # of those that are decoded here; others count more than once: COSTS
+CALL_COST = 24
+SPARSE_COST = 4
+MAX_MEMO = 1 << 31
+MEMORY_AT_LEAST = 64 << 20  # bytes that the objects of all pickles may have, without the references to them
+MEMORY_RATIO = 8  # and times the bytes of the pickle, if that is more: a short word takes as much
+CONTAINER = 72  # bytes of an empty one
 LONGEST_STRING = 16 << 20
 LONGEST_KEPT = 1 << 16  # longer strings are checked and dropped
+WINDOW = 1 << 16  # bytes that are decoded between two looks at the budget
+LONGEST_SHORT = 9  # bytes of the longest opcode that is decoded here, text apart
 
 
 class Inert:
@@ -79,11 +85,11 @@ class Pairs(list):
 
 
 class PickleBudget:
-    """What all pickles of one file may use up together."""
+    """What all pickles of one file may use up together. size: bytes that they may have."""
 
-    def __init__(self, place: str):
+    def __init__(self, place: str, size: int):
         self.opcodes = Budget(MAX_OPCODES, "pickle opcodes", place)
-        self.text = Budget(MAX_TEXT, "bytes of text", place)
+        self.memory = Budget(max(MEMORY_AT_LEAST, MEMORY_RATIO * size), "bytes of a pickle's objects", place)
 
 
 Table = Mapping[tuple[str, str], Callable[[tuple], Any]]
@@ -99,27 +105,123 @@ def read_pickle(cursor: Cursor, table: Table, persistent: Callable[[Any], Any], 
     Raises FormatError with the place and offset for whatever is wrong.
     """
     machine = _Machine(cursor, table, persistent, budget)
-    at = cursor.tell()
-    opcodes, action_of, cost_of = budget.opcodes, ACTIONS.get, COSTS.get
+    decoder = _Decoder(cursor, machine, budget)
     try:
-        for opcode, argument, offset in pickletools.genops(cursor):
-            at = offset
-            opcodes.left -= cost_of(opcode.name, 1)
-            if opcodes.left < 0:
-                opcodes.spend(0)
-            action = action_of(opcode.name)
-            if action is None:
-                raise ValueError(f"opcode {opcode.name} is not allowed")
-            action(machine, argument)
+        decoder.run()
         if len(machine.stack) != 1 or machine.marks:
             raise ValueError(f"{len(machine.stack)} values at the end, expected 1")
         return machine.stack[0]
     except FormatError:
         raise
     except IndexError:
-        raise FormatError(f"{cursor.place}: pickle, offset {at}: takes a value that is not there") from None
+        raise FormatError(f"{cursor.place}: pickle, offset {decoder.at}: takes a value that is not there") from None
     except (ValueError, OverflowError, struct.error) as error:
-        raise FormatError(f"{cursor.place}: pickle, offset {at}: {shown(str(error), 300)}") from None
+        raise FormatError(f"{cursor.place}: pickle, offset {decoder.at}: {shown(str(error), 300)}") from None
+
+
+class _Decoder:
+    """Opcodes one after another, from the cursor into the machine. at: the offset of the last one."""
+
+    def __init__(self, cursor: Cursor, machine: _Machine, budget: PickleBudget):
+        self.cursor, self.machine, self.budget = cursor, machine, budget
+        self.at = cursor.tell()
+
+    def run(self) -> None:
+        """Until STOP. Windows of the file are decoded by ``short``, and what it leaves by ``any``."""
+        stopped = False
+        while not stopped:
+            self.budget.opcodes.spend(0)
+            self.budget.memory.spend(0)
+            self.short()
+            stopped = self.any()
+
+    def any(self) -> bool:
+        """One opcode of whichever kind, at ``at``. Returns whether it was STOP."""
+        cursor, opcodes = self.cursor, self.budget.opcodes
+        cursor.seek(self.at)
+        code = cursor.u8()
+        opcode = OPCODES[code]
+        if opcode is None:
+            raise ValueError(f"opcode {bytes([code])!r} is unknown")
+        argument = opcode.arg.reader(cursor) if opcode.arg is not None else None
+        opcodes.spend(COSTS[code])
+        action = ACTIONS.get(opcode.name)
+        if action is None:
+            raise ValueError(f"opcode {opcode.name} is not allowed")
+        action(self.machine, argument)
+        self.at = cursor.tell()
+        return opcode.name == "STOP"
+
+    def short(self) -> None:
+        """Short opcodes, up to the first of another kind or the end of a window.
+
+        One function with local names, since it runs once for each word of a vocabulary.
+        """
+        machine, opcodes, memory = self.machine, self.budget.opcodes, self.budget.memory
+        base, size = self.at, min(WINDOW, len(self.cursor) - self.at)
+        data = self.cursor.slice(base, size).bytes(size)
+        at, end = 0, size - LONGEST_SHORT
+        stack, memo, sparse = machine.stack, machine.memo, machine.sparse
+        push, spent, count = stack.append, 0, 0
+        try:
+            while at <= end:
+                code = data[at]
+                count += 1
+                if code == 0x58 or code == 0x8C:  # BINUNICODE, SHORT_BINUNICODE
+                    begin = at + 5 if code == 0x58 else at + 2
+                    stop = begin + (u32(data, at + 1)[0] if code == 0x58 else data[at + 1])
+                    if stop > end:
+                        return
+                    text = data[begin:stop].decode("utf-8", "surrogatepass")
+                    spent += sizeof(text)
+                    push(text)
+                    count += 1
+                    at, code = stop, data[stop]  # which in most cases is one of those that follow
+                if code == 0x72 or code == 0x71 or code == 0x94:  # LONG_BINPUT, BINPUT, MEMOIZE
+                    known = len(memo)
+                    if code == 0x94:
+                        index, step = known + len(sparse), 1
+                    else:
+                        index, step = (u32(data, at + 1)[0], 5) if code == 0x72 else (data[at + 1], 2)
+                    if index == known and not sparse:
+                        memo.append(stack[-1])
+                    else:
+                        machine.put(index)
+                    at += step
+                elif code == 0x4B:  # BININT1
+                    push(data[at + 1])
+                    at += 2
+                elif code == 0x4A:  # BININT
+                    push(i32(data, at + 1)[0])
+                    spent += 28
+                    at += 5
+                elif code == 0x4D:  # BININT2
+                    push(u16(data, at + 1)[0])
+                    spent += 28
+                    at += 3
+                elif code == 0x68 or code == 0x6A:  # BINGET, LONG_BINGET
+                    index, step = (data[at + 1], 2) if code == 0x68 else (u32(data, at + 1)[0], 5)
+                    push(memo[index] if index < len(memo) else machine.remembered(index))
+                    at += step
+                elif code == 0x47:  # BINFLOAT
+                    push(f64(data, at + 1)[0])
+                    spent += 24
+                    at += 9
+                elif code == 0x58 or code == 0x8C:
+                    continue
+                else:
+                    action = BARE[code]
+                    if action is None:
+                        return
+                    count += COSTS[code]
+                    action(machine, None)
+                    stack = machine.stack
+                    push = stack.append
+                    at += 1
+        finally:
+            self.at = base + at
+            opcodes.left -= count
+            memory.left -= spent
 
 
 class _Machine:
@@ -129,14 +231,14 @@ class _Machine:
         self.place, self.table, self.persistent, self.budget = cursor.place, table, persistent, budget
         self.stack: list = []
         self.marks: list[list] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: list = []
+        self.sparse: dict[int, Any] = {}  # what was kept under numbers beyond the memo's end
 
     def push(self, value):
         self.stack.append(value)
 
     def scalar(self, value):
-        if type(value) is int or type(value) is str:
-            self.budget.text.spend(sys.getsizeof(value))
+        self.budget.memory.spend(sys.getsizeof(value))
         self.stack.append(value)
 
     def text(self, value):
@@ -174,44 +276,60 @@ class _Machine:
     def put(self, index):
         if not 0 <= index < MAX_MEMO:
             raise ValueError(f"memo index {index}, expected less than {MAX_MEMO}")
-        self.memo[index] = self.stack[-1]
+        value, known = self.stack[-1], len(self.memo)
+        if index < known:
+            self.memo[index] = value
+        elif index > known:
+            self.budget.opcodes.spend(SPARSE_COST)
+            self.budget.memory.spend(0 if index in self.sparse else CONTAINER)
+            self.sparse[index] = value
+        else:
+            self.memo.append(value)
+            self.sparse.pop(index, None)
+            while len(self.memo) in self.sparse:
+                self.memo.append(self.sparse.pop(len(self.memo)))
 
     def memoize(self, _):
-        index = len(self.memo)
-        if index >= MAX_MEMO:
-            raise ValueError(f"memo index {index}, expected less than {MAX_MEMO}")
-        self.memo[index] = self.stack[-1]
+        self.put(len(self.memo) + len(self.sparse))
 
     def get(self, index):
-        if index not in self.memo:
+        self.stack.append(self.memo[index] if 0 <= index < len(self.memo) else self.remembered(index))
+
+    def remembered(self, index):
+        """What is kept under a number beyond the memo's end."""
+        if index not in self.sparse:
             raise ValueError(f"memo index {index} was never written")
-        self.stack.append(self.memo[index])
+        return self.sparse[index]
+
+    def container(self, made):
+        self.budget.memory.spend(CONTAINER)
+        self.stack.append(made)
 
     def tuple_to_mark(self, _):
         items = tuple(self.pop_mark())
-        self.stack.append(items)
+        self.container(items)
 
     def tuple_of(self, count):
         if len(self.stack) < count:
             raise IndexError
         items = tuple(self.stack[len(self.stack) - count :])
         del self.stack[len(self.stack) - count :]
-        self.stack.append(items)
+        self.container(items)
 
     def empty_list(self, _):
-        self.stack.append([])
+        self.container([])
 
     def list_to_mark(self, _):
         items = self.pop_mark()
-        self.stack.append(items)
+        self.container(items)
 
     def empty_dict(self, _):
-        self.stack.append(Pairs())
+        self.container(Pairs())
 
     def dict_to_mark(self, _):
         items = Pairs(self.pop_mark())
         _check_even(items)
-        self.stack.append(items)
+        self.container(items)
 
     def append(self, _):
         item = self.stack.pop()
@@ -264,7 +382,7 @@ class _Machine:
     def name_of(self, module, name):
         if type(module) is not str or type(name) is not str or not module or not name:
             raise ValueError("a class without a name")
-        self.budget.text.spend(sys.getsizeof(module) + sys.getsizeof(name))
+        self.budget.memory.spend(CONTAINER + sys.getsizeof(module) + sys.getsizeof(name))
         self.stack.append(Name(module, name))
 
     def persistent_id(self, _):
@@ -300,6 +418,7 @@ class _Machine:
             known = self.table.get((function.module, function.name))
             if known is not None:
                 self.budget.opcodes.spend(CALL_COST)
+            self.budget.memory.spend(CONTAINER)
             value = Foreign(function) if known is None else known(arguments)
         elif isinstance(function, Inert):
             value = Foreign(getattr(function, "kind", UNNAMED))
@@ -329,7 +448,7 @@ ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), _Machine.scalar),
-    **dict.fromkeys(("FLOAT", "BINFLOAT"), _Machine.push),
+    **dict.fromkeys(("FLOAT", "BINFLOAT"), _Machine.scalar),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), _Machine.text),
     **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.text),
     **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "EMPTY_SET"), _Machine.nothing),
@@ -366,10 +485,23 @@ ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "BUILD": _Machine.build,
 }
 
-# What an opcode takes from the budget where it is more than 1: time to read lines, and new objects to keep track of.
-COSTS = {
-    **dict.fromkeys(("GLOBAL", "INST"), 8),
-    **dict.fromkeys(("INT", "LONG", "FLOAT", "STRING", "UNICODE", "GET", "PUT", "STACK_GLOBAL"), 3),
-    **dict.fromkeys(("MARK", "EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), 2),
-    **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "BINPERSID"), 2),
+OPCODES: list[Any] = [pickletools.code2op.get(chr(code)) for code in range(256)]
+BARE = [
+    ACTIONS.get(opcode.name) if opcode is not None and opcode.arg is None and opcode.name != "STOP" else None
+    for opcode in OPCODES
+]
+"""What opcodes without an argument do, by their byte."""
+
+# What an opcode takes from the budget: time in units of an integer's, of which a call of an action is one too.
+_COSTS = {
+    **dict.fromkeys(("GLOBAL", "INST"), 40),
+    **dict.fromkeys(("INT", "LONG", "FLOAT", "STRING", "UNICODE", "GET", "PUT", "STACK_GLOBAL"), 24),
+    **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "BINPERSID", "BUILD"), 8),
 }
+COSTS = [
+    _COSTS.get(opcode.name, 16 if opcode.arg is not None else 2) if opcode is not None else 0 for opcode in OPCODES
+]
+
+u16, u32 = struct.Struct("<H").unpack_from, struct.Struct("<I").unpack_from
+i32, f64 = struct.Struct("<i").unpack_from, struct.Struct(">d").unpack_from
+sizeof = str.__sizeof__

@@ -10,9 +10,12 @@ import numpy as np
 
 from rnncore.formats._cursor import shown
 
-__all__ = ["Checkpoint", "Skipped", "SkippedList"]
+__all__ = ["KERAS_WEIGHTS", "QUANTIZED", "Checkpoint", "Skipped", "SkippedList"]
 
 MAX_SKIPPED = 1000
+KERAS_WEIGHTS = "Keras weights"
+QUANTIZED = "computed in float32 from quantized weights, and unlike in PyTorch no input is quantized: "
+"""How the note begins that a model has of such weights."""
 
 
 class Skipped(NamedTuple):
@@ -27,7 +30,8 @@ class Checkpoint:
     """The tensors of one file, by name, in file order.
 
     path           the file
-    format         "torch zip", "torch stream", "TorchScript", "safetensors", "sharded", "npz" or "npy"
+    format         "torch zip", "torch stream", "TorchScript", "safetensors", "sharded", "npz", "npy" or
+                   "Keras weights"
     tensors        name -> read-only array in native byte order; arrays that shared memory in the file still do
     source_dtypes  name -> dtype in the file, such as "bfloat16" where the array is float32
     skipped        what was not read; at most 1000 entries and a last one that counts the rest

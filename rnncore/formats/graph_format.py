@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.native import NativeFile
 
 __all__ = ["GraphFormat", "ListedNode", "Listing"]
@@ -60,6 +61,9 @@ class GraphFormat:
             read(cursor[, archive][, sizes=][, layers=]) -> NativeFile, sizes where the format is ``sized``, layers
                                                             where it is ``layered``
             listing(cursor[, archive]) -> Listing, also of a file that read refuses with UnsupportedError
+
+    bare    files of the format may hold weights alone: read then gives a Checkpoint, listing gives None, and the
+            module has checkpoint(cursor[, archive]) -> Checkpoint, None for a file with its network
     """
 
     name: str
@@ -68,17 +72,22 @@ class GraphFormat:
     by_members: Callable[[Iterable[str]], bool] | None = None
     sized: bool = False
     layered: bool = False
+    bare: bool = False
 
     def read(
         self, *opened: Any, sizes: Mapping[str, int] | None = None, layers: Mapping[str, Any] | None = None
-    ) -> NativeFile:
+    ) -> NativeFile | Checkpoint:
         """sizes: for sizes of inputs that have a name, which the graph may depend on. layers: as for rnncore.load."""
         if self.sized:
             return self._module().read(*opened, sizes=sizes)
         found = self._module().read(*opened, **({"layers": layers} if layers else {}))
-        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
+        whole = isinstance(found, NativeFile)
+        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes and whole else found
 
-    def listing(self, *opened: Any) -> Listing:
+    def checkpoint(self, *opened: Any) -> Checkpoint | None:
+        return self._module().checkpoint(*opened) if self.bare else None
+
+    def listing(self, *opened: Any) -> Listing | None:
         return self._module().listing(*opened)
 
     def _module(self) -> Any:

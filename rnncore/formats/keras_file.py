@@ -19,6 +19,7 @@ from rnncore.errors import FormatError, RnncoreError, UnsupportedError
 from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.formats._foreign import is_hdf5
 from rnncore.formats._zip import Archive
+from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.graph_format import ListedNode, Listing
 from rnncore.formats.hdf5_file import Group, open_hdf5
 from rnncore.formats.keras_config import (
@@ -36,24 +37,32 @@ from rnncore.formats.keras_config import (
 from rnncore.formats.keras_layers import LAYERS, lower_network, settle_classes
 from rnncore.formats.keras_operations import OPERATIONS
 from rnncore.formats.keras_variables import bind_groups, bind_store
+from rnncore.formats.keras_weights import keras_checkpoint
 from rnncore.formats.native import NativeFile
 from rnncore.weights import Weights
 
-__all__ = ["listing", "read", "read_weights"]
+__all__ = ["checkpoint", "listing", "read", "read_weights"]
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
-def read(cursor: Cursor, archive: Archive | None = None, *, layers: Layers = NONE) -> NativeFile:
-    """The network and weights of a file with both. FormatError, UnsupportedError, WeightError, with the file's name."""
+def read(cursor: Cursor, archive: Archive | None = None, *, layers: Layers = NONE) -> NativeFile | Checkpoint:
+    """The network and weights of a file, or its arrays where it has weights alone.
+
+    FormatError, UnsupportedError, WeightError, with the file's name.
+    """
     with _named(cursor.place):
         config, version, group = _opened(cursor, archive)
         if config is None:
-            raise UnsupportedError(
-                f"{cursor.place}: weights without a network, expected architecture=... with what model.to_json() gives"
-                " (rnncore convert --architecture FILE.json)"
-            )
+            return keras_checkpoint(group, str(version))
         return _network_file(network_of(config, "", layers=layers), version, group)
+
+
+def checkpoint(cursor: Cursor, archive: Archive | None = None) -> Checkpoint | None:
+    """The arrays of a file of weights alone; None for a file with its network."""
+    with _named(cursor.place):
+        config, version, group = (None, None, None) if archive is not None else _opened(cursor, archive)
+        return None if group is None or config is not None else keras_checkpoint(group, str(version))
 
 
 def read_weights(
@@ -88,14 +97,14 @@ def _architecture(given: Mapping[str, Any] | str | os.PathLike) -> Mapping[str, 
         return parse_json(Path(given).read_bytes(), place)
 
 
-def listing(cursor: Cursor, archive: Archive | None = None) -> Listing:
-    """The layers of a file, also of one that read refuses."""
+def listing(cursor: Cursor, archive: Archive | None = None) -> Listing | None:
+    """The layers of a file, also of one that read refuses; None for a file of weights alone."""
     with _named(cursor.place):
         config, version, group = _opened(cursor, archive)
         kind = "Keras, .keras" if archive is not None else "Keras, .h5"
         facts = {"keras": str(version)}
         if config is None:
-            return Listing(cursor.place, f"{kind}, weights only", (), facts=facts, problem="no network in the file")
+            return None
         network = network_of(config, "")
         problem = None
         try:

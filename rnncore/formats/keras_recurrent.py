@@ -24,7 +24,7 @@ from rnncore.formats.keras_use import Tensor, Use, activation, check_options, ch
 from rnncore.formats.keras_variables import CELLS, CUDNN, SEPARATE_GATES
 from rnncore.spec import Recurrent
 
-__all__ = ["RECURRENT", "bidirectional", "recurrent"]
+__all__ = ["RECURRENT", "bidirectional", "canonical", "recurrent"]
 
 RECURRENT = (*CELLS, *CUDNN, "RNN")
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: "separate"}
@@ -187,6 +187,21 @@ def _cell(use: Use, kind: str, layer: Layer, wrapper: set[str]) -> tuple[Cell, d
     if kind == "LSTM":
         return LSTM(size, units, bias, (gate, gate, act, gate, act)), _rnn_arrays(found)
     return GRU(size, units, bias, (gate, gate, act), after), _gru_arrays(found)
+
+
+def canonical(kind: str, arrays: Sequence[np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """The canonical arrays of a SimpleRNN, LSTM or GRU from kernel, recurrent kernel and, if it has one, bias.
+
+    A bias in CuDNN's layout is one of a CuDNN layer; a GRU's says by its shape when the reset is. Raises WeightError.
+    """
+    found, columns = list(arrays), arrays[1].shape[1]
+    check_shape(found[0], (found[0].shape[0], columns), "kernel", where)
+    if len(found) == 3 and kind != "SimpleRNN" and found[2].shape == (2 * columns,):
+        found = _from_cudnn(found, kind, columns, where)
+    if len(found) == 3:
+        two = kind == "GRU" and found[2].ndim == 2
+        check_shape(found[2], (2, columns) if two else (columns,), "bias", where)
+    return _gru_arrays(found) if kind == "GRU" else _rnn_arrays(found)
 
 
 def _activation(use: Use, config: Mapping[str, Any], key: str, default: str) -> Activation:

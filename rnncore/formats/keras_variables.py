@@ -13,7 +13,7 @@ tf-keras 2.21 src/saving/legacy/hdf5_format.py; Keras 1.2.2 layers/recurrent.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from rnncore.formats._cursor import shown
 from rnncore.formats.hdf5_file import Dataset, Group
 from rnncore.formats.keras_config import Layer, Network, Version
 
-__all__ = ["Variable", "bind_arrays", "bind_groups", "bind_store", "variables"]
+__all__ = ["Variable", "bind_arrays", "bind_groups", "bind_store", "group_datasets", "variables"]
 
 CELLS = ("SimpleRNN", "LSTM", "GRU")
 CUDNN = ("CuDNNLSTM", "CuDNNGRU")
@@ -188,19 +188,26 @@ def bind_groups(network: Network, group: Group, version: Version) -> tuple[str, 
 
     Raises FormatError, and WeightError where a layer lacks its arrays.
     """
-    listed = group.chunked_attribute("layer_names")
-    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise FormatError(f"{group.place}: attribute layer_names is missing, expected the names of the layers")
-    read: dict[str, tuple[list[str], list[np.ndarray]]] = {}
-    for name in listed:
-        if name in read:
-            raise FormatError(f"{group.place}: layer {shown(name)!r} stands twice in layer_names")
-        read[name] = _group_arrays(_legacy_group(group, name))
+    read = {name: (names, [found.read() for found in datasets]) for name, names, datasets in group_datasets(group)}
     for layer in network.layers.values():
         names, arrays = read.pop(layer.name, ([], []))
         bind_legacy_arrays(layer, arrays, version, names)
     left = tuple(name for name, (_, arrays) in read.items() if arrays)
     return left
+
+
+def group_datasets(group: Group) -> Iterator[tuple[str, list[str], list[Dataset]]]:
+    """Of each layer of a legacy file: its name, the names of its arrays, and the arrays. Raises FormatError."""
+    listed = group.chunked_attribute("layer_names")
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise FormatError(f"{group.place}: attribute layer_names is missing, expected the names of the layers")
+    seen: set[str] = set()
+    for name in listed:
+        if name in seen:
+            raise FormatError(f"{group.place}: layer {shown(name)!r} stands twice in layer_names")
+        seen.add(name)
+        names, datasets = _group_arrays(_legacy_group(group, name))
+        yield name, names, datasets
 
 
 def _legacy_group(group: Group, name: str) -> Group:
@@ -215,13 +222,13 @@ def _below(group: Group, name: str) -> Group:
     return group.group(*parts)
 
 
-def _group_arrays(group: Group) -> tuple[list[str], list[np.ndarray]]:
+def _group_arrays(group: Group) -> tuple[list[str], list[Dataset]]:
     names = group.chunked_attribute("weight_names")
     if names is None or isinstance(names, np.ndarray):
         names = []
     if not isinstance(names, list) or not all(isinstance(name, str) and len(name) < 2000 for name in names):
         raise FormatError(f"{group.place}: attribute weight_names, expected a list of names")
-    return names, [_legacy_dataset(group, name).read() for name in names]
+    return names, [_legacy_dataset(group, name) for name in names]
 
 
 def _legacy_dataset(group: Group, name: str) -> Dataset:

@@ -22,11 +22,11 @@ from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
 from rnncore.formats._cursor import Budget, Cursor, shown
 from rnncore.formats.onnx_external import ExternalData
 from rnncore.formats.onnx_wire import check_wire
+from rnncore.spec import more_nodes, most_nodes
 
 __all__ = ["AttributeReference", "OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "needs_onnx", "read_model"]
 
 MAX_BYTES = (1 << 31) - 1  # protobuf's own limit
-MAX_NODES = 100_000
 MAX_NESTING = 4
 MAX_RANK = 16
 OLDEST_OPSET = 7
@@ -47,6 +47,9 @@ FIELDS |= dict.fromkeys(("uint32", "uint64"), "uint64_data")
 FIELDS |= dict.fromkeys(("int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16"), "int32_data")
 DTYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class _Reader:
     def __init__(self, proto: Any, path: str, on_disk: bool):
         self.proto, self.path = proto, path
         self.external = ExternalData(path if on_disk else None)
-        self.nodes = Budget(MAX_NODES, "nodes", path)
+        self.nodes = Budget(most_nodes(), "nodes", path, more_nodes())
         self.floats: set[str] = set()
         self.notes: list[str] = []
         self.functions: dict[tuple[str, str, str], Any] = {}
@@ -258,18 +261,27 @@ class _Reader:
         """The nodes, each after those whose outputs it reads; in file order where that is one already."""
         maker: dict[str, int] = {}
         for index, node in enumerate(nodes):
-            for name in filter(None, node.outputs):
+            for name in node.outputs:
+                if not name:
+                    continue
                 if name in maker or name in defined:
                     raise FormatError(f"{self.path}: {node}: output {shown(name)!r} is given a second time")
                 maker[name] = index
-        reads = []
-        for node in nodes:
-            names = set(filter(None, node.inputs)).union(*(graph.free_names() for graph in node.graphs))
+        reads, sorted_already = [], True
+        for index, node in enumerate(nodes):
+            names = node.inputs
+            if node.attributes:
+                names = set(names).union(*(graph.free_names() for graph in node.graphs))
+            before = set()
             for name in names:
-                if name not in maker and name not in defined and name not in outer:
+                place_of_maker = maker.get(name)
+                if place_of_maker is not None:
+                    before.add(place_of_maker)
+                    sorted_already = sorted_already and place_of_maker < index
+                elif name and name not in defined and name not in outer:
                     raise FormatError(f"{self.path}: {node}: reads {shown(name)!r}, which nothing gives")
-            reads.append({maker[name] for name in names if name in maker})
-        if all(max(before, default=-1) < index for index, before in enumerate(reads)):
+            reads.append(before)
+        if sorted_already:
             return nodes
         readers: list[list[int]] = [[] for _ in nodes]
         for index, before in enumerate(reads):
@@ -329,30 +341,31 @@ class _Reader:
 
     def node(self, proto: Any, place: str, opsets: Mapping[str, int], depth: int, outer: frozenset[str]) -> OnnxNode:
         domain = _domain(proto.domain)
-        bare = OnnxNode(
-            place, proto.name, proto.op_type, domain, opsets.get(domain, 0), tuple(proto.input), tuple(proto.output),
-            {}, proto.overload,
-        )  # fmt: skip
-        if not bare.op:
-            raise FormatError(f"{self.path}: {place} {shown(bare.name)!r}: no op_type, expected one")
         attributes: dict[str, Any] = {}
-        names = {entry.name for entry in proto.attribute}
-        if names & {"value_float", "value_floats"} or (bare.op == "ConstantOfShape" and "value" not in names):
-            self.floats.add("float32")
+        found = OnnxNode(
+            place, proto.name, proto.op_type, domain, opsets.get(domain, 0), tuple(proto.input), tuple(proto.output),
+            MappingProxyType(attributes) if len(proto.attribute) else _NONE, proto.overload,
+        )  # fmt: skip
+        if not found.op:
+            raise FormatError(f"{self.path}: {place} {shown(found.name)!r}: no op_type, expected one")
         for entry in proto.attribute:
-            where = f"{bare}: attribute {shown(entry.name)!r}"
+            where = _Where(found, entry.name)
             if not entry.name or entry.name in attributes:
                 raise FormatError(f"{self.path}: {where}: expected a name of its own")
             if entry.type == 2 and entry.name in DTYPE_ATTRIBUTES:
                 self.element(entry.i, where)
-            attributes[entry.name] = self._attribute(entry, where, f"{place}.{shown(entry.name)}", opsets, depth)
-        return replace(bare, attributes=MappingProxyType(attributes))
+            attributes[entry.name] = self._attribute(entry, where, place, opsets, depth)
+        if not attributes.keys().isdisjoint(("value_float", "value_floats")) or (
+            found.op == "ConstantOfShape" and "value" not in attributes
+        ):
+            self.floats.add("float32")
+        return found
 
-    def _attribute(self, proto: Any, where: str, place: str, opsets: Mapping[str, int], depth: int) -> Any:
+    def _attribute(self, proto: Any, where: _Where | str, place: str, opsets: Mapping[str, int], depth: int) -> Any:
         if proto.ref_attr_name:
             return AttributeReference(proto.ref_attr_name)
         if proto.type == 5:
-            return _Pending(proto.g, place, opsets, depth + 1)
+            return _Pending(proto.g, f"{place}.{shown(proto.name)}", opsets, depth + 1)
         if proto.type == 4:
             return self.tensor(proto.t, where)
         if proto.type in (1, 2, 3):
@@ -368,7 +381,7 @@ class _Reader:
             f"{self.path}: {where}: {name}, expected an integer, a float, a string, a list of them, a tensor or a graph"
         )
 
-    def tensor(self, proto: Any, where: str) -> np.ndarray:
+    def tensor(self, proto: Any, where: _Where | str) -> np.ndarray:
         """The read-only array of a TensorProto."""
         where = f"{where} {shown(proto.name)!r}" if proto.name else where
         stored = self.element(proto.data_type, where)
@@ -420,7 +433,11 @@ class _Reader:
         """The node, or where it calls one of the model's functions, that function's nodes under names of their own."""
         key = (node.domain, node.op, node.overload)
         if key not in self.functions:
-            yield replace(node, attributes=MappingProxyType(self._graphs(node)))
+            for value in node.attributes.values():
+                if isinstance(value, (_Pending, AttributeReference)):
+                    node = replace(node, attributes=MappingProxyType(self._graphs(node)))
+                    break
+            yield node
             return
         place, function = self.functions[key]
         if place in calls or len(calls) > MAX_NESTING:
@@ -481,6 +498,17 @@ class _Reader:
                 value = self._inner(value)
             found[key] = value
         return found
+
+
+@dataclass(frozen=True)
+class _Where:
+    """An attribute of a node, as messages name it: written out only where there is one."""
+
+    node: OnnxNode
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: attribute {shown(self.name)!r}"
 
 
 class _Anything(frozenset):

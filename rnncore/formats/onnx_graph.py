@@ -58,6 +58,7 @@ MICROSOFT = frozenset({*CONTRIBUTED, "DynamicQuantizeLSTM"})  # of com.microsoft
 CONVERTED = frozenset({"Constant", "Dropout", "Scatter", "Upsample"})
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 CONTROL = frozenset({"If", "Loop", "Scan"})
+SUPPORTED = CONVERTED | RECURRENT | CONTROL | onnx_sequences.OPS.keys() | (SAME & OPS.keys())
 
 # Attributes that say nothing at inference: dropped where the op has none of that name.
 INERT = {"momentum": None, "stash_type": 1, "seed": None, "training_mode": 0}
@@ -68,6 +69,12 @@ FILE_DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64", 12: "uint32", 13: "uint64", 16: "float32",
 }  # fmt: skip
+
+# Ops whose output holds nothing but elements of the first input, and those of which a few bytes ask for many elements.
+MOVING = frozenset(
+    {"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+)
+ENLARGING = frozenset({"ConstantOfShape", "EyeLike", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile"})
 
 MAX_LIST = 4096  # numbers in an attribute; more are a Constant
 SMALL = 64  # elements of a Constant that stand in its attribute, where shapes can be followed through them
@@ -114,6 +121,7 @@ class Shared:
     ):
         self.path, self.dtypes, self.floating = path, dtypes, np.dtype(floating)
         self.problems = problems
+        self.named: dict[np.dtype, str] = {}
         self.folding = Folding()
         self.copies = Copies(declared, path)
         self.turned: dict[tuple, tuple[Any, dict[str, np.ndarray]]] = {}  # recurrent weights in our order, once each
@@ -121,6 +129,13 @@ class Shared:
 
     def dtype(self, file_dtype: str) -> str:
         return self.dtypes.get(file_dtype, file_dtype)
+
+    def dtype_of(self, array: np.ndarray) -> str:
+        """The Spec's dtype of an array; NumPy takes long to say a name."""
+        found = self.named.get(array.dtype)
+        if found is None:
+            found = self.named[array.dtype] = self.dtype(array.dtype.name)
+        return found
 
 
 class Missing(FormatError):
@@ -131,10 +146,7 @@ def is_supported(node: OnnxNode) -> bool:
     """Whether ops of this type are known at all."""
     if node.domain == "com.microsoft":
         return node.op in MICROSOFT
-    known = node.op in CONVERTED | RECURRENT | CONTROL | onnx_sequences.OPS.keys() or (
-        node.op in SAME and node.op in OPS
-    )
-    return not node.domain and known
+    return not node.domain and node.op in SUPPORTED
 
 
 class Lowering:
@@ -182,7 +194,7 @@ class Lowering:
 
     def node_name(self, node: OnnxNode, count: int = 1) -> str:
         """The name of the node that gives a node's outputs: that of the only output, or of the node itself."""
-        output = next((name for name in node.outputs if name), "")
+        output = next(filter(None, node.outputs), "")
         if count == 1 and output in self.given and output not in self.values and output.isprintable():
             return output  # kept for it
         return self.fresh(output if count == 1 else node.name or output)
@@ -190,9 +202,9 @@ class Lowering:
     def add(self, node: Any) -> None:
         """Append a node to the Spec and infer its values."""
         found = node.infer(self.values)
-        clash = [name for name in found if name in self.values]
-        if clash:
-            raise SpecError(f"the name {clash[0]!r} stands for two values")
+        for name in found:
+            if name in self.values:
+                raise SpecError(f"the name {name!r} stands for two values")
         self.values.update(found)
         self.taken.update(found)
         self.nodes.append(node)
@@ -255,7 +267,7 @@ class Lowering:
         """Dtype and shape of a name of the file."""
         found = self.lookup(name)
         if isinstance(found, Known):
-            return Value(self.shared.dtype(found.array.dtype.name), found.array.shape)
+            return Value(self.shared.dtype_of(found.array), found.array.shape)
         return self.values[self.value(name)]
 
     def rank(self, name: str) -> int:
@@ -275,7 +287,7 @@ class Lowering:
         """The value of a Constant node, one for each constant."""
         key = ("constant", name, id(array))
         if key not in self.written:
-            dtype = self.shared.dtype(array.dtype.name)
+            dtype = self.shared.dtype_of(array)
             made = self.fresh(name)
             attributes: dict[str, Any] = {"dtype": dtype, "shape": array.shape}
             small = array.ndim <= 1 and array.size <= SMALL and (array.dtype.kind != "f" or np.isfinite(array).all())
@@ -364,9 +376,9 @@ class Lowering:
         self.shared.problems.append((node, error))
 
     def _lower(self, node: OnnxNode) -> None:
-        from rnncore.formats import onnx_control, onnx_recurrent, onnx_reference
-
         if not is_supported(node):
+            from rnncore.formats import onnx_reference
+
             if onnx_reference.is_rare(node):
                 for step in newest(node, self):
                     onnx_reference.lower(self, step)
@@ -379,6 +391,8 @@ class Lowering:
         if node.op == "Constant":
             self.entries[node.outputs[0]] = Known(_constant(self, node))
         elif node.op in CONTROL:
+            from rnncore.formats import onnx_control
+
             onnx_control.lower(self, next(newest(node, self)))
         elif not node.domain and node.op in onnx_sequences.OPS:
             onnx_sequences.lower(self, node)
@@ -386,6 +400,8 @@ class Lowering:
             for step in standard(node, self):
                 self._step(step)
         elif node.op in RECURRENT:
+            from rnncore.formats import onnx_recurrent
+
             onnx_recurrent.lower(self, node)
         else:
             for step in newest(node, self):
@@ -425,7 +441,7 @@ class Lowering:
                     raise self.error(
                         node, f"attribute 'value' of shape {value.shape}, expected one element", FormatError
                     )
-                found["dtype"] = self.shared.dtype(value.dtype.name)
+                found["dtype"] = self.shared.dtype_of(value)
                 value = value.item()
             elif key == "auto_pad" and value == "":
                 continue  # as absent
@@ -470,14 +486,15 @@ class Lowering:
 
     def place(self, node: OnnxNode, op: str, read: tuple[str, ...], attributes: Mapping[str, Any]) -> str:
         """Append the Spec's node for a node of the file and name its outputs. Returns the Spec's name."""
-        count = len(OPS[op].names("", {**OPS[op].attributes, **attributes}))
+        endings = OPS[op].outputs
+        count = len(OPS[op].names("", {**OPS[op].attributes, **attributes}) if callable(endings) else endings)
         name = self.node_name(node, count)
         made = Node(name, op, read, attributes)
         self.add(made)
         for output, value in zip(node.outputs, made.names, strict=False):
             if output:
                 self.entries[output] = value
-        if any(output and self.uses[output] for output in node.outputs[count:]):
+        if len(node.outputs) > count and any(output and self.uses[output] for output in node.outputs[count:]):
             raise self.error(node, f"{len(node.outputs)} outputs, expected at most {count}")
         self._note(made)
         self._check_size(node, self.values[made.names[0]])
@@ -486,13 +503,12 @@ class Lowering:
     def _note(self, node: Node) -> None:
         """Whether a new node's value is zero, or another value cast."""
         first = node.inputs[0] if node.inputs else ""
-        moving = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Slice", "Expand", "Tile", "Gather", "Identity")
         if node.op == "ConstantOfShape":
             zero = not node.attributes["value"]
         elif node.op == "Concat":
             zero = all(name in self.zeros for name in node.inputs)
         else:
-            zero = node.op in (*moving, "Cast", "Split") and first in self.zeros
+            zero = first in self.zeros and node.op in MOVING
         if zero:
             self.zeros.update(node.names)
         if node.op == "Cast":
@@ -500,7 +516,7 @@ class Lowering:
 
     def _check_size(self, node: OnnxNode, value: Value) -> None:
         """A value whose size the file alone determines may not be larger than any weight has reason to be."""
-        if node.op in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "EyeLike", "Resize", "OneHot"):
+        if node.op in ENLARGING:
             sizes = [size for size in value.shape if isinstance(size, int)]
             if len(sizes) == len(value.shape) and math.prod(sizes) * 4 > MAX_CONSTANT:
                 raise self.error(node, f"a value of {math.prod(sizes):,} elements, expected fewer", FormatError)
@@ -511,8 +527,8 @@ class Lowering:
         self, node: OnnxNode, inputs: list[str], entries: list[Known | Layers | str | None], attributes: dict[str, Any]
     ) -> bool:
         """Lower what is more than the op of the same name; False where it is not."""
-        how = getattr(self, f"_lower_{node.op.lower()}", None)
-        return how is not None and bool(how(node, inputs, entries, attributes))
+        how = SPECIAL.get(node.op)
+        return how is not None and bool(how(self, node, inputs, entries, attributes))
 
     def _lower_cast(self, node, inputs, entries, attributes) -> bool:
         """A cast to the dtype that a value has already is the value."""
@@ -635,7 +651,7 @@ class Lowering:
     def _matrix(self, entry: Known | Layers | str | None) -> np.ndarray | None:
         """A constant (rows, columns) of floats that Linear may own."""
         array = entry.array if isinstance(entry, Known) else None
-        if array is None or array.ndim != 2 or 0 in array.shape or self.shared.dtype(array.dtype.name) != "float":
+        if array is None or array.ndim != 2 or 0 in array.shape or self.shared.dtype_of(array) != "float":
             return None
         return array
 
@@ -657,7 +673,7 @@ class Lowering:
                 continue
             made = self.nodes[index]
             bias = _row(other.array, made.attributes["output_size"], len(self.values[product].shape))
-            if bias is None or self.shared.dtype(bias.dtype.name) != "float":
+            if bias is None or self.shared.dtype_of(bias) != "float":
                 continue
             weight = self.weights.pop(f"{product}.weight")
             self.nodes[index] = None
@@ -702,7 +718,7 @@ class Lowering:
     def _own_kernel(self, node, inputs, entries, attributes, weight, channels, filters) -> bool:
         """A convolution that owns its weights."""
         bias = entries[2] if len(entries) > 2 else None
-        if self.shared.dtype(weight.dtype.name) != "float" or 0 in weight.shape:
+        if self.shared.dtype_of(weight) != "float" or 0 in weight.shape:
             return False
         if bias is not None and not (isinstance(bias, Known) and bias.array.shape == (filters,)):
             return False
@@ -725,7 +741,7 @@ class Lowering:
         if node.op in NOT_FOLDED or not op.arity[0] <= len(arrays) <= op.arity[1]:
             return False
         op.check_present(arrays)
-        given = [None if a is None else value_of(a, self.shared.dtype(a.dtype.name)) for a in arrays]
+        given = [None if a is None else value_of(a, self.shared.dtype_of(a)) for a in arrays]
         complete = {**op.attributes, **attributes}
         absent = [None] * (op.arity[1] - len(given)) if op.optional else []
         found = op.infer(complete, [*given, *absent])
@@ -779,6 +795,10 @@ class Lowering:
         names = self.outputs()
         spec = Spec(tuple(self.inputs), tuple(node for node in self.nodes if node is not None), tuple(names))
         return simplify(spec, self.weights, self.shared.folding)
+
+
+SPECIAL = {op: getattr(Lowering, f"_lower_{op.lower()}") for op in OPS if hasattr(Lowering, f"_lower_{op.lower()}")}
+"""How an op is lowered that has a form of its own."""
 
 
 def _sizes(value: OnnxValue) -> list[int | str]:

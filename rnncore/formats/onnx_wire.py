@@ -45,6 +45,11 @@ _PACKED = {"tensor": {1, 5, 7, 11}, "attribute": {8}}
 # What is neither a message nor text, which has to be UTF-8: packed numbers and bytes.
 _RAW = {"tensor": {1, 4, 5, 6, 7, 9, 10, 11}, "attribute": {4, 7, 8, 9}}
 _ONCE = {"model": {7}, "attribute": {5, 6, 14, 22}, "value": {2}}
+_ANY = range(1 << 70)  # of an opaque message no field is looked at
+_TABLES = {
+    kind: (inner, _PACKED.get(kind, ()), _ONCE.get(kind, ()), _ANY if kind == "opaque" else _RAW.get(kind, ()))
+    for kind, inner in _MESSAGES.items()
+}
 
 
 def check_wire(data: bytes, place: str) -> None:
@@ -56,29 +61,39 @@ def check_wire(data: bytes, place: str) -> None:
         kind, at, stop, depth, graphs = pending.pop()
         if depth > MAX_MESSAGES or graphs > MAX_GRAPHS:
             raise FormatError(f"{place}: graphs nested too deeply, expected at most {MAX_GRAPHS - 1} within the first")
-        inner, numbers, once, raw = (table.get(kind, ()) for table in (_MESSAGES, _PACKED, _ONCE, _RAW))
+        inner, numbers, once, raw = _TABLES[kind]
         seen: set[int] = set()
         while at < stop:
-            tag, at = _varint(data, at, stop, place)
+            tag = data[at]  # most numbers have one byte, and a file has very many of them
+            at += 1
+            if tag >= 0x80:
+                tag, at = _varint(data, at - 1, stop, place)
             number, wire = tag >> 3, tag & 7
-            fields.spend()
-            if number in once and number in seen:
-                raise FormatError(f"{place}: two fields {number} in one {kind} at byte {at}, expected one")
-            seen.add(number)
-            if wire == 0:
-                _, at = _varint(data, at, stop, place)
-            elif wire == 2:
-                size, at = _varint(data, at, stop, place)
+            fields.left -= 1
+            if fields.left < 0:
+                fields.spend()
+            if number in once:
+                if number in seen:
+                    raise FormatError(f"{place}: two fields {number} in one {kind} at byte {at}, expected one")
+                seen.add(number)
+            if wire == 2:
+                size = data[at] if at < stop else 0x80
+                at += 1
+                if size >= 0x80:
+                    size, at = _varint(data, at - 1, stop, place)
                 if size > stop - at:
                     raise FormatError(f"{place}: truncated: field {number} of a {kind} at byte {at} has {size} bytes, "
                                       f"{stop - at} remain")  # fmt: skip
-                if number in inner:
-                    pending.append((inner[number], at, at + size, depth + 1, graphs + (inner[number] == "graph")))
+                message = inner.get(number)
+                if message is not None:
+                    pending.append((message, at, at + size, depth + 1, graphs + (message == "graph")))
                 elif number in numbers:
                     packed.spend(size)
-                elif number not in raw and kind != "opaque":
+                elif number not in raw and not data[at : at + size].isascii():
                     _check_text(data[at : at + size], f"{place}: field {number} of a {kind} at byte {at}")
                 at += size
+            elif wire == 0:
+                _, at = _varint(data, at, stop, place)
             elif wire in (1, 5):
                 at += 8 if wire == 1 else 4
             else:

@@ -21,7 +21,7 @@ import numpy as np
 
 from rnncore.errors import UnsupportedError, WeightError
 
-__all__ = ["fold"]
+__all__ = ["fold", "parts_of"]
 
 _PARAMETRIZED = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<leaf>[^.]+)\.(?P<part>.+)")
 _OLD = re.compile(r"(?P<name>.+)_(?P<part>g|v|orig|u)")
@@ -35,7 +35,7 @@ def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
     The weights are computed in float64 and have the dtype of v or W. WeightError for parts whose shapes contradict each
     other, UnsupportedError for parametrizations that are not known.
     """
-    parts = _parts(tensors)
+    parts = parts_of(tensors)
     if not parts:
         return dict(tensors), ()
     owners = {name: weight for weight, found in parts.items() for name in found.values()}
@@ -49,7 +49,7 @@ def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
     return folded, tuple(f"{name}: its normalization was computed once" for name in parts)
 
 
-def _parts(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
+def parts_of(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
     """Weight -> its parts by the newer names, with the names that they have in the file."""
     found: dict[str, dict[str, str]] = {}
     older: dict[str, dict[str, str]] = {}

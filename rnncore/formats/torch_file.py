@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ from rnncore.formats._pickle import (
 )
 from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped, SkippedList
+from rnncore.formats.torch_quantized import SCHEMES, STORED, dequantize, packed
 
 __all__ = ["read", "read_stream", "read_zip"]
 
@@ -57,6 +58,9 @@ MAX_DEPTH = 64
 MAX_VISITS = 500_000
 MAX_METADATA = 1000
 LONGEST_METADATA = 1000
+WIDE = 4  # bytes of the float32 that a quantized number becomes
+PLAIN = frozenset((str, int, float, bool, type(None)))
+QUICK = 16  # values of a vocabulary that are passed over in the time of a visit
 LARGEST_LISTED = 100  # plain values of larger containers are data (a vocabulary), not settings
 
 STORAGES = {
@@ -118,6 +122,15 @@ class Tensor(Inert):
         self.storage, self.dtype, self.offset, self.shape, self.strides = storage, dtype, offset, shape, strides
 
 
+class Quantized(Inert):
+    """A view of integers with what makes them numbers: scale and zero point, numbers or Tensors along an axis."""
+
+    __slots__ = ("axis", "dtype", "scale", "stored", "zero_point")
+
+    def __init__(self, stored: Tensor, dtype: str, scale: Any, zero_point: Any, axis: int | None):
+        self.stored, self.dtype, self.scale, self.zero_point, self.axis = stored, dtype, scale, zero_point, axis
+
+
 class Unread(Inert):
     """A tensor of a kind that is not read, and why."""
 
@@ -146,7 +159,7 @@ def read_zip(cursor: Cursor, archive: Archive) -> Checkpoint:
             raise FormatError(f"{place}: {pickled}: {archive.size(pickled)} bytes, expected at most {MAX_PICKLE}")
         data = Cursor(archive.read(pickled), f"{place}: {pickled}", longest=LONGEST_STRING)
         storages = _Storages()
-        root = read_pickle(data, TABLE, storages.persistent_id, PickleBudget(data.place))
+        root = read_pickle(data, TABLE, storages.persistent_id, PickleBudget(data.place, len(data)))
         if data.remaining:
             raise FormatError(f"{data.place}: {data.remaining} bytes after the end of the pickle")
         for storage in storages.known.values():
@@ -161,9 +174,12 @@ def read_zip(cursor: Cursor, archive: Archive) -> Checkpoint:
 
 
 def _storage_of(archive: Archive, name: str, storage: Storage) -> bytes:
-    """The bytes of a storage. Half floats are counted as what they become: a file of few bytes may hold many."""
+    """The bytes of a storage. Half floats and quantized numbers are counted as what they become: a file of few bytes
+    may hold many."""
     if storage.dtype in HALVES:
         archive.spend(archive.size(name))
+    elif storage.dtype in STORED:
+        archive.spend(storage.numel * (WIDE - _item_size(storage.dtype)))
     return archive.read(name)
 
 
@@ -172,7 +188,7 @@ def read_stream(cursor: Cursor) -> Checkpoint:
     place = cursor.place
     with low_level_errors(place):
         pickles = cursor.slice(0, len(cursor), longest=LONGEST_STRING)
-        budget, storages = PickleBudget(place), _Storages()
+        budget, storages = PickleBudget(place, min(len(cursor), MAX_PICKLE)), _Storages()
 
         def next_pickle(what, table=EMPTY_TABLE, persistent=_no_persistent_id):
             begin = pickles.tell()
@@ -327,6 +343,31 @@ def _rebuild_tensor(arguments: tuple) -> Inert:
     return _tensor(*arguments[:4])
 
 
+def _rebuild_quantized(arguments: tuple) -> Inert:
+    """torch._utils._rebuild_qtensor: (storage, offset, size, stride, (scheme, scale, zero point[, axis]), ...)."""
+    if len(arguments) != 7 or type(arguments[4]) is not tuple:
+        raise ValueError("a quantized tensor of other arguments than torch.save writes")
+    storage, offset, shape, strides, (scheme, *quantizer) = (*arguments[:4], arguments[4] or (None,))
+    dtype = storage.dtype if type(storage) is Storage else ""
+    if type(scheme) is not Name or scheme.module != "torch" or scheme.name not in SCHEMES or dtype not in STORED:
+        return Unread(f"a quantised tensor of {dtype or 'no storage'} by {_plain(scheme)}")
+    stored = _tensor(storage, offset, shape, strides, STORED[dtype])
+    if scheme.name.startswith("per_tensor"):
+        if len(quantizer) != 2 or not all(type(number) in (int, float) for number in quantizer):
+            raise ValueError(f"a quantized tensor with {_plain(tuple(quantizer))}, expected its scale and zero point")
+        return Quantized(stored, dtype, *quantizer, None)
+    if len(quantizer) != 3 or not all(type(found) is Tensor for found in quantizer[:2]):
+        raise ValueError("a quantized tensor without scales, zero points and their axis")
+    scales, zero_points, axis = quantizer
+    if type(axis) is not int or not 0 <= axis < len(shape) or not scales.shape == zero_points.shape == (shape[axis],):
+        found = f"{_plain(scales.shape)} scales and {_plain(zero_points.shape)} zero points along axis {_plain(axis)}"
+        raise ValueError(f"a quantized tensor of shape {_plain(shape)} with {found}")
+    for found in (scales, zero_points):
+        if found.dtype not in ITEM_SIZES:
+            raise ValueError(f"scales or zero points of {found.dtype}")
+    return Quantized(stored, dtype, scales, zero_points, axis)
+
+
 def _rebuild_tensor_v3(arguments: tuple) -> Inert:
     """torch._utils._rebuild_tensor_v3: v2 on an untyped storage, with the dtype as the seventh argument."""
     if not 7 <= len(arguments) <= 8:
@@ -340,7 +381,7 @@ def _rebuild_tensor_v3(arguments: tuple) -> Inert:
 
 def _first_argument(arguments: tuple) -> Any:
     """torch._utils._rebuild_parameter and others of which only the data counts."""
-    if not arguments or type(arguments[0]) not in (Tensor, Unread, Foreign):
+    if not arguments or type(arguments[0]) not in (Tensor, Quantized, Unread, Foreign):
         raise ValueError("a parameter without a tensor")
     return arguments[0]
 
@@ -379,6 +420,13 @@ def _reconstructor(arguments: tuple) -> Foreign:
     return Foreign(arguments[0])
 
 
+def _tagged(arguments: tuple) -> Any:
+    """torch.jit._pickle's build_tensorlist and others, (list,), and restore_type_tag, (value, type)."""
+    if not 1 <= len(arguments) <= 2:
+        raise ValueError(f"a value of TorchScript's with {len(arguments)} arguments, expected 1 or 2")
+    return arguments[0]
+
+
 def _nothing(_: tuple) -> Inert:
     return NOTHING
 
@@ -395,19 +443,21 @@ TENSORS = {
     ("torch._utils", "_rebuild_parameter_with_state"): _first_argument,
     ("torch.nn.parameter", "Parameter"): _first_argument,
     ("torch.nn.parameter", "Buffer"): _first_argument,
-    ("torch._utils", "_rebuild_qtensor"): _unread("quantised"),
+    ("torch._utils", "_rebuild_qtensor"): _rebuild_quantized,
     ("torch._utils", "_rebuild_sparse_tensor"): _unread("sparse"),
     ("torch._utils", "_rebuild_sparse_csr_tensor"): _unread("sparse"),
     ("torch._utils", "_rebuild_nested_tensor"): _unread("nested"),
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): _unread("meta"),
 }
 BUILTINS = ("set", "frozenset", "bytearray", "bytes", "complex", "slice", "range", "object")
+SCRIPT_LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist", "restore_type_tag")
 TABLE = {
     **TENSORS,
     ("torch._tensor", "_rebuild_from_type"): _rebuild_from_type,
     ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
     ("torch.tensor", "_rebuild_from_type"): _rebuild_from_type,
     ("torch", "Size"): _size,
+    **{("torch.jit._pickle", name): _tagged for name in SCRIPT_LISTS},
     ("torch", "device"): _nothing,
     ("collections", "OrderedDict"): _ordered_dict,
     ("collections", "defaultdict"): lambda _: Pairs(),
@@ -450,23 +500,38 @@ class _Arrays:
         strides = tuple(stride * flat.itemsize for stride in tensor.strides)
         return np.ndarray(tensor.shape, flat.dtype, flat, first * flat.itemsize, strides)
 
+    def dequantized(self, found: Quantized) -> np.ndarray:
+        """The numbers of a quantized tensor, an array of its own, read-only."""
+        size = math.prod(found.stored.shape)
+        self._spend(size * WIDE)
+        array = dequantize(self.of(found.stored), *map(self._number, (found.scale, found.zero_point)), found.axis)
+        array.flags.writeable = False
+        return array
+
+    def _number(self, found: Any) -> np.ndarray:
+        return self.of(found) if type(found) is Tensor else np.float64(found)
+
     def _count(self, tensor: Tensor, item: int) -> None:
         """Bytes that the tensors have once each view is an array of its own; the same view is one."""
         storage = tensor.storage
         key = (storage.key, storage.first, tensor.dtype, tensor.offset, tensor.shape, tensor.strides)
         if key not in self.views:
             self.views.add(key)
-            self.viewed += math.prod(tensor.shape) * item
-            if self.viewed > max(COPIES_AT_LEAST, COPIES_RATIO * self.declared):
-                raise FormatError(f"{self.place}: tensors of {self.viewed} bytes on storages of {self.declared}, "
-                                  f"expected at most {COPIES_RATIO} times as many")  # fmt: skip
+            self._spend(math.prod(tensor.shape) * item)
+
+    def _spend(self, size: int) -> None:
+        self.viewed += size
+        if self.viewed > max(COPIES_AT_LEAST, COPIES_RATIO * self.declared):
+            raise FormatError(f"{self.place}: tensors of {self.viewed} bytes on storages of {self.declared}, "
+                              f"expected at most {COPIES_RATIO} times as many")  # fmt: skip
 
     def _flat(self, storage: Storage, dtype: str) -> np.ndarray:
         """All whole elements of a storage. An untyped storage may be asked for in several dtypes, and is kept."""
         key = storage.key
         if (key, dtype) not in self.flat:
             data = self.bytes[key] if key in self.bytes else self.load(key)
-            self.declared += len(data) if key not in self.bytes else 0
+            wider = WIDE // _item_size(storage.dtype) if storage.dtype in STORED else 1
+            self.declared += len(data) * wider if key not in self.bytes else 0
             if dtype != storage.dtype:
                 self.bytes[key] = data
                 data = data[: len(data) - len(data) % _item_size(dtype)]
@@ -489,7 +554,7 @@ class _Collector:
         self.source_dtypes: dict[str, str] = {}
         self.skipped = SkippedList()
         self.metadata: dict[str, str] = {}
-        self.sources: dict[str, Tensor] = {}
+        self.sources: dict[str, Tensor | Quantized] = {}
         self.path: list[str] = []
         self.open: list[Any] = []  # containers and objects from the root to here
         self.open_ids: set[int] = set()
@@ -511,7 +576,7 @@ class _Collector:
         self.visits.spend()
         if isinstance(value, (list, tuple)) or type(value) is Foreign:
             return self.container(value)
-        if type(value) is Tensor:
+        if type(value) in (Tensor, Quantized):
             return self.tensor(value)
         if type(value) is Unread:
             self.skip_tensor(value.reason)
@@ -533,15 +598,16 @@ class _Collector:
                 self.skip(f"nested more than {MAX_DEPTH} deep in an object")
                 return False
             raise FormatError(f"{self.place}: {self.name()}: nested more than {MAX_DEPTH} deep")
-        if type(value) is Foreign:
+        parts = self.packed(value) if type(value) is Foreign else None
+        if type(value) is Foreign and parts is None:
             if not self.objects:
                 self.skip(f"an object of {value.kind}, of which only tensors are read")
             self.note(value.kind, "__class__")
-            self.objects += 1
+        self.objects += type(value) is Foreign
         self.open.append(value)
         self.open_ids.add(id(value))
         found = False
-        for key, child in _children(value):
+        for key, child in _children(value if parts is None else parts, self.visits):
             if key is not None:
                 self.path.append(key)
             found = self.visit(child) or found
@@ -554,14 +620,21 @@ class _Collector:
             self.barren.add(id(value))
         return found
 
+    def packed(self, value: Foreign) -> Pairs | None:
+        """The parts of an object of packed weights."""
+        try:
+            return packed(value)
+        except ValueError as error:
+            raise UnsupportedError(f"{self.place}: {shown(self.name())}: {error}") from None
+
     def close_cycle(self, value: Any) -> bool:
         begin = next(index for index, outer in enumerate(self.open) if outer is value)
         if not any(type(outer) is Foreign for outer in self.open[begin:]):
             raise FormatError(f"{self.place}: {self.name()}: a container that contains itself")
         return False
 
-    def tensor(self, tensor: Tensor) -> bool:
-        if tensor.dtype not in ITEM_SIZES:
+    def tensor(self, tensor: Tensor | Quantized) -> bool:
+        if type(tensor) is Tensor and tensor.dtype not in ITEM_SIZES:
             self.skip_tensor(f"a tensor of {tensor.dtype}, expected one of {', '.join(ITEM_SIZES)}")
             return False
         name = self.name()
@@ -572,7 +645,7 @@ class _Collector:
         if len(self.tensors) >= MAX_TENSORS:
             raise FormatError(f"{self.place}: more than {MAX_TENSORS} tensors")
         check_name(name, self.place)
-        self.tensors[name] = self.arrays.of(tensor)
+        self.tensors[name] = self.arrays.of(tensor) if type(tensor) is Tensor else self.arrays.dequantized(tensor)
         self.sources[name] = tensor
         self.source_dtypes[name] = tensor.dtype
         return True
@@ -598,23 +671,35 @@ class _Collector:
         return ".".join(self.path) if self.path else "tensor"
 
 
-def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
+def _children(value: Any, visits: Budget) -> Iterable[tuple[str | None, Any]]:
     """(key, child) of a container or object; key None adds nothing to the name."""
+    if type(value) is Foreign:
+        return _of_object(value, visits)
+    if len(value) > LARGEST_LISTED:
+        return _of_vocabulary(value, visits)
     if type(value) is Pairs:
-        for at in range(0, len(value), 2):
-            yield _key(value[at], at), value[at + 1]
-    elif type(value) is Foreign:
-        for state in value.attributes or ():
-            for part in state if type(state) is tuple and len(state) == 2 else (state,):
-                if type(part) is Pairs:
-                    yield from _attributes(part)
-                elif part is not None:
-                    yield "state", part
-        if value.entries is not None:
-            yield from _children(value.entries)
-    else:
-        for at, child in enumerate(value):
-            yield str(at), child
+        return [(_key(value[at], at), value[at + 1]) for at in range(0, len(value), 2)]
+    return [(str(at), child) for at, child in enumerate(value)]
+
+
+def _of_object(value: Foreign, visits: Budget) -> Iterator[tuple[str | None, Any]]:
+    for state in value.attributes or ():
+        for part in state if type(state) is tuple and len(state) == 2 else (state,):
+            if type(part) is Pairs:
+                yield from _attributes(part)
+            elif part is not None:
+                yield "state", part
+    if value.entries is not None:
+        yield from _children(value.entries, visits)
+
+
+def _of_vocabulary(value: Any, visits: Budget) -> list[tuple[str, Any]]:
+    """Of a container with many values those that are not plain: the others are data, and are not looked at."""
+    visits.spend(len(value) // QUICK)
+    if type(value) is Pairs:
+        pairs = enumerate(zip(value[::2], value[1::2], strict=True))
+        return [(_key(key, 2 * at), child) for at, (key, child) in pairs if type(child) not in PLAIN]
+    return [(str(at), child) for at, child in enumerate(value) if type(child) not in PLAIN]
 
 
 def _attributes(state: Pairs) -> Iterator[tuple[str | None, Any]]:
@@ -628,7 +713,7 @@ def _attributes(state: Pairs) -> Iterator[tuple[str | None, Any]]:
         child = state[2 * at + 1]
         if module and key in ("_parameters", "_buffers", "_modules"):
             yield None, child
-        elif not (module and key == "_flat_weights"):
+        elif key != "_flat_weights":
             yield key, child
 
 

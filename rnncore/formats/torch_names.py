@@ -7,15 +7,17 @@
     bound = bind(stack.spec(), tensors, stack.names)
 
 A recurrent node NAME reads NAME.weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, weight_hr_l0 and the same with
-"_reverse"; with one layer also without "_l0", as PyTorch's cells write them. Every other node, and what PyTorch
-does not have (peepholes, initial states), reads the canonical names of rnncore.
+"_reverse"; with one layer also without "_l0", as PyTorch's cells write them. A MultiHeadAttention reads in_proj_weight,
+in_proj_bias and out_proj. Every other node, and what PyTorch does not have (peepholes, initial states), reads the
+canonical names of rnncore. Where none of these is there, the Spec's own ``names`` say what a checkpoint calls it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +26,7 @@ from rnncore.cells import CELLS, GRU
 from rnncore.errors import UnsupportedError, WeightError, close_names
 from rnncore.formats.attention import flatten_vector
 from rnncore.formats.gates import split_gru_bias, squeeze_batch, sum_biases
-from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
+from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec, paths_of
 from rnncore.weights import Weights, memory_of
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
@@ -50,15 +52,16 @@ def bind(
 
     names maps a name as the Spec would have it, canonical or PyTorch's ("enc.weight_ih_l0"), or a whole node
     ("enc"), to the file's; "" stands for tensors without any prefix. prefix stands before the names of all other
-    nodes ("module."); without it, one that fits every node is found, and reported in the result.
+    nodes ("module."); without it, one that fits every node is found, and reported in the result. The names that the
+    Spec has itself come last, behind the prefix.
 
     Raises WeightError: a tensor is missing or of the wrong shape; several prefixes fit; a tensor of one of the
     Spec's nodes is not used (weight_hh_l1 where layers=1); an entry of names leads nowhere.
     """
     binder = _Binder(spec, tensors, dict(names or {}), prefix)
     arrays: dict[str, np.ndarray] = {}
-    for node in spec.nodes:
-        arrays.update(binder.plain(node) if isinstance(node, (Node, Control)) else binder.recurrent(node))
+    for node in binder.nodes:
+        arrays.update(binder.plain(node) if isinstance(node, Node) else binder.recurrent(node))
     return Bound(Weights(spec, arrays), binder.leftovers(), binder.prefix)
 
 
@@ -70,16 +73,21 @@ class _Binder:
     """One call of bind: which tensors and which entries of ``names`` have been used."""
 
     def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], names: dict[str, str], prefix: str | None):
-        self.spec, self.tensors, self.names = spec, tensors, names
+        self.nodes = list(_placed(spec))
+        self.tensors, self.names, self.own = tensors, names, spec.names
         self.used: set[str] = set()
         self.used_names: set[str] = set()
         self.roots: dict[str, str] = {}
         self.combined: dict[tuple, tuple[list[np.ndarray], dict[str, np.ndarray]]] = {}  # pairs of biases, and sums
-        known = [key for node in spec.nodes for key in (node.name, *_accepted(node))]
-        for name in sorted(set(self.names) - set(known)):
-            raise WeightError(f"names: {name!r} is no node or weight that the Spec needs{_near(name, known)}")
+        self.modules = {name[:end] for name in tensors for end, letter in enumerate(name) if letter == "."}
+        known = [key for node in self.nodes for key in (node.name, *_accepted(node))]
+        self.controls = {path for path, node in paths_of(spec) if isinstance(node, Control)}
+        known += sorted(self.controls)
+        for what, given in (("names", self.names), ("names of the Spec", self.own)):
+            for name in sorted(set(given) - set(known)):
+                raise WeightError(f"{what}: {name!r} is no node or weight that the Spec needs{_near(name, known)}")
         self.prefix = self._find_prefix() if prefix is None else prefix and f"{prefix.removesuffix('.')}."
-        for node in spec.nodes:
+        for node in self.nodes:
             self.roots[node.name] = self._root(node)
 
     def recurrent(self, node: Recurrent | AttentionDecoder) -> dict[str, np.ndarray]:
@@ -100,8 +108,25 @@ class _Binder:
         return {**found, **self._own(node, node.own_shapes())} if isinstance(node, AttentionDecoder) else found
 
     def plain(self, node: Node) -> dict[str, np.ndarray]:
-        shapes = node.weight_shapes().items()
-        return self._own(node, {name.removeprefix(f"{node.name}."): shape for name, shape in shapes})
+        shapes = {name.removeprefix(f"{node.name}."): shape for name, shape in node.weight_shapes().items()}
+        return self._attention(node, shapes) if node.op == "MultiHeadAttention" else self._own(node, shapes)
+
+    def _attention(self, node: Node, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        """The weights as they stand, or PyTorch's: those of query, key and value, in this order, in one tensor."""
+        found = {}
+        for key, shape in shapes.items():
+            part, _, leaf = key.partition(".")
+            joined, rows = f"in_proj_{leaf}", shape[0]
+            if part not in PROJECTED or self.lookup(node, (key, f"{part[0]}_proj_{leaf}")) is not None:
+                spellings = (key, f"out_proj.{leaf}" if part == "output" else f"{part[0]}_proj_{leaf}")
+                found[f"{node.name}.{key}"] = self.take(node, spellings, shape)
+            elif self.lookup(node, (joined,)) is None:
+                found[f"{node.name}.{key}"] = self.take(node, (key,), shape)  # which says that it is missing
+            else:
+                whole = self.take(node, (joined,), (len(PROJECTED) * rows, *shape[1:]))
+                place = PROJECTED.index(part) * rows
+                found[f"{node.name}.{key}"] = whole[place : place + rows]
+        return found
 
     def _own(self, node, shapes) -> dict[str, np.ndarray]:
         """Weights that have one name; a vector may also be the matrix of a Linear to or from one unit."""
@@ -139,7 +164,8 @@ class _Binder:
                 return found
         if _is_constant(node) and self.roots[node.name] in self.tensors:
             return self.roots[node.name]  # a parameter of its own, whose module is no node
-        return None
+        own = (self.prefix + self.own[wanted] for wanted in _within(node, spellings) if wanted in self.own)
+        return next((name for name in own if name in self.tensors), None)
 
     def take(self, node, spellings, shape, convert=_as_it_is) -> np.ndarray:
         """The tensor, checked for its shape and marked as used."""
@@ -178,7 +204,7 @@ class _Binder:
         idle = sorted(set(self.names) - self.used_names)
         if idle:
             raise WeightError(f"names: {idle[0]!r} is not needed, the tensors have it under another of its names")
-        owners = {self.roots[node.name]: node for node in self.spec.nodes}
+        owners = {self.roots[node.name]: node for node in self.nodes}
         unused = tuple(name for name in self.tensors if name not in self.used)
         for name in unused:
             modules = [name[:end] for end, letter in enumerate(name) if letter == "."] or [""]
@@ -192,14 +218,24 @@ class _Binder:
         return unused
 
     def _root(self, node) -> str:
-        if node.name not in self.names:
-            return self.roots.get(node.name, self.prefix + node.name)
-        self.used_names.add(node.name)
-        root = self.names[node.name].removesuffix(".")
-        if root and not any(name.startswith(f"{root}.") for name in self.tensors):
-            modules = {name.rpartition(".")[0] for name in self.tensors}
-            raise WeightError(f"names: {node.name!r} leads to {root!r}, which has no tensors{_near(root, modules)}")
-        return root
+        """The module of a node: what names say of it, or of the Control node that it is inside of."""
+        given = self._placed_by(node)
+        if given is None:
+            root = self.roots.get(node.name, self.prefix + node.name)
+            return self.prefix + self.own[node.name] if node.name in self.own and root not in self.modules else root
+        self.used_names.add(given)
+        root = self.names[given].removesuffix(".")
+        if root and root not in self.modules:
+            raise WeightError(f"names: {given!r} leads to {root!r}, which has no tensors{_near(root, self.modules)}")
+        return root if given == node.name else _join(root, node.name[len(given) + 1 :])
+
+    def _placed_by(self, node) -> str | None:
+        """The entry of ``names`` that says where a node is: its own, or that of a Control node around it."""
+        for end in (len(node.name), *(end for end, letter in enumerate(node.name) if letter == ".")):
+            path = node.name[:end]
+            if path in self.names and (path == node.name or path in self.controls):
+                return path
+        return None
 
     def _named(self, wanted: str) -> str:
         found = self.names[wanted]
@@ -212,16 +248,20 @@ class _Binder:
         """What stands before the names of all nodes that ``names`` does not place."""
         fits: set[str] | None = None
         searched = []
-        for node in self.spec.nodes:
+        for node in self.nodes:
             anchors = self._anchors(node)
-            if not anchors or node.name in self.names or any(f"{node.name}.{key}" in self.names for key in anchors):
+            if not anchors or self._placed_by(node) or any(key in self.names for key in _within(node, anchors)):
                 continue
             searched.append((node, anchors))
             endings = [f"{node.name}.{key}" for key in anchors]
+            endings += [f"{self.own[node.name]}.{key}" for key in anchors if node.name in self.own]
+            endings += [self.own[wanted] for wanted in _within(node, anchors) if wanted in self.own]
             if fits is None:
                 found = [name.removesuffix(end) for end in endings for name in self.tensors if name.endswith(end)]
                 fits = {prefix for prefix in found if not prefix or prefix.endswith(".")}
             fits = {prefix for prefix in fits if any(prefix + ending in self.tensors for ending in endings)}
+        if not searched:
+            return self._prefix_of_constants()
         if not fits:
             if len(searched) == 1 and any(key in self.tensors for key in searched[0][1]):
                 self.roots[searched[0][0].name] = ""
@@ -239,14 +279,25 @@ class _Binder:
             )
         return fits.pop()
 
+    def _prefix_of_constants(self) -> str:
+        """What stands before the names of all parameters, where the Spec has no other weights."""
+        weights = [name for node in self.nodes for name in node.weight_shapes()]
+        wanted = [self.own.get(name, name.removesuffix(".value")) for name in weights]
+        if not wanted or any(name in self.tensors for name in (*weights, *wanted)):
+            return ""
+        ends = [{name.removesuffix(one) for name in self.tensors if name.endswith(f".{one}")} for one in wanted]
+        fits = set.intersection(*ends)
+        return fits.pop() if len(fits) == 1 else ""
+
     @staticmethod
     def _anchors(node) -> tuple[str, ...]:
         """Spellings of one tensor that the node cannot be without; none for a Constant, which has a tensor's name."""
         if _is_constant(node):
             return ()
-        if not isinstance(node, (Node, Control)):
+        if not isinstance(node, Node):
             return _spellings(node, "weight_ih", node.suffix(0, node.directions[0]))
-        return tuple(name.removeprefix(f"{node.name}.") for name in list(node.weight_shapes())[:1])
+        first = tuple(name.removeprefix(f"{node.name}.") for name in list(node.weight_shapes())[:1])
+        return (*first, "in_proj_weight", "q_proj_weight") if node.op == "MultiHeadAttention" else first
 
     def _candidates(self, wanted: str, shape: tuple[int, ...]) -> str:
         """Up to three tensors that may have been meant: the same last word and shape, the same shape, a like name."""
@@ -261,6 +312,23 @@ class _Binder:
         return f" (did you mean {listed}?)" if listed else ""
 
 
+PROJECTED = ("query", "key", "value")
+ATTENTION = (*(f"{one[0]}_proj_weight" for one in PROJECTED), "in_proj_weight", "in_proj_bias", "out_proj.weight",
+             "out_proj.bias")  # fmt: skip
+"""PyTorch's names of a MultiHeadAttention's weights."""
+
+
+def _placed(spec: Spec) -> Iterator[Node | Recurrent | AttentionDecoder]:
+    """Every node that has weights of its own, those in branches under the name that stands before their weights."""
+    for path, node in paths_of(spec):
+        if not isinstance(node, Control):
+            yield node if path == node.name else dataclasses.replace(node, name=path)
+
+
+def _within(node, keys: Iterable[str]) -> Iterator[str]:
+    return (f"{node.name}.{key}" for key in keys)
+
+
 def _is_constant(node) -> bool:
     return isinstance(node, Node) and node.op == "Constant"
 
@@ -273,7 +341,9 @@ def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tup
 def _accepted(node: Node | Recurrent | AttentionDecoder) -> list[str]:
     """Every name, canonical or PyTorch's, under which a node's weights may be given."""
     found = list(node.weight_shapes())
-    if not isinstance(node, (Node, Control)):
+    if isinstance(node, Node) and node.op == "MultiHeadAttention":
+        found += _within(node, ATTENTION)
+    if not isinstance(node, Node):
         suffixes = [node.suffix(layer, direction) for layer in range(node.layers) for direction in node.directions]
         keys = [*node.cell.weight_shapes(), *(("bias_ih", "bias_hh") if node.cell.bias else ())]
         found += [
@@ -292,7 +362,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _describe(node) -> str:
-    if isinstance(node, (Node, Control)):
+    if isinstance(node, Node):
         return node.op
     if isinstance(node, AttentionDecoder):
         return f"{node.kind} of {node.cell.kind}, layers={node.layers}, attention={node.attention!r}"

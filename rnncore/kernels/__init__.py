@@ -1,19 +1,24 @@
 """All compiled code.
 
-_native.pyx        the time loop over packed SIMD kernels, float32
-native/            those kernels: one body, a shim for each instruction set, the threads' pool
-_convolution.pyx   convolutions over packed SIMD kernels, float32
-convolution/       those kernels: one body, a shim for each instruction set
+_runtime.pyx       threads, scratch memory, signals, choice of the instruction set: once in a process, for all others
+runtime/           the same in C; sizes that cannot wrap, the floating-point mode, what lets a kernel be stopped
+_packing.pyx       weights of a cell, float32, packed into panels
+recurrent/         kernels over panels: one body, a shim for each instruction set; costs.h: what work costs
+_loop.pyx          the time loop over them: one run of one direction
+_schedule.pyx      sharing a call among threads
+_recurrent.pyx     calls of recurrent layers: their arguments, and the short ways
+_pool.pyx          streams of a stack, whose states are kept in place
+_linear.pyx        products with a packed matrix
+_activations.pyx   activation functions over arrays
+_convolution.pyx   convolutions, float32;  convolution/: their kernels
+_pooling.pyx       largest numbers and means of windows, float32;  pooling/: their kernels
 _normalization.pyx  rows to mean 0 and variance 1, float32 (normalize.h)
-_pooling.pyx       largest numbers and means of windows, float32
-pooling/           those kernels: one body, a shim for each instruction set
 _graph.pyx         walking a graph, step by step
-_engine.pyx        the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
+_blas_loop.pyx     the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
 _blas.pyx          row-major products over SciPy's cython_blas, imported at first use
+_cell.pxd          cell.h: what a cell does after the products
 _job.pxd           what both loops work on
-_checks.pxd        what entries ask of their arguments; sizes that cannot wrap (native/sizes.h)
-_signals.pxd       looking for signals inside a call (native/watch.h)
-cell.h             what a cell does after the products
+_checks.pxd        what entries ask of their arguments
 activations.h      activation functions
 vectors.h          vectors of float32, for the bodies of kernels
 """

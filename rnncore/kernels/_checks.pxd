@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t
 cimport numpy as cnp
 
 
-cdef extern from "native/sizes.h":
+cdef extern from "runtime/sizes.h":
     size_t times "rnncore_times"(size_t a, size_t b) noexcept nogil
     size_t plus "rnncore_plus"(size_t a, size_t b) noexcept nogil
 

@@ -19,9 +19,12 @@ import numpy as np
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_size, checked_sizes, plus, refuse, times
-from rnncore.kernels._signals cimport check_signals, handler_raised
+from rnncore.kernels._runtime cimport (
+    check_signals, handler_raised, isa_number, raise_handled, rnncore_flush_subnormals, rnncore_get, rnncore_put,
+    rnncore_restore_subnormals, run_threads, scratch_memory, threads_of,
+)
 
-from rnncore.kernels import _native, check_room
+from rnncore.kernels import check_room
 
 cnp.import_array()
 
@@ -48,17 +51,6 @@ cdef extern from "convolution/convolution.h":
 
     const rnncore_convolution_isa** rnncore_convolution_isas
     void rnncore_copy_rows(const rnncore_row* rows, Py_ssize_t n, const float* source, float* target) noexcept nogil
-
-cdef extern from "native/pool.h":
-    ctypedef void rnncore_task(int index, int threads, void* argument) noexcept nogil
-    void rnncore_pool_run(int threads, rnncore_task* task, void* argument) nogil
-    void rnncore_put(Py_ssize_t* word, Py_ssize_t value) noexcept nogil
-    Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
-
-cdef extern from "native/scratch.h":
-    void* rnncore_scratch(size_t size) nogil
-    unsigned rnncore_flush_subnormals() noexcept nogil
-    void rnncore_restore_subnormals(unsigned before) noexcept nogil
 
 
 cdef enum Kernel:
@@ -98,17 +90,6 @@ LARGEST_WHOLE = 16
 
 # Plans that are kept, of images of several sizes in turn.
 cdef Py_ssize_t KEPT_PLANS = 16
-
-
-cdef const rnncore_convolution_isa* current_isa() except NULL:
-    """The table for the instruction set that _native uses."""
-    cdef int i = 0
-    name = _native.current_isa().encode()
-    while rnncore_convolution_isas[i] != NULL:
-        if <bytes> rnncore_convolution_isas[i].name == name:
-            return rnncore_convolution_isas[i]
-        i += 1
-    raise RuntimeError(f"no convolution kernels for {name.decode()}")
 
 
 cdef class Plan:
@@ -282,7 +263,6 @@ cdef struct Work:
     int relu
     Py_ssize_t stop         # set where memory was lacking (1) or a signal handler raised (2)
     bint signals
-    void* pending           # the list for what it raised
 
 
 cdef bint worked(Work* work, double* since, double done, int index) noexcept nogil:
@@ -290,7 +270,7 @@ cdef bint worked(Work* work, double* since, double done, int index) noexcept nog
     since[0] += done
     if since[0] > WORK_BETWEEN_SIGNALS:
         since[0] = 0
-        if work.signals and index == 0 and not rnncore_get(&work.stop) and handler_raised(work.pending):
+        if work.signals and index == 0 and not rnncore_get(&work.stop) and handler_raised():
             rnncore_put(&work.stop, 2)
     return rnncore_get(&work.stop) != 0
 
@@ -373,17 +353,13 @@ cdef void convolve_rows(Work* work, Py_ssize_t chunk, Py_ssize_t g, Py_ssize_t b
                   min(end * W, work.M) - panel * W, work.K, xs, at, work.offsets, ys, work.P, work.relu)
 
 
-# Exceptions of signal handlers, on their way from the task to the call that started it.
-cdef list pending = []
-
-
 cdef void convolve(int index, int threads, void* argument) noexcept nogil:
     """Task: a share of the images (or chunks of them), groups and parts of the outputs, in this order."""
     cdef Work* work = <Work*> argument
     cdef Py_ssize_t images = work.N if work.kernel != ROWS else (work.N + work.images - 1) // work.images
     cdef Py_ssize_t units = images * work.G * work.blocks, unit, rest, n, g
     cdef Py_ssize_t last_n = -1, last_g = -1
-    cdef char* room = <char*> rnncore_scratch(work.scratch)
+    cdef char* room = <char*> scratch_memory(work.scratch)
     cdef const float* x = NULL
     cdef double since = 0
     cdef unsigned before
@@ -435,9 +411,9 @@ cdef class Convolution:
             refuse(f"group={groups}, expected a divisor of {shape[0]} outputs")
         if bias is not None and np.shape(bias) != shape[:1]:
             refuse(f"bias: shape {np.shape(bias)}, expected {shape[:1]}")
-        self.isa = current_isa()
+        self.isa = rnncore_convolution_isas[isa_number()]
         W = self.isa.width
-        self.kernel, self.threads = shape[2:], max(1, min(threads, 64))
+        self.kernel, self.threads = shape[2:], threads
         self.strides = checked_sizes(strides, "strides", axes)
         self.dilations = checked_sizes(dilations, "dilations", axes)
         self.plans = {}
@@ -552,12 +528,11 @@ cdef class Convolution:
         work.relu = self.relu
         work.stop = 0
         multiply_adds = <double> work.N * work.P * work.G * work.M * work.K
-        threads = <int> max(1, min(self.threads, multiply_adds / WORK_WORTH_SHARING))
+        threads = <int> max(1, min(threads_of(self.threads), multiply_adds / WORK_WORTH_SHARING))
         work.blocks = threads if work.N * work.G < 4 * threads else 1
         work.blocks = max(work.blocks, <Py_ssize_t> (multiply_adds / work.N / work.G / WORK_BETWEEN_SIGNALS))
         work.blocks = max(1, min(work.blocks, work.M if plan.kernel == SINGLE else work.panels))
         work.signals = multiply_adds + WORK_OF_A_COPY * work.N * work.G * work.C * work.padded > WORK_BETWEEN_SIGNALS
-        work.pending = <void*> pending
         work.scratch = plus(times(times(times(work.images, work.C), work.padded), sizeof(float)), 64)
         if plan.kernel == PLANES:
             work.scratch = plus(work.scratch, times(times(self.isa.chain + 1 + self.panels * self.isa.width,
@@ -568,11 +543,11 @@ cdef class Convolution:
             convolve(0, 1, &work)
         else:
             with nogil:
-                rnncore_pool_run(threads, convolve, &work)
+                run_threads(threads, convolve, &work)
         if work.stop == 1:
             raise MemoryError(f"no memory for a convolution of images {(<object> dense).shape}: {work.scratch} bytes")
         if work.stop == 2:
-            raise pending.pop()
+            raise_handled()
         return y
 
 

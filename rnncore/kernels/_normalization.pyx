@@ -4,9 +4,9 @@
 import numpy as np
 
 cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
 
 from rnncore.kernels._checks cimport check_dense, refuse
+from rnncore.kernels._runtime cimport check_signals
 
 cnp.import_array()
 
@@ -79,5 +79,5 @@ def normalize(cnp.ndarray x not None, Py_ssize_t n, Py_ssize_t inner, Py_ssize_t
                               NULL if means == NULL else means + first, NULL if inverses == NULL else inverses + first)
         first += many
         if first < rows:
-            PyErr_CheckSignals()
+            check_signals()
     return (y, mean_array, inverse_array) if statistics else y

@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport MAX_RANK, check_dense, check_shape1, check_writable, plus, refuse, times
-from rnncore.kernels._native cimport StateCall, check_stack_states, run_states, steps_between_signals
+from rnncore.kernels._recurrent cimport StateCall, check_stack_states, run_states, steps_between_signals
 
 from rnncore.errors import InputError, StreamError, shown
 

@@ -8,17 +8,16 @@ import numpy as np
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_sizes, refuse, times
-from rnncore.kernels._signals cimport handler_raised
+from rnncore.kernels._runtime cimport handler_raised, isa_number, raise_handled, scratch_memory
 
-from rnncore.kernels import _native, check_room
+from rnncore.kernels import check_room
 
 cnp.import_array()
 
 
-cdef extern from "native/watch.h":
+cdef extern from "runtime/watch.h":
     ctypedef struct rnncore_watch:
-        int (*look)(void* argument) noexcept nogil
-        void* argument
+        int (*look)() noexcept nogil
         double between, left
         int stopped
 
@@ -43,9 +42,6 @@ cdef extern from "pooling/pooling.h":
 
     const rnncore_pooling_isa** rnncore_pooling_isas
 
-cdef extern from "native/scratch.h":
-    void* rnncore_scratch(size_t size) nogil
-
 
 # Below so many numbers a call keeps the GIL: giving it away and getting it back costs more.
 cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
@@ -56,20 +52,6 @@ cdef double WORK_BETWEEN_SIGNALS = 2e7
 # Numbers of one image, of its windows, or of what windows reach: beyond any memory, and few enough for all that is
 # computed of them.
 LARGEST = 1 << 48
-
-# Exceptions of signal handlers, on their way from the kernel to the call that started it.
-cdef list pending = []
-
-
-cdef const rnncore_pooling_isa* current_isa() except NULL:
-    """The table for the instruction set that _native uses."""
-    cdef int i = 0
-    name = _native.current_isa().encode()
-    while rnncore_pooling_isas[i] != NULL:
-        if <bytes> rnncore_pooling_isas[i].name == name:
-            return rnncore_pooling_isas[i]
-        i += 1
-    raise RuntimeError(f"no pooling kernels for {name.decode()}")
 
 
 cdef class Pooling:
@@ -96,7 +78,7 @@ cdef class Pooling:
         cdef Py_ssize_t axes = len(sizes)
         if not 1 <= axes <= MAX_RANK - 2:
             refuse(f"images of {axes} axes, expected 1 to {MAX_RANK - 2}")
-        self.isa = current_isa()
+        self.isa = rnncore_pooling_isas[isa_number()]
         self.sizes = checked_sizes(sizes, "sizes", axes)
         self.outputs = checked_sizes(outputs, "outputs", axes)
         windows = list(zip(
@@ -157,10 +139,10 @@ cdef class Pooling:
         images = dims[0] * dims[1]
         if cnp.PyArray_SIZE(y) == 0:
             return y
-        room = <float*> rnncore_scratch(times(self.room, sizeof(float)))
+        room = <float*> scratch_memory(times(self.room, sizeof(float)))
         if room == NULL:
             raise MemoryError(f"no memory for pooling images {(<object> x).shape}: {4 * self.room} bytes")
-        watch.look, watch.argument = handler_raised, <void*> pending
+        watch.look = handler_raised
         watch.between = watch.left = WORK_BETWEEN_SIGNALS
         watch.stopped = False
         if cnp.PyArray_SIZE(x) < NUMBERS_WITH_GIL:
@@ -171,5 +153,5 @@ cdef class Pooling:
                 self.isa.pool(&self.pooling, images, <const float*> cnp.PyArray_DATA(dense),
                               <float*> cnp.PyArray_DATA(y), room, &watch)
         if watch.stopped:
-            raise pending.pop()
+            raise_handled()
         return y

@@ -6,7 +6,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops import blocks
-from rnncore.ops.base import Op, Value, axis_of, given, has, known, whole_over_axis
+from rnncore.ops.base import Op, axis_of, given, has, known, whole_over_axis
 from rnncore.ops.checks import FLOATS, need, need_scalar, single
 from rnncore.ops.dimensions import CAUSAL, Dimension, Reach, carried, kept
 from rnncore.ops.schema import Axis, Choice, Flag
@@ -19,7 +19,7 @@ SUMMED = (*FLOATS, "int32", "int64", "uint32", "uint64")
 def _same_over_axis(attributes, values):
     need(values[0], FLOATS)
     axis_of(attributes["axis"], len(values[0].shape))
-    return [Value(values[0].dtype, values[0].shape)]
+    return [values[0].without_data]
 
 
 def _by_rows(run):
@@ -75,7 +75,7 @@ def _running_infer(attributes, values):
     found = single(known(attributes, "axis", values, 1))
     if found is not None:
         axis_of(found, len(x.shape))
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _running_dimensions(attributes, inputs, outputs):

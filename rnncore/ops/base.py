@@ -64,8 +64,18 @@ class Value:
     shape: tuple[int | str, ...]
     data: tuple[int | float | bool | str, ...] | None = None
 
+    @property
+    def without_data(self) -> Value:
+        """A value of this dtype and shape whose content is not known: the same object where it is not."""
+        return self if self.data is None else Value(self.dtype, self.shape)
+
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+def no_weights(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights, and their dtypes, of an op that owns none."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class Op:
 
     schema        what each attribute may be: name -> Attribute of ops/schema.py. From it come
     attributes    name -> default, ``...`` where it must be given
+    required      those that must be given
     parameters    attributes that ONNX passes as inputs (axes, shape, starts ...): name -> position of that input. Each
                   may be given as an attribute or as an input, which is then a value of the graph; see known and given
     arity         the smallest and largest number of inputs
@@ -111,8 +122,8 @@ class Op:
     time: str | Callable[[Mapping[str, Any], int, int], str] = "pointwise"
     arity: tuple[int, int] = (1, 1)
     schema: Mapping[str, Attribute] = field(default_factory=dict)
-    weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = lambda attributes: {}
-    weight_dtypes: Callable[[Mapping[str, Any]], dict[str, str]] = lambda attributes: {}
+    weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = no_weights
+    weight_dtypes: Callable[[Mapping[str, Any]], dict[str, str]] = no_weights
     optional: tuple[int, ...] = ()
     of_sizes: tuple[int, ...] = ()
     shaped_by: tuple[int, ...] = ()
@@ -123,18 +134,21 @@ class Op:
     spreads: bool = False
     attributes: Mapping[str, Any] = field(init=False)
     parameters: Mapping[str, int] = field(init=False)
+    required: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
         positions = {name: kind.position for name, kind in self.schema.items() if kind.position is not None}
         object.__setattr__(self, "attributes", {name: kind.default for name, kind in self.schema.items()})
         object.__setattr__(self, "parameters", positions)
+        required = tuple(name for name, kind in self.schema.items() if kind.default is ...)
+        object.__setattr__(self, "required", required)
         object.__setattr__(self, "optional", tuple(sorted({*self.optional, *positions.values()})))
 
     def check_present(self, given: Sequence[Any]) -> None:
         """SpecError where an input is absent that may not be."""
-        missing = [place for place, value in enumerate(given) if value is None and place not in self.optional]
-        if missing:
-            raise SpecError(f"input {missing[0]} is absent, expected it")
+        for place, value in enumerate(given):
+            if value is None and place not in self.optional:
+                raise SpecError(f"input {place} is absent, expected it")
 
     def compiled(
         self,
@@ -158,6 +172,8 @@ class Op:
     def names(self, node: str, attributes: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of a node's values."""
         endings = self.outputs(attributes) if callable(self.outputs) else self.outputs
+        if endings == ("",):
+            return (node,)
         return tuple(f"{node}.{ending}" if ending else node for ending in endings)
 
     def over_time(self, attributes: Mapping[str, Any], rank: int, time_axis: int = 1) -> str:

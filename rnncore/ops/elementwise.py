@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.kernels import _native
+from rnncore.kernels import _activations
 from rnncore.ops import sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, broadcast, has, known, numpy_dtype
 from rnncore.ops.checks import (
@@ -46,14 +46,19 @@ WIDE = (*FLOATS, "int32", "int64", "uint32", "uint64")
 def _unary(name: str, function: Callable[..., Any], dtypes=FLOATS, data: Callable[[Any], Any] | None = None) -> Op:
     def infer(attributes, values):
         need(values[0], dtypes)
-        dtype, shape = values[0].dtype, values[0].shape
-        return [Value(dtype, shape, follow(dtype, data, values[0]) if data else None)]
+        x = values[0]
+        return [Value(x.dtype, x.shape, follow(x.dtype, data, x)) if data and x.data is not None else x.without_data]
 
     return Op(name, infer, lambda a, w, x: function(x), bound=lambda a, values, floating: function)
 
 
 def _relu_bound(attributes, values, floating):
-    zero = np.zeros((), numpy_dtype(values[0].dtype, floating))  # which takes NumPy less than a number of Python
+    return _relu_of(numpy_dtype(values[0].dtype, floating))
+
+
+@cache
+def _relu_of(dtype: np.dtype) -> Callable[..., Any]:
+    zero = np.zeros((), dtype)  # which takes NumPy less than a number of Python
     return lambda x: np.maximum(x, zero)
 
 
@@ -71,7 +76,7 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
 
     def infer(attributes, values):
         need(values[0], FLOATS)
-        return [Value(values[0].dtype, values[0].shape)]
+        return [values[0].without_data]
 
     def run(attributes, weights, x):
         if not numbers and x.dtype.itemsize > 2:
@@ -107,7 +112,7 @@ def _approximated(op: Op) -> Op:
 
     def run(attributes, weights, x):
         if attributes["approximate"] == "rational" and x.dtype == np.float32:
-            return _native.rational(kind, x)
+            return _activations.rational(kind, x)
         return op.run(attributes, weights, x)
 
     def bound(attributes, values, floating):
@@ -169,7 +174,7 @@ def _shrink(x, lambd, bias):
 
 def _shrink_infer(attributes, values):
     need(values[0], NUMBERS)
-    return [Value(values[0].dtype, values[0].shape)]
+    return [values[0].without_data]
 
 
 def _shrink_run(attributes, weights, x):
@@ -201,7 +206,7 @@ def _prelu_infer(attributes, values):
     shape = broadcast(values)
     if len(shape) > len(x.shape) or any(a == 1 and b not in (1, UNKNOWN) for a, b in zip(x.shape, shape, strict=True)):
         raise SpecError(f"slope is {slope}, expected what spreads over the input, {x}")
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 # --- arithmetic ----------------------------------------------------------------------------------------------------
@@ -296,7 +301,7 @@ def _clip_infer(attributes, values):
             need_scalar(values[position], (x.dtype,), name)
         else:
             _check_bound(name, single(attributes[name]), x.dtype)
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _check_bound(name, bound, dtype):
@@ -356,7 +361,7 @@ def _dropout_infer(attributes, values):
         raise SpecError(f"training_mode={found}, expected false, as is known for inference")
     if values[1] is not None:
         need_scalar(values[1], FLOATS, "ratio")
-    return [Value(x.dtype, x.shape), Value("bool", x.shape)]
+    return [x.without_data, Value("bool", x.shape)]
 
 
 # --- bits, and questions of one value ------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def _scatter_elements_infer(attributes, values):
     _check_updates(attributes, x, updates)
     _check_inside(x, indices, axis_of(attributes["axis"], len(x.shape)))
     _need_shape(updates, indices.shape)
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _scatter_elements_dimensions(attributes, inputs, outputs):
@@ -226,7 +226,7 @@ def _scatter_nd_infer(attributes, values):
     _check_updates(attributes, x, updates)
     size = _tuple_size(x, indices, 0)
     _need_shape(updates, (*indices.shape[:-1], *x.shape[size:]))
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _scatter_nd_dimensions(attributes, inputs, outputs):

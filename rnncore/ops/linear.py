@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _native, runs_native
+from rnncore.kernels import _linear, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, need_float
 from rnncore.ops.dimensions import kept, of_first
@@ -45,7 +45,7 @@ def _linear_packed(attributes, weights, threads):
     """The same on packed kernels, where they run."""
     if not runs_native(weights["weight"].dtype):
         return None
-    matrix = _native.Matrix(weights["weight"], weights.get("bias"), threads)
+    matrix = _linear.Matrix(weights["weight"], weights.get("bias"), threads)
 
     def run(x):
         if x.shape[-1] != attributes["input_size"]:

@@ -61,7 +61,7 @@ def _batch_infer(attributes, values):
         raise SpecError(f"input is {x}, expected (N, C, ...)")
     for what, value in zip(("scale", "B", "mean", "var"), values[1:], strict=True):
         _need_vector(what, value, x.shape[1], x)
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _batch_run(attributes, weights, x, scale, offset, mean, variance):
@@ -82,7 +82,7 @@ def _instance_infer(attributes, values):
     need_images(x)
     _need_vector("scale", scale, x.shape[1], x)
     _need_vector("B", offset, x.shape[1], x)
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _instance_run(attributes, weights, x, scale, offset):
@@ -103,7 +103,7 @@ def _group_infer(attributes, values):
         raise SpecError(f"input is {x}, expected (N, C, ...) with C a multiple of num_groups={groups}")
     _need_vector("scale", scale, x.shape[1], x)
     _need_vector("bias", offset, x.shape[1], x)
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _group_run(attributes, weights, x, scale, offset):
@@ -129,7 +129,7 @@ def _mean_variance_infer(attributes, values):
     (x,) = values
     need(x, FLOATS)
     _mean_variance_axes(attributes, len(x.shape))
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _mean_variance_run(attributes, weights, x):
@@ -147,7 +147,7 @@ def _lrn_infer(attributes, values):
     need(x, FLOATS)
     if len(x.shape) < 2:
         raise SpecError(f"input is {x}, expected (N, C, ...)")
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _lrn_run(attributes, weights, x):
@@ -189,11 +189,11 @@ def _layer_infer(attributes, values):
         if value is not None and (value.dtype not in FLOATS or not _broadcasts(value, x.shape)):
             raise SpecError(f"{what} is {value}, expected what broadcasts to {x}")
     if not attributes.get("statistics"):
-        return [Value(x.dtype, x.shape)]
+        return [x.without_data]
     if x.dtype == "float16":
         raise SpecError(f"statistics of {x}, expected float or float64")
     statistics = Value(x.dtype, (*x.shape[:axis], *[1] * (len(x.shape) - axis)))
-    return [Value(x.dtype, x.shape), statistics, statistics]
+    return [x.without_data, statistics, statistics]
 
 
 def _over_rows(x, axis, scale, offset):

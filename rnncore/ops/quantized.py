@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _native, runs_native
+from rnncore.kernels import _activations, _linear, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, broadcast
 from rnncore.ops.checks import need, need_scalar
@@ -163,7 +163,7 @@ class IntegerMatrix:
         self.packed = None
         self.matrix = matrix if exact else matrix.astype(np.float64)
         if exact and matrix.size and runs_native(np.float32):
-            self.packed = _native.Matrix(np.ascontiguousarray(matrix.T), None, threads)
+            self.packed = _linear.Matrix(np.ascontiguousarray(matrix.T), None, threads)
 
     def __call__(self, a):
         """a (..., K), integers in float32; returns float32 or float64."""
@@ -501,11 +501,11 @@ def _quantized_product(matrix, x, scale):
 
 
 def _sigmoid(x):
-    return _native.rational("sigmoid", x) if x.dtype == np.float32 else 1 / (1 + np.exp(-x))
+    return _activations.rational("sigmoid", x) if x.dtype == np.float32 else 1 / (1 + np.exp(-x))
 
 
 def _tanh(x):
-    return _native.rational("tanh", x) if x.dtype == np.float32 else np.tanh(x)
+    return _activations.rational("tanh", x) if x.dtype == np.float32 else np.tanh(x)
 
 
 def _reversed(x, lengths):

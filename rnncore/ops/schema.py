@@ -9,8 +9,9 @@ inferred.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from rnncore.cells.activations import is_finite
@@ -30,7 +31,7 @@ __all__ = [
     "Size",
     "Text",
     "Texts",
-    "check",
+    "complete",
     "is_number",
 ]
 
@@ -42,6 +43,9 @@ MAX_INTEGER = (1 << 63) - 1
 MAX_TEXT = 1 << 20
 MAX_COUNT = 1 << 20
 """Characters of a text, and elements of a list: what is larger belongs into a weight."""
+
+NONE: Mapping[str, Any] = MappingProxyType({})
+"""The attributes of a node without any."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,10 @@ class Attribute:
 
     def check(self, name: str, value: Any) -> None:
         """SpecError unless the value is of this kind, or absent where it may be."""
-        if value is None and self.default is None:
+        if (value is None and self.default is None) or self.accepts(value):
             return
         one = self.position is not None and type(value) is tuple and len(value) == 1 and type(value[0]) is not tuple
-        if not self.accepts(value) and not (one and self.accepts(value[0])):
+        if not (one and self.accepts(value[0])):
             raise SpecError(f"{name}={shown(list(value) if type(value) is tuple else value)}, expected {self.expected}")
 
 
@@ -189,8 +193,12 @@ class Integers(Attribute):
     def accepts(self, value):
         if type(value) is not tuple:
             return self.single and self.accepts((value,))
-        least, most = self.least, self.most
-        return len(value) <= self.longest and all(type(i) is int and least <= i <= most for i in value)
+        if len(value) > self.longest:
+            return False
+        for number in value:  # noqa: SIM110 (a generator costs more than the loop, and lists are short and many)
+            if type(number) is not int or not self.least <= number <= self.most:
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -226,10 +234,30 @@ class Numbers(Attribute):
         return len(value) <= self.longest and all(Number.accepts(self, item) for item in value)
 
 
-def check(schema: Mapping[str, Attribute], attributes: Mapping[str, Any]) -> None:
-    """SpecError, naming the attribute, unless each is what its schema says."""
-    for name, kind in schema.items():
-        kind.check(name, attributes[name])
+def complete(
+    schema: Mapping[str, Attribute], defaults: Mapping[str, Any], required: Sequence[str], given: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The attributes of a node, read-only: those given, lists as tuples, and defaults for the others.
+
+    SpecError, naming the attribute, for one that the schema does not have, that is missing or not what it says.
+    """
+    if type(given) not in (dict, MappingProxyType) and not isinstance(given, Mapping):
+        raise SpecError(f"attributes are {type(given).__name__}, expected a mapping")
+    if not given and not schema:
+        return NONE
+    values = dict(defaults)
+    for name, value in given.items():
+        kind = schema.get(name)
+        if kind is None:
+            accepted = ", ".join(schema) or "none"
+            raise SpecError(f"unknown attribute {shown(name)}, expected {accepted}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    for name in required:
+        if values[name] is ...:
+            raise SpecError(f"attribute {name!r} missing")
+    for name in given:
+        schema[name].check(name, values[name])
+    return MappingProxyType(values)
 
 
 def is_number(found: Any) -> bool:

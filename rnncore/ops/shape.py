@@ -628,7 +628,7 @@ def _trilu_infer(attributes, values):
         raise SpecError(f"input is {x}, expected at least 2 dimensions")
     if has(attributes, "k", values, 1) and values[1] is not None:
         need_scalar(values[1], ("int64",), "k")
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _trilu(attributes, weights, *arrays):
@@ -699,7 +699,7 @@ def _reverse_infer(attributes, values):
         raise SpecError(f"batch_axis={axes[0]} and time_axis={axes[1]} for {x}, expected 0 and 1, each once")
     need(lengths, ("int64",), "sequence_lens", rank=1)
     merge(lengths.shape[0], x.shape[axes[0]], "sequence_lens and batch")
-    return [Value(x.dtype, x.shape)]
+    return [x.without_data]
 
 
 def _reverse_sequence(attributes, weights, x, lengths):

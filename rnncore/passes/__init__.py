@@ -10,31 +10,35 @@
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
     activations.py fuse_activations, join_swish: Relu into the Conv before it; x * sigmoid(x)
     quantized.py   follow_quantizer: activations before a quantization, as ONNX Runtime rounds them
+    settled.py     own_products, trained_states: what parameters alone decide, as weights of the node that reads it
     windows.py     cut_padding: what is cut off behind a convolution is not computed
     dead.py        remove_dead: what nothing reads
 
-Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES.
+Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES, and one of NEEDS
+where it has nothing to do in a graph without certain ops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import AFFINE, PRODUCTS, fold_affine
-from rnncore.passes.axes import cancel_axes, square
+from rnncore.passes.axes import OF_ONE, cancel_axes, square
 from rnncore.passes.branches import take_branches
 from rnncore.passes.constants import Folding, fold_constants, fold_parameters
 from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph, is_constant
-from rnncore.passes.identities import remove_identities
+from rnncore.passes.identities import IDENTITIES, remove_identities
 from rnncore.passes.layers import join_slices, merge_layers
-from rnncore.passes.quantized import follow_quantizer
+from rnncore.passes.quantized import QUANTIZING, follow_quantizer
+from rnncore.passes.settled import own_products, trained_states
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.passes.windows import cut_padding
-from rnncore.spec import Input, Node, Spec
+from rnncore.spec import BRANCHES, Control, Input, Node, Recurrent, Spec
 
 __all__ = ["PASSES", "Folding", "compiled", "simplify"]
 
@@ -56,10 +60,34 @@ PASSES = (
     remove_dead,
 )
 
-KEEPING = tuple(change for change in PASSES if change is not fold_affine)
+KEEPING = tuple(change for change in PASSES if change not in (fold_affine, merge_layers, join_slices))
 """Passes that leave every weight what the source says it is: for a Spec that other weights will be bound to."""
 
+SETTLED = (fold_constants, own_products, trained_states)
+"""Passes for what parameters alone decide."""
+
 COMPILED = (fold_affine, fuse_activations, remove_dead)
+
+CONTROL = frozenset(BRANCHES)
+
+NEEDS = {
+    fold_parameters: ({"Constant"},),
+    take_branches: ({"If"}, {"Constant"}),
+    remove_identities: (IDENTITIES,),
+    cancel_axes: ({"Squeeze", "Unsqueeze", *OF_ONE},),
+    square: ({"Pow"},),
+    cancel_transposes: ({"Transpose"},),
+    cut_padding: ({"Conv"}, {"Slice"}),
+    merge_layers: ({"Recurrent"},),
+    join_slices: ({"Slice"},),
+    fold_affine: (set(PRODUCTS), set(AFFINE)),
+    fuse_activations: ({"Conv"}, {"Relu"}),
+    join_swish: ({"Sigmoid"}, {"Mul"}),
+    follow_quantizer: (QUANTIZING | CONTROL,),
+}
+"""A graph has at least one op of each of these sets, or the pass changes nothing and is left out."""
+COMPILED_WORK, COMPILED_MEMORY = 1 << 24, 16 << 20
+"""What computing constants may take when a model is made."""
 
 MAX_ROUNDS = 4
 """One pass makes work for another; real models are done after two rounds."""
@@ -80,27 +108,81 @@ def simplify(
     return graph.spec, graph.weights, graph.notes
 
 
-def compiled(spec: Spec, weights: Mapping[str, np.ndarray]) -> tuple[Spec, Mapping[str, np.ndarray]]:
-    """What a model runs: scales and shifts behind a product in its weights.
+def compiled(
+    spec: Spec, weights: Mapping[str, np.ndarray], floating: str = "float32"
+) -> tuple[Spec, Mapping[str, np.ndarray]]:
+    """What a model runs: scales and shifts behind a product in its weights, what parameters alone decide computed.
 
-    The same objects where there are none, or where products share their weights, of which each would need its own.
+    Branches of Control nodes too. The same objects where there is nothing of the kind.
     """
+    folding = Folding(COMPILED_WORK, COMPILED_MEMORY)
+    return _compiled(spec, weights, floating, folding)
+
+
+def _compiled(
+    spec: Spec, weights: Mapping[str, np.ndarray], floating: str, folding: Folding
+) -> tuple[Spec, Mapping[str, np.ndarray]]:
+    spec, weights = _with_branches_compiled(spec, weights, floating, folding)
+    graph = None
+    if _is_to_settle(spec):
+        graph = _changed(Graph(spec, weights, folding, floating), SETTLED)
+        spec, weights = (graph.spec, graph.weights) if graph.changes else (spec, weights)
+    if _is_to_scale(spec, weights):
+        graph = graph or Graph(spec, weights, folding, floating)
+        fold_affine(graph)
+    if graph is None or not graph.changes:
+        return spec, weights
+    graph = _changed(graph, COMPILED if _is_to_scale(graph.spec, graph.weights) else COMPILED[1:])
+    return graph.spec, graph.weights
+
+
+def _with_branches_compiled(
+    spec: Spec, weights: Mapping[str, np.ndarray], floating: str, folding: Folding
+) -> tuple[Spec, Mapping[str, np.ndarray]]:
+    if not any(isinstance(node, Control) for node in spec.nodes):
+        return spec, weights
+    nodes, arrays = list(spec.nodes), None
+    for place, node in enumerate(spec.nodes):
+        branches = []
+        for label, branch in zip(BRANCHES[node.op], node.branches, strict=True) if isinstance(node, Control) else ():
+            within = f"{node.name}.{label}."
+            given = {name: weights[within + name] for name in branch.weight_shapes()}
+            made, own = _compiled(branch, given, floating, folding)
+            branches.append(made)
+            if made is not branch:
+                arrays = dict(weights) if arrays is None else arrays
+                for name in given:
+                    del arrays[within + name]
+                arrays.update({within + name: array for name, array in own.items()})
+        if any(made is not branch for made, branch in zip(branches, getattr(node, "branches", ()), strict=True)):
+            nodes[place] = dataclasses.replace(node, branches=tuple(branches))
+    return (spec, weights) if arrays is None else (Spec(spec.inputs, tuple(nodes), spec.outputs), arrays)
+
+
+def _is_to_settle(spec: Spec) -> bool:
+    """Whether anything but scales and shifts may depend on Constants alone."""
+    constants = {node.name for node in spec.nodes if is_constant(node)}
+    for node in spec.nodes:
+        if isinstance(node, Recurrent) and node.initial:
+            return True
+        if isinstance(node, Node) and node.op == "MatMul" and node.inputs[1] in constants:
+            return True
+        if isinstance(node, Node) and node.reads and constants.issuperset(node.reads):
+            return True
+    return False
+
+
+def _is_to_scale(spec: Spec, weights: Mapping[str, np.ndarray]) -> bool:
+    """Whether scales may go into products; not where products share weights, of which each would need its own."""
     products = {
         node.name
         for node in spec.nodes
         if isinstance(node, Node) and node.op in PRODUCTS and f"{node.name}.weight" in weights
     }
     if not any(isinstance(node, Node) and node.op in AFFINE and products & set(node.reads) for node in spec.nodes):
-        return spec, weights
+        return False
     places = [np.asarray(weights[f"{name}.weight"]).__array_interface__["data"][0] for name in products]
-    if len(set(places)) < len(places):
-        return spec, weights
-    graph = Graph(spec, weights, Folding())
-    fold_affine(graph)
-    if not graph.changes:
-        return spec, weights
-    graph = _changed(graph, COMPILED)
-    return graph.spec, graph.weights
+    return len(set(places)) == len(places)
 
 
 def _with_weights_kept(
@@ -127,7 +209,16 @@ def _changed(graph: Graph, passes: tuple) -> Graph:
     for _ in range(MAX_ROUNDS):
         before = graph.changes
         for change in passes:
-            change(graph)
+            if _has_work(change, graph.spec.kinds):
+                change(graph)
         if graph.changes == before:
             break
     return graph
+
+
+def _has_work(change: Callable[[Graph], None], kinds: frozenset[str]) -> bool:
+    """Whether a graph of these ops has all that a pass needs."""
+    for wanted in NEEDS.get(change, ()):  # noqa: SIM110 (a generator costs more than the loop, and branches are many)
+        if kinds.isdisjoint(wanted):
+            return False
+    return True

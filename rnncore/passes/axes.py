@@ -11,7 +11,7 @@ from rnncore.ops import Value
 from rnncore.passes.graph import Graph, with_reads
 from rnncore.spec import Node
 
-__all__ = ["cancel_axes", "square"]
+__all__ = ["OF_ONE", "cancel_axes", "square"]
 
 # Of one number they are that number.
 OF_ONE = ("ReduceMean", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin")

@@ -58,9 +58,13 @@ def fold_constants(graph: Graph) -> None:
 
 
 def _computed(node: Node, graph: Graph, constants: dict[str, np.ndarray]) -> np.ndarray | None:
-    if len(node.names) > 1 or node.weight_shapes():
+    if len(node.names) > 1:
         return None
     value = graph.values[node.name]
+    if value.data is None and not (node.reads and all(name in constants for name in node.reads)):
+        return None
+    if node.weight_shapes():
+        return None
     if value.data is not None and all(not isinstance(item, str) for item in value.data):
         return np.array(value.data, numpy_dtype(value.dtype)).reshape(value.shape)
     if not node.reads or not all(name in constants for name in node.reads) or not _small(value):

@@ -20,12 +20,14 @@ Any_Node = Node | Recurrent | AttentionDecoder | Control
 class Graph:
     """What a pass changes: it reads ``spec`` and ``weights``, and gives new nodes to ``update``."""
 
-    def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray], folding: Any = None):
+    def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray], folding: Any = None, floating: str = "float32"):
         self.spec = spec
+        self.floating = floating  # what a Constant of "float" is that stands in the Spec
         self.folding = folding  # a Folding, for the pass that computes constants
         self.weights = dict(weights)
         self.outputs = frozenset(spec.outputs)  # which no pass changes
         self._done: Counter[str] = Counter()
+        self._uses: tuple[Spec | None, Counter[str]] = None, Counter()  # of which Spec, and what uses gives
 
     @property
     def values(self) -> Mapping[str, Value]:
@@ -43,14 +45,16 @@ class Graph:
 
     def uses(self) -> Counter[str]:
         """How often each value is read, by nodes and as an output."""
-        found = Counter(self.spec.outputs)
-        for name, places in self.spec.readers.items():
-            found[name] += len(places)
-        return found
+        if self._uses[0] is not self.spec:
+            found = Counter({name: len(places) for name, places in self.spec.readers.items()})
+            found.update(self.spec.outputs)
+            self._uses = self.spec, found
+        return self._uses[1].copy()
 
     def constants(self) -> dict[str, np.ndarray]:
         """The arrays of Constant nodes, by name."""
-        return {node.name: constant(node, self.weights) for node in self.spec.nodes if is_constant(node)}
+        made = (node for node in self.spec.nodes if is_constant(node))
+        return {node.name: constant(node, self.weights, self.floating) for node in made}
 
     def update(
         self,
@@ -74,18 +78,18 @@ def is_constant(node: Any_Node) -> bool:
     return isinstance(node, Node) and node.op == "Constant"
 
 
-def constant(node: Node, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The array of a Constant node; "float" ones keep the dtype that they are stored in."""
+def constant(node: Node, weights: Mapping[str, np.ndarray], floating: str = "float32") -> np.ndarray:
+    """The array of a Constant node; "float" ones keep the dtype that they are stored in, in the Spec ``floating``."""
     value = node.attributes["value"]
     if value is None:
         return weights[f"{node.name}.value"]
     dtype = node.attributes["dtype"]
-    return np.array(value, "float32" if dtype == "float" else dtype).reshape(node.attributes["shape"])
+    return np.array(value, floating if dtype == "float" else dtype).reshape(node.attributes["shape"])
 
 
 def with_reads(node: Any_Node, renamed: Mapping[str, str]) -> Any_Node:
     """The node with other values in place of those it reads."""
-    if not any(name in renamed for name in node.reads):
+    if not renamed or renamed.keys().isdisjoint(node.reads):
         return node
     if isinstance(node, (Node, Control)):
         return dataclasses.replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from rnncore.passes.graph import Graph, with_reads
 from rnncore.spec import Node
 
-__all__ = ["remove_identities"]
+__all__ = ["IDENTITIES", "remove_identities"]
+
+ALWAYS = frozenset({"Identity", "Dropout"})
+IDENTITIES = ALWAYS | {"Cast", "CastLike", "Transpose", "Reshape", "Expand", "Slice"}
 
 
 def remove_identities(graph: Graph) -> None:
@@ -24,12 +27,10 @@ def remove_identities(graph: Graph) -> None:
 
 
 def _is_identity(node, graph: Graph) -> bool:
-    if not isinstance(node, Node):
+    if not isinstance(node, Node) or node.op not in IDENTITIES:
         return False
-    if node.op in ("Identity", "Dropout"):
+    if node.op in ALWAYS:
         return True
-    if node.op not in ("Cast", "CastLike", "Transpose", "Reshape", "Expand", "Slice"):
-        return False
     if node.op == "Slice" and not _from_the_beginning(node):
         return False
     before, after = graph.values[node.inputs[0]], graph.values[node.name]

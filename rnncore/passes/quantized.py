@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from rnncore.passes.graph import Any_Node, Graph, value_names
 from rnncore.spec import Control, Node, Spec
 
-__all__ = ["follow_quantizer"]
+__all__ = ["QUANTIZING", "follow_quantizer"]
 
 QUANTIZING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 ACTIVATIONS = frozenset({"Sigmoid", "Tanh", "Swish"})

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 
 from rnncore.model import Model
+from rnncore.recurrent import ALL_ROWS, repeat_masked, rows_of_mask
 from rnncore.spec import Recurrent
 from rnncore.stacks import pack_direction
 
-__all__ = ["BothWays"]
+__all__ = ["BEGAN", "BothWays"]
 
 Values = dict[str, Any]
+
+# The state of a node whose masked steps repeat outputs: which rows had a step that counts.
+BEGAN = "began"
 
 
 class BothWays:
@@ -40,21 +44,39 @@ class BothWays:
                 for key in node.cell.states
             }
 
-    def block(self, x: np.ndarray, size: int, states: Values, initial: Values) -> np.ndarray:
-        """Outputs (B, size, width) for x (B, size and what is ahead, I); changes the forward ``states``."""
+    def block(self, x: np.ndarray, size: int, states: Values, initial: Values, mask: np.ndarray | None) -> np.ndarray:
+        """Outputs (B, size, width) for x (B, size and what is ahead, I); changes the forward ``states``.
+
+        initial  where the reverse direction begins, by state, (layers, B, size); nothing for what the node says
+        mask     bool (B, size and what is ahead): steps that count; None for all of them
+        """
+        mask = None if mask is None or mask.all() else mask
+        began, before = states.get(BEGAN), states["h"][-1].copy()
         for layer, stacks in enumerate(self.stacks):
-            found = []
+            outputs = []
             for direction, stack in stacks.items():
                 if direction == "forward":
-                    own = {key: array[layer] for key, array in states.items()}
-                    now, after = self._run(stack, x[:, :size], own)
-                    for key, array in after.items():
-                        states[key][layer] = array
-                    found.append(np.concatenate((now, self._run(stack, x[:, size:], after)[0]), axis=1))
+                    outputs.append(self._forward(layer, stack, x, size, states, mask))
                 else:
-                    found.append(self._run(stack, x, self._start(layer, len(x), initial))[0])
-            x = _merged("concat" if self.node.merge == "separate" else self.node.merge, found)
+                    outputs.append(self._run(stack, x, self._start(layer, len(x), initial), mask)[0])
+            if began is not None and mask is not None and layer == len(self.stacks) - 1:
+                for y, direction in zip(outputs, stacks, strict=True):
+                    _repeat(y, mask, direction, before, began)
+            x = _merged("concat" if self.node.merge == "separate" else self.node.merge, outputs)
+        if began is not None:
+            states[BEGAN] = began | (size > 0 if mask is None else mask[:, :size].any(axis=1))
         return x[:, :size]
+
+    def _forward(
+        self, layer: int, stack: Any, x: np.ndarray, size: int, states: Values, mask: np.ndarray | None
+    ) -> np.ndarray:
+        """The forward direction over a block and what is ahead of it; its states are those after the block."""
+        own = {key: states[key][layer] for key in self.node.cell.states}
+        masks = (None, None) if mask is None else (mask[:, :size], mask[:, size:])
+        now, after = self._run(stack, x[:, :size], own, masks[0])
+        for key, array in after.items():
+            states[key][layer] = array
+        return np.concatenate((now, self._run(stack, x[:, size:], after, masks[1])[0]), axis=1)
 
     def _start(self, layer: int, batch: int, initial: Values) -> Values:
         """Where the reverse direction begins."""
@@ -65,18 +87,34 @@ class BothWays:
             return {key: np.broadcast_to(self.trained[key][layer], (batch, sizes[key])) for key in sizes}
         return {key: np.zeros((batch, size), self.dtype) for key, size in sizes.items()}
 
-    def _run(self, stack: Any, x: np.ndarray, states: Values) -> tuple[np.ndarray, Values]:
+    def _run(self, stack: Any, x: np.ndarray, states: Values, mask: np.ndarray | None) -> tuple[np.ndarray, Values]:
+        """One layer and direction over x (B, T, I): outputs, zeros where the mask is False, and states."""
         batch, steps = x.shape[:2]
-        y = np.empty((batch, steps, self.node.cell.output_size), self.dtype)
+        rows = ALL_ROWS if mask is None else rows_of_mask(mask)
+        shape = (batch, steps, self.node.cell.output_size)
+        y = (np.empty if rows.order is None else np.zeros)(shape, self.dtype)
         if steps == 0:
             return y, states
         before = {key: np.ascontiguousarray(array[None]) for key, array in states.items()}
         after = {key: np.empty_like(array) for key, array in before.items()}
         stack.run(
-            np.ascontiguousarray(x), y, "set", "set", False, False, None, None, None,
+            np.ascontiguousarray(x), y, "set", "set", False, False, rows.order, rows.lengths, rows.steps,
             before["h"], before.get("c"), after["h"], after.get("c"), self.threads,
         )  # fmt: skip
         return y, {key: array[0] for key, array in after.items()}
+
+
+def _repeat(y: np.ndarray, mask: np.ndarray, direction: str, before: np.ndarray, began: np.ndarray) -> None:
+    """Masked steps of one direction's outputs repeat the step before them, in the order in which it reads.
+
+    The forward direction repeats what the block before gave last, where it had a step that counts.
+    """
+    if direction == "reverse":
+        repeat_masked(y[:, ::-1], mask[:, ::-1])
+        return
+    repeat_masked(y, mask)
+    leading = ~np.logical_or.accumulate(mask, axis=1) & began[:, None]
+    y[...] = np.where(leading[:, :, None], before[:, None], y)
 
 
 def _merged(merge: str, found: list[np.ndarray]) -> np.ndarray:

@@ -5,6 +5,8 @@ is known in every value. Each value then is one of
 
     steps     has a time axis; new steps of it are known as the input arrives (Flow.timing says how many)
     running   is of the sequence so far: the last output, the final states
+    end       is known at the end of the sequence only, and is left out: the final states of layers that look ahead,
+              and what is computed from nothing but those
     static    does not depend on the sequence: constants, and inputs without a time axis, which are given once
     sizes     an integer computed from a shape with the time in it; only what shapes are made of may read it
     lengths   the valid steps of each row of a chunk; only recurrent layers may read it
@@ -22,7 +24,7 @@ from functools import cached_property
 from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
-from rnncore.graph.axes import follow, freed
+from rnncore.graph.axes import describe, follow, freed
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.streaming.timing import INPUT, Blocks, Timing, Window, joined
@@ -80,9 +82,9 @@ class Flow:
 class Part:
     """How a stream runs one node.
 
-    how      "static", "steps", "recurrent", "window", "blocks", "history", "last" or "running"
+    how      "static", "steps", "recurrent", "window", "blocks", "history", "last", "running" or "end" (is not run)
     timing   of what the node gives; None where that has no time
-    waiting  inputs whose steps may have to wait for those of others: name -> the most that ever do
+    waiting  inputs whose steps may have to wait, for those of others or for a block: name -> the most that ever do
     window   the Window of how="window", with ``node`` as it is run on steps that have their context
     data     content of a static value that is known without running the node; names of sizes in it are the batch
     """
@@ -103,6 +105,7 @@ class Plan:
 
     flows    of every value that a stream knows, by name
     parts    one for each node, in order
+    outputs  of the Spec, those that a stream gives: all but those of kind "end"
     time     the name of the inputs' time, as messages say it
     fixed    whether the batch is 1 by the Spec, and the graph does not prove that it may be another
     single   whether it is 1 by the Spec: a stream then has one row, whatever the graph proves
@@ -111,6 +114,7 @@ class Plan:
     spec: Spec
     flows: Mapping[str, Flow]
     parts: tuple[Part, ...]
+    outputs: tuple[str, ...]
     time: str
     fixed: bool
     lookahead: int
@@ -122,6 +126,11 @@ class Plan:
     def timings(self) -> list[Timing]:
         found = [part.timing for part in self.parts if part.timing is not None]
         return list(dict.fromkeys([INPUT, *found, *(part.window.of for part in self.parts if part.window)]))
+
+    @cached_property
+    def awaited(self) -> frozenset[str]:
+        """Names of the values of which steps may have to wait."""
+        return frozenset(name for part in self.parts for name in part.waiting)
 
     @cached_property
     def together(self) -> bool:
@@ -147,7 +156,7 @@ class Plan:
     @cached_property
     def latency(self) -> int:
         """Steps of the input that the latest output lags behind, at most: 0 where each step is answered at once."""
-        timings = [self.flows[name].timing for name in self.spec.outputs if self.flows[name].kind == "steps"]
+        timings = [self.flows[name].timing for name in self.outputs if self.flows[name].kind == "steps"]
         return max((_lag(timing) for timing in timings), default=0)
 
 
@@ -207,12 +216,13 @@ class _Follower:
             except SpecError as error:
                 raise UnsupportedError(f"the model cannot be streamed: {error}") from None
             parts.append(self._part(place, node))
-        for name in self.spec.outputs:
+        outputs = tuple(name for name in self.spec.outputs if self.flows[name].kind != "end")
+        for name in outputs or self.spec.outputs:
             flow = self.flows[name]
             if flow.kind not in ("steps", "running", "static"):
                 raise UnsupportedError(f"output {name!r} cannot be streamed: {flow.reason or flow.kind}")
         return Plan(
-            self.spec, self.flows, tuple(parts), self.time, self.fixed,
+            self.spec, self.flows, tuple(parts), outputs, self.time, self.fixed,
             self.lookahead or 0, self.block, self.history or 0,
         )  # fmt: skip
 
@@ -251,6 +261,9 @@ class _Follower:
         for flow in given.values():
             if flow.kind == "none":
                 self._refuse(node, flow.reason)
+        ends = [flow for flow in given.values() if flow.kind == "end"]
+        if ends:
+            return self._at_the_end(place, node, given, ends[0].reason)
         if isinstance(node, (Recurrent, AttentionDecoder)):
             if all(flow.kind == "static" for flow in given.values()):  # an encoder, beside what is streamed
                 return self._give(node, Part(node, place, "static"), "static", None)
@@ -274,6 +287,14 @@ class _Follower:
         if "steps" not in kinds or node.op == "Shape":
             return self._sizes(place, node, given)
         return self._over_time(place, node, given)
+
+    def _at_the_end(self, place: int, node: Any, given: Mapping[str, Flow], reason: str) -> Part:
+        """A node that reads what is known at the end only, and makes what is known then."""
+        if any(flow.kind not in ("end", "static", "running") for flow in given.values()):
+            self._refuse(node, reason)
+        for name in node.infer(self.marked):
+            self._add(name, "end", None, describe(node), reason)
+        return Part(node, place, "end")
 
     def _check_rows(self, node: Any, given: Mapping[str, Flow]) -> None:
         """Refuse what makes of a batch something else than each row alone would give."""
@@ -300,7 +321,7 @@ class _Follower:
 
     def _give(self, node: Any, part: Part, kind: str, timing: Timing | None) -> Part:
         for name in node.infer(self.marked):
-            self._add(name, kind, timing, _what(node))
+            self._add(name, kind, timing, describe(node))
         return part
 
     def _scanned(self, place: int, node: Control) -> Part:
@@ -324,9 +345,9 @@ class _Follower:
         timing = joined([flow.timing for flow in steps.values()])
         waiting = self._waiting(steps, timing)
         for name in node.names[: node.carried]:
-            self._add(name, "running", None, _what(node))
+            self._add(name, "running", None, describe(node))
         for name in node.names[node.carried :]:
-            self._add(name, "steps", timing, _what(node))
+            self._add(name, "steps", timing, describe(node))
         for start, after in zip(node.inputs, node.names[: node.carried], strict=False):
             if self.marked[start].shape != self.marked[after].shape:
                 found, expected = self.marked[after], self.marked[start]
@@ -479,33 +500,34 @@ class _Follower:
         if node.direction == "forward":
             self._states(node, "running")
             for name in self._sequences(node):
-                self._add(name, "steps", timing, _what(node))
+                self._add(name, "steps", timing, describe(node))
             return Part(node, place, "recurrent", timing, waiting)
-        return self._both_ways(place, node, flow)
+        return self._both_ways(place, node, timing, {name: waiting.get(name, 0) for name in steps})
 
-    def _both_ways(self, place: int, node: Recurrent, flow: Flow) -> Part:
+    def _both_ways(self, place: int, node: Recurrent, timing: Timing, waiting: Mapping[str, int]) -> Part:
         if self.lookahead is None:
             ahead = "stream(lookahead=n) lets it look n steps ahead"
             self._refuse(node, f"direction={node.direction!r} reads the sequence from its end; {ahead}")
         if node.output_order == "processing":
             self._refuse(node, "output_order='processing' begins with the end of the sequence")
-        if node.mask is not None:
-            self._refuse(node, "a mask with a look-ahead, expected none")
-        timing = Blocks(flow.timing, self.block, self.lookahead)
-        self._states(node, "none")
+        if node.mask is not None and self.flows[node.mask].kind != "steps":
+            self._refuse(node, f"its mask {node.mask!r} has no time axis")
+        timing = Blocks(timing, self.block, self.lookahead)
+        self._states(node, "end")
         for name in self._sequences(node):
             axis = 0 if node.layout == "time_first" else 1
             self.flows[name] = Flow("steps", self.marked[name], axis, 1 - axis, timing)
-        return Part(node, place, "blocks", timing)
+        waiting = {name: most + self.block + self.lookahead for name, most in waiting.items()}
+        return Part(node, place, "blocks", timing, waiting)
 
     def _sequences(self, node: Recurrent) -> tuple[str, ...]:
         return (f"{node.name}.forward", f"{node.name}.reverse") if node.merge == "separate" else (node.name,)
 
     def _states(self, node: Any, kind: str) -> None:
-        reason = f"{_what(node)} has its final states only at the end of the sequence" if kind == "none" else ""
+        reason = f"{describe(node)} has its final states only at the end of the sequence" if kind == "end" else ""
         for name in self.marked:
             if name.startswith(f"{node.name}.") and name.rpartition(".")[2] in ("last", "feed", *node.cell.states):
-                self._add(name, kind, None, _what(node), reason)
+                self._add(name, kind, None, describe(node), reason)
 
     def _decoder(self, place: int, node: AttentionDecoder) -> Part:
         flow = self.flows[node.input]
@@ -516,7 +538,7 @@ class _Follower:
                 self._refuse(node, f"{name!r} depends on the sequence")
         self._states(node, "running")
         for ending in ("", ".context", ".weights"):
-            self._add(node.name + ending, "steps", flow.timing, _what(node))
+            self._add(node.name + ending, "steps", flow.timing, describe(node))
         return Part(node, place, "recurrent", flow.timing)
 
     def _waiting(self, steps: Mapping[str, Flow], timing: Timing) -> dict[str, int]:
@@ -531,7 +553,7 @@ class _Follower:
         return found
 
     def _refuse(self, node: Any, why: str) -> None:
-        raise UnsupportedError(f"{_what(node)} cannot be streamed: {why}")
+        raise UnsupportedError(f"{describe(node)} cannot be streamed: {why}")
 
 
 MAX_SIMULATED = 1_000_000
@@ -545,11 +567,6 @@ def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, A
 def _scan_axis(node: Control, sequence: int, rank: int) -> int:
     """The axis along which a Scan goes through one of its sequences."""
     return node.axes[sequence] % rank if node.axes else 0
-
-
-def _what(node: Any) -> str:
-    op = getattr(node, "op", None) or node.kind
-    return f"node {node.name!r} ({op})"
 
 
 def _axes(value: Value, mark: str) -> list[int]:
@@ -584,7 +601,7 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
             continue
         if isinstance(found, int):
             raise UnsupportedError(
-                f"{_what(node)} cannot be streamed: its input has {found} steps, expected a free size; "
+                f"{describe(node)} cannot be streamed: its input has {found} steps, expected a free size; "
                 "over_time makes a model of sequences from one whose states are inputs and outputs"
             )
         if batch == UNKNOWN:

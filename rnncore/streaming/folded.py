@@ -24,14 +24,14 @@ __all__ = ["Folded", "fold", "folds", "unfold"]
 def folds(program: Program) -> bool:
     """Whether the rows can run like that: nothing but steps, and nothing that was given for a row once."""
     plan = program.plan
-    steps = all(plan.flows[name].kind == "steps" for name in (*plan.spec.outputs, *(e.name for e in program.given)))
+    steps = all(plan.flows[name].kind == "steps" for name in (*plan.outputs, *(e.name for e in program.given)))
     fit = all(_fits(*pair) and not _counts(plan, pair[0].node) for pair in program.moving)
     return plan.fixed and steps and not program.static and fit
 
 
 def _counts(plan: Plan, node: Any) -> bool:
     """Whether a node computes with sizes, which are those of all rows together."""
-    return getattr(node, "op", "") in ("Add", "Sub", "Mul", "Div") and plan.flows[node.name].kind == "sizes"
+    return node.op in ("Add", "Sub", "Mul", "Div") and plan.flows[node.name].kind == "sizes"
 
 
 def _fits(part: Part, step: Any) -> bool:

@@ -106,7 +106,7 @@ class _Loop:
 
     def _layers(self) -> list[Recurrent] | None:
         """The recurrent layers whose states are what is carried, over a free time; None where it is something else."""
-        same = {node.name: node.inputs[0] for node in self.spec.nodes if getattr(node, "op", "") == "Identity"}
+        same = {node.name: node.inputs[0] for node in self.spec.nodes if node.op == "Identity"}
         readers = {name: [node for node in self.spec.nodes if name in node.reads] for name in self.carry}
         found: dict[str, Recurrent] = {}
         for start, after in self.carry.items():

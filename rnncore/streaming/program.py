@@ -24,6 +24,9 @@ __all__ = ["Program"]
 
 Values = dict[str, Any]
 
+# Ways of a Part that no new step is any business of.
+UNMOVED = ("static", "end")
+
 
 class Program:
     """A plan compiled for a model. Immutable; any number of Rows use it."""
@@ -33,8 +36,9 @@ class Program:
         spec = plan.spec
         self.given = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "steps"]
         self.static = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "static"]
-        ends = (*(entry.name for entry in self.given), *spec.outputs)
+        ends = (*(entry.name for entry in self.given), *plan.outputs)
         self.bare = plan.fixed and any(plan.flows[name].batch is None for name in ends)
+        self.one_output = len(set(spec.outputs)) == 1
         self.lengths = [entry.name for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"]
         stateful = [part.node for part in plan.parts if part.how == "recurrent"]
         scans = any(part.how == "scan" for part in plan.parts)
@@ -43,15 +47,18 @@ class Program:
         self.repeats = [
             part.node.name
             for part in plan.parts
-            if part.how == "recurrent" and getattr(part.node, "mask", None) and part.node.masked_output == "repeat"
+            if part.how in ("recurrent", "blocks")
+            and getattr(part.node, "mask", None)
+            and part.node.masked_output == "repeat"
         ]
+        self.filled = {entry.name for entry in self.given if entry.optional and entry.name in plan.awaited}
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
         self.moving = self._moving()
         reads = (
             part.node.inputs[part.node.carried :] if part.how == "scan" else part.node.reads for part, _ in self.moving
         )
-        self.read = frozenset(spec.outputs).union(*reads)
+        self.read = frozenset(plan.outputs).union(*reads)
         self.constants = [array for name, array in model._constants.items() if name in self.read]
         self.folds = folds(self)
         plain = plan.together and not (self.repeats or scans)
@@ -60,12 +67,16 @@ class Program:
             for part, step in zip(plan.parts, self.steps, strict=True)
             if plain and part.how != "static" and step is not nothing
         ]
-        self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in spec.outputs]
+        self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in plan.outputs]
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
         self.route = lru_cache(maxsize=256)(self._route)
         self.counts_of = lru_cache(maxsize=256)(self._counted)
         self.base = lru_cache(maxsize=256)(self._base)
+
+    def returned(self, outputs: Values) -> Any:
+        """Outputs as the model returns them: the array where it has one, else a dict."""
+        return next(iter(outputs.values())) if self.one_output else outputs
 
     @cached_property
     def fingerprint(self) -> str:
@@ -84,6 +95,8 @@ class Program:
             return op_step(alone, model.weights, model.dtype, threads)
         if part.how == "blocks":
             return BothWays(node, model, threads)
+        if part.how == "end":
+            return nothing
         if isinstance(node, Node) and node.op == "Embedding":
             readers = [other for other in self.plan.parts if node.name in other.node.reads]
             if any(other.how == "blocks" for other in readers):
@@ -109,10 +122,10 @@ class Program:
     def _moving(self) -> list[tuple[Part, Any]]:
         """The nodes that depend on the sequence, with their steps; sizes that none of them reads are left out."""
         found: list[tuple[Part, Any]] = []
-        read = set(self.plan.spec.outputs)
+        read = set(self.plan.outputs)
         for part, step in zip(reversed(self.plan.parts), reversed(self.steps), strict=True):
             sizes = part.how == "steps" and all(self.plan.flows[name].kind == "sizes" for name in part.node.names)
-            if part.how == "static" or (sizes and read.isdisjoint(part.node.names)):
+            if part.how in UNMOVED or (sizes and read.isdisjoint(part.node.names)):
                 continue
             found.insert(0, (part, step))
             read.update(part.node.reads)

@@ -19,7 +19,7 @@ from rnncore.model import nothing
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Node, Recurrent
 from rnncore.state import State
-from rnncore.streaming.both_ways import BothWays
+from rnncore.streaming.both_ways import BEGAN, BothWays
 from rnncore.streaming.flow import Flow, Part
 from rnncore.streaming.timing import INPUT, Timing
 
@@ -102,6 +102,12 @@ class Route:
         if flow.batch is not None:
             shape[flow.batch] = count
         return np.zeros(shape, numpy_dtype(flow.value.dtype, self.program.model.dtype))
+
+    def full(self, flow: Flow, count: int) -> np.ndarray:
+        """The new steps of a mask that is not given: all of them count."""
+        shape = list(self.empty(flow, count).shape)
+        shape[flow.time] = self._new(flow.timing)
+        return np.ones(shape, np.bool_)
 
     def _empties(self, names: Sequence[str], first: Stage | None = None) -> Stage:
         """Gives no steps of those names that have any, after another stage."""
@@ -271,27 +277,38 @@ class Route:
 
     def _blocks(self, part: Part, step: BothWays) -> Stage:
         node, plan = part.node, self.plan
-        flow, name = plan.flows[node.input], f"{node.name}.context"
-        behind = self._behind(name, flow, self.counts[flow.timing][0] - self.counts[part.timing][0])
+        flow, keys = plan.flows[node.input], {name: f"{node.name}.waiting.{name}" for name in part.waiting}
+        given, began = self.counts[part.timing][0], f"{node.name}.began"
+        behind = {
+            name: self._behind(key, plan.flows[name], self.counts[plan.flows[name].timing][0] - given)
+            for name, key in keys.items()
+        }
         names = [made for made in (f"{node.name}.forward", f"{node.name}.reverse", node.name) if made in plan.flows]
         directions, new = len(node.directions), self._new(part.timing)
+        repeats = node.name in self.program.repeats
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            steps = behind(values[node.input], kept)
+            waited = {name: join(values[name], kept) for name, join in behind.items()}
+            updates.update({keys[name]: array[:, new:] for name, array in waited.items()})
+            steps, mask = waited[node.input], None if node.mask is None else waited[node.mask]
             states = {key: kept.states(f"{node.name}.{key}") for key in node.cell.states}
             initial = {
                 key: values[start][1 if directions == 2 else 0 :: directions]
                 for key, start in zip(node.cell.states, node.initial, strict=False)
             }
-            given, count = [], new
-            while count:
-                size = min(plan.block, count)
-                given.append(step.block(steps[:, : size + plan.lookahead], size, states, initial))
-                steps, count = steps[:, size:], count - size
-            updates[name] = steps
+            if repeats:
+                states[BEGAN] = kept.of(began)
+            found = []
+            for first in range(0, new, plan.block):
+                last = min(new, first + plan.block)
+                window = slice(first, last + plan.lookahead)
+                own = None if mask is None else mask[:, window]
+                found.append(step.block(steps[:, window], last - first, states, initial, own))
+            if repeats:
+                updates[began] = states.pop(BEGAN)
             updates.update({f"{node.name}.{key}": array for key, array in states.items()})
-            if given:
-                parts = np.split(np.concatenate(given, axis=1), len(names), axis=2)
+            if found:
+                parts = np.split(np.concatenate(found, axis=1), len(names), axis=2)
                 back = Flow("steps", flow.value, flow.time, 1 - flow.time)
                 values.update({made: steps_back(array, back) for made, array in zip(names, parts, strict=True)})
 

@@ -23,7 +23,7 @@ from rnncore.ops import Value, numpy_dtype
 from rnncore.state import State
 from rnncore.streaming.flow import Flow, Part
 from rnncore.streaming.folded import fold, unfold
-from rnncore.streaming.program import Program
+from rnncore.streaming.program import UNMOVED, Program
 from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
 
 __all__ = ["Rows"]
@@ -96,9 +96,6 @@ class Rows:
         if part.how == "window":
             window, source = part.window, node.inputs[0]
             self._keep(f"{node.name}.context", flows[source], window.left + window.right + window.stride)
-        elif part.how == "blocks":
-            plan = self.program.plan
-            self._keep(f"{node.name}.context", flows[node.input], plan.block + plan.lookahead)
         elif part.how == "history":
             for name in dict.fromkeys(node.inputs):
                 self._keep(f"{node.name}.history.{name}", flows[name], self.program.plan.history - 1)
@@ -163,7 +160,7 @@ class Rows:
         """Compute what does not depend on the sequence, for some rows."""
         plan, count = self.program.plan, len(np.arange(self.capacity)[rows])
         values: Values = {**static, **self.program.counts_of(count), **self.program.model._constants}
-        wanted = set(plan.spec.outputs).union(*(part.node.reads for part in plan.parts if part.how != "static"))
+        wanted = set(plan.outputs).union(*(part.node.reads for part in plan.parts if part.how not in UNMOVED))
         with np.errstate(all="ignore"):
             for part, step in zip(plan.parts, self.program.steps, strict=True):
                 if part.how != "static":
@@ -354,7 +351,7 @@ class Rows:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
         program = self.program
         held = [*others, *program.constants, *self.static.values(), *[values[name] for name in program.counted]]
-        return apart(program.plan.spec.outputs, values, held)
+        return apart(program.plan.outputs, values, held)
 
     def _groups(self, rows: np.ndarray, new: int, lengths: np.ndarray | None) -> list[_Group]:
         """What can run in one batch."""
@@ -395,19 +392,19 @@ class Rows:
         """The groups' outputs in the order of rows."""
         plan = self.program.plan
         for group, _, found, _ in results:
-            for name in plan.spec.outputs if group.lengths is not None else ():
+            for name in plan.outputs if group.lengths is not None else ():
                 if plan.flows[name].kind == "steps":
                     found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
         if len(results) == 1:
             group, _, found, _ = results[0]
             return self._with_rows(group, found) if self.side_by_side else found
         parts = [(group.places, self._with_rows(group, found)) for group, _, found, _ in results]
-        return {name: self._joined(name, size, parts) for name in plan.spec.outputs}
+        return {name: self._joined(name, size, parts) for name in plan.outputs}
 
     def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
         """How many steps each row has of each output."""
         flows = self.program.plan.flows
-        counts = {name: np.zeros(size, np.int64) for name in self.program.plan.spec.outputs}
+        counts = {name: np.zeros(size, np.int64) for name in self.program.plan.outputs}
         for group, route, _, _ in results:
             for name, array in counts.items():
                 if flows[name].kind == "steps":
@@ -458,6 +455,8 @@ class Rows:
             values[entry.name] = given.get(entry.name)
             if values[entry.name] is None and not entry.optional:
                 values[entry.name] = route.empty(plan.flows[entry.name], group.size)
+            elif values[entry.name] is None and entry.name in program.filled:
+                values[entry.name] = route.full(plan.flows[entry.name], group.size)
         for name in program.lengths:
             values[name] = lengths
         for name, (of, axis) in program.model._padded.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.kernels import _native
+from rnncore.kernels import _recurrent
 from rnncore.kernels._graph import walk
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.model import nothing
@@ -35,7 +35,7 @@ class Straight:
         layers = [part.node for part in program.plan.parts if part.how == "recurrent"]
         for node in layers:
             step = program.model._steps[program.plan.spec.nodes.index(node)]
-            native = isinstance(step, RecurrentStep) and isinstance(step.stack, _native.Stack) and step.table is None
+            native = isinstance(step, RecurrentStep) and isinstance(step.stack, _recurrent.Stack) and step.table is None
             fits = fits and native and node.layout == "batch_first" and node.mask is None
         return cls(rows) if fits and layers else None
 
@@ -53,7 +53,7 @@ class Straight:
             if axis == batch or isinstance(size, int)
         ]
         self.base = {**program.counts_of(rows.capacity), **model._constants, **program.absent}
-        wanted = set(plan.spec.outputs).union(*(node.reads for node in plan.spec.nodes))
+        wanted = set(plan.outputs).union(*(node.reads for node in plan.spec.nodes))
         self.steps = []
         for part, step in zip(plan.parts, program.steps, strict=True):
             if part.how == "recurrent":

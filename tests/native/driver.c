@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "native.h"
+#include "recurrent/recurrent.h"
+#include "runtime/isas.h"
 
 static unsigned long long seed = 20261121;
 
@@ -221,7 +222,7 @@ int main(void) {
     static const ptrdiff_t depths[] = {1, 7, 40, 256, 300, 513};
     static const int vectors[] = {1, 3, 4}; /* of the products; reset_step alone has panels of 2 */
     for (int i = 0; rnncore_isas[i] != NULL; i++) {
-        if (!rnncore_isa_usable(rnncore_isas[i])) continue;
+        if (!rnncore_isa_usable(rnncore_isas[i]->name)) continue;
         int checks = 0;
         check_gates(rnncore_isas[i]);
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {

@@ -1,5 +1,5 @@
-/* Which tables there are; native/dispatch.c knows which of them can be run. */
-#include "../native/isas.h"
+/* The tables of this build: see runtime/isas.h. */
+#include "../runtime/isas.h"
 #include "pooling.h"
 
 #define DECLARED(name) extern const rnncore_pooling_isa rnncore_pooling_##name;

@@ -10,7 +10,7 @@
 
 #include <stddef.h>
 
-#include "../native/watch.h"
+#include "../runtime/watch.h"
 
 enum { RNNCORE_POOLING_AXES = 64 }; /* as many as NumPy's arrays have at most */
 
@@ -40,7 +40,7 @@ typedef struct {
                  rnncore_watch *watch);
 } rnncore_pooling_isa;
 
-/* The tables this build holds, ended by NULL; which of them the CPU can run, _native knows by their names. */
+/* The tables of this build, in the order of runtime/isas.h, ended by NULL. */
 extern const rnncore_pooling_isa *const rnncore_pooling_isas[];
 
 #endif

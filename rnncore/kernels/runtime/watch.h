@@ -3,8 +3,7 @@
 #define RNNCORE_WATCH_H
 
 typedef struct {
-    int (*look)(void *argument); /* whether to stop; called now and then, by the thread that does the work */
-    void *argument;
+    int (*look)(void); /* whether to stop; called now and then, by the thread that does the work */
     double between, left; /* work between two looks, in whatever unit; and until the next */
     int stopped;
 } rnncore_watch;
@@ -14,7 +13,7 @@ static inline int rnncore_worked(rnncore_watch *watch, double work) {
     watch->left -= work;
     if (watch->left < 0) {
         watch->left = watch->between;
-        if (!watch->stopped) watch->stopped = watch->look(watch->argument);
+        if (!watch->stopped) watch->stopped = watch->look();
     }
     return watch->stopped;
 }

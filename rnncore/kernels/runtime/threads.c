@@ -1,5 +1,5 @@
 #define _GNU_SOURCE /* sched_getcpu */
-#include "pool.h"
+#include "threads.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -163,7 +163,7 @@ int rnncore_ask_threads(int threads) {
 
 int rnncore_asked_threads(int of_model) { return asked ? asked : of_model; }
 
-void rnncore_pool_run(int threads, rnncore_task *task, void *argument) {
+void rnncore_run_threads(int threads, rnncore_task *task, void *argument) {
     if (threads > RNNCORE_MAX_THREADS) threads = RNNCORE_MAX_THREADS;
     if (threads <= 1 || crowded() || pthread_mutex_trylock(&pool.busy)) {
         task(0, 1, argument);

@@ -55,24 +55,3 @@ void rnncore_take_scratch_back(void *aside) {
     if (meanwhile != NULL) release(meanwhile);
     pthread_setspecific(key, aside);
 }
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-unsigned rnncore_flush_subnormals(void) {
-    const unsigned before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040); /* flush to zero, denormals are zero */
-    return before;
-}
-void rnncore_restore_subnormals(unsigned before) { _mm_setcsr(before); }
-#elif defined(__aarch64__)
-unsigned rnncore_flush_subnormals(void) {
-    unsigned long before;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"(before | (1ul << 24)));
-    return (unsigned)before;
-}
-void rnncore_restore_subnormals(unsigned before) { __asm__ volatile("msr fpcr, %0" : : "r"((unsigned long)before)); }
-#else
-unsigned rnncore_flush_subnormals(void) { return 0; }
-void rnncore_restore_subnormals(unsigned before) { (void)before; }
-#endif

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "../vectors.h"
-#include "native.h"
+#include "recurrent.h"
 
 #ifndef FEW_CHAINS
 #define FEW_CHAINS 0

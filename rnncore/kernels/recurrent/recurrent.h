@@ -10,8 +10,8 @@
  *
  * Exactness: every output is the same chains of multiply-adds over k in rising order, whatever the number of rows or
  * panels worked on together, so a row's bits never depend on the batch. */
-#ifndef RNNCORE_NATIVE_H
-#define RNNCORE_NATIVE_H
+#ifndef RNNCORE_RECURRENT_H
+#define RNNCORE_RECURRENT_H
 
 #include <stddef.h>
 
@@ -102,8 +102,7 @@ typedef struct {
     void (*rational)(enum rnncore_rational f, ptrdiff_t n, const float *x, float *y);
 } rnncore_isa;
 
-/* The tables this build holds, best first, ended by NULL; those that this CPU and system can run are ``usable``. */
+/* The tables of this build, in the order of runtime/isas.h, ended by NULL. */
 extern const rnncore_isa *const rnncore_isas[];
-int rnncore_isa_usable(const rnncore_isa *isa);
 
 #endif

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What _native gives to other compiled rooms."""
+"""Calls of a stack whose states are kept: what _recurrent gives to other compiled modules."""
 
 from libc.stdint cimport int64_t
 

@@ -1,4 +1,4 @@
-/* Memory that a thread keeps from call to call, and the floating-point mode inside a call. */
+/* Memory that a thread keeps from call to call. */
 #ifndef RNNCORE_SCRATCH_H
 #define RNNCORE_SCRATCH_H
 
@@ -14,9 +14,5 @@ void rnncore_take_scratch_back(void *aside);
 
 /* 0 and 1 in turn, for this thread: which way to walk over weights that the last call has just read. */
 int rnncore_turn(void);
-
-/* Subnormal results and operands count as zero from here on, in this thread; returns the mode before. */
-unsigned rnncore_flush_subnormals(void);
-void rnncore_restore_subnormals(unsigned before);
 
 #endif

@@ -8,64 +8,26 @@ running are always the first n: the work is the sum of the lengths.
 
 import numpy as np
 
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
 from rnncore.kernels._blas cimport Products
+from rnncore.kernels._cell cimport (
+    ACT_COUNT, COUPLED_FORGET, COUPLED_INPUT, COUPLED_NONE, KIND_GRU, KIND_LSTM, KIND_RNN, LN_NONE, LN_TF1, LN_TFLITE,
+    clip_f32, clip_f64, gru_gates_f32, gru_gates_f64, gru_point_f32, gru_point_f64, lstm_point_f32, lstm_point_f64,
+    rnn_point_f32, rnn_point_f64, rnncore_cell,
+)
 from rnncore.kernels._checks cimport (
     check_dense, check_rows, check_shape2, check_type, check_writable, checked_size, plus, refuse, times,
 )
 from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, steps_of, store, time_of
+from rnncore.kernels._runtime cimport check_signals, scratch_memory
 
 cnp.import_array()
-
-
-cdef extern from "cell.h":
-    ctypedef struct rnncore_act:
-        int id
-        double alpha
-        double beta
-
-    ctypedef struct rnncore_cell:
-        int kind, coupled, layer_norm, reset_after
-        Py_ssize_t input_size, hidden_size, output_size, gates
-        double clip, cell_clip, proj_clip, forget_bias, epsilon
-        rnncore_act act[5]
-        const void* weight_ih
-        const void* weight_hh
-        const void* bias
-        const void* bias_hn
-        const void* peephole
-        const void* weight_hr
-        const void* bias_hr
-        const void* ln_weight
-        const void* ln_cell_weight
-        const void* ln_cell_bias
-
-    int KIND_RNN, KIND_LSTM, KIND_GRU
-    int COUPLED_NONE, COUPLED_INPUT, COUPLED_FORGET
-    int LN_NONE, LN_TF1, LN_TFLITE
-    int ACT_COUNT
-    const char** rnncore_activation_names
-
-    void act_f32(const rnncore_act* f, Py_ssize_t n, float* x) nogil
-    void act_f64(const rnncore_act* f, Py_ssize_t n, double* x) nogil
-    void clip_f32(Py_ssize_t n, float* x, double limit) nogil
-    void clip_f64(Py_ssize_t n, double* x, double limit) nogil
-    void rnn_point_f32(const rnncore_cell* cell, float* z, float* h) nogil
-    void rnn_point_f64(const rnncore_cell* cell, double* z, double* h) nogil
-    void lstm_point_f32(const rnncore_cell* cell, float* z, float* c, float* out) nogil
-    void lstm_point_f64(const rnncore_cell* cell, double* z, double* c, double* out) nogil
-    void gru_gates_f32(const rnncore_cell* cell, float* z, const float* h, float* rh) nogil
-    void gru_gates_f64(const rnncore_cell* cell, double* z, const double* h, double* rh) nogil
-    void gru_point_f32(const rnncore_cell* cell, float* z, const float* hn, float* h) nogil
-    void gru_point_f64(const rnncore_cell* cell, double* z, const double* hn, double* h) nogil
 
 
 cdef extern from *:
@@ -98,8 +60,6 @@ cdef double WORK_OF_AN_ACTIVATION = 50
 BLAS_MOST = (1 << 31) - 1
 
 MERGES = {"set": MERGE_SET, "sum": MERGE_ADD, "mul": MERGE_MUL, "average": MERGE_AVERAGE}
-
-ACTIVATION_IDS = {rnncore_activation_names[i].decode(): i for i in range(ACT_COUNT)}
 
 cdef dict KINDS = {"RNN": KIND_RNN, "LSTM": KIND_LSTM, "GRU": KIND_GRU}
 cdef dict COUPLED = {None: COUPLED_NONE, "input": COUPLED_INPUT, "forget": COUPLED_FORGET}
@@ -233,7 +193,7 @@ cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real
             if work[0] > WORK_BETWEEN_SIGNALS:
                 work[0] = 0
                 with gil:
-                    PyErr_CheckSignals()
+                    check_signals()
     return 0
 
 
@@ -260,14 +220,14 @@ cdef inline real* at_row(real* rows, Py_ssize_t row, Py_ssize_t stride) noexcept
 
 
 cdef int run_block(const rnncore_cell* cell, const Job* job, Py_ssize_t first, Py_ssize_t rows, real* x, real* y,
-                   real* h0, real* c0, real* hn, real* cn, real* scratch, Py_ssize_t rows_max,
+                   real* h0, real* c0, real* hn, real* cn, real* memory, Py_ssize_t rows_max,
                    double* work) except -1 nogil:
-    """The sorted rows from ``first`` on, so many of them. scratch: states, then what time_loop needs."""
+    """The sorted rows from ``first`` on, so many of them. memory: states, then what time_loop needs."""
     cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
     cdef Py_ssize_t row = first if job.order == NULL else 0
     cdef Job block = job[0]
-    cdef real* c = scratch + rows * P
+    cdef real* c = memory + rows * P
     cdef real* extra = c + rows * cells
     cdef real* z = extra + rows * H
     block.B = rows
@@ -278,12 +238,12 @@ cdef int run_block(const rnncore_cell* cell, const Job* job, Py_ssize_t first, P
         block.lengths = job.lengths + first
     if job.steps != NULL:
         block.steps = job.steps + first * job.T
-    sorted_copy[real](&block, P, at_row[real](h0, row, P), scratch)
+    sorted_copy[real](&block, P, at_row[real](h0, row, P), memory)
     if cells:
         sorted_copy[real](&block, H, at_row[real](c0, row, H), c)
-    time_loop[real](cell, &block, x + row * job.x_batch, at_row[real](y, row, job.y_batch), scratch, c, extra, z,
+    time_loop[real](cell, &block, x + row * job.x_batch, at_row[real](y, row, job.y_batch), memory, c, extra, z,
                     z + rows_max * GH, rows_max, work)
-    unsorted_copy[real](&block, P, scratch, at_row[real](hn, row, P))
+    unsorted_copy[real](&block, P, memory, at_row[real](hn, row, P))
     if cells:
         unsorted_copy[real](&block, H, c, at_row[real](cn, row, H))
     return 0
@@ -291,29 +251,25 @@ cdef int run_block(const rnncore_cell* cell, const Job* job, Py_ssize_t first, P
 
 cdef int run_direction(const rnncore_cell* cell, const Job* job, real* x, real* y, real* h0, real* c0, real* hn,
                        real* cn) except -1:
-    """Scratch for one call, and the blocks of its rows."""
+    """The blocks of a call's rows, in the thread's scratch memory."""
     cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t B = min(job.B, BLOCK_ROWS), rows_max = max(B, CHUNK_ROWS)
     cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
     cdef Py_ssize_t first = 0
     cdef size_t size
-    cdef real* scratch
+    cdef real* memory
     cdef double work = 0
     if job.T < rows_max // B:
         rows_max = B * max(job.T, 1)
     size = times(plus(times(B, P + cells + H), times(rows_max, GH + cell.input_size)), sizeof(real))
     with nogil:
-        scratch = <real*> malloc(size)
-        if scratch == NULL:
+        memory = <real*> scratch_memory(size)
+        if memory == NULL:
             with gil:
                 raise MemoryError(f"no memory for a batch of {job.B}: {size} bytes")
-        try:
-            while first < job.B:
-                run_block[real](cell, job, first, min(B, job.B - first), x, y, h0, c0, hn, cn, scratch, rows_max,
-                                &work)
-                first += B
-        finally:
-            free(scratch)
+        while first < job.B:
+            run_block[real](cell, job, first, min(B, job.B - first), x, y, h0, c0, hn, cn, memory, rows_max, &work)
+            first += B
     return 0
 
 
@@ -324,7 +280,7 @@ cdef dict PLACES = {"RNN": 1, "LSTM": 5, "GRU": 3}
 
 
 def check_cell(str kind not None, dict options not None, dict weights not None, dtype):
-    """InputError unless these are the options and weights, of that dtype, of one cell: see PackedCell.
+    """InputError unless these are the options and weights, of that dtype, of one cell: see BlasCell.
 
     Products of sizes fit the integers of BLAS.
     """
@@ -363,7 +319,7 @@ def check_cell(str kind not None, dict options not None, dict weights not None, 
             refuse(f"{kind}.{name}: {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shapes[name]}")
 
 
-cdef class PackedCell:
+cdef class BlasCell:
     """One direction of one layer, ready to run: a cell's options and its weights in one dtype.
 
     options: the cell's fields by name, with activations as (id, alpha, beta); weights: canonical name to array of
@@ -499,23 +455,3 @@ cdef double limit(value) except? -1:
 
 cdef inline void* optional_data(cnp.ndarray array) noexcept:
     return NULL if array is None else cnp.PyArray_DATA(array)
-
-
-def activate(str name not None, double alpha, double beta, cnp.ndarray x not None):
-    """f(x) in place over each row of the dense float32 or float64 array x (rows, n): the compiled activation."""
-    cdef rnncore_act f
-    cdef Py_ssize_t rows, n, row
-    cdef bint double_precision = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT64
-    cdef char* data = <char*> cnp.PyArray_DATA(x)
-    check_dense(x, cnp.NPY_FLOAT64 if double_precision else cnp.NPY_FLOAT32, 2, "x")
-    check_writable(x, "x")
-    rows, n = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
-    f.id = ACTIVATION_IDS[name]
-    f.alpha = alpha
-    f.beta = beta
-    with nogil:
-        for row in range(rows):
-            if double_precision:
-                act_f64(&f, n, <double*> data + row * n)
-            else:
-                act_f32(&f, n, <float*> data + row * n)

@@ -1,10 +1,10 @@
-/* A small pool of threads for the time loops, and the barrier they meet at.
+/* The threads that kernels share their work among, one pool of them in a process, and the barrier they meet at.
  *
  * Lazy: threads start at the first call that wants them. A worker that has nothing to do spins briefly, then sleeps.
  * One call has the pool at a time; another that comes meanwhile does its work alone, with the same result. After a
  * fork the child begins with an empty pool. */
-#ifndef RNNCORE_POOL_H
-#define RNNCORE_POOL_H
+#ifndef RNNCORE_THREADS_H
+#define RNNCORE_THREADS_H
 
 #include <stddef.h>
 
@@ -14,7 +14,7 @@ typedef void rnncore_task(int index, int threads, void *argument);
 
 /* Runs task(0..threads-1, threads, argument), the caller as 0, and returns when all are done. With the pool busy, or
  * threads <= 1, or no thread to be had: task(0, 1, argument). */
-void rnncore_pool_run(int threads, rnncore_task *task, void *argument);
+void rnncore_run_threads(int threads, rnncore_task *task, void *argument);
 
 /* How many threads the calls of the calling thread ask for from now on: 0 for what their models say. Returns the number
  * before. And what that makes of a model's own number. */

@@ -1,0 +1,452 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""Calls of recurrent layers over packed kernels, float32: arguments checked, then run with the GIL released."""
+
+import numpy as np
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+cimport numpy as cnp
+from cpython.dict cimport PyDict_Size
+from cpython.object cimport PyObject, PyTypeObject, ternaryfunc
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.type cimport PyType_Modified
+
+from rnncore.kernels._cell cimport rnncore_cell
+from rnncore.kernels._checks cimport (
+    as_dense, check_dense, check_rows, check_shape3, check_type, check_writable, refuse,
+)
+from rnncore.kernels._costs cimport WORK_BETWEEN_SIGNALS, WORK_WITH_GIL, cost_of_row, work_of_row
+from rnncore.kernels._job cimport MERGE_SET, Merge
+from rnncore.kernels._loop cimport input_product, unit_panels
+from rnncore.kernels._packing cimport PackedCell, Plan, aligned_copy, rnncore_rows
+from rnncore.kernels._runtime cimport (
+    raise_handled, rnncore_flush_subnormals, rnncore_restore_subnormals, threads_of,
+)
+from rnncore.kernels._schedule cimport Call, execute
+
+from rnncore.kernels._blas_loop import MERGES
+
+cnp.import_array()
+
+
+cdef inline void* optional_data(cnp.ndarray array) noexcept:
+    return NULL if array is None else cnp.PyArray_DATA(array)
+
+
+# Of a stack: more than any network has, and few enough for what is computed of them.
+MOST_LAYERS = 1 << 20
+
+
+cdef class Stack:
+    """The layers and directions of one recurrent node, ready to run. Immutable; any number of threads may call it.
+
+    layers  for each layer the PackedCells of its directions, forward first
+    reverse whether the only direction is the reverse one
+    """
+
+    cdef readonly list cells  # PackedCells, layer by layer
+    cdef const Plan** plans
+    cdef int layers, directions
+    cdef bint reverse, has_c
+
+    def __cinit__(self, list layers not None, bint reverse):
+        cdef PackedCell cell
+        cdef const Plan* first
+        self.cells = [cell for cells in layers for cell in cells]
+        if not 1 <= len(layers) <= MOST_LAYERS or not 1 <= len(layers[0]) <= 2 or (reverse and len(layers[0]) > 1):
+            refuse(f"{len(layers)} layers, expected 1 to {MOST_LAYERS}, each of one direction or two, forward first")
+        self.layers = len(layers)
+        self.directions = len(layers[0])
+        self.reverse = reverse
+        self.plans = <const Plan**> malloc(len(self.cells) * sizeof(Plan*))
+        if self.plans == NULL:
+            raise MemoryError()
+        self.has_c = (<PackedCell> self.cells[0]).has_c
+        for i, cell in enumerate(self.cells):
+            self.plans[i] = &cell.plan
+            first = self.plans[0]
+            layer = i // self.directions
+            sizes = cell.plan.cell.output_size, cell.plan.cell.hidden_size
+            if len(layers[layer]) != self.directions or cell.has_c != self.has_c or cell.plan.isa != first.isa:
+                refuse(f"layer {layer}: expected {self.directions} cells of one kind and instruction set")
+            if sizes != (first.cell.output_size, first.cell.hidden_size):
+                refuse(f"layer {layer}: sizes {sizes}, expected {(first.cell.output_size, first.cell.hidden_size)}")
+            if cell.plan.cell.input_size != self.plans[layer * self.directions].cell.input_size:
+                refuse(f"layer {layer}: directions of different input sizes")
+
+    cdef int check_merges(self, merge, last_merge) except -1:
+        """That both are known, and layers behind the first take what the one before gives."""
+        cdef Py_ssize_t width, layer
+        if merge not in MERGES or last_merge not in MERGES:
+            refuse(f"merge {merge!r} and {last_merge!r}, expected {', '.join(MERGES)}")
+        width = self.width_of(MERGES[merge])
+        for layer in range(1, self.layers):
+            if self.plans[layer * self.directions].cell.input_size != width:
+                refuse(f"layer {layer}: input size {self.plans[layer * self.directions].cell.input_size}, expected "
+                       f"{width} of the layer before")
+        return 0
+
+    cdef Py_ssize_t width_of(self, Merge merge):
+        """Numbers of an output."""
+        return self.plans[0].cell.output_size * (self.directions if merge == MERGE_SET else 1)
+
+    cdef int check_state(self, cnp.ndarray state, Py_ssize_t B, Py_ssize_t size, str name, bint written) except -1:
+        if state is not None:
+            check_dense(state, cnp.NPY_FLOAT32, 3, name)
+            check_shape3(state, self.layers * self.directions, B, size, name)
+            if written:
+                check_writable(state, name)
+        return 0
+
+    def __dealloc__(self):
+        free(self.plans)
+
+    @property
+    def nbytes(self):
+        """Bytes of the packed weights."""
+        return sum(cell.nbytes for cell in self.cells)
+
+    def run(self, cnp.ndarray x not None, cnp.ndarray y, str merge not None, str last_merge not None, bint time_first,
+            bint flip,
+            cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
+            cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn, int threads, Table table=None):
+        """Run the stack over x (B, T, I), or (T, B, I) with time_first.
+
+        x is aligned float32, its last dimension dense. y (same first two dimensions) receives the last layer's
+        outputs, or is None; what is past a row's length is left as it is. merge says how the directions' outputs go
+        to the next layer, last_merge how to y: "set" side by side, "sum", "mul", "average". order, lengths (B) and
+        steps (B, T), int64 and dense: see Job; None where there are none. h0, c0, hn, cn: dense
+        (layers * directions, B, size), or None for zeros and for not wanted; c only for the LSTM. With a table of
+        this stack, x holds int64 ids (B, T), each a row of it.
+        """
+        cdef Call call
+        cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
+        memset(&call, 0, sizeof(Call))
+        self.check_merges(merge, last_merge)
+        self.check_sequences(x, y, MERGES[last_merge], batch_axis, time_axis, table)
+        call.job.B = cnp.PyArray_DIM(x, batch_axis)
+        call.job.T = cnp.PyArray_DIM(x, time_axis)
+        check_rows(order, lengths, steps, call.job.B, call.job.T)
+        self.check_state(h0, call.job.B, self.plans[0].cell.output_size, "h0", False)
+        self.check_state(hn, call.job.B, self.plans[0].cell.output_size, "hn", True)
+        if self.has_c:
+            self.check_state(c0, call.job.B, self.plans[0].cell.hidden_size, "c0", False)
+            self.check_state(cn, call.job.B, self.plans[0].cell.hidden_size, "cn", True)
+        elif c0 is not None or cn is not None:
+            refuse("c0 or cn of cells that have no c, expected None")
+        if call.job.B == 0:
+            return
+        call.job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // cnp.PyArray_ITEMSIZE(x)
+        call.job.x_time = cnp.PyArray_STRIDE(x, time_axis) // cnp.PyArray_ITEMSIZE(x)
+        if table is None:
+            call.x = <const float*> cnp.PyArray_DATA(x)
+        else:
+            call.ids = <const int64_t*> cnp.PyArray_DATA(x)
+            call.tables = table.tables
+        if y is not None:
+            call.job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // <Py_ssize_t> sizeof(float)
+            call.job.y_time = cnp.PyArray_STRIDE(y, time_axis) // <Py_ssize_t> sizeof(float)
+            call.y = <float*> cnp.PyArray_DATA(y)
+        call.job.flip = flip
+        call.job.order = <const int64_t*> optional_data(order)
+        call.job.lengths = <const int64_t*> optional_data(lengths)
+        call.job.steps = <const int64_t*> optional_data(steps)
+        call.merge = MERGES[merge]
+        call.last_merge = MERGES[last_merge]
+        call.h0 = <const float*> optional_data(h0)
+        call.c0 = <const float*> optional_data(c0)
+        call.hn = <float*> optional_data(hn)
+        call.cn = <float*> optional_data(cn)
+        self.start(&call, threads)
+
+    cdef int check_sequences(self, cnp.ndarray x, cnp.ndarray y, Merge merge, int batch_axis, int time_axis,
+                             Table table) except -1:
+        """x and y of a run: see there."""
+        cdef Py_ssize_t width = self.width_of(merge), K = self.plans[0].cell.input_size
+        cdef Py_ssize_t b, t
+        cdef const char* row
+        cdef int64_t id
+        if table is None:
+            check_type(x, cnp.NPY_FLOAT32, "x")
+            if cnp.PyArray_NDIM(x) != 3 or cnp.PyArray_DIM(x, 2) != K:
+                refuse(f"x: shape {(<object> x).shape}, expected 3 dimensions, the last of {K}")
+            if K > 1 and cnp.PyArray_SIZE(x) > 0 and cnp.PyArray_STRIDE(x, 2) != sizeof(float):
+                refuse(f"x: strides {(<object> x).strides}, expected a dense last dimension")
+        else:
+            if table.stack is not self:
+                refuse("table: of another stack")
+            check_type(x, cnp.NPY_INT64, "ids")
+            if cnp.PyArray_NDIM(x) != 2:
+                refuse(f"ids: shape {(<object> x).shape}, expected 2 dimensions")
+            for b in range(cnp.PyArray_DIM(x, 0)):
+                row = <const char*> cnp.PyArray_DATA(x) + b * cnp.PyArray_STRIDE(x, 0)
+                for t in range(cnp.PyArray_DIM(x, 1)):
+                    id = (<const int64_t*> (row + t * cnp.PyArray_STRIDE(x, 1)))[0]
+                    if not 0 <= id < table.rows:
+                        refuse(f"ids: {id} at {(b, t)}, expected 0 to {table.rows - 1}")
+        if y is not None:
+            check_type(y, cnp.NPY_FLOAT32, "y")
+            check_writable(y, "y")
+            check_shape3(y, cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), width, "y")
+            if width > 1 and cnp.PyArray_SIZE(y) > 0 and cnp.PyArray_STRIDE(y, 2) != sizeof(float):
+                refuse(f"y: strides {(<object> y).strides}, expected a dense last dimension")
+        return 0
+
+    cdef int start(self, Call* call, int threads) except -1:
+        """Fill in what the stack knows, and run."""
+        cdef bint done
+        cdef int i
+        call.plans = self.plans
+        call.layers = self.layers
+        call.directions = self.directions
+        call.reverse = self.reverse
+        call.has_c = self.has_c
+        if call.state_batch == 0:
+            call.state_batch = call.job.B
+        call.width = self.plans[0].cell.output_size
+        if call.merge == MERGE_SET:
+            call.width *= self.directions
+        call.threads = threads_of(threads)
+        for i in range(self.layers * self.directions):
+            call.row_work += work_of_row(self.plans[i])
+            call.row_cost += cost_of_row(self.plans[i])
+        call.work = call.row_work * call.job.B * call.job.T
+        if call.work < WORK_WITH_GIL:
+            done = execute(call)
+        else:
+            with nogil:
+                done = execute(call)
+        if not done:
+            raise MemoryError(f"no memory for a batch of {call.job.B} and {call.job.T} steps")
+        if call.interrupted:
+            raise_handled()
+        return 0
+
+
+cdef class Table:
+    """The first layer's input products of every row of an embedding (N, I), so that running it is a row gather.
+
+    The bits are those of the product it replaces. Belongs to the stack it was made for.
+    """
+
+    cdef const float* tables[2]
+    cdef list owned
+    cdef Stack stack
+    cdef Py_ssize_t rows    # ids are below
+
+    def __cinit__(self, Stack stack not None, cnp.ndarray weight not None):
+        cdef rnncore_rows rows
+        cdef const Plan* plan
+        cdef cnp.ndarray table
+        cdef cnp.ndarray dense = as_dense(np.asarray(weight, np.float32), cnp.NPY_FLOAT32, "weight")
+        cdef Py_ssize_t N
+        cdef unsigned mode
+        check_dense(dense, cnp.NPY_FLOAT32, 2, "weight")
+        N = cnp.PyArray_DIM(dense, 0)
+        if N == 0 or cnp.PyArray_DIM(dense, 1) != stack.plans[0].cell.input_size:
+            refuse(f"weight: shape {(<object> dense).shape}, expected rows of {stack.plans[0].cell.input_size}")
+        self.owned = []
+        self.stack, self.rows = stack, N
+        rows.base = <const float*> cnp.PyArray_DATA(dense)
+        rows.offset = NULL
+        rows.stride = cnp.PyArray_DIM(dense, 1)
+        for direction in range(stack.directions):
+            plan = stack.plans[direction]
+            aligned_copy(np.zeros((N, plan.z_stride), np.float32), self.owned)
+            table = self.owned[direction]
+            mode = rnncore_flush_subnormals()
+            input_product(plan, &rows, N, 0, unit_panels(plan), <float*> cnp.PyArray_DATA(table))
+            rnncore_restore_subnormals(mode)
+            self.tables[direction] = <const float*> cnp.PyArray_DATA(table)
+
+    @property
+    def nbytes(self):
+        """Bytes of the tables."""
+        return sum(table.nbytes for table in self.owned)
+
+
+def table_bytes(Stack stack not None, rows):
+    """Bytes that a Table of so many rows would take."""
+    return sum([stack.plans[i].z_stride for i in range(stack.directions)]) * rows * sizeof(float)
+
+
+cdef class Direct:
+    """The short way for a model that is one stack and returns its sequence: a plain array in, a plain array out.
+
+    What is not plain (another dtype or rank, not C-contiguous, empty, of another width) gets None for an answer, and
+    the caller takes the long way, which knows what to do or what to say.
+
+    names   of the states, h and for an LSTM c
+    """
+
+    cdef Stack stack
+    cdef Py_ssize_t input_size, width, state_rows, h_size, c_size
+    cdef str h_name, c_name
+    cdef Merge merge
+    cdef int threads
+
+    def __cinit__(self, Stack stack not None, str merge not None, Py_ssize_t input_size, Py_ssize_t width,
+                  tuple names not None, int threads):
+        stack.check_merges(merge, merge)
+        if (input_size, width) != (stack.plans[0].cell.input_size, stack.width_of(MERGES[merge])):
+            refuse(f"sizes {(input_size, width)}, expected those of the stack")
+        if len(names) != (2 if stack.has_c else 1):
+            refuse(f"states {names}, expected h, and c where the cells have one")
+        self.stack = stack
+        self.merge = MERGES[merge]
+        self.input_size = input_size
+        self.width = width
+        self.state_rows = stack.layers * stack.directions
+        self.h_size = stack.plans[0].cell.output_size
+        self.c_size = stack.plans[0].cell.hidden_size
+        self.h_name = names[0]
+        self.c_name = names[1] if len(names) == 2 else None
+        self.threads = threads
+
+    def __call__(self, x):
+        """y for x, from the beginning; None where x is not plain."""
+        return self.run(x)
+
+    cdef run(self, x):
+        cdef Call call
+        if not self.is_plain(x, &call):
+            return None
+        y = self.output(&call)
+        self.stack.start(&call, self.threads)
+        return y
+
+    def step(self, x, dict state not None):
+        """(y, new states by name) for x and the states given by name; None where one of them is not plain."""
+        cdef Call call
+        cdef dict after = {}
+        if not self.is_plain(x, &call):
+            return None
+        h0 = state.get(self.h_name)
+        if not is_plain_state(h0, self.state_rows, call.job.B, self.h_size):
+            return None
+        call.h0 = <const float*> cnp.PyArray_DATA(h0)
+        if self.c_name is not None:
+            c0 = state.get(self.c_name)
+            if not is_plain_state(c0, self.state_rows, call.job.B, self.c_size):
+                return None
+            call.c0 = <const float*> cnp.PyArray_DATA(c0)
+        if len(state) != (1 if self.c_name is None else 2):
+            return None
+        y = self.output(&call)
+        hn = new_state(self.state_rows, call.job.B, self.h_size)
+        call.hn = <float*> cnp.PyArray_DATA(hn)
+        after[self.h_name] = hn
+        if self.c_name is not None:
+            cn = new_state(self.state_rows, call.job.B, self.c_size)
+            call.cn = <float*> cnp.PyArray_DATA(cn)
+            after[self.c_name] = cn
+        self.stack.start(&call, self.threads)
+        return y, after
+
+    cdef bint is_plain(self, x, Call* call):
+        if not cnp.PyArray_CheckExact(x) or cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 or cnp.PyArray_NDIM(x) != 3:
+            return False
+        if not cnp.PyArray_ISCARRAY_RO(x) or cnp.PyArray_DIM(x, 2) != self.input_size:
+            return False
+        memset(call, 0, sizeof(Call))
+        call.job.B, call.job.T = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+        if call.job.B == 0 or call.job.T == 0:
+            return False
+        call.job.x_time = self.input_size
+        call.job.x_batch = call.job.T * self.input_size
+        call.x = <const float*> cnp.PyArray_DATA(x)
+        call.merge = call.last_merge = self.merge
+        return True
+
+    cdef output(self, Call* call):
+        cdef cnp.npy_intp[3] shape
+        shape[0], shape[1], shape[2] = call.job.B, call.job.T, self.width
+        y = cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
+        call.job.y_time = self.width
+        call.job.y_batch = call.job.T * self.width
+        call.y = <float*> cnp.PyArray_DATA(y)
+        return y
+
+
+# What Python calls for an object whose class has a __call__ in Python.
+ctypedef object (*Slot)(object called, object arguments, PyObject* named)
+cdef Slot call_method = NULL
+
+
+cdef object call_direct(object called, object arguments, PyObject* named):
+    if PyTuple_GET_SIZE(arguments) == 1 and (named == NULL or PyDict_Size(<object> named) == 0):
+        direct = called._direct
+        if type(direct) is Direct:
+            found = (<Direct> direct).run(<object> PyTuple_GET_ITEM(arguments, 0))
+            if found is not None:
+                return found
+    return call_method(called, arguments, named)
+
+
+def call_direct_first(type of not None):
+    """From now on a call with one argument, of an instance that has a Direct as ``_direct``, asks that first.
+
+    Calling a method written in Python, with names and defaults, costs as much as a small model's step; the method does
+    all other calls, and stays what people read. A subclass calls its own.
+    """
+    global call_method
+    if not isinstance(of, type):
+        raise TypeError(f"{of!r}, expected a class")
+    if <Slot> (<PyTypeObject*> of).tp_call != call_direct:
+        call_method = <Slot> (<PyTypeObject*> of).tp_call
+        (<PyTypeObject*> of).tp_call = <ternaryfunc> call_direct
+        PyType_Modified(of)
+
+
+cdef int run_states(object stack, StateCall* given, int threads) except -1:
+    """A forward stack over float sequences whose states stand in slots, in place: see _recurrent.pxd."""
+    cdef Call call
+    memset(&call, 0, sizeof(Call))
+    call.job.B, call.job.T = given.B, given.T
+    call.job.x_batch, call.job.x_time = given.x_batch, given.x_time
+    call.job.y_batch, call.job.y_time = given.y_batch, given.y_time
+    call.job.order, call.job.lengths = given.order, given.lengths
+    call.x, call.y = given.x, given.y
+    call.h0 = call.hn = given.h
+    call.c0 = call.cn = given.c
+    call.slots, call.state_batch = given.slots, given.state_batch
+    call.merge = call.last_merge = MERGE_SET
+    return (<Stack> stack).start(&call, threads)
+
+
+cdef int check_stack_states(object stack, Py_ssize_t input_size, Py_ssize_t batch, h, c) except -1:
+    """See _recurrent.pxd."""
+    cdef Stack given = stack
+    cdef const rnncore_cell* cell
+    if given is None or given.directions != 1 or given.reverse:
+        refuse(f"{stack!r}, expected a stack of one direction, forward")
+    given.check_merges("set", "set")
+    cell = &given.plans[0].cell
+    expected = (given.layers, batch, cell.output_size), (given.layers, batch, cell.hidden_size) if given.has_c else None
+    if (h, c) != expected or input_size != cell.input_size:
+        refuse(f"input size {input_size} and states {(h, c)}, expected {cell.input_size} and {expected}")
+    return 0
+
+
+cdef double steps_between_signals(object stack) except -1:
+    """So many steps of one row can be interrupted."""
+    cdef Stack given = stack
+    cdef double work = 0
+    cdef int i
+    for i in range(given.layers * given.directions):
+        work += work_of_row(given.plans[i])
+    return WORK_BETWEEN_SIGNALS / work
+
+
+cdef bint is_plain_state(array, Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
+    return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32
+            and cnp.PyArray_NDIM(array) == 3 and cnp.PyArray_ISCARRAY_RO(array) and cnp.PyArray_DIM(array, 0) == rows
+            and cnp.PyArray_DIM(array, 1) == B and cnp.PyArray_DIM(array, 2) == size)
+
+
+cdef new_state(Py_ssize_t rows, Py_ssize_t B, Py_ssize_t size):
+    cdef cnp.npy_intp[3] shape
+    shape[0], shape[1], shape[2] = rows, B, size
+    return cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
