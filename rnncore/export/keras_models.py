@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -200,7 +201,7 @@ def _check_live(keras, layer: Any) -> None:
         inner = type(part)
         if isinstance(part, keras.Model):
             continue
-        if inner is not getattr(keras.layers, inner.__name__, None):
+        if not _is_own(keras, inner):
             raise UnsupportedError(
                 f"{where}: holds a {inner.__name__} of {inner.__module__}, which is not accepted, "
                 "expected Keras's own layers"
@@ -214,6 +215,13 @@ def _check_live(keras, layer: Any) -> None:
                 raise UnsupportedError(
                     f"{where}: {option} {found!r} is not one of keras.activations, expected its name"
                 )
+
+
+def _is_own(keras, kind: type) -> bool:
+    """Whether a class is Keras's own: one of keras.layers, or the cell of its ConvLSTMs, which is not among them."""
+    if kind.__name__ == "ConvLSTMCell":
+        return kind is getattr(sys.modules[keras.layers.ConvLSTM1D.__mro__[1].__module__], "ConvLSTMCell", None)
+    return kind is getattr(keras.layers, kind.__name__, None)
 
 
 def _parts(layer: Any) -> list[Any]:

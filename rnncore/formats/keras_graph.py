@@ -17,7 +17,7 @@ from rnncore.errors import UnsupportedError
 from rnncore.formats._arrays import Copies
 from rnncore.formats._cursor import Budget
 from rnncore.ops import OPS, Value
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.spec import Control, Input, Node, Recurrent, Spec
 
 __all__ = ["Graph", "NeedsSize"]
 
@@ -37,7 +37,7 @@ class Graph:
         self.copies = Copies(declared, "model")
         self.calls = Budget(MAX_CALLS, "calls of layers, those in models inside it among them", "model")
         self.inputs: list[Input] = []
-        self.nodes: list[Node | Recurrent] = []
+        self.nodes: list[Node | Recurrent | Control] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.values: dict[str, Value] = {"lengths": Value("int64", ("B",))}
         self.notes: list[str] = []
@@ -83,7 +83,7 @@ class Graph:
         self.values[entry.name] = entry.value
         return entry.name
 
-    def add(self, node: Node | Recurrent) -> str:
+    def add(self, node: Node | Recurrent | Control) -> str:
         self.nodes.append(node)
         self.values.update(node.infer(self.values))
         return node.name
@@ -183,6 +183,8 @@ class Graph:
                 continue
             for name in node.inputs:
                 shape = self.values[name].shape if name else ()
+                if TIME in shape and isinstance(node, Control):
+                    return set()
                 if TIME in shape and OPS[node.op].over_time(node.attributes, len(shape), shape.index(TIME)) != (
                     "pointwise"
                 ):

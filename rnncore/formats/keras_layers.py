@@ -26,10 +26,11 @@ from rnncore.errors import FormatError, SpecError, UnsupportedError
 from rnncore.formats import keras_convolution, keras_dense, keras_merging, keras_normalization, keras_shapes
 from rnncore.formats._cursor import shown
 from rnncore.formats.keras_config import Call, Layer, Network, Ref, Version, layer_of, leaves, tensors
+from rnncore.formats.keras_conv_lstm import CONV_LSTMS, both_ways, conv_lstm
 from rnncore.formats.keras_graph import Graph, NeedsSize
 from rnncore.formats.keras_merging import MERGE_OPS
 from rnncore.formats.keras_operations import OPERATIONS
-from rnncore.formats.keras_recurrent import RECURRENT, bidirectional, recurrent
+from rnncore.formats.keras_recurrent import RECURRENT, bidirectional, merge_mode, recurrent
 from rnncore.formats.keras_use import (
     LAYERS,
     Kind,
@@ -258,6 +259,8 @@ def run_layer(use: Use) -> list[Tensor]:
     one = use.layer
     _check_class(one)
     if one.is_operation:
+        if one.bare and one.class_name == "Softmax" and any(tensor.mask for tensor in use.inputs):
+            raise UnsupportedError(f"{use.where}: layer or operation? They differ under a mask: expected a module")
         return OPERATIONS[one.class_name](use)
     check_policy(use, use.config)
     if not use.inputs:
@@ -281,7 +284,7 @@ def run_layer(use: Use) -> list[Tensor]:
 # The names of a call's arguments in their order, where a layer takes more than one or calls it otherwise.
 ONLY_INPUTS = ("inputs",)
 SIGNATURES = {
-    **dict.fromkeys((*RECURRENT, "Bidirectional"), ("sequences", "initial_state", "mask", "training")),
+    **dict.fromkeys((*RECURRENT, *CONV_LSTMS, "Bidirectional"), ("sequences", "initial_state", "mask", "training")),
     **dict.fromkeys(
         ("Attention", "AdditiveAttention"),
         ("inputs", "mask", "training", "return_attention_scores", "use_causal_mask"),
@@ -309,7 +312,7 @@ ARGUMENTS = {
         "use_causal_mask", "mask",
     },
     "Bidirectional": {"initial_state", "mask"},
-    **{kind: {"initial_state", "mask", "constants"} for kind in RECURRENT},
+    **{kind: {"initial_state", "mask", "constants"} for kind in (*RECURRENT, *CONV_LSTMS)},
 }  # fmt: skip
 
 
@@ -470,7 +473,15 @@ def _check_dtypes(arrays: Mapping[str, np.ndarray]) -> None:
 # --- recurrent, and around other layers ----------------------------------------------------------------------------
 
 layer(*RECURRENT, options=None, mask="own")(recurrent)
-layer("Bidirectional", options=None, mask="own")(bidirectional)
+layer(*CONV_LSTMS, options=None, mask="own")(conv_lstm)
+
+
+@layer("Bidirectional", options=None, mask="own")
+def both_directions(use: Use) -> list[Tensor]:
+    """Of recurrent layers, or of convolutional ones."""
+    if any(part.class_name in CONV_LSTMS for part in use.layer.parts.values()):
+        return both_ways(use, merge_mode(use))
+    return bidirectional(use)
 
 
 @layer(
@@ -516,7 +527,9 @@ def time_distributed(use: Use) -> str | list[Tensor]:
     return _split_steps(graph, use, x, found[0].name)
 
 
-TAKES_MASK = (*RECURRENT, "Bidirectional", "GlobalAveragePooling1D", "Softmax", "Attention", "AdditiveAttention")
+TAKES_MASK = (
+    *RECURRENT, *CONV_LSTMS, "Bidirectional", "GlobalAveragePooling1D", "Softmax", "Attention", "AdditiveAttention",
+)  # fmt: skip
 
 
 def _merge_steps(graph: Graph, use: Use, x: str, rest: Sequence[int]) -> str:

@@ -24,7 +24,7 @@ from rnncore.formats.keras_use import Tensor, Use, activation, check_options, ch
 from rnncore.formats.keras_variables import CELLS, CUDNN, SEPARATE_GATES
 from rnncore.spec import Recurrent
 
-__all__ = ["RECURRENT", "bidirectional", "canonical", "recurrent"]
+__all__ = ["MERGES", "RECURRENT", "bidirectional", "canonical", "merge_mode", "merged", "recurrent"]
 
 RECURRENT = (*CELLS, *CUDNN, "RNN")
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: "separate"}
@@ -61,12 +61,18 @@ def recurrent(use: Use) -> list[Tensor]:
     return found + ([Tensor(state) for state in states] if layer.states else [])
 
 
-def bidirectional(use: Use) -> list[Tensor]:
-    """Both directions of a layer, and their merge."""
+def merge_mode(use: Use) -> Any:
+    """That of a Bidirectional, a key of MERGES, after its options have been checked."""
     check_options(use, use.config, {"layer", "backward_layer", "merge_mode", "return_sequences", "return_state"})
     merge = option(use, use.config, "merge_mode", "concat")
     if not (merge is None or isinstance(merge, str)) or merge not in MERGES:
         raise UnsupportedError(f"{use.where}: merge_mode={merge!r}, expected one of {', '.join(map(repr, MERGES))}")
+    return merge
+
+
+def bidirectional(use: Use) -> list[Tensor]:
+    """Both directions of a layer, and their merge."""
+    merge = merge_mode(use)
     halves = [_half(use, use.layer.parts[name]) for name in ("forward_layer", "backward_layer")]
     forward, backward = halves
     if [forward.backwards, backward.backwards] != [False, True]:
@@ -335,7 +341,6 @@ def _one_node(use: Use, forward, backward, x: Tensor, initial: list[str], merge:
 
 def _two_chains(use: Use, forward, backward, x: Tensor, initial: list[str], merge: str, zero: bool):
     """Directions of different cells, or of stacked ones: a chain each, and the merge."""
-    graph = use.graph
     outputs, states, at = [], [], 0
     for side, half in (("forward", forward), ("backward", backward)):
         given = initial[at : at + half.state_count] if initial else []
@@ -343,14 +348,20 @@ def _two_chains(use: Use, forward, backward, x: Tensor, initial: list[str], merg
         output, found = _chain(use, f"{use.name}.{side}", half, x, x.mask, given, zero, "time")
         outputs.append(output)
         states += found
+    return merged(use, outputs, merge), states
+
+
+def merged(use: Use, outputs: list[str], merge: str) -> list[str]:
+    """The outputs of two directions as one, or both of them."""
+    graph = use.graph
     if merge == "separate":
-        return outputs, states
+        return outputs
     if merge == "concat":
-        return [graph.node(use.name, "Concat", outputs, axis=-1)], states
+        return [graph.node(use.name, "Concat", outputs, axis=-1)]
     if merge == "average":
         total = graph.node(f"{use.name}.sum", "Add", outputs)
-        return [graph.scalar(use.name, "Mul", total, 0.5)], states
-    return [graph.node(use.name, {"sum": "Add", "mul": "Mul"}[merge], outputs)], states
+        return [graph.scalar(use.name, "Mul", total, 0.5)]
+    return [graph.node(use.name, {"sum": "Add", "mul": "Mul"}[merge], outputs)]
 
 
 def _note(use: Use, half: Direction) -> None:

@@ -55,6 +55,11 @@ def _recurrent(kind: str, holder: str) -> Callable[[Mapping[str, Any], Version],
     return found
 
 
+def _conv_lstm(config: Mapping[str, Any], version: Version) -> list[Variable]:
+    names = ("kernel", "recurrent_kernel", *_if(config.get("use_bias", True), "bias"))
+    return [Variable("cell", name) for name in names]
+
+
 def _cudnn(config: Mapping[str, Any], version: Version) -> list[Variable]:
     return _named("kernel", "recurrent_kernel", "bias")
 
@@ -110,6 +115,7 @@ OWNED: dict[str, Callable[[Mapping[str, Any], Version], list[Variable]]] = {
     "TimeDistributedDense": _dense,
     "Embedding": lambda c, v: _named("embeddings"),
     **{kind: _recurrent(kind, "cell") for kind in CELLS},
+    **{f"ConvLSTM{dims}D": _conv_lstm for dims in (1, 2, 3)},
     **{f"{kind}Cell": _recurrent(kind, "") for kind in CELLS},
     **dict.fromkeys(CUDNN, _cudnn),
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv1DTranspose", "Conv2DTranspose", "Convolution1D", "Convolution2D"),
