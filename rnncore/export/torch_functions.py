@@ -15,7 +15,17 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch_lowering import HIDING, Complex, Lowering, Packed, Size, Tensor, all_static, any_trained, array_of
+from rnncore.export.torch_lowering import (
+    HIDING,
+    Complex,
+    Lowering,
+    Packed,
+    Size,
+    Tensor,
+    all_static,
+    any_trained,
+    array_of,
+)
 
 __all__ = ["COMPLEX", "FUNCTIONS", "call_function", "move_axes"]
 
@@ -265,7 +275,9 @@ def _logaddexp(g, input, other):
         axes = tuple(range(rank - item.ndim))
         name = g.emit("Unsqueeze", [item], {"axes": axes}) if axes else g.name_of(item)
         parts.append(name)
-    wide = [g.emit("Add", [name, g.emit("Mul", [other, g.cast(0.0, g.a.dtype)])]) for name, other in (parts, parts[::-1])]
+    wide = [
+        g.emit("Add", [name, g.emit("Mul", [other, g.cast(0.0, g.a.dtype)])]) for name, other in (parts, parts[::-1])
+    ]
     pair = g.emit("Concat", [g.emit("Unsqueeze", [name], {"axes": (rank,)}) for name in wide], {"axis": rank})
     return g.out(g.emit("ReduceLogSumExp", [pair], {"axes": (rank,), "keepdims": False}))
 
@@ -486,6 +498,15 @@ def cosine_similarity(g, x1, x2, dim=1, eps=1e-8):
     return g.out(g.emit("Div", [product, g.emit("Mul", norms)]))
 
 
+@entry("pairwise_distance")
+def pairwise_distance(g, x1, x2, p=2.0, eps=1e-6, keepdim=False):
+    if p not in (1, 2):
+        raise refuse(g, f"p={p}", "1 or 2")
+    off = g.emit("Add", [g.emit("Sub", [g.tensor(x1), g.tensor(x2)]), g.cast(float(eps), g.a.dtype)])
+    axis = max(x1.ndim, x2.ndim) - 1
+    return g.out(g.emit(f"ReduceL{int(p)}", [off], {"axes": (axis,), "keepdims": bool(keepdim)}))
+
+
 @entry("where")
 def where(g, condition, input=None, other=None):
     """torch.where(condition, x, y); as a method x.where(condition, y)."""
@@ -536,7 +557,18 @@ def lerp(g, input, end, weight):
 # --- what does nothing, and dtypes -----------------------------------------------------------------------------------
 
 
-@entry("contiguous", "positive", "detach", "clone", "cpu", "cuda", "requires_grad", "alias", "pin_memory", "flatten_parameters")
+@entry(
+    "contiguous",
+    "positive",
+    "detach",
+    "clone",
+    "cpu",
+    "cuda",
+    "requires_grad",
+    "alias",
+    "pin_memory",
+    "flatten_parameters",
+)
 def same(g, input, *args, **kwargs):
     return input
 
@@ -1360,7 +1392,13 @@ def _tensor_index(g: Lowering, part: Any) -> Any:
 def _known_step(g: Lowering, x: Tensor, parts: Sequence[Any]) -> Tensor | None:
     """h_n[-1] and out[:, -1] of a recurrent module, which its node gives as values of their own."""
     rest = [part for part in parts if part != slice(None)]
-    if x.origin is None or x.origin[0] not in ("h", "sequence") or len(rest) != 1 or isinstance(rest[0], (slice, Tensor, Size)) or rest[0] is None:
+    if (
+        x.origin is None
+        or x.origin[0] not in ("h", "sequence")
+        or len(rest) != 1
+        or isinstance(rest[0], (slice, Tensor, Size))
+        or rest[0] is None
+    ):
         return None
     kind, node = x.origin
     axis, index = parts.index(rest[0]), rest[0]

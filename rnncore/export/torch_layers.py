@@ -13,7 +13,6 @@ from torch import nn
 from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.errors import UnsupportedError
 from rnncore.export import torch_functions as functions
-from rnncore.export import torch_spectral as spectral
 from rnncore.export.torch_lowering import HIDING, Lowering, Packed, Size, Tensor, array_of
 from rnncore.formats.torch_names import bind
 from rnncore.spec import Input, Recurrent, Spec
@@ -184,9 +183,7 @@ def cell(g, module, input, hx=None):
         name = f"{node.name}.last" if key == "h" else f"{node.name}.{key}"
         axes = (0,) * (key != "h") + (1 if key != "h" else 0,) * alone
         names.append(g.emit("Squeeze", [name], {"axes": axes}) if axes else name)
-    found = [
-        g.named(name, g.a[i] if several else g.a, g.b[i] if several else g.b) for i, name in enumerate(names)
-    ]
+    found = [g.named(name, g.a[i] if several else g.a, g.b[i] if several else g.b) for i, name in enumerate(names)]
     return tuple(found) if several else found[0]
 
 
@@ -319,7 +316,9 @@ def _pool(
     return _unbatched(g, g.emit(op, [name], attributes), added)
 
 
-def _pooled_whole(g: Lowering, op: str, x: Tensor, axes: tuple[int, ...], kernel: Sequence[Any], padding: Any) -> Tensor:
+def _pooled_whole(
+    g: Lowering, op: str, x: Tensor, axes: tuple[int, ...], kernel: Sequence[Any], padding: Any
+) -> Tensor:
     """A pool whose windows are as large as the input, whatever its size."""
     same = all(
         one.shape[axis] == getattr(size, trace, size)
@@ -706,7 +705,9 @@ def _batch_normed(
     if training or running_mean is None:
         raise functions.refuse(g, "statistics of the batch", "training=False and running statistics")
     x, size = g.tensor(input), running_mean.a.shape[0]
-    ones, zeros = (g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros")))
+    ones, zeros = (
+        g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros"))
+    )
     parts = [ones if weight is None else weight, zeros if bias is None else bias, running_mean, running_var]
     return g.out(g.emit("BatchNormalization", [x, *parts], {"epsilon": float(eps)}))
 
@@ -715,9 +716,12 @@ def _batch_normed(
 def _group_normed(g, input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
     x = g.tensor(input)
     size = x.a.shape[1]
-    ones, zeros = (g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros")))
+    ones, zeros = (
+        g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros"))
+    )
     parts = [ones if weight is None else weight, zeros if bias is None else bias]
     return g.out(g.emit("GroupNormalization", [x, *parts], {"num_groups": num_groups, "epsilon": float(eps)}))
+
 
 for _axes in (1, 2, 3):
     functions.FUNCTIONS[f"avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: average_pooled(

@@ -8,8 +8,9 @@ nodes. Any other loop becomes one node that holds its body: a Scan.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import zip_longest
@@ -67,6 +68,11 @@ class Loop:
     kwargs: list[Any] = field(default_factory=list)
     aliases: dict[int, Leaf] = field(default_factory=dict)
 
+    def cut(self, parts: int) -> list[Loop]:
+        """Its steps in a number of loops, one after the other."""
+        size = self.count // parts
+        return [Loop(list(self.steps[i * size : (i + 1) * size])) for i in range(parts)]
+
     @property
     def count(self) -> int:
         return len(self.steps)
@@ -120,11 +126,13 @@ def roll(first: Traced, second: Traced) -> None:
         _drop_unread(traced, looped)
     loops = [_loops(traced, looped) for traced in (first, second)]
     _check_alike(first, second, loops, looped)
-    for i, (one, two) in enumerate(zip(*loops, strict=True)):
-        later = {node for found in loops for loop in found[i + 1 :] for step in loop.steps for node in step}
+    waiting = list(zip(*loops, strict=True))
+    while waiting:
+        (one, two), *rest = _read_first(first, second, *waiting.pop(0))
+        waiting = rest + waiting
+        later = {node for pair in waiting for loop in pair for step in loop.steps for node in step}
         for traced, loop in ((first, one), (second, two)):
-            _pull_in(traced, loop)
-            _read_arguments(traced, loop)
+            _follow_stored(traced, loop)
         plans = [_Vectorized(traced, loop, later) for traced, loop in ((first, one), (second, two))]
         rolled = [plan.possible() for plan in plans]
         if all(rolled):
@@ -135,6 +143,27 @@ def roll(first: Traced, second: Traced) -> None:
         else:
             for traced, loop in ((first, one), (second, two)):
                 _Scanned(traced, loop, later).replace()
+
+
+def _read_first(first: Traced, second: Traced, one: Loop, two: Loop) -> list[tuple[Loop, Loop]]:
+    """A loop in both traces with its arguments read; cut in parts where it is several of the same code, one by one.
+
+    Raises UnsupportedError for arguments that go from step to step in no known way.
+    """
+    refused = None
+    for parts in range(1, math.gcd(one.count, two.count) + 1):
+        if one.count % parts or two.count % parts or min(one.count, two.count) // parts < 2:
+            continue
+        cut = list(zip(one.cut(parts), two.cut(parts), strict=True))
+        try:
+            for traced, loop in zip((first, second), cut[0], strict=True):
+                _pull_in(traced, loop)
+                _read_arguments(traced, loop)
+        except UnsupportedError as error:
+            refused = refused or error
+        else:
+            return cut
+    raise refused
 
 
 def _drop_unread(traced: Traced, looped: set) -> None:
@@ -153,7 +182,10 @@ def _drop_unread(traced: Traced, looped: set) -> None:
 def _check_alike(first: Traced, second: Traced, loops: Sequence[Sequence[Loop]], looped: set) -> None:
     """Raises where two traces repeat other calls."""
     for one, two in zip_longest(*loops):
-        bodies = [[_signature(traced, node) for node in loop.body] if loop else None for traced, loop in ((first, one), (second, two))]
+        bodies = [
+            [_signature(traced, node) for node in loop.body] if loop else None
+            for traced, loop in ((first, one), (second, two))
+        ]
         if bodies[0] != bodies[1]:
             node = (one or two).steps[0][0]
             missing = one is None or two is None
@@ -163,10 +195,15 @@ def _check_alike(first: Traced, second: Traced, loops: Sequence[Sequence[Loop]],
                 f"expected {expected}"
             )
     counts = [Counter(_signature(traced, node) for node in _calls(traced)) for traced in (first, second)]
-    inside = [Counter(_signature(traced, node) for loop in found for step in loop.steps for node in step) for traced, found in zip((first, second), loops, strict=True)]
+    inside = [
+        Counter(_signature(traced, node) for loop in found for step in loop.steps for node in step)
+        for traced, found in zip((first, second), loops, strict=True)
+    ]
     for name in looped:
         if counts[0][name] - inside[0][name] != counts[1][name] - inside[1][name]:
-            node = next(node for traced in (first, second) for node in _calls(traced) if _signature(traced, node) == name)
+            node = next(
+                node for traced in (first, second) for node in _calls(traced) if _signature(traced, node) == name
+            )
             raise UnsupportedError(
                 f"{_place(first, second, node)}: {node.name}: a loop over a size that does not repeat the same calls, "
                 "expected an example of at least two steps, each with the same calls"
@@ -226,7 +263,6 @@ def _read_arguments(traced: Traced, loop: Loop) -> None:
         reader = _Reader(traced, where, node)
         loop.args.append(reader.read([call.args for call in column]))
         loop.kwargs.append(reader.read([call.kwargs for call in column]))
-    _follow_stored(traced, loop)
 
 
 # --- items of other loops, and of tensors that were taken apart before -----------------------------------------------
@@ -497,6 +533,7 @@ class _Replacing:
         self.traced, self.loop, self.tracer, self.later = traced, loop, traced.tracer, later
         self.where = {node: (k, j) for k, step in enumerate(loop.steps) for j, node in enumerate(step)}
         self.place = traced.places[loop.body[0]]
+        self.by_steps = self._read_by_steps()
 
     def make(self, op: str, target: Any, *args: Any, value: Any = ..., **kwargs: Any) -> fx.Node:
         """A new node where the graph inserts; its value computed, unless it is given."""
@@ -552,8 +589,18 @@ class _Replacing:
         if behind not in self.where:
             return found
         k, j = self.where[behind]
-        last = k == self.loop.count - 1 and user not in self.later
+        last = k == self.loop.count - 1 and not (user in self.later and j in self.by_steps)
         return self.final(j) if last else self.step(j, k)
+
+    def _read_by_steps(self) -> set[int]:
+        """Positions of which later loops read every step, and not only the last."""
+        read = [
+            self.where.get(_behind_identities(self.traced, node), self.where[node])
+            for user, nodes in _readers(self.loop).items()
+            if user in self.later
+            for node in nodes
+        ]
+        return {j for k, j in read if k != self.loop.count - 1}
 
     def step(self, j: int, k: int) -> fx.Node:
         """A result of one step before the last."""
@@ -1006,9 +1053,7 @@ class _Scanned(_Replacing):
         self.stores = {j: self._store_of(j) for j in range(len(loop.body)) if self._store_of(j) is not None}
         inner = [j for j in range(len(loop.body)) if j not in self.stores and j not in loop.aliases]
         sequences = {
-            j: found
-            for j in inner
-            if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
+            j: found for j in inner if (found := _sequence(self.traced, loop, j)) is not None and self._forward(found)
         }
         leaves = [leaf for j in inner if j not in sequences for leaf in leaves_of([loop.args[j], loop.kwargs[j]])]
         before = {leaf.value: leaf.start for leaf in leaves if leaf.kind == "before"}

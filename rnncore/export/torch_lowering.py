@@ -342,7 +342,9 @@ class Lowering:
         floats = kind == "truediv" or kind in NUMBER_OPS or any(self.values[name].dtype == "float64" for name in names)
         if floats:
             names = [
-                name if self.values[name].dtype == "float64" else self.emit("Cast", [name], {"to": "float64"}, name="size")
+                name
+                if self.values[name].dtype == "float64"
+                else self.emit("Cast", [name], {"to": "float64"}, name="size")
                 for name in names
             ]
         if kind in WHOLE_OPS:
@@ -572,7 +574,7 @@ def _sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:
     if node in needed:
         return True
     if node.op == "call_method" and node.target == "size":
-        return node.args[0] in needed
+        return node.args[0] in needed or node.args[0].op == "placeholder"
     inputs = node.all_input_nodes
     return bool(inputs) and not isinstance(node.target, str) and all(_sizes_of(one, needed) for one in inputs)
 

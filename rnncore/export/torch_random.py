@@ -1,6 +1,6 @@
 """Random numbers in a forward that is recorded: a draw is allowed where it cannot change what is computed.
 
-    if random.random() < teacher_forcing_ratio: ...      # goes one way for a ratio of 0 or 1
+if random.random() < teacher_forcing_ratio: ...      # goes one way for a ratio of 0 or 1
 """
 
 from __future__ import annotations
