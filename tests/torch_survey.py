@@ -14,11 +14,11 @@ V, E, H = 13, 5, 6
 SURVEY = {}
 
 
-def network(make, **options):
+def network(make):
     """Puts a class under its name into SURVEY; make(rows, steps) gives the arguments of its forward."""
 
     def remember(kind):
-        SURVEY[kind.__name__] = (kind, make, options)
+        SURVEY[kind.__name__] = (kind, make)
         return kind
 
     return remember

@@ -22,6 +22,7 @@ from rnncore.export.torch_loops import ScanCall, roll
 from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
 from rnncore.export.torch_proof import Proof
 from rnncore.export.torch_scan import lower_scan
+from rnncore.export.torch_spectral import call_complex, holds_complex
 from rnncore.export.torch_trace import Traced, trace
 from rnncore.model import Model
 from rnncore.ops import OPS
@@ -293,6 +294,8 @@ def _lower(g: Lowering, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) 
     if isinstance(node.target, type):
         return dict(zip(_fields(node.target), args, strict=False)) | kwargs
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+    if holds_complex(args, kwargs):
+        return call_complex(g, name, args, kwargs)
     return call_function(g, name, args, kwargs)
 
 

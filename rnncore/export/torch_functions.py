@@ -17,7 +17,6 @@ import torch
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch_lowering import (
     HIDING,
-    Complex,
     Lowering,
     Packed,
     Size,
@@ -27,11 +26,9 @@ from rnncore.export.torch_lowering import (
     array_of,
 )
 
-__all__ = ["COMPLEX", "FUNCTIONS", "call_function", "move_axes"]
+__all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
-COMPLEX: dict[str, Callable[..., Any]] = {}
-"""The functions of complex numbers."""
 
 
 def entry(*names: str) -> Callable[[Callable], Callable]:
@@ -51,10 +48,6 @@ def call_function(g: Lowering, name: str, args: Sequence[Any], kwargs: dict[str,
         raise UnsupportedError(f"{g.place}: {name} with out=, expected its result")
     for ignored in ("inplace", "device", "pin_memory", "requires_grad", "layout", "non_blocking", "memory_format"):
         kwargs.pop(ignored, None)
-    if any(isinstance(item, Complex) for item in (*args, *kwargs.values())):
-        if known not in COMPLEX:
-            raise refuse(g, "complex numbers", f"one of {', '.join(sorted(COMPLEX))} of them")
-        return COMPLEX[known](g, *args, **kwargs)
     return FUNCTIONS[known](g, *args, **kwargs)
 
 
