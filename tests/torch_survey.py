@@ -305,10 +305,11 @@ class Viterbi(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.embed, self.fc, self.transitions = nn.Embedding(V, E), nn.Linear(E, 4), nn.Parameter(floats(4, 4))
+        self.embed, self.gru = nn.Embedding(V, E), nn.GRU(E, E, batch_first=True)
+        self.fc, self.transitions = nn.Linear(E, 4), nn.Parameter(floats(4, 4))
 
     def forward(self, x):
-        emissions = self.fc(self.embed(x)).transpose(0, 1)
+        emissions = self.fc(self.gru(self.embed(x))[0]).transpose(0, 1)
         score, history = emissions[0], []
         for i in range(1, len(emissions)):
             best, index = (score.unsqueeze(2) + self.transitions).max(dim=1)
@@ -889,7 +890,7 @@ class FramedEnergy(nn.Module):
         frames = wave.unfold(-1, 12, 6)
         frames = (frames - frames.mean(-1, keepdim=True)) * self.window
         power = torch.fft.rfft(F.pad(frames, (0, 4))).abs() ** 2
-        return self.lstm(torch.log(power + 1e-6))[0]
+        return self.lstm(torch.log(power + 0.1))[0]
 
 
 @network(lambda b, t: (floats(b, 1, 8, 4 * t),))

@@ -19,7 +19,7 @@ from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
 from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_loops import ScanCall, roll
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_lowering import Complex, Lowering, Packed, Size, Tensor, array_of
 from rnncore.export.torch_proof import Proof
 from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_spectral import call_complex, holds_complex
@@ -329,7 +329,7 @@ def _leaves(found: Any) -> list[Any]:
         return [leaf for item in found for leaf in _leaves(item)]
     if isinstance(found, Mapping):
         return [leaf for item in found.values() for leaf in _leaves(item)]
-    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (Tensor, Size, Packed)):
+    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (Tensor, Size, Packed, Complex)):
         return [leaf for key in found.__dataclass_fields__ for leaf in _leaves(getattr(found, key))]
     return [] if found is None else [found]
 

@@ -232,6 +232,13 @@ def _loops(traced: Traced, looped: set) -> list[Loop]:
     found, start = [], 0
     while start < len(nodes):
         period, count = _repetition(names, start)
+        if count > 1 and 2 * period * count < len(names) - start:  # what repeats here may belong to a first step
+            for place in range(start + 1, start + period * count + 1):
+                longer = _repetition(names, place)
+                body = names[place : place + longer[0]]
+                if longer[0] * longer[1] > period * count and set(names[start:place]) <= set(body):
+                    start, (period, count) = place, longer
+                    break
         if count > 1:
             found.append(Loop([nodes[start + k * period : start + (k + 1) * period] for k in range(count)]))
         start += period * count
