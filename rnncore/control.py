@@ -90,7 +90,8 @@ class ControlStep:
         places = node.output_axes or (0,) * len(outputs)
         if len(rows) == 1:
             return [*carried, *map(_as_step, rows[0], places)]
-        sizes = {} if rows else self._sizes([*(array.shape for array in carried), *(a.shape[1:] for a in sequences)])
+        shapes = [*(array.shape for array in carried), *(array.shape[1:] for array in sequences)]
+        sizes = {} if rows else self._sizes(shapes, same)
         turned = node.output_backward or (False,) * len(outputs)
         return [
             *carried,
@@ -100,10 +101,12 @@ class ControlStep:
             ),
         ]
 
-    def _sizes(self, shapes: list[tuple[int, ...]]) -> dict[str, int]:
-        """What the names in the shapes of the body's first inputs stand for."""
-        entries = zip(self.node.branches[0].inputs, shapes, strict=False)
-        return {name: size for entry, shape in entries for name, size in zip(entry.shape, shape, strict=True)}
+    def _sizes(self, shapes: list[tuple[int, ...]], captured: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """What the names in the shapes of the body's first inputs, and of what it reads outside, stand for."""
+        inputs = self.node.branches[0].inputs
+        pairs = [(entry, captured[entry.name].shape) for entry in inputs if entry.name in captured]
+        pairs += zip(inputs, shapes, strict=False)
+        return {name: size for entry, shape in pairs for name, size in zip(entry.shape, shape, strict=True)}
 
     def _moved(self, sequences: list[np.ndarray]) -> list[np.ndarray]:
         """A Scan's sequences with their steps in front, in the order in which it goes."""

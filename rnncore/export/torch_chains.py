@@ -103,7 +103,7 @@ def as_chain(module: Any, take: str, example: Any, seed: int) -> tuple[nn.Module
 
 
 def _by_its_arguments(module: nn.Module, example: Any) -> bool:
-    """Whether an example is what a module's own forward takes, not a sequence for a cell, or an input and states."""
+    """Whether an example is what a module's own forward takes, and not a sequence for a cell, or input and states."""
     if isinstance(example, dict) or kind_of(module) in ("MultiheadAttention", "Bilinear", "CosineSimilarity"):
         return True
     first = example[0] if isinstance(example, tuple) and example else example

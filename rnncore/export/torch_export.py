@@ -19,9 +19,10 @@ from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
 from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_loops import ScanCall, roll
-from rnncore.export.torch_lowering import Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_lowering import Complex, Lowering, Packed, Size, Tensor, array_of
 from rnncore.export.torch_proof import Proof
 from rnncore.export.torch_scan import lower_scan
+from rnncore.export.torch_spectral import call_complex, holds_complex
 from rnncore.export.torch_trace import Traced, trace
 from rnncore.formats.parametrizations import fold
 from rnncore.formats.torch_names import bind
@@ -329,6 +330,8 @@ def _lower(g: Lowering, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) 
     if isinstance(node.target, type):
         return dict(zip(_fields(node.target), args, strict=False)) | kwargs
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+    if holds_complex(args, kwargs):
+        return call_complex(g, name, args, kwargs)
     return call_function(g, name, args, kwargs)
 
 
@@ -362,7 +365,7 @@ def _leaves(found: Any) -> list[Any]:
         return [leaf for item in found for leaf in _leaves(item)]
     if isinstance(found, Mapping):
         return [leaf for item in found.values() for leaf in _leaves(item)]
-    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (Tensor, Size, Packed)):
+    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (Tensor, Size, Packed, Complex)):
         return [leaf for key in found.__dataclass_fields__ for leaf in _leaves(getattr(found, key))]
     return [] if found is None else [found]
 

@@ -17,7 +17,6 @@ import torch
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch_lowering import (
     HIDING,
-    Complex,
     Lowering,
     Packed,
     Size,
@@ -27,11 +26,9 @@ from rnncore.export.torch_lowering import (
     array_of,
 )
 
-__all__ = ["COMPLEX", "FUNCTIONS", "call_function", "move_axes"]
+__all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
-COMPLEX: dict[str, Callable[..., Any]] = {}
-"""The functions of complex numbers."""
 
 
 def entry(*names: str) -> Callable[[Callable], Callable]:
@@ -51,10 +48,6 @@ def call_function(g: Lowering, name: str, args: Sequence[Any], kwargs: dict[str,
         raise UnsupportedError(f"{g.place}: {name} with out=, expected its result")
     for ignored in ("inplace", "device", "pin_memory", "requires_grad", "layout", "non_blocking", "memory_format"):
         kwargs.pop(ignored, None)
-    if any(isinstance(item, Complex) for item in (*args, *kwargs.values())):
-        if known not in COMPLEX:
-            raise refuse(g, "complex numbers", f"one of {', '.join(sorted(COMPLEX))} of them")
-        return COMPLEX[known](g, *args, **kwargs)
     return FUNCTIONS[known](g, *args, **kwargs)
 
 
@@ -496,6 +489,15 @@ def cosine_similarity(g, x1, x2, dim=1, eps=1e-8):
         g.emit("Max", [g.emit("ReduceL2", [item], {"axes": (axis,), "keepdims": False}), small]) for item in (x, y)
     ]
     return g.out(g.emit("Div", [product, g.emit("Mul", norms)]))
+
+
+@entry("pairwise_distance")
+def pairwise_distance(g, x1, x2, p=2.0, eps=1e-6, keepdim=False):
+    if p not in (1, 2):
+        raise refuse(g, f"p={p}", "1 or 2")
+    off = g.emit("Add", [g.emit("Sub", [g.tensor(x1), g.tensor(x2)]), g.cast(float(eps), g.a.dtype)])
+    axis = max(x1.ndim, x2.ndim) - 1
+    return g.out(g.emit(f"ReduceL{int(p)}", [off], {"axes": (axis,), "keepdims": bool(keepdim)}))
 
 
 @entry("where")

@@ -8,6 +8,7 @@ nodes. Any other loop becomes one node that holds its body: a Scan.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,11 @@ class Loop:
     kwargs: list[Any] = field(default_factory=list)
     aliases: dict[int, Leaf] = field(default_factory=dict)
 
+    def cut(self, parts: int) -> list[Loop]:
+        """Its steps in a number of loops, one after the other."""
+        size = self.count // parts
+        return [Loop(list(self.steps[i * size : (i + 1) * size])) for i in range(parts)]
+
     @property
     def count(self) -> int:
         return len(self.steps)
@@ -120,11 +126,13 @@ def roll(first: Traced, second: Traced) -> None:
         _drop_unread(traced, looped)
     loops = [_loops(traced, looped) for traced in (first, second)]
     _check_alike(first, second, loops, looped)
-    for i, (one, two) in enumerate(zip(*loops, strict=True)):
-        later = {node for found in loops for loop in found[i + 1 :] for step in loop.steps for node in step}
+    waiting = list(zip(*loops, strict=True))
+    while waiting:
+        (one, two), *rest = _read_first(first, second, *waiting.pop(0))
+        waiting = rest + waiting
+        later = {node for pair in waiting for loop in pair for step in loop.steps for node in step}
         for traced, loop in ((first, one), (second, two)):
-            _pull_in(traced, loop)
-            _read_arguments(traced, loop)
+            _follow_stored(traced, loop)
         plans = [_Vectorized(traced, loop, later) for traced, loop in ((first, one), (second, two))]
         rolled = [plan.possible() for plan in plans]
         if all(rolled):
@@ -135,6 +143,27 @@ def roll(first: Traced, second: Traced) -> None:
         else:
             for traced, loop in ((first, one), (second, two)):
                 _Scanned(traced, loop, later).replace()
+
+
+def _read_first(first: Traced, second: Traced, one: Loop, two: Loop) -> list[tuple[Loop, Loop]]:
+    """A loop in both traces with its arguments read; cut in parts where it is several of the same code, one by one.
+
+    Raises UnsupportedError for arguments that go from step to step in no known way.
+    """
+    refused = None
+    for parts in range(1, math.gcd(one.count, two.count) + 1):
+        if one.count % parts or two.count % parts or min(one.count, two.count) // parts < 2:
+            continue
+        cut = list(zip(one.cut(parts), two.cut(parts), strict=True))
+        try:
+            for traced, loop in zip((first, second), cut[0], strict=True):
+                _pull_in(traced, loop)
+                _read_arguments(traced, loop)
+        except UnsupportedError as error:
+            refused = refused or error
+        else:
+            return cut
+    raise refused
 
 
 def _drop_unread(traced: Traced, looped: set) -> None:
@@ -203,6 +232,13 @@ def _loops(traced: Traced, looped: set) -> list[Loop]:
     found, start = [], 0
     while start < len(nodes):
         period, count = _repetition(names, start)
+        if count > 1 and 2 * period * count < len(names) - start:  # what repeats here may belong to a first step
+            for place in range(start + 1, start + period * count + 1):
+                longer = _repetition(names, place)
+                body = names[place : place + longer[0]]
+                if longer[0] * longer[1] > period * count and set(names[start:place]) <= set(body):
+                    start, (period, count) = place, longer
+                    break
         if count > 1:
             found.append(Loop([nodes[start + k * period : start + (k + 1) * period] for k in range(count)]))
         start += period * count
@@ -234,7 +270,6 @@ def _read_arguments(traced: Traced, loop: Loop) -> None:
         reader = _Reader(traced, where, node)
         loop.args.append(reader.read([call.args for call in column]))
         loop.kwargs.append(reader.read([call.kwargs for call in column]))
-    _follow_stored(traced, loop)
 
 
 # --- items of other loops, and of tensors that were taken apart before -----------------------------------------------
@@ -505,6 +540,7 @@ class _Replacing:
         self.traced, self.loop, self.tracer, self.later = traced, loop, traced.tracer, later
         self.where = {node: (k, j) for k, step in enumerate(loop.steps) for j, node in enumerate(step)}
         self.place = traced.places[loop.body[0]]
+        self.by_steps = self._read_by_steps()
 
     def make(self, op: str, target: Any, *args: Any, value: Any = ..., **kwargs: Any) -> fx.Node:
         """A new node where the graph inserts; its value computed, unless it is given."""
@@ -560,8 +596,18 @@ class _Replacing:
         if behind not in self.where:
             return found
         k, j = self.where[behind]
-        last = k == self.loop.count - 1 and user not in self.later
+        last = k == self.loop.count - 1 and not (user in self.later and j in self.by_steps)
         return self.final(j) if last else self.step(j, k)
+
+    def _read_by_steps(self) -> set[int]:
+        """Positions of which later loops read every step, and not only the last."""
+        read = [
+            self.where.get(_behind_identities(self.traced, node), self.where[node])
+            for user, nodes in _readers(self.loop).items()
+            if user in self.later
+            for node in nodes
+        ]
+        return {j for k, j in read if k != self.loop.count - 1}
 
     def step(self, j: int, k: int) -> fx.Node:
         """A result of one step before the last."""

@@ -629,7 +629,7 @@ def _sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:
     if node in needed:
         return True
     if node.op == "call_method" and node.target == "size":
-        return node.args[0] in needed
+        return node.args[0] in needed or node.args[0].op == "placeholder"
     inputs = node.all_input_nodes
     return bool(inputs) and not isinstance(node.target, str) and all(_sizes_of(one, needed) for one in inputs)
 

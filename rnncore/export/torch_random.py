@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,11 +73,14 @@ class Draw:
 
 
 @contextmanager
-def recorded_draws(recording: Callable[[], bool], refusal: Callable[[str], Exception]) -> Iterator[None]:
+def recorded_draws(
+    recording: Callable[[], bool], refusal: Callable[[str], Exception], tables: Iterable[dict[str, Any]]
+) -> Iterator[None]:
     """While a module is recorded, functions of random and numpy.random that users' code calls give a Draw.
 
     recording  whether calls are recorded just now, and not only made
     refusal    the error for a draw that may change the result, with the user's line
+    tables     the globals of the user's code, where a function may have any name
     """
 
     def replaced(function: Callable, name: str, one: bool) -> Callable:
@@ -92,23 +95,24 @@ def recorded_draws(recording: Callable[[], bool], refusal: Callable[[str], Excep
         return call
 
     stands: dict[int, tuple[Callable, Callable]] = {}
-    homes: list[tuple[Any, str, Callable]] = []
     for one, table in ((True, ONE), (False, OTHERS)):
         for home, names in table:
             for name in names:
                 function = getattr(home, name)
                 stands[id(function)] = function, replaced(function, f"{home.__name__}.{name}", one)
-                homes.append((home, name, function))
-    names = {name for _, name, _ in homes}
-    for module in list(sys.modules.values()):
-        table = getattr(module, "__dict__", {})
-        for name in names & table.keys():
-            if id(table[name]) in stands and module not in (random, np.random):
-                homes.append((module, name, table[name]))
+    names = {name for _, table in (*ONE, *OTHERS) for name in table}
+    places = [
+        (table, name)
+        for table in [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+        for name in names & table.keys()
+        if id(table[name]) in stands
+    ]
+    places += [(table, name) for table in tables for name in list(table) if id(table[name]) in stands]
+    kept = [(table, name, table[name]) for table, name in places]
     try:
-        for home, name, function in homes:
-            setattr(home, name, stands[id(function)][1])
+        for table, name, function in kept:
+            table[name] = stands[id(function)][1]
         yield
     finally:
-        for home, name, function in homes:
-            setattr(home, name, function)
+        for table, name, function in kept:
+            table[name] = function

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from rnncore.export.torch_functions import COMPLEX, called, entry, move_axes, refuse
+from rnncore.export.torch_functions import called, entry, move_axes, refuse
 from rnncore.export.torch_lowering import Complex, Lowering, Size, Tensor, array_of
 
-__all__ = ["atan2"]
+__all__ = ["call_complex", "holds_complex"]
+
+
+def holds_complex(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call is one of complex numbers."""
+    return any(isinstance(item, Complex) for item in (*args, *kwargs.values()))
+
+
+def call_complex(g: Lowering, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The value of a function or method of complex numbers. UnsupportedError for all but those of COMPLEX."""
+    if name not in COMPLEX:
+        raise refuse(g, "complex numbers", f"one of {', '.join(sorted(COMPLEX))} of them")
+    return COMPLEX[name](g, *args, **kwargs)
 
 
 def _complex(g: Lowering, name: str) -> Complex:
@@ -133,11 +146,11 @@ def _moved(g, input, *dims, **kwargs):
     return _complex(g, move_axes(g, input.pair, (*(size - 1 for size in moved.shape), input.pair.ndim - 1)))
 
 
-COMPLEX.update({
+COMPLEX: dict[str, Callable[..., Any]] = {
     "view_as_real": _view_as_real, "real": _real, "imag": _imag, "getattr": _attribute, "angle": _angle,
     "abs": _absolute, "absolute": _absolute, "transpose": _moved, "permute": _moved, "swapaxes": _moved,
     "movedim": _moved,
-})  # fmt: skip
+}  # fmt: skip
 
 
 @entry("atan2", "arctan2")

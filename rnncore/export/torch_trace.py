@@ -158,7 +158,7 @@ class _Proxy(fx.Proxy):
         return self.tracer.create_proxy("call_method", "size", (self, int(dim)), {})
 
     def _type(self, dtype: Any = None, **kwargs: Any) -> Any:
-        """The name of the type, or the values in another one: a dtype, a type (torch.FloatTensor), or its name."""
+        """The type's name, or the values in another: a dtype, a type such as torch.FloatTensor, or its name."""
         if dtype is None:
             return self._value.type()
         found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
@@ -626,7 +626,7 @@ def trace(
                 lambda x: tracer.create_proxy("call_function", trunc, (x,), {}),
             ),
             recorded_containers(tracer.records, tracer.refusal),
-            recorded_draws(lambda: not tracer.evaluating, tracer.refusal),
+            recorded_draws(lambda: not tracer.evaluating, tracer.refusal, _globals_of(module)),
             legacy_types(tracer.records),
             _Calls(tracer),
             torch.no_grad(),
@@ -645,9 +645,9 @@ def trace(
             for frame in reversed(traceback.extract_tb(error.__traceback__))
             if is_users(frame.filename)
         )
-        raise UnsupportedError(
-            f"{where}: cannot be traced ({_said(error)}), expected tensor code whose path depends on sizes only"
-        ) from error
+        sizes = "new() received an invalid combination" in str(error)
+        expected = "torch.zeros or torch.empty of sizes" if sizes else "tensor code whose path depends on sizes only"
+        raise UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}") from error
     if state is not None:
         raise UnsupportedError(
             f"module: keeps a value from call to call in {state!r}, expected it as an argument and a result of forward"
