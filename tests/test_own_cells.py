@@ -280,5 +280,14 @@ def test_classes_that_cannot_be_registered(fields, message):
     assert "New" not in CELLS and issubclass(CELLS["MGU"], Cell)
 
 
+@pytest.mark.parametrize("sizes", [{"h": 7}, {"c": 7, "h": 7}, {"h": 3, "c": 7}, {"h": 7, "c": 7, "n": 7}])
+def test_states_without_sizes(sizes, monkeypatch):
+    fields = {"kind": "New", "states": ("h", "c"), "state_sizes": property(lambda cell: sizes)}
+    new = type("New", (MGU,), fields)
+    monkeypatch.setitem(CELLS, "New", new)
+    with pytest.raises(SpecError, match=r"New: state_sizes=.*, expected one for each of h, c, h of 7"):
+        Recurrent("r", new(4, 7), "x")
+
+
 def test_registering_twice_changes_nothing():
     assert register(MGU) is MGU and CELLS["MGU"] is MGU

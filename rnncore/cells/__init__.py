@@ -48,8 +48,12 @@ def register(cell: type[Cell]) -> type[Cell]:
 
 
 def check_cell(cell: object) -> None:
-    """SpecError unless this is a cell of a class that is known by its kind."""
+    """SpecError unless this is a cell of a class that is known by its kind, whose states have sizes."""
     if not isinstance(cell, Cell):
         raise SpecError(f"cell={shown(cell)}, expected a Cell ({', '.join(CELLS)})")
     if CELLS.get(cell.kind) is not type(cell):
         raise SpecError(f"cell of class {type(cell).__name__}, expected one of CELLS: see rnncore.cells.register")
+    sizes = cell.state_sizes
+    if tuple(sizes) != cell.states or sizes["h"] != cell.output_size:
+        expected = f"one for each of {', '.join(cell.states)}, h of {cell.output_size}"
+        raise SpecError(f"{cell.kind}: state_sizes={shown(sizes)}, expected {expected}")
