@@ -12,7 +12,7 @@ from rnncore.kernels import _recurrent
 from rnncore.ops import OPS
 from rnncore.ops.attention import attend, valid_steps, without_padding
 from rnncore.spec import AttentionDecoder
-from rnncore.stacks import BlasStack, packed_weights
+from rnncore.stacks import LayerStack, packed_weights
 from rnncore.state import State
 
 __all__ = ["DecoderStep"]
@@ -29,7 +29,7 @@ class DecoderStep:
     def __init__(
         self,
         node: AttentionDecoder,
-        stack: _recurrent.Stack | BlasStack,
+        stack: _recurrent.Stack | LayerStack,
         weights: dict[str, np.ndarray],
         dtype: np.dtype,
         threads: int,
@@ -115,7 +115,7 @@ class DecoderStep:
         new = {key: np.empty_like(states[key]) for key in self.node.cell.states}
         self.stack.run(
             np.ascontiguousarray(z[:, None]), None, "set", "set", False, False, None, None, None,
-            states["h"], states.get("c"), new["h"], new.get("c"), self.threads,
+            tuple(states[key] for key in new), tuple(new.values()), self.threads,
         )  # fmt: skip
         return new["h"][-1], new
 

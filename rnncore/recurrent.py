@@ -70,9 +70,6 @@ class RecurrentStep:
         self.merged = node.merge if node.merge in ("sum", "mul", "average") else "set"
         self.threads = threads
         self.states = {key: f"{node.name}.{key}" for key in node.cell.states}
-        shapes = node.state_shapes("B")
-        self.state_rows, _, self.h_size = shapes["h"]
-        self.c_size = shapes["c"][2] if "c" in shapes else None
         self.width = node.cell.output_size * 2 if node.merge == "separate" else node.output_size
         self.embedding: Node | None = None
         self.table: _recurrent.Table | None = None
@@ -107,9 +104,9 @@ class RecurrentStep:
         batch_axis, time_axis = (1, 0) if self.time_first else (0, 1)
         batch, steps = x.shape[batch_axis], x.shape[time_axis]
         rows = self._rows(values, batch, steps) if self.ragged else ALL_ROWS
-        h0, c0 = self._initial(values, before, batch)
-        hn = np.empty((self.state_rows, batch, self.h_size), self.dtype)
-        cn = None if self.c_size is None else np.empty((self.state_rows, batch, self.c_size), self.dtype)
+        shapes = node.state_shapes(batch)
+        initial = self._initial(values, before, shapes)
+        final = tuple(np.empty(shape, self.dtype) for shape in shapes.values())
 
         y = self._output(batch, steps, ragged=rows.order is not None)
         # Masked steps repeat each direction's own outputs, which therefore stand side by side until they are filled.
@@ -119,7 +116,7 @@ class RecurrentStep:
         self.stack.run(
             x, out, self.merged, "set" if apart else self.merged, self.time_first, self.flip,
             rows.order, rows.lengths, rows.steps,
-            h0, c0, hn, cn, self.threads, self.table,
+            initial, final, self.threads, self.table,
         )  # fmt: skip
         if repeat:
             size = node.cell.output_size
@@ -127,7 +124,7 @@ class RecurrentStep:
                 self._repeat(out[..., d * size : (d + 1) * size], rows.mask, direction == "reverse")
         if apart:
             y = merge_directions(node.merge, np.stack(np.split(out, 2, axis=2)))
-        self._store(values, after, y, hn, cn)
+        self._store(values, after, y, final)
 
     def _ids(self, values: Values) -> np.ndarray:
         ids = values[self.embedding.inputs[0]]
@@ -165,25 +162,21 @@ class RecurrentStep:
             y, mask = y[:, ::-1], mask[:, ::-1]
         repeat_masked(y, mask)
 
-    def _initial(self, values: Values, before: State | None, batch: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Initial h and c; None means zeros, or that there is none."""
+    def _initial(
+        self, values: Values, before: State | None, shapes: dict[str, tuple[int, ...]]
+    ) -> tuple[np.ndarray, ...]:
+        """The states to begin with, in the cell's order; () means zeros."""
         if before is not None:
-            found = [before[name] for name in self.states.values()]
-        elif self.node.initial:
-            found = [
-                self._given(values[name], key, batch) for key, name in zip(self.states, self.node.initial, strict=True)
-            ]
-        else:
-            shapes = {"h": (self.state_rows, batch, self.h_size), "c": (self.state_rows, batch, self.c_size)}
-            found = [
-                np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key]))
-                for key, array in self.trained.items()
-            ]
-        return (found[0] if found else None), (found[1] if len(found) > 1 else None)
+            return tuple(before[name] for name in self.states.values())
+        if self.node.initial:
+            given = zip(shapes.items(), self.node.initial, strict=True)
+            return tuple(self._given(values[name], key, shape) for (key, shape), name in given)
+        return tuple(
+            np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key])) for key, array in self.trained.items()
+        )
 
-    def _given(self, array: np.ndarray, key: str, batch: int) -> np.ndarray:
+    def _given(self, array: np.ndarray, key: str, expected: tuple[int, ...]) -> np.ndarray:
         """An initial state that is a value of the graph."""
-        expected = (self.state_rows, batch, self.h_size if key == "h" else self.c_size)
         if array.shape != expected:
             raise InputError(f"node {self.node.name!r}: initial {key} has shape {array.shape}, expected {expected}")
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
@@ -196,12 +189,7 @@ class RecurrentStep:
         return (np.zeros if ragged else np.empty)(shape, self.dtype)
 
     def _store(
-        self,
-        values: Values,
-        after: dict[str, np.ndarray],
-        y: np.ndarray | None,
-        hn: np.ndarray,
-        cn: np.ndarray | None,
+        self, values: Values, after: dict[str, np.ndarray], y: np.ndarray | None, final: tuple[np.ndarray, ...]
     ) -> None:
         node = self.node
         if node.merge == "separate":
@@ -210,10 +198,9 @@ class RecurrentStep:
         else:
             values[node.name] = y
             if self.last_needed:
-                values[f"{node.name}.last"] = merge_directions(node.merge, hn[-len(node.directions) :])
-        values[self.states["h"]] = after[self.states["h"]] = hn
-        if cn is not None:
-            values[self.states["c"]] = after[self.states["c"]] = cn
+                values[f"{node.name}.last"] = merge_directions(node.merge, final[0][-len(node.directions) :])
+        for name, array in zip(self.states.values(), final, strict=True):
+            values[name] = after[name] = array
 
 
 def rows_of_mask(mask: np.ndarray) -> _Rows:

@@ -28,7 +28,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from rnncore.cells import CELLS, Cell
+from rnncore.cells import CELLS, Cell, check_cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
 from rnncore.errors import SpecError, close_names, shown
 from rnncore.ops import DTYPES, OPS, UNKNOWN, Value, schema
@@ -1196,8 +1196,7 @@ def _check_keys(found: Any, what: str, required: set[str], optional: set[str]) -
 
 def _check_stack(node: Recurrent | AttentionDecoder) -> None:
     """SpecError unless the node has a cell and at least one layer."""
-    if not isinstance(node.cell, Cell):
-        raise SpecError(f"cell={shown(node.cell)}, expected a Cell ({', '.join(CELLS)})")
+    check_cell(node.cell)
     check_integer(node, "layers", at_least=1)
     if node.layers > MAX_LAYERS:
         raise SpecError(f"layers={node.layers}, expected an integer from 1 to {MAX_LAYERS}")

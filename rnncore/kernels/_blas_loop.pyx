@@ -17,12 +17,13 @@ cimport numpy as cnp
 
 from rnncore.kernels._blas cimport Products
 from rnncore.kernels._cell cimport (
-    ACT_COUNT, COUPLED_FORGET, COUPLED_INPUT, COUPLED_NONE, KIND_GRU, KIND_LSTM, KIND_RNN, LN_NONE, LN_TF1, LN_TFLITE,
+    ACT_COUNT, COUPLED_FORGET, COUPLED_INPUT, COUPLED_NONE, KIND_COUNT, KIND_GRU, KIND_LSTM, KIND_RNN, LN_NONE, LN_TF1,
+    LN_TFLITE,
     clip_f32, clip_f64, gru_gates_f32, gru_gates_f64, gru_point_f32, gru_point_f64, lstm_point_f32, lstm_point_f64,
-    rnn_point_f32, rnn_point_f64, rnncore_cell,
+    rnn_point_f32, rnn_point_f64, rnncore_cell, rnncore_cell_facts, rnncore_cells,
 )
 from rnncore.kernels._checks cimport (
-    check_dense, check_rows, check_shape2, check_type, check_writable, checked_size, plus, refuse, times,
+    check_count, check_dense, check_rows, check_shape2, check_type, check_writable, checked_size, plus, refuse, times,
 )
 from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, steps_of, store, time_of
 from rnncore.kernels._runtime cimport check_signals, scratch_memory
@@ -61,7 +62,7 @@ BLAS_MOST = (1 << 31) - 1
 
 MERGES = {"set": MERGE_SET, "sum": MERGE_ADD, "mul": MERGE_MUL, "average": MERGE_AVERAGE}
 
-cdef dict KINDS = {"RNN": KIND_RNN, "LSTM": KIND_LSTM, "GRU": KIND_GRU}
+KINDS = {rnncore_cells[i].name.decode(): i for i in range(KIND_COUNT)}
 cdef dict COUPLED = {None: COUPLED_NONE, "input": COUPLED_INPUT, "forget": COUPLED_FORGET}
 cdef dict LAYER_NORM = {None: LN_NONE, "tf1": LN_TF1, "tflite": LN_TFLITE}
 
@@ -273,32 +274,28 @@ cdef int run_direction(const rnncore_cell* cell, const Job* job, real* x, real* 
     return 0
 
 
-cdef dict GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
-
-# The numbers of activations.
-cdef dict PLACES = {"RNN": 1, "LSTM": 5, "GRU": 3}
-
-
 def check_cell(str kind not None, dict options not None, dict weights not None, dtype):
     """InputError unless these are the options and weights, of that dtype, of one cell: see BlasCell.
 
     Products of sizes fit the integers of BLAS.
     """
+    cdef rnncore_cell_facts facts
     if kind not in KINDS:
         refuse(f"kind {kind!r}, expected {', '.join(KINDS)}")
     for name, known in (("coupled", COUPLED), ("layer_norm", LAYER_NORM)):
         if options.get(name) not in known or (kind != "LSTM" and options.get(name) is not None):
             refuse(f"{kind}: {name}={options.get(name)!r}, expected {', '.join(map(repr, known))}, or none of others")
+    facts = rnncore_cells[<int> KINDS[kind]]
     K, H, P, G = [
         checked_size(options.get(name), name) for name in ("input_size", "hidden_size", "output_size", "gates")
     ]
-    if G != GATES[kind] - (options.get("coupled") is not None):
-        refuse(f"{kind}: gates={G}, expected {GATES[kind]}, or one less where two are coupled")
+    if G != facts.gates - (options.get("coupled") is not None):
+        refuse(f"{kind}: gates={G}, expected {facts.gates}, or one less where two are coupled")
     if max(K, G * H, P) > BLAS_MOST or (P != H and "weight_hr" not in weights):
         refuse(f"{kind}: sizes {(K, H, P)}, expected at most {BLAS_MOST}, and P equal to H but for a projection")
     activations = options.get("activations", ())
-    if len(activations) != PLACES[kind] or any([not 0 <= number < ACT_COUNT for number, _, _ in activations]):
-        refuse(f"{kind}: activations {activations!r}, expected {PLACES[kind]} of those known")
+    if len(activations) != facts.activations or any([not 0 <= number < ACT_COUNT for number, _, _ in activations]):
+        refuse(f"{kind}: activations {activations!r}, expected {facts.activations} of those known")
     rows = G * H
     shapes = {
         "weight_ih": (rows, K), "weight_hh": (rows, P), "bias": (rows,), "bias_hn": (H,), "peephole": (rows - H,),
@@ -380,28 +377,37 @@ cdef class BlasCell:
             refuse(f"{name}: strides {(<object> array).strides}, expected a dense last dimension")
         return 0
 
-    cdef int check_state(self, cnp.ndarray state, Py_ssize_t B, Py_ssize_t size, str name, bint written) except -1:
-        if state is not None:
-            check_dense(state, self.type_number(), 2, name)
-            check_shape2(state, B, size, name)
-            if written:
-                check_writable(state, name)
-        return 0
+    cdef void* state(self, tuple states, Py_ssize_t place, Py_ssize_t B, str name, bint written) except? NULL:
+        """The state at that place, NULL where there are none or the cell has not so many."""
+        cdef cnp.ndarray array
+        check_count(states, rnncore_cells[self.cell.kind].states, name)
+        if place >= len(states):
+            return NULL
+        array = states[place]
+        check_dense(array, self.type_number(), 2, name)
+        check_shape2(array, B, self.cell.hidden_size if place else self.cell.output_size, name)
+        if written:
+            check_writable(array, name)
+        return cnp.PyArray_DATA(array)
 
     def run(self, cnp.ndarray x not None, cnp.ndarray y, Py_ssize_t column, str merge not None, bint time_first,
             bint reverse, bint flip, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
-            cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn):
+            tuple before not None, tuple after not None):
         """Run the direction over x (B, T, I), or (T, B, I) with time_first.
 
         x is aligned, of this cell's dtype, its last dimension dense. y (same first two dimensions) receives the
         outputs at ``column`` of its last dimension, or is None; what is past a row's length is left as it is.
-        order, lengths (B) and steps (B, T), int64 and dense: see Job; None where there are none. h0, c0, hn, cn:
-        dense (B, size), or None for zeros and for not wanted; c only for the LSTM.
+        order, lengths (B) and steps (B, T), int64 and dense: see Job; None where there are none. before and after: as
+        for rnncore.kernels._recurrent.Stack.run, dense (B, size).
         """
         cdef Job job
         cdef Py_ssize_t size = sizeof(double) if self.double_precision else sizeof(float)
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
         cdef char* out = NULL
+        cdef void* h0
+        cdef void* c0
+        cdef void* hn
+        cdef void* cn
         cdef Py_ssize_t K = self.cell.input_size, P = self.cell.output_size
         self.check_sequence(x, "x", size)
         if cnp.PyArray_DIM(x, 2) != K:
@@ -417,13 +423,8 @@ cdef class BlasCell:
                     or column > cnp.PyArray_DIM(y, 2) - P):
                 refuse(f"y: shape {(<object> y).shape} for {P} outputs at {column} of x {(<object> x).shape}")
         check_rows(order, lengths, steps, job.B, job.T)
-        self.check_state(h0, job.B, P, "h0", False)
-        self.check_state(hn, job.B, P, "hn", True)
-        if self.cell.kind == KIND_LSTM:
-            self.check_state(c0, job.B, self.cell.hidden_size, "c0", False)
-            self.check_state(cn, job.B, self.cell.hidden_size, "cn", True)
-        elif c0 is not None or cn is not None:
-            refuse("c0 or cn of cells that have no c, expected None")
+        h0, c0 = self.state(before, 0, job.B, "before", False), self.state(before, 1, job.B, "before", False)
+        hn, cn = self.state(after, 0, job.B, "after", True), self.state(after, 1, job.B, "after", True)
         if job.B == 0:
             return
         job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // size
@@ -441,12 +442,10 @@ cdef class BlasCell:
         job.steps = <const int64_t*> optional_data(steps)
         if self.double_precision:
             run_direction[double](&self.cell, &job, <double*> cnp.PyArray_DATA(x), <double*> out,
-                                  <double*> optional_data(h0), <double*> optional_data(c0),
-                                  <double*> optional_data(hn), <double*> optional_data(cn))
+                                  <double*> h0, <double*> c0, <double*> hn, <double*> cn)
         else:
             run_direction[float](&self.cell, &job, <float*> cnp.PyArray_DATA(x), <float*> out,
-                                 <float*> optional_data(h0), <float*> optional_data(c0),
-                                 <float*> optional_data(hn), <float*> optional_data(cn))
+                                 <float*> h0, <float*> c0, <float*> hn, <float*> cn)
 
 
 cdef double limit(value) except? -1:

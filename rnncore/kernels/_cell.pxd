@@ -23,7 +23,12 @@ cdef extern from "cell.h":
         const void* ln_cell_weight
         const void* ln_cell_bias
 
-    int KIND_RNN, KIND_LSTM, KIND_GRU
+    ctypedef struct rnncore_cell_facts:
+        const char* name
+        int gates, states, activations
+
+    const rnncore_cell_facts* rnncore_cells
+    int KIND_COUNT, KIND_RNN, KIND_LSTM, KIND_GRU
     int COUPLED_NONE, COUPLED_INPUT, COUPLED_FORGET
     int LN_NONE, LN_TF1, LN_TFLITE
     int ACT_COUNT, ACT_relu

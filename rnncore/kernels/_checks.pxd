@@ -56,6 +56,13 @@ cdef inline int check_writable(cnp.ndarray array, str name) except -1:
     return 0
 
 
+cdef inline int check_count(tuple states, Py_ssize_t count, str name) except -1:
+    """As many arrays as a cell has states, or none."""
+    if len(states) > 0 and len(states) != count:
+        refuse(f"{name}: {len(states)} states, expected {count} or none")
+    return 0
+
+
 cdef inline int check_shape1(cnp.ndarray array, Py_ssize_t a, str name) except -1:
     if cnp.PyArray_NDIM(array) != 1 or cnp.PyArray_DIM(array, 0) != a:
         refuse(f"{name}: shape {(<object> array).shape}, expected {(a,)}")

@@ -13,14 +13,13 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from rnncore.kernels._cell cimport (
-    COUPLED_FORGET, COUPLED_INPUT, COUPLED_NONE, KIND_GRU, KIND_LSTM, KIND_RNN, LN_NONE, LN_TF1, LN_TFLITE, ACT_relu,
-    rnncore_cell,
+    COUPLED_FORGET, COUPLED_INPUT, COUPLED_NONE, LN_NONE, LN_TF1, LN_TFLITE, ACT_relu, rnncore_cell, rnncore_cells,
 )
 from rnncore.kernels._checks cimport refuse
 from rnncore.kernels._costs cimport LARGEST_TOGETHER
 from rnncore.kernels._runtime cimport isa_number
 
-from rnncore.kernels._blas_loop import check_cell
+from rnncore.kernels._blas_loop import KINDS, check_cell
 
 cnp.import_array()
 
@@ -46,7 +45,7 @@ cdef class PackedCell:
         check_cell(kind, options, weights, np.float32)
         self.owned = []
         plan.isa = kernels_in_use()
-        cell.kind = {"RNN": KIND_RNN, "LSTM": KIND_LSTM, "GRU": KIND_GRU}[kind]
+        cell.kind = KINDS[kind]
         cell.input_size = options["input_size"]
         cell.hidden_size = options["hidden_size"]
         cell.output_size = options["output_size"]
@@ -63,7 +62,7 @@ cdef class PackedCell:
             cell.act[i].id = identity
             cell.act[i].alpha = alpha
             cell.act[i].beta = beta
-        self.has_c = kind == "LSTM"
+        self.has_c = rnncore_cells[cell.kind].states == 2
         self.pack(kind, options, weights)
 
     cdef pack(self, str kind, dict options, dict weights):

@@ -15,7 +15,7 @@ from cpython.type cimport PyType_Modified
 
 from rnncore.kernels._cell cimport rnncore_cell
 from rnncore.kernels._checks cimport (
-    as_dense, check_dense, check_rows, check_shape3, check_type, check_writable, refuse,
+    as_dense, check_count, check_dense, check_rows, check_shape3, check_type, check_writable, refuse,
 )
 from rnncore.kernels._costs cimport WORK_BETWEEN_SIGNALS, WORK_WITH_GIL, cost_of_row, work_of_row
 from rnncore.kernels._job cimport MERGE_SET, Merge
@@ -92,13 +92,19 @@ cdef class Stack:
         """Numbers of an output."""
         return self.plans[0].cell.output_size * (self.directions if merge == MERGE_SET else 1)
 
-    cdef int check_state(self, cnp.ndarray state, Py_ssize_t B, Py_ssize_t size, str name, bint written) except -1:
-        if state is not None:
-            check_dense(state, cnp.NPY_FLOAT32, 3, name)
-            check_shape3(state, self.layers * self.directions, B, size, name)
-            if written:
-                check_writable(state, name)
-        return 0
+    cdef void* state(self, tuple states, Py_ssize_t place, Py_ssize_t B, str name, bint written) except? NULL:
+        """The state at that place, NULL where there are none or the cell has not so many."""
+        cdef const rnncore_cell* cell = &self.plans[0].cell
+        cdef cnp.ndarray array
+        check_count(states, 2 if self.has_c else 1, name)
+        if place >= len(states):
+            return NULL
+        array = states[place]
+        check_dense(array, cnp.NPY_FLOAT32, 3, name)
+        check_shape3(array, self.layers * self.directions, B, cell.hidden_size if place else cell.output_size, name)
+        if written:
+            check_writable(array, name)
+        return cnp.PyArray_DATA(array)
 
     def __dealloc__(self):
         free(self.plans)
@@ -109,17 +115,16 @@ cdef class Stack:
         return sum(cell.nbytes for cell in self.cells)
 
     def run(self, cnp.ndarray x not None, cnp.ndarray y, str merge not None, str last_merge not None, bint time_first,
-            bint flip,
-            cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps,
-            cnp.ndarray h0, cnp.ndarray c0, cnp.ndarray hn, cnp.ndarray cn, int threads, Table table=None):
+            bint flip, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps, tuple before not None,
+            tuple after not None, int threads, Table table=None):
         """Run the stack over x (B, T, I), or (T, B, I) with time_first.
 
         x is aligned float32, its last dimension dense. y (same first two dimensions) receives the last layer's
         outputs, or is None; what is past a row's length is left as it is. merge says how the directions' outputs go
         to the next layer, last_merge how to y: "set" side by side, "sum", "mul", "average". order, lengths (B) and
-        steps (B, T), int64 and dense: see Job; None where there are none. h0, c0, hn, cn: dense
-        (layers * directions, B, size), or None for zeros and for not wanted; c only for the LSTM. With a table of
-        this stack, x holds int64 ids (B, T), each a row of it.
+        steps (B, T), int64 and dense: see Job; None where there are none. before and after: the states to begin with
+        and an array for each final one, in the cell's order, dense (layers * directions, B, size); () for zeros and
+        where none is wanted. With a table of this stack, x holds int64 ids (B, T), each a row of it.
         """
         cdef Call call
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
@@ -129,13 +134,10 @@ cdef class Stack:
         call.job.B = cnp.PyArray_DIM(x, batch_axis)
         call.job.T = cnp.PyArray_DIM(x, time_axis)
         check_rows(order, lengths, steps, call.job.B, call.job.T)
-        self.check_state(h0, call.job.B, self.plans[0].cell.output_size, "h0", False)
-        self.check_state(hn, call.job.B, self.plans[0].cell.output_size, "hn", True)
-        if self.has_c:
-            self.check_state(c0, call.job.B, self.plans[0].cell.hidden_size, "c0", False)
-            self.check_state(cn, call.job.B, self.plans[0].cell.hidden_size, "cn", True)
-        elif c0 is not None or cn is not None:
-            refuse("c0 or cn of cells that have no c, expected None")
+        call.h0 = <const float*> self.state(before, 0, call.job.B, "before", False)
+        call.c0 = <const float*> self.state(before, 1, call.job.B, "before", False)
+        call.hn = <float*> self.state(after, 0, call.job.B, "after", True)
+        call.cn = <float*> self.state(after, 1, call.job.B, "after", True)
         if call.job.B == 0:
             return
         call.job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // cnp.PyArray_ITEMSIZE(x)
@@ -155,10 +157,6 @@ cdef class Stack:
         call.job.steps = <const int64_t*> optional_data(steps)
         call.merge = MERGES[merge]
         call.last_merge = MERGES[last_merge]
-        call.h0 = <const float*> optional_data(h0)
-        call.c0 = <const float*> optional_data(c0)
-        call.hn = <float*> optional_data(hn)
-        call.cn = <float*> optional_data(cn)
         self.start(&call, threads)
 
     cdef int check_sequences(self, cnp.ndarray x, cnp.ndarray y, Merge merge, int batch_axis, int time_axis,

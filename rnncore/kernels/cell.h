@@ -7,7 +7,23 @@
 
 #include "activations.h"
 
-enum rnncore_kind { KIND_RNN, KIND_LSTM, KIND_GRU };
+/* The cells with kernels: name, gates (one less where coupled), states, activations. The enum, the table that Python
+ * reads and what the loops ask of a cell follow this list; cells that are not in it run on their own step. */
+#define RNNCORE_CELLS(X) X(RNN, 1, 1, 1) X(LSTM, 4, 2, 5) X(GRU, 3, 1, 3)
+
+#define RNNCORE_AS_ENUM(name, gates, states, activations) KIND_##name,
+enum rnncore_kind { RNNCORE_CELLS(RNNCORE_AS_ENUM) KIND_COUNT };
+#undef RNNCORE_AS_ENUM
+
+typedef struct {
+    const char *name;
+    int gates, states, activations;
+} rnncore_cell_facts;
+
+#define RNNCORE_AS_FACTS(name, gates, states, activations) {#name, gates, states, activations},
+static const rnncore_cell_facts rnncore_cells[] = {RNNCORE_CELLS(RNNCORE_AS_FACTS)};
+#undef RNNCORE_AS_FACTS
+
 enum rnncore_coupled { COUPLED_NONE, COUPLED_INPUT, COUPLED_FORGET };
 enum rnncore_layer_norm { LN_NONE, LN_TF1, LN_TFLITE };
 

@@ -99,7 +99,7 @@ class BothWays:
         after = {key: np.empty_like(array) for key, array in before.items()}
         stack.run(
             np.ascontiguousarray(x), y, "set", "set", False, False, rows.order, rows.lengths, rows.steps,
-            before["h"], before.get("c"), after["h"], after.get("c"), self.threads,
+            tuple(before.values()), tuple(after.values()), self.threads,
         )  # fmt: skip
         return y, {key: array[0] for key, array in after.items()}
 
