@@ -7,10 +7,11 @@
     axes.py        cancel_axes: Squeeze and Unsqueeze, reductions of one number; square: x ** 2
     transposes.py  cancel_transposes: pairs of Transpose, and those around recurrent layers
     layers.py      merge_layers, join_slices: recurrent layers in nodes of their own become stacks
+    products.py    linear_products: MatMul and Einsum by a constant
     affine.py      fold_affine: BatchNormalization, Mul, Add ... into the product before it
     activations.py fuse_activations, join_swish: Relu into the Conv before it; x * sigmoid(x)
     quantized.py   follow_quantizer: activations before a quantization, as ONNX Runtime rounds them
-    settled.py     own_products, trained_states: what parameters alone decide, as weights of the node that reads it
+    settled.py     trained_states: initial states that parameters alone decide, as weights of their node
     windows.py     cut_padding: what is cut off behind a convolution is not computed
     dead.py        remove_dead: what nothing reads
 
@@ -34,8 +35,9 @@ from rnncore.passes.dead import remove_dead
 from rnncore.passes.graph import Graph, is_constant
 from rnncore.passes.identities import IDENTITIES, remove_identities
 from rnncore.passes.layers import join_slices, merge_layers
+from rnncore.passes.products import PRODUCTS_OF_CONSTANTS, linear_products
 from rnncore.passes.quantized import QUANTIZING, follow_quantizer
-from rnncore.passes.settled import own_products, trained_states
+from rnncore.passes.settled import trained_states
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.passes.windows import cut_padding
 from rnncore.spec import BRANCHES, Control, Input, Node, Recurrent, Spec
@@ -53,6 +55,7 @@ PASSES = (
     cut_padding,
     merge_layers,
     join_slices,
+    linear_products,
     fold_affine,
     fuse_activations,
     join_swish,
@@ -60,10 +63,10 @@ PASSES = (
     remove_dead,
 )
 
-KEEPING = tuple(change for change in PASSES if change not in (fold_affine, merge_layers, join_slices))
+KEEPING = tuple(change for change in PASSES if change not in (fold_affine, linear_products, merge_layers, join_slices))
 """Passes that leave every weight what the source says it is: for a Spec that other weights will be bound to."""
 
-SETTLED = (fold_constants, own_products, trained_states)
+SETTLED = (fold_constants, linear_products, trained_states)
 """Passes for what parameters alone decide."""
 
 COMPILED = (fold_affine, fuse_activations, remove_dead)
@@ -78,6 +81,7 @@ NEEDS = {
     square: ({"Pow"},),
     cancel_transposes: ({"Transpose"},),
     cut_padding: ({"Conv"}, {"Slice"}),
+    linear_products: ({"Constant"}, set(PRODUCTS_OF_CONSTANTS)),
     merge_layers: ({"Recurrent"},),
     join_slices: ({"Slice"},),
     fold_affine: (set(PRODUCTS), set(AFFINE)),
@@ -165,7 +169,7 @@ def _is_to_settle(spec: Spec) -> bool:
     for node in spec.nodes:
         if isinstance(node, Recurrent) and node.initial:
             return True
-        if isinstance(node, Node) and node.op == "MatMul" and node.inputs[1] in constants:
+        if isinstance(node, Node) and node.op in PRODUCTS_OF_CONSTANTS and constants & set(node.inputs):
             return True
         if isinstance(node, Node) and node.reads and constants.issuperset(node.reads):
             return True

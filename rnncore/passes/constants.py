@@ -51,8 +51,12 @@ def fold_constants(graph: Graph) -> None:
             continue
         constants[node.name] = found
         value = graph.values[node.name]
-        nodes.append(Node(node.name, "Constant", (), {"dtype": value.dtype, "shape": found.shape}))
-        arrays[f"{node.name}.value"] = found
+        attributes = {"dtype": value.dtype, "shape": found.shape}
+        if value.dtype in ("int32", "int64") and found.ndim <= 1 and 0 < found.size <= MAX_PARAMETER:
+            attributes["value"] = tuple(found.reshape(-1).tolist())  # so that sizes which it is part of stay known
+        else:
+            arrays[f"{node.name}.value"] = found
+        nodes.append(Node(node.name, "Constant", (), attributes))
         done += 1
     graph.update(nodes, {"folded constants": done}, arrays)
 

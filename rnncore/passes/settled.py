@@ -9,29 +9,9 @@ import numpy as np
 from rnncore.passes.graph import Graph
 from rnncore.spec import Node, Recurrent
 
-__all__ = ["own_products", "trained_states"]
+__all__ = ["trained_states"]
 
 SPREADING = ("Expand", "Tile")
-
-
-def own_products(graph: Graph) -> None:
-    """Make a Linear of each MatMul by a matrix that is a Constant; of one Constant they share one weight."""
-    constants = graph.constants()
-    matrices = {name: array for name, array in constants.items() if array.ndim == 2 and array.dtype.kind == "f"}
-    nodes, arrays, turned, done = [], {}, {}, 0
-    for node in graph.spec.nodes:
-        if isinstance(node, Node) and node.op == "MatMul" and node.inputs[1] in matrices:
-            name = node.inputs[1]
-            if len(graph.values[node.inputs[0]].shape) > 1 and node.inputs[0] not in constants:
-                if name not in turned:
-                    turned[name] = np.ascontiguousarray(matrices[name].T)
-                outputs, inputs = turned[name].shape
-                sizes = {"input_size": inputs, "output_size": outputs, "bias": False}
-                node = Node(node.name, "Linear", (node.inputs[0],), sizes)
-                arrays[f"{node.name}.weight"] = turned[name]
-                done += 1
-        nodes.append(node)
-    graph.update(nodes, {"products by constants": done}, arrays)
 
 
 def trained_states(graph: Graph) -> None:

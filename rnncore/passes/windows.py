@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from rnncore.ops import sizes
+from rnncore.ops.base import known
 from rnncore.ops.windows import Window
 from rnncore.passes.graph import Graph, with_reads
 from rnncore.spec import Node
@@ -31,18 +33,23 @@ def cut_padding(graph: Graph) -> None:
 
 def _cut(node, nodes, uses, graph: Graph) -> Node | None:
     """The Conv in front of a Slice, without what the Slice leaves out; None where it is not that."""
-    if not isinstance(node, Node) or node.op != "Slice" or len(node.inputs) != 1 or node.name in graph.outputs:
+    if not isinstance(node, Node) or node.op != "Slice" or node.name in graph.outputs:
         return None
     conv = nodes.get(node.inputs[0])
     if conv is None or conv.op != "Conv" or uses[conv.name] != 1 or conv.attributes["kernel_shape"] is None:
         return None
     window = Window.of(conv.attributes, conv.attributes["kernel_shape"])
-    starts, ends, axes, steps = (node.attributes[name] for name in ("starts", "ends", "axes", "steps"))
+    given = [graph.values.get(name) for name in node.inputs]
+    names = ("starts", "ends", "axes", "steps")
+    found = [known(node.attributes, name, given, place) for place, name in enumerate(names, 1)]
+    if any(value is not None and one is None for value, one in zip(given[1:], found, strict=False)):
+        return None
+    starts, ends, axes, steps = found
     if window.auto_pad != "NOTSET" or None in (starts, ends) or len(starts) != 1:
         return None
     shape = graph.values[conv.name].shape
     axis = (0 if axes is None else axes[0]) % len(shape) - 2
-    if axis < 0 or steps not in (None, (1,)) or window.strides[axis] != 1:
+    if axis < 0 or steps not in (None, (1,)) or window.strides[axis] != 1 or not isinstance(starts[0], int):
         return None
     first, last = starts[0], _left_out(ends[0], shape[axis + 2])
     begins, finishes = list(window.begins), list(window.ends)
@@ -56,8 +63,11 @@ def _cut(node, nodes, uses, graph: Graph) -> Node | None:
     return dataclasses.replace(conv, attributes={**conv.attributes, "pads": (*begins, *finishes)})
 
 
-def _left_out(end: int, size: int | str) -> int | None:
-    """How many elements before the end of an axis a Slice leaves out."""
+def _left_out(end: int | str, size: int | str) -> int | None:
+    """How many elements before the end of an axis a Slice leaves out; an end below 0 counts from there."""
+    if isinstance(end, str):
+        found = sizes.subtract(size, end)
+        return max(0, found) if isinstance(found, int) and sizes.is_natural(end) else None
     if end < 0:
         return -end
     return max(0, size - end) if isinstance(size, int) else (0 if end >= 1 << 31 else None)

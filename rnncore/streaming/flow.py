@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.graph.axes import describe, follow, freed
-from rnncore.ops import OPS, UNKNOWN, Value
+from rnncore.ops import OPS, UNKNOWN, Value, sizes
+from rnncore.ops.base import known
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
-from rnncore.streaming.timing import INPUT, Blocks, Timing, Window, joined
+from rnncore.streaming.moved import LATER, First, along_others, moved
+from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
 
 __all__ = ["Flow", "Part", "Plan", "plan"]
 
@@ -56,11 +59,11 @@ OF_SIZES = (
 )
 INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
 
-# An end of a Slice that is behind any sequence.
-LATER = (1 << 31) - 1
-
 # Ops for which the shapes say whether rows and steps stay apart, better than the op knows.
 RESHAPING = ("Reshape", "Expand", "Squeeze", "Unsqueeze", "Flatten", "Tile", "Shape")
+
+# Ops whose steps are made of all those before.
+RUNNING = ("CumSum", "CumProd")
 
 # What stands in a window before the first step and behind the last.
 PADDING = {"MaxPool": float("-inf")}
@@ -82,10 +85,12 @@ class Flow:
 class Part:
     """How a stream runs one node.
 
-    how      "static", "steps", "recurrent", "window", "blocks", "history", "last", "running" or "end" (is not run)
+    how      "static", "steps", "recurrent", "window", "around" (steps are added or left out at the ends), "first" (the
+             first step), "sum" (of all steps so far), "blocks", "history", "last", "running" or "end" (is not run)
     timing   of what the node gives; None where that has no time
     waiting  inputs whose steps may have to wait, for those of others or for a block: name -> the most that ever do
     window   the Window of how="window", with ``node`` as it is run on steps that have their context
+    values   of the inputs of how="around", and moving: the one of them that has the steps
     data     content of a static value that is known without running the node; names of sizes in it are the batch
     """
 
@@ -97,6 +102,8 @@ class Part:
     window: Window | None = None
     padding: float = 0.0
     data: tuple | None = None
+    values: tuple[Value | None, ...] = ()
+    moving: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,7 @@ class Plan:
     outputs  of the Spec, those that a stream gives: all but those of kind "end"
     time     the name of the inputs' time, as messages say it
     fixed    whether the batch is 1 by the Spec, and the graph does not prove that it may be another
+    least    steps that a sequence must have, at its end
     single   whether it is 1 by the Spec: a stream then has one row, whatever the graph proves
     """
 
@@ -121,11 +129,14 @@ class Plan:
     block: int
     history: int
     single: bool = False
+    least: int = 0
 
     @cached_property
     def timings(self) -> list[Timing]:
         found = [part.timing for part in self.parts if part.timing is not None]
-        return list(dict.fromkeys([INPUT, *found, *(part.window.of for part in self.parts if part.window)]))
+        of = [part.window.of for part in self.parts if part.window]
+        of += [part.timing.of for part in self.parts if part.how == "around"]
+        return list(dict.fromkeys([INPUT, *found, *of]))
 
     @cached_property
     def awaited(self) -> frozenset[str]:
@@ -135,8 +146,8 @@ class Plan:
     @cached_property
     def together(self) -> bool:
         """Whether rows with chunks of different lengths can run in one batch: no node keeps steps for later."""
-        kept = ("window", "blocks", "history", "last")
-        return not self.fixed and all(part.how not in kept and not part.waiting for part in self.parts)
+        kept = ("window", "around", "first", "sum", "blocks", "history", "last")
+        return not (self.fixed or self.least) and all(part.how not in kept and not part.waiting for part in self.parts)
 
     @cached_property
     def settled(self) -> int:
@@ -157,7 +168,7 @@ class Plan:
     def latency(self) -> int:
         """Steps of the input that the latest output lags behind, at most: 0 where each step is answered at once."""
         timings = [self.flows[name].timing for name in self.outputs if self.flows[name].kind == "steps"]
-        return max((_lag(timing) for timing in timings), default=0)
+        return max((0, *map(_lag, timings)))
 
 
 def _lag(timing: Timing) -> int:
@@ -199,6 +210,8 @@ class _Follower:
         self.flows: dict[str, Flow] = {}
         self.time, batch = _time_and_batch(spec, time)
         self.fixed = batch == 1
+        self.least = 0
+        self.firsts: dict[str, int] = {}
         self.marked = _marked_inputs(spec, self.time, batch)
 
     def plan(self) -> Plan:
@@ -223,7 +236,7 @@ class _Follower:
                 raise UnsupportedError(f"output {name!r} cannot be streamed: {flow.reason or flow.kind}")
         return Plan(
             self.spec, self.flows, tuple(parts), outputs, self.time, self.fixed,
-            self.lookahead or 0, self.block, self.history or 0,
+            self.lookahead or 0, self.block, self.history or 0, least=self.least,
         )  # fmt: skip
 
     def _with_marks(self, node: Any) -> Any:
@@ -259,7 +272,7 @@ class _Follower:
     def _part(self, place: int, node: Any) -> Part:
         given = {name: self.flows[name] for name in node.reads if name in self.flows}
         for flow in given.values():
-            if flow.kind == "none":
+            if flow.kind == "none" and not self._may_read(node):
                 self._refuse(node, flow.reason)
         ends = [flow for flow in given.values() if flow.kind == "end"]
         if ends:
@@ -370,16 +383,25 @@ class _Follower:
         steps = {name: flow for name, flow in given.items() if flow.kind == "steps"}
         first = next(flow for flow in steps.values())
         rank, axis = len(first.value.shape), first.time
+        if self._takes_last(node, first):
+            return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
+        ends = moved(node, [self.marked.get(name) for name in node.inputs], list(steps), axis)
+        if isinstance(ends, First):
+            return self._first(place, node, first, ends.count)
+        if isinstance(ends, str):
+            self._refuse(node, ends)
+        if ends is not None:
+            return self._around(place, node, next(iter(steps)), first, Around(first.timing, *ends))
         if "sizes" in {flow.kind for flow in given.values()} and node.op not in INTO_SHAPES:
             self._refuse(node, "it counts the steps of the whole sequence")
+        if node.op in RUNNING and self._along(node, axis, rank):
+            return self._summed(place, node, first)
         if op.context is not None:
             window = self._window(node, first, op.context(node.attributes, rank, axis))
             if window is not None and list(steps) != [node.inputs[0]]:
                 self._refuse(node, "its weights depend on the sequence")
             if window is not None:
                 return self._windowed(place, node, first, window)
-        if self._takes_last(node, first):
-            return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
         how = op.over_time(node.attributes, rank, axis)
         if node.op == "Gather" and node.inputs[0] not in steps:
             how = "pointwise"  # rows of a table
@@ -396,6 +418,65 @@ class _Follower:
         if len(steps) > 1:
             self._mark_joined(place, node, first)
         return self._give(node, Part(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
+
+    def _first(self, place: int, node: Node, flow: Flow, count: int) -> Part:
+        """The first steps, of which only the shape may be read, as of what zeros are made like.
+
+        The first one, known as soon as any is, may also be put before others.
+        """
+        self.marked.update(node.infer(self.marked))
+        value = self.marked[node.name]
+        shape = (*value.shape[: flow.time], count, *value.shape[flow.time + 1 :])
+        self.marked[node.name] = Value(value.dtype, shape)
+        steps = f"{count} step{'s' * (count != 1)}"
+        self._add(
+            node.name, "none", None, describe(node), f"{describe(node)} is the first {steps} of the sequence alone"
+        )
+        at_once = count == 1 and flow.timing.count(1) >= 1
+        if at_once:
+            self.firsts[node.name] = flow.time
+        needed = next(n for n in range(MAX_SIMULATED) if flow.timing.count(n, ended=True) >= count)
+        self.least = max(self.least, needed)
+        return Part(node, place, "first" if at_once else "end", flow.timing)
+
+    def _may_read(self, node: Any) -> bool:
+        """Whether a node may read the first steps: their shape; or the first one, to put it before others."""
+        if not isinstance(node, Node) or node.op not in ("Shape", "Concat"):
+            return False
+        if node.op == "Shape":
+            return self._known_data(node) is not None
+        axis = node.attributes["axis"] % len(self.marked[node.inputs[0]].shape)
+        before = list(itertools.takewhile(lambda name: self.flows[name].kind != "steps", node.inputs))
+        firsts = [name for name in node.inputs if self.flows[name].kind == "none"]
+        along = all(self.firsts.get(name) == axis for name in firsts)
+        return along and set(firsts) <= set(before) and len(before) < len(node.inputs)
+
+    def _around(self, place: int, node: Node, moving: str, flow: Flow, timing: Around) -> Part:
+        """A node that adds steps to the sequence, or leaves some out, at its ends."""
+        values = [self.marked.get(name) for name in node.inputs]
+        rest = along_others(node, values, flow.time) if node.op != "Concat" else None
+        if isinstance(rest, str):
+            self._refuse(node, rest)
+        self.marked.update(node.infer(self.marked))
+        size = sizes.add(flow.value.shape[flow.time], timing.begin, timing.end)
+        value = self.marked[node.name]
+        shape = (*value.shape[: flow.time], size, *value.shape[flow.time + 1 :])
+        self.marked[node.name] = Value(value.dtype, shape)
+        self._add(node.name, "steps", timing, describe(node))
+        return Part(node, place, "around", timing, values=tuple(values), moving=moving)
+
+    def _along(self, node: Node, time: int, rank: int) -> bool:
+        """Whether a sum of all so far, whose axis may be an input, goes along the time."""
+        axis = known(node.attributes, "axis", [self.marked.get(name) for name in node.inputs], 1)
+        axis = axis[0] if isinstance(axis, tuple) else axis
+        if axis is None or isinstance(axis, str):
+            self._refuse(node, "its axis is only known when it runs")
+        return axis % rank == time
+
+    def _summed(self, place: int, node: Node, flow: Flow) -> Part:
+        if node.attributes["reverse"]:
+            self._refuse(node, "reverse=True begins with the end of the sequence")
+        return self._give(node, Part(node, place, "sum", flow.timing), "steps", flow.timing)
 
     def _mark_joined(self, place: int, node: Node, flow: Flow) -> None:
         """Where sizes with the time in them met and nothing is known of the result, it still is the time's."""
@@ -550,7 +631,21 @@ class _Follower:
                 if last > MAX_SIMULATED:
                     raise UnsupportedError(f"value {name!r} waits for others over {last} steps, more than expected")
                 found[name] = max(flow.timing.count(n) - timing.count(n) for n in range(last + 1))
+        if found:
+            self._check_lengths([flow.timing for flow in steps.values() if flow.timing is not None])
         return found
+
+    def _check_lengths(self, timings: list[Timing]) -> None:
+        """Note up to which length of a sequence values of these timings differ in theirs, as do slices of a short one.
+
+        Where nothing meets a single step, nothing is left, as in a model.
+        """
+        last = max(timing.settled for timing in timings) + max(timing.period for timing in timings)
+        for n in range(last, -1, -1):
+            totals = {timing.count(n, ended=True) for timing in timings}
+            if len(totals) > 1 and not (n == 0 and max(totals) == 1):
+                self.least = max(self.least, n + 1)
+                return
 
     def _refuse(self, node: Any, why: str) -> None:
         raise UnsupportedError(f"{describe(node)} cannot be streamed: {why}")

@@ -17,6 +17,7 @@ from rnncore.spec import Input, Node
 from rnncore.streaming.both_ways import BothWays
 from rnncore.streaming.flow import BATCH, Flow, Part, Plan
 from rnncore.streaming.folded import Folded, folds
+from rnncore.streaming.moved import along_others
 from rnncore.streaming.route import Route
 from rnncore.threads import check_threads
 
@@ -93,6 +94,8 @@ class Program:
             inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
             alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
             return op_step(alone, model.weights, model.dtype, threads)
+        if part.how == "around":
+            return self._around(part, threads)
         if part.how == "blocks":
             return BothWays(node, model, threads)
         if part.how == "end":
@@ -102,6 +105,21 @@ class Program:
             if any(other.how == "blocks" for other in readers):
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
         return model._steps[part.place]
+
+    def _around(self, part: Part, threads: int) -> dict[tuple[int, int], Any]:
+        """For each number of steps that the node may have to add at the beginning and the end: its op with these.
+
+        None where nothing is to be done.
+        """
+        model, timing, time = self.model, part.timing, self.plan.flows[part.node.name].time
+        found = {}
+        for begin in {0, max(0, timing.begin)}:
+            for end in {0, max(0, timing.end)}:
+                node = None
+                if part.node.op != "Concat":
+                    node = along_others(part.node, part.values, time, begin, end)
+                found[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
+        return found
 
     def phase_of(self, steps: int) -> int:
         """A number of steps after which the same steps are kept, and small."""

@@ -16,7 +16,7 @@ import numpy as np
 from rnncore.control import ControlStep
 from rnncore.kernels._graph import walk
 from rnncore.model import nothing
-from rnncore.ops import numpy_dtype
+from rnncore.ops import OPS, numpy_dtype
 from rnncore.spec import Node, Recurrent
 from rnncore.state import State
 from rnncore.streaming.both_ways import BEGAN, BothWays
@@ -26,7 +26,7 @@ from rnncore.streaming.timing import INPUT, Timing
 if TYPE_CHECKING:
     from rnncore.streaming.program import Program
 
-__all__ = ["Kept", "Route", "Stage", "padding_of", "rows_first", "scan_states", "steps_back", "steps_first"]
+__all__ = ["NEUTRAL", "Kept", "Route", "Stage", "padding_of", "rows_first", "scan_states", "steps_back", "steps_first"]
 
 Values = dict[str, Any]
 Updates = dict[str, np.ndarray]
@@ -62,6 +62,9 @@ class Kept:
 
 
 Stage = Callable[[Values, Kept, Updates], None]
+
+# What a sum or a product of nothing is, and what changes no bit of the first step.
+NEUTRAL = {"CumSum": (0.0, -0.0), "CumProd": (1.0, 1.0)}
 
 
 def _labelled(stage: Stage, node: Any) -> Stage:
@@ -159,7 +162,8 @@ class Route:
                 steps = behind(values[name], kept)
                 if steps is not None:
                     found[name] = steps_back(steps[:, :count], flow)
-                    updates[key] = steps[:, count:]
+                    if not self.ended:
+                        updates[key] = steps[:, count:]
             return found
 
         return own
@@ -274,6 +278,68 @@ class Route:
                 values[source] = given
 
         return stage if count else self._empties(node.names, stage)
+
+    def _around(self, part: Part, steps: Mapping[tuple[int, int], Any]) -> Stage:
+        """Steps of the source that are among those of the node, and others before the first and behind the last."""
+        node, timing, name = part.node, part.timing, f"{part.node.name}.held"
+        source = self.plan.flows[part.moving]
+        (known, known_after), (given, given_after) = self.counts[timing.of], self.counts[timing]
+        first = timing.skipped + timing.inner(known)
+        kept = max(0, known - first)
+        origin = known - kept
+        last = timing.skipped + timing.inner(known_after, self.ended)
+        used, rest = slice(max(0, first - origin), max(0, last - origin)), slice(max(0, last - origin), None)
+        behind = self._behind(name, source, kept)
+        begin = max(0, timing.begin) if given == 0 and given_after else 0
+        end = max(0, timing.end) if self.ended else 0
+        step, axis, place = steps[begin, end], self.plan.flows[node.name].time, node.inputs.index(part.moving)
+
+        def stage(values: Values, kept: Kept, updates: Updates) -> None:
+            array = values[part.moving]
+            if timing.held or timing.skipped:
+                found = behind(array, kept)
+                if timing.held and not self.ended:
+                    updates[name] = found[:, rest]
+                array = steps_back(found[:, used], source)
+            if step is not None:
+                before, values[part.moving] = values[part.moving], array
+                step(values, kept, updates)
+                values[part.moving] = before
+            elif node.op == "Concat":
+                added = [values[other] for other in node.inputs[: place if begin else 0]]
+                behind_it = [values[other] for other in node.inputs[place + 1 :]] if end else []
+                values[node.name] = np.concatenate((*added, array, *behind_it), axis=axis)
+            else:
+                values[node.name] = array
+
+        return stage
+
+    def _first(self, part: Part, step: Any) -> Stage:
+        before, after = self.counts[part.timing]
+        return step if before == 0 < after else self._empties(())
+
+    def _sum(self, part: Part, step: Any) -> Stage:
+        """A sum of all steps so far: the same operations, one after the other, from the last one that was kept.
+
+        Two steps are kept: what the next one gives where it is exclusive, and the sum.
+        """
+        node, name = part.node, f"{part.node.name}.sum"
+        flow, source = self.plan.flows[node.name], node.inputs[0]
+        if self._new(part.timing) == 0:
+            return self._empties(node.names)
+        exclusive = node.attributes["exclusive"]
+        run = OPS[node.op].run
+        attributes = {**node.attributes, "exclusive": False, "reverse": False, "axis": flow.time}
+
+        def stage(values: Values, kept: Kept, updates: Updates) -> None:
+            before = kept.of(name)
+            x = np.concatenate((before[:, 1:], self.first(values[source], flow, kept)), axis=1)
+            sums = self.first(run(attributes, {}, steps_back(x, flow)), flow, kept)
+            updates[name] = np.repeat(sums[:, -1:], 2, axis=1)
+            sums = np.concatenate((before[:, :1], sums[:, 1:-1]), axis=1) if exclusive else sums[:, 1:]
+            values[node.name] = steps_back(sums, flow)
+
+        return stage
 
     def _blocks(self, part: Part, step: BothWays) -> Stage:
         node, plan = part.node, self.plan

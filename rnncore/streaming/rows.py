@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnncore.arguments import without_padding
-from rnncore.errors import InputError, StateError, UnsupportedError
+from rnncore.errors import InputError, StateError, StreamError, UnsupportedError
 from rnncore.formats._cursor import shown
 from rnncore.kernels._graph import apart, walk
 from rnncore.ops import Value, numpy_dtype
@@ -24,7 +24,7 @@ from rnncore.state import State
 from rnncore.streaming.flow import Flow, Part
 from rnncore.streaming.folded import fold, unfold
 from rnncore.streaming.program import UNMOVED, Program
-from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
+from rnncore.streaming.route import NEUTRAL, Kept, Route, padding_of, rows_first, scan_states
 
 __all__ = ["Rows"]
 
@@ -111,6 +111,10 @@ class Rows:
                 )
         elif part.how == "last":
             self._keep(f"{node.name}.last", flows[node.inputs[0]], 1)
+        elif part.how == "around" and part.timing.held:
+            self._keep(f"{node.name}.held", flows[part.moving], part.timing.held)
+        elif part.how == "sum":
+            self._keep(f"{node.name}.sum", flows[node.name], 2)
 
     def _keep(self, name: str, flow: Flow, most: int) -> None:
         """Room for at most so many steps of a value in each row."""
@@ -138,6 +142,9 @@ class Rows:
             if part.how == "window":
                 array = self.arrays[f"{node.name}.context"]
                 array[rows] = padding_of(part, array.dtype)
+            elif part.how == "sum":
+                array = self.arrays[f"{node.name}.sum"]
+                array[rows, 0], array[rows, 1] = NEUTRAL[node.op]
             elif part.how == "scan":
                 for key, start in zip(scan_states(node), node.inputs, strict=False):
                     self.arrays[key][rows] = rows_first(self._of_static(start, rows), plan.flows[start].batch)
@@ -287,6 +294,8 @@ class Rows:
 
         Outputs behind a row's own steps are 0.
         """
+        if ended and self.program.plan.least:
+            self._check_least(rows)
         if self.program.plain and new and lengths is None and not ended:
             outputs = self._advance_plain(rows, given, new, check)
             return outputs, {name: np.full(len(rows), new) for name in outputs} if counted else {}
@@ -303,6 +312,11 @@ class Rows:
         if ended:
             self.arrays["ended"][rows] = True
         return outputs, self._counts(len(rows), results) if counted else {}
+
+    def _check_least(self, rows: np.ndarray) -> None:
+        least, steps = self.program.plan.least, self.steps[rows]
+        if len(steps) and steps.min() < least:
+            raise StreamError(f"the sequence ends after {steps.min()} steps, expected at least {least}")
 
     def _is_all(self, rows: np.ndarray) -> bool:
         """Whether these, different ones, are all rows in order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["INPUT", "Blocks", "Joined", "Timing", "Window", "joined"]
+__all__ = ["INPUT", "Around", "Blocks", "Joined", "Timing", "Window", "joined"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,56 @@ class Window(Timing):
     def rate(self) -> tuple[int, int]:
         per, steps = self.of.rate
         return _lowest(per, steps * self.stride)
+
+
+@dataclass(frozen=True)
+class Around(Timing):
+    """The steps of ``of`` without some at its ends, and then with others before and behind them.
+
+    begin, end  steps that are added there; negative: that are left out
+    wraps       the end is a number of steps that is computed, size + end, which below 0 counts from the end again
+    """
+
+    of: Timing
+    begin: int
+    end: int
+    wraps: bool = False
+
+    @property
+    def skipped(self) -> int:
+        """Steps of ``of`` that are left out at its beginning."""
+        return max(0, -self.begin)
+
+    @property
+    def held(self) -> int:
+        """Steps of ``of`` that are left out at its end: until it ends, the last ones may be these."""
+        return max(0, -self.end)
+
+    def inner(self, known: int, ended: bool = False) -> int:
+        """How many of so many steps of ``of`` are among those of the value."""
+        stop = known - self.held
+        if stop < 0 and self.wraps and ended:
+            stop += known
+        return max(0, stop - self.skipped)
+
+    def count(self, steps: int, ended: bool = False) -> int:
+        if steps == 0 and not ended:
+            return 0  # what is added before the first step comes with it
+        found = self.inner(self.of.count(steps, ended), ended) + max(0, self.begin)
+        return found + max(0, self.end) if ended else found
+
+    @property
+    def period(self) -> int:
+        return self.of.period
+
+    @property
+    def settled(self) -> int:
+        per, steps = self.of.rate
+        return self.of.settled + ((self.skipped + self.held) // per + 1) * steps + self.of.period
+
+    @property
+    def rate(self) -> tuple[int, int]:
+        return self.of.rate
 
 
 @dataclass(frozen=True)
