@@ -22,8 +22,19 @@ from rnncore.kernels._costs cimport (
 from rnncore.kernels._job cimport Job, steps_of, store, time_of
 from rnncore.kernels._packing cimport AHEAD_ROWS, Plan, rnncore_ahead, rnncore_isa, rnncore_rows
 from rnncore.kernels._runtime cimport (
-    await_count, barrier_arrive, barrier_wait, handler_raised, next_turn, rnncore_get, rnncore_publish, rnncore_put,
+    await_count, barrier_arrive, barrier_wait, handler_raised, rnncore_get, rnncore_publish, rnncore_put,
 )
+
+
+cdef extern from *:
+    """
+    /* 0 and 1 in turn, for this thread: which way to walk over weights that the last call has just read. */
+    static int rnncore_next_turn(void) {
+        static _Thread_local int turn;
+        return turn ^= 1;
+    }
+    """
+    int rnncore_next_turn() noexcept nogil
 
 
 cdef inline Py_ssize_t state_row(const Run* run, Py_ssize_t row) noexcept nogil:
@@ -163,7 +174,7 @@ cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ss
     cdef const Plan* plan = run.plan
     cdef Py_ssize_t group = 8 if plan.V == 1 else (3 if plan.V == 3 else 2)
     cdef Py_ssize_t groups = (last - first + group - 1) // group, i, j, end
-    cdef bint back = next_turn()
+    cdef bint back = rnncore_next_turn()
     cdef float* target = next
     cdef Py_ssize_t stride = plan.h_stride
     if plan.w_hr.data != NULL:

@@ -17,7 +17,7 @@ from rnncore.kernels._cell cimport rnncore_cell
 from rnncore.kernels._checks cimport (
     as_dense, check_count, check_dense, check_rows, check_shape3, check_type, check_writable, refuse,
 )
-from rnncore.kernels._costs cimport WORK_BETWEEN_SIGNALS, WORK_WITH_GIL, cost_of_row, work_of_row
+from rnncore.kernels._costs cimport CALL_WORTH_SHARING, WORK_BETWEEN_SIGNALS, WORK_WITH_GIL, cost_of_row, work_of_row
 from rnncore.kernels._job cimport MERGE_SET, Merge
 from rnncore.kernels._loop cimport input_product, unit_panels
 from rnncore.kernels._packing cimport PackedCell, Plan, aligned_copy, rnncore_rows
@@ -206,11 +206,11 @@ cdef class Stack:
         call.width = self.plans[0].cell.output_size
         if call.merge == MERGE_SET:
             call.width *= self.directions
-        call.threads = threads_of(threads)
         for i in range(self.layers * self.directions):
             call.row_work += work_of_row(self.plans[i])
             call.row_cost += cost_of_row(self.plans[i])
         call.work = call.row_work * call.job.B * call.job.T
+        call.threads = threads_of(threads) if call.work >= CALL_WORTH_SHARING else 1
         if call.work < WORK_WITH_GIL:
             done = execute(call)
         else:

@@ -30,7 +30,6 @@ cdef Py_ssize_t await_count(const Py_ssize_t* count, Py_ssize_t least, const Py_
 
 # Memory that the calling thread keeps: see runtime/scratch.h.
 cdef void* scratch_memory(size_t size) noexcept nogil
-cdef int next_turn() noexcept nogil
 
 # Run the handlers of signals that came; they may call models, so this thread's scratch is set aside meanwhile. In work
 # that cannot raise, handler_raised says whether one did, and raise_handled raises that exception once the work is over.

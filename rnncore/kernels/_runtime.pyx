@@ -26,7 +26,6 @@ cdef extern from "runtime/scratch.h":
     void* rnncore_scratch(size_t size) noexcept nogil
     void* rnncore_set_scratch_aside() noexcept nogil
     void rnncore_take_scratch_back(void* aside) noexcept nogil
-    int rnncore_turn() noexcept nogil
 
 cdef extern from "runtime/isas.h":
     const char** rnncore_isa_names
@@ -66,10 +65,6 @@ def ask_threads(int threads):
 
 cdef void* scratch_memory(size_t size) noexcept nogil:
     return rnncore_scratch(size)
-
-
-cdef int next_turn() noexcept nogil:
-    return rnncore_turn()
 
 
 # Exceptions of signal handlers, on their way to the call whose work they ended. Handlers run in one thread, and a call

@@ -8,7 +8,7 @@ from libc.string cimport memset
 
 from rnncore.kernels._checks cimport plus, times
 from rnncore.kernels._costs cimport (
-    BLOCK_ROWS, CALL_WORTH_SHARING, LARGEST_BETWEEN, LARGEST_SIDE_BY_SIDE, ROWS_WORTH_SHARING, SLOWEST_MULTIPLY_ADD,
+    BLOCK_ROWS, LARGEST_BETWEEN, LARGEST_SIDE_BY_SIDE, ROWS_WORTH_SHARING, SLOWEST_MULTIPLY_ADD,
     STEP_WORTH_SHARING, STEPS_AHEAD, WORK_BETWEEN_SIGNALS, WORK_OF_A_MEETING, chunk_rows, cost_of_row, weight_bytes,
     work_of_row,
 )
@@ -194,8 +194,6 @@ cdef bint execute(Call* call) noexcept nogil:
     cdef char* memory
     cdef Py_ssize_t rows = 0
     call.signals = call.row_cost * B * job.T > WORK_BETWEEN_SIGNALS
-    if call.work < CALL_WORTH_SHARING:
-        threads = 1
     blocks = (B + BLOCK_ROWS - 1) // BLOCK_ROWS
     if threads > 1:
         if blocks > 1:

@@ -12,10 +12,6 @@ typedef struct {
     size_t size;
 } kept;
 
-static _Thread_local int turn;
-
-int rnncore_turn(void) { return turn ^= 1; }
-
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 

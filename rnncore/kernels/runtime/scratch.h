@@ -12,7 +12,4 @@ void *rnncore_scratch(size_t size);
 void *rnncore_set_scratch_aside(void);
 void rnncore_take_scratch_back(void *aside);
 
-/* 0 and 1 in turn, for this thread: which way to walk over weights that the last call has just read. */
-int rnncore_turn(void);
-
 #endif
