@@ -71,12 +71,11 @@ def without_defaults(found):
     if is_operation:
         return found
     defaults = {key: entry.default for key, entry in inspect.signature(kind.__init__).parameters.items()}
-    alike = hasattr(keras.ops, found["class_name"].lower())  # "trainable" says that it is no operation
     config = {
         key: without_defaults(item)
         for key, item in found["config"].items()
         if not (key in defaults and plain(defaults[key]) == item and key != "name")
-        and not (key == "trainable" and item is True and not alike)
+        and not (key == "trainable" and item is True)
         and not (key == "dtype" and kind is not keras.layers.InputLayer)
     }
     return {

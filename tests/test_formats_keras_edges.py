@@ -21,7 +21,15 @@ from rnncore.errors import FormatError, InputError, SpecError, UnsupportedError,
 from rnncore.export import from_keras
 from rnncore.formats import read_listing
 from rnncore.formats.keras_config import Version, network_of
-from rnncore.formats.keras_layers import ACCEPTED, ONLY_INPUTS, SIGNATURES, KerasLayer, lower, lower_network
+from rnncore.formats.keras_layers import (
+    ACCEPTED,
+    ONLY_INPUTS,
+    SIGNATURES,
+    KerasLayer,
+    lower,
+    lower_network,
+    settle_classes,
+)
 from rnncore.loading import open_file
 
 pytestmark = [
@@ -758,3 +766,37 @@ def test_operands_by_name_in_any_order(order):
     a, b = np.float32([[1, 2, 3, 4]]), np.float32([[4, 4, 4, 4]])
     found = rnncore.Model(lowered.spec, lowered.arrays).run({"a": a, "b": b})
     np.testing.assert_array_equal(found["minus"], a - b)
+
+
+@pytest.mark.parametrize("written", ["by hand", "by Keras"])
+@pytest.mark.parametrize("kind", ["Softmax", "Concatenate"])
+def test_a_class_that_is_a_layer_and_an_operation_is_refused_under_a_mask(kind, written):
+    """Without a module both have one config: the layer looks at the mask, the operation does not."""
+    made = {"trainable": True} if written == "by Keras" else {}
+    read = [tensor("m"), tensor("m")] if kind == "Concatenate" else tensor("m")
+    config = {
+        "layers": [
+            {"class_name": "InputLayer", "name": "a", "config": {"batch_shape": [None, 3, 4], "name": "a"}},
+            {
+                "class_name": "Masking",
+                "name": "m",
+                "config": {"name": "m", "mask_value": 0.0, **made},
+                "inbound_nodes": [{"args": [tensor("a")], "kwargs": {}}],
+            },
+            {
+                "class_name": kind,
+                "name": "both",
+                "config": {"name": "both", "axis": -1},
+                "inbound_nodes": [{"args": [read], "kwargs": {}}],
+            },
+        ],
+        "input_layers": [["a", 0, 0]],
+        "output_layers": [["both", 0, 0]],
+    }
+    network = network_of({"class_name": "Functional", "config": config}, "")
+    settle_classes(network)
+    if written == "by Keras":
+        assert lower_network(network, Version(3, 0)).spec.outputs == ("both",)
+        return
+    with pytest.raises(UnsupportedError, match=r"'both' \(.*\): layer or operation\? They differ under a mask"):
+        lower_network(network, Version(3, 0))

@@ -8,10 +8,12 @@
     onnx_model.py        ONNX, with onnx_*.py around it
     graph_format.py      what formats with a network in the file have; Listing: what rnncore inspect shows of one
     keras_file.py        Keras's .keras and .h5. hdf5_file.py reads HDF5, keras_config.py configs, keras_variables.py
-                         which array is whose; keras_layers.py lowers layers (keras_recurrent.py, keras_operations.py)
+                         which array is whose; keras_layers.py lowers layers (keras_recurrent.py, keras_operations.py);
+                         keras_weights.py: a file of weights alone, as a checkpoint
     sharded.py           weights in several files with an index
     torch_names.py, gates.py  from a framework's names and layouts to ours
-    parametrizations.py  weight_norm and spectral_norm: parts of a weight -> the weight
+    plain_weights.py     what modules compute with: parametrizations.py (weight_norm and spectral_norm: parts -> the
+                         weight), torch_quantized.py (quantize_dynamic: packed integers -> float weights)
     _cursor.py           the only reader of untrusted bytes
     _zip.py              zip archives, never extracted
     _pickle.py           pickles as data: nothing imported, nothing called

@@ -259,7 +259,7 @@ def run_layer(use: Use) -> list[Tensor]:
     one = use.layer
     _check_class(one)
     if one.is_operation:
-        if one.bare and one.class_name == "Softmax" and any(tensor.mask for tensor in use.inputs):
+        if one.bare and one.class_name in ("Softmax", "Concatenate") and any(tensor.mask for tensor in use.inputs):
             raise UnsupportedError(f"{use.where}: layer or operation? They differ under a mask: expected a module")
         return OPERATIONS[one.class_name](use)
     check_policy(use, use.config)
@@ -332,9 +332,13 @@ def settle_classes(network: Network) -> None:
     Layers of a config without modules, and without "trainable", are told from operations by what they are.
     """
     lists = {call.layer for call in network.calls if call.args and isinstance(call.args[0], list)}
+    masked = {call.layer for call in network.calls if len(call.args) > 1 or "mask" in call.kwargs}
+    by_hand = not any("trainable" in one.config for one in network.layers.values())
     for one in network.layers.values():
         if one.bare and one.is_operation and one.class_name in LAYERS:
-            one.is_operation = one.class_name in OPERATIONS and not (one.class_name in MERGE_OPS and one.name in lists)
+            is_layer = one.name in (lists if one.class_name in MERGE_OPS else masked)
+            one.is_operation = one.class_name in OPERATIONS and not is_layer
+        one.bare = one.bare and by_hand
         _settle(one)
 
 

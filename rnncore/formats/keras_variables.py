@@ -93,7 +93,8 @@ def _normalization(config: Mapping[str, Any], version: Version) -> list[Variable
 
 def _multi_head(config: Mapping[str, Any], version: Version) -> list[Variable]:
     names = ("kernel", *_if(config.get("use_bias", True), "bias"))
-    return [Variable(f"{part}_dense", name) for part in ("query", "key", "value", "output") for name in names]
+    parts = ("query", "key", "value", *_if(config.get("use_gate"), "gate"), "output")  # a gate is refused by its option
+    return [Variable(f"{part}_dense", name) for part in parts for name in names]
 
 
 def _attention(config: Mapping[str, Any], version: Version) -> list[Variable]:
