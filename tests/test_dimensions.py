@@ -137,9 +137,9 @@ MORE = [
 
 CASES = [(op, *example(op)) for op in OPS if op != "Constant"] + MORE
 
-# Axes of which more could be said, and is not: windows of integers, whose padding is a number of its own, and the
-# output channels of weights that are inputs.
-CAUTIOUS = ("Conv", "ConvInteger", "QLinearConv")
+# Axes of which more could be said, and is not: windows of integers, whose padding is a number of its own, the output
+# channels of weights that are inputs, and rows of products, whose bits depend on how many there are.
+CAUTIOUS = ("Conv", "ConvInteger", "QLinearConv", "MatMul", "Gemm", "Einsum")
 
 
 def values_of(spec):

@@ -13,6 +13,7 @@ import rnncore
 from rnncore.errors import InputError, SpecError
 from rnncore.model import Model
 from rnncore.ops import OPS, UNKNOWN, Value, schema, sizes
+from rnncore.ops.dimensions import WHOLE, spreading
 from rnncore.spec import Input, Node, Spec
 
 F, I = np.float32, np.int64  # noqa: E741
@@ -260,48 +261,6 @@ def test_followed_data(op, attributes, values, expected):
 # --- time ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("op", "attributes", "over", "beside"),
-    [
-        ("CumSum", {"axis": 1}, "causal", "pointwise"),
-        ("CumSum", {"axis": 1, "exclusive": True}, "causal", "pointwise"),
-        ("CumSum", {"axis": 1, "reverse": True}, "whole", "pointwise"),
-        ("CumSum", {}, "whole", "whole"),
-        ("ReduceMean", {"axes": (-2,)}, "whole", "pointwise"),
-        ("ReduceMean", {}, "whole", "whole"),
-        ("ReduceSum", {"axes": (), "noop_with_empty_axes": True}, "pointwise", "pointwise"),
-        ("Gather", {"axis": 1, "indices": -1}, "whole", "pointwise"),
-        ("Slice", {"starts": (0,), "ends": (2,), "axes": (-2,)}, "whole", "pointwise"),
-        ("Slice", {"starts": (0, 0), "ends": (2, 2)}, "whole", "whole"),
-        ("Concat", {"axis": 1}, "whole", "pointwise"),
-        ("Split", {"axis": 1, "num_outputs": 2}, "whole", "pointwise"),
-        ("Squeeze", {"axes": (1,)}, "whole", "pointwise"),
-        ("Reshape", {"shape": (0, -1)}, "whole", "pointwise"),
-        ("Reshape", {"shape": (0, 0, 2, -1)}, "pointwise", "pointwise"),
-        ("Flatten", {}, "whole", "pointwise"),
-        ("Tile", {"repeats": (1, 2, 1)}, "whole", "pointwise"),
-        ("Shape", {"start": 1, "end": 2}, "whole", "pointwise"),
-        ("TopK", {"axis": 1, "k": 1}, "whole", "pointwise"),
-        ("ArgMax", {"axis": 1}, "whole", "pointwise"),
-        ("Unique", {}, "whole", "whole"),
-        ("Compress", {"axis": 1}, "whole", "pointwise"),
-        ("ReverseSequence", {"batch_axis": 0, "time_axis": 1}, "whole", "pointwise"),
-        ("MatMul", {}, "whole", "pointwise"),
-        ("Trilu", {}, "whole", "pointwise"),
-        ("GatherND", {"batch_dims": 1}, "whole", "pointwise"),
-        ("Hardmax", {"axis": -2}, "whole", "pointwise"),
-        ("Erf", {}, "pointwise", "pointwise"),
-        ("Einsum", {"equation": "ij->ji"}, "whole", "whole"),
-    ],
-)
-def test_what_ops_need_of_time(op, attributes, over, beside):
-    """Over axis 1, the time of (B, T, I), and over axis 0."""
-    op = OPS[op]
-    attributes = {**op.attributes, **attributes}
-    assert op.over_time(attributes, 3, 1) == over
-    assert op.over_time(attributes, 3, 0) == beside
-
-
 POINTWISE = [
         ("Softmax", {"axis": -1}), ("CumSum", {"axis": 2}), ("CumSum", {"axis": 1}), ("ReduceMax", {"axes": (2,)}),
         ("Gather", {"axis": 2, "indices": (0, 2, 0)}), ("ArgMin", {"axis": 2}), ("Reshape", {"shape": (0, 0, 2, -1)}),
@@ -311,12 +270,19 @@ POINTWISE = [
 ]  # fmt: skip
 
 
+def reach_along(op, attributes, shape, axis):
+    """How far the outputs of an op of one input look along an axis of it."""
+    inputs = [Value("float", shape), *[None] * (OPS[op].arity[1] - 1)]
+    dimensions = OPS[op].dimensions(attributes, inputs, OPS[op].infer(attributes, inputs))
+    return next((found.reach for found in dimensions if found.inputs == {0: axis}), WHOLE)
+
+
 @pytest.mark.parametrize(("op", "attributes"), POINTWISE)
 def test_what_is_pointwise_or_causal_over_time(op, attributes):
     """The steps so far give the output's steps so far; one step alone, if pointwise, its own."""
     found = OPS[op]
     attributes = {**found.attributes, **attributes}
-    kind = found.over_time(attributes, 3, 1)
+    reach = reach_along(op, attributes, ("B", "T", 4), 1)
     x = np.random.default_rng(3).standard_normal((2, 5, 4)).astype(F)
 
     def first(given):
@@ -326,9 +292,9 @@ def test_what_is_pointwise_or_causal_over_time(op, attributes):
     y = first(x)
     for t in range(1, 6):
         np.testing.assert_array_equal(first(x[:, :t]), y[:, :t])
-        if kind == "pointwise":
+        if reach.apart:
             np.testing.assert_array_equal(first(x[:, t - 1 : t]), y[:, t - 1 : t])
-    assert kind != "whole"
+    assert reach.apart or reach.causal
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
@@ -576,7 +542,7 @@ def test_nan_stays_where_it_is():
     for name in GENERIC:
         op = GENERIC[name]
         missing = ... in op.attributes.values()
-        if op.arity == (1, 1) and not missing and op.time == "pointwise" and name not in ("IsNaN", "IsInf"):
+        if op.arity == (1, 1) and not missing and op.dimensions is spreading and name not in ("IsNaN", "IsInf"):
             try:
                 (value,) = op.infer(op.attributes, [Value("float", (3,))])
             except SpecError:

@@ -16,7 +16,8 @@ from random_networks import seeds
 from rnncore.errors import InputError, SpecError
 from rnncore.kernels import _convolution, _runtime
 from rnncore.model import Model
-from rnncore.ops import OPS, convolution
+from rnncore.ops import OPS, Value, convolution
+from rnncore.ops.dimensions import APART, WHOLE, Reach
 from rnncore.ops.windows import Window
 from rnncore.spec import Input, Node, Spec
 
@@ -310,10 +311,8 @@ def test_context_is_what_a_step_needs(op, seed):
     weight = floats(rng, 2, 3, *window["kernel_shape"])
     arrays = [weight] if op == "Conv" else []
     x = floats(rng, 1, 3, 40)
-    node = OneNode(op, attributes, [x, *arrays]).node
-    left, right, stride = OPS[op].context(node.attributes, 3, 2)
-    time = OPS[op].over_time(node.attributes, 3, 2)
-    assert time == ("pointwise" if (left, right, stride) == (0, 0, 1) else "causal" if right <= 0 else "whole")
+    reach = reach_of(OneNode(op, attributes, [x, *arrays]).node.attributes, (1, 3, 40), op)
+    left, right, stride = reach.before, reach.after, reach.stride
     (whole,) = OneNode(op, attributes, [x, *arrays]).run()
     for step in range(whole.shape[2]):
         changed = x.copy()
@@ -329,12 +328,18 @@ def test_context_is_what_a_step_needs(op, seed):
 
 def test_context_of_other_axes_and_automatic_pads():
     attributes = OneNode("Conv", {"kernel_shape": [3], "auto_pad": "SAME_UPPER"}, [*conv_arrays()]).node.attributes
-    assert OPS["Conv"].context(attributes, 3, 2) == (1, 1, 1)
+    assert reach_of(attributes) == Reach(1, 1)
     attributes = {**attributes, "strides": (2,)}
-    assert OPS["Conv"].context(attributes, 3, 2) is None
-    assert OPS["Conv"].over_time(attributes, 3, 2) == "whole"
-    assert OPS["Conv"].over_time(attributes, 3, 1) == "whole"
-    assert OPS["Conv"].over_time(attributes, 3, 0) == "pointwise"
+    assert reach_of(attributes) == WHOLE
+    assert reach_of(attributes, axis=1) == WHOLE
+    assert reach_of(attributes, axis=0) == APART
+
+
+def reach_of(attributes, shape=("B", 3, "T"), op="Conv", axis=2):
+    """How far the outputs of a convolution or a pool look along an axis."""
+    inputs = [Value("float", shape), None, None][: OPS[op].arity[1]]
+    dimensions = OPS[op].dimensions(attributes, inputs, [Value("float", shape)])
+    return next((found.reach for found in dimensions if found.inputs == {0: axis}), WHOLE)
 
 
 def conv_arrays():

@@ -10,7 +10,8 @@ from random_networks import seeds
 
 from rnncore.errors import InputError, SpecError
 from rnncore.model import Model
-from rnncore.ops import OPS
+from rnncore.ops import OPS, Value
+from rnncore.ops.dimensions import APART, Reach
 from rnncore.spec import Input, Node, Spec
 
 
@@ -88,20 +89,21 @@ def test_nothing_to_reflect():
 
 
 @pytest.mark.parametrize(
-    ("attributes", "time", "context"),
+    ("attributes", "reach"),
     [
-        ({"pads": (0, 2, 0, 0)}, "causal", (2, 0, 1)),
-        ({"pads": (0, 2, 0, 1)}, "whole", None),
-        ({"pads": (0, -2, 0, 0)}, "whole", None),
-        ({"pads": (3, 0, 1, 0)}, "pointwise", (0, 0, 1)),
-        ({"pads": (0, 2, 0, 0), "mode": "reflect"}, "whole", None),
-        ({"pads": (2, 2), "axes": (0,)}, "pointwise", (0, 0, 1)),
+        ({"pads": (0, 2, 0, 0)}, Reach(2, 0)),
+        ({"pads": (0, 2, 0, 1)}, None),
+        ({"pads": (0, -2, 0, 0)}, None),
+        ({"pads": (3, 0, 1, 0)}, APART),
+        ({"pads": (0, 2, 0, 0), "mode": "reflect"}, None),
+        ({"pads": (2, 2), "axes": (0,)}, APART),
     ],
 )
-def test_pads_over_time(attributes, time, context):
+def test_pads_over_time(attributes, reach):
     attributes = OneNode("Pad", attributes, [np.ones((4, 5), np.float32)]).node.attributes
-    assert OPS["Pad"].over_time(attributes, 2, 1) == time
-    assert OPS["Pad"].context(attributes, 2, 1) == context
+    value = Value("float", (4, 5))
+    dimensions = OPS["Pad"].dimensions(attributes, [value, None, None, None], [value])
+    assert next((found.reach for found in dimensions if found.inputs == {0: 1}), None) == reach
 
 
 # --- Resize -------------------------------------------------------------------------------------------------------
@@ -204,4 +206,6 @@ def test_only_nearest_resizes_integers():
 
 def test_resize_over_time():
     attributes = OneNode("Resize", {"scales": [1, 2, 1]}, [np.ones((1, 2, 3), np.float32)]).node.attributes
-    assert [OPS["Resize"].over_time(attributes, 3, axis) for axis in range(3)] == ["pointwise", "whole", "pointwise"]
+    value = Value("float", (1, 2, 3))
+    dimensions = OPS["Resize"].dimensions(attributes, [value, None, None, None], [value])
+    assert [(dict(found.inputs), found.reach) for found in dimensions] == [({0: 0}, APART), ({0: 2}, APART)]

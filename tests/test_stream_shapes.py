@@ -96,8 +96,8 @@ REFUSED = {
     ),
     "a sum over time": ([Node("share", "ReduceSum", "x", {"axes": (1,)})], "node 'share' (ReduceSum)"),
     "a sum over everything": ([Node("share", "ReduceSum", "x")], "node 'share' (ReduceSum)"),
-    "a running sum": (
-        [Node("axis", "Constant", (), {"value": 1, "dtype": "int64"}), Node("share", "CumSum", ("x", "axis"))],
+    "a running sum from the end": (
+        [Node("share", "CumSum", "x", {"axis": 1, "reverse": True})],
         "node 'share' (CumSum)",
     ),
     "steps against steps": (

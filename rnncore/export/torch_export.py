@@ -26,8 +26,8 @@ from rnncore.export.torch_spectral import call_complex, holds_complex
 from rnncore.export.torch_trace import Traced, trace
 from rnncore.formats.parametrizations import fold
 from rnncore.formats.torch_names import bind
+from rnncore.graph.axes import reach_of
 from rnncore.model import Model
-from rnncore.ops import OPS
 from rnncore.passes import simplify
 from rnncore.spec import Input, Node, Recurrent, Spec, paths_of
 from rnncore.test_pair import TestPair
@@ -450,7 +450,7 @@ def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
         return True
     if not isinstance(node, Node) or node.op in ("Shape", "Transpose", "Reshape", "Size") or time not in timed[0]:
         return False
-    return OPS[node.op].over_time(node.attributes, len(timed[0]), timed[0].index(time)) == "pointwise"
+    return reach_of(node, spec.values, time).apart
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------

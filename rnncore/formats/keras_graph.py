@@ -16,6 +16,7 @@ import numpy as np
 from rnncore.errors import UnsupportedError
 from rnncore.formats._arrays import Copies
 from rnncore.formats._cursor import Budget
+from rnncore.graph.axes import reach_of
 from rnncore.ops import OPS, Value
 from rnncore.spec import Control, Input, Node, Recurrent, Spec
 
@@ -181,12 +182,7 @@ class Graph:
         for node in nodes:
             if isinstance(node, Recurrent):
                 continue
-            for name in node.inputs:
-                shape = self.values[name].shape if name else ()
-                if TIME in shape and isinstance(node, Control):
-                    return set()
-                if TIME in shape and OPS[node.op].over_time(node.attributes, len(shape), shape.index(TIME)) != (
-                    "pointwise"
-                ):
-                    return set()
+            timed = any(TIME in self.values[name].shape for name in node.reads)
+            if timed and (isinstance(node, Control) or not reach_of(node, self.values, TIME).apart):
+                return set()
         return {node.name for node in nodes if isinstance(node, Recurrent) and self.values[node.input].shape[1] == TIME}

@@ -21,11 +21,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnncore.errors import SpecError
-from rnncore.ops import OPS, UNKNOWN
+from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Reach
 from rnncore.spec import Control, Node, Spec
 
-__all__ = ["Followed", "Place", "describe", "follow", "freed", "mentions", "padded_steps", "rows_meet", "steps_meet"]
+__all__ = [
+    "Followed",
+    "Place",
+    "describe",
+    "follow",
+    "freed",
+    "mentions",
+    "padded_steps",
+    "reach_of",
+    "rows_meet",
+    "steps_meet",
+]
 
 MOST_TRIALS = 32
 
@@ -339,6 +350,15 @@ def _slots_of(node: Any) -> tuple[tuple[int, ...], set[int]]:
     if not isinstance(node, Node):
         return (), set()
     return OPS[node.op].of_sizes, set(OPS[node.op].shaped_by)
+
+
+def reach_of(node: Any, values: Mapping[str, Value], name: str) -> Reach:
+    """How far one node looks along the dimension that has this name in what it reads; APART where it has none."""
+    shapes = {place: values[slot].shape for place, slot in enumerate(node.slots) if slot in values}
+    slots = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
+    found = node.dimensions(values) if slots else ()
+    along = [entry.reach for entry in found if all(entry.inputs.get(place) == axis for place, axis in slots.items())]
+    return along[0] if along else WHOLE if slots else APART
 
 
 # --- what is asked -------------------------------------------------------------------------------------------------

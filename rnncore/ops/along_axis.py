@@ -6,7 +6,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops import blocks
-from rnncore.ops.base import Op, axis_of, given, has, known, whole_over_axis
+from rnncore.ops.base import Op, axis_of, given, has, known
 from rnncore.ops.checks import FLOATS, need, need_scalar, single
 from rnncore.ops.dimensions import CAUSAL, Dimension, Reach, carried, kept
 from rnncore.ops.schema import Axis, Choice, Flag
@@ -79,21 +79,12 @@ def _running_infer(attributes, values):
 
 
 def _running_dimensions(attributes, inputs, outputs):
-    rank, axis = len(inputs[0].shape), single(attributes["axis"])
-    if axis is None:
+    rank, axis = len(inputs[0].shape), single(known(attributes, "axis", inputs, 1))
+    if type(axis) is not int:
         return []
     axis %= rank
     reach = Reach(0, None) if attributes["reverse"] else CAUSAL
     return [*carried(None if i == axis else i for i in range(rank)), Dimension({0: axis}, {0: axis}, reach)]
-
-
-def _running_time(attributes, rank, time_axis):
-    axis = single(attributes["axis"])
-    if axis is None:
-        return "whole"
-    if axis % rank != time_axis:
-        return "pointwise"
-    return "whole" if attributes["reverse"] else "causal"
 
 
 def _running(function, neutral):
@@ -128,7 +119,6 @@ def _running_op(name, function, neutral):
         _running_infer,
         _running(function, neutral),
         _running_dimensions,
-        time=_running_time,
         arity=(1, 2),
         schema={"axis": Axis(None, position=1), "exclusive": Flag(False), "reverse": Flag(False)},
     )
@@ -137,15 +127,14 @@ def _running_op(name, function, neutral):
 ALONG = kept(lambda attributes, rank: (attributes["axis"] % rank,))
 
 OPS = [
-    Op("Softmax", _same_over_axis, _by_rows(_softmax), ALONG, time=whole_over_axis, schema={"axis": Axis(-1)}),
-    Op("LogSoftmax", _same_over_axis, _by_rows(_log_softmax), ALONG, time=whole_over_axis, schema={"axis": Axis(-1)}),
-    Op("Hardmax", _same_over_axis, _by_rows(_hardmax), ALONG, time=whole_over_axis, schema={"axis": Axis(-1)}),
+    Op("Softmax", _same_over_axis, _by_rows(_softmax), ALONG, schema={"axis": Axis(-1)}),
+    Op("LogSoftmax", _same_over_axis, _by_rows(_log_softmax), ALONG, schema={"axis": Axis(-1)}),
+    Op("Hardmax", _same_over_axis, _by_rows(_hardmax), ALONG, schema={"axis": Axis(-1)}),
     Op(
         "LpNormalization",
         _same_over_axis,
         _by_rows(_lp_normalization),
         ALONG,
-        time=whole_over_axis,
         schema={"axis": Axis(-1), "p": Choice(2, among=(1, 2))},
     ),
     _running_op("CumSum", np.cumsum, 0),

@@ -305,11 +305,6 @@ def _scored_run(attributes, weights, query, memory, mask=None):
 # --- Keras ---------------------------------------------------------------------------------------------------------
 
 
-def _over_time(attributes, rank, time_axis):
-    """Op.time: causal where no query sees what comes after it."""
-    return "causal" if attributes["causal"] and time_axis == 1 else "whole"
-
-
 def _self_dimensions(attributes, inputs, outputs):
     """Queries are apart, or causal where query, value and key come step by step together.
 
@@ -499,7 +494,6 @@ OPS = [
         _word_infer,
         _word_run,
         _word_dimensions,
-        time="whole",
         arity=(1, 2),
         optional=(1,),
         outputs=ENDINGS,
@@ -511,7 +505,6 @@ OPS = [
         _scored_infer,
         _scored_run,
         _scored_dimensions,
-        time="whole",
         arity=(2, 3),
         optional=(2,),
         outputs=ENDINGS,
@@ -523,7 +516,6 @@ OPS = [
         _scored_infer,
         _scored_run,
         _scored_dimensions,
-        time="whole",
         arity=(2, 3),
         optional=(2,),
         outputs=ENDINGS,
@@ -541,7 +533,6 @@ OPS = [
         _keras_infer,
         _keras_attention_run,
         _self_dimensions,
-        time=_over_time,
         arity=(2, 5),
         optional=(2, 3, 4),
         outputs=ENDINGS,
@@ -557,7 +548,6 @@ OPS = [
         _keras_infer,
         _keras_additive_run,
         _self_dimensions,
-        time=_over_time,
         arity=(2, 5),
         optional=(2, 3, 4),
         outputs=ENDINGS,
@@ -569,7 +559,6 @@ OPS = [
         _multi_infer,
         _multi_run,
         _self_dimensions,
-        time=_over_time,
         arity=(2, 7),
         optional=(2, 3, 4, 5, 6),
         outputs=ENDINGS,

@@ -27,7 +27,6 @@ __all__ = [
     "known",
     "mean",
     "numpy_dtype",
-    "whole_over_axis",
 ]
 
 # fmt: off
@@ -88,8 +87,6 @@ class Op:
     parameters    attributes that ONNX passes as inputs (axes, shape, starts ...): name -> position of that input. Each
                   may be given as an attribute or as an input, which is then a value of the graph; see known and given
     arity         the smallest and largest number of inputs
-    time          "pointwise" (a step of the output needs only that step of the input), "causal", or "whole";
-                  where that depends on an axis, a function like over_time
     infer         (attributes, values) -> the outputs' values; raises SpecError
     dimensions    (attributes, the inputs' values, the outputs' values) -> the Dimensions along which positions stay
                   apart, or within a reach of each other: a Rule of ops/dimensions.py
@@ -102,8 +99,6 @@ class Op:
     optional      positions of the inputs that may be absent: not given at the end, named "" (as in ONNX), or an
                   optional input of the Spec. infer gets None for the first two, run for all three
     outputs       endings of the outputs' names: NODE for "", NODE.ending for others; or (attributes) -> endings
-    context       (attributes, rank, time_axis) -> (left, right, stride): the steps before and after its own that a
-                  step of the output needs, and the steps of the input for one of the output; None: only its own
     packed        (attributes, weights, threads) -> what is called with the arrays instead of run, for weights that are
                   packed once; None where that does not pay
     bound         (attributes, values, floating) -> the same for what else can be settled before there are arrays: from
@@ -119,7 +114,6 @@ class Op:
     dimensions: Callable[[Mapping[str, Any], Sequence[Value | None], Sequence[Value]], list[Any]] = (
         lambda attributes, inputs, outputs: []
     )
-    time: str | Callable[[Mapping[str, Any], int, int], str] = "pointwise"
     arity: tuple[int, int] = (1, 1)
     schema: Mapping[str, Attribute] = field(default_factory=dict)
     weight_shapes: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = no_weights
@@ -128,7 +122,6 @@ class Op:
     of_sizes: tuple[int, ...] = ()
     shaped_by: tuple[int, ...] = ()
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
-    context: Callable[[Mapping[str, Any], int, int], tuple[int, int, int]] | None = None
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
     bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
     spreads: bool = False
@@ -175,15 +168,6 @@ class Op:
         if endings == ("",):
             return (node,)
         return tuple(f"{node}.{ending}" if ending else node for ending in endings)
-
-    def over_time(self, attributes: Mapping[str, Any], rank: int, time_axis: int = 1) -> str:
-        """What the op needs of a first input of this rank whose steps stand on time_axis: see time."""
-        return self.time(attributes, rank, time_axis) if callable(self.time) else self.time
-
-
-def whole_over_axis(attributes: Mapping[str, Any], rank: int, time_axis: int) -> str:
-    """Op.time of what works along one axis: "whole" if that is time's."""
-    return "whole" if axis_of(attributes["axis"], rank) == time_axis else "pointwise"
 
 
 def has(attributes: Mapping[str, Any], name: str, inputs: Sequence[Any], position: int) -> bool:

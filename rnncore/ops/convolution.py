@@ -19,7 +19,7 @@ from rnncore.kernels import _convolution, check_room, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import need
-from rnncore.ops.dimensions import Dimension, Reach, along_rows
+from rnncore.ops.dimensions import along_rows
 from rnncore.ops.schema import Choice, Flag, Size
 from rnncore.ops.sizes import add, fits, multiply
 from rnncore.ops.windows import (
@@ -28,10 +28,8 @@ from rnncore.ops.windows import (
     Window,
     check_sizes,
     need_images,
-    window_context,
     window_dimensions,
 )
-from rnncore.ops.windows import window_time as time_of_window
 
 __all__ = ["OPS", "Kept", "check_given", "convolve"]
 
@@ -240,18 +238,6 @@ def _conv_dimensions(attributes, inputs, outputs):
     return [*ROWS(attributes, inputs, outputs), *window_dimensions(window, inputs, outputs)]
 
 
-def _conv_time(attributes, rank, time_axis):
-    if time_axis < 2:
-        return "pointwise" if time_axis == 0 else "whole"
-    return "whole" if attributes["kernel_shape"] is None else time_of_window(_window(attributes, rank), time_axis)
-
-
-def _conv_context(attributes, rank, time_axis):
-    """Left and right context along time, and the stride; None where they depend on the input: its length with
-    auto_pad, or the weights where there is no kernel_shape."""
-    return None if attributes["kernel_shape"] is None else window_context(_window(attributes, rank), time_axis)
-
-
 def _window(attributes, rank):
     return Window.of(attributes, _kernel(attributes, rank - 2))
 
@@ -373,29 +359,6 @@ def _transpose_packed(attributes, weights, threads):
     return run
 
 
-def _transpose_dimensions(attributes, inputs, outputs):
-    """Rows; and what comes at stride 1, which no pad cuts at the beginning, and is made of numbers before it."""
-    found = ROWS(attributes, inputs, outputs)
-    if attributes["kernel_shape"] is None or attributes["output_shape"] is not None:
-        return found
-    window = _window(attributes, len(inputs[0].shape))
-    for axis in range(len(window.kernel)):
-        if not window.same and window.begins[axis] == 0 and window.strides[axis] == 1:
-            found.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(window.extent(axis) - 1, 0)))
-    return found
-
-
-def _transpose_time(attributes, rank, time_axis):
-    """Causal where the pads cut the end, and nothing of the beginning, off."""
-    if time_axis < 2:
-        return "pointwise" if time_axis == 0 else "whole"
-    if attributes["kernel_shape"] is None:
-        return "whole"
-    window = _window(attributes, rank)
-    plain = not window.same and attributes["output_shape"] is None and window.begins[time_axis - 2] == 0
-    return "causal" if plain and window.strides[time_axis - 2] == 1 else "whole"
-
-
 COMMON = {
     **WINDOW_SCHEMA,
     "group": Size(1),
@@ -411,20 +374,17 @@ OPS = [
         infer=_conv_infer,
         run=_conv_run,
         dimensions=_conv_dimensions,
-        time=_conv_time,
         arity=(1, 3),
         schema={**COMMON, "activation": Choice(None, among=("Relu",))},
         weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["output_size"], a["input_size"] // a["group"])),
         optional=(1, 2),
-        context=_conv_context,
         packed=_conv_packed,
     ),
     Op(
         "ConvTranspose",
         infer=_transpose_infer,
         run=_transpose_run,
-        dimensions=_transpose_dimensions,
-        time=_transpose_time,
+        dimensions=ROWS,
         arity=(1, 3),
         schema={**COMMON, "output_padding": replace(KERNEL, least=0), "output_shape": KERNEL},
         weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["input_size"], a["output_size"] // a["group"])),

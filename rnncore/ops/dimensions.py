@@ -25,7 +25,6 @@ __all__ = [
     "alike",
     "along_rows",
     "carried",
-    "einsum_dimensions",
     "factors",
     "kept",
     "of_first",
@@ -170,35 +169,6 @@ def factors(a: Value, b: Value, output: Value, places: tuple[int, int] = (0, 1))
     if rank_b > 1:
         found.append(Dimension({places[1]: rank_b - 1}, {0: rank - 1}))
     return found
-
-
-def einsum_dimensions(terms: Sequence[str], output: str, inputs: Values, result: Value) -> list[Dimension]:
-    """The letters of an einsum's output, and what stands for "..."."""
-    before, dots, after = output.partition("...")
-    between = len(result.shape) - len(before) - len(after)
-    found = []
-    for axis, letter in [*enumerate(before), *((len(before) + between + n, letter) for n, letter in enumerate(after))]:
-        here = {}
-        for place, (term, value) in enumerate(zip(terms, inputs, strict=True)):
-            if letter in term:
-                here[place] = _axis_of_letter(term, letter, len(value.shape))
-        if all(term.count(letter) <= 1 for term in terms):
-            found.append(Dimension(here, {0: axis}))
-    for number in range(between if dots else 0):
-        here = {}
-        for place, (term, value) in enumerate(zip(terms, inputs, strict=True)):
-            if "..." in term:
-                first = term.index("...")
-                own = number - between + len(value.shape) - len(term) + 3  # aligned at the last of them
-                if own >= 0:
-                    here[place] = first + own
-        found.append(Dimension(here, {0: len(before) + number}))
-    return found
-
-
-def _axis_of_letter(term: str, letter: str, rank: int) -> int:
-    before, _, after = term.partition("...")
-    return before.index(letter) if letter in before else rank - len(after) + after.index(letter)
 
 
 def reshaped(before: Sequence[int | str], after: Sequence[int | str]) -> list[Dimension]:

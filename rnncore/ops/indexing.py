@@ -11,7 +11,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops import blocks, sizes
-from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
+from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known
 from rnncore.ops.checks import NUMBERS, merge, need, need_scalar, single
 from rnncore.ops.dimensions import Dimension, carried, kept
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axis, Choice, Flag, Integer, Integers, Number
@@ -171,10 +171,6 @@ def _gather_nd_dimensions(attributes, inputs, outputs):
     ]
 
 
-def _gather_nd_time(attributes, rank, time_axis):
-    return "pointwise" if time_axis < attributes["batch_dims"] else "whole"
-
-
 REDUCTIONS = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}
 
 
@@ -307,10 +303,6 @@ def _compress_dimensions(attributes, inputs, outputs):
     return [] if attributes["axis"] is None else ALONG(attributes, inputs, outputs)
 
 
-def _over_axis_or_all(attributes, rank, time_axis):
-    return "whole" if attributes["axis"] is None else whole_over_axis(attributes, rank, time_axis)
-
-
 # --- order ---------------------------------------------------------------------------------------------------------
 
 
@@ -440,7 +432,6 @@ OPS = [
         _gather_infer,
         _gather,
         _gather_dimensions,
-        time=whole_over_axis,
         arity=(1, 2),
         schema={"indices": Integers(None, position=1, single=True), "axis": Axis(0)},
         bound=_gather_bound,
@@ -450,7 +441,6 @@ OPS = [
         _elements_infer,
         _gather_elements,
         _elements_dimensions,
-        time=whole_over_axis,
         arity=(2, 2),
         schema={"axis": Axis(0)},
     ),
@@ -459,7 +449,6 @@ OPS = [
         _gather_nd_infer,
         _gather_nd,
         _gather_nd_dimensions,
-        time=_gather_nd_time,
         arity=(2, 2),
         schema={"batch_dims": Integer(0, least=0, most=MAX_RANK)},
     ),
@@ -468,7 +457,6 @@ OPS = [
         _scatter_elements_infer,
         _scatter_elements,
         _scatter_elements_dimensions,
-        time=whole_over_axis,
         arity=(3, 3),
         schema={"axis": Axis(0), "reduction": REDUCTION},
     ),
@@ -477,7 +465,6 @@ OPS = [
         _scatter_nd_infer,
         _scatter_nd,
         _scatter_nd_dimensions,
-        time="whole",
         arity=(3, 3),
         schema={"reduction": REDUCTION},
     ),
@@ -489,13 +476,16 @@ OPS = [
         arity=(3, 3),
         schema={"depth": Number(None, position=1), "axis": Axis(-1)},
     ),
-    Op("NonZero", _nonzero_infer, _nonzero, time="whole"),
+    Op(
+        "NonZero",
+        _nonzero_infer,
+        _nonzero,
+    ),
     Op(
         "Compress",
         _compress_infer,
         _compress,
         _compress_dimensions,
-        time=_over_axis_or_all,
         arity=(2, 2),
         schema={"axis": Axis(None)},
     ),
@@ -504,7 +494,6 @@ OPS = [
         _top_k_infer,
         _top_k,
         ALONG,
-        time=whole_over_axis,
         arity=(1, 2),
         schema={
             "k": Integer(None, position=1, least=0),
@@ -514,13 +503,12 @@ OPS = [
         },
         outputs=("", "indices"),
     ),
-    Op("ArgMax", _arg_infer, _arg(np.argmax), _arg_dimensions, time=whole_over_axis, schema=ARG),
-    Op("ArgMin", _arg_infer, _arg(np.argmin), _arg_dimensions, time=whole_over_axis, schema=ARG),
+    Op("ArgMax", _arg_infer, _arg(np.argmax), _arg_dimensions, schema=ARG),
+    Op("ArgMin", _arg_infer, _arg(np.argmin), _arg_dimensions, schema=ARG),
     Op(
         "Unique",
         _unique_infer,
         _unique,
-        time=_over_axis_or_all,
         schema={"axis": Axis(None), "sorted": Flag(True)},
         outputs=("", "indices", "inverse_indices", "counts"),
     ),

@@ -138,10 +138,6 @@ def _mean_variance_run(attributes, weights, x):
     return centred / (np.sqrt(variance) + x.dtype.type(1e-9))
 
 
-def _mean_variance_time(attributes, rank, time_axis):
-    return "whole" if time_axis in _mean_variance_axes(attributes, rank) else "pointwise"
-
-
 def _lrn_infer(attributes, values):
     (x,) = values
     need(x, FLOATS)
@@ -263,22 +259,6 @@ def _layer_dimensions(attributes, inputs, outputs):
     return spread_over(axes, dict(enumerate(inputs)), outputs)
 
 
-def _layer_time(attributes, rank, time_axis):
-    return "whole" if axis_of(attributes["axis"], rank) <= time_axis else "pointwise"
-
-
-def _spatial_time(attributes, rank, time_axis):
-    return "whole" if time_axis >= 2 else "pointwise"
-
-
-def _channel_time(attributes, rank, time_axis):
-    return "whole" if time_axis == 1 else "pointwise"
-
-
-def _not_over_batch(attributes, rank, time_axis):
-    return "whole" if time_axis >= 1 else "pointwise"
-
-
 EPSILON = Real(1e-5, least=0.0)
 STASH = Choice(1, among=(1,))  # statistics in float32 or wider
 
@@ -296,7 +276,6 @@ OPS = [
         infer=_instance_infer,
         run=_instance_run,
         dimensions=_instance_dimensions,
-        time=_spatial_time,
         arity=(3, 3),
         schema={"epsilon": EPSILON},
     ),
@@ -305,7 +284,6 @@ OPS = [
         infer=_group_infer,
         run=_group_run,
         dimensions=along_rows(),
-        time=_not_over_batch,
         arity=(3, 3),
         schema={"epsilon": EPSILON, "num_groups": Size(), "stash_type": STASH},
     ),
@@ -314,7 +292,6 @@ OPS = [
         infer=_layer_infer,
         run=_layer_run,
         dimensions=_layer_dimensions,
-        time=_layer_time,
         arity=(2, 3),
         schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH, "statistics": Flag(False)},
         optional=(2,),
@@ -325,7 +302,6 @@ OPS = [
         infer=_layer_infer,
         run=_rms_run,
         dimensions=_layer_dimensions,
-        time=_layer_time,
         arity=(2, 2),
         schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH},
     ),
@@ -334,7 +310,6 @@ OPS = [
         infer=_mean_variance_infer,
         run=_mean_variance_run,
         dimensions=kept(_mean_variance_axes),
-        time=_mean_variance_time,
         schema={"axes": Axes((0, 2, 3))},
     ),
     Op(
@@ -342,7 +317,6 @@ OPS = [
         infer=_lrn_infer,
         run=_lrn_run,
         dimensions=kept(lambda attributes, rank: (1,)),
-        time=_channel_time,
         schema={"size": Size(), "alpha": Real(1e-4), "beta": Real(0.75), "bias": Real(1.0)},
     ),
 ]

@@ -25,9 +25,7 @@ from rnncore.ops.windows import (
     Window,
     check_sizes,
     need_images,
-    window_context,
     window_dimensions,
-    window_time,
 )
 
 __all__ = ["OPS"]
@@ -211,10 +209,6 @@ def _global_lp(attributes, x, axes):
     return powers.sum(axis=axes, keepdims=True) ** x.dtype.type(1 / p)
 
 
-def _global_time(attributes, rank, time_axis):
-    return "whole" if time_axis >= 2 else "pointwise"
-
-
 def _dimensions(attributes, inputs, outputs):
     """Of the maxima; their places count from the beginning of everything."""
     window = _window(attributes, len(inputs[0].shape) - 2)
@@ -225,19 +219,9 @@ def _global_dimensions(attributes, inputs, outputs):
     return carried((0, 1))
 
 
-def _time(attributes, rank, time_axis):
-    return window_time(_window(attributes, rank - 2), time_axis)
-
-
-def _context(attributes, rank, time_axis):
-    return window_context(_window(attributes, rank - 2), time_axis)
-
-
 def _pool(name, infer, run, outputs=("",), packed=None, **schema):
     schema = {"kernel_shape": replace(KERNEL, default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
-    return Op(
-        name, infer, run, _dimensions, time=_time, context=_context, schema=schema, outputs=outputs, packed=packed
-    )
+    return Op(name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed)
 
 
 OPS = [
@@ -258,13 +242,12 @@ OPS = [
         count_include_pad=Flag(0),
     ),
     _pool("LpPool", _infer(FLOATS), _lp_run, p=Size(2)),
-    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: mean(x, axes)), _global_dimensions, _global_time),
+    Op("GlobalAveragePool", _global_infer, _global(lambda a, x, axes: mean(x, axes)), _global_dimensions),
     Op(
         "GlobalMaxPool",
         _global_infer,
         _global(lambda a, x, axes: x.max(axis=axes, keepdims=True)),
         _global_dimensions,
-        _global_time,
     ),
-    Op("GlobalLpPool", _global_infer, _global(_global_lp), _global_dimensions, _global_time, schema={"p": Size(2)}),
+    Op("GlobalLpPool", _global_infer, _global(_global_lp), _global_dimensions, schema={"p": Size(2)}),
 ]

@@ -8,7 +8,7 @@ from rnncore.errors import SpecError, shown
 from rnncore.ops import blocks, sizes
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import FLOATS, NUMBERS, merge, need, one_dtype, spread
-from rnncore.ops.dimensions import Dimension, einsum_dimensions, factors
+from rnncore.ops.dimensions import factors
 from rnncore.ops.schema import Flag, Real, Text
 
 __all__ = ["OPS", "equation_terms"]
@@ -31,12 +31,10 @@ def _matmul_infer(attributes, values):
 
 
 def _matmul_dimensions(attributes, inputs, outputs):
-    return factors(*inputs, *outputs)
-
-
-def _matmul_time(attributes, rank, time_axis):
-    """Each matrix is on its own; within one, time may be an axis of the second factor too."""
-    return "pointwise" if time_axis < rank - 2 else "whole"
+    """What stands before the matrices. The rows of one are a single call of BLAS, whose bits depend on their number."""
+    tail = (len(inputs[0].shape) > 1) + (len(inputs[1].shape) > 1)
+    before = len(outputs[0].shape) - tail
+    return [dimension for dimension in factors(*inputs, *outputs) if dimension.outputs[0] < before]
 
 
 def _gemm_infer(attributes, values):
@@ -54,16 +52,6 @@ def _gemm_infer(attributes, values):
         if len(reach) > 2 or not all(fits):
             raise SpecError(f"C is {c}, expected what spreads over ({m}, {n})")
     return [Value(a.dtype, (m, n))]
-
-
-def _gemm_dimensions(attributes, inputs, outputs):
-    rank = 0 if inputs[2] is None else len(inputs[2].shape)
-    rows, columns = {0: int(attributes["transA"])}, {1: int(not attributes["transB"])}
-    if rank == 2:
-        rows[2] = 0
-    if rank:
-        columns[2] = rank - 1
-    return [Dimension(rows, {0: 0}), Dimension(columns, {0: 1})]
 
 
 def _gemm(attributes, weights, a, b, c=None):
@@ -123,10 +111,6 @@ def _einsum_infer(attributes, values):
     return [Value(dtype, shape)]
 
 
-def _einsum_dimensions(attributes, inputs, outputs):
-    return einsum_dimensions(*equation_terms(attributes, len(inputs)), inputs, *outputs)
-
-
 def _einsum(attributes, weights, *arrays):
     return blocks.einsum(attributes["equation"], *arrays)
 
@@ -137,15 +121,12 @@ OPS = [
         _matmul_infer,
         lambda a, w, x, y: blocks.matmul(x, y),
         _matmul_dimensions,
-        time=_matmul_time,
         arity=(2, 2),
     ),
     Op(
         "Gemm",
         _gemm_infer,
         _gemm,
-        _gemm_dimensions,
-        time="whole",
         arity=(2, 3),
         schema={"alpha": Real(1.0), "beta": Real(1.0), "transA": Flag(False), "transB": Flag(False)},
         optional=(2,),
@@ -154,8 +135,6 @@ OPS = [
         "Einsum",
         _einsum_infer,
         _einsum,
-        _einsum_dimensions,
-        time="whole",
         arity=(1, 64),
         schema={"equation": Text()},
     ),

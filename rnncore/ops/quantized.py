@@ -620,15 +620,6 @@ def _dynamic_dimensions(attributes, inputs, outputs):
     return _product_dimensions(0, 1, (), (2, 3, 4))(attributes, inputs, outputs)[-1:]
 
 
-def _over_rows(attributes, rank, time_axis):
-    """Op.time of a product along the last axis."""
-    return "whole" if time_axis == rank - 1 else "pointwise"
-
-
-def _conv_time(attributes, rank, time_axis):
-    return "pointwise" if time_axis == 0 else "whole"
-
-
 BLOCKS = Choice(0, among=(0,))  # one scale for all, or one for each index
 CONV_SCHEMA = {**WINDOW_SCHEMA, "group": Size(1), "kernel_shape": KERNEL}
 LSTM_SCHEMA = {
@@ -667,7 +658,6 @@ OPS = [
         "DynamicQuantizeLinear",
         infer=_dynamic_infer,
         run=_dynamic_run,
-        time="whole",
         outputs=("", "scale", "zero_point"),
     ),
     _op(
@@ -677,7 +667,6 @@ OPS = [
         2,
         4,
         dimensions=_product_dimensions(0, 1, (2,), (3,)),
-        time=_over_rows,
     ),
     _op(
         "QLinearMatMul",
@@ -686,7 +675,6 @@ OPS = [
         8,
         8,
         dimensions=_product_dimensions(0, 3, (1, 2), (4, 5)),
-        time=_over_rows,
     ),
     _op(
         "MatMulIntegerToFloat",
@@ -695,7 +683,6 @@ OPS = [
         4,
         7,
         dimensions=_product_dimensions(0, 1, (2, 4), (3, 5, 6)),
-        time=_over_rows,
     ),
     _op(
         "DynamicQuantizeMatMul",
@@ -704,7 +691,6 @@ OPS = [
         3,
         5,
         dimensions=_dynamic_dimensions,
-        time="whole",
     ),
     _op(
         "ConvInteger",
@@ -713,7 +699,6 @@ OPS = [
         2,
         4,
         dimensions=along_rows(),
-        time=_conv_time,
         schema=CONV_SCHEMA,
     ),
     _op(
@@ -723,14 +708,12 @@ OPS = [
         8,
         9,
         dimensions=along_rows(),
-        time=_conv_time,
         schema=CONV_SCHEMA,
     ),
     Op(
         "DynamicQuantizeLSTM",
         infer=_lstm_infer,
         run=_packed_only(_lstm_packed),
-        time="whole",
         arity=(12, 12),
         schema=LSTM_SCHEMA,
         optional=(3, 4, 5, 6, 7),

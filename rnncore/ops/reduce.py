@@ -47,7 +47,7 @@ def _reduction(name, function, dtypes=SUMMED, data=None):
         return lambda x: np.asarray(function(x, axes, keepdims), dtype)
 
     schema = {"axes": Axes(None, position=1), "keepdims": Flag(True), "noop_with_empty_axes": Flag(False)}
-    return Op(name, infer, run, _dimensions, time=_time, arity=(1, 2), schema=schema, bound=bound)
+    return Op(name, infer, run, _dimensions, arity=(1, 2), schema=schema, bound=bound)
 
 
 def _shape(attributes, values):
@@ -79,14 +79,6 @@ def _places_left(rank, removed, keepdims):
     """Where each axis of the input is in the output; None for those that are reduced."""
     left = count()
     return [None if axis in removed else axis if keepdims else next(left) for axis in range(rank)]
-
-
-def _time(attributes, rank, time_axis):
-    """Axes that are an input may be any; none are all, or with noop_with_empty_axes none."""
-    axes = attributes["axes"]
-    if axes:
-        return "whole" if time_axis in axes_of(axes, rank) else "pointwise"
-    return "pointwise" if axes == () and attributes["noop_with_empty_axes"] else "whole"
 
 
 def _sum(x, axes, keepdims):

@@ -107,7 +107,6 @@ OPS = [
         "Reference",
         _infer,
         _run,
-        time="whole",
         arity=(0, 16),
         schema={
             "type": Choice(among=tuple(RARE)),

@@ -110,37 +110,23 @@ def _pad_run(attributes, weights, x, pads=None, fill=None, axes=None):
     return np.ascontiguousarray(x)
 
 
-def _time_pads(attributes, rank, time_axis):
-    """(before, after) along time, None where that is only known when the model runs."""
+def _pads_along(attributes, rank, axis):
+    """(before, after) along an axis, None where that is only known when the model runs."""
     if attributes["pads"] is None:
         return None
-    return _pad_widths(attributes["pads"], attributes["axes"], rank)[time_axis]
+    return _pad_widths(attributes["pads"], attributes["axes"], rank)[axis]
 
 
 def _pad_dimensions(attributes, inputs, outputs):
     """A constant pad at the beginning alone shifts: each number is one that came so many places before."""
     found, rank = [], len(inputs[0].shape)
     for axis in range(rank):
-        pads = _time_pads(attributes, rank, axis)
+        pads = _pads_along(attributes, rank, axis)
         if pads == (0, 0):
             found.append(Dimension({0: axis}, {0: axis}))
         elif pads is not None and pads[0] >= 0 and pads[1] == 0 and attributes["mode"] == "constant":
             found.append(Dimension({0: axis}, {0: axis}, Reach(pads[0], 0)))
     return found
-
-
-def _pad_time(attributes, rank, time_axis):
-    found = _time_pads(attributes, rank, time_axis)
-    if found == (0, 0):
-        return "pointwise"
-    shifts = found is not None and found[0] >= 0 and found[1] == 0 and attributes["mode"] == "constant"
-    return "causal" if shifts else "whole"
-
-
-def _pad_context(attributes, rank, time_axis):
-    """A constant pad at the beginning shifts: each step is one that came so many steps before."""
-    causal = _pad_time(attributes, rank, time_axis) != "whole"
-    return (_time_pads(attributes, rank, time_axis)[0], 0, 1) if causal else None
 
 
 # ---- Resize ------------------------------------------------------------------------------------------------------
@@ -341,15 +327,6 @@ def _stays(attributes, rank, axis):
     return scales[_chosen_axes(attributes["axes"], rank).index(axis)] == 1
 
 
-def _resize_time(attributes, rank, time_axis):
-    if attributes["axes"] is not None and time_axis not in _chosen_axes(attributes["axes"], rank):
-        return "pointwise"
-    scales = attributes["scales"]
-    plain = scales is not None and attributes["coordinate_transformation_mode"] != "tf_crop_and_resize"
-    stays = plain and scales[_chosen_axes(attributes["axes"], rank).index(time_axis)] == 1
-    return "pointwise" if stays else "whole"
-
-
 RESIZE_SCHEMA = {
     "roi": Numbers(None, position=1, longest=2 * MAX_RANK),
     "scales": Numbers(None, position=2, longest=MAX_RANK),
@@ -391,7 +368,6 @@ OPS = [
         infer=_pad_infer,
         run=_pad_run,
         dimensions=_pad_dimensions,
-        time=_pad_time,
         arity=(1, 4),
         schema={
             "pads": Integers(None, position=1, least=-MAX_SIZE, most=MAX_SIZE, longest=2 * MAX_RANK),
@@ -399,14 +375,12 @@ OPS = [
             "axes": Axes(None, position=3),
             "mode": Choice("constant", among=PAD_MODES),
         },
-        context=_pad_context,
     ),
     Op(
         "Resize",
         infer=_resize_infer,
         run=_resize_run,
         dimensions=_resize_dimensions,
-        time=_resize_time,
         arity=(1, 4),
         schema=RESIZE_SCHEMA,
     ),
@@ -415,7 +389,6 @@ OPS = [
         infer=_upsample_infer,
         run=_upsample_run,
         dimensions=lambda attributes, inputs, outputs: _resize_dimensions(_upsampling(attributes), inputs, outputs),
-        time=lambda attributes, rank, time_axis: _resize_time(_upsampling(attributes), rank, time_axis),
         arity=(1, 2),
         schema={
             "scales": replace(RESIZE_SCHEMA["scales"], position=1),

@@ -25,7 +25,6 @@ from rnncore.ops.base import (
     given,
     has,
     numpy_dtype,
-    whole_over_axis,
 )
 from rnncore.ops.checks import FLOATS, SIGNED, axes_of, integers, merge, need, need_scalar, single, spread
 from rnncore.ops.dimensions import Dimension, alike, along_rows, carried, kept, reshaped, spread_over
@@ -127,13 +126,6 @@ def _reshape_dimensions(attributes, inputs, outputs):
     return reshaped(inputs[0].shape, outputs[0].shape)
 
 
-def _reshape_time(attributes, rank, time_axis):
-    """A step stays a step where the sizes up to its axis are those of the input."""
-    shape = attributes["shape"]
-    kept = shape is not None and not attributes["allowzero"] and shape[: time_axis + 1] == (0,) * (time_axis + 1)
-    return "pointwise" if kept else "whole"
-
-
 def _flatten_infer(attributes, values):
     x = values[0]
     axis = _flat_axis(attributes["axis"], len(x.shape))
@@ -148,10 +140,6 @@ def _flat_axis(axis, rank):
 def _flatten(attributes, weights, x):
     axis = _flat_axis(attributes["axis"], x.ndim)
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
-
-
-def _flatten_time(attributes, rank, time_axis):
-    return "pointwise" if time_axis == 0 and _flat_axis(attributes["axis"], rank) == 1 else "whole"
 
 
 def _known_axes(attributes, values):
@@ -245,11 +233,6 @@ def _squeeze_dimensions(attributes, inputs, outputs):
     return carried(None if axis in gone else next(left) for axis in range(len(shape)))
 
 
-def _squeeze_time(attributes, rank, time_axis):
-    axes = attributes["axes"]
-    return "whole" if axes is None or time_axis in axes_of(axes, rank) else "pointwise"
-
-
 def _transpose_infer(attributes, values):
     x, perm = values[0], attributes["perm"]
     rank = len(x.shape)
@@ -313,11 +296,6 @@ def _tile_dimensions(attributes, inputs, outputs):
     return carried(axis if times == 1 else None for axis, times in enumerate(repeats))
 
 
-def _tile_time(attributes, rank, time_axis):
-    repeats = attributes["repeats"]
-    return "pointwise" if repeats is not None and repeats[time_axis] == 1 else "whole"
-
-
 # --- Shape, Size ---------------------------------------------------------------------------------------------------
 
 
@@ -325,10 +303,6 @@ def _shape_infer(attributes, values):
     """start and end are clamped to the rank, as those of a slice."""
     found = values[0].shape[attributes["start"] : attributes["end"]]
     return [Value("int64", (len(found),), found)]
-
-
-def _shape_time(attributes, rank, time_axis):
-    return "whole" if time_axis in range(rank)[attributes["start"] : attributes["end"]] else "pointwise"
 
 
 def _shape(attributes, weights, x):
@@ -542,15 +516,6 @@ def _is_all(found, place, size):
     return start == 0 and step in (None, 1) and (far or (end == size and size != UNKNOWN))
 
 
-def _slice_time(attributes, rank, time_axis):
-    axes, starts = attributes["axes"], attributes["starts"]
-    if axes is None:
-        untouched = starts is not None and len(starts) <= time_axis
-    else:
-        untouched = time_axis not in axes_of(axes, rank)
-    return "pointwise" if untouched else "whole"
-
-
 # --- what is made of shapes ----------------------------------------------------------------------------------------
 
 
@@ -688,10 +653,6 @@ def _reverse_dimensions(attributes, inputs, outputs):
     return [Dimension({0: batch, 1: 0}, {0: batch}), *carried([None, None, *range(2, rank)])]
 
 
-def _image_time(attributes, rank, time_axis):
-    return "pointwise" if time_axis == 0 else "whole"
-
-
 def _reverse_infer(attributes, values):
     x, lengths = values
     axes = attributes["batch_axis"], attributes["time_axis"]
@@ -715,10 +676,6 @@ def _reverse_sequence(attributes, weights, x, lengths):
     return found.swapaxes(0, 1) if turned else found
 
 
-def _reverse_time(attributes, rank, time_axis):
-    return "whole" if attributes["time_axis"] == time_axis else "pointwise"
-
-
 BLOCKS = {"blocksize": Size(), "mode": Choice("DCR", among=("DCR", "CRD"))}
 SIZES = {"least": 0, "longest": MAX_RANK}
 FIRST_TWO = (0, 1)
@@ -729,7 +686,6 @@ OPS = [
         _reshape_infer,
         _reshape,
         _reshape_dimensions,
-        time=_reshape_time,
         arity=(1, 2),
         schema={
             "shape": Integers(None, position=1, least=-1, longest=MAX_RANK),
@@ -738,7 +694,7 @@ OPS = [
         bound=_reshape_bound,
         shaped_by=(1,),
     ),
-    Op("Flatten", _flatten_infer, _flatten, _reshape_dimensions, time=_flatten_time, schema={"axis": Axis(1)}),
+    Op("Flatten", _flatten_infer, _flatten, _reshape_dimensions, schema={"axis": Axis(1)}),
     Op(
         "Unsqueeze",
         _unsqueeze_infer,
@@ -753,7 +709,6 @@ OPS = [
         _squeeze_infer,
         _squeeze,
         _squeeze_dimensions,
-        time=_squeeze_time,
         arity=(1, 2),
         schema={"axes": Axes(None, position=1)},
         bound=_squeeze_bound,
@@ -780,7 +735,6 @@ OPS = [
         _tile_infer,
         _tile,
         _tile_dimensions,
-        time=_tile_time,
         arity=(1, 2),
         schema={"repeats": Integers(None, position=1, **SIZES)},
     ),
@@ -788,7 +742,6 @@ OPS = [
         "Shape",
         _shape_infer,
         _shape,
-        time=_shape_time,
         schema={"start": Integer(0), "end": Integer(None)},
         of_sizes=(0,),
     ),
@@ -796,7 +749,6 @@ OPS = [
         "Size",
         lambda a, values: [Value("int64", (), (sizes.multiply(1, *values[0].shape),))],
         lambda a, w, x: np.array(x.size, np.int64),
-        time="whole",
         of_sizes=(0,),
     ),
     Op(
@@ -804,7 +756,6 @@ OPS = [
         _concat_infer,
         _concat,
         _concat_dimensions,
-        time=whole_over_axis,
         arity=(1, 1024),
         schema={"axis": Axis()},
         bound=_concat_bound,
@@ -814,7 +765,6 @@ OPS = [
         _split_infer,
         _split,
         ACROSS,
-        time=whole_over_axis,
         arity=(1, 2),
         schema={
             "split": Integers(None, position=1, least=0, most=MAX_SIZE, longest=MAX_OUTPUTS),
@@ -828,7 +778,6 @@ OPS = [
         _slice_infer,
         _slice,
         _slice_dimensions,
-        time=_slice_time,
         arity=(1, 5),
         schema={
             name: Axes(None, position=place) if name == "axes" else Integers(None, position=place, longest=MAX_RANK)
@@ -841,7 +790,6 @@ OPS = [
         "Range",
         _range_infer,
         _range,
-        time="whole",
         arity=(3, 3),
         schema={"stash_type": Choice(1, among=(1,))},
     ),
@@ -850,7 +798,6 @@ OPS = [
         _constant_infer,
         _constant_of_shape,
         alike,
-        time="whole",
         arity=(0, 1),
         schema={
             "shape": Integers(None, position=0, **SIZES),
@@ -863,7 +810,6 @@ OPS = [
         "EyeLike",
         _eye_infer,
         _eye_like,
-        time="whole",
         of_sizes=(0,),
         schema={"dtype": Choice(None, among=DTYPES), "k": Integer(0)},
     ),
@@ -872,18 +818,16 @@ OPS = [
         _trilu_infer,
         _trilu,
         kept(lambda attributes, rank: (rank - 2, rank - 1)),
-        time=lambda a, rank, time_axis: "whole" if time_axis >= rank - 2 else "pointwise",
         arity=(1, 2),
         schema={"k": Integer(None, position=1), "upper": Flag(True)},
     ),
-    Op("DepthToSpace", _depth_to_space_infer, _depth_to_space, along_rows(), time=_image_time, schema=BLOCKS),
-    Op("SpaceToDepth", _space_to_depth_infer, _space_to_depth, along_rows(), time=_image_time, schema=BLOCKS),
+    Op("DepthToSpace", _depth_to_space_infer, _depth_to_space, along_rows(), schema=BLOCKS),
+    Op("SpaceToDepth", _space_to_depth_infer, _space_to_depth, along_rows(), schema=BLOCKS),
     Op(
         "ReverseSequence",
         _reverse_infer,
         _reverse_sequence,
         _reverse_dimensions,
-        time=_reverse_time,
         arity=(2, 2),
         schema={"batch_axis": Choice(1, among=FIRST_TWO), "time_axis": Choice(0, among=FIRST_TWO)},
     ),

@@ -9,7 +9,7 @@ import numpy as np
 
 from rnncore.errors import InputError, SpecError
 from rnncore.ops import blocks
-from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known, whole_over_axis
+from rnncore.ops.base import UNKNOWN, Op, Value, axis_of, given, has, known
 from rnncore.ops.checks import single
 from rnncore.ops.dimensions import Dimension, Reach, along_rows, carried
 from rnncore.ops.schema import MAX_SIZE, Axis, Flag, Integer, Size
@@ -93,12 +93,6 @@ def _dft_dimensions(attributes, inputs, outputs):
     return carried(None if i in (axis, rank - 1) else i for i in range(rank))
 
 
-def _dft_time(attributes, rank, time_axis):
-    """An axis that is not an attribute may be an input, and then be any."""
-    axis = attributes["axis"]
-    return "whole" if axis is None or _dft_axis(axis, rank) == time_axis else "pointwise"
-
-
 # ---- STFT --------------------------------------------------------------------------------------------------------
 
 
@@ -180,12 +174,6 @@ def _frames_dimensions(attributes, inputs, outputs):
     return [*others, Dimension({0: axis}, {0: axis}, Reach(begin, size - 1 - begin, step))]
 
 
-def _frames_context(attributes, rank, time_axis):
-    if attributes["axis"] % rank != time_axis:
-        return 0, 0, 1
-    return attributes["begin"], attributes["size"] - 1 - attributes["begin"], attributes["step"]
-
-
 OPS = [
     # Pieces of ``size`` numbers along an axis, one every ``step``, the first after ``begin`` zeros: a new axis before
     # that of their numbers. What does not fill the last piece is left out.
@@ -195,15 +183,12 @@ OPS = [
         _frames_run,
         _frames_dimensions,
         schema={"axis": Axis(), "size": Size(), "step": Size(), "begin": Integer(0, least=0, most=MAX_SIZE)},
-        time=whole_over_axis,
-        context=_frames_context,
     ),
     Op(
         "DFT",
         infer=_dft_infer,
         run=_dft_run,
         dimensions=_dft_dimensions,
-        time=_dft_time,
         arity=(1, 3),
         schema={
             "dft_length": Size(None, position=1),
@@ -217,7 +202,6 @@ OPS = [
         infer=_stft_infer,
         run=_stft_run,
         dimensions=along_rows(),
-        time=lambda attributes, rank, time_axis: "pointwise" if time_axis == 0 else "whole",
         arity=(1, 4),
         schema={
             "frame_step": Size(None, position=1),

@@ -28,9 +28,7 @@ __all__ = [
     "Window",
     "check_sizes",
     "need_images",
-    "window_context",
     "window_dimensions",
-    "window_time",
 ]
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
@@ -138,7 +136,7 @@ class Window:
         return max((-(-size // self.strides[axis]) - 1) * self.strides[axis] + self.extent(axis) - size, 0)
 
     def context(self, axis: int) -> tuple[int, int, int] | None:
-        """(left, right, stride) along one axis: see Op.context. None where the pads depend on the input's size."""
+        """(before, after, stride) along one axis, as a Reach has them; None where pads depend on the input's size."""
         stride = self.strides[axis]
         if self.same and stride > 1:
             return None
@@ -212,16 +210,3 @@ def window_dimensions(window: Window, inputs: Values, outputs: Sequence[Value]) 
         if context is not None:
             found.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))
     return found
-
-
-def window_context(window: Window, time_axis: int) -> tuple[int, int, int] | None:
-    """Op.context of a window over the axes from 2 on."""
-    return window.context(time_axis - 2) if time_axis >= 2 else (0, 0, 1)
-
-
-def window_time(window: Window, time_axis: int) -> str:
-    """Op.time of the same: causal where no window looks ahead."""
-    found = window_context(window, time_axis)
-    if found == (0, 0, 1):
-        return "pointwise"
-    return "causal" if found is not None and found[1] <= 0 else "whole"

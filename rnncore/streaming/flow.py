@@ -28,6 +28,7 @@ from rnncore.errors import SpecError, UnsupportedError
 from rnncore.graph.axes import describe, follow, freed
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
 from rnncore.ops.base import known
+from rnncore.ops.dimensions import CAUSAL, WHOLE, Reach
 from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.streaming.moved import LATER, First, along_others, moved
 from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
@@ -35,12 +36,6 @@ from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, join
 __all__ = ["Flow", "Part", "Plan", "plan"]
 
 TIME, BATCH = "TIME__", "BATCH__"
-
-# Ops of attention whose attribute "causal" keeps them from looking ahead: they look back on a declared history.
-LOOK_BACK = ("MultiHeadAttention", "KerasAttention", "KerasAdditiveAttention")
-
-# These, and the ops whose queries may come one by one.
-ATTENTION = (*LOOK_BACK, "BahdanauAttention", "LuongAttention")
 
 # Ops that may read sizes and the time's size among them, because a chunk's size serves as well as the whole one's.
 OF_SIZES = (
@@ -58,9 +53,6 @@ OF_SIZES = (
     "Div",
 )
 INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
-
-# Ops for which the shapes say whether rows and steps stay apart, better than the op knows.
-RESHAPING = ("Reshape", "Expand", "Squeeze", "Unsqueeze", "Flatten", "Tile", "Shape")
 
 # Ops whose steps are made of all those before.
 RUNNING = ("CumSum", "CumProd")
@@ -318,9 +310,9 @@ class _Follower:
         flow = given.get(node.inputs[0]) if node.inputs else None
         if self.fixed or flow is None or flow.batch is None or not isinstance(node, Node):
             return
-        op = OPS[node.op]
-        mixes = callable(op.time) and node.op not in (*RESHAPING, *LOOK_BACK)
-        if mixes and op.over_time(node.attributes, len(flow.value.shape), flow.batch) == "whole":
+        flows = {place: given[name] for place, name in enumerate(node.inputs) if name in given}
+        slots = {place: found.batch for place, found in flows.items() if found.batch is not None}
+        if 0 not in OPS[node.op].of_sizes and not self._reach(node, slots).apart:
             self._refuse(node, "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it mixes the rows of a batch")
@@ -379,7 +371,6 @@ class _Follower:
 
     def _over_time(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
         """A node with an input that has steps."""
-        op = OPS[node.op]
         steps = {name: flow for name, flow in given.items() if flow.kind == "steps"}
         first = next(flow for flow in steps.values())
         rank, axis = len(first.value.shape), first.time
@@ -396,28 +387,30 @@ class _Follower:
             self._refuse(node, "it counts the steps of the whole sequence")
         if node.op in RUNNING and self._along(node, axis, rank):
             return self._summed(place, node, first)
-        if op.context is not None:
-            window = self._window(node, first, op.context(node.attributes, rank, axis))
-            if window is not None and list(steps) != [node.inputs[0]]:
-                self._refuse(node, "its weights depend on the sequence")
-            if window is not None:
-                return self._windowed(place, node, first, window)
-        how = op.over_time(node.attributes, rank, axis)
-        if node.op == "Gather" and node.inputs[0] not in steps:
-            how = "pointwise"  # rows of a table
-        moving = [name for name in node.inputs if name in steps]
-        if node.op in ATTENTION and moving == [node.inputs[0]] and not node.attributes.get("causal"):
-            how = "pointwise"  # each query for itself, of a memory that is there
-        if how == "whole" and node.op in ("Reshape", "Expand") and self._keeps_time(node, first):
-            how = "pointwise"
-        if how == "causal" and node.op in LOOK_BACK:
+        slots = {number: self.flows[name].time for number, name in enumerate(node.inputs) if name in steps}
+        reach = self._reach(node, slots)
+        if reach == CAUSAL:
             return self._looking_back(place, node, steps)
-        if how != "pointwise":
-            self._refuse(node, "it needs the whole sequence")
+        if reach.after is None or reach.before is None:
+            weights = 0 not in slots or len(slots) > 1
+            of_weights = weights and 0 in slots and self._reach(node, {0: axis}).name == "window"
+            self._refuse(node, "its weights depend on the sequence" if of_weights else "it needs the whole sequence")
+        if not reach.apart:
+            return self._windowed(place, node, first, self._window(node, first, reach))
         timing = joined([flow.timing for flow in steps.values()])
         if len(steps) > 1:
             self._mark_joined(place, node, first)
         return self._give(node, Part(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
+
+    def _reach(self, node: Node, slots: Mapping[int, int]) -> Reach:
+        """How far the node looks along the dimension that these inputs have at these axes; WHOLE if it is none."""
+        for dimension in node.dimensions(self.marked):
+            if all(dimension.inputs.get(place) == axis for place, axis in slots.items()):
+                others = [place for place in dimension.inputs if place not in slots and node.inputs[place : place + 1]]
+                shapes = [(self.marked.get(node.inputs[place]), dimension.inputs[place]) for place in others]
+                fit = OPS[node.op].spreads or all(value is None or value.shape[axis] == 1 for value, axis in shapes)
+                return dimension.reach if fit else WHOLE
+        return WHOLE
 
     def _first(self, place: int, node: Node, flow: Flow, count: int) -> Part:
         """The first steps, of which only the shape may be read, as of what zeros are made like.
@@ -487,13 +480,6 @@ class _Follower:
                 shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
                 self.marked[name] = Value(value.dtype, shape)
 
-    def _keeps_time(self, node: Node, flow: Flow) -> bool:
-        """Whether a Reshape leaves each step's elements together, in order: what stands before the time is the same."""
-        shape, found = flow.value.shape, self.marked[node.names[0]].shape
-        axes = [axis for axis, size in enumerate(found) if size == shape[flow.time]]
-        before = sorted(map(str, (size for size in shape[: flow.time] if size != 1)))
-        return len(axes) == 1 and sorted(map(str, (size for size in found[: axes[0]] if size != 1))) == before
-
     def _takes_last(self, node: Node, flow: Flow) -> bool:
         """Whether a Gather or a Slice takes the last step and no other."""
         attributes, rank = node.attributes, len(flow.value.shape)
@@ -506,10 +492,8 @@ class _Follower:
         one = isinstance(axes, tuple) and len(axes) == 1 and axes[0] % rank == flow.time
         return one and attributes["starts"] == (-1,) and isinstance(ends, tuple) and ends[0] >= LATER
 
-    def _window(self, node: Node, flow: Flow, context: tuple[int, int, int] | None) -> Window | None:
-        if context is None or context == (0, 0, 1):
-            return None
-        left, right, stride = context
+    def _window(self, node: Node, flow: Flow, reach: Reach) -> Window:
+        left, right, stride = reach.before, reach.after, reach.stride
         if node.op == "Frames":
             return Window(flow.timing, left, right, stride, 0)
         attributes = node.attributes
