@@ -1,5 +1,8 @@
 """Modules drawn at random, with decisions on sizes, odd names of arguments and loops: refused, or equal to torch.
 
+Loops go over ranges, halves, splits and lists of other loops, collect in lists and in tensors, and keep what they
+return whole or in part; between them stand functions, numbers made of sizes, and changes in place.
+
     python tests/export_draws.py [--count 5000] [--seed 0]
 
 Each module is exported at one size and run at ten others, in processes of their own, since a crash ends the process.
@@ -9,6 +12,7 @@ Prints each failure with the module's text, then how many were exported and refu
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import random
 import sys
@@ -52,7 +56,10 @@ class Draw:
         if self.counted and self.random.random() < 0.8:
             self._pack()
         for _ in range(self.random.randint(1, 3)):
-            pick((self._branch, self._branch, self._slice, self._loop, self._loop, self._number, self._layer))()
+            pick((
+                self._branch, self._branch, self._slice, self._loop, self._loop, self._loop, self._number, self._layer,
+                self._in_place, self._function,
+            ))()  # fmt: skip
         self.lines.append(f"return {self._result()}")
 
     def _count(self, name: str = "y") -> str:
@@ -104,6 +111,10 @@ class Draw:
         pick = self.random.choice
         self.lines.append(
             pick((
+                f"y = y[:, :int({self._count()} * {pick((0.3, 0.5, 0.75))}) + 1]",
+                f"y = y[:, :math.{pick(('ceil', 'floor'))}({self._count()} / {pick((2, 3))}) + 1]",
+                f"y = y * math.{pick(('sqrt', 'log'))}({self._count()} + 1) - {self._count()} ** 0.5",
+                f"y = y + torch.linspace(0, {pick((1, 2))}, y.size(1))[:, None]",
                 f"y = y / {self._count()}", f"y = y * {self._count()}", f"y = y + float({self._count()})",
                 f"y = y + torch.arange({self._count()} * 1.0).sum()",
                 f"y = torch.zeros(y.size(0), {self._count()}, 4) + y.mean()",
@@ -115,23 +126,71 @@ class Draw:
             self.random.choice(("y = self.gru(y)[0]", "y = self.layer(y)", "y = self.both(y)[0][:, :, :4]"))
         )
 
-    def _loop(self) -> None:
-        pick = self.random.choice
-        count = self._count()
-        over, step = pick((
-            (f"range({count})", "y[:, t]"), (f"range({count})", "y[:, t]"),
-            (f"range(1, {count})", "y[:, t] - y[:, t - 1]"),
-            (f"range({count} - 1, -1, -1)", "y[:, t]"), ("y.unbind(1)", "t"), (f"range(0, {count}, 2)", "y[:, t]"),
+    def _in_place(self) -> None:
+        pick, k = self.random.choice, self.random.choice((0, 1, 2))
+        self.lines += pick((
+            [f"y[:, {k}] = 0.5"], ["y *= 0.5"], ["y = y.clamp_(-1, 1)"], [f"y[:, {k}:] = y[:, {k}:] * 2"],
+            ["for t in range(1, y.size(1)):", "    y[:, t] = y[:, t] + 0.5 * y[:, t - 1]"],
+            ["out = torch.zeros(y.size(0), y.size(1) + 1, 4)", "for t in range(y.size(1)):",
+             "    out[:, t + 1] = torch.tanh(out[:, t] + y[:, t])", f"y = out[:, {k}:]"],
         ))  # fmt: skip
-        update = pick(("h = self.cell({})", "h = self.cell({})", "h = torch.tanh(h + {})", "h = 0.5 * h + {}"))
-        given = f"{step}, h" if "cell" in update else step
-        self.lines += ["h, out = torch.zeros(y.size(0), 4), []", f"for t in {over}:", f"    {update.format(given)}"]
-        if self.random.random() < 0.2:
-            self.lines += [f"    if t == {pick(('0', '3', 'y.size(1) - 1'))}:", "        h = h * 2"]
-        self.lines += [
-            "    out.append(h)",
-            "y = torch.stack(out, 1)" if self.random.random() < 0.8 else "y = y + h[:, None]",
-        ]
+
+    def _function(self) -> None:
+        pick, k = self.random.choice, self.random.choice((1, 2, 3))
+        self.lines.append(
+            pick((
+                f"y = y.unfold(1, {k}, {pick((1, 2))}).mean(-1)", "y = torch.logcumsumexp(y, 1)",
+                f"y = torch.fmod(y, 0.{k})", "y = torch.nan_to_num(torch.log(y), nan=0.5, neginf=-1.0)",
+                "y = torch.cummax(y, 1)[0]", f"y = torch.cat([y, torch.diff(y, dim=1)], 1)[:, {k}:]",
+                "y = torch.stft(y.reshape(y.size(0), -1), 6, 2, return_complex=True).abs().transpose(1, 2)",
+                "y = self.encoder(y, src_key_padding_mask=torch.arange(y.size(1))[None].expand(y.size(0), -1) > 2)",
+            ))
+        )  # fmt: skip
+
+    def _steps(self, count: str) -> tuple[str, str]:
+        """What a loop goes over, and the items (B, 4) that it has."""
+        return self.random.choice((
+            (f"range({count})", "y[:, t]"), (f"range({count})", "y[:, t]"),
+            (f"range(1, {count})", "y[:, t] - y[:, t - 1]"), (f"range(1, {count})", "y[:, t]"),
+            (f"range({count} - 1, -1, -1)", "y[:, t]"), ("y.unbind(1)", "t"), (f"range(0, {count}, 2)", "y[:, t]"),
+            ("y.split(1, dim=1)", "t.squeeze(1)"), ("y.chunk(y.size(1), 1)", "t[:, 0]"),
+            ("[self.layer(y[:, u]) for u in range(y.size(1))]", "t"), ("y.transpose(0, 1)", "t"),
+        ))  # fmt: skip
+
+    def _loop(self) -> None:
+        pick, chance = self.random.choice, self.random.random
+        count = self._count()
+        over, step = self._steps(count)
+        counted = over.startswith("range")
+        update = pick((
+            "h = self.cell({})", "h = self.cell({})", "h = torch.tanh(h + {})", "h = 0.5 * h + {}",
+            "h, c = self.pair({})",
+        ))  # fmt: skip
+        given = f"{step}, (h, c)" if "pair" in update else f"{step}, h" if "cell" in update else step
+        start = pick(("torch.zeros(y.size(0), 4)", "torch.zeros(y.size(0), 4)", "y[:, 0]", "y.new_zeros(y.size(0), 4)"))
+        stores = counted and chance() < 0.3
+        self.lines += [f"h, out, total = {start}, [], {pick(('0', 'None'))}", "c = torch.zeros_like(h)"]
+        if stores:
+            first, kind = pick((("y.size(0), y.size(1)", ":, t"), ("y.size(1), y.size(0)", "t")))
+            self.lines.append(f"held = torch.{pick(('zeros', 'ones', 'FloatTensor'))}({first}, 4)")
+            self.lines.append("held.zero_()")
+        self.lines += [f"for t in {over}:", f"    {update.format(given)}"]
+        if chance() < 0.2 and counted:
+            self.lines += [f"    if t {pick(('==', '<', '!='))} {pick(('0', '1', '3', 'y.size(1) - 1'))}:"]
+            self.lines += ["        h = h * 2"]
+        if chance() < 0.2:
+            self.lines += ["    if random.random() < 0:", "        h = -h"]
+        self.lines += ["    total = h if total is None else total + h", "    out.append(h)"]
+        if stores:
+            self.lines += [f"    held[{kind}] = h", "y = held" + (".transpose(0, 1)" if kind == "t" else "")]
+            return
+        whole = pick((
+            "torch.stack(out, 1)", "torch.stack(out, 1)", "torch.stack(out[1:], 1)", "torch.stack(out[::-1], 1)",
+            "torch.cat([o.unsqueeze(1) for o in out], 1)", "torch.stack([y[:, 0], *out], 1)",
+            "torch.stack(out).permute(1, 0, 2)",
+        ))  # fmt: skip
+        self.lines.append(pick((f"y = {whole}", f"y = {whole}", f"y = {whole}", "y = y + h[:, None]",
+                                "y = y + total[:, None]", "y = y - out[0][:, None]")))  # fmt: skip
 
     def _pack(self) -> None:
         name = self.counted
@@ -149,7 +208,7 @@ class Draw:
         return self.random.choice(("y", "y", "y.mean(1)", "y[:, -1]", "y.sum(1) / y.size(1)", "y.amax(1)", "y[:, -1:]"))
 
     def module(self) -> nn.Module:
-        space: dict = {"torch": torch, "nn": nn}
+        space: dict = {"torch": torch, "nn": nn, "math": math, "random": random}
         exec(compile(self.text, "<drawn>", "exec"), space)
 
         class Drawn(nn.Module):
@@ -157,7 +216,9 @@ class Draw:
                 super().__init__()
                 self.gru = nn.GRU(WIDTH, WIDTH, batch_first=True)
                 self.both = nn.LSTM(WIDTH, WIDTH, batch_first=True, bidirectional=True)
-                self.cell = nn.GRUCell(WIDTH, WIDTH)
+                self.cell, self.pair = nn.GRUCell(WIDTH, WIDTH), nn.LSTMCell(WIDTH, WIDTH)
+                layer = nn.TransformerEncoderLayer(WIDTH, 2, 8, batch_first=True)
+                self.encoder = nn.TransformerEncoder(layer, 1)
                 self.layer = nn.Linear(WIDTH, WIDTH)
 
             forward = space["forward"]

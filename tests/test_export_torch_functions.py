@@ -1,5 +1,6 @@
 """from_torch on functions of torch, on numbers made of sizes, and on modules called by their own arguments."""
 
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from export_agreement import agrees
 from torch import nn
 from torch_modules import floats
 
+import rnncore
 from rnncore.errors import UnsupportedError
 from rnncore.export import from_torch
 
@@ -258,3 +260,44 @@ def test_transformers_are_left_as_they_were():
     before = nn.TransformerEncoder.forward, nn.TransformerDecoder.forward
     from_torch(Decoder(1, True, True, additive), (floats(2, 3, W), floats(2, 4, W), padding(2, 3), padding(2, 4)))
     assert (nn.TransformerEncoder.forward, nn.TransformerDecoder.forward) == before
+
+
+class Steps(nn.Module):
+    """What makes nodes beside those with weights: states, masks, other layouts, no batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.gru, self.conv = nn.LSTMCell(W, W), nn.GRU(W, W), nn.Conv1d(W, W, 3, padding=1)
+        self.attention = nn.MultiheadAttention(W, 2)
+
+    def forward(self, x, h, c, pad):
+        h, c = self.cell(x[0], (h, c))
+        y, _ = self.gru(x[:, 0], h[:1])
+        z = self.conv(y.t()).t().unsqueeze(1)
+        return self.attention(z, x[:, :1], x[:, :1], key_padding_mask=pad[:1])[0] + c.sum()
+
+
+RETRAINED = {
+    "steps": (Steps, lambda: (floats(5, 2, W), floats(2, W), floats(2, W) + 1, padding(2, 5))),
+    "encoder": (lambda: Encoder(2, True, True, None), lambda: (floats(2, 5, W), padding(2, 5))),
+    "decoder": (
+        lambda: Decoder(2, False, False, causal),
+        lambda: (floats(5, 2, W), floats(6, 2, W), padding(2, 5), padding(2, 6)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RETRAINED)
+def test_other_weights_under_their_names_in_the_module(name, tmp_path):
+    make, example = RETRAINED[name]
+    torch.manual_seed(3)
+    spec = from_torch(make(), example()).spec
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
+    other = make().eval()
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    model = rnncore.load(tmp_path / "other.pt", spec=tmp_path / "spec.json")
+    with torch.no_grad():
+        expected = other(*example()).numpy()
+    arrays = [tensor.numpy() for tensor in example()]
+    (found,) = model.run(dict(zip([entry.name for entry in model.inputs], arrays, strict=True))).values()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -212,7 +212,7 @@ def _with_axis(g: Lowering, state: Tensor, axis: int) -> Tensor:
     a, b = state.a.unsqueeze(axis), state.b.unsqueeze(axis)
     if state.constant and not state.trained:
         return Tensor(None, a, b, label=state.label, static=True, constant=True, trained=False)
-    found = g.named(g.emit("Unsqueeze", [state], {"axes": (axis,)}), a, b)
+    found = g.named(g.emit("Unsqueeze", [state], {"axes": (axis,)}, name=f"{g.wanted}_state"), a, b)
     found.static, found.trained, found.source = state.static, state.trained, g.source_of(state)
     return found
 
@@ -250,7 +250,7 @@ def _batched(g: Lowering, x: Tensor, rank: int) -> tuple[str, bool]:
     """The name of x with a batch, and whether one had to be added."""
     if x.ndim == rank:
         return g.name_of(x), False
-    return g.emit("Unsqueeze", [x], {"axes": (0,)}), True
+    return g.emit("Unsqueeze", [x], {"axes": (0,)}, name=f"{g.wanted}_rows"), True
 
 
 def _unbatched(g: Lowering, name: str, added: bool) -> Tensor:
@@ -608,16 +608,18 @@ def multi_head_attention(
         raise functions.refuse(g, "add_bias_kv or add_zero_attn", "neither")
     q, k, v = (g.tensor(item) for item in (query, key, value))
     alone = q.ndim == 2
-    if alone:
-        names = [g.emit("Unsqueeze", [item], {"axes": (0,)}) for item in (q, v, k)]
-    elif module.batch_first:
-        names = [g.name_of(item) for item in (q, v, k)]
-    else:
-        names = [functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
-    padding = _inverted(g, key_padding_mask, 1 if alone else 2)
-    if alone and padding:
-        padding = g.emit("Unsqueeze", [padding], {"axes": (0,)})
-    masks = {"value_mask": padding, "attention_mask": _inverted(g, attn_mask, 2)}
+    with g.beside("_input"):
+        if alone:
+            names = [g.emit("Unsqueeze", [item], {"axes": (0,)}) for item in (q, v, k)]
+        elif module.batch_first:
+            names = [g.name_of(item) for item in (q, v, k)]
+        else:
+            names = [functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
+    with g.beside("_mask"):
+        padding = _inverted(g, key_padding_mask, 1 if alone else 2)
+        if alone and padding:
+            padding = g.emit("Unsqueeze", [padding], {"axes": (0,)})
+        masks = {"value_mask": padding, "attention_mask": _inverted(g, attn_mask, 2)}
     size, heads = module.embed_dim, module.num_heads
     attributes = {
         "query_size": size,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -173,6 +174,7 @@ class Lowering:
         self.other: fx.Node | None = None
         self.a: Any = None
         self.b: Any = None
+        self._suffix = ""
         self._emitted: dict[Any, str] = {}
         self._taken = {*(f"{name}." for name in self.modules), *self.values, "lengths", "mask"}
 
@@ -201,6 +203,15 @@ class Lowering:
         if self.node is None:
             return None
         return self.node.target if self.node.op == "call_module" else getattr(self.node.target, "module_name", None)
+
+    @contextmanager
+    def beside(self, suffix: str) -> Iterator[None]:
+        """Nodes made inside stand beside the current one, whose name, and that of its weights, they leave free."""
+        before, self._suffix = self._suffix, suffix
+        try:
+            yield
+        finally:
+            self._suffix = before
 
     def add(
         self, node: Any, weights: Mapping[str, np.ndarray] | None = None, sources: Mapping[str, str] | None = None
@@ -237,7 +248,7 @@ class Lowering:
         if op not in OPS:
             raise UnsupportedError(f"{self.place}: {self.wanted} needs the op {op}, which rnncore does not have")
         names = [item if isinstance(item, str) else self.name_of(item) for item in inputs]
-        name = self.fresh(name or self.wanted)
+        name = self.fresh(name or self.wanted + self._suffix)
         try:
             node = Node(name, op, tuple(names), dict(attributes or {}))
         except SpecError as error:

@@ -37,6 +37,8 @@ AT_ONE_PLACE = 6
 MAX_PATHS = 12
 MAX_DEPTH = 2
 """How many ways through the code are looked at, and how many turns lead there."""
+SHUFFLES = 4
+"""Orders of the example's numbers at sizes where a branch goes the other way."""
 MAX_CONSTANTS = 64
 """Calls of torch for numbers that are compared with."""
 
@@ -62,6 +64,7 @@ class Proof:
     def __post_init__(self):
         self.notes: list[str] = []
         self._tried: set[tuple[tuple[int, int], ...]] = set()
+        self._shuffled: set[tuple[tuple[int, int], ...]] = set()
         self._explored: set[frozenset[tuple[str, bool]]] = set()
         self._left = MAX_CONSTANTS
 
@@ -215,7 +218,28 @@ class Proof:
                     if j != i:
                         self._compare({**sizes, i: at + around, j: group.other})
                 turned.append({**sizes, i: at + around})
+                self._compare_shuffled(turned[-1])
+                others = {j: group.other for j, group in enumerate(self.axes.groups)}
+                self._compare_shuffled({**others, i: at + around})
         return turned
+
+    def _compare_shuffled(self, sizes: Sizes) -> None:
+        """Compares with the example's numbers in other orders, where both sides of a branch may agree by chance."""
+        key = tuple(sorted(sizes.items()))
+        resized = self.axes.resized(sizes, full=True)
+        mixed = {name: tensor for name, tensor in resized.items() if _is_measured(tensor)}
+        if key in self._shuffled or not mixed or self._elements(sizes) > MAX_ELEMENTS:
+            return
+        self._shuffled.add(key)
+        for seed in range(SHUFFLES):
+            generator = torch.Generator().manual_seed(seed)
+            leaves = dict(resized)
+            for name, tensor in mixed.items():
+                order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+                leaves[name] = tensor.reshape(-1)[order].reshape(tensor.shape)
+            expected = self.axes.run(leaves)
+            if expected is not None:
+                self._require_equal(leaves, expected, refusals=True)
 
     def _try_constants(self, sizes: Sizes, traced: Traced, moved: Traced, i: int, size: int, step: int) -> None:
         """Compares where sizes that are not followed pass the numbers that the code around them compares with."""
@@ -245,6 +269,11 @@ class Proof:
             f"{self.axes.groups[i].places[0][0]} of size {at} on, expected one path for all sizes, or sizes= with "
             "None for a dimension that stays"
         )
+
+
+def _is_measured(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds numbers, and not ids, masks or counts."""
+    return tensor.dtype.is_floating_point and not bool((tensor == tensor.round()).all())
 
 
 def _raised_by_users(error: BaseException | None) -> bool:
