@@ -375,3 +375,10 @@ def test_a_mask_that_waits_is_never_taken_for_another_piece():
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(InputError, match="mask"):
         built(None).stream(lookahead=2).feed(np.zeros((1, 4, 5), np.float32), mask=np.ones((1, 3), bool))
+
+
+def test_a_look_ahead_is_only_advised_where_it_helps():
+    assert "stream(lookahead=n)" in rnncore.load("zoo:tagger").unstreamable
+    for name, other in (("speakers", "output 'probabilities.softmax'"), ("sentiment", r"node 'attention' \(Word")):
+        with pytest.raises(UnsupportedError, match=f"'bidirectional'.* a look-ahead is not enough: .*{other}"):
+            rnncore.load(f"zoo:{name}").stream()
