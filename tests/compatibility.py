@@ -18,7 +18,8 @@ def write_section(name, text):
         page = f"{page.rstrip()}\n\n## {name}\n\n{begin}{end}"
     before, rest = page.split(begin)
     _, after = rest.split(end)
-    PAGE.write_text(f"{before}{begin}{text.strip()}\n{end}{after}")
+    body = text.strip("\n")
+    PAGE.write_text(f"{before}{begin}{body}\n{end}{after}")
 
 
 def table(head, rows):

@@ -1,10 +1,11 @@
 """torch's own modules through from_torch, each in a process of its own: no crash, and no error but rnncore's.
 
-    python tests/export_soak.py [--count N] [--only TEXT]
+    python tests/export_soak.py [--count N] [--only TEXT] [--write]
 
 Every entry of torch's module database, with the inputs that torch tests it with, is exported. What exports has been
 compared with torch at other sizes; here also at the sizes of the database. Prints each failure, then the counts; exit
-code 1 where a process died, an error was not rnncore's, or a value differed.
+code 1 where a process died, an error was not rnncore's, or a value differed. --write puts the counts into
+docs/compatibility.md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ import sys
 import traceback
 import warnings
 from collections import Counter
+
+from compatibility import table, write_section
+
+OUTCOMES = {
+    "ok": "exported, equal",
+    "refused": "refused by name",
+    "differs": "different",
+    "foreign": "another exception",
+    "crash": "process died",
+}
 
 SECONDS = 600
 """Processor time after which a case counts as hanging."""
@@ -81,6 +92,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1 << 30, help="modules at most")
     parser.add_argument("--only", default="", help="modules whose name has this in it")
     parser.add_argument("--verbose", action="store_true", help="print refusals too")
+    parser.add_argument("--write", action="store_true", help="put the counts into docs/compatibility.md")
     options = parser.parse_args()
     chosen = [(i, name) for i, name in cases() if options.only in name][: options.count]
     names, waiting = dict(chosen), [i for i, _ in chosen]
@@ -111,7 +123,16 @@ def main() -> int:
             if outcome in ("foreign", "differs") or (options.verbose and outcome != "ok"):
                 print(f"{outcome} {names[number]} sample {sample}: {text}")
         child.join()
-    print(", ".join(f"{key} {counts[key]}" for key in ("ok", "refused", "differs", "foreign", "crash")))
+    print(", ".join(f"{key} {counts[key]}" for key in OUTCOMES))
+    if options.write:
+        import torch
+
+        head = [
+            f"inputs of the {len(chosen)} modules in PyTorch {torch.__version__.partition('+')[0]}'s module_db",
+            "cases",
+        ]
+        rows = [[text, counts[key]] for key, text in OUTCOMES.items()]
+        write_section("PyTorch", f"    python tests/export_soak.py --write\n\n{table(head, rows)}")
     return 1 if counts["foreign"] or counts["crash"] or counts["differs"] else 0
 
 

@@ -5,9 +5,7 @@ a result (axes, shape ...), which are constants in real models. Such a model is 
 """
 
 import re
-import tempfile
 import warnings
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -44,11 +42,8 @@ WEIGHTS = (1, 2, 3, 7)  # positions of W, R, B and P
 
 
 def load(model):
-    """The Model of a ModelProto, by way of a file."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "model.onnx"
-        path.write_bytes(model.SerializeToString())
-        return rnncore.load(path)
+    """The Model of a ModelProto, from its bytes."""
+    return rnncore.load(model.SerializeToString())
 
 
 def constant_inputs(model):

@@ -20,6 +20,7 @@ from collections import Counter
 
 import numpy as np
 from compatibility import table, write_section
+from onnx import TensorProto, numpy_helper
 from onnx_backend import AS_ONNX_RUNTIME, cases, constant_inputs, is_bfloat16, load, refusal, run, with_constants
 
 CHUNK = 700
@@ -79,7 +80,7 @@ def mismatch(case, proto, constant) -> str:
 
 
 def _difference(found, expected, case) -> str:
-    expected = np.asarray(expected)
+    expected = numpy_helper.to_array(expected) if isinstance(expected, TensorProto) else np.asarray(expected)
     loose = is_bfloat16(case)
     if found.shape != expected.shape or (found.dtype != expected.dtype and not loose):
         return f"{found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}"

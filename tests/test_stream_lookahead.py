@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import merged, run_node, run_recurrent
+from random_networks import random_network
 from stream_models import I, X, cuts, equal, linear, make
 from torch import nn
 
@@ -34,16 +35,20 @@ def look_ahead(node, weights, values, ahead, size):
     mask = values.get(node.mask) if node.mask else None
     valid = np.ones(x.shape[:2], bool) if mask is None else (mask if first else mask.T)
     repeat = mask is not None and node.masked_output == "repeat"
-    rows = [_row(node, weights, x[row], valid[row], repeat, ahead, size) for row in range(len(x))]
+    initial = [values[name] for name in node.initial]
+    rows = [
+        _row(node, weights, [array[:, row] for array in initial], x[row], valid[row], repeat, ahead, size)
+        for row in range(len(x))
+    ]
     found = np.stack(rows) if first else np.stack(rows, axis=1)
     if node.merge == "separate":
         return dict(zip((f"{node.name}.forward", f"{node.name}.reverse"), np.split(found, 2, axis=2), strict=True))
     return {node.name: found}
 
 
-def _row(node, weights, x, valid, repeat, ahead, size):
+def _row(node, weights, initial, x, valid, repeat, ahead, size):
     """Block by block; each layer reads what the one below gave for the block and what is ahead of it."""
-    states = [_start(node, weights, layer, "forward") for layer in range(node.layers)]
+    states = [_start(node, weights, initial, layer, "forward") for layer in range(node.layers)]
     latest = np.zeros(node.cell.output_size)
     blocks = []
     for begin in range(0, len(x), size):
@@ -54,7 +59,7 @@ def _row(node, weights, x, valid, repeat, ahead, size):
             for direction in node.directions:
                 y, kept, held = _steps(
                     node, weights, layer, direction, z, last, own,
-                    states[layer] if direction == "forward" else _start(node, weights, layer, direction),
+                    states[layer] if direction == "forward" else _start(node, weights, initial, layer, direction),
                     (latest if direction == "forward" else 0 * latest) if repeat and layer == node.layers - 1 else None,
                 )  # fmt: skip
                 if direction == "forward":
@@ -82,9 +87,11 @@ def _steps(node, weights, layer, direction, x, valid, own, state, latest):
     return y, kept, held
 
 
-def _start(node, weights, layer, direction):
+def _start(node, weights, initial, layer, direction):
     index = layer * len(node.directions) + node.directions.index(direction) if direction in node.directions else 0
     sizes = node.cell.state_sizes
+    if initial:
+        return tuple(array[index][None] for array in initial)
     if node.trained_state:
         return tuple(weights[f"{node.name}.initial_{key}"][index][None] for key in sizes)
     return tuple(np.zeros((1, width)) for width in sizes.values())
@@ -197,6 +204,32 @@ def test_any_cut_gives_the_definition(seed):
     again = model.stream(rows, **options)
     whole = joined(spec, [again.feed(x, mask=mask), again.finish()])
     assert all(equal(found[name], array) for name, array in whole.items())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_networks(seed):
+    """Every option of every cell, initial states that are given, reverse directions with cells of their own."""
+    network = random_network(seed, batch=2, steps=9)
+    spec, shapes = network.spec, {entry.name: entry.shape for entry in network.spec.inputs}
+    model = Model(spec, network.weights, network.dtype)
+    given = {name: array for name, array in network.given.items() if name != "lengths"}
+    static = {name: array for name, array in given.items() if "T" not in shapes[name]}
+    try:
+        stream = model.stream(2, lookahead=2, block=3, inputs=static)
+    except UnsupportedError as error:
+        assert "final states only" in str(error) or "begins with the end" in str(error)
+        return
+    parts = []
+    for piece in cuts(np.random.default_rng(seed), 9):
+        chunk = {name: a[(slice(None),) * shapes[name].index("T") + (piece,)] for name, a in given.items()
+                 if name not in static}  # fmt: skip
+        parts.append(outputs_of(spec, stream.feed(chunk)))
+    parts.append(outputs_of(spec, stream.finish()))
+    expected = definition(spec, model.weights, given, 2, 3)
+    for name, last in parts[-1].items():
+        if "T" in spec.values[name].shape:
+            last = np.concatenate([part[name] for part in parts], spec.values[name].shape.index("T"))
+        assert np.abs(last - expected[name]).max(initial=0) < 2e-4 * max(1, np.abs(expected[name]).max(initial=0)), name
 
 
 @pytest.mark.parametrize("seed", range(60, 90))
@@ -375,3 +408,10 @@ def test_a_mask_that_waits_is_never_taken_for_another_piece():
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(InputError, match="mask"):
         built(None).stream(lookahead=2).feed(np.zeros((1, 4, 5), np.float32), mask=np.ones((1, 3), bool))
+
+
+def test_a_look_ahead_is_only_advised_where_it_helps():
+    assert "stream(lookahead=n)" in rnncore.load("zoo:tagger").unstreamable
+    for name, other in (("speakers", "output 'probabilities.softmax'"), ("sentiment", r"node 'attention' \(Word")):
+        with pytest.raises(UnsupportedError, match=f"'bidirectional'.* a look-ahead is not enough: .*{other}"):
+            rnncore.load(f"zoo:{name}").stream()

@@ -263,3 +263,40 @@ def test_sums_of_integers_and_long_ones():
         x[:, :3] = -0.0
         stream = model.stream()
         assert equal(np.concatenate([stream.feed(x[:, t : t + 3]) for t in range(0, 900, 3)], 1), model(x))
+
+
+@pytest.mark.parametrize("shape", [("T", "B", I), ("T", I), (1, "T", I), ("T", 1, I)])
+def test_other_layouts(shape):
+    """Time first; no batch, or one of 1: streams alone, and pools, whose rows then run one by one."""
+    axis = shape.index("T")
+    more = tuple(1 if size == "T" else size for size in shape)
+    rows = [2 if size == "B" else size for size in more]
+    nodes = [
+        Node("pad", "Pad", "x", {"pads": tuple(int(at == axis) * 2 for at in range(len(shape))) + (0,) * len(shape)}),
+        Node("cut", "Slice", "pad", {"starts": (0,), "ends": (-2,), "axes": (axis,)}),
+        Node("sum", "CumSum", "cut", {"axis": axis, "exclusive": True}),
+        Node("first", "Slice", "x", {"starts": (0,), "ends": (1,), "axes": (axis,)}),
+        Node("rest", "Slice", "x", {"starts": (0,), "ends": (-1,), "axes": (axis,)}),
+        Node("before", "Concat", ("first", "rest"), {"axis": axis}),
+        Node("both", "Add", ("sum", "before")),
+        Node("rows", "Unsqueeze", "both", {"axes": (1,)}) if len(shape) == 2 else Node("rows", "Relu", "both"),
+        Recurrent("r", GRU(I, I), "rows", layout="time_first" if axis == 0 else "batch_first"),
+        Node("y", "Squeeze", "r", {"axes": (1,)}) if len(shape) == 2 else Node("y", "Relu", "r"),
+    ]
+    model = make(Spec([Input("x", "float", shape)], nodes, ["y"]))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal([17 if size == "T" else size for size in [*rows[:axis], "T", *rows[axis + 1 :]]])
+    x = x.astype(np.float32)
+    whole, batch = model(x), 2 if "B" in shape else 1
+    stream = model.stream(batch)
+    parts = [stream.feed(x[(slice(None),) * axis + (piece,)]) for piece in cuts(rng, 17, 5)]
+    assert equal(np.concatenate([*parts, stream.finish()], axis), whole)
+    pool, alone = model.pool(2), x.take(0, shape.index("B")) if "B" in shape else x.reshape(17, I)
+    pool.open("a"), pool.open("b")
+    found = {"a": [], "b": []}
+    for piece in cuts(rng, 17, 5):
+        for name, part in pool.step({"a": alone[piece], "b": alone[piece]}).items():
+            found[name].append(part)
+    for name, parts in found.items():
+        parts.append(pool.finish(name))
+        assert equal(np.concatenate(parts), whole.take(0, shape.index("B")) if "B" in shape else whole.reshape(17, I))

@@ -275,7 +275,7 @@ class _Follower:
             return self._recurrent(place, node) if isinstance(node, Recurrent) else self._decoder(place, node)
         kinds = {flow.kind for flow in given.values()}
         if "lengths" in kinds:
-            self._refuse(node, "it reads the lengths, which a stream only knows of each chunk")
+            self._refuse(node, "it reads the lengths of whole sequences, of which a stream knows pieces")
         known = self._known_data(node)
         if known is None:
             self._check_rows(node, given)
@@ -571,8 +571,7 @@ class _Follower:
 
     def _both_ways(self, place: int, node: Recurrent, timing: Timing, waiting: Mapping[str, int]) -> Part:
         if self.lookahead is None:
-            ahead = "stream(lookahead=n) lets it look n steps ahead"
-            self._refuse(node, f"direction={node.direction!r} reads the sequence from its end; {ahead}")
+            self._refuse(node, f"direction={node.direction!r} reads the sequence from its end{self._with_lookahead()}")
         if node.output_order == "processing":
             self._refuse(node, "output_order='processing' begins with the end of the sequence")
         if node.mask is not None and self.flows[node.mask].kind != "steps":
@@ -584,6 +583,14 @@ class _Follower:
             self.flows[name] = Flow("steps", self.marked[name], axis, 1 - axis, timing)
         waiting = {name: most + self.block + self.lookahead for name, most in waiting.items()}
         return Part(node, place, "blocks", timing, waiting)
+
+    def _with_lookahead(self) -> str:
+        """Whether a look-ahead is the remedy, in words."""
+        try:
+            _Follower(self.spec, 1, 1, self.history, self.time).plan()
+        except UnsupportedError as error:
+            return f", and a look-ahead is not enough: {error}"
+        return "; stream(lookahead=n) lets it look n steps ahead"
 
     def _sequences(self, node: Recurrent) -> tuple[str, ...]:
         return (f"{node.name}.forward", f"{node.name}.reverse") if node.merge == "separate" else (node.name,)
@@ -686,16 +693,20 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
         if batch == UNKNOWN:
             batch = 1 if batch_axis is None else shape[batch_axis]
         times.update(dict.fromkeys(name for name in re.findall(r"\w+", found) if name in named))
+    first = 1 if batch == UNKNOWN else 0  # the batch is the first axis, where no node says which it is
     if batch == UNKNOWN:
         batch = next((entry.shape[0] for entry in spec.inputs if entry.shape), 1)
     if not times:
-        times = dict.fromkeys(size for entry in spec.inputs for size in entry.shape[1:] if isinstance(size, str))
+        free = [size for entry in spec.inputs if not entry.optional for size in entry.shape[first:]]
+        times = dict.fromkeys(size for size in free if isinstance(size, str))
         times.pop(batch, None)
     if time is not None:
         times = {time: None}
     if len(times) != 1:
         found = ", ".join(times) or "none"
-        raise UnsupportedError(f"the model cannot be streamed: free sizes that may be the time: {found}; expected one")
+        more = "; load(..., sizes={...}) makes numbers of the others" if times else ""
+        what = f"free sizes that may be the time: {found}; expected one{more}"
+        raise UnsupportedError(f"the model cannot be streamed: {what}")
     if isinstance(batch, int) and batch != 1:
         raise UnsupportedError(f"the model cannot be streamed: its batch is {batch}, expected 1 or a free size")
     if isinstance(batch, str) and batch not in named:
