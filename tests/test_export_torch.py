@@ -10,6 +10,7 @@ import torch
 from oracle import run_oracle
 from torch import nn
 
+from rnncore import Model
 from rnncore.cells import Activation
 from rnncore.errors import InputError, UnsupportedError
 from rnncore.export import Exported, from_torch
@@ -256,3 +257,21 @@ def test_names_of_inputs_give_way_to_modules():
 def test_frameworks_are_not_imported_with_rnncore():
     code = "import sys, rnncore, rnncore.export; assert not {'torch', 'keras', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_mask_that_the_module_does_not_hold():
+    """A tensor from outside, which the recording keeps under a name of its own and lets go of."""
+    mask = torch.triu(torch.full((6, 6), -torch.inf), 1)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x, src_mask=mask)
+
+    x = torch.randn(2, 6, 8)
+    found = Model(*from_torch(Masked(), x))(x.numpy())
+    assert np.abs(found - layer(x, src_mask=mask).detach().numpy()).max() < 1e-5

@@ -671,11 +671,12 @@ def _is_trained(g: Lowering, tensor: Tensor) -> bool:
     """Whether parameters decide a constant, and not buffers alone."""
     if not tensor.trained:
         return False
+    parameters = dict(g.first.tracer.root.named_parameters(remove_duplicate=False))
     behind = [node for node, value in g.env.items() if value is tensor]
     seen = set(behind)
     while behind:
         node = behind.pop()
-        if node.op == "call_module" or (node.op == "get_attr" and isinstance(_parameter(g, node.target), nn.Parameter)):
+        if node.op == "call_module" or (node.op == "get_attr" and node.target in parameters):
             return True
         behind += [one for one in node.all_input_nodes if one not in seen]
         seen.update(node.all_input_nodes)
