@@ -77,10 +77,7 @@ def stft(
         name = g.emit("Pad", [name], {"pads": (0, half, 0, half), "mode": modes[pad_mode]})
     name = g.emit("Unsqueeze", [name], {"axes": (2,)})
     before = (frame - width) // 2
-    if window is None:
-        weights = g.constant(np.ones(width), "float", "window")
-    else:
-        weights = g.name_of(window)
+    weights = g.constant(np.ones(width), "float", "window") if window is None else g.name_of(window)
     if width != frame:
         weights = g.emit("Pad", [weights], {"pads": (before, frame - width - before)})
     if normalized:
