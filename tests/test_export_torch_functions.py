@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from export_agreement import agrees
+from test_export_torch_modules import check_other_weights
 from torch import nn
 from torch_modules import floats
 
@@ -94,6 +95,13 @@ GROUPS = {"elements": ELEMENTS, "over time": OVER_TIME, "spectra": SPECTRA, "num
 @pytest.mark.parametrize("group", GROUPS)
 def test_functions(group):
     agrees(Functions(GROUPS[group]), lambda rows, steps: (floats(rows, steps, W),), group)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_other_weights_of_functions(group):
+    """Constants of the graph are not taken for what a checkpoint has under the same name, such as "window"."""
+    module, example = Functions(GROUPS[group]).eval(), (floats(3, 5, W),)
+    check_other_weights(from_torch(module, example), module, example)
 
 
 UNKNOWN = {

@@ -713,7 +713,7 @@ functions.entry("interpolate", "upsample")(interpolate)
 def _convolved(g, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     x, kernel = g.tensor(input), g.tensor(weight)
     axes = kernel.ndim - 2
-    if not kernel.constant or not (bias is None or bias.constant):
+    if not g.is_parameter(kernel) or not (bias is None or g.is_parameter(bias)):
         raise functions.refuse(g, "a kernel that is computed", "a parameter")
     name, added = _batched(g, x, kernel.ndim)
     sizes, dilations = kernel.a.shape[2:], _many(dilation, axes)
@@ -733,7 +733,8 @@ def _convolved(g, input, weight, bias=None, stride=1, padding=0, dilation=1, gro
         "bias": bias is not None,
     }
     weights = {"weight": array_of(kernel.a)} | ({} if bias is None else {"bias": array_of(bias.a)})
-    return _unbatched(g, g.emit("Conv", [name], attributes, weights), added)
+    sources = {"weight": kernel.label} | ({} if bias is None else {"bias": bias.label})
+    return _unbatched(g, g.emit("Conv", [name], attributes, weights, sources=sources), added)
 
 
 @functions.entry("batch_norm")

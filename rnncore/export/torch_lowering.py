@@ -289,7 +289,7 @@ class Lowering:
         anything else stands in the Spec.
         """
         array = np.asarray(array)
-        trained = trained or label in self.stored
+        label = label if trained or label not in self.stored else f"{label}_constant"  # no name of a checkpoint's
         key = ("constant", dtype, array.shape, array.tobytes(), label if trained else "")
         if key not in self._emitted:
             attributes: dict[str, Any] = {"dtype": dtype, "shape": array.shape}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rnncore.export.torch_functions import called, entry, move_axes, refuse
-from rnncore.export.torch_lowering import Complex, Lowering, Size, Tensor, array_of
+from rnncore.export.torch_lowering import Complex, Lowering, Size, Tensor
 
 __all__ = ["call_complex", "holds_complex"]
 
@@ -76,14 +76,12 @@ def stft(
         modes = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
         name = g.emit("Pad", [name], {"pads": (0, half, 0, half), "mode": modes[pad_mode]})
     name = g.emit("Unsqueeze", [name], {"axes": (2,)})
-    values = np.ones(width, np.float32) if window is None else array_of(window.a)
     before = (frame - width) // 2
-    values = np.pad(values, (before, frame - width - before))
-    scale = 1 / math.sqrt(frame) if normalized else 1.0
-    label = "window" if window is None else window.label
-    found = label if window is not None and width == frame and not normalized else f"{label}_padded"
-    trained = window is not None and bool(window.trained)
-    weights = g.constant(values * values.dtype.type(scale), "float", found, trained)
+    weights = g.constant(np.ones(width), "float", "window") if window is None else g.name_of(window)
+    if width != frame:
+        weights = g.emit("Pad", [weights], {"pads": (before, frame - width - before)})
+    if normalized:
+        weights = g.emit("Div", [weights, g.cast(math.sqrt(frame), x.dtype)])
     one = onesided if onesided is not None else not g.a.is_complex() or g.a.shape[-2] == frame // 2 + 1
     name = g.emit("STFT", [name, "", weights], {"frame_step": step, "frame_length": frame, "onesided": bool(one)})
     name = g.emit("Transpose", [name], {"perm": (0, 2, 1, 3)})

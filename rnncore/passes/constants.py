@@ -20,6 +20,7 @@ MAX_ELEMENTS = 1 << 20
 """Larger results stay to be computed: a few bytes may ask for any number of elements."""
 
 MAX_PARAMETER = 64
+MAX_WRITTEN = 4096
 
 MOST_WORK = 1 << 26
 MOST_MEMORY = 64 << 20
@@ -44,6 +45,7 @@ def fold_constants(graph: Graph) -> None:
     """Replace by a Constant each node that reads only Constants, or whose content is known from shapes alone."""
     constants = graph.constants()
     nodes, arrays, done = [], {}, 0
+    written = {node.name for node in graph.spec.nodes if is_constant(node) and node.attributes["value"] is not None}
     for node in graph.spec.nodes:
         found = None if is_constant(node) or not isinstance(node, Node) else _computed(node, graph, constants)
         if found is None:
@@ -52,13 +54,20 @@ def fold_constants(graph: Graph) -> None:
         constants[node.name] = found
         value = graph.values[node.name]
         attributes = {"dtype": value.dtype, "shape": found.shape}
-        if value.dtype in ("int32", "int64") and found.ndim <= 1 and 0 < found.size <= MAX_PARAMETER:
+        sizes = value.dtype in ("int32", "int64") and found.ndim <= 1 and 0 < found.size <= MAX_PARAMETER
+        if sizes or (set(node.reads) <= written and _can_be_written(found)):
+            written.add(node.name)
             attributes["value"] = tuple(found.reshape(-1).tolist())  # so that sizes which it is part of stay known
         else:
             arrays[f"{node.name}.value"] = found
         nodes.append(Node(node.name, "Constant", (), attributes))
         done += 1
     graph.update(nodes, {"folded constants": done}, arrays)
+
+
+def _can_be_written(array: np.ndarray) -> bool:
+    """Whether a constant made of the Spec's own may stand in the Spec, and need not be a weight."""
+    return 0 < array.size <= MAX_WRITTEN and not (array.dtype.kind == "f" and np.isnan(array).any())
 
 
 def _computed(node: Node, graph: Graph, constants: dict[str, np.ndarray]) -> np.ndarray | None:
