@@ -32,6 +32,7 @@ class Straight:
     def of(cls, rows: Rows) -> Straight | None:
         program = rows.program
         fits = program.plain and len(program.given) == 1 and not (program.static or rows.static or program.plan.fixed)
+        fits = fits and not program.model._limited  # the long way counts
         layers = [part.node for part in program.plan.parts if part.how == "recurrent"]
         for node in layers:
             step = program.model._steps[program.plan.spec.nodes.index(node)]
