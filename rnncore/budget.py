@@ -63,8 +63,8 @@ class Budget:
             element by element, a twentieth of it in a matrix product
     memory  bytes of the arrays that nodes make and that later ones still read, views counted as arrays
 
-    nodes   nodes and layers that a file may have from which a model is loaded, 1 to 100,000; None: as RNNCORE_MAX_NODES
-            says in the environment, else 20,000. A Model from a Spec may have 100,000
+    nodes   nodes and layers, constants not counted, that a file may have from which a model is loaded, 1 to 100,000;
+            None: as RNNCORE_MAX_NODES says in the environment, else 20,000. A Model from a Spec may have 100,000
 
     A call that would pass a limit raises InputError before the node runs that would, and names it. Rounds of loops
     count one by one. A call is a run of the model, a piece that a stream or pool is fed, or all steps of one generate
