@@ -123,7 +123,7 @@ class Model:
         self._padded = self._padded_ids()
         self._walk, self._unread = _work(self._steps, _last_uses(spec, folded))
         self._direct = None
-        self._settled = False
+        self._settled, self._uncounted = False, self._walk
         self._affordable: set[tuple] = set()  # sizes of calls that were within the budget, where only they decide
         if self._limited:
             nodes = [node for node, step in zip(spec.nodes, self._steps, strict=True) if step is not nothing]
@@ -510,19 +510,23 @@ class Model:
             kept += after.values()
         return apart(self._spec.outputs, values, kept), State.of(after)
 
-    def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+    def _forward(
+        self, values: Values, before: State | None, after: dict[str, np.ndarray], counted: bool = True
+    ) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
         values.update(self._constants)
         with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
-            walk(self._walk, self._unread, values, before, after)
+            walk(self._walk if counted else self._uncounted, self._unread, values, before, after)
 
     def _forward_within(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """The same within the budget."""
         sizes = tuple([None if array is None else array.shape for array in values.values()])
-        meter = None if sizes in self._affordable else self._budget.meter()
-        with metering(meter):
+        if sizes in self._affordable:
+            self._forward(values, before, after, counted=False)
+            return
+        with metering(self._budget.meter()):
             self._forward(values, before, after)
-        if meter is not None and self._settled and len(self._affordable) < KNOWN_SIZES:
+        if self._settled and len(self._affordable) < KNOWN_SIZES:
             self._affordable.add(sizes)
 
     def _branch(self, values: Values) -> list[np.ndarray]:

@@ -59,6 +59,7 @@ class Program:
         self.steps = [self._compile(part, threads) for part in plan.parts]
         self.moving = self._moving()
         self.folds = folds(self)
+        self.uncounted = self.steps
         self.affordable: set[tuple[int, int]] | None = None  # (rows, steps), where they decide what a step costs
         if model._limited:
             self.steps = [self._metered(part, step) for part, step in zip(plan.parts, self.steps, strict=True)]
@@ -70,11 +71,14 @@ class Program:
         self.read = frozenset(plan.outputs).union(*reads)
         self.constants = [array for name, array in model._constants.items() if name in self.read]
         plain = plan.together and not (self.repeats or scans)
-        self.plain = [
-            step
-            for part, step in zip(plan.parts, self.steps, strict=True)
-            if plain and part.how != "static" and step is not nothing
-        ]
+        self.plain, self.plain_uncounted = (
+            [
+                step
+                for part, step in zip(plan.parts, steps, strict=True)
+                if plain and part.how != "static" and step is not nothing
+            ]
+            for steps in (self.steps, self.uncounted)
+        )
         self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in plan.outputs]
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnncore.arguments import without_padding
-from rnncore.budget import check_memory
+from rnncore.budget import check_memory, is_metered
 from rnncore.errors import InputError, StateError, StreamError, UnsupportedError
 from rnncore.formats._cursor import shown
 from rnncore.kernels._graph import apart, walk
@@ -368,7 +368,7 @@ class Rows:
         values = self._values(index, len(rows))
         values.update(given)
         with np.errstate(all="ignore"):
-            walk(program.plain, None, values, State.of(before), after)
+            walk(program.plain if is_metered() else program.plain_uncounted, None, values, State.of(before), after)
         outputs = self._own_outputs(values, [*given.values(), *after.values()])
         if check is not None:
             check(outputs)
