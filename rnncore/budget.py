@@ -288,14 +288,14 @@ class MeteredBlocks:
         self.blocks, self.node, self.item = blocks, node, floating.itemsize
         self.parameters = _parameters(node)
 
-    def block(self, x: np.ndarray, size: int, states: Values, initial: Values) -> np.ndarray:
+    def block(self, x: np.ndarray, size: int, states: Values, initial: Values, mask: np.ndarray | None) -> np.ndarray:
         meter: Meter | None = getattr(_HERE, "meter", None)
         if meter is not None:
             rows = math.prod(x.shape[:2])
             wanted = Cost(rows * (self.parameters + INTERPRETED), rows * _width(self.node) * self.item)
             meter.take(f"node {self.node.name!r} (Recurrent)", wanted)
             meter.alive += wanted.memory
-        return self.blocks.block(x, size, states, initial)
+        return self.blocks.block(x, size, states, initial, mask)
 
 
 class MeteredBranch:
