@@ -50,8 +50,12 @@ batch-memory: $(VENV)/.installed-test  ## a run over 2 GB of ragged rows in less
 batch-ray batch-spark batch-dask batch-beam: batch-%:  ## an example on a local cluster, in an environment of its own
 	$(MAKE) VENV=.venv-$* .venv-$*/.installed-$* && .venv-$*/bin/python examples/batch_$*.py
 
-kserve:  ## KServe's own clients against the service, in an environment of its own
-	$(MAKE) VENV=.venv-kserve .venv-kserve/.installed-kserve && .venv-kserve/bin/python tests/serve_kserve.py
+kserve: $(VENV)/.installed-test  ## KServe's own clients against the service, in an environment on top of the tests'
+	test -x .venv-kserve/bin/python || $(BIN)/python -m venv .venv-kserve
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(' + repr(sysconfig.get_path('purelib')) + ')')" \
+	  > "$$(.venv-kserve/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/tests.pth"
+	.venv-kserve/bin/python -m pip install -q "kserve>=0.20"
+	.venv-kserve/bin/python tests/serve_kserve.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rnncore

@@ -1,7 +1,9 @@
 """Budget: the most that one call of a model may do, and how it is kept.
 
-A model with a budget runs each node behind a MeteredStep, which counts what the node is about to cost from the arrays
-that it is given. One without a budget has none of this.
+A model with limits runs each node behind a MeteredStep, which counts what the node is about to cost from the arrays
+that it is given. A call of sizes that were within them before is not counted again, where the cost follows from the
+sizes alone (see is_settled); what is one stack has a number of steps that always is (most_steps). A model without
+limits has none of this.
 """
 
 from __future__ import annotations
@@ -9,24 +11,43 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
-from rnncore.ops import OPS, Value
+from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.ops.work import INTERPRETED, Cost, cost, value_of
 from rnncore.passes.graph import value_names
 from rnncore.spec import FILE_NODES, MAX_NODES, AttentionDecoder, Control, Node, Recurrent
 
-__all__ = ["Budget", "MeteredStep", "check_budget", "file_nodes", "metered_branches", "metering"]
+__all__ = [
+    "Budget",
+    "Meter",
+    "MeteredBlocks",
+    "MeteredStep",
+    "afford",
+    "available_memory",
+    "check_budget",
+    "check_memory",
+    "file_nodes",
+    "is_metered",
+    "is_settled",
+    "metered_branches",
+    "metering",
+    "most_steps",
+]
 
 Values = dict[str, Any]
 
 KEPT_COSTS = 32
+SMALL = 64 << 20
+"""Bytes that are taken without asking the system whether they are there."""
 ROUND = Cost(16 * INTERPRETED, 0)
 """What a run of a branch costs beside its nodes."""
 BY_CONTENT = frozenset({"Range", "Reference"})
@@ -42,11 +63,12 @@ class Budget:
             element by element, a twentieth of it in a matrix product
     memory  bytes of the arrays that nodes make and that later ones still read, views counted as arrays
 
-    nodes   nodes and layers that a file may have from which a model is loaded, 1 to 100,000; None: as RNNCORE_MAX_NODES
-            says in the environment, else 20,000. A Model from a Spec may have 100,000
+    nodes   nodes and layers, constants not counted, that a file may have from which a model is loaded, 1 to 100,000;
+            None: as RNNCORE_MAX_NODES says in the environment, else 20,000. A Model from a Spec may have 100,000
 
     A call that would pass a limit raises InputError before the node runs that would, and names it. Rounds of loops
-    count one by one.
+    count one by one. A call is a run of the model, a piece that a stream or pool is fed, or all steps of one generate
+    or score. The states of streams and pools count as memory when these are made.
     """
 
     work: float | None = None
@@ -61,6 +83,15 @@ class Budget:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (number and value > 0):
                 raise InputError(f"budget: {name}={value!r}, expected a positive number or None")
+
+    @property
+    def limits(self) -> bool:
+        """Whether calls are limited at all."""
+        return self.work is not None or self.memory is not None
+
+    def meter(self) -> Meter:
+        """What counts one call."""
+        return Meter(self)
 
 
 def check_budget(given: Any) -> Budget | None:
@@ -113,14 +144,68 @@ _HERE = threading.local()  # .meter: that of the call which this thread is in
 
 
 @contextlib.contextmanager
-def metering(budget: Budget) -> Iterator[None]:
-    """What metered steps do inside, in this thread, is one call."""
+def metering(meter: Meter | None) -> Iterator[None]:
+    """What metered steps do inside, in this thread, a meter counts: for one call, or for more, one after the other.
+
+    What the steps made before is gone when it begins, but for what the caller carries on, which is not counted.
+    """
     before = getattr(_HERE, "meter", None)
-    _HERE.meter = Meter(budget)
+    _HERE.meter = meter
+    if meter is not None:
+        meter.alive = 0
     try:
         yield
     finally:
         _HERE.meter = before
+
+
+def is_metered() -> bool:
+    """Whether this thread is in a call that is counted."""
+    return getattr(_HERE, "meter", None) is not None
+
+
+def most_steps(budget: Budget | None, node: Recurrent, floating: np.dtype) -> int:
+    """Rows times steps that a call of one stack may have: with so many it is certain to be within the budget."""
+    most = sys.maxsize
+    if budget is not None and budget.work is not None:
+        most = min(most, int(budget.work // (_parameters(node) + INTERPRETED)))
+    if budget is not None and budget.memory is not None:
+        each = _width(node) + sum(map(math.prod, node.state_shapes(1).values()))
+        most = min(most, int(budget.memory // (each * floating.itemsize)))
+    return most
+
+
+def is_settled(steps: Iterable[Any], values: Iterable[Value]) -> bool:
+    """Whether the cost of metered steps follows from the sizes of a model's inputs; values: all of the Spec's."""
+    plain = all(step.by_shapes for step in steps if isinstance(step, MeteredStep))
+    return plain and not any(UNKNOWN in value.shape for value in values)
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take, as far as the system says; else a size that nothing has."""
+    found = [sys.maxsize]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):
+        most, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
+        found.append(int(most) - int(used))
+    return max(0, min(found))
+
+
+def check_memory(what: str, need: int, budget: Budget | None) -> None:
+    """InputError where so many bytes, which are about to be made and stay, are beyond a budget or what there is."""
+    if budget is not None and budget.memory is not None and need > budget.memory:
+        raise InputError(f"{what}: {need:,} bytes, expected at most {budget.memory:,.0f} by the model's budget")
+    there = available_memory() if need > SMALL else need
+    if need > there:
+        raise InputError(f"{what}: {need:,} bytes, expected at most the {there:,} that there is memory for")
+
+
+def afford(budget: Budget | None, where: str, wanted: Cost) -> None:
+    """InputError where one piece of work alone is beyond a budget."""
+    if budget is not None:
+        budget.meter().take(where, wanted)
 
 
 class MeteredStep:
@@ -139,13 +224,14 @@ class MeteredStep:
         self._kept: dict[tuple, Cost] = {}
         op = OPS[kind] if isinstance(node, Node) else None
         given = [place for place, name in enumerate(node.inputs) if name] if op is not None else []
-        self._by_shapes = op is not None and not (set(op.parameters.values()) & set(given) or kind in BY_CONTENT)
         stack = isinstance(node, (Recurrent, AttentionDecoder))
-        self.parameters = sum(map(math.prod, node.weight_shapes().values())) if stack else 0
+        content = op is not None and (set(op.parameters.values()) & set(given) or kind in BY_CONTENT)
+        self.by_shapes = stack or (op is not None and not content)
+        self.parameters = _parameters(node) if stack else 0
 
     def __call__(self, values: Values, before: Any, after: dict[str, np.ndarray]) -> None:
         meter: Meter | None = getattr(_HERE, "meter", None)
-        if meter is None:  # a piece of a stream, which is not counted
+        if meter is None:  # a call of sizes that are known to be affordable
             self.step(values, before, after)
             return
         meter.take(self.where, self._cost(values))
@@ -168,7 +254,7 @@ class MeteredStep:
             except SpecError as error:
                 raise InputError(f"{self.where}: {error}") from None
             found = Cost(found.work + INTERPRETED, found.memory)
-            if self._by_shapes:
+            if self.by_shapes:
                 if len(self._kept) >= KEPT_COSTS:
                     self._kept = {}
                 self._kept[key] = found
@@ -185,8 +271,7 @@ class MeteredStep:
         embedding = getattr(self.step, "embedding", None)
         x = values[node.input] if embedding is None else values[embedding.inputs[0]]
         rows = math.prod(x.shape[:2])
-        width = node.output_size * 2 if getattr(node, "merge", "") == "separate" else node.output_size
-        work, made = rows * (self.parameters + INTERPRETED), rows * width
+        work, made = rows * (self.parameters + INTERPRETED), rows * _width(node)
         if isinstance(node, AttentionDecoder):
             seen = values[node.memory].shape[1]
             work += rows * seen * (node.memory_size + (node.attention_size or node.cell.output_size))
@@ -194,6 +279,23 @@ class MeteredStep:
         batch = x.shape[1 if getattr(node, "layout", "") == "time_first" else 0]
         made += sum(map(math.prod, node.state_shapes(batch).values()))
         return Cost(work, made * self.floating.itemsize)
+
+
+class MeteredBlocks:
+    """What runs the layers of a node that reads ahead, block by block; counted."""
+
+    def __init__(self, blocks: Any, node: Recurrent, floating: np.dtype):
+        self.blocks, self.node, self.item = blocks, node, floating.itemsize
+        self.parameters = _parameters(node)
+
+    def block(self, x: np.ndarray, size: int, states: Values, initial: Values, mask: np.ndarray | None) -> np.ndarray:
+        meter: Meter | None = getattr(_HERE, "meter", None)
+        if meter is not None:
+            rows = math.prod(x.shape[:2])
+            wanted = Cost(rows * (self.parameters + INTERPRETED), rows * _width(self.node) * self.item)
+            meter.take(f"node {self.node.name!r} (Recurrent)", wanted)
+            meter.alive += wanted.memory
+        return self.blocks.block(x, size, states, initial, mask)
 
 
 class MeteredBranch:
@@ -228,3 +330,12 @@ def metered_branches(node: Control, branches: Sequence[Callable[[Values], list[n
 
 def _bytes(values: Values, names: Iterable[str]) -> int:
     return sum(np.asarray(values[name]).nbytes for name in names if values.get(name) is not None)
+
+
+def _parameters(node: Recurrent | AttentionDecoder) -> int:
+    return sum(map(math.prod, node.weight_shapes().values()))
+
+
+def _width(node: Recurrent | AttentionDecoder) -> int:
+    """Numbers of one step's output."""
+    return node.output_size * 2 if getattr(node, "merge", "") == "separate" else node.output_size

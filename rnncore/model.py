@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state, as_array, as_items, empty_array, without_padding
-from rnncore.budget import Budget, MeteredStep, metered_branches, metering
+from rnncore.budget import Budget, MeteredStep, check_budget, is_settled, metered_branches, metering, most_steps
 from rnncore.control import ControlStep, branch_weights
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, SpecError, UnsupportedError, shown
@@ -43,6 +43,9 @@ _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
 
 Values = dict[str, Any]
 
+KNOWN_SIZES = 1024
+"""A model remembers so many sizes of calls that its budget affords."""
+
 
 class Model:
     """A network ready to run. Immutable, picklable, shared by threads.
@@ -56,8 +59,8 @@ class Model:
     fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
                     if all such tables are not larger than this; running it then is a row gather. The bits stay the same
     vocabulary      the tokens that ids stand for: name of an input or output -> tokens in the order of their ids
-    budget          a Budget: the most that one call may do, beyond which it raises InputError; None: no limit. Streams
-                    and pools, whose pieces their caller cuts, are not counted
+    budget          a Budget: the most that one call may do, or a piece of a stream or a generation, beyond which it
+                    raises InputError; None: no limit
 
     Raises SpecError and WeightError where spec, weights and vocabulary do not fit.
     """
@@ -94,8 +97,7 @@ class Model:
         inside: bool,
     ) -> None:
         """packs: see stacks.pack; one for a model and the branches inside it, which are compiled with it."""
-        if budget is not None and not isinstance(budget, Budget):
-            raise InputError(f"budget={shown(budget)}, expected a Budget or None")
+        check_budget(budget)
         if type(dtype) is int or str(dtype) not in ("float32", "float64"):
             raise SpecError(f"dtype {shown(dtype)}, expected 'float32' or 'float64'")
         if not isinstance(spec, Spec):
@@ -121,12 +123,15 @@ class Model:
         self._padded = self._padded_ids()
         self._walk, self._unread = _work(self._steps, _last_uses(spec, folded))
         self._direct = None
-        if budget is not None:
+        self._settled, self._uncounted = False, self._walk
+        self._affordable: set[tuple] = set()  # sizes of calls that were within the budget, where only they decide
+        if self._limited:
             nodes = [node for node, step in zip(spec.nodes, self._steps, strict=True) if step is not nothing]
             parts = zip(self._walk, nodes, self._unread, strict=True)
             self._walk = [MeteredStep(step, node, dropped, self._dtype) for step, node, dropped in parts]
-        elif len(spec.nodes) == 1 and spec.recurrent:
-            self._direct = self._steps[0].direct(spec)
+            self._settled = is_settled(self._walk, spec.values.values())
+        if len(spec.nodes) == 1 and spec.recurrent:
+            self._direct = self._steps[0].direct(spec, most_steps(budget, spec.nodes[0], self._dtype))
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
         self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
@@ -146,6 +151,10 @@ class Model:
     @property
     def budget(self) -> Budget | None:
         return self._budget
+
+    @property
+    def _limited(self) -> bool:
+        return self._budget is not None and self._budget.limits
 
     @property
     def vocabulary(self) -> Mapping[str, Vocabulary]:
@@ -491,22 +500,34 @@ class Model:
         before = None
         if state is not None and state is not _NO_STATE:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
-        if self._budget is None:
+        if not self._limited:
             self._forward(values, before, after)
         else:
-            with metering(self._budget):
-                self._forward(values, before, after)
+            self._forward_within(values, before, after)
         kept = [*self._constants.values()]
         kept += [values[entry.name] for entry in self._spec.inputs]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
         return apart(self._spec.outputs, values, kept), State.of(after)
 
-    def _forward(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+    def _forward(
+        self, values: Values, before: State | None, after: dict[str, np.ndarray], counted: bool = True
+    ) -> None:
         """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
         values.update(self._constants)
         with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
-            walk(self._walk, self._unread, values, before, after)
+            walk(self._walk if counted else self._uncounted, self._unread, values, before, after)
+
+    def _forward_within(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
+        """The same within the budget."""
+        sizes = tuple([None if array is None else array.shape for array in values.values()])
+        if sizes in self._affordable:
+            self._forward(values, before, after, counted=False)
+            return
+        with metering(self._budget.meter()):
+            self._forward(values, before, after)
+        if self._settled and len(self._affordable) < KNOWN_SIZES:
+            self._affordable.add(sizes)
 
     def _branch(self, values: Values) -> list[np.ndarray]:
         """The outputs of a model inside another's Control node, of all its inputs, which need no check."""
@@ -563,7 +584,8 @@ def _compile(
             for key in model.weights.packed
         }
         branches = [model._branch for model in models]
-        return ControlStep(node, metered_branches(node, branches) if budget else branches, dtype, packed)
+        limited = budget is not None and budget.limits
+        return ControlStep(node, metered_branches(node, branches) if limited else branches, dtype, packed)
     return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known, packs)
 
 

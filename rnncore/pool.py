@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import as_array, as_items, empty_array
+from rnncore.budget import most_steps
 from rnncore.errors import FormatError, InputError, StateError, StreamError, shown
 from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
 from rnncore.ops import numpy_dtype
@@ -22,6 +23,7 @@ from rnncore.strict_json import read_json
 __all__ = ["StreamPool"]
 
 MOST_STREAMS = 1 << 31
+SLOT_BYTES = 160  # of what a pool keeps for each stream beside its states: numbers of slots and handles, names, times
 IDS = "pool.ids"
 
 
@@ -46,8 +48,11 @@ class StreamPool:
             raise InputError(f"capacity={capacity!r}, expected an integer from 1 to {MOST_STREAMS}")
         self._program, self._clock = program, clock
         self._owned = _Owned(Owner())
-        self._slots = Slots(int(capacity))
-        self._rows = Rows(program, int(capacity), side_by_side=True)
+        try:
+            self._rows = Rows(program, int(capacity), side_by_side=True, more=SLOT_BYTES)
+            self._slots = Slots(int(capacity))
+        except (MemoryError, InputError) as error:
+            raise InputError(f"capacity={capacity!r}: {error}") from None
         self._handles: dict[Hashable, int] = {}
         self._finished: set[int] = set()
         # Whether a piece may be one step without its time axis: (I,) where each step is answered at once.
@@ -60,7 +65,9 @@ class StreamPool:
         if node is not None and len(program.plan.spec.outputs) == 1:
             arrays, step = self._rows.arrays, program.model._steps[0]
             h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
-            self._direct = DirectSlots(step.stack, h, c, began, self._slots, node.cell.input_size, step.threads)
+            most = most_steps(program.model.budget, node, program.model.dtype)
+            size = node.cell.input_size
+            self._direct = DirectSlots(step.stack, h, c, began, self._slots, size, step.threads, most)
 
     # --- who is there -------------------------------------------------------------------------------------------
 

@@ -82,8 +82,11 @@ class RecurrentStep:
         """From now on read the ids that the Embedding node would have read."""
         self.embedding, self.table = embedding, _recurrent.Table(self.stack, weight)
 
-    def direct(self, spec: Spec) -> _recurrent.Direct | None:
-        """The short way for a Spec that is this node and returns its sequence, where there is one."""
+    def direct(self, spec: Spec, most: int) -> _recurrent.Direct | None:
+        """The short way for a Spec that is this node and returns its sequence, where there is one.
+
+        most: rows times steps that it answers; more go the long way.
+        """
         node = self.node
         plain = (
             isinstance(self.stack, _recurrent.Stack)
@@ -94,7 +97,8 @@ class RecurrentStep:
         if not plain:
             return None
         names = tuple(f"{node.name}.{key}" for key in node.cell.states)
-        return _recurrent.Direct(self.stack, self.merged, node.cell.input_size, node.output_size, names, self.threads)
+        size = node.cell.input_size
+        return _recurrent.Direct(self.stack, self.merged, size, node.output_size, names, self.threads, most)
 
     def __call__(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         node = self.node

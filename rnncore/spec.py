@@ -61,7 +61,7 @@ MASKED_OUTPUTS = ("repeat", "zero")
 OUTPUT_ORDERS = ("time", "processing")
 MAX_NODES = 100_000  # those inside branches among them, and each layer of a stack
 FILE_NODES = 20_000
-"""As many a file may have whose reader says nothing else: more take longer than a stranger's file should."""
+"""As many, beside Constants, a file may have whose reader says nothing else: more take longer than they should."""
 
 MAX_LAYERS = 1024
 MAX_NESTING = 4
@@ -840,8 +840,11 @@ class Spec:
             object.__setattr__(self, field, members)
         outputs = (self.outputs,) if isinstance(self.outputs, str) else _sequence("outputs", self.outputs)
         object.__setattr__(self, "outputs", outputs)
-        if self.size > most_nodes():
-            raise SpecError(f"{self.size} nodes and layers, expected at most {most_nodes()}{more_nodes()}")
+        if self.size > MAX_NODES:
+            raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
+        if self._working > most_nodes():
+            found = f"{self._working} nodes and layers beside constants"
+            raise SpecError(f"{found}, expected at most {most_nodes()}{more_nodes()}")
         names = {entry.name for entry in self.inputs}
         names.update(node.name for node in self.nodes)
         if "lengths" not in names and any("lengths" in node.reads for node in self.nodes):
@@ -930,6 +933,16 @@ class Spec:
         return count
 
     @cached_property
+    def _working(self) -> int:
+        """The same without Constants."""
+        inside = sum(branch.size - branch._working for branch in self._branches)
+        return self.size - inside - sum(isinstance(node, Node) and node.op == "Constant" for node in self.nodes)
+
+    @property
+    def _branches(self) -> Iterator[Spec]:
+        return (branch for node in self.nodes if isinstance(node, Control) for branch in node.branches)
+
+    @cached_property
     def readers(self) -> Mapping[str, tuple[int, ...]]:
         """For each value that nodes read: their places in ``nodes``, in order, one for each time it is read."""
         found: dict[str, list[int]] = {}
@@ -1015,7 +1028,7 @@ class Spec:
             if not isinstance(found[key], (list, tuple)):
                 raise SpecError(f"Spec: {key} is {type(found[key]).__name__}, expected a list")
         if depth == 0 and _nodes_in_json(found) > most_nodes():
-            count = f"{_nodes_in_json(found)} nodes"
+            count = f"{_nodes_in_json(found)} nodes beside constants"
             raise SpecError(f"{count}, expected at most {most_nodes()} nodes and layers{more_nodes()}")
         return cls(
             tuple(_input_from_json(entry) for entry in found["inputs"]),
@@ -1116,13 +1129,14 @@ def _check_value(node: Any, name: str, value: Value) -> None:
 
 
 def _nodes_in_json(found: Any, depth: int = 0) -> int:
-    """The number of nodes of a Spec's JSON, those in branches among them, before any is made."""
+    """The number of nodes but Constants of a Spec's JSON, those in branches among them, before any is made."""
     nodes = found.get("nodes") if isinstance(found, Mapping) else None
     if not isinstance(nodes, (list, tuple)) or depth > MAX_NESTING:
         return 0
     inside = [node["branches"] for node in nodes if isinstance(node, Mapping) and "branches" in node]
     branches = (branch for some in inside if isinstance(some, (list, tuple)) for branch in some)
-    return len(nodes) + sum(_nodes_in_json(branch, depth + 1) for branch in branches)
+    own = sum(not (isinstance(node, Mapping) and node.get("op") == "Constant") for node in nodes)
+    return own + sum(_nodes_in_json(branch, depth + 1) for branch in branches)
 
 
 def _input_from_json(found: Any) -> Input:

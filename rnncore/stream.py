@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import accept_state, as_array
+from rnncore.budget import most_steps
 from rnncore.errors import InputError, StateError, StreamError, shown
 from rnncore.kernels import _recurrent
 from rnncore.kernels._pool import DirectStream, Owner
@@ -65,8 +66,9 @@ class Stream:
             return None
         arrays, stack = self._rows.arrays, self._program.model._steps[0].stack
         h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
-        threads = self._program.model._steps[0].threads
-        return DirectStream(stack, h, c, began, self._owner, node.cell.input_size, threads)
+        model = self._program.model
+        threads, most = model._steps[0].threads, most_steps(model.budget, node, model.dtype)
+        return DirectStream(stack, h, c, began, self._owner, node.cell.input_size, threads, most)
 
     def feed(self, x: Any, *, lengths: Any = None, mask: Any = None, out: np.ndarray | None = None) -> Any:
         """The outputs for the next piece.

@@ -1,6 +1,6 @@
 """KServe's own clients, REST and gRPC, unchanged, against the server: the answers are the model's, bit for bit.
 
-    make kserve        (an environment of its own: kserve brings kubernetes, pandas and more along)
+    make kserve        (an environment on top of the tests': kserve brings kubernetes, pandas and more along)
     python tests/serve_kserve.py
 
 Also compares what they send with kserve_requests.py, which stands for them in the tests.

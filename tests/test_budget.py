@@ -7,7 +7,8 @@ import pytest
 
 import rnncore
 from rnncore import Budget, Control, Input, InputError, Model, Node, Recurrent, Spec
-from rnncore.cells import LSTM
+from rnncore.budget import Meter
+from rnncore.cells import GRU, LSTM
 from rnncore.errors import RnncoreError
 from rnncore.kernels import runs_native
 from rnncore.spec import AttentionDecoder
@@ -274,32 +275,237 @@ def test_the_nodes_of_a_file_are_limited(seven, monkeypatch, tmp_path):
             rnncore.load(seven)
 
 
-def test_streams_are_not_counted():
-    """Their caller cuts the pieces; loops inside run as they do in a model without a budget."""
-    spec = scan()
-    body = spec.nodes[0].branches[0]
-    time_first = Input("x", "float", ("T", "B", 8))
-    spec = Spec([Input("h", "float", ("B", 8)), time_first], [Control("scan", "Scan", ("h", "x"), (body,),
-                sequences=1)], ["scan.1"])  # fmt: skip
-    given = inputs_of(NETWORKS["scan"][1])
-    plain, bounded = Model(spec, {}), Model(spec, {}, budget=Budget(work=1))
-    with pytest.raises(InputError, match="budget"):
-        bounded.run(given)
-    for model in (plain, bounded):
-        stream = model.stream(batch=2, inputs={"h": given["h"]})
-        found = np.concatenate([stream.feed(given["x"][:1]), stream.feed(given["x"][1:])])
-        np.testing.assert_array_equal(found, plain.run(given)["scan.1"])
+STREAMED = {
+    "stack": lambda: Spec([X], [Recurrent("lstm", LSTM(8, 16), "x")], ["lstm"]),
+    "states": lambda: Spec([X], [Recurrent("gru", GRU(8, 16), "x", layers=2)], ["gru", "gru.h"]),
+    "layers": lambda: Spec(
+        [X],
+        [
+            Recurrent("lstm", LSTM(8, 16), "x"),
+            Node("y", "Linear", "lstm", {"input_size": 16, "output_size": 3}),
+            Node("end", "Softmax", "y"),
+        ],
+        ["end"],
+    ),
+    "window": lambda: Spec(
+        [X],
+        [
+            Node("turned", "Transpose", "x", {"perm": (0, 2, 1)}),
+            Node("conv", "Conv", "turned",
+                 {"input_size": 8, "output_size": 4, "kernel_shape": (5,), "pads": (4, 0), "bias": False}),
+            Node("back", "Transpose", "conv", {"perm": (0, 2, 1)}),
+        ],
+        ["back"],
+    ),
+    "blocks": lambda: Spec([X], [Recurrent("lstm", LSTM(8, 16), "x", direction="bidirectional")], ["lstm"]),
+    "history": lambda: Spec(
+        [X], [Node("y", "KerasAttention", ("x", "x"), {"causal": True})], ["y"]
+    ),
+    "scan": lambda: Spec(
+        [Input("h", "float", ("B", 8)), Input("x", "float", ("T", "B", 8))],
+        [Control("scan", "Scan", ("h", "x"), (scan().nodes[0].branches[0],), sequences=1)],
+        ["scan.1"],
+    ),
+}  # fmt: skip
+STREAM_OPTIONS = {"blocks": {"lookahead": 2, "block": 4}, "history": {"history": 6}}
+
+
+def pieces(name):
+    """Inputs of three pieces of a stream of two rows; the second is the longest."""
+    rng = np.random.default_rng(3)
+    found = [rng.uniform(-1, 1, (2, steps, 8)).astype(np.float32) for steps in (3, 9, 3)]
+    return [piece.swapaxes(0, 1).copy() if name == "scan" else piece for piece in found]
+
+
+def streams_of(name, budget, kind="stream"):
+    """What feeds a piece to two rows: a stream, or a pool by handles or by ids."""
+    spec = STREAMED[name]()
+    model = Model(spec, arrays(spec), budget=budget)
+    inputs = {"h": np.ones((2, 8), np.float32)} if name == "scan" else None
+    options = STREAM_OPTIONS.get(name, {})
+    if kind == "stream":
+        return model.stream(batch=2, inputs=inputs, **options).feed
+    pool = model.pool(2, **options)
+    for id in "ab":
+        pool.open(id, inputs=None if inputs is None else {"h": inputs["h"][:1]})
+    if kind == "handles":
+        return lambda x: pool.step(x, pool.handles("ab"))
+    axis = 1 if name == "scan" else 0
+    return lambda x: np.stack([*pool.step({id: x.take(row, axis) for row, id in enumerate("ab")}).values()], axis)
+
+
+@pytest.mark.parametrize("field", ["work", "memory"])
+@pytest.mark.parametrize("kind", ["stream", "handles", "ids"])
+@pytest.mark.parametrize("name", STREAMED)
+def test_pieces_of_streams_are_counted(name, kind, field):
+    """Each piece is a call: an affordable one has the bits of a model without a budget, before a refusal and after."""
+    if name == "states" and kind != "stream":
+        kind = "handles"
+    plain = streams_of(name, None, kind)
+    expected = [plain(piece) for piece in pieces(name)]
+    feed = streams_of(name, LARGE, kind)
+    for piece, right in zip(pieces(name), expected, strict=True):
+        assert_same(feed(piece), right)
+    low, high = 1.0, 1e12  # the least that the short pieces fit into
+    while high > 1.01 * low:
+        middle = (low * high) ** 0.5
+        try:
+            feed = streams_of(name, Budget(**{field: middle}), kind)
+            feed(pieces(name)[0])
+            feed(pieces(name)[2])
+            high = middle
+        except InputError as error:
+            assert "by the model's budget" in str(error)
+            low = middle
+    feed = streams_of(name, Budget(**{field: high}), kind)
+    first, _, last = pieces(name)
+    assert_same(feed(first), expected[0])
+    with pytest.raises(InputError, match="by the model's budget"):
+        feed(np.repeat(pieces(name)[1], 40, axis=0 if name == "scan" else 1))
+    plain = streams_of(name, None, kind)
+    plain(first)
+    assert_same(feed(last), plain(last))
+
+
+def assert_same(found, expected):
+    if isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        for key in found:
+            assert_same(found[key], expected[key])
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_states_of_pools_and_streams_are_counted_before_they_are_made():
+    import tracemalloc
+
+    for name in STREAMED:
+        spec, options = STREAMED[name](), STREAM_OPTIONS.get(name, {})
+        model = Model(spec, arrays(spec))
+        given = {"inputs": {"h": np.ones((1, 8), np.float32)}} if name == "scan" else {}
+        model.stream(**given, **options)
+        tracemalloc.start()
+        with pytest.raises(InputError, match=r"capacity=1000000000: .* bytes, expected at most the .* memory"):
+            model.pool(10**9, **options)
+        with pytest.raises(InputError, match=r"batch=1000000000: .* bytes, expected at most the .* memory"):
+            model.stream(10**9, **given, **options)
+        bounded = Model(spec, arrays(spec), budget=Budget(memory=1 << 16))
+        with pytest.raises(InputError, match=r"capacity=100000: .* bytes, expected at most 65,536 by the model's"):
+            bounded.pool(100_000, **options)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        tracemalloc.stop()
+        assert bounded.pool(2, **options).capacity == 2
+
+
+def letters():
+    """Scores of the next of nine tokens."""
+    nodes = [
+        Node("rows", "Embedding", "ids", {"input_size": 9, "output_size": 8}),
+        Recurrent("lstm", LSTM(8, 4), "rows"),
+        Node("scores", "Linear", "lstm", {"input_size": 4, "output_size": 9}),
+    ]
+    return Spec([Input("ids", "int64", ("B", "T"))], nodes, ["scores"])
+
+
+DECODING = {
+    "greedy": lambda model, count: model.generate([[1, 2]], count),
+    "draws": lambda model, count: model.generate([[1, 2]], count, temperature=1.0, samples=3, seed=1),
+    "beams": lambda model, count: model.generate([[1, 2]], count, beams=3),
+    "score": lambda model, count: model.score([np.arange(count + 2) % 9]),
+}
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_decoding_is_counted_as_one_call(name):
+    spec = letters()
+    model = lambda **budget: Model(spec, arrays(spec), budget=Budget(**budget) if budget else None)  # noqa: E731
+    decode = DECODING[name]
+    least = 1.0
+    while True:
+        try:
+            found = decode(model(work=least), 10)
+            break
+        except InputError as error:
+            assert "by the model's budget" in str(error)
+            least *= 1.3
+    assert least > 1000
+    plain = decode(model(), 10)
+    assert [one.log_prob for one in found] == [one.log_prob for one in plain]
+    with pytest.raises(InputError, match="in one call by the model's budget"):
+        decode(model(work=least), 100)
+    decode(model(memory=1 << 20), 100)  # which is free again behind each step
+    with pytest.raises(InputError, match="by the model's budget"):
+        model(memory=1 << 20).generate([[1, 2]] * 10_000, 3)
+    with pytest.raises(InputError, match=r"samples=1000000000: .* by the model's budget"):
+        model(memory=1 << 20).generate([[1, 2]], 3, temperature=1.0, samples=10**9)
+    with pytest.raises(InputError, match=r"samples=1000000000: .* that there is memory for"):
+        model().generate([[1, 2]], 3, temperature=1.0, samples=10**9)
+
+
+def test_ctc_is_counted():
+    from rnncore import decode
+
+    scores = np.random.default_rng(0).normal(size=(2, 30, 5)).astype(np.float32)
+    for run in (decode.ctc_greedy, decode.ctc_beam, lambda *a, **k: decode.ctc_log_prob(a[0], [[1, 2], [3]], **k)):
+        plain, found = run(scores), run(scores, budget=Budget(work=1e7, memory=1e6))
+        for one, other in zip(plain, found, strict=True):
+            assert getattr(one, "log_prob", one) == getattr(other, "log_prob", other)
+        for small in (Budget(work=1e3), Budget(memory=1e3)):
+            with pytest.raises(InputError, match=r"CTC of scores \(2, 30, 5\): .* by the model's budget"):
+                run(scores, budget=small)
+        with pytest.raises(InputError, match="expected a Budget or None"):
+            run(scores, budget=1e9)
+
+
+def test_sizes_that_were_affordable_are_not_counted_again(monkeypatch):
+    """But where contents decide what a call costs, every call is."""
+    taken = []
+    monkeypatch.setattr(Meter, "take", lambda self, where, wanted: taken.append(where))
+    for build, settled in ((tagger, True), (attention, True), (loop, False)):
+        spec = build()
+        model = Model(spec, arrays(spec), budget=LARGE)
+        given = inputs_of(next(shapes for other, shapes in NETWORKS.values() if other is build))
+        for _ in range(2):
+            taken.clear()
+            model.run(given)
+        assert bool(taken) is not settled
+    spec = Spec([Input("x", "float", (4,))], [Node("y", "NonZero", "x"), Node("z", "Abs", "y")], ["z"])
+    model = Model(spec, {}, budget=LARGE)
+    for _ in range(2):
+        taken.clear()
+        model.run({"x": np.ones(4, np.float32)})
+    assert taken == ["node 'y' (NonZero)", "node 'z' (Abs)"]
 
 
 def test_no_budget_no_cost():
-    """Without one there is no metered step, and a single layer keeps its short way."""
+    """Without limits there is no metered step, and a single layer keeps its short way with them too."""
     spec = Spec([X], [Recurrent("lstm", LSTM(8, 4), "x")], ["lstm"])
     plain, bounded = Model(spec, arrays(spec)), Model(spec, arrays(spec), budget=LARGE)
-    kinds = {type(step).__name__ for step in plain._walk}
-    assert "MeteredStep" not in kinds and {type(step).__name__ for step in bounded._walk} == {"MeteredStep"}
-    assert (plain._direct is not None) == runs_native(plain.dtype)
+    unlimited = Model(spec, arrays(spec), budget=Budget(nodes=10))
+    assert {type(step).__name__ for step in bounded._walk} == {"MeteredStep"}
     x = np.ones((1, 3, 8), np.float32)
-    np.testing.assert_array_equal(plain(x), bounded(x))
+    for model in (plain, bounded, unlimited):
+        assert (model._direct is not None) == runs_native(model.dtype)
+        assert model is bounded or "MeteredStep" not in {type(step).__name__ for step in model._walk}
+        np.testing.assert_array_equal(plain(x), model(x))
+
+
+@pytest.mark.parametrize("field", ["work", "memory"])
+def test_the_short_way_goes_as_far_as_is_certain_to_be_within_the_budget(field):
+    spec = Spec([X], [Recurrent("lstm", LSTM(8, 4), "x")], ["lstm"])
+    most = Budget(**{field: 1e6})
+    plain, bounded = Model(spec, arrays(spec)), Model(spec, arrays(spec), budget=most)
+    steps = 500
+    if runs_native(plain.dtype):  # else there is no short way
+        assert bounded._direct(np.zeros((2, 100, 8), np.float32)) is not None
+        steps = next(n for n in range(100, 10**6) if bounded._direct(np.zeros((2, n, 8), np.float32)) is None)
+    x = np.random.default_rng(5).normal(size=(2, steps, 8)).astype(np.float32)
+    for short in (x[:, :-1].copy(), x[:, : steps // 2].copy()):
+        np.testing.assert_array_equal(bounded(short), plain(short))
+        for found, expected in zip(bounded(short, None), plain(short, None), strict=True):
+            assert_same(getattr(found, "arrays", found), getattr(expected, "arrays", expected))
+    with pytest.raises(InputError, match=r"node 'lstm' .*by the model's budget"):
+        bounded(np.repeat(x, 3, axis=1))
 
 
 def test_the_service_has_a_budget(monkeypatch):

@@ -572,6 +572,85 @@ def test_descriptors_bound_the_connections(tmp_path):
         assert limit[0] == limit[1] and 0 < line["connections"] < limit[0] - listener.RESERVE
 
 
+# --- connections of gRPC ---
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # and settings that say nothing
+GRPC_METHOD = "/inference.GRPCInferenceService/ServerMetadata"
+WITH_TOKEN = [("authorization", f"Bearer {TOKEN}")]
+
+
+class Flood(threading.Thread):
+    """Connections without a call, opened again as soon as the server closes one: ``most`` of them, most of the time."""
+
+    def __init__(self, port, most):
+        super().__init__(daemon=True)
+        self.port, self.most, self.over, self.opened, self.closed = port, most, threading.Event(), 0, 0
+
+    def run(self):
+        held = []
+        while not self.over.is_set():
+            while len(held) < self.most:
+                held.append(socket.create_connection(("127.0.0.1", self.port), timeout=30))
+                held[-1].sendall(PREFACE)
+                held[-1].setblocking(False)
+                self.opened += 1
+            left = [one for one in held if not self.is_over(one)]
+            self.closed += len(held) - len(left)
+            held = left
+            time.sleep(0.02)
+        for one in held:
+            one.close()
+
+    @staticmethod
+    def is_over(one):
+        try:
+            if one.recv(1 << 16):
+                return False
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        one.close()
+        return True
+
+
+def test_idle_grpc_connections_give_way_to_newer_ones(tmp_path):
+    """Those of strangers, as many as there may be and always new ones: clients with a token come in and stay."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(TOKEN)
+    files = save_models(tmp_path, {"adder": adder()})
+    words = ["--token-file", str(tokens), "--grpc-port", "0", "--max-connections", "40"]
+    with server_process(files, *words) as server:
+        port = server.events[0]["grpc_port"]
+
+        def called(channel):
+            return channel.unary_unary(GRPC_METHOD)(b"", metadata=WITH_TOKEN, timeout=20, wait_for_ready=True)
+
+        options = [("grpc.use_local_subchannel_pool", 1)]  # a connection of its own for each channel
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options) as stays:
+            states = []
+            stays.subscribe(states.append)
+            expected = called(stays)
+            flood = Flood(port, 40)
+            flood.start()
+            until(lambda: flood.closed > 20)
+            assert flood.closed > 20
+            for _ in range(4):
+                assert called(stays) == expected
+                with grpc.insecure_channel(f"127.0.0.1:{port}", options) as new:
+                    assert called(new) == expected
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options) as stranger:
+                with pytest.raises(grpc.RpcError) as refused:
+                    stranger.unary_unary(GRPC_METHOD)(b"", timeout=20, wait_for_ready=True)
+                assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert grpc.ChannelConnectivity.TRANSIENT_FAILURE not in states
+            assert states.count(grpc.ChannelConnectivity.READY) == 1  # it was never closed
+            flood.over.set()
+            flood.join(30)
+        found = psutil.Process(server.process.pid).net_connections("tcp")
+        assert sum(one.laddr.port == port and one.status == "ESTABLISHED" for one in found) <= 40
+
+
 # --- the end ---
 
 

@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.decode.stepper import KINDS
+from rnncore.arguments import as_items
+from rnncore.budget import Budget, afford, check_budget
+from rnncore.decode.stepper import KINDS, SCORED
 from rnncore.errors import InputError, MissingPackageError, UnsupportedError
+from rnncore.ops.work import INTERPRETED, Cost
 
 __all__ = ["Labels", "ctc_beam", "ctc_greedy", "ctc_log_prob"]
 
@@ -34,17 +37,20 @@ class Labels:
     log_prob: float
 
 
-def ctc_greedy(scores: Any, lengths: Any = None, *, blank: int = 0, kind: str = "logits") -> list[Labels]:
+def ctc_greedy(
+    scores: Any, lengths: Any = None, *, blank: int = 0, kind: str = "logits", budget: Budget | None = None
+) -> list[Labels]:
     """The labels of the best path of each row.
 
     scores   (B, T, V), of the kind "logits", "probabilities" or "log_probabilities"
     lengths  (B,): steps of each row that count; None: all
     blank    id of the blank; negative ones count from the end
+    budget   the most that this may do, such as model.budget; None: no limit
 
     Raises InputError.
     """
     found = []
-    for own, _ in _rows(scores, lengths, blank, kind):
+    for own, _ in _rows(scores, lengths, blank, kind, budget):
         path = own.argmax(axis=1)
         new = np.ones(len(path), bool)
         new[1:] = path[1:] != path[:-1]
@@ -61,10 +67,11 @@ def ctc_beam(
     blank: int = 0,
     kind: str = "logits",
     threshold: float = 0.0,
+    budget: Budget | None = None,
 ) -> list[Labels]:
     """The labels that prefix beam search finds for each row: the probabilities of all paths of the same labels added.
 
-    scores, lengths, blank and kind as for ctc_greedy. beams: prefixes kept at each step; threshold: tokens less
+    scores, lengths, blank, kind and budget as for ctc_greedy. beams: prefixes kept at each step; threshold: tokens less
     probable than this are not looked at. Needs fast-ctc-decode: pip install "rnncore[ctc]". Raises InputError, and
     MissingPackageError without the library.
     """
@@ -77,7 +84,7 @@ def ctc_beam(
     if not 0 <= threshold < 1:
         raise InputError(f"threshold={threshold!r}, expected a probability from 0, less than 1")
     found = []
-    for own, what in _rows(scores, lengths, blank, kind):
+    for own, what in _rows(scores, lengths, blank, kind, budget, int(beams)):
         size = own.shape[1]
         if size > MOST_TOKENS:
             raise UnsupportedError(f"ctc_beam with {size} tokens, expected at most {MOST_TOKENS}")
@@ -99,12 +106,23 @@ def ctc_beam(
     return found
 
 
-def ctc_log_prob(scores: Any, labels: Any, lengths: Any = None, *, blank: int = 0, kind: str = "logits") -> np.ndarray:
+def ctc_log_prob(
+    scores: Any,
+    labels: Any,
+    lengths: Any = None,
+    *,
+    blank: int = 0,
+    kind: str = "logits",
+    budget: Budget | None = None,
+) -> np.ndarray:
     """log p(labels | scores) of each row, by all paths: (B,) float64, -infinity where there is none.
 
-    labels: a sequence of tokens for each row, without blanks. scores, lengths, blank and kind as for ctc_greedy.
+    labels: a sequence of tokens for each row, without blanks. scores, lengths, blank, kind and budget as for
+    ctc_greedy.
     """
-    rows = _rows(scores, lengths, blank, kind)
+    labels = list(as_items("labels", labels))
+    longest = max((2 * len(given) + 1 for given in labels if hasattr(given, "__len__")), default=1)
+    rows = _rows(scores, lengths, blank, kind, budget, longest)
     if len(labels) != len(rows):
         raise InputError(f"labels of {len(labels)} rows, expected {len(rows)}")
     found = []
@@ -136,12 +154,20 @@ def _log_prob(own: np.ndarray, tokens: np.ndarray, blank: int) -> float:
     return float(np.logaddexp.reduce(alpha[-2:]))
 
 
-def _rows(scores: Any, lengths: Any, blank: int, kind: str) -> list[tuple[np.ndarray, str]]:
-    """Each row's steps that count, as log-probabilities (T, V) in float64, and what to call it."""
+def _rows(
+    scores: Any, lengths: Any, blank: int, kind: str, budget: Budget | None, paths: int = 1
+) -> list[tuple[np.ndarray, str]]:
+    """Each row's steps that count, as log-probabilities (T, V) in float64, and what to call it.
+
+    paths: so many are followed through each step, which the budget has to afford.
+    """
     array = np.asarray(scores)
     if array.ndim != 3 or array.dtype.kind != "f" or not array.shape[2]:
         raise InputError(f"scores: {array.dtype} {array.shape}, expected float (B, T, V)")
     batch, steps, size = array.shape
+    followed = batch * steps * paths
+    wanted = Cost(SCORED * array.size + INTERPRETED * followed, 24 * array.size + 8 * followed)
+    afford(check_budget(budget), f"CTC of scores {array.shape}", wanted)
     if kind not in KINDS:
         raise InputError(f"kind={kind!r}, expected one of {', '.join(KINDS)}")
     if isinstance(blank, bool) or not isinstance(blank, (int, np.integer)) or not -size <= blank < size:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import as_array, as_items
+from rnncore.budget import check_memory
 from rnncore.decode.beams import Search
 from rnncore.decode.choosing import Chooser, as_seeds
 from rnncore.decode.prefixes import PrefixCache, Prefixes, read_prompts
@@ -17,6 +18,8 @@ from rnncore.errors import InputError, shown
 from rnncore.vocabulary import Vocabulary
 
 __all__ = ["Generation", "as_prompts", "generate", "listed"]
+
+ROW_BYTES = 1024  # of what a row keeps beside its state: its generator of random numbers, tokens, log-probabilities
 
 Constraint = Callable[[int, np.ndarray], Any]
 
@@ -134,6 +137,9 @@ def generate(
     )
     if beams > 1:
         return run.search(beams, n_best, float(length_penalty))
+    rows = len(prompts) * samples
+    check_memory(f"samples={samples}", ROW_BYTES * rows, model.budget)
+    stepper.afford(rows)
     seeds = as_seeds(seed, len(prompts), samples)
     return run.choose(Chooser(stepper.size, seeds, temperature, top_k, top_p), samples)
 

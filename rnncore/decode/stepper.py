@@ -14,17 +14,21 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import accept_inputs, accept_state
+from rnncore.budget import MeteredStep, metering
 from rnncore.decode.streamed import Streamed
 from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, UnsupportedError, shown
 from rnncore.graph.axes import Followed, follow
 from rnncore.kernels._graph import walk
+from rnncore.model import nothing
+from rnncore.ops.work import INTERPRETED, Cost
 from rnncore.spec import AttentionDecoder, Input, Recurrent, Spec
 from rnncore.state import State
 
-__all__ = ["KINDS", "Rows", "Stepper"]
+__all__ = ["KINDS", "SCORED", "Rows", "Stepper"]
 
 KINDS = ("logits", "probabilities", "log_probabilities")
+SCORED = 32  # operations that one score takes: its logarithm, and being sorted among the others
 
 
 class Rows:
@@ -66,6 +70,7 @@ class Stepper:
     kind     what the scores are, one of KINDS; None: what the output's node says (Softmax, LogSoftmax, any other)
     longest  the most tokens that a row will have
 
+    With a budget of the model's all that the stepper does counts as one call.
     Raises InputError, and UnsupportedError naming the node where a step needs what comes after it.
     """
 
@@ -87,6 +92,7 @@ class Stepper:
                 raise InputError(f"{name}={shown(value)}, expected a name or None")
         given = dict(inputs or {})
         spec = model.spec
+        self.meter = model.budget.meter() if model._limited else None
         self.spec, self.count = spec, count
         self.entry = _token_input(spec, given, tokens)
         self.tokens = self.entry.name
@@ -113,17 +119,21 @@ class Stepper:
         """Compute what the tokens do not reach; returns the state that the others start from."""
         spec, count = self.spec, self.count
         steps = list(zip(spec.nodes, model._steps, strict=True))
-        self.steps = [step for node, step in steps if _first(node, moving)]
+        counted = {
+            node.name: MeteredStep(step, node, (), self.dtype) if model._limited and step is not nothing else step
+            for node, step in steps
+        }
+        self.steps = [counted[node.name] for node in spec.nodes if _first(node, moving)]
         self.carrying = tuple(node for node in spec.stateful if node.name in moving)
         self.lengths = self._lengths_input(given)
         values = accept_inputs(spec, {**given, self.tokens: self._encode(np.zeros((count, 1), np.int64))}, self.dtype)
         del values[self.tokens]
         values.update(model._constants)
         after: dict[str, np.ndarray] = {}
-        with np.errstate(all="ignore"):  # as in a model's own run
+        with np.errstate(all="ignore"), metering(self.meter):  # as in a model's own run
             for node, step in steps:
                 if not _first(node, moving):
-                    walk([step], None, values, None, after)
+                    walk([counted[node.name]], None, values, None, after)
                 elif isinstance(step, DecoderStep):
                     values[step.prepared_key] = step.prepare(values, count)
         read = {name for node in spec.nodes if _first(node, moving) for name in node.reads}
@@ -140,6 +150,10 @@ class Stepper:
 
         lengths (n,): tokens of each row that count; only for a model that has lengths.
         """
+        with metering(self.meter):
+            return self._run(rows, ids, lengths)
+
+    def _run(self, rows: Rows, ids: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, Rows]:
         if self.streamed is not None:
             scores, after = self.streamed.run(rows.fixed, rows.state, self._encode(ids))
             return scores, rows.after(after)
@@ -153,8 +167,16 @@ class Stepper:
             walk(self.steps, None, values, before, after)
         return values[self.output], rows.after(after)
 
+    def afford(self, count: int) -> None:
+        """InputError where the scores of so many rows, and what is made of them, are beyond the model's budget."""
+        if self.meter is not None:
+            numbers = count * self.size
+            self.meter.alive = 0
+            self.meter.take(f"output {self.output!r}", Cost(SCORED * numbers + INTERPRETED * count, 24 * numbers))
+
     def log_probabilities(self, scores: np.ndarray, where: Sequence[str]) -> np.ndarray:
         """Scores (n, V) as log-probabilities in float64. InputError for NaN or +infinity, with where it is."""
+        self.afford(len(scores))
         scores = scores.astype(np.float64)
         top = scores.max(axis=1)
         if not (top < np.inf).all():

@@ -18,6 +18,9 @@ from rnncore.kernels._recurrent cimport StateCall, check_stack_states, run_state
 
 from rnncore.errors import InputError, StreamError, shown
 
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cnp.import_array()
 
 cdef extern from *:
@@ -73,23 +76,25 @@ cdef class DirectStream:
     h, c    (layers, batch, size) float32, C-contiguous; c is None where the cell has none. Changed in place: whoever
             holds them must hold the owner too
     began   (batch) bool, or None: set where a row has had a step
+    most    rows times steps of a piece that is answered; the long way knows what to say of more
     """
 
     cdef object stack
     cdef readonly cnp.ndarray h, c, began
     cdef readonly Owner owner
-    cdef Py_ssize_t batch, input_size, width
+    cdef Py_ssize_t batch, input_size, width, most
     cdef double long_steps
     cdef int threads
 
     def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, cnp.ndarray began, Owner owner not None,
-                  Py_ssize_t input_size, int threads):
+                  Py_ssize_t input_size, int threads, Py_ssize_t most=PY_SSIZE_T_MAX):
         if cnp.PyArray_NDIM(h) != 3:
             refuse(f"h: shape {(<object> h).shape}, expected (layers, batch, size)")
         check_states(stack, h, c, began, cnp.PyArray_DIM(h, 1), input_size)
         self.stack = stack
         self.h, self.c, self.began = h, c, began
         self.owner = owner
+        self.most = most
         self.batch = cnp.PyArray_DIM(h, 1)
         self.width = cnp.PyArray_DIM(h, 2)
         self.input_size = input_size
@@ -115,11 +120,11 @@ cdef class DirectStream:
         memset(&call, 0, sizeof(StateCall))
         call.B = self.batch
         call.T = 1 if ndim == 1 else cnp.PyArray_DIM(x, ndim - 2)
-        if call.T == 0 or call.B == 0:
+        if call.T == 0 or call.B == 0 or call.T > self.most // call.B:
             return None
         shape[0], shape[1], shape[2] = call.B, call.T, self.width
         if out is None:
-            out = cnp.PyArray_EMPTY(ndim, &shape[3 - ndim], cnp.NPY_FLOAT32, 0)
+            out = new_output(ndim, &shape[3 - ndim])
         elif not fits(out, ndim, &shape[3 - ndim]) or overlap(out, x):
             return None
         call.x_time, call.x_batch = self.input_size, call.T * self.input_size
@@ -139,6 +144,8 @@ cdef class DirectStream:
                 memset(cnp.PyArray_DATA(self.began), 1, self.batch)
             if states:
                 return out, self.h.copy(), None if self.c is None else self.c.copy()
+        except MemoryError as error:
+            raise InputError(f"a piece of {call.B} rows and {call.T} steps: {error}") from None
         finally:
             rnncore_release(&self.owner.flag)
         return out
@@ -154,6 +161,19 @@ cdef class DirectStream:
                 self.c[...] = c
             raise
         return 0
+
+
+cdef new_output(int ndim, cnp.npy_intp* shape):
+    """A float32 array that nothing was written to. InputError where there is no memory for it."""
+    cdef int axis
+    try:
+        return cnp.PyArray_EMPTY(ndim, shape, cnp.NPY_FLOAT32, 0)
+    except MemoryError:
+        need = sizeof(float)
+        for axis in range(ndim):
+            need = need * <object> shape[axis]
+        sizes = tuple([shape[axis] for axis in range(ndim)])
+        raise InputError(f"outputs of shape {sizes} are {need:,} bytes, more than there is memory for") from None
 
 
 cdef bint fits(array, int ndim, const cnp.npy_intp* shape):
@@ -175,6 +195,7 @@ cdef bint overlap(a, b):
 
 
 cdef int64_t LOWER_HALF = 0xFFFFFFFF
+cdef Py_ssize_t MOST_NUMBERS = PY_SSIZE_T_MAX // <Py_ssize_t> sizeof(float)
 
 
 cdef class Slots:
@@ -272,12 +293,13 @@ cdef class DirectSlots:
 
     h, c    (layers, capacity, size) float32, C-contiguous; c is None where the cell has none. Changed in place
     began   (capacity) bool, or None: set where a stream has had a step
+    most    rows times steps of a step that is answered; the long way knows what to say of more
     """
 
     cdef object stack
     cdef readonly cnp.ndarray h, c, began
     cdef readonly Slots slots
-    cdef Py_ssize_t input_size, width
+    cdef Py_ssize_t input_size, width, most
     cdef double long_steps
     cdef int threads
     cdef int64_t* room      # (3 * capacity): order, lengths and slots of the sorted rows
@@ -288,11 +310,11 @@ cdef class DirectSlots:
     cdef cnp.ndarray x_room
 
     def __cinit__(self, stack, cnp.ndarray h not None, cnp.ndarray c, cnp.ndarray began, Slots slots not None,
-                  Py_ssize_t input_size, int threads):
+                  Py_ssize_t input_size, int threads, Py_ssize_t most=PY_SSIZE_T_MAX):
         check_states(stack, h, c, began, slots.capacity, input_size)
         self.stack = stack
         self.h, self.c, self.began = h, c, began
-        self.slots = slots
+        self.slots, self.most = slots, most
         self.width = cnp.PyArray_DIM(h, 2)
         self.input_size = input_size
         self.threads = threads
@@ -321,10 +343,10 @@ cdef class DirectSlots:
             check_dense(lengths, cnp.NPY_INT64, 1, "lengths")
             check_shape1(lengths, cnp.PyArray_DIM(handles, 0), "lengths")
         shape[0], shape[1], shape[2] = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), self.width
-        if shape[0] != cnp.PyArray_DIM(handles, 0):
+        if shape[0] != cnp.PyArray_DIM(handles, 0) or (shape[0] > 0 and shape[1] > self.most // shape[0]):
             return None
         if out is None:
-            out = cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
+            out = new_output(3, shape)
         elif not fits(out, 3, shape) or overlap(out, x):
             return None
         self.step(x, <const int64_t*> cnp.PyArray_DATA(handles),
@@ -355,18 +377,18 @@ cdef class DirectSlots:
             self.handles_room[row] = handle
             self.lengths_room[row] = steps
             row += 1
-        if longest == 0:
+        if longest == 0 or longest > min(self.most, MOST_NUMBERS // self.input_size) // n:
             return None
-        shape[0], shape[1], shape[2] = n, longest, self.input_size
         if self.x_room is None or self.x_room.size < n * longest * self.input_size:
-            self.x_room = np.empty(n * longest * self.input_size, np.float32)
+            shape[0] = n * longest * self.input_size
+            self.x_room = new_output(1, shape)
         x = self.x_room[: n * longest * self.input_size].reshape(n, longest, self.input_size)
         target = <char*> cnp.PyArray_DATA(x)
         for chunk in chunks.values():
             memcpy(target, cnp.PyArray_DATA(chunk), cnp.PyArray_NBYTES(chunk))
             target += longest * self.input_size * sizeof(float)
-        shape[2] = self.width
-        y = cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
+        shape[0], shape[1], shape[2] = n, longest, self.width
+        y = new_output(3, shape)
         self.step(x, self.handles_room, NULL if equal else self.lengths_room, y, now)
         found = {}
         row = 0

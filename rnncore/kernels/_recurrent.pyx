@@ -26,7 +26,11 @@ from rnncore.kernels._runtime cimport (
 )
 from rnncore.kernels._schedule cimport Call, execute
 
+from rnncore.errors import InputError
 from rnncore.kernels._blas_loop import MERGES
+
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
 
 cnp.import_array()
 
@@ -277,16 +281,17 @@ cdef class Direct:
     the caller takes the long way, which knows what to do or what to say.
 
     names   of the states, h and for an LSTM c
+    most    rows times steps of a call that is answered; the long way knows what to say of more
     """
 
     cdef Stack stack
-    cdef Py_ssize_t input_size, width, state_rows, h_size, c_size
+    cdef Py_ssize_t input_size, width, state_rows, h_size, c_size, most
     cdef str h_name, c_name
     cdef Merge merge
     cdef int threads
 
     def __cinit__(self, Stack stack not None, str merge not None, Py_ssize_t input_size, Py_ssize_t width,
-                  tuple names not None, int threads):
+                  tuple names not None, int threads, Py_ssize_t most=PY_SSIZE_T_MAX):
         stack.check_merges(merge, merge)
         if (input_size, width) != (stack.plans[0].cell.input_size, stack.width_of(MERGES[merge])):
             refuse(f"sizes {(input_size, width)}, expected those of the stack")
@@ -296,6 +301,7 @@ cdef class Direct:
         self.merge = MERGES[merge]
         self.input_size = input_size
         self.width = width
+        self.most = most
         self.state_rows = stack.layers * stack.directions
         self.h_size = stack.plans[0].cell.output_size
         self.c_size = stack.plans[0].cell.hidden_size
@@ -311,9 +317,18 @@ cdef class Direct:
         cdef Call call
         if not self.is_plain(x, &call):
             return None
-        y = self.output(&call)
-        self.stack.start(&call, self.threads)
+        try:
+            y = self.output(&call)
+            self.stack.start(&call, self.threads)
+        except MemoryError:
+            self.refuse_memory(&call)
         return y
+
+    cdef refuse_memory(self, const Call* call):
+        """InputError for a call that there is no memory for. (The product fits: that many numbers stand in x.)"""
+        need = call.job.B * call.job.T * <object> self.width * sizeof(float)
+        shape = call.job.B, call.job.T, self.input_size
+        raise InputError(f"x: shape {shape} gives {need:,} bytes, more than there is memory for") from None
 
     def step(self, x, dict state not None):
         """(y, new states by name) for x and the states given by name; None where one of them is not plain."""
@@ -332,15 +347,18 @@ cdef class Direct:
             call.c0 = <const float*> cnp.PyArray_DATA(c0)
         if len(state) != (1 if self.c_name is None else 2):
             return None
-        y = self.output(&call)
-        hn = new_state(self.state_rows, call.job.B, self.h_size)
-        call.hn = <float*> cnp.PyArray_DATA(hn)
-        after[self.h_name] = hn
-        if self.c_name is not None:
-            cn = new_state(self.state_rows, call.job.B, self.c_size)
-            call.cn = <float*> cnp.PyArray_DATA(cn)
-            after[self.c_name] = cn
-        self.stack.start(&call, self.threads)
+        try:
+            y = self.output(&call)
+            hn = new_state(self.state_rows, call.job.B, self.h_size)
+            call.hn = <float*> cnp.PyArray_DATA(hn)
+            after[self.h_name] = hn
+            if self.c_name is not None:
+                cn = new_state(self.state_rows, call.job.B, self.c_size)
+                call.cn = <float*> cnp.PyArray_DATA(cn)
+                after[self.c_name] = cn
+            self.stack.start(&call, self.threads)
+        except MemoryError:
+            self.refuse_memory(&call)
         return y, after
 
     cdef bint is_plain(self, x, Call* call):
@@ -350,7 +368,7 @@ cdef class Direct:
             return False
         memset(call, 0, sizeof(Call))
         call.job.B, call.job.T = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
-        if call.job.B == 0 or call.job.T == 0:
+        if call.job.B == 0 or call.job.T == 0 or call.job.T > self.most // call.job.B:
             return False
         call.job.x_time = self.input_size
         call.job.x_batch = call.job.T * self.input_size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 from rnncore.ops.base import UNKNOWN
 
@@ -103,8 +104,12 @@ def _without(term: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...] |
 
 def _parse(size: Size) -> Sum:
     """Products of names -> how often; () stands for the constant."""
-    if isinstance(size, int):
-        return {(): size}
+    return {(): size} if isinstance(size, int) else _parse_text(size)
+
+
+@lru_cache(maxsize=4096)
+def _parse_text(size: str) -> Sum:
+    """The same, remembered: a graph has few sizes in very many places. Nobody changes what is given."""
     flat, atoms = _lift(size) if len(size) <= MAX_TEXT else (None, {})
     if flat is None or not _SUM.fullmatch(flat):
         return {(size,): 1}

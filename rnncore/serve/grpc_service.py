@@ -16,6 +16,7 @@ from grpc import aio
 
 from rnncore.errors import EngineClosedError
 from rnncore.serve.gate import REQUEST_ID, Tokens, new_id
+from rnncore.serve.grpc_connections import GrpcConnections
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
 from rnncore.serve.metrics import AnswerMetrics
@@ -67,7 +68,7 @@ class GrpcServer:
     service, tokens, metrics   as the HTTP app has them: sequences and limits are the same
     certificate   (certificate chain, private key) in PEM, or None
     handshake_timeout   seconds until a connection must be one of HTTP/2, and a TLS handshake complete
-    connections   that may be open
+    connections   that may be open; those of clients that never had a token give way: see GrpcConnections
 
     Of a client without a token no message is read, but for a few at a time that ask for a model's readiness.
     """
@@ -100,9 +101,12 @@ class GrpcServer:
         else:
             chain, key = certificate
             self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+        self._gate.connections = self._connections = GrpcConnections(self.port, connections)
+        self._watching: asyncio.Task | None = None
 
     async def start(self) -> None:
         await self._server.start()
+        self._watching = asyncio.get_running_loop().create_task(self._connections.watch())
 
     async def stop(self, seconds: float, linger: float = 1.0) -> None:
         """Take no more requests of streams, then no more calls; wait for those that run.
@@ -121,6 +125,8 @@ class GrpcServer:
         await self._quiet(stopping.done, QUIET_SECONDS, end)
         await self._server.stop(None)
         await stopping
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _quiet(self, done: Callable[[], bool], seconds: float, end: float) -> None:
         """Wait until it is done, or no request was worked on for so many seconds, or until the end."""
@@ -164,6 +170,7 @@ class _Gate:
         self._service, self._tokens, self._metrics = service, tokens, metrics
         self._taking: set[asyncio.Task] = set()  # what reads the requests of each stream
         self._strangers = asyncio.Semaphore(STRANGERS)
+        self.connections: GrpcConnections | None = None  # of the port, once it is known
         self.streams = 0  # that are open
         self.working = 0  # requests whose message is complete
         self._ending = False
@@ -284,8 +291,12 @@ class _Gate:
         return handle
 
     def _owner(self, context: aio.ServicerContext) -> str:
-        address = PORT.sub("", context.peer()).partition(":")[2].strip("[]")
-        return self._tokens.owner(_authorization(context.invocation_metadata() or ()), address)
+        peer = context.peer()
+        address = PORT.sub("", peer).partition(":")[2].strip("[]")
+        owner = self._tokens.owner(_authorization(context.invocation_metadata() or ()), address)
+        if self.connections is not None:
+            self.connections.trust(peer)
+        return owner
 
 
 class _Call:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from rnncore.arguments import accept_array
+from rnncore.budget import MeteredBlocks, MeteredStep, is_metered, metering
 from rnncore.errors import InputError, shown
-from rnncore.model import Model, nothing, op_step
+from rnncore.model import KNOWN_SIZES, Model, nothing, op_step
 from rnncore.ops import numpy_dtype
 from rnncore.spec import Input, Node
 from rnncore.streaming.both_ways import BothWays
@@ -56,18 +58,27 @@ class Program:
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
         self.moving = self._moving()
+        self.folds = folds(self)
+        self.uncounted = self.steps
+        self.affordable: set[tuple[int, int]] | None = None  # (rows, steps), where they decide what a step costs
+        if model._limited:
+            self.steps = [self._metered(part, step) for part, step in zip(plan.parts, self.steps, strict=True)]
+            self.moving = self._moving()
+            self.affordable = set() if plan.together and model._settled and not self.static else None
         reads = (
             part.node.inputs[part.node.carried :] if part.how == "scan" else part.node.reads for part, _ in self.moving
         )
         self.read = frozenset(plan.outputs).union(*reads)
         self.constants = [array for name, array in model._constants.items() if name in self.read]
-        self.folds = folds(self)
         plain = plan.together and not (self.repeats or scans)
-        self.plain = [
-            step
-            for part, step in zip(plan.parts, self.steps, strict=True)
-            if plain and part.how != "static" and step is not nothing
-        ]
+        self.plain, self.plain_uncounted = (
+            [
+                step
+                for part, step in zip(plan.parts, steps, strict=True)
+                if plain and part.how != "static" and step is not nothing
+            ]
+            for steps in (self.steps, self.uncounted)
+        )
         self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in plan.outputs]
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
@@ -91,9 +102,7 @@ class Program:
         if part.how == "window":
             return op_step(node, model.weights, model.dtype, threads)
         if part.how == "history":
-            inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
-            alone = Node(node.name, node.op, inputs, {**node.attributes, "causal": False})
-            return op_step(alone, model.weights, model.dtype, threads)
+            return op_step(_of_history(node), model.weights, model.dtype, threads)
         if part.how == "around":
             return self._around(part, threads)
         if part.how == "blocks":
@@ -120,6 +129,28 @@ class Program:
                     node = along_others(part.node, part.values, time, begin, end)
                 found[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
         return found
+
+    def _metered(self, part: Part, step: Any) -> Any:
+        """The step of a part, counted."""
+        if step is nothing or part.how == "scan":  # whose branches count themselves
+            return step
+        if part.how == "around":
+            return {key: one and MeteredStep(one, part.node, (), self.model.dtype) for key, one in step.items()}
+        if part.how == "blocks":
+            return MeteredBlocks(step, part.node, self.model.dtype)
+        return MeteredStep(step, _of_history(part.node) if part.how == "history" else part.node, (), self.model.dtype)
+
+    @contextlib.contextmanager
+    def metering(self, rows: int, new: int) -> Iterator[None]:
+        """So many new steps of so many rows, which run inside, are one call within the budget, or a part of one."""
+        if is_metered():
+            yield
+            return
+        known = self.affordable is not None and (rows, new) in self.affordable
+        with metering(None if known else self.model.budget.meter()):
+            yield
+        if self.affordable is not None and len(self.affordable) < KNOWN_SIZES:
+            self.affordable.add((rows, new))
 
     def phase_of(self, steps: int) -> int:
         """A number of steps after which the same steps are kept, and small."""
@@ -209,3 +240,9 @@ class Program:
                 raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
             found[entry.name] = array
         return found
+
+
+def _of_history(node: Node) -> Node:
+    """What attends to each step of a sequence, from that step and those that it looks back on."""
+    inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
+    return Node(node.name, node.op, inputs, {**node.attributes, "causal": False})

@@ -10,12 +10,14 @@ A step changes nothing before everything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rnncore.arguments import without_padding
+from rnncore.budget import check_memory, is_metered
 from rnncore.errors import InputError, StateError, StreamError, UnsupportedError
 from rnncore.formats._cursor import shown
 from rnncore.kernels._graph import apart, walk
@@ -62,43 +64,50 @@ class Rows:
     """The states of ``capacity`` rows. Not safe to use by two threads at once.
 
     side_by_side: inputs and outputs that have no batch get rows in front, as a pool has them.
+    more: bytes that the caller keeps for each row.
+
+    InputError, before anything is made, where the states are larger than the model's budget or than there is memory.
     """
 
-    def __init__(self, program: Program, capacity: int, side_by_side: bool = False):
+    def __init__(self, program: Program, capacity: int, side_by_side: bool = False, more: int = 0):
         self.program, self.capacity = program, capacity
         self.side_by_side = side_by_side and program.bare
-        self.all = np.arange(capacity)
         self.folds = program.folds and (self.side_by_side or not program.bare)
-        self.arrays: dict[str, np.ndarray] = {"ended": np.zeros(capacity, np.bool_)}
-        self.steps = None if program.plan.together else np.zeros(capacity, np.int64)
-        if self.steps is not None:
-            self.arrays["steps"] = self.steps
         self.recurrent: set[str] = set()
         self.static: dict[str, np.ndarray] = {}
+        rooms: dict[str, tuple[tuple[int, ...], np.dtype]] = {"ended": ((capacity,), np.dtype(np.bool_))}
+        if not program.plan.together:
+            rooms["steps"] = ((capacity,), np.dtype(np.int64))
         for part in program.plan.parts:
-            self._allocate(part)
+            rooms.update(self._rooms(part))
+        need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in rooms.values()) + more * capacity
+        check_memory(f"{capacity} rows of states", need, program.model.budget)
+        self.all = np.arange(capacity)
+        self.arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in rooms.items()}
+        self.steps = self.arrays.get("steps")
 
     # --- arrays -------------------------------------------------------------------------------------------------
 
-    def _allocate(self, part: Part) -> None:
+    def _rooms(self, part: Part) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+        """The arrays that a part keeps: name, shape and dtype."""
         node, flows = part.node, self.program.plan.flows
         dtype = self.program.model.dtype
         for name, most in part.waiting.items():
-            self._keep(f"{node.name}.waiting.{name}", flows[name], most)
+            yield self._steps_of(f"{node.name}.waiting.{name}", flows[name], most)
         if part.how in ("recurrent", "blocks"):
             shapes = node.state_shapes(self.capacity)
             for key, shape in shapes.items():
                 layers = shape[0] // len(node.directions) if part.how == "blocks" else shape[0]
-                self.arrays[f"{node.name}.{key}"] = np.zeros((layers, *shape[1:]), dtype)
+                yield f"{node.name}.{key}", ((layers, *shape[1:]), dtype)
                 self.recurrent.add(f"{node.name}.{key}")
         if node.name in self.program.repeats:
-            self.arrays[f"{node.name}.began"] = np.zeros(self.capacity, np.bool_)
+            yield f"{node.name}.began", ((self.capacity,), np.dtype(np.bool_))
         if part.how == "window":
             window, source = part.window, node.inputs[0]
-            self._keep(f"{node.name}.context", flows[source], window.left + window.right + window.stride)
+            yield self._steps_of(f"{node.name}.context", flows[source], window.left + window.right + window.stride)
         elif part.how == "history":
             for name in dict.fromkeys(node.inputs):
-                self._keep(f"{node.name}.history.{name}", flows[name], self.program.plan.history - 1)
+                yield self._steps_of(f"{node.name}.history.{name}", flows[name], self.program.plan.history - 1)
         elif part.how == "scan":
             for key, start in zip(scan_states(node), node.inputs, strict=False):
                 value, batch = flows[start].value, flows[start].batch
@@ -106,22 +115,20 @@ class Rows:
                 if batch is not None:  # the batch and the first axis change places
                     rest[batch], rest[0] = rest[0], rest[batch]
                     del rest[0]
-                self.arrays[key] = np.zeros(
-                    (self.capacity, *_plain_sizes(key, value, rest)), numpy_dtype(value.dtype, dtype)
-                )
+                sizes = _plain_sizes(key, value, rest)
+                yield key, ((self.capacity, *sizes), numpy_dtype(value.dtype, dtype))
         elif part.how == "last":
-            self._keep(f"{node.name}.last", flows[node.inputs[0]], 1)
+            yield self._steps_of(f"{node.name}.last", flows[node.inputs[0]], 1)
         elif part.how == "around" and part.timing.held:
-            self._keep(f"{node.name}.held", flows[part.moving], part.timing.held)
+            yield self._steps_of(f"{node.name}.held", flows[part.moving], part.timing.held)
         elif part.how == "sum":
-            self._keep(f"{node.name}.sum", flows[node.name], 2)
+            yield self._steps_of(f"{node.name}.sum", flows[node.name], 2)
 
-    def _keep(self, name: str, flow: Flow, most: int) -> None:
+    def _steps_of(self, name: str, flow: Flow, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
         """Room for at most so many steps of a value in each row."""
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
         rest = _plain_sizes(name, flow.value, rest)
-        dtype = numpy_dtype(flow.value.dtype, self.program.model.dtype)
-        self.arrays[name] = np.zeros((self.capacity, most, *rest), dtype)
+        return name, ((self.capacity, most, *rest), numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
     @property
     def nbytes(self) -> int:
@@ -296,6 +303,21 @@ class Rows:
         """
         if ended and self.program.plan.least:
             self._check_least(rows)
+        if not self.program.model._limited:
+            return self._advance(rows, given, new, lengths, ended, check, counted)
+        with self.program.metering(len(rows), new):
+            return self._advance(rows, given, new, lengths, ended, check, counted)
+
+    def _advance(
+        self,
+        rows: np.ndarray,
+        given: Values,
+        new: int,
+        lengths: np.ndarray | None,
+        ended: bool,
+        check: Callable[[Values], None] | None,
+        counted: bool,
+    ) -> tuple[Values, dict[str, np.ndarray]]:
         if self.program.plain and new and lengths is None and not ended:
             outputs = self._advance_plain(rows, given, new, check)
             return outputs, {name: np.full(len(rows), new) for name in outputs} if counted else {}
@@ -346,7 +368,7 @@ class Rows:
         values = self._values(index, len(rows))
         values.update(given)
         with np.errstate(all="ignore"):
-            walk(program.plain, None, values, State.of(before), after)
+            walk(program.plain if is_metered() else program.plain_uncounted, None, values, State.of(before), after)
         outputs = self._own_outputs(values, [*given.values(), *after.values()])
         if check is not None:
             check(outputs)

@@ -32,6 +32,7 @@ class Straight:
     def of(cls, rows: Rows) -> Straight | None:
         program = rows.program
         fits = program.plain and len(program.given) == 1 and not (program.static or rows.static or program.plan.fixed)
+        fits = fits and (program.affordable is not None or not program.model._limited)
         layers = [part.node for part in program.plan.parts if part.how == "recurrent"]
         for node in layers:
             step = program.model._steps[program.plan.spec.nodes.index(node)]
@@ -47,6 +48,7 @@ class Straight:
         self.seen: tuple[int, ...] | None = None  # a shape that fits
         batch = plan.flows[self.entry.name].batch
         self.batch_first = batch == 0
+        self.time, self.affordable = plan.flows[self.entry.name].time, program.affordable
         self.sizes = [
             (axis, rows.capacity if axis == batch else size)
             for axis, size in enumerate(self.entry.shape)
@@ -55,7 +57,7 @@ class Straight:
         self.base = {**program.counts_of(rows.capacity), **model._constants, **program.absent}
         wanted = set(plan.outputs).union(*(node.reads for node in plan.spec.nodes))
         self.steps = []
-        for part, step in zip(plan.parts, program.steps, strict=True):
+        for part, step in zip(plan.parts, program.uncounted, strict=True):
             if part.how == "recurrent":
                 self.steps.append(_Layer(part.node, model._steps[part.place], rows.arrays, wanted))
             elif part.how != "static" and step is not nothing:
@@ -80,6 +82,8 @@ class Straight:
         shape, flags = x.shape, x.flags
         if not (flags.c_contiguous and flags.aligned) or (shape != self.seen and not self._fits(shape)):
             return None
+        if self.affordable is not None and (self.rows.capacity, shape[self.time]) not in self.affordable:
+            return None  # the long way counts
         values = {**self.base, self.name: x}
         before = [array.copy() for array in self.states]
         try:
