@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import rnncore
 from rnncore.errors import InputError, UnsupportedError
 from rnncore.export import from_torch
+from rnncore.export.torch_entrances import checked_states
 
 SCALE = int(os.environ.get("RNNCORE_TEST_SCALE", "1"))
 SIZES = [(1, 7), (1, 2), (2, 9), (3, 3), (5, 8), (4, 12), (6, 5), (7, 7), (2, 30), (3, 21)]
@@ -354,3 +355,54 @@ def test_drawn_modules_are_refused_or_equal():
     counts = dict(item.rsplit(" ", 1) for item in done.stdout.strip().splitlines()[-1].split(", "))
     assert int(counts["ok"]) > 50 * SCALE
     assert counts["wrong"] == counts["crash"] == "0"
+
+
+class Attended(nn.Module):
+    """The width that scores are divided by is free, and so is the dtype's own name."""
+
+    def forward(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x) + x.type(torch.int32)
+
+
+class SummedSteps(nn.Module):
+    def forward(self, x):
+        return torch.stack([one.sum() for one in x])  # refused
+
+
+class Chunked(nn.Module):
+    def forward(self, x):
+        return x.chunk(2, 2)
+
+
+def test_what_a_soak_found():
+    model = rnncore.Model(*from_torch(Attended(), floats(3, 7, 4)))
+    x = floats(2, 5, 9)
+    np.testing.assert_allclose(model(x.numpy()), Attended()(x).numpy(), rtol=0, atol=1e-5)
+    with pytest.raises(UnsupportedError, match="is one number for each step") as caught:
+        from_torch(SummedSteps(), floats(3, 7, 4))
+    assert str(caught.value).startswith(line_of(SummedSteps))
+    with pytest.raises(UnsupportedError, match="another number of tensors in its result with"):
+        from_torch(Chunked(), floats(3, 7, 4))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_states_of_packed_sequences_are_looked_at(kind):
+    """torch reads states of packed sequences without a look at how many there are, which may end the process."""
+
+    class Stated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = kind(4, 3)
+
+        def forward(self, x, lengths, *states):
+            packed = pack_padded_sequence(x, lengths)
+            y, after = self.rnn(packed, tuple(states) if len(states) > 1 else states[0])
+            return pad_packed_sequence(y)[0], after
+
+    states = [floats(1, 3, 3)] * (2 if kind is nn.LSTM else 1)
+    example = (floats(5, 3, 4), torch.tensor([5, 4, 2]), *(one.clone() for one in states))
+    exported = from_torch(Stated(), example)
+    assert exported.spec.inputs[-1].shape == (1, "B", 3)
+    assert torch.nn.modules.rnn._VF is torch._VF
+    with checked_states(), pytest.raises(RuntimeError, match=r"(state of shape|got).*6, 3, 3"):
+        Stated()(*example[:2], *(one.repeat(6, 1, 1) for one in states))

@@ -19,7 +19,7 @@ from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
 from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_loops import ScanCall, roll
-from rnncore.export.torch_lowering import Complex, Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_lowering import MAX_INLINE, Complex, Lowering, Packed, Size, Tensor, array_of
 from rnncore.export.torch_proof import Proof
 from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_spectral import call_complex, holds_complex
@@ -29,6 +29,7 @@ from rnncore.formats.torch_names import bind
 from rnncore.model import Model
 from rnncore.ops import OPS
 from rnncore.passes import simplify
+from rnncore.passes.graph import is_constant
 from rnncore.spec import Input, Node, Recurrent, Spec, paths_of
 from rnncore.test_pair import TestPair
 from rnncore.verification import compare
@@ -58,7 +59,7 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     modules = {name for name, _ in module.named_modules() if name}
     lowering = Lowering(first, second, inputs, modules, module.state_dict().keys())
     found, outputs, _ = lowering.run(_lower)
-    spec, weights = _assembled(lowering, found)
+    spec, weights = _assembled(lowering, found, dtype)
     names = spec.outputs
     arrays = dict(zip(names, map(_array, _leaves(outputs)), strict=True))
     given = {name: _array(tensor) for name, tensor in leaves.items()}
@@ -380,7 +381,7 @@ def _labels(found: Any, label: str = "") -> list[str]:
     return [] if found is None else [label]
 
 
-def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
+def _assembled(g: Lowering, found: Any, floating: str) -> tuple[Spec, dict[str, np.ndarray]]:
     """The Spec of what was lowered, without nodes that nothing reads."""
     names: list[str] = []
     for item, label in zip(_leaves(found), _labels(found), strict=True):
@@ -402,8 +403,11 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
         spec = Spec(g.inputs, g.nodes, names)
     except SpecError as error:
         raise UnsupportedError(f"module: {error}") from None
-    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True)
+    spec, weights, notes = simplify(
+        spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True, floating=floating
+    )
     g.notes += notes
+    spec, weights = _with_constants_inside(spec, weights, g.weights)
     needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
     inputs = [entry for entry in spec.inputs if entry.name in needed]
     g.notes += [f"input {entry.name!r}: left out, nothing reads it" for entry in spec.inputs if entry not in inputs]
@@ -412,6 +416,20 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
         nodes = [replace(node, lengths="lengths") if isinstance(node, Recurrent) else node for node in nodes]
     spec = Spec(inputs, nodes, spec.outputs)
     return replace(spec, names=_other_names(g, spec)), weights
+
+
+def _with_constants_inside(
+    spec: Spec, weights: dict[str, np.ndarray], before: Mapping[str, np.ndarray]
+) -> tuple[Spec, dict[str, np.ndarray]]:
+    """Constants that were folded, which no checkpoint has, stand in the Spec itself."""
+    nodes, arrays = list(spec.nodes), dict(weights)
+    for place, node in enumerate(nodes):
+        name = f"{node.name}.value"
+        folded = is_constant(node) and name in arrays and name not in before
+        if folded and arrays[name].size <= MAX_INLINE and not np.isnan(arrays[name]).any():
+            value = tuple(arrays.pop(name).reshape(-1).tolist())
+            nodes[place] = replace(node, attributes={**node.attributes, "value": value})
+    return Spec(spec.inputs, nodes, spec.outputs), arrays
 
 
 def _other_names(g: Lowering, spec: Spec) -> dict[str, str]:

@@ -150,11 +150,13 @@ def _pairs(torch, module) -> list[tuple[str, Any]]:
 
 @contextmanager
 def _evaluating(torch, module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule has its own training flag back."""
+    """Evaluation mode without gradients, states checked; afterwards every submodule has its own training flag back."""
+    from rnncore.export.torch_entrances import checked_states
+
     flags = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), checked_states():
             yield
     finally:
         for part, training in flags:

@@ -139,8 +139,13 @@ class Proof:
             raise
         try:
             wanted = self.outputs(expected)
+        except ValueError:
+            raise self._explained(leaves) or UnsupportedError(
+                f"module: another number of tensors in its result with {shapes_of(leaves)} than with the example"
+            ) from None
+        try:
             compare(found, wanted, f"the exported model with {shapes_of(leaves)}").require()
-        except (VerificationError, ValueError) as error:
+        except VerificationError as error:
             raise self._explained(leaves) or VerificationError(
                 f"{error}: something was recorded for the sizes of the example, expected tensor code alike for all"
             ) from None
