@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch import fx, nn
 from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError, VerificationError
 from rnncore.export.exported import Exported
 from rnncore.export.torch_axes import Axes
+from rnncore.export.torch_bounds import bounded
 from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
 from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_loops import ScanCall, roll
 from rnncore.export.torch_lowering import MAX_INLINE, Complex, Lowering, Packed, Size, Tensor, array_of
-from rnncore.export.torch_proof import Proof
+from rnncore.export.torch_proof import BranchError, Proof
 from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_spectral import call_complex, holds_complex
 from rnncore.export.torch_trace import Traced, trace
@@ -37,6 +38,9 @@ from rnncore.weights import Weights
 
 __all__ = ["export", "reference"]
 
+MAX_BOUNDS = 4
+"""Decisions of one line that sizes are bounded for."""
+
 
 def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Sequence[str | None]]) -> Exported:
     """See from_torch. The module is in evaluation mode."""
@@ -52,8 +56,7 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
         return trace(module, _with_leaves(arguments, leaves, found), named, turned)
 
     first = traced(leaves)
-    second = traced(axes.resized({i: group.other for i, group in enumerate(axes.groups)}))
-    _check_decisions(first, second)
+    second = _second(axes, traced, first)
     roll(first, second)
     inputs = _inputs(axes, module, first, second)
     modules = {name for name, _ in module.named_modules() if name}
@@ -72,20 +75,42 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
         f"torch {torch.__version__.partition('+')[0]}",
         tuple(dict.fromkeys((*notes, *lowering.notes))),
     )
-    model = Model(spec, exported.weights, dtype)
-    compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
-    proof = Proof(
-        model,
-        axes,
-        first,
-        second,
-        traced,
-        lambda result: dict(zip(names, map(_array, _leaves(result)), strict=True)),
-        lambda found: {name: _array(tensor) for name, tensor in found.items() if name in used},
-    )
-    proof.require()
-    notes = (*exported.notes, *proof.notes, *_unlike_checkpoints(module, spec, exported.weights))
-    return replace(exported, notes=tuple(dict.fromkeys(notes)))
+
+    def proof_of(spec: Spec, bounds: Collection[str]) -> Proof:
+        model = Model(spec, exported.weights, dtype)
+        compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
+        return Proof(
+            model,
+            axes,
+            first,
+            second,
+            traced,
+            lambda result: dict(zip(names, map(_array, _leaves(result)), strict=True)),
+            lambda found: {name: _array(tensor) for name, tensor in found.items() if name in used},
+            bounds,
+        )
+
+    spec, proved = _proved(spec, lowering, proof_of)
+    notes = (*exported.notes, *proved, *_unlike_checkpoints(module, spec, exported.weights))
+    return replace(exported, spec=spec, notes=tuple(dict.fromkeys(notes)))
+
+
+def _proved(spec: Spec, g: Lowering, proof_of: Callable[[Spec, Collection[str]], Proof]) -> tuple[Spec, list[str]]:
+    """A Spec that gives what torch gives, or refuses sizes for which it does not; and notes."""
+    bounds: list[str] = []
+    while True:
+        proof = proof_of(spec, bounds)
+        try:
+            proof.require()
+        except BranchError as error:
+            decisions = [one for one in g.first.decisions if one.place == error.place]
+            found = bounded(spec, g, decisions) if error.place not in bounds and len(decisions) <= MAX_BOUNDS else None
+            if found is None:
+                raise
+            spec, bounds = found, [*bounds, error.place]
+            continue
+        said = "a branch goes another way for other sizes of an input, which the model refuses"
+        return spec, [*(f"{place}: {said}" for place in bounds), *proof.notes]
 
 
 def reference(
@@ -261,15 +286,32 @@ def _called(module: nn.Module, arguments: inspect.BoundArguments) -> Any:
     return type(module).forward(module, *arguments.args, **arguments.kwargs)
 
 
-def _check_decisions(first: Traced, second: Traced) -> None:
-    """A branch on sizes that goes two ways has no place in a Spec."""
+def _second(axes: Axes, traced: Callable[[Mapping[str, torch.Tensor]], Traced], first: Traced) -> Traced:
+    """The trace at other sizes, for which branches go the same way. UnsupportedError where there are none."""
+    others = {i: group.other for i, group in enumerate(axes.groups)}
+    second = traced(axes.resized(others))
+    place = _decided_otherwise(first, second)
+    if place is None:
+        return second
+    for i, group in enumerate(axes.groups):
+        for other in axes.nearer(i):
+            try:
+                found = traced(axes.resized({**others, i: other}))
+            except UnsupportedError:
+                continue
+            if _decided_otherwise(first, found) is None:
+                axes.groups[i] = replace(group, other=other, further=group.other)
+                return found
+    raise UnsupportedError(
+        f"{place}: a branch that depends on the size of an input, expected one path for all sizes, or sizes= with None "
+        "for a dimension that stays"
+    )
+
+
+def _decided_otherwise(first: Traced, second: Traced) -> str | None:
+    """The line of a branch on sizes that goes two ways."""
     ours, theirs = ({one.place: one.taken for one in traced.decisions} for traced in (first, second))
-    for place, decided in ours.items():
-        if place in theirs and theirs[place] != decided:
-            raise UnsupportedError(
-                f"{place}: a branch that depends on the size of an input, expected one path for all sizes, or sizes= "
-                "with None for a dimension that stays"
-            )
+    return next((place for place, decided in ours.items() if theirs.get(place, decided) != decided), None)
 
 
 def _names(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> dict[tuple[str, int], str]:
