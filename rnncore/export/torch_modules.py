@@ -44,6 +44,9 @@ def from_torch(
     What was exported is run on the example and on inputs of other sizes, a batch of 1 among them, on both sides of
     every branch on a size that was met, and has to give what torch gives.
 
+    A branch on one size whose other side differs makes the model refuse the sizes of that side, with the line (a
+    Bounded node, and a note).
+
     Raises UnsupportedError with the line of the module's code that has no place in a Spec or holds for some sizes only
     (fix such a dimension by None in sizes), InputError for the example, VerificationError where results differ, and
     MissingPackageError without PyTorch.
