@@ -23,7 +23,18 @@ from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node
 
-__all__ = ["HIDING", "MAX_INLINE", "Complex", "Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
+__all__ = [
+    "HIDING",
+    "MAX_INLINE",
+    "Complex",
+    "Lowering",
+    "Packed",
+    "Size",
+    "Tensor",
+    "all_static",
+    "any_trained",
+    "array_of",
+]
 
 DTYPES = {
     torch.float32: "float",
