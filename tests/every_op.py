@@ -34,6 +34,7 @@ EXAMPLES = {
     "Einsum": ({"equation": "ij,ij->i"}, [ROWS, ROWS]),
     "Clip": ({"min": 0.0, "max": 1.0}, [ROWS]),
     "Dropout": ({"ratio": 0.5, "training_mode": False, "seed": 1}, [ROWS]),
+    "Bounded": ({"axis": 1}, [ROWS]),
     "Cast": ({"to": "int32"}, [ROWS]),
     "BitShift": ({"direction": "LEFT"}, [BYTES, BYTES]),
     "CumSum": ({"axis": 1}, [ROWS]),

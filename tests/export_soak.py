@@ -1,11 +1,11 @@
-"""torch's own modules through from_torch, each in a process of its own: no crash, and no error but rnncore's.
+"""torch's own modules through from_torch, in a process that may die: no crash, and no error but rnncore's.
 
-    python tests/export_soak.py [--count N] [--only TEXT] [--write]
+    python tests/export_soak.py [--count N] [--only TEXT] [--verbose] [--write]
 
-Every entry of torch's module database, with the inputs that torch tests it with, is exported. What exports has been
-compared with torch at other sizes; here also at the sizes of the database. Prints each failure, then the counts; exit
-code 1 where a process died, an error was not rnncore's, or a value differed. --write puts the counts into
-docs/compatibility.md.
+Every entry of torch's module database is exported with the inputs that torch tests it with, then the modules and
+expressions of export_models.py. What exports has been compared with torch at other sizes; the module's own checkpoint
+has to fit the exported Spec too. Prints each failure, then the counts; exit code 1 where a process died, an error was
+not rnncore's, or a value differed. --write puts the counts into docs/compatibility.md.
 """
 
 from __future__ import annotations
@@ -27,20 +27,46 @@ OUTCOMES = {
     "crash": "process died",
 }
 
-SECONDS = 600
-"""Processor time after which a case counts as hanging."""
-
 
 def cases() -> list[tuple[int, str]]:
+    import export_models
     from torch.testing._internal.common_modules import module_db
 
-    return [(i, entry.formatted_name) for i, entry in enumerate(module_db)]
+    names = [*(entry.formatted_name for entry in module_db), *export_models.MODELS, *_expressions()]
+    return list(enumerate(names))
+
+
+def _expressions() -> list[str]:
+    import export_models
+
+    return [part for line in export_models.EXPRESSIONS for part in export_models.single(line)]
+
+
+def _samples(number: int):
+    """(module, arguments) of a case: several for one of the database."""
+    import export_models
+    import torch
+    from torch.testing._internal.common_modules import module_db
+
+    own = number - len(module_db)
+    if own >= len(export_models.MODELS):
+        yield export_models.of_expression(_expressions()[own - len(export_models.MODELS)])
+    elif own >= 0:
+        torch.manual_seed(0)
+        yield list(export_models.MODELS.values())[own]()
+    else:
+        entry = module_db[number]
+        for sample in entry.module_inputs_func(
+            entry, device="cpu", dtype=torch.float32, requires_grad=False, training=False
+        ):
+            made, given = sample.constructor_input, sample.forward_input
+            if given is not None:
+                yield _Called(entry.module_cls(*made.args, **made.kwargs), given.kwargs), given.args
 
 
 def run(numbers, results) -> None:
-    """Exports the modules of the database with these numbers; puts (number, sample, outcome, text)."""
+    """Exports the cases with these numbers; puts (number, sample, outcome, text)."""
     import torch
-    from torch.testing._internal.common_modules import module_db
 
     from rnncore.errors import RnncoreError
     from rnncore.export import from_torch
@@ -48,20 +74,13 @@ def run(numbers, results) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     for number in numbers:
-        entry = module_db[number]
-        samples = entry.module_inputs_func(
-            entry, device="cpu", dtype=torch.float32, requires_grad=False, training=False
-        )
-        for i, sample in enumerate(samples):
+        for i, (module, arguments) in enumerate(_samples(number)):
             results.put((number, i, "begun", ""))
             outcome, text = "ok", ""
             try:
-                made = sample.constructor_input
-                module = entry.module_cls(*made.args, **made.kwargs).eval()
-                given = sample.forward_input
-                if given is None:
-                    continue
-                from_torch(_Called(module, given.kwargs), given.args)
+                exported = from_torch(module.eval(), arguments)
+                text = next((note for note in exported.notes if note.startswith("weights of a checkpoint")), "")
+                outcome = "differs" if text else "ok"
             except RnncoreError as error:
                 outcome, text = "refused", f"{type(error).__name__}: {error}"
                 if type(error).__name__ == "VerificationError":
@@ -128,7 +147,7 @@ def main() -> int:
         import torch
 
         head = [
-            f"inputs of the {len(chosen)} modules in PyTorch {torch.__version__.partition('+')[0]}'s module_db",
+            f"inputs of the {len(chosen)} modules: PyTorch {torch.__version__.partition('+')[0]}'s module_db, and our own",
             "cases",
         ]
         rows = [[text, counts[key]] for key, text in OUTCOMES.items()]

@@ -1,7 +1,9 @@
 """from_torch: what sizes and lengths decide is followed, or refused with its line; nothing kills the process."""
 
 import inspect
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +17,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 import rnncore
+from rnncore.batching import Batcher
 from rnncore.errors import InputError, UnsupportedError
 from rnncore.export import from_torch
+from rnncore.export.torch_entrances import checked_states
+from rnncore.spec import Spec
 
 SCALE = int(os.environ.get("RNNCORE_TEST_SCALE", "1"))
 SIZES = [(1, 7), (1, 2), (2, 9), (3, 3), (5, 8), (4, 12), (6, 5), (7, 7), (2, 30), (3, 21)]
@@ -147,7 +152,42 @@ class EqualSizes(Net):
         return x + 1 if x.size(0) == x.size(1) else x - 1  # refused
 
 
-DECIDED = [BranchFarAway, OneRow, Parity, CountedBranch, Escaped, TooFarAway, EqualSizes]
+class Between(Net):
+    def forward(self, x):
+        y = x - 1
+        return y * 2 if 3 < y.size(1) <= 11 else y * 3  # refused
+
+
+class Exactly(Net):
+    def forward(self, x):
+        return x * 2 if x.size(1) == 10_000 else x * 3  # refused
+
+
+class Squeezed(Net):
+    def forward(self, x):
+        return self.gru(x)[0][:, -1, :1].squeeze()  # refused
+
+
+class NotSquare(Net):
+    def forward(self, x):
+        return x * 2 if x.size(1) * x.size(0) > 30 else x * 3  # refused
+
+
+class InALoop(Net):
+    def forward(self, x):
+        h = x[:, 0]
+        for t in range(x.size(1)):
+            if x.size(1) - t > 20:  # refused
+                h = h * 0.5
+            h = h + x[:, t]
+        return h
+
+
+DECIDED = [Parity, CountedBranch, EqualSizes, NotSquare, InALoop]
+BOUNDED = {  # the axis, and the sizes that are kept
+    BranchFarAway: (1, 0, 150), OneRow: (0, 2, None), Escaped: (1, 5, None), TooFarAway: (1, 0, 900_000),
+    Between: (1, 4, 11), Exactly: (1, 0, 9_999), Squeezed: (0, 2, None),
+}  # fmt: skip
 
 
 def line_of(kind):
@@ -160,6 +200,39 @@ def test_a_branch_on_a_size_is_refused_with_its_line(kind):
     with pytest.raises(UnsupportedError) as caught:
         from_torch(kind(), floats(3, 7, 4))
     assert str(caught.value).startswith(line_of(kind))
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_a_branch_on_one_size_bounds_it(kind, tmp_path):
+    module, (axis, least, most) = kind().eval(), BOUNDED[kind]
+    exported = from_torch(module, floats(3, 7, 4))
+    assert any(note.startswith(line_of(kind)) and "the model refuses" in note for note in exported.notes)
+    rnncore.save(tmp_path / "model.safetensors", exported)
+    model = rnncore.load(tmp_path / "model.safetensors", check=True)
+    assert Spec.from_json(json.dumps(exported.spec.to_json())) == exported.spec
+    edges = [least, least - 1] if least else []
+    edges += [most, most + 1] if most and most < 10_000 else []
+    for size in (*edges, 2, 5, 8):
+        shape = (size, 7, 4) if axis == 0 else (2, size, 4)
+        if least <= size and (most is None or size <= most):
+            x = floats(*shape)
+            with torch.no_grad():
+                np.testing.assert_allclose(model(x.numpy()), module(x).numpy(), rtol=1e-5, atol=1e-5)
+        else:
+            with pytest.raises(InputError, match=re.escape(f"size {size} of axis {axis}, expected")) as caught:
+                model(floats(*shape).numpy())
+            assert line_of(kind).removesuffix(" ") in str(caught.value)
+
+
+def test_what_is_bounded_is_neither_padded_nor_cut():
+    exported = from_torch(BranchFarAway().eval(), floats(3, 7, 4))
+    model = rnncore.Model(*exported)
+    assert "lengths" not in [entry.name for entry in model.inputs]
+    with pytest.raises(UnsupportedError, match=r"x_bounded.*whole"):
+        model.stream(2)
+    assert Batcher(model).time is None
+    rows = rnncore.Model(*from_torch(Squeezed().eval(), floats(3, 7, 4)))
+    assert not Batcher(rows).mergeable
 
 
 def test_a_size_that_stays_lets_a_branch_be():
@@ -340,9 +413,9 @@ def test_code_without_a_file():
         exec(compile(inspect.getsource(TeacherForced), file, "exec"), space)
         module = space["TeacherForced"]().eval()
         assert from_torch(module, floats(3, 7, 4)).spec.recurrent
-        exec(compile(inspect.getsource(OneRow), file, "exec"), space)
-        with pytest.raises(UnsupportedError, match=f"^{file}:4: a branch"):
-            from_torch(space["OneRow"](), floats(3, 7, 4))
+        exec(compile(inspect.getsource(Parity), file, "exec"), space)
+        with pytest.raises(UnsupportedError, match=f"^{file}:3: a branch"):
+            from_torch(space["Parity"](), floats(3, 7, 4))
 
 
 def test_drawn_modules_are_refused_or_equal():
@@ -354,3 +427,54 @@ def test_drawn_modules_are_refused_or_equal():
     counts = dict(item.rsplit(" ", 1) for item in done.stdout.strip().splitlines()[-1].split(", "))
     assert int(counts["ok"]) > 50 * SCALE
     assert counts["wrong"] == counts["crash"] == "0"
+
+
+class Attended(nn.Module):
+    """The width that scores are divided by is free, and so is the dtype's own name."""
+
+    def forward(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x) + x.type(torch.int32)
+
+
+class SummedSteps(nn.Module):
+    def forward(self, x):
+        return torch.stack([one.sum() for one in x])  # refused
+
+
+class Chunked(nn.Module):
+    def forward(self, x):
+        return x.chunk(2, 2)
+
+
+def test_what_a_soak_found():
+    model = rnncore.Model(*from_torch(Attended(), floats(3, 7, 4)))
+    x = floats(2, 5, 9)
+    np.testing.assert_allclose(model(x.numpy()), Attended()(x).numpy(), rtol=0, atol=1e-5)
+    with pytest.raises(UnsupportedError, match="is one number for each step") as caught:
+        from_torch(SummedSteps(), floats(3, 7, 4))
+    assert str(caught.value).startswith(line_of(SummedSteps))
+    with pytest.raises(UnsupportedError, match="another number of tensors in its result with"):
+        from_torch(Chunked(), floats(3, 7, 4))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_states_of_packed_sequences_are_looked_at(kind):
+    """torch reads states of packed sequences without a look at how many there are, which may end the process."""
+
+    class Stated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = kind(4, 3)
+
+        def forward(self, x, lengths, *states):
+            packed = pack_padded_sequence(x, lengths)
+            y, after = self.rnn(packed, tuple(states) if len(states) > 1 else states[0])
+            return pad_packed_sequence(y)[0], after
+
+    states = [floats(1, 3, 3)] * (2 if kind is nn.LSTM else 1)
+    example = (floats(5, 3, 4), torch.tensor([5, 4, 2]), *(one.clone() for one in states))
+    exported = from_torch(Stated(), example)
+    assert exported.spec.inputs[-1].shape == (1, "B", 3)
+    assert torch.nn.modules.rnn._VF is torch._VF
+    with checked_states(), pytest.raises(RuntimeError, match=r"(state of shape|got).*6, 3, 3"):
+        Stated()(*example[:2], *(one.repeat(6, 1, 1) for one in states))

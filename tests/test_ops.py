@@ -1,6 +1,7 @@
 """What ops infer of sizes that are names and of small data, what they need of time, what they refuse, and in Models."""
 
 import itertools
+import re
 
 import every_op
 import numpy as np
@@ -621,6 +622,21 @@ def test_no_op_writes_to_its_inputs(op, dtype):
         OPS[op].run(found, own, *given)
     for array, kept in zip(given, before, strict=True):
         assert array is None or array.tobytes() == kept.tobytes()
+
+
+def test_bounded():
+    given = {"axis": -2, "least": 3, "most": 5, "reason": "net.py:7: a branch"}
+    assert infer("Bounded", given, ("B", "T", 3))[0] == Value("float", ("B", "T", 3))
+    for size, says in ((2, "size 2 of axis -2, expected 3 to 5 (net.py:7: a branch)"), (6, "size 6 of axis")):
+        with pytest.raises(SpecError, match=re.escape(says)):
+            infer("Bounded", given, ("B", size, 3))
+        with pytest.raises(InputError, match=re.escape(says)):
+            OPS["Bounded"].run({**OPS["Bounded"].attributes, **given}, {}, np.zeros((1, size, 3)))
+    for wrong, says in (({"axis": 3}, "axis=3"), ({"axis": 0, "least": 4, "most": 3}, "most=3, expected at least")):
+        with pytest.raises(SpecError, match=says):
+            infer("Bounded", wrong, ("B", "T", 3))
+    with pytest.raises(SpecError, match="least"):
+        Node("n", "Bounded", ("x",), {"axis": 0, "least": -1})
 
 
 def test_few_numbers_have_the_bits_of_many():

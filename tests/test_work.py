@@ -170,6 +170,7 @@ OTHERS = {
     "MatMul": lambda rng, x: ({}, [x, floats(rng, x.shape[-1], 5)]),
     "Gemm": lambda rng, x: ({}, [x[0, 0], floats(rng, x.shape[-1], 5)]),
     "Einsum": lambda rng, x: ({"equation": "...ij,jk->...ik"}, [x, floats(rng, x.shape[-1], 5)]),
+    "Bounded": lambda rng, x: ({"axis": 0}, [x]),
     "Cast": lambda rng, x: ({"to": "float64"}, [x]),
     "CastLike": lambda rng, x: ({}, [x, sizes(1)]),
     "BitShift": lambda rng, x: ({"direction": "LEFT"}, [rng.integers(0, 9, (3, 5)).astype(np.uint8)] * 2),

@@ -869,7 +869,7 @@ class BranchOnData(Refused):
 
 class BranchOnSize(Refused):
     def forward(self, x):
-        if x.size(1) > 5:  # refused
+        if x.size(1) % 3 == 2:  # refused
             x = x[:, :5]
         return self.lstm(x)[0]
 

@@ -30,11 +30,17 @@ Places = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class Group:
-    """Places (input, axis) that change together: their size in the example, and another one."""
+    """Places (input, axis) that change together: their size in the example, another one, and one further away."""
 
     places: Places
     size: int
     other: int
+    further: int | None = None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """How far the other sizes are."""
+        return tuple(dict.fromkeys(one - self.size for one in (self.other, self.further or self.other)))
 
 
 def shapes_of(leaves: Mapping[str, torch.Tensor]) -> str:
@@ -181,6 +187,16 @@ class Axes:
                 f"module: torch accepts other sizes of single dimensions, but not of all ({listed}): name those that "
                 "are free by sizes="
             )
+
+    def nearer(self, i: int) -> Iterator[int]:
+        """Sizes of a group, nearer to the example's, that torch takes and that cannot be taken for another group's."""
+        group = self.groups[i]
+        for step in (3, 2, -2, -3, 1, -1):
+            other = group.size + step
+            known = (one for j, one in enumerate(self.groups) if j != i)
+            apart = other > 0 and all(self._differs(group.size, other, one) for one in known)
+            if apart and self._accepts([Group(group.places, group.size, other)]):
+                yield other
 
     @staticmethod
     def _differs(size: int, other: int, known: Group) -> bool:

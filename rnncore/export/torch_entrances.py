@@ -12,19 +12,58 @@ import builtins
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd import Function
 from torch.autograd.variable import VariableMeta
+from torch.nn.modules import rnn
 
-__all__ = ["entrances", "legacy_types"]
+__all__ = ["checked_states", "entrances", "legacy_types"]
 
 LEGACY = ("FloatTensor", "DoubleTensor", "HalfTensor", "BFloat16Tensor", "LongTensor", "IntTensor", "ShortTensor",
           "CharTensor", "ByteTensor", "BoolTensor")  # fmt: skip
 """Types of torch that are called with sizes, which they read in compiled code."""
 
 _isinstance, _len, _issubclass = builtins.isinstance, builtins.len, builtins.issubclass
+
+
+class _CheckedStates:
+    """torch's recurrent functions, which with a packed sequence do not look at how many states there are.
+
+    They then read memory that is none, which modules called at sizes of the exporter's choosing would meet.
+    """
+
+    def __init__(self, functions: Any):
+        self._functions = functions
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._functions, name)
+        return partial(self._checked, function) if name in ("lstm", "gru", "rnn_tanh", "rnn_relu") else function
+
+    @staticmethod
+    def _checked(function: Callable, *args: Any) -> Any:
+        if _isinstance(args[1], torch.Tensor) and not args[1].dtype.is_floating_point:
+            _, counts, states, weights, _, layers, _, _, both = args
+            states = states if _isinstance(states, (tuple, list)) else [states]
+            rows = (layers * (2 if both else 1), int(counts[0]))
+            sizes = [weights[1].shape[1], weights[0].shape[0] // 4]  # of c only LSTMs have one, of four gates
+            for state, size in zip(states, sizes, strict=False):
+                if tuple(state.shape) != (*rows, size):
+                    raise RuntimeError(f"a state of shape {tuple(state.shape)}, expected {(*rows, size)}")
+        return function(*args)
+
+
+@contextmanager
+def checked_states() -> Iterator[None]:
+    """While modules are called at other sizes: states that do not fit a packed sequence raise RuntimeError."""
+    kept = rnn._VF
+    rnn._VF = _CheckedStates(kept)
+    try:
+        yield
+    finally:
+        rnn._VF = kept
 
 
 class _Context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch import fx, nn
 from rnncore.errors import InputError, RnncoreError, SpecError, UnsupportedError, VerificationError
 from rnncore.export.exported import Exported
 from rnncore.export.torch_axes import Axes
+from rnncore.export.torch_bounds import bounded
 from rnncore.export.torch_chains import Chain, OverSteps
 from rnncore.export.torch_functions import call_function
 from rnncore.export.torch_layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch_loops import ScanCall, roll
-from rnncore.export.torch_lowering import Complex, Lowering, Packed, Size, Tensor, array_of
-from rnncore.export.torch_proof import Proof
+from rnncore.export.torch_lowering import MAX_INLINE, Complex, Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch_proof import BranchError, Proof
 from rnncore.export.torch_scan import lower_scan
 from rnncore.export.torch_spectral import call_complex, holds_complex
 from rnncore.export.torch_trace import Traced, trace
@@ -29,12 +30,16 @@ from rnncore.formats.torch_names import bind
 from rnncore.graph.axes import reach_of
 from rnncore.model import Model
 from rnncore.passes import simplify
+from rnncore.passes.graph import is_constant
 from rnncore.spec import Input, Node, Recurrent, Spec, paths_of
 from rnncore.test_pair import TestPair
 from rnncore.verification import compare
 from rnncore.weights import Weights
 
 __all__ = ["export", "reference"]
+
+MAX_BOUNDS = 4
+"""Decisions of one line that sizes are bounded for."""
 
 
 def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Sequence[str | None]]) -> Exported:
@@ -51,14 +56,13 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
         return trace(module, _with_leaves(arguments, leaves, found), named, turned)
 
     first = traced(leaves)
-    second = traced(axes.resized({i: group.other for i, group in enumerate(axes.groups)}))
-    _check_decisions(first, second)
+    second = _second(axes, traced, first)
     roll(first, second)
     inputs = _inputs(axes, module, first, second)
     modules = {name for name, _ in module.named_modules() if name}
     lowering = Lowering(first, second, inputs, modules, module.state_dict().keys())
     found, outputs, _ = lowering.run(_lower)
-    spec, weights = _assembled(lowering, found)
+    spec, weights = _assembled(lowering, found, dtype)
     names = spec.outputs
     arrays = dict(zip(names, map(_array, _leaves(outputs)), strict=True))
     given = {name: _array(tensor) for name, tensor in leaves.items()}
@@ -71,20 +75,42 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
         f"torch {torch.__version__.partition('+')[0]}",
         tuple(dict.fromkeys((*notes, *lowering.notes))),
     )
-    model = Model(spec, exported.weights, dtype)
-    compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
-    proof = Proof(
-        model,
-        axes,
-        first,
-        second,
-        traced,
-        lambda result: dict(zip(names, map(_array, _leaves(result)), strict=True)),
-        lambda found: {name: _array(tensor) for name, tensor in found.items() if name in used},
-    )
-    proof.require()
-    notes = (*exported.notes, *proof.notes, *_unlike_checkpoints(module, spec, exported.weights))
-    return replace(exported, notes=tuple(dict.fromkeys(notes)))
+
+    def proof_of(spec: Spec, bounds: Collection[str]) -> Proof:
+        model = Model(spec, exported.weights, dtype)
+        compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
+        return Proof(
+            model,
+            axes,
+            first,
+            second,
+            traced,
+            lambda result: dict(zip(names, map(_array, _leaves(result)), strict=True)),
+            lambda found: {name: _array(tensor) for name, tensor in found.items() if name in used},
+            bounds,
+        )
+
+    spec, proved = _proved(spec, lowering, proof_of)
+    notes = (*exported.notes, *proved, *_unlike_checkpoints(module, spec, exported.weights))
+    return replace(exported, spec=spec, notes=tuple(dict.fromkeys(notes)))
+
+
+def _proved(spec: Spec, g: Lowering, proof_of: Callable[[Spec, Collection[str]], Proof]) -> tuple[Spec, list[str]]:
+    """A Spec that gives what torch gives, or refuses sizes for which it does not; and notes."""
+    bounds: list[str] = []
+    while True:
+        proof = proof_of(spec, bounds)
+        try:
+            proof.require()
+        except BranchError as error:
+            decisions = [one for one in g.first.decisions if one.place == error.place]
+            found = bounded(spec, g, decisions) if error.place not in bounds and len(decisions) <= MAX_BOUNDS else None
+            if found is None:
+                raise
+            spec, bounds = found, [*bounds, error.place]
+            continue
+        said = "a branch goes another way for other sizes of an input, which the model refuses"
+        return spec, [*(f"{place}: {said}" for place in bounds), *proof.notes]
 
 
 def reference(
@@ -260,15 +286,32 @@ def _called(module: nn.Module, arguments: inspect.BoundArguments) -> Any:
     return type(module).forward(module, *arguments.args, **arguments.kwargs)
 
 
-def _check_decisions(first: Traced, second: Traced) -> None:
-    """A branch on sizes that goes two ways has no place in a Spec."""
+def _second(axes: Axes, traced: Callable[[Mapping[str, torch.Tensor]], Traced], first: Traced) -> Traced:
+    """The trace at other sizes, for which branches go the same way. UnsupportedError where there are none."""
+    others = {i: group.other for i, group in enumerate(axes.groups)}
+    second = traced(axes.resized(others))
+    place = _decided_otherwise(first, second)
+    if place is None:
+        return second
+    for i, group in enumerate(axes.groups):
+        for other in axes.nearer(i):
+            try:
+                found = traced(axes.resized({**others, i: other}))
+            except UnsupportedError:
+                continue
+            if _decided_otherwise(first, found) is None:
+                axes.groups[i] = replace(group, other=other, further=group.other)
+                return found
+    raise UnsupportedError(
+        f"{place}: a branch that depends on the size of an input, expected one path for all sizes, or sizes= with None "
+        "for a dimension that stays"
+    )
+
+
+def _decided_otherwise(first: Traced, second: Traced) -> str | None:
+    """The line of a branch on sizes that goes two ways."""
     ours, theirs = ({one.place: one.taken for one in traced.decisions} for traced in (first, second))
-    for place, decided in ours.items():
-        if place in theirs and theirs[place] != decided:
-            raise UnsupportedError(
-                f"{place}: a branch that depends on the size of an input, expected one path for all sizes, or sizes= "
-                "with None for a dimension that stays"
-            )
+    return next((place for place, decided in ours.items() if theirs.get(place, decided) != decided), None)
 
 
 def _names(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> dict[tuple[str, int], str]:
@@ -380,7 +423,7 @@ def _labels(found: Any, label: str = "") -> list[str]:
     return [] if found is None else [label]
 
 
-def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
+def _assembled(g: Lowering, found: Any, floating: str) -> tuple[Spec, dict[str, np.ndarray]]:
     """The Spec of what was lowered, without nodes that nothing reads."""
     names: list[str] = []
     for item, label in zip(_leaves(found), _labels(found), strict=True):
@@ -402,8 +445,11 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
         spec = Spec(g.inputs, g.nodes, names)
     except SpecError as error:
         raise UnsupportedError(f"module: {error}") from None
-    spec, weights, notes = simplify(spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True)
+    spec, weights, notes = simplify(
+        spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True, floating=floating
+    )
     g.notes += notes
+    spec, weights = _with_constants_inside(spec, weights, g.weights)
     needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
     inputs = [entry for entry in spec.inputs if entry.name in needed]
     g.notes += [f"input {entry.name!r}: left out, nothing reads it" for entry in spec.inputs if entry not in inputs]
@@ -412,6 +458,20 @@ def _assembled(g: Lowering, found: Any) -> tuple[Spec, dict[str, np.ndarray]]:
         nodes = [replace(node, lengths="lengths") if isinstance(node, Recurrent) else node for node in nodes]
     spec = Spec(inputs, nodes, spec.outputs)
     return replace(spec, names=_other_names(g, spec)), weights
+
+
+def _with_constants_inside(
+    spec: Spec, weights: dict[str, np.ndarray], before: Mapping[str, np.ndarray]
+) -> tuple[Spec, dict[str, np.ndarray]]:
+    """Constants that were folded, which no checkpoint has, stand in the Spec itself."""
+    nodes, arrays = list(spec.nodes), dict(weights)
+    for place, node in enumerate(nodes):
+        name = f"{node.name}.value"
+        folded = is_constant(node) and name in arrays and name not in before
+        if folded and arrays[name].size <= MAX_INLINE and not np.isnan(arrays[name]).any():
+            value = tuple(arrays.pop(name).reshape(-1).tolist())
+            nodes[place] = replace(node, attributes={**node.attributes, "value": value})
+    return Spec(spec.inputs, nodes, spec.outputs), arrays
 
 
 def _other_names(g: Lowering, spec: Spec) -> dict[str, str]:

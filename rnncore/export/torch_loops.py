@@ -1074,6 +1074,12 @@ class _Scanned(_Replacing):
                     f"{self.traced.places[loop.body[j]]}: {loop.body[j].name}, which is no tensor, goes from step to "
                     "step or behind the loop, expected tensors"
                 )
+        for j in collected:
+            if self.traced.values[loop.body[j]].ndim == 0:
+                raise UnsupportedError(
+                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name} is one number for each step of a loop "
+                    "over a size, expected tensors with a batch"
+                )
         values = [self.traced.values[loop.steps[-1][j]] for j in carried]
         # all steps side by side along axis 1, where the other way of rolling up has them too
         values += [torch.stack([self.traced.values[step[j]] for step in loop.steps], 1) for j in collected]

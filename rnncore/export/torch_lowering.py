@@ -24,7 +24,18 @@ from rnncore.export.torch_trace import Traced
 from rnncore.ops import OPS, Value
 from rnncore.spec import Input, Node
 
-__all__ = ["HIDING", "Complex", "Lowering", "Packed", "Size", "Tensor", "all_static", "any_trained", "array_of"]
+__all__ = [
+    "HIDING",
+    "MAX_INLINE",
+    "Complex",
+    "Lowering",
+    "Packed",
+    "Size",
+    "Tensor",
+    "all_static",
+    "any_trained",
+    "array_of",
+]
 
 DTYPES = {
     torch.float32: "float",
@@ -311,6 +322,8 @@ class Lowering:
         """The value's name; a constant becomes a node now."""
         if tensor.name is None:
             dtype = self.spec_dtype(tensor.dtype)
+            if tensor.a.layout != torch.strided:
+                raise UnsupportedError(f"{self.place}: {self.wanted}: {tensor.a.layout}, expected a dense tensor")
             tensor.name = self.constant(array_of(tensor.a), dtype, tensor.label, bool(tensor.trained))
         return tensor.name
 

@@ -44,6 +44,9 @@ def from_torch(
     What was exported is run on the example and on inputs of other sizes, a batch of 1 among them, on both sides of
     every branch on a size that was met, and has to give what torch gives.
 
+    A branch on one size whose other side differs makes the model refuse the sizes of that side, with the line (a
+    Bounded node, and a note).
+
     Raises UnsupportedError with the line of the module's code that has no place in a Spec or holds for some sizes only
     (fix such a dimension by None in sizes), InputError for the example, VerificationError where results differ, and
     MissingPackageError without PyTorch.
@@ -150,11 +153,13 @@ def _pairs(torch, module) -> list[tuple[str, Any]]:
 
 @contextmanager
 def _evaluating(torch, module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule has its own training flag back."""
+    """Evaluation mode without gradients, states checked; afterwards every submodule has its own training flag back."""
+    from rnncore.export.torch_entrances import checked_states
+
     flags = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), checked_states():
             yield
     finally:
         for part, training in flags:

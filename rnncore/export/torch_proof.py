@@ -11,7 +11,7 @@ from __future__ import annotations
 import dis
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import CodeType
@@ -22,16 +22,16 @@ import torch
 
 from rnncore.errors import RnncoreError, UnsupportedError, VerificationError
 from rnncore.export.torch_axes import Axes, shapes_of
+from rnncore.export.torch_bounds import FAR, turning
 from rnncore.export.torch_trace import Decision, Formula, Traced, is_users
 from rnncore.model import Model
 from rnncore.verification import compare
 
-__all__ = ["Proof"]
+__all__ = ["BranchError", "Proof"]
 
 MAX_ELEMENTS = 1 << 18
 """Numbers in the inputs of one call; a branch that turns beyond is followed without its sizes."""
 NEAR = 64
-FAR = 1 << 62
 AT_ONE_PLACE = 6
 """Decisions of one line that are looked at: a loop takes one for each step."""
 MAX_PATHS = 12
@@ -45,12 +45,25 @@ MAX_CONSTANTS = 64
 Sizes = dict[int, int]
 
 
+class BranchError(UnsupportedError):
+    """A branch on a size whose sides differ; ``place`` is its line."""
+
+    place = ""
+
+    @classmethod
+    def at(cls, place: str, text: str) -> BranchError:
+        made = cls(f"{place}: {text}")
+        made.place = place
+        return made
+
+
 @dataclass
 class Proof:
     """What it takes to compare a model with torch.
 
     retrace  traces the module again, with inputs by name and the number of a decision to turn round, or None
     outputs  the arrays of a result of torch, by the names of the model's outputs
+    bounded  lines of branches for whose other side the model refuses sizes
     """
 
     model: Model
@@ -60,6 +73,7 @@ class Proof:
     retrace: Callable[[Mapping[str, torch.Tensor], int | None], Traced]
     outputs: Callable[[Any], dict[str, np.ndarray]]
     arrays: Callable[[Mapping[str, torch.Tensor]], dict[str, np.ndarray]]
+    bounded: Collection[str] = ()
 
     def __post_init__(self):
         self.notes: list[str] = []
@@ -102,7 +116,7 @@ class Proof:
     def _alone(self) -> Iterator[Sizes]:
         """Sizes for each group, the others as in the example."""
         for i, group in enumerate(self.axes.groups):
-            for size in (1, 2, group.other + 2):
+            for size in (1, 2, group.other + 2, (group.further or group.other) + 2):
                 if size != group.size:
                     yield {i: size}
 
@@ -142,8 +156,13 @@ class Proof:
             raise
         try:
             wanted = self.outputs(expected)
+        except ValueError:
+            raise self._explained(leaves) or UnsupportedError(
+                f"module: another number of tensors in its result with {shapes_of(leaves)} than with the example"
+            ) from None
+        try:
             compare(found, wanted, f"the exported model with {shapes_of(leaves)}").require()
-        except (VerificationError, ValueError) as error:
+        except VerificationError as error:
             raise self._explained(leaves) or VerificationError(
                 f"{error}: something was recorded for the sizes of the example, expected tensor code alike for all"
             ) from None
@@ -155,7 +174,8 @@ class Proof:
             two = self.retrace(leaves, None)
         except UnsupportedError as error:
             return error
-        place = _turned(one, two) or _parted(one, two)
+        decided = _turned(one, two)
+        place = decided or _parted(one, two)
         if place is None and one.escapes:
             return UnsupportedError(
                 f"{one.escapes[0].place}: a size becomes a number here, and what is done with it gives another result "
@@ -163,11 +183,12 @@ class Proof:
             )
         if place is None:
             return None
-        return UnsupportedError(
-            f"{place}: a branch that depends on the size of an input goes another way with {shapes_of(leaves)} than "
+        text = (
+            f"a branch that depends on the size of an input goes another way with {shapes_of(leaves)} than "
             f"with the example's {shapes_of(self.axes.leaves)}, expected one path for all sizes, or sizes= with None "
             "for a dimension that stays"
         )
+        return BranchError.at(place, text) if decided else UnsupportedError(f"{place}: {text}")
 
     # --- decisions ---------------------------------------------------------------------------------------------------
 
@@ -180,11 +201,12 @@ class Proof:
         turned: list[Sizes] = []
         for i, group in enumerate(self.axes.groups):
             size = sizes.get(i, group.size)
-            step = group.other - group.size
-            moved = self._traced({**sizes, i: size + step})
-            if moved is not None:
-                turned += self._try_decisions(sizes, traced, moved, i, size, step)
-                self._try_constants(sizes, traced, moved, i, size, step)
+            for step in group.steps:
+                step = step if size + step > 0 else -step
+                moved = self._traced({**sizes, i: size + step})
+                if moved is not None:
+                    turned += self._try_decisions(sizes, traced, moved, i, size, step)
+                    self._try_constants(sizes, traced, moved, i, size, step)
         for other in turned if depth < MAX_DEPTH else ():
             there = self._traced(other)
             if there is not None:
@@ -207,8 +229,10 @@ class Proof:
             if expected is None:
                 continue
             around = 0 if expected.exact else 3
-            for at in _turning(lambda one, e=expected, d=decision: bool(e(one)) != d.taken, size):
+            for at in _turns(decision, expected, size):
                 if self._elements({**sizes, i: at + around}) > MAX_ELEMENTS:
+                    if decision.place in self.bounded:
+                        break
                     self._follow(sizes, traced, decision, i, at)
                     break
                 for near in (*range(at - around, at + around + 1), at + around + 1, 2 * at + 1):
@@ -264,10 +288,11 @@ class Proof:
             other = None
         if other is not None and _parted(self.retrace(leaves, None), other) is None:
             return
-        raise UnsupportedError(
-            f"{decision.place}: a branch that depends on the size of an input goes another way from "
+        raise BranchError.at(
+            decision.place,
+            f"a branch that depends on the size of an input goes another way from "
             f"{self.axes.groups[i].places[0][0]} of size {at} on, expected one path for all sizes, or sizes= with "
-            "None for a dimension that stays"
+            "None for a dimension that stays",
         )
 
 
@@ -346,6 +371,22 @@ def _turning(turned: Callable[[int], bool], size: int) -> list[int]:
             break
         last, one = one, one + 1 if one < size + NEAR else 2 * one
     return found
+
+
+def _turns(decision: Decision, expected: _Expected, size: int) -> list[int]:
+    """The nearest sizes on either side at which a decision goes the other way."""
+
+    def turned(one: int) -> bool:
+        return bool(expected(one)) != decision.taken
+
+    found = _turning(turned, size)
+    formula = decision.formula
+    if formula.gap is not None and len(formula.leaves) == 1:
+        moved = [(leaf - formula.leaves[0]) / expected.slopes[0] for leaf in turning(formula)]
+        exact = sorted({size + one for step in moved for one in (math.floor(step), math.ceil(step))})
+        exact = [one for one in exact if 0 < one <= FAR and turned(one)]
+        found += [*[one for one in exact if one < size][-1:], *[one for one in exact if one > size][:1]]
+    return list(dict.fromkeys(found))
 
 
 def _by_place(found: Sequence[Any]) -> dict[tuple[str, int], Any]:

@@ -89,10 +89,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class Formula:
-    """How a number was made of sizes: the sizes, and the calls that lead from them to it."""
+    """How a number was made of sizes: the sizes, and the calls that lead from them to it.
+
+    sources  for each size the tensor's node and its dimension; None where it is made of several
+    gap      of one size: how far a condition is from turning round, where that only grows or only falls with it
+    """
 
     leaves: list[int]
     value: Callable[[Sequence[int]], Any]
+    sources: list[tuple[fx.Node, int] | None] = field(default_factory=list)
+    gap: Callable[[int], Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,6 +384,8 @@ class _Tracer(fx.Tracer):
         if kind in ("call_function", "call_method") and called in RANDOM:
             raise self.refusal(f"{called}, which is random, {REMEDY}")
         changed = self._changed_in_place(kind, target, called, args, kwargs)
+        if called.strip("_") == "squeeze" and kind != "call_module" and not self.evaluating:
+            self._squeezed(*args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
         node = proxy.node
         frames = users_frames()
@@ -476,9 +484,22 @@ class _Tracer(fx.Tracer):
         self.decisions.append(Decision(place_of(iter(users_frames())), self._formula(node), found))
         return found
 
+    def _squeezed(self, x: Any, *dims: Any, dim: Any = None) -> None:
+        """Remembers that a dimension is left out where its size is 1, and stays otherwise."""
+        value = x._value if issubclass(type(x), _Proxy) else None
+        if not isinstance(value, torch.Tensor):
+            return
+        wanted = dims[0] if dims else range(value.ndim) if dim is None else dim
+        for one in wanted if isinstance(wanted, (tuple, list, range)) else (wanted,):
+            if value.ndim and isinstance(one, int):
+                axis, size = one % value.ndim, value.shape[one]
+                formula = Formula([size], lambda sizes: sizes[0] == 1, [(x.node, axis)], lambda size: size - 1)
+                self.decisions.append(Decision(place_of(iter(users_frames())), formula, size == 1))
+
     def _formula(self, node: fx.Node) -> Formula:
         """How the value of a node is made of sizes; copied, since nodes change when loops are rolled up."""
         leaves: list[int] = []
+        sources: list[tuple[fx.Node, int] | None] = []
 
         def copied(found: Any) -> Callable[[Sequence[int]], Any]:
             if not isinstance(found, fx.Node):
@@ -489,13 +510,15 @@ class _Tracer(fx.Tracer):
             if found.op == "call_method" and found.target in ("size", "numel", "nelement"):
                 place = len(leaves)
                 leaves.append(self.values[found])
+                sources.append((found.args[0], found.args[1]) if found.target == "size" else None)
                 return lambda sizes: sizes[place]
             args, function = copied(found.args), found.target
             if isinstance(function, str):
                 return lambda sizes: getattr(args(sizes)[0], function)(*args(sizes)[1:])
             return lambda sizes: function(*args(sizes))
 
-        return Formula(leaves, copied(node))
+        value = copied(node)
+        return Formula(leaves, value, sources, _gap(node) if len(leaves) == 1 else None)
 
     def escaped(self, node: fx.Node) -> None:
         """Remembers that a size has become a number, with the code of the frames that may count with it."""
@@ -513,6 +536,37 @@ class _Tracer(fx.Tracer):
 
     def refusal(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"{place_of(iter(users_frames()))}: {what}")
+
+
+COMPARISONS = (operator.gt, operator.ge, operator.lt, operator.le, operator.eq, operator.ne)
+
+
+def _gap(node: fx.Node) -> Callable[[int], Any] | None:
+    """What a condition on one size compares, less what it is compared with; None where that may rise and fall."""
+    if node.target not in COMPARISONS:
+        return _monotone(node)
+    sides = [_monotone(side) if isinstance(side, fx.Node) else side for side in node.args]
+    if not any(isinstance(side, (int, float)) for side in sides) or any(side is None for side in sides):
+        return None
+    left, right = (side if callable(side) else lambda size, side=side: side for side in sides)
+    return lambda size: left(size) - right(size)
+
+
+def _monotone(node: fx.Node) -> Callable[[int], Any] | None:
+    """A number made of one size by calls that keep the order of sizes, or turn it round."""
+    if node.op == "call_method" and node.target == "size":
+        return lambda size: size
+    nodes = [one for one in node.args if isinstance(one, fx.Node)]
+    inner = _monotone(nodes[0]) if len(nodes) == 1 and not node.kwargs else None
+    if inner is None or any(not isinstance(one, (int, float, fx.Node)) for one in node.args):
+        return None
+    divides = node.target in (operator.floordiv, operator.truediv)
+    if node.target not in (operator.add, operator.sub, operator.mul, operator.neg) and not divides:
+        return None
+    if divides and (node.args[0] is not nodes[0] or node.args[1] == 0):
+        return None
+    function, places = node.target, [one is nodes[0] for one in node.args]
+    return lambda size: function(*(inner(size) if place else one for place, one in zip(places, node.args, strict=True)))
 
 
 def _thawed(found: Any) -> Any:

@@ -13,6 +13,7 @@
     ops/reduce.py       ReduceSum ... ReduceLogSumExp
     ops/logic.py        comparisons, And, Or, Xor, Not, Where
     ops/shape.py        Reshape, Transpose, Concat, Split, Slice, Shape, Range ...
+    ops/bounds.py       Bounded: sizes for which a network holds
     ops/indexing.py     Gather, Scatter, OneHot, TopK, ArgMax, Unique ...
     ops/convolution.py  Conv, ConvTranspose;  ops/windows.py: how windows slide
     ops/pooling.py      MaxPool, AveragePool, LpPool and their global forms
@@ -30,6 +31,7 @@ A new op is one entry in its family's list.
 from rnncore.ops import (
     along_axis,
     attention,
+    bounds,
     constant,
     convolution,
     elementwise,
@@ -51,7 +53,7 @@ from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, numpy_dtype
 __all__ = ["DTYPES", "OPS", "UNKNOWN", "Op", "Value", "numpy_dtype"]
 
 FAMILIES = (
-    *(constant, linear, products, elementwise, along_axis, reduce, logic, shape, indexing, attention),
+    *(constant, linear, products, elementwise, along_axis, reduce, logic, shape, bounds, indexing, attention),
     *(convolution, pooling, normalization, resize, spectral, quantized, reference),
 )
 

@@ -98,16 +98,21 @@ MAX_ROUNDS = 4
 
 
 def simplify(
-    spec: Spec, weights: Mapping[str, np.ndarray], folding: Folding | None = None, keep_weights: bool = False
+    spec: Spec,
+    weights: Mapping[str, np.ndarray],
+    folding: Folding | None = None,
+    keep_weights: bool = False,
+    floating: str = "float32",
 ) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
     """An equal network: Spec, arrays, and one note for each kind of change, such as "folded 3 BatchNormalization".
 
     Outputs may differ from those of the given network by rounding, where a scale was multiplied into weights; with
     keep_weights none is, and no array is looked at that a Constant has as a weight.
+    floating is what the network computes in, and constants in the Spec have.
     folding is what computing constants may take, shared by the graphs of a file; a constant beyond it stays a node.
     """
     if keep_weights:
-        return _with_weights_kept(spec, weights)
+        return _with_weights_kept(spec, weights, floating)
     graph = _changed(Graph(spec, weights, folding or Folding()), PASSES)
     return graph.spec, graph.weights, graph.notes
 
@@ -190,7 +195,7 @@ def _is_to_scale(spec: Spec, weights: Mapping[str, np.ndarray]) -> bool:
 
 
 def _with_weights_kept(
-    spec: Spec, weights: Mapping[str, np.ndarray]
+    spec: Spec, weights: Mapping[str, np.ndarray], floating: str
 ) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
     """simplify, in which Constants with weights are inputs for a while, so that nothing depends on what they hold."""
     kept = [node for node in spec.nodes if is_constant(node) and node.attributes["value"] is None]
@@ -201,7 +206,7 @@ def _with_weights_kept(
     rest = [node for node in spec.nodes if node.name not in names]
     open_spec = Spec((*spec.inputs, *entries), rest, spec.outputs)
     own = {name: weights[name] for name in open_spec.weight_shapes()}
-    graph = _changed(Graph(open_spec, own, Folding()), KEEPING)
+    graph = _changed(Graph(open_spec, own, Folding(), floating), KEEPING)
     read = {name for node in graph.spec.nodes for name in node.reads}
     nodes = (*(node for node in kept if node.name in read), *graph.spec.nodes)
     closed = Spec(spec.inputs, nodes, graph.spec.outputs)
