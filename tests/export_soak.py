@@ -146,10 +146,8 @@ def main() -> int:
     if options.write:
         import torch
 
-        head = [
-            f"inputs of the {len(chosen)} modules: PyTorch {torch.__version__.partition('+')[0]}'s module_db, and our own",
-            "cases",
-        ]
+        version = torch.__version__.partition("+")[0]
+        head = [f"inputs of {len(chosen)} modules: PyTorch {version}'s module_db, and our own", "cases"]
         rows = [[text, counts[key]] for key, text in OUTCOMES.items()]
         write_section("PyTorch", f"    python tests/export_soak.py --write\n\n{table(head, rows)}")
     return 1 if counts["foreign"] or counts["crash"] or counts["differs"] else 0
