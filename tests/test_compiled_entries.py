@@ -341,7 +341,7 @@ def test_a_wrong_array_is_refused(entry):
         argument = ENTRIES[entry]()[1][place]
         if isinstance(argument, tuple):  # of arrays, each in turn
             for at, right in enumerate(argument):
-                arrays = [*(array for _, array in hostile_arrays(right)), *hostile_sizes(right, free)]
+                arrays = [None, 3, *(array for _, array in hostile_arrays(right)), *hostile_sizes(right, free)]
                 check_each(entry, place, [(*argument[:at], array, *argument[at + 1 :]) for array in arrays])
             check_each(entry, place, [argument[:1], (*argument, argument[0])])
             continue

@@ -23,7 +23,7 @@ from rnncore.kernels._cell cimport (
     rnn_point_f32, rnn_point_f64, rnncore_cell, rnncore_cell_facts, rnncore_cells,
 )
 from rnncore.kernels._checks cimport (
-    check_count, check_dense, check_rows, check_shape2, check_type, check_writable, checked_size, plus, refuse, times,
+    check_arrays, check_dense, check_rows, check_shape2, check_type, check_writable, checked_size, plus, refuse, times,
 )
 from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, steps_of, store, time_of
 from rnncore.kernels._runtime cimport check_signals, scratch_memory
@@ -380,7 +380,7 @@ cdef class BlasCell:
     cdef void* state(self, tuple states, Py_ssize_t place, Py_ssize_t B, str name, bint written) except? NULL:
         """The state at that place, NULL where there are none or the cell has not so many."""
         cdef cnp.ndarray array
-        check_count(states, rnncore_cells[self.cell.kind].states, name)
+        check_arrays(states, rnncore_cells[self.cell.kind].states, name)
         if place >= len(states):
             return NULL
         array = states[place]

@@ -56,10 +56,13 @@ cdef inline int check_writable(cnp.ndarray array, str name) except -1:
     return 0
 
 
-cdef inline int check_count(tuple states, Py_ssize_t count, str name) except -1:
+cdef inline int check_arrays(tuple states, Py_ssize_t count, str name) except -1:
     """As many arrays as a cell has states, or none."""
     if len(states) > 0 and len(states) != count:
         refuse(f"{name}: {len(states)} states, expected {count} or none")
+    for state in states:
+        if not isinstance(state, cnp.ndarray):  # None would pass for an array where one is declared
+            refuse(f"{name}: {type(state).__name__}, expected arrays")
     return 0
 
 

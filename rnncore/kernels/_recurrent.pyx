@@ -15,7 +15,7 @@ from cpython.type cimport PyType_Modified
 
 from rnncore.kernels._cell cimport rnncore_cell
 from rnncore.kernels._checks cimport (
-    as_dense, check_count, check_dense, check_rows, check_shape3, check_type, check_writable, refuse,
+    as_dense, check_arrays, check_dense, check_rows, check_shape3, check_type, check_writable, refuse,
 )
 from rnncore.kernels._costs cimport CALL_WORTH_SHARING, WORK_BETWEEN_SIGNALS, WORK_WITH_GIL, cost_of_row, work_of_row
 from rnncore.kernels._job cimport MERGE_SET, Merge
@@ -100,7 +100,7 @@ cdef class Stack:
         """The state at that place, NULL where there are none or the cell has not so many."""
         cdef const rnncore_cell* cell = &self.plans[0].cell
         cdef cnp.ndarray array
-        check_count(states, 2 if self.has_c else 1, name)
+        check_arrays(states, 2 if self.has_c else 1, name)
         if place >= len(states):
             return NULL
         array = states[place]
