@@ -104,7 +104,7 @@ asan-quick: RNNCORE_ISAS ?= avx2
 asan-quick: $(VENV)/.installed-test  ## a part of it, on one instruction set
 	$(call COPY_TREE,asan-quick)
 	$(call BUILD_COPY,asan-quick,asan)
-	$(call IN_COPY,asan-quick) $(ASAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(QUICK_ASAN:%=tests/test_%.py)
+	$(call IN_COPY,asan-quick) $(ASAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(PARALLEL) $(QUICK_ASAN:%=tests/test_%.py)
 
 tsan: $(VENV)/.installed-test  ## what threads share under the thread sanitizer
 	$(call COPY_TREE,tsan)
@@ -115,7 +115,7 @@ tsan-quick: RNNCORE_ISAS ?= avx2
 tsan-quick: $(VENV)/.installed-test  ## a part of it, on one instruction set
 	$(call COPY_TREE,tsan-quick)
 	$(call BUILD_COPY,tsan-quick,tsan)
-	$(call IN_COPY,tsan-quick) $(TSAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(QUICK_TSAN:%=tests/test_%.py) $(CHOSEN)
+	$(call IN_COPY,tsan-quick) $(TSAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(PARALLEL) $(QUICK_TSAN:%=tests/test_%.py) $(CHOSEN)
 
 # Faults that were found are in build/asan-quick/build/fuzz/found, each with the command that repeats it.
 MINUTES ?= 10

@@ -967,7 +967,7 @@ def other_empty():
     return b""
 
 
-@hostile("HDF5", "Keras's .h5 has its own reader", UnsupportedError)
+@hostile("addressing", "an HDF5 file of Keras that ends behind its signature", UnsupportedError)
 def other_hdf5():
     return b"\x89HDF\r\n\x1a\n" + bytes(100)
 

@@ -417,7 +417,7 @@ def keras_function():
 
 @hostile("not accepted", "a layer that Keras has and rnncore does not is refused by name", UnsupportedError)
 def config_unknown_layer():
-    return hdf5(config=sequential({"class_name": "ConvLSTM2D", "config": {"name": "c", "filters": 2}}))
+    return hdf5(config=sequential({"class_name": "RandomContrast", "config": {"name": "c", "factor": 0.5}}))
 
 
 @hostile("a call of TensorFlow itself", "TFOpLambda names a function of TensorFlow", UnsupportedError)

@@ -378,14 +378,6 @@ def test_absent_inputs_and_names_survive_json():
     assert {str(spec.values[name]) for name in ("att", "att.weights")} == {"float (B, Tq, 5)", "float (B, Tq, Tk)"}
 
 
-def test_time_behaviour():
-    for name in ("WordAttention", "BahdanauAttention", "LuongAttention"):
-        assert OPS[name].over_time({}, 3) == "whole"
-    for name in ("KerasAttention", "KerasAdditiveAttention", "MultiHeadAttention"):
-        assert OPS[name].over_time({"causal": False}, 3) == "whole"
-        assert OPS[name].over_time({"causal": True}, 3) == "causal"
-
-
 ROWS = {
     "x": ("float", ("B", "T", 5)),
     "q": ("float", ("B", "Tq", 4)),

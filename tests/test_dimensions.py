@@ -137,9 +137,10 @@ MORE = [
 
 CASES = [(op, *example(op)) for op in OPS if op != "Constant"] + MORE
 
-# Axes of which more could be said, and is not: windows of integers, whose padding is a number of its own, the output
-# channels of weights that are inputs, and rows of products, whose bits depend on how many there are.
-CAUTIOUS = ("Conv", "ConvInteger", "QLinearConv", "MatMul", "Gemm", "Einsum")
+# Axes of which more could be said, and is not: one whose size is asked about, windows of integers, whose padding is a
+# number of its own, the output channels of weights that are inputs, and rows of products, whose bits depend on how many
+# there are.
+CAUTIOUS = ("Bounded", "Conv", "ConvInteger", "QLinearConv", "MatMul", "Gemm", "Einsum")
 
 
 def values_of(spec):

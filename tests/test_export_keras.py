@@ -270,7 +270,7 @@ class OwnLSTM(layers.LSTM):
     ("parts", "says"),
     [
         ([layers.Lambda(lambda x: x)], r"\(Lambda\): not accepted, expected Dense"),
-        ([layers.Reshape((7, 3, 1)), layers.ConvLSTM1D(2, 2)], r"\(ConvLSTM1D\): not accepted, expected Dense"),
+        ([layers.Reshape((7, 3, 1)), layers.RandomCrop(2, 2)], r"\(RandomCrop\): not accepted, expected Dense"),
         ([layers.Masking(), layers.Softmax()], r"\(Softmax\): under a mask"),
         ([OwnLSTM(2)], r"\(OwnLSTM\): not accepted"),
         ([layers.LSTM(2, activation=other)], "activation 'other' is not one of keras.activations"),

@@ -159,13 +159,13 @@ def test_without_keras(tmp_path):
 
 def test_a_listing_names_what_is_not_accepted(tmp_path):
     x = keras.Input((4, 3, 1))
-    y = keras.layers.ConvLSTM1D(2, 2, name="odd")(x)
+    y = keras.layers.RandomContrast(0.5, name="odd")(x)
     keras.Model(x, keras.layers.Flatten()(y)).save(tmp_path / "odd.keras")
-    with pytest.raises(rnncore.UnsupportedError, match=r"layer 'odd' \(ConvLSTM1D\): not accepted"):
+    with pytest.raises(rnncore.UnsupportedError, match=r"layer 'odd' \(RandomContrast\): not accepted"):
         rnncore.load(tmp_path / "odd.keras")
     found = read_listing(tmp_path / "odd.keras")
     assert [(node.name, node.problem) for node in found.nodes if node.problem] == [
-        ("odd", "ConvLSTM1D is not accepted")
+        ("odd", "RandomContrast is not accepted")
     ]
     assert "ConvLSTM1D" in found.problem
     (entry,) = [node for node in found.nodes if node.kind == "Flatten"]

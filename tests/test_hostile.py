@@ -74,6 +74,7 @@ def test_nothing_is_opened_imported_or_run(tmp_path):
     (tmp_path / "evil_module.py").write_text(f"open({CANARY!r}, 'w').close()\ndef run(): pass\nclass Evil: pass\n")
     paths = [write(case, tmp_path) for case in {**HOSTILE, **BENIGN}.values()]
     warm = [tmp_path / f"fine_{name}.file" for name in ("torch_zip", "stream", "safetensors", "npz")]
+    warm.append(tmp_path / "other_hdf5.file")  # Keras's reader is loaded at first use
     assert_touches_nothing(["read_checkpoint"], paths, warm, tmp_path)
     assert not (tmp_path / CANARY).exists()
 

@@ -12,7 +12,6 @@ import rnncore
 from rnncore import Input, InputError, Model, Node, Recurrent, Spec, SpecError
 from rnncore.cells import CELLS, GRU, LSTM
 from rnncore.export import from_keras
-from rnncore.ops import OPS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
 
@@ -380,16 +379,6 @@ def test_gather_beyond_the_end():
         run_op("Gather", {"indices": 2}, F([1, 2]))
     with pytest.raises(InputError, match=r"node 'op' \(Squeeze\)"):
         run_op("Squeeze", {"axes": (0,)}, F([1, 2]))
-
-
-def test_what_ops_need_of_time_depends_on_their_axis():
-    for name, attributes in (("Softmax", {}), ("LogSoftmax", {}), ("LpNormalization", {}), ("Concat", {})):
-        op = OPS[name]
-        assert op.over_time({**attributes, "axis": -1}, 3) == "pointwise"
-        assert op.over_time({**attributes, "axis": 1}, 3) == "whole"
-        assert op.over_time({**attributes, "axis": 1}, 3, time_axis=0) == "pointwise"
-        assert op.over_time({**attributes, "axis": -3}, 3, time_axis=0) == "whole"
-    assert OPS["Tanh"].over_time({}, 3) == OPS["Where"].over_time({}, 2) == "pointwise"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

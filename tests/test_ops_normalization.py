@@ -7,7 +7,6 @@ from onnx_ops import OneNode, run_onnxruntime
 from random_networks import seeds
 
 from rnncore.errors import SpecError
-from rnncore.ops import OPS
 
 
 def floats(rng, *shape):
@@ -122,34 +121,3 @@ def test_mean_variance_normalization(axes):
 def test_refused(op, attributes, shapes, message):
     with pytest.raises(SpecError, match=message):
         OneNode(op, attributes, [np.ones(shape, np.float32) for shape in shapes])
-
-
-@pytest.mark.parametrize(
-    ("op", "attributes", "shape", "whole"),
-    [
-        ("BatchNormalization", {}, (2, 3, 4), ()),
-        ("InstanceNormalization", {}, (2, 3, 4), (2,)),
-        ("GroupNormalization", {"num_groups": 1}, (2, 3, 4), (1, 2)),
-        ("LayerNormalization", {}, (2, 3, 4), (2,)),
-        ("LayerNormalization", {"axis": 1}, (2, 3, 4), (1, 2)),
-        ("MeanVarianceNormalization", {"axes": (0, 2)}, (2, 3, 4), (0, 2)),
-        ("LRN", {"size": 3}, (2, 3, 4), (1,)),
-    ],
-)
-def test_what_is_needed_along_each_axis(op, attributes, shape, whole):
-    """An axis is pointwise where changing one of its indices leaves the others' outputs alone."""
-    rng = np.random.default_rng(0)
-    vectors = {"BatchNormalization": 4, "InstanceNormalization": 2, "GroupNormalization": 2}.get(op, 0)
-    arrays = [np.abs(floats(rng, shape[1])) for _ in range(vectors)]
-    if op == "LayerNormalization":
-        arrays = [floats(rng, *shape[attributes.get("axis", -1) :])]
-    x = floats(rng, *shape)
-    node = OneNode(op, attributes, [x, *arrays]).node
-    (before,) = OneNode(op, attributes, [x, *arrays]).run()
-    for axis in range(len(shape)):
-        assert OPS[op].over_time(node.attributes, len(shape), axis) == ("whole" if axis in whole else "pointwise")
-        changed = x.copy()
-        np.moveaxis(changed, axis, 0)[0] += np.abs(floats(rng, 1))
-        (after,) = OneNode(op, attributes, [changed, *arrays]).run()
-        others = [np.moveaxis(array, axis, 0)[1:] for array in (before, after)]
-        assert np.allclose(*others, atol=1e-7) == (axis not in whole)

@@ -24,7 +24,6 @@ from random_networks import seeds
 
 from rnncore import Model
 from rnncore.errors import InputError, SpecError
-from rnncore.ops import OPS
 
 MICROSOFT = "com.microsoft"
 
@@ -446,13 +445,3 @@ def test_refused_when_run():
 def test_refused(op, attributes, arrays, message):
     with pytest.raises(SpecError, match=message):
         OneNode(op, attributes, [np.asarray(array) for array in arrays])
-
-
-def test_all_of_them_know_their_time():
-    for op, time in (
-        ("QuantizeLinear", "pointwise"),
-        ("DynamicQuantizeLinear", "whole"),
-        ("MatMulInteger", "pointwise"),
-    ):
-        attributes = {key: value for key, value in OPS[op].attributes.items() if value is not ...}
-        assert OPS[op].over_time(attributes, 3, 1) == time
