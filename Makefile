@@ -154,6 +154,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 
+# What looks at sources needs nothing compiled.
+$(VENV)/.installed-lint: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install -q $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["lint"])')
+	touch $@
+
 $(VENV)/.installed-%: $(BIN)/python $(SOURCES)
 	$(if $(RNNCORE_BUILD),RNNCORE_BUILD=$(RNNCORE_BUILD)) $(BIN)/python -m pip install -q -e ".[$*]"
 	touch $@

@@ -98,4 +98,7 @@ def extension(name: str, folder: str | None, contract: str) -> Extension:
 
 
 declare_blas_int()
-setup(ext_modules=cythonize([extension(name, *how) for name, how in EXTENSIONS.items()]))
+setup(
+    ext_modules=cythonize([extension(name, *how) for name, how in EXTENSIONS.items()]),
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)

@@ -191,6 +191,7 @@ def limited(arguments, most):
     result = subprocess.run(
         [sys.executable, "-m", "rnncore", *arguments],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # Python would leave a part of it for all who come later
         capture_output=True,
         text=True,
         cwd=os.path.dirname(os.path.dirname(rnncore.__file__)),
