@@ -23,7 +23,7 @@ from rnncore.export import from_torch
 from rnncore.export.torch_entrances import checked_states
 from rnncore.spec import Spec
 
-SCALE = int(os.environ.get("RNNCORE_TEST_SCALE", "1"))
+SCALE = max(1, int(float(os.environ.get("RNNCORE_TEST_SCALE", "1"))))
 SIZES = [(1, 7), (1, 2), (2, 9), (3, 3), (5, 8), (4, 12), (6, 5), (7, 7), (2, 30), (3, 21)]
 
 
