@@ -90,8 +90,7 @@ PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=36
 UNSANITIZED = architecture batch_% cli% config docs engine_keras engine_onnxruntime engine_torch examples export_% \
   missing_packages native_driver readme serve_docs serve_drain serve_malformed serve_process serve_triton train zoo
 SANITIZED = $(filter-out $(UNSANITIZED:%=tests/test_%.py),$(wildcard tests/test_*.py))
-QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_state stream_windows formats_npz \
-  formats_safetensors over_time
+QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_state formats_npz formats_safetensors
 # What shares a call, a model, an engine or a pool among threads. Interrupts are left out: they are about milliseconds.
 THREADED = exactness threads model shared engine engine_requests pool stream ops_convolution decode decode_pairs
 QUICK_TSAN = threads model pool stream
