@@ -293,8 +293,9 @@ def run_file(path: str, log: str) -> int:
 
 
 def reason(text: str) -> str:
-    """What a refusal says, without names, numbers and what was found."""
-    text = re.sub(r"^(?:layer|model|input|config\S*)[^:]*?\((\w+)\)", r"\1", text.splitlines()[0])
+    """What a refusal says, without files, names, numbers and what was found."""
+    text = re.sub(r"^\S*/[^:]*: | in [^\s,:]*/[^\s,:]+", "", text.splitlines()[0])
+    text = re.sub(r"^(?:layer|model|input|config\S*)[^:]*?\((\w+)\)", r"\1", text)
     text = re.sub(r"'[^']*'", "'...'", text.partition(", expected")[0])
     return re.sub(r"\s+", " ", re.sub(r"\d+", "N", text))[:100]
 
