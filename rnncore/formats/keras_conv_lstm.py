@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import FormatError, SpecError, UnsupportedError, WeightError
-from rnncore.formats.keras_config import Layer, leaves
+from rnncore.formats.keras_config import Layer
 from rnncore.formats.keras_graph import Graph
-from rnncore.formats.keras_recurrent import MERGES, merged
+from rnncore.formats.keras_recurrent import MERGES, inputs_and_states, merged
 from rnncore.formats.keras_use import (
     Tensor,
     Use,
@@ -145,19 +145,10 @@ def _cell(use: Use, layer: Layer) -> Cell:
 
 def _inputs(use: Use, cell: Cell, states: int) -> tuple[Tensor, list[str]]:
     """The sequence of images, with the mask that it is read under, and initial states, all as Keras has them."""
-    given = list(use.inputs)
-    initial = list(leaves(use.keyword("initial_state", [])))
-    if use.keyword("constants", None):
-        raise UnsupportedError(f"{use.where}: constants, expected none")
-    if len(given) > 1 and initial:
-        raise FormatError(f"{use.where}: initial states twice")
-    initial = [state for state in (given[1:] or initial) if state is not None]
-    if initial and (len(initial) != states or not all(isinstance(state, Tensor) for state in initial)):
-        raise UnsupportedError(f"{use.where}: {len(initial)} initial states, expected none or {states}")
-    x = use.masked(given[0])
+    x, initial = inputs_and_states(use, states)
     if use.graph.rank(x.name) != cell.dims + 3:
         raise UnsupportedError(f"{use.where}: input {use.graph.values[x.name]}, expected {cell.dims + 3} dimensions")
-    return Tensor(use.graph.floating(x.name), x.mask), [use.graph.floating(state.name) for state in initial]
+    return x, initial
 
 
 def _scan(

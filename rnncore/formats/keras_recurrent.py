@@ -24,7 +24,16 @@ from rnncore.formats.keras_use import Tensor, Use, activation, check_options, ch
 from rnncore.formats.keras_variables import CELLS, CUDNN, SEPARATE_GATES
 from rnncore.spec import Recurrent
 
-__all__ = ["MERGES", "RECURRENT", "bidirectional", "canonical", "merge_mode", "merged", "recurrent"]
+__all__ = [
+    "MERGES",
+    "RECURRENT",
+    "bidirectional",
+    "canonical",
+    "inputs_and_states",
+    "merge_mode",
+    "merged",
+    "recurrent",
+]
 
 RECURRENT = (*CELLS, *CUDNN, "RNN")
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average", None: "separate"}
@@ -51,7 +60,7 @@ class Direction:
 def recurrent(use: Use) -> list[Tensor]:
     """One layer, forwards or backwards: its output and, with return_state, its states."""
     layer = _direction(use, use.layer)
-    x, initial = _inputs(use, layer.state_count)
+    x, initial = inputs_and_states(use, layer.state_count)
     if use.layer.class_name in CUDNN and x.mask is not None:
         raise UnsupportedError(f"{use.where}: under a mask, which CuDNN's layers do not have")
     order = "processing" if layer.backwards else "time"
@@ -80,7 +89,7 @@ def bidirectional(use: Use) -> list[Tensor]:
         raise UnsupportedError(f"{use.where}: go_backwards={found}, expected [False, True] (layer, backward_layer)")
     if forward.sequences != backward.sequences:
         raise FormatError(f"{use.where}: return_sequences differs between layer and backward_layer")
-    x, initial = _inputs(use, forward.state_count + backward.state_count)
+    x, initial = inputs_and_states(use, forward.state_count + backward.state_count)
     zero = forward.sequences if _forces_zero(use) else False
     alike = (
         len(forward.cells) == len(backward.cells) == 1
@@ -253,7 +262,7 @@ def _gru_arrays(found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     return {**arrays, **split_gru_bias(*map(swap_rz, found[2]))}
 
 
-def _inputs(use: Use, states: int) -> tuple[Tensor, list[str]]:
+def inputs_and_states(use: Use, states: int) -> tuple[Tensor, list[str]]:
     """The sequence with the mask it is read under, and the initial states: given as initial_state or after it."""
     given = list(use.inputs)
     initial = list(leaves(use.keyword("initial_state", [])))  # stacked cells have a list for each

@@ -564,7 +564,7 @@ class _Follower:
         waiting = self._waiting(steps, timing)
         if node.direction == "forward":
             self._states(node, "running")
-            for name in self._sequences(node):
+            for name in node.sequence_names:
                 self._add(name, "steps", timing, describe(node))
             return Part(node, place, "recurrent", timing, waiting)
         return self._both_ways(place, node, timing, {name: waiting.get(name, 0) for name in steps})
@@ -578,7 +578,7 @@ class _Follower:
             self._refuse(node, f"its mask {node.mask!r} has no time axis")
         timing = Blocks(timing, self.block, self.lookahead)
         self._states(node, "end")
-        for name in self._sequences(node):
+        for name in node.sequence_names:
             axis = 0 if node.layout == "time_first" else 1
             self.flows[name] = Flow("steps", self.marked[name], axis, 1 - axis, timing)
         waiting = {name: most + self.block + self.lookahead for name, most in waiting.items()}
@@ -591,9 +591,6 @@ class _Follower:
         except UnsupportedError as error:
             return f", and a look-ahead is not enough: {error}"
         return "; stream(lookahead=n) lets it look n steps ahead"
-
-    def _sequences(self, node: Recurrent) -> tuple[str, ...]:
-        return (f"{node.name}.forward", f"{node.name}.reverse") if node.merge == "separate" else (node.name,)
 
     def _states(self, node: Any, kind: str) -> None:
         reason = f"{describe(node)} has its final states only at the end of the sequence" if kind == "end" else ""
