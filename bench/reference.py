@@ -6,7 +6,7 @@ import numpy as np
 from shapes import Shape
 
 from rnncore.cells import CELLS
-from rnncore.formats.gates import split_gru_bias, sum_biases
+from rnncore.conventions.gates import split_gru_bias, sum_biases
 
 
 def reference(shape: Shape) -> np.ndarray:

@@ -37,7 +37,7 @@ from reference import reference  # noqa: E402
 from shapes import Shape  # noqa: E402
 
 import rnncore  # noqa: E402
-from rnncore.formats.torch_names import bind  # noqa: E402
+from rnncore.formats.torch.names import bind  # noqa: E402
 
 MIXED = Shape("LSTM", 256, 96, 24, 64)
 COMPARED = Shape("LSTM", 1, 50, 64, 128)

@@ -38,7 +38,7 @@ PAUSE = 0.05
 
 def model_of(shape: Shape, threads: int):
     import rnncore
-    from rnncore.formats.torch_names import bind
+    from rnncore.formats.torch.names import bind
 
     weights, _ = shape.arrays()
     spec = rnncore.Spec(

@@ -34,9 +34,8 @@ from typing import TYPE_CHECKING, Any
 
 from rnncore import cells
 from rnncore._version import __version__
-from rnncore.budget import Budget
 from rnncore.cells import Activation
-from rnncore.config import show_config
+from rnncore.conventions.layers import GRU, LSTM, RNN
 from rnncore.errors import (
     DeadlineError,
     EngineClosedError,
@@ -54,20 +53,22 @@ from rnncore.errors import (
     VerificationError,
     WeightError,
 )
-from rnncore.layers import GRU, LSTM, RNN
-from rnncore.loading import convert, load, save
-from rnncore.model import Model
-from rnncore.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
-from rnncore.state import State
-from rnncore.test_pair import TestPair
-from rnncore.weights import Weights
+from rnncore.formats.loading import convert, load, save
+from rnncore.graph.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
+from rnncore.graph.test_pair import TestPair
+from rnncore.graph.weights import Weights
+from rnncore.runtime.budget import Budget
+from rnncore.runtime.config import show_config
+from rnncore.runtime.extensions import register
+from rnncore.runtime.model import Model
+from rnncore.runtime.state import State
 
 if TYPE_CHECKING:
     from rnncore import decode, export
-    from rnncore.dialects import Dialect, detect
-    from rnncore.engine import Engine, StreamEngine
-    from rnncore.pool import StreamPool
-    from rnncore.stream import Stream
+    from rnncore.conventions.detect import Dialect, detect
+    from rnncore.engine.engine import Engine, StreamEngine
+    from rnncore.streaming.pool import StreamPool
+    from rnncore.streaming.stream import Stream
 
 __all__ = [
     "GRU",
@@ -121,11 +122,22 @@ __all__ = [
 _LATER = {
     "decode": "rnncore.decode",
     "export": "rnncore.export",
-    **dict.fromkeys(("Dialect", "detect"), "rnncore.dialects"),
+    **dict.fromkeys(("Dialect", "detect"), "rnncore.conventions.detect"),
     **dict.fromkeys(("Engine", "StreamEngine"), "rnncore.engine"),
-    "Stream": "rnncore.stream",
-    "StreamPool": "rnncore.pool",
+    "Stream": "rnncore.streaming.stream",
+    "StreamPool": "rnncore.streaming.pool",
 }
+# Methods of Model that need such a package.
+register(
+    {
+        "generate": ("rnncore.decode", "generate"),
+        "over_time": ("rnncore.streaming.over_time", "over_time"),
+        "pool": ("rnncore.streaming.pool", "pool"),
+        "score": ("rnncore.decode", "score"),
+        "stream": ("rnncore.streaming.stream", "stream"),
+        "unstreamable": ("rnncore.streaming.program", "unstreamable"),
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -25,8 +25,8 @@ from stream_models import equal
 import rnncore
 from rnncore import Input, Model, Node, Recurrent, Spec
 from rnncore.cells import LSTM
+from rnncore.engine.queue import Here
 from rnncore.errors import DeadlineError, EngineClosedError, QueueFullError
-from rnncore.requests import Here
 
 MOST_STEPS, WIDTH = 24, 6
 MAX_QUEUE = 200

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from rnncore.graph.spec import Input, Node, Spec
 from rnncore.ops import OPS, logic
-from rnncore.spec import Input, Node, Spec
 
 RNG = np.random.default_rng(16)
 F = RNG.standard_normal((2, 4, 6, 6)).astype(np.float32)

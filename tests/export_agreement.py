@@ -13,7 +13,7 @@ from torch import nn
 
 import rnncore
 from rnncore.export import from_torch
-from rnncore.verification import TOLERANCES
+from rnncore.formats.verification import TOLERANCES
 
 __all__ = ["agrees", "leaves"]
 

@@ -27,7 +27,7 @@ from torch import nn
 import rnncore
 from rnncore.errors import RnncoreError
 from rnncore.export import from_torch
-from rnncore.verification import TOLERANCES
+from rnncore.formats.verification import TOLERANCES
 
 WIDTH = 4
 LENGTHS = ("n_frames", "lengths", "valid", "num", "t_in", "sizes")

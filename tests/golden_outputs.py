@@ -158,7 +158,7 @@ def every():
 
 
 def of_every_isa():
-    from rnncore.config import config
+    from rnncore.runtime.config import config
 
     found = {}
     for isa in config()["usable"].split(", "):

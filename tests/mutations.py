@@ -74,8 +74,8 @@ POOL = "rnncore/kernels/_pool.pyx"
 CONVOLUTION = "rnncore/kernels/convolution/body.h"
 LSTM = "rnncore/cells/lstm.py"
 GRU = "rnncore/cells/gru.py"
-GATES = "rnncore/formats/gates.py"
-RECURRENT = "rnncore/recurrent.py"
+GATES = "rnncore/conventions/gates.py"
+RECURRENT = "rnncore/runtime/recurrent.py"
 ATTENTION = "rnncore/ops/attention.py"
 
 MUTATIONS = [
@@ -504,7 +504,7 @@ MUTATIONS = [
     ),
     Mutation(
         "decoder-row-one-step-long",
-        "rnncore/decoder.py",
+        "rnncore/runtime/attention_decoder.py",
         "np.searchsorted(-lengths, -t)",
         'np.searchsorted(-lengths, -t, side="right")',
         "a row stops after its length",

@@ -13,9 +13,9 @@ import re
 import numpy as np
 from exact_integers import rational_sigmoid, rational_tanh
 
-from rnncore.model import Model
+from rnncore.graph.spec import Input, Node, Spec
 from rnncore.ops import OPS, UNKNOWN
-from rnncore.spec import Input, Node, Spec
+from rnncore.runtime.model import Model
 
 DTYPES = {"float32": "float"}
 

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.cells import CELLS, Activation
-from rnncore.formats.gates import GATE_ORDERS, halve_bias, split_gru_bias, stack_gates, sum_biases
-from rnncore.spec import Input, Recurrent, Spec
-from rnncore.weights import Weights
+from rnncore.conventions.gates import GATE_ORDERS, halve_bias, split_gru_bias, stack_gates, sum_biases
+from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.weights import Weights
 
 __all__ = ["ACTIVATIONS", "OnnxNode", "load_node"]
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rnncore.graph.spec import AttentionDecoder, Recurrent
 from rnncore.ops import OPS
-from rnncore.spec import AttentionDecoder, Recurrent
 
 MERGE = {
     "concat": lambda parts: np.concatenate(parts, axis=-1),

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from rnncore.cells import ACTIVATIONS, CELLS, GRU, LSTM, RNN, Activation
-from rnncore.formats.torch_names import bind
-from rnncore.spec import Input, Node, Recurrent, Spec
-from rnncore.weights import Weights
+from rnncore.formats.torch.names import bind
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.weights import Weights
 
 # Alpha and beta for the activations that take them; others have none.
 PARAMETERS = {

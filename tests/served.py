@@ -11,10 +11,10 @@ import uvicorn
 from random_networks import draw_weights
 
 from rnncore.cells import GRU, LSTM
-from rnncore.model import Model
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
 from rnncore.serve import Service, create_app
 from rnncore.serve.server import Binding, Server
-from rnncore.spec import Input, Node, Recurrent, Spec
 
 FEATURES, TAGS, WORDS = 5, 4, 30
 

@@ -9,7 +9,7 @@ from random_networks import PARAMETERS, activation, stack
 from rnncore.cells import ACTIVATIONS, GRU, LSTM, RNN, Activation, Cell
 from rnncore.errors import SpecError
 from rnncore.kernels import _activations
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 
 DTYPES = [np.float32, np.float64]
 

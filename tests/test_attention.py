@@ -13,10 +13,10 @@ from torch import nn
 from rnncore.cells import LSTM
 from rnncore.errors import InputError, SpecError, WeightError
 from rnncore.formats.attention import merge_heads, merge_output_heads, split_in_proj, swap_columns
-from rnncore.formats.torch_names import bind
-from rnncore.model import Model
+from rnncore.formats.torch.names import bind
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
 from rnncore.ops import OPS
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
 
 DTYPES = sorted(TOLERANCES)
 RNG = np.random.default_rng(12)

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from rnncore.cli.application import application
 from rnncore.errors import FormatError
-from rnncore.strict_json import read_json
+from rnncore.files.strict_json import read_json
 
 SCALE = float(os.environ.get("RNNCORE_TEST_SCALE", "1"))
 TARGETS = ("jsonl", "csv", "npz", "parquet", "arrow")

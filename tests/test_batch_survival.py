@@ -20,10 +20,10 @@ from batch_kills import TARGETS, clear, digest, prepare, sequences, trial, undis
 from click.testing import CliRunner
 
 import rnncore
-from rnncore import atomic
 from rnncore.batch import job as batch_job
 from rnncore.cli import run as command
 from rnncore.cli.application import application
+from rnncore.files import atomic
 
 BAD = (3, 44, 45, 399)
 

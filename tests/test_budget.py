@@ -7,11 +7,11 @@ import pytest
 
 import rnncore
 from rnncore import Budget, Control, Input, InputError, Model, Node, Recurrent, Spec
-from rnncore.budget import Meter
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import RnncoreError
+from rnncore.graph.spec import AttentionDecoder
 from rnncore.kernels import runs_native
-from rnncore.spec import AttentionDecoder
+from rnncore.runtime.budget import Meter
 
 X = Input("x", "float", ("B", "T", 8))
 LARGE = Budget(work=1e12, memory=1e12)

@@ -19,7 +19,7 @@ from rnncore.cells import GRU
 from rnncore.cli.application import application
 from rnncore.errors import FormatError, UnsupportedError, WeightError
 from rnncore.formats import read_checkpoint
-from rnncore.formats.parametrizations import fold
+from rnncore.formats.torch.parametrizations import fold
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*weight_norm.*")
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_parametrized_modules(prefix, tmp_path):
     torch.save({f"{prefix}{name}": tensor for name, tensor in module.state_dict().items()}, tmp_path / "net.pt")
     model = rnncore.load(tmp_path / "net.pt", spec=SPEC)
     np.testing.assert_allclose(model(x.numpy()), module(x).detach(), 1e-5, 1e-6)
-    notes = rnncore.loading.open_file(tmp_path / "net.pt", spec=SPEC).notes
+    notes = rnncore.formats.loading.open_file(tmp_path / "net.pt", spec=SPEC).notes
     assert sum("its normalization was computed once" in note for note in notes) == 3
     alone = {name.removeprefix("rnn."): part for name, part in module.state_dict().items() if name.startswith("rnn.")}
     torch.save(alone, tmp_path / "rnn.pt")
@@ -257,7 +257,7 @@ def test_bytes_and_open_files(tmp_path):
             assert all((found[name] == expected[name]).all() for name in expected)
         with open(path, "rb") as file:
             assert rnncore.load(file)(x).keys() == expected.keys()
-        assert rnncore.loading.open_file(data).sha256 == rnncore.loading.open_file(path).sha256
+        assert rnncore.formats.loading.open_file(data).sha256 == rnncore.formats.loading.open_file(path).sha256
 
 
 def test_messages_never_show_the_bytes(tmp_path):

@@ -197,7 +197,7 @@ def test_verify(cli, shelf, fails):
 
 
 def test_verify_finds_a_changed_weight(cli, shelf):
-    native = rnncore.loading.open_file(shelf / "tagger.safetensors")
+    native = rnncore.formats.loading.open_file(shelf / "tagger.safetensors")
     weights = {**native.weights, "fc.bias": native.weights["fc.bias"] + np.float32([0, 0, 1])}
     model = rnncore.Model(native.spec, weights)
     rnncore.save("changed.safetensors", model, test_pair=native.test_pair)

@@ -28,7 +28,7 @@ from rnncore.cells import GRU
 from rnncore.cli import references
 from rnncore.cli.application import application
 from rnncore.errors import FormatError, InputError, SpecError, UnsupportedError, VerificationError, WeightError
-from rnncore.verification import compare
+from rnncore.formats.verification import compare
 
 SCALE = float(os.environ.get("RNNCORE_TEST_SCALE", "1"))
 GOLDEN = Path(__file__).parent / "golden"
@@ -162,7 +162,7 @@ def test_a_graph_refused_as_a_whole(tmp_path, monkeypatch, error):
     def refuse(*arguments, **options):
         raise error("somewhere: found, expected")
 
-    monkeypatch.setattr(rnncore.loading, "open_file", refuse)
+    monkeypatch.setattr(rnncore.formats.loading, "open_file", refuse)
     table = invoke("inspect", tmp_path / "m.onnx")
     assert table.exit_code == 0 and "choose" in table.stdout
     assert "problem: somewhere: found, expected" in table.stdout

@@ -17,7 +17,7 @@ from rnncore import Input, Node, Recurrent, Spec
 from rnncore.cells import GRU
 from rnncore.cli.application import application
 from rnncore.errors import VerificationError
-from rnncore.verification import all_values, drawn_inputs
+from rnncore.formats.verification import all_values, drawn_inputs
 
 SPEC = Spec(
     [Input("tokens", "int64", ("B", "T"))],

@@ -27,7 +27,7 @@ from rnncore.kernels import (
     _recurrent,
     _runtime,
 )
-from rnncore.stacks import _options
+from rnncore.runtime.packing import _options
 
 F = np.float32
 

@@ -9,9 +9,9 @@ import pytest
 
 import rnncore
 from rnncore import InputError, Model, UnsupportedError
-from rnncore.config import config
 from rnncore.kernels import _runtime
-from rnncore.threads import check_threads
+from rnncore.runtime.config import config
+from rnncore.runtime.threads import check_threads
 
 
 def run(code, **environment):
@@ -22,7 +22,7 @@ def run(code, **environment):
 
 @pytest.mark.parametrize("isa", [*_runtime.usable_isas(), "blas"])
 def test_rnncore_isa_forces_one(isa):
-    done = run("from rnncore.config import config; print(config()['float32'])", RNNCORE_ISA=isa)
+    done = run("from rnncore.runtime.config import config; print(config()['float32'])", RNNCORE_ISA=isa)
     assert done.stdout.strip() == isa
 
 
@@ -45,20 +45,23 @@ def test_the_impossible_is_refused():
 )
 def test_threads_from_the_environment(words, expected):
     assert (
-        run("from rnncore.threads import default_threads; print(default_threads())", **words).stdout.strip() == expected
+        run("from rnncore.runtime.threads import default_threads; print(default_threads())", **words).stdout.strip()
+        == expected
     )
 
 
 def test_threads_follow_affinity():
     cpu = min(os.sched_getaffinity(0))
-    code = (
-        f"import os; os.sched_setaffinity(0, {{{cpu}}}); from rnncore.threads import default_threads as d; print(d())"
-    )
+    code = f"""
+import os; os.sched_setaffinity(0, {{{cpu}}})
+from rnncore.runtime.threads import default_threads
+print(default_threads())
+"""
     assert run(code).stdout.strip() == "1"
 
 
 def test_bad_thread_counts():
-    done = run("import rnncore; rnncore.threads.default_threads()", RNNCORE_NUM_THREADS="many")
+    done = run("import rnncore; rnncore.runtime.threads.default_threads()", RNNCORE_NUM_THREADS="many")
     assert "InputError: environment RNNCORE_NUM_THREADS='many', expected an integer from 1 to 64" in done.stderr
     for wrong in (0, -1, 65, 1.5, True, "2"):
         with pytest.raises(InputError, match=r"num_threads=.*expected an integer from 1 to 64"):

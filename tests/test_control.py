@@ -89,7 +89,7 @@ def test_scan_is_a_loop_over_an_axis_in_either_direction():
 
 
 def test_a_loop_without_end_is_an_error(monkeypatch):
-    from rnncore import control
+    from rnncore.runtime import control_flow as control
 
     monkeypatch.setattr(control, "MAX_STEPS", 50)
     body = Spec([number("i", "int64"), number("go", "bool"), number("s")], [Node("t", "Relu", ("s",))], ["go", "t"])

@@ -13,7 +13,7 @@ from rnncore import Input, Model, Node, Recurrent, Spec
 from rnncore.cells import GRU, LSTM
 from rnncore.decode import PrefixCache, perplexity
 from rnncore.errors import InputError, SpecError, UnsupportedError
-from rnncore.formats.torch_names import bind
+from rnncore.formats.torch.names import bind
 
 V, E, H = 23, 7, 19
 STOP = (12, 19)

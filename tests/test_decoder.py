@@ -10,12 +10,12 @@ from oracle import run_oracle
 from torch import nn
 
 from rnncore.cells import GRU, LSTM, RNN
+from rnncore.conventions.gates import sum_biases
 from rnncore.errors import InputError, SpecError, StateError, WeightError
 from rnncore.formats.attention import swap_columns
-from rnncore.formats.gates import sum_biases
-from rnncore.formats.torch_names import bind
-from rnncore.model import Model
-from rnncore.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.formats.torch.names import bind
+from rnncore.graph.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
 
 DTYPES = sorted(TOLERANCES)
 WORDS, E, H, A, K, W = 11, 4, 6, 5, 8, 7  # words, embedding, hidden, attention, memory, attentional sizes

@@ -11,7 +11,7 @@ from yardstick import within
 
 import rnncore
 from rnncore import InputError, SpecError, WeightError, detect
-from rnncore.formats.gates import GATE_ORDERS, reorder_gates
+from rnncore.conventions.gates import GATE_ORDERS, reorder_gates
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
 

@@ -9,9 +9,9 @@ from oracle import run_oracle
 from random_networks import FOR_CANDIDATES, activation, draw, draw_weights, random_network, seeds, stack
 
 from rnncore.cells import ACTIVATIONS, GRU, LSTM, RNN
-from rnncore.model import Model
-from rnncore.spec import Recurrent, Spec
-from rnncore.weights import Weights
+from rnncore.graph.spec import Recurrent, Spec
+from rnncore.graph.weights import Weights
+from rnncore.runtime.model import Model
 
 DTYPES = sorted(TOLERANCES)
 SIZES = [1, 7, 8, 9, 15, 16, 17, 33]

@@ -10,7 +10,7 @@ from oracle import run_oracle
 from random_networks import chance, draw, seeds
 
 from rnncore.export import from_keras
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 
 # Its threads only wait for each other at these sizes.
 torch.set_num_threads(1)

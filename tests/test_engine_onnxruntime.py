@@ -30,7 +30,7 @@ from oracle import run_oracle
 from random_networks import chance, draw, seeds
 
 from rnncore.errors import SpecError
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 
 NAMES = [
     *("Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid"),

@@ -16,8 +16,9 @@ from stream_models import equal
 
 import rnncore
 from rnncore import Engine, Input, Model, Node, Recurrent, Spec, StreamEngine
-from rnncore.batching import Batcher
 from rnncore.cells import GRU, LSTM
+from rnncore.engine.batching import Batcher
+from rnncore.engine.metrics import SECONDS, Histogram
 from rnncore.errors import (
     DeadlineError,
     EngineClosedError,
@@ -26,7 +27,6 @@ from rnncore.errors import (
     StateError,
     StreamError,
 )
-from rnncore.metrics import SECONDS, Histogram
 
 WIDTH, H = 6, 9
 
@@ -528,7 +528,7 @@ class Watched:
     """An engine that notes which threads its model runs in. Calls are as short as ``short`` says."""
 
     def __init__(self, model, monkeypatch, short=True, **options):
-        monkeypatch.setattr(rnncore.engine, "AT_ONCE", 60.0 if short else 0.0)
+        monkeypatch.setattr(rnncore.engine.engine, "AT_ONCE", 60.0 if short else 0.0)
         self.engine, self.threads = Engine(model, **options), []
         self.during = lambda: None
         run = self.engine._batcher.run
@@ -754,7 +754,7 @@ def test_after_a_fork_the_child_s_engine_is_fresh():
     model = tagger()
     with Held(model, max_queue=2) as held:
         waiting = [held.engine.submit(x_of(3)) for _ in range(2)]
-        held.engine._batcher = rnncore.batching.Batcher(model)
+        held.engine._batcher = rnncore.engine.batching.Batcher(model)
         held.engine._lock.acquire()  # as if the fork came at the worst moment
 
         def child():
@@ -876,7 +876,7 @@ class Stepped:
 
 
 def test_short_chunks_that_are_alone_are_fed_where_they_are_asked_for(monkeypatch):
-    monkeypatch.setattr(rnncore.engine, "AT_ONCE", 60.0)
+    monkeypatch.setattr(rnncore.engine.engine, "AT_ONCE", 60.0)
     model, x = streaming(), np.random.default_rng(6).standard_normal((45, WIDTH)).astype(np.float32)
     sizes = [3, 3, 4, 20, 3, 5, 3, 3, 1]
     ends = np.cumsum(sizes)
@@ -916,7 +916,7 @@ def test_the_longest_of_equal_chunks_counts_for_a_while():
         for seconds in [1e-5, 1e-3, *[1e-5] * 20]:
             engine._learn(2, seconds)
             times.append(engine._seconds[2])
-        assert times[:2] == [1e-5, 1e-3] and times[8] > rnncore.engine.AT_ONCE > times[-1]
+        assert times[:2] == [1e-5, 1e-3] and times[8] > rnncore.engine.engine.AT_ONCE > times[-1]
 
 
 def test_streams_that_are_not_there():

@@ -10,7 +10,7 @@ from oracle import run_oracle
 from random_networks import seeds, torch_network
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 
 # Its threads only wait for each other at these sizes.
 torch.set_num_threads(1)

@@ -14,9 +14,9 @@ from agreement import assert_agrees, assert_same_bits
 from oracle import run_oracle
 from random_networks import chance, draw, draw_weights, random_cell, reverse_options, seeds, stack
 
-from rnncore.model import Model
-from rnncore.spec import Spec
-from rnncore.weights import Weights
+from rnncore.graph.spec import Spec
+from rnncore.graph.weights import Weights
+from rnncore.runtime.model import Model
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from oracle import run_oracle
 
 from rnncore import Model
 from rnncore.cells import Activation
+from rnncore.conventions.gates import reorder_gates, swap_rz, transpose_gates
 from rnncore.errors import FormatError, InputError, UnsupportedError, WeightError
 from rnncore.export import from_keras
-from rnncore.formats.gates import reorder_gates, swap_rz, transpose_gates
-from rnncore.formats.keras_layers import KerasLayer, activation, lower
+from rnncore.formats.keras.layers import KerasLayer, activation, lower
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
 

@@ -15,11 +15,11 @@ from torch_modules import MODULES, REFUSED, floats, ids, lengths
 import rnncore
 from rnncore.errors import InputError, UnsupportedError, VerificationError
 from rnncore.export import from_torch
-from rnncore.export.torch_export import _leaves as leaves
+from rnncore.export.torch.export import _leaves as leaves
 from rnncore.formats import native
-from rnncore.formats.parametrizations import fold
-from rnncore.formats.torch_names import bind
-from rnncore.spec import Control, Recurrent, Spec
+from rnncore.formats.torch.names import bind
+from rnncore.formats.torch.parametrizations import fold
+from rnncore.graph.spec import Control, Recurrent, Spec
 
 
 def resized(spec, arrays, sizes):

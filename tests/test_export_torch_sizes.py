@@ -17,11 +17,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 import rnncore
-from rnncore.batching import Batcher
+from rnncore.engine.batching import Batcher
 from rnncore.errors import InputError, UnsupportedError
 from rnncore.export import from_torch
-from rnncore.export.torch_entrances import checked_states
-from rnncore.spec import Spec
+from rnncore.export.torch.entrances import checked_states
+from rnncore.graph.spec import Spec
 
 SCALE = max(1, int(float(os.environ.get("RNNCORE_TEST_SCALE", "1"))))
 SIZES = [(1, 7), (1, 2), (2, 9), (3, 3), (5, 8), (4, 12), (6, 5), (7, 7), (2, 30), (3, 21)]

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from rnncore.errors import FormatError
-from rnncore.formats._cursor import WINDOW, Budget, Cursor, low_level_errors, shown
+from rnncore.files.cursor import WINDOW, Budget, Cursor, low_level_errors, shown
 
 DATA = bytes(range(256)) * 1024  # four windows
 

@@ -20,8 +20,8 @@ from rnncore.cells import GRU
 from rnncore.errors import FormatError, InputError, SpecError, UnsupportedError, WeightError
 from rnncore.export import from_keras
 from rnncore.formats import read_listing
-from rnncore.formats.keras_config import Version, network_of
-from rnncore.formats.keras_layers import (
+from rnncore.formats.keras.config import Version, network_of
+from rnncore.formats.keras.layers import (
     ACCEPTED,
     ONLY_INPUTS,
     SIGNATURES,
@@ -30,7 +30,7 @@ from rnncore.formats.keras_layers import (
     lower_network,
     settle_classes,
 )
-from rnncore.loading import open_file
+from rnncore.formats.loading import open_file
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras"),

@@ -186,7 +186,7 @@ def product_of(dtype):
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_a_file_of_one_floating_type_is_float(dtype, tmp_path):
     model, w = product_of(dtype)
-    found = rnncore.loading.open_file(saved(tmp_path, model))
+    found = rnncore.formats.loading.open_file(saved(tmp_path, model))
     assert found.spec.inputs[0].dtype == "float"
     assert any("float16" in note for note in found.notes) == (dtype == "float16")
     y = rnncore.load(tmp_path / "model.onnx", dtype="float64").run({"x": X.astype(np.float64)})["y"]

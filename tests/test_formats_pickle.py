@@ -14,9 +14,10 @@ from refusals import MEBIBYTES, SECONDS
 from yardstick import within
 
 from rnncore.errors import FormatError
-from rnncore.formats import _pickle, read_checkpoint
-from rnncore.formats._cursor import Cursor
-from rnncore.formats._pickle import NOTHING, Pairs, PickleBudget, read_pickle
+from rnncore.files.cursor import Cursor
+from rnncore.formats import read_checkpoint
+from rnncore.formats.torch import pickle_reader as _pickle
+from rnncore.formats.torch.pickle_reader import NOTHING, Pairs, PickleBudget, read_pickle
 
 TABLE = {("collections", "OrderedDict"): lambda _: Pairs()}
 

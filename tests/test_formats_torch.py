@@ -20,8 +20,9 @@ from real_models import real_file
 import rnncore
 from rnncore.cells import LSTM
 from rnncore.errors import FormatError, UnsupportedError
-from rnncore.formats import read_checkpoint, torch_file
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.formats import read_checkpoint
+from rnncore.formats.torch import file as torch_file
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
 
 nn = torch.nn
 

@@ -7,7 +7,7 @@ import pytest
 from random_networks import seeds
 
 from rnncore.errors import FormatError
-from rnncore.formats._cursor import Cursor
+from rnncore.files.cursor import Cursor
 from rnncore.formats.hdf5_file import open_hdf5
 
 h5py = pytest.importorskip("h5py")

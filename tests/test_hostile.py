@@ -14,7 +14,8 @@ from refusals import SECONDS, assert_refused, assert_touches_nothing
 from yardstick import within
 
 from rnncore.errors import FormatError, RnncoreError
-from rnncore.formats import npz_file, read_checkpoint, safetensors_file, torch_file
+from rnncore.formats import npz_file, read_checkpoint, safetensors_file
+from rnncore.formats.torch import file as torch_file
 
 
 @pytest.mark.parametrize("name", HOSTILE)

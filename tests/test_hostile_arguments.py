@@ -11,9 +11,9 @@ from rnncore import Engine, TestPair
 from rnncore.cells import GRU, LSTM
 from rnncore.decode import PrefixCache
 from rnncore.errors import InputError, RnncoreError
-from rnncore.model import Model
-from rnncore.spec import Input, Node, Recurrent, Spec
-from rnncore.state import State
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
+from rnncore.runtime.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is cast:UserWarning")
 

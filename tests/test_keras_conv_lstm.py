@@ -160,7 +160,7 @@ def test_refused_by_name(options, says):
     ],
 )
 def test_configs_that_contradict_the_arrays(change, says):
-    from rnncore.formats.keras_layers import KerasLayer, lower
+    from rnncore.formats.keras.layers import KerasLayer, lower
 
     config = {"filters": 2, "kernel_size": [2], "strides": [1], "data_format": None} | change
     arrays = [np.ones((2, 1, 8), np.float32), np.ones((2, 2, 8), np.float32), np.ones(8, np.float32)]

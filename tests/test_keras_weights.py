@@ -13,7 +13,7 @@ import rnncore
 from rnncore.cli.application import application
 from rnncore.errors import FormatError, RnncoreError, UnsupportedError, WeightError
 from rnncore.formats import read_checkpoint
-from rnncore.loading import open_file
+from rnncore.formats.loading import open_file
 
 
 def network(named=True, **options):

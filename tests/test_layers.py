@@ -15,7 +15,7 @@ from random_networks import draw
 
 import rnncore
 from rnncore import SpecError, WeightError
-from rnncore.formats.gates import GATE_LAYOUTS, GATE_ORDERS, gate_order, reorder_gates, split_cudnn_kernel
+from rnncore.conventions.gates import GATE_LAYOUTS, GATE_ORDERS, gate_order, reorder_gates, split_cudnn_kernel
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:keras")
 

@@ -13,15 +13,15 @@ from agreement import assert_agrees, assert_same_bits
 from oracle import run_oracle
 from random_networks import draw_weights, random_network, seeds, stack
 
-from rnncore import atomic, loading
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, VerificationError, WeightError
-from rnncore.formats import native
+from rnncore.files import atomic
+from rnncore.formats import loading, native
 from rnncore.formats.native import NativeFile
-from rnncore.model import Model
-from rnncore.spec import Input, Recurrent, Spec
-from rnncore.test_pair import TestPair
-from rnncore.weights import Weights
+from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.test_pair import TestPair
+from rnncore.graph.weights import Weights
+from rnncore.runtime.model import Model
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = stack(LSTM(3, 4), direction="bidirectional")

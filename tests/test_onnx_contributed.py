@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 from random_networks import seeds
 
 import rnncore
-from rnncore.formats.onnx_contributed import CONTRIBUTED
+from rnncore.formats.onnx.contributed import CONTRIBUTED
 
 MICROSOFT = "com.microsoft"
 

@@ -12,10 +12,10 @@ from onnx_nodes import GENERIC
 
 import rnncore
 from rnncore.errors import InputError, SpecError
-from rnncore.model import Model
+from rnncore.graph.spec import Input, Node, Spec
 from rnncore.ops import OPS, UNKNOWN, Value, schema, sizes
 from rnncore.ops.dimensions import WHOLE, spreading
-from rnncore.spec import Input, Node, Spec
+from rnncore.runtime.model import Model
 
 F, I = np.float32, np.int64  # noqa: E741
 

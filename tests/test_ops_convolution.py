@@ -14,12 +14,12 @@ from onnx_ops import OneNode, run_onnxruntime
 from random_networks import seeds
 
 from rnncore.errors import InputError, SpecError
+from rnncore.graph.spec import Input, Node, Spec
 from rnncore.kernels import _convolution, _runtime
-from rnncore.model import Model
 from rnncore.ops import OPS, Value, convolution
 from rnncore.ops.dimensions import APART, WHOLE, Reach
 from rnncore.ops.windows import Window
-from rnncore.spec import Input, Node, Spec
+from rnncore.runtime.model import Model
 
 
 def integers(rng, low, high, count):

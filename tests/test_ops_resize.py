@@ -9,10 +9,10 @@ from onnx_ops import OneNode, run_onnxruntime
 from random_networks import seeds
 
 from rnncore.errors import InputError, SpecError
-from rnncore.model import Model
+from rnncore.graph.spec import Input, Node, Spec
 from rnncore.ops import OPS, Value
 from rnncore.ops.dimensions import APART, Reach
-from rnncore.spec import Input, Node, Spec
+from rnncore.runtime.model import Model
 
 
 def floats(rng, *shape):

@@ -10,9 +10,9 @@ from random_networks import draw_weights, random_network, seeds, stack
 
 import rnncore
 from rnncore.cells import GRU, LSTM, RNN
+from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
 from rnncore.kernels import runs_native
-from rnncore.model import Model
-from rnncore.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
 
 
 def given_bits(network, dtype):

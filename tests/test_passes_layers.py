@@ -9,9 +9,9 @@ from agreement import assert_close
 from random_networks import draw, draw_weights
 
 from rnncore.cells import GRU, LSTM
-from rnncore.model import Model
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
 from rnncore.passes import simplify
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
 
 
 def chain(cell, outputs, states, direction="forward", lengths=None, layers=3):

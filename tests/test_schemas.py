@@ -11,10 +11,10 @@ from every_op import dtype_name, example, spec_of, weights_of
 from random_networks import seeds
 
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, shown
-from rnncore.model import Model
+from rnncore.files.strict_json import read_json
+from rnncore.graph.spec import Input, Node, Spec
 from rnncore.ops import OPS
-from rnncore.spec import Input, Node, Spec
-from rnncore.strict_json import read_json
+from rnncore.runtime.model import Model
 
 NESTED = []
 for _ in range(300):

@@ -419,7 +419,7 @@ def test_a_client_that_leaves_is_not_worked_for():
 
 
 def test_one_connection_alone_is_answered_in_the_event_loop(monkeypatch):
-    monkeypatch.setattr(rnncore.engine, "AT_ONCE", 60.0)
+    monkeypatch.setattr(rnncore.engine.engine, "AT_ONCE", 60.0)
     app = create_app({"tagger": MODELS["tagger"]})
     engine, threads = app.state.service.models["tagger"].engine, []
     run = engine._batcher.run

@@ -18,9 +18,9 @@ from served import FEATURES, WORDS, models, running, tagger
 from stream_models import equal
 from test_serve_grpc import running as running_grpc
 
-from rnncore.model import Model
+from rnncore.graph.spec import Input, Node, Spec
+from rnncore.runtime.model import Model
 from rnncore.serve.messages import SERVICE, methods
-from rnncore.spec import Input, Node, Spec
 
 RNG = np.random.default_rng(0)
 

@@ -25,8 +25,8 @@ from test_stream_windows import WINDOWS
 from rnncore import Engine, Input, Node, Recurrent, Spec, StreamEngine
 from rnncore.cells import GRU, LSTM
 from rnncore.decode import PrefixCache
+from rnncore.engine.metrics import Histogram, Metrics
 from rnncore.errors import DeadlineError, EngineClosedError, QueueFullError, StreamError
-from rnncore.metrics import Histogram, Metrics
 
 HERE = Path(__file__).parent
 
@@ -68,7 +68,7 @@ x = np.random.default_rng(0).standard_normal((3, 40, 5)).astype(np.float32)
 
 def everything():
     import rnncore
-    from rnncore.config import config
+    from rnncore.runtime.config import config
     from stream_models import SPECS, make
     found = []
     for name in ("lstm", "graph", "options"):

@@ -11,9 +11,9 @@ from random_networks import random_cell, random_network, seeds
 
 from rnncore.cells import CELLS, GRU, LSTM, RNN, Activation
 from rnncore.errors import SpecError, WeightError
+from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.weights import Weights
 from rnncore.ops import OPS
-from rnncore.spec import Control, Input, Node, Recurrent, Spec
-from rnncore.weights import Weights
 
 X = Input("x", "float", ("B", "T", 4))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream_models import SPECS, draw, equal, make
 
 from rnncore import FormatError, RnncoreError, State, StateError
-from rnncore.state import DTYPES, arrays_from_bytes, arrays_to_bytes
+from rnncore.runtime.state import DTYPES, arrays_from_bytes, arrays_to_bytes
 
 KEY = "ab" * 32
 

@@ -7,7 +7,7 @@ from stream_models import I, X, cuts, draw, equal, linear, make
 from rnncore import Input, InputError, Node, Recurrent, Spec, StateError, StreamError
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import UnsupportedError
-from rnncore.state import arrays_from_bytes, arrays_to_bytes
+from rnncore.runtime.state import arrays_from_bytes, arrays_to_bytes
 
 STEPS = 33
 

@@ -12,9 +12,9 @@ from random_networks import draw_weights, stack
 
 from rnncore.cells import LSTM
 from rnncore.errors import InputError
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
 from rnncore.kernels import _runtime, runs_native
-from rnncore.model import Model
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
 
 
 def network(size=8, **options):

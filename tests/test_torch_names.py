@@ -7,10 +7,10 @@ from oracle import run_oracle
 from torch import nn
 
 from rnncore.cells import GRU, LSTM, RNN
+from rnncore.conventions.gates import split_gru_bias, squeeze_batch, sum_biases
 from rnncore.errors import UnsupportedError, WeightError
-from rnncore.formats.gates import split_gru_bias, squeeze_batch, sum_biases
-from rnncore.formats.torch_names import bind, find_others, find_stacks, is_optimizer, only_stack
-from rnncore.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.formats.torch.names import bind, find_others, find_stacks, is_optimizer, only_stack
+from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
 
 
 def arrays(module: nn.Module, prefix: str = "") -> dict[str, np.ndarray]:

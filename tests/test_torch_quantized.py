@@ -29,8 +29,8 @@ from rnncore.cells import GRU, LSTM
 from rnncore.cli.application import application
 from rnncore.errors import FormatError, RnncoreError, UnsupportedError, WeightError
 from rnncore.formats import read_checkpoint
+from rnncore.formats.loading import open_file
 from rnncore.formats.plain_weights import plain_weights
-from rnncore.loading import open_file
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch says that torch.ao will go
 
@@ -250,7 +250,7 @@ def test_other_quantized_tensors_are_named(quantizer, kind):
 
 
 def test_the_numbers_of_a_tensor_by_hand():
-    from rnncore.loading import resolve
+    from rnncore.formats.loading import resolve
 
     found = read_checkpoint(resolve(of_two(group(TENSOR, number(0.5), integer(1)))))
     np.testing.assert_array_equal(found.tensors["w"], [[0, 0.5], [1, -1]])
@@ -259,7 +259,7 @@ def test_the_numbers_of_a_tensor_by_hand():
 
 def test_one_storage_in_many_tensors_does_not_fill_the_memory():
     """Each would be an array of its own: a few megabytes become as many as there are names."""
-    from rnncore.loading import resolve
+    from rnncore.formats.loading import resolve
 
     numel = 1 << 20
     body = b"}(" + b"".join(

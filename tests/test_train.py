@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import rnncore
-from rnncore import loading, zoo
+from rnncore import zoo
+from rnncore.formats import loading
 
 SCRIPTS = {
     "digits": ["digits"],

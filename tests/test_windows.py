@@ -13,10 +13,10 @@ from onnx_ops import OneNode, dtype_of
 from random_networks import seeds
 
 from rnncore.errors import InputError, RnncoreError, SpecError
-from rnncore.model import Model
+from rnncore.graph.spec import Input, Node, Spec
 from rnncore.ops import OPS
 from rnncore.ops.windows import Window
-from rnncore.spec import Input, Node, Spec
+from rnncore.runtime.model import Model
 
 F = np.float32
 LARGEST_OUTPUT = 1 << 22  # of what is run at all: a large output is nothing but large

@@ -1,7 +1,7 @@
 """rnncore, called as a user calls it: a NumPy array in, a NumPy array out."""
 
 import rnncore
-from rnncore.formats.torch_names import bind
+from rnncore.formats.torch.names import bind
 
 
 def version() -> str:

@@ -17,7 +17,7 @@ from torch_training import accuracy, fit, orders, padded, widen
 
 import rnncore
 from rnncore.cells import LSTM
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
 
 WIDTH, HIDDEN, EPOCHS, BATCH = 32, 80, 14, 128
 CELLS = {

@@ -13,8 +13,8 @@ from torch_training import fit, widen
 
 import rnncore
 from rnncore.cells import LSTM
-from rnncore.formats.torch_names import bind
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.formats.torch.names import bind
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
 
 __all__ = ["Language", "bits", "parts_of", "trained"]
 

@@ -26,8 +26,8 @@ from torch_training import accuracy, fit, orders, padded, widen
 
 import rnncore
 from rnncore.cells import LSTM
-from rnncore.formats.torch_names import bind
-from rnncore.spec import Input, Node, Recurrent, Spec
+from rnncore.formats.torch.names import bind
+from rnncore.graph.spec import Input, Node, Recurrent, Spec
 
 WIDTH, HIDDEN, ATTENTION = 64, 48, 64
 PACKAGE = "vaderSentiment==0.5"

@@ -13,13 +13,13 @@ import numpy as np
 from draw import Draw
 from outcome import WrongResult
 
-from rnncore.budget import Budget
 from rnncore.errors import RnncoreError
 from rnncore.formats import Checkpoint, read_file
+from rnncore.formats.loading import open_file
 from rnncore.formats.native import NativeFile
-from rnncore.loading import open_file
-from rnncore.model import Model
 from rnncore.ops import numpy_dtype
+from rnncore.runtime.budget import Budget
+from rnncore.runtime.model import Model
 
 __all__ = [
     "BUDGET",

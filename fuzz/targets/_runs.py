@@ -10,9 +10,9 @@ import numpy as np
 from draw import Draw
 from outcome import WrongResult
 
-from rnncore.model import Model
+from rnncore.graph.spec import Spec
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Spec
+from rnncore.runtime.model import Model
 from targets._files import array_of
 
 __all__ = ["check_declared", "inputs_of", "same", "weights_of"]

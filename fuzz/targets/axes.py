@@ -11,7 +11,7 @@ from outcome import WrongResult
 
 from rnncore.errors import RnncoreError
 from rnncore.graph.axes import Followed, follow, rows_meet
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 from targets._files import BUDGET
 from targets._graphs import NAMES, Graph
 from targets._runs import inputs_of, weights_of

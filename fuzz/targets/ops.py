@@ -10,7 +10,7 @@ from mutate import change_bytes
 from outcome import WrongResult
 
 from rnncore.errors import RnncoreError
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 from targets._graphs import OPS_BY_NAME, Graph
 from targets._runs import check_declared, inputs_of, same, weights_of
 

@@ -8,8 +8,8 @@ import random
 from draw import Draw
 from mutate import change_bytes, change_json
 
-from rnncore.model import Model
-from rnncore.spec import Spec
+from rnncore.graph.spec import Spec
+from rnncore.runtime.model import Model
 from targets._files import BUDGET
 from targets._graphs import Graph
 from targets._runs import check_declared, inputs_of, same, weights_of

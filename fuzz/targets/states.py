@@ -12,8 +12,8 @@ from random_networks import draw_weights
 from stream_models import SPECS
 
 from rnncore.errors import RnncoreError
-from rnncore.model import Model
-from rnncore.state import State
+from rnncore.runtime.model import Model
+from rnncore.runtime.state import State
 
 __all__ = ["mutate", "run", "seeds"]
 

@@ -27,7 +27,6 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from rnncore import atomic
 from rnncore._version import __version__
 from rnncore.batch.changes import InputChanged, content
 from rnncore.batch.journal import ERRORS, MANIFEST, Journal
@@ -36,10 +35,11 @@ from rnncore.batch.rows import Bad, Rows, sizes, take
 from rnncore.batch.runner import Found, Runner
 from rnncore.batch.sources import Source, merged, shards
 from rnncore.batch.workers import Workers
-from rnncore.config import config
 from rnncore.errors import InputError, RnncoreError
-from rnncore.state import fingerprint
-from rnncore.threads import check_threads
+from rnncore.files import atomic
+from rnncore.runtime.config import config
+from rnncore.runtime.state import fingerprint
+from rnncore.runtime.threads import check_threads
 
 __all__ = ["BadRows", "DiskFailed", "DiskFull", "Job", "Report", "Stopped", "identity"]
 

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnncore import atomic
 from rnncore.errors import InputError
-from rnncore.strict_json import read_json
+from rnncore.files import atomic
+from rnncore.files.strict_json import read_json
 
 try:
     import fcntl

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.graph.axes import padded_steps, rows_meet
+from rnncore.graph.spec import Spec
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Spec
 
 __all__ = ["BATCH", "Plan", "rows_are_apart"]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from rnncore import loading
 from rnncore.batch.plan import Plan
 from rnncore.batch.rows import Column, empty_row
 from rnncore.batch.runner import Runner
 from rnncore.errors import InputError
-from rnncore.model import Model
-from rnncore.spec import Spec
+from rnncore.formats import loading
+from rnncore.graph.spec import Spec
+from rnncore.runtime.model import Model
 
 __all__ = ["BatchPredictor"]
 

@@ -16,8 +16,8 @@ from rnncore.batch.rows import Column, Ragged, filled, ranks, shapes, sizes, tak
 from rnncore.batch.workers import Workers
 from rnncore.errors import InputError
 from rnncore.kernels import runs_native
-from rnncore.model import Model
 from rnncore.ops import UNKNOWN, numpy_dtype
+from rnncore.runtime.model import Model
 
 __all__ = ["Found", "Runner"]
 

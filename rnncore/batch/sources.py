@@ -20,7 +20,7 @@ from rnncore.batch.readers import READERS, Part, Reader, Request
 from rnncore.batch.rows import Place, Rows, joined
 from rnncore.batch.runner import Runner, row_bytes
 from rnncore.errors import InputError, RnncoreError
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 
 __all__ = ["Source", "merged", "read_inputs", "shards"]
 

@@ -10,15 +10,15 @@ from typing import Any
 import click
 import numpy as np
 
-from rnncore import loading
 from rnncore._version import __version__
 from rnncore.cli.options import names_option, read_names, spec_option
 from rnncore.cli.output import console, progress_bar, say, shape_text, table
 from rnncore.cli.references import Reference, open_reference
-from rnncore.config import config
 from rnncore.errors import InputError, UnsupportedError
-from rnncore.model import Model
-from rnncore.verification import compare, drawn_inputs
+from rnncore.formats import loading
+from rnncore.formats.verification import compare, drawn_inputs
+from rnncore.runtime.config import config
+from rnncore.runtime.model import Model
 
 __all__ = ["bench"]
 

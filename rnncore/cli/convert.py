@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from rnncore import loading
 from rnncore.cli.inspect import print_graph, print_notes
 from rnncore.cli.options import check_place, names_option, read_names, read_vocabulary, spec_option
 from rnncore.cli.output import bytes_text, say
 from rnncore.cli.verify import print_verification
 from rnncore.errors import InputError
+from rnncore.formats import loading
 
 __all__ = ["convert"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 import numpy as np
 
-from rnncore import loading
 from rnncore.cli.options import dtype_option
 from rnncore.cli.output import printable, say
 from rnncore.decode import Generation
 from rnncore.errors import InputError
-from rnncore.model import Model
+from rnncore.formats import loading
+from rnncore.runtime.model import Model
 
 __all__ = ["generate"]
 

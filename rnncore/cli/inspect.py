@@ -11,17 +11,16 @@ from typing import Any
 
 import click
 
-from rnncore import loading
 from rnncore.cli.output import bytes_text, console, limited, say, shape_text, table
 from rnncore.errors import RnncoreError, UnsupportedError
-from rnncore.formats import Listing, read_checkpoint, read_listing
+from rnncore.formats import Listing, loading, read_checkpoint, read_listing
 from rnncore.formats.checkpoint import KERAS_WEIGHTS, Checkpoint
 from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
 from rnncore.formats.plain_weights import PlainWeights, plain_weights
-from rnncore.formats.torch_names import Other, Stack, bind, find_others, find_stacks, only_stack
+from rnncore.formats.torch.names import Other, Stack, bind, find_others, find_stacks, only_stack
 from rnncore.graph.axes import follow
+from rnncore.graph.spec import BRANCHES, AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.ops.dimensions import Reach
-from rnncore.spec import BRANCHES, AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.streaming.flow import plan
 
 __all__ = ["inspect", "print_graph", "print_notes"]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rnncore.errors import InputError, SpecError
-from rnncore.strict_json import read_json
+from rnncore.files.strict_json import read_json
 
 __all__ = ["check_place", "dtype_option", "names_option", "read_names", "read_vocabulary", "spec_option"]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rnncore import loading
 from rnncore.errors import (
     InputError,
     MissingPackageError,
@@ -22,10 +21,10 @@ from rnncore.errors import (
     VerificationError,
     WeightError,
 )
-from rnncore.formats import read_checkpoint
-from rnncore.model import Model
-from rnncore.spec import Spec
-from rnncore.verification import all_values
+from rnncore.formats import loading, read_checkpoint
+from rnncore.formats.verification import all_values
+from rnncore.graph.spec import Spec
+from rnncore.runtime.model import Model
 
 __all__ = ["Reference", "open_reference"]
 

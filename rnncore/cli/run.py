@@ -14,7 +14,6 @@ from pathlib import Path
 import click
 import numpy as np
 
-from rnncore import loading
 from rnncore.batch.changes import InputChanged
 from rnncore.batch.job import DiskFailed, DiskFull, Job, Report, Stopped, identity
 from rnncore.batch.outputs import FORMATS
@@ -26,9 +25,9 @@ from rnncore.cli.options import dtype_option, names_option, read_names, spec_opt
 from rnncore.cli.output import one_line, say, shape_text
 from rnncore.cli.progress import progress
 from rnncore.errors import InputError
-from rnncore.formats import read_checkpoint
-from rnncore.model import Model
-from rnncore.spec import Spec
+from rnncore.formats import loading, read_checkpoint
+from rnncore.graph.spec import Spec
+from rnncore.runtime.model import Model
 
 __all__ = ["run"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from rnncore import loading
-from rnncore.budget import Budget
 from rnncore.cli.options import dtype_option
 from rnncore.errors import InputError, MissingPackageError
+from rnncore.formats import loading
+from rnncore.runtime.budget import Budget
 
 __all__ = ["serve"]
 

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import click
 
-from rnncore import loading
 from rnncore.batch.sources import read_inputs
 from rnncore.cli.options import dtype_option, names_option, read_names, spec_option
 from rnncore.cli.output import console, say, table
 from rnncore.cli.references import Reference, open_reference
 from rnncore.errors import MissingPackageError
+from rnncore.formats import loading
 from rnncore.formats.native import NativeFile
-from rnncore.model import Model
-from rnncore.verification import (
+from rnncore.formats.verification import (
     Verification,
     all_values,
     check_pair,
@@ -25,6 +24,7 @@ from rnncore.verification import (
     replay,
     sizes_of,
 )
+from rnncore.runtime.model import Model
 
 __all__ = ["print_verification", "verify"]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import as_items
-from rnncore.budget import Budget, afford, check_budget
 from rnncore.decode.stepper import KINDS, SCORED
 from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.ops.work import INTERPRETED, Cost
+from rnncore.runtime.arguments import as_items
+from rnncore.runtime.budget import Budget, afford, check_budget
 
 __all__ = ["Labels", "ctc_beam", "ctc_greedy", "ctc_log_prob"]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import as_array, as_items
-from rnncore.budget import check_memory
 from rnncore.decode.beams import Search
 from rnncore.decode.choosing import Chooser, as_seeds
 from rnncore.decode.prefixes import PrefixCache, Prefixes, read_prompts
 from rnncore.decode.stepper import Rows, Stepper
 from rnncore.errors import InputError, shown
-from rnncore.vocabulary import Vocabulary
+from rnncore.graph.vocabulary import Vocabulary
+from rnncore.runtime.arguments import as_array, as_items
+from rnncore.runtime.budget import check_memory
 
 __all__ = ["Generation", "as_prompts", "generate", "listed"]
 

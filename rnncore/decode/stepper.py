@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import accept_inputs, accept_state
-from rnncore.budget import MeteredStep, metering
 from rnncore.decode.streamed import Streamed
-from rnncore.decoder import DecoderStep
 from rnncore.errors import InputError, UnsupportedError, shown
 from rnncore.graph.axes import Followed, follow
+from rnncore.graph.spec import AttentionDecoder, Input, Recurrent, Spec
 from rnncore.kernels._graph import walk
-from rnncore.model import nothing
 from rnncore.ops.work import INTERPRETED, Cost
-from rnncore.spec import AttentionDecoder, Input, Recurrent, Spec
-from rnncore.state import State
+from rnncore.runtime.arguments import accept_inputs, accept_state
+from rnncore.runtime.attention_decoder import DecoderStep
+from rnncore.runtime.budget import MeteredStep, metering
+from rnncore.runtime.model import nothing
+from rnncore.runtime.state import State
 
 __all__ = ["KINDS", "SCORED", "Rows", "Stepper"]
 

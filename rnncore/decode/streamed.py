@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import accept_state
 from rnncore.errors import UnsupportedError
-from rnncore.model import Model
-from rnncore.streaming.program import Program
+from rnncore.runtime.arguments import accept_state
+from rnncore.runtime.model import Model
+from rnncore.streaming.program import StreamProgram, stream_program
 from rnncore.streaming.rows import Rows
 
 __all__ = ["Streamed"]
@@ -32,7 +32,7 @@ class Streamed:
 
     def __init__(self, model: Model, tokens: str, output: str, history: int):
         bound = 1 << max(6, (history - 1).bit_length())  # few different ones, since each has a program
-        self.program: Program = model._program(None, None, bound, model.spec.values[tokens].shape[1])
+        self.program: StreamProgram = stream_program(model, None, None, bound, model.spec.values[tokens].shape[1])
         plan = self.program.plan
         self.tokens, self.output = tokens, output
         others = [entry.name for entry in self.program.given if entry.name != tokens and not entry.optional]

@@ -15,6 +15,6 @@ from rnncore.export.exported import Exported
 from rnncore.export.from_onnx import from_onnx
 from rnncore.export.gate_arrays import from_gate_arrays
 from rnncore.export.keras_models import from_keras
-from rnncore.export.torch_modules import from_torch, verify_torch
+from rnncore.export.torch.modules import from_torch, verify_torch
 
 __all__ = ["Exported", "from_gate_arrays", "from_keras", "from_onnx", "from_torch", "verify_torch"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.errors import InputError
-from rnncore.spec import Input, Spec
-from rnncore.test_pair import TestPair, check_array
-from rnncore.weights import Weights
+from rnncore.graph.spec import Input, Spec
+from rnncore.graph.test_pair import TestPair, check_array
+from rnncore.graph.weights import Weights
 
 __all__ = ["Exported", "example_for"]
 

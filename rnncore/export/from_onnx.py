@@ -12,9 +12,9 @@ from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported
 from rnncore.formats import read_file
 from rnncore.formats.native import NativeFile
+from rnncore.graph.spec import Input, Spec
+from rnncore.graph.test_pair import TestPair
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Input, Spec
-from rnncore.test_pair import TestPair
 
 __all__ = ["from_onnx"]
 

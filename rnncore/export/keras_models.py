@@ -11,13 +11,13 @@ import numpy as np
 
 from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported, example_for
-from rnncore.formats.keras_config import Network, Version, network_of
-from rnncore.formats.keras_layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network, settle_classes
-from rnncore.formats.keras_use import MIXED
-from rnncore.formats.keras_variables import bind_arrays
-from rnncore.spec import Input, Node, Spec
-from rnncore.test_pair import TestPair
-from rnncore.weights import Weights
+from rnncore.formats.keras.config import Network, Version, network_of
+from rnncore.formats.keras.layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network, settle_classes
+from rnncore.formats.keras.use import MIXED
+from rnncore.formats.keras.variables import bind_arrays
+from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.test_pair import TestPair
+from rnncore.graph.weights import Weights
 
 __all__ = ["from_keras"]
 

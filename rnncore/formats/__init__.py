@@ -32,8 +32,9 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from rnncore.errors import SpecError, UnsupportedError
+from rnncore.files.cursor import Cursor, InMemory, low_level_errors, open_cursor
+from rnncore.files.zip_reader import Archive
 from rnncore.formats import safetensors_file, sharded
-from rnncore.formats._cursor import Cursor, InMemory, low_level_errors, open_cursor
 from rnncore.formats._foreign import (
     is_hdf5,
     is_keras_zip,
@@ -45,7 +46,6 @@ from rnncore.formats._foreign import (
     refuse,
     refuse_zip,
 )
-from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped
 from rnncore.formats.graph_format import GraphFormat, ListedNode, Listing
 from rnncore.formats.native import NativeFile

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rnncore.errors import FormatError
-from rnncore.formats._cursor import Budget, shown
-from rnncore.weights import memory_of
+from rnncore.files.cursor import Budget, shown
+from rnncore.graph.weights import memory_of
 
 __all__ = [
     "COPIES_AT_LEAST",

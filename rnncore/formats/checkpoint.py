@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnncore.formats._cursor import shown
+from rnncore.files.cursor import shown
 
 __all__ = ["KERAS_WEIGHTS", "QUANTIZED", "Checkpoint", "Skipped", "SkippedList"]
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
+from rnncore.files.cursor import Budget, Cursor, low_level_errors, shown
 from rnncore.formats._arrays import CODES, MAX_DIMENSIONS, from_bytes
-from rnncore.formats._cursor import Budget, Cursor, low_level_errors, shown
 
 __all__ = ["Dataset", "Group", "open_hdf5"]
 

@@ -26,16 +26,16 @@ from typing import Any
 
 import numpy as np
 
-from rnncore import atomic
 from rnncore._version import __version__
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError
+from rnncore.files import atomic
+from rnncore.files.strict_json import read_json
 from rnncore.formats import safetensors_file
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.spec import Spec
-from rnncore.strict_json import read_json
-from rnncore.test_pair import TestPair
-from rnncore.vocabulary import Vocabulary, check_vocabularies
-from rnncore.weights import Weights
+from rnncore.graph.spec import Spec
+from rnncore.graph.test_pair import TestPair
+from rnncore.graph.vocabulary import Vocabulary, check_vocabularies
+from rnncore.graph.weights import Weights
 
 __all__ = ["NativeFile", "from_checkpoint", "is_native", "read", "write"]
 

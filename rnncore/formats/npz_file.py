@@ -15,10 +15,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from rnncore.errors import FormatError, UnsupportedError
+from rnncore.files.cursor import Cursor, low_level_errors, open_cursor, shown
+from rnncore.files.zip_reader import Archive
 from rnncore.formats._arrays import CODES, HALVES, ITEM_SIZES, check_name, element_count, from_bytes
-from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.formats._foreign import NPY_MAGIC as MAGIC
-from rnncore.formats._zip import Archive
 from rnncore.formats.checkpoint import Checkpoint, Skipped, SkippedList
 
 __all__ = ["Header", "read", "read_header", "read_npy", "read_npz"]

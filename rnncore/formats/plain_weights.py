@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.formats.checkpoint import KERAS_WEIGHTS, Checkpoint
-from rnncore.formats.parametrizations import fold, parts_of
-from rnncore.formats.torch_quantized import unpack
-from rnncore.spec import Spec
+from rnncore.formats.torch.parametrizations import fold, parts_of
+from rnncore.formats.torch.quantized import unpack
+from rnncore.graph.spec import Spec
 
 __all__ = ["PlainWeights", "plain_weights"]
 
@@ -29,7 +29,7 @@ def plain_weights(checkpoint: Checkpoint, spec: Spec | None = None) -> PlainWeig
     Raises UnsupportedError and WeightError for weights that cannot be computed from what the file holds.
     """
     if checkpoint.format == KERAS_WEIGHTS:
-        from rnncore.formats.keras_weights import keras_plain  # whose package pyfive is an extra
+        from rnncore.formats.keras.weights import keras_plain  # whose package pyfive is an extra
 
         return PlainWeights(*keras_plain(checkpoint), ())
     tensors, renamed, quantized = unpack(checkpoint, spec)

@@ -11,10 +11,10 @@ import os
 from typing import Any, NamedTuple
 
 from rnncore.errors import FormatError, UnsupportedError
+from rnncore.files.cursor import Cursor, low_level_errors, open_cursor, shown
+from rnncore.files.strict_json import read_json
 from rnncore.formats._arrays import ITEM_SIZES, MAX_TENSORS, check_name, element_count, from_bytes
-from rnncore.formats._cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.strict_json import read_json
 
 __all__ = ["read", "read_open"]
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 
 from rnncore.errors import FormatError
+from rnncore.files.cursor import Cursor, shown
+from rnncore.files.strict_json import read_json
 from rnncore.formats._arrays import MAX_TENSORS, check_name
-from rnncore.formats._cursor import Cursor, shown
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.formats.onnx_external import ExternalData
-from rnncore.strict_json import read_json
+from rnncore.formats.onnx.external import ExternalData
 
 __all__ = ["INDEX_NAMES", "looks_like", "read_open"]
 

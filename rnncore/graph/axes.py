@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnncore.errors import SpecError
+from rnncore.graph.spec import Control, Node, Spec
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Reach
-from rnncore.spec import Control, Node, Spec
 
 __all__ = [
     "Followed",

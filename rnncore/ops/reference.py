@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, MissingPackageError, SpecError, shown
+from rnncore.files.strict_json import read_json
 from rnncore.ops.base import DTYPES, Op, Value, numpy_dtype
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integer, Text
-from rnncore.strict_json import read_json
 
 __all__ = ["OPS", "RARE"]
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from rnncore.graph.spec import BRANCHES, Control, Input, Node, Recurrent, Spec
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import AFFINE, PRODUCTS, fold_affine
 from rnncore.passes.axes import OF_ONE, cancel_axes, square
@@ -40,7 +41,6 @@ from rnncore.passes.quantized import QUANTIZING, follow_quantizer
 from rnncore.passes.settled import trained_states
 from rnncore.passes.transposes import cancel_transposes
 from rnncore.passes.windows import cut_padding
-from rnncore.spec import BRANCHES, Control, Input, Node, Recurrent, Spec
 
 __all__ = ["PASSES", "Folding", "compiled", "simplify"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+from rnncore.graph.spec import Node
 from rnncore.passes.graph import Graph, with_reads
-from rnncore.spec import Node
 
 __all__ = ["fuse_activations", "join_swish"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from rnncore.graph.spec import Node
 from rnncore.ops import Value
 from rnncore.passes.graph import Graph, with_reads
-from rnncore.spec import Node
 
 __all__ = ["AFFINE", "PRODUCTS", "fold_affine"]
 

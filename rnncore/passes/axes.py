@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.graph.spec import Node
 from rnncore.ops import Value
 from rnncore.passes.graph import Graph, with_reads
-from rnncore.spec import Node
 
 __all__ = ["OF_ONE", "cancel_axes", "square"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from rnncore.graph.spec import BRANCHES, Control, Node
 from rnncore.passes.graph import Any_Node, Graph, with_reads, without
-from rnncore.spec import BRANCHES, Control, Node
 
 __all__ = ["take_branches"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rnncore.graph.spec import Control, Node
 from rnncore.passes.graph import Graph
-from rnncore.spec import Control, Node
 
 __all__ = ["remove_dead"]
 

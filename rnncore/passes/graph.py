@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.graph.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.ops import Value
-from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 
 __all__ = ["Graph", "value_names", "with_reads", "without"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rnncore.graph.spec import Node
 from rnncore.passes.graph import Graph, with_reads
-from rnncore.spec import Node
 
 __all__ = ["IDENTITIES", "remove_identities"]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnncore.errors import SpecError
+from rnncore.graph.spec import Node
 from rnncore.ops.products import equation_terms
 from rnncore.passes.graph import Graph
-from rnncore.spec import Node
 
 __all__ = ["PRODUCTS_OF_CONSTANTS", "linear_products"]
 

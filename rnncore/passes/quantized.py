@@ -12,8 +12,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
+from rnncore.graph.spec import Control, Node, Spec
 from rnncore.passes.graph import Any_Node, Graph, value_names
-from rnncore.spec import Control, Node, Spec
 
 __all__ = ["QUANTIZING", "follow_quantizer"]
 

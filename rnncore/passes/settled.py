@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from rnncore.graph.spec import Node, Recurrent
 from rnncore.passes.graph import Graph
-from rnncore.spec import Node, Recurrent
 
 __all__ = ["trained_states"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from rnncore.graph.spec import Node, Recurrent
 from rnncore.passes.graph import Graph, with_reads
-from rnncore.spec import Node, Recurrent
 
 __all__ = ["cancel_transposes"]
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from rnncore.graph.spec import Node
 from rnncore.ops import sizes
 from rnncore.ops.base import known
 from rnncore.ops.windows import Window
 from rnncore.passes.graph import Graph, with_reads
-from rnncore.spec import Node
 
 __all__ = ["cut_padding"]
 

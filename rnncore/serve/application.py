@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 from rnncore.serve.gate import Gate, Tokens, refusal_response
 from rnncore.serve.inference import Inference, Shortcut
 from rnncore.serve.metrics import AnswerMetrics, exposition

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-from rnncore.metrics import SECONDS, Histogram
+from rnncore.engine.metrics import SECONDS, Histogram
 from rnncore.serve.service import ServedModel, Service
 
 __all__ = ["AnswerMetrics", "exposition"]

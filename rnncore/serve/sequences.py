@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.engine import StreamEngine
+from rnncore.engine.engine import StreamEngine
 from rnncore.errors import EngineClosedError, InputError
-from rnncore.model import Model
+from rnncore.runtime.model import Model
 from rnncore.serve.protocol import InferRequest
 from rnncore.serve.refusals import Refusal
+from rnncore.streaming.program import stream_program
 
 __all__ = ["Sequences"]
 
@@ -204,7 +205,7 @@ class Sequences:
 
     @property
     def _flows(self) -> Any:
-        return self._model._program(None, None, None).plan.flows
+        return stream_program(self._model).plan.flows
 
     @property
     def _shapes(self) -> dict[str, tuple]:

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from rnncore._version import __version__
-from rnncore.engine import Engine, StreamEngine
+from rnncore.engine.engine import Engine, StreamEngine
 from rnncore.errors import InputError
-from rnncore.model import Model
+from rnncore.graph.spec import Input
 from rnncore.ops import numpy_dtype
+from rnncore.runtime.model import Model
 from rnncore.serve.protocol import Expected, InferRequest
 from rnncore.serve.refusals import Refusal
 from rnncore.serve.sequences import Sequences
 from rnncore.serve.tensors import datatype
-from rnncore.spec import Input
 
 __all__ = ["VERSION", "Limits", "ServedModel", "Service", "Share"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.model import Model
-from rnncore.recurrent import ALL_ROWS, repeat_masked, rows_of_mask
-from rnncore.spec import Recurrent
-from rnncore.stacks import pack_direction
+from rnncore.graph.spec import Recurrent
+from rnncore.runtime.model import Model
+from rnncore.runtime.packing import pack_direction
+from rnncore.runtime.recurrent import ALL_ROWS, repeat_masked, rows_of_mask
 
 __all__ = ["BEGAN", "BothWays"]
 

@@ -26,10 +26,10 @@ from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.graph.axes import describe, follow, freed
+from rnncore.graph.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
 from rnncore.ops.base import known
 from rnncore.ops.dimensions import CAUSAL, WHOLE, Reach
-from rnncore.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.streaming.moved import LATER, First, along_others, moved
 from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnncore.recurrent import RecurrentStep
-from rnncore.state import State
+from rnncore.runtime.recurrent import RecurrentStep
+from rnncore.runtime.state import State
 from rnncore.streaming.flow import Flow, Part, Plan
 from rnncore.streaming.route import Kept, Route, Stage, Updates, Values, steps_back, steps_first
 
 if TYPE_CHECKING:
-    from rnncore.streaming.program import Program
+    from rnncore.streaming.program import StreamProgram
 
 __all__ = ["Folded", "fold", "folds", "unfold"]
 
 
-def folds(program: Program) -> bool:
+def folds(program: StreamProgram) -> bool:
     """Whether the rows can run like that: nothing but steps, and nothing that was given for a row once."""
     plan = program.plan
     steps = all(plan.flows[name].kind == "steps" for name in (*plan.outputs, *(e.name for e in program.given)))

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rnncore.graph.spec import Node
 from rnncore.ops import UNKNOWN, Value, sizes
 from rnncore.ops.base import known
-from rnncore.spec import Node
 
 __all__ = ["LATER", "First", "along_others", "moved"]
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from rnncore.errors import InputError, shown
 from rnncore.graph.axes import freed
-from rnncore.model import Model
+from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
 from rnncore.passes.graph import with_reads
-from rnncore.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.runtime.model import Model
 
 __all__ = ["over_time"]
 

@@ -1,4 +1,4 @@
-"""Program: a Plan compiled for a model."""
+"""StreamProgram: a Plan compiled for a model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import accept_array
-from rnncore.budget import MeteredBlocks, MeteredStep, is_metered, metering
-from rnncore.errors import InputError, shown
-from rnncore.model import KNOWN_SIZES, Model, nothing, op_step
+from rnncore.errors import InputError, UnsupportedError, shown
+from rnncore.graph.spec import Input, Node
 from rnncore.ops import numpy_dtype
-from rnncore.spec import Input, Node
+from rnncore.runtime.arguments import accept_array
+from rnncore.runtime.budget import MeteredBlocks, MeteredStep, is_metered, metering
+from rnncore.runtime.model import KNOWN_SIZES, Model, nothing, op_step
+from rnncore.runtime.threads import check_threads
 from rnncore.streaming.both_ways import BothWays
-from rnncore.streaming.flow import BATCH, Flow, Part, Plan
+from rnncore.streaming.flow import BATCH, Flow, Part, Plan, plan
 from rnncore.streaming.folded import Folded, folds
 from rnncore.streaming.moved import along_others
 from rnncore.streaming.route import Route
-from rnncore.threads import check_threads
 
-__all__ = ["Program"]
+__all__ = ["StreamProgram", "stream_program", "unstreamable"]
 
 Values = dict[str, Any]
 
@@ -31,7 +31,36 @@ Values = dict[str, Any]
 UNMOVED = ("static", "end")
 
 
-class Program:
+def stream_program(
+    model: Model,
+    lookahead: int | None = None,
+    block: int | None = None,
+    history: int | None = None,
+    time: str | None = None,
+) -> StreamProgram:
+    """How a model streams with these options; made once. time: the name that it has in the inputs' shapes."""
+    options = {"lookahead": (lookahead, 0), "block": (block, 1), "history": (history, 1)}
+    for name, (value, least) in options.items():
+        plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value is not None and not (plain and value >= least):
+            raise InputError(f"{name}={shown(value)}, expected an integer of at least {least}")
+    key = (lookahead, block, history, time)
+    made = model._programs.get(key)
+    if made is None:  # threads that come here together may each make one: the first is everyone's
+        made = model._programs.setdefault(key, StreamProgram(model, plan(model.spec, *key)))
+    return made
+
+
+def unstreamable(model: Model) -> str | None:
+    """Why a model cannot stream, naming the node that prevents it; None where it can."""
+    try:
+        stream_program(model)
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
+class StreamProgram:
     """A plan compiled for a model. Immutable; any number of Rows use it."""
 
     def __init__(self, model: Model, plan: Plan):

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnncore.control import ControlStep
+from rnncore.graph.spec import Node, Recurrent
 from rnncore.kernels._graph import walk
-from rnncore.model import nothing
 from rnncore.ops import OPS, numpy_dtype
-from rnncore.spec import Node, Recurrent
-from rnncore.state import State
+from rnncore.runtime.control_flow import ControlStep
+from rnncore.runtime.model import nothing
+from rnncore.runtime.state import State
 from rnncore.streaming.both_ways import BEGAN, BothWays
 from rnncore.streaming.flow import Flow, Part
 from rnncore.streaming.timing import INPUT, Timing
 
 if TYPE_CHECKING:
-    from rnncore.streaming.program import Program
+    from rnncore.streaming.program import StreamProgram
 
 __all__ = ["NEUTRAL", "Kept", "Route", "Stage", "padding_of", "rows_first", "scan_states", "steps_back", "steps_first"]
 
@@ -80,7 +80,7 @@ class Route:
     counts  for each timing the steps known before and after;  ended: whether the sequence ends behind them
     """
 
-    def __init__(self, program: Program, counts: Mapping[Timing, tuple[int, int]], ended: bool):
+    def __init__(self, program: StreamProgram, counts: Mapping[Timing, tuple[int, int]], ended: bool):
         self.program, self.plan = program, program.plan
         self.counts, self.ended = counts, ended
         self.known = {timing: after - before for timing, (before, after) in counts.items()}

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnncore.arguments import without_padding
-from rnncore.budget import check_memory, is_metered
 from rnncore.errors import InputError, StateError, StreamError, UnsupportedError
-from rnncore.formats._cursor import shown
+from rnncore.files.cursor import shown
 from rnncore.kernels._graph import apart, walk
 from rnncore.ops import Value, numpy_dtype
-from rnncore.state import State
+from rnncore.runtime.arguments import without_padding
+from rnncore.runtime.budget import check_memory, is_metered
+from rnncore.runtime.state import State
 from rnncore.streaming.flow import Flow, Part
 from rnncore.streaming.folded import fold, unfold
-from rnncore.streaming.program import UNMOVED, Program
+from rnncore.streaming.program import UNMOVED, StreamProgram
 from rnncore.streaming.route import NEUTRAL, Kept, Route, padding_of, rows_first, scan_states
 
 __all__ = ["Rows"]
@@ -69,7 +69,7 @@ class Rows:
     InputError, before anything is made, where the states are larger than the model's budget or than there is memory.
     """
 
-    def __init__(self, program: Program, capacity: int, side_by_side: bool = False, more: int = 0):
+    def __init__(self, program: StreamProgram, capacity: int, side_by_side: bool = False, more: int = 0):
         self.program, self.capacity = program, capacity
         self.side_by_side = side_by_side and program.bare
         self.folds = program.folds and (self.side_by_side or not program.bare)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.graph.spec import Recurrent
 from rnncore.kernels import _recurrent
 from rnncore.kernels._graph import walk
 from rnncore.kernels._pool import DirectStream, Owner
-from rnncore.model import nothing
 from rnncore.ops import numpy_dtype
-from rnncore.recurrent import RecurrentStep
-from rnncore.spec import Recurrent
+from rnncore.runtime.model import nothing
+from rnncore.runtime.recurrent import RecurrentStep
 from rnncore.streaming.rows import Rows
 
 __all__ = ["Straight"]

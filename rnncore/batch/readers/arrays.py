@@ -22,7 +22,7 @@ import numpy as np
 from rnncore.batch.plan import Plan
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, only_input
 from rnncore.errors import FormatError, InputError, RnncoreError
-from rnncore.formats._cursor import low_level_errors, shown
+from rnncore.files.cursor import low_level_errors, shown
 from rnncore.formats.npz_file import read_header
 from rnncore.ops import UNKNOWN, numpy_dtype
 

@@ -20,8 +20,8 @@ import numpy as np
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns, only_input
 from rnncore.batch.rows import empty_row
 from rnncore.errors import InputError
-from rnncore.spec import Input
-from rnncore.strict_json import read_json
+from rnncore.files.strict_json import read_json
+from rnncore.graph.spec import Input
 
 __all__ = ["CsvReader", "JsonlReader"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns
 from rnncore.batch.rows import Ragged, take
 from rnncore.errors import FormatError, InputError, MissingPackageError
-from rnncore.formats._cursor import low_level_errors, shown
+from rnncore.files.cursor import low_level_errors, shown
 
 __all__ = ["ArrowReader", "ParquetReader", "pyarrow"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnncore import loading
 from rnncore.cli.output import console, say
 from rnncore.errors import InputError
-from rnncore.model import Model
-from rnncore.vocabulary import Vocabulary
+from rnncore.formats import loading
+from rnncore.graph.vocabulary import Vocabulary
+from rnncore.runtime.model import Model
 
 __all__ = ["PICTURES", "Demo", "bar", "model_of", "pyplot", "say_unknown", "shade", "speed"]
 

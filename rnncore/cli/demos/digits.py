@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rnncore import loading
 from rnncore.cli.demos.base import Demo, shade, speed
 from rnncore.cli.output import say
-from rnncore.model import Model
+from rnncore.formats import loading
+from rnncore.runtime.model import Model
 
 __all__ = ["DEMOS"]
 

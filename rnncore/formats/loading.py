@@ -1,0 +1,319 @@
+"""From a file to a Model: load, save and convert."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecError, UnsupportedError
+from rnncore.files.cursor import InMemory
+from rnncore.formats import Checkpoint, native, read_file, sharded
+from rnncore.formats.checkpoint import KERAS_WEIGHTS, QUANTIZED
+from rnncore.formats.native import NativeFile
+from rnncore.formats.verification import Verification, check_pair
+from rnncore.graph.spec import Spec, limited_nodes
+from rnncore.runtime.budget import Budget, file_nodes
+from rnncore.runtime.model import Model
+
+__all__ = ["convert", "load", "open_file", "read_spec", "save"]
+
+ZOO = "zoo:"
+FOREIGN_DIRECTORIES = {
+    "saved_model.pb": "a TensorFlow SavedModel: save the model as .keras, or convert it by tf2onnx",
+    "Manifest.json": "a Core ML package: expected the model that it was converted from",
+}
+NOT_USED = "tensors that the spec does not use: "
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    dtype: str | None = None,
+    check: bool = False,
+    budget: Budget | None = None,
+) -> Model:
+    """A Model from a file.
+
+    path   rnncore's own file or its directory; a model with its network: .onnx, or Keras's .keras or .h5; PyTorch
+           weights as .pt, .pth, .bin, .safetensors or .npz, or in several files by their .index.json; or "zoo:NAME" for
+           a model that comes with the package. Also the bytes of such a file, or a binary file that is open, of which
+           all that remains is read. What a file is, its content says, not its name
+    spec   what the network is, for a file of bare weights: a Spec, its JSON as an object, or the name of a JSON
+           file. Weights that are one recurrent stack and nothing else need none
+    names  weight or node names of the Spec -> names in the file, where they differ
+    architecture  the network for a file of Keras's that holds weights alone (.weights.h5, .h5): what model.to_json()
+           gives, as an object, a text, or the name of a file
+    layers  for a file of Keras's with layers of one's own: the name of a class -> a function of a layer's config (a
+           dict) that says what computes it. That is (op, attributes), one of rnncore's ops on the layer's inputs,
+           whose weights are the layer's arrays in the order of get_weights; the config of one of Keras's layers or
+           models, {"class_name": "Dense", "config": {...}}, with the arrays of such a one; or a Spec on the layer's
+           inputs, whose weights are its arrays in the order of the Spec's. For a functional model's subclass that
+           changes how it is trained and no more: lambda config: {"class_name": "Functional", "config": config}
+    sizes  a number for some of the sizes of inputs that have a name, {"batch_size": 1}: where a graph's shapes depend
+           on them, or to run as the file's author did
+    dtype  "float32" or "float64"; None: what the file computes in, float64 for an ONNX file of float64 and for a
+           file of ours made of such a one or saved from a float64 Model, else float32
+    check  replay the file's test pair, and raise VerificationError if the outputs differ or there is none
+    budget  the most that one call of the model may do, Budget(work=1e9, memory=1 << 30), see Model; and how many nodes
+           the file may have, Budget(nodes=50_000)
+
+    Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without),
+    and quantized weights of PyTorch's, read as float32, come with one that says so.
+
+    Raises MissingFileError (also a FileNotFoundError) where there is none, FormatError for a damaged or malicious
+    file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
+    and WeightError where the file and the Spec contradict each other.
+    """
+    found = open_file(
+        path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
+    )
+    model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary, budget=budget)
+    for note in found.notes:
+        if note.startswith((NOT_USED, QUANTIZED)):
+            warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)
+    if check:
+        check_pair(model, found.test_pair, name_of(path)).require()
+    return model
+
+
+def open_file(
+    path: str | os.PathLike,
+    *,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    budget: Budget | None = None,
+) -> NativeFile:
+    """Spec, weights, test pair and origin from any file that ``load`` takes; options as there."""
+    source = resolve(path)
+    name = str(source) if isinstance(source, InMemory) else str(path)
+    with limited_nodes(file_nodes(budget)):
+        if architecture is None:
+            checkpoint = read_file(source, sizes, layers)
+        else:
+            checkpoint = _with_architecture(source, architecture, layers)
+        found = _opened(name, source, checkpoint, spec, names)
+        # The reader of a graph format took the sizes itself.
+        return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(name, found, sizes)
+
+
+def _sized(name: str, found: NativeFile, sizes: Mapping[str, int] | None) -> NativeFile:
+    try:
+        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
+    except SpecError as error:
+        raise SpecError(f"{name}: {error}") from None
+
+
+def _opened(
+    path: str,
+    source: Path | InMemory,
+    checkpoint: Checkpoint | NativeFile,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None,
+    names: Mapping[str, str] | None,
+) -> NativeFile:
+    """What was read, as a Spec with its weights."""
+    own = isinstance(checkpoint, NativeFile) or native.is_native(checkpoint)
+    if own and (spec is not None or names is not None):
+        raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
+    if isinstance(checkpoint, NativeFile):
+        return dataclasses.replace(checkpoint, source=_base(source), sha256=_sha256(source))
+    if own:
+        return native.from_checkpoint(checkpoint)
+    from rnncore.formats.plain_weights import plain_weights
+    from rnncore.formats.torch.names import bind, is_optimizer, only_stack  # not for files that hold their network
+
+    wanted = None if spec is None else read_spec(spec)
+    try:
+        plain = plain_weights(checkpoint, wanted)
+        tensors, notes = plain.tensors, plain.notes
+        if wanted is None:
+            if checkpoint.format == "TorchScript":
+                raise UnsupportedError("a TorchScript archive, whose program is not read: give a spec for its weights")
+            if checkpoint.format == KERAS_WEIGHTS:
+                raise UnsupportedError(
+                    "weights without a network, expected architecture=... with what model.to_json() gives"
+                    " (rnncore convert --architecture FILE.json), or a spec"
+                )
+            stack = only_stack(tensors)
+            wanted = stack.spec()
+            bound = bind(wanted, tensors, names if names is not None else stack.names)
+            notes = (*notes, *stack.notes)
+        else:
+            bound = bind(wanted, tensors, names)
+    except RnncoreError as error:
+        raise type(error)(f"{path}: {error}{_not_read(checkpoint)}") from None
+    left = [name for name in bound.unused if not is_optimizer(name)]
+    unused = (f"{NOT_USED}{', '.join(left)}",) if left else ()
+    return NativeFile(
+        wanted, bound.weights, None, source=_base(source), sha256=_sha256(source), notes=(*notes, *unused)
+    )
+
+
+def _not_read(checkpoint: Checkpoint) -> str:
+    """Of a file without the tensors that were wanted: those it has in a form that is not read."""
+    found = [entry for entry in checkpoint.skipped if "quantised" in entry.reason]
+    if not found:
+        return ""
+    return f"; {len(found)} quantised tensors are not read ({found[0].path}): expected the float module's state_dict"
+
+
+def _base(source: Path | InMemory) -> str:
+    return source.name if isinstance(source, Path) else ""
+
+
+def _sha256(source: Path | InMemory) -> str:
+    import hashlib  # OpenSSL, which loading a model has no use for
+
+    return file_sha256(source) if isinstance(source, Path) else hashlib.sha256(source.data).hexdigest()
+
+
+def _with_architecture(
+    source: Path | InMemory,
+    architecture: Mapping[str, Any] | str | os.PathLike,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None,
+) -> NativeFile:
+    from rnncore.formats.keras.file import read_weights
+
+    return read_weights(source, architecture, layers or {})
+
+
+def save(
+    path: str | os.PathLike,
+    model: Model | NativeFile | Any,
+    *,
+    test_pair: Any = None,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
+) -> Path:
+    """Write rnncore's own file: a Model, a NativeFile, or what an exporter returned (with its test pair).
+
+    A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file. A Model
+    does not carry the test pair and origin of the file it came from: to keep them, use convert, or give test_pair.
+
+    vocabulary  name of an input or output -> the tokens its ids stand for; None: what the model carries
+    """
+    if not isinstance(model, NativeFile):
+        pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)
+        model = NativeFile(
+            model.spec,
+            model.weights,
+            pair,
+            source=getattr(model, "source", ""),
+            notes=tuple(getattr(model, "notes", ())),
+            vocabulary=getattr(model, "vocabulary", {}),
+            dtype=np.dtype(getattr(model, "dtype", "float32")).name,
+        )
+    if vocabulary is not None:
+        model = dataclasses.replace(model, vocabulary=vocabulary)
+    if model.test_pair is not None:
+        model.test_pair.check(model.spec)
+    return native.write(path, model)
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    verify: bool = False,
+    vocabulary: Mapping[str, Iterable[str]] | None = None,
+    budget: Budget | None = None,
+) -> tuple[Path, NativeFile, Verification | None]:
+    """Write a file's weights and Spec as rnncore's own file.
+
+    With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save, the
+    other options as for load; of the budget its nodes.
+    Returns the path written, what it holds, and the verification.
+    """
+    found = open_file(
+        source, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
+    )
+    if vocabulary is not None:
+        found = dataclasses.replace(found, vocabulary=vocabulary)
+    report = None
+    if verify:
+        report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, name_of(source))
+        report.require()
+    return native.write(target, found), found, report
+
+
+def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike) -> Spec:
+    """A Spec as it is, from the object its JSON holds, or from a JSON file."""
+    if isinstance(given, Spec):
+        return given
+    if isinstance(given, Mapping):
+        return Spec.from_json(given)
+    try:
+        text = Path(given).read_bytes()
+    except OSError as error:
+        raise SpecError(f"{given}: {error.strerror}, expected a JSON file with a Spec") from None
+    try:
+        return Spec.from_json(text)
+    except RnncoreError as error:
+        raise type(error)(f"{given}: {error}") from None
+
+
+def name_of(path: Any) -> str:
+    """What messages call a file that ``load`` is given: never its content."""
+    if isinstance(path, (bytes, bytearray, memoryview)):
+        return f"<{memoryview(path).nbytes:,} bytes>"
+    if hasattr(path, "read"):
+        name = getattr(path, "name", None)
+        return name if isinstance(name, str) else f"<{type(path).__name__}>"
+    return str(path) if isinstance(path, (str, os.PathLike)) else f"<{type(path).__name__}>"
+
+
+def resolve(path: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO) -> Path | InMemory:
+    """The file behind a path or a "zoo:NAME", of a directory the one that is the model; or bytes as they are."""
+    if isinstance(path, (bytes, bytearray, memoryview)):
+        return InMemory(bytes(path), name_of(path))
+    if hasattr(path, "read"):
+        data = path.read()
+        if not isinstance(data, (bytes, bytearray)):
+            raise FormatError(f"{name_of(path)}: reads {type(data).__name__}, expected a file opened in binary mode")
+        return InMemory(bytes(data), name_of(path))
+    if not isinstance(path, (str, os.PathLike)):
+        raise FormatError(f"{name_of(path)}: expected a path, bytes or a binary file")
+    if isinstance(path, str) and path.startswith(ZOO):
+        name = path.removeprefix(ZOO)
+        shipped = {file.stem: file for file in (Path(__file__).parents[1] / "zoo").glob("*.safetensors")}
+        if name not in shipped:
+            raise MissingFileError(
+                f"{path}: no such model, expected one of {', '.join(ZOO + known for known in sorted(shipped))}"
+            )
+        return shipped[name]
+    return _in_directory(Path(path))
+
+
+def _in_directory(path: Path) -> Path:
+    """Of a directory the file that is the model: rnncore's own, or the index of several."""
+    if not path.is_dir():
+        return path
+    for name, what in FOREIGN_DIRECTORIES.items():
+        if (path / name).exists():
+            raise UnsupportedError(f"{path}: a directory of {what}, expected a file, or one with {native.FILE_NAME}")
+    index = next((path / name for name in sharded.INDEX_NAMES if (path / name).exists()), None)
+    return index if index is not None and not (path / native.FILE_NAME).exists() else path / native.FILE_NAME
+
+
+def file_sha256(path: Path) -> str:
+    import hashlib  # OpenSSL, which loading a model has no use for
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

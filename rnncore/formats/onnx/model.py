@@ -1,0 +1,127 @@
+"""ONNX files: bytes -> Spec and Weights, or a Listing of what stands in them.
+
+onnx_wire.py       the bytes, before protobuf sees them
+onnx_file.py       the checked model: arrays, nodes, functions put in place of their calls
+onnx_external.py   weights in files beside the model
+onnx_versions.py   nodes of older opsets in the vocabulary of the newest
+onnx_graph.py      nodes of the file -> nodes of a Spec
+onnx_recurrent.py  RNN, LSTM, GRU;  onnx_control.py  If, Loop, Scan;  onnx_sequences.py  sequences of tensors
+onnx_reference.py  rare ops
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from rnncore.errors import RnncoreError, SpecError, UnsupportedError
+from rnncore.files.cursor import Cursor, shown
+from rnncore.formats.graph_format import ListedNode, Listing
+from rnncore.formats.native import NativeFile
+from rnncore.formats.onnx.file import OnnxGraph, OnnxModel, OnnxNode, read_model
+from rnncore.formats.onnx.graph import Lowering, Missing, Shared
+from rnncore.graph.weights import Weights, memory_of
+
+__all__ = ["listing", "read"]
+
+
+def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> NativeFile:
+    """The network of an ONNX file. UnsupportedError names the first node, op and attribute that is not supported.
+
+    sizes: name of a size of its inputs -> its value. A file whose only floating type is float64 computes in it.
+    """
+    model = read_model(cursor)
+    shared = _shared(model)
+    lowering = Lowering(model.graph, shared)
+    lowering.define(model.graph.inputs, sizes or {})
+    lowering.run()
+    try:
+        spec, arrays, notes = lowering.spec()
+        weights = Weights(spec, arrays)
+    except RnncoreError as error:
+        raise type(error)(str(error) if cursor.place in str(error) else f"{cursor.place}: {error}") from None
+    dtype = "float64" if shared.floating == np.float64 else "float32"
+    return NativeFile(spec, weights, notes=(*_notes(model), *notes), dtype=dtype)
+
+
+def listing(cursor: Cursor) -> Listing:
+    """Every node of an ONNX file, and what is not supported."""
+    model = read_model(cursor)
+    shared = _shared(model, problems=[])
+    lowering = Lowering(model.graph, shared)
+    problem = None
+    try:
+        lowering.define(model.graph.inputs, {})
+        lowering.run()
+        if not shared.problems:
+            lowering.spec()
+    except (UnsupportedError, SpecError, Missing) as error:
+        problem = str(error).removeprefix(f"{cursor.place}: ")
+    problems = {id(node): str(error).removeprefix(f"{cursor.place}: ") for node, error in shared.problems}
+    facts = {"opset": ", ".join(f"{shown(domain or 'ai.onnx')} {version}" for domain, version in model.opsets.items())}
+    facts["IR version"] = str(model.ir_version)
+    if model.producer:
+        facts["producer"] = model.producer
+    return Listing(
+        cursor.place,
+        "ONNX",
+        tuple(_listed(node, problems) for node in _nodes(model.graph)),
+        {shown(value.name): str(value) for value in model.graph.inputs},
+        {shown(value.name): str(value) for value in model.graph.outputs},
+        facts,
+        problem,
+    )
+
+
+def _shared(model: OnnxModel, problems: list | None = None) -> Shared:
+    """Floating types: "float" where there is only one, else float32; the others as they are."""
+    floats = {"float32" if name == "bfloat16" else name for name in model.floats}
+    main = next(iter(floats)) if len(floats) == 1 else "float32"
+    dtypes = {name: "float" if name == main else name for name in ("float16", "float32", "float64")}
+    return Shared(model.path, dtypes, main, _declared(model.graph), problems)
+
+
+def _declared(graph: OnnxGraph) -> int:
+    """Bytes of all constants; those that several nodes name count once."""
+    found = {memory_of(array): array.nbytes for array in _arrays(graph)}
+    return sum(found.values())
+
+
+def _arrays(graph: OnnxGraph) -> Iterator[np.ndarray]:
+    yield from graph.constants.values()
+    for node in graph.nodes:
+        yield from (value for value in node.attributes.values() if isinstance(value, np.ndarray))
+        for inner in node.graphs:
+            yield from _arrays(inner)
+
+
+def _notes(model: OnnxModel) -> Iterator[str]:
+    yield from model.notes
+    if "bfloat16" in model.floats:
+        yield "bfloat16 values are float32"
+    elif model.floats == {"float16"}:
+        yield "the file computes in float16; here the model's dtype takes its place"
+
+
+def _nodes(graph: OnnxGraph) -> Iterator[OnnxNode]:
+    for node in graph.nodes:
+        yield node
+        for inner in node.graphs:
+            yield from _nodes(inner)
+
+
+def _listed(node: OnnxNode, problems: Mapping[int, str]) -> ListedNode:
+    kind = f"{node.domain}.{node.op}" if node.domain else node.op
+    options = ", ".join(f"{shown(key)}={_text(value)}" for key, value in node.attributes.items())
+    reads = tuple(shown(name) for name in node.inputs)
+    return ListedNode(node.place, shown(node.name), shown(kind), reads, options, problems.get(id(node)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, OnnxGraph):
+        return f"a graph of {len(value.nodes)} nodes"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}" if value.size > 8 else str(value.tolist())
+    return shown(str(value), 60)
