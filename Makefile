@@ -21,7 +21,7 @@ test-all: $(VENV)/.installed-test  ## the tests with many more random cases
 	RNNCORE_TEST_SCALE=20 $(BIN)/python -m pytest -q --timeout=7200 $(PARALLEL)
 
 mutations: $(VENV)/.installed-test  ## break cells and kernels on purpose: the tests must notice
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python tests/tools/mutations.py
 
 bench: $(VENV)/.installed-bench  ## race against the other engines; writes bench/results/
 	$(BIN)/python bench/run.py
@@ -30,24 +30,24 @@ bench-quick: $(VENV)/.installed-bench  ## a small race, nothing written
 	$(BIN)/python bench/run.py --quick
 
 batch-kills: $(VENV)/.installed-test  ## kill -9 batch runs at random moments, resume them, compare every byte
-	$(BIN)/python tests/batch_kills.py --count 200
+	$(BIN)/python tests/tools/batch_kills.py --count 200
 
 export-soak: $(VENV)/.installed-test  ## torch's own modules and modules drawn at random: refused, or equal to torch
 	$(BIN)/python -m pip install -q expecttest
-	$(BIN)/python tests/export_soak.py
-	$(BIN)/python tests/export_draws.py --count 5000
+	$(BIN)/python tests/tools/export_soak.py
+	$(BIN)/python tests/tools/export_draws.py --count 5000
 
 keras-soak: $(VENV)/.installed-test  ## Keras's own tests, each model in them: refused, or equal to Keras
-	$(BIN)/python tests/keras_soak.py --write
+	$(BIN)/python tests/tools/keras_soak.py --write
 
 onnx-suite: $(VENV)/.installed-test  ## every node test of the installed onnx package: right, or refused with a reason
-	$(BIN)/python tests/onnx_node_suite.py
+	$(BIN)/python tests/tools/onnx_node_suite.py
 
 batch-changes: $(VENV)/.installed-test  ## change the input of batch runs at random moments: no row is lost, none is wrong
-	$(BIN)/python tests/batch_changes.py --count 200
+	$(BIN)/python tests/tools/batch_changes.py --count 200
 
 batch-memory: $(VENV)/.installed-test  ## a run over 2 GB of ragged rows in less than 1 GiB
-	$(BIN)/python tests/batch_memory.py --mb 2000
+	$(BIN)/python tests/tools/batch_memory.py --mb 2000
 
 batch-ray batch-spark batch-dask batch-beam: batch-%:  ## an example on a local cluster, in an environment of its own
 	$(MAKE) VENV=.venv-$* .venv-$*/.installed-$* && .venv-$*/bin/python examples/batch_$*.py
@@ -57,7 +57,7 @@ kserve: $(VENV)/.installed-test  ## KServe's own clients against the service, in
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(' + repr(sysconfig.get_path('purelib')) + ')')" \
 	  > "$$(.venv-kserve/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/tests.pth"
 	.venv-kserve/bin/python -m pip install -q "kserve>=0.20"
-	.venv-kserve/bin/python tests/serve_kserve.py
+	.venv-kserve/bin/python tests/tools/serve_kserve.py
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rnncore
@@ -79,7 +79,7 @@ BUILD_COPY = cd build/$(1) && { echo "$(2) $(RNNCORE_ISAS)" | cmp -s - .built ||
 PRELOADED = LD_PRELOAD="$(foreach name,$(1) stdc++,$$(gcc -print-file-name=lib$(name).so))"
 ASAN = $(call PRELOADED,asan ubsan) PYTHONMALLOC=malloc UBSAN_OPTIONS=print_stacktrace=1 \
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=64:max_allocation_size_mb=4000
-TSAN = $(call PRELOADED,tsan) TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/tsan.txt"
+TSAN = $(call PRELOADED,tsan) TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/helpers/tsan.txt"
 IN_COPY = cd build/$(1) && PYTHONPATH="$(CURDIR)/build/$(1)"
 PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=3600 --capture=sys
 
@@ -89,7 +89,7 @@ PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=36
 # a sanitizer needs itself (test_nothing_is_opened...).
 UNSANITIZED = architecture batch_% cli% config docs engine_keras engine_onnxruntime engine_torch examples export_% \
   missing_packages native_driver readme serve_docs serve_drain serve_malformed serve_process serve_triton train zoo
-SANITIZED = $(filter-out $(UNSANITIZED:%=tests/test_%.py),$(wildcard tests/test_*.py))
+SANITIZED = $(foreach file,$(wildcard tests/*/test_*.py),$(if $(filter $(UNSANITIZED:%=test_%.py),$(notdir $(file))),,$(file)))
 QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_state formats_npz formats_safetensors
 # What shares a call, a model, an engine or a pool among threads. Interrupts are left out: they are about milliseconds.
 THREADED = exactness threads model shared engine engine_requests pool stream ops_convolution decode decode_pairs
@@ -105,18 +105,18 @@ asan-quick: RNNCORE_ISAS ?= avx2
 asan-quick: $(VENV)/.installed-test  ## a part of it, on one instruction set
 	$(call COPY_TREE,asan-quick)
 	$(call BUILD_COPY,asan-quick,asan)
-	$(call IN_COPY,asan-quick) $(ASAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(PARALLEL) $(QUICK_ASAN:%=tests/test_%.py)
+	$(call IN_COPY,asan-quick) $(ASAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(PARALLEL) $(QUICK_ASAN:%=tests/*/test_%.py)
 
 tsan: $(VENV)/.installed-test  ## what threads share under the thread sanitizer
 	$(call COPY_TREE,tsan)
 	$(call BUILD_COPY,tsan,tsan)
-	$(call IN_COPY,tsan) $(TSAN) RNNCORE_TEST_SCALE=0.2 $(PYTEST) $(THREADED:%=tests/test_%.py) $(CHOSEN)
+	$(call IN_COPY,tsan) $(TSAN) RNNCORE_TEST_SCALE=0.2 $(PYTEST) $(THREADED:%=tests/*/test_%.py) $(CHOSEN)
 
 tsan-quick: RNNCORE_ISAS ?= avx2
 tsan-quick: $(VENV)/.installed-test  ## a part of it, on one instruction set
 	$(call COPY_TREE,tsan-quick)
 	$(call BUILD_COPY,tsan-quick,tsan)
-	$(call IN_COPY,tsan-quick) $(TSAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(PARALLEL) $(QUICK_TSAN:%=tests/test_%.py) $(CHOSEN)
+	$(call IN_COPY,tsan-quick) $(TSAN) RNNCORE_TEST_SCALE=0.05 $(PYTEST) $(PARALLEL) $(QUICK_TSAN:%=tests/*/test_%.py) $(CHOSEN)
 
 # Faults that were found are in build/asan-quick/build/fuzz/found, each with the command that repeats it.
 MINUTES ?= 10
@@ -137,9 +137,9 @@ nogil:  ## the tests on an interpreter without a GIL, in an environment of its o
 	$(call COPY_TREE,nogil)
 	PIP_ONLY_BINARY=safetensors $(MAKE) -C build/nogil .venv/.installed-nogil
 	cd build/nogil && PYTHON_GIL=0 .venv/bin/python -m pytest -q \
-	  $(foreach name,decode_ctc serve_attacks serve_drain serve_grpc serve_kserve serve_limits serve_process serve_triton,--ignore=tests/test_$(name).py) \
-	  --deselect=tests/test_serve_http.py::test_a_port_that_is_taken_is_an_error_of_one_line \
-	  --deselect=tests/test_serve_docs.py::test_tritonclient_and_sequences
+	  $(foreach name,decode_ctc serve_attacks serve_drain serve_grpc serve_kserve serve_limits serve_process serve_triton,--ignore-glob="tests/*/test_$(name).py") \
+	  --deselect=tests/serve/test_serve_http.py::test_a_port_that_is_taken_is_an_error_of_one_line \
+	  --deselect=tests/serve/test_serve_docs.py::test_tritonclient_and_sequences
 
 neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-gnu, qemu-user)
 	mkdir -p build

@@ -249,7 +249,7 @@ def voices(threads: int, quick: bool) -> dict:
 
     import rnncore
 
-    sys.path.insert(0, str(HERE.parent / "tests"))
+    sys.path.insert(0, str(HERE.parent / "tests" / "helpers"))
     from real_models import real_file
 
     path = real_file("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx")

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "tests"))
+sys.path.insert(0, str(HERE.parents[1] / "tests" / "helpers"))
 
 from onnx_nodes import node_tests  # noqa: E402 - the tests' folder has to be known before
 

@@ -2,8 +2,9 @@
 
 Made with tf-keras 2.21.0, tensorflow-cpu 2.21.0 and numpy 2.4.6.
 
-For each model of tests/keras_zoo.py that is listed: NAME.h5 (whole model), NAME.npz (inputs and tf.keras's outputs,
-"in0", "out0", ...); for some NAME.keras (the .keras of tf.keras) or NAME.weights.h5 and NAME.only.h5 with NAME.json.
+For each model of tests/helpers/keras_zoo.py that is listed: NAME.h5 (whole model), NAME.npz (inputs and tf.keras's
+outputs, "in0", "out0", ...); for some NAME.keras (the .keras of tf.keras) or NAME.weights.h5 and NAME.only.h5 with
+NAME.json.
 """
 
 import os
@@ -15,7 +16,7 @@ import numpy as np
 import tf_keras
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "helpers"))
 import keras_zoo  # noqa: E402
 
 WHOLE = (
