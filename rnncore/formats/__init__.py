@@ -1,22 +1,16 @@
 """Model files -> arrays, or Spec and Weights, without any framework, and without trusting the file.
 
     checkpoint.py        Checkpoint: the tensors of a file by name, their dtypes, what was skipped, metadata
-    torch_file.py        torch.save's zip and older stream (.pt, .pth, .bin)
+    torch/               torch.save's zip and older stream (.pt, .pth, .bin); names of PyTorch's tensors
     safetensors_file.py  safetensors
     npz_file.py          numpy's .npz and .npy
     native.py            rnncore's own file, a safetensors file with a Spec
-    onnx_model.py        ONNX, with onnx_*.py around it
+    onnx/                ONNX
+    keras/               Keras's .keras and .h5, over hdf5_file.py
     graph_format.py      what formats with a network in the file have; Listing: what rnncore inspect shows of one
-    keras_file.py        Keras's .keras and .h5. hdf5_file.py reads HDF5, keras_config.py configs, keras_variables.py
-                         which array is whose; keras_layers.py lowers layers (keras_recurrent.py, keras_operations.py);
-                         keras_weights.py: a file of weights alone, as a checkpoint
     sharded.py           weights in several files with an index
-    torch_names.py, gates.py  from a framework's names and layouts to ours
-    plain_weights.py     what modules compute with: parametrizations.py (weight_norm and spectral_norm: parts -> the
-                         weight), torch_quantized.py (quantize_dynamic: packed integers -> float weights)
-    _cursor.py           the only reader of untrusted bytes
-    _zip.py              zip archives, never extracted
-    _pickle.py           pickles as data: nothing imported, nothing called
+    plain_weights.py     what modules compute with: normalized weights and packed integers -> plain weights
+    loading.py           load, save, convert;  verification.py  replaying a test pair
     _arrays.py           dtypes, and bytes -> arrays
     _foreign.py          what a file of another format seems to be
 
@@ -88,8 +82,8 @@ class Format:
 
 
 FORMATS = (
-    Format("torch zip", "torch_file", "read_zip", by_members=is_torch_zip),
-    Format("torch stream", "torch_file", "read_stream", by_head=is_torch_stream),
+    Format("torch zip", "torch.file", "read_zip", by_members=is_torch_zip),
+    Format("torch stream", "torch.file", "read_stream", by_head=is_torch_stream),
     Format("safetensors", "safetensors_file", "read_open", by_head=safetensors_file.looks_like),
     Format("sharded", "sharded", "read_open", by_head=sharded.looks_like),
     Format("npz", "npz_file", "read_npz", by_members=is_npz),
@@ -98,9 +92,9 @@ FORMATS = (
 
 
 GRAPH_FORMATS = (
-    GraphFormat("ONNX", "onnx_model", by_head=is_onnx, sized=True),
-    GraphFormat("Keras zip", "keras_file", by_members=is_keras_zip, layered=True),
-    GraphFormat("Keras HDF5", "keras_file", by_head=is_hdf5, layered=True, bare=True),
+    GraphFormat("ONNX", "onnx.model", by_head=is_onnx, sized=True),
+    GraphFormat("Keras zip", "keras.file", by_members=is_keras_zip, layered=True),
+    GraphFormat("Keras HDF5", "keras.file", by_head=is_hdf5, layered=True, bare=True),
 )
 
 
