@@ -13,6 +13,16 @@
     predictor.py BatchPredictor, for Ray Data, Spark, Dask and Beam
 
 ``rnncore run`` is the command line of this room.
+
+Decisions
+
+- A batch run is shards and a line for each. A shard's file is on disk before its line in the manifest is, and its
+  bytes depend on its rows alone, so a run that was killed goes on to the same bytes. Rows run together, or are
+  filled up, only where the graph proves that they cannot meet (`batch/plan.py`); what is not proven runs apart.
+- A batch run reads files as they were when it began. Each part that is read is followed by a look at the file's
+  stamp (size, times, inode), so what becomes a shard comes from one state of the file. A shard's line has a hash of
+  its rows, however they were read: where stamps differ when a run is resumed, the rows are read once more and
+  compared, and nothing is read twice otherwise. Each line's checksum covers the line before.
 """
 
 from rnncore.batch.predictor import BatchPredictor

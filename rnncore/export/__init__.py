@@ -9,6 +9,13 @@
 Each returns an Exported, which also carries a test pair computed by the framework. verify_torch runs a Model and the
 module that it came from at several sizes. The frameworks are imported here only, and only when one of these functions
 is called.
+
+Decisions
+
+- A Spec's weights are its source's. Scales after a product go into its weights, and what parameters alone decide is
+  computed, when a Model is made (`passes.compiled`), not when a network is exported; constants that no checkpoint
+  has are in the Spec. A node whose weights a checkpoint has under another name (a module called twice or in a loop,
+  a parameter in F.linear) is in the Spec's `names`.
 """
 
 from rnncore.export.exported import Exported

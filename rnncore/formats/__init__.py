@@ -16,6 +16,15 @@
 
 ``read_file(path)`` chooses by content, never by the name of the file. A new format is one file and one line of
 FORMATS, where its files hold tensors, or of GRAPH_FORMATS, where they hold the network too.
+
+Decisions
+
+- A checkpoint has its file's names; plain_weights has those of plain modules: parts of a normalized weight, packed
+  integers and Keras's kernels become the weights that a Spec's nodes read, and `inspect` shows both.
+- A file of tensors gives a Checkpoint, a file with its network Spec and weights (`FORMATS`, `GRAPH_FORMATS`). A
+  graph format has a Listing too, so that `inspect` shows what cannot be run.
+- One JSON value in the native file's metadata, with sorted keys: the same model gives the same bytes.
+- pyfive reads HDF5, but not before us: each object header is walked first, and the bytes it reads are counted.
 """
 
 from __future__ import annotations

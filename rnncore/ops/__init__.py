@@ -26,6 +26,28 @@
     ops/work.py         how much a call of each op costs
 
 A new op is one entry in its family's list.
+
+Decisions
+
+- Each op says once how its outputs' dimensions come from its inputs' (`Op.dimensions`, `ops/dimensions.py`): along
+  which positions stay apart, and within which reach they meet; what is not listed meets. `graph/axes.follow` puts
+  that together for a graph. Whether rows may share a batch, steps be padded, a model be decoded step by step, and
+  what `inspect` says of a node over time are read off it. A table test changes every input of every op along every
+  axis and looks at what moves; a fuzzing target does the same with random graphs.
+- Quantized sums are float sums, exact: in float32 where no sum can reach 2^24, else in float64. ONNX Runtime's are
+  the same, but on CPUs without VNNI: there its products of uint8 and int8 saturate in int16, unless weights have 7
+  bits.
+- What integers are rounded from is computed as ONNX Runtime does. A quantization makes a step of 1/255 out of a
+  rounding error, and layers of integers carry it on (0.5 of 16 in a real model's scores). So a pass marks the
+  Sigmoid, Tanh and Swish whose values reach one, `approximate="rational"`: the quotient of polynomials that ONNX
+  Runtime computes them by, with its bits, on every instruction set. Everywhere else they are exact to 2 ulp.
+- Budgets count work, before it is done (`ops/work.py`): multiply-adds or element operations and bytes, from
+  attributes and sizes. Constants are folded within one, a call of a model with a `Budget` is held to one node by
+  node, and what does not fit while a file is loaded stays in the graph. Everything that a load walks through is
+  linear in nodes and edges; `Spec.readers` is the one map from values to the nodes that read them.
+- Bounds of a size are a node, `Bounded`, after the input: it is in every file, run by every engine, seen by every
+  pass, and being "whole" along its axis it keeps that from being padded, cut or joined, with no rule of its own
+  anywhere.
 """
 
 from rnncore.ops import (

@@ -17,6 +17,13 @@
 
 Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES, and one of NEEDS
 where it has nothing to do in a graph without certain ops.
+
+Decisions
+
+- A product by a constant is Linear, whichever side the constant is on (`passes/products.py`): its bits then depend
+  on a row alone, so that a stream's are those of the whole. It becomes one when a Model is made, like folded
+  scales.
+- An Embedding that only feeds recurrent layers is folded into a table of their input products, within a budget.
 """
 
 from __future__ import annotations

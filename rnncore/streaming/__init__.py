@@ -8,4 +8,27 @@ folded     the same for rows without a batch, one behind the other along the tim
 over_time  a model of one step as one of sequences
 straight   the short way of a stream through a graph that keeps no steps
 stream     Stream: one caller's;  pool  StreamPool: those of many
+
+Decisions
+
+- A stream is a graph of counts. How many steps of each value are known after n steps of the input is a function of
+  n alone (a `Timing`): strides, delays and blocks need no bookkeeping but n, rows of a pool that are in the same
+  phase run as one batch, and a saved stream is its arrays. Where branches are of different delays, steps wait at
+  the node that joins them. Time and batch are followed by inferring the shapes once more with marks in their
+  places, so a node that loses the one or mixes the other is refused by name, when the model is first asked to
+  stream.
+- Slices, pads and concatenations along time only count (`Around` in `streaming/timing.py`): steps that are left out
+  at the end are held until more are known, those put before the first come with it. A short sequence, for which
+  clamped slices have other sizes than for a long one, is refused at its end (`Plan.least`).
+- A batch of 1 becomes free where the graph proves its rows apart (`graph/axes.freed`): streams of such a model run
+  in one batch. Where there is no batch at all, the steps of all rows are concatenated, except for windows and
+  recurrent layers.
+- A model of one step is looped by a Scan (`over_time`), so that streams, pools, files and the rest know one kind of
+  model. A Scan streams where its body keeps rows apart; states that are a recurrent layer's own become that again.
+- A pool's states are kept in slots, which the kernels load and store in place: a step moves nothing else. A handle
+  is the slot and a count of its openings, so a stale handle matches nothing.
+- Looking ahead is by blocks of a fixed size, counted from the beginning, so that the outputs do not depend on how
+  the sequence was cut: the reverse direction begins a declared number of steps behind each block. Outputs that only
+  the end of the sequence decides (final states of such layers) are left out; where no other output is left, or
+  steps are computed from them, that is refused.
 """

@@ -13,7 +13,7 @@ DOORS = {"__init__", "__main__"}
 
 def rooms():
     """Names of modules and packages in the order of the list; indented lines go on about the room above."""
-    listed = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Rooms")[1].split("```")[1]
+    listed = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Map")[1].split("```")[1]
     lines = [line for line in listed.splitlines() if line and not line.startswith(" ")]
     entries = [re.match(r"(?:\w+(?:\.py|/) *)+", line)[0] for line in lines]
     return [name for entry in entries for name in re.findall(r"\w+(?=\.py|/)", entry)]
