@@ -5,6 +5,7 @@ architecture has.
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy
@@ -34,8 +35,9 @@ ALWAYS = ["-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=h
 # CPython's own flags bring -fwrapv, which keeps gcc from simplifying addresses in the kernels' loops: half the speed.
 NO_WRAP = ["-fno-wrapv"]
 
-# The kernels' instruction sets, best first; each has a source of its name in the folders that have kernels.
-ISAS = ("avx512", "avx2", "neon", "baseline")
+# The kernels' instruction sets: a header each, in isa/. Folders with a body.h are compiled once for each of them.
+ISAS = sorted(path.stem for path in (KERNELS / "isa").glob("*.h") if path.stem != "isas")
+SHIMS = Path("build/shims")
 
 # name -> folder of its C sources, and whether a * b + c may become one fused operation: the packed kernels are built
 # from it, everywhere alike; elsewhere results are those of separate operations on every machine. A folder belongs to
@@ -68,11 +70,25 @@ def declare_blas_int() -> None:
 
 
 def chosen_isas() -> list[str]:
-    """The words of RNNCORE_ISAS, best first."""
+    """The words of RNNCORE_ISAS, in the order of isa/isas.h."""
     words = os.environ.get("RNNCORE_ISAS", "").split()
     if set(words) - set(ISAS):
         raise SystemExit(f"RNNCORE_ISAS={' '.join(words)!r}, expected some of {', '.join(ISAS)}")
-    return [name for name in ISAS if name in words]
+    listed = re.findall(r"entry\((\w+)\)", (KERNELS / "isa/isas.h").read_text(encoding="utf-8"))
+    return [name for name in dict.fromkeys(listed) if name in words]
+
+
+def shims(folder: str, isas: list[str]) -> list[str]:
+    """A source for each instruction set: its header, then the folder's kernels (if this architecture has it)."""
+    SHIMS.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for isa in isas:
+        text = f'#include "isa/{isa}.h"\n#ifdef ISA\n#include "{folder}/body.h"\n#endif\n'
+        path = SHIMS / f"{folder}_{isa}.c"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+        paths.append(str(path))
+    return paths
 
 
 def extension(name: str, folder: str | None, contract: str) -> Extension:
@@ -83,8 +99,9 @@ def extension(name: str, folder: str | None, contract: str) -> Extension:
     isas = chosen_isas()
     sources = sorted(str(path) for path in (KERNELS / folder).glob("*.c")) if folder else []
     macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+    if folder and (KERNELS / folder / "body.h").exists():
+        sources += shims(folder, isas or ISAS)
     if isas:
-        sources = [path for path in sources if Path(path).stem in isas or Path(path).stem not in ISAS]
         macros.append(("RNNCORE_EACH_ISA(entry)", " ".join(f"entry({name})" for name in isas)))
     return Extension(
         f"rnncore.kernels.{name}",

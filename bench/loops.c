@@ -15,7 +15,7 @@
 
 #include "recurrent/costs.h"
 #include "recurrent/recurrent.h"
-#include "runtime/isas.h"
+#include "isa/isas.h"
 
 enum { ROUNDS = 40 };
 typedef enum { STEP, BESIDE, ACTIVATIONS, HALVES, MEETING, SHARED, MODES } mode;

@@ -12,15 +12,19 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parent / "rnncore/kernels"
-SOURCES = ("recurrent/*.c", "runtime/isas.c")
+SOURCES = ("recurrent/dispatch.c", "runtime/usable.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{KERNELS}")
+SHIM = '#include "isa/{isa}.h"\n#ifdef ISA\n#include "recurrent/body.h"\n#endif\n'
 COLUMNS = ("step", "beside", "activations", "halves", "meeting", "shared")
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "loops"
-        sources = [*(path for name in SOURCES for path in KERNELS.glob(name)), HERE / "loops.c"]
+        sources = [*(KERNELS / name for name in SOURCES), HERE / "loops.c"]
+        for header in (KERNELS / "isa").glob("[!i]*.h"):
+            sources.append(Path(directory) / f"{header.stem}.c")
+            sources[-1].write_text(SHIM.format(isa=header.stem))
         subprocess.run(["gcc", *FLAGS, *sources, "-o", program, "-lm", "-lpthread"], check=True)
         print("microseconds of a step of one row, input and output of one size")
         print(f"{'':22}" + "".join(f"{name:>12}" for name in COLUMNS))

@@ -37,5 +37,5 @@ cdef int check_signals() except -1
 cdef int handler_raised() noexcept nogil
 cdef int raise_handled() except -1
 
-# The number of the instruction set in use, in the order of runtime/isas.h.
+# The number of the instruction set in use, in the order of isa/isas.h.
 cdef int isa_number() noexcept nogil

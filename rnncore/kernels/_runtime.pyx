@@ -27,7 +27,7 @@ cdef extern from "runtime/scratch.h":
     void* rnncore_set_scratch_aside() noexcept nogil
     void rnncore_take_scratch_back(void* aside) noexcept nogil
 
-cdef extern from "runtime/isas.h":
+cdef extern from "isa/isas.h":
     const char** rnncore_isa_names
     int rnncore_isa_usable(const char* name) noexcept nogil
 

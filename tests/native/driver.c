@@ -1,4 +1,4 @@
-/* Every usable table of native/ against the equations in double, without Python: for machines under emulation.
+/* Every usable table of recurrent/ against the equations in double, without Python: for machines under emulation.
  *
  * Prints a line for each table and exits with 1 if a result is wrong, or if a row's bits depend on its company. */
 #include <math.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "recurrent/recurrent.h"
-#include "runtime/isas.h"
+#include "isa/isas.h"
 
 static unsigned long long seed = 20261121;
 

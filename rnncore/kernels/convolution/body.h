@@ -1,5 +1,5 @@
-/* The one body of the convolution kernels. A shim defines W (lanes of a vector), VECTORS (registers: 16 or 32), MAX
- * (b where one of the two is NaN), ISA (the table's symbol) and ISA_NAME, and includes this once.
+/* The one body of the convolution kernels. A header of isa/, included before, defines W (lanes of a vector), VECTORS
+ * (registers: 16 or 32), MAX (b where one of the two is NaN), ISA and ISA_NAME.
  *
  * Everything marked INLINE has constant tile sizes, so that the arrays of vectors live in registers. */
 
@@ -297,7 +297,7 @@ static void single(const float *w, float bias, ptrdiff_t K, const float *x, cons
     }
 }
 
-const rnncore_convolution_isa ISA = {
+const rnncore_convolution_isa ISA(rnncore_convolution_) = {
     .name = ISA_NAME,
     .width = W,
     .chain = LINK,

@@ -50,7 +50,7 @@ typedef struct {
                    int relu);
 } rnncore_convolution_isa;
 
-/* The tables of this build, in the order of runtime/isas.h, ended by NULL. */
+/* The tables of this build, in the order of isa/isas.h, ended by NULL. */
 extern const rnncore_convolution_isa *const rnncore_convolution_isas[];
 
 /* One channel's rows to their padded places. */

@@ -1,5 +1,5 @@
-/* The tables of this build: see runtime/isas.h. */
-#include "../runtime/isas.h"
+/* The tables of this build: see isa/isas.h. */
+#include "../isa/isas.h"
 #include "convolution.h"
 
 #define DECLARED(name) extern const rnncore_convolution_isa rnncore_convolution_##name;

@@ -1,5 +1,5 @@
-/* The one body of the pooling kernels. A shim defines W (lanes of a vector), LARGER (NaN where one of the two is, b of
- * equals), ISA (the table's symbol) and ISA_NAME, and includes this once. */
+/* The one body of the pooling kernels. A header of isa/, included before, defines W (lanes of a vector), LARGER (NaN
+ * where one of the two is, b of equals), ISA and ISA_NAME. */
 
 #include <assert.h>
 #include <math.h>
@@ -242,4 +242,4 @@ static void pool(const rnncore_pooling *p, ptrdiff_t images, const float *x, flo
     }
 }
 
-const rnncore_pooling_isa ISA = {.name = ISA_NAME, .width = W, .room = room, .pool = pool};
+const rnncore_pooling_isa ISA(rnncore_pooling_) = {.name = ISA_NAME, .width = W, .room = room, .pool = pool};

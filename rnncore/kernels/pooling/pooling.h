@@ -40,7 +40,7 @@ typedef struct {
                  rnncore_watch *watch);
 } rnncore_pooling_isa;
 
-/* The tables of this build, in the order of runtime/isas.h, ended by NULL. */
+/* The tables of this build, in the order of isa/isas.h, ended by NULL. */
 extern const rnncore_pooling_isa *const rnncore_pooling_isas[];
 
 #endif

@@ -1,5 +1,5 @@
-/* The one body of the packed kernels. A shim defines W (lanes of a vector), VECTORS (registers: 16 or 32), MAX, MIN and
- * FMA, ISA (the table's symbol) and ISA_NAME, and includes this once. FEW_CHAINS (where it may be true): whether four
+/* The one body of the packed kernels. A header of isa/, included before, defines W (lanes of a vector), VECTORS (registers:
+ * 16 or 32), MAX, MIN and FMA, ISA and ISA_NAME. FEW_CHAINS (where it may be true): whether four
  * chains of multiply-adds hide their latency, which lets a single row take fewer panels at once and turn round sooner.
  *
  * Everything is always_inline with constant tile sizes, so that the arrays of vectors live in registers. */
@@ -384,7 +384,7 @@ static void rational(enum rnncore_rational f, ptrdiff_t n, const float *x, float
     }
 }
 
-const rnncore_isa ISA = {
+const rnncore_isa ISA(rnncore_) = {
     .name = ISA_NAME,
     .width = W,
     .product = product,

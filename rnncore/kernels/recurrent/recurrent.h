@@ -102,7 +102,7 @@ typedef struct {
     void (*rational)(enum rnncore_rational f, ptrdiff_t n, const float *x, float *y);
 } rnncore_isa;
 
-/* The tables of this build, in the order of runtime/isas.h, ended by NULL. */
+/* The tables of this build, in the order of isa/isas.h, ended by NULL. */
 extern const rnncore_isa *const rnncore_isas[];
 
 #endif

@@ -11,13 +11,15 @@ __attribute__((constructor)) static void find_halves(void) {
     if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx) return;
     if (__get_cpuid(1, &a, &b, &c, &d)) halves = (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
 }
+#define ISA(prefix) prefix##avx512
+#define ISA_NAME "avx512"
 #define W 16
 #define VECTORS 32
 #define FEW_CHAINS halves
-#define ISA rnncore_avx512
-#define ISA_NAME "avx512"
 #define MAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
-#include "body.h"
+#define LARGER(a, b)                                                                                                  \
+    ((vf)_mm512_mask_mov_ps(_mm512_max_ps((__m512)(a), (__m512)(b)),                                                  \
+                            _mm512_cmp_ps_mask((__m512)(a), (__m512)(a), _CMP_UNORD_Q), (__m512)(a)))
 #endif

@@ -1,8 +1,0 @@
-/* What every CPU of the architecture has; on x86-64 that is SSE2, 16 registers of 4 lanes without FMA. */
-#define W 4
-#define VECTORS 16
-#define ISA rnncore_convolution_baseline
-#define ISA_NAME "baseline"
-#define PICK(mask, a, b) ((vf)(((vi)(a) & (mask)) | ((vi)(b) & ~(mask))))
-#define MAX(a, b) PICK((a) > (b), a, b)
-#include "body.h"
