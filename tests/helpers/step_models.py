@@ -8,12 +8,12 @@ from rnncore.cells import GRU
 PAIRS = {"h": "h_next", "seen": "seen_next"}
 
 
-def weights_of(spec):
-    rng = np.random.default_rng(5)
+def weights_of(spec, seed=5):
+    rng = np.random.default_rng(seed)
     return {name: rng.standard_normal(shape).astype(np.float32) * 0.4 for name, shape in spec.weight_shapes().items()}
 
 
-def step_model(batch="N", **options):
+def step_model(batch="N", seed=5, **options):
     """h' = tanh(W [x; h]) + gain, seen' = seen + 1 (int64), y = V h' * seen': a cell that is written out."""
     nodes = [
         Node("both", "Concat", ("x", "h"), {"axis": 1}),
@@ -33,7 +33,7 @@ def step_model(batch="N", **options):
         Input("gain", "float", ()),
     ]
     spec = Spec(inputs, nodes, ["seen_next", "y", "h_next"])
-    return Model(spec, weights_of(spec), **options)
+    return Model(spec, weights_of(spec, seed), **options)
 
 
 def signal_model(batch="N"):
