@@ -97,6 +97,19 @@ class Part:
     values: tuple[Value | None, ...] = ()
     moving: str = ""
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the values of which each row keeps steps, or, for a Scan, what its states are like."""
+        inputs = {
+            "window": self.node.slots[:1],
+            "last": self.node.slots[:1],
+            "history": self.node.slots,
+            "scan": self.node.slots[: getattr(self.node, "carried", 0)],
+            "around": (self.moving,) if self.how == "around" and self.timing.held else (),
+            "sum": (self.node.name,),
+        }
+        return (*self.waiting, *dict.fromkeys(name for name in inputs.get(self.how, ()) if name))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -221,6 +234,7 @@ class _Follower:
             except SpecError as error:
                 raise UnsupportedError(f"the model cannot be streamed: {error}") from None
             parts.append(self._part(place, node))
+            self._check_kept(parts[-1])
         outputs = tuple(name for name in self.spec.outputs if self.flows[name].kind != "end")
         for name in outputs or self.spec.outputs:
             flow = self.flows[name]
@@ -231,12 +245,26 @@ class _Follower:
             self.lookahead or 0, self.block, self.history or 0, least=self.least,
         )  # fmt: skip
 
+    def _check_kept(self, part: Part) -> None:
+        """Refuse a node that keeps values of which other sizes than the batch's and the time's are free."""
+        for name in part.kept:
+            flow = self.flows[name]
+            rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
+            if not all(isinstance(size, int) for size in rest):
+                value = self.spec.values[name]
+                self._refuse(part.node, f"it keeps steps of {name!r}, {value}: expected no other free sizes in it")
+
     def _with_marks(self, node: Any) -> Any:
         """A Scan with the marks in its body too, so that they come out of it; a Squeeze with the axes of its input.
 
         A Squeeze of all axes of size 1 would leave out the time's where a piece has one step.
         """
-        if isinstance(node, Node) and node.op == "Squeeze" and len(node.inputs) == 1 and node.attributes["axes"] is None:
+        if (
+            isinstance(node, Node)
+            and node.op == "Squeeze"
+            and len(node.inputs) == 1
+            and node.attributes["axes"] is None
+        ):
             shape = self.marked[node.inputs[0]].shape
             ones = tuple(axis for axis, size in enumerate(shape) if size == 1)
             return dataclasses.replace(node, attributes={**node.attributes, "axes": ones})
@@ -335,9 +363,9 @@ class _Follower:
         for name in node.infer(self.marked):
             self._add(name, kind, timing, describe(node))
         if isinstance(node, Node) and kind in ("steps", "running"):
-            reasons = {name: "the whole sequence" for name in self._without_positions(node, "time")}
+            reasons = dict.fromkeys(self._without_positions(node, "time"), "the whole sequence")
             if not self.fixed:
-                reasons |= {name: "all rows of a batch" for name in self._without_positions(node, "batch")}
+                reasons |= dict.fromkeys(self._without_positions(node, "batch"), "all rows of a batch")
             for name, what in reasons.items():
                 reason = f"{describe(node)} makes {name!r} of {what}"
                 self.flows[name] = dataclasses.replace(self.flows[name], kind="none", reason=reason)
@@ -432,7 +460,7 @@ class _Follower:
         return None
 
     def _without_positions(self, node: Any, axis: str) -> Iterator[str]:
-        """Names of the node's values that are made of all positions along ``axis``, "time" or "batch", of its inputs."""
+        """Names of the node's values that are made of all positions along ``axis`` of its inputs, "time" or "batch"."""
         flows = {place: self.flows[name] for place, name in enumerate(node.inputs) if name in self.flows}
         slots = {place: getattr(flow, axis) for place, flow in flows.items() if getattr(flow, axis) is not None}
         dimension = self._dimension(node, slots) if slots else None
