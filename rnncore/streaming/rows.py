@@ -180,7 +180,9 @@ class Rows:
                 if part.data is None:
                     step(values, None, {})
         wanted -= {*self.program.model._constants, *self.program.counts_of(count)}
-        kept = {name: values[name] for name in wanted if name in plan.flows and plan.flows[name].kind == "static"}
+        names = [name for name in wanted if name in plan.flows and plan.flows[name].kind == "static"]
+        # Some functions of NumPy give a number for an array of rank 0.
+        kept = {name: None if values[name] is None else np.asarray(values[name]) for name in names}
         kept.update({entry.name: values[entry.name] for entry in self.program.static})
         if isinstance(rows, slice):  # all of them
             self.static = {}
@@ -488,7 +490,7 @@ class Rows:
         for entry in program.given:
             values[entry.name] = given.get(entry.name)
             if values[entry.name] is None and not entry.optional:
-                values[entry.name] = route.empty(plan.flows[entry.name], group.size)
+                values[entry.name] = route.empty(plan.flows[entry.name], group.size, values)
             elif values[entry.name] is None and entry.name in program.filled:
                 values[entry.name] = route.full(plan.flows[entry.name], group.size)
         for name in program.lengths:
