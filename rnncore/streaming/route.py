@@ -137,9 +137,8 @@ class Route:
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             if first is not None:
                 first(values, kept, updates)
-            values.update(
-                {name: self.empty(flow, kept.count, values) for name, flow in flows.items() if flow.kind == "steps"}
-            )
+            steps = {name: flow for name, flow in flows.items() if flow.kind == "steps"}
+            values.update({name: self.empty(flow, kept.count, values) for name, flow in steps.items()})
 
         return stage
 
