@@ -3,8 +3,8 @@
 import numpy as np
 from random_networks import draw_weights, stack
 
-from rnncore.cells import LSTM
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.cells import GRU, LSTM, RNN
+from rnncore.graph.spec import AttentionDecoder, Input, Node, Recurrent, Spec
 from rnncore.runtime.model import Model
 
 
@@ -31,6 +31,22 @@ def every_kernel(threads):
         "Linear": [Node("y", "Linear", "x", {"input_size": 64, "output_size": 64})],
         "LayerNormalization": [Node("y", "LayerNormalization", ("x", "x"), {"axis": 1})],
         "Recurrent": [Recurrent("y", LSTM(64, 64), "x", lengths=None)],
+        "GRU": [Recurrent("y", GRU(64, 64), "x", lengths=None)],
+        "GRU that resets before": [Recurrent("y", GRU(64, 64, reset_after=False), "x", lengths=None)],
+        "RNN, both ways": [Recurrent("y", RNN(64, 64), "x", direction="bidirectional", lengths=None)],
+        "LSTM with layer norm": [Recurrent("y", LSTM(64, 64, layer_norm="tf1"), "x", lengths=None)],
+        "AttentionDecoder": [
+            AttentionDecoder("y", GRU(128, 64), "x", "x", 64, "bahdanau", attention_size=32, order="before", layers=1)
+        ],
+        "AveragePool": [Node("y", "AveragePool", "x", {"kernel_shape": [9]})],
+        "MultiHeadAttention": [
+            Node(
+                "y",
+                "MultiHeadAttention",
+                ("x", "x"),
+                {"query_size": 64, "value_size": 64, "num_heads": 4, "key_dim": 16},
+            )
+        ],
         "all": [
             Node("c", "Conv", "t", convolution),
             Node("p", "MaxPool", "c", {"kernel_shape": [2], "strides": [2]}),
@@ -47,5 +63,8 @@ def every_kernel(threads):
         yield name, Model(spec, draw_weights(spec, rng), num_threads=threads), x
 
 
-SHARED = {"Conv", "Conv, one by one", "Conv, few positions", "ConvTranspose", "Linear", "Recurrent", "all"}
+SHARED = {
+    *("Conv", "Conv, one by one", "Conv, few positions", "ConvTranspose", "Linear", "Recurrent", "all"),
+    *("GRU", "GRU that resets before", "RNN, both ways", "LSTM with layer norm", "AttentionDecoder"),
+}
 """Names of the models whose work is shared among threads."""

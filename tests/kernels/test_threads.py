@@ -1,12 +1,13 @@
 """The number of threads of one call: checked, used, and forgotten afterwards. Bits: test_exactness.py."""
 
+import re
 import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
-from paths import environment
+from paths import ROOT, environment
 from threaded_models import SHARED, network
 
 from rnncore.errors import InputError
@@ -136,3 +137,12 @@ def test_a_process_has_one_pool_of_threads(made, call):
 def test_a_model_of_one_thread_wakes_no_worker_of_another(call):
     found = watched(2 if call else 1, call, before=2)
     assert set(found.values()) == {(1 if runs_native(np.float32) else 0, False)}
+
+
+def test_threads_begin_in_one_file():
+    """So that what limits them holds for every kernel, those of later too."""
+    kernels = ROOT / "rnncore" / "kernels"
+    made = {path.with_suffix(".c") for path in kernels.glob("*.pyx")}
+    sources = [path for kind in ("*.c", "*.h", "*.pyx", "*.pxd") for path in kernels.rglob(kind) if path not in made]
+    begins = re.compile(r"pthread_create|thrd_create|std::thread|#pragma omp|prange")
+    assert [path.name for path in sources if begins.search(path.read_text(encoding="utf-8"))] == ["threads.c"]
