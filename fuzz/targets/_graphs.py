@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 from draw import ODD_VALUES, Draw
+from mutate import change_bytes
 
 from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import RnncoreError
 from rnncore.graph.spec import AttentionDecoder, Control, Input, Node, Spec
 from rnncore.ops import DTYPES, OPS, Value
 
-__all__ = ["Graph", "random_attributes", "random_operands"]
+__all__ = ["Graph", "drawn_graph", "mutate", "random_attributes", "random_operands", "seeds"]
 
 NAMES = ("B", "T", "N")
 MOST_ELEMENTS = 1 << 16  # of any one value whose size is known before the run
@@ -500,6 +502,25 @@ class Graph:
         given = {entry.name for entry in self.inputs}
         outputs = [name for name in self.values if name not in read and name not in given and name not in optional]
         return Spec(self.inputs, self.nodes, outputs or [next(iter(self.nodes)).name])
+
+
+def drawn_graph(draw: Draw, most: int) -> Graph:
+    """A graph of an input and up to ``most`` tries of a node."""
+    graph = Graph(draw)
+    graph.add_input()
+    for _ in range(draw.between(1, most)):
+        graph.add()
+    return graph
+
+
+def seeds() -> list[bytes]:
+    """Choices for 64 graphs."""
+    return [random.Random(seed).randbytes(600) for seed in range(64)]
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Half the time new choices, else some of the given ones changed."""
+    return rng.randbytes(rng.randrange(100, 1200)) if rng.random() < 0.5 else change_bytes(data, rng)
 
 
 WINDOWED = (

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 from draw import Draw
-from mutate import change_bytes
 from outcome import WrongResult
 
 from rnncore.errors import RnncoreError
 from rnncore.graph.axes import Followed, follow, rows_meet
 from rnncore.runtime.model import Model
 from targets._files import BUDGET
-from targets._graphs import NAMES, Graph
+from targets._graphs import NAMES, drawn_graph, mutate, seeds
 from targets._runs import inputs_of, weights_of
 
 __all__ = ["mutate", "run", "seeds"]
@@ -23,10 +20,7 @@ def run(data: bytes) -> int:
     """Each named size of a graph: what does not have the dimension does not change when one of its positions does,
     what keeps it apart changes there alone, and rows that are apart are the same without the others."""
     draw = Draw(data)
-    graph = Graph(draw)
-    graph.add_input()
-    for _ in range(draw.between(1, 6)):
-        graph.add()
+    graph = drawn_graph(draw, 6)
     spec = graph.spec()
     weights = None if spec is None else weights_of(spec, draw.rng())
     if weights is None:
@@ -97,12 +91,3 @@ def _close(a, b):
     if a.shape != b.shape:
         return False
     return np.allclose(a, b, 1e-3, 1e-4, equal_nan=True) if a.dtype.kind == "f" else bool((a == b).all())
-
-
-def seeds() -> list[bytes]:
-    return [random.Random(seed).randbytes(600) for seed in range(64)]
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Choices of its own, or some of the given ones changed."""
-    return rng.randbytes(rng.randrange(100, 1200)) if rng.random() < 0.5 else change_bytes(data, rng)

@@ -6,12 +6,12 @@ import json
 import random
 
 from draw import Draw
-from mutate import change_bytes, change_json
+from mutate import change_json
 
 from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 from targets._files import BUDGET
-from targets._graphs import Graph
+from targets._graphs import Graph, drawn_graph, mutate, seeds
 from targets._runs import check_declared, inputs_of, same, weights_of
 
 __all__ = ["mutate", "run", "seeds"]
@@ -21,10 +21,7 @@ def run(data: bytes) -> int:
     """A graph of one to eight nodes; one time in three its JSON changed. The result has the declared shapes, and is
     the same the second time. Returns the bytes that the Spec declares."""
     draw = Draw(data)
-    graph = Graph(draw)
-    graph.add_input()
-    for _ in range(draw.between(1, 8)):
-        graph.add()
+    graph = drawn_graph(draw, 8)
     spec = graph.spec()
     if spec is None:
         return 0
@@ -50,12 +47,3 @@ def run(data: bytes) -> int:
 def graph_bytes(graph: Graph, outputs) -> int:
     """Bytes of the values whose sizes are known, and of the outputs."""
     return 8 * sum(map(graph.elements, graph.values.values())) + sum(array.nbytes for array in outputs.values())
-
-
-def seeds() -> list[bytes]:
-    return [random.Random(seed).randbytes(600) for seed in range(64)]
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Half the time choices of its own, else some of the given ones changed."""
-    return rng.randbytes(rng.randrange(100, 1200)) if rng.random() < 0.5 else change_bytes(data, rng)

@@ -423,6 +423,11 @@ def freed(spec: Spec, names: Sequence[str]) -> Spec | None:
             found = spec.reshaped(shapes)
         except SpecError:
             continue
-        if not rows_meet(found, batch):
+        if not rows_meet(found, batch) and _ranks(found) == _ranks(spec):
             return found
     return None
+
+
+def _ranks(spec: Spec) -> dict[str, int]:
+    """The rank of each value: a Squeeze may leave out a batch of 1, and keeps another."""
+    return {name: len(value.shape) for name, value in spec.values.items()}

@@ -29,7 +29,7 @@ from rnncore.graph.axes import describe, follow, freed
 from rnncore.graph.spec import AttentionDecoder, Control, Node, Recurrent, Spec
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
 from rnncore.ops.base import known
-from rnncore.ops.dimensions import CAUSAL, WHOLE, Reach
+from rnncore.ops.dimensions import CAUSAL, WHOLE, Dimension, Reach
 from rnncore.streaming.moved import LATER, First, along_others, moved
 from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
 
@@ -96,6 +96,19 @@ class Part:
     data: tuple | None = None
     values: tuple[Value | None, ...] = ()
     moving: str = ""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the values of which each row keeps steps, or, for a Scan, what its states are like."""
+        inputs = {
+            "window": self.node.slots[:1],
+            "last": self.node.slots[:1],
+            "history": self.node.slots,
+            "scan": self.node.slots[: getattr(self.node, "carried", 0)],
+            "around": (self.moving,) if self.how == "around" and self.timing.held else (),
+            "sum": (self.node.name,),
+        }
+        return (*self.waiting, *dict.fromkeys(name for name in inputs.get(self.how, ()) if name))
 
 
 @dataclass(frozen=True)
@@ -221,6 +234,7 @@ class _Follower:
             except SpecError as error:
                 raise UnsupportedError(f"the model cannot be streamed: {error}") from None
             parts.append(self._part(place, node))
+            self._check_kept(parts[-1])
         outputs = tuple(name for name in self.spec.outputs if self.flows[name].kind != "end")
         for name in outputs or self.spec.outputs:
             flow = self.flows[name]
@@ -231,8 +245,29 @@ class _Follower:
             self.lookahead or 0, self.block, self.history or 0, least=self.least,
         )  # fmt: skip
 
+    def _check_kept(self, part: Part) -> None:
+        """Refuse a node that keeps values of which other sizes than the batch's and the time's are free."""
+        for name in part.kept:
+            flow = self.flows[name]
+            rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
+            if not all(isinstance(size, int) for size in rest):
+                value = self.spec.values[name]
+                self._refuse(part.node, f"it keeps steps of {name!r}, {value}: expected no other free sizes in it")
+
     def _with_marks(self, node: Any) -> Any:
-        """A Scan with the marks in its body too, so that they come out of it."""
+        """A Scan with the marks in its body too, so that they come out of it; a Squeeze with the axes of its input.
+
+        A Squeeze of all axes of size 1 would leave out the time's where a piece has one step.
+        """
+        if (
+            isinstance(node, Node)
+            and node.op == "Squeeze"
+            and len(node.inputs) == 1
+            and node.attributes["axes"] is None
+        ):
+            shape = self.marked[node.inputs[0]].shape
+            ones = tuple(axis for axis, size in enumerate(shape) if size == 1)
+            return dataclasses.replace(node, attributes={**node.attributes, "axes": ones})
         if not (isinstance(node, Control) and node.op == "Scan"):
             return node
         (body,) = node.branches
@@ -327,6 +362,13 @@ class _Follower:
     def _give(self, node: Any, part: Part, kind: str, timing: Timing | None) -> Part:
         for name in node.infer(self.marked):
             self._add(name, kind, timing, describe(node))
+        if isinstance(node, Node) and kind in ("steps", "running"):
+            reasons = dict.fromkeys(self._without_positions(node, "time"), "the whole sequence")
+            if not self.fixed:
+                reasons |= dict.fromkeys(self._without_positions(node, "batch"), "all rows of a batch")
+            for name, what in reasons.items():
+                reason = f"{describe(node)} makes {name!r} of {what}"
+                self.flows[name] = dataclasses.replace(self.flows[name], kind="none", reason=reason)
         return part
 
     def _scanned(self, place: int, node: Control) -> Part:
@@ -404,13 +446,26 @@ class _Follower:
 
     def _reach(self, node: Node, slots: Mapping[int, int]) -> Reach:
         """How far the node looks along the dimension that these inputs have at these axes; WHOLE if it is none."""
+        dimension = self._dimension(node, slots)
+        return WHOLE if dimension is None else dimension.reach
+
+    def _dimension(self, node: Node, slots: Mapping[int, int]) -> Dimension | None:
+        """The dimension that these inputs have at these axes, if those without it are spread over it."""
         for dimension in node.dimensions(self.marked):
             if all(dimension.inputs.get(place) == axis for place, axis in slots.items()):
                 others = [place for place in dimension.inputs if place not in slots and node.inputs[place : place + 1]]
                 shapes = [(self.marked.get(node.inputs[place]), dimension.inputs[place]) for place in others]
-                fit = OPS[node.op].spreads or all(value is None or value.shape[axis] == 1 for value, axis in shapes)
-                return dimension.reach if fit else WHOLE
-        return WHOLE
+                fit = all(value is None or value.shape[axis] == 1 for value, axis in shapes)
+                return dimension if fit else None
+        return None
+
+    def _without_positions(self, node: Any, axis: str) -> Iterator[str]:
+        """Names of the node's values that are made of all positions along ``axis`` of its inputs, "time" or "batch"."""
+        flows = {place: self.flows[name] for place, name in enumerate(node.inputs) if name in self.flows}
+        slots = {place: getattr(flow, axis) for place, flow in flows.items() if getattr(flow, axis) is not None}
+        dimension = self._dimension(node, slots) if slots else None
+        if dimension is not None:
+            yield from (name for place, name in enumerate(node.names) if place not in dimension.outputs)
 
     def _first(self, place: int, node: Node, flow: Flow, count: int) -> Part:
         """The first steps, of which only the shape may be read, as of what zeros are made like.

@@ -61,8 +61,8 @@ def _apart(array: np.ndarray, flow: Flow, count: int) -> np.ndarray:
 class Folded(Route):
     """The stages of such rows, which all have the same numbers of steps."""
 
-    def empty(self, flow: Flow, count: int) -> np.ndarray:
-        return super().empty(flow, 1)
+    def empty(self, flow: Flow, count: int, values: Values) -> np.ndarray:
+        return super().empty(flow, 1, values)
 
     def first(self, array: np.ndarray, flow: Flow, kept: Kept) -> np.ndarray:
         return _apart(array, flow, kept.count)

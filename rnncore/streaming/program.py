@@ -142,6 +142,8 @@ class StreamProgram:
             readers = [other for other in self.plan.parts if node.name in other.node.reads]
             if any(other.how == "blocks" for other in readers):
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
+        if isinstance(node, Node) and node.op == "Squeeze":
+            return op_step(node, model.weights, model.dtype, threads)  # of the plan's axes
         return model._steps[part.place]
 
     def _around(self, part: Part, threads: int) -> dict[tuple[int, int], Any]:

@@ -98,17 +98,35 @@ class Route:
 
     # --- no steps -----------------------------------------------------------------------------------------------
 
-    def empty(self, flow: Flow, count: int) -> np.ndarray:
-        """No steps of a value, in so many rows."""
+    def empty(self, flow: Flow, count: int, values: Values) -> np.ndarray:
+        """No steps of a value, in ``count`` rows; free sizes are those of the values that are given once."""
         shape = [size if isinstance(size, int) else 1 for size in flow.value.shape]
+        for axis, name, place in self._free_sizes(flow):
+            shape[axis] = values[name].shape[place]
         shape[flow.time] = 0
         if flow.batch is not None:
             shape[flow.batch] = count
         return np.zeros(shape, numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
+    def _free_sizes(self, flow: Flow) -> list[tuple[int, str, int]]:
+        """(axis, input, its axis) of sizes that a value has in common with an input that is given once."""
+        free = [
+            (axis, size)
+            for axis, size in enumerate(flow.value.shape)
+            if isinstance(size, str) and axis not in (flow.time, flow.batch)
+        ]
+        entries = [entry for entry in self.program.static if entry.name in self.program.read and not entry.optional]
+        given = [(entry.name, self.plan.flows[entry.name]) for entry in entries] if free else []
+        return [
+            (axis, name, other.value.shape.index(size))
+            for axis, size in free
+            for name, other in given[::-1]
+            if size in other.value.shape
+        ]
+
     def full(self, flow: Flow, count: int) -> np.ndarray:
         """The new steps of a mask that is not given: all of them count."""
-        shape = list(self.empty(flow, count).shape)
+        shape = list(self.empty(flow, count, {}).shape)
         shape[flow.time] = self._new(flow.timing)
         return np.ones(shape, np.bool_)
 
@@ -119,7 +137,8 @@ class Route:
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             if first is not None:
                 first(values, kept, updates)
-            values.update({name: self.empty(flow, kept.count) for name, flow in flows.items() if flow.kind == "steps"})
+            steps = {name: flow for name, flow in flows.items() if flow.kind == "steps"}
+            values.update({name: self.empty(flow, kept.count, values) for name, flow in steps.items()})
 
         return stage
 

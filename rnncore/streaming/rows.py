@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnncore.errors import InputError, StateError, StreamError, UnsupportedError
+from rnncore.errors import InputError, StateError, StreamError
 from rnncore.files.cursor import shown
 from rnncore.kernels._graph import apart, walk
-from rnncore.ops import Value, numpy_dtype
+from rnncore.ops import numpy_dtype
 from rnncore.runtime.arguments import without_padding
 from rnncore.runtime.budget import check_memory, is_metered
 from rnncore.runtime.state import State
@@ -115,8 +115,7 @@ class Rows:
                 if batch is not None:  # the batch and the first axis change places
                     rest[batch], rest[0] = rest[0], rest[batch]
                     del rest[0]
-                sizes = _plain_sizes(key, value, rest)
-                yield key, ((self.capacity, *sizes), numpy_dtype(value.dtype, dtype))
+                yield key, ((self.capacity, *rest), numpy_dtype(value.dtype, dtype))
         elif part.how == "last":
             yield self._steps_of(f"{node.name}.last", flows[node.inputs[0]], 1)
         elif part.how == "around" and part.timing.held:
@@ -127,7 +126,6 @@ class Rows:
     def _steps_of(self, name: str, flow: Flow, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
         """Room for at most so many steps of a value in each row."""
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
-        rest = _plain_sizes(name, flow.value, rest)
         return name, ((self.capacity, most, *rest), numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
     @property
@@ -182,7 +180,9 @@ class Rows:
                 if part.data is None:
                     step(values, None, {})
         wanted -= {*self.program.model._constants, *self.program.counts_of(count)}
-        kept = {name: values[name] for name in wanted if name in plan.flows and plan.flows[name].kind == "static"}
+        names = [name for name in wanted if name in plan.flows and plan.flows[name].kind == "static"]
+        # Some functions of NumPy give a number for an array of rank 0.
+        kept = {name: None if values[name] is None else np.asarray(values[name]) for name in names}
         kept.update({entry.name: values[entry.name] for entry in self.program.static})
         if isinstance(rows, slice):  # all of them
             self.static = {}
@@ -490,7 +490,7 @@ class Rows:
         for entry in program.given:
             values[entry.name] = given.get(entry.name)
             if values[entry.name] is None and not entry.optional:
-                values[entry.name] = route.empty(plan.flows[entry.name], group.size)
+                values[entry.name] = route.empty(plan.flows[entry.name], group.size, values)
             elif values[entry.name] is None and entry.name in program.filled:
                 values[entry.name] = route.full(plan.flows[entry.name], group.size)
         for name in program.lengths:
@@ -519,13 +519,6 @@ class Rows:
                 array = fold(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
             found[name] = array
         return found
-
-
-def _plain_sizes(name: str, value: Value, sizes: list[int | str]) -> list[int]:
-    """The sizes of what is kept of a value in each row."""
-    if not all(isinstance(size, int) for size in sizes):
-        raise UnsupportedError(f"{name}: values are {value}, expected no free sizes but the batch and the time")
-    return sizes
 
 
 def _zeros_behind(array: np.ndarray, flow: Flow, lengths: np.ndarray) -> np.ndarray:

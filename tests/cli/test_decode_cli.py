@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from language_models import LETTERS, float32_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from test_decode import LETTERS, float32_model
 
 import rnncore
 from rnncore import Input, Model, Node, Recurrent, Spec

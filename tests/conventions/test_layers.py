@@ -4,14 +4,13 @@ import dataclasses
 
 import keras
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from agreement import assert_close, assert_same_bits
-from onnx import TensorProto, helper, numpy_helper
+from onnx_layer import onnx_run
 from oracle import run_oracle
 from random_networks import draw
+from scipy.special import expit as sigmoid
 
 import rnncore
 from rnncore import SpecError, WeightError
@@ -23,10 +22,6 @@ I, H, P, B, T = 3, 5, 2, 4, 6  # noqa: E741
 RNG = np.random.default_rng(12)
 X = draw(RNG, (B, T, I)).astype(np.float32)
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
-
-
-def sigmoid(v):
-    return 1 / (1 + np.exp(-v))
 
 
 def random_arrays(kind, gates=None, outputs=H):
@@ -140,24 +135,6 @@ def test_keras_cudnn_arrays(kind):
     expected = getattr(rnncore, kind)(**turned(plain, "in_gates"), order="keras", **options, dtype="float64")
     for name, array in expected.weights.items():
         np.testing.assert_array_equal(model.weights[name], array, err_msg=name)
-
-
-def onnx_run(kind, x, w, r, b, peephole=None, **attributes):
-    """ONNX Runtime's output (B, T, H) for one direction."""
-    names = ["X", "W", "R", "B"] + (["", "", "", "P"] if peephole is not None else [])
-    arrays = {"W": w, "R": r, "B": b, **({} if peephole is None else {"P": peephole})}
-    node = helper.make_node(kind, names, ["Y"], hidden_size=H, **attributes)
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, None, I])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None, 1, None, H])],
-        [numpy_helper.from_array(array[None].astype(np.float32), name) for name, array in arrays.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=9)
-    onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"X": x.swapaxes(0, 1)})[0][:, 0].swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("input_forget", [0, 1])

@@ -1,52 +1,18 @@
 """generate and score against plain loops over PyTorch, one row at a time; sampling by its frequencies."""
 
-import functools
-
 import numpy as np
 import pytest
-import torch
+from language_models import LETTERS, E, H, Language, V, float32_model, network, prompts
+from plain_decoding import plain_beam, plain_greedy, same
 from scipy import stats
 from stream_models import equal
-from torch import nn
 
 from rnncore import Input, Model, Node, Recurrent, Spec
-from rnncore.cells import GRU, LSTM
+from rnncore.cells import GRU
 from rnncore.decode import PrefixCache, perplexity
 from rnncore.errors import InputError, SpecError, UnsupportedError
-from rnncore.formats.torch.names import bind
 
-V, E, H = 23, 7, 19
 STOP = (12, 19)
-
-
-class Language(nn.Module):
-    """A word language model with sharp preferences."""
-
-    def __init__(self, seed=0, spread=0.9):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.embed, self.lstm, self.out = nn.Embedding(V, E), nn.LSTM(E, H, 2, batch_first=True), nn.Linear(H, V)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, std=spread)
-        self.double().eval()
-
-    @torch.inference_mode()
-    def forward(self, tokens):
-        """Log-probabilities (T, V) of what follows each of the tokens (T,)."""
-        y, _ = self.lstm(self.embed(torch.as_tensor(np.array(tokens, np.int64))[None]))
-        return torch.log_softmax(self.out(y)[0], dim=1).numpy()
-
-
-def network(module, dtype="float64", head=(), lengths="lengths", **options):
-    nodes = [
-        Node("embed", "Embedding", "tokens", {"input_size": V, "output_size": E}),
-        Recurrent("lstm", LSTM(E, H), "embed", layers=2, lengths=lengths),
-        Node("out", "Linear", "lstm", {"input_size": H, "output_size": V}),
-        *head,
-    ]
-    spec = Spec([Input("tokens", "int64", ("B", "T"))], nodes, [nodes[-1].name])
-    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    return Model(spec, bind(spec, tensors).weights, dtype, **options)
 
 
 @pytest.fixture(scope="module")
@@ -54,39 +20,7 @@ def language():
     return Language()
 
 
-@functools.cache
-def float32_model(threads=1):
-    return network(Language(), "float32", num_threads=threads)
-
-
-def prompts(count=9, longest=150, seed=1):
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, V, int(n)) for n in rng.integers(1, longest, count)]
-
-
-def same(found, expected):
-    """Generations with the same bits (over BLAS to a tolerance), alternatives included."""
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a.tokens, b.tokens)
-        assert equal(a.log_probs, b.log_probs)
-        assert (a.finish, a.text) == (b.finish, b.text) and equal(a.score, b.score)
-        same(a.alternatives, b.alternatives)
-
-
 # --- greedy --------------------------------------------------------------------------------------------------------
-
-
-def plain_greedy(after, prompt, max_length, stop):
-    """after(tokens) -> log-probabilities (V,) of the next one."""
-    tokens, log_probs = [], []
-    for _ in range(max_length):
-        found = after([*prompt, *tokens])
-        tokens.append(int(found.argmax()))
-        log_probs.append(found.max())
-        if tokens[-1] in stop:
-            return tokens, log_probs, "stop"
-    return tokens, log_probs, "length"
 
 
 @pytest.mark.parametrize("lengths", ["lengths", None])
@@ -145,28 +79,6 @@ def test_one_hot_tokens_and_scores_of_the_last_step_only():
 
 
 # --- beam search ---------------------------------------------------------------------------------------------------
-
-
-def plain_beam(after, prompt, max_length, stop, width, penalty):
-    """Every candidate sorted, no early end: [(score, tokens, log-probabilities, finish)], best first."""
-    live, ended = [((), ())], []
-    for _ in range(max_length):
-        candidates = []
-        for place, (tokens, log_probs) in enumerate(live):
-            for token, log_prob in enumerate(after([*prompt, *tokens])):
-                candidates.append((-(sum(log_probs) + log_prob), place, token, log_prob))
-        candidates.sort(key=lambda c: c[:3])
-        after_this = []
-        for rank, (total, place, token, log_prob) in enumerate(candidates):
-            beam = ((*live[place][0], token), (*live[place][1], log_prob))
-            if token in stop:
-                if rank < width:
-                    ended.append((-total / len(beam[0]) ** penalty, *beam, "stop"))
-            elif len(after_this) < width:
-                after_this.append(beam)
-        live = after_this
-    ended += [(sum(p) / len(t) ** penalty, t, p, "length") for t, p in live]
-    return sorted(ended, key=lambda e: -e[0])
 
 
 @pytest.mark.parametrize("stop", [(), STOP])
@@ -561,8 +473,6 @@ def test_inputs_and_outputs_that_are_not_clear():
 
 
 # --- vocabularies --------------------------------------------------------------------------------------------------
-
-LETTERS = ["<s>", "</s>", "<unk>", *"abcdefghijklmnopqrst"]
 
 
 def test_text_in_and_out(tmp_path):

@@ -3,18 +3,22 @@
 import pydoc_data.topics
 import re
 
+import decoder_modules
 import numpy as np
 import pytest
 import torch
-from test_decode import plain_beam, plain_greedy, same
-from test_decoder import LENGTHS, MODULES, START, WORDS, B, Case, translator
-from test_real_models import package_code, spelling_models
+from decoder_modules import LENGTHS, MODULES, START, WORDS, B, Case
+from plain_decoding import plain_beam, plain_greedy, same
+from spelling import package_code, spelling_models
 
 from rnncore import Model
 from rnncore.decode import PrefixCache
 from rnncore.errors import InputError
 
-assert translator  # a fixture
+
+@pytest.fixture
+def translator():
+    return decoder_modules.translator()
 
 
 # --- spelling to phonemes: g2p_en ----------------------------------------------------------------------------------

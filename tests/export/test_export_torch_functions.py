@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from export_agreement import agrees
-from test_export_torch_modules import check_other_weights
+from export_agreement import agrees, check_other_weights
 from torch import nn
 from torch_modules import floats
 

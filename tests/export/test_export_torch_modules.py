@@ -2,13 +2,13 @@
 
 import functools
 import inspect
-import json
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torch_modules
+from export_agreement import check_other_weights
 from torch import nn
 from torch_modules import MODULES, REFUSED, floats, ids, lengths
 
@@ -17,9 +17,7 @@ from rnncore.errors import InputError, UnsupportedError, VerificationError
 from rnncore.export import from_torch
 from rnncore.export.torch.export import _leaves as leaves
 from rnncore.formats import native
-from rnncore.formats.torch.names import bind
-from rnncore.formats.torch.parametrizations import fold
-from rnncore.graph.spec import Control, Recurrent, Spec
+from rnncore.graph.spec import Control, Recurrent
 
 
 def resized(spec, arrays, sizes):
@@ -256,28 +254,6 @@ def test_what_depends_on_sizes_in_another_way_is_found():
 def test_wrong_examples(example, given, says):
     with pytest.raises(InputError, match=says):
         from_torch(_Mean(), example, lengths=given)
-
-
-def retrained(module):
-    """Other weights in the place of a module's own."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for tensor in module.state_dict().values():
-            if tensor.dtype.is_floating_point and not tensor.isinf().any():
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.1)
-    return module
-
-
-def check_other_weights(exported, module, example, prefix=""):
-    """Retrained weights, as a checkpoint has them, under the JSON of an exported Spec: equal to the module."""
-    retrained(module)
-    arrays, _ = fold({prefix + key: tensor.numpy() for key, tensor in module.state_dict().items()})
-    spec = Spec.from_json(json.dumps(exported.spec.to_json()))
-    found = rnncore.Model(spec, bind(spec, arrays).weights).run(exported.test_pair.inputs)
-    with torch.no_grad():
-        expected = [tensor.numpy() for tensor in leaves(module(*example))]
-    for array, wanted in zip(found.values(), expected, strict=True):
-        np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODULES)

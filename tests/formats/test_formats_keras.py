@@ -12,6 +12,7 @@ import keras_zoo
 import numpy as np
 import pytest
 from agreement import assert_close
+from keras_agreement import agrees
 from paths import ROOT
 
 import rnncore
@@ -26,22 +27,6 @@ CONTAINERS = ("keras", "h5", "weights.h5", "by hand")
 def expected_of(model, inputs):
     found = model(inputs if len(inputs) > 1 else inputs[0], training=False)
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(found)]
-
-
-def by_name(model, inputs):
-    """Arrays by the names of our model's inputs, in order."""
-    entries = [entry for entry in model.inputs if not entry.optional]
-    return {
-        entry.name: x.astype(np.int64 if entry.dtype == "int64" else np.float32)
-        for entry, x in zip(entries, inputs, strict=True)
-    }
-
-
-def agrees(model, inputs, expected, what, tolerance=1e-5):
-    found = model.run(by_name(model, inputs))
-    assert len(model.spec.outputs) == len(expected)
-    for name, reference in zip(model.spec.outputs, expected, strict=True):
-        assert_close(found[name], reference, tolerance, f"{what}: {name}")
 
 
 def load_in(container, model, folder):

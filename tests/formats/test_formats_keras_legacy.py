@@ -12,9 +12,9 @@ import onnx_keras_models
 import paths
 import pytest
 from agreement import assert_close
+from keras_agreement import agrees
 from oracle import run_oracle
 from real_models import real_file, real_source_file
-from test_formats_keras import agrees
 
 import rnncore
 from rnncore import Activation, Input, Recurrent, Spec, UnsupportedError, WeightError

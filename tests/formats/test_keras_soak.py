@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import compatibility
 import keras
 import keras_soak
 import numpy as np
@@ -12,16 +13,22 @@ import rnncore
 from rnncore.errors import RnncoreError
 
 
-def test_the_section_is_replaced_between_its_markers():
+def test_the_section_is_replaced_between_its_markers(tmp_path, monkeypatch):
+    page = tmp_path / "compatibility.md"
+    monkeypatch.setattr(compatibility, "PAGE", page)
     counts = {"recurrent": Counter(ok=1200, refused=3), "saving": Counter(ok=1)}
-    section = keras_soak.table(counts, Counter({"a|b": 3}), "3.0")
+    section = keras_soak.section(counts, Counter({"a|b": 3}), "3.0")
     assert "| recurrent | 1,200 | 3 | 0 | 0 | 0 | 0 |" in section and "| all | 1,201 | 3 | 0 | 0 | 0 | 0 |" in section
     assert "| a/b | 3 |" in section
-    first = keras_soak.written("", section)
-    assert first.startswith("# Compatibility\n\n## Keras\n\n<!-- keras: begin -->") and first.endswith("end -->\n")
-    other = f"# Title\n\ntext\n\n{first.partition('# Compatibility')[2].strip()}\n\n## ONNX\n"
-    assert keras_soak.written(other, section) == other
-    assert keras_soak.written(other, "new\n").count("new") == 1 and "1,200" not in keras_soak.written(other, "new\n")
+    compatibility.write_section("Keras", section)
+    first = page.read_text()
+    assert first.startswith(compatibility.HEAD) and first.endswith("\n<!-- end of Keras -->\n")
+    compatibility.write_section("ONNX", "other")
+    both = page.read_text()
+    compatibility.write_section("Keras", section)
+    assert page.read_text() == both
+    compatibility.write_section("Keras", "new")
+    assert page.read_text() == both.replace(section, "new")
 
 
 def test_reasons_are_without_names_and_numbers():

@@ -9,9 +9,9 @@ import pytest
 import torch
 from agreement import assert_close
 from onnx import TensorProto, helper, numpy_helper
+from onnx_random_nodes import drawn_node, run_onnxruntime, to_layout_1
 from onnx_recurrent import INPUTS
 from random_networks import seeds
-from test_engine_onnxruntime import drawn_node, run_onnxruntime, to_layout_1
 
 import rnncore
 from rnncore.graph.spec import Recurrent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +14,12 @@ from torch import nn
 
 import rnncore
 from rnncore.export import from_torch
+from rnncore.formats.torch.names import bind
+from rnncore.formats.torch.parametrizations import fold
 from rnncore.formats.verification import TOLERANCES
+from rnncore.graph.spec import Spec
 
-__all__ = ["agrees", "leaves"]
+__all__ = ["agrees", "check_other_weights", "leaves"]
 
 COUNT = 3
 """Sizes beside the example's at which torch and the model are compared."""
@@ -84,3 +88,25 @@ def _in_order(module: nn.Module, given: Any) -> Any:
         return given
     names = list(inspect.signature(type(module).forward).parameters)
     return {name: given[name] for name in names if name in given}
+
+
+def _retrained(module: nn.Module) -> nn.Module:
+    """Put other weights in the place of a module's own."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            if tensor.dtype.is_floating_point and not tensor.isinf().any():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.1)
+    return module
+
+
+def check_other_weights(exported: Any, module: nn.Module, example: tuple[Any, ...], prefix: str = "") -> None:
+    """Retrained weights, as a checkpoint has them, under the JSON of an exported Spec: equal to the module."""
+    _retrained(module)
+    arrays, _ = fold({prefix + key: tensor.numpy() for key, tensor in module.state_dict().items()})
+    spec = Spec.from_json(json.dumps(exported.spec.to_json()))
+    found = rnncore.Model(spec, bind(spec, arrays).weights).run(exported.test_pair.inputs)
+    with torch.no_grad():
+        expected = [tensor.numpy() for tensor in leaves(module(*example))]
+    for array, wanted in zip(found.values(), expected, strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)

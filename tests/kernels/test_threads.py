@@ -1,27 +1,17 @@
 """The number of threads of one call: checked, used, and forgotten afterwards. Bits: test_exactness.py."""
 
+import re
 import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
-from paths import environment
-from random_networks import draw_weights, stack
+from paths import ROOT, environment
+from threaded_models import SHARED, network
 
-from rnncore.cells import LSTM
 from rnncore.errors import InputError
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
 from rnncore.kernels import _runtime, runs_native
-from rnncore.runtime.model import Model
-
-
-def network(size=8, **options):
-    spec = stack(LSTM(size, size))
-    return Model(
-        Spec(spec.inputs, spec.nodes, ["rnn"]), draw_weights(spec, np.random.default_rng(0)), num_threads=1, **options
-    )
-
 
 X = np.zeros((2, 3, 8), np.float32)
 CALLS = {
@@ -64,7 +54,7 @@ def test_each_thread_asks_for_itself():
 COUNT = """
 import numpy as np
 from pathlib import Path
-from test_threads import network
+from threaded_models import network
 model = network(256)
 x = np.zeros((64, 50, 256), np.float32)
 model(x, num_threads=1)
@@ -86,47 +76,12 @@ def test_used(call):
     assert done.stdout.strip() == ("2" if runs_native(np.float32) else "0"), done.stderr
 
 
-def every_kernel(threads):
-    """Models of one float32 op each that is large enough to be shared, and one of several, with their inputs."""
-    rng = np.random.default_rng(0)
-    image = Input("x", "float", ("B", 64, "T"))
-    rows = Input("x", "float", ("B", "T", 64))
-    convolution = {"input_size": 64, "output_size": 64, "kernel_shape": [3], "pads": [1, 1]}
-    wide = {"kernel_shape": [63], "pads": [31, 31]}
-    graphs = {
-        "Conv": [Node("y", "Conv", "x", convolution)],
-        "Conv, one by one": [Node("y", "Conv", "x", {**convolution, **wide, "group": 64})],
-        "Conv, few positions": [Node("y", "Conv", "x", {**convolution, "kernel_shape": [99], "pads": [0, 0]})],
-        "ConvTranspose": [Node("y", "ConvTranspose", "x", {**convolution, "pads": [1, 1]})],
-        "MaxPool": [Node("y", "MaxPool", "x", {"kernel_shape": [9]})],
-        "Linear": [Node("y", "Linear", "x", {"input_size": 64, "output_size": 64})],
-        "LayerNormalization": [Node("y", "LayerNormalization", ("x", "x"), {"axis": 1})],
-        "Recurrent": [Recurrent("y", LSTM(64, 64), "x", lengths=None)],
-        "all": [
-            Node("c", "Conv", "t", convolution),
-            Node("p", "MaxPool", "c", {"kernel_shape": [2], "strides": [2]}),
-            Node("s", "Transpose", "p", {"perm": [0, 2, 1]}),
-            Recurrent("r", LSTM(64, 64), "s", layers=2, direction="bidirectional", lengths=None),
-            Node("y", "Linear", "r", {"input_size": 128, "output_size": 64}),
-        ],
-    }
-    graphs["all"].insert(0, Node("t", "Transpose", "x", {"perm": [0, 2, 1]}))
-    for name, nodes in graphs.items():
-        channels = "Conv" in name or "Pool" in name
-        spec = Spec([image if channels else rows], nodes, ["y"])
-        x = np.ones((16, 64, 100) if channels else (64, 50, 64), np.float32)
-        yield name, Model(spec, draw_weights(spec, rng), num_threads=threads), x
-
-
-SHARED = {"Conv", "Conv, one by one", "Conv, few positions", "ConvTranspose", "Linear", "Recurrent", "all"}
-"""Those whose work is shared."""
-
 # How often each worker went to sleep changes where one was woken. Where the cores are crowded, calls are made by one
 # thread for a while, so that those which should wake one are made again.
 WATCH = """
 import time
 from pathlib import Path
-from test_threads import SHARED, every_kernel
+from threaded_models import SHARED, every_kernel
 tasks = Path("/proc/self/task")
 models = list(every_kernel({made}))
 own = {{task.name for task in tasks.iterdir()}}
@@ -182,3 +137,12 @@ def test_a_process_has_one_pool_of_threads(made, call):
 def test_a_model_of_one_thread_wakes_no_worker_of_another(call):
     found = watched(2 if call else 1, call, before=2)
     assert set(found.values()) == {(1 if runs_native(np.float32) else 0, False)}
+
+
+def test_threads_begin_in_one_file():
+    """So that what limits them holds for every kernel, those of later too."""
+    kernels = ROOT / "rnncore" / "kernels"
+    made = {path.with_suffix(".c") for path in kernels.glob("*.pyx")}
+    sources = [path for kind in ("*.c", "*.h", "*.pyx", "*.pxd") for path in kernels.rglob(kind) if path not in made]
+    begins = re.compile(r"pthread_create|thrd_create|std::thread|#pragma omp|prange")
+    assert [path.name for path in sources if begins.search(path.read_text(encoding="utf-8"))] == ["threads.c"]

@@ -9,30 +9,13 @@ import numpy as np
 import pytest
 from every_op import dtype_name, example, spec_of, weights_of
 from random_networks import seeds
+from wrong_values import JSON_VALUES, OBJECTS, assert_ours
 
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, shown
 from rnncore.files.strict_json import read_json
 from rnncore.graph.spec import Input, Node, Spec
 from rnncore.ops import OPS
 from rnncore.runtime.model import Model
-
-NESTED = []
-for _ in range(300):
-    NESTED = [NESTED]
-
-JSON_VALUES = [
-    *(None, True, False, 0, 1, 2, 3, 5, -1, -2, 0.0, 1.5, -1.5, math.nan, math.inf, -math.inf, 1e300),
-    *(-(2**31), 2**31, -(2**63), 2**63 - 1, 2**63, 2**64, 10**400),
-    *("", "a", "x0", "T", "\x00", "x" * 100_000, {}, {"a": 1}, {"kind": "LSTM"}, [], [0], [1], [-1], [1, 1], [2, 2]),
-    *([0, 1], [1, 0], [-1, -1], [1, 1, 1, 1], [1.5, 2.0], ["a"], ["x0"], ["T", "T"], [None], [True], [[1]], [[]], [{}]),
-    *([1] * 10_000, [2**63], [10**400], [math.nan, 1], NESTED),
-]
-"""What JSON can hold, wrong almost everywhere."""
-OBJECTS = [
-    *(10**5000, "\ud800", ["\ud800"], b"bytes", object(), ..., type, {1}, 1j, (1, 2), lambda: 1),
-    *(np.int64(1), np.float32(1.5), np.array(1), np.array([1, 2]), np.array(["a"]), {1: 2, "a": 3}),
-]
-"""What a caller of the API can pass beside that."""
 
 SMALL = 10**5  # elements: what larger values ask for is not made here
 BELONGS = ("node 'op'", "x")
@@ -52,15 +35,6 @@ def is_small(value):
     if isinstance(value, (list, tuple)):
         return len(value) < 100 and all(map(is_small, value))
     return not isinstance(value, (int, float)) or not abs(value) > 1000
-
-
-def assert_ours(error, *begins):
-    """The error names its place, and nothing foreign is behind it; its text is one that can be shown."""
-    text = str(error)
-    assert text.startswith(begins), text
-    assert error.__cause__ is None, text
-    assert len(text) < 3000, text
-    text.encode()
 
 
 # --- schemas -------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from large_graphs import GRAPHS, weights_of
 from random_networks import random_network
-from test_linear_load import GRAPHS, weights_of
 
 from rnncore import Control, Input, Model, Node, Recurrent, Spec, passes
 from rnncore.cells import LSTM

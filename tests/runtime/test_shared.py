@@ -19,7 +19,7 @@ import pytest
 from at_once import THREADS, at_once
 from paths import environment
 from stream_models import SPECS, draw, equal, make
-from test_stream_windows import WINDOWS
+from window_models import WINDOWS
 
 from rnncore import Engine, Input, Node, Recurrent, Spec, StreamEngine
 from rnncore.cells import GRU, LSTM

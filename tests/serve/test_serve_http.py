@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
-from served import FEATURES, models, running, tagger
+from served import FEATURES, Held, models, running, tagger
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from stream_models import equal
@@ -339,21 +339,6 @@ def test_slow_bodies_are_refused():
         while part := slow.recv(4096):
             answer += part
         assert answer.startswith(b"HTTP/1.1 408") and b"did not arrive within 0.2 s" in answer
-
-
-class Held:
-    """A model whose calls wait until they are released: its own is what it gives."""
-
-    def __init__(self):
-        self.model, self.begun, self.released = tagger(hidden=64), threading.Event(), threading.Event()
-        work = self.model._forward
-
-        def forward(*arguments):
-            self.begun.set()
-            assert self.released.wait(60)
-            return work(*arguments)
-
-        self.model._forward, self.model._direct = forward, None
 
 
 def test_a_full_queue_is_a_503_with_retry_after():

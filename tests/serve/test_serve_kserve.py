@@ -15,8 +15,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from served import FEATURES, WORDS, models, running, tagger
+from served_grpc import running as running_grpc
 from stream_models import equal
-from test_serve_grpc import running as running_grpc
 
 from rnncore.graph.spec import Input, Node, Spec
 from rnncore.runtime.model import Model

@@ -20,10 +20,9 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from certificates import certificate
 from serve_processes import save_models, server_process
-from served import FEATURES, adder, models, serving, tagger
-from test_serve_http import Held
-from test_serve_process import certificate
+from served import FEATURES, Held, adder, models, serving, tagger
 
 from rnncore.serve import Limits, connection, listener, watch
 from rnncore.serve.gzipped import STEP, Gunzip

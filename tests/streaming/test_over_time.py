@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from real_models import real_file
+from step_models import PAIRS, signal_model, step_model, weights_of
 from stream_models import equal
 
 import rnncore
@@ -11,34 +12,6 @@ from rnncore import Control, Input, InputError, Model, Node, Recurrent, Spec, St
 from rnncore.cells import GRU, LSTM
 
 RNG = np.random.default_rng(5)
-PAIRS = {"h": "h_next", "seen": "seen_next"}
-
-
-def weights_of(spec):
-    return {name: RNG.standard_normal(shape).astype(np.float32) * 0.4 for name, shape in spec.weight_shapes().items()}
-
-
-def step_model(batch="N", **options):
-    """h' = tanh(W [x; h]) + gain, seen' = seen + 1 (int64), y = V h' * seen': a cell that is written out."""
-    nodes = [
-        Node("both", "Concat", ("x", "h"), {"axis": 1}),
-        Node("product", "Linear", "both", {"input_size": 7, "output_size": 4}),
-        Node("tanh", "Tanh", "product"),
-        Node("h_next", "Add", ("tanh", "gain")),
-        Node("one", "Constant", (), {"dtype": "int64", "value": 1}),
-        Node("seen_next", "Add", ("seen", "one")),
-        Node("times", "Cast", "seen_next", {"to": "float"}),
-        Node("out", "Linear", "h_next", {"input_size": 4, "output_size": 2}),
-        Node("y", "Mul", ("out", "times")),
-    ]
-    inputs = [
-        Input("h", "float", (batch, 4)),
-        Input("x", "float", (batch, 3)),
-        Input("seen", "int64", (batch, 1)),
-        Input("gain", "float", ()),
-    ]
-    spec = Spec(inputs, nodes, ["seen_next", "y", "h_next"])
-    return Model(spec, weights_of(spec), **options)
 
 
 def by_hand(model, x, gain, h=0.0, seen=0):
@@ -119,7 +92,7 @@ def test_streams_of_a_pool_save_load_and_fork():
 
 
 def test_the_state_of_another_model_is_refused():
-    one, two = (step_model().over_time(PAIRS, given={"gain": 0.1}) for _ in range(2))
+    one, two = (step_model(seed=seed).over_time(PAIRS, given={"gain": 0.1}) for seed in (1, 2))
     with pytest.raises(StateError, match="of the model"):
         two.stream().load(one.stream().save())
 
@@ -215,19 +188,6 @@ def test_states_that_change_places(order):
     for t in range(7):
         assert equal(stream.feed(x[:, t : t + 1])[:, 0], expected[t])
         assert equal(pool.step(x[:, t : t + 1], handles)[:, 0], expected[t])
-
-
-def signal_model(batch="N"):
-    """A step of 6 numbers of a signal: y = mean and state of a GRU over them, one state of two layers in one array."""
-    nodes = [
-        Node("one", "Unsqueeze", "x", {"axes": (1,)}),
-        Recurrent("gru", GRU(6, 3), "one", layers=2, initial=("state",), lengths=None),
-        Node("kept", "Identity", "gru.h"),
-        Node("state_next", "Tanh", "kept"),
-        Node("y", "ReduceMean", "gru", {"axes": (1, 2), "keepdims": False}),
-    ]
-    spec = Spec([Input("x", "float", (batch, "S")), Input("state", "float", (2, batch, 3))], nodes, ["y", "state_next"])
-    return Model(spec, weights_of(spec))
 
 
 def test_chunks_of_a_signal_with_what_stands_before_them():

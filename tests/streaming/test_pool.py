@@ -11,7 +11,7 @@ import pytest
 from agreement import assert_close, assert_unchanged
 from stream_models import SPECS, I, X, cuts, draw, equal, linear, make
 from stream_schedules import run
-from test_stream_windows import WINDOWS
+from window_models import WINDOWS
 
 import rnncore
 from rnncore import Input, InputError, Node, Recurrent, Spec, StateError, StreamError

@@ -11,7 +11,7 @@ Counts of the frameworks' own tests, run through rnncore. Each table is written 
 
 
 def write_section(name, text):
-    """Put a text between the markers of a section, which is added to the page where it is not there."""
+    """Put a text between the markers of a section, which is added to a page without it."""
     page = PAGE.read_text() if PAGE.exists() else HEAD
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     if begin not in page:

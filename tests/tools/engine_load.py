@@ -4,7 +4,6 @@
 
 Every request has an input of its own, and its answer must be, bit for bit, what the model gives for that input alone.
 A tenth is cancelled, a tenth has a deadline that may pass; the queue is small, and its bound is watched. Requests come
-import _helpers  # noqa: F401
 from threads, then from coroutines, many and one alone, then as chunks of streams; then an engine is shut down
 under load and must drain.
 """
@@ -20,6 +19,7 @@ import threading
 import time
 from concurrent.futures import CancelledError, Future, wait
 
+import _helpers  # noqa: F401
 import numpy as np
 from stream_models import equal
 

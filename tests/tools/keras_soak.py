@@ -29,12 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import _helpers  # noqa: F401
+from compatibility import table, write_section
 from paths import ROOT
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-DOCUMENT = ROOT / "docs" / "compatibility.md"
-BEGIN, END = "<!-- keras: begin -->", "<!-- keras: end -->"
 FOLDERS = {"layers/rnn": "recurrent", "layers/attention": "attention", "layers/core": "core", "saving": "saving"}
 OUTCOMES = ("ok", "refused", "wrong", "foreign", "crash", "passed over")
 PER_LAYER = 3  # calls of one layer that are looked at
@@ -302,31 +301,19 @@ def reason(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\d+", "N", text))[:100]
 
 
-def table(counts: dict[str, Counter[str]], reasons: Counter[str], version: str) -> str:
+def section(counts: dict[str, Counter[str]], reasons: Counter[str], version: str) -> str:
     """The section of docs/compatibility.md, in Markdown."""
-    lines = [
+    head = (
         f"Keras {version}'s own tests on its torch backend: every layer and model in them that is called with arrays "
         "or saved is exported or loaded, and compared with Keras. Passed over: what Keras itself makes no functional "
-        "model of. Made by `make keras-soak`.",
-        "",
-        "| tests | equal | refused by name | wrong | other exception | crash | passed over |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+        "model of. Made by `make keras-soak`."
+    )
+    titles = ("tests", "equal", "refused by name", "wrong", "other exception", "crash", "passed over")
     rows = {**counts, "all": sum(counts.values(), Counter())}
-    lines += [f"| {name} | " + " | ".join(f"{found[key]:,}" for key in OUTCOMES) + " |" for name, found in rows.items()]
-    lines += ["", "| refused | times |", "|---|---:|"]
-    lines += [f"| {text.replace('|', '/')} | {count} |" for text, count in reasons.most_common(40)]
-    rest = sum(count for _, count in reasons.most_common()[40:])
-    return "\n".join([*lines, *([f"| others | {rest} |"] if rest else [])]) + "\n"
-
-
-def written(document: str, section: str) -> str:
-    """The document with the section between its markers, which are added where they are not there."""
-    block = f"{BEGIN}\n{section}{END}"
-    if BEGIN in document and END in document:
-        before, _, rest = document.partition(BEGIN)
-        return before + block + rest.partition(END)[2]
-    return f"{document.rstrip() or '# Compatibility'}\n\n## Keras\n\n{block}\n"
+    outcomes = table(titles, [(name, *(row[key] for key in OUTCOMES)) for name, row in rows.items()])
+    common, rest = reasons.most_common(40), sum(count for _, count in reasons.most_common()[40:])
+    refused = [(text.replace("|", "/"), count) for text, count in common] + [("others", rest)] * bool(rest)
+    return "\n\n".join([head, outcomes, *([table(("refused", "times"), refused)] if refused else [])])
 
 
 def main() -> int:
@@ -364,8 +351,7 @@ def main() -> int:
     if options.write:
         import keras
 
-        before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-        DOCUMENT.write_text(written(before, table(counts, reasons, keras.__version__)), encoding="utf-8")
+        write_section("Keras", section(counts, reasons, keras.__version__))
     return 1 if whole["wrong"] or whole["foreign"] or whole["crash"] else 0
 
 

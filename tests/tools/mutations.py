@@ -533,10 +533,15 @@ def build(tree: Path) -> subprocess.CompletedProcess[str]:
     return run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], tree)
 
 
+def files_of_tests(tree: Path) -> dict[str, Path]:
+    """The test files of a tree by name."""
+    return {path.name: path for path in (tree / "tests").glob("*/test_*.py")}
+
+
 def pytest(tree: Path, files: list[str], *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", *options]
-    found = {path.name: path for path in (tree / "tests").glob("*/test_*.py")}
-    return run([*command, *(str(found[name].relative_to(tree)) for name in files)], tree)
+    paths = files_of_tests(tree)
+    return run([*command, *(str(paths[name].relative_to(tree)) for name in files)], tree)
 
 
 def failures(output: str) -> list[tuple[str, str]]:
@@ -570,8 +575,8 @@ def prepare(base: Path) -> list[str]:
 
 def check(mutation: Mutation, base: Path, deselected: list[str]) -> Result:
     """Apply one mutation to a copy of base, and see who notices."""
-    with tempfile.TemporaryDirectory(prefix="rnncore-mutation-") as room:
-        tree = Path(room) / "tree"
+    with tempfile.TemporaryDirectory(prefix="rnncore-mutation-") as folder:
+        tree = Path(folder) / "tree"
         shutil.copytree(base, tree)  # keeps times, so that a build does only what the mutation asks for
         path = tree / mutation.file
         text = path.read_text(encoding="utf-8")
@@ -613,8 +618,8 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(m.name for m in MUTATIONS)}")
     chosen = [mutation for mutation in MUTATIONS if not given.names or mutation.name in given.names]
-    with tempfile.TemporaryDirectory(prefix="rnncore-unmutated-") as room:
-        base = Path(room) / "tree"
+    with tempfile.TemporaryDirectory(prefix="rnncore-unmutated-") as folder:
+        base = Path(folder) / "tree"
         base.mkdir()
         failing = prepare(base)
         for name in failing:

@@ -24,10 +24,10 @@ import _helpers  # noqa: F401
 import numpy as np
 import psutil
 import serve_attackers
+from certificates import certificate
 from serve_attackers import ATTACKS
 from serve_processes import save_models, server_process
 from served import FEATURES, tagger
-from test_serve_process import certificate
 
 TOKEN = "a-token-of-a-client"
 INFER = "/v2/models/tagger/infer"

@@ -16,9 +16,9 @@ from functools import cache
 
 import _helpers  # noqa: F401
 import numpy as np
+from step_models import PAIRS, signal_model, step_model
 from stream_models import SPECS, draw, equal, make
-from test_over_time import PAIRS, signal_model, step_model
-from test_stream_windows import WINDOWS
+from window_models import WINDOWS
 
 LOOPS = {
     "a cell of ops": step_model("B").over_time(PAIRS, given={"gain": 0.1}).spec,

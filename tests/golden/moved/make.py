@@ -1,6 +1,6 @@
 """Make dynamo.onnx and dynamo.npz: what PyTorch's newer exporter writes for moved_modules.py, and the outputs.
 
-    PYTHONPATH=tests python tests/golden/moved/make.py
+    PYTHONPATH=.:tests/helpers python tests/golden/moved/make.py
 
 Made with PyTorch 2.13.0, onnxscript 0.7.2 and onnx 1.23.2.
 """
