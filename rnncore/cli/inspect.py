@@ -19,7 +19,8 @@ from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_na
 from rnncore.formats.plain_weights import PlainWeights, plain_weights
 from rnncore.formats.torch.names import Other, Stack, bind, find_others, find_stacks, only_stack
 from rnncore.graph.axes import follow
-from rnncore.graph.spec import BRANCHES, AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.graph.nodes import BRANCHES, AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops.dimensions import Reach
 from rnncore.streaming.flow import plan
 

@@ -16,7 +16,8 @@ import numpy as np
 from rnncore.decode.streamed import Streamed
 from rnncore.errors import InputError, UnsupportedError, shown
 from rnncore.graph.axes import Followed, follow
-from rnncore.graph.spec import AttentionDecoder, Input, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Input, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.kernels._graph import walk
 from rnncore.ops.work import INTERPRETED, Cost
 from rnncore.runtime.arguments import accept_inputs, accept_state

@@ -15,7 +15,8 @@ from rnncore.formats.keras.config import Network, Version, network_of
 from rnncore.formats.keras.layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network, settle_classes
 from rnncore.formats.keras.use import MIXED
 from rnncore.formats.keras.variables import bind_arrays
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
 from rnncore.graph.weights import Weights
 

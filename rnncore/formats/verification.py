@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.errors import RnncoreError, VerificationError
-from rnncore.graph.spec import Node, Spec
+from rnncore.graph.nodes import Node
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
 from rnncore.runtime.model import Model
 

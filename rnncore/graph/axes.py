@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnncore.errors import SpecError
-from rnncore.graph.spec import Control, Node, Spec
+from rnncore.graph.nodes import Control, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Reach
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
-from rnncore.graph.spec import Node, Spec
+from rnncore.graph.nodes import Node
+from rnncore.graph.spec import Spec
 
 __all__ = ["Vocabulary", "check_vocabularies"]
 

@@ -33,7 +33,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from rnncore.graph.spec import BRANCHES, Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import BRANCHES, Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import AFFINE, PRODUCTS, fold_affine
 from rnncore.passes.axes import OF_ONE, cancel_axes, square

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.passes.graph import Graph, with_reads
 
 __all__ = ["fuse_activations", "join_swish"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import Value
 from rnncore.passes.graph import Graph, with_reads
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rnncore.graph.spec import BRANCHES, Control, Node
+from rnncore.graph.nodes import BRANCHES, Control, Node
 from rnncore.passes.graph import Any_Node, Graph, with_reads, without
 
 __all__ = ["take_branches"]

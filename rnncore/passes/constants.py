@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.ops.work import Cost, cost, value_of
 from rnncore.passes.graph import Graph, is_constant

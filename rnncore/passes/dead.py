@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rnncore.graph.spec import Control, Node
+from rnncore.graph.nodes import Control, Node
 from rnncore.passes.graph import Graph
 
 __all__ = ["remove_dead"]

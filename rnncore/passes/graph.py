@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.graph.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import Value
 
 __all__ = ["Graph", "value_names", "with_reads", "without"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.passes.graph import Graph, with_reads
 
 __all__ = ["IDENTITIES", "remove_identities"]

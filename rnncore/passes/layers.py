@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from rnncore.graph.spec import Node, Recurrent
+from rnncore.graph.nodes import Node, Recurrent
 from rnncore.passes.graph import Graph, value_names, with_reads
 
 __all__ = ["join_slices", "merge_layers"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops.products import equation_terms
 from rnncore.passes.graph import Graph
 

@@ -12,7 +12,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
-from rnncore.graph.spec import Control, Node, Spec
+from rnncore.graph.nodes import Control, Node
+from rnncore.graph.spec import Spec
 from rnncore.passes.graph import Any_Node, Graph, value_names
 
 __all__ = ["QUANTIZING", "follow_quantizer"]

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from rnncore.graph.spec import Node, Recurrent
+from rnncore.graph.nodes import Node, Recurrent
 from rnncore.passes.graph import Graph
 
 __all__ = ["trained_states"]

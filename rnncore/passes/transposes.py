@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rnncore.graph.spec import Node, Recurrent
+from rnncore.graph.nodes import Node, Recurrent
 from rnncore.passes.graph import Graph, with_reads
 
 __all__ = ["cancel_transposes"]

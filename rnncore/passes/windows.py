@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import sizes
 from rnncore.ops.base import known
 from rnncore.ops.windows import Window

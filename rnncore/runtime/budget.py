@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
-from rnncore.graph.spec import FILE_NODES, MAX_NODES, AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.limits import FILE_NODES, MAX_NODES
+from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.ops.work import INTERPRETED, Cost, cost, value_of
 from rnncore.passes.graph import value_names

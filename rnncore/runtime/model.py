@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
-from rnncore.graph.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.vocabulary import Vocabulary, check_vocabularies
 from rnncore.graph.weights import Weights, memory_of
 from rnncore.kernels import _recurrent

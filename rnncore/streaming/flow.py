@@ -26,7 +26,8 @@ from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.graph.axes import describe, follow, freed
-from rnncore.graph.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
 from rnncore.ops.base import known
 from rnncore.ops.dimensions import CAUSAL, WHOLE, Reach

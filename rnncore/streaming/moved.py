@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import UNKNOWN, Value, sizes
 from rnncore.ops.base import known
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from rnncore.errors import InputError, shown
 from rnncore.graph.axes import freed
-from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
 from rnncore.passes.graph import with_reads

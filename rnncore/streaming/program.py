@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, UnsupportedError, shown
-from rnncore.graph.spec import Input, Node
+from rnncore.graph.nodes import Input, Node
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.arguments import accept_array
 from rnncore.runtime.budget import MeteredBlocks, MeteredStep, is_metered, metering

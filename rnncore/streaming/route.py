@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnncore.graph.spec import Node, Recurrent
+from rnncore.graph.nodes import Node, Recurrent
 from rnncore.kernels._graph import walk
 from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.control_flow import ControlStep

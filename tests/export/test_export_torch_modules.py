@@ -19,7 +19,8 @@ from rnncore.export.torch.export import _leaves as leaves
 from rnncore.formats import native
 from rnncore.formats.torch.names import bind
 from rnncore.formats.torch.parametrizations import fold
-from rnncore.graph.spec import Control, Recurrent, Spec
+from rnncore.graph.nodes import Control, Recurrent
+from rnncore.graph.spec import Spec
 
 
 def resized(spec, arrays, sizes):

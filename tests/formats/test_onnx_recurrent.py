@@ -14,7 +14,7 @@ from random_networks import seeds
 from test_engine_onnxruntime import drawn_node, run_onnxruntime, to_layout_1
 
 import rnncore
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 
 WEIGHTS = ("W", "R", "B", "P")
 

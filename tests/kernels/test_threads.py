@@ -11,7 +11,8 @@ from random_networks import draw_weights, stack
 
 from rnncore.cells import LSTM
 from rnncore.errors import InputError
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.kernels import _runtime, runs_native
 from rnncore.runtime.model import Model
 

@@ -12,7 +12,8 @@ from random_networks import seeds
 
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, shown
 from rnncore.files.strict_json import read_json
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS
 from rnncore.runtime.model import Model
 

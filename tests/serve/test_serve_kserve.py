@@ -18,7 +18,8 @@ from served import FEATURES, WORDS, models, running, tagger
 from stream_models import equal
 from test_serve_grpc import running as running_grpc
 
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 from rnncore.serve.messages import SERVICE, methods
 

@@ -17,7 +17,8 @@ from rnncore.errors import UnsupportedError
 from rnncore.files.cursor import Budget
 from rnncore.formats._arrays import Copies
 from rnncore.graph.axes import reach_of
-from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, Value
 
 __all__ = ["Graph", "NeedsSize"]

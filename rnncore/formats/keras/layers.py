@@ -47,7 +47,8 @@ from rnncore.formats.keras.use import (
     layer,
 )
 from rnncore.formats.keras.variables import CELLS, bind_arrays
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import memory_of
 from rnncore.passes.graph import with_reads, without
 

@@ -26,7 +26,8 @@ from rnncore.cells import CELLS, GRU
 from rnncore.conventions.gates import split_gru_bias, squeeze_batch, sum_biases
 from rnncore.errors import UnsupportedError, WeightError, close_names
 from rnncore.formats.attention import flatten_vector
-from rnncore.graph.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec, paths_of
+from rnncore.graph.nodes import AttentionDecoder, Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec, paths_of
 from rnncore.graph.weights import Weights, memory_of
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
