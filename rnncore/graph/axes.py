@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnncore.errors import SpecError
-from rnncore.graph.nodes import Control, Node
+from rnncore.graph.nodes import Control
 from rnncore.graph.spec import Spec
-from rnncore.ops import OPS, UNKNOWN, Value
+from rnncore.ops import UNKNOWN, Value
 from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Reach
 
 __all__ = [
@@ -166,14 +166,14 @@ class _Walk:
         elif kinds & {"met", "running"}:
             reach, places = WHOLE if "along" in kinds else None, self._all_met(node)
         else:
-            reach, places = self._control(node, slots) if isinstance(node, Control) else self._plain(node, slots)
+            reach, places = self._control(node, slots) if node.subgraphs else self._plain(node, slots)
         if reach is not None:
             self.reaches[node.name] = reach
         self.places.update(zip(node.names, places, strict=True))
 
     def _plain(self, node: Any, slots: list[Place]) -> tuple[Reach | None, list[Place]]:
         """What a node that runs at once makes of it: one of its Dimensions, or everything meets."""
-        of_sizes, shaping = _slots_of(node)
+        of_sizes, shaping = node.of_sizes, set(node.shaped_by)
         content = {place: found for place, found in enumerate(slots) if found.kind != "free" and place not in of_sizes}
         sized = [place for place, found in content.items() if found.kind == "size"]
         along = {place: found.axis for place, found in content.items() if found.kind == "along"}
@@ -344,13 +344,6 @@ def _stacked(place: Place, axis: int) -> Place:
 def _unstacked(place: Place, axis: int) -> Place:
     """The place of one element along an axis that is another than the place's."""
     return Place("along", place.axis - (place.axis > axis)) if place.kind == "along" else place
-
-
-def _slots_of(node: Any) -> tuple[tuple[int, ...], set[int]]:
-    """Places of the inputs of which only the sizes count, and of those that say what the shape is to be."""
-    if not isinstance(node, Node):
-        return (), set()
-    return OPS[node.op].of_sizes, set(OPS[node.op].shaped_by)
 
 
 def reach_of(node: Any, values: Mapping[str, Value], name: str) -> Reach:

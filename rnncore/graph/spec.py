@@ -28,7 +28,7 @@ from typing import Any
 from rnncore.errors import SpecError, shown
 from rnncore.graph.json import read_spec, write_spec
 from rnncore.graph.limits import MAX_NODES, more_nodes, most_nodes
-from rnncore.graph.nodes import KINDS, STACKS, AttentionDecoder, GraphNode, Input, Network, Node, Recurrent, check_sizes
+from rnncore.graph.nodes import KINDS, AttentionDecoder, GraphNode, Input, Network, Node, Recurrent, check_sizes
 from rnncore.graph.nodes.fields import as_tuple, check_sizes_fit, is_text, near
 from rnncore.ops import Value
 
@@ -117,7 +117,7 @@ class Spec(Network):
                     raise SpecError(
                         f"node {node.name!r} reads {shown(name)}, which no input or earlier node gives{hint}"
                     )
-                if optional and name in optional and name not in getattr(node, "optional_reads", ()):
+                if optional and name in optional and name not in node.optional_reads:
                     raise SpecError(
                         f"node {node.name!r} reads the optional input {name!r}, which only lengths and masks may be"
                     )
@@ -172,7 +172,7 @@ class Spec(Network):
     @property
     def stateful(self) -> tuple[Recurrent | AttentionDecoder, ...]:
         """The nodes that carry state, in order."""
-        return tuple(node for node in self.nodes if isinstance(node, tuple(STACKS.values())))
+        return tuple(node for node in self.nodes if node.stateful)
 
     def weight_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Canonical name -> shape of every weight; exactly these must be given."""

@@ -19,7 +19,6 @@ from rnncore.graph.nodes import Control, Input, Node, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
-from rnncore.passes.graph import with_reads
 from rnncore.runtime.model import Model
 
 __all__ = ["over_time"]
@@ -157,7 +156,7 @@ class _Loop:
         frames = self._frames(name, axis)
         return (
             [signal if entry.name == name else entry for entry in inputs],
-            [frames, *(with_reads(node, {name: frames.name}) for node in nodes)],
+            [frames, *(node.with_reads({name: frames.name}) for node in nodes)],
         )
 
     # --- any states ---------------------------------------------------------------------------------------------

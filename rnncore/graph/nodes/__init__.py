@@ -23,6 +23,7 @@ from rnncore.graph.nodes.network import Network
 from rnncore.graph.nodes.op import Node
 from rnncore.graph.nodes.recurrent import Recurrent
 from rnncore.ops import Value
+from rnncore.ops.dimensions import Dimension
 
 __all__ = [
     "BRANCHES",
@@ -42,7 +43,12 @@ __all__ = [
 class GraphNode(Protocol):
     """A node of a Spec: a frozen dataclass that reads values by name and gives others."""
 
-    name: str
+    stateful: bool
+    """Whether it carries state from call to call: a stack of recurrent layers."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which no other node or value of the Spec has."""
 
     @property
     def op(self) -> str:
@@ -51,6 +57,10 @@ class GraphNode(Protocol):
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the node's values."""
+
+    @property
+    def sequence_names(self) -> tuple[str, ...]:
+        """The names of those values that have a step for each step of a stack's input; () for what is no stack."""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -63,6 +73,30 @@ class GraphNode(Protocol):
     @property
     def optional_reads(self) -> tuple[str, ...]:
         """The names of those that may be optional inputs."""
+
+    def with_reads(self, renamed: Mapping[str, str]) -> GraphNode:
+        """The node with other values in place of those it reads; "" for an optional one that becomes absent.
+
+        The same object where it reads none of them. SpecError where one that is needed becomes absent.
+        """
+
+    @property
+    def of_sizes(self) -> tuple[int, ...]:
+        """Places of the slots of which only the sizes count."""
+
+    @property
+    def shaped_by(self) -> tuple[int, ...]:
+        """Places of the slots whose numbers become sizes of the node's values, and decide about nothing else."""
+
+    @property
+    def spreads(self) -> bool:
+        """Whether its inputs spread over each other by NumPy's rule."""
+
+    def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
+        """How the dimensions of its values come from those of its slots; along any other, positions meet.
+
+        [] for a Control node, whose branches graph/axes.py walks through.
+        """
 
     @property
     def subgraphs(self) -> tuple[tuple[str, Network], ...]:

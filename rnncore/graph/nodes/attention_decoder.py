@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from rnncore.cells import Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
 from rnncore.errors import SpecError
 from rnncore.graph.nodes.fields import check_name, check_reads, check_value, name_tuple, naming
-from rnncore.graph.nodes.stack import check_stack, layer_shapes, stack_from_json, stack_to_json
+from rnncore.graph.nodes.stack import check_stack, layer_shapes, renamed_fields, stack_from_json, stack_to_json
 from rnncore.ops import Value
 from rnncore.ops.attention import Scoring
 from rnncore.ops.dimensions import CAUSAL, Dimension
@@ -63,7 +64,10 @@ class AttentionDecoder:
     lengths: str | None = None
     initial: tuple[str, ...] = ()
 
+    stateful = True
     subgraphs = ()
+    of_sizes = shaped_by = ()
+    spreads = False
     kind = "AttentionDecoder"
     directions = ("forward",)
     trained_state = False
@@ -152,6 +156,14 @@ class AttentionDecoder:
                 shapes["attentional.bias"] = (self.attentional_size,)
         return shapes
 
+    def with_reads(self, renamed: Mapping[str, str]) -> AttentionDecoder:
+        """The node with other values in place of those it reads; "" for an optional one that becomes absent."""
+        if renamed.keys().isdisjoint(self.reads):
+            return self
+        return dataclasses.replace(
+            self, **renamed_fields(self, ("input", "memory", "keys", "memory_mask", "lengths"), renamed)
+        )
+
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight_ih_l0", ..., "NODE.attention.query.weight" -> shape."""
         return {**layer_shapes(self), **{f"{self.name}.{key}": shape for key, shape in self.own_shapes().items()}}
@@ -181,7 +193,7 @@ class AttentionDecoder:
 
     @property
     def op(self) -> str:
-        """As it stands for the node in JSON and in messages."""
+        """The op, as JSON and messages have it."""
         return self.kind
 
     @property
@@ -189,6 +201,11 @@ class AttentionDecoder:
         """The names of the node's values."""
         states = (f"{self.name}.{key}" for key in self.state_shapes("B"))
         return (self.name, f"{self.name}.context", f"{self.name}.weights", *states)
+
+    @property
+    def sequence_names(self) -> tuple[str, ...]:
+        """The names of the values that have steps."""
+        return self.names[:3]
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from rnncore.graph.limits import MAX_NESTING
 from rnncore.graph.nodes.fields import as_tuple, check_keys, check_name, check_value, list_of, name_tuple, naming
 from rnncore.graph.nodes.network import Network
 from rnncore.ops import UNKNOWN, Value, schema
+from rnncore.ops.dimensions import Dimension
 
 __all__ = ["BRANCHES", "Control"]
 
@@ -53,7 +54,12 @@ class Control:
     output_backward: tuple[bool, ...] = ()
 
     kind = "Control"
+    stateful = False
     layer_count = 1
+    sequence_names = ()
+    optional_reads = ()
+    of_sizes = shaped_by = ()
+    spreads = False
 
     def __post_init__(self):
         check_name(self.name, "node")
@@ -139,9 +145,15 @@ class Control:
         """Names of every value the node needs."""
         return tuple(name for name in self.inputs if name)
 
-    @property
-    def optional_reads(self) -> tuple[str, ...]:
-        return ()
+    def with_reads(self, renamed: Mapping[str, str]) -> Control:
+        """The node with other values in place of those it reads."""
+        if renamed.keys().isdisjoint(self.reads):
+            return self
+        return dataclasses.replace(self, inputs=tuple(renamed.get(name, name) for name in self.inputs))
+
+    def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
+        """None: where positions meet is decided by its branches."""
+        return []
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights of the nodes inside: "NODE.body.linear.weight" -> shape."""

@@ -35,8 +35,10 @@ class Node:
     reads: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
     _inferred: tuple[Value | None, ...] | None = dataclasses.field(init=False, repr=False, compare=False)
 
+    stateful = False
     subgraphs = ()
     layer_count = 1
+    sequence_names = ()
 
     def __post_init__(self):
         check_name(self.name, "node")
@@ -78,7 +80,28 @@ class Node:
         if not optional:
             return ()
         required = {name for place, name in enumerate(self.inputs) if place not in optional}
-        return tuple(name for name in self.inputs if name not in required)
+        return tuple(name for name in self.inputs if name and name not in required)
+
+    def with_reads(self, renamed: Mapping[str, str]) -> Node:
+        """The node with other values in place of those it reads; "" for an optional one that becomes absent."""
+        if renamed.keys().isdisjoint(self.reads):
+            return self
+        return dataclasses.replace(self, inputs=tuple(renamed.get(name, name) for name in self.inputs))
+
+    @property
+    def of_sizes(self) -> tuple[int, ...]:
+        """Places of the inputs of which only the sizes count."""
+        return OPS[self.op].of_sizes
+
+    @property
+    def shaped_by(self) -> tuple[int, ...]:
+        """Places of the inputs whose numbers become sizes of the outputs, and decide about nothing else."""
+        return OPS[self.op].shaped_by
+
+    @property
+    def spreads(self) -> bool:
+        """Whether its inputs spread over each other by NumPy's rule."""
+        return OPS[self.op].spreads
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight" -> shape."""
@@ -103,7 +126,7 @@ class Node:
         return self.inputs
 
     def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """The Values of ``names`` from those that it reads; of the same objects as before the same ones again."""
+        """The Values of ``names`` from those that it reads; the same objects again for the same objects."""
         given, inferred = tuple(map(values.get, self.inputs)), self._inferred
         if inferred is not None and all(map(operator.is_, inferred, given)):  # which begins with what was given
             return dict(zip(self.names, inferred[len(given) :], strict=True))

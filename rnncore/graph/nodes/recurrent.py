@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from rnncore.cells import Cell
 from rnncore.cells.base import check_choice, check_flag
 from rnncore.errors import SpecError, shown
 from rnncore.graph.nodes.fields import check_name, check_reads, check_value, name_tuple, naming
-from rnncore.graph.nodes.stack import check_stack, layer_shapes, stack_from_json, stack_to_json
+from rnncore.graph.nodes.stack import check_stack, layer_shapes, renamed_fields, stack_from_json, stack_to_json
 from rnncore.ops import Value
 from rnncore.ops.dimensions import CAUSAL, Dimension, Reach
 
@@ -64,7 +65,10 @@ class Recurrent:
     masked_output: str = "repeat"
     output_order: str = "time"
 
+    stateful = True
     subgraphs = ()
+    of_sizes = shaped_by = ()
+    spreads = False
     kind = "Recurrent"
 
     def __post_init__(self):
@@ -147,6 +151,12 @@ class Recurrent:
         """Names of the values that may be optional inputs: lengths and mask."""
         return tuple(name for name in (self.lengths, self.mask) if name is not None)
 
+    def with_reads(self, renamed: Mapping[str, str]) -> Recurrent:
+        """The node with other values in place of those it reads; "" for an optional one that becomes absent."""
+        if renamed.keys().isdisjoint(self.reads):
+            return self
+        return dataclasses.replace(self, **renamed_fields(self, ("input", "lengths", "mask"), renamed))
+
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight_ih_l0" -> shape."""
         shapes = layer_shapes(self)
@@ -182,7 +192,7 @@ class Recurrent:
 
     @property
     def op(self) -> str:
-        """As it stands for the node in JSON and in messages."""
+        """The op, as JSON and messages have it."""
         return self.kind
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rnncore.cells import CELLS, Cell, check_cell
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rnncore.graph.nodes.attention_decoder import AttentionDecoder
     from rnncore.graph.nodes.recurrent import Recurrent
 
-__all__ = ["check_stack", "layer_shapes", "stack_from_json", "stack_to_json"]
+__all__ = ["check_stack", "layer_shapes", "renamed_fields", "stack_from_json", "stack_to_json"]
 
 
 def layer_shapes(node: Recurrent | AttentionDecoder) -> dict[str, tuple[int, ...]]:
@@ -28,6 +28,18 @@ def layer_shapes(node: Recurrent | AttentionDecoder) -> dict[str, tuple[int, ...
             for key, shape in node.layer_cell(layer, direction).weight_shapes().items():
                 shapes[f"{node.name}.{key}{suffix}"] = shape
     return shapes
+
+
+def renamed_fields(
+    node: Recurrent | AttentionDecoder, single: Sequence[str], renamed: Mapping[str, str]
+) -> dict[str, Any]:
+    """The fields that hold names of values, with others in place of those: for dataclasses.replace.
+
+    single  the fields with one name; None where it becomes ""
+    """
+    given = {field: getattr(node, field) for field in single}
+    fields: dict[str, Any] = {field: renamed[name] or None for field, name in given.items() if name in renamed}
+    return {**fields, "initial": tuple(renamed.get(name, name) for name in node.initial)}
 
 
 def stack_to_json(node: Recurrent | AttentionDecoder) -> dict[str, Any]:
