@@ -21,19 +21,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnncore.errors import SpecError
-from rnncore.graph.nodes import Control
+from rnncore.graph.nodes import Control, GraphNode
 from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value
-from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Reach
+from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Dimension, Reach
 
 __all__ = [
     "Followed",
     "Place",
     "describe",
+    "dimension_along",
     "follow",
     "freed",
     "mentions",
     "padded_steps",
+    "reach_along",
     "reach_of",
     "rows_meet",
     "steps_meet",
@@ -182,27 +184,18 @@ class _Walk:
         if not set(sized) <= shaping:
             return WHOLE, self._all_met(node, "it counts them")
         names = node.names
-        dimensions = node.dimensions(self.values)
         if not along:
+            dimensions = node.dimensions(self.values)
             return APART, [self._made(node, name, place, dimensions) for place, name in enumerate(names)]
-        chosen = [
-            entry for entry in dimensions if all(entry.inputs.get(place) == axis for place, axis in along.items())
-        ]
-        if not chosen or not self._others_fit(node, chosen[0], along):
+        dimension = dimension_along(node, self.values, along, self.absent)
+        if dimension is None:
             return WHOLE, self._all_met(node)
-        (dimension, *_) = chosen
         if self._is_valid_steps(node, dimension):
             return APART, self._within_lengths(node, dimension)
         found = [self._kept(node, name, dimension.outputs.get(place), sized) for place, name in enumerate(names)]
         if dimension.reach == CAUSAL:
             found = [place if number in dimension.outputs else RUNNING for number, place in enumerate(found)]
         return dimension.reach, found
-
-    def _others_fit(self, node: Any, dimension: Any, along: Mapping[int, int]) -> bool:
-        """Whether the inputs that do not have the dimension are spread over it."""
-        slots = {place: name for place, name in enumerate(node.slots) if name and name not in self.absent}
-        others = [place for place in dimension.inputs if place in slots and place not in along]
-        return all(self.values[slots[place]].shape[dimension.inputs[place]] == 1 for place in others)
 
     def _all_met(self, node: Any, why: str = "") -> list[Place]:
         reason = describe(node) + (f": {why}" if why else "")
@@ -346,13 +339,36 @@ def _unstacked(place: Place, axis: int) -> Place:
     return Place("along", place.axis - (place.axis > axis)) if place.kind == "along" else place
 
 
-def reach_of(node: Any, values: Mapping[str, Value], name: str) -> Reach:
+def dimension_along(
+    node: GraphNode, values: Mapping[str, Value], along: Mapping[int, int], absent: Collection[str] = ()
+) -> Dimension | None:
+    """The Dimension of a node that its slots at these places have at these axes; None where positions meet.
+
+    absent  values that are not there when the node runs
+
+    Slots of which only the sizes count are not asked. Other inputs that have the dimension must be spread over it.
+    """
+    content = {place: axis for place, axis in along.items() if place not in node.of_sizes}
+    slots = {place: values[name] for place, name in enumerate(node.slots) if name in values and name not in absent}
+    for dimension in node.dimensions(values) if content else ():
+        if all(dimension.inputs.get(place) == axis for place, axis in content.items()):
+            others = [place for place in dimension.inputs if place in slots and place not in content]
+            spread = all(slots[place].shape[dimension.inputs[place]] == 1 for place in others)
+            return dimension if spread else None
+    return None
+
+
+def reach_along(node: GraphNode, values: Mapping[str, Value], along: Mapping[int, int]) -> Reach:
+    """How far a node looks along the dimension that its slots at these places have at these axes."""
+    dimension = dimension_along(node, values, along)
+    return WHOLE if dimension is None else dimension.reach
+
+
+def reach_of(node: GraphNode, values: Mapping[str, Value], name: str) -> Reach:
     """How far one node looks along the dimension that has this name in what it reads; APART where it has none."""
     shapes = {place: values[slot].shape for place, slot in enumerate(node.slots) if slot in values}
-    slots = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
-    found = node.dimensions(values) if slots else ()
-    along = [entry.reach for entry in found if all(entry.inputs.get(place) == axis for place, axis in slots.items())]
-    return along[0] if along else WHOLE if slots else APART
+    along = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
+    return reach_along(node, values, along) if along else APART
 
 
 # --- what is asked -------------------------------------------------------------------------------------------------

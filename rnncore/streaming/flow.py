@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
-from rnncore.graph.axes import describe, follow, freed
+from rnncore.graph.axes import describe, follow, freed, reach_along
 from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
@@ -313,7 +313,7 @@ class _Follower:
             return
         flows = {place: given[name] for place, name in enumerate(node.inputs) if name in given}
         slots = {place: found.batch for place, found in flows.items() if found.batch is not None}
-        if 0 not in OPS[node.op].of_sizes and not self._reach(node, slots).apart:
+        if 0 not in OPS[node.op].of_sizes and not reach_along(node, self.marked, slots).apart:
             self._refuse(node, "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it mixes the rows of a batch")
@@ -389,12 +389,12 @@ class _Follower:
         if node.op in RUNNING and self._along(node, axis, rank):
             return self._summed(place, node, first)
         slots = {number: self.flows[name].time for number, name in enumerate(node.inputs) if name in steps}
-        reach = self._reach(node, slots)
+        reach = reach_along(node, self.marked, slots)
         if reach == CAUSAL:
             return self._looking_back(place, node, steps)
         if reach.after is None or reach.before is None:
             weights = 0 not in slots or len(slots) > 1
-            of_weights = weights and 0 in slots and self._reach(node, {0: axis}).name == "window"
+            of_weights = weights and 0 in slots and reach_along(node, self.marked, {0: axis}).name == "window"
             self._refuse(node, "its weights depend on the sequence" if of_weights else "it needs the whole sequence")
         if not reach.apart:
             return self._windowed(place, node, first, self._window(node, first, reach))
@@ -402,16 +402,6 @@ class _Follower:
         if len(steps) > 1:
             self._mark_joined(place, node, first)
         return self._give(node, Part(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
-
-    def _reach(self, node: Node, slots: Mapping[int, int]) -> Reach:
-        """How far the node looks along the dimension that these inputs have at these axes; WHOLE if it is none."""
-        for dimension in node.dimensions(self.marked):
-            if all(dimension.inputs.get(place) == axis for place, axis in slots.items()):
-                others = [place for place in dimension.inputs if place not in slots and node.inputs[place : place + 1]]
-                shapes = [(self.marked.get(node.inputs[place]), dimension.inputs[place]) for place in others]
-                fit = OPS[node.op].spreads or all(value is None or value.shape[axis] == 1 for value, axis in shapes)
-                return dimension.reach if fit else WHOLE
-        return WHOLE
 
     def _first(self, place: int, node: Node, flow: Flow, count: int) -> Part:
         """The first steps, of which only the shape may be read, as of what zeros are made like.
