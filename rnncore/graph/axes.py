@@ -29,6 +29,7 @@ from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Dimension, Reach
 __all__ = [
     "Followed",
     "Place",
+    "alike_axes",
     "describe",
     "dimension_along",
     "follow",
@@ -185,8 +186,7 @@ class _Walk:
             return WHOLE, self._all_met(node, "it counts them")
         names = node.names
         if not along:
-            dimensions = node.dimensions(self.values)
-            return APART, [self._made(node, name, place, dimensions) for place, name in enumerate(names)]
+            return APART, [self._made(node, name) for name in names]
         dimension = dimension_along(node, self.values, along, self.absent)
         if dimension is None:
             return WHOLE, self._all_met(node)
@@ -213,19 +213,13 @@ class _Walk:
                 found.append(SIZE if any(self._is_made_of(item) for item in data) else FREE)
         return found
 
-    def _made(self, node: Any, name: str, place: int, dimensions: Sequence[Any]) -> Place:
+    def _made(self, node: GraphNode, name: str) -> Place:
         """A value whose shape is made of the size: along it, where all of its positions are alike."""
         axes = [axis for axis, size in enumerate(self.values[name].shape) if self._is_made_of(size)]
-        alike = {
-            entry.outputs[place] for entry in dimensions if place in entry.outputs and self._is_spread(node, entry)
-        }
-        if len(axes) == 1 and self.values[name].shape[axes[0]] == self.name and axes[0] in alike:
+        whole = len(axes) == 1 and self.values[name].shape[axes[0]] == self.name
+        if whole and axes[0] in alike_axes(node, self.values, name):
             return Place("along", axes[0])
         return SIZE if not axes else Place("met", reason=describe(node))
-
-    def _is_spread(self, node: Any, dimension: Any) -> bool:
-        """Whether every input has size 1 along a dimension."""
-        return all(self.values[node.slots[place]].shape[axis] == 1 for place, axis in dimension.inputs.items())
 
     def _kept(self, node: Any, name: str, axis: int | None, sized: Sequence[int]) -> Place:
         """The place of an output that has the dimension as this axis, which its other sizes may not be made of."""
@@ -337,6 +331,17 @@ def _stacked(place: Place, axis: int) -> Place:
 def _unstacked(place: Place, axis: int) -> Place:
     """The place of one element along an axis that is another than the place's."""
     return Place("along", place.axis - (place.axis > axis)) if place.kind == "along" else place
+
+
+def alike_axes(node: GraphNode, values: Mapping[str, Value], name: str) -> set[int]:
+    """The axes of one of a node's values along which all positions are alike: every input has size 1 there."""
+    place = node.names.index(name)
+    return {
+        dimension.outputs[place]
+        for dimension in node.dimensions(values)
+        if place in dimension.outputs
+        and all(values[node.slots[slot]].shape[axis] == 1 for slot, axis in dimension.inputs.items())
+    }
 
 
 def dimension_along(

@@ -25,41 +25,20 @@ from functools import cached_property
 from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
-from rnncore.graph.axes import describe, follow, freed, reach_along
+from rnncore.graph.axes import alike_axes, describe, follow, freed, reach_along
 from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
 from rnncore.ops.base import known
-from rnncore.ops.dimensions import CAUSAL, WHOLE, Reach
+from rnncore.ops.dimensions import CAUSAL, Reach
 from rnncore.streaming.moved import LATER, First, along_others, moved
 from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
 
 __all__ = ["Flow", "Part", "Plan", "plan"]
 
 TIME, BATCH = "TIME__", "BATCH__"
-
-# Ops that may read sizes and the time's size among them, because a chunk's size serves as well as the whole one's.
-OF_SIZES = (
-    "Shape",
-    "Gather",
-    "Unsqueeze",
-    "Squeeze",
-    "Concat",
-    "Slice",
-    "Cast",
-    "Identity",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-)
-INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
-
-# Ops whose steps are made of all those before.
-RUNNING = ("CumSum", "CumProd")
-
-# What stands in a window before the first step and behind the last.
-PADDING = {"MaxPool": float("-inf")}
+COUNTING = "it counts the steps of the whole sequence"
+MAX_SIMULATED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -234,7 +213,7 @@ class _Follower:
 
     def _with_marks(self, node: Any) -> Any:
         """A Scan with the marks in its body too, so that they come out of it."""
-        if not (isinstance(node, Control) and node.op == "Scan"):
+        if node.op != "Scan":
             return node
         (body,) = node.branches
         given = [self.marked[name].shape for name in node.inputs]
@@ -270,7 +249,7 @@ class _Follower:
         ends = [flow for flow in given.values() if flow.kind == "end"]
         if ends:
             return self._at_the_end(place, node, given, ends[0].reason)
-        if isinstance(node, (Recurrent, AttentionDecoder)):
+        if node.stateful:
             if all(flow.kind == "static" for flow in given.values()):  # an encoder, beside what is streamed
                 return self._give(node, Part(node, place, "static"), "static", None)
             return self._recurrent(place, node) if isinstance(node, Recurrent) else self._decoder(place, node)
@@ -282,7 +261,7 @@ class _Follower:
             self._check_rows(node, given)
         if kinds <= {"static"} or known is not None:
             return self._give(node, Part(node, place, "static", data=known), "static", None)
-        if isinstance(node, Control):
+        if node.subgraphs:
             if node.op == "Scan":
                 return self._scanned(place, node)
             self._refuse(node, "its branches see the whole sequence")
@@ -290,7 +269,7 @@ class _Follower:
             if kinds & {"steps", "sizes"}:
                 self._refuse(node, "it joins steps of the sequence with what is known of all of them")
             return self._give(node, Part(node, place, "running"), "running", None)
-        if "steps" not in kinds or node.op == "Shape":
+        if not any(flow.kind == "steps" for flow in self._content(node, given).values()):
             return self._sizes(place, node, given)
         return self._over_time(place, node, given)
 
@@ -308,15 +287,20 @@ class _Follower:
         counted = counted and {found.kind for found in given.values()} == {"static"}
         if counted and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it counts the rows of a batch")
-        flow = given.get(node.inputs[0]) if node.inputs else None
-        if self.fixed or flow is None or flow.batch is None or not isinstance(node, Node):
+        flow = given.get(node.slots[0]) if node.slots else None
+        if self.fixed or flow is None or flow.batch is None or node.subgraphs:
             return
-        flows = {place: given[name] for place, name in enumerate(node.inputs) if name in given}
+        flows = {place: given[name] for place, name in enumerate(node.slots) if name in given}
         slots = {place: found.batch for place, found in flows.items() if found.batch is not None}
-        if 0 not in OPS[node.op].of_sizes and not reach_along(node, self.marked, slots).apart:
+        if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).apart:
             self._refuse(node, "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it mixes the rows of a batch")
+
+    def _content(self, node: Any, given: Mapping[str, Flow]) -> dict[int, Flow]:
+        """The flows of the slots of which not the sizes alone count, by place."""
+        slots = {place: name for place, name in enumerate(node.slots) if place not in node.of_sizes}
+        return {place: given[name] for place, name in slots.items() if name in given}
 
     def _known_data(self, node: Any) -> tuple | None:
         """The content of the node's only value, where it is known of numbers and the batch alone."""
@@ -360,20 +344,28 @@ class _Follower:
                 self._refuse(node, f"its state {start!r} is {expected} at first and {found} after a step")
         return Part(node, place, "scan", timing, waiting)
 
-    def _sizes(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
+    def _sizes(self, place: int, node: Any, given: Mapping[str, Flow]) -> Part:
+        """A node that reads sizes with the time in them: it gives others, or a value of such sizes that is all alike."""
         timing = joined([flow.timing for flow in given.values() if flow.timing is not None])
-        if node.op in INTO_SHAPES:
+        timed = [(name, axis) for name in node.names for axis in _axes(self.marked[name], TIME)]
+        counted = self._counted(node, given)
+        shaped = bool(counted) and counted <= set(node.shaped_by)
+        if shaped and all(axis in alike_axes(node, self.marked, name) for name, axis in timed):
             return self._give(node, Part(node, place, "steps", timing), "steps", timing)
-        if node.op not in OF_SIZES:
-            self._refuse(node, "it counts the steps of the whole sequence")
+        if timed or any(UNKNOWN in self.marked[name].shape for name in node.names):
+            self._refuse(node, COUNTING)
         for name in node.names:
             self.flows[name] = Flow("sizes", self.marked[name], timing=timing)
         return Part(node, place, "steps", timing)
 
+    def _counted(self, node: Any, given: Mapping[str, Flow]) -> set[int]:
+        """Places of the slots whose numbers have the time in them."""
+        return {place for place, name in enumerate(node.slots) if name in given and given[name].kind == "sizes"}
+
     def _over_time(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
         """A node with an input that has steps."""
         steps = {name: flow for name, flow in given.items() if flow.kind == "steps"}
-        first = next(flow for flow in steps.values())
+        first = next(iter(steps.values()))
         rank, axis = len(first.value.shape), first.time
         if self._takes_last(node, first):
             return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
@@ -384,9 +376,11 @@ class _Follower:
             self._refuse(node, ends)
         if ends is not None:
             return self._around(place, node, next(iter(steps)), first, Around(first.timing, *ends))
-        if "sizes" in {flow.kind for flow in given.values()} and node.op not in INTO_SHAPES:
-            self._refuse(node, "it counts the steps of the whole sequence")
-        if node.op in RUNNING and self._along(node, axis, rank):
+        counted = self._counted(node, given)
+        unclear = any(UNKNOWN in self.marked[name].shape for name in node.names)
+        if counted and (unclear or not counted <= set(node.shaped_by)):
+            self._refuse(node, COUNTING)
+        if OPS[node.op].neutral is not None and self._along(node, axis, rank):
             return self._summed(place, node, first)
         slots = {number: self.flows[name].time for number, name in enumerate(node.inputs) if name in steps}
         reach = reach_along(node, self.marked, slots)
@@ -425,10 +419,10 @@ class _Follower:
 
     def _may_read(self, node: Any) -> bool:
         """Whether a node may read the first steps: their shape; or the first one, to put it before others."""
-        if not isinstance(node, Node) or node.op not in ("Shape", "Concat"):
-            return False
-        if node.op == "Shape":
+        if node.slots and set(range(len(node.slots))) <= set(node.of_sizes):
             return self._known_data(node) is not None
+        if node.op != "Concat":
+            return False
         axis = node.attributes["axis"] % len(self.marked[node.inputs[0]].shape)
         before = list(itertools.takewhile(lambda name: self.flows[name].kind != "steps", node.inputs))
         firsts = [name for name in node.inputs if self.flows[name].kind == "none"]
@@ -630,12 +624,9 @@ class _Follower:
         raise UnsupportedError(f"{describe(node)} cannot be streamed: {why}")
 
 
-MAX_SIMULATED = 1_000_000
-
-
 def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, Any]) -> Part:
     run = Node(node.name, node.op, node.inputs, {**node.attributes, **changed})
-    return Part(run, place, "window", window, window=window, padding=PADDING.get(node.op, 0.0))
+    return Part(run, place, "window", window, window=window, padding=OPS[node.op].padding)
 
 
 def _scan_axis(node: Control, sequence: int, rank: int) -> int:
@@ -651,7 +642,7 @@ def _axes(value: Value, mark: str) -> list[int]:
 def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, int | None]]:
     """The nodes that go along the time: the shape of what they read, and where time and batch stand in it."""
     for node in spec.nodes:
-        if isinstance(node, Control) and node.op == "Scan":
+        if node.op == "Scan":
             shape = spec.values[node.inputs[node.carried]].shape
             axis = _scan_axis(node, 0, len(shape))
             free = [place for place, size in enumerate(shape) if isinstance(size, str) and place != axis]
