@@ -31,7 +31,8 @@ from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
 from rnncore.ops.base import known
 from rnncore.ops.dimensions import CAUSAL, Reach
-from rnncore.streaming.moved import LATER, First, along_others, moved
+from rnncore.ops.ends import First, Last
+from rnncore.streaming.moved import along_others
 from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
 
 __all__ = ["Flow", "Part", "Plan", "plan"]
@@ -345,7 +346,7 @@ class _Follower:
         return Part(node, place, "scan", timing, waiting)
 
     def _sizes(self, place: int, node: Any, given: Mapping[str, Flow]) -> Part:
-        """A node that reads sizes with the time in them: it gives others, or a value of such sizes that is all alike."""
+        """A node that reads sizes with the time in them: it gives sizes, or a value of these sizes that is all alike."""
         timing = joined([flow.timing for flow in given.values() if flow.timing is not None])
         timed = [(name, axis) for name in node.names for axis in _axes(self.marked[name], TIME)]
         counted = self._counted(node, given)
@@ -367,9 +368,12 @@ class _Follower:
         steps = {name: flow for name, flow in given.items() if flow.kind == "steps"}
         first = next(iter(steps.values()))
         rank, axis = len(first.value.shape), first.time
-        if self._takes_last(node, first):
+        rule = OPS[node.op].ends
+        places = [number for number, name in enumerate(node.inputs) if name in steps]
+        given_values = [self.marked.get(name) for name in node.inputs]
+        ends = None if rule is None else rule.along(node.attributes, given_values, places, axis)
+        if isinstance(ends, Last):
             return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
-        ends = moved(node, [self.marked.get(name) for name in node.inputs], list(steps), axis)
         if isinstance(ends, First):
             return self._first(place, node, first, ends.count)
         if isinstance(ends, str):
@@ -432,7 +436,7 @@ class _Follower:
     def _around(self, place: int, node: Node, moving: str, flow: Flow, timing: Around) -> Part:
         """A node that adds steps to the sequence, or leaves some out, at its ends."""
         values = [self.marked.get(name) for name in node.inputs]
-        rest = along_others(node, values, flow.time) if node.op != "Concat" else None
+        rest = along_others(node, values, flow.time)
         if isinstance(rest, str):
             self._refuse(node, rest)
         self.marked.update(node.infer(self.marked))
@@ -464,18 +468,6 @@ class _Follower:
             if 0 <= axis < len(value.shape) and value.shape[axis] == UNKNOWN and not _axes(value, TIME):
                 shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
                 self.marked[name] = Value(value.dtype, shape)
-
-    def _takes_last(self, node: Node, flow: Flow) -> bool:
-        """Whether a Gather or a Slice takes the last step and no other."""
-        attributes, rank = node.attributes, len(flow.value.shape)
-        if node.op == "Gather":
-            index = attributes.get("indices", attributes.get("index"))
-            return index in (-1, (-1,)) and attributes["axis"] % rank == flow.time
-        if node.op != "Slice" or attributes["steps"] not in (None, (1,)):
-            return False
-        axes, ends = attributes["axes"], attributes["ends"]
-        one = isinstance(axes, tuple) and len(axes) == 1 and axes[0] % rank == flow.time
-        return one and attributes["starts"] == (-1,) and isinstance(ends, tuple) and ends[0] >= LATER
 
     def _window(self, node: Node, flow: Flow, reach: Reach) -> Window:
         left, right, stride = reach.before, reach.after, reach.stride

@@ -153,9 +153,7 @@ class StreamProgram:
         found = {}
         for begin in {0, max(0, timing.begin)}:
             for end in {0, max(0, timing.end)}:
-                node = None
-                if part.node.op != "Concat":
-                    node = along_others(part.node, part.values, time, begin, end)
+                node = along_others(part.node, part.values, time, begin, end)
                 found[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
         return found
 
