@@ -33,8 +33,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from rnncore.graph.nodes import BRANCHES, Input, Node
+from rnncore.graph.nodes import BRANCHES, Input
 from rnncore.graph.spec import Spec
+from rnncore.ops import OPS
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import AFFINE, PRODUCTS, fold_affine
 from rnncore.passes.axes import OF_ONE, cancel_axes, square
@@ -184,7 +185,7 @@ def _is_to_settle(spec: Spec) -> bool:
             return True
         if node.op in PRODUCTS_OF_CONSTANTS and constants & set(node.inputs):
             return True
-        if isinstance(node, Node) and node.reads and constants.issuperset(node.reads):
+        if node.op in OPS and node.reads and constants.issuperset(node.reads):
             return True
     return False
 

@@ -346,7 +346,7 @@ class _Follower:
         return Part(node, place, "scan", timing, waiting)
 
     def _sizes(self, place: int, node: Any, given: Mapping[str, Flow]) -> Part:
-        """A node that reads sizes with the time in them: it gives sizes, or a value of these sizes that is all alike."""
+        """A node that reads sizes with the time in them: it gives sizes, or values of such sizes that are all alike."""
         timing = joined([flow.timing for flow in given.values() if flow.timing is not None])
         timed = [(name, axis) for name in node.names for axis in _axes(self.marked[name], TIME)]
         counted = self._counted(node, given)

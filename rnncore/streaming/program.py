@@ -138,7 +138,7 @@ class StreamProgram:
             return BothWays(node, model, threads)
         if part.how == "end":
             return nothing
-        if isinstance(node, Node) and node.op == "Embedding":
+        if node.op == "Embedding":
             readers = [other for other in self.plan.parts if node.name in other.node.reads]
             if any(other.how == "blocks" for other in readers):
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
