@@ -54,7 +54,8 @@ from rnncore.errors import (
     WeightError,
 )
 from rnncore.formats.loading import convert, load, save
-from rnncore.graph.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
 from rnncore.graph.weights import Weights
 from rnncore.runtime.budget import Budget

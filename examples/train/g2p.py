@@ -20,7 +20,8 @@ from torch_training import fit, widen
 import rnncore
 from rnncore.cells import GRU
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 
 LETTERS = ["<pad>", *"abcdefghijklmnopqrstuvwxyz'-."]
 WIDTH, HIDDEN, ATTENTION = 64, 128, 96  # of embeddings, of the decoder, of the scores

@@ -17,7 +17,8 @@ from torch_training import accuracy, fit, orders, padded, widen
 
 import rnncore
 from rnncore.cells import LSTM
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 
 WIDTH, HIDDEN, EPOCHS, BATCH = 32, 80, 14, 128
 CELLS = {

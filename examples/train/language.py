@@ -14,7 +14,8 @@ from torch_training import fit, widen
 import rnncore
 from rnncore.cells import LSTM
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 
 __all__ = ["Language", "bits", "parts_of", "trained"]
 

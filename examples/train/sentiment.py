@@ -27,7 +27,8 @@ from torch_training import accuracy, fit, orders, padded, widen
 import rnncore
 from rnncore.cells import LSTM
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 
 WIDTH, HIDDEN, ATTENTION = 64, 48, 64
 PACKAGE = "vaderSentiment==0.5"

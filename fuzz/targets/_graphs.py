@@ -11,7 +11,8 @@ from mutate import change_bytes
 
 from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import RnncoreError
-from rnncore.graph.spec import AttentionDecoder, Control, Input, Node, Spec
+from rnncore.graph.nodes import AttentionDecoder, Control, Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import DTYPES, OPS, Value
 
 __all__ = ["Graph", "drawn_graph", "mutate", "random_attributes", "random_operands", "seeds"]

@@ -12,7 +12,8 @@ from random_networks import draw_weights
 
 from rnncore.cells import GRU
 from rnncore.decode import PrefixCache
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 
 __all__ = ["mutate", "run", "seeds"]

@@ -19,7 +19,8 @@ from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_na
 from rnncore.formats.plain_weights import PlainWeights, plain_weights
 from rnncore.formats.torch.names import Other, Stack, bind, find_others, find_stacks, only_stack
 from rnncore.graph.axes import follow
-from rnncore.graph.spec import BRANCHES, AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops.dimensions import Reach
 from rnncore.streaming.flow import plan
 
@@ -225,7 +226,7 @@ def _over_time(reaches: Sequence[Reach]) -> str:
 
 def _kind(node: Node | Recurrent | AttentionDecoder) -> str:
     """LSTM, Linear, AttentionDecoder (GRU)"""
-    if isinstance(node, (Node, Control)):
+    if not node.stateful:
         return node.op
     return node.cell.kind if isinstance(node, Recurrent) else f"{type(node).__name__} ({node.cell.kind})"
 
@@ -237,17 +238,15 @@ def _shown_values(node: Any, found: Mapping[str, Any], spec: Spec) -> dict[str, 
 
 
 def _node_options(node: Node | Recurrent | AttentionDecoder | Control) -> str:
-    if isinstance(node, Node):
-        return _options(node.to_json().get("attributes", {}))
-    return _branch_options(node) if isinstance(node, Control) else _stack_options(node)
+    if node.stateful:
+        return _stack_options(node)
+    return _branch_options(node) if node.subgraphs else _options(node.to_json().get("attributes", {}))
 
 
 def _branch_options(node: Control) -> str:
     """then of 3 nodes, else of 1 node, captures=['x']"""
-    counts = [len(branch.nodes) for branch in node.branches]
-    branches = [
-        f"{label} of {count} node{'s' * (count != 1)}" for label, count in zip(BRANCHES[node.op], counts, strict=True)
-    ]
+    counts = {label: len(branch.nodes) for label, branch in node.subgraphs}
+    branches = [f"{label} of {count} node{'s' * (count != 1)}" for label, count in counts.items()]
     shown = {"name", "op", "inputs", "branches"}
     options = {key: value for key, value in node.to_json().items() if key not in shown}
     return ", ".join(branches + ([_options(options)] if options else []))

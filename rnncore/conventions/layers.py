@@ -53,7 +53,8 @@ from rnncore.conventions.gates import (
     sum_biases,
 )
 from rnncore.errors import SpecError, WeightError
-from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.nodes import Input, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 
 __all__ = ["GRU", "LSTM", "RNN"]

@@ -16,7 +16,8 @@ import numpy as np
 from rnncore.decode.streamed import Streamed
 from rnncore.errors import InputError, UnsupportedError, shown
 from rnncore.graph.axes import Followed, follow
-from rnncore.graph.spec import AttentionDecoder, Input, Recurrent, Spec
+from rnncore.graph.nodes import Input
+from rnncore.graph.spec import Spec
 from rnncore.kernels._graph import walk
 from rnncore.ops.work import INTERPRETED, Cost
 from rnncore.runtime.arguments import accept_inputs, accept_state
@@ -348,9 +349,9 @@ def _looks_ahead(node: Any, found: Followed) -> str:
     """Why a node's steps need more than the tokens up to theirs; "" where they do not."""
     slots = [found.places[name].kind if name else "free" for name in node.slots]
     reach = found.reaches.get(node.name)
-    if isinstance(node, Recurrent) and node.direction != "forward":
+    if node.op == "Recurrent" and node.direction != "forward":
         return f"is {node.direction}"
-    if isinstance(node, (Recurrent, AttentionDecoder)):
+    if node.stateful:
         moving = [name for name, kind in zip(node.slots[1:], slots[1:], strict=True) if kind != "free"]
         return f"reads {moving[0]!r}, which the tokens decide about" if moving else ""
     if "met" in slots or (reach is not None and not reach.apart):

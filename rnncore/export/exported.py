@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.errors import InputError
-from rnncore.graph.spec import Input, Spec
+from rnncore.graph.nodes import Input
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair, check_array
 from rnncore.graph.weights import Weights
 

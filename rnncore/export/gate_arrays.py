@@ -11,7 +11,8 @@ from rnncore.cells import CELLS, GRU, Cell
 from rnncore.conventions.gates import GATE_LETTERS, split_gru_bias, stack_gates, sum_biases
 from rnncore.errors import SpecError, UnsupportedError, WeightError
 from rnncore.export.exported import Exported
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import Weights
 
 __all__ = ["from_gate_arrays"]

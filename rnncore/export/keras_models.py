@@ -15,7 +15,8 @@ from rnncore.formats.keras.config import Network, Version, network_of
 from rnncore.formats.keras.layers import ACCEPTED, KerasLayer, Lowered, lower, lower_network, settle_classes
 from rnncore.formats.keras.use import MIXED
 from rnncore.formats.keras.variables import bind_arrays
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
 from rnncore.graph.weights import Weights
 
@@ -285,9 +286,7 @@ def _fixed(model: Any, place: int, count: int) -> tuple[int | None, ...]:
 def _rows(spec: Spec, entry: Input) -> int:
     """How many ids an input may hold: the fewest rows of the embeddings that read it."""
     rows = [
-        node.attributes["input_size"]
-        for node in spec.nodes
-        if isinstance(node, Node) and node.op == "Embedding" and entry.name in node.inputs
+        node.attributes["input_size"] for node in spec.nodes if node.op == "Embedding" and entry.name in node.inputs
     ]
     return min(rows, default=2)
 

@@ -17,7 +17,8 @@ from rnncore.formats import Checkpoint, native, read_file, sharded
 from rnncore.formats.checkpoint import KERAS_WEIGHTS, QUANTIZED
 from rnncore.formats.native import NativeFile
 from rnncore.formats.verification import Verification, check_pair
-from rnncore.graph.spec import Spec, limited_nodes
+from rnncore.graph.limits import limited_nodes
+from rnncore.graph.spec import Spec
 from rnncore.runtime.budget import Budget, file_nodes
 from rnncore.runtime.model import Model
 

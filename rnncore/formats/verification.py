@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.errors import RnncoreError, VerificationError
-from rnncore.graph.spec import Node, Spec
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
 from rnncore.runtime.model import Model
 
@@ -155,7 +155,7 @@ def drawn_inputs(
             found[entry.name] = np.ones(shape, np.bool_)
         elif entry.dtype.startswith(("int", "uint")):
             lengths = any(getattr(node, "lengths", None) == entry.name for node in readers)
-            tables = [n.attributes["input_size"] for n in readers if isinstance(n, Node) and n.op == "Embedding"]
+            tables = [n.attributes["input_size"] for n in readers if n.op == "Embedding"]
             low, high = (1, sizes["T"] + 1) if lengths else (0, min(tables, default=2))
             found[entry.name] = rng.integers(low, high, shape).astype(entry.dtype)
         else:

@@ -1,6 +1,13 @@
-"""What can be read off a Spec.
+"""The network of a model, its arrays, and the analysis of its axes.
 
-graph/axes.py  follows a dimension of the inputs through the graph: rows of a batch, or steps of a sequence
+graph/spec.py       Spec: inputs, nodes and outputs by name
+graph/nodes/        the kinds of nodes: each checks itself, infers its values, reads and writes its JSON
+graph/json.py       a Spec's document in JSON
+graph/limits.py     limits of sizes, names, layers and nodes
+graph/axes.py       follows a dimension of the inputs through the graph: rows of a batch, or steps of a sequence
+graph/weights.py    Weights: named arrays, checked against a Spec
+graph/test_pair.py  TestPair: an input with the outputs of the framework the weights are from
+graph/vocabulary.py tokens for ids
 
 Decisions
 
@@ -13,7 +20,7 @@ Decisions
   packed once, at load. Ops without weights have ONNX's names and semantics.
 - A node's value has the node's name. `lstm` is the sequence, `lstm.last` the output after the last valid step,
   `lstm.h` and `lstm.c` every layer's final states in PyTorch's order. Ops with several outputs do the same:
-  `attention` is the context, `attention.weights` what people look at.
+  `attention` is the context, `attention.weights` its weights.
 - What ONNX passes as an input and is usually constant (axes, shapes, starts) is an attribute under the name of that
   input, or an input: a Spec reads well, and a computed shape still works. Small integers are followed while shapes
   are inferred, so that exporters' chains of Shape, Gather and Concat end in a known shape. A size that is not known

@@ -21,18 +21,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnncore.errors import SpecError
-from rnncore.graph.spec import Control, Node, Spec
-from rnncore.ops import OPS, UNKNOWN, Value
-from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Reach
+from rnncore.graph.nodes import Control, GraphNode
+from rnncore.graph.spec import Spec
+from rnncore.ops import UNKNOWN, Value
+from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Dimension, Reach
 
 __all__ = [
     "Followed",
     "Place",
+    "alike_axes",
     "describe",
+    "dimension_along",
     "follow",
     "freed",
     "mentions",
     "padded_steps",
+    "reach_along",
     "reach_of",
     "rows_meet",
     "steps_meet",
@@ -165,14 +169,14 @@ class _Walk:
         elif kinds & {"met", "running"}:
             reach, places = WHOLE if "along" in kinds else None, self._all_met(node)
         else:
-            reach, places = self._control(node, slots) if isinstance(node, Control) else self._plain(node, slots)
+            reach, places = self._control(node, slots) if node.subgraphs else self._plain(node, slots)
         if reach is not None:
             self.reaches[node.name] = reach
         self.places.update(zip(node.names, places, strict=True))
 
     def _plain(self, node: Any, slots: list[Place]) -> tuple[Reach | None, list[Place]]:
         """What a node that runs at once makes of it: one of its Dimensions, or everything meets."""
-        of_sizes, shaping = _slots_of(node)
+        of_sizes, shaping = node.of_sizes, set(node.shaped_by)
         content = {place: found for place, found in enumerate(slots) if found.kind != "free" and place not in of_sizes}
         sized = [place for place, found in content.items() if found.kind == "size"]
         along = {place: found.axis for place, found in content.items() if found.kind == "along"}
@@ -181,27 +185,17 @@ class _Walk:
         if not set(sized) <= shaping:
             return WHOLE, self._all_met(node, "it counts them")
         names = node.names
-        dimensions = node.dimensions(self.values)
         if not along:
-            return APART, [self._made(node, name, place, dimensions) for place, name in enumerate(names)]
-        chosen = [
-            entry for entry in dimensions if all(entry.inputs.get(place) == axis for place, axis in along.items())
-        ]
-        if not chosen or not self._others_fit(node, chosen[0], along):
+            return APART, [self._made(node, name) for name in names]
+        dimension = dimension_along(node, self.values, along, self.absent)
+        if dimension is None:
             return WHOLE, self._all_met(node)
-        (dimension, *_) = chosen
         if self._is_valid_steps(node, dimension):
             return APART, self._within_lengths(node, dimension)
         found = [self._kept(node, name, dimension.outputs.get(place), sized) for place, name in enumerate(names)]
         if dimension.reach == CAUSAL:
             found = [place if number in dimension.outputs else RUNNING for number, place in enumerate(found)]
         return dimension.reach, found
-
-    def _others_fit(self, node: Any, dimension: Any, along: Mapping[int, int]) -> bool:
-        """Whether the inputs that do not have the dimension are spread over it."""
-        slots = {place: name for place, name in enumerate(node.slots) if name and name not in self.absent}
-        others = [place for place in dimension.inputs if place in slots and place not in along]
-        return all(self.values[slots[place]].shape[dimension.inputs[place]] == 1 for place in others)
 
     def _all_met(self, node: Any, why: str = "") -> list[Place]:
         reason = describe(node) + (f": {why}" if why else "")
@@ -219,19 +213,13 @@ class _Walk:
                 found.append(SIZE if any(self._is_made_of(item) for item in data) else FREE)
         return found
 
-    def _made(self, node: Any, name: str, place: int, dimensions: Sequence[Any]) -> Place:
+    def _made(self, node: GraphNode, name: str) -> Place:
         """A value whose shape is made of the size: along it, where all of its positions are alike."""
         axes = [axis for axis, size in enumerate(self.values[name].shape) if self._is_made_of(size)]
-        alike = {
-            entry.outputs[place] for entry in dimensions if place in entry.outputs and self._is_spread(node, entry)
-        }
-        if len(axes) == 1 and self.values[name].shape[axes[0]] == self.name and axes[0] in alike:
+        whole = len(axes) == 1 and self.values[name].shape[axes[0]] == self.name
+        if whole and axes[0] in alike_axes(node, self.values, name):
             return Place("along", axes[0])
         return SIZE if not axes else Place("met", reason=describe(node))
-
-    def _is_spread(self, node: Any, dimension: Any) -> bool:
-        """Whether every input has size 1 along a dimension."""
-        return all(self.values[node.slots[place]].shape[axis] == 1 for place, axis in dimension.inputs.items())
 
     def _kept(self, node: Any, name: str, axis: int | None, sized: Sequence[int]) -> Place:
         """The place of an output that has the dimension as this axis, which its other sizes may not be made of."""
@@ -345,20 +333,47 @@ def _unstacked(place: Place, axis: int) -> Place:
     return Place("along", place.axis - (place.axis > axis)) if place.kind == "along" else place
 
 
-def _slots_of(node: Any) -> tuple[tuple[int, ...], set[int]]:
-    """Places of the inputs of which only the sizes count, and of those that say what the shape is to be."""
-    if not isinstance(node, Node):
-        return (), set()
-    return OPS[node.op].of_sizes, set(OPS[node.op].shaped_by)
+def alike_axes(node: GraphNode, values: Mapping[str, Value], name: str) -> set[int]:
+    """The axes of one of a node's values along which all positions are alike: every input has size 1 there."""
+    place = node.names.index(name)
+    return {
+        dimension.outputs[place]
+        for dimension in node.dimensions(values)
+        if place in dimension.outputs
+        and all(values[node.slots[slot]].shape[axis] == 1 for slot, axis in dimension.inputs.items())
+    }
 
 
-def reach_of(node: Any, values: Mapping[str, Value], name: str) -> Reach:
+def dimension_along(
+    node: GraphNode, values: Mapping[str, Value], along: Mapping[int, int], absent: Collection[str] = ()
+) -> Dimension | None:
+    """The Dimension of a node that its slots at these places have at these axes; None where positions meet.
+
+    absent  values that are not there when the node runs
+
+    Slots of which only the sizes count are not asked. Other inputs that have the dimension must be spread over it.
+    """
+    content = {place: axis for place, axis in along.items() if place not in node.of_sizes}
+    slots = {place: values[name] for place, name in enumerate(node.slots) if name in values and name not in absent}
+    for dimension in node.dimensions(values) if content else ():
+        if all(dimension.inputs.get(place) == axis for place, axis in content.items()):
+            others = [place for place in dimension.inputs if place in slots and place not in content]
+            spread = all(slots[place].shape[dimension.inputs[place]] == 1 for place in others)
+            return dimension if spread else None
+    return None
+
+
+def reach_along(node: GraphNode, values: Mapping[str, Value], along: Mapping[int, int]) -> Reach:
+    """How far a node looks along the dimension that its slots at these places have at these axes."""
+    dimension = dimension_along(node, values, along)
+    return WHOLE if dimension is None else dimension.reach
+
+
+def reach_of(node: GraphNode, values: Mapping[str, Value], name: str) -> Reach:
     """How far one node looks along the dimension that has this name in what it reads; APART where it has none."""
     shapes = {place: values[slot].shape for place, slot in enumerate(node.slots) if slot in values}
-    slots = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
-    found = node.dimensions(values) if slots else ()
-    along = [entry.reach for entry in found if all(entry.inputs.get(place) == axis for place, axis in slots.items())]
-    return along[0] if along else WHOLE if slots else APART
+    along = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
+    return reach_along(node, values, along) if along else APART
 
 
 # --- what is asked -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
-from rnncore.graph.spec import Node, Spec
+from rnncore.graph.spec import Spec
 
 __all__ = ["Vocabulary", "check_vocabularies"]
 
@@ -120,5 +120,5 @@ def _sizes(spec: Spec, name: str) -> set[int]:
     value = spec.values[name]
     if value.dtype == "float":
         return {size for size in value.shape[-1:] if isinstance(size, int)}
-    readers = [node for node in spec.nodes if isinstance(node, Node) and name in node.inputs]
+    readers = [node for node in spec.nodes if name in node.reads]
     return {node.attributes["input_size"] for node in readers if node.op == "Embedding"}

@@ -1,8 +1,9 @@
 """The ops around recurrent layers, one file per family; names and semantics are those of ONNX where it has the op.
 
-    ops/base.py         what every op is
-    ops/schema.py       what their attributes may be
-    ops/checks.py       what ops ask of inputs
+    ops/base.py         Op and Value
+    ops/schema.py       attributes: their kinds and checks
+    ops/checks.py       checks of inputs
+    ops/dimensions.py   along which axes positions stay apart;  ops/ends.py: which are added or left out at the ends
     ops/sizes.py        arithmetic with sizes that have names
     ops/blocks.py       long calls of NumPy in parts, between which signals are looked for
     ops/constant.py     Constant
@@ -23,7 +24,7 @@
     ops/quantized.py    integers: QuantizeLinear, MatMulInteger, ConvInteger ..., DynamicQuantizeLSTM
     ops/attention.py    word, Bahdanau, Luong, Keras and multi-head attention
     ops/reference.py    Reference: rare ops, by onnx.reference
-    ops/work.py         how much a call of each op costs
+    ops/work.py         the cost of a call of each op
 
 A new op is one entry in its family's list.
 

@@ -117,10 +117,11 @@ def _running_op(name, function, neutral):
     return Op(
         name,
         _running_infer,
-        _running(function, neutral),
+        _running(function, neutral[0]),
         _running_dimensions,
         arity=(1, 2),
         schema={"axis": Axis(None, position=1), "exclusive": Flag(False), "reverse": Flag(False)},
+        neutral=neutral,
     )
 
 
@@ -137,6 +138,6 @@ OPS = [
         ALONG,
         schema={"axis": Axis(-1), "p": Choice(2, among=(1, 2))},
     ),
-    _running_op("CumSum", np.cumsum, 0),
-    _running_op("CumProd", np.cumprod, 1),
+    _running_op("CumSum", np.cumsum, (0, -0.0)),
+    _running_op("CumProd", np.cumprod, (1, 1)),
 ]

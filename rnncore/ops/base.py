@@ -104,8 +104,13 @@ class Op:
     bound         (attributes, values, floating) -> the same for what else can be settled before there are arrays: from
                   the inputs' Values, of which the rank and the dtype hold for every call, but sizes need not; None
                   where there is nothing to settle
+    ends          of an op that moves positions along an axis: which it adds or leaves out at the ends; ops/ends.py
+    neutral       of an op that makes running totals along its axis: the total of nothing, and what changes no bit of
+                  the first element; None for all others
+    padding       of an op with windows: what they see before the first position and after the last; the least number of
+                  the dtype where that is -inf
     spreads       whether every element of the outputs is made of one of each input, which spread over each other
-                  (NumPy's rule): so long inputs may be run in parts
+                  (NumPy's rule): then long inputs may be run in parts
     """
 
     name: str
@@ -124,6 +129,9 @@ class Op:
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
     bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
+    ends: Any = None
+    neutral: tuple[float, float] | None = None
+    padding: float = 0.0
     spreads: bool = False
     attributes: Mapping[str, Any] = field(init=False)
     parameters: Mapping[str, int] = field(init=False)

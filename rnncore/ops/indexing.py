@@ -14,6 +14,7 @@ from rnncore.ops import blocks, sizes
 from rnncore.ops.base import DTYPES, UNKNOWN, Op, Value, axis_of, given, has, known
 from rnncore.ops.checks import NUMBERS, merge, need, need_scalar, single
 from rnncore.ops.dimensions import Dimension, carried, kept
+from rnncore.ops.ends import GATHER
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axis, Choice, Flag, Integer, Integers, Number
 
 __all__ = ["OPS"]
@@ -435,6 +436,7 @@ OPS = [
         arity=(1, 2),
         schema={"indices": Integers(None, position=1, single=True), "axis": Axis(0)},
         bound=_gather_bound,
+        ends=GATHER,
     ),
     Op(
         "GatherElements",

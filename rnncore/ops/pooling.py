@@ -219,9 +219,9 @@ def _global_dimensions(attributes, inputs, outputs):
     return carried((0, 1))
 
 
-def _pool(name, infer, run, outputs=("",), packed=None, **schema):
+def _pool(name, infer, run, outputs=("",), packed=None, padding=0.0, **schema):
     schema = {"kernel_shape": replace(KERNEL, default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
-    return Op(name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed)
+    return Op(name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed, padding=padding)
 
 
 OPS = [
@@ -231,6 +231,7 @@ OPS = [
         _max_run,
         outputs=lambda attributes: ("", "indices") if attributes["indices"] else ("",),
         packed=_packed(_max_run),
+        padding=-np.inf,
         storage_order=Choice(0, among=(0,)),
         indices=Flag(False),
     ),

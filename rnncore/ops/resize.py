@@ -16,6 +16,7 @@ from rnncore.errors import InputError, SpecError
 from rnncore.ops.base import UNKNOWN, Op, Value, given, has, known
 from rnncore.ops.checks import axes_of
 from rnncore.ops.dimensions import Dimension, Reach, carried
+from rnncore.ops.ends import PAD
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axes, Choice, Flag, Integers, Number, Numbers, Real, is_number
 from rnncore.ops.sizes import add, multiply
 
@@ -375,6 +376,7 @@ OPS = [
             "axes": Axes(None, position=3),
             "mode": Choice("constant", among=PAD_MODES),
         },
+        ends=PAD,
     ),
     Op(
         "Resize",

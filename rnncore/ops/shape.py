@@ -28,6 +28,7 @@ from rnncore.ops.base import (
 )
 from rnncore.ops.checks import FLOATS, SIGNED, axes_of, integers, merge, need, need_scalar, single, spread
 from rnncore.ops.dimensions import Dimension, alike, along_rows, carried, kept, reshaped, spread_over
+from rnncore.ops.ends import CONCAT, SLICE, SLICE_POSITIONS
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Axes, Axis, Choice, Flag, Integer, Integers, Number, Size
 
 __all__ = ["OPS"]
@@ -407,13 +408,11 @@ def _split(attributes, weights, *arrays):
 
 ACROSS = kept(lambda attributes, rank: (attributes["axis"] % rank,))
 
-SLICE = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
-
 
 def _slice_infer(attributes, values):
     x, rank = values[0], len(values[0].shape)
     found = {}
-    for name, position in SLICE.items():
+    for name, position in SLICE_POSITIONS.items():
         found[name] = _list(attributes, name, values, position, any_length=True)
         if found[name] is None and name in ("starts", "ends"):
             raise _missing(name)
@@ -468,7 +467,7 @@ def _slice_of(size, start, end, step):
 
 def _slice(attributes, weights, *arrays):
     x = arrays[0]
-    starts, ends, axes, steps = (given(name, attributes, arrays, place) for name, place in SLICE.items())
+    starts, ends, axes, steps = (given(name, attributes, arrays, place) for name, place in SLICE_POSITIONS.items())
     axes = range(len(starts)) if axes is None else axes
     steps = (1,) * len(starts) if steps is None else steps
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
@@ -481,7 +480,7 @@ def _slice(attributes, weights, *arrays):
 
 def _slice_bound(attributes, values, floating):
     """The same where no size matters: forwards, all parameters constant, axes counted from one side."""
-    starts, ends, axes, steps = (attributes[name] for name in SLICE)
+    starts, ends, axes, steps = (attributes[name] for name in SLICE_POSITIONS)
     if starts is None or ends is None or any(value is not None for value in values[1:]):
         return None
     axes = range(len(starts)) if axes is None else axes
@@ -497,7 +496,7 @@ def _slice_bound(attributes, values, floating):
 def _slice_dimensions(attributes, inputs, outputs):
     """The axes that are not cut. One whose size stays, from its beginning, is whole: see _slice_size."""
     rank = len(inputs[0].shape)
-    found = {name: _list(attributes, name, inputs, place, any_length=True) for name, place in SLICE.items()}
+    found = {name: _list(attributes, name, inputs, place, any_length=True) for name, place in SLICE_POSITIONS.items()}
     starts, axes = found["starts"], found["axes"]
     if starts == UNKNOWN or axes == UNKNOWN or UNKNOWN in (axes or ()):
         return []
@@ -759,6 +758,7 @@ OPS = [
         arity=(1, 1024),
         schema={"axis": Axis()},
         bound=_concat_bound,
+        ends=CONCAT,
     ),
     Op(
         "Split",
@@ -781,9 +781,10 @@ OPS = [
         arity=(1, 5),
         schema={
             name: Axes(None, position=place) if name == "axes" else Integers(None, position=place, longest=MAX_RANK)
-            for name, place in SLICE.items()
+            for name, place in SLICE_POSITIONS.items()
         },
         bound=_slice_bound,
+        ends=SLICE,
         shaped_by=(1, 2),
     ),
     Op(

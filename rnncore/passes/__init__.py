@@ -33,7 +33,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from rnncore.graph.spec import BRANCHES, Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import BRANCHES, Input
+from rnncore.graph.spec import Spec
+from rnncore.ops import OPS
 from rnncore.passes.activations import fuse_activations, join_swish
 from rnncore.passes.affine import AFFINE, PRODUCTS, fold_affine
 from rnncore.passes.axes import OF_ONE, cancel_axes, square
@@ -155,12 +157,12 @@ def _compiled(
 def _with_branches_compiled(
     spec: Spec, weights: Mapping[str, np.ndarray], floating: str, folding: Folding
 ) -> tuple[Spec, Mapping[str, np.ndarray]]:
-    if not any(isinstance(node, Control) for node in spec.nodes):
+    if not any(node.subgraphs for node in spec.nodes):
         return spec, weights
     nodes, arrays = list(spec.nodes), None
     for place, node in enumerate(spec.nodes):
         branches = []
-        for label, branch in zip(BRANCHES[node.op], node.branches, strict=True) if isinstance(node, Control) else ():
+        for label, branch in node.subgraphs:
             within = f"{node.name}.{label}."
             given = {name: weights[within + name] for name in branch.weight_shapes()}
             made, own = _compiled(branch, given, floating, folding)
@@ -170,7 +172,7 @@ def _with_branches_compiled(
                 for name in given:
                     del arrays[within + name]
                 arrays.update({within + name: array for name, array in own.items()})
-        if any(made is not branch for made, branch in zip(branches, getattr(node, "branches", ()), strict=True)):
+        if any(made is not branch for made, (_, branch) in zip(branches, node.subgraphs, strict=True)):
             nodes[place] = dataclasses.replace(node, branches=tuple(branches))
     return (spec, weights) if arrays is None else (Spec(spec.inputs, tuple(nodes), spec.outputs), arrays)
 
@@ -179,23 +181,19 @@ def _is_to_settle(spec: Spec) -> bool:
     """Whether anything but scales and shifts may depend on Constants alone."""
     constants = {node.name for node in spec.nodes if is_constant(node)}
     for node in spec.nodes:
-        if isinstance(node, Recurrent) and node.initial:
+        if node.op == "Recurrent" and node.initial:
             return True
-        if isinstance(node, Node) and node.op in PRODUCTS_OF_CONSTANTS and constants & set(node.inputs):
+        if node.op in PRODUCTS_OF_CONSTANTS and constants & set(node.inputs):
             return True
-        if isinstance(node, Node) and node.reads and constants.issuperset(node.reads):
+        if node.op in OPS and node.reads and constants.issuperset(node.reads):
             return True
     return False
 
 
 def _is_to_scale(spec: Spec, weights: Mapping[str, np.ndarray]) -> bool:
     """Whether scales may go into products; not where products share weights, of which each would need its own."""
-    products = {
-        node.name
-        for node in spec.nodes
-        if isinstance(node, Node) and node.op in PRODUCTS and f"{node.name}.weight" in weights
-    }
-    if not any(isinstance(node, Node) and node.op in AFFINE and products & set(node.reads) for node in spec.nodes):
+    products = {node.name for node in spec.nodes if node.op in PRODUCTS and f"{node.name}.weight" in weights}
+    if not any(node.op in AFFINE and products & set(node.reads) for node in spec.nodes):
         return False
     places = [np.asarray(weights[f"{name}.weight"]).__array_interface__["data"][0] for name in products]
     return len(set(places)) == len(places)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from rnncore.graph.spec import Node
-from rnncore.passes.graph import Graph, with_reads
+from rnncore.graph.nodes import Node
+from rnncore.passes.graph import Graph
 
 __all__ = ["fuse_activations", "join_swish"]
 
@@ -17,8 +17,8 @@ def fuse_activations(graph: Graph) -> None:
     convolutions: dict[str, int] = {}  # name -> place in nodes
     nodes, renamed, done = [], {}, Counter()
     for node in graph.spec.nodes:
-        node = with_reads(node, renamed)
-        op = node.op if isinstance(node, Node) else None
+        node = node.with_reads(renamed)
+        op = node.op
         place = convolutions.get(node.inputs[0]) if op == "Relu" and node.name not in graph.outputs else None
         if place is not None and uses[node.inputs[0]] == 1:
             before = nodes[place]
@@ -39,7 +39,7 @@ def join_swish(graph: Graph) -> None:
     sigmoids: dict[str, Node] = {}
     nodes, done = [], Counter()
     for node in graph.spec.nodes:
-        op = node.op if isinstance(node, Node) else None
+        op = node.op
         if op == "Sigmoid":
             sigmoids[node.name] = node
         elif op == "Mul":

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import Value
-from rnncore.passes.graph import Graph, with_reads
+from rnncore.passes.graph import Graph
 
 __all__ = ["AFFINE", "PRODUCTS", "fold_affine"]
 
@@ -28,8 +28,8 @@ def fold_affine(graph: Graph) -> None:
     nodes, renamed, done = [], {}, Counter()
     arrays = dict(graph.weights)
     for node in graph.spec.nodes:
-        node = with_reads(node, renamed)
-        name = next((name for name in node.reads if name in products), None) if isinstance(node, Node) else None
+        node = node.with_reads(renamed)
+        name = next((name for name in node.reads if name in products), None)
         if name is not None and uses[name] == 1 and node.name not in graph.outputs:
             place, axis = products[name]
             found = _affine(node, name, axis, constants, graph.values[name])
@@ -48,7 +48,7 @@ def fold_affine(graph: Graph) -> None:
 
 def _is_product(node) -> bool:
     """A node with weights of its own; not a grouped ConvTranspose, whose output channels stand in two axes."""
-    if not isinstance(node, Node) or node.op not in PRODUCTS or len(node.inputs) != 1:
+    if node.op not in PRODUCTS or len(node.inputs) != 1:
         return False
     grouped = node.op == "ConvTranspose" and node.attributes["group"] != 1
     return not grouped and node.attributes.get("activation") is None

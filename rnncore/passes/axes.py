@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import Value
-from rnncore.passes.graph import Graph, with_reads
+from rnncore.passes.graph import Graph
 
 __all__ = ["OF_ONE", "cancel_axes", "square"]
 
@@ -25,8 +25,8 @@ def cancel_axes(graph: Graph) -> None:
     made: dict[str, Node] = {}
     nodes, renamed, done = [], {}, Counter()
     for node in graph.spec.nodes:
-        node = with_reads(node, renamed)
-        if isinstance(node, Node) and len(node.inputs) == 1:
+        node = node.with_reads(renamed)
+        if len(node.slots) == 1:
             node = _without_reduction(node, graph.values[node.inputs[0]], done)
             before = made.get(node.inputs[0]) if node.op in ("Squeeze", "Unsqueeze") else None
             undone = before is not None and _undo(before, node, graph)
@@ -89,7 +89,7 @@ def square(graph: Graph) -> None:
     constants = graph.constants()
     nodes, done = [], 0
     for node in graph.spec.nodes:
-        if isinstance(node, Node) and node.op == "Pow":
+        if node.op == "Pow":
             x, exponent = (graph.values[name] for name in node.inputs)
             power = constants.get(node.inputs[1])
             fits = power is not None and power.size == 1 and power.reshape(()) == 2 and x.dtype.startswith("float")

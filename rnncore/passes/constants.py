@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.ops.work import Cost, cost, value_of
 from rnncore.passes.graph import Graph, is_constant
@@ -47,7 +47,7 @@ def fold_constants(graph: Graph) -> None:
     nodes, arrays, done = [], {}, 0
     written = {node.name for node in graph.spec.nodes if is_constant(node) and node.attributes["value"] is not None}
     for node in graph.spec.nodes:
-        found = None if is_constant(node) or not isinstance(node, Node) else _computed(node, graph, constants)
+        found = _computed(node, graph, constants) if node.op in OPS and not is_constant(node) else None
         if found is None:
             nodes.append(node)
             continue
@@ -106,7 +106,7 @@ def fold_parameters(graph: Graph) -> None:
     constants = graph.constants()
     nodes, done = [], 0
     for node in graph.spec.nodes:
-        parameters = OPS[node.op].parameters if isinstance(node, Node) else {}
+        parameters = OPS[node.op].parameters if node.op in OPS else {}
         inputs, attributes = list(node.inputs) if parameters else [], {}
         for name, position in parameters.items():
             array = constants.get(inputs[position]) if position < len(inputs) else None

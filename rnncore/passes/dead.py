@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rnncore.graph.spec import Control, Node
 from rnncore.passes.graph import Graph
 
 __all__ = ["remove_dead"]
@@ -13,8 +12,7 @@ def remove_dead(graph: Graph) -> None:
     live = set(graph.spec.outputs)
     kept, done = [], 0
     for node in reversed(graph.spec.nodes):
-        made = node.names if isinstance(node, (Node, Control)) else tuple(node.infer(graph.values))
-        if live.isdisjoint(made):
+        if live.isdisjoint(node.names):
             done += 1
             continue
         live.update(node.reads)

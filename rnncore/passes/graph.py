@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from rnncore.graph.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.graph.nodes import GraphNode, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import Value
 
-__all__ = ["Graph", "value_names", "with_reads", "without"]
-
-Any_Node = Node | Recurrent | AttentionDecoder | Control
+__all__ = ["Graph", "constant", "is_constant"]
 
 
 class Graph:
@@ -58,7 +56,7 @@ class Graph:
 
     def update(
         self,
-        nodes: Iterable[Any_Node],
+        nodes: Iterable[GraphNode],
         done: Mapping[str, int],
         weights: Mapping[str, np.ndarray] | None = None,
     ) -> None:
@@ -74,8 +72,9 @@ class Graph:
         self._done.update({what: count for what, count in done.items() if count})
 
 
-def is_constant(node: Any_Node) -> bool:
-    return isinstance(node, Node) and node.op == "Constant"
+def is_constant(node: GraphNode) -> bool:
+    """Whether a node is a Constant."""
+    return node.op == "Constant"
 
 
 def constant(node: Node, weights: Mapping[str, np.ndarray], floating: str = "float32") -> np.ndarray:
@@ -85,32 +84,3 @@ def constant(node: Node, weights: Mapping[str, np.ndarray], floating: str = "flo
         return weights[f"{node.name}.value"]
     dtype = node.attributes["dtype"]
     return np.array(value, floating if dtype == "float" else dtype).reshape(node.attributes["shape"])
-
-
-def with_reads(node: Any_Node, renamed: Mapping[str, str]) -> Any_Node:
-    """The node with other values in place of those it reads."""
-    if not renamed or renamed.keys().isdisjoint(node.reads):
-        return node
-    if isinstance(node, (Node, Control)):
-        return dataclasses.replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
-    fields: dict[str, Any] = {}
-    for field in ("input", "memory", "keys", "memory_mask", "lengths", "mask"):
-        found = getattr(node, field, None)
-        if found in renamed:
-            fields[field] = renamed[found]
-    fields["initial"] = tuple(renamed.get(name, name) for name in node.initial)
-    return dataclasses.replace(node, **fields)
-
-
-def without(node: Any_Node, absent: set[str]) -> Any_Node:
-    """The node without the optional inputs that are not there."""
-    fields = [field for field in ("lengths", "mask", "memory_mask") if getattr(node, field, None) in absent]
-    return dataclasses.replace(node, **dict.fromkeys(fields)) if fields else node
-
-
-def value_names(node: Any_Node) -> list[str]:
-    """The names of all values that a node gives."""
-    if isinstance(node, (Node, Control)):
-        return list(node.names)
-    endings = ("", ".last", ".forward", ".reverse", ".context", ".weights")
-    return [f"{node.name}{ending}" for ending in (*endings, *(f".{key}" for key in node.state_shapes("B")))]

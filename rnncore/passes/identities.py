@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rnncore.graph.spec import Node
-from rnncore.passes.graph import Graph, with_reads
+from rnncore.graph.nodes import Node
+from rnncore.passes.graph import Graph
 
 __all__ = ["IDENTITIES", "remove_identities"]
 
@@ -16,7 +16,7 @@ def remove_identities(graph: Graph) -> None:
     uses = graph.uses()
     nodes, renamed, done = [], {}, 0
     for node in graph.spec.nodes:
-        node = with_reads(node, renamed)
+        node = node.with_reads(renamed)
         alone = _is_identity(node, graph) and not any(uses[name] for name in node.names[1:])
         if alone and node.name not in graph.outputs:
             renamed[node.name] = node.inputs[0]
@@ -27,7 +27,7 @@ def remove_identities(graph: Graph) -> None:
 
 
 def _is_identity(node, graph: Graph) -> bool:
-    if not isinstance(node, Node) or node.op not in IDENTITIES:
+    if node.op not in IDENTITIES:
         return False
     if node.op in ALWAYS:
         return True

@@ -7,8 +7,8 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from rnncore.graph.spec import Node, Recurrent
-from rnncore.passes.graph import Graph, value_names, with_reads
+from rnncore.graph.nodes import GraphNode, Node, Recurrent
+from rnncore.passes.graph import Graph
 
 __all__ = ["join_slices", "merge_layers"]
 
@@ -20,7 +20,7 @@ def merge_layers(graph: Graph) -> None:
     away again where the file did the opposite.
     """
     uses = graph.uses()
-    recurrent = {node.name: node for node in graph.spec.nodes if isinstance(node, Recurrent)}
+    recurrent = {node.name: node for node in graph.spec.recurrent}
     after = {
         node.name: reader
         for reader in recurrent.values()
@@ -43,7 +43,7 @@ def merge_layers(graph: Graph) -> None:
         slices += parts
         merged += len(chain)
     if merged:
-        ordered = in_order([*(with_reads(node, renamed) for node in nodes.values()), *slices])
+        ordered = in_order([*(node.with_reads(renamed) for node in nodes.values()), *slices])
         graph.update(ordered, {"recurrent layers joined into stacks": merged}, arrays)
 
 
@@ -84,7 +84,7 @@ def _stack(
         return name
 
     first, rows = chain[0], len(chain[0].directions)
-    kept = [value for node in chain for value in value_names(node) if value in outputs]
+    kept = [value for node in chain for value in node.names if value in outputs]
     name = free(f"{first.name}.stack") if kept else first.name
     initial, behind = [], []
     for place, key in enumerate(first.cell.states if first.initial else ()):
@@ -109,11 +109,11 @@ def _stack(
 
 def join_slices(graph: Graph) -> None:
     """Leave out the Concat of all slices of a value, in their order, along axis 0, and the slice that is all of it."""
-    givers = {node.name: node for node in graph.spec.nodes if isinstance(node, Node)}
+    givers = {node.name: node for node in graph.spec.nodes}
     nodes, renamed, joined = [], {}, 0
     for node in graph.spec.nodes:
-        node = with_reads(node, renamed)
-        source = _sliced(node, givers, graph) if isinstance(node, Node) else None
+        node = node.with_reads(renamed)
+        source = _sliced(node, givers, graph)
         if source is None:
             nodes.append(node)
             continue
@@ -125,7 +125,7 @@ def join_slices(graph: Graph) -> None:
     graph.update(nodes, {"concatenations of slices": joined})
 
 
-def _sliced(node: Node, givers: Mapping[str, Node], graph: Graph) -> str | None:
+def _sliced(node: GraphNode, givers: Mapping[str, GraphNode], graph: Graph) -> str | None:
     """The value whose rows a Concat puts together again, or a Slice all takes."""
     if node.op == "Slice":
         rows = _rows(node)
@@ -143,7 +143,7 @@ def _sliced(node: Node, givers: Mapping[str, Node], graph: Graph) -> str | None:
     return source if ends == [*starts, graph.values[source].shape[0]] else None
 
 
-def _rows(node: Node | None) -> tuple[str, int, int] | None:
+def _rows(node: GraphNode | None) -> tuple[str, int, int] | None:
     """(value, first, end) of a Slice of rows."""
     if node is None or node.op != "Slice" or len(node.inputs) != 1:
         return None
@@ -157,7 +157,7 @@ def _rows(node: Node | None) -> tuple[str, int, int] | None:
 def in_order(nodes: Iterable[Any]) -> list[Any]:
     """Each node after those whose values it reads; otherwise in the order that they have."""
     nodes = list(nodes)
-    maker = {name: place for place, node in enumerate(nodes) for name in value_names(node)}
+    maker = {name: place for place, node in enumerate(nodes) for name in node.names}
     before = [{maker[name] for name in node.reads if name in maker} for node in nodes]
     after: list[list[int]] = [[] for _ in nodes]
     for place, others in enumerate(before):

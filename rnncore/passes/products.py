@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops.products import equation_terms
 from rnncore.passes.graph import Graph
 
@@ -34,7 +34,7 @@ def linear_products(graph: Graph) -> None:
     made_of: dict[tuple, np.ndarray] = {}  # so that products by one constant share one weight
     count = 0
     for node in graph.spec.nodes:
-        product = isinstance(node, Node) and node.op in PRODUCTS_OF_CONSTANTS
+        product = node.op in PRODUCTS_OF_CONSTANTS
         chain = _chain(node, constants, graph, taken, made_of) if product else None
         if chain is None:
             nodes.append(node)

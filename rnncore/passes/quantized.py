@@ -12,8 +12,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
-from rnncore.graph.spec import Control, Node, Spec
-from rnncore.passes.graph import Any_Node, Graph, value_names
+from rnncore.graph.nodes import Control, GraphNode, Node
+from rnncore.graph.spec import Spec
+from rnncore.passes.graph import Graph
 
 __all__ = ["QUANTIZING", "follow_quantizer"]
 
@@ -27,27 +28,26 @@ def follow_quantizer(graph: Graph) -> None:
     graph.update(_followed(graph.spec, (), done), done)
 
 
-def _followed(spec: Spec, outputs: Iterable[str], done: Counter[str]) -> list[Any_Node]:
+def _followed(spec: Spec, outputs: Iterable[str], done: Counter[str]) -> list[GraphNode]:
     """The nodes of a Spec of which ``outputs`` reach a quantization outside of it."""
     reaching, nodes = set(outputs), []
     for node in reversed(spec.nodes):
         inside = _quantizes(node)
-        reaches = not reaching.isdisjoint(value_names(node))
+        reaches = not reaching.isdisjoint(node.names)
         if inside or reaches:
             reaching.update(node.reads)
-        if isinstance(node, Control) and (inside or reaches):
+        if node.subgraphs and (inside or reaches):
             node = _followed_branches(node, reaches or node.op != "If", done)
-        elif reaches and isinstance(node, Node) and node.op in ACTIVATIONS:
+        elif reaches and node.op in ACTIVATIONS:
             node = _rational(node, done)
         nodes.append(node)
     return nodes[::-1]
 
 
-def _quantizes(node: Any_Node) -> bool:
+def _quantizes(node: GraphNode) -> bool:
     """Whether a node, or one inside it, makes integers."""
-    if isinstance(node, Control):
-        return any(_quantizes(inner) for branch in node.branches for inner in branch.nodes)
-    return isinstance(node, Node) and node.op in QUANTIZING
+    inner = (inner for _, branch in node.subgraphs for inner in branch.nodes)
+    return node.op in QUANTIZING or any(map(_quantizes, inner))
 
 
 def _followed_branches(node: Control, all_outputs: bool, done: Counter[str]) -> Control:

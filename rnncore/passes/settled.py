@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from rnncore.graph.spec import Node, Recurrent
+from rnncore.graph.nodes import GraphNode
 from rnncore.passes.graph import Graph
 
 __all__ = ["trained_states"]
@@ -16,10 +16,10 @@ SPREADING = ("Expand", "Tile")
 
 def trained_states(graph: Graph) -> None:
     """Initial states that repeat a Constant for each row of the batch become weights of their node."""
-    constants, makers = graph.constants(), {node.name: node for node in graph.spec.nodes if isinstance(node, Node)}
+    constants, makers = graph.constants(), {node.name: node for node in graph.spec.nodes}
     nodes, arrays, done = [], {}, 0
     for node in graph.spec.nodes:
-        if isinstance(node, Recurrent) and node.initial:
+        if node.op == "Recurrent" and node.initial:
             batch = graph.values[node.input].shape[0 if node.layout == "batch_first" else 1]
             found = [_repeated(graph, makers.get(name), constants, batch) for name in node.initial]
             if all(array is not None for array in found):
@@ -32,7 +32,7 @@ def trained_states(graph: Graph) -> None:
 
 
 def _repeated(
-    graph: Graph, maker: Node | None, constants: dict[str, np.ndarray], batch: int | str
+    graph: Graph, maker: GraphNode | None, constants: dict[str, np.ndarray], batch: int | str
 ) -> np.ndarray | None:
     """(rows, size) of an initial state (rows, B, size) that is one row's for all rows."""
     if maker is None or maker.op not in SPREADING or maker.inputs[0] not in constants:

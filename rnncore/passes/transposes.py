@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from rnncore.graph.spec import Node, Recurrent
-from rnncore.passes.graph import Graph, with_reads
+from rnncore.graph.nodes import Node
+from rnncore.passes.graph import Graph
 
 __all__ = ["cancel_transposes"]
 
@@ -22,7 +22,7 @@ def cancel_transposes(graph: Graph) -> None:
     made: dict[str, Node] = {}
     nodes, renamed, joined, turned = [], {}, 0, 0
     for node in graph.spec.nodes:
-        node = with_reads(node, renamed)
+        node = node.with_reads(renamed)
         before = made.get(_first(node))
         if before is not None and _is_transpose(node):
             node = _joined(before, node)
@@ -49,11 +49,11 @@ def cancel_transposes(graph: Graph) -> None:
 
 def _first(node) -> str:
     """The value that the node moves or reads step by step."""
-    return node.input if isinstance(node, Recurrent) else node.reads[0] if node.reads else ""
+    return node.reads[0] if node.reads else ""
 
 
 def _is_transpose(node) -> bool:
-    return isinstance(node, Node) and node.op == "Transpose" and node.attributes["perm"] is not None
+    return node.op == "Transpose" and node.attributes["perm"] is not None
 
 
 def _joined(before: Node, node: Node) -> Node:
@@ -65,7 +65,7 @@ def _joined(before: Node, node: Node) -> Node:
 def _can_turn(node, before: Node, graph: Graph) -> bool:
     """Whether the layer reads a swap of batch and time, and has no mask, which would have to be swapped too."""
     return (
-        isinstance(node, Recurrent)
+        node.op == "Recurrent"
         and tuple(before.attributes["perm"]) == SWAP
         and node.mask is None
         and node.merge != "separate"

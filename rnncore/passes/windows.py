@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import sizes
 from rnncore.ops.base import known
 from rnncore.ops.windows import Window
-from rnncore.passes.graph import Graph, with_reads
+from rnncore.passes.graph import Graph
 
 __all__ = ["cut_padding"]
 
 
 def cut_padding(graph: Graph) -> None:
     """A Slice that leaves out outputs at the ends of a Conv's axis becomes smaller pads, which may be causal then."""
-    nodes = {node.name: node for node in graph.spec.nodes if isinstance(node, Node)}
+    nodes = {node.name: node for node in graph.spec.nodes}
     uses = graph.uses()
     changed: dict[str, Node] = {}
     renamed: dict[str, str] = {}
@@ -28,12 +28,12 @@ def cut_padding(graph: Graph) -> None:
             nodes[found.name] = changed[found.name] = found
             renamed[node.name] = found.name
     kept = (changed.get(node.name, node) for node in graph.spec.nodes if node.name not in renamed)
-    graph.update([with_reads(node, renamed) for node in kept], {"cut padding": len(renamed)})
+    graph.update([node.with_reads(renamed) for node in kept], {"cut padding": len(renamed)})
 
 
 def _cut(node, nodes, uses, graph: Graph) -> Node | None:
     """The Conv in front of a Slice, without what the Slice leaves out; None where it is not that."""
-    if not isinstance(node, Node) or node.op != "Slice" or node.name in graph.outputs:
+    if node.op != "Slice" or node.name in graph.outputs:
         return None
     conv = nodes.get(node.inputs[0])
     if conv is None or conv.op != "Conv" or uses[conv.name] != 1 or conv.attributes["kernel_shape"] is None:

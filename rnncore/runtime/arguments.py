@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, StateError, shown
-from rnncore.graph.spec import AttentionDecoder, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, numpy_dtype
 from rnncore.runtime.state import State
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError
-from rnncore.graph.spec import AttentionDecoder
+from rnncore.graph.nodes import AttentionDecoder
 from rnncore.kernels import _recurrent
 from rnncore.ops import OPS
 from rnncore.ops.attention import attend, valid_steps, without_padding

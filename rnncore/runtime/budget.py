@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
-from rnncore.graph.spec import FILE_NODES, MAX_NODES, AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.limits import FILE_NODES, MAX_NODES
+from rnncore.graph.nodes import AttentionDecoder, Control, Recurrent
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.ops.work import INTERPRETED, Cost, cost, value_of
-from rnncore.passes.graph import value_names
 
 __all__ = [
     "Budget",
@@ -216,18 +216,17 @@ class MeteredStep:
 
     def __init__(self, step: Callable[..., None], node: Any, dropped: Iterable[str], floating: np.dtype):
         self.step, self.node, self.floating = step, node, floating
-        self.names, self.dropped = value_names(node), tuple(dropped)
+        self.names, self.dropped = node.names, tuple(dropped)
         self.attributes: Mapping[str, Any] = getattr(node, "attributes", {})
         kind = node.op
         self.where = f"node {node.name!r} ({kind})"
         # The cost for shapes and dtypes, where contents (axes, sizes, a range's ends) say nothing.
         self._kept: dict[tuple, Cost] = {}
-        op = OPS[kind] if isinstance(node, Node) else None
+        op = OPS.get(kind)
         given = [place for place, name in enumerate(node.inputs) if name] if op is not None else []
-        stack = isinstance(node, (Recurrent, AttentionDecoder))
         content = op is not None and (set(op.parameters.values()) & set(given) or kind in BY_CONTENT)
-        self.by_shapes = stack or (op is not None and not content)
-        self.parameters = _parameters(node) if stack else 0
+        self.by_shapes = node.stateful or (op is not None and not content)
+        self.parameters = _parameters(node) if node.stateful else 0
 
     def __call__(self, values: Values, before: Any, after: dict[str, np.ndarray]) -> None:
         meter: Meter | None = getattr(_HERE, "meter", None)
@@ -240,9 +239,9 @@ class MeteredStep:
         meter.alive = max(0, alive + _bytes(values, self.names) - _bytes(values, self.dropped))
 
     def _cost(self, values: Values) -> Cost:
-        if isinstance(self.node, Control):
+        if self.node.subgraphs:
             return Cost(INTERPRETED, 0)  # what it holds counts itself
-        return self._of_op(values) if isinstance(self.node, Node) else self._of_layers(values)
+        return self._of_layers(values) if self.node.stateful else self._of_op(values)
 
     def _of_op(self, values: Values) -> Cost:
         arrays = [None if (array := values.get(name)) is None else np.asarray(array) for name in self.node.inputs]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError
-from rnncore.graph.spec import Control, Spec
+from rnncore.graph.nodes import Control
+from rnncore.graph.spec import Spec
 from rnncore.ops import numpy_dtype
 
 __all__ = ["ControlStep"]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnncore.errors import InputError, SpecError, shown
-from rnncore.graph.spec import BRANCHES, AttentionDecoder, Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Control, GraphNode, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.vocabulary import Vocabulary, check_vocabularies
 from rnncore.graph.weights import Weights, memory_of
 from rnncore.kernels import _recurrent
@@ -226,7 +227,7 @@ class Model:
         readers_of, outputs = self._spec.readers, set(self._spec.outputs)
         folded, left = {}, self._fold_bytes
         for place, node in enumerate(self._spec.nodes):
-            if not (isinstance(node, Node) and node.op == "Embedding") or node.name in outputs:
+            if node.op != "Embedding" or node.name in outputs:
                 continue
             readers = tuple(dict.fromkeys(readers_of.get(node.name, ())))
             if not readers or not all(isinstance(self._steps[i], RecurrentStep) for i in readers):
@@ -247,7 +248,7 @@ class Model:
         readers_of, outputs = self._spec.readers, set(self._spec.outputs)
         found = {}
         for node in nodes:
-            if not (isinstance(node, Node) and node.op == "Embedding" and node.inputs[0] in given):
+            if node.op != "Embedding" or node.inputs[0] not in given:
                 continue
             readers = [nodes[place] for place in readers_of.get(node.name, ())]
             alone = len(readers_of[node.inputs[0]]) == 1
@@ -522,7 +523,7 @@ Step = Callable[[Values, "State | None", dict[str, np.ndarray]], None]
 
 
 def _compile(
-    node: Node | Recurrent | AttentionDecoder | Control,
+    node: GraphNode,
     weights: Weights,
     dtype: np.dtype,
     needed: set[str],
@@ -540,7 +541,7 @@ def _compile(
         own = {key: weights[f"{node.name}.{key}"].astype(dtype, copy=False) for key in node.own_shapes()}
         return DecoderStep(node, layers, own, dtype, threads)
     if isinstance(node, Control):
-        labels = BRANCHES[node.op]
+        labels = [label for label, _ in node.subgraphs]
         parts = [branch_weights(node, weights, place, label) for place, label in enumerate(labels)]
         models = [
             Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs, True)
@@ -562,7 +563,7 @@ def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) 
 
 
 def _constants(spec: Spec) -> list[Node]:
-    return [node for node in spec.nodes if isinstance(node, Node) and node.op == "Constant"]
+    return [node for node in spec.nodes if node.op == "Constant"]
 
 
 def _constant(node: Node, weights: Weights, dtype: np.dtype) -> np.ndarray:
@@ -589,7 +590,7 @@ def _last_uses(spec: Spec, folded: Mapping[str, str]) -> list[tuple[str, ...]]:
     """For each node the values, made by nodes, that no later one and no output reads."""
     last: dict[str, int] = {}
     for place, node in enumerate(spec.nodes):
-        made = node.names if isinstance(node, (Node, Control)) and node.op != "Constant" else ()
+        made = () if node.stateful or node.op == "Constant" else node.names
         last.update(dict.fromkeys(made, place))
         reads = [*node.reads, *(folded[name] for name in node.reads if name in folded)]
         last.update({name: place for name in reads if name in last})

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnncore.errors import InputError
-from rnncore.graph.spec import Node, Recurrent, Spec
+from rnncore.graph.nodes import Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import Weights
 from rnncore.kernels import _recurrent
 from rnncore.ops.linear import check_ids

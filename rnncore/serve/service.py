@@ -15,7 +15,7 @@ import numpy as np
 from rnncore._version import __version__
 from rnncore.engine.engine import Engine, StreamEngine
 from rnncore.errors import InputError
-from rnncore.graph.spec import Input
+from rnncore.graph.nodes import Input
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.model import Model
 from rnncore.serve.protocol import Expected, InferRequest

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 from rnncore.runtime.model import Model
 from rnncore.runtime.packing import pack_direction
 from rnncore.runtime.recurrent import ALL_ROWS, repeat_masked, rows_of_mask

@@ -25,40 +25,21 @@ from functools import cached_property
 from typing import Any
 
 from rnncore.errors import SpecError, UnsupportedError
-from rnncore.graph.axes import describe, follow, freed
-from rnncore.graph.spec import AttentionDecoder, Control, Node, Recurrent, Spec
+from rnncore.graph.axes import alike_axes, describe, dimension_along, follow, freed, reach_along
+from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value, sizes
 from rnncore.ops.base import known
-from rnncore.ops.dimensions import CAUSAL, WHOLE, Dimension, Reach
-from rnncore.streaming.moved import LATER, First, along_others, moved
+from rnncore.ops.dimensions import CAUSAL, Reach
+from rnncore.ops.ends import First, Last
+from rnncore.streaming.moved import along_others
 from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
 
 __all__ = ["Flow", "Part", "Plan", "plan"]
 
 TIME, BATCH = "TIME__", "BATCH__"
-
-# Ops that may read sizes and the time's size among them, because a chunk's size serves as well as the whole one's.
-OF_SIZES = (
-    "Shape",
-    "Gather",
-    "Unsqueeze",
-    "Squeeze",
-    "Concat",
-    "Slice",
-    "Cast",
-    "Identity",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-)
-INTO_SHAPES = ("Reshape", "Expand", "ConstantOfShape")
-
-# Ops whose steps are made of all those before.
-RUNNING = ("CumSum", "CumProd")
-
-# What stands in a window before the first step and behind the last.
-PADDING = {"MaxPool": float("-inf")}
+COUNTING = "it counts the steps of the whole sequence"
+MAX_SIMULATED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -259,16 +240,11 @@ class _Follower:
 
         A Squeeze of all axes of size 1 would leave out the time's where a piece has one step.
         """
-        if (
-            isinstance(node, Node)
-            and node.op == "Squeeze"
-            and len(node.inputs) == 1
-            and node.attributes["axes"] is None
-        ):
+        if node.op == "Squeeze" and len(node.inputs) == 1 and node.attributes["axes"] is None:
             shape = self.marked[node.inputs[0]].shape
             ones = tuple(axis for axis, size in enumerate(shape) if size == 1)
             return dataclasses.replace(node, attributes={**node.attributes, "axes": ones})
-        if not (isinstance(node, Control) and node.op == "Scan"):
+        if node.op != "Scan":
             return node
         (body,) = node.branches
         given = [self.marked[name].shape for name in node.inputs]
@@ -304,7 +280,7 @@ class _Follower:
         ends = [flow for flow in given.values() if flow.kind == "end"]
         if ends:
             return self._at_the_end(place, node, given, ends[0].reason)
-        if isinstance(node, (Recurrent, AttentionDecoder)):
+        if node.stateful:
             if all(flow.kind == "static" for flow in given.values()):  # an encoder, beside what is streamed
                 return self._give(node, Part(node, place, "static"), "static", None)
             return self._recurrent(place, node) if isinstance(node, Recurrent) else self._decoder(place, node)
@@ -316,7 +292,7 @@ class _Follower:
             self._check_rows(node, given)
         if kinds <= {"static"} or known is not None:
             return self._give(node, Part(node, place, "static", data=known), "static", None)
-        if isinstance(node, Control):
+        if node.subgraphs:
             if node.op == "Scan":
                 return self._scanned(place, node)
             self._refuse(node, "its branches see the whole sequence")
@@ -324,7 +300,7 @@ class _Follower:
             if kinds & {"steps", "sizes"}:
                 self._refuse(node, "it joins steps of the sequence with what is known of all of them")
             return self._give(node, Part(node, place, "running"), "running", None)
-        if "steps" not in kinds or node.op == "Shape":
+        if not any(flow.kind == "steps" for flow in self._content(node, given).values()):
             return self._sizes(place, node, given)
         return self._over_time(place, node, given)
 
@@ -342,15 +318,20 @@ class _Follower:
         counted = counted and {found.kind for found in given.values()} == {"static"}
         if counted and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it counts the rows of a batch")
-        flow = given.get(node.inputs[0]) if node.inputs else None
-        if self.fixed or flow is None or flow.batch is None or not isinstance(node, Node):
+        flow = given.get(node.slots[0]) if node.slots else None
+        if self.fixed or flow is None or flow.batch is None or node.subgraphs:
             return
-        flows = {place: given[name] for place, name in enumerate(node.inputs) if name in given}
+        flows = {place: given[name] for place, name in enumerate(node.slots) if name in given}
         slots = {place: found.batch for place, found in flows.items() if found.batch is not None}
-        if 0 not in OPS[node.op].of_sizes and not self._reach(node, slots).apart:
+        if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).apart:
             self._refuse(node, "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it mixes the rows of a batch")
+
+    def _content(self, node: Any, given: Mapping[str, Flow]) -> dict[int, Flow]:
+        """The flows of the slots of which not the sizes alone count, by place."""
+        slots = {place: name for place, name in enumerate(node.slots) if place not in node.of_sizes}
+        return {place: given[name] for place, name in slots.items() if name in given}
 
     def _known_data(self, node: Any) -> tuple | None:
         """The content of the node's only value, where it is known of numbers and the batch alone."""
@@ -401,41 +382,54 @@ class _Follower:
                 self._refuse(node, f"its state {start!r} is {expected} at first and {found} after a step")
         return Part(node, place, "scan", timing, waiting)
 
-    def _sizes(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
+    def _sizes(self, place: int, node: Any, given: Mapping[str, Flow]) -> Part:
+        """A node that reads sizes with the time in them: it gives sizes, or values of such sizes that are all alike."""
         timing = joined([flow.timing for flow in given.values() if flow.timing is not None])
-        if node.op in INTO_SHAPES:
+        timed = [(name, axis) for name in node.names for axis in _axes(self.marked[name], TIME)]
+        counted = self._counted(node, given)
+        shaped = bool(counted) and counted <= set(node.shaped_by)
+        if shaped and all(axis in alike_axes(node, self.marked, name) for name, axis in timed):
             return self._give(node, Part(node, place, "steps", timing), "steps", timing)
-        if node.op not in OF_SIZES:
-            self._refuse(node, "it counts the steps of the whole sequence")
+        if timed or any(UNKNOWN in self.marked[name].shape for name in node.names):
+            self._refuse(node, COUNTING)
         for name in node.names:
             self.flows[name] = Flow("sizes", self.marked[name], timing=timing)
         return Part(node, place, "steps", timing)
 
+    def _counted(self, node: Any, given: Mapping[str, Flow]) -> set[int]:
+        """Places of the slots whose numbers have the time in them."""
+        return {place for place, name in enumerate(node.slots) if name in given and given[name].kind == "sizes"}
+
     def _over_time(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
         """A node with an input that has steps."""
         steps = {name: flow for name, flow in given.items() if flow.kind == "steps"}
-        first = next(flow for flow in steps.values())
+        first = next(iter(steps.values()))
         rank, axis = len(first.value.shape), first.time
-        if self._takes_last(node, first):
+        rule = OPS[node.op].ends
+        places = [number for number, name in enumerate(node.inputs) if name in steps]
+        given_values = [self.marked.get(name) for name in node.inputs]
+        ends = None if rule is None else rule.along(node.attributes, given_values, places, axis)
+        if isinstance(ends, Last):
             return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
-        ends = moved(node, [self.marked.get(name) for name in node.inputs], list(steps), axis)
         if isinstance(ends, First):
             return self._first(place, node, first, ends.count)
         if isinstance(ends, str):
             self._refuse(node, ends)
         if ends is not None:
             return self._around(place, node, next(iter(steps)), first, Around(first.timing, *ends))
-        if "sizes" in {flow.kind for flow in given.values()} and node.op not in INTO_SHAPES:
-            self._refuse(node, "it counts the steps of the whole sequence")
-        if node.op in RUNNING and self._along(node, axis, rank):
+        counted = self._counted(node, given)
+        unclear = any(UNKNOWN in self.marked[name].shape for name in node.names)
+        if counted and (unclear or not counted <= set(node.shaped_by)):
+            self._refuse(node, COUNTING)
+        if OPS[node.op].neutral is not None and self._along(node, axis, rank):
             return self._summed(place, node, first)
         slots = {number: self.flows[name].time for number, name in enumerate(node.inputs) if name in steps}
-        reach = self._reach(node, slots)
+        reach = reach_along(node, self.marked, slots)
         if reach == CAUSAL:
             return self._looking_back(place, node, steps)
         if reach.after is None or reach.before is None:
             weights = 0 not in slots or len(slots) > 1
-            of_weights = weights and 0 in slots and self._reach(node, {0: axis}).name == "window"
+            of_weights = weights and 0 in slots and reach_along(node, self.marked, {0: axis}).name == "window"
             self._refuse(node, "its weights depend on the sequence" if of_weights else "it needs the whole sequence")
         if not reach.apart:
             return self._windowed(place, node, first, self._window(node, first, reach))
@@ -444,26 +438,11 @@ class _Follower:
             self._mark_joined(place, node, first)
         return self._give(node, Part(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
 
-    def _reach(self, node: Node, slots: Mapping[int, int]) -> Reach:
-        """How far the node looks along the dimension that these inputs have at these axes; WHOLE if it is none."""
-        dimension = self._dimension(node, slots)
-        return WHOLE if dimension is None else dimension.reach
-
-    def _dimension(self, node: Node, slots: Mapping[int, int]) -> Dimension | None:
-        """The dimension that these inputs have at these axes, if those without it are spread over it."""
-        for dimension in node.dimensions(self.marked):
-            if all(dimension.inputs.get(place) == axis for place, axis in slots.items()):
-                others = [place for place in dimension.inputs if place not in slots and node.inputs[place : place + 1]]
-                shapes = [(self.marked.get(node.inputs[place]), dimension.inputs[place]) for place in others]
-                fit = all(value is None or value.shape[axis] == 1 for value, axis in shapes)
-                return dimension if fit else None
-        return None
-
     def _without_positions(self, node: Any, axis: str) -> Iterator[str]:
         """Names of the node's values that are made of all positions along ``axis`` of its inputs, "time" or "batch"."""
         flows = {place: self.flows[name] for place, name in enumerate(node.inputs) if name in self.flows}
         slots = {place: getattr(flow, axis) for place, flow in flows.items() if getattr(flow, axis) is not None}
-        dimension = self._dimension(node, slots) if slots else None
+        dimension = dimension_along(node, self.marked, slots) if slots else None
         if dimension is not None:
             yield from (name for place, name in enumerate(node.names) if place not in dimension.outputs)
 
@@ -489,10 +468,10 @@ class _Follower:
 
     def _may_read(self, node: Any) -> bool:
         """Whether a node may read the first steps: their shape; or the first one, to put it before others."""
-        if not isinstance(node, Node) or node.op not in ("Shape", "Concat"):
-            return False
-        if node.op == "Shape":
+        if node.slots and set(range(len(node.slots))) <= set(node.of_sizes):
             return self._known_data(node) is not None
+        if node.op != "Concat":
+            return False
         axis = node.attributes["axis"] % len(self.marked[node.inputs[0]].shape)
         before = list(itertools.takewhile(lambda name: self.flows[name].kind != "steps", node.inputs))
         firsts = [name for name in node.inputs if self.flows[name].kind == "none"]
@@ -502,7 +481,7 @@ class _Follower:
     def _around(self, place: int, node: Node, moving: str, flow: Flow, timing: Around) -> Part:
         """A node that adds steps to the sequence, or leaves some out, at its ends."""
         values = [self.marked.get(name) for name in node.inputs]
-        rest = along_others(node, values, flow.time) if node.op != "Concat" else None
+        rest = along_others(node, values, flow.time)
         if isinstance(rest, str):
             self._refuse(node, rest)
         self.marked.update(node.infer(self.marked))
@@ -534,18 +513,6 @@ class _Follower:
             if 0 <= axis < len(value.shape) and value.shape[axis] == UNKNOWN and not _axes(value, TIME):
                 shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
                 self.marked[name] = Value(value.dtype, shape)
-
-    def _takes_last(self, node: Node, flow: Flow) -> bool:
-        """Whether a Gather or a Slice takes the last step and no other."""
-        attributes, rank = node.attributes, len(flow.value.shape)
-        if node.op == "Gather":
-            index = attributes.get("indices", attributes.get("index"))
-            return index in (-1, (-1,)) and attributes["axis"] % rank == flow.time
-        if node.op != "Slice" or attributes["steps"] not in (None, (1,)):
-            return False
-        axes, ends = attributes["axes"], attributes["ends"]
-        one = isinstance(axes, tuple) and len(axes) == 1 and axes[0] % rank == flow.time
-        return one and attributes["starts"] == (-1,) and isinstance(ends, tuple) and ends[0] >= LATER
 
     def _window(self, node: Node, flow: Flow, reach: Reach) -> Window:
         left, right, stride = reach.before, reach.after, reach.stride
@@ -694,12 +661,9 @@ class _Follower:
         raise UnsupportedError(f"{describe(node)} cannot be streamed: {why}")
 
 
-MAX_SIMULATED = 1_000_000
-
-
 def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, Any]) -> Part:
     run = Node(node.name, node.op, node.inputs, {**node.attributes, **changed})
-    return Part(run, place, "window", window, window=window, padding=PADDING.get(node.op, 0.0))
+    return Part(run, place, "window", window, window=window, padding=OPS[node.op].padding)
 
 
 def _scan_axis(node: Control, sequence: int, rank: int) -> int:
@@ -715,7 +679,7 @@ def _axes(value: Value, mark: str) -> list[int]:
 def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, int | None]]:
     """The nodes that go along the time: the shape of what they read, and where time and batch stand in it."""
     for node in spec.nodes:
-        if isinstance(node, Control) and node.op == "Scan":
+        if node.op == "Scan":
             shape = spec.values[node.inputs[node.carried]].shape
             axis = _scan_axis(node, 0, len(shape))
             free = [place for place, size in enumerate(shape) if isinstance(size, str) and place != axis]

@@ -31,7 +31,13 @@ def folds(program: StreamProgram) -> bool:
 
 def _counts(plan: Plan, node: Any) -> bool:
     """Whether a node computes with sizes, which are those of all rows together."""
-    return node.op in ("Add", "Sub", "Mul", "Div") and plan.flows[node.name].kind == "sizes"
+    flows = [plan.flows[name] for name in node.names if plan.flows[name].kind == "sizes"]
+    return any(flow.value.data is None or not all(map(_is_plain, flow.value.data)) for flow in flows)
+
+
+def _is_plain(size: float | str) -> bool:
+    """Whether it is a number, or a size as a value has it, of which nothing was computed."""
+    return not isinstance(size, str) or size.isidentifier()
 
 
 def _fits(part: Part, step: Any) -> bool:

@@ -15,10 +15,10 @@ import numpy as np
 
 from rnncore.errors import InputError, shown
 from rnncore.graph.axes import freed
-from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
-from rnncore.passes.graph import with_reads
 from rnncore.runtime.model import Model
 
 __all__ = ["over_time"]
@@ -156,7 +156,7 @@ class _Loop:
         frames = self._frames(name, axis)
         return (
             [signal if entry.name == name else entry for entry in inputs],
-            [frames, *(with_reads(node, {name: frames.name}) for node in nodes)],
+            [frames, *(node.with_reads({name: frames.name}) for node in nodes)],
         )
 
     # --- any states ---------------------------------------------------------------------------------------------

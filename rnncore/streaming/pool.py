@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore.errors import FormatError, InputError, StateError, StreamError, shown
 from rnncore.files.strict_json import read_json
-from rnncore.graph.spec import Input
+from rnncore.graph.nodes import Input
 from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.arguments import as_array, as_items, empty_array

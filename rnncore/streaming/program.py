@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, UnsupportedError, shown
-from rnncore.graph.spec import Input, Node
+from rnncore.graph.nodes import Input, Node
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.arguments import accept_array
 from rnncore.runtime.budget import MeteredBlocks, MeteredStep, is_metered, metering
@@ -138,7 +138,7 @@ class StreamProgram:
             return BothWays(node, model, threads)
         if part.how == "end":
             return nothing
-        if isinstance(node, Node) and node.op == "Embedding":
+        if node.op == "Embedding":
             readers = [other for other in self.plan.parts if node.name in other.node.reads]
             if any(other.how == "blocks" for other in readers):
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
@@ -155,9 +155,7 @@ class StreamProgram:
         found = {}
         for begin in {0, max(0, timing.begin)}:
             for end in {0, max(0, timing.end)}:
-                node = None
-                if part.node.op != "Concat":
-                    node = along_others(part.node, part.values, time, begin, end)
+                node = along_others(part.node, part.values, time, begin, end)
                 found[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
         return found
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnncore.graph.spec import Node, Recurrent
+from rnncore.graph.nodes import Node, Recurrent
 from rnncore.kernels._graph import walk
 from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.control_flow import ControlStep
@@ -26,7 +26,7 @@ from rnncore.streaming.timing import INPUT, Timing
 if TYPE_CHECKING:
     from rnncore.streaming.program import StreamProgram
 
-__all__ = ["NEUTRAL", "Kept", "Route", "Stage", "padding_of", "rows_first", "scan_states", "steps_back", "steps_first"]
+__all__ = ["Kept", "Route", "Stage", "padding_of", "rows_first", "scan_states", "steps_back", "steps_first"]
 
 Values = dict[str, Any]
 Updates = dict[str, np.ndarray]
@@ -62,9 +62,6 @@ class Kept:
 
 
 Stage = Callable[[Values, Kept, Updates], None]
-
-# What a sum or a product of nothing is, and what changes no bit of the first step.
-NEUTRAL = {"CumSum": (0.0, -0.0), "CumProd": (1.0, 1.0)}
 
 
 def _labelled(stage: Stage, node: Any) -> Stage:

@@ -19,14 +19,14 @@ import numpy as np
 from rnncore.errors import InputError, StateError, StreamError
 from rnncore.files.cursor import shown
 from rnncore.kernels._graph import apart, walk
-from rnncore.ops import numpy_dtype
+from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.arguments import without_padding
 from rnncore.runtime.budget import check_memory, is_metered
 from rnncore.runtime.state import State
 from rnncore.streaming.flow import Flow, Part
 from rnncore.streaming.folded import fold, unfold
 from rnncore.streaming.program import UNMOVED, StreamProgram
-from rnncore.streaming.route import NEUTRAL, Kept, Route, padding_of, rows_first, scan_states
+from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
 
 __all__ = ["Rows"]
 
@@ -149,7 +149,7 @@ class Rows:
                 array[rows] = padding_of(part, array.dtype)
             elif part.how == "sum":
                 array = self.arrays[f"{node.name}.sum"]
-                array[rows, 0], array[rows, 1] = NEUTRAL[node.op]
+                array[rows, 0], array[rows, 1] = OPS[node.op].neutral
             elif part.how == "scan":
                 for key, start in zip(scan_states(node), node.inputs, strict=False):
                     self.arrays[key][rows] = rows_first(self._of_static(start, rows), plan.flows[start].batch)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 from rnncore.kernels import _recurrent
 from rnncore.kernels._graph import walk
 from rnncore.kernels._pool import DirectStream, Owner

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import InputError, StateError, StreamError, shown
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 from rnncore.kernels import _recurrent
 from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.ops import numpy_dtype

@@ -9,7 +9,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnncore.cells import LSTM
 from rnncore.export import from_torch
-from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.nodes import Input, Recurrent
+from rnncore.graph.spec import Spec
 
 RNG = np.random.default_rng(4)
 CLOSE = {"rtol": 0, "atol": 1e-12}

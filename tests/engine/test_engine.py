@@ -9,7 +9,8 @@ from oracle import run_oracle
 from random_networks import FOR_CANDIDATES, activation, draw, draw_weights, random_network, seeds, stack
 
 from rnncore.cells import ACTIVATIONS, GRU, LSTM, RNN
-from rnncore.graph.spec import Recurrent, Spec
+from rnncore.graph.nodes import Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import Weights
 from rnncore.runtime.model import Model
 

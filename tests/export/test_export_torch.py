@@ -14,7 +14,7 @@ from rnncore import Model
 from rnncore.cells import Activation
 from rnncore.errors import InputError, UnsupportedError
 from rnncore.export import Exported, from_torch
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 

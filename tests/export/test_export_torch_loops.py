@@ -13,7 +13,7 @@ from torch_modules import floats
 import rnncore
 from rnncore.errors import UnsupportedError
 from rnncore.export import from_torch
-from rnncore.graph.spec import Control
+from rnncore.graph.nodes import Control
 
 W = 4
 

@@ -17,7 +17,7 @@ from rnncore.errors import InputError, UnsupportedError, VerificationError
 from rnncore.export import from_torch
 from rnncore.export.torch.export import _leaves as leaves
 from rnncore.formats import native
-from rnncore.graph.spec import Control, Recurrent
+from rnncore.graph.nodes import Control, Recurrent
 
 
 def resized(spec, arrays, sizes):

@@ -22,7 +22,8 @@ from rnncore.cells import LSTM
 from rnncore.errors import FormatError, UnsupportedError
 from rnncore.formats import read_checkpoint
 from rnncore.formats.torch import file as torch_file
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 
 nn = torch.nn
 

@@ -11,7 +11,7 @@ from onnx_ops import onnxruntime_has_the_bits
 from real_models import real_file
 
 import rnncore
-from rnncore.graph.spec import Control, Recurrent
+from rnncore.graph.nodes import Control, Recurrent
 
 RATE, WINDOW, CONTEXT = 16000, 512, 64
 

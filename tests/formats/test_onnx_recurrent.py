@@ -14,7 +14,7 @@ from onnx_recurrent import INPUTS
 from random_networks import seeds
 
 import rnncore
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 
 WEIGHTS = ("W", "R", "B", "P")
 

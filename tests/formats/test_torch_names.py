@@ -10,7 +10,8 @@ from rnncore.cells import GRU, LSTM, RNN
 from rnncore.conventions.gates import split_gru_bias, squeeze_batch, sum_biases
 from rnncore.errors import UnsupportedError, WeightError
 from rnncore.formats.torch.names import bind, find_others, find_stacks, is_optimizer, only_stack
-from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 
 
 def arrays(module: nn.Module, prefix: str = "") -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ from random_networks import random_cell, random_network, seeds
 
 from rnncore.cells import CELLS, GRU, LSTM, RNN, Activation
 from rnncore.errors import SpecError, WeightError
-from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import Weights
 from rnncore.ops import OPS
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, logic
 
 RNG = np.random.default_rng(16)

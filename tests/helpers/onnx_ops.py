@@ -13,7 +13,8 @@ import re
 import numpy as np
 from exact_integers import rational_sigmoid, rational_tanh
 
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN
 from rnncore.runtime.model import Model
 

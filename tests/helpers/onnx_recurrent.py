@@ -27,7 +27,8 @@ import numpy as np
 
 from rnncore.cells import CELLS, Activation
 from rnncore.conventions.gates import GATE_ORDERS, halve_bias, split_gru_bias, stack_gates, sum_biases
-from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.nodes import Input, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import Weights
 
 __all__ = ["ACTIVATIONS", "OnnxNode", "load_node"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rnncore.graph.spec import AttentionDecoder, Recurrent
+from rnncore.graph.nodes import AttentionDecoder, Recurrent
 from rnncore.ops import OPS
 
 MERGE = {

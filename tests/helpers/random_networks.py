@@ -16,7 +16,8 @@ import numpy as np
 
 from rnncore.cells import ACTIVATIONS, CELLS, GRU, LSTM, RNN, Activation
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import Weights
 
 # Alpha and beta for the activations that take them; others have none.

@@ -11,7 +11,8 @@ import uvicorn
 from random_networks import draw_weights
 
 from rnncore.cells import GRU, LSTM
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 from rnncore.serve import Service, create_app
 from rnncore.serve.server import Binding, Server

@@ -10,7 +10,8 @@ from random_networks import draw_weights, random_network, seeds, stack
 
 import rnncore
 from rnncore.cells import GRU, LSTM, RNN
-from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.kernels import runs_native
 from rnncore.runtime.model import Model
 

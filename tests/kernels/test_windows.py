@@ -13,7 +13,8 @@ from onnx_ops import OneNode, dtype_of
 from random_networks import seeds
 
 from rnncore.errors import InputError, RnncoreError, SpecError
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS
 from rnncore.ops.windows import Window
 from rnncore.runtime.model import Model

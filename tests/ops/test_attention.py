@@ -14,7 +14,8 @@ from rnncore.cells import LSTM
 from rnncore.errors import InputError, SpecError, WeightError
 from rnncore.formats.attention import merge_heads, merge_output_heads, split_in_proj, swap_columns
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS
 from rnncore.runtime.model import Model
 

@@ -12,7 +12,8 @@ from onnx_nodes import GENERIC
 
 import rnncore
 from rnncore.errors import InputError, SpecError
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value, schema, sizes
 from rnncore.ops.dimensions import WHOLE, spreading
 from rnncore.runtime.model import Model

@@ -9,7 +9,8 @@ from onnx_ops import OneNode, run_onnxruntime
 from random_networks import seeds
 
 from rnncore.errors import InputError, SpecError
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, Value
 from rnncore.ops.dimensions import APART, Reach
 from rnncore.runtime.model import Model

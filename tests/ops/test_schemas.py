@@ -13,7 +13,8 @@ from wrong_values import JSON_VALUES, OBJECTS, assert_ours
 
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, shown
 from rnncore.files.strict_json import read_json
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS
 from rnncore.runtime.model import Model
 

@@ -9,7 +9,8 @@ from agreement import assert_close
 from random_networks import draw, draw_weights
 
 from rnncore.cells import GRU, LSTM
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.passes import simplify
 from rnncore.runtime.model import Model
 

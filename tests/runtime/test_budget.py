@@ -9,7 +9,7 @@ import rnncore
 from rnncore import Budget, Control, Input, InputError, Model, Node, Recurrent, Spec
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import RnncoreError
-from rnncore.graph.spec import AttentionDecoder
+from rnncore.graph.nodes import AttentionDecoder
 from rnncore.kernels import runs_native
 from rnncore.runtime.budget import Meter
 

@@ -32,7 +32,8 @@ from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import InputError, SpecError, StateError, WeightError
 from rnncore.formats.attention import swap_columns
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 
 DTYPES = sorted(TOLERANCES)

@@ -12,7 +12,8 @@ from rnncore import Engine, TestPair
 from rnncore.cells import GRU, LSTM
 from rnncore.decode import PrefixCache
 from rnncore.errors import InputError, RnncoreError
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 from rnncore.runtime.state import State
 

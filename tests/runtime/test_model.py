@@ -20,7 +20,8 @@ from yardstick import slowness
 
 from rnncore.cells import GRU, LSTM, RNN
 from rnncore.errors import InputError, RnncoreError, SpecError, StateError, WeightError
-from rnncore.graph.spec import Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.kernels import _recurrent
 from rnncore.runtime.model import Model
 from rnncore.runtime.state import State
@@ -747,7 +748,8 @@ import os, signal, sys, threading, time
 import numpy as np
 from rnncore.cells import LSTM, GRU
 from rnncore.runtime.model import Model
-from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.nodes import Input, Recurrent
+from rnncore.graph.spec import Spec
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 
@@ -848,7 +850,7 @@ def test_interrupt_ends_a_call_of_many_rows(call):
     model, shape = SHORT_SEQUENCES[call]
     process = python(f"""
         from rnncore.cells import RNN
-        from rnncore.graph.spec import Node
+        from rnncore.graph.nodes import Node
         os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before SciPy's is loaded: its threads spend CPU time too
         def linear(size, dtype="float32"):
             node = Node("linear", "Linear", "x", {{"input_size": size, "output_size": size}})

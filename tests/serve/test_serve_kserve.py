@@ -18,7 +18,8 @@ from served import FEATURES, WORDS, models, running, tagger
 from served_grpc import running as running_grpc
 from stream_models import equal
 
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 from rnncore.serve.messages import SERVICE, methods
 

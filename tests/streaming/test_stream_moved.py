@@ -220,7 +220,7 @@ REFUSED = {
     "steps in the middle": ([sliced(2, 5)], "its end is counted from the beginning"),
     "the first five": ([sliced(0, 5), Node("o", "Relu", "n")], "'n' \\(Slice\\) is the first 5 steps"),
     "reflected": ([node("Pad", pads=(0, 2, 0, 0, 0, 0), mode="reflect")], "mode='reflect' pads with other steps"),
-    "twice": ([node("Concat", ("x", "x"), axis=1)], "puts one sequence behind another"),
+    "twice": ([node("Concat", ("x", "x"), axis=1)], "puts one sequence after another"),
     "a sum from the end": ([node("CumSum", axis=1, reverse=True)], "reverse=True begins with the end"),
     "the first behind the others": ([sliced(0, 1), Node("o", "Concat", ("x", "n"), {"axis": 1})], "'n' \\(Slice\\)"),
 }  # fmt: skip

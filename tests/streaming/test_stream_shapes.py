@@ -6,6 +6,7 @@ from stream_models import I, X, cuts, draw, equal, linear, make
 
 from rnncore import Node, Recurrent, Spec
 from rnncore.cells import LSTM
+from rnncore.errors import RnncoreError
 
 
 def list_of(name, *values):
@@ -141,3 +142,75 @@ def test_the_last_step(op):
     for part in (slice(4), slice(4, 4), slice(4, 9), slice(9, 9)):
         found = stream.feed(x[:, part])
         assert equal(found, model(x[:, : part.stop]))
+
+
+UNARY = [("Identity", {}), ("Neg", {}), ("Abs", {}), ("Cast", {"to": "int32"}), ("Squeeze", {"axes": (0,)})]
+BINARY = ["Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Pow", "Equal"]
+READERS = {
+    "Reshape": [Node("sizes", "Concat", ("zero", "n", "rest"), {"axis": 0}), Node("out", "Reshape", ("x", "sizes"))],
+    "Expand": [
+        Node("sizes", "Concat", ("batch", "n", "one"), {"axis": 0}),
+        Node("bias", "Linear", "ones", {"input_size": 1, "output_size": I}),
+        Node("spread", "Expand", ("bias", "sizes")),
+        Node("out", "Add", ("x", "spread")),
+    ],
+    "ConstantOfShape": [
+        Node("sizes", "Concat", ("batch", "n", "one"), {"axis": 0}),
+        Node("zeros", "ConstantOfShape", "sizes", {"value": 2.0}),
+        Node("out", "Mul", ("x", "zeros")),
+    ],
+    "Slice": [Node("rows", "Slice", ("table", "zero", "n", "zero")), Node("out", "Add", ("x", "rows"))],
+    "Slice of numbers": [
+        Node("some", "Slice", ("x", "zero", "n", "two")),
+        Node("out", "ReduceSum", "some", {"axes": (2,)}),
+    ],
+    "Tile": [Node("rows", "Tile", ("first", "n")), Node("out", "Mul", ("x", "rows"))],
+    "Range": [
+        Node("scalar", "Squeeze", "n"),
+        Node("counts", "Range", ("nothing", "scalar", "step")),
+        Node("numbers", "Cast", "counts", {"to": "float"}),
+        Node("column", "Unsqueeze", "numbers", {"axes": (1,)}),
+        Node("out", "Add", ("x", "column")),
+    ],
+    "Mul": [Node("number", "Cast", "n", {"to": "float"}), Node("out", "Mul", ("x", "number"))],
+    "Gather": [Node("row", "Gather", ("table", "n"), {"axis": 0}), Node("out", "Add", ("x", "row"))],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_numbers_made_of_the_length(reader):
+    """Whatever is computed of the number of steps and whoever uses it: as the whole sequence has it, or refused."""
+    streamed = 0
+    forms = [(op, ("n0",), attributes) for op, attributes in UNARY]
+    forms += [(op, names, {}) for op in BINARY for names in (("n0", "one"), ("n0", "two"), ("n0", "n0"), ("two", "n0"))]
+    constants = {"zero": 0, "one": 1, "two": 2, "rest": -1}
+    for op, names, attributes in forms:
+        nodes = [*(list_of(name, value) for name, value in constants.items())]
+        nodes += [
+            Node(n, "Constant", (), {"value": [v], "dtype": "int64", "shape": ()})
+            for n, v in (("nothing", 0), ("step", 1))
+        ]
+        nodes += [
+            Node("ones", "Constant", (), {"value": [1.0], "dtype": "float", "shape": (1, 1, 1)}),
+            Node("first", "Constant", (), {"value": [3.0], "dtype": "float", "shape": (1,)}),
+            Node("table", "Constant", (), {"value": np.arange(40.0 * I).tolist(), "dtype": "float", "shape": (40, I)}),
+            Node("shape", "Shape", "x"),
+            Node("batch", "Gather", "shape", {"indices": [0], "axis": 0}),
+            Node("n0", "Gather", "shape", {"indices": [1], "axis": 0}),
+            Node("n", op, names, attributes),
+            *READERS[reader],
+        ]
+        try:
+            model = make(Spec([X], nodes, ["out"]))
+            x = np.random.default_rng(1).standard_normal((1, 14, I)).astype(np.float32)
+            whole = model(x)
+            stream = model.stream(1)
+        except RnncoreError:
+            continue
+        streamed += 1
+        for parts in ((14,), (1,) * 14, (5, 9), (2, 3, 9)):
+            ends = np.cumsum(parts)
+            pieces = [stream.feed(x[:, end - part : end]) for part, end in zip(parts, ends, strict=True)]
+            assert equal(np.concatenate(pieces, axis=1), whole), (op, names, parts)
+            stream.reset()
+    assert streamed >= (3 if reader in ("Reshape", "Expand", "ConstantOfShape") else 1)

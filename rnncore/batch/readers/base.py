@@ -11,7 +11,7 @@ import numpy as np
 from rnncore.batch.plan import Plan
 from rnncore.batch.rows import Column
 from rnncore.errors import InputError
-from rnncore.graph.spec import Input
+from rnncore.graph.nodes import Input
 
 __all__ = ["Part", "Reader", "Request", "bind_columns", "only_input"]
 

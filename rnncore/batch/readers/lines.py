@@ -21,7 +21,7 @@ from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, b
 from rnncore.batch.rows import empty_row
 from rnncore.errors import InputError
 from rnncore.files.strict_json import read_json
-from rnncore.graph.spec import Input
+from rnncore.graph.nodes import Input
 
 __all__ = ["CsvReader", "JsonlReader"]
 

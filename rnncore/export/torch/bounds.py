@@ -13,8 +13,8 @@ from typing import Any
 
 from rnncore.export.torch.lowering import Lowering, Tensor
 from rnncore.export.torch.trace import Decision, Formula
-from rnncore.graph.spec import Node, Recurrent, Spec
-from rnncore.passes.graph import with_reads
+from rnncore.graph.nodes import Node, Recurrent
+from rnncore.graph.spec import Spec
 
 __all__ = ["bounded", "turning"]
 
@@ -96,7 +96,7 @@ def _with_bound(spec: Spec, name: str, axis: int, least: int, most: int | None, 
     reason = f"{place}: a branch goes another way"
     node = Node(made, "Bounded", (name,), {"axis": axis, "least": least, "most": most, "reason": reason})
     size = next(entry.shape[axis] for entry in spec.inputs if entry.name == name)
-    others = [with_reads(other, {name: made}) for other in spec.nodes]
+    others = [other.with_reads({name: made}) for other in spec.nodes]
     if any(_batch(spec, other) != size for other in spec.recurrent):
         others = [_of_one_length(spec, other) for other in others]
     inputs = [entry for entry in spec.inputs if not entry.optional or any(entry.name in one.reads for one in others)]

@@ -29,7 +29,8 @@ from rnncore.formats.torch.names import bind
 from rnncore.formats.torch.parametrizations import fold
 from rnncore.formats.verification import compare
 from rnncore.graph.axes import reach_of
-from rnncore.graph.spec import Input, Node, Recurrent, Spec, paths_of
+from rnncore.graph.nodes import Input, Node, Recurrent
+from rnncore.graph.spec import Spec, paths_of
 from rnncore.graph.test_pair import TestPair
 from rnncore.graph.weights import Weights
 from rnncore.passes import simplify

@@ -16,7 +16,8 @@ from rnncore.errors import UnsupportedError
 from rnncore.export.torch import functions
 from rnncore.export.torch.lowering import HIDING, Lowering, Packed, Size, Tensor, array_of
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.nodes import Input, Recurrent
+from rnncore.graph.spec import Spec
 
 __all__ = ["CELLS", "LAYERS", "STACKS", "call_module", "cell_of", "kind_of", "recurrent_node"]
 

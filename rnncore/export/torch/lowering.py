@@ -21,7 +21,7 @@ from torch import fx
 
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
 from rnncore.export.torch.trace import Traced
-from rnncore.graph.spec import Input, Node
+from rnncore.graph.nodes import Input, Node
 from rnncore.ops import OPS, Value
 
 __all__ = [

@@ -10,7 +10,8 @@ import torch
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.export.torch.loops import Leaf, ScanCall, leaves_of
 from rnncore.export.torch.lowering import Lowering, Size, Tensor
-from rnncore.graph.spec import Control, Input, Spec
+from rnncore.graph.nodes import Control, Input
+from rnncore.graph.spec import Spec
 
 __all__ = ["lower_scan"]
 

@@ -24,7 +24,8 @@ import numpy as np
 from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
 from rnncore.files.cursor import Budget, low_level_errors, shown
 from rnncore.files.strict_json import read_json
-from rnncore.graph.spec import Node, Spec
+from rnncore.graph.nodes import Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS
 
 __all__ = [

@@ -32,7 +32,7 @@ from rnncore.formats.keras.use import (
     numbers_of,
     option,
 )
-from rnncore.graph.spec import Control, Input
+from rnncore.graph.nodes import Control, Input
 
 __all__ = ["CONV_LSTMS", "both_ways", "conv_lstm"]
 

@@ -17,7 +17,8 @@ from rnncore.errors import UnsupportedError
 from rnncore.files.cursor import Budget
 from rnncore.formats._arrays import Copies
 from rnncore.graph.axes import reach_of
-from rnncore.graph.spec import Control, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import Control, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, Value
 
 __all__ = ["Graph", "NeedsSize"]
@@ -183,6 +184,6 @@ class Graph:
             if isinstance(node, Recurrent):
                 continue
             timed = any(TIME in self.values[name].shape for name in node.reads)
-            if timed and (isinstance(node, Control) or not reach_of(node, self.values, TIME).apart):
+            if timed and (node.subgraphs or not reach_of(node, self.values, TIME).apart):
                 return set()
         return {node.name for node in nodes if isinstance(node, Recurrent) and self.values[node.input].shape[1] == TIME}

@@ -47,9 +47,9 @@ from rnncore.formats.keras.use import (
     layer,
 )
 from rnncore.formats.keras.variables import CELLS, bind_arrays
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.graph.weights import memory_of
-from rnncore.passes.graph import with_reads, without
 
 __all__ = ["ACCEPTED", "KerasLayer", "Lowered", "activation", "lower", "lower_network", "settle_classes"]
 
@@ -463,7 +463,7 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
             raise SpecError(f"{use.where}: input {graph.values[one.name]}, expected {entry.value} of its Spec")
     absent = {entry.name for entry in meaning.inputs if entry.optional}
     for node in meaning.nodes:
-        made = with_reads(without(node, absent), renamed)
+        made = node.with_reads(renamed | dict.fromkeys(absent, ""))
         graph.add(dataclasses.replace(made, name=f"{prefix}{node.name}"))
         graph.weights(
             f"{prefix}{node.name}",

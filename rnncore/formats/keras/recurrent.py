@@ -22,7 +22,7 @@ from rnncore.errors import FormatError, UnsupportedError, WeightError
 from rnncore.formats.keras.config import Layer, leaves
 from rnncore.formats.keras.use import Tensor, Use, activation, check_options, check_policy, check_shape, flag, option
 from rnncore.formats.keras.variables import CELLS, CUDNN, SEPARATE_GATES
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 
 __all__ = [
     "MERGES",

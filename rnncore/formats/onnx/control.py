@@ -14,7 +14,7 @@ from rnncore.errors import FormatError
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode
 from rnncore.formats.onnx.graph import Known, Lowering
 from rnncore.formats.onnx.sequences import Stacked, collected
-from rnncore.graph.spec import Control, Input
+from rnncore.graph.nodes import Control, Input
 from rnncore.ops import UNKNOWN, Value
 
 __all__ = ["lower"]

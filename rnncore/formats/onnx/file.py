@@ -22,7 +22,7 @@ from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
 from rnncore.files.cursor import Budget, Cursor, shown
 from rnncore.formats.onnx.external import ExternalData
 from rnncore.formats.onnx.wire import check_wire
-from rnncore.graph.spec import more_nodes, most_nodes
+from rnncore.graph.limits import more_nodes, most_nodes
 
 __all__ = ["AttributeReference", "OnnxGraph", "OnnxModel", "OnnxNode", "OnnxValue", "needs_onnx", "read_model"]
 

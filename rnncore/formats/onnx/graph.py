@@ -29,7 +29,8 @@ from rnncore.formats.onnx.contributed import CONTRIBUTED, standard
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx.sequences import Items, Stacked
 from rnncore.formats.onnx.versions import newest
-from rnncore.graph.spec import Input, Node, Spec, check_sizes
+from rnncore.graph.nodes import Input, Node, check_sizes
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value, numpy_dtype
 from rnncore.ops.work import cost, value_of
 from rnncore.passes import Folding, simplify

@@ -30,7 +30,7 @@ from rnncore.errors import FormatError, SpecError
 from rnncore.files.cursor import shown
 from rnncore.formats.onnx.file import OnnxNode
 from rnncore.formats.onnx.graph import Layers, Lowering
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 from rnncore.graph.weights import memory_of
 from rnncore.ops import Value
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from rnncore.files.cursor import shown
 from rnncore.formats.onnx.file import ELEMENTS, OnnxGraph, OnnxNode
-from rnncore.graph.spec import Node
+from rnncore.graph.nodes import Node
 from rnncore.ops import UNKNOWN, Value
 from rnncore.ops.reference import RARE
 

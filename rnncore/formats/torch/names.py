@@ -26,7 +26,8 @@ from rnncore.cells import CELLS, GRU
 from rnncore.conventions.gates import split_gru_bias, squeeze_batch, sum_biases
 from rnncore.errors import UnsupportedError, WeightError, close_names
 from rnncore.formats.attention import flatten_vector
-from rnncore.graph.spec import AttentionDecoder, Control, Input, Node, Recurrent, Spec, paths_of
+from rnncore.graph.nodes import AttentionDecoder, Input, Node, Recurrent
+from rnncore.graph.spec import Spec, paths_of
 from rnncore.graph.weights import Weights, memory_of
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
@@ -61,7 +62,7 @@ def bind(
     binder = _Binder(spec, tensors, dict(names or {}), prefix)
     arrays: dict[str, np.ndarray] = {}
     for node in binder.nodes:
-        arrays.update(binder.plain(node) if isinstance(node, Node) else binder.recurrent(node))
+        arrays.update(binder.recurrent(node) if node.stateful else binder.plain(node))
     return Bound(Weights(spec, arrays), binder.leftovers(), binder.prefix)
 
 
@@ -81,7 +82,7 @@ class _Binder:
         self.combined: dict[tuple, tuple[list[np.ndarray], dict[str, np.ndarray]]] = {}  # pairs of biases, and sums
         self.modules = {name[:end] for name in tensors for end, letter in enumerate(name) if letter == "."}
         known = [key for node in self.nodes for key in (node.name, *_accepted(node))]
-        self.controls = {path for path, node in paths_of(spec) if isinstance(node, Control)}
+        self.controls = {path for path, node in paths_of(spec) if node.subgraphs}
         known += sorted(self.controls)
         for what, given in (("names", self.names), ("names of the Spec", self.own)):
             for name in sorted(set(given) - set(known)):
@@ -184,7 +185,7 @@ class _Binder:
 
     def _why_missing(self, node, key: str) -> str:
         """A hint where the file's tensors contradict what a recurrent node says of its stack."""
-        if isinstance(node, Node):
+        if not node.stateful:
             return ""
         there = {name.rpartition(".")[2] for name in self.tensors if name.rpartition(".")[0] == self.roots[node.name]}
         if key.endswith("_reverse") and there and not any(leaf.endswith("_reverse") for leaf in there):
@@ -294,7 +295,7 @@ class _Binder:
         """Spellings of one tensor that the node cannot be without; none for a Constant, which has a tensor's name."""
         if _is_constant(node):
             return ()
-        if not isinstance(node, Node):
+        if node.stateful:
             return _spellings(node, "weight_ih", node.suffix(0, node.directions[0]))
         first = tuple(name.removeprefix(f"{node.name}.") for name in list(node.weight_shapes())[:1])
         return (*first, "in_proj_weight", "q_proj_weight") if node.op == "MultiHeadAttention" else first
@@ -321,7 +322,7 @@ ATTENTION = (*(f"{one[0]}_proj_weight" for one in PROJECTED), "in_proj_weight", 
 def _placed(spec: Spec) -> Iterator[Node | Recurrent | AttentionDecoder]:
     """Every node that has weights of its own, those in branches under the name that stands before their weights."""
     for path, node in paths_of(spec):
-        if not isinstance(node, Control):
+        if not node.subgraphs:
             yield node if path == node.name else dataclasses.replace(node, name=path)
 
 
@@ -330,7 +331,7 @@ def _within(node, keys: Iterable[str]) -> Iterator[str]:
 
 
 def _is_constant(node) -> bool:
-    return isinstance(node, Node) and node.op == "Constant"
+    return node.op == "Constant"
 
 
 def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tuple[str, ...]:
@@ -341,9 +342,9 @@ def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tup
 def _accepted(node: Node | Recurrent | AttentionDecoder) -> list[str]:
     """Every name, canonical or PyTorch's, under which a node's weights may be given."""
     found = list(node.weight_shapes())
-    if isinstance(node, Node) and node.op == "MultiHeadAttention":
+    if node.op == "MultiHeadAttention":
         found += _within(node, ATTENTION)
-    if not isinstance(node, Node):
+    if node.stateful:
         suffixes = [node.suffix(layer, direction) for layer in range(node.layers) for direction in node.directions]
         keys = [*node.cell.weight_shapes(), *(("bias_ih", "bias_hh") if node.cell.bias else ())]
         found += [
@@ -362,7 +363,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _describe(node) -> str:
-    if isinstance(node, Node):
+    if not node.stateful:
         return node.op
     if isinstance(node, AttentionDecoder):
         return f"{node.kind} of {node.cell.kind}, layers={node.layers}, attention={node.attention!r}"
@@ -372,7 +373,7 @@ def _describe(node) -> str:
 
 def _other_cell(node, key: str, found: tuple[int, ...]) -> str:
     """A hint where a weight has as many rows as that of another cell would."""
-    if isinstance(node, Node) or not key.startswith(("weight_ih", "weight_hh", "bias")) or not found:
+    if not node.stateful or not key.startswith(("weight_ih", "weight_hh", "bias")) or not found:
         return ""
     hidden = node.cell.hidden_size
     if key.startswith("weight_hh") and len(found) == 2 and not getattr(node.cell, "projection", 0):
@@ -390,7 +391,7 @@ def _other_cell(node, key: str, found: tuple[int, ...]) -> str:
 
 def _why_unused(node, leaf: str) -> str:
     """A hint where a weight that a recurrent node has no use for says what the stack looks like."""
-    match = None if isinstance(node, Node) else _ROLE.fullmatch(leaf)
+    match = _ROLE.fullmatch(leaf) if node.stateful else None
     if match is None:
         return ""
     if match[3] and len(node.directions) == 1:

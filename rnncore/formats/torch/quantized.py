@@ -27,7 +27,8 @@ import numpy as np
 from rnncore.errors import UnsupportedError, WeightError
 from rnncore.formats.checkpoint import QUANTIZED, Checkpoint
 from rnncore.formats.torch.pickle_reader import Foreign, Pairs
-from rnncore.graph.spec import Recurrent, Spec
+from rnncore.graph.nodes import Recurrent
+from rnncore.graph.spec import Spec
 
 __all__ = ["SCHEMES", "STORED", "dequantize", "packed", "unpack"]
 
