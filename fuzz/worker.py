@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("mutate", "guided"))
     parser.add_argument("--repeat", type=Path)
     options = parser.parse_args()
-    sys.path[1:1] = [str(ROOT / "tests" / "helpers"), str(ROOT)]  # the tests' builders, and this tree's package
+    sys.path[1:1] = [str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "tools"), str(ROOT)]  # builders; this tree
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     warnings.simplefilter("ignore")

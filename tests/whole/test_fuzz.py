@@ -73,12 +73,12 @@ def environment():
 
 def test_every_target_can_be_imported_and_says_what_it_is():
     code = (
-        "import sys, importlib; sys.path[:0] = sys.argv[1:3]\n"
-        "for name in sys.argv[3:]:\n"
+        "import sys, importlib; sys.path[:0] = sys.argv[1:4]\n"
+        "for name in sys.argv[4:]:\n"
         "    module = importlib.import_module('targets.' + name)\n"
         "    assert module.__doc__ and callable(module.run) and callable(module.mutate) and module.seeds(), name\n"
     )
-    folders = [str(ROOT / "fuzz"), str(ROOT / "tests" / "helpers")]
+    folders = [str(ROOT / "fuzz"), str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "tools")]
     done = subprocess.run(
         [sys.executable, "-c", code, *folders, *driver.TARGETS],
         capture_output=True,
