@@ -11,10 +11,11 @@ import itertools
 from collections.abc import Sequence
 
 from rnncore.errors import FormatError
+from rnncore.formats.onnx.entries import Known, Stacked
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode
-from rnncore.formats.onnx.graph import Known, Lowering
-from rnncore.formats.onnx.sequences import Stacked, collected
-from rnncore.graph.nodes import Control, Input
+from rnncore.formats.onnx.graph import Lowering
+from rnncore.formats.onnx.sequences import collected
+from rnncore.graph.spec import Control, Input
 from rnncore.ops import UNKNOWN, Value
 
 __all__ = ["lower"]
@@ -59,7 +60,7 @@ def _if(lowering: Lowering, node: OnnxNode) -> None:
         return
     inner = []
     for graph in branches:
-        inner.append(Lowering(graph, lowering.shared, lowering))
+        inner.append(lowering.inside(graph))
         inner[-1].run()
     _control(lowering, node, "If", (lowering.value(node.inputs[0]),), inner)
 
@@ -166,7 +167,7 @@ def _settled(
     for round in itertools.count(1):
         if round > 1:
             lowering.shared.again.spend(body.count)
-        inner = Lowering(body, lowering.shared, lowering)
+        inner = lowering.inside(body)
         for entry, value in zip(body.inputs, values, strict=True):
             name = inner.fresh_input(entry.name)
             inner.add_input(Input(name, value.dtype, tuple(size if size != 0 else UNKNOWN for size in value.shape)))
@@ -203,7 +204,7 @@ def _control(
     lowering.add(made)
     labels = ("then", "else") if op == "If" else ("body",)
     for label, (_, arrays, _) in zip(labels, simplified, strict=True):
-        lowering.weights.update({f"{name}.{label}.{key}": array for key, array in arrays.items()})
+        lowering.weights.update({f"{name}.{label}.{key}": array for key, array in arrays.items()})  # counted inside
     if len(node.outputs) > len(made.names):
         raise lowering.error(node, f"{len(node.outputs)} outputs, expected {len(made.names)}", FormatError)
     for output, value in zip(node.outputs, made.names, strict=False):

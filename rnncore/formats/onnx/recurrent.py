@@ -28,9 +28,10 @@ from rnncore.cells import CELLS, Activation, Cell
 from rnncore.conventions.gates import GATE_ORDERS, halve_bias, split_gru_bias, stack_gates, sum_biases
 from rnncore.errors import FormatError, SpecError
 from rnncore.files.cursor import shown
+from rnncore.formats.onnx.entries import Layers
 from rnncore.formats.onnx.file import OnnxNode
-from rnncore.formats.onnx.graph import Layers, Lowering
-from rnncore.graph.nodes import Recurrent
+from rnncore.formats.onnx.graph import Lowering
+from rnncore.graph.spec import Recurrent
 from rnncore.graph.weights import memory_of
 from rnncore.ops import Value
 
@@ -87,7 +88,7 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
     lowering.add(made)
     for d, (direction, cell) in enumerate(zip(directions, cells, strict=True)):
         for key, array in _own_weights(lowering, cell, arrays, d).items():
-            lowering.own(f"{name}.{key}{made.suffix(0, direction)}", array)
+            lowering.own(name, {f"{key}{made.suffix(0, direction)}": array})
     outputs = dict(zip(OUTPUTS[: 1 + len(made.cell.states)], node.outputs, strict=False))
     order = "BT" if batch_first else "TB"
     if outputs.get("Y"):

@@ -12,49 +12,26 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rnncore.errors import FormatError
 from rnncore.files.cursor import shown
+from rnncore.formats.onnx.entries import Items, Known, Stacked
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode, OnnxValue
 
 if TYPE_CHECKING:
     from rnncore.formats.onnx.graph import Lowering
 
-__all__ = ["OPS", "Items", "Stacked", "captured", "collected", "lower"]
+__all__ = ["OPS", "collected", "lower"]
 
 MAX_ITEMS = 4096
-
-
-@dataclass(frozen=True)
-class Items:
-    """A sequence of so many values: names of the file."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """A sequence whose items stand along one axis of a value of the Spec; kept: each keeps that axis, of size 1."""
-
-    value: str
-    axis: int
-    kept: bool
 
 
 def lower(lowering: Lowering, node: OnnxNode) -> None:
     """One node of OPS."""
     OPS[node.op](lowering, node)
-
-
-def captured(lowering: Lowering, found: Items | Stacked) -> Items | Stacked:
-    """A sequence of the graph around, inside of a branch: ``lowering`` is the branch's."""
-    if isinstance(found, Items):
-        return found  # names of the file, which are looked up when they are read
-    return dataclasses.replace(found, value=lowering.capture(found.value))
 
 
 def _sequence(lowering: Lowering, node: OnnxNode, **defaults: int) -> Items | Stacked:
@@ -152,8 +129,6 @@ def _unsqueezed(lowering: Lowering, value: str, axis: int, name: str) -> str:
 
 
 def _length(lowering: Lowering, node: OnnxNode) -> None:
-    from rnncore.formats.onnx.graph import Known
-
     found, output = _sequence(lowering, node), node.outputs[0]
     if isinstance(found, Items):
         lowering.entries[output] = Known(np.array(len(found.names), np.int64))
