@@ -118,8 +118,8 @@ def _lowered(network: Network, version: Version, fixed_time: bool) -> Lowered:
     if not graph.nodes:
         raise UnsupportedError("no layer does anything at inference, expected at least one")
     spec = graph.finish(outputs)
-    _check_dtypes(graph.arrays)
-    return Lowered(spec, graph.arrays, tuple(graph.notes))
+    _check_dtypes(graph.weights)
+    return Lowered(spec, graph.weights, tuple(graph.notes))
 
 
 def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
@@ -139,7 +139,7 @@ def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
             name = f"{name}_in"
         sequences = sum("T" in entry.shape for entry in graph.inputs)
         axes = _axes(shape, dtype, f"T_{place + 1}" if sequences else "T", fixed_time, where)
-        found.append(Tensor(graph.input(Input(graph.fresh(name), dtype, axes))))
+        found.append(Tensor(graph.add_input(Input(graph.fresh(name), dtype, axes))))
     return found
 
 
@@ -445,8 +445,8 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
     for name, shape in meaning.weight_shapes().items():
         check_shape(arrays[name], shape, name, use.where)
     if isinstance(meaning, Node):
-        node = graph.node(use.name, meaning.op, [one.name for one in use.inputs], **meaning.attributes)
-        graph.weights(node, {name.removeprefix(f"{meaning.name}."): array for name, array in arrays.items()})
+        node = graph.emit(meaning.op, [one.name for one in use.inputs], use.name, **meaning.attributes)
+        graph.own(node, {name.removeprefix(f"{meaning.name}."): array for name, array in arrays.items()})
         return [Tensor(name) for name in graph.nodes[-1].names]
     entries = [entry for entry in meaning.inputs if not entry.optional]
     if len(entries) != len(use.inputs):
@@ -465,7 +465,7 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
     for node in meaning.nodes:
         made = node.with_reads(renamed | dict.fromkeys(absent, ""))
         graph.add(dataclasses.replace(made, name=f"{prefix}{node.name}"))
-        graph.weights(
+        graph.own(
             f"{prefix}{node.name}",
             {name.removeprefix(f"{node.name}."): arrays[name] for name in node.weight_shapes()},
         )
@@ -546,11 +546,11 @@ def _merge_steps(graph: Graph, use: Use, x: str, rest: Sequence[int]) -> str:
     known = [size if isinstance(size, int) else None for size in shape[2:]]
     if None not in known:
         return graph.reshape(f"{use.name}.steps", x, (-1, *known))
-    sizes_ = graph.node(f"{use.name}.shape", "Shape", x)
+    sizes_ = graph.emit("Shape", x, f"{use.name}.shape")
     tail = graph.slice(f"{use.name}.rest", sizes_, 0, 2, len(shape))
-    first = graph.node(f"{use.name}.all", "Constant", (), dtype="int64", shape=(1,), value=(-1,))
-    return graph.node(
-        f"{use.name}.steps", "Reshape", (x, graph.node(f"{use.name}.to", "Concat", (first, tail), axis=0))
+    first = graph.emit("Constant", (), f"{use.name}.all", dtype="int64", shape=(1,), value=(-1,))
+    return graph.emit(
+        "Reshape", (x, graph.emit("Concat", (first, tail), f"{use.name}.to", axis=0)), f"{use.name}.steps"
     )
 
 
@@ -559,9 +559,9 @@ def _split_steps(graph: Graph, use: Use, x: str, y: str) -> str:
     steps, rest = graph.shape(x)[1], graph.shape(y)[1:]
     if isinstance(steps, int) and all(isinstance(size, int) for size in rest):
         return graph.reshape(use.name, y, (-1, steps, *rest))
-    lead = graph.slice(f"{use.name}.lead", graph.node(f"{use.name}.whole", "Shape", x), 0, 0, 2)
-    tail = graph.slice(f"{use.name}.tail", graph.node(f"{use.name}.part", "Shape", y), 0, 1, len(rest) + 1)
-    return graph.node(use.name, "Reshape", (y, graph.node(f"{use.name}.back", "Concat", (lead, tail), axis=0)))
+    lead = graph.slice(f"{use.name}.lead", graph.emit("Shape", x, f"{use.name}.whole"), 0, 0, 2)
+    tail = graph.slice(f"{use.name}.tail", graph.emit("Shape", y, f"{use.name}.part"), 0, 1, len(rest) + 1)
+    return graph.emit("Reshape", (y, graph.emit("Concat", (lead, tail), f"{use.name}.back", axis=0)), use.name)
 
 
 ACCEPTED = tuple(LAYERS)
