@@ -106,10 +106,16 @@ class GraphBuilder:
 
     # --- constants ---------------------------------------------------------------------------------------------------
 
-    def add_constant(self, array: np.ndarray, dtype: str, name: str, value: Any = None) -> str:
-        """Append a Constant node; returns its name. value: the content, in the Spec; None: the array is a weight."""
-        attributes = {} if value is None else {"value": value}
-        name = self.emit("Constant", (), name, dtype=dtype, shape=array.shape, **attributes)
+    def add_constant(
+        self, array: np.ndarray, dtype: str, name: str, value: Any = None, owner: str | None = None
+    ) -> str:
+        """Append a Constant node under a fresh name; returns that name.
+
+        value: the content, as an attribute of the node; None: the array is its weight. owner: see fresh.
+        """
+        name = self.fresh(name, owner)
+        content = {} if value is None else {"value": value}
+        self.add(Node(name, "Constant", (), {"dtype": dtype, "shape": array.shape, **content}))
         if value is None:
             self.own(name, {"value": array})
         return name

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rnncore.export.torch.lowering import Lowering, Tensor
+from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.trace import Decision, Formula
-from rnncore.graph.nodes import Node, Recurrent
-from rnncore.graph.spec import Spec
+from rnncore.export.torch.values import Tensor
+from rnncore.graph.spec import Node, Recurrent, Spec
+from rnncore.passes.graph import with_reads
 
 __all__ = ["bounded", "turning"]
 

@@ -20,11 +20,12 @@ from rnncore.export.torch.chains import Chain, OverSteps
 from rnncore.export.torch.functions import call_function
 from rnncore.export.torch.layers import STACKS, call_module, kind_of, recurrent_node
 from rnncore.export.torch.loops import ScanCall, roll
-from rnncore.export.torch.lowering import MAX_INLINE, Complex, Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch.lowering import MAX_INLINE, Lowering
 from rnncore.export.torch.proof import BranchError, Proof
 from rnncore.export.torch.scan import lower_scan
 from rnncore.export.torch.spectral import call_complex, holds_complex
 from rnncore.export.torch.trace import Traced, trace
+from rnncore.export.torch.values import Complex, Packed, Size, Tensor, array_of
 from rnncore.formats.torch.names import bind
 from rnncore.formats.torch.parametrizations import fold
 from rnncore.formats.verification import compare
@@ -433,24 +434,24 @@ def _assembled(g: Lowering, found: Any, floating: str) -> tuple[Spec, dict[str, 
         if not isinstance(item, Tensor):
             raise UnsupportedError(f"the output holds {type(item).__name__}, expected tensors only")
         name = g.name_of(item)
-        given = name in {entry.name for entry in g.inputs}
+        given = name in {entry.name for entry in g.graph.inputs}
         if name in names or given or (label and label != name):
             g.node = None
             name = g.emit("Identity", [name], name=label or "output")
         names.append(name)
     if not names:
         raise UnsupportedError("the module returns no tensor, expected at least one")
-    if not g.nodes:
+    if not g.graph.nodes:
         raise UnsupportedError("nothing is left of the module, expected something to compute")
     try:
-        spec = Spec(g.inputs, g.nodes, names)
+        spec = g.graph.build(names)
     except SpecError as error:
         raise UnsupportedError(f"module: {error}") from None
     spec, weights, notes = simplify(
-        spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True, floating=floating
+        spec, {name: g.graph.weights[name] for name in spec.weight_shapes()}, keep_weights=True, floating=floating
     )
     g.notes += notes
-    spec, weights = _with_constants_inside(spec, weights, g.weights)
+    spec, weights = _with_constants_inside(spec, weights, g.graph.weights)
     needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
     inputs = [entry for entry in spec.inputs if entry.name in needed]
     g.notes += [f"input {entry.name!r}: left out, nothing reads it" for entry in spec.inputs if entry not in inputs]

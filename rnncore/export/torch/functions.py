@@ -15,16 +15,8 @@ import numpy as np
 import torch
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch.lowering import (
-    HIDING,
-    Lowering,
-    Packed,
-    Size,
-    Tensor,
-    all_static,
-    any_trained,
-    array_of,
-)
+from rnncore.export.torch.lowering import Lowering
+from rnncore.export.torch.values import HIDING, Packed, Size, Tensor, all_static, any_trained, array_of
 
 __all__ = ["FUNCTIONS", "call_function", "move_axes"]
 
@@ -1206,7 +1198,7 @@ def _top(g: Lowering, x: Tensor, k: Any, axis: int, largest: bool) -> tuple[Tens
     if "k" in attributes:
         attributes["k"] = attributes["k"][0]
     g.emit("TopK", inputs, attributes)
-    values, indices = g.nodes[-1].names
+    values, indices = g.graph.nodes[-1].names
     if isinstance(g.a, torch.Tensor):
         return None, g.named(indices, g.a, g.b)
     return _Named((g.named(values, g.a[0], g.b[0]), g.named(indices, g.a[1], g.b[1])))

@@ -14,7 +14,8 @@ from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.conventions.gates import squeeze_batch
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch import functions
-from rnncore.export.torch.lowering import HIDING, Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch.lowering import Lowering
+from rnncore.export.torch.values import HIDING, Packed, Size, Tensor, array_of
 from rnncore.formats.torch.names import bind
 from rnncore.graph.nodes import Input, Recurrent
 from rnncore.graph.spec import Spec
@@ -101,7 +102,7 @@ def recurrent_node(
     sources = {} if g.module is None else {name: g.module}
     if trained and all(_is_held(g, *pair) for pair in zip(states, trained, strict=True)):
         options["trained_state"] = True
-        weights = {f"{name}.initial_{key}": array for key, array in zip(cell.states, trained, strict=True)}
+        weights = {f"initial_{key}": array for key, array in zip(cell.states, trained, strict=True)}
         parameters = [g.source_of(state) for state in states]
         sources |= {f"{name}.initial_{key}": one for key, one in zip(cell.states, parameters, strict=True)}
     elif trained is None or any(array.any() or state.trained for array, state in zip(trained, states, strict=True)):
@@ -111,7 +112,8 @@ def recurrent_node(
     alone = Recurrent(name, cell, entry.name, **{**options, "initial": (), "trained_state": False, "lengths": None})
     spec = Spec([entry], [alone], [name])
     bound = bind(spec, {f"{name}.{key}": array for key, array in _own_tensors(module).items()})
-    return g.add(node, {**bound.weights, **weights}, sources)
+    own = {key.removeprefix(f"{name}."): array for key, array in bound.weights.items()}
+    return g.add(node, {**own, **weights}, sources)
 
 
 def _is_held(g: Lowering, state: Tensor, array: np.ndarray) -> bool:
@@ -609,14 +611,14 @@ def multi_head_attention(
         raise functions.refuse(g, "add_bias_kv or add_zero_attn", "neither")
     q, k, v = (g.tensor(item) for item in (query, key, value))
     alone = q.ndim == 2
-    with g.beside("_input"):
+    with g.named_with("_input"):
         if alone:
             names = [g.emit("Unsqueeze", [item], {"axes": (0,)}) for item in (q, v, k)]
         elif module.batch_first:
             names = [g.name_of(item) for item in (q, v, k)]
         else:
             names = [functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
-    with g.beside("_mask"):
+    with g.named_with("_mask"):
         padding = _inverted(g, key_padding_mask, 1 if alone else 2)
         if alone and padding:
             padding = g.emit("Unsqueeze", [padding], {"axes": (0,)})

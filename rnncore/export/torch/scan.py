@@ -9,9 +9,9 @@ import torch
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.export.torch.loops import Leaf, ScanCall, leaves_of
-from rnncore.export.torch.lowering import Lowering, Size, Tensor
-from rnncore.graph.nodes import Control, Input
-from rnncore.graph.spec import Spec
+from rnncore.export.torch.lowering import Lowering
+from rnncore.export.torch.values import Size, Tensor
+from rnncore.graph.spec import Control, Input, Spec
 
 __all__ = ["lower_scan"]
 
@@ -38,7 +38,7 @@ def lower_scan(
         output_axes=(1,) * len(body.call.collected),
     )
     sources = {f"{name}.body.{key}": source for key, source in body.sources.items()}
-    g.add(node, {f"{name}.body.{key}": array for key, array in weights.items()}, sources)
+    g.add(node, {f"body.{key}": array for key, array in weights.items()}, sources)
     return tuple(g.named(found, g.a[i], g.b[i]) for i, found in enumerate(node.names))
 
 
@@ -129,7 +129,7 @@ class _Body:
 
     def lowered(self, lower: Callable) -> tuple[Spec, dict[str, Any]]:
         """The body's Spec and weights."""
-        sub = Lowering(self.g.first, self.g.second, self.entries, self.g.modules, self.g.stored)
+        sub = self.g.inside(self.entries)
         for tensor in (*self.carried.values(), *self.items.values(), *self.outer.values()):
             if isinstance(tensor, Tensor):
                 sub.shape(tensor)
@@ -155,11 +155,11 @@ class _Body:
                 name = sub.emit("Identity", [name], name="output")
             names.append(name)
         try:
-            spec = Spec(self.entries, sub.nodes, names)
+            spec = sub.graph.build(names)
         except SpecError as error:
             raise UnsupportedError(f"{self.g.place}: {error}") from None
         self.sources = sub.sources
-        return spec, {name: sub.weights[name] for name in spec.weight_shapes()}
+        return spec, {name: sub.graph.weights[name] for name in spec.weight_shapes()}
 
     def _arguments(self, sub: Lowering, results: dict[int, Any], one: Any, two: Any) -> Any:
         if isinstance(one, Leaf):

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from rnncore.export.torch.functions import called, entry, move_axes, refuse
-from rnncore.export.torch.lowering import Complex, Lowering, Size, Tensor
+from rnncore.export.torch.lowering import Lowering
+from rnncore.export.torch.values import Complex, Size, Tensor
 
 __all__ = ["call_complex", "holds_complex"]
 
