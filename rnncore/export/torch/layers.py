@@ -13,7 +13,11 @@ from torch import nn
 from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.conventions.gates import squeeze_batch
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch import functions
+from rnncore.export.torch.functions.activations import clamp, prelu
+from rnncore.export.torch.functions.common import move_axes
+from rnncore.export.torch.functions.products import embedding_node, linear_node
+from rnncore.export.torch.functions.registry import FUNCTIONS, entry, refuse
+from rnncore.export.torch.functions.shapes import pad, unflatten
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import HIDING, Packed, Size, Tensor, array_of
 from rnncore.formats.torch.names import bind
@@ -108,9 +112,9 @@ def recurrent_node(
     elif trained is None or any(array.any() or state.trained for array, state in zip(trained, states, strict=True)):
         options["initial"] = tuple(g.name_of(state) for state in states)
     node = Recurrent(name, cell, source, **options)
-    entry = Input(f"{name}.input", "float", ("B", "T", cell.input_size))
-    alone = Recurrent(name, cell, entry.name, **{**options, "initial": (), "trained_state": False, "lengths": None})
-    spec = Spec([entry], [alone], [name])
+    x = Input(f"{name}.input", "float", ("B", "T", cell.input_size))
+    alone = Recurrent(name, cell, x.name, **{**options, "initial": (), "trained_state": False, "lengths": None})
+    spec = Spec([x], [alone], [name])
     bound = bind(spec, {f"{name}.{key}": array for key, array in _own_tensors(module).items()})
     own = {key.removeprefix(f"{name}."): array for key, array in bound.weights.items()}
     return g.add(node, {**own, **weights}, sources)
@@ -225,7 +229,7 @@ def _with_axis(g: Lowering, state: Tensor, axis: int) -> Tensor:
 
 @layer("Linear", "NonDynamicallyQuantizableLinear")
 def linear(g, module, input):
-    return g.out(functions.linear_node(g, g.tensor(input), module.weight, module.bias))
+    return g.out(linear_node(g, g.tensor(input), module.weight, module.bias))
 
 
 @layer("Bilinear")
@@ -242,7 +246,7 @@ def bilinear(g, module, input1, input2):
 def embedding(g, module, input):
     if module.max_norm is not None:
         raise UnsupportedError(f"{g.place}: module {g.wanted!r} (Embedding): max_norm={module.max_norm}, expected none")
-    return g.out(functions.embedding_node(g, g.tensor(input), module.weight))
+    return g.out(embedding_node(g, g.tensor(input), module.weight))
 
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
@@ -306,7 +310,7 @@ def _convolution_node(
 @layer(*TRANSPOSED)
 def transposed(g, module, input, output_size=None):
     if output_size is not None:
-        raise functions.refuse(g, "output_size", "output_padding")
+        raise refuse(g, "output_size", "output_padding")
     name, added = _batched(g, g.tensor(input), len(module.kernel_size) + 2)
     more = {"output_padding": tuple(module.output_padding)}
     pads = (*module.padding, *module.padding)
@@ -349,7 +353,7 @@ def _pooled_whole(
         for one, trace in ((x.a, "a"), (x.b, "b"))
     )
     if not same or any(_many(padding, len(axes))):
-        raise functions.refuse(g, "windows of a computed size", "a number, or the input's own size")
+        raise refuse(g, "windows of a computed size", "a number, or the input's own size")
     reduce = "ReduceMax" if op == "MaxPool" else "ReduceMean"
     return g.out(g.emit(reduce, [x], {"axes": axes, "keepdims": True}))
 
@@ -363,7 +367,7 @@ def max_pool(g, module, input):
 
 def max_pooled(g, axes, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     if return_indices:
-        raise functions.refuse(g, "return_indices", "the pooled values alone")
+        raise refuse(g, "return_indices", "the pooled values alone")
     more = {"dilations": _many(dilation, axes)}
     return _pool(g, "MaxPool", g.tensor(input), axes, kernel_size, stride, padding, ceil_mode, more)
 
@@ -380,7 +384,7 @@ def average_pooled(
     g, axes, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
 ):
     if divisor_override is not None:
-        raise functions.refuse(g, f"divisor_override={divisor_override}", "none")
+        raise refuse(g, f"divisor_override={divisor_override}", "none")
     more = {"count_include_pad": bool(count_include_pad)}
     return _pool(g, "AveragePool", g.tensor(input), axes, kernel_size, stride, padding, ceil_mode, more)
 
@@ -395,7 +399,7 @@ def adaptive_pool(g, module, input):
 def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
     """To one: the mean or maximum; to as many as there are: nothing; else equal windows of a known size."""
     if return_indices:
-        raise functions.refuse(g, "return_indices", "the pooled values alone")
+        raise refuse(g, "return_indices", "the pooled values alone")
     x = g.tensor(input)
     wanted = _many(output_size, axes)
     gone = tuple(x.ndim - axes + i for i, size in enumerate(wanted) if size == 1)
@@ -407,9 +411,7 @@ def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
             continue
         if isinstance(found, Size) or found % size:
             shown = "an unknown size" if isinstance(found, Size) else found
-            raise functions.refuse(
-                g, f"{shown} made {size} by an adaptive pool", "1, or a size that divides a known one"
-            )
+            raise refuse(g, f"{shown} made {size} by an adaptive pool", "1, or a size that divides a known one")
         windows[i] = found // size
     name = g.name_of(x)
     if gone:
@@ -418,7 +420,7 @@ def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
         return g.out(name) if gone else x
     kernel = tuple(windows.get(i, 1) for i in range(axes))
     if x.ndim == axes + 1:
-        raise functions.refuse(g, "an adaptive pool without a batch", "(B, C, ...)")
+        raise refuse(g, "an adaptive pool without a batch", "(B, C, ...)")
     attributes = {"kernel_shape": kernel, "strides": kernel}
     return g.out(g.emit("AveragePool" if average else "MaxPool", [name], attributes))
 
@@ -435,7 +437,7 @@ def _constant(g: Lowering, tensor: torch.Tensor | None, key: str, size: int = 1,
 @layer("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 def batch_norm(g, module, input):
     if module.running_mean is None:
-        raise functions.refuse(g, "track_running_stats=False, which uses the batch's own", "running statistics")
+        raise refuse(g, "track_running_stats=False, which uses the batch's own", "running statistics")
     size = module.num_features
     parts = [
         _constant(g, module.weight, "weight", size, 1),
@@ -490,10 +492,10 @@ def group_norm(g, module, input):
 @layer("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d")
 def instance_norm(g, module, input):
     if module.track_running_stats:
-        raise functions.refuse(g, "track_running_stats=True", "False")
+        raise refuse(g, "track_running_stats=True", "False")
     x = g.tensor(input)
     if x.ndim != int(kind_of(module)[-2]) + 2:
-        raise functions.refuse(g, f"{x.ndim} dimensions", "a batch")
+        raise refuse(g, f"{x.ndim} dimensions", "a batch")
     size = x.a.shape[1]
     parts = [_constant(g, module.weight, "weight", size, 1), _constant(g, module.bias, "bias", size, 0)]
     return g.out(g.emit("InstanceNormalization", [x, *parts], {"epsilon": float(module.eps)}))
@@ -523,7 +525,7 @@ WITH_OPTIONS = {
 
 def _called(name: str, options: Sequence[str] = ()) -> Callable[..., Any]:
     def run(g: Lowering, module: nn.Module, *inputs: Any) -> Any:
-        return functions.FUNCTIONS[name](g, *inputs, **{option: getattr(module, option) for option in options})
+        return FUNCTIONS[name](g, *inputs, **{option: getattr(module, option) for option in options})
 
     return run
 
@@ -539,19 +541,19 @@ def nothing(g, module, input, *args, **kwargs):
 
 
 @layer("Unflatten")
-def unflatten(g, module, input):
-    return functions.unflatten(g, input, module.dim, module.unflattened_size)
+def unflatten_layer(g, module, input):
+    return unflatten(g, input, module.dim, module.unflattened_size)
 
 
 @layer("Hardtanh", "ReLU6")
 def hardtanh(g, module, input):
-    return functions.clamp(g, g.tensor(input), float(module.min_val), float(module.max_val))
+    return clamp(g, g.tensor(input), float(module.min_val), float(module.max_val))
 
 
 @layer("PReLU")
-def prelu(g, module, input):
+def prelu_layer(g, module, input):
     slope, label = module.weight.detach(), f"{g.wanted}.weight"
-    return functions.prelu(g, input, Tensor(None, slope, slope, label=label, constant=True, trained=True))
+    return prelu(g, input, Tensor(None, slope, slope, label=label, constant=True, trained=True))
 
 
 @layer("ZeroPad1d", "ZeroPad2d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "ReflectionPad1d",
@@ -560,7 +562,7 @@ def padding(g, module, input):
     kind = kind_of(module)
     names = (("Reflection", "reflect"), ("Replication", "replicate"), ("Circular", "circular"))
     mode = next((mode for start, mode in names if kind.startswith(start)), "constant")
-    return functions.pad(g, input, module.padding, mode, getattr(module, "value", 0.0))
+    return pad(g, input, module.padding, mode, getattr(module, "value", 0.0))
 
 
 @layer("Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d")
@@ -581,7 +583,7 @@ def interpolate(
     x = g.tensor(input)
     modes = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
     if antialias or mode not in modes:
-        raise functions.refuse(g, f"mode={mode!r}, antialias={antialias}", ", ".join(modes))
+        raise refuse(g, f"mode={mode!r}, antialias={antialias}", ", ".join(modes))
     attributes: dict[str, Any] = {"mode": modes[mode]}
     if mode == "nearest":
         attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -608,7 +610,7 @@ def multi_head_attention(
 ):  # fmt: skip
     """The op MultiHeadAttention: torch's masks are True where a step does not count, ours where it does."""
     if module.bias_k is not None or module.add_zero_attn:
-        raise functions.refuse(g, "add_bias_kv or add_zero_attn", "neither")
+        raise refuse(g, "add_bias_kv or add_zero_attn", "neither")
     q, k, v = (g.tensor(item) for item in (query, key, value))
     alone = q.ndim == 2
     with g.named_with("_input"):
@@ -617,7 +619,7 @@ def multi_head_attention(
         elif module.batch_first:
             names = [g.name_of(item) for item in (q, v, k)]
         else:
-            names = [functions.move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
+            names = [move_axes(g, item, (1, 0, 2)) for item in (q, v, k)]
     with g.named_with("_mask"):
         padding = _inverted(g, key_padding_mask, 1 if alone else 2)
         if alone and padding:
@@ -641,7 +643,7 @@ def multi_head_attention(
     if alone:
         context = g.emit("Squeeze", [name], {"axes": (0,)})
     else:
-        context = functions.move_axes(g, name, (1, 0, 2)) if not module.batch_first else name
+        context = move_axes(g, name, (1, 0, 2)) if not module.batch_first else name
     found = g.named(context, g.a[0], g.b[0])
     if not need_weights:
         return found, None
@@ -661,12 +663,12 @@ def _inverted(g: Lowering, mask: Any, rank: int) -> str:
         content = mask.a
         if bool(((content == 0) | (content == -math.inf)).all()):
             if _is_trained(g, mask):
-                raise functions.refuse(g, "a mask that is trained", "a buffer of 0 and -inf, or bool")
+                raise refuse(g, "a mask that is trained", "a buffer of 0 and -inf, or bool")
             return g.emit("Equal", [mask, g.cast(0, mask.dtype)])
     if mask.dtype.is_floating_point and mask.ndim == rank and mask.origin == HIDING:
         return g.emit("Equal", [mask, g.cast(0.0, mask.dtype)])
     if mask.dtype != torch.bool or mask.ndim != rank:
-        raise functions.refuse(g, f"a mask {mask.dtype} with {mask.ndim} dimensions", f"bool with {rank}")
+        raise refuse(g, f"a mask {mask.dtype} with {mask.ndim} dimensions", f"bool with {rank}")
     return g.emit("Not", [mask])
 
 
@@ -704,20 +706,20 @@ def _attention_weights(module: nn.Module) -> dict[str, np.ndarray]:
 # --- functions that do what a module does ----------------------------------------------------------------------------
 
 
-@functions.entry("layer_norm")
+@entry("layer_norm")
 def _layer_norm(g, input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True):
     return layer_normed(g, input, normalized_shape, weight, bias, eps)
 
 
-functions.entry("interpolate", "upsample")(interpolate)
+entry("interpolate", "upsample")(interpolate)
 
 
-@functions.entry("conv1d", "conv2d", "conv3d")
+@entry("conv1d", "conv2d", "conv3d")
 def _convolved(g, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     x, kernel = g.tensor(input), g.tensor(weight)
     axes = kernel.ndim - 2
     if not g.is_parameter(kernel) or not (bias is None or g.is_parameter(bias)):
-        raise functions.refuse(g, "a kernel that is computed", "a parameter")
+        raise refuse(g, "a kernel that is computed", "a parameter")
     name, added = _batched(g, x, kernel.ndim)
     sizes, dilations = kernel.a.shape[2:], _many(dilation, axes)
     if isinstance(padding, str):
@@ -740,12 +742,12 @@ def _convolved(g, input, weight, bias=None, stride=1, padding=0, dilation=1, gro
     return _unbatched(g, g.emit("Conv", [name], attributes, weights, sources=sources), added)
 
 
-@functions.entry("batch_norm")
+@entry("batch_norm")
 def _batch_normed(
     g, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *args
 ):
     if training or running_mean is None:
-        raise functions.refuse(g, "statistics of the batch", "training=False and running statistics")
+        raise refuse(g, "statistics of the batch", "training=False and running statistics")
     x, size = g.tensor(input), running_mean.a.shape[0]
     ones, zeros = (
         g.constant(np.full(size, number, np.float32), "float", label) for number, label in ((1, "ones"), (0, "zeros"))
@@ -754,7 +756,7 @@ def _batch_normed(
     return g.out(g.emit("BatchNormalization", [x, *parts], {"epsilon": float(eps)}))
 
 
-@functions.entry("group_norm")
+@entry("group_norm")
 def _group_normed(g, input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True):
     x = g.tensor(input)
     size = x.a.shape[1]
@@ -766,15 +768,11 @@ def _group_normed(g, input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_
 
 
 for _axes in (1, 2, 3):
-    functions.FUNCTIONS[f"avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: average_pooled(
-        g, axes, *args, **kwargs
-    )
-    functions.FUNCTIONS[f"max_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: max_pooled(
-        g, axes, *args, **kwargs
-    )
-    functions.FUNCTIONS[f"adaptive_avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(
+    FUNCTIONS[f"avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: average_pooled(g, axes, *args, **kwargs)
+    FUNCTIONS[f"max_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: max_pooled(g, axes, *args, **kwargs)
+    FUNCTIONS[f"adaptive_avg_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(
         g, True, axes, *args, **kwargs
     )
-    functions.FUNCTIONS[f"adaptive_max_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(
+    FUNCTIONS[f"adaptive_max_pool{_axes}d"] = lambda g, *args, axes=_axes, **kwargs: adaptive_pooled(
         g, False, axes, *args, **kwargs
     )

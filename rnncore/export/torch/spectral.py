@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnncore.export.torch.functions import called, entry, move_axes, refuse
+from rnncore.export.torch.functions.common import move_axes
+from rnncore.export.torch.functions.registry import called, entry, refuse
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import Complex, Size, Tensor
 
