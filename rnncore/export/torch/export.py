@@ -18,7 +18,9 @@ from rnncore.export.torch.axes import Axes
 from rnncore.export.torch.bounds import bounded
 from rnncore.export.torch.chains import Chain, OverSteps
 from rnncore.export.torch.functions import call_function
-from rnncore.export.torch.layers import STACKS, call_module, kind_of, recurrent_node
+from rnncore.export.torch.layers import call_module
+from rnncore.export.torch.layers.recurrent import recurrent_node
+from rnncore.export.torch.layers.registry import STACKS, kind_of
 from rnncore.export.torch.loops import ScanCall, roll
 from rnncore.export.torch.lowering import MAX_INLINE, Lowering
 from rnncore.export.torch.proof import BranchError, Proof

@@ -21,7 +21,7 @@ from torch import fx
 
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch.chains import OverSteps
-from rnncore.export.torch.layers import CELLS, STACKS, kind_of
+from rnncore.export.torch.layers.registry import CELLS, STACKS, kind_of
 from rnncore.export.torch.trace import Traced
 
 __all__ = ["Leaf", "Loop", "ScanCall", "leaves_of", "roll"]

@@ -13,7 +13,7 @@ from rnncore.export.torch.functions.registry import FUNCTIONS, called, entry, re
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import HIDING, Size, Tensor
 
-__all__ = ["binary", "item", "same", "to", "where"]
+__all__ = ["binary", "to"]
 
 
 def _plain(item: Any) -> Any:

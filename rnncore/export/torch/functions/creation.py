@@ -11,8 +11,6 @@ from rnncore.export.torch.functions.registry import called, entry, refuse
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import Tensor, all_static, any_trained
 
-__all__ = ["ones"]
-
 
 def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
     """A tensor of traced sizes with one value."""

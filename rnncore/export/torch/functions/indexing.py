@@ -13,8 +13,6 @@ from rnncore.export.torch.functions.shapes import t, transpose
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import Packed, Size, Tensor
 
-__all__ = []
-
 
 @entry("narrow")
 def narrow(g, input, dim, start, length):

@@ -8,8 +8,6 @@ from rnncore.export.torch.functions.registry import called, entry, refuse
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import Tensor
 
-__all__ = []
-
 
 @entry("cat", "concat", "concatenate")
 def cat(g, tensors, dim=0):

@@ -11,8 +11,6 @@ from rnncore.export.torch.functions.registry import entry, refuse
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import Packed, Size, Tensor
 
-__all__ = []
-
 
 @entry("pack_padded_sequence")
 def pack_padded_sequence(g, input, lengths, batch_first=False, enforce_sorted=True):

@@ -14,8 +14,6 @@ from rnncore.export.torch.functions.registry import FUNCTIONS, called, entry, re
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import Tensor
 
-__all__ = ["norm"]
-
 
 def _reduce(
     op: str, g: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None

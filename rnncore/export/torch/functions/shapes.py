@@ -11,7 +11,7 @@ from rnncore.export.torch.functions.common import dims_of, expanded, filled_with
 from rnncore.export.torch.functions.registry import called, entry, refuse
 from rnncore.export.torch.values import HIDING, Size, Tensor
 
-__all__ = ["pad", "size", "t", "transpose", "unflatten"]
+__all__ = ["pad", "t", "transpose", "unflatten"]
 
 
 @entry("size")
