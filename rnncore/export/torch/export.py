@@ -21,7 +21,8 @@ from rnncore.export.torch.functions import call_function
 from rnncore.export.torch.layers import call_module
 from rnncore.export.torch.layers.recurrent import recurrent_node
 from rnncore.export.torch.layers.registry import STACKS, kind_of
-from rnncore.export.torch.loops import ScanCall, roll
+from rnncore.export.torch.loops.rolling import roll
+from rnncore.export.torch.loops.scanned import ScanCall
 from rnncore.export.torch.lowering import MAX_INLINE, Lowering
 from rnncore.export.torch.proof import BranchError, Proof
 from rnncore.export.torch.scan import lower_scan

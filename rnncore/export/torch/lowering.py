@@ -2,7 +2,7 @@
 
 Sizes that are equal in both traces are numbers; the others are computed in the graph from the shapes of values. What
 depends on parameters alone is computed here, once. How a function or a module of torch becomes nodes stands in
-torch_functions.py and torch_layers.py; this file keeps values, sizes and constants.
+functions/ and layers/; this file keeps values, sizes and constants.
 """
 
 from __future__ import annotations

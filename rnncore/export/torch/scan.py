@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from rnncore.errors import SpecError, UnsupportedError
-from rnncore.export.torch.loops import Leaf, ScanCall, leaves_of
+from rnncore.export.torch.loops.leaves import Leaf, leaves_of
+from rnncore.export.torch.loops.scanned import ScanCall
 from rnncore.export.torch.lowering import Lowering
 from rnncore.export.torch.values import Size, Tensor
 from rnncore.graph.spec import Control, Input, Spec

@@ -1,0 +1,159 @@
+"""A loop as one node that holds its body: a Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from rnncore.errors import UnsupportedError
+from rnncore.export.torch.loops.items import outer_sequence, stored_step
+from rnncore.export.torch.loops.leaves import Loop, behind_identities, leaves_of, readers_of
+from rnncore.export.torch.loops.replacing import Replacing, getitem, loop_anchor, rejoin
+
+__all__ = ["ScanCall", "Scanned"]
+
+
+class ScanCall:
+    """What a torch.fx node calls that stands for a loop. Its arguments: starts, sequences and captured values.
+
+    carried    positions whose result goes from step to step
+    sequences  Leafs of getitem on an outer value: position -> (outer node, axis, offset, slope, keep the axis)
+    collected  positions whose results of all steps are read behind the loop
+    inner      positions that the body computes
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        carried: Sequence[int],
+        sequences: dict[int, Any],
+        collected: Sequence[int],
+        captured: Sequence[fx.Node],
+        inner: Sequence[int],
+    ):
+        self.loop, self.carried, self.sequences = loop, list(carried), sequences
+        self.collected, self.captured, self.inner = list(collected), list(captured), list(inner)
+        self.__name__ = self.__qualname__ = "scan"
+        self.__module__ = __name__
+
+    def __repr__(self) -> str:
+        return f"ScanCall({[str(node.target) for node in self.loop.body]})"
+
+    def __call__(self, *args: Any) -> Any:
+        raise AssertionError("its value is known from the trace")
+
+
+class Scanned(Replacing):
+    """A loop as one node with its body: what goes from step to step, what is read step by step, what stays."""
+
+    def replace(self) -> None:
+        loop = self.loop
+        self._check()
+        self.stores = {j: self._store_of(j) for j in range(len(loop.body)) if self._store_of(j) is not None}
+        inner = [j for j in range(len(loop.body)) if j not in self.stores and j not in loop.aliases]
+        sequences = {
+            j: found
+            for j in inner
+            if (found := outer_sequence(self.traced, loop, j)) is not None and self._forward(found)
+        }
+        leaves = [leaf for j in inner if j not in sequences for leaf in leaves_of([loop.args[j], loop.kwargs[j]])]
+        before = {leaf.value: leaf.start for leaf in leaves if leaf.kind == "before"}
+        carried = list(before)
+        captured = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "same"))
+        collected = list(dict.fromkeys([*self._collected(), *self.stores.values()]))
+        call = ScanCall(loop, carried, sequences, collected, captured, [j for j in inner if j not in sequences])
+        for j in (*carried, *collected):
+            if not isinstance(self.traced.values[loop.body[j]], torch.Tensor):
+                raise UnsupportedError(
+                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name}, which is no tensor, goes from step to "
+                    "step or behind the loop, expected tensors"
+                )
+        for j in collected:
+            if self.traced.values[loop.body[j]].ndim == 0:
+                raise UnsupportedError(
+                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name} is one number for each step of a loop "
+                    "over a size, expected tensors with a batch"
+                )
+        values = [self.traced.values[loop.steps[-1][j]] for j in carried]
+        # all steps side by side along axis 1, where the other way of rolling up has them too
+        values += [torch.stack([self.traced.values[step[j]] for step in loop.steps], 1) for j in collected]
+        anchor = loop.steps[-1][-1]
+        with self.traced.graph.inserting_after(anchor):
+            self.anchor = self.traced.graph.create_node("call_function", loop_anchor)
+        with self.traced.graph.inserting_before(self.anchor):
+            node = self.make(
+                "call_function",
+                call,
+                [self.start(j, start) for j, start in before.items()],
+                [source for source, *_ in sequences.values()],
+                captured,
+                value=tuple(values),
+            )
+            parts = [self.make("call_function", getitem, node, i) for i in range(len(values))]
+            self.finals = dict(zip(carried, parts, strict=False))
+            self.stacked = dict(zip(collected, parts[len(carried) :], strict=True))
+            self.finals |= {j: self.filled(j, self.stacked[item]) for j, item in self.stores.items()}
+        rejoin(self)
+        with self.traced.graph.inserting_before(self.anchor):
+            self.rewire()
+        self.traced.graph.erase_node(self.anchor)
+
+    def _store_of(self, j: int) -> int | None:
+        """The position of the item that a call stores, where nothing but the next step reads the tensor."""
+        if stored_step(self.traced, self.loop, j) is None:
+            return None
+        for i in range(len(self.loop.body)):
+            for leaf in leaves_of([self.loop.args[i], self.loop.kwargs[i]]):
+                if i != j and i not in self.loop.aliases and leaf.kind in ("now", "before") and leaf.value == j:
+                    return None
+        final = all(
+            self.where.get(behind_identities(self.traced, node), (0, 0)) != (k, j)
+            for nodes in readers_of(self.loop).values()
+            for node in nodes
+            for k in range(self.loop.count - 1)
+        )
+        return self.loop.args[j][2].value if final else None
+
+    def all(self, j: int) -> fx.Node:
+        return self.stacked[j]
+
+    def _check(self) -> None:
+        for j, node in enumerate(self.loop.body):
+            if j in self.loop.aliases:
+                continue
+            value = self.traced.values[node]
+            if not isinstance(value, (torch.Tensor, tuple, list, int, float)):
+                raise UnsupportedError(
+                    f"{self.traced.places[node]}: {node.name} in a loop over a size, expected tensor code"
+                )
+
+    def _forward(self, found: tuple) -> bool:
+        source, axis, offset, slope, _ = found
+        return (offset, slope) == (0, 1) and self.traced.values[source].shape[axis] == self.loop.count
+
+    def _collected(self) -> list[int]:
+        """Positions whose results of more than the last step are read behind the loop."""
+        found = []
+        for nodes in readers_of(self.loop).values():
+            for node in nodes:
+                behind = behind_identities(self.traced, node)
+                k, j = self.where[behind] if behind in self.where else self.where[node]
+                if j in self.stores:
+                    continue
+                final_only = k == self.loop.count - 1 and len(nodes) < self.loop.count
+                if not final_only or not self._is_carried(j):
+                    found.append(j)
+        return found
+
+    def _is_carried(self, j: int) -> bool:
+        everything = [*self.loop.args, *self.loop.kwargs]
+        return any(leaf.kind == "before" and leaf.value == j for leaf in leaves_of(everything))
+
+    def final(self, j: int) -> fx.Node:
+        if j not in self.finals:
+            with self.traced.graph.inserting_before(self.anchor):
+                self.finals[j] = self.make("call_method", "select", self.stacked[j], 1, -1)
+        return self.finals[j]
