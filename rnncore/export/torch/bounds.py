@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.trace import Decision, Formula
+from rnncore.export.torch.records import Decision, Formula
 from rnncore.export.torch.values import Tensor
 from rnncore.graph.spec import Node, Recurrent, Spec
 from rnncore.passes.graph import with_reads

@@ -25,9 +25,10 @@ from rnncore.export.torch.loops.rolling import roll
 from rnncore.export.torch.loops.scanned import ScanCall
 from rnncore.export.torch.lowering import MAX_INLINE, Lowering
 from rnncore.export.torch.proof import BranchError, Proof
+from rnncore.export.torch.records import Traced
 from rnncore.export.torch.scan import lower_scan
 from rnncore.export.torch.spectral import call_complex, holds_complex
-from rnncore.export.torch.trace import Traced, trace
+from rnncore.export.torch.trace import trace
 from rnncore.export.torch.values import Complex, Packed, Size, Tensor, array_of
 from rnncore.formats.torch.names import bind
 from rnncore.formats.torch.parametrizations import fold

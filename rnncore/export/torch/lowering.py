@@ -19,7 +19,7 @@ from torch import fx
 
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
 from rnncore.export.torch.pairing import escaped_in_both, needed_nodes, sizes_of
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.records import Traced
 from rnncore.export.torch.values import (
     DTYPES,
     Packed,

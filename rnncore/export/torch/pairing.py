@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.records import Traced
 
 __all__ = ["escaped_in_both", "needed_nodes", "sizes_of"]
 

@@ -23,7 +23,7 @@ import torch
 from rnncore.errors import RnncoreError, UnsupportedError, VerificationError
 from rnncore.export.torch.axes import Axes, shapes_of
 from rnncore.export.torch.bounds import FAR, turning
-from rnncore.export.torch.trace import Decision, Formula, Traced, is_users
+from rnncore.export.torch.records import Decision, Formula, Traced, is_users
 from rnncore.formats.verification import compare
 from rnncore.runtime.model import Model
 

@@ -11,7 +11,7 @@ from torch import fx
 
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch.loops.leaves import Loop
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.records import Traced
 
 __all__ = ["calls_of", "check_alike", "drop_unread", "loops_of", "signature"]
 

@@ -11,7 +11,7 @@ from torch import fx
 
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch.loops.leaves import ArgumentReader, Leaf, Loop, is_whole, leaves_of, replaced
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.records import Traced
 
 __all__ = ["follow_stored", "outer_sequence", "pull_in", "stored_step"]
 

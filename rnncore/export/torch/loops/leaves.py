@@ -9,7 +9,7 @@ from torch import fx
 
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch.layers.registry import kind_of
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.records import Traced
 
 __all__ = [
     "IDENTITIES",

@@ -13,7 +13,7 @@ from rnncore.errors import UnsupportedError
 from rnncore.export.torch.layers.registry import CELLS, STACKS, kind_of
 from rnncore.export.torch.loops.items import stored_step
 from rnncore.export.torch.loops.leaves import Loop, behind_identities, leaves_of, readers_of
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.records import Traced
 
 __all__ = ["POINTWISE", "Replacing", "getitem", "loop_anchor", "rejoin"]
 

@@ -22,7 +22,7 @@ from rnncore.export.torch.loops.items import follow_stored, pull_in
 from rnncore.export.torch.loops.leaves import Loop, read_arguments
 from rnncore.export.torch.loops.scanned import Scanned
 from rnncore.export.torch.loops.vectorized import Vectorized
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.records import Traced
 
 __all__ = ["roll"]
 
