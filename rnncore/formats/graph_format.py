@@ -1,4 +1,4 @@
-"""GraphFormat: a file format whose files hold the network beside its weights; Listing: what stands in such a file."""
+"""GraphFormat: a file format whose files hold the network and its weights; Listing: the content of such a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["GraphFormat", "ListedNode", "Listing"]
 class ListedNode:
     """One node (or layer) of a file as the file has it.
 
-    place    where it stands: "graph.node[17]", "config.layers[3]"
+    place    its place in the file: "graph.node[17]", "config.layers[3]"
     name     its own name; may be empty
     kind     its type: "LSTM", "Bidirectional"
     reads    what it reads, by the file's names

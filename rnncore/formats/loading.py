@@ -281,7 +281,7 @@ def name_of(path: Any) -> str:
 
 
 def resolve(path: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO) -> Path | InMemory:
-    """The file behind a path or a "zoo:NAME", of a directory the one that is the model; or bytes as they are."""
+    """The file of a path or a "zoo:NAME", of a directory the one that is the model; or bytes as they are."""
     if isinstance(path, (bytes, bytearray, memoryview)):
         return InMemory(bytes(path), name_of(path))
     if hasattr(path, "read"):

@@ -120,7 +120,7 @@ def is_native(checkpoint: Checkpoint) -> bool:
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> NativeFile:
-    """The native file behind a safetensors file that was read already."""
+    """The native file of a safetensors file that was read already."""
     try:
         return _parse(checkpoint.metadata[KEY], dict(checkpoint.tensors))
     except RnncoreError as error:

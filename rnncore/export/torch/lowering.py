@@ -1,7 +1,7 @@
 """From two traces of a module, at different sizes, to the nodes and weights of a Spec.
 
 Sizes that are equal in both traces are numbers; the others are computed in the graph from the shapes of values. What
-depends on parameters alone is computed here, once. How a function or a module of torch becomes nodes stands in
+depends on parameters alone is computed here, once. How a function or a module of torch becomes nodes is in
 functions/ and layers/; this file keeps values, sizes and constants.
 """
 
@@ -24,7 +24,7 @@ from rnncore.export.torch.values import (
     DTYPES,
     Packed,
     Size,
-    Tensor,
+    TracedTensor,
     all_static,
     any_trained,
     array_of,
@@ -39,13 +39,13 @@ from rnncore.export.torch.values import (
 from rnncore.graph.builder import GraphBuilder
 from rnncore.graph.spec import Input, Node
 
-__all__ = ["MAX_INLINE", "Lowering"]
+__all__ = ["MAX_INLINE", "TraceLowering"]
 
 COPYING = frozenset(("expand", "expand_as", "repeat", "contiguous", "clone", "detach", "unsqueeze", "to", "view",
                      "reshape", "broadcast_to", "type_as", "float"))  # fmt: skip
 """Functions and methods whose result is their tensor, or holds it several times."""
 MAX_INLINE = 4096
-"""Numbers of a constant that stand in the Spec itself."""
+"""Numbers of a constant that are content of the Spec itself."""
 
 
 def trunc(x: int | float) -> int:
@@ -77,7 +77,7 @@ NUMBER_OPS = {"log": "Log", "exp": "Exp"}
 WHOLE_OPS = {"floor": "Floor", "ceil": "Ceil", "round": "Round", "trunc": ""}
 
 
-class Lowering:
+class TraceLowering:
     """Two traces of a module, and the graph that they become.
 
     graph    the builder of the Spec; values, nodes and weights are its own
@@ -113,9 +113,9 @@ class Lowering:
         self.b: Any = None
         self._suffix = ""
 
-    def inside(self, inputs: Sequence[Input]) -> Lowering:
+    def inside(self, inputs: Sequence[Input]) -> TraceLowering:
         """For the body of a loop of this graph."""
-        return Lowering(self.first, self.second, inputs, self.modules, self.stored)
+        return TraceLowering(self.first, self.second, inputs, self.modules, self.stored)
 
     # --- names and nodes ---------------------------------------------------------------------------------------------
 
@@ -190,12 +190,12 @@ class Lowering:
         own = None if sources is None else {f"{name}.{key}": source for key, source in sources.items()}
         return self.add(node, weights, own).name
 
-    def out(self, name: str, index: int | None = None, origin: Any = None) -> Tensor:
+    def out(self, name: str, index: int | None = None, origin: Any = None) -> TracedTensor:
         """A named value as (one of) the current node's, compared with what torch computed."""
         a, b = (self.a, self.b) if index is None else (self.a[index], self.b[index])
         return self.named(name, a, b, origin)
 
-    def named(self, name: str, a: torch.Tensor, b: torch.Tensor, origin: Any = None) -> Tensor:
+    def named(self, name: str, a: torch.Tensor, b: torch.Tensor, origin: Any = None) -> TracedTensor:
         value = self.values[name]
         fits = len(value.shape) == a.ndim and value.dtype == self.spec_dtype(a.dtype)
         for found, expected in zip(value.shape, a.shape, strict=False):
@@ -204,7 +204,7 @@ class Lowering:
             raise UnsupportedError(
                 f"{self.place}: {self.wanted} became {value}, where torch has {a.dtype} {tuple(a.shape)}"
             )
-        return Tensor(name, a, b, origin)
+        return TracedTensor(name, a, b, origin)
 
     # --- constants ---------------------------------------------------------------------------------------------------
 
@@ -236,11 +236,11 @@ class Lowering:
             self.sources[f"{name}.value"] = label
         return name
 
-    def is_parameter(self, tensor: Tensor | None) -> bool:
+    def is_parameter(self, tensor: TracedTensor | None) -> bool:
         """Whether a tensor is one that a checkpoint has, as it is."""
         return tensor is not None and tensor.constant and not tensor.computed and tensor.label in self.stored
 
-    def name_of(self, tensor: Tensor) -> str:
+    def name_of(self, tensor: TracedTensor) -> str:
         """The value's name; a constant becomes a node now."""
         if tensor.name is None:
             dtype = self.spec_dtype(tensor.dtype)
@@ -251,14 +251,14 @@ class Lowering:
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 
-    def dim(self, tensor: Tensor, axis: int) -> int | Size:
+    def dim(self, tensor: TracedTensor, axis: int) -> int | Size:
         """The size of one dimension: a number where both traces agree, and the Spec knows no size it depends on."""
         axis = tensor.axis(axis)
         a, b = tensor.a.shape[axis], tensor.b.shape[axis]
         known = self.values[tensor.name].shape[axis] if tensor.name is not None else a
         return a if a == b and known == a else self._remember(Size(a, b, ("dim", tensor, axis)))
 
-    def shape(self, tensor: Tensor) -> tuple[int | Size, ...]:
+    def shape(self, tensor: TracedTensor) -> tuple[int | Size, ...]:
         return tuple(self.dim(tensor, axis) for axis in range(tensor.ndim))
 
     def _remember(self, size: Size) -> Size:
@@ -277,7 +277,7 @@ class Lowering:
         return self._remember(Size(a, b, (name, *operands))) if has_size(operands) else a
 
     def size_like(self, a: int, b: int) -> Size:
-        """The size that is a in the first trace and b in the second: one seen before, or a little beside one."""
+        """The size that is a in the first trace and b in the second: one seen before, or one near it."""
         for one, two in self._escaped:
             known = self.env.get(one)
             if (self.first.values[one], self.second.values[two]) == (a, b) and isinstance(known, Size):
@@ -374,17 +374,17 @@ class Lowering:
             return name
         return self.emit("Cast", [name], {"to": wanted}, name=f"{self.wanted}_cast")
 
-    def tensor(self, item: Any) -> Tensor:
+    def tensor(self, item: Any) -> TracedTensor:
         """The argument, which has to be a tensor."""
         if isinstance(item, Packed):
             raise UnsupportedError(
                 f"{self.place}: {self.wanted} of a PackedSequence, expected a recurrent module or pad_packed_sequence"
             )
-        if not isinstance(item, Tensor):
+        if not isinstance(item, TracedTensor):
             raise UnsupportedError(f"{self.place}: {self.wanted}: {type(item).__name__}, expected a tensor")
         return item
 
-    def reshaped(self, x: Any, sizes: Sequence[Any], name: str | None = None, of: Tensor | None = None) -> str:
+    def reshaped(self, x: Any, sizes: Sequence[Any], name: str | None = None, of: TracedTensor | None = None) -> str:
         """A Reshape to numbers and sizes, one of which may be -1; sizes of ``of`` at the same place stay."""
         wanted = list(sizes)
         shape = self.shape(of) if of is not None else ()
@@ -404,7 +404,7 @@ class Lowering:
 
     # --- the graph of torch.fx ---------------------------------------------------------------------------------------
 
-    def run(self, lower: Callable[[Lowering, fx.Node, list[Any], dict[str, Any]], Any]) -> tuple[Any, Any, Any]:
+    def run(self, lower: Callable[[TraceLowering, fx.Node, list[Any], dict[str, Any]], Any]) -> tuple[Any, Any, Any]:
         """Every node that the output needs, in order. Returns the output's argument, and its values in both traces."""
         ones, twos = list(self.first.graph.nodes), list(self.second.graph.nodes)
         needed = [needed_nodes(nodes) for nodes in (ones, twos)]
@@ -423,7 +423,7 @@ class Lowering:
                 )
             if one.op == "placeholder":
                 if one not in self.env:
-                    self.env[one] = Tensor(one.target, self.first.values[one], self.second.values[two])
+                    self.env[one] = TracedTensor(one.target, self.first.values[one], self.second.values[two])
                     self.shape(self.env[one])
                 continue
             self.a, self.b = self.first.values[one], self.second.values[two]
@@ -450,15 +450,19 @@ class Lowering:
         except UnsupportedError:
             if not settled:
                 raise
-            return Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=True)
-        if isinstance(found, Tensor) and isinstance(self.a, torch.Tensor):
+            return TracedTensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=True)
+        if isinstance(found, TracedTensor) and isinstance(self.a, torch.Tensor):
             if settled and not found.constant:
                 found.constant = found.computed = True
-            if str(getattr(one.target, "__name__", one.target)) in COPYING and args and isinstance(args[0], Tensor):
+            if (
+                str(getattr(one.target, "__name__", one.target)) in COPYING
+                and args
+                and isinstance(args[0], TracedTensor)
+            ):
                 found.source = self.source_of(args[0])
         return found
 
-    def source_of(self, tensor: Tensor) -> str | None:
+    def source_of(self, tensor: TracedTensor) -> str | None:
         """The parameter that a tensor holds, once or several times in the same order."""
         return tensor.label if self.is_parameter(tensor) else tensor.source
 
@@ -510,7 +514,7 @@ class Lowering:
         """What depends on nothing that the model is given, as it is."""
         if one.op == "get_attr":
             return (
-                Tensor(
+                TracedTensor(
                     None,
                     self.a,
                     self.b,
@@ -535,7 +539,7 @@ class Lowering:
             and is_plain(args, kwargs)
             and equal_tensors(self.a, self.b)
         ):
-            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=False),)
+            return (TracedTensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=False),)
         return None
 
     def _is_stored(self, one: fx.Node) -> bool:

@@ -11,9 +11,9 @@ from rnncore.export.torch.records import Traced
 __all__ = ["escaped_in_both", "needed_nodes", "sizes_of"]
 
 
-def needed_nodes(nodes: list[fx.Node], beside: Sequence[fx.Node] = ()) -> list[fx.Node]:
+def needed_nodes(nodes: list[fx.Node], others: Sequence[fx.Node] = ()) -> list[fx.Node]:
     """The nodes that the output needs, and others, in order."""
-    needed = {nodes[-1], *beside}
+    needed = {nodes[-1], *others}
     for node in reversed(nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
@@ -31,7 +31,7 @@ def escaped_in_both(first: Traced, second: Traced) -> list[tuple[fx.Node, fx.Nod
 
 
 def sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:
-    """Whether a number is made of sizes of tensors that are needed anyway, and still stands in the graph."""
+    """Whether a number is made of sizes of tensors that are needed anyway, and is still in the graph."""
     if node.graph is not needed[0].graph or node._erased:
         return False
     if node in needed:

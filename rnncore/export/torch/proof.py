@@ -2,7 +2,7 @@
 
 A size may decide more than the trace shows: a branch goes the example's way, a size that becomes a number of Python's
 own is not followed. So torch is run again at sizes chosen for that: each free dimension alone and all together, a batch
-of 1 among them, the nearest sizes at which a recorded branch goes the other way, and sizes beside the numbers that
+of 1 among them, the nearest sizes at which a recorded branch goes the other way, and sizes next to the numbers that
 code compares with. Where results differ, both traces say at which line.
 """
 
@@ -343,7 +343,7 @@ def _expected(one: Formula, two: Formula, size: int, step: int) -> _Expected | N
 
 
 def _passing(expected: _Expected, numbers: set[int]) -> list[int]:
-    """Sizes at which a number reaches others, and those beside them."""
+    """Sizes at which a number reaches others, and those next to them."""
     found = set()
     for number in (one for base in numbers for one in (base, base + 1)):
         before = expected(expected.size) >= number

@@ -327,7 +327,7 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def _changed_in_place(self, kind, target, called, args, kwargs) -> _Proxy | None:
-        """The proxy whose tensor a call changes, which from then on stands for the result."""
+        """The proxy whose tensor a call changes, which from then on is the result."""
         inplace = kind == "call_method" and called.endswith("_") and not called.endswith("__")
         inplace = inplace or (kind == "call_function" and called.endswith("_") and not called.endswith("__"))
         inplace = inplace or kwargs.get("inplace") is True

@@ -1,4 +1,4 @@
-"""What stands for torch's tensors and numbers while two traces become one graph, and what is known of them."""
+"""Tensors and numbers of two traces while these become one graph, and what is known of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
     "Complex",
     "Packed",
     "Size",
-    "Tensor",
+    "TracedTensor",
     "all_static",
     "any_trained",
     "array_of",
@@ -43,7 +43,7 @@ HIDING = ("0 or -inf",)
 
 
 @dataclass(eq=False)
-class Tensor:
+class TracedTensor:
     """A value of the graph: its name, and what it is in both traces. A constant has no name until a node reads it.
 
     origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index),
@@ -95,15 +95,15 @@ class Size:
 class Complex:
     """Complex numbers: the tensor (..., 2) of their real and imaginary parts."""
 
-    pair: Tensor
+    pair: TracedTensor
 
 
 @dataclass(eq=False)
 class Packed:
     """A PackedSequence: the padded tensor it was made of, and its lengths."""
 
-    tensor: Tensor
-    lengths: Tensor
+    tensor: TracedTensor
+    lengths: TracedTensor
     time_first: bool
 
 
@@ -121,7 +121,7 @@ def has_size(found: Any) -> bool:
 def is_plain(*found: Any) -> bool:
     """Whether nothing in the arguments is a value of the graph or a size."""
     for item in found:
-        if isinstance(item, (Size, Packed, Complex)) or (isinstance(item, Tensor) and not item.constant):
+        if isinstance(item, (Size, Packed, Complex)) or (isinstance(item, TracedTensor) and not item.constant):
             return False
         if isinstance(item, (tuple, list)) and not is_plain(*item):
             return False
@@ -135,7 +135,7 @@ def is_plain(*found: Any) -> bool:
 def all_static(found: Sequence[Any]) -> bool:
     """Whether no argument is a value that the model's inputs decide."""
     for item in found:
-        if isinstance(item, (Packed, Complex)) or (isinstance(item, Tensor) and not item.static):
+        if isinstance(item, (Packed, Complex)) or (isinstance(item, TracedTensor) and not item.static):
             return False
         if isinstance(item, (tuple, list)) and not all_static(item):
             return False
@@ -156,11 +156,11 @@ def any_trained(found: Any) -> bool:
         return any(map(any_trained, found))
     if isinstance(found, dict):
         return any(map(any_trained, found.values()))
-    return isinstance(found, Tensor) and bool(found.trained)
+    return isinstance(found, TracedTensor) and bool(found.trained)
 
 
 def mark_values(found: Any, static: bool, trained: bool) -> None:
-    if isinstance(found, Tensor):
+    if isinstance(found, TracedTensor):
         found.static = found.static or static
         found.trained = trained if found.trained is None else found.trained
     elif isinstance(found, (tuple, list)):

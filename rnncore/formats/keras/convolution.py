@@ -15,7 +15,7 @@ __all__ = ["channels_axis", "channels_back", "channels_first"]
 
 
 def channels_axis(use: Use, x: str, dims: int) -> int:
-    """Where the channels of an image or sequence stand."""
+    """The axis of the channels of an image or sequence."""
     if use.graph.rank(x) != dims + 2:
         raise UnsupportedError(f"{use.where}: input {use.graph.values[x]}, expected {dims + 2} dimensions")
     order = use.config.get("data_format", "channels_last")

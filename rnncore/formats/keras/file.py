@@ -5,7 +5,7 @@
     .weights.h5       HDF5 with the tree of attributes of a .keras; the network comes from ``architecture``
     weights as .h5    HDF5 with attribute layer_names; likewise
 
-The version of Keras that wrote the file decides what its config means: see keras_config.Version.
+The version of Keras that wrote the file decides what its config means: see config.Version.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ handles, what it does with the mask of its input, and a function from one call o
 a file of its own: keras_recurrent.py, keras_dense.py, keras_convolution.py and so on.
 
 Masks follow Keras: made by Embedding(mask_zero=True), "NAME.mask", and by Masking, and passed on by the layers that
-do so in Keras; others destroy them. A layer behind go_backwards=True with return_sequences=True gets the mask in time
-order beside outputs in processing order, as Keras gives it.
+do so in Keras; others destroy them. A layer after go_backwards=True with return_sequences=True gets the mask in time
+order next to outputs in processing order, as Keras gives it.
 
 A layer that is called twice becomes two nodes, NAME and NAME#2, each with the weights: a node's weights are its own.
 
@@ -54,7 +54,7 @@ from rnncore.graph.weights import memory_of
 __all__ = ["ACCEPTED", "KerasLayer", "Lowered", "activation", "lower", "lower_network", "settle_classes"]
 
 FAMILIES = (keras_dense, keras_convolution, keras_normalization, keras_shapes, keras_merging)
-"""The modules whose layers stand in LAYERS once they are imported."""
+"""The modules whose layers are in LAYERS once they are imported."""
 
 
 @dataclass(frozen=True)

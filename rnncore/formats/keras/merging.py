@@ -23,7 +23,7 @@ def _merged_mask(use: Use, masks: Sequence[str | None], op: str) -> str | None:
 
 
 def _aligned(use: Use) -> list[str]:
-    """The inputs as floats of one rank: Keras puts axes of size 1 behind the batch of those of a lower one."""
+    """The inputs as floats of one rank: Keras puts axes of size 1 after the batch of those of a lower one."""
     graph, found = use.graph, []
     rank = max(graph.rank(one.name) for one in use.inputs)
     for place, one in enumerate(use.inputs):

@@ -109,7 +109,7 @@ def bidirectional(use: Use) -> list[Tensor]:
 
 
 def _forces_zero(use: Use) -> bool:
-    """Whether a Bidirectional zeroes masked outputs of sequences: tf.keras does, the Keras beside it did not."""
+    """Whether a Bidirectional zeroes masked outputs of sequences: tf.keras does, the Keras of that time did not."""
     return use.version.modern or use.version.tf
 
 

@@ -80,7 +80,7 @@ def zero_padding(use: Use) -> str:
 def _edges(use: Use, x: str, key: str) -> list[tuple[int, int, int]]:
     """(axis, before, after) for each axis that a padding or cropping changes.
 
-    One number stands for all; for each of several axes there is a number, or a pair; one axis has a pair.
+    One number is for all; for each of several axes there is a number, or a pair; one axis has a pair.
     """
     dims = int(use.layer.class_name[-2])
     first = channels_axis(use, x, dims) == 1

@@ -68,7 +68,7 @@ NEUTRAL |= {"ragged": False, "autocast": True}
 
 
 class Tensor(NamedTuple):
-    """A value of the graph, and the name of the bool mask (B, T) that Keras keeps beside it."""
+    """A value of the graph, and the name of the bool mask (B, T) that Keras keeps with it."""
 
     name: str
     mask: str | None = None
@@ -195,7 +195,7 @@ WITH_ALPHA = {"leaky_relu": "LeakyRelu", "elu": "Elu", "celu": "Celu", "threshol
 
 
 def apply_activation(use: Use, x: str, found: Any, name: str | None = None) -> str:
-    """A node for an activation, called NAME.relu beside a layer NAME, or ``name``; x itself for linear."""
+    """A node for an activation, called NAME.relu after a layer NAME, or ``name``; x itself for linear."""
     function = activation(found, use.where, use.version.major)
     return apply_function(use, x, function, name or f"{use.name}.{function.name}")
 
@@ -271,7 +271,7 @@ def number(use: Use, key: str, default: Any = ...) -> float:
 
 
 def sizes(use: Use, key: str, count: int, default: Any = ..., least: int = 1) -> tuple[int, ...]:
-    """An option of ``count`` sizes, or one that stands for all."""
+    """An option of ``count`` sizes, or one for all."""
     return numbers_of(use, key, option(use, use.config, key, default), count, least)
 
 

@@ -12,7 +12,7 @@ from rnncore.formats.onnx.file import OnnxGraph, OnnxNode
 from rnncore.ops import OPS
 
 if TYPE_CHECKING:
-    from rnncore.formats.onnx.graph import Lowering
+    from rnncore.formats.onnx.graph import GraphLowering
 
 __all__ = ["attributes_of", "constant_of"]
 
@@ -27,7 +27,7 @@ FILE_DTYPES = {
 }  # fmt: skip
 
 
-def attributes_of(lowering: Lowering, node: OnnxNode) -> dict[str, Any]:
+def attributes_of(lowering: GraphLowering, node: OnnxNode) -> dict[str, Any]:
     """The attributes of a node for the op of the same name. UnsupportedError for one that the op does not have."""
     op = OPS[node.op]
     attributes: dict[str, Any] = {}
@@ -50,13 +50,13 @@ def attributes_of(lowering: Lowering, node: OnnxNode) -> dict[str, Any]:
     return attributes
 
 
-def _element(lowering: Lowering, node: OnnxNode, array: np.ndarray) -> np.ndarray:
+def _element(lowering: GraphLowering, node: OnnxNode, array: np.ndarray) -> np.ndarray:
     if array.size != 1:
         raise lowering.error(node, f"attribute 'value' of shape {array.shape}, expected one element", FormatError)
     return array
 
 
-def _converted(lowering: Lowering, node: OnnxNode, key: str, value: Any) -> Any:
+def _converted(lowering: GraphLowering, node: OnnxNode, key: str, value: Any) -> Any:
     default = OPS[node.op].attributes.get(key)
     if key in DTYPE_ATTRIBUTES and isinstance(value, int):
         if value not in FILE_DTYPES:
@@ -70,7 +70,7 @@ def _converted(lowering: Lowering, node: OnnxNode, key: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def constant_of(lowering: Lowering, node: OnnxNode) -> np.ndarray:
+def constant_of(lowering: GraphLowering, node: OnnxNode) -> np.ndarray:
     """The array of a Constant node."""
     if len(node.attributes) != 1 or node.inputs or len(node.outputs) != 1:
         raise lowering.error(

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rnncore.formats.onnx.entries import Call, Layers
+from rnncore.formats.onnx.entries import Layers, OpCall
 from rnncore.formats.onnx.file import OnnxNode
 from rnncore.ops import UNKNOWN
 
 if TYPE_CHECKING:
-    from rnncore.formats.onnx.graph import Lowering
+    from rnncore.formats.onnx.graph import GraphLowering
 
 __all__ = ["reshape", "squeeze", "transpose", "write_out"]
 
 
-def write_out(lowering: Lowering, layers: Layers) -> str:
+def write_out(lowering: GraphLowering, layers: Layers) -> str:
     """The sequence with its axis of directions as a value of the Spec."""
     return lowering.once(("layers", layers.base, layers.axes), lambda: _written(lowering, layers))
 
 
-def _written(lowering: Lowering, layers: Layers) -> str:
+def _written(lowering: GraphLowering, layers: Layers) -> str:
     if "D" not in layers.axes:
         name, letters = layers.base, layers.order + "H"
     elif layers.directions == 1:
@@ -39,7 +39,7 @@ def _written(lowering: Lowering, layers: Layers) -> str:
     return lowering.emit("Transpose", name, f"{layers.base}.turned", perm=perm)
 
 
-def transpose(lowering: Lowering, call: Call) -> bool:
+def transpose(lowering: GraphLowering, call: OpCall) -> bool:
     layers = call.entries[0]
     if not isinstance(layers, Layers):
         return False
@@ -52,7 +52,7 @@ def transpose(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-def squeeze(lowering: Lowering, call: Call) -> bool:
+def squeeze(lowering: GraphLowering, call: OpCall) -> bool:
     """The axis of directions away, where there is one direction."""
     layers = call.entries[0]
     axes = lowering.known(call.inputs[1]) if len(call.inputs) > 1 and call.inputs[1] else None
@@ -66,7 +66,7 @@ def squeeze(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-def _squeeze_as_declared(lowering: Lowering, node: OnnxNode, name: str) -> bool:
+def _squeeze_as_declared(lowering: GraphLowering, node: OnnxNode, name: str) -> bool:
     """Without axes every axis of size 1 goes: the declared rank tells which of those with a named size do."""
     shape = lowering.inferred(name).shape
     declared = (value for value in lowering.graph.outputs if value.name == node.outputs[0] and value.shape is not None)
@@ -87,7 +87,7 @@ def _squeeze_as_declared(lowering: Lowering, node: OnnxNode, name: str) -> bool:
     return False
 
 
-def reshape(lowering: Lowering, call: Call) -> bool:
+def reshape(lowering: GraphLowering, call: OpCall) -> bool:
     """The directions next to each other: (..., D, H) to (..., D*H)."""
     layers = call.entries[0]
     if not isinstance(layers, Layers) or not layers.axes.endswith("DH"):
@@ -103,7 +103,7 @@ def reshape(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-def _is_flat(lowering: Lowering, layers: Layers, wanted: tuple[int | str, ...]) -> bool:
+def _is_flat(lowering: GraphLowering, layers: Layers, wanted: tuple[int | str, ...]) -> bool:
     """Whether these sizes are the sequence's own with its directions joined."""
     base = lowering.shape(layers.base)
     sizes = dict(zip(layers.order, base, strict=False)) | {"D": layers.directions, "H": layers.hidden}

@@ -11,7 +11,7 @@ import numpy as np
 from rnncore.errors import FormatError
 from rnncore.formats.onnx.file import OnnxNode
 
-__all__ = ["Call", "Entry", "Items", "Known", "Layers", "Missing", "Stacked"]
+__all__ = ["Entry", "Items", "Known", "Layers", "Missing", "OpCall", "Stacked"]
 
 
 class Missing(FormatError):
@@ -69,7 +69,7 @@ Entry = Known | Layers | Items | Stacked | str
 
 
 @dataclass(frozen=True)
-class Call:
+class OpCall:
     """A node of the newest opset with its inputs looked up and its attributes as rnncore's ops have them.
 
     inputs   names of the file, "" for an absent one; none absent at the end

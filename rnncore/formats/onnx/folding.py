@@ -16,7 +16,7 @@ from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.ops.work import cost, value_of
 
 if TYPE_CHECKING:
-    from rnncore.formats.onnx.graph import Lowering
+    from rnncore.formats.onnx.graph import GraphLowering
 
 __all__ = ["MAX_CONSTANT", "fold"]
 
@@ -27,7 +27,7 @@ NOT_FOLDED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "
 
 
 def fold(
-    lowering: Lowering, node: OnnxNode, attributes: Mapping[str, Any], arrays: Sequence[np.ndarray | None]
+    lowering: GraphLowering, node: OnnxNode, attributes: Mapping[str, Any], arrays: Sequence[np.ndarray | None]
 ) -> bool:
     """Compute a node of constants now; False where it stays in the graph. arrays: its inputs, None if absent."""
     op = OPS[node.op]
@@ -62,7 +62,7 @@ def _bytes(values: Sequence[Value], floating: np.dtype) -> int:
 
 
 def _results(
-    lowering: Lowering, node: OnnxNode, attributes: Mapping[str, Any], arrays: Sequence[np.ndarray | None]
+    lowering: GraphLowering, node: OnnxNode, attributes: Mapping[str, Any], arrays: Sequence[np.ndarray | None]
 ) -> Sequence[Any]:
     """The outputs of an op, run as it is."""
     try:

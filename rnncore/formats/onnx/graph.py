@@ -1,4 +1,4 @@
-"""Lowering: an OnnxGraph -> a Spec and its weights, with what each name of the file stands for.
+"""GraphLowering: an OnnxGraph -> a Spec and its weights, with what each name of the file stands for.
 
 Each node is brought into the vocabulary of the newest opset (versions), computed where everything in it is constant
 (folding), and becomes a node of rnncore.ops under the same name, so that there is little to say here: a constant is an
@@ -30,7 +30,7 @@ from rnncore.graph.spec import Input, Node, Spec, check_sizes
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.passes import Folding, simplify
 
-__all__ = ["Lowering", "Shared"]
+__all__ = ["GraphLowering", "Shared"]
 
 # Ops whose output holds nothing but elements of the first input, and those of which a few bytes ask for many elements.
 MOVING = frozenset(
@@ -58,7 +58,7 @@ class Shared:
         dtypes: Mapping[str, str],
         floating: str,
         declared: int,
-        lower_node: Callable[[Lowering, OnnxNode], None],
+        lower_node: Callable[[GraphLowering, OnnxNode], None],
         problems: list | None = None,
     ):
         self.path, self.dtypes, self.floating = path, dtypes, np.dtype(floating)
@@ -80,7 +80,7 @@ class Shared:
         return name
 
 
-class Lowering(GraphBuilder):
+class GraphLowering(GraphBuilder):
     """The nodes of one graph, growing. ``parent`` is that of the graph around it.
 
     entries   a name of the file -> what it stands for
@@ -91,7 +91,7 @@ class Lowering(GraphBuilder):
     uses      how often each name of the file is used
     """
 
-    def __init__(self, graph: OnnxGraph, shared: Shared, parent: Lowering | None = None):
+    def __init__(self, graph: OnnxGraph, shared: Shared, parent: GraphLowering | None = None):
         super().__init__(count=shared.copies.add)
         self.graph, self.shared, self.parent = graph, shared, parent
         self.entries: dict[str, Entry] = {}
@@ -103,9 +103,9 @@ class Lowering(GraphBuilder):
         self.given = {value.name for value in graph.outputs}
         self.taken |= {value.name for value in graph.inputs} | self.given
 
-    def inside(self, graph: OnnxGraph) -> Lowering:
+    def inside(self, graph: OnnxGraph) -> GraphLowering:
         """For a branch of a control node of this graph."""
-        return Lowering(graph, self.shared, self)
+        return GraphLowering(graph, self.shared, self)
 
     # --- names and values ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""ONNX files: bytes -> Spec and Weights, or a Listing of what stands in them.
+"""ONNX files: bytes -> Spec and Weights, or a Listing of what they hold.
 
 wire.py         the bytes, before protobuf sees them
 file.py         the checked model: arrays, nodes, functions put in place of their calls
@@ -25,7 +25,7 @@ from rnncore.formats.native import NativeFile
 from rnncore.formats.onnx import nodes
 from rnncore.formats.onnx.entries import Missing
 from rnncore.formats.onnx.file import OnnxGraph, OnnxModel, OnnxNode, read_model
-from rnncore.formats.onnx.graph import Lowering, Shared
+from rnncore.formats.onnx.graph import GraphLowering, Shared
 from rnncore.graph.weights import Weights, memory_of
 
 __all__ = ["listing", "read"]
@@ -38,7 +38,7 @@ def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> NativeFile:
     """
     model = read_model(cursor)
     shared = _shared(model)
-    lowering = Lowering(model.graph, shared)
+    lowering = GraphLowering(model.graph, shared)
     lowering.define(model.graph.inputs, sizes or {})
     lowering.run()
     try:
@@ -54,7 +54,7 @@ def listing(cursor: Cursor) -> Listing:
     """Every node of an ONNX file, and what is not supported."""
     model = read_model(cursor)
     shared = _shared(model, problems=[])
-    lowering = Lowering(model.graph, shared)
+    lowering = GraphLowering(model.graph, shared)
     problem = None
     try:
         lowering.define(model.graph.inputs, {})

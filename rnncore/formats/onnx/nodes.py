@@ -12,10 +12,10 @@ from rnncore.files.cursor import shown
 from rnncore.formats.onnx import control, directions, products, recurrent, reference, sequences
 from rnncore.formats.onnx.attributes import attributes_of, constant_of
 from rnncore.formats.onnx.contributed import CONTRIBUTED, standard
-from rnncore.formats.onnx.entries import Call, Known
+from rnncore.formats.onnx.entries import Known, OpCall
 from rnncore.formats.onnx.file import OnnxNode
 from rnncore.formats.onnx.folding import fold
-from rnncore.formats.onnx.graph import Lowering
+from rnncore.formats.onnx.graph import GraphLowering
 from rnncore.formats.onnx.support import CONTROL, MICROSOFT, RECURRENT, is_supported
 from rnncore.formats.onnx.versions import newest
 from rnncore.ops import OPS
@@ -25,7 +25,7 @@ __all__ = ["lower"]
 MAX_LIST = 4096  # numbers in an attribute; more are a Constant
 
 
-def lower(lowering: Lowering, node: OnnxNode) -> None:
+def lower(lowering: GraphLowering, node: OnnxNode) -> None:
     """Give each output of the node what it stands for."""
     if not is_supported(node):
         _lower_rare(lowering, node)
@@ -46,7 +46,7 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
             _lower_op(lowering, step)
 
 
-def _lower_rare(lowering: Lowering, node: OnnxNode) -> None:
+def _lower_rare(lowering: GraphLowering, node: OnnxNode) -> None:
     if not reference.is_rare(node):
         known = (
             "an op of rnncore.formats.onnx.support.SAME"
@@ -59,7 +59,7 @@ def _lower_rare(lowering: Lowering, node: OnnxNode) -> None:
         reference.lower(lowering, step)
 
 
-def _lower_op(lowering: Lowering, node: OnnxNode) -> None:
+def _lower_op(lowering: GraphLowering, node: OnnxNode) -> None:
     """A node of the newest opset: folded, lowered in a form of its own, or as the op of the same name."""
     if not any(node.outputs):
         raise lowering.error(node, "no outputs, expected at least one", FormatError)
@@ -67,7 +67,7 @@ def _lower_op(lowering: Lowering, node: OnnxNode) -> None:
     while inputs and not inputs[-1]:
         inputs.pop()
     entries = [lowering.lookup(name) if name else None for name in inputs]
-    call = Call(node, inputs, entries, attributes_of(lowering, node))
+    call = OpCall(node, inputs, entries, attributes_of(lowering, node))
     if node.op == "Identity" and entries:
         lowering.entries[call.output] = entries[0]
         return
@@ -80,7 +80,7 @@ def _lower_op(lowering: Lowering, node: OnnxNode) -> None:
         _same(lowering, node, inputs, call.attributes)
 
 
-def _same(lowering: Lowering, node: OnnxNode, inputs: Sequence[str], given: Any) -> None:
+def _same(lowering: GraphLowering, node: OnnxNode, inputs: Sequence[str], given: Any) -> None:
     """The op of the same name, its constant parameters as attributes."""
     names, attributes = list(inputs), dict(given)
     for key, position in OPS[node.op].parameters.items():
@@ -94,7 +94,7 @@ def _same(lowering: Lowering, node: OnnxNode, inputs: Sequence[str], given: Any)
     lowering.place(node, node.op, tuple(lowering.value(name) if name else "" for name in names), attributes)
 
 
-def _parameter(lowering: Lowering, name: str) -> np.ndarray | None:
+def _parameter(lowering: GraphLowering, name: str) -> np.ndarray | None:
     """A constant, or what is known of shapes alone."""
     array = lowering.known(name)
     if array is not None:
@@ -105,7 +105,7 @@ def _parameter(lowering: Lowering, name: str) -> np.ndarray | None:
     return np.array(value.data, value.dtype if value.dtype != "float" else None).reshape(value.shape)
 
 
-def _cast(lowering: Lowering, call: Call) -> bool:
+def _cast(lowering: GraphLowering, call: OpCall) -> bool:
     """A cast to the dtype that a value has already is the value."""
     if call.array(0) is not None or lowering.inferred(call.inputs[0]).dtype != call.attributes["to"]:
         return False
@@ -113,7 +113,7 @@ def _cast(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-def _stft(lowering: Lowering, call: Call) -> bool:
+def _stft(lowering: GraphLowering, call: OpCall) -> bool:
     """A signal (B, L), which ONNX Runtime takes too, is one of real numbers, (B, L, 1)."""
     if lowering.rank(call.inputs[0]) != 2:
         return False
@@ -123,7 +123,7 @@ def _stft(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-SPECIAL: dict[str, Callable[[Lowering, Call], bool]] = {
+SPECIAL: dict[str, Callable[[GraphLowering, OpCall], bool]] = {
     "Add": products.add,
     "Cast": _cast,
     "Conv": products.conv,

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rnncore.errors import FormatError
-from rnncore.formats.onnx.entries import Call
+from rnncore.formats.onnx.entries import OpCall
 from rnncore.formats.onnx.file import OnnxNode
 
 if TYPE_CHECKING:
-    from rnncore.formats.onnx.graph import Lowering
+    from rnncore.formats.onnx.graph import GraphLowering
 
 __all__ = ["add", "conv", "conv_transpose", "gather", "gemm", "matmul"]
 
 
-def matmul(lowering: Lowering, call: Call) -> bool:
+def matmul(lowering: GraphLowering, call: OpCall) -> bool:
     weight = _matrix(lowering, call.array(1))
     x = lowering.inferred(call.inputs[0])
     if weight is None or x.dtype != "float" or len(x.shape) < 2:
@@ -28,7 +28,7 @@ def matmul(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-def gemm(lowering: Lowering, call: Call) -> bool:
+def gemm(lowering: GraphLowering, call: OpCall) -> bool:
     weight = _matrix(lowering, call.array(1))
     x = lowering.inferred(call.inputs[0])
     if weight is None or x.dtype != "float" or len(x.shape) != 2 or call.attributes.get("transA"):
@@ -45,7 +45,7 @@ def gemm(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-def _linear(lowering: Lowering, node: OnnxNode, x: str, weight: np.ndarray, bias: np.ndarray | None) -> None:
+def _linear(lowering: GraphLowering, node: OnnxNode, x: str, weight: np.ndarray, bias: np.ndarray | None) -> None:
     sizes = {"input_size": weight.shape[1], "output_size": weight.shape[0], "bias": bias is not None}
     name = lowering.place(node, "Linear", (x,), sizes)
     lowering.own(name, {"weight": lowering.shared.copies.contiguous(weight)})
@@ -55,7 +55,7 @@ def _linear(lowering: Lowering, node: OnnxNode, x: str, weight: np.ndarray, bias
         lowering.products[name] = len(lowering.nodes) - 1
 
 
-def add(lowering: Lowering, call: Call) -> bool:
+def add(lowering: GraphLowering, call: OpCall) -> bool:
     """A bias after a product that nothing else uses is the product's, which takes the name of the sum."""
     for place in (0, 1):
         product, other = call.entries[place], call.array(1 - place)
@@ -74,7 +74,7 @@ def add(lowering: Lowering, call: Call) -> bool:
     return False
 
 
-def gather(lowering: Lowering, call: Call) -> bool:
+def gather(lowering: GraphLowering, call: OpCall) -> bool:
     """Rows of a constant table: an Embedding, whose ids do not count from the end as Gather's do."""
     table = _matrix(lowering, call.array(0))
     ids = lowering.inferred(call.inputs[1])
@@ -93,21 +93,21 @@ def gather(lowering: Lowering, call: Call) -> bool:
     return True
 
 
-def conv(lowering: Lowering, call: Call) -> bool:
+def conv(lowering: GraphLowering, call: OpCall) -> bool:
     weight = call.array(1)
     if weight is None or weight.ndim < 3:
         return False
     return _own_kernel(lowering, call, weight.shape[1] * call.attributes.get("group", 1), weight.shape[0])
 
 
-def conv_transpose(lowering: Lowering, call: Call) -> bool:
+def conv_transpose(lowering: GraphLowering, call: OpCall) -> bool:
     weight = call.array(1)
     if weight is None or weight.ndim < 3:
         return False
     return _own_kernel(lowering, call, weight.shape[0], weight.shape[1] * call.attributes.get("group", 1))
 
 
-def _own_kernel(lowering: Lowering, call: Call, channels: int, filters: int) -> bool:
+def _own_kernel(lowering: GraphLowering, call: OpCall, channels: int, filters: int) -> bool:
     """A convolution that owns its weights."""
     weight, bias = call.array(1), call.array(2)
     if lowering.shared.dtype_of(weight) != "float" or 0 in weight.shape:
@@ -126,7 +126,7 @@ def _own_kernel(lowering: Lowering, call: Call, channels: int, filters: int) -> 
     return True
 
 
-def _matrix(lowering: Lowering, array: np.ndarray | None) -> np.ndarray | None:
+def _matrix(lowering: GraphLowering, array: np.ndarray | None) -> np.ndarray | None:
     """A constant (rows, columns) of floats that Linear may own."""
     if array is None or array.ndim != 2 or 0 in array.shape or lowering.shared.dtype_of(array) != "float":
         return None

@@ -1,7 +1,7 @@
 """ONNX's sequences of tensors, which the Spec has not: each is followed here until tensors are made of it again.
 
-A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has as many as an axis is
-long, and is Stacked: that array, with the axis.
+A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has as many items as the
+axis has steps, and is Stacked: that array, with the axis.
 
 A Loop that appends one tensor to a sequence in each step collects what it appends, as ONNX's scan outputs do:
 ``collected`` writes it so. Anything else that a loop might do with a sequence is refused by name.
@@ -22,19 +22,19 @@ from rnncore.formats.onnx.entries import Items, Known, Stacked
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode, OnnxValue
 
 if TYPE_CHECKING:
-    from rnncore.formats.onnx.graph import Lowering
+    from rnncore.formats.onnx.graph import GraphLowering
 
 __all__ = ["OPS", "collected", "lower"]
 
 MAX_ITEMS = 4096
 
 
-def lower(lowering: Lowering, node: OnnxNode) -> None:
+def lower(lowering: GraphLowering, node: OnnxNode) -> None:
     """One node of OPS."""
     OPS[node.op](lowering, node)
 
 
-def _sequence(lowering: Lowering, node: OnnxNode, **defaults: int) -> Items | Stacked:
+def _sequence(lowering: GraphLowering, node: OnnxNode, **defaults: int) -> Items | Stacked:
     """The sequence that a node reads first; defaults: the attributes that it may have."""
     _attributes(lowering, node, **defaults)
     found = lowering.lookup(node.inputs[0]) if node.inputs and node.inputs[0] else None
@@ -43,20 +43,20 @@ def _sequence(lowering: Lowering, node: OnnxNode, **defaults: int) -> Items | St
     return found
 
 
-def _items(lowering: Lowering, node: OnnxNode) -> tuple[str, ...]:
+def _items(lowering: GraphLowering, node: OnnxNode) -> tuple[str, ...]:
     found = _sequence(lowering, node)
     if isinstance(found, Stacked):
         raise lowering.error(node, "a sequence whose length is only known when it runs, expected a fixed one")
     return found.names
 
 
-def _give(lowering: Lowering, node: OnnxNode, names: tuple[str, ...]) -> None:
+def _give(lowering: GraphLowering, node: OnnxNode, names: tuple[str, ...]) -> None:
     if len(names) > MAX_ITEMS:
         raise lowering.error(node, f"a sequence of {len(names)}, expected at most {MAX_ITEMS}")
     lowering.entries[node.outputs[0]] = Items(names)
 
 
-def _attributes(lowering: Lowering, node: OnnxNode, **defaults: int) -> list[int]:
+def _attributes(lowering: GraphLowering, node: OnnxNode, **defaults: int) -> list[int]:
     unknown = sorted(set(node.attributes) - set(defaults) - {"dtype"})
     if unknown:
         raise lowering.error(node, f"attribute {shown(unknown[0])!r} is not supported, expected one of: "
@@ -68,7 +68,7 @@ def _attributes(lowering: Lowering, node: OnnxNode, **defaults: int) -> list[int
     return found
 
 
-def _position(lowering: Lowering, node: OnnxNode, place: int, count: int, end: int) -> int | None:
+def _position(lowering: GraphLowering, node: OnnxNode, place: int, count: int, end: int) -> int | None:
     """A constant position from 0 to ``end``, counted from the end where negative; None where it is computed."""
     array = lowering.known(node.inputs[place])
     if array is None:
@@ -81,17 +81,17 @@ def _position(lowering: Lowering, node: OnnxNode, place: int, count: int, end: i
     return position % count if position < 0 else position
 
 
-def _empty(lowering: Lowering, node: OnnxNode) -> None:
+def _empty(lowering: GraphLowering, node: OnnxNode) -> None:
     _attributes(lowering, node)
     _give(lowering, node, ())
 
 
-def _construct(lowering: Lowering, node: OnnxNode) -> None:
+def _construct(lowering: GraphLowering, node: OnnxNode) -> None:
     _attributes(lowering, node)
     _give(lowering, node, node.inputs)
 
 
-def _insert(lowering: Lowering, node: OnnxNode) -> None:
+def _insert(lowering: GraphLowering, node: OnnxNode) -> None:
     names = _items(lowering, node)
     place = len(names)
     if len(node.inputs) > 2 and node.inputs[2]:
@@ -101,7 +101,7 @@ def _insert(lowering: Lowering, node: OnnxNode) -> None:
     _give(lowering, node, (*names[:place], node.inputs[1], *names[place:]))
 
 
-def _erase(lowering: Lowering, node: OnnxNode) -> None:
+def _erase(lowering: GraphLowering, node: OnnxNode) -> None:
     names = _items(lowering, node)
     place = len(names) - 1
     if len(node.inputs) > 1 and node.inputs[1]:
@@ -111,7 +111,7 @@ def _erase(lowering: Lowering, node: OnnxNode) -> None:
     _give(lowering, node, (*names[:place], *names[place + 1 :]))
 
 
-def _at(lowering: Lowering, node: OnnxNode) -> None:
+def _at(lowering: GraphLowering, node: OnnxNode) -> None:
     found, output = _sequence(lowering, node), node.outputs[0]
     if isinstance(found, Items):
         place = _position(lowering, node, 1, len(found.names), len(found.names) - 1)
@@ -124,11 +124,11 @@ def _at(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries[output] = _unsqueezed(lowering, one, found.axis, output) if found.kept else one
 
 
-def _unsqueezed(lowering: Lowering, value: str, axis: int, name: str) -> str:
+def _unsqueezed(lowering: GraphLowering, value: str, axis: int, name: str) -> str:
     return lowering.emit("Unsqueeze", (value,), f"{name}.item", axes=(axis,))
 
 
-def _length(lowering: Lowering, node: OnnxNode) -> None:
+def _length(lowering: GraphLowering, node: OnnxNode) -> None:
     found, output = _sequence(lowering, node), node.outputs[0]
     if isinstance(found, Items):
         lowering.entries[output] = Known(np.array(len(found.names), np.int64))
@@ -137,7 +137,7 @@ def _length(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries[output] = lowering.emit("Gather", (shape,), output, indices=found.axis, axis=0)
 
 
-def _split(lowering: Lowering, node: OnnxNode) -> None:
+def _split(lowering: GraphLowering, node: OnnxNode) -> None:
     """Without sizes into single steps, which keep their axis by ``keepdims``; a size gives steps of that many.
 
     With a size the specification says that keepdims is ignored, and ONNX Runtime does not ignore it: refused.
@@ -173,7 +173,7 @@ def _split(lowering: Lowering, node: OnnxNode) -> None:
     _give(lowering, node, names)
 
 
-def _concatenated(lowering: Lowering, node: OnnxNode) -> None:
+def _concatenated(lowering: GraphLowering, node: OnnxNode) -> None:
     if "axis" not in node.attributes:
         raise lowering.error(node, "attribute 'axis' is missing, expected it", FormatError)
     options = {"axis": 0, "new_axis": 0}
@@ -190,8 +190,8 @@ def _concatenated(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries[output] = lowering.emit("Concat", parts, output, axis=axis)
 
 
-def _along(lowering: Lowering, node: OnnxNode, found: Stacked, axis: int, new_axis: int, output: str) -> str:
-    """The items beside each other along an axis that they have, or along a new one."""
+def _along(lowering: GraphLowering, node: OnnxNode, found: Stacked, axis: int, new_axis: int, output: str) -> str:
+    """The items joined along an axis that they have, or along a new one."""
     rank = len(lowering.values[found.value].shape)
     if found.kept:  # an item has the rank of the whole
         if new_axis or axis % rank != found.axis or not -rank <= axis < rank:
@@ -218,7 +218,7 @@ def _along(lowering: Lowering, node: OnnxNode, found: Stacked, axis: int, new_ax
     return lowering.emit("Reshape", (moved, wanted), output)
 
 
-OPS: dict[str, Callable[[Lowering, OnnxNode], None]] = {
+OPS: dict[str, Callable[[GraphLowering, OnnxNode], None]] = {
     "ConcatFromSequence": _concatenated,
     "SequenceAt": _at,
     "SequenceConstruct": _construct,
@@ -233,7 +233,7 @@ OPS: dict[str, Callable[[Lowering, OnnxNode], None]] = {
 # --- loops --------------------------------------------------------------------------------------------------------
 
 
-def collected(lowering: Lowering, node: OnnxNode) -> tuple[OnnxNode, dict[str, str]]:
+def collected(lowering: GraphLowering, node: OnnxNode) -> tuple[OnnxNode, dict[str, str]]:
     """A Loop whose sequences are scan outputs: the node, and which of its new outputs each sequence is stacked in."""
     given = list(node.inputs)
     places = [

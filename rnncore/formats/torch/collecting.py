@@ -20,7 +20,7 @@ from rnncore.formats._arrays import (
     from_bytes,
 )
 from rnncore.formats.checkpoint import Checkpoint, Skipped, SkippedList
-from rnncore.formats.torch.objects import Quantized, Storage, Tensor, Unread, is_dtype, item_size, text_of
+from rnncore.formats.torch.objects import Quantized, Storage, StoredTensor, Unread, is_dtype, item_size, text_of
 from rnncore.formats.torch.pickle_reader import Foreign, Name, Pairs
 from rnncore.formats.torch.quantized import STORED, dequantize, packed
 
@@ -39,7 +39,7 @@ LARGEST_LISTED = 100  # plain values of larger containers are data (a vocabulary
 class Arrays:
     """Arrays of tensors, read when first asked for; tensors on one storage share one buffer.
 
-    ``load`` gives the bytes of a storage; they are as many as the storage needs.
+    ``load`` gives the bytes of a storage; their number is what the storage needs.
     """
 
     def __init__(self, place: str, load, little: bool = True):
@@ -49,7 +49,7 @@ class Arrays:
         self.views: set[tuple] = set()
         self.declared = self.viewed = 0
 
-    def of(self, tensor: Tensor) -> np.ndarray:
+    def of(self, tensor: StoredTensor) -> np.ndarray:
         """The tensor's array, with its strides, read-only."""
         storage = tensor.storage
         item = item_size(tensor.dtype)
@@ -72,9 +72,9 @@ class Arrays:
         return array
 
     def _number(self, found: Any) -> np.ndarray:
-        return self.of(found) if type(found) is Tensor else np.float64(found)
+        return self.of(found) if type(found) is StoredTensor else np.float64(found)
 
-    def _count(self, tensor: Tensor, item: int) -> None:
+    def _count(self, tensor: StoredTensor, item: int) -> None:
         """Bytes that the tensors have once each view is an array of its own; the same view is one."""
         storage = tensor.storage
         key = (storage.key, storage.first, tensor.dtype, tensor.offset, tensor.shape, tensor.strides)
@@ -117,7 +117,7 @@ class Collector:
         self.source_dtypes: dict[str, str] = {}
         self.skipped = SkippedList()
         self.metadata: dict[str, str] = {}
-        self.sources: dict[str, Tensor | Quantized] = {}
+        self.sources: dict[str, StoredTensor | Quantized] = {}
         self.path: list[str] = []
         self.open: list[Any] = []  # containers and objects from the root to here
         self.open_ids: set[int] = set()
@@ -139,7 +139,7 @@ class Collector:
         self.visits.spend()
         if isinstance(value, (list, tuple)) or type(value) is Foreign:
             return self.container(value)
-        if type(value) in (Tensor, Quantized):
+        if type(value) in (StoredTensor, Quantized):
             return self.tensor(value)
         if type(value) is Unread:
             self.skip_tensor(value.reason)
@@ -196,8 +196,8 @@ class Collector:
             raise FormatError(f"{self.place}: {self.name()}: a container that contains itself")
         return False
 
-    def tensor(self, tensor: Tensor | Quantized) -> bool:
-        if type(tensor) is Tensor and tensor.dtype not in ITEM_SIZES:
+    def tensor(self, tensor: StoredTensor | Quantized) -> bool:
+        if type(tensor) is StoredTensor and tensor.dtype not in ITEM_SIZES:
             self.skip_tensor(f"a tensor of {tensor.dtype}, expected one of {', '.join(ITEM_SIZES)}")
             return False
         name = self.name()
@@ -208,7 +208,7 @@ class Collector:
         if len(self.tensors) >= MAX_TENSORS:
             raise FormatError(f"{self.place}: more than {MAX_TENSORS} tensors")
         check_name(name, self.place)
-        self.tensors[name] = self.arrays.of(tensor) if type(tensor) is Tensor else self.arrays.dequantized(tensor)
+        self.tensors[name] = self.arrays.of(tensor) if type(tensor) is StoredTensor else self.arrays.dequantized(tensor)
         self.sources[name] = tensor
         self.source_dtypes[name] = tensor.dtype
         return True
@@ -281,7 +281,7 @@ def _attributes(state: Pairs) -> Iterator[tuple[str | None, Any]]:
 
 
 def _listed(value: Any) -> list | tuple:
-    """The values that stand directly in a container or object."""
+    """The values directly in a container or object."""
     return (value.entries or ()) if type(value) is Foreign else value
 
 

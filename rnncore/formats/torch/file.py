@@ -1,12 +1,12 @@
 """What torch.save wrote (.pt, .pth, .bin), read without torch and without pickle: the zip and the older stream.
 
-    zip     NAME/data.pkl, NAME/byteorder, NAME/data/KEY for every storage; TorchScript's has NAME/code/ beside them
+    zip     NAME/data.pkl, NAME/byteorder, NAME/data/KEY for every storage; TorchScript's has NAME/code/ as well
     stream  five pickles (magic number, protocol, system, the object, storage keys), then for each key
             the number of elements (u64) and the elements, little endian
 
-The pickle is interpreted by ``_pickle`` with the table below; a tensor is (storage, offset, shape, strides), checked
-against its storage before an array is made of it. Objects of other classes are not built; tensors in their state are
-found, so that a whole pickled module gives the names of its state_dict.
+The pickle is interpreted by pickle_reader with the table of objects; a tensor is (storage, offset, shape, strides),
+checked against its storage before an array is made of it. Objects of other classes are not built; tensors in their
+state are collected, so that a whole pickled module gives the names of its state_dict.
 
 Source of the layouts: torch/serialization.py and torch/_utils.py of PyTorch 2.13.
 """

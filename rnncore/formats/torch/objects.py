@@ -1,4 +1,4 @@
-"""What stands in a pickle of torch.save for storages and tensors, and the constructors that are read."""
+"""Storages and tensors in a pickle of torch.save, and the constructors that are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
     "Quantized",
     "Storage",
     "StorageTable",
-    "Tensor",
+    "StoredTensor",
     "Unread",
     "is_dtype",
     "item_size",
@@ -74,8 +74,8 @@ class Storage(Inert):
         self.key, self.dtype, self.numel, self.first = key, dtype, numel, first
 
 
-class Tensor(Inert):
-    """A view of a storage; offset and strides count elements of ``dtype``. It lies inside: ``_tensor`` checked that."""
+class StoredTensor(Inert):
+    """A view of a storage; offset and strides count elements of ``dtype``. It is inside: ``_tensor`` checked that."""
 
     __slots__ = ("dtype", "offset", "shape", "storage", "strides")
 
@@ -88,7 +88,7 @@ class Quantized(Inert):
 
     __slots__ = ("axis", "dtype", "scale", "stored", "zero_point")
 
-    def __init__(self, stored: Tensor, dtype: str, scale: Any, zero_point: Any, axis: int | None):
+    def __init__(self, stored: StoredTensor, dtype: str, scale: Any, zero_point: Any, axis: int | None):
         self.stored, self.dtype, self.scale, self.zero_point, self.axis = stored, dtype, scale, zero_point, axis
 
 
@@ -145,7 +145,7 @@ def _storage_view(storage: Storage, view: Any) -> Storage:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> Inert:
-    """A view that lies inside its storage and does not have more elements, or ValueError."""
+    """A view inside its storage and does not have more elements, or ValueError."""
     if type(storage) is Foreign:
         return Unread(f"a tensor whose storage is an object of {storage.kind}")
     if type(storage) is not Storage:
@@ -166,7 +166,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | No
         raise ValueError(f"a tensor of {count} elements {readable(shape)} on a storage of {available}")
     if count and last >= available:
         raise ValueError(f"a tensor that reaches element {last} of a storage of {available}")
-    return Tensor(storage, dtype, offset, shape, strides)
+    return StoredTensor(storage, dtype, offset, shape, strides)
 
 
 def _rebuild_tensor(arguments: tuple) -> Inert:
@@ -189,7 +189,7 @@ def _rebuild_quantized(arguments: tuple) -> Inert:
         if len(quantizer) != 2 or not all(type(number) in (int, float) for number in quantizer):
             raise ValueError(f"a quantized tensor with {readable(tuple(quantizer))}, expected its scale and zero point")
         return Quantized(stored, dtype, *quantizer, None)
-    if len(quantizer) != 3 or not all(type(found) is Tensor for found in quantizer[:2]):
+    if len(quantizer) != 3 or not all(type(found) is StoredTensor for found in quantizer[:2]):
         raise ValueError("a quantized tensor without scales, zero points and their axis")
     scales, zero_points, axis = quantizer
     if type(axis) is not int or not 0 <= axis < len(shape) or not scales.shape == zero_points.shape == (shape[axis],):
@@ -216,7 +216,7 @@ def _rebuild_tensor_v3(arguments: tuple) -> Inert:
 
 def _first_argument(arguments: tuple) -> Any:
     """torch._utils._rebuild_parameter and others of which only the data counts."""
-    if not arguments or type(arguments[0]) not in (Tensor, Quantized, Unread, Foreign):
+    if not arguments or type(arguments[0]) not in (StoredTensor, Quantized, Unread, Foreign):
         raise ValueError("a parameter without a tensor")
     return arguments[0]
 

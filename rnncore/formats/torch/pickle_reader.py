@@ -36,7 +36,7 @@ LONGEST_SHORT = 9  # bytes of the longest opcode that is decoded here, text apar
 
 
 class Inert:
-    """Base of everything that stands for an object of the file without being one."""
+    """Base of everything that represents an object of the file without being one."""
 
     __slots__ = ()
 
@@ -96,7 +96,7 @@ Table = Mapping[tuple[str, str], Callable[[tuple], Any]]
 
 
 def read_pickle(cursor: Cursor, table: Table, persistent: Callable[[Any], Any], budget: PickleBudget) -> Any:
-    """The value of one pickle, and the cursor behind its end.
+    """The value of one pickle, and the cursor after its end.
 
     table       (module, name) -> what a call of it with these arguments stands for; all others become Foreign
     persistent  what a persistent id stands for

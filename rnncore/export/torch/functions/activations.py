@@ -7,8 +7,8 @@ from typing import Any
 
 from rnncore.export.torch.functions.common import plain_number, sliced
 from rnncore.export.torch.functions.registry import FUNCTIONS, called, entry, refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import TracedTensor
 
 __all__ = ["clamp", "prelu"]
 
@@ -52,7 +52,7 @@ def _relu6(g, input):
     return clamp(g, g.tensor(input), 0.0, 6.0)
 
 
-def clamp(g: Lowering, x: Tensor, low: Any, high: Any) -> Tensor:
+def clamp(g: TraceLowering, x: TracedTensor, low: Any, high: Any) -> TracedTensor:
     name = g.cast(x, g.a.dtype)
     for op, limit in (("Max", low), ("Min", high)):
         if limit is not None:
@@ -70,7 +70,7 @@ ACTIVATIONS = {
 }
 
 
-def activation(kind: str, g: Lowering, input: Any, *args: Any, **kwargs: Any) -> Tensor:
+def activation(kind: str, g: TraceLowering, input: Any, *args: Any, **kwargs: Any) -> TracedTensor:
     """An activation of ACTIVATIONS with torch's arguments."""
     op, options = ACTIVATIONS[kind]
     given = dict(zip((name for name, _, _ in options), args, strict=False)) | kwargs
@@ -145,7 +145,9 @@ def glu(g, input, dim=-1):
     return g.out(g.emit("Mul", [first, g.emit("Sigmoid", [second])]))
 
 
-def softmax(op: str, g: Lowering, input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+def softmax(
+    op: str, g: TraceLowering, input: Any, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+) -> TracedTensor:
     if dim is None:
         raise refuse(g, "dim=None", "an integer")
     x = g.tensor(input)

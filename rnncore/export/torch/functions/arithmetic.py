@@ -10,15 +10,15 @@ import torch
 
 from rnncore.export.torch.functions.common import as_bool, filled_with, plain_number
 from rnncore.export.torch.functions.registry import FUNCTIONS, called, entry, refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import HIDING, Size, Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import HIDING, Size, TracedTensor
 
 __all__ = ["binary", "to"]
 
 
 def _plain(item: Any) -> Any:
     """A number for torch.result_type, which wants tensors or numbers."""
-    if isinstance(item, Tensor):
+    if isinstance(item, TracedTensor):
         return item.a
     return item.a if isinstance(item, Size) else item
 
@@ -32,7 +32,7 @@ UNARY = {
 }  # fmt: skip
 
 
-def _unary(op: str, g: Lowering, input: Any, *, decimals: int = 0) -> Any:
+def _unary(op: str, g: TraceLowering, input: Any, *, decimals: int = 0) -> Any:
     if isinstance(input, (Size, int, float)) and op == "Neg":
         return g.compute("neg", input)
     if isinstance(input, (Size, int, float)) and op == "Sqrt":
@@ -57,8 +57,8 @@ BINARY = {
 }  # fmt: skip
 
 
-def binary(op: str, python: str, g: Lowering, input: Any, other: Any, *, alpha: Any = 1) -> Any:
-    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+def binary(op: str, python: str, g: TraceLowering, input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    if not isinstance(input, TracedTensor) and not isinstance(other, TracedTensor):
         return g.compute(python, input, other)
     names = [g.cast(item, g.a.dtype) for item in (input, other)]
     if alpha != 1:
@@ -89,7 +89,7 @@ def _div(g, input, other, *, rounding_mode=None):
 
 @entry("floordiv", "floor_divide")
 def _floordiv(g, input, other):
-    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+    if not isinstance(input, TracedTensor) and not isinstance(other, TracedTensor):
         return g.compute("floordiv", input, other)
     x, y = (g.cast(item, g.a.dtype) for item in (input, other))
     if g.a.dtype.is_floating_point:
@@ -99,7 +99,7 @@ def _floordiv(g, input, other):
 
 @entry("mod", "remainder")
 def _remainder(g, input, other):
-    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+    if not isinstance(input, TracedTensor) and not isinstance(other, TracedTensor):
         return g.compute("mod", input, other)
     x, y = (g.cast(item, g.a.dtype) for item in (input, other))
     if not g.a.dtype.is_floating_point:
@@ -111,8 +111,8 @@ def _remainder(g, input, other):
 COMPARED = {"eq": "Equal", "gt": "Greater", "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual"}
 
 
-def _compare(op: str, g: Lowering, input: Any, other: Any) -> Tensor:
-    if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+def _compare(op: str, g: TraceLowering, input: Any, other: Any) -> TracedTensor:
+    if not isinstance(input, TracedTensor) and not isinstance(other, TracedTensor):
         raise refuse(g, "a comparison of sizes as a value", "one that decides a branch")
     dtype = torch.result_type(_plain(input), _plain(other))
     return g.out(g.emit(op, [g.cast(input, dtype), g.cast(other, dtype)]))
@@ -131,7 +131,7 @@ def _ne(g, input, other):
     return g.out(g.emit("Not", [g.emit("Equal", [g.cast(input, dtype), g.cast(other, dtype)])]))
 
 
-def _logic(op: str, bits: bool, g: Lowering, input: Any, other: Any) -> Tensor:
+def _logic(op: str, bits: bool, g: TraceLowering, input: Any, other: Any) -> TracedTensor:
     if bits and g.a.dtype != torch.bool:
         raise refuse(g, f"bits of {g.a.dtype}", "torch.bool")
     return g.out(g.emit(op, [as_bool(g, input), as_bool(g, other)]))
@@ -152,8 +152,8 @@ def _not(g, input):
 
 @entry("trunc", "fix", "frac")
 def _trunc(g, input):
-    """Without what stands behind the point; frac what stands there."""
-    if not isinstance(input, Tensor):
+    """The whole part; of frac the rest."""
+    if not isinstance(input, TracedTensor):
         return g.compute("trunc", input)
     x = g.tensor(input)
     if not x.dtype.is_floating_point:
@@ -267,7 +267,7 @@ def where(g, condition, input=None, other=None):
 @entry("masked_fill")
 def masked_fill(g, input, mask, value):
     found = g.out(g.emit("Where", [as_bool(g, mask), g.cast(value, g.a.dtype), g.cast(input, g.a.dtype)]))
-    hides = isinstance(input, Tensor) and filled_with(input) in (0, -math.inf) and value in (0, -math.inf)
+    hides = isinstance(input, TracedTensor) and filled_with(input) in (0, -math.inf) and value in (0, -math.inf)
     found.origin = HIDING if hides else None
     return found
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from rnncore.export.torch.functions.registry import refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Size, Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Size, TracedTensor
 
 __all__ = [
     "ValuesAndIndices",
@@ -25,27 +25,27 @@ __all__ = [
 ]
 
 
-def plain_number(g: Lowering, what: str, item: Any) -> Any:
-    if isinstance(item, (Tensor, Size)):
+def plain_number(g: TraceLowering, what: str, item: Any) -> Any:
+    if isinstance(item, (TracedTensor, Size)):
         raise refuse(g, f"{what} that is computed", "a number")
     return item
 
 
-def dims_of(g: Lowering, dim: Any, x: Tensor) -> tuple[int, ...]:
+def dims_of(g: TraceLowering, dim: Any, x: TracedTensor) -> tuple[int, ...]:
     """Dimensions counted from the front; all of them for None."""
     if dim is None or dim == () or dim == []:
         return tuple(range(x.ndim))
     return tuple(x.axis(one) for one in (dim if isinstance(dim, (tuple, list)) else (dim,)))
 
 
-def as_bool(g: Lowering, item: Any) -> str:
-    if isinstance(item, Tensor) and item.dtype != torch.bool:
+def as_bool(g: TraceLowering, item: Any) -> str:
+    if isinstance(item, TracedTensor) and item.dtype != torch.bool:
         zero = g.cast(0, item.dtype)
         return g.emit("Not", [g.emit("Equal", [g.name_of(item), zero])])
     return g.cast(item, torch.bool)
 
 
-def filled_with(x: Tensor) -> float | None:
+def filled_with(x: TracedTensor) -> float | None:
     """The number that a tensor has everywhere; None where that is not known."""
     if x.constant:
         first = x.a.reshape(-1)[:1]
@@ -57,14 +57,14 @@ def listed(sizes: Sequence[Any]) -> list[Any]:
     return list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else list(sizes)
 
 
-def move_axes(g: Lowering, x: Any, perm: Sequence[int]) -> str:
+def move_axes(g: TraceLowering, x: Any, perm: Sequence[int]) -> str:
     """A Transpose, or the value itself where nothing moves."""
     if tuple(perm) == tuple(range(len(perm))):
         return x if isinstance(x, str) else g.name_of(x)
     return g.emit("Transpose", [x], {"perm": tuple(perm)})
 
 
-def expanded(g: Lowering, x: Tensor, sizes: Sequence[Any]) -> str:
+def expanded(g: TraceLowering, x: TracedTensor, sizes: Sequence[Any]) -> str:
     """x spread over dimensions of size 1; -1 keeps a dimension."""
     own = g.shape(x)
     extra = len(sizes) - len(own)
@@ -89,7 +89,9 @@ def _kept(wanted: Any, own: Any) -> bool:
     return wanted == own
 
 
-def values_and_indices(g: Lowering, values: str, indices: Callable[[], str]) -> tuple[Tensor, Tensor | None]:
+def values_and_indices(
+    g: TraceLowering, values: str, indices: Callable[[], str]
+) -> tuple[TracedTensor, TracedTensor | None]:
     """Both results of torch; the indices are made only if something may read them."""
     values_only = bool(g.node.users) and all(user.args[1:2] in ((0,), ("values",)) for user in g.node.users)
     first = g.named(values, g.a[0], g.b[0])
@@ -100,15 +102,15 @@ class ValuesAndIndices(tuple):
     """(values, indices), also by these names."""
 
     @property
-    def values(self) -> Tensor:
+    def values(self) -> TracedTensor:
         return self[0]
 
     @property
-    def indices(self) -> Tensor:
+    def indices(self) -> TracedTensor:
         return self[1]
 
 
-def sliced(g: Lowering, name: str, slices: Sequence[tuple[int, slice]]) -> str:
+def sliced(g: TraceLowering, name: str, slices: Sequence[tuple[int, slice]]) -> str:
     starts = [0 if part.start is None else _index(g, part.start) for _, part in slices]
     ends = [1 << 62 if part.stop is None else _index(g, part.stop) for _, part in slices]
     steps = [1 if part.step is None else plain_number(g, "a step", part.step) for _, part in slices]
@@ -119,6 +121,6 @@ def sliced(g: Lowering, name: str, slices: Sequence[tuple[int, slice]]) -> str:
     return g.emit("Slice", inputs, attributes)
 
 
-def _index(g: Lowering, item: Any) -> Any:
+def _index(g: TraceLowering, item: Any) -> Any:
     """A bound of a slice: a number, a size, or a tensor of one integer."""
-    return Size(int(item.a), int(item.b), ("item", item)) if isinstance(item, Tensor) else item
+    return Size(int(item.a), int(item.b), ("item", item)) if isinstance(item, TracedTensor) else item

@@ -8,11 +8,11 @@ from typing import Any
 from rnncore.export.torch.functions.arithmetic import to
 from rnncore.export.torch.functions.common import listed
 from rnncore.export.torch.functions.registry import called, entry, refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Tensor, all_static, any_trained
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import TracedTensor, all_static, any_trained
 
 
-def filled(g: Lowering, sizes: Sequence[Any], value: Any) -> Tensor:
+def filled(g: TraceLowering, sizes: Sequence[Any], value: Any) -> TracedTensor:
     """A tensor of traced sizes with one value."""
     one = g.cast(value, g.a.dtype)
     inputs: list[Any] = [one]
@@ -38,12 +38,12 @@ def ones(g, *args, dtype=None, **kwargs):
 def full(g, *args, fill_value=None, dtype=None, **kwargs):
     if fill_value is None:
         *args, fill_value = args
-    if isinstance(fill_value, Tensor) and fill_value.ndim:
+    if isinstance(fill_value, TracedTensor) and fill_value.ndim:
         raise refuse(g, "a fill_value with dimensions", "one number")
     return filled(g, _wanted_sizes(g, args, kwargs), fill_value)
 
 
-def _wanted_sizes(g: Lowering, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+def _wanted_sizes(g: TraceLowering, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
     """The sizes of a new tensor: those of another, or as they were given, without the tensor of a new_ method."""
     name = called(g)
     if name.endswith("_like"):
@@ -79,10 +79,12 @@ def linspace(g, start, end, steps, *, dtype=None):
     half = g.compute("max", g.compute("floordiv", steps, 2), 1)
     width = g.cast(g.compute("truediv", g.compute("sub", end, start), last), dtype)
     places = g.emit("Range", [g.scalar(0), g.scalar(steps), g.scalar(1)])
-    ahead = g.emit("Cast", [g.emit("Sub", [g.scalar(g.compute("sub", steps, 1)), places])], {"to": g.spec_dtype(dtype)})
-    behind = g.emit("Cast", [places], {"to": g.spec_dtype(dtype)})
-    first = g.emit("Add", [g.cast(start, dtype), g.emit("Mul", [width, behind])])
-    second = g.emit("Sub", [g.cast(end, dtype), g.emit("Mul", [width, ahead])])
+    from_end = g.emit(
+        "Cast", [g.emit("Sub", [g.scalar(g.compute("sub", steps, 1)), places])], {"to": g.spec_dtype(dtype)}
+    )
+    from_start = g.emit("Cast", [places], {"to": g.spec_dtype(dtype)})
+    first = g.emit("Add", [g.cast(start, dtype), g.emit("Mul", [width, from_start])])
+    second = g.emit("Sub", [g.cast(end, dtype), g.emit("Mul", [width, from_end])])
     return g.out(g.emit("Where", [g.emit("Less", [places, g.scalar(half)]), first, second]))
 
 
@@ -100,7 +102,7 @@ def tensor_like(g, input, data, dtype=None):
 
 @entry("tensor", "as_tensor", "scalar_tensor")
 def new_tensor(g, data, dtype=None):
-    if isinstance(data, Tensor):
+    if isinstance(data, TracedTensor):
         return to(g, data)
     if not isinstance(data, (tuple, list)):
         return g.out(g.cast(data, g.a.dtype))

@@ -10,8 +10,8 @@ import torch
 from rnncore.export.torch.functions.common import expanded, move_axes, sliced
 from rnncore.export.torch.functions.registry import called, entry, refuse
 from rnncore.export.torch.functions.shapes import t, transpose
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Packed, Size, Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Packed, Size, TracedTensor
 
 
 @entry("narrow")
@@ -35,7 +35,7 @@ def getattribute(g, input, name):
             return getattr(input, name)
         if name == "real":
             return input
-        if name in ("T", "mT") and isinstance(input, Tensor):
+        if name in ("T", "mT") and isinstance(input, TracedTensor):
             return t(g, input) if name == "T" else transpose(g, input, -2, -1)
     kind = "PackedSequence" if isinstance(input, Packed) else "tensor"
     raise refuse(g, f"the attribute {name!r} of a {kind}", "tensor code")
@@ -49,7 +49,7 @@ def getitem(g, input, index):
     x = g.tensor(input)
     parts = list(index) if isinstance(index, (tuple, list)) else [index]
     if isinstance(index, list):
-        parts = [Tensor(None, torch.tensor(index), torch.tensor(index), constant=True)]
+        parts = [TracedTensor(None, torch.tensor(index), torch.tensor(index), constant=True)]
     parts = [_tensor_index(g, part) for part in parts]
     used = sum(1 for part in parts if part is not None and part is not ...)
     place = next((i for i, part in enumerate(parts) if part is ...), None)
@@ -61,22 +61,22 @@ def getitem(g, input, index):
     return shortcut if shortcut is not None else _indexed(g, x, parts)
 
 
-def _tensor_index(g: Lowering, part: Any) -> Any:
+def _tensor_index(g: TraceLowering, part: Any) -> Any:
     if isinstance(part, list):
-        part = Tensor(None, torch.tensor(part), torch.tensor(part), constant=True)
-    if isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8):
+        part = TracedTensor(None, torch.tensor(part), torch.tensor(part), constant=True)
+    if isinstance(part, TracedTensor) and part.dtype in (torch.bool, torch.uint8):
         raise refuse(g, "a mask as index, whose result has no fixed size", "torch.where or masked_fill")
     return part
 
 
-def _known_step(g: Lowering, x: Tensor, parts: Sequence[Any]) -> Tensor | None:
+def _known_step(g: TraceLowering, x: TracedTensor, parts: Sequence[Any]) -> TracedTensor | None:
     """h_n[-1] and out[:, -1] of a recurrent module, which its node gives as values of their own."""
     rest = [part for part in parts if part != slice(None)]
     if (
         x.origin is None
         or x.origin[0] not in ("h", "sequence")
         or len(rest) != 1
-        or isinstance(rest[0], (slice, Tensor, Size))
+        or isinstance(rest[0], (slice, TracedTensor, Size))
         or rest[0] is None
     ):
         return None
@@ -95,7 +95,7 @@ def _known_step(g: Lowering, x: Tensor, parts: Sequence[Any]) -> Tensor | None:
     return None
 
 
-def _indexed(g: Lowering, x: Tensor, parts: list[Any]) -> Tensor:
+def _indexed(g: TraceLowering, x: TracedTensor, parts: list[Any]) -> TracedTensor:
     name = g.name_of(x)
     slices, axis = [], 0
     for part in parts:
@@ -104,13 +104,13 @@ def _indexed(g: Lowering, x: Tensor, parts: list[Any]) -> Tensor:
         axis += part is not None
     if slices:
         name = sliced(g, name, slices)
-    tensors: list[tuple[int, Tensor]] = []
+    tensors: list[tuple[int, TracedTensor]] = []
     axis = 0
     new: list[int] = []
     for part in parts:
         if part is None:
             new.append(axis + len(new))
-        elif isinstance(part, Tensor) and part.ndim > 0:
+        elif isinstance(part, TracedTensor) and part.ndim > 0:
             tensors.append((axis, part))
             axis += 1
         elif isinstance(part, slice):
@@ -122,7 +122,7 @@ def _indexed(g: Lowering, x: Tensor, parts: list[Any]) -> Tensor:
     if tensors:
         name = _gathered(g, name, axis, tensors)
     if new:
-        # a dimension of size 1 stands where None stood, counted in the result
+        # a dimension of size 1 in the place of None, counted in the result
         places, at = [], 0
         for part in parts:
             if part is None or isinstance(part, slice):
@@ -132,7 +132,7 @@ def _indexed(g: Lowering, x: Tensor, parts: list[Any]) -> Tensor:
     return g.out(name)
 
 
-def _taken(g: Lowering, name: str, axis: int, index: Any) -> str:
+def _taken(g: TraceLowering, name: str, axis: int, index: Any) -> str:
     """One slice along an axis, without it."""
     if isinstance(index, int) and not isinstance(index, bool):
         return g.emit("Gather", [name], {"axis": axis, "indices": index})
@@ -140,8 +140,8 @@ def _taken(g: Lowering, name: str, axis: int, index: Any) -> str:
     return g.emit("Gather", [name, where], {"axis": axis})
 
 
-def _gathered(g: Lowering, name: str, rank: int, tensors: Sequence[tuple[int, Tensor]]) -> str:
-    """x[..., i, j, ...] for tensors of indices, whose dimensions stand in the first one's place, or in front."""
+def _gathered(g: TraceLowering, name: str, rank: int, tensors: Sequence[tuple[int, TracedTensor]]) -> str:
+    """x[..., i, j, ...] for tensors of indices, whose dimensions take the first one's place, or in front."""
     axes = [axis for axis, _ in tensors]
     if len(tensors) == 1:
         return g.emit("Gather", [name, g.cast(tensors[0][1], torch.int64)], {"axis": axes[0]})
@@ -151,10 +151,10 @@ def _gathered(g: Lowering, name: str, rank: int, tensors: Sequence[tuple[int, Te
     name = move_axes(g, name, (*axes, *rest))
     columns = []
     for _, item in tensors:
-        ids = Tensor(g.cast(item, torch.int64), item.a, item.b)
+        ids = TracedTensor(g.cast(item, torch.int64), item.a, item.b)
         if item.a.shape != a.shape or item.b.shape != b.shape:
             widest = next(other for _, other in tensors if other.a.shape == a.shape and other.b.shape == b.shape)
-            ids = Tensor(expanded(g, ids, g.shape(widest)), a, b)
+            ids = TracedTensor(expanded(g, ids, g.shape(widest)), a, b)
         columns.append(g.emit("Unsqueeze", [ids], {"axes": (a.ndim,)}))
     name = g.emit("GatherND", [name, g.emit("Concat", columns, {"axis": a.ndim})])
     if axes == list(range(axes[0], axes[0] + len(axes))) and axes[0] > 0:
@@ -184,7 +184,7 @@ def gather(g, input, dim, index, *, sparse_grad=False):
     return g.out(g.emit("GatherElements", [_cut_to(g, x, ids, x.axis(dim)), ids], {"axis": x.axis(dim)}))
 
 
-def _cut_to(g: Lowering, x: Tensor, ids: Tensor, axis: int) -> Tensor:
+def _cut_to(g: TraceLowering, x: TracedTensor, ids: TracedTensor, axis: int) -> TracedTensor:
     """torch lets the indices be shorter than x in the other dimensions, ONNX does not."""
     shorter = [
         i for i in range(x.ndim) if i != axis and (x.a.shape[i], x.b.shape[i]) != (ids.a.shape[i], ids.b.shape[i])
@@ -203,7 +203,7 @@ def scatter(g, input, dim, index, src=None, *, value=None, reduce=None):
     if reduce not in (None, "add", "sum"):
         raise refuse(g, f"reduce={reduce!r}", "none or 'add'")
     src = value if src is None else src
-    if isinstance(src, Tensor) and src.ndim:
+    if isinstance(src, TracedTensor) and src.ndim:
         updates = g.cast(_cut_to(g, src, ids, -1), x.dtype)
     else:
         updates = g.emit("Expand", [g.cast(src, x.dtype), g.emit("Shape", [ids])])
@@ -214,11 +214,11 @@ def scatter(g, input, dim, index, src=None, *, value=None, reduce=None):
 
 @entry("setitem")
 def setitem(g, input, index, item):
-    """x with item at x[:, i], x[i] or x[:, i:j]: slices before, the item, slices behind."""
+    """x with item at x[:, i], x[i] or x[:, i:j]: slices before, the item, slices after."""
     x = g.tensor(input)
     parts = list(index) if isinstance(index, tuple) else [index]
-    if any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts):
-        if len(parts) == 1 and not isinstance(item, Tensor):
+    if any(isinstance(part, TracedTensor) and part.dtype == torch.bool for part in parts):
+        if len(parts) == 1 and not isinstance(item, TracedTensor):
             mask = parts[0]
             name = g.name_of(mask)
             if mask.ndim < x.ndim:
@@ -226,7 +226,7 @@ def setitem(g, input, index, item):
             return g.out(g.emit("Where", [name, g.cast(item, x.dtype), g.name_of(x)]))
         raise refuse(g, "a mask as index of what is set", "torch.where")
     places = [i for i, part in enumerate(parts) if part is not ... and part != slice(None)]
-    if ... in parts or len(places) != 1 or isinstance(parts[places[0]], (Tensor, Size)):
+    if ... in parts or len(places) != 1 or isinstance(parts[places[0]], (TracedTensor, Size)):
         raise refuse(g, "an item set at several dimensions or computed places", "one number or slice")
     axis, part = places[0], parts[places[0]]
     start, stop = (part.start or 0, part.stop) if isinstance(part, slice) else (part, part + 1 or None)
@@ -238,7 +238,7 @@ def setitem(g, input, index, item):
         raise refuse(g, "an item set to a place of other dimensions for inputs of another size", "the same dimensions")
     inside = sliced(g, g.name_of(x), [(axis, slice(start, stop))])
     value = g.cast(item, x.dtype)
-    if isinstance(item, Tensor) and item.ndim == rank and not isinstance(part, slice):
+    if isinstance(item, TracedTensor) and item.ndim == rank and not isinstance(part, slice):
         value = g.emit("Unsqueeze", [value], {"axes": (axis,)})
     like = g.emit("Shape", [inside])
     pieces = [g.emit("Expand", [value, like])]
@@ -253,4 +253,4 @@ def _in_trace(part: Any, trace: str) -> Any:
     """A part of an index as it is in one of the traces."""
     if isinstance(part, slice):
         return slice(*(_in_trace(one, trace) for one in (part.start, part.stop, part.step)))
-    return getattr(part, trace) if isinstance(part, (Size, Tensor)) else part
+    return getattr(part, trace) if isinstance(part, (Size, TracedTensor)) else part

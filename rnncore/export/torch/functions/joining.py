@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rnncore.export.torch.functions.registry import called, entry, refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import TracedTensor
 
 
 @entry("cat", "concat", "concatenate")
@@ -22,7 +22,7 @@ def cat(g, tensors, dim=0):
     return g.out(names[0] if len(names) == 1 else g.emit("Concat", names, {"axis": axis}))
 
 
-def _both_directions(items: Sequence[Tensor]) -> str | None:
+def _both_directions(items: Sequence[TracedTensor]) -> str | None:
     """The value NAME.last that torch.cat([h_n[-2], h_n[-1]], 1) is."""
     origins = [item.origin for item in items]
     if len(items) != 2 or any(origin is None or origin[0] != "row" for origin in origins):
@@ -57,7 +57,7 @@ def stacked(g, tensors):
     return g.out(names[0] if len(names) == 1 else g.emit("Concat", names, {"axis": axis}))
 
 
-def _parts(g: Lowering, x: Tensor, axis: int) -> list[Tensor]:
+def _parts(g: TraceLowering, x: TracedTensor, axis: int) -> list[TracedTensor]:
     """Slices of x that are as long as the results of torch."""
     bounds, found = [0], []
     for i, (a, b) in enumerate(zip(g.a, g.b, strict=True)):
@@ -71,7 +71,7 @@ def _parts(g: Lowering, x: Tensor, axis: int) -> list[Tensor]:
 
 @entry("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split")
 def split(g, tensor, split_size_or_sections=None, dim=0, *, chunks=None, split_size=None):
-    """Into as many parts as torch made; a number of parts that depends on sizes is refused before."""
+    """Into the parts that torch made; a number of parts that depends on sizes is refused before."""
     if len(g.a) != len(g.b):
         raise refuse(g, f"{len(g.a)} parts for one size of the input, {len(g.b)} for another", "a fixed number")
     x = g.tensor(tensor)
@@ -81,7 +81,7 @@ def split(g, tensor, split_size_or_sections=None, dim=0, *, chunks=None, split_s
     return _parts(g, x, axis)
 
 
-def _equal_parts(g: Lowering, x: Tensor, axis: int) -> list[Tensor]:
+def _equal_parts(g: TraceLowering, x: TracedTensor, axis: int) -> list[TracedTensor]:
     """chunk of a dimension of unknown size, as torch has it: ceil(size / parts) each."""
     count = len(g.a)
     each = g.compute("floordiv", g.compute("add", g.dim(x, axis), count - 1), count)

@@ -8,8 +8,8 @@ import torch
 
 from rnncore.export.torch.functions.common import move_axes
 from rnncore.export.torch.functions.registry import entry, refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Packed, Size, Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Packed, Size, TracedTensor
 
 
 @entry("pack_padded_sequence")
@@ -18,7 +18,7 @@ def pack_padded_sequence(g, input, lengths, batch_first=False, enforce_sorted=Tr
     if isinstance(given, (tuple, list)):
         raise refuse(g, "lengths as a list", "a tensor")
     counts = g.tensor(given)
-    return Packed(x, Tensor(g.cast(counts, torch.int64), counts.a, counts.b), not batch_first)
+    return Packed(x, TracedTensor(g.cast(counts, torch.int64), counts.a, counts.b), not batch_first)
 
 
 @entry("pad_packed_sequence")
@@ -47,8 +47,8 @@ def pad_packed_sequence(g, sequence, batch_first=False, padding_value=0.0, total
     return g.named(name, g.a[0], g.b[0], origin), lengths
 
 
-def _padded(g: Lowering, name: str, packed: Packed, time: int, value: float) -> str:
-    """Another value than 0 behind each row's length."""
+def _padded(g: TraceLowering, name: str, packed: Packed, time: int, value: float) -> str:
+    """Another value than 0 after each row's length."""
     size = g.emit("Shape", [name], {"start": time, "end": time + 1})
     steps = g.emit("Range", [g.scalar(0), g.emit("Squeeze", [size], {"axes": (0,)}), g.scalar(1)])
     ours, theirs = (steps, g.name_of(packed.lengths))

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from rnncore.export.torch.functions.registry import entry, refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Size, Tensor, array_of
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Size, TracedTensor, array_of
 
 __all__ = ["embedding_node", "linear_node"]
 
@@ -26,7 +26,7 @@ def linear(g, input, weight, bias=None):
 
 
 def linear_node(
-    g: Lowering,
+    g: TraceLowering,
     x: Any,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -80,7 +80,9 @@ def embedding(g, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, 
     return g.out(embedding_node(g, ids, table.a, {"weight": table.label}))
 
 
-def embedding_node(g: Lowering, ids: Tensor, table: torch.Tensor, sources: dict[str, str] | None = None) -> str:
+def embedding_node(
+    g: TraceLowering, ids: TracedTensor, table: torch.Tensor, sources: dict[str, str] | None = None
+) -> str:
     sizes = {"input_size": table.shape[0], "output_size": table.shape[1]}
     return g.emit("Embedding", [g.cast(ids, torch.int64)], sizes, {"weight": array_of(table)}, sources=sources)
 

@@ -11,13 +11,20 @@ import torch
 from rnncore.export.torch.functions.arithmetic import binary
 from rnncore.export.torch.functions.common import ValuesAndIndices, as_bool, dims_of, sliced, values_and_indices
 from rnncore.export.torch.functions.registry import FUNCTIONS, called, entry, refuse
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import TracedTensor
 
 
 def _reduce(
-    op: str, g: Lowering, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None
-) -> Tensor:
+    op: str,
+    g: TraceLowering,
+    input: Any,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+    axis: Any = None,
+) -> TracedTensor:
     x = g.tensor(input)
     axes = dims_of(g, axis if dim is None else dim, x)
     name = g.cast(x, g.a.dtype)
@@ -41,7 +48,7 @@ def spread(g, input, dim=None, unbiased=None, keepdim=False, *, correction=None)
     return g.out(g.emit("Sqrt", [found]) if called(g) == "std" else found)
 
 
-def _spread(g: Lowering, x: Tensor, axes: tuple[int, ...], less: Any, keepdim: bool) -> str:
+def _spread(g: TraceLowering, x: TracedTensor, axes: tuple[int, ...], less: Any, keepdim: bool) -> str:
     count: Any = 1
     for axis in axes:
         count = g.compute("mul", count, g.dim(x, axis))
@@ -92,13 +99,20 @@ def norm(g, input, p="fro", dim=None, keepdim=False, *, ord=None, dtype=None):
 
 
 def _extreme(
-    reduce: str, pairwise: str, arg: str, g: Lowering, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any
+    reduce: str,
+    pairwise: str,
+    arg: str,
+    g: TraceLowering,
+    input: Any,
+    dim: Any = None,
+    keepdim: bool = False,
+    **kwargs: Any,
 ) -> Any:
     """max(x), max(x, dim) with indices, or max(x, y)."""
     dim = kwargs.pop("other", dim)
-    if not isinstance(input, Tensor):
+    if not isinstance(input, TracedTensor):
         return g.compute(pairwise.lower(), input, dim) if dim is not None else g.compute(pairwise.lower(), *input)
-    if isinstance(dim, Tensor):
+    if isinstance(dim, TracedTensor):
         return binary(pairwise, pairwise.lower(), g, input, dim)
     if dim is None:
         return _reduce(reduce, g, input)
@@ -151,7 +165,9 @@ def sort(g, input, dim=-1, descending=False, stable=False):
     return found[1] if called(g) == "argsort" else found
 
 
-def _top(g: Lowering, x: Tensor, k: Any, axis: int, largest: bool) -> tuple[Tensor | None, Tensor]:
+def _top(
+    g: TraceLowering, x: TracedTensor, k: Any, axis: int, largest: bool
+) -> tuple[TracedTensor | None, TracedTensor]:
     """Values and indices; of argsort the indices alone."""
     inputs: list[Any] = [x]
     attributes = {"axis": axis, "largest": bool(largest), "sorted": True, **g.parameter(inputs, "k", [k], 1)}
@@ -178,7 +194,7 @@ def cumprod(g, input, dim, *, dtype=None):
 
 @entry("logcumsumexp", "cummax", "cummin")
 def running(g, input, dim):
-    """A reduction of each step and those before: over a square of steps, those behind hidden."""
+    """A reduction of each step and those before: over a square of steps, those after it hidden."""
     x = g.tensor(input)
     axis, name = x.axis(dim), called(g)
     if name != "logcumsumexp" and not all(user.args[1:2] in ((0,), ("values",)) for user in g.node.users):

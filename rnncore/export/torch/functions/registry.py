@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch.lowering import Lowering
+from rnncore.export.torch.lowering import TraceLowering
 
 __all__ = ["FUNCTIONS", "call_function", "called", "entry", "refuse"]
 
@@ -25,7 +25,7 @@ def entry(*names: str) -> Callable[[Callable], Callable]:
     return remember
 
 
-def call_function(g: Lowering, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def call_function(g: TraceLowering, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The value of a function or method. Raises UnsupportedError for names that no entry has."""
     known = name.strip("_") if not name.startswith("_") else name
     if known not in FUNCTIONS:
@@ -37,10 +37,10 @@ def call_function(g: Lowering, name: str, args: Sequence[Any], kwargs: dict[str,
     return FUNCTIONS[known](g, *args, **kwargs)
 
 
-def refuse(g: Lowering, what: str, expected: str) -> UnsupportedError:
+def refuse(g: TraceLowering, what: str, expected: str) -> UnsupportedError:
     return UnsupportedError(f"{g.place}: {g.wanted}: {what}, expected {expected}")
 
 
-def called(g: Lowering) -> str:
+def called(g: TraceLowering) -> str:
     """The name of the function or method of the current node, without what marks it as in-place."""
     return str(getattr(g.node.target, "__name__", g.node.target)).strip("_")

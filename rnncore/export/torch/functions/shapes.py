@@ -9,7 +9,7 @@ import torch
 
 from rnncore.export.torch.functions.common import dims_of, expanded, filled_with, listed, move_axes
 from rnncore.export.torch.functions.registry import called, entry, refuse
-from rnncore.export.torch.values import HIDING, Size, Tensor
+from rnncore.export.torch.values import HIDING, Size, TracedTensor
 
 __all__ = ["pad", "t", "transpose", "unflatten"]
 
@@ -31,7 +31,7 @@ def numel(g, input):
 def view(g, input, *shape, **kwargs):
     x = g.tensor(input)
     given = [*shape, *kwargs.values()]
-    if isinstance(given[0], Tensor):
+    if isinstance(given[0], TracedTensor):
         given = list(g.shape(given[0]))
     if isinstance(given[0], torch.dtype):
         raise refuse(g, "view(dtype)", "sizes")
@@ -146,7 +146,7 @@ def repeat(g, input, *sizes, **kwargs):
 def repeat_interleave(g, input, repeats, dim=None, *, output_size=None):
     """Each slice a number of times in a row: a new axis, repeated, and flattened away."""
     x = g.tensor(input)
-    if isinstance(repeats, Tensor) or dim is None:
+    if isinstance(repeats, TracedTensor) or dim is None:
         raise refuse(g, "repeats that are computed, or no dim", "a number and a dim")
     axis, shape = x.axis(dim), list(g.shape(x))
     wide = g.emit("Unsqueeze", [x], {"axes": (axis + 1,)})

@@ -12,8 +12,8 @@ from torch import nn
 from rnncore.export.torch.functions.common import move_axes
 from rnncore.export.torch.functions.registry import refuse
 from rnncore.export.torch.layers.registry import layer
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import HIDING, Tensor, array_of
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import HIDING, TracedTensor, array_of
 
 
 @layer("MultiheadAttention")
@@ -68,7 +68,7 @@ def multi_head_attention(
     return found, g.named(weights, g.a[1], g.b[1])
 
 
-def _inverted(g: Lowering, mask: Any, rank: int) -> str:
+def _inverted(g: TraceLowering, mask: Any, rank: int) -> str:
     if mask is None:
         return ""
     mask = g.tensor(mask)
@@ -85,18 +85,18 @@ def _inverted(g: Lowering, mask: Any, rank: int) -> str:
     return g.emit("Not", [mask])
 
 
-def _is_trained(g: Lowering, tensor: Tensor) -> bool:
+def _is_trained(g: TraceLowering, tensor: TracedTensor) -> bool:
     """Whether parameters decide a constant, and not buffers alone."""
     if not tensor.trained:
         return False
     parameters = dict(g.first.tracer.root.named_parameters(remove_duplicate=False))
-    behind = [node for node, value in g.env.items() if value is tensor]
-    seen = set(behind)
-    while behind:
-        node = behind.pop()
+    waiting = [node for node, value in g.env.items() if value is tensor]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
         if node.op == "call_module" or (node.op == "get_attr" and node.target in parameters):
             return True
-        behind += [one for one in node.all_input_nodes if one not in seen]
+        waiting += [one for one in node.all_input_nodes if one not in seen]
         seen.update(node.all_input_nodes)
     return not seen
 

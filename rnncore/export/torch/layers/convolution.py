@@ -10,7 +10,7 @@ from torch import nn
 from rnncore.export.torch.functions.registry import entry, refuse
 from rnncore.export.torch.layers.registry import layer
 from rnncore.export.torch.layers.windows import one_each, with_batch, without_batch
-from rnncore.export.torch.lowering import Lowering
+from rnncore.export.torch.lowering import TraceLowering
 from rnncore.export.torch.values import array_of
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
@@ -31,7 +31,7 @@ def convolution(g, module, input):
 
 
 def _convolution_pads(module: nn.Module) -> tuple[int, ...]:
-    """Before and after each axis; "same" as torch has it, the odd one behind."""
+    """Before and after each axis; "same" as torch has it, the odd one after."""
     if module.padding == "valid":
         return (0,) * (2 * len(module.kernel_size))
     if module.padding == "same":
@@ -41,7 +41,7 @@ def _convolution_pads(module: nn.Module) -> tuple[int, ...]:
 
 
 def _convolution_node(
-    g: Lowering, op: str, module: nn.Module, x: str, pads: Sequence[int], more: dict[str, Any]
+    g: TraceLowering, op: str, module: nn.Module, x: str, pads: Sequence[int], more: dict[str, Any]
 ) -> str:
     weights = {"weight": array_of(module.weight)}
     if module.bias is not None:

@@ -9,13 +9,15 @@ import torch
 
 from rnncore.export.torch.functions.registry import entry, refuse
 from rnncore.export.torch.layers.registry import kind_of, layer
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Tensor, array_of
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import TracedTensor, array_of
 
 __all__ = ["constant_or_filled"]
 
 
-def constant_or_filled(g: Lowering, tensor: torch.Tensor | None, key: str, size: int = 1, filled: float = 0) -> str:
+def constant_or_filled(
+    g: TraceLowering, tensor: torch.Tensor | None, key: str, size: int = 1, filled: float = 0
+) -> str:
     """A parameter as a value; a filled vector where there is none."""
     array = np.full(size, filled, np.float32) if tensor is None else array_of(tensor)
     return g.constant(array, "float", f"{g.wanted}.{key}", trained=tensor is not None)
@@ -50,9 +52,9 @@ def layer_normed(g, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     return g.out(g.emit("LayerNormalization", [x, *names], {"axis": -len(shape), "epsilon": float(eps)}))
 
 
-def _as_value(g: Lowering, tensor: Any, key: str) -> str:
+def _as_value(g: TraceLowering, tensor: Any, key: str) -> str:
     """A tensor of the graph, or a parameter of the current module."""
-    return g.name_of(tensor) if isinstance(tensor, Tensor) else constant_or_filled(g, tensor, key)
+    return g.name_of(tensor) if isinstance(tensor, TracedTensor) else constant_or_filled(g, tensor, key)
 
 
 @layer("RMSNorm")

@@ -12,8 +12,8 @@ from rnncore.export.torch.functions.registry import FUNCTIONS, entry, refuse
 from rnncore.export.torch.functions.shapes import pad, unflatten
 from rnncore.export.torch.layers.registry import LAYERS, kind_of, layer
 from rnncore.export.torch.layers.windows import one_each
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import TracedTensor
 
 POINTWISE = {
     "ReLU": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "SiLU": "silu", "Mish": "mish", "SELU": "selu",
@@ -36,7 +36,7 @@ WITH_OPTIONS = {
 
 
 def _called(name: str, options: Sequence[str] = ()) -> Callable[..., Any]:
-    def run(g: Lowering, module: nn.Module, *inputs: Any) -> Any:
+    def run(g: TraceLowering, module: nn.Module, *inputs: Any) -> Any:
         return FUNCTIONS[name](g, *inputs, **{option: getattr(module, option) for option in options})
 
     return run
@@ -66,7 +66,7 @@ def hardtanh(g, module, input):
 @layer("PReLU")
 def prelu_layer(g, module, input):
     slope, label = module.weight.detach(), f"{g.wanted}.weight"
-    return prelu(g, input, Tensor(None, slope, slope, label=label, constant=True, trained=True))
+    return prelu(g, input, TracedTensor(None, slope, slope, label=label, constant=True, trained=True))
 
 
 @layer("ZeroPad1d", "ZeroPad2d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "ReflectionPad1d",

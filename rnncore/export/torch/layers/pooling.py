@@ -8,13 +8,21 @@ from typing import Any
 from rnncore.export.torch.functions.registry import FUNCTIONS, refuse
 from rnncore.export.torch.layers.registry import kind_of, layer
 from rnncore.export.torch.layers.windows import one_each, with_batch, without_batch
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Size, Tensor
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Size, TracedTensor
 
 
 def _pool(
-    g: Lowering, op: str, x: Tensor, axes: int, kernel: Any, stride: Any, padding: Any, ceil: bool, more: dict[str, Any]
-) -> Tensor:
+    g: TraceLowering,
+    op: str,
+    x: TracedTensor,
+    axes: int,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    ceil: bool,
+    more: dict[str, Any],
+) -> TracedTensor:
     kernel = one_each(kernel, axes)
     whole = tuple(x.ndim - axes + i for i in range(axes))
     if any(isinstance(one, Size) for one in kernel):
@@ -32,8 +40,8 @@ def _pool(
 
 
 def _pooled_whole(
-    g: Lowering, op: str, x: Tensor, axes: tuple[int, ...], kernel: Sequence[Any], padding: Any
-) -> Tensor:
+    g: TraceLowering, op: str, x: TracedTensor, axes: tuple[int, ...], kernel: Sequence[Any], padding: Any
+) -> TracedTensor:
     """A pool whose windows are as large as the input, whatever its size."""
     same = all(
         one.shape[axis] == getattr(size, trace, size)

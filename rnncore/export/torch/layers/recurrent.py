@@ -12,8 +12,8 @@ from torch import nn
 from rnncore.cells import GRU, LSTM, RNN, Cell
 from rnncore.conventions.gates import squeeze_batch
 from rnncore.export.torch.layers.registry import CELLS, STACKS, kind_of, layer
-from rnncore.export.torch.lowering import Lowering
-from rnncore.export.torch.values import Packed, Tensor, array_of
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Packed, TracedTensor, array_of
 from rnncore.formats.torch.names import bind
 from rnncore.graph.spec import Input, Recurrent, Spec
 
@@ -40,7 +40,7 @@ def _own_tensors(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def recurrent_node(
-    g: Lowering, module: nn.Module, source: str, name: str, layout: str, lengths: str | None, hx: Any
+    g: TraceLowering, module: nn.Module, source: str, name: str, layout: str, lengths: str | None, hx: Any
 ) -> Recurrent:
     """Appends the node of a stack or cell; hx: initial states in torch's shapes (layers * directions, B, size)."""
     cell = cell_of(module)
@@ -69,7 +69,7 @@ def recurrent_node(
     return g.add(node, {**own, **weights}, sources)
 
 
-def _is_held(g: Lowering, state: Tensor, array: np.ndarray) -> bool:
+def _is_held(g: TraceLowering, state: TracedTensor, array: np.ndarray) -> bool:
     """Whether a parameter holds an initial state (rows, size) as a checkpoint is read."""
     source = g.source_of(state)
     if source is None:
@@ -78,14 +78,14 @@ def _is_held(g: Lowering, state: Tensor, array: np.ndarray) -> bool:
     return parameter.shape == array.shape and np.array_equal(parameter, array)
 
 
-def _parameter(g: Lowering, name: str) -> torch.Tensor:
+def _parameter(g: TraceLowering, name: str) -> torch.Tensor:
     found: Any = g.first.tracer.root
     for part in name.split("."):
         found = getattr(found, part)
     return found
 
 
-def _trained(states: Sequence[Tensor]) -> list[np.ndarray] | None:
+def _trained(states: Sequence[TracedTensor]) -> list[np.ndarray] | None:
     """(rows, size) of initial states that are the same for every row of the batch and come from parameters alone."""
     found = []
     for state in states:
@@ -132,8 +132,10 @@ def stack(g, module, input, hx=None):
         ]
         y = None
     if packed is not None:
-        output = Packed(Tensor(node.name, x.a, x.b, ("sequence", node)), packed.lengths, packed.time_first)
-        output.tensor = Tensor(node.name, *(_widened(one, node.output_size) for one in (x.a, x.b)), ("sequence", node))
+        output = Packed(TracedTensor(node.name, x.a, x.b, ("sequence", node)), packed.lengths, packed.time_first)
+        output.tensor = TracedTensor(
+            node.name, *(_widened(one, node.output_size) for one in (x.a, x.b)), ("sequence", node)
+        )
     else:
         output = y if y is not None else g.named(node.name, g.a[0], g.b[0], ("sequence", node))
     return output, tuple(states) if len(states) > 1 else states[0]
@@ -163,11 +165,11 @@ def cell(g, module, input, hx=None):
     return tuple(found) if several else found[0]
 
 
-def _with_axis(g: Lowering, state: Tensor, axis: int) -> Tensor:
+def _with_axis(g: TraceLowering, state: TracedTensor, axis: int) -> TracedTensor:
     """A state with a dimension of one layer or row more."""
     a, b = state.a.unsqueeze(axis), state.b.unsqueeze(axis)
     if state.constant and not state.trained:
-        return Tensor(None, a, b, label=state.label, static=True, constant=True, trained=False)
+        return TracedTensor(None, a, b, label=state.label, static=True, constant=True, trained=False)
     found = g.named(g.emit("Unsqueeze", [state], {"axes": (axis,)}, name=f"{g.wanted}_state"), a, b)
     found.static, found.trained, found.source = state.static, state.trained, g.source_of(state)
     return found

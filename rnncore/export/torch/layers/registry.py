@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from rnncore.errors import UnsupportedError
-from rnncore.export.torch.lowering import Lowering
+from rnncore.export.torch.lowering import TraceLowering
 
 __all__ = ["CELLS", "LAYERS", "STACKS", "call_module", "kind_of", "layer"]
 
@@ -35,7 +35,7 @@ def kind_of(module: nn.Module) -> str:
     return type(module).__name__
 
 
-def call_module(g: Lowering, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def call_module(g: TraceLowering, module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The value of a module of torch.nn. Raises UnsupportedError for classes that no entry has, and for hooks."""
     kind = kind_of(module)
     if kind not in LAYERS:

@@ -75,7 +75,7 @@ def signature(traced: Traced, node: fx.Node) -> tuple:
 def loops_of(traced: Traced, looped: set) -> list[Loop]:
     """The calls made in loops, as steps of equal calls; the longest repetition first found is the loop.
 
-    Calls before and behind it that do not repeat, as those of a first step that does something else, stay as they are.
+    Calls before and after it that do not repeat, as those of a first step that does something else, stay as they are.
     """
     nodes = [node for node in calls_of(traced) if signature(traced, node) in looped]
     names = [signature(traced, node) for node in nodes]

@@ -32,7 +32,7 @@ def pull_in(traced: Traced, loop: Loop) -> None:
 
 
 def _columns(found: Sequence[Any]) -> Iterator[list[fx.Node]]:
-    """What stands at one place of the arguments of all steps, where that is a node in each."""
+    """The nodes at one place of the arguments of all steps, where that is a node in each."""
     if all(isinstance(item, fx.Node) for item in found):
         yield list(found)
     elif all(isinstance(item, (tuple, list)) for item in found) and len({len(item) for item in found}) == 1:
@@ -109,12 +109,12 @@ def follow_stored(traced: Traced, loop: Loop) -> None:
         store, size = loop.args[source.value], traced.values[loop.steps[0][j].args[0]].shape[read[0]]
         offset = read[1] + size if read[1] < 0 else read[1]
         item = store[2].value
-        ahead = Fraction(offset - stored[1], stored[2])  # steps until what is read here is stored
-        if source.kind == "now" and ahead == 0:
+        distance = Fraction(offset - stored[1], stored[2])  # steps until what is read here is stored
+        if source.kind == "now" and distance == 0:
             loop.aliases[j] = Leaf("now", item)
-        elif ahead == -1:
+        elif distance == -1:
             loop.aliases[j] = Leaf("before", item, _copied_out(traced, loop.steps[0][j], store[0].start))
-        elif ahead >= 0 or ahead.denominator > 1:
+        elif distance >= 0 or distance.denominator > 1:
             loop.args[j] = (Leaf("same", store[0].start), index)
     if loop.aliases:
         loop.args = [replaced(found, loop.aliases) for found in loop.args]

@@ -31,7 +31,7 @@ IDENTITIES = ("contiguous", "clone", "detach", "dropout")
 
 @dataclass(frozen=True)
 class Leaf:
-    """What stands at one place of a call's arguments, over all steps.
+    """One place of a call's arguments, over all steps.
 
     kind  "same": the same value outside the loop; "now": position's result of this step; "before": position's result
           of the step before, and in the first step ``start``, a node, a number or None; "index": slope * step + offset;
@@ -172,7 +172,7 @@ def is_whole(part: Any) -> bool:
 
 
 def readers_of(loop: Loop) -> dict[fx.Node, list[fx.Node]]:
-    """Nodes behind the loop that read its results, and which."""
+    """Nodes after the loop that use its results, and which results."""
     inside = {node for step in loop.steps for node in step}
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in inside:

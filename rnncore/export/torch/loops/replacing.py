@@ -25,7 +25,7 @@ POINTWISE = frozenset((
 
 
 class Replacing:
-    """What both ways of rolling a loop up have in common: new nodes behind it, and its readers' new arguments."""
+    """Base of both ways of rolling a loop up: new nodes after it, and its readers' new arguments."""
 
     def __init__(self, traced: Traced, loop: Loop, later: set[fx.Node]):
         """later: the calls of loops that are rolled up after this one, and read its results step by step."""
@@ -86,10 +86,10 @@ class Replacing:
         return grouped
 
     def _single(self, user: fx.Node, found: fx.Node) -> Any:
-        behind = behind_identities(self.traced, found)
-        if behind not in self.where:
+        source = behind_identities(self.traced, found)
+        if source not in self.where:
             return found
-        k, j = self.where[behind]
+        k, j = self.where[source]
         last = k == self.loop.count - 1 and not (user in self.later and j in self.by_steps)
         return self.final(j) if last else self.step(j, k)
 
@@ -169,7 +169,7 @@ class StepResults:
 
 
 def _joined(plan: Replacing, user: fx.Node, items: Sequence[Any]) -> fx.Node:
-    """The value of stack or cat over results of steps, and others before and behind them."""
+    """The value of stack or cat over results of steps, and others before and after them."""
     name = getattr(user.target, "__name__", str(user.target))
     dim = user.kwargs.get("dim", user.args[1] if len(user.args) > 1 else 0)
     if name not in ("stack", "cat", "concat", "concatenate") or not isinstance(dim, int):
@@ -200,7 +200,7 @@ def _side_by_side(plan: Replacing, steps: StepResults, axis: int, stacked: bool)
 
 
 def rejoin(plan: Replacing) -> None:
-    """The readers' stack and cat of steps become what stands side by side already."""
+    """The users' stack and cat of steps become the sequences that are there already."""
     for user in list(readers_of(plan.loop)):
         changed = plan._changed(user, user.args)
         several = [
@@ -240,4 +240,4 @@ _setitem.__name__ = "setitem"
 
 
 def loop_anchor() -> None:
-    """Marks the place behind a loop while it is rolled up."""
+    """Marks the place after a loop while it is rolled up."""

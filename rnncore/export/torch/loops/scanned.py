@@ -17,11 +17,11 @@ __all__ = ["ScanCall", "Scanned"]
 
 
 class ScanCall:
-    """What a torch.fx node calls that stands for a loop. Its arguments: starts, sequences and captured values.
+    """The call of a torch.fx node in the place of a loop. Its arguments: starts, sequences and captured values.
 
     carried    positions whose result goes from step to step
     sequences  Leafs of getitem on an outer value: position -> (outer node, axis, offset, slope, keep the axis)
-    collected  positions whose results of all steps are read behind the loop
+    collected  positions whose results of all steps are used after the loop
     inner      positions that the body computes
     """
 
@@ -69,7 +69,7 @@ class Scanned(Replacing):
             if not isinstance(self.traced.values[loop.body[j]], torch.Tensor):
                 raise UnsupportedError(
                     f"{self.traced.places[loop.body[j]]}: {loop.body[j].name}, which is no tensor, goes from step to "
-                    "step or behind the loop, expected tensors"
+                    "step or out of the loop, expected tensors"
                 )
         for j in collected:
             if self.traced.values[loop.body[j]].ndim == 0:
@@ -135,12 +135,12 @@ class Scanned(Replacing):
         return (offset, slope) == (0, 1) and self.traced.values[source].shape[axis] == self.loop.count
 
     def _collected(self) -> list[int]:
-        """Positions whose results of more than the last step are read behind the loop."""
+        """Positions whose results of more than the last step are used after the loop."""
         found = []
         for nodes in readers_of(self.loop).values():
             for node in nodes:
-                behind = behind_identities(self.traced, node)
-                k, j = self.where[behind] if behind in self.where else self.where[node]
+                source = behind_identities(self.traced, node)
+                k, j = self.where[source] if source in self.where else self.where[node]
                 if j in self.stores:
                     continue
                 final_only = k == self.loop.count - 1 and len(nodes) < self.loop.count

@@ -31,7 +31,7 @@ LAST_AXIS = frozenset(("softmax", "log_softmax"))
 
 
 class Vectorized(Replacing):
-    """A loop of cells as cells over sequences; all else over all steps at once, which stand on axis 1."""
+    """A loop of cells as cells over sequences; everything else over all steps at once, on axis 1."""
 
     def possible(self) -> bool:
         """Whether nothing but cells and stored outputs goes from step to step."""
