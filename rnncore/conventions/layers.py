@@ -361,7 +361,7 @@ def _biases(arrays: Arrays, rows: int) -> list[np.ndarray]:
 
 
 def _reset_after(order: str, layout: str, bias: np.ndarray | None) -> bool:
-    """What the order's framework, or the shape of a Keras bias, says of the reset."""
+    """Whether the reset comes after the product, by the order's framework or the shape of a Keras bias."""
     name = order.lower()
     if name in ("torch", "tf1"):
         return name == "torch"

@@ -36,7 +36,7 @@ class ListedNode:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a graph file holds, whether or not rnncore can run it: for ``rnncore inspect``.
+    """The content of a graph file, whether or not rnncore can run it: for ``rnncore inspect``.
 
     facts    what the file says of itself, in order: "opset" -> "17"
     inputs   name -> dtype and shape as text;  outputs  likewise

@@ -124,7 +124,7 @@ class Watched:
 
 
 class _File:
-    """What the groups and datasets of one file share."""
+    """State that the groups and datasets of one file share."""
 
     def __init__(self, file: Any, watched: Watched, place: str):
         self.file, self.watched, self.place = file, watched, place

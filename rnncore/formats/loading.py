@@ -125,7 +125,7 @@ def _opened(
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None,
     names: Mapping[str, str] | None,
 ) -> NativeFile:
-    """What was read, as a Spec with its weights."""
+    """A file that was read, as a Spec with its weights."""
     own = isinstance(checkpoint, NativeFile) or native.is_native(checkpoint)
     if own and (spec is not None or names is not None):
         raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
@@ -271,7 +271,7 @@ def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike) -> Spec:
 
 
 def name_of(path: Any) -> str:
-    """What messages call a file that ``load`` is given: never its content."""
+    """The name in messages of a file that ``load`` is given: never its content."""
     if isinstance(path, (bytes, bytearray, memoryview)):
         return f"<{memoryview(path).nbytes:,} bytes>"
     if hasattr(path, "read"):

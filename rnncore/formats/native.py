@@ -49,7 +49,7 @@ _PAIR = "test_pair."
 
 @dataclass(frozen=True)
 class NativeFile:
-    """What a native file holds. test_pair is None where the converter had none; dtype: what its source computes in."""
+    """A model as a file holds it. test_pair: None where the converter had none; dtype: that of its source."""
 
     spec: Spec
     weights: Weights

@@ -87,7 +87,7 @@ def read_file(
     sizes: Mapping[str, int] | None = None,
     layers: Mapping[str, Callable[[dict], object]] | None = None,
 ) -> Checkpoint | NativeFile:
-    """What a file holds, of whichever format its content is: tensors, or for a graph file Spec and Weights.
+    """Read a file of whichever format its content is: tensors, or for a graph file Spec and Weights.
 
     sizes: name of a size of the graph's inputs -> its value. layers: as for rnncore.load.
 

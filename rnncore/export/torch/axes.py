@@ -92,7 +92,7 @@ class Axes:
                 )
 
     def run(self, leaves: Mapping[str, torch.Tensor]) -> Any:
-        """What torch gives for other inputs; None where it fails."""
+        """The result of torch for other inputs; None where it fails."""
         try:
             return self._call(leaves)
         except Exception:  # whatever the user's code raises for sizes that it does not take

@@ -122,7 +122,7 @@ def _proved(spec: Spec, g: TraceLowering, proof_of: Callable[[Spec, Collection[s
 def reference(
     module: nn.Module, example: Any, lengths: Any, names: Sequence[str]
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """What runs a module in evaluation mode on arrays in the place of the example's tensors; outputs by these names."""
+    """A function that runs a module, in evaluation mode, on arrays in the place of the example's tensors."""
     module, _ = _in_full_precision(module)
     arguments = _bound(module, example, lengths, _dtype(module))
     leaves = _named_leaves(module, arguments)
@@ -481,7 +481,7 @@ def _with_constants_inside(
 
 
 def _other_names(g: TraceLowering, spec: Spec) -> dict[str, str]:
-    """What a checkpoint calls the weights and nodes of a Spec, where that is another name."""
+    """The names of weights and nodes of a Spec in a checkpoint, where those are others."""
     there = {path for path, _ in paths_of(spec)} | spec.weight_shapes().keys()
     return {
         name: source

@@ -125,7 +125,7 @@ class TraceLowering:
 
     @property
     def wanted(self) -> str:
-        """What the current node should be called: a module's name, or torch.fx's."""
+        """The name wanted for the current node: a module's name, or torch.fx's."""
         if self.node is None:
             return "value"
         return self.node.target if self.node.op == "call_module" else self.node.name
@@ -511,7 +511,7 @@ class TraceLowering:
         return (one.op == "call_method" and one.target in ("size", "numel", "nelement")) or has_size([args, kwargs])
 
     def _folded(self, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any] | None:
-        """What depends on nothing that the model is given, as it is."""
+        """The value of the current node if it depends on nothing that the model is given, in a tuple; else None."""
         if one.op == "get_attr":
             return (
                 TracedTensor(

@@ -59,7 +59,7 @@ class BranchError(UnsupportedError):
 
 @dataclass
 class Proof:
-    """What it takes to compare a model with torch.
+    """The means to compare a model with torch.
 
     retrace  traces the module again, with inputs by name and the number of a decision to turn round, or None
     outputs  the arrays of a result of torch, by the names of the model's outputs
@@ -333,7 +333,7 @@ class _Expected:
 
 
 def _expected(one: Formula, two: Formula, size: int, step: int) -> _Expected | None:
-    """What a number is expected to be for another size than ``size``, from what it was a step further.
+    """The number expected for another size than ``size``, from what it was a step further.
 
     None where it does not depend on it.
     """

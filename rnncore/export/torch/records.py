@@ -1,4 +1,4 @@
-"""What recording a module leaves: the graph, and what was decided with its sizes."""
+"""Records of a traced module: its graph, and the decisions on its sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = (EXPORT + os.sep, os.path.dirname(os.path.abspath(torch.__file__)) + os.s
 
 @dataclass
 class Traced:
-    """What trace found.
+    """The result of trace.
 
     graph, values   torch.fx's graph, and the value of each node for the example
     places          the user's line of each node, "FILE:LINE"; stacks all lines that led there

@@ -45,7 +45,7 @@ FACTORIES = tuple(
 RANDOM = frozenset(("rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "rand_like",
                     "randn_like", "normal_", "uniform_", "exponential_", "random_", "gumbel_softmax"))  # fmt: skip
 MATH = {name: getattr(math, name) for name in ("sqrt", "log", "exp", "floor", "ceil")}
-"""What NumPy's functions of these names do with a size."""
+"""NumPy's functions of these names, of a size."""
 KNOWN = frozenset(("ndim", "dtype", "device", "is_cuda", "is_cpu", "is_sparse", "is_mps", "is_quantized", "layout",
                    "requires_grad", "is_leaf", "grad_fn", "is_nested", "names", "itemsize"))  # fmt: skip
 """Attributes of a tensor that no size changes."""
@@ -466,7 +466,7 @@ COMPARISONS = (operator.gt, operator.ge, operator.lt, operator.le, operator.eq, 
 
 
 def _gap(node: fx.Node) -> Callable[[int], Any] | None:
-    """What a condition on one size compares, less what it is compared with; None where that may rise and fall."""
+    """The difference of both sides of a condition on one size; None where that may rise and fall."""
     if node.target not in COMPARISONS:
         return _monotone(node)
     sides = [_monotone(side) if isinstance(side, fx.Node) else side for side in node.args]

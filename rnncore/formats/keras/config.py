@@ -252,7 +252,7 @@ def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None
 
 
 def _meaning(found: Any, place: str, layers: Layers) -> Spec | Node | Mapping[str, Any] | None:
-    """What the caller says that a layer of this class is; None for a class of which nothing is said."""
+    """The meaning that the caller gave for layers of this class; None for a class without one."""
     if not isinstance(found, Mapping):
         return None
     names = [name for name in (found.get("registered_name"), found.get("class_name")) if isinstance(name, str)]

@@ -259,7 +259,7 @@ def _by_signature(one: Layer, args: list[Any], kwargs: dict[str, Any]) -> tuple[
 
 
 def run_layer(use: Use) -> list[Tensor]:
-    """What one call of a layer gives, with masks."""
+    """The results of one call of a layer, with masks."""
     one = use.layer
     _check_class(one)
     # what a config written by hand names is a layer: it differs from the operation of that name under a mask
@@ -399,7 +399,7 @@ def _nested(use: Use) -> list[Tensor]:
 
 
 def _in_order(use: Use, network: Network, given: Any) -> list[Any]:
-    """What a call gives for each input of a model: by their names from an object, else one after the other."""
+    """The argument of a call for each input of a model: by their names from an object, else one after the other."""
     if isinstance(given, Mapping):
         if set(given) != set(network.keys):
             expected = shown(", ".join(network.keys), 120)

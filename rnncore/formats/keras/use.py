@@ -1,4 +1,4 @@
-"""What the lowering of every Keras layer shares: Use (one call of a layer), its options, activations.
+"""The part that lowering every Keras layer shares: Use (one call of a layer), its options, activations.
 
 An option of a config is handled by its layer, has no meaning at inference, or is refused by name.
 """

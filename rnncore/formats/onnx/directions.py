@@ -1,4 +1,4 @@
-"""What exporters put around a recurrent node to take its axis of directions out: read off, not computed.
+"""Ops that exporters put after a recurrent node to take its axis of directions out: followed, not computed.
 
 Each function lowers one op applied to the sequence of a recurrent node, and returns False where it is anything else,
 which then stays the op that it is.

@@ -1,4 +1,4 @@
-"""What a name of an ONNX file may stand for while its graph becomes a Spec."""
+"""Entries: the meaning of each name of an ONNX file while its graph becomes a Spec."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class OnnxGraph:
         return len(self.nodes) + sum(inner.count for node in self.nodes for inner in node.graphs)
 
     def free_names(self) -> set[str]:
-        """What its nodes read, and its outputs are, of the graphs around it."""
+        """Names of the graphs around it that its nodes read, or that are its outputs."""
         own = {value.name for value in self.inputs} | set(self.constants)
         own.update(name for node in self.nodes for name in node.outputs)
         read = {value.name for value in self.outputs}

@@ -44,7 +44,7 @@ MAX_LOWERED_AGAIN = 20_000  # nodes, on top of those that a file has
 
 
 class Shared:
-    """What a graph and the graphs inside it have in common.
+    """State that a graph and the graphs inside it share.
 
     dtypes      the file's floating types -> the Spec's
     declared    bytes of the file's constants
@@ -128,7 +128,7 @@ class GraphLowering(GraphBuilder):
         return self.fresh(output if count == 1 else node.name or output)
 
     def lookup(self, name: str) -> Entry:
-        """What a name of the file stands for, here or in the graphs around."""
+        """The entry of a name of the file, here or in the graphs around. Missing where no node gave it."""
         entry = self.entries.get(name)
         if entry is not None:
             return entry

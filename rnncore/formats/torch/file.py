@@ -1,4 +1,4 @@
-"""What torch.save wrote (.pt, .pth, .bin), read without torch and without pickle: the zip and the older stream.
+"""Files of torch.save (.pt, .pth, .bin), read without torch and without pickle: the zip and the older stream.
 
     zip     NAME/data.pkl, NAME/byteorder, NAME/data/KEY for every storage; TorchScript's has NAME/code/ as well
     stream  five pickles (magic number, protocol, system, the object, storage keys), then for each key

@@ -35,7 +35,7 @@ __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_
 
 @dataclass(frozen=True)
 class Bound:
-    """What bind found: weights, the names of tensors that belong to no node, and the prefix taken for all nodes."""
+    """The result of bind: weights, the names of tensors that belong to no node, and the prefix taken for all nodes."""
 
     weights: Weights
     unused: tuple[str, ...]

@@ -112,7 +112,7 @@ class StorageTable:
         self.known: dict[str, Storage] = {}
 
     def persistent_id(self, found: Any) -> Any:
-        """What ('storage', class, key, location, numel[, view]) or ('module', class, ...) stands for."""
+        """The object of ('storage', class, key, location, numel[, view]) or ('module', class, ...)."""
         if type(found) is not tuple or not found:
             raise ValueError(f"persistent id {readable(found)}, expected a tuple")
         if found[0] == "module" and len(found) == 4 and type(found[1]) is Name:

@@ -1,4 +1,4 @@
-"""What convolutions and pools share."""
+"""Parts that convolutions and pools share."""
 
 from __future__ import annotations
 

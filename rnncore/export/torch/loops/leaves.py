@@ -144,7 +144,7 @@ class ArgumentReader:
 
 
 def behind_identities(traced: Traced, item: Any) -> Any:
-    """What a dropout or the like was given."""
+    """The input of a dropout or the like, through all of them."""
     while isinstance(item, fx.Node):
         if item.op == "call_module":
             same = kind_of(traced.tracer.root.get_submodule(item.target)) in IDENTITY_LAYERS

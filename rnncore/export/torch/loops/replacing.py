@@ -113,7 +113,7 @@ class Replacing:
         raise NotImplementedError
 
     def start(self, j: int, start: Any) -> fx.Node:
-        """What a position has before the first step as a node; numbers and no state at all become tensors."""
+        """The value of a position before the first step as a node; numbers and no state at all become tensors."""
         value = self.traced.values[self.loop.steps[0][j]]
         readers = [
             (i, leaf)
