@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 
 __all__ = ["GraphFormat", "ListedNode", "Listing"]
 
@@ -58,7 +58,7 @@ class GraphFormat:
 
     module  of rnncore.formats, imported when such a file is first met, since most need an extra. It has
 
-            read(cursor[, archive][, sizes=][, layers=]) -> NativeFile, sizes where the format is ``sized``, layers
+            read(cursor[, archive][, sizes=][, layers=]) -> ModelFile, sizes where the format is ``sized``, layers
                                                             where it is ``layered``
             listing(cursor[, archive]) -> Listing, also of a file that read refuses with UnsupportedError
 
@@ -76,12 +76,12 @@ class GraphFormat:
 
     def read(
         self, *opened: Any, sizes: Mapping[str, int] | None = None, layers: Mapping[str, Any] | None = None
-    ) -> NativeFile | Checkpoint:
+    ) -> ModelFile | Checkpoint:
         """sizes: for sizes of inputs that have a name, which the graph may depend on. layers: as for rnncore.load."""
         if self.sized:
             return self._module().read(*opened, sizes=sizes)
         found = self._module().read(*opened, **({"layers": layers} if layers else {}))
-        whole = isinstance(found, NativeFile)
+        whole = isinstance(found, ModelFile)
         return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes and whole else found
 
     def checkpoint(self, *opened: Any) -> Checkpoint | None:

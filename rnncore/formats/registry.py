@@ -28,7 +28,7 @@ from rnncore.formats._foreign import (
 )
 from rnncore.formats.checkpoint import Checkpoint
 from rnncore.formats.graph_format import GraphFormat, Listing
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 
 __all__ = [
     "FORMATS",
@@ -86,7 +86,7 @@ def read_file(
     path: str | os.PathLike | InMemory,
     sizes: Mapping[str, int] | None = None,
     layers: Mapping[str, Callable[[dict], object]] | None = None,
-) -> Checkpoint | NativeFile:
+) -> Checkpoint | ModelFile:
     """Read a file of whichever format its content is: tensors, or for a graph file Spec and Weights.
 
     sizes: name of a size of the graph's inputs -> its value. layers: as for rnncore.load.

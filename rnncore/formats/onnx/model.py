@@ -21,7 +21,7 @@ import numpy as np
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
 from rnncore.files.cursor import Cursor, shown
 from rnncore.formats.graph_format import ListedNode, Listing
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 from rnncore.formats.onnx import nodes
 from rnncore.formats.onnx.entries import Missing
 from rnncore.formats.onnx.file import OnnxGraph, OnnxModel, OnnxNode, read_model
@@ -31,7 +31,7 @@ from rnncore.graph.weights import Weights, memory_of
 __all__ = ["listing", "read"]
 
 
-def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> NativeFile:
+def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> ModelFile:
     """The network of an ONNX file. UnsupportedError names the first node, op and attribute that is not supported.
 
     sizes: name of a size of its inputs -> its value. A file whose only floating type is float64 computes in it.
@@ -47,7 +47,7 @@ def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> NativeFile:
     except RnncoreError as error:
         raise type(error)(str(error) if cursor.place in str(error) else f"{cursor.place}: {error}") from None
     dtype = "float64" if shared.floating == np.float64 else "float32"
-    return NativeFile(spec, weights, notes=(*_notes(model), *notes), dtype=dtype)
+    return ModelFile(spec, weights, notes=(*_notes(model), *notes), dtype=dtype)
 
 
 def listing(cursor: Cursor) -> Listing:
