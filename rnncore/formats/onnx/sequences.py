@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -235,60 +235,78 @@ OPS: dict[str, Callable[[GraphLowering, OnnxNode], None]] = {
 
 def collected(lowering: GraphLowering, node: OnnxNode) -> tuple[OnnxNode, dict[str, str]]:
     """A Loop whose sequences are scan outputs: the node, and which of its new outputs each sequence is stacked in."""
-    given = list(node.inputs)
     places = [
         place
-        for place, name in enumerate(given[2:])
+        for place, name in enumerate(node.inputs[2:])
         if name and isinstance(lowering.lookup(name), (Items, Stacked))
-    ]  # fmt: skip
-    body = node.attributes["body"]
+    ]
     if not places:
         return node, {}
-    uses = Counter(name for inner in body.nodes for name in inner.inputs)
-    uses.update(name for inner in body.nodes for graph in inner.graphs for name in graph.free_names())
-    uses.update(value.name for value in body.outputs)
-    gone: set[str] = set()
-    ends, stacked = [], {}
-    for place in places:
-        name, end = body.inputs[2 + place].name, body.outputs[1 + place].name
-        if lowering.lookup(given[2 + place]) != Items(()):
-            raise lowering.error(node, f"carries the sequence {shown(name)!r}, expected one that is empty at first")
-        if name == end:  # never appended to
-            raise lowering.error(node, f"carries the sequence {shown(name)!r}, to which it appends nothing")
-        inserts = [inner for inner in body.nodes if inner.op == "SequenceInsert" and end in inner.outputs]
-        appends = inserts and inserts[0].inputs[0] == name and not any(inserts[0].inputs[2:])
-        if not appends or uses[name] != 1 or uses[end] != 1:
-            raise lowering.error(node, f"does more with the sequence {shown(name)!r} than to append to it once a step")
-        gone.add(end)
-        ends.append(OnnxValue(inserts[0].inputs[1], "", None))
-    kept = [place for place in range(len(given) - 2) if place not in places]
-    nodes = tuple(inner for inner in body.nodes if not gone.intersection(inner.outputs))
-    # An output of a graph has a name of its own: what is appended may be another output already.
-    copies = []
-    for number, value in enumerate(ends):
-        copy = lowering.fresh(f"{value.name}.appended")
-        copies.append(
-            dataclasses.replace(node, op="Identity", domain="", inputs=(value.name,), outputs=(copy,), attributes={})
-        )
-        ends[number] = OnnxValue(copy, "", None)
+    given, body = node.inputs, node.attributes["body"]
     count = len(given) - 2
+    kept = [place for place in range(count) if place not in places]
+    rewritten = _with_scan_outputs(lowering, node, places, kept)
+    ends = rewritten.outputs[len(rewritten.outputs) - len(places) :]
+    made = [lowering.fresh(f"{value.name}.stacked") for value in ends]
     finals = [node.outputs[place] if place < len(node.outputs) else "" for place in kept]
     outputs = [*finals, *node.outputs[count:]]
-    scans = len(body.outputs) - 1 - count
-    outputs += [""] * (len(kept) + scans - len(outputs))
-    for place, value in zip(places, ends, strict=True):
-        sequence = node.outputs[place] if place < len(node.outputs) else ""
-        made = lowering.fresh(f"{value.name}.stacked")
-        outputs.append(made)
-        if sequence:
-            stacked[sequence] = made
-    rewritten = OnnxGraph(
+    outputs += [""] * (len(kept) + len(body.outputs) - 1 - count - len(outputs))
+    stacked = {
+        node.outputs[place]: name
+        for place, name in zip(places, made, strict=True)
+        if place < len(node.outputs) and node.outputs[place]
+    }
+    loop = dataclasses.replace(
+        node,
+        inputs=(*given[:2], *(given[2 + place] for place in kept)),
+        outputs=(*outputs, *made),
+        attributes={**node.attributes, "body": rewritten},
+    )
+    return loop, stacked
+
+
+def _with_scan_outputs(
+    lowering: GraphLowering, node: OnnxNode, places: Sequence[int], kept: Sequence[int]
+) -> OnnxGraph:
+    """The body of a Loop with what it appends to the carried sequences at ``places`` as its last outputs."""
+    body, count = node.attributes["body"], len(node.inputs) - 2
+    uses = _uses(body)
+    appends = [_append(lowering, node, place, uses) for place in places]
+    nodes = [inner for inner in body.nodes if all(inner is not append for append in appends)]
+    ends = []
+    for append in appends:  # an output of a graph has a name of its own: what is appended may be another output already
+        item = append.inputs[1]
+        copy = lowering.fresh(f"{item}.appended")
+        identity = {"op": "Identity", "domain": "", "inputs": (item,), "outputs": (copy,), "attributes": {}}
+        nodes.append(dataclasses.replace(node, **identity))
+        ends.append(OnnxValue(copy, "", None))
+    return OnnxGraph(
         body.place,
         (*body.inputs[:2], *(body.inputs[2 + place] for place in kept)),
         (body.outputs[0], *(body.outputs[1 + place] for place in kept), *body.outputs[1 + count :], *ends),
         body.constants,
-        (*nodes, *copies),
+        tuple(nodes),
     )
-    inputs = (*given[:2], *(given[2 + place] for place in kept))
-    attributes = {**node.attributes, "body": rewritten}
-    return dataclasses.replace(node, inputs=inputs, outputs=tuple(outputs), attributes=attributes), stacked
+
+
+def _uses(body: OnnxGraph) -> Counter[str]:
+    """How often each name is used in a body and the graphs inside it."""
+    uses = Counter(name for inner in body.nodes for name in inner.inputs)
+    uses.update(name for inner in body.nodes for graph in inner.graphs for name in graph.free_names())
+    uses.update(value.name for value in body.outputs)
+    return uses
+
+
+def _append(lowering: GraphLowering, node: OnnxNode, place: int, uses: Counter[str]) -> OnnxNode:
+    """The SequenceInsert that appends to a carried sequence, the only use of it in the body of a Loop."""
+    body = node.attributes["body"]
+    name, end = body.inputs[2 + place].name, body.outputs[1 + place].name
+    if lowering.lookup(node.inputs[2 + place]) != Items(()):
+        raise lowering.error(node, f"carries the sequence {shown(name)!r}, expected one that is empty at first")
+    if name == end:  # never appended to
+        raise lowering.error(node, f"carries the sequence {shown(name)!r}, to which it appends nothing")
+    inserts = [inner for inner in body.nodes if inner.op == "SequenceInsert" and end in inner.outputs]
+    appends = inserts and inserts[0].inputs[0] == name and not any(inserts[0].inputs[2:])
+    if not appends or uses[name] != 1 or uses[end] != 1:
+        raise lowering.error(node, f"does more with the sequence {shown(name)!r} than to append to it once a step")
+    return inserts[0]

@@ -28,6 +28,7 @@ POINTWISE_LAYERS = frozenset((
     "Softsign", "LogSigmoid", "Tanhshrink", "LeakyReLU", "ELU", "CELU", "GELU", "Softplus", "Hardtanh", "ReLU6",
 ))  # fmt: skip
 LAST_AXIS = frozenset(("softmax", "log_softmax"))
+AXES = frozenset(("cat", "concat", "squeeze", "unsqueeze"))
 
 
 class Vectorized(Replacing):
@@ -39,56 +40,66 @@ class Vectorized(Replacing):
         return all(kind is not None for kind in self.kinds) and self._reads_fit()
 
     def _kind(self, j: int) -> str | None:
-        node, leaves = self.loop.body[j], leaves_of([self.loop.args[j], self.loop.kwargs[j]])
+        """How a position is computed for all steps at once; None where it cannot be."""
+        node = self.loop.body[j]
         name = getattr(node.target, "__name__", node.target)
         if outer_sequence(self.traced, self.loop, j) is not None:
             return "sequence"
         if name == "setitem":
             return "store" if stored_step(self.traced, self.loop, j) is not None else None
         if node.op == "call_module":
-            kind = kind_of(self.tracer.root.get_submodule(node.target))
-            if kind in CELLS:
-                return "cell" if self._fed_by_itself(j) and self.loop.args[j][0].kind == "now" else None
-            if kind in STACKS:
-                part = self.tracer.root.get_submodule(node.target)
-                shape = self._value(self.loop.args[j][0]).shape if isinstance(self.loop.args[j][0], Leaf) else ()
-                one_step = len(shape) == 3 and shape[1 if part.batch_first else 0] == 1
-                one_step = one_step and self.loop.args[j][0].kind == "now"
-                return "stack" if one_step and not part.bidirectional and self._fed_by_itself(j) else None
-            if kind in IDENTITY_LAYERS:
-                return "identity"
-            fits = kind in POINTWISE_LAYERS
-            return "pointwise" if fits and all(leaf.kind in ("now", "same", "constant") for leaf in leaves) else None
+            return self._kind_of_module(j, self.tracer.root.get_submodule(node.target))
         if name == "getitem":
-            source, index = self.loop.args[j]
-            if not isinstance(source, Leaf) or source.kind != "now":
-                return None
-            if isinstance(self.traced.values[self.loop.body[source.value]], (tuple, list)):
-                return "part" if isinstance(index, Leaf) and index.kind == "constant" else None
-            return self._dropped(source, index)
-        if name == "squeeze" and len(self.loop.args[j]) == 2 and self.loop.args[j][0].kind == "now":
-            axis = self.loop.args[j][1].value
-            return self._dropped(
-                self.loop.args[j][0],
-                (slice(*[Leaf("constant")] * 3), Leaf("constant", 0))[1 - axis :] if axis in (0, 1) else None,
-            )
+            return self._kind_of_item(j)
         if name in IDENTITIES:
             return "identity"
-        if name == "unsqueeze" and self.loop.args[j][1] == Leaf("constant", 1) and self.loop.args[j][0].kind == "now":
-            return "step axis"
-        if name == "unsqueeze" and self.loop.args[j][1] == Leaf("constant", 0) and self.loop.args[j][0].kind == "now":
-            return "front axis"
+        return self._kind_of_axes(j, name) if name in AXES else self._kind_of_pointwise(j, name)
+
+    def _kind_of_module(self, j: int, module: Any) -> str | None:
+        kind, args = kind_of(module), self.loop.args[j]
+        if kind in CELLS:
+            return "cell" if self._fed_by_itself(j) and args[0].kind == "now" else None
+        if kind in STACKS:
+            shape = self._value(args[0]).shape if isinstance(args[0], Leaf) else ()
+            one_step = len(shape) == 3 and shape[1 if module.batch_first else 0] == 1 and args[0].kind == "now"
+            return "stack" if one_step and not module.bidirectional and self._fed_by_itself(j) else None
+        if kind in IDENTITY_LAYERS:
+            return "identity"
+        leaves = leaves_of([args, self.loop.kwargs[j]])
+        fits = kind in POINTWISE_LAYERS and all(leaf.kind in ("now", "same", "constant") for leaf in leaves)
+        return "pointwise" if fits else None
+
+    def _kind_of_item(self, j: int) -> str | None:
+        """Of getitem: a part of a tuple, or an axis with one entry left out."""
+        source, index = self.loop.args[j]
+        if not isinstance(source, Leaf) or source.kind != "now":
+            return None
+        if isinstance(self.traced.values[self.loop.body[source.value]], (tuple, list)):
+            return "part" if isinstance(index, Leaf) and index.kind == "constant" else None
+        return self._dropped(source, index)
+
+    def _kind_of_axes(self, j: int, name: str) -> str | None:
+        """Of functions that add, remove or join axes."""
+        args = self.loop.args[j]
         if name in ("cat", "concat"):
-            now = all(leaf.kind in ("now", "constant") for leaf in leaves)
+            now = all(leaf.kind in ("now", "constant") for leaf in leaves_of([args, self.loop.kwargs[j]]))
             return "cat" if now and self._dim(j) in (-1, 1) and self._rank(j) == 2 else None
-        if (
-            name in LAST_AXIS
-            and leaves[0].kind == "now"
-            and self.loop.kwargs[j].get("dim", Leaf("constant", None)).value in (-1,)
-        ):
-            return "pointwise"
-        ok = name in POINTWISE and all(leaf.kind in ("now", "same", "constant") for leaf in leaves)
-        return "pointwise" if ok and any(leaf.kind == "now" for leaf in leaves) else None
+        dim = self.loop.kwargs[j].get("dim", args[1] if len(args) > 1 else None)
+        if not args or args[0].kind != "now" or not isinstance(dim, Leaf) or dim.kind != "constant":
+            return None
+        axis = dim.value
+        if name == "unsqueeze":
+            return {1: "step axis", 0: "front axis"}.get(axis)
+        whole, first = slice(*[Leaf("constant")] * 3), Leaf("constant", 0)
+        return self._dropped(args[0], (whole, first)[1 - axis :]) if axis in (0, 1) else None
+
+    def _kind_of_pointwise(self, j: int, name: str) -> str | None:
+        kwargs = self.loop.kwargs[j]
+        leaves = leaves_of([self.loop.args[j], kwargs])
+        if name in LAST_AXIS:
+            return "pointwise" if leaves[0].kind == "now" and kwargs.get("dim", Leaf("constant")).value == -1 else None
+        fits = name in POINTWISE and all(leaf.kind in ("now", "same", "constant") for leaf in leaves)
+        return "pointwise" if fits and any(leaf.kind == "now" for leaf in leaves) else None
 
     def _dropped(self, source: Leaf, index: Any) -> str | None:
         """x[0] and x[:, 0] where that axis has one entry: without it."""
