@@ -1,5 +1,5 @@
-"""Recording a live PyTorch module (trace, entrances), rolling its loops up (loops, chains, scan), making nodes
-(lowering, functions, layers, values) and proving the result (proof, bounds).
+"""Recording a live PyTorch module (trace, records, entrances), rolling its loops up (loops, chains, scan), making nodes
+(lowering, values, pairing, functions, layers, spectral) and proving the result (proof, bounds).
 
 Decisions
 

@@ -50,56 +50,64 @@ class Scanned(Replacing):
     """A loop as one node with its body: what goes from step to step, what is read step by step, what stays."""
 
     def replace(self) -> None:
-        loop = self.loop
         self._check()
-        self.stores = {j: self._store_of(j) for j in range(len(loop.body)) if self._store_of(j) is not None}
-        inner = [j for j in range(len(loop.body)) if j not in self.stores and j not in loop.aliases]
-        sequences = {
-            j: found
-            for j in inner
-            if (found := outer_sequence(self.traced, loop, j)) is not None and self._forward(found)
-        }
-        leaves = [leaf for j in inner if j not in sequences for leaf in leaves_of([loop.args[j], loop.kwargs[j]])]
-        before = {leaf.value: leaf.start for leaf in leaves if leaf.kind == "before"}
-        carried = list(before)
-        captured = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "same"))
-        collected = list(dict.fromkeys([*self._collected(), *self.stores.values()]))
-        call = ScanCall(loop, carried, sequences, collected, captured, [j for j in inner if j not in sequences])
-        for j in (*carried, *collected):
-            if not isinstance(self.traced.values[loop.body[j]], torch.Tensor):
-                raise UnsupportedError(
-                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name}, which is no tensor, goes from step to "
-                    "step or out of the loop, expected tensors"
-                )
-        for j in collected:
-            if self.traced.values[loop.body[j]].ndim == 0:
-                raise UnsupportedError(
-                    f"{self.traced.places[loop.body[j]]}: {loop.body[j].name} is one number for each step of a loop "
-                    "over a size, expected tensors with a batch"
-                )
-        values = [self.traced.values[loop.steps[-1][j]] for j in carried]
-        # all steps side by side along axis 1, where the other way of rolling up has them too
-        values += [torch.stack([self.traced.values[step[j]] for step in loop.steps], 1) for j in collected]
-        anchor = loop.steps[-1][-1]
-        with self.traced.graph.inserting_after(anchor):
+        call, starts = self._call()
+        self._check_results(call)
+        with self.traced.graph.inserting_after(self.loop.steps[-1][-1]):
             self.anchor = self.traced.graph.create_node("call_function", loop_anchor)
         with self.traced.graph.inserting_before(self.anchor):
-            node = self.make(
-                "call_function",
-                call,
-                [self.start(j, start) for j, start in before.items()],
-                [source for source, *_ in sequences.values()],
-                captured,
-                value=tuple(values),
-            )
-            parts = [self.make("call_function", getitem, node, i) for i in range(len(values))]
-            self.finals = dict(zip(carried, parts, strict=False))
-            self.stacked = dict(zip(collected, parts[len(carried) :], strict=True))
-            self.finals |= {j: self.filled(j, self.stacked[item]) for j, item in self.stores.items()}
+            self._insert(call, starts)
         rejoin(self)
         with self.traced.graph.inserting_before(self.anchor):
             self.rewire()
         self.traced.graph.erase_node(self.anchor)
+
+    def _call(self) -> tuple[ScanCall, dict[int, Any]]:
+        """The call of the body, and what each carried position starts from."""
+        loop = self.loop
+        self.stores = {j: item for j in range(len(loop.body)) if (item := self._store_of(j)) is not None}
+        inner = [j for j in range(len(loop.body)) if j not in self.stores and j not in loop.aliases]
+        sequences = {j: item for j in inner if (item := outer_sequence(self.traced, loop, j)) and self._forward(item)}
+        inner = [j for j in inner if j not in sequences]
+        leaves = [leaf for j in inner for leaf in leaves_of([loop.args[j], loop.kwargs[j]])]
+        starts = {leaf.value: leaf.start for leaf in leaves if leaf.kind == "before"}
+        captured = list(dict.fromkeys(leaf.value for leaf in leaves if leaf.kind == "same"))
+        collected = list(dict.fromkeys([*self._collected(), *self.stores.values()]))
+        return ScanCall(loop, list(starts), sequences, collected, captured, inner), starts
+
+    def _check_results(self, call: ScanCall) -> None:
+        """Raises for results that are no tensors, or have no axis to be collected along."""
+        for j in (*call.carried, *call.collected):
+            node = self.loop.body[j]
+            if not isinstance(self.traced.values[node], torch.Tensor):
+                raise UnsupportedError(
+                    f"{self.traced.places[node]}: {node.name}, which is no tensor, goes from step to step or out of "
+                    "the loop, expected tensors"
+                )
+        for j in call.collected:
+            node = self.loop.body[j]
+            if self.traced.values[node].ndim == 0:
+                raise UnsupportedError(
+                    f"{self.traced.places[node]}: {node.name} is one number for each step of a loop over a size, "
+                    "expected tensors with a batch"
+                )
+
+    def _insert(self, call: ScanCall, starts: dict[int, Any]) -> None:
+        """The node of the call, and one for each of its results."""
+        loop, values = self.loop, self.traced.values
+        results = [values[loop.steps[-1][j]] for j in call.carried]
+        # the results of all steps are along axis 1, as in a loop that is vectorized
+        results += [torch.stack([values[step[j]] for step in loop.steps], 1) for j in call.collected]
+        given = [
+            [self.start(j, start) for j, start in starts.items()],
+            [source for source, *_ in call.sequences.values()],
+            call.captured,
+        ]
+        node = self.make("call_function", call, *given, value=tuple(results))
+        parts = [self.make("call_function", getitem, node, i) for i in range(len(results))]
+        self.finals = dict(zip(call.carried, parts, strict=False))
+        self.stacked = dict(zip(call.collected, parts[len(call.carried) :], strict=True))
+        self.finals |= {j: self.filled(j, self.stacked[item]) for j, item in self.stores.items()}
 
     def _store_of(self, j: int) -> int | None:
         """The position of the item that a call stores, where nothing but the next step reads the tensor."""
