@@ -12,7 +12,8 @@ from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported
 from rnncore.formats import read_file
 from rnncore.formats.native import ModelFile
-from rnncore.graph.spec import Input, Spec
+from rnncore.graph.nodes import Input
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
 from rnncore.ops import numpy_dtype
 

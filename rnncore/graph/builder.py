@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.graph.spec import Input, Node, Spec
+from rnncore.graph.nodes import Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.ops import Value
 
 __all__ = ["GraphBuilder"]

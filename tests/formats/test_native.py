@@ -19,7 +19,8 @@ from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, Ver
 from rnncore.files import atomic
 from rnncore.formats import loading, native
 from rnncore.formats.native import ModelFile
-from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.nodes import Input, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
 from rnncore.graph.weights import Weights
 from rnncore.runtime.model import Model

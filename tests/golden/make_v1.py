@@ -19,7 +19,8 @@ from oracle import run_oracle  # noqa: E402
 
 from rnncore.cells import GRU, LSTM, RNN, Activation  # noqa: E402
 from rnncore.formats.native import ModelFile, write  # noqa: E402
-from rnncore.graph.spec import Input, Node, Recurrent, Spec  # noqa: E402
+from rnncore.graph.nodes import Input, Node, Recurrent  # noqa: E402
+from rnncore.graph.spec import Spec  # noqa: E402
 from rnncore.graph.test_pair import TestPair  # noqa: E402
 from rnncore.graph.weights import Weights  # noqa: E402
 

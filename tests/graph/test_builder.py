@@ -5,7 +5,7 @@ import pytest
 
 from rnncore.errors import SpecError
 from rnncore.graph.builder import GraphBuilder
-from rnncore.graph.spec import Input, Node
+from rnncore.graph.nodes import Input, Node
 from rnncore.graph.weights import Weights
 from rnncore.ops import Value
 

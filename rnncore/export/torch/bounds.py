@@ -14,8 +14,8 @@ from typing import Any
 from rnncore.export.torch.lowering import TraceLowering
 from rnncore.export.torch.records import Decision, Formula
 from rnncore.export.torch.values import TracedTensor
-from rnncore.graph.spec import Node, Recurrent, Spec
-from rnncore.passes.graph import with_reads
+from rnncore.graph.nodes import Node, Recurrent
+from rnncore.graph.spec import Spec
 
 __all__ = ["bounded", "turning"]
 

@@ -37,7 +37,7 @@ from rnncore.export.torch.values import (
     size_key,
 )
 from rnncore.graph.builder import GraphBuilder
-from rnncore.graph.spec import Input, Node
+from rnncore.graph.nodes import Input, Node
 
 __all__ = ["MAX_INLINE", "TraceLowering"]
 

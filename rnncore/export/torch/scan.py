@@ -12,7 +12,8 @@ from rnncore.export.torch.loops.leaves import Leaf, leaves_of
 from rnncore.export.torch.loops.scanned import ScanCall
 from rnncore.export.torch.lowering import TraceLowering
 from rnncore.export.torch.values import Size, TracedTensor
-from rnncore.graph.spec import Control, Input, Spec
+from rnncore.graph.nodes import Control, Input
+from rnncore.graph.spec import Spec
 
 __all__ = ["lower_scan"]
 

@@ -18,7 +18,8 @@ from rnncore.files.cursor import Budget
 from rnncore.formats._arrays import Copies
 from rnncore.graph.axes import reach_of
 from rnncore.graph.builder import GraphBuilder
-from rnncore.graph.spec import Control, Node, Recurrent, Spec
+from rnncore.graph.nodes import Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.ops import Value
 
 __all__ = ["Graph", "NeedsSize"]

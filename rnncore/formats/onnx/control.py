@@ -15,7 +15,7 @@ from rnncore.formats.onnx.entries import Known, Stacked
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode
 from rnncore.formats.onnx.graph import GraphLowering
 from rnncore.formats.onnx.sequences import collected
-from rnncore.graph.spec import Control, Input
+from rnncore.graph.nodes import Control, Input
 from rnncore.ops import UNKNOWN, Value
 
 __all__ = ["lower"]

@@ -26,7 +26,8 @@ from rnncore.formats.onnx.entries import Entry, Items, Known, Layers, Missing, S
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode, OnnxValue
 from rnncore.formats.onnx.folding import MAX_CONSTANT
 from rnncore.graph.builder import GraphBuilder
-from rnncore.graph.spec import Input, Node, Spec, check_sizes
+from rnncore.graph.nodes import Input, Node, check_sizes
+from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, UNKNOWN, Value
 from rnncore.passes import Folding, simplify
 

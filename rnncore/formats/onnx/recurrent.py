@@ -31,7 +31,7 @@ from rnncore.files.cursor import shown
 from rnncore.formats.onnx.entries import Layers
 from rnncore.formats.onnx.file import OnnxNode
 from rnncore.formats.onnx.graph import GraphLowering
-from rnncore.graph.spec import Recurrent
+from rnncore.graph.nodes import Recurrent
 from rnncore.graph.weights import memory_of
 from rnncore.ops import Value
 

@@ -15,7 +15,8 @@ from rnncore.export.torch.layers.registry import CELLS, STACKS, kind_of, layer
 from rnncore.export.torch.lowering import TraceLowering
 from rnncore.export.torch.values import Packed, TracedTensor, array_of
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import Input, Recurrent, Spec
+from rnncore.graph.nodes import Input, Recurrent
+from rnncore.graph.spec import Spec
 
 __all__ = ["recurrent_node"]
 
