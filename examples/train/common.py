@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import safe_open
 
 import rnncore
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 
 __all__ = ["ZOO", "arguments", "card", "keep_best", "package", "package_file", "rounded", "save", "split"]
 
@@ -135,7 +135,7 @@ def save(
 ) -> rnncore.Model:
     """Writes NAME.safetensors and returns its model, which has reproduced the test pair."""
     words = {"vocabulary": {key: tuple(tokens) for key, tokens in vocabulary.items()}} if vocabulary else {}
-    native = NativeFile(spec, rnncore.Weights(spec, dict(weights)), pair, source=f"examples/train/{name}", **words)
+    native = ModelFile(spec, rnncore.Weights(spec, dict(weights)), pair, source=f"examples/train/{name}", **words)
     path = rnncore.save(directory / f"{name}.safetensors", native)
     return rnncore.load(path, check=True)
 

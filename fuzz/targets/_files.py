@@ -16,7 +16,7 @@ from outcome import WrongResult
 from rnncore.errors import RnncoreError
 from rnncore.formats import Checkpoint, read_file
 from rnncore.formats.loading import open_file
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.budget import Budget
 from rnncore.runtime.model import Model
@@ -90,7 +90,7 @@ def load_and_run(data: bytes) -> int:
     """A file with its network: loaded and run once with small inputs. Returns the bytes that it declares."""
     path = with_file(data)
     try:
-        found: NativeFile = open_file(path)
+        found: ModelFile = open_file(path)
         model = Model(found.spec, found.weights, num_threads=1, budget=BUDGET)
     except RnncoreError as error:
         if path not in str(error) and "Model" not in _where(error):

@@ -15,7 +15,7 @@ from rnncore.cli.output import bytes_text, console, limited, say, shape_text, ta
 from rnncore.errors import RnncoreError, UnsupportedError
 from rnncore.formats import Listing, loading, read_checkpoint, read_listing
 from rnncore.formats.checkpoint import KERAS_WEIGHTS, Checkpoint
-from rnncore.formats.native import FILE_NAME, NativeFile, from_checkpoint, is_native
+from rnncore.formats.native import FILE_NAME, ModelFile, from_checkpoint, is_native
 from rnncore.formats.plain_weights import PlainWeights, plain_weights
 from rnncore.formats.torch.names import Other, Stack, bind, find_others, find_stacks, only_stack
 from rnncore.graph.axes import follow
@@ -124,7 +124,7 @@ def _print_listing(file: str, listing: Listing) -> None:
         say(f"problem: {limited(listing.problem)}")
 
 
-def _listing_json(file: str, listing: Listing, native: NativeFile | None) -> dict[str, Any]:
+def _listing_json(file: str, listing: Listing, native: ModelFile | None) -> dict[str, Any]:
     return {
         "file": file,
         "format": listing.format,
@@ -137,7 +137,7 @@ def _listing_json(file: str, listing: Listing, native: NativeFile | None) -> dic
     }
 
 
-def print_graph(native: NativeFile) -> None:
+def print_graph(native: ModelFile) -> None:
     """Inputs, nodes and outputs as tables, and the sums."""
     spec, out = native.spec, console()
     rows = [(entry.name, entry.value, "optional" if entry.optional else "") for entry in spec.inputs]
@@ -162,7 +162,7 @@ def print_graph(native: NativeFile) -> None:
     say(f"over time: {limited(_why_whole(spec)) or 'it can run step by step, as a stream'}")
 
 
-def print_notes(native: NativeFile) -> None:
+def print_notes(native: ModelFile) -> None:
     """Where a model comes from, whether it can be verified, and what was noted when it was made."""
     say(f"origin: {native.source or 'unknown'}{f' (sha256 {native.sha256})' if native.sha256 else ''}")
     say(f"test pair: {'yes' if native.test_pair is not None else 'no'}")
@@ -172,7 +172,7 @@ def print_notes(native: NativeFile) -> None:
         say(f"note: {limited(note)}")
 
 
-def _nodes(native: NativeFile) -> Iterator[dict[str, Any]]:
+def _nodes(native: ModelFile) -> Iterator[dict[str, Any]]:
     """Every node as plain values."""
     spec = native.spec
     reaches = _reaches(spec)
@@ -384,7 +384,7 @@ def _shapes(other: Other) -> list[str]:
     return tensors[:MOST_LINES] + ([f"... and {len(tensors) - MOST_LINES:,} more"] if len(tensors) > MOST_LINES else [])
 
 
-def _native_json(file: str, native: NativeFile) -> dict[str, Any]:
+def _native_json(file: str, native: ModelFile) -> dict[str, Any]:
     return {
         "file": file,
         "format": "rnncore",

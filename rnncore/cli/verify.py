@@ -12,7 +12,7 @@ from rnncore.cli.output import console, say, table
 from rnncore.cli.references import Reference, open_reference
 from rnncore.errors import MissingPackageError
 from rnncore.formats import loading
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 from rnncore.formats.verification import (
     Verification,
     all_values,
@@ -85,7 +85,7 @@ def verify(
         context.exit(1)
 
 
-def _source(file: str, found: NativeFile) -> str | None:
+def _source(file: str, found: ModelFile) -> str | None:
     """A framework's own file that a model was read from: itself, or the one beside it that it was converted from."""
     if file.startswith(loading.ZOO):
         return None
@@ -99,7 +99,7 @@ def _source(file: str, found: NativeFile) -> str | None:
 
 
 def _compared_with(
-    source: str, model: Model, found: NativeFile, file: str, inputs: str | None, seed: int, asked: bool
+    source: str, model: Model, found: ModelFile, file: str, inputs: str | None, seed: int, asked: bool
 ) -> bool:
     """Whether a model and another file give the same; also at other sizes, where that can be run."""
     try:
@@ -138,7 +138,7 @@ def _replayed(
 
 
 def _compared(
-    model: Model, found: NativeFile, file: str, against: str, inputs: str | None, seed: int, reference: Reference
+    model: Model, found: ModelFile, file: str, against: str, inputs: str | None, seed: int, reference: Reference
 ) -> Verification:
     """Prints how a model differs from another file, and where that begins."""
     if inputs is not None and reference.inputs is not None:

@@ -266,7 +266,7 @@ def _with_cudnn(layouts: list[str], arrays: Mapping[str, np.ndarray], kind: str,
 
 
 def _biases(kind: str, arrays: Mapping[str, np.ndarray], rows: int) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """What the biases can mean: (label, arguments)."""
+    """The possible meanings of the biases: (label, arguments)."""
     pair = None
     if "bias_ih" in arrays:
         pair = arrays["bias_ih"], arrays["bias_hh"]

@@ -130,7 +130,7 @@ def transpose_gates(kernel: np.ndarray) -> np.ndarray:
 
 
 def reorder_gates(array: np.ndarray, found: str, wanted: str) -> np.ndarray:
-    """Rows (G*H, ...) that stand in the order of the letters in ``found``, put into that of ``wanted``. A new array.
+    """Rows (G*H, ...) in the order of the letters in ``found``, put into that of ``wanted``. A new array.
 
     Raises WeightError if the rows are no multiple of the gates; the letters of both must be the same.
     """

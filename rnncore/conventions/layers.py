@@ -104,7 +104,7 @@ def LSTM(
 
     coupled="input" is i = 1 - f, "forget" is f = 1 - i; the arrays may hold the gate that is computed, which is then
     ignored (ONNX's input_forget), or not (TF1's j f o). forget_bias is added at run time, as TF1's cells (1.0) and
-    DyNet do; it is in nobody's file, so it is 0 unless given, with order="tf1" too.
+    DyNet do; it is in no file, so it is 0 unless given, with order="tf1" too.
 
     With order="keras", a bias of (8H) means that the arrays come from a CuDNNLSTM, and layout is "cudnn".
 
@@ -361,7 +361,7 @@ def _biases(arrays: Arrays, rows: int) -> list[np.ndarray]:
 
 
 def _reset_after(order: str, layout: str, bias: np.ndarray | None) -> bool:
-    """What the order's framework, or the shape of a Keras bias, says of the reset."""
+    """Whether the reset comes after the product, by the order's framework or the shape of a Keras bias."""
     name = order.lower()
     if name in ("torch", "tf1"):
         return name == "torch"

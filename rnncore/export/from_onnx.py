@@ -11,7 +11,7 @@ import numpy as np
 from rnncore.errors import InputError, MissingPackageError, UnsupportedError
 from rnncore.export.exported import Exported
 from rnncore.formats import read_file
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 from rnncore.graph.nodes import Input
 from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
@@ -34,7 +34,7 @@ def from_onnx(path: str | os.PathLike, example: Mapping[str, np.ndarray] | None 
     InputError for the example, and MissingPackageError where neither is installed that can run the file.
     """
     found = read_file(path)
-    if not isinstance(found, NativeFile):
+    if not isinstance(found, ModelFile):
         raise UnsupportedError(f"{path}: tensors without a network, expected an ONNX file")
     inputs = _drawn(found.spec, seed, np.dtype(found.dtype)) if example is None else _given(found.spec, example)
     outputs, source = _computed(Path(path), found.spec, inputs)

@@ -60,7 +60,7 @@ def from_gate_arrays(
     for option in ("projection", "layer_norm"):
         if options.get(option):
             raise UnsupportedError(f"{kind}: {option} from arrays of each gate, expected rnncore.Weights in its place")
-    reader = _Reader(arrays, kind, layout)
+    reader = _GateReader(arrays, kind, layout)
     biases = (bias_names,) if isinstance(bias_names, str) else tuple(bias_names or ())
     cell = _cell(reader, names, kind, bool(biases), options)
     name = node_name or kind.lower()
@@ -89,7 +89,7 @@ def from_gate_arrays(
     return Exported(spec, Weights(spec, weights), None, "arrays of each gate", notes)
 
 
-class _Reader:
+class _GateReader:
     """Looks arrays up by pattern and gate, turns them to (rows, columns) and remembers which were used."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], kind: str, layout: str):
@@ -141,7 +141,7 @@ class _Reader:
             )
 
 
-def _cell(reader: _Reader, pattern: str, kind: str, bias: bool, options: Mapping[str, Any]) -> Cell:
+def _cell(reader: _GateReader, pattern: str, kind: str, bias: bool, options: Mapping[str, Any]) -> Cell:
     """The cell, with its sizes from the first gate's input weight."""
     letters = CELLS[kind](1, 1, **options).gates
     name = reader.name(pattern, letters[0])
@@ -152,7 +152,7 @@ def _cell(reader: _Reader, pattern: str, kind: str, bias: bool, options: Mapping
     return CELLS[kind](inputs, hidden, bias, **options)
 
 
-def _cell_arrays(reader: _Reader, cell: Cell, names: str, recurrent: str, biases: tuple[str, ...]) -> dict:
+def _cell_arrays(reader: _GateReader, cell: Cell, names: str, recurrent: str, biases: tuple[str, ...]) -> dict:
     """Canonical arrays without suffix."""
     hidden = cell.hidden_size
     found = {
@@ -168,7 +168,7 @@ def _cell_arrays(reader: _Reader, cell: Cell, names: str, recurrent: str, biases
     return {**found, "bias": sum_biases(*vectors)}
 
 
-def _dense_arrays(reader: _Reader, node: str, name: str, bias: str, hidden: int) -> dict[str, np.ndarray]:
+def _dense_arrays(reader: _GateReader, node: str, name: str, bias: str, hidden: int) -> dict[str, np.ndarray]:
     shape = reader.arrays[name].shape
     if len(shape) != 2:
         raise WeightError(f"{name}: shape {shape}, expected two dimensions")

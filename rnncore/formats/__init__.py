@@ -1,5 +1,6 @@
 """Model files -> arrays, or Spec and Weights, without any framework, and without trusting the file.
 
+    registry.py          FORMATS and GRAPH_FORMATS; read_file, read_checkpoint, read_listing
     checkpoint.py        Checkpoint: the tensors of a file by name, their dtypes, what was skipped, metadata
     torch/               torch.save's zip and older stream (.pt, .pth, .bin); names of PyTorch's tensors
     safetensors_file.py  safetensors
@@ -27,31 +28,9 @@ Decisions
 - pyfive reads HDF5, but not before us: each object header is walked first, and the bytes it reads are counted.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-
-from rnncore.errors import SpecError, UnsupportedError
-from rnncore.files.cursor import Cursor, InMemory, low_level_errors, open_cursor
-from rnncore.files.zip_reader import Archive
-from rnncore.formats import safetensors_file, sharded
-from rnncore.formats._foreign import (
-    is_hdf5,
-    is_keras_zip,
-    is_npy,
-    is_npz,
-    is_onnx,
-    is_torch_stream,
-    is_torch_zip,
-    refuse,
-    refuse_zip,
-)
 from rnncore.formats.checkpoint import Checkpoint, Skipped
 from rnncore.formats.graph_format import GraphFormat, ListedNode, Listing
-from rnncore.formats.native import NativeFile
+from rnncore.formats.registry import FORMATS, GRAPH_FORMATS, Format, read_checkpoint, read_file, read_listing
 
 __all__ = [
     "FORMATS",
@@ -65,110 +44,4 @@ __all__ = [
     "read_checkpoint",
     "read_file",
     "read_listing",
-    "read_open_checkpoint",
 ]
-
-HEAD = 512
-ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-
-
-@dataclass(frozen=True)
-class Format:
-    """One file format: how to recognise it by its first bytes or, in a zip archive, by its members; and its reader.
-
-    module and function  of rnncore.formats, imported when such a file is first met: given the open file, for a zip
-                         format also its Archive
-    """
-
-    name: str
-    module: str
-    function: str
-    by_head: Callable[[bytes], bool] | None = None
-    by_members: Callable[[Iterable[str]], bool] | None = None
-
-    def read(self, cursor: Cursor, *archive: Archive) -> Checkpoint:
-        return getattr(import_module(f"rnncore.formats.{self.module}"), self.function)(cursor, *archive)
-
-
-FORMATS = (
-    Format("torch zip", "torch.file", "read_zip", by_members=is_torch_zip),
-    Format("torch stream", "torch.file", "read_stream", by_head=is_torch_stream),
-    Format("safetensors", "safetensors_file", "read_open", by_head=safetensors_file.looks_like),
-    Format("sharded", "sharded", "read_open", by_head=sharded.looks_like),
-    Format("npz", "npz_file", "read_npz", by_members=is_npz),
-    Format("npy", "npz_file", "read_npy", by_head=is_npy),
-)
-
-
-GRAPH_FORMATS = (
-    GraphFormat("ONNX", "onnx.model", by_head=is_onnx, sized=True),
-    GraphFormat("Keras zip", "keras.file", by_members=is_keras_zip, layered=True),
-    GraphFormat("Keras HDF5", "keras.file", by_head=is_hdf5, layered=True, bare=True),
-)
-
-
-def read_file(
-    path: str | os.PathLike | InMemory,
-    sizes: Mapping[str, int] | None = None,
-    layers: Mapping[str, Callable[[dict], object]] | None = None,
-) -> Checkpoint | NativeFile:
-    """What a file holds, of whichever format its content is: tensors, or for a graph file Spec and Weights.
-
-    sizes: name of a size of the graph's inputs -> its value. layers: as for rnncore.load.
-
-    The arrays are read-only and in memory: the file is closed afterwards and may be changed. Raises FormatError for a
-    damaged or malicious file and for what is no regular file, UnsupportedError for a format, dtype or op that is not
-    read.
-    """
-    with open_cursor(path) as cursor, low_level_errors(cursor.place):
-        entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
-        if layers and not (isinstance(entry, GraphFormat) and entry.layered):
-            raise SpecError(f"{cursor.place}: {entry.name}, expected no layers: they are for Keras's files")
-        if isinstance(entry, GraphFormat):
-            return entry.read(*opened, sizes=sizes, layers=layers)
-        return entry.read(*opened)
-
-
-def read_checkpoint(path: str | os.PathLike | InMemory) -> Checkpoint:
-    """The tensors of a weight file, as read_file does it. UnsupportedError for a file with its network."""
-    with open_cursor(path) as cursor:
-        return read_open_checkpoint(cursor)
-
-
-def read_open_checkpoint(cursor: Cursor, formats: Sequence[Format] = FORMATS) -> Checkpoint:
-    """The same of a file that is open, of one of these formats."""
-    with low_level_errors(cursor.place):
-        entry, opened = _recognise(cursor, (*formats, *GRAPH_FORMATS))
-        if isinstance(entry, GraphFormat):
-            found = entry.checkpoint(*opened)
-            if found is not None:
-                return found
-            expected = ", ".join(entry.name for entry in FORMATS)
-            raise UnsupportedError(f"{cursor.place}: {entry.name}, which holds a network; expected {expected}")
-        return entry.read(*opened)
-
-
-def read_listing(path: str | os.PathLike) -> Listing | None:
-    """The nodes of a graph file, whether or not rnncore can run them; None for one of weights alone."""
-    with open_cursor(path) as cursor, low_level_errors(cursor.place):
-        entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))
-        return entry.listing(*opened) if isinstance(entry, GraphFormat) else None
-
-
-def _recognise(
-    cursor: Cursor, formats: Sequence[Format | GraphFormat]
-) -> tuple[Format | GraphFormat, tuple[Cursor] | tuple[Cursor, Archive]]:
-    """The format that the file's content is, and what its reader takes."""
-    size = min(HEAD, len(cursor))
-    head = cursor.slice(0, size).bytes(size)
-    expected = ", ".join(entry.name for entry in formats)
-    if head.startswith(ZIP):
-        archive = Archive(cursor)
-        for entry in formats:
-            if entry.by_members is not None and entry.by_members(archive.members):
-                return entry, (cursor, archive)
-        raise refuse_zip(cursor.place, archive.members, expected)
-    for entry in formats:
-        if entry.by_head is not None and entry.by_head(head):
-            return entry, (cursor,)
-    raise refuse(cursor.place, head, expected)

@@ -51,7 +51,7 @@ def from_bytes(data: bytes, dtype: str, place: str, little: bool = True) -> np.n
     """(numel,) the numbers in ``data``, whose length is a multiple of the item size.
 
     A view of ``data`` where that is possible; a copy for bfloat16 (float32) and foreign byte order. Read-only, and
-    nobody else can write to the memory. Raises FormatError for a bool that is neither 0 nor 1.
+    nothing else can write to the memory. Raises FormatError for a bool that is neither 0 nor 1.
     """
     if not data:
         array = np.empty(0, "f4" if dtype == "bfloat16" else CODES[dtype])

@@ -1,4 +1,4 @@
-"""What a file seems to be by its first bytes or its members: which reader it goes to, or what a refusal says of it."""
+"""Recognise a file by its first bytes or its members: which reader it goes to, or what a refusal says of it."""
 
 from __future__ import annotations
 

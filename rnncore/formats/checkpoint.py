@@ -35,7 +35,7 @@ class Checkpoint:
     tensors        name -> read-only array in native byte order; arrays that shared memory in the file still do
     source_dtypes  name -> dtype in the file, such as "bfloat16" where the array is float32
     skipped        what was not read; at most 1000 entries and a last one that counts the rest
-    metadata       text beside the tensors: safetensors' metadata; in torch files plain values by dotted name
+    metadata       text next to the tensors: safetensors' metadata; in torch files plain values by dotted name
                    ("hyper_parameters.hidden_size": "256") and classes ("lstm.__class__": "torch.nn.modules.rnn.LSTM")
     """
 

@@ -1,4 +1,4 @@
-"""GraphFormat: a file format whose files hold the network beside its weights; Listing: what stands in such a file."""
+"""GraphFormat: a file format whose files hold the network and its weights; Listing: the content of such a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 
 __all__ = ["GraphFormat", "ListedNode", "Listing"]
 
@@ -18,7 +18,7 @@ __all__ = ["GraphFormat", "ListedNode", "Listing"]
 class ListedNode:
     """One node (or layer) of a file as the file has it.
 
-    place    where it stands: "graph.node[17]", "config.layers[3]"
+    place    its place in the file: "graph.node[17]", "config.layers[3]"
     name     its own name; may be empty
     kind     its type: "LSTM", "Bidirectional"
     reads    what it reads, by the file's names
@@ -36,7 +36,7 @@ class ListedNode:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a graph file holds, whether or not rnncore can run it: for ``rnncore inspect``.
+    """The content of a graph file, whether or not rnncore can run it: for ``rnncore inspect``.
 
     facts    what the file says of itself, in order: "opset" -> "17"
     inputs   name -> dtype and shape as text;  outputs  likewise
@@ -58,7 +58,7 @@ class GraphFormat:
 
     module  of rnncore.formats, imported when such a file is first met, since most need an extra. It has
 
-            read(cursor[, archive][, sizes=][, layers=]) -> NativeFile, sizes where the format is ``sized``, layers
+            read(cursor[, archive][, sizes=][, layers=]) -> ModelFile, sizes where the format is ``sized``, layers
                                                             where it is ``layered``
             listing(cursor[, archive]) -> Listing, also of a file that read refuses with UnsupportedError
 
@@ -76,12 +76,12 @@ class GraphFormat:
 
     def read(
         self, *opened: Any, sizes: Mapping[str, int] | None = None, layers: Mapping[str, Any] | None = None
-    ) -> NativeFile | Checkpoint:
+    ) -> ModelFile | Checkpoint:
         """sizes: for sizes of inputs that have a name, which the graph may depend on. layers: as for rnncore.load."""
         if self.sized:
             return self._module().read(*opened, sizes=sizes)
         found = self._module().read(*opened, **({"layers": layers} if layers else {}))
-        whole = isinstance(found, NativeFile)
+        whole = isinstance(found, ModelFile)
         return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes and whole else found
 
     def checkpoint(self, *opened: Any) -> Checkpoint | None:

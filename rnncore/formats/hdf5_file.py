@@ -124,7 +124,7 @@ class Watched:
 
 
 class _File:
-    """What the groups and datasets of one file share."""
+    """State that the groups and datasets of one file share."""
 
     def __init__(self, file: Any, watched: Watched, place: str):
         self.file, self.watched, self.place = file, watched, place
@@ -320,7 +320,7 @@ class Dataset(_Object):
         return np.ascontiguousarray(out[tuple(slice(n) for n in self.shape)]).tobytes()
 
     def _filtered(self, data: bytes, filters: Any, mask: int, size: int) -> bytes:
-        """A chunk's bytes behind its filters, of which the last one was applied last."""
+        """A chunk's bytes after its filters, of which the last one was applied last."""
         for place in reversed(range(len(filters))):
             if mask >> place & 1:
                 continue
@@ -491,14 +491,14 @@ def _inflate(data: bytes, most: int, place: str) -> bytes:
 
 
 def _unshuffle(data: bytes, size: int) -> bytes:
-    """Bytes that stand by their significance, put back together; what does not fill an item stays as it is."""
+    """Bytes sorted by their significance, put back together; what does not fill an item stays as it is."""
     count = len(data) // size
     turned = np.frombuffer(data, np.uint8, count * size).reshape(size, count).T
     return turned.tobytes() + data[count * size :]
 
 
 def _lzf(data: bytes, most: int, place: str) -> bytes:
-    """LibLZF: a control byte below 32 is that many literals and one; others copy what stands 1 to 8192 bytes before."""
+    """LibLZF: a control byte below 32 is that many literals and one; others copy from 1 to 8192 bytes before."""
     out = bytearray()
     at = 0
     while at < len(data):

@@ -15,7 +15,7 @@ from rnncore.errors import FormatError, MissingFileError, RnncoreError, SpecErro
 from rnncore.files.cursor import InMemory
 from rnncore.formats import Checkpoint, native, read_file, sharded
 from rnncore.formats.checkpoint import KERAS_WEIGHTS, QUANTIZED
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 from rnncore.formats.verification import Verification, check_pair
 from rnncore.graph.limits import limited_nodes
 from rnncore.graph.spec import Spec
@@ -97,7 +97,7 @@ def open_file(
     layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
     budget: Budget | None = None,
-) -> NativeFile:
+) -> ModelFile:
     """Spec, weights, test pair and origin from any file that ``load`` takes; options as there."""
     source = resolve(path)
     name = str(source) if isinstance(source, InMemory) else str(path)
@@ -108,10 +108,10 @@ def open_file(
             checkpoint = _with_architecture(source, architecture, layers)
         found = _opened(name, source, checkpoint, spec, names)
         # The reader of a graph format took the sizes itself.
-        return found if isinstance(checkpoint, NativeFile) and architecture is None else _sized(name, found, sizes)
+        return found if isinstance(checkpoint, ModelFile) and architecture is None else _sized(name, found, sizes)
 
 
-def _sized(name: str, found: NativeFile, sizes: Mapping[str, int] | None) -> NativeFile:
+def _sized(name: str, found: ModelFile, sizes: Mapping[str, int] | None) -> ModelFile:
     try:
         return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
     except SpecError as error:
@@ -121,15 +121,15 @@ def _sized(name: str, found: NativeFile, sizes: Mapping[str, int] | None) -> Nat
 def _opened(
     path: str,
     source: Path | InMemory,
-    checkpoint: Checkpoint | NativeFile,
+    checkpoint: Checkpoint | ModelFile,
     spec: Spec | Mapping[str, Any] | str | os.PathLike | None,
     names: Mapping[str, str] | None,
-) -> NativeFile:
-    """What was read, as a Spec with its weights."""
-    own = isinstance(checkpoint, NativeFile) or native.is_native(checkpoint)
+) -> ModelFile:
+    """A file that was read, as a Spec with its weights."""
+    own = isinstance(checkpoint, ModelFile) or native.is_native(checkpoint)
     if own and (spec is not None or names is not None):
         raise SpecError(f"{path}: this file holds its own network, expected no spec or names")
-    if isinstance(checkpoint, NativeFile):
+    if isinstance(checkpoint, ModelFile):
         return dataclasses.replace(checkpoint, source=_base(source), sha256=_sha256(source))
     if own:
         return native.from_checkpoint(checkpoint)
@@ -158,9 +158,7 @@ def _opened(
         raise type(error)(f"{path}: {error}{_not_read(checkpoint)}") from None
     left = [name for name in bound.unused if not is_optimizer(name)]
     unused = (f"{NOT_USED}{', '.join(left)}",) if left else ()
-    return NativeFile(
-        wanted, bound.weights, None, source=_base(source), sha256=_sha256(source), notes=(*notes, *unused)
-    )
+    return ModelFile(wanted, bound.weights, None, source=_base(source), sha256=_sha256(source), notes=(*notes, *unused))
 
 
 def _not_read(checkpoint: Checkpoint) -> str:
@@ -185,7 +183,7 @@ def _with_architecture(
     source: Path | InMemory,
     architecture: Mapping[str, Any] | str | os.PathLike,
     layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None,
-) -> NativeFile:
+) -> ModelFile:
     from rnncore.formats.keras.file import read_weights
 
     return read_weights(source, architecture, layers or {})
@@ -193,21 +191,21 @@ def _with_architecture(
 
 def save(
     path: str | os.PathLike,
-    model: Model | NativeFile | Any,
+    model: Model | ModelFile | Any,
     *,
     test_pair: Any = None,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
 ) -> Path:
-    """Write rnncore's own file: a Model, a NativeFile, or what an exporter returned (with its test pair).
+    """Write rnncore's own file: a Model, a ModelFile, or what an exporter returned (with its test pair).
 
     A directory, or a name without a suffix, gets a model.safetensors inside. Returns the path of the file. A Model
     does not carry the test pair and origin of the file it came from: to keep them, use convert, or give test_pair.
 
     vocabulary  name of an input or output -> the tokens its ids stand for; None: what the model carries
     """
-    if not isinstance(model, NativeFile):
+    if not isinstance(model, ModelFile):
         pair = test_pair if test_pair is not None else getattr(model, "test_pair", None)
-        model = NativeFile(
+        model = ModelFile(
             model.spec,
             model.weights,
             pair,
@@ -235,7 +233,7 @@ def convert(
     verify: bool = False,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
     budget: Budget | None = None,
-) -> tuple[Path, NativeFile, Verification | None]:
+) -> tuple[Path, ModelFile, Verification | None]:
     """Write a file's weights and Spec as rnncore's own file.
 
     With verify the file's test pair is replayed first, and nothing is written if it fails. vocabulary as for save, the
@@ -271,7 +269,7 @@ def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike) -> Spec:
 
 
 def name_of(path: Any) -> str:
-    """What messages call a file that ``load`` is given: never its content."""
+    """The name in messages of a file that ``load`` is given: never its content."""
     if isinstance(path, (bytes, bytearray, memoryview)):
         return f"<{memoryview(path).nbytes:,} bytes>"
     if hasattr(path, "read"):
@@ -281,7 +279,7 @@ def name_of(path: Any) -> str:
 
 
 def resolve(path: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO) -> Path | InMemory:
-    """The file behind a path or a "zoo:NAME", of a directory the one that is the model; or bytes as they are."""
+    """The file of a path or a "zoo:NAME", of a directory the one that is the model; or bytes as they are."""
     if isinstance(path, (bytes, bytearray, memoryview)):
         return InMemory(bytes(path), name_of(path))
     if hasattr(path, "read"):

@@ -37,7 +37,7 @@ from rnncore.graph.test_pair import TestPair
 from rnncore.graph.vocabulary import Vocabulary, check_vocabularies
 from rnncore.graph.weights import Weights
 
-__all__ = ["NativeFile", "from_checkpoint", "is_native", "read", "write"]
+__all__ = ["ModelFile", "from_checkpoint", "is_native", "read", "write"]
 
 FORMAT_VERSION = 1
 KEY = "rnncore"
@@ -48,8 +48,8 @@ _PAIR = "test_pair."
 
 
 @dataclass(frozen=True)
-class NativeFile:
-    """What a native file holds. test_pair is None where the converter had none; dtype: what its source computes in."""
+class ModelFile:
+    """A model as a file holds it. test_pair: None where the converter had none; dtype: that of its source."""
 
     spec: Spec
     weights: Weights
@@ -67,7 +67,7 @@ class NativeFile:
         object.__setattr__(self, "vocabulary", check_vocabularies(self.spec, self.vocabulary))
 
 
-def write(path: str | os.PathLike, model: NativeFile) -> Path:
+def write(path: str | os.PathLike, model: ModelFile) -> Path:
     """Write the file, whole or not at all. A directory, or a name without suffix, gets a model.safetensors inside.
 
     Returns the path of the file written. SpecError for a node whose weights would be read as a test pair.
@@ -104,7 +104,7 @@ def write(path: str | os.PathLike, model: NativeFile) -> Path:
     return target
 
 
-def read(path: str | os.PathLike) -> NativeFile:
+def read(path: str | os.PathLike) -> ModelFile:
     """Read and check a native file. Raises FormatError, SpecError or WeightError, each naming the file."""
     found = Path(path)
     checkpoint = safetensors_file.read(found / FILE_NAME if found.is_dir() else found)
@@ -119,15 +119,15 @@ def is_native(checkpoint: Checkpoint) -> bool:
     return KEY in checkpoint.metadata
 
 
-def from_checkpoint(checkpoint: Checkpoint) -> NativeFile:
-    """The native file behind a safetensors file that was read already."""
+def from_checkpoint(checkpoint: Checkpoint) -> ModelFile:
+    """The native file of a safetensors file that was read already."""
     try:
         return _parse(checkpoint.metadata[KEY], dict(checkpoint.tensors))
     except RnncoreError as error:
         raise type(error)(f"{checkpoint.path}: {error}") from None
 
 
-def _parse(text: str, tensors: dict[str, np.ndarray]) -> NativeFile:
+def _parse(text: str, tensors: dict[str, np.ndarray]) -> ModelFile:
     found = read_json(text, f"metadata {KEY!r}", constants=True)  # a Clip's bound may be infinite
     if not isinstance(found, dict) or not {"format", "spec"} <= set(found) <= FIELDS:
         keys = sorted(found) if isinstance(found, dict) else type(found).__name__
@@ -153,7 +153,7 @@ def _parse(text: str, tensors: dict[str, np.ndarray]) -> NativeFile:
         if not isinstance(value, str):
             raise FormatError(f"{key}: {type(value).__name__}, expected a string")
     vocabulary = _object(found, "vocabulary") if "vocabulary" in found else {}
-    return NativeFile(spec, Weights(spec, tensors), pair, notes=tuple(notes), vocabulary=vocabulary, **words)
+    return ModelFile(spec, Weights(spec, tensors), pair, notes=tuple(notes), vocabulary=vocabulary, **words)
 
 
 def _object(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:

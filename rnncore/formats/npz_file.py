@@ -35,7 +35,7 @@ FIELD = re.compile(
 
 
 class Header(NamedTuple):
-    """What stands before the data; ``dtype`` is None, and ``why`` says why, for what is not read."""
+    """The header before the data; ``dtype`` is None, and ``why`` says why, for what is not read."""
 
     dtype: str | None
     little: bool

@@ -3,13 +3,14 @@
     model.safetensors.index.json, pytorch_model.bin.index.json
         {"metadata": {...}, "weight_map": {"tensor's name": "file's name", ...}}
 
-Every file stands beside the index, is a regular one reached without symbolic links, and is read by its own format's
-reader; each tensor has to be in the file that the index names.
+Every file is in the directory of the index, is a regular one reached without symbolic links, and is read by the reader
+of its own format; each tensor has to be in the file that the index names.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from rnncore.errors import FormatError
 from rnncore.files.cursor import Cursor, shown
@@ -30,26 +31,23 @@ def looks_like(head: bytes) -> bool:
     return head.lstrip()[:1] == b"{" and (b'"weight_map"' in head or b'"total_size"' in head)
 
 
-def read_open(cursor: Cursor) -> Checkpoint:
-    """The tensors of all files that an index names, in its order."""
-    from rnncore.formats import FORMATS, read_open_checkpoint
-
+def read_open(cursor: Cursor, read_part: Callable[[Cursor], Checkpoint]) -> Checkpoint:
+    """The tensors of all files that an index names, in its order; ``read_part`` reads one of these files."""
     place = cursor.place
     shards = _shards(cursor)
-    formats = [entry for entry in FORMATS if entry.name != "sharded"]
     tensors, dtypes, skipped, metadata = {}, {}, [], {}
-    beside = ExternalData(place if cursor.on_disk else None)
+    directory = ExternalData(place if cursor.on_disk else None)
     for file, names in shards.items():
-        with beside.open(file, place) as opened, os.fdopen(os.dup(opened), "rb") as stream:
-            found = read_open_checkpoint(Cursor(stream, os.path.join(os.path.dirname(place), file)), formats)
+        with directory.open(file, place) as opened, os.fdopen(os.dup(opened), "rb") as stream:
+            part = read_part(Cursor(stream, os.path.join(os.path.dirname(place), file)))
         for name in names:
-            if name not in found.tensors:
+            if name not in part.tensors:
                 raise FormatError(f"{place}: weight_map: {shown(name)!r} is not in {shown(file)!r}")
-            tensors[name] = found.tensors[name]
-            if name in found.source_dtypes:
-                dtypes[name] = found.source_dtypes[name]
-        skipped += found.skipped
-        metadata.update(found.metadata)
+            tensors[name] = part.tensors[name]
+            if name in part.source_dtypes:
+                dtypes[name] = part.source_dtypes[name]
+        skipped += part.skipped
+        metadata.update(part.metadata)
     return Checkpoint(place, "sharded", tensors, dtypes, skipped, metadata)
 
 
@@ -59,8 +57,8 @@ def _shards(cursor: Cursor) -> dict[str, list[str]]:
     if len(cursor) > MAX_INDEX:
         raise FormatError(f"{place}: {len(cursor)} bytes, expected at most {MAX_INDEX}")
     cursor.seek(0)
-    found = read_json(cursor.bytes(len(cursor)), place)
-    mapped = found.get("weight_map") if isinstance(found, dict) else None
+    index = read_json(cursor.bytes(len(cursor)), place)
+    mapped = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(mapped, dict) or not mapped:
         raise FormatError(f"{place}: no weight_map, expected an object of tensors and the files that hold them")
     if len(mapped) > MAX_TENSORS:

@@ -34,7 +34,7 @@ TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
 class Difference:
     """How far one output is from its reference.
 
-    error      largest absolute difference; inf where NaN or infinity stands in one of them only
+    error      largest absolute difference; inf where only one of them is NaN or infinite
     relative   the same, divided by the largest absolute value of the reference (at least 1)
     tolerance  what ``relative`` may be
     where      index of the largest difference
@@ -164,7 +164,7 @@ def drawn_inputs(
 
 
 def sizes_of(spec: Spec, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """What the names in a Spec's inputs stand for, with these arrays."""
+    """The values of the names in a Spec's inputs, with these arrays."""
     found: dict[str | int, int] = {}
     for entry in spec.inputs:
         if entry.name in inputs:

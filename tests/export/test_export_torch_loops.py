@@ -358,3 +358,36 @@ def test_the_last_of_no_steps_is_refused_or_what_was_before():
     model = rnncore.Model(*from_torch(Net(from_the_second_on), example(2, 5)))
     (found,) = model.run({"x": floats(2, 1, W).numpy()}).values()
     np.testing.assert_array_equal(found, np.zeros((1, 2, W)))
+
+
+def stepwise(turned):
+    """A loop of cells whose outputs get an axis of size 1 and lose it again, as ``turned`` spells it."""
+
+    def body(self, x):
+        h, out = zeros(x), []
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h)
+            out.append(turned(h))
+        return torch.cat(out, 1)
+
+    return body
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda h: h.unsqueeze(dim=1).squeeze(1).unsqueeze(1),
+        lambda h: h.unsqueeze(1).squeeze(dim=1).unsqueeze(1),
+        lambda h: torch.unsqueeze(torch.squeeze(torch.unsqueeze(h, dim=1), dim=1), dim=1),
+    ],
+)
+def test_a_dimension_by_its_name_is_that_by_its_place(spelled):
+    plain = from_torch(Net(stepwise(lambda h: h.unsqueeze(1).squeeze(1).unsqueeze(1))).eval(), *example(2, 5))
+    named = from_torch(Net(stepwise(spelled)).eval(), *example(2, 5))
+    assert [node.op for node in named.spec.nodes] == [node.op for node in plain.spec.nodes]
+    assert plain.spec.recurrent and named.spec.recurrent
+
+
+def test_a_tuple_of_dimensions_is_a_loop_with_a_body():
+    body = stepwise(lambda h: h.unsqueeze(1).squeeze((1,)).unsqueeze(1))
+    agrees(Net(body), example, "squeezed")

@@ -18,7 +18,7 @@ from rnncore.cells import GRU, LSTM
 from rnncore.errors import FormatError, InputError, RnncoreError, SpecError, VerificationError, WeightError
 from rnncore.files import atomic
 from rnncore.formats import loading, native
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 from rnncore.graph.nodes import Input, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
@@ -29,12 +29,12 @@ SPEC = stack(LSTM(3, 4), direction="bidirectional")
 
 
 def small(pair=True, seed=0):
-    """A NativeFile of a small LSTM in float32, its pair computed by the oracle."""
+    """A ModelFile of a small LSTM in float32, its pair computed by the oracle."""
     rng = np.random.default_rng(seed)
     weights = Weights(SPEC, {name: array.astype(np.float32) for name, array in draw_weights(SPEC, rng).items()})
     inputs = {"x": rng.standard_normal((2, 5, 3)).astype(np.float32), "lengths": np.array([5, 2])}
     proof = TestPair(inputs, run_oracle(SPEC, weights, inputs)) if pair else None
-    return NativeFile(SPEC, weights, proof, "torch 2.13.0", "ab" * 32, ("dropout left out", "ünïcode"))
+    return ModelFile(SPEC, weights, proof, "torch 2.13.0", "ab" * 32, ("dropout left out", "ünïcode"))
 
 
 def read_parts(path):
@@ -91,7 +91,7 @@ def test_random_networks_come_back(seed, tmp_path):
     dtype = ["float16", "float32", "float64"][seed % 3]
     weights = Weights(network.spec, {name: array.astype(dtype) for name, array in network.weights.items()})
     pair = TestPair(network.inputs, run_oracle(network.spec, weights, network.inputs)) if seed % 2 else None
-    saved = NativeFile(network.spec, weights, pair, source=f"seed {seed}", notes=("a", "b"))
+    saved = ModelFile(network.spec, weights, pair, source=f"seed {seed}", notes=("a", "b"))
     found = native.read(native.write(tmp_path / "model.safetensors", saved))
     assert found.spec == saved.spec
     assert (found.source, found.sha256, found.notes, found.producer) == (saved.source, "", ("a", "b"), saved.producer)
@@ -116,7 +116,7 @@ def backwards(arrays):
 def test_the_same_model_gives_the_same_bytes(tmp_path):
     """Whatever the order in which its parts were made, and through a load and a save."""
     model = small()
-    shuffled = NativeFile(
+    shuffled = ModelFile(
         model.spec,
         Weights(SPEC, backwards(model.weights)),
         TestPair(backwards(model.test_pair.inputs), backwards(model.test_pair.outputs)),
@@ -174,7 +174,7 @@ def test_float16_is_stored_as_it_is(tmp_path):
     """Half the size, the same numbers; what computes is float32."""
     model = small(pair=False)
     half = Weights(SPEC, {name: array.astype(np.float16) for name, array in model.weights.items()})
-    path = loading.save(tmp_path / "half.safetensors", NativeFile(SPEC, half))
+    path = loading.save(tmp_path / "half.safetensors", ModelFile(SPEC, half))
     found = loading.load(path)
     assert {array.dtype.name for array in found.weights.values()} == {"float16"}
     assert len(read_parts(path)[1]) == half.nbytes == sum(array.nbytes for array in model.weights.values()) // 2
@@ -483,7 +483,7 @@ def test_names_that_look_like_others(tmp_path):
     )
     weights = Weights(spec, draw_weights(spec, np.random.default_rng(0)))
     inputs = {"test_pair.inputs.x": np.ones((1, 2, 2))}
-    saved = NativeFile(spec, weights, TestPair(inputs, run_oracle(spec, weights, inputs)))
+    saved = ModelFile(spec, weights, TestPair(inputs, run_oracle(spec, weights, inputs)))
     path = native.write(tmp_path / "m.safetensors", saved)
     assert loading.load(path, dtype="float64", check=True).spec == spec
 
@@ -493,7 +493,7 @@ def test_a_node_called_like_the_test_pair(tmp_path):
     spec = Spec(
         [Input("x", "float", ("B", "T", 2))], [Recurrent("test_pair.inputs", GRU(2, 3), "x")], ["test_pair.inputs"]
     )
-    saved = NativeFile(spec, Weights(spec, draw_weights(spec, np.random.default_rng(0))))
+    saved = ModelFile(spec, Weights(spec, draw_weights(spec, np.random.default_rng(0))))
     with pytest.raises(SpecError, match=r"test_pair\.inputs\.weight_ih_l0: the node's name begins with 'test_pair\.'"):
         native.write(tmp_path / "m.safetensors", saved)
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ sys.path.insert(0, str(HERE.parent / "helpers"))
 from oracle import run_oracle  # noqa: E402
 
 from rnncore.cells import GRU, LSTM, RNN, Activation  # noqa: E402
-from rnncore.formats.native import NativeFile, write  # noqa: E402
+from rnncore.formats.native import ModelFile, write  # noqa: E402
 from rnncore.graph.nodes import Input, Node, Recurrent  # noqa: E402
 from rnncore.graph.spec import Spec  # noqa: E402
 from rnncore.graph.test_pair import TestPair  # noqa: E402
@@ -55,7 +55,7 @@ def spec() -> Spec:
     )
 
 
-def golden() -> NativeFile:
+def golden() -> ModelFile:
     """The model with seeded weights, some of each float dtype, and its test pair."""
     rng = np.random.default_rng(1)
     network = spec()
@@ -73,7 +73,7 @@ def golden() -> NativeFile:
     }
     pair = TestPair(inputs, run_oracle(network, weights, inputs))
     notes = ("made by tests/golden/make_v1.py",)
-    return NativeFile(network, weights, pair, source="golden", sha256="0" * 64, notes=notes, producer="rnncore 0.1.0")
+    return ModelFile(network, weights, pair, source="golden", sha256="0" * 64, notes=notes, producer="rnncore 0.1.0")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Recording a live PyTorch module (trace, entrances), rolling its loops up (loops, chains, scan), making nodes
-(lowering, functions, layers) and proving the result (proof, bounds).
+"""Recording a live PyTorch module (trace, records, entrances), rolling its loops up (loops, chains, scan), making nodes
+(lowering, values, pairing, functions, layers, spectral) and proving the result (proof, bounds).
 
 Decisions
 
@@ -9,7 +9,7 @@ Decisions
   itself. The result is run against torch at further sizes before it is handed out (`proof.py`): every free
   dimension alone and all together, and on both sides of every branch on a size, whose condition is kept as a
   formula of sizes.
-- Loops are found by what repeats (`loops.py`): calls of one line that one trace has more often. What a first or
+- Loops are found by what repeats (`loops/`): calls of one line that one trace has more often. What a first or
   last step does in addition stays before or after the loop, items of one loop become sequences of the next, a
   tensor that each step stores to is concatenated after the loop, and code that runs several times is cut into as
   many loops. Both traces must agree in all of it.

@@ -18,7 +18,7 @@ import torch
 
 from rnncore.errors import InputError, UnsupportedError
 
-__all__ = ["Axes", "Group", "shapes_of"]
+__all__ = ["Axes", "AxisGroup", "shapes_of"]
 
 MAX_TOGETHER = 6
 """Dimensions of one size that are tried in all combinations."""
@@ -29,7 +29,7 @@ Places = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
-class Group:
+class AxisGroup:
     """Places (input, axis) that change together: their size in the example, another one, and one further away."""
 
     places: Places
@@ -62,7 +62,7 @@ class Axes:
         sizes: Mapping[str, Sequence[str | None]],
     ):
         self._call, self.leaves = call, dict(leaves)
-        self.groups: list[Group] = []
+        self.groups: list[AxisGroup] = []
         self.loose = True
         self._bounded: dict[str, int | None] = {}
         self.named = {
@@ -92,7 +92,7 @@ class Axes:
                 )
 
     def run(self, leaves: Mapping[str, torch.Tensor]) -> Any:
-        """What torch gives for other inputs; None where it fails."""
+        """The result of torch for other inputs; None where it fails."""
         try:
             return self._call(leaves)
         except Exception:  # whatever the user's code raises for sizes that it does not take
@@ -114,16 +114,16 @@ class Axes:
                 self.groups += self._apart(found)
                 candidates = [place for place in candidates if place not in found.places]
 
-    def _largest(self, candidates: Sequence[tuple[str, int]], size: int) -> Group | None:
-        """Of the dimensions of one size, as many as torch lets have another one together."""
+    def _largest(self, candidates: Sequence[tuple[str, int]], size: int) -> AxisGroup | None:
+        """Of the dimensions of one size, the largest set that torch lets have another one together."""
         candidates = candidates[:MAX_TOGETHER]
         chosen = [places for count in range(len(candidates), 0, -1) for places in combinations(candidates, count)]
         # dimensions of different inputs belong together sooner than two of one input
         chosen.sort(key=lambda places: len(places) > len({name for name, _ in places}))
         for places in chosen:
             for other in self._other_sizes(size):
-                if self._accepts([Group(places, size, other)]):
-                    return Group(places, size, other)
+                if self._accepts([AxisGroup(places, size, other)]):
+                    return AxisGroup(places, size, other)
         return None
 
     def _other_sizes(self, size: int) -> Iterator[int]:
@@ -133,11 +133,11 @@ class Axes:
         smaller = [other for other in range(size - 1, size // 2, -1) if other not in used][-1:]
         yield from (larger, *smaller)
 
-    def _accepts(self, groups: Sequence[Group]) -> bool:
+    def _accepts(self, groups: Sequence[AxisGroup]) -> bool:
         """Whether torch takes the sizes, with lengths as they were or in proportion."""
         return any(self.run(self._changed(groups, follow)) is not None for follow in (True, False))
 
-    def _apart(self, group: Group) -> list[Group]:
+    def _apart(self, group: AxisGroup) -> list[AxisGroup]:
         """A group in the parts that torch takes alone, at sizes where nothing is broadcast."""
         rest, found = list(group.places), []
         while len(rest) > 1:
@@ -146,18 +146,20 @@ class Axes:
             part = next((part for part in parts if self._changes_alone(part, group)), None)
             if part is None:
                 break
-            found.append(Group(part, group.size, group.other))
+            found.append(AxisGroup(part, group.size, group.other))
             rest = [place for place in rest if place not in part]
-        return [*found, Group(tuple(rest), group.size, group.other)]
+        return [*found, AxisGroup(tuple(rest), group.size, group.other)]
 
-    def _changes_alone(self, part: Places, group: Group) -> bool:
-        """Whether a part takes another size beside the rest, and the rest beside it."""
+    def _changes_alone(self, part: Places, group: AxisGroup) -> bool:
+        """Whether a part takes another size than the rest, and the rest than it."""
         rest = tuple(place for place in group.places if place not in part)
         around = group.other if group.other > 1 else group.size
         if around == 1:
             return False
         pairs = ((around, 2 * around), (2 * around, around))
-        return all(self._accepts([Group(part, group.size, one), Group(rest, group.size, two)]) for one, two in pairs)
+        return all(
+            self._accepts([AxisGroup(part, group.size, one), AxisGroup(rest, group.size, two)]) for one, two in pairs
+        )
 
     # --- two sizes for each that tell them apart -----------------------------------------------------------------
 
@@ -172,8 +174,8 @@ class Axes:
                     if all(self._differs(group.size, other, known) for known in kept)
                 )
                 for other in (wanted, group.other):
-                    if self._accepts([Group(group.places, group.size, other)]):
-                        self.groups[i] = Group(group.places, group.size, other)
+                    if self._accepts([AxisGroup(group.places, group.size, other)]):
+                        self.groups[i] = AxisGroup(group.places, group.size, other)
                         break
         self._assign_lengths()
         changed = {i: group.other for i, group in enumerate(self.groups)}
@@ -195,11 +197,11 @@ class Axes:
             other = group.size + step
             known = (one for j, one in enumerate(self.groups) if j != i)
             apart = other > 0 and all(self._differs(group.size, other, one) for one in known)
-            if apart and self._accepts([Group(group.places, group.size, other)]):
+            if apart and self._accepts([AxisGroup(group.places, group.size, other)]):
                 yield other
 
     @staticmethod
-    def _differs(size: int, other: int, known: Group) -> bool:
+    def _differs(size: int, other: int, known: AxisGroup) -> bool:
         """Whether two sizes cannot be taken for the known ones with a number added, or multiplied."""
         step, wide = other - size, known.other - known.size
         apart = abs(step - wide) > 1 and step != 2 * wide and wide != 2 * step
@@ -242,7 +244,7 @@ class Axes:
         Lengths follow their axis: the longest row is one step shorter than the sequence where torch takes that, and
         as long with ``full``.
         """
-        groups = [Group(self.groups[i].places, self.groups[i].size, size) for i, size in sizes.items()]
+        groups = [AxisGroup(self.groups[i].places, self.groups[i].size, size) for i, size in sizes.items()]
         lengths = {name: i for name, i in self._bounded.items() if i is not None and i in sizes}
         found = self._changed(groups, False)
         for name, i in lengths.items():
@@ -251,7 +253,7 @@ class Axes:
                 found[name] = torch.where(found[name] > 1, found[name] - 1, found[name])
         return found
 
-    def _changed(self, groups: Sequence[Group], follow: bool) -> dict[str, torch.Tensor]:
+    def _changed(self, groups: Sequence[AxisGroup], follow: bool) -> dict[str, torch.Tensor]:
         """Inputs with other sizes: rows and steps repeated or left out. follow: integers that may be lengths too."""
         found = dict(self.leaves)
         for group in groups:
@@ -278,7 +280,7 @@ def _in_proportion(lengths: torch.Tensor, size: int, other: int) -> torch.Tensor
 def _stretched(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     """A tensor with another size along an axis.
 
-    Integers and masks are repeated where they stand, which keeps their order; floats as a whole, a little smaller or
+    Integers and masks are repeated in place, which keeps their order; floats as a whole, a little smaller or
     larger each time unless they are whole numbers, so that neighbours and rows differ.
     """
     own = tensor.shape[axis]

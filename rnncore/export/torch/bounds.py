@@ -1,4 +1,4 @@
-"""Sizes that a module's branches leave: from the decisions of a trace to Bounded nodes behind the inputs of a Spec.
+"""Sizes that a module's branches leave: from the decisions of a trace to Bounded nodes after the inputs of a Spec.
 
 A branch such as T > 20 or B == 1 goes the example's way for a range of one size. Where that can be told exactly, the
 Spec holds for this range and says so; any other branch on a size stays refused.
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rnncore.export.torch.lowering import Lowering, Tensor
-from rnncore.export.torch.trace import Decision, Formula
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.records import Decision, Formula
+from rnncore.export.torch.values import TracedTensor
 from rnncore.graph.nodes import Node, Recurrent
 from rnncore.graph.spec import Spec
 
@@ -23,7 +24,7 @@ SHIFTED = re.compile(r"([^\W\d]\w*)([+-]\d+)?")
 """A size as shapes have it: a name, and a number added to it."""
 
 
-def bounded(spec: Spec, g: Lowering, decisions: Sequence[Decision]) -> Spec | None:
+def bounded(spec: Spec, g: TraceLowering, decisions: Sequence[Decision]) -> Spec | None:
     """The Spec with the sizes bounded for which decisions are as in the trace; None where that cannot be told."""
     for decision in decisions:
         size = _size(g, decision.formula)
@@ -36,13 +37,13 @@ def bounded(spec: Spec, g: Lowering, decisions: Sequence[Decision]) -> Spec | No
     return spec
 
 
-def _size(g: Lowering, formula: Formula) -> int | str | None:
+def _size(g: TraceLowering, formula: Formula) -> int | str | None:
     """The only size that a condition asks for, as the Spec has it."""
     if formula.gap is None or len(formula.leaves) != 1 or formula.sources[0] is None:
         return None
     tensor, dim = formula.sources[0]
     value = g.env.get(tensor)
-    known = isinstance(value, Tensor) and value.name is not None
+    known = isinstance(value, TracedTensor) and value.name is not None
     return g.values[value.name].shape[dim] if known else None
 
 
@@ -71,7 +72,7 @@ def _range(formula: Formula, size: int, taken: bool) -> tuple[int, int | None]:
 
 
 def turning(formula: Formula) -> list[int]:
-    """Sizes at which what a condition compares begins to be, or just was, less, equal or more than for those beside.
+    """Sizes at which what a condition compares begins to be, or just was, less, equal or more than for the next sizes.
 
     The condition compares something that only grows, or only falls, with the size: between these sizes it stays.
     """
@@ -108,6 +109,6 @@ def _batch(spec: Spec, node: Recurrent) -> int | str:
 
 
 def _of_one_length(spec: Spec, node: Any) -> Any:
-    """A recurrent node without the lengths that nobody but the caller gives: of rows they would decide the branch."""
+    """A recurrent node without the lengths that only the caller gives: of rows they would decide the branch."""
     optional = {entry.name for entry in spec.inputs if entry.optional}
     return replace(node, lengths=None) if getattr(node, "lengths", None) in optional else node

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from rnncore.errors import InputError, UnsupportedError
-from rnncore.export.torch.layers import CELLS, LAYERS, STACKS, kind_of
+from rnncore.export.torch.layers.registry import CELLS, LAYERS, STACKS, kind_of
 
 __all__ = ["Chain", "OverSteps", "as_chain"]
 

@@ -1,6 +1,6 @@
 """nn.TransformerEncoder and nn.TransformerDecoder while they are recorded: their layers, one after the other.
 
-Their own forward looks into masks: whether one is causal, which is only a hint, and whether padding stands at the end
+Their own forward looks into masks: whether one is causal, which is only a hint, and whether padding is at the end
 of each row. Where it does, and torch leaves padding out for speed, the encoder's layers give zeros there.
 """
 
@@ -86,7 +86,7 @@ def recorded_containers(recorded: Callable[[Any], bool], refusal: Callable[[str]
 
 
 def _without_padding(x: Any, hidden: Any) -> Any:
-    """(B, T, D) with zeros where a step is hidden (B, T), if in each row all hidden steps stand at the end."""
+    """(B, T, D) with zeros where a step is hidden (B, T), if in each row all hidden steps are at the end."""
     steps = hidden.long()
     at_the_end = (steps[:, 1:] >= steps[:, :-1]).all()
     return torch.where((hidden & at_the_end).unsqueeze(2), 0.0, x)

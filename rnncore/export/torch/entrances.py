@@ -67,7 +67,7 @@ def checked_states() -> Iterator[None]:
 
 
 class _Context:
-    """What an autograd.Function's forward is given: it keeps for a backward that never comes."""
+    """The context that an autograd.Function's forward is given: it keeps for a backward that never comes."""
 
     needs_input_grad: tuple[bool, ...] = ()
     saved_tensors: tuple[Any, ...] = ()

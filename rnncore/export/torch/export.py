@@ -18,13 +18,18 @@ from rnncore.export.torch.axes import Axes
 from rnncore.export.torch.bounds import bounded
 from rnncore.export.torch.chains import Chain, OverSteps
 from rnncore.export.torch.functions import call_function
-from rnncore.export.torch.layers import STACKS, call_module, kind_of, recurrent_node
-from rnncore.export.torch.loops import ScanCall, roll
-from rnncore.export.torch.lowering import MAX_INLINE, Complex, Lowering, Packed, Size, Tensor, array_of
+from rnncore.export.torch.layers import call_module
+from rnncore.export.torch.layers.recurrent import recurrent_node
+from rnncore.export.torch.layers.registry import STACKS, kind_of
+from rnncore.export.torch.loops.rolling import roll
+from rnncore.export.torch.loops.scanned import ScanCall
+from rnncore.export.torch.lowering import MAX_INLINE, TraceLowering
 from rnncore.export.torch.proof import BranchError, Proof
+from rnncore.export.torch.records import Traced
 from rnncore.export.torch.scan import lower_scan
 from rnncore.export.torch.spectral import call_complex, holds_complex
-from rnncore.export.torch.trace import Traced, trace
+from rnncore.export.torch.trace import trace
+from rnncore.export.torch.values import Complex, Packed, Size, TracedTensor, array_of
 from rnncore.formats.torch.names import bind
 from rnncore.formats.torch.parametrizations import fold
 from rnncore.formats.verification import compare
@@ -61,7 +66,7 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     roll(first, second)
     inputs = _inputs(axes, module, first, second)
     modules = {name for name, _ in module.named_modules() if name}
-    lowering = Lowering(first, second, inputs, modules, module.state_dict().keys())
+    lowering = TraceLowering(first, second, inputs, modules, module.state_dict().keys())
     found, outputs, _ = lowering.run(_lower)
     spec, weights = _assembled(lowering, found, dtype)
     names = spec.outputs
@@ -96,7 +101,7 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     return replace(exported, spec=spec, notes=tuple(dict.fromkeys(notes)))
 
 
-def _proved(spec: Spec, g: Lowering, proof_of: Callable[[Spec, Collection[str]], Proof]) -> tuple[Spec, list[str]]:
+def _proved(spec: Spec, g: TraceLowering, proof_of: Callable[[Spec, Collection[str]], Proof]) -> tuple[Spec, list[str]]:
     """A Spec that gives what torch gives, or refuses sizes for which it does not; and notes."""
     bounds: list[str] = []
     while True:
@@ -117,7 +122,7 @@ def _proved(spec: Spec, g: Lowering, proof_of: Callable[[Spec, Collection[str]],
 def reference(
     module: nn.Module, example: Any, lengths: Any, names: Sequence[str]
 ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """What runs a module in evaluation mode on arrays in the place of the example's tensors; outputs by these names."""
+    """A function that runs a module, in evaluation mode, on arrays in the place of the example's tensors."""
     module, _ = _in_full_precision(module)
     arguments = _bound(module, example, lengths, _dtype(module))
     leaves = _named_leaves(module, arguments)
@@ -350,7 +355,7 @@ def _at_recurrent(module: nn.Module, traced: Traced) -> tuple[int, ...]:
 
 def _inputs(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> list[Input]:
     names = _names(axes, module, first, second)
-    lowering_dtype = Lowering(first, first, ()).spec_dtype
+    lowering_dtype = TraceLowering(first, first, ()).spec_dtype
     return [
         Input(
             name,
@@ -364,7 +369,7 @@ def _inputs(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> lis
 # --- nodes -----------------------------------------------------------------------------------------------------------
 
 
-def _lower(g: Lowering, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _lower(g: TraceLowering, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if node.op == "call_module":
         return call_module(g, g.first.tracer.root.get_submodule(node.target), args, kwargs)
     if isinstance(node.target, OverSteps):
@@ -383,7 +388,7 @@ def _fields(kind: type) -> Sequence[str]:
     return getattr(kind, "_fields", None) or list(getattr(kind, "__dataclass_fields__", ()))
 
 
-def _over_steps(g: Lowering, cell: OverSteps, input: Any, state: Any = None) -> Any:
+def _over_steps(g: TraceLowering, cell: OverSteps, input: Any, state: Any = None) -> Any:
     """A cell run over a sequence: a recurrent node of one layer."""
     x = g.tensor(input)
     hx = [] if state is None else list(state) if isinstance(state, (tuple, list)) else [state]
@@ -409,13 +414,13 @@ def _leaves(found: Any) -> list[Any]:
         return [leaf for item in found for leaf in _leaves(item)]
     if isinstance(found, Mapping):
         return [leaf for item in found.values() for leaf in _leaves(item)]
-    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (Tensor, Size, Packed, Complex)):
+    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (TracedTensor, Size, Packed, Complex)):
         return [leaf for key in found.__dataclass_fields__ for leaf in _leaves(getattr(found, key))]
     return [] if found is None else [found]
 
 
 def _labels(found: Any, label: str = "") -> list[str]:
-    """For each tensor of a result the key of the dict that it stands under, or ""."""
+    """For each tensor of a result the key of the dict that holds it, or ""."""
     if isinstance(found, Mapping):
         return [name for key, item in found.items() for name in _labels(item, f"{label}_{key}" if label else str(key))]
     if isinstance(found, (tuple, list)):
@@ -424,33 +429,33 @@ def _labels(found: Any, label: str = "") -> list[str]:
     return [] if found is None else [label]
 
 
-def _assembled(g: Lowering, found: Any, floating: str) -> tuple[Spec, dict[str, np.ndarray]]:
+def _assembled(g: TraceLowering, found: Any, floating: str) -> tuple[Spec, dict[str, np.ndarray]]:
     """The Spec of what was lowered, without nodes that nothing reads."""
     names: list[str] = []
     for item, label in zip(_leaves(found), _labels(found), strict=True):
         if isinstance(item, Packed):
             raise UnsupportedError("the output is a PackedSequence, expected pad_packed_sequence of it")
-        if not isinstance(item, Tensor):
+        if not isinstance(item, TracedTensor):
             raise UnsupportedError(f"the output holds {type(item).__name__}, expected tensors only")
         name = g.name_of(item)
-        given = name in {entry.name for entry in g.inputs}
+        given = name in {entry.name for entry in g.graph.inputs}
         if name in names or given or (label and label != name):
             g.node = None
             name = g.emit("Identity", [name], name=label or "output")
         names.append(name)
     if not names:
         raise UnsupportedError("the module returns no tensor, expected at least one")
-    if not g.nodes:
+    if not g.graph.nodes:
         raise UnsupportedError("nothing is left of the module, expected something to compute")
     try:
-        spec = Spec(g.inputs, g.nodes, names)
+        spec = g.graph.build(names)
     except SpecError as error:
         raise UnsupportedError(f"module: {error}") from None
     spec, weights, notes = simplify(
-        spec, {name: g.weights[name] for name in spec.weight_shapes()}, keep_weights=True, floating=floating
+        spec, {name: g.graph.weights[name] for name in spec.weight_shapes()}, keep_weights=True, floating=floating
     )
     g.notes += notes
-    spec, weights = _with_constants_inside(spec, weights, g.weights)
+    spec, weights = _with_constants_inside(spec, weights, g.graph.weights)
     needed = set(spec.outputs).union(*(node.reads for node in spec.nodes))
     inputs = [entry for entry in spec.inputs if entry.name in needed]
     g.notes += [f"input {entry.name!r}: left out, nothing reads it" for entry in spec.inputs if entry not in inputs]
@@ -464,7 +469,7 @@ def _assembled(g: Lowering, found: Any, floating: str) -> tuple[Spec, dict[str, 
 def _with_constants_inside(
     spec: Spec, weights: dict[str, np.ndarray], before: Mapping[str, np.ndarray]
 ) -> tuple[Spec, dict[str, np.ndarray]]:
-    """Constants that were folded, which no checkpoint has, stand in the Spec itself."""
+    """Constants that were folded, which no checkpoint has, are content of the Spec itself."""
     nodes, arrays = list(spec.nodes), dict(weights)
     for place, node in enumerate(nodes):
         name = f"{node.name}.value"
@@ -475,8 +480,8 @@ def _with_constants_inside(
     return Spec(spec.inputs, nodes, spec.outputs), arrays
 
 
-def _other_names(g: Lowering, spec: Spec) -> dict[str, str]:
-    """What a checkpoint calls the weights and nodes of a Spec, where that is another name."""
+def _other_names(g: TraceLowering, spec: Spec) -> dict[str, str]:
+    """The names of weights and nodes of a Spec in a checkpoint, where those are others."""
     there = {path for path, _ in paths_of(spec)} | spec.weight_shapes().keys()
     return {
         name: source
@@ -486,7 +491,7 @@ def _other_names(g: Lowering, spec: Spec) -> dict[str, str]:
 
 
 def _rows_alone(spec: Spec) -> bool:
-    """Whether each step stands for itself outside recurrent nodes, so that rows may have lengths of their own."""
+    """Whether each step is independent outside recurrent nodes, so that rows may have lengths of their own."""
     recurrent = spec.recurrent
     if not recurrent or any(node.lengths is not None for node in recurrent):
         return False

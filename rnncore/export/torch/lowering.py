@@ -1,8 +1,8 @@
 """From two traces of a module, at different sizes, to the nodes and weights of a Spec.
 
 Sizes that are equal in both traces are numbers; the others are computed in the graph from the shapes of values. What
-depends on parameters alone is computed here, once. How a function or a module of torch becomes nodes stands in
-torch_functions.py and torch_layers.py; this file keeps values, sizes and constants.
+depends on parameters alone is computed here, once. How a function or a module of torch becomes nodes is in
+functions/ and layers/; this file keeps values, sizes and constants.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,105 +18,34 @@ import torch
 from torch import fx
 
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
-from rnncore.export.torch.trace import Traced
+from rnncore.export.torch.pairing import escaped_in_both, needed_nodes, sizes_of
+from rnncore.export.torch.records import Traced
+from rnncore.export.torch.values import (
+    DTYPES,
+    Packed,
+    Size,
+    TracedTensor,
+    all_static,
+    any_trained,
+    array_of,
+    equal_tensors,
+    has_size,
+    is_plain,
+    mark_values,
+    reads_data,
+    same_size,
+    size_key,
+)
+from rnncore.graph.builder import GraphBuilder
 from rnncore.graph.nodes import Input, Node
-from rnncore.ops import OPS, Value
 
-__all__ = [
-    "HIDING",
-    "MAX_INLINE",
-    "Complex",
-    "Lowering",
-    "Packed",
-    "Size",
-    "Tensor",
-    "all_static",
-    "any_trained",
-    "array_of",
-]
+__all__ = ["MAX_INLINE", "TraceLowering"]
 
-DTYPES = {
-    torch.float32: "float",
-    torch.float64: "float",
-    torch.bool: "bool",
-    torch.uint8: "uint8",
-    torch.int8: "int8",
-    torch.int16: "int16",
-    torch.int32: "int32",
-    torch.int64: "int64",
-}
 COPYING = frozenset(("expand", "expand_as", "repeat", "contiguous", "clone", "detach", "unsqueeze", "to", "view",
                      "reshape", "broadcast_to", "type_as", "float"))  # fmt: skip
 """Functions and methods whose result is their tensor, or holds it several times."""
-HIDING = ("0 or -inf",)
-"""The origin of masks that are added to scores and hold nothing but 0 and -infinity."""
 MAX_INLINE = 4096
-"""Numbers of a constant that stand in the Spec itself."""
-
-
-@dataclass(eq=False)
-class Tensor:
-    """A value of the graph: its name, and what it is in both traces. A constant has no name until a node reads it.
-
-    origin   where it comes from, for what is better said in one node: ("sequence", "h" or "row", a Recurrent, index),
-             HIDING, or ("filled", number)
-    label    what a constant is called
-    static   whether parameters and sizes alone decide it, not what the model is given
-    trained  whether parameters decide it, so that other weights make it another one; None: not known yet
-    computed a constant that nodes of the graph compute from parameters
-    source   the parameter that it holds once or several times, in the same order
-    """
-
-    name: str | None
-    a: torch.Tensor
-    b: torch.Tensor
-    origin: tuple[Any, ...] | None = None
-    label: str = "constant"
-    constant: bool = False
-    static: bool = False
-    trained: bool | None = None
-    computed: bool = False
-    source: str | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.a.dtype
-
-    @property
-    def ndim(self) -> int:
-        return self.a.ndim
-
-    def axis(self, dim: int, extra: int = 0) -> int:
-        """A dimension counted from the front."""
-        return dim % (self.ndim + extra) if self.ndim + extra else 0
-
-
-@dataclass(eq=False)
-class Size:
-    """A number that depends on sizes: what it is in both traces, and how it is made.
-
-    recipe  ("dim", tensor, axis), ("item", tensor) or (an operator's name, x, y)
-    """
-
-    a: int | float
-    b: int | float
-    recipe: tuple[Any, ...]
-
-
-@dataclass(eq=False)
-class Complex:
-    """Complex numbers: the tensor (..., 2) of their real and imaginary parts."""
-
-    pair: Tensor
-
-
-@dataclass(eq=False)
-class Packed:
-    """A PackedSequence: the padded tensor it was made of, and its lengths."""
-
-    tensor: Tensor
-    lengths: Tensor
-    time_first: bool
+"""Numbers of a constant that are content of the Spec itself."""
 
 
 def trunc(x: int | float) -> int:
@@ -144,21 +71,19 @@ ARITHMETIC: dict[str, Callable] = {
     "max": max,
     "min": min,
 }
+
 SIZE_OPS = {"add": "Add", "sub": "Sub", "mul": "Mul", "max": "Max", "min": "Min", "mod": "Mod", "pow": "Pow"}
 NUMBER_OPS = {"log": "Log", "exp": "Exp"}
 WHOLE_OPS = {"floor": "Floor", "ceil": "Ceil", "round": "Round", "trunc": ""}
 
 
-def array_of(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().numpy().copy()
+class TraceLowering:
+    """Two traces of a module, and the graph that they become.
 
-
-class Lowering:
-    """One graph under construction.
-
-    nodes, weights   what has been made so far; values are the nodes' as the Spec will infer them
-    sources          nodes and weights -> what the module's state_dict calls them
-    notes            what was left out or folded
+    graph    the builder of the Spec; values, nodes and weights are its own
+    sources  nodes and weights -> what the module's state_dict calls them
+    notes    what was left out or folded
+    env      a node of the first trace -> what it stands for
     """
 
     def __init__(
@@ -171,39 +96,36 @@ class Lowering:
     ):
         self.first, self.second = first, second
         self.modules, self.stored = frozenset(modules), frozenset(stored)
-        self.inputs = list(inputs)
-        self.nodes: list[Any] = []
-        self.weights: dict[str, np.ndarray] = {}
+        self.graph = GraphBuilder(first=1, owned=self.modules)
+        self.graph.taken |= {"lengths", "mask", *(f"{name}." for name in modules)}
+        for entry in inputs:
+            self.graph.add_input(entry)
+        self.values = self.graph.values
         self.sources: dict[str, str] = {}
-        self.values: dict[str, Value] = {entry.name: entry.value for entry in inputs}
         self.notes: list[str] = []
         self.env: dict[fx.Node, Any] = {}
         self.sizes: list[Size] = []
-        self._escaped = _escaped_in_both(first, second)
+        self._escaped = escaped_in_both(first, second)
         self.place = "the module"
         self.node: fx.Node | None = None
         self.other: fx.Node | None = None
         self.a: Any = None
         self.b: Any = None
         self._suffix = ""
-        self._emitted: dict[Any, str] = {}
-        self._taken = {*(f"{name}." for name in self.modules), *self.values, "lengths", "mask"}
+
+    def inside(self, inputs: Sequence[Input]) -> TraceLowering:
+        """For the body of a loop of this graph."""
+        return TraceLowering(self.first, self.second, inputs, self.modules, self.stored)
 
     # --- names and nodes ---------------------------------------------------------------------------------------------
 
     def fresh(self, wanted: str) -> str:
         """A name that no value has yet, and no module but the current one."""
-        others = self.modules - {self.module}
-        for number in count():
-            name = wanted if number == 0 else f"{wanted}_{number}"
-            if name not in self._taken and name not in self.values and name not in others:
-                self._taken.add(name)
-                return name
-        raise AssertionError
+        return self.graph.fresh(wanted, self.module)
 
     @property
     def wanted(self) -> str:
-        """What the current node should be called: a module's name, or torch.fx's."""
+        """The name wanted for the current node: a module's name, or torch.fx's."""
         if self.node is None:
             return "value"
         return self.node.target if self.node.op == "call_module" else self.node.name
@@ -216,28 +138,33 @@ class Lowering:
         return self.node.target if self.node.op == "call_module" else getattr(self.node.target, "module_name", None)
 
     @contextmanager
-    def beside(self, suffix: str) -> Iterator[None]:
-        """Nodes made inside stand beside the current one, whose name, and that of its weights, they leave free."""
+    def named_with(self, suffix: str) -> Iterator[None]:
+        """Nodes made inside are named after the current one and the suffix; its own name they leave free."""
         before, self._suffix = self._suffix, suffix
         try:
             yield
         finally:
             self._suffix = before
 
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """A node that the Spec refuses is refused at the current place of the module."""
+        try:
+            yield
+        except SpecError as error:
+            raise UnsupportedError(f"{self.place}: {error}") from None
+
     def add(
         self, node: Any, weights: Mapping[str, np.ndarray] | None = None, sources: Mapping[str, str] | None = None
     ) -> Any:
-        """Appends a node of the Spec with its weights ("NODE.weight"); returns it.
+        """Append a node of the Spec with its weights, by their names in it; returns it.
 
-        sources: what the state_dict calls the weights; None where they are the current module's, under their names.
+        sources: what the state_dict calls the node or its weights, by their whole names; None where they are the
+        current module's, under their names.
         """
-        try:
-            found = node.infer(self.values)
-        except SpecError as error:
-            raise UnsupportedError(f"{self.place}: {error}") from None
-        self.values.update(found)
-        self.nodes.append(node)
-        self.weights.update(weights or {})
+        with self._refusals():
+            self.graph.add(node)
+        self.graph.own(node.name, weights or {})
         if sources is None and weights and self.module is not None:
             sources = {node.name: self.module}
         self.sources.update(sources or {})
@@ -252,28 +179,23 @@ class Lowering:
         name: str | None = None,
         sources: Mapping[str, str] | None = None,
     ) -> str:
-        """A node of an op; inputs are names or tensors; weights and sources by the names of weights in the node.
+        """Append an op; inputs are names or tensors; weights and sources by the names of weights in the node.
 
-        Returns its name. UnsupportedError where rnncore lacks the op.
+        Returns its name. UnsupportedError where the op cannot be what is asked of it.
         """
-        if op not in OPS:
-            raise UnsupportedError(f"{self.place}: {self.wanted} needs the op {op}, which rnncore does not have")
         names = [item if isinstance(item, str) else self.name_of(item) for item in inputs]
         name = self.fresh(name or self.wanted + self._suffix)
-        try:
+        with self._refusals():
             node = Node(name, op, tuple(names), dict(attributes or {}))
-        except SpecError as error:
-            raise UnsupportedError(f"{self.place}: {error}") from None
         own = None if sources is None else {f"{name}.{key}": source for key, source in sources.items()}
-        self.add(node, {f"{name}.{key}": array for key, array in (weights or {}).items()}, own)
-        return name
+        return self.add(node, weights, own).name
 
-    def out(self, name: str, index: int | None = None, origin: Any = None) -> Tensor:
+    def out(self, name: str, index: int | None = None, origin: Any = None) -> TracedTensor:
         """A named value as (one of) the current node's, compared with what torch computed."""
         a, b = (self.a, self.b) if index is None else (self.a[index], self.b[index])
         return self.named(name, a, b, origin)
 
-    def named(self, name: str, a: torch.Tensor, b: torch.Tensor, origin: Any = None) -> Tensor:
+    def named(self, name: str, a: torch.Tensor, b: torch.Tensor, origin: Any = None) -> TracedTensor:
         value = self.values[name]
         fits = len(value.shape) == a.ndim and value.dtype == self.spec_dtype(a.dtype)
         for found, expected in zip(value.shape, a.shape, strict=False):
@@ -282,7 +204,7 @@ class Lowering:
             raise UnsupportedError(
                 f"{self.place}: {self.wanted} became {value}, where torch has {a.dtype} {tuple(a.shape)}"
             )
-        return Tensor(name, a, b, origin)
+        return TracedTensor(name, a, b, origin)
 
     # --- constants ---------------------------------------------------------------------------------------------------
 
@@ -297,28 +219,28 @@ class Lowering:
         """The name of a Constant node with this content.
 
         A parameter is a weight under its own name, and what was computed from parameters one that no checkpoint has;
-        anything else stands in the Spec.
+        anything else is content of the Spec.
         """
         array = np.asarray(array)
         label = label if trained or label not in self.stored else f"{label}_constant"  # no name of a checkpoint's
         key = ("constant", dtype, array.shape, array.tobytes(), label if trained else "")
-        if key not in self._emitted:
-            attributes: dict[str, Any] = {"dtype": dtype, "shape": array.shape}
-            known = array.dtype.kind != "f" or not np.isnan(array).any()
-            inline = known and not trained and array.size <= MAX_INLINE
-            if inline:
-                attributes["value"] = tuple(array.reshape(-1).tolist())
-            weights = {} if inline else {"value": np.array(array, order="C")}
-            name = self._emitted[key] = self.emit("Constant", (), attributes, weights, label, {})
-            if label in self.stored:
-                self.sources[f"{name}.value"] = label
-        return self._emitted[key]
+        return self.graph.once(key, lambda: self._new_constant(array, dtype, label, trained))
 
-    def is_parameter(self, tensor: Tensor | None) -> bool:
+    def _new_constant(self, array: np.ndarray, dtype: str, label: str, trained: bool) -> str:
+        known = array.dtype.kind != "f" or not np.isnan(array).any()
+        inline = known and not trained and array.size <= MAX_INLINE
+        content = tuple(array.reshape(-1).tolist()) if inline else None
+        with self._refusals():
+            name = self.graph.add_constant(np.array(array, order="C"), dtype, label, content, self.module)
+        if label in self.stored:
+            self.sources[f"{name}.value"] = label
+        return name
+
+    def is_parameter(self, tensor: TracedTensor | None) -> bool:
         """Whether a tensor is one that a checkpoint has, as it is."""
         return tensor is not None and tensor.constant and not tensor.computed and tensor.label in self.stored
 
-    def name_of(self, tensor: Tensor) -> str:
+    def name_of(self, tensor: TracedTensor) -> str:
         """The value's name; a constant becomes a node now."""
         if tensor.name is None:
             dtype = self.spec_dtype(tensor.dtype)
@@ -329,14 +251,14 @@ class Lowering:
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 
-    def dim(self, tensor: Tensor, axis: int) -> int | Size:
+    def dim(self, tensor: TracedTensor, axis: int) -> int | Size:
         """The size of one dimension: a number where both traces agree, and the Spec knows no size it depends on."""
         axis = tensor.axis(axis)
         a, b = tensor.a.shape[axis], tensor.b.shape[axis]
         known = self.values[tensor.name].shape[axis] if tensor.name is not None else a
         return a if a == b and known == a else self._remember(Size(a, b, ("dim", tensor, axis)))
 
-    def shape(self, tensor: Tensor) -> tuple[int | Size, ...]:
+    def shape(self, tensor: TracedTensor) -> tuple[int | Size, ...]:
         return tuple(self.dim(tensor, axis) for axis in range(tensor.ndim))
 
     def _remember(self, size: Size) -> Size:
@@ -352,19 +274,19 @@ class Lowering:
             return self.compute(name, self.compute(name, *operands[:-1]), operands[-1])
         a = function(*(item.a if isinstance(item, Size) else item for item in operands))
         b = function(*(item.b if isinstance(item, Size) else item for item in operands))
-        return self._remember(Size(a, b, (name, *operands))) if _has_size(operands) else a
+        return self._remember(Size(a, b, (name, *operands))) if has_size(operands) else a
 
     def size_like(self, a: int, b: int) -> Size:
-        """The size that is a in the first trace and b in the second: one seen before, or a little beside one."""
+        """The size that is a in the first trace and b in the second: one seen before, or one near it."""
         for one, two in self._escaped:
             known = self.env.get(one)
             if (self.first.values[one], self.second.values[two]) == (a, b) and isinstance(known, Size):
                 return known
         for size in self.sizes:
-            if (size.a, size.b) == (a, b) and not _reads_data(size):
+            if (size.a, size.b) == (a, b) and not reads_data(size):
                 return size
         for size in list(self.sizes):
-            if _reads_data(size) or not isinstance(size.a, int):
+            if reads_data(size) or not isinstance(size.a, int):
                 continue
             if size.a - a == size.b - b:
                 return self.compute("add", size, a - size.a)
@@ -380,21 +302,17 @@ class Lowering:
         if not isinstance(size, Size):
             dtype = "float64" if isinstance(size, float) else "int64"  # as Python counts
             return self.constant(np.array([size], np.float64 if dtype == "float64" else np.int64), dtype, "number")
-        key = _size_key(size)
-        if key in self._emitted:
-            return self._emitted[key]
+        return self.graph.once(size_key(size), lambda: self._new_size(size), keep=size)
+
+    def _new_size(self, size: Size) -> str:
         kind, *parts = size.recipe
         if kind == "dim":
-            found = self.emit("Shape", [parts[0]], {"start": parts[1], "end": parts[1] + 1}, name="size")
-        elif kind == "item":
-            found = self.emit("Reshape", [parts[0]], {"shape": (1,)}, name="item")
-            wanted = "float64" if isinstance(size.a, float) else "int64"
-            if self.values[found].dtype != wanted:
-                found = self.emit("Cast", [found], {"to": wanted}, name="item")
-        else:
-            found = self._size_arithmetic(kind, parts)
-        self._emitted[key] = found
-        return found
+            return self.emit("Shape", [parts[0]], {"start": parts[1], "end": parts[1] + 1}, name="size")
+        if kind != "item":
+            return self._size_arithmetic(kind, parts)
+        item = self.emit("Reshape", [parts[0]], {"shape": (1,)}, name="item")
+        wanted = "float64" if isinstance(size.a, float) else "int64"
+        return item if self.values[item].dtype == wanted else self.emit("Cast", [item], {"to": wanted}, name="item")
 
     def _size_arithmetic(self, kind: str, parts: Sequence[Any]) -> str:
         names = [self.size_value(part) for part in parts]
@@ -427,10 +345,10 @@ class Lowering:
         if not isinstance(size, Size):
             dtype = "bool" if isinstance(size, bool) else "float" if isinstance(size, float) else "int64"
             return self.constant(np.array(size), dtype, "number")
-        key = ("scalar", _size_key(size))
-        if key not in self._emitted:
-            self._emitted[key] = self.emit("Squeeze", [self.size_value(size)], {"axes": (0,)}, name="size")
-        return self._emitted[key]
+        key = ("scalar", size_key(size))
+        return self.graph.once(
+            key, lambda: self.emit("Squeeze", [self.size_value(size)], {"axes": (0,)}, name="size"), keep=size
+        )
 
     def parameter(self, op_inputs: list[Any], name: str, sizes: Sequence[Any], position: int) -> dict[str, Any]:
         """A list of sizes for an op's parameter: an attribute where all are numbers, else an input that is appended."""
@@ -456,22 +374,22 @@ class Lowering:
             return name
         return self.emit("Cast", [name], {"to": wanted}, name=f"{self.wanted}_cast")
 
-    def tensor(self, item: Any) -> Tensor:
+    def tensor(self, item: Any) -> TracedTensor:
         """The argument, which has to be a tensor."""
         if isinstance(item, Packed):
             raise UnsupportedError(
                 f"{self.place}: {self.wanted} of a PackedSequence, expected a recurrent module or pad_packed_sequence"
             )
-        if not isinstance(item, Tensor):
+        if not isinstance(item, TracedTensor):
             raise UnsupportedError(f"{self.place}: {self.wanted}: {type(item).__name__}, expected a tensor")
         return item
 
-    def reshaped(self, x: Any, sizes: Sequence[Any], name: str | None = None, of: Tensor | None = None) -> str:
+    def reshaped(self, x: Any, sizes: Sequence[Any], name: str | None = None, of: TracedTensor | None = None) -> str:
         """A Reshape to numbers and sizes, one of which may be -1; sizes of ``of`` at the same place stay."""
         wanted = list(sizes)
         shape = self.shape(of) if of is not None else ()
         for place, size in enumerate(wanted[: len(shape)]):
-            if isinstance(size, Size) and isinstance(shape[place], Size) and _same(size, shape[place]):
+            if isinstance(size, Size) and isinstance(shape[place], Size) and same_size(size, shape[place]):
                 wanted[place] = 0
         unknown = [place for place, size in enumerate(wanted) if isinstance(size, Size)]
         if len(unknown) == 1 and -1 not in wanted:
@@ -486,12 +404,12 @@ class Lowering:
 
     # --- the graph of torch.fx ---------------------------------------------------------------------------------------
 
-    def run(self, lower: Callable[[Lowering, fx.Node, list[Any], dict[str, Any]], Any]) -> tuple[Any, Any, Any]:
+    def run(self, lower: Callable[[TraceLowering, fx.Node, list[Any], dict[str, Any]], Any]) -> tuple[Any, Any, Any]:
         """Every node that the output needs, in order. Returns the output's argument, and its values in both traces."""
         ones, twos = list(self.first.graph.nodes), list(self.second.graph.nodes)
-        needed = [_needed(nodes) for nodes in (ones, twos)]
-        followed = [pair for pair in self._escaped if all(map(_sizes_of, pair, needed))]
-        wanted = [_needed(nodes, [pair[i] for pair in followed]) for i, nodes in enumerate((ones, twos))]
+        needed = [needed_nodes(nodes) for nodes in (ones, twos)]
+        followed = [pair for pair in self._escaped if all(map(sizes_of, pair, needed))]
+        wanted = [needed_nodes(nodes, [pair[i] for pair in followed]) for i, nodes in enumerate((ones, twos))]
         pairs = self._aligned(*wanted)
         for one, two in pairs:
             self.node, self.other, self.place = one, two, self.first.places.get(one, "the module")
@@ -505,7 +423,7 @@ class Lowering:
                 )
             if one.op == "placeholder":
                 if one not in self.env:
-                    self.env[one] = Tensor(one.target, self.first.values[one], self.second.values[two])
+                    self.env[one] = TracedTensor(one.target, self.first.values[one], self.second.values[two])
                     self.shape(self.env[one])
                 continue
             self.a, self.b = self.first.values[one], self.second.values[two]
@@ -521,26 +439,30 @@ class Lowering:
                     f"{self.place}: {self.wanted}: arguments that are not accepted: {error}"
                 ) from error
             given = [args, list(kwargs.values())]
-            _mark(self.env[one], all(map(all_static, given)), one.op == "call_module" or any_trained(given))
+            mark_values(self.env[one], all(map(all_static, given)), one.op == "call_module" or any_trained(given))
         raise AssertionError("no output")
 
     def _lowered(self, lower: Callable, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """The current node as nodes of the Spec; what is computed from parameters alone keeps its content as well."""
-        settled = isinstance(self.a, torch.Tensor) and _is_plain(args, kwargs) and _equal(self.a, self.b)
+        settled = isinstance(self.a, torch.Tensor) and is_plain(args, kwargs) and equal_tensors(self.a, self.b)
         try:
             found = lower(self, one, args, kwargs)
         except UnsupportedError:
             if not settled:
                 raise
-            return Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=True)
-        if isinstance(found, Tensor) and isinstance(self.a, torch.Tensor):
+            return TracedTensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=True)
+        if isinstance(found, TracedTensor) and isinstance(self.a, torch.Tensor):
             if settled and not found.constant:
                 found.constant = found.computed = True
-            if str(getattr(one.target, "__name__", one.target)) in COPYING and args and isinstance(args[0], Tensor):
+            if (
+                str(getattr(one.target, "__name__", one.target)) in COPYING
+                and args
+                and isinstance(args[0], TracedTensor)
+            ):
                 found.source = self.source_of(args[0])
         return found
 
-    def source_of(self, tensor: Tensor) -> str | None:
+    def source_of(self, tensor: TracedTensor) -> str | None:
         """The parameter that a tensor holds, once or several times in the same order."""
         return tensor.label if self.is_parameter(tensor) else tensor.source
 
@@ -586,13 +508,13 @@ class Lowering:
     @staticmethod
     def _may_vary(one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> bool:
         """Whether a number that both traces agree in may be another one elsewhere: a size, or made of one."""
-        return (one.op == "call_method" and one.target in ("size", "numel", "nelement")) or _has_size([args, kwargs])
+        return (one.op == "call_method" and one.target in ("size", "numel", "nelement")) or has_size([args, kwargs])
 
     def _folded(self, one: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any] | None:
-        """What depends on nothing that the model is given, as it is."""
+        """The value of the current node if it depends on nothing that the model is given, in a tuple; else None."""
         if one.op == "get_attr":
             return (
-                Tensor(
+                TracedTensor(
                     None,
                     self.a,
                     self.b,
@@ -608,120 +530,18 @@ class Lowering:
         if plain and self.a == self.b and not self.first.tracer.depends_on_data(one):
             number = isinstance(self.a, (int, float)) and not isinstance(self.a, bool)
             return None if number and self._may_vary(one, args, kwargs) else (self.a,)
-        if one.op == "call_module" and not _is_plain(args, kwargs):
+        if one.op == "call_module" and not is_plain(args, kwargs):
             return None
         trained = one.op == "call_module" or any_trained([args, list(kwargs.values())])
-        if isinstance(self.a, torch.Tensor) and not trained and _is_plain(args, kwargs) and _equal(self.a, self.b):
-            return (Tensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=False),)
+        if (
+            isinstance(self.a, torch.Tensor)
+            and not trained
+            and is_plain(args, kwargs)
+            and equal_tensors(self.a, self.b)
+        ):
+            return (TracedTensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=False),)
         return None
 
     def _is_stored(self, one: fx.Node) -> bool:
         """Whether a checkpoint of the module decides a tensor, or whether that cannot be known."""
         return one.target in self.stored or one.target.startswith("_tensor_constant")
-
-
-def _has_size(found: Any) -> bool:
-    """Whether a number among the arguments depends on sizes."""
-    if isinstance(found, (tuple, list)):
-        return any(map(_has_size, found))
-    return isinstance(found, Size) or (isinstance(found, dict) and any(map(_has_size, found.values())))
-
-
-def _needed(nodes: list[fx.Node], beside: Sequence[fx.Node] = ()) -> list[fx.Node]:
-    """The nodes that the output needs, and others, in order."""
-    needed = {nodes[-1], *beside}
-    for node in reversed(nodes):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    return [node for node in nodes if node in needed]
-
-
-def _escaped_in_both(first: Traced, second: Traced) -> list[tuple[fx.Node, fx.Node]]:
-    """Sizes that became numbers of Python's own at the same line of both traces, as long as those do the same."""
-    found = {}
-    for one, two in zip(first.escapes, second.escapes, strict=False):
-        if one.place != two.place:
-            break
-        found[one.node] = (one.node, two.node)
-    return list(found.values())
-
-
-def _sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:
-    """Whether a number is made of sizes of tensors that are needed anyway, and still stands in the graph."""
-    if node.graph is not needed[0].graph or node._erased:
-        return False
-    if node in needed:
-        return True
-    if node.op == "call_method" and node.target == "size":
-        return node.args[0] in needed or node.args[0].op == "placeholder"
-    inputs = node.all_input_nodes
-    return bool(inputs) and not isinstance(node.target, str) and all(_sizes_of(one, needed) for one in inputs)
-
-
-def _is_plain(*found: Any) -> bool:
-    """Whether nothing in the arguments is a value of the graph or a size."""
-    for item in found:
-        if isinstance(item, (Size, Packed, Complex)) or (isinstance(item, Tensor) and not item.constant):
-            return False
-        if isinstance(item, (tuple, list)) and not _is_plain(*item):
-            return False
-        if isinstance(item, dict) and not _is_plain(*item.values()):
-            return False
-        if isinstance(item, slice) and not _is_plain(item.start, item.stop, item.step):
-            return False
-    return True
-
-
-def all_static(found: Sequence[Any]) -> bool:
-    """Whether no argument is a value that the model's inputs decide."""
-    for item in found:
-        if isinstance(item, (Packed, Complex)) or (isinstance(item, Tensor) and not item.static):
-            return False
-        if isinstance(item, (tuple, list)) and not all_static(item):
-            return False
-        if isinstance(item, Size) and _reads_data(item):
-            return False
-    return True
-
-
-def _reads_data(size: Size) -> bool:
-    """Whether a number comes out of a tensor, and not out of shapes alone."""
-    kind, *parts = size.recipe
-    return kind == "item" or any(isinstance(part, Size) and _reads_data(part) for part in parts)
-
-
-def any_trained(found: Any) -> bool:
-    """Whether a parameter decides an argument."""
-    if isinstance(found, (tuple, list)):
-        return any(map(any_trained, found))
-    if isinstance(found, dict):
-        return any(map(any_trained, found.values()))
-    return isinstance(found, Tensor) and bool(found.trained)
-
-
-def _mark(found: Any, static: bool, trained: bool) -> None:
-    if isinstance(found, Tensor):
-        found.static = found.static or static
-        found.trained = trained if found.trained is None else found.trained
-    elif isinstance(found, (tuple, list)):
-        for item in found:
-            _mark(item, static, trained)
-
-
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def _size_key(size: Any) -> Any:
-    if not isinstance(size, Size):
-        return size
-    kind, *parts = size.recipe
-    if kind in ("dim", "item"):
-        return (kind, id(parts[0]), *parts[1:])
-    return (kind, *map(_size_key, parts))
-
-
-def _same(a: Size, b: Size) -> bool:
-    return (
-        a is b or (_size_key(a) == _size_key(b)) or ((a.a, a.b) == (b.a, b.b) and a.recipe[0] == b.recipe[0] == "dim")
-    )

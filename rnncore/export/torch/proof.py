@@ -2,7 +2,7 @@
 
 A size may decide more than the trace shows: a branch goes the example's way, a size that becomes a number of Python's
 own is not followed. So torch is run again at sizes chosen for that: each free dimension alone and all together, a batch
-of 1 among them, the nearest sizes at which a recorded branch goes the other way, and sizes beside the numbers that
+of 1 among them, the nearest sizes at which a recorded branch goes the other way, and sizes next to the numbers that
 code compares with. Where results differ, both traces say at which line.
 """
 
@@ -23,7 +23,7 @@ import torch
 from rnncore.errors import RnncoreError, UnsupportedError, VerificationError
 from rnncore.export.torch.axes import Axes, shapes_of
 from rnncore.export.torch.bounds import FAR, turning
-from rnncore.export.torch.trace import Decision, Formula, Traced, is_users
+from rnncore.export.torch.records import Decision, Formula, Traced, is_users
 from rnncore.formats.verification import compare
 from rnncore.runtime.model import Model
 
@@ -59,7 +59,7 @@ class BranchError(UnsupportedError):
 
 @dataclass
 class Proof:
-    """What it takes to compare a model with torch.
+    """The means to compare a model with torch.
 
     retrace  traces the module again, with inputs by name and the number of a decision to turn round, or None
     outputs  the arrays of a result of torch, by the names of the model's outputs
@@ -333,7 +333,7 @@ class _Expected:
 
 
 def _expected(one: Formula, two: Formula, size: int, step: int) -> _Expected | None:
-    """What a number is expected to be for another size than ``size``, from what it was a step further.
+    """The number expected for another size than ``size``, from what it was a step further.
 
     None where it does not depend on it.
     """
@@ -343,7 +343,7 @@ def _expected(one: Formula, two: Formula, size: int, step: int) -> _Expected | N
 
 
 def _passing(expected: _Expected, numbers: set[int]) -> list[int]:
-    """Sizes at which a number reaches others, and those beside them."""
+    """Sizes at which a number reaches others, and those next to them."""
     found = set()
     for number in (one for base in numbers for one in (base, base + 1)):
         before = expected(expected.size) >= number

@@ -26,7 +26,7 @@ OTHERS = (
 
 
 class Draw:
-    """A number from 0 to 1, less than 1, that nobody knows; it may only be compared with one outside that range."""
+    """A number from 0 to 1, less than 1, that is not known; it may only be compared with one outside that range."""
 
     def __init__(self, what: str, refusal: Callable[[str], Exception]):
         self._what, self._refusal = what, refusal
@@ -94,24 +94,24 @@ def recorded_draws(
 
         return call
 
-    stands: dict[int, tuple[Callable, Callable]] = {}
+    replacements: dict[int, tuple[Callable, Callable]] = {}
     for one, table in ((True, ONE), (False, OTHERS)):
         for home, names in table:
             for name in names:
                 function = getattr(home, name)
-                stands[id(function)] = function, replaced(function, f"{home.__name__}.{name}", one)
+                replacements[id(function)] = function, replaced(function, f"{home.__name__}.{name}", one)
     names = {name for _, table in (*ONE, *OTHERS) for name in table}
     places = [
         (table, name)
         for table in [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
         for name in names & table.keys()
-        if id(table[name]) in stands
+        if id(table[name]) in replacements
     ]
-    places += [(table, name) for table in tables for name in list(table) if id(table[name]) in stands]
+    places += [(table, name) for table in tables for name in list(table) if id(table[name]) in replacements]
     kept = [(table, name, table[name]) for table, name in places]
     try:
         for table, name, function in kept:
-            table[name] = stands[id(function)][1]
+            table[name] = replacements[id(function)][1]
         yield
     finally:
         for table, name, function in kept:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from rnncore.errors import SpecError, UnsupportedError
-from rnncore.export.torch.loops import Leaf, ScanCall, leaves_of
-from rnncore.export.torch.lowering import Lowering, Size, Tensor
+from rnncore.export.torch.loops.leaves import Leaf, leaves_of
+from rnncore.export.torch.loops.scanned import ScanCall
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Size, TracedTensor
 from rnncore.graph.nodes import Control, Input
 from rnncore.graph.spec import Spec
 
@@ -17,7 +19,7 @@ __all__ = ["lower_scan"]
 
 
 def lower_scan(
-    g: Lowering, starts: list[Any], sources: list[Any], captured: list[Any], lower: Callable
+    g: TraceLowering, starts: list[Any], sources: list[Any], captured: list[Any], lower: Callable
 ) -> tuple[Any, ...]:
     """The values after the last step, and those of all steps, side by side on axis 1."""
     body = _Body(g, g.node.target, g.other.target)
@@ -38,24 +40,24 @@ def lower_scan(
         output_axes=(1,) * len(body.call.collected),
     )
     sources = {f"{name}.body.{key}": source for key, source in body.sources.items()}
-    g.add(node, {f"{name}.body.{key}": array for key, array in weights.items()}, sources)
+    g.add(node, {f"body.{key}": array for key, array in weights.items()}, sources)
     return tuple(g.named(found, g.a[i], g.b[i]) for i, found in enumerate(node.names))
 
 
 class _Body:
     """The body of a loop under construction: its inputs, and what they are outside."""
 
-    def __init__(self, g: Lowering, one: ScanCall, two: ScanCall):
+    def __init__(self, g: TraceLowering, one: ScanCall, two: ScanCall):
         self.g, self.call, self.other = g, one, two
         self.entries: list[Input] = []
         self.states: list[str] = []
         self.sequences: list[str] = []
         self.axes: list[int] = []
         self.captures: dict[str, str] = {}
-        self.carried: dict[int, Tensor] = {}
-        self.items: dict[int, Tensor] = {}
+        self.carried: dict[int, TracedTensor] = {}
+        self.items: dict[int, TracedTensor] = {}
         self.outer: dict[Any, Any] = {}
-        self.counter: Tensor | None = None
+        self.counter: TracedTensor | None = None
         self.sources: dict[str, str] = {}
 
     def _entry(self, name: str, dtype: str, shape: tuple[Any, ...]) -> str:
@@ -73,7 +75,7 @@ class _Body:
             outside = self.g.tensor(start)
             self.states.append(self.g.cast(outside, a.dtype))
             shape = self.g.values[self.states[-1]].shape
-            self.carried[j] = Tensor(self._entry(f"state_{i}", self.g.spec_dtype(a.dtype), shape), a, b)
+            self.carried[j] = TracedTensor(self._entry(f"state_{i}", self.g.spec_dtype(a.dtype), shape), a, b)
 
     def add_sequences(self, sources: list[Any]) -> None:
         for i, (j, source) in enumerate(zip(self.call.sequences, sources, strict=True)):
@@ -84,7 +86,7 @@ class _Body:
             if keep:
                 a, b = a.squeeze(axis), b.squeeze(axis)
             shape = (*value.shape[:axis], *value.shape[axis + 1 :])
-            self.items[j] = Tensor(self._entry(f"item_{i}", value.dtype, shape), a, b)
+            self.items[j] = TracedTensor(self._entry(f"item_{i}", value.dtype, shape), a, b)
             self.sequences.append(outside)
             self.axes.append(axis)
         if self._counts() or not self.sequences:
@@ -103,22 +105,22 @@ class _Body:
         numbers = g.emit("Range", [g.scalar(0), g.scalar(count), g.scalar(1)], name="steps")
         self.sequences.append(numbers)
         self.axes.append(0)
-        self.counter = Tensor(self._entry("step", "int64", ()), torch.tensor(1), torch.tensor(1))
+        self.counter = TracedTensor(self._entry("step", "int64", ()), torch.tensor(1), torch.tensor(1))
 
     def add_captured(self, captured: list[Any]) -> None:
         for i, (node, found) in enumerate(zip(self.call.captured, captured, strict=True)):
-            if isinstance(found, Tensor) and found.constant and not found.computed:
-                self.outer[node] = Tensor(
+            if isinstance(found, TracedTensor) and found.constant and not found.computed:
+                self.outer[node] = TracedTensor(
                     None, found.a, found.b, label=found.label, constant=True, static=True, trained=found.trained
                 )
-            elif isinstance(found, (Tensor, Size)):
-                whole = isinstance(found, Tensor)
+            elif isinstance(found, (TracedTensor, Size)):
+                whole = isinstance(found, TracedTensor)
                 outside = self.g.name_of(found) if whole else self.g.size_value(found)
                 value = self.g.values[outside]
                 name = self._entry(f"outer_{i}", value.dtype, value.shape)
                 self.captures[name] = outside
                 a, b = (found.a, found.b) if whole else (torch.tensor([found.a]), torch.tensor([found.b]))
-                inside = Tensor(name, a, b)
+                inside = TracedTensor(name, a, b)
                 self.outer[node] = inside if whole else Size(found.a, found.b, ("item", inside))
             elif isinstance(found, (int, float, bool, str, type(None))):
                 self.outer[node] = found
@@ -129,9 +131,9 @@ class _Body:
 
     def lowered(self, lower: Callable) -> tuple[Spec, dict[str, Any]]:
         """The body's Spec and weights."""
-        sub = Lowering(self.g.first, self.g.second, self.entries, self.g.modules, self.g.stored)
+        sub = self.g.inside(self.entries)
         for tensor in (*self.carried.values(), *self.items.values(), *self.outer.values()):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, TracedTensor):
                 sub.shape(tensor)
         loop, results = self.call.loop, {}
         for j in sorted((*self.items, *self.call.inner), key=lambda j: (j not in self.items, j)):
@@ -155,13 +157,13 @@ class _Body:
                 name = sub.emit("Identity", [name], name="output")
             names.append(name)
         try:
-            spec = Spec(self.entries, sub.nodes, names)
+            spec = sub.graph.build(names)
         except SpecError as error:
             raise UnsupportedError(f"{self.g.place}: {error}") from None
         self.sources = sub.sources
-        return spec, {name: sub.weights[name] for name in spec.weight_shapes()}
+        return spec, {name: sub.graph.weights[name] for name in spec.weight_shapes()}
 
-    def _arguments(self, sub: Lowering, results: dict[int, Any], one: Any, two: Any) -> Any:
+    def _arguments(self, sub: TraceLowering, results: dict[int, Any], one: Any, two: Any) -> Any:
         if isinstance(one, Leaf):
             return self._leaf(sub, results, one, two)
         if isinstance(one, slice):
@@ -171,7 +173,7 @@ class _Body:
             return {key: self._arguments(sub, results, one[key], two[key]) for key in one}
         return type(one)(self._arguments(sub, results, a, b) for a, b in zip(one, two, strict=True))
 
-    def _leaf(self, sub: Lowering, results: dict[int, Any], one: Leaf, two: Leaf) -> Any:
+    def _leaf(self, sub: TraceLowering, results: dict[int, Any], one: Leaf, two: Leaf) -> Any:
         if one.kind == "same":
             return self.outer[one.value]
         if one.kind == "now":

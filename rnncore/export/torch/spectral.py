@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnncore.export.torch.functions import called, entry, move_axes, refuse
-from rnncore.export.torch.lowering import Complex, Lowering, Size, Tensor
+from rnncore.export.torch.functions.common import move_axes
+from rnncore.export.torch.functions.registry import called, entry, refuse
+from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.values import Complex, Size, TracedTensor
 
 __all__ = ["call_complex", "holds_complex"]
 
@@ -20,19 +22,19 @@ def holds_complex(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return any(isinstance(item, Complex) for item in (*args, *kwargs.values()))
 
 
-def call_complex(g: Lowering, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def call_complex(g: TraceLowering, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The value of a function or method of complex numbers. UnsupportedError for all but those of COMPLEX."""
     if name not in COMPLEX:
         raise refuse(g, "complex numbers", f"one of {', '.join(sorted(COMPLEX))} of them")
     return COMPLEX[name](g, *args, **kwargs)
 
 
-def _complex(g: Lowering, name: str) -> Complex:
+def _complex(g: TraceLowering, name: str) -> Complex:
     """The current node's value from its parts."""
     return Complex(g.named(name, torch.view_as_real(g.a.resolve_conj()), torch.view_as_real(g.b.resolve_conj())))
 
 
-def _part(g: Lowering, x: Complex, index: int) -> str:
+def _part(g: TraceLowering, x: Complex, index: int) -> str:
     return g.emit("Gather", [x.pair], {"axis": x.pair.ndim - 1, "indices": index})
 
 
@@ -63,7 +65,7 @@ def stft(
     """(..., bins, frames) complex, or with a last dimension of two."""
     x, frame, width = g.tensor(input), n_fft, n_fft if win_length is None else win_length
     step = frame // 4 if hop_length is None else hop_length
-    if any(isinstance(item, (Size, Tensor)) for item in (frame, width, step)):
+    if any(isinstance(item, (Size, TracedTensor)) for item in (frame, width, step)):
         raise refuse(g, "a frame of computed length", "numbers")
     if window is not None and not window.constant:
         raise refuse(g, "a window that is computed", "one that stays the same")
@@ -103,7 +105,7 @@ def rfft(g, input, n=None, dim=-1, norm=None):
 # --- what may be done with complex numbers ---------------------------------------------------------------------------
 
 
-def _only_complex(g: Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
+def _only_complex(g: TraceLowering, input: Any, *args: Any, **kwargs: Any) -> Any:
     raise refuse(g, "real numbers", "complex ones")
 
 
@@ -156,7 +158,7 @@ def atan2(g, input, other):
     return _arc(g, g.cast(input, g.a.dtype), g.cast(other, g.a.dtype))
 
 
-def _arc(g: Lowering, y: str, x: str) -> Tensor:
+def _arc(g: TraceLowering, y: str, x: str) -> TracedTensor:
     """The angle of (x, y)."""
     zero, half, whole = (g.cast(number, g.a.dtype) for number in (0.0, math.pi / 2, math.pi))
     negative = g.emit("Less", [y, zero])

@@ -13,13 +13,11 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
@@ -33,12 +31,12 @@ from rnncore.errors import RnncoreError, UnsupportedError
 from rnncore.export.torch.containers import CONTAINERS, recorded_containers
 from rnncore.export.torch.entrances import entrances, legacy_types
 from rnncore.export.torch.random import REMEDY, Draw, recorded_draws
+from rnncore.export.torch.records import HERE, Decision, Escape, Formula, Traced, is_users, place_of, users_frames
 
-__all__ = ["Decision", "Formula", "Traced", "is_users", "place_of", "trace"]
+__all__ = ["trace"]
 
 PACKING = tuple(getattr(rnn, name) for name in rnn.__all__ if inspect.isfunction(getattr(rnn, name, None)))
 """Functions of torch.nn.utils.rnn, which look into tensors and are therefore recorded as they are called."""
-
 FACTORIES = tuple(
     getattr(torch, name)
     for name in ("zeros", "ones", "full", "empty", "arange", "tensor", "eye", "linspace", "as_tensor", "scalar_tensor")
@@ -47,7 +45,7 @@ FACTORIES = tuple(
 RANDOM = frozenset(("rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "rand_like",
                     "randn_like", "normal_", "uniform_", "exponential_", "random_", "gumbel_softmax"))  # fmt: skip
 MATH = {name: getattr(math, name) for name in ("sqrt", "log", "exp", "floor", "ceil")}
-"""What NumPy's functions of these names do with a size."""
+"""NumPy's functions of these names, of a size."""
 KNOWN = frozenset(("ndim", "dtype", "device", "is_cuda", "is_cpu", "is_sparse", "is_mps", "is_quantized", "layout",
                    "requires_grad", "is_leaf", "grad_fn", "is_nested", "names", "itemsize"))  # fmt: skip
 """Attributes of a tensor that no size changes."""
@@ -56,81 +54,6 @@ KNOWN_METHODS = frozenset(("dim", "ndimension", "is_floating_point", "is_complex
 _ONE_AT_A_TIME = threading.RLock()
 """Recording changes functions of torch and of Python for a while."""
 LEAVING = frozenset(("tolist", "numpy", "__array__", "__int__", "__float__"))
-EXPORT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-HERE = (EXPORT + os.sep, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep)
-
-
-@dataclass
-class Traced:
-    """What trace found.
-
-    graph, values   torch.fx's graph, and the value of each node for the example
-    places          the user's line of each node, "FILE:LINE"; stacks all lines that led there
-    decisions       what branches on sizes decided, in order
-    escapes         sizes that became numbers of Python's own, in order
-    """
-
-    graph: fx.Graph
-    values: dict[fx.Node, Any]
-    places: dict[fx.Node, str] = field(default_factory=dict)
-    stacks: dict[fx.Node, tuple] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
-    escapes: list[Escape] = field(default_factory=list)
-    tracer: Any = None
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """A branch on sizes: its place, what was asked for, and the answer."""
-
-    place: str
-    formula: Formula
-    taken: bool
-
-
-@dataclass(frozen=True)
-class Formula:
-    """How a number was made of sizes: the sizes, and the calls that lead from them to it.
-
-    sources  for each size the tensor's node and its dimension; None where it is made of several
-    gap      of one size: how far a condition is from turning round, where that only grows or only falls with it
-    """
-
-    leaves: list[int]
-    value: Callable[[Sequence[int]], Any]
-    sources: list[tuple[fx.Node, int] | None] = field(default_factory=list)
-    gap: Callable[[int], Any] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Escape:
-    """A size that became a number that is not followed: its place, how it was made, and the code that uses it."""
-
-    place: str
-    node: fx.Node
-    formula: Formula
-    code: tuple[CodeType, ...]
-
-
-def place_of(frames: Iterator[tuple[str, int]]) -> str:
-    """ "FILE:LINE" of the innermost frame; the file as it is imported."""
-    found = next(iter(frames), None)
-    return "the module" if found is None else f"{found[0]}:{found[1]}"
-
-
-def is_users(file: str) -> bool:
-    """Whether code of a file belongs neither to torch nor to the exporter, nor to what the interpreter makes itself."""
-    return not file.startswith((*HERE, "<frozen ", "<eval_with_key>", "<__array_function__"))
-
-
-def users_frames() -> list[tuple[str, int]]:
-    """(file, line) of the frames on the stack that belong neither to torch nor to the exporter, innermost first."""
-    frame, found = sys._getframe(1), []
-    while frame is not None:
-        if is_users(frame.f_code.co_filename):
-            found.append((frame.f_code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    return found
 
 
 class _Proxy(fx.Proxy):
@@ -404,7 +327,7 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def _changed_in_place(self, kind, target, called, args, kwargs) -> _Proxy | None:
-        """The proxy whose tensor a call changes, which from then on stands for the result."""
+        """The proxy whose tensor a call changes, which from then on is the result."""
         inplace = kind == "call_method" and called.endswith("_") and not called.endswith("__")
         inplace = inplace or (kind == "call_function" and called.endswith("_") and not called.endswith("__"))
         inplace = inplace or kwargs.get("inplace") is True
@@ -543,7 +466,7 @@ COMPARISONS = (operator.gt, operator.ge, operator.lt, operator.le, operator.eq, 
 
 
 def _gap(node: fx.Node) -> Callable[[int], Any] | None:
-    """What a condition on one size compares, less what it is compared with; None where that may rise and fall."""
+    """The difference of both sides of a condition on one size; None where that may rise and fall."""
     if node.target not in COMPARISONS:
         return _monotone(node)
     sides = [_monotone(side) if isinstance(side, fx.Node) else side for side in node.args]

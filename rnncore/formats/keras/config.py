@@ -1,7 +1,7 @@
 """Keras configs as data: JSON -> layers, the calls between them, and the variables that each owns. Keras is not needed.
 
-A config names classes; here a class is a key of a fixed table (LAYERS in keras_use.py and OPERATIONS in
-keras_operations.py), whatever module the file claims it comes from, and modules that are not Keras's own are refused.
+A config names classes; here a class is a key of a fixed table (LAYERS in use.py and OPERATIONS in
+operations.py), whatever module the file claims it comes from, and modules that are not Keras's own are refused.
 Three notations are read: Keras 1 and 2 (lists of [layer, node, tensor, arguments]), tf.keras's extension of it with
 tensors inside the arguments, and Keras 3 (arguments with __keras_tensor__ in them).
 
@@ -93,7 +93,7 @@ class Ref(NamedTuple):
 class Layer:
     """One layer of a config.
 
-    place     where it stands in the file: "config.layers[3]"
+    place     its place in the file: "config.layers[3]"
     parts     layers inside it, by the attribute that Keras keeps them under: "forward_layer", "cells/0"
     network   the layers and calls of a model inside it
     own       its own arrays, in the order of get_weights; filled in by what reads the weights
@@ -252,7 +252,7 @@ def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None
 
 
 def _meaning(found: Any, place: str, layers: Layers) -> Spec | Node | Mapping[str, Any] | None:
-    """What the caller says that a layer of this class is; None for a class of which nothing is said."""
+    """The meaning that the caller gave for layers of this class; None for a class without one."""
     if not isinstance(found, Mapping):
         return None
     names = [name for name in (found.get("registered_name"), found.get("class_name")) if isinstance(name, str)]
@@ -414,7 +414,7 @@ def tensors(found: Any) -> Iterator[Ref]:
 
 
 def leaves(found: Any) -> Iterator[Any]:
-    """What stands in nested lists and objects in Keras's order, which sorts an object's keys."""
+    """The items of nested lists and objects in Keras's order, which sorts an object's keys."""
     if isinstance(found, (list, tuple)) and not hasattr(found, "_fields"):
         for item in found:
             yield from leaves(item)

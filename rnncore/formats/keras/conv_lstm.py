@@ -187,7 +187,7 @@ def _scan(
         output_backward=(cell.backwards and time_order,) * collected,
     )  # fmt: skip
     graph.add(node)
-    graph.weights(node.name, {f"body.{key}": array for key, array in body.arrays.items()})
+    graph.own(node.name, {f"body.{key}": array for key, array in body.weights.items()})
     names = node.names
     last = names[-1] if cell.sequences else names[2 if masked else 0]
     output = graph.transpose(f"{name}.channels_back", last, cell.perm(graph.rank(last), False))
@@ -196,16 +196,16 @@ def _scan(
         for state, found in zip("hc", names[:2], strict=True)
     ]
     if output in states:  # a value of its own, since outputs of a model have names of their own
-        output = graph.node(f"{name}.last", "Identity", output)
+        output = graph.emit("Identity", output, f"{name}.last")
     return output, states
 
 
 def _zeros(graph: Graph, name: str, like: str, shape: tuple[int, ...]) -> str:
     """(B, *shape) of zeros, with the rows of another value."""
-    rows = graph.node(f"{name}.rows", "Gather", graph.node(f"{name}.sizes", "Shape", like), axis=0, indices=(0,))
-    sizes = graph.node(f"{name}.image", "Constant", (), dtype="int64", shape=(len(shape),), value=shape)
-    whole = graph.node(f"{name}.shape", "Concat", (rows, sizes), axis=0)
-    return graph.node(f"{name}.start", "Expand", (graph.number(f"{name}.zero", 0.0), whole))
+    rows = graph.emit("Gather", graph.emit("Shape", like, f"{name}.sizes"), f"{name}.rows", axis=0, indices=(0,))
+    sizes = graph.emit("Constant", (), f"{name}.image", dtype="int64", shape=(len(shape),), value=shape)
+    whole = graph.emit("Concat", (rows, sizes), f"{name}.shape", axis=0)
+    return graph.emit("Expand", (graph.number(f"{name}.zero", 0.0), whole), f"{name}.start")
 
 
 def _body(use: Use, cell: Cell, sizes: list[int], masked: bool, zero: bool) -> tuple[Any, tuple[int, ...]]:
@@ -213,23 +213,23 @@ def _body(use: Use, cell: Cell, sizes: list[int], masked: bool, zero: bool) -> t
     graph, config = use.graph, cell.layer.config
     image = ("B", *sizes)
     probe = Graph()
-    probe.input(Input("x", "float", image))
+    probe.add_input(Input("x", "float", image))
     shape = probe.shape(_conv(probe, "conv", "x", cell, cell.kernel, None, False))
     state = ("B", cell.filters, *shape[2:])
     if any(size == 0 for size in state):
         raise UnsupportedError(f"{use.where}: an image of {sizes[1:]} is less than a window")
     names = ["h", "c", *(["output"] if masked else []), "x"]
     for name in names:
-        graph.input(Input(name, "float", image if name == "x" else state))
+        graph.add_input(Input(name, "float", image if name == "x" else state))
     if masked:
-        graph.input(Input("mask", "bool", ("B",)))
-    gates = graph.node(
-        "gates",
+        graph.add_input(Input("mask", "bool", ("B",)))
+    gates = graph.emit(
         "Add",
         (
             _conv(graph, "from_x", "x", cell, cell.kernel, cell.bias, False),
             _conv(graph, "from_h", "h", cell, cell.recurrent, None, True),
         ),
+        "gates",
     )
     parts = {
         gate: graph.slice(f"gate_{gate}", gates, 1, place * cell.filters, (place + 1) * cell.filters)
@@ -239,17 +239,17 @@ def _body(use: Use, cell: Cell, sizes: list[int], masked: bool, zero: bool) -> t
     tanh = config.get("activation", "tanh")
     gate = {key: apply_activation(use, parts[key], sigmoid, f"{key}.activated") for key in "ifo"}
     new = apply_activation(use, parts["g"], tanh, "g.activated")
-    carried = graph.node("carried", "Mul", (gate["f"], "c"))
-    c = graph.node("c.new", "Add", (carried, graph.node("added", "Mul", (gate["i"], new))))
-    h = graph.node("h.new", "Mul", (gate["o"], apply_activation(use, c, tanh, "c.activated")))
+    carried = graph.emit("Mul", (gate["f"], "c"), "carried")
+    c = graph.emit("Add", (carried, graph.emit("Mul", (gate["i"], new), "added")), "c.new")
+    h = graph.emit("Mul", (gate["o"], apply_activation(use, c, tanh, "c.activated")), "h.new")
     found = [h, c]
     if masked:
         kept = graph.reshape("kept", "mask", (-1, *(1,) * (len(state) - 1)))
         other = graph.number("zero", 0.0) if zero else "output"
-        found = [graph.node(f"{key}.kept", "Where", (kept, new, key)) for key, new in (("h", h), ("c", c))]
-        found.append(graph.node("output.kept", "Where", (kept, h, other)))
+        found = [graph.emit("Where", (kept, new, key), f"{key}.kept") for key, new in (("h", h), ("c", c))]
+        found.append(graph.emit("Where", (kept, h, other), "output.kept"))
     if cell.sequences:
-        found.append(graph.node("collected", "Identity", found[-1] if masked else h))
+        found.append(graph.emit("Identity", found[-1] if masked else h, "collected"))
     try:
         return graph.finish(found), state[1:]
     except SpecError as error:
@@ -262,10 +262,10 @@ def _conv(
     """The convolution of the input, or of the state, which is always "same" and by steps of 1."""
     plain = (1,) * cell.dims
     same = recurrent or cell.padding == "same"
-    node = graph.node(
-        name, "Conv", x, input_size=weight.shape[1], output_size=weight.shape[0], kernel_shape=weight.shape[2:],
+    node = graph.emit(
+        "Conv", x, name, input_size=weight.shape[1], output_size=weight.shape[0], kernel_shape=weight.shape[2:],
         strides=plain if recurrent else cell.strides, dilations=plain if recurrent else cell.dilations,
         bias=bias is not None, **({"auto_pad": "SAME_UPPER"} if same else {"pads": (0,) * (2 * cell.dims)}),
     )  # fmt: skip
-    graph.weights(node, {"weight": weight, **({} if bias is None else {"bias": bias})})
+    graph.own(node, {"weight": weight, **({} if bias is None else {"bias": bias})})
     return node

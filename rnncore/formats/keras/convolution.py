@@ -15,7 +15,7 @@ __all__ = ["channels_axis", "channels_back", "channels_first"]
 
 
 def channels_axis(use: Use, x: str, dims: int) -> int:
-    """Where the channels of an image or sequence stand."""
+    """The axis of the channels of an image or sequence."""
     if use.graph.rank(x) != dims + 2:
         raise UnsupportedError(f"{use.where}: input {use.graph.values[x]}, expected {dims + 2} dimensions")
     order = use.config.get("data_format", "channels_last")
@@ -84,10 +84,10 @@ def _conv_node(use: Use, name: str, x: str, weight: np.ndarray, groups: int, bia
     strides = (1,) * dims if plain else sizes(use, "strides", dims, 1)
     dilations = (1,) * dims if plain else sizes(use, "dilation_rate", dims, 1)
     window = {} if plain else _window(use, x, weight.shape[2:], strides, dilations)
-    node = graph.node(
-        name,
+    node = graph.emit(
         "Conv",
         x,
+        name,
         input_size=weight.shape[1] * groups,
         output_size=weight.shape[0],
         kernel_shape=weight.shape[2:],
@@ -101,7 +101,7 @@ def _conv_node(use: Use, name: str, x: str, weight: np.ndarray, groups: int, bia
     if bias:
         check_shape(use.layer.own[-1], (weight.shape[0],), "bias", use.where)
         arrays["bias"] = use.layer.own[-1]
-    graph.weights(node, arrays)
+    graph.own(node, arrays)
     return node
 
 
@@ -182,10 +182,10 @@ def conv1d_transpose(use: Use) -> str:
     if padding not in ("valid", "same"):
         raise UnsupportedError(f"{use.where}: padding={shown(str(padding), 40)!r}, expected valid or same")
     cut = max(span - stride, 0) if padding == "same" else 0
-    node = graph.node(
-        use.name,
+    node = graph.emit(
         "ConvTranspose",
         channels_first(use, x, axis),
+        use.name,
         input_size=channels,
         output_size=filters,
         kernel_shape=(width,),
@@ -199,7 +199,7 @@ def conv1d_transpose(use: Use) -> str:
     if bias:
         check_shape(use.layer.own[1], (filters,), "bias", use.where)
         arrays["bias"] = use.layer.own[1]
-    graph.weights(node, arrays)
+    graph.own(node, arrays)
     return apply_activation(use, channels_back(use, node, axis), config.get("activation"))
 
 
@@ -223,7 +223,7 @@ def _pooling(use: Use, dims: int) -> str:
     strides = window if use.config.get("strides") is None else sizes(use, "strides", dims)
     pads = _window(use, x, window, strides, (1,) * dims)
     op = "MaxPool" if use.layer.class_name.startswith("Max") else "AveragePool"
-    found = graph.node(use.name, op, channels_first(use, x, axis), kernel_shape=window, strides=strides, **pads)
+    found = graph.emit(op, channels_first(use, x, axis), use.name, kernel_shape=window, strides=strides, **pads)
     return channels_back(use, found, axis)
 
 
@@ -249,7 +249,7 @@ def global_average(use: Use) -> str:
     if mask is None:
         return graph.reduce(name, "ReduceMean", x, (steps,), keep)
     valid = graph.unsqueeze(f"{name}.valid", mask, axis)
-    kept = graph.node(f"{name}.kept", "Where", (valid, x, graph.number(f"{name}.zero", 0.0)))
+    kept = graph.emit("Where", (valid, x, graph.number(f"{name}.zero", 0.0)), f"{name}.kept")
     total = graph.reduce(f"{name}.sum", "ReduceSum", kept, (steps,), keep)
     count = graph.reduce(f"{name}.count", "ReduceSum", graph.cast(f"{name}.ones", valid, "float"), (steps,), keep)
-    return graph.node(name, "Div", (total, count))
+    return graph.emit("Div", (total, count), name)

@@ -19,12 +19,12 @@ def dense(use: Use) -> str:
     kernel = kernel_of(use, 1 + use_bias)
     check_shape(kernel, (*kernel.shape[:1], units), "kernel", use.where)
     sizes_ = {"input_size": kernel.shape[0], "output_size": units, "bias": use_bias}
-    node = use.graph.node(use.name, "Linear", use.floats, **sizes_)
+    node = use.graph.emit("Linear", use.floats, use.name, **sizes_)
     arrays = {"weight": kernel.T}
     if use_bias:
         check_shape(use.layer.own[1], (units,), "bias", use.where)
         arrays["bias"] = use.layer.own[1]
-    use.graph.weights(node, arrays)
+    use.graph.own(node, arrays)
     return apply_activation(use, node, config.get("activation"))
 
 
@@ -49,9 +49,9 @@ def embedding(use: Use) -> Tensor:
     ids = graph.cast(f"{use.name}.ids", use.x, "int64")
     mask = None
     if flag(use, config, "mask_zero"):
-        mask = graph.node(f"{use.name}.mask", "Not", graph.scalar(f"{use.name}.padding", "Equal", use.x, 0))
-    node = graph.node(use.name, "Embedding", ids, input_size=rows, output_size=size)
-    graph.weights(node, {"weight": use.layer.own[0]})
+        mask = graph.emit("Not", graph.scalar(f"{use.name}.padding", "Equal", use.x, 0), f"{use.name}.mask")
+    node = graph.emit("Embedding", ids, use.name, input_size=rows, output_size=size)
+    graph.own(node, {"weight": use.layer.own[0]})
     return Tensor(node, mask)
 
 
@@ -63,8 +63,8 @@ def masking(use: Use) -> Tensor:
     last = graph.rank(x) - 1
     whole = graph.cast(f"{name}.as_numbers", equal, "float")
     masked = graph.cast(f"{name}.masked", graph.reduce(f"{name}.all", "ReduceMin", whole, (last,), True), "bool")
-    mask = graph.squeeze(f"{name}.mask", graph.node(f"{name}.kept", "Not", masked), last)
-    return Tensor(graph.node(name, "Where", (masked, graph.number(f"{name}.zero", 0.0), x)), mask)
+    mask = graph.squeeze(f"{name}.mask", graph.emit("Not", masked, f"{name}.kept"), last)
+    return Tensor(graph.emit("Where", (masked, graph.number(f"{name}.zero", 0.0), x), name), mask)
 
 
 # --- activations ---------------------------------------------------------------------------------------------------
@@ -90,15 +90,15 @@ def relu(use: Use) -> str:
             raise UnsupportedError(f"{use.where}: {key}={value}, expected at least 0")
     plain = slope == 0 and threshold == 0
     if plain and top is None:
-        return graph.node(name, "Relu", x)
+        return graph.emit("Relu", x, name)
     if plain:
-        return graph.node(name, "Clip", x, min=0.0, max=float(top))
-    kept = x if top is None else graph.node(f"{name}.top", "Clip", x, max=float(top))
+        return graph.emit("Clip", x, name, min=0.0, max=float(top))
+    kept = x if top is None else graph.emit("Clip", x, f"{name}.top", max=float(top))
     above = graph.scalar(f"{name}.above", "Greater", x, float(threshold))
     if slope == 0:
-        return graph.node(name, "Where", (above, kept, graph.number(f"{name}.zero", 0.0)))
+        return graph.emit("Where", (above, kept, graph.number(f"{name}.zero", 0.0)), name)
     low = graph.scalar(f"{name}.low", "Mul", graph.scalar(f"{name}.shifted", "Sub", x, float(threshold)), float(slope))
-    return graph.node(name, "Where", (above, kept, low))
+    return graph.emit("Where", (above, kept, low), name)
 
 
 def _or_zero(use: Use, key: str) -> float:
@@ -108,17 +108,17 @@ def _or_zero(use: Use, key: str) -> float:
 @layer("LeakyReLU", options="negative_slope alpha")
 def leaky_relu(use: Use) -> str:
     key = "negative_slope" if "negative_slope" in use.config else "alpha"
-    return use.graph.node(use.name, "LeakyRelu", use.floats, alpha=float(number(use, key, 0.3)))
+    return use.graph.emit("LeakyRelu", use.floats, use.name, alpha=float(number(use, key, 0.3)))
 
 
 @layer("ELU", options="alpha")
 def elu(use: Use) -> str:
-    return use.graph.node(use.name, "Elu", use.floats, alpha=float(number(use, "alpha", 1.0)))
+    return use.graph.emit("Elu", use.floats, use.name, alpha=float(number(use, "alpha", 1.0)))
 
 
 @layer("ThresholdedReLU", options="theta")
 def thresholded_relu(use: Use) -> str:
-    return use.graph.node(use.name, "ThresholdedRelu", use.floats, alpha=float(number(use, "theta", 1.0)))
+    return use.graph.emit("ThresholdedRelu", use.floats, use.name, alpha=float(number(use, "theta", 1.0)))
 
 
 @layer("PReLU", options="shared_axes")
@@ -131,7 +131,7 @@ def prelu(use: Use) -> str:
     for axis, size in enumerate(slope.shape, start=1):
         if size != 1:
             graph.size(x, axis, use.where)
-    return graph.node(use.name, "PRelu", (x, graph.constant(f"{use.name}.alpha", slope)))
+    return graph.emit("PRelu", (x, graph.add_constant(slope, "float", f"{use.name}.alpha")), use.name)
 
 
 @layer("Softmax", options="axis")
@@ -143,4 +143,4 @@ def softmax(use: Use) -> str:
     if isinstance(axis, bool) or not isinstance(axis, int):
         raise UnsupportedError(f"{use.where}: axis={axis!r}, expected an integer")
     use.graph.axis(use.x, axis, use.where)
-    return use.graph.node(use.name, "Softmax", use.floats, axis=axis)
+    return use.graph.emit("Softmax", use.floats, use.name, axis=axis)

@@ -5,7 +5,7 @@
     .weights.h5       HDF5 with the tree of attributes of a .keras; the network comes from ``architecture``
     weights as .h5    HDF5 with attribute layer_names; likewise
 
-The version of Keras that wrote the file decides what its config means: see keras_config.Version.
+The version of Keras that wrote the file decides what its config means: see config.Version.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rnncore.formats.keras.layers import LAYERS, lower_network, settle_classes
 from rnncore.formats.keras.operations import OPERATIONS
 from rnncore.formats.keras.variables import bind_groups, bind_store
 from rnncore.formats.keras.weights import keras_checkpoint
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
 from rnncore.graph.weights import Weights
 
 __all__ = ["checkpoint", "listing", "read", "read_weights"]
@@ -46,7 +46,7 @@ __all__ = ["checkpoint", "listing", "read", "read_weights"]
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
-def read(cursor: Cursor, archive: Archive | None = None, *, layers: Layers = NONE) -> NativeFile | Checkpoint:
+def read(cursor: Cursor, archive: Archive | None = None, *, layers: Layers = NONE) -> ModelFile | Checkpoint:
     """The network and weights of a file, or its arrays where it has weights alone.
 
     FormatError, UnsupportedError, WeightError, with the file's name.
@@ -67,7 +67,7 @@ def checkpoint(cursor: Cursor, archive: Archive | None = None) -> Checkpoint | N
 
 def read_weights(
     path: str | os.PathLike, architecture: Mapping[str, Any] | str | os.PathLike, layers: Layers = NONE
-) -> NativeFile:
+) -> ModelFile:
     """A file of weights with a network from elsewhere.
 
     architecture  what model.to_json() gives: the object, the text, or the name of a file of it; its keras_version is
@@ -180,7 +180,7 @@ def _version(found: Any, place: str) -> Version:
     return Version.of(found)
 
 
-def _network_file(network: Network, version: Version, group: Group) -> NativeFile:
+def _network_file(network: Network, version: Version, group: Group) -> ModelFile:
     """Spec and Weights of a network whose arrays are in a group."""
     settle_classes(network)
     left: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ def _network_file(network: Network, version: Version, group: Group) -> NativeFil
     notes = [f"Keras {version}", *lowered.notes]
     if left:
         notes.append(f"tensors that the spec does not use: {', '.join(left)}")
-    return NativeFile(lowered.spec, Weights(lowered.spec, lowered.arrays), notes=tuple(notes))
+    return ModelFile(lowered.spec, Weights(lowered.spec, lowered.arrays), notes=tuple(notes))
 
 
 class _named:

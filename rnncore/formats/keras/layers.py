@@ -5,8 +5,8 @@ handles, what it does with the mask of its input, and a function from one call o
 a file of its own: keras_recurrent.py, keras_dense.py, keras_convolution.py and so on.
 
 Masks follow Keras: made by Embedding(mask_zero=True), "NAME.mask", and by Masking, and passed on by the layers that
-do so in Keras; others destroy them. A layer behind go_backwards=True with return_sequences=True gets the mask in time
-order beside outputs in processing order, as Keras gives it.
+do so in Keras; others destroy them. A layer after go_backwards=True with return_sequences=True gets the mask in time
+order next to outputs in processing order, as Keras gives it.
 
 A layer that is called twice becomes two nodes, NAME and NAME#2, each with the weights: a node's weights are its own.
 
@@ -54,7 +54,7 @@ from rnncore.graph.weights import memory_of
 __all__ = ["ACCEPTED", "KerasLayer", "Lowered", "activation", "lower", "lower_network", "settle_classes"]
 
 FAMILIES = (keras_dense, keras_convolution, keras_normalization, keras_shapes, keras_merging)
-"""The modules whose layers stand in LAYERS once they are imported."""
+"""The modules whose layers are in LAYERS once they are imported."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def _lowered(network: Network, version: Version, fixed_time: bool) -> Lowered:
     if not graph.nodes:
         raise UnsupportedError("no layer does anything at inference, expected at least one")
     spec = graph.finish(outputs)
-    _check_dtypes(graph.arrays)
-    return Lowered(spec, graph.arrays, tuple(graph.notes))
+    _check_dtypes(graph.weights)
+    return Lowered(spec, graph.weights, tuple(graph.notes))
 
 
 def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
@@ -139,7 +139,7 @@ def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
             name = f"{name}_in"
         sequences = sum("T" in entry.shape for entry in graph.inputs)
         axes = _axes(shape, dtype, f"T_{place + 1}" if sequences else "T", fixed_time, where)
-        found.append(Tensor(graph.input(Input(graph.fresh(name), dtype, axes))))
+        found.append(Tensor(graph.add_input(Input(graph.fresh(name), dtype, axes))))
     return found
 
 
@@ -259,7 +259,7 @@ def _by_signature(one: Layer, args: list[Any], kwargs: dict[str, Any]) -> tuple[
 
 
 def run_layer(use: Use) -> list[Tensor]:
-    """What one call of a layer gives, with masks."""
+    """The results of one call of a layer, with masks."""
     one = use.layer
     _check_class(one)
     # what a config written by hand names is a layer: it differs from the operation of that name under a mask
@@ -399,7 +399,7 @@ def _nested(use: Use) -> list[Tensor]:
 
 
 def _in_order(use: Use, network: Network, given: Any) -> list[Any]:
-    """What a call gives for each input of a model: by their names from an object, else one after the other."""
+    """The argument of a call for each input of a model: by their names from an object, else one after the other."""
     if isinstance(given, Mapping):
         if set(given) != set(network.keys):
             expected = shown(", ".join(network.keys), 120)
@@ -445,8 +445,8 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
     for name, shape in meaning.weight_shapes().items():
         check_shape(arrays[name], shape, name, use.where)
     if isinstance(meaning, Node):
-        node = graph.node(use.name, meaning.op, [one.name for one in use.inputs], **meaning.attributes)
-        graph.weights(node, {name.removeprefix(f"{meaning.name}."): array for name, array in arrays.items()})
+        node = graph.emit(meaning.op, [one.name for one in use.inputs], use.name, **meaning.attributes)
+        graph.own(node, {name.removeprefix(f"{meaning.name}."): array for name, array in arrays.items()})
         return [Tensor(name) for name in graph.nodes[-1].names]
     entries = [entry for entry in meaning.inputs if not entry.optional]
     if len(entries) != len(use.inputs):
@@ -465,7 +465,7 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
     for node in meaning.nodes:
         made = node.with_reads(renamed | dict.fromkeys(absent, ""))
         graph.add(dataclasses.replace(made, name=f"{prefix}{node.name}"))
-        graph.weights(
+        graph.own(
             f"{prefix}{node.name}",
             {name.removeprefix(f"{node.name}."): arrays[name] for name in node.weight_shapes()},
         )
@@ -546,11 +546,11 @@ def _merge_steps(graph: Graph, use: Use, x: str, rest: Sequence[int]) -> str:
     known = [size if isinstance(size, int) else None for size in shape[2:]]
     if None not in known:
         return graph.reshape(f"{use.name}.steps", x, (-1, *known))
-    sizes_ = graph.node(f"{use.name}.shape", "Shape", x)
+    sizes_ = graph.emit("Shape", x, f"{use.name}.shape")
     tail = graph.slice(f"{use.name}.rest", sizes_, 0, 2, len(shape))
-    first = graph.node(f"{use.name}.all", "Constant", (), dtype="int64", shape=(1,), value=(-1,))
-    return graph.node(
-        f"{use.name}.steps", "Reshape", (x, graph.node(f"{use.name}.to", "Concat", (first, tail), axis=0))
+    first = graph.emit("Constant", (), f"{use.name}.all", dtype="int64", shape=(1,), value=(-1,))
+    return graph.emit(
+        "Reshape", (x, graph.emit("Concat", (first, tail), f"{use.name}.to", axis=0)), f"{use.name}.steps"
     )
 
 
@@ -559,9 +559,9 @@ def _split_steps(graph: Graph, use: Use, x: str, y: str) -> str:
     steps, rest = graph.shape(x)[1], graph.shape(y)[1:]
     if isinstance(steps, int) and all(isinstance(size, int) for size in rest):
         return graph.reshape(use.name, y, (-1, steps, *rest))
-    lead = graph.slice(f"{use.name}.lead", graph.node(f"{use.name}.whole", "Shape", x), 0, 0, 2)
-    tail = graph.slice(f"{use.name}.tail", graph.node(f"{use.name}.part", "Shape", y), 0, 1, len(rest) + 1)
-    return graph.node(use.name, "Reshape", (y, graph.node(f"{use.name}.back", "Concat", (lead, tail), axis=0)))
+    lead = graph.slice(f"{use.name}.lead", graph.emit("Shape", x, f"{use.name}.whole"), 0, 0, 2)
+    tail = graph.slice(f"{use.name}.tail", graph.emit("Shape", y, f"{use.name}.part"), 0, 1, len(rest) + 1)
+    return graph.emit("Reshape", (y, graph.emit("Concat", (lead, tail), f"{use.name}.back", axis=0)), use.name)
 
 
 ACCEPTED = tuple(LAYERS)

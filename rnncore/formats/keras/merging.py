@@ -18,12 +18,12 @@ def _merged_mask(use: Use, masks: Sequence[str | None], op: str) -> str | None:
     """The masks joined two by two."""
     found: str | None = None
     for place, mask in enumerate(mask for mask in masks if mask is not None):
-        found = mask if found is None else use.graph.node(f"{use.name}.mask.{place}", op, (found, mask))
+        found = mask if found is None else use.graph.emit(op, (found, mask), f"{use.name}.mask.{place}")
     return found
 
 
 def _aligned(use: Use) -> list[str]:
-    """The inputs as floats of one rank: Keras puts axes of size 1 behind the batch of those of a lower one."""
+    """The inputs as floats of one rank: Keras puts axes of size 1 after the batch of those of a lower one."""
     graph, found = use.graph, []
     rank = max(graph.rank(one.name) for one in use.inputs)
     for place, one in enumerate(use.inputs):
@@ -51,7 +51,7 @@ def merge(use: Use) -> Tensor:
     found = inputs[0]
     for place, other in enumerate(inputs[1:], start=1):
         last = place == len(inputs) - 1 and kind != "Average"
-        found = graph.node(use.name if last else f"{use.name}.{place}", MERGE_OPS[kind], (found, other))
+        found = graph.emit(MERGE_OPS[kind], (found, other), use.name if last else f"{use.name}.{place}")
     if kind == "Average":
         found = graph.scalar(use.name, "Mul", found, 1.0 / len(inputs))
     return Tensor(found, mask)
@@ -64,7 +64,7 @@ def concatenate(use: Use) -> Tensor:
     axis = graph.axis(names[0], use.config.get("axis", -1), use.where)
     if axis == 0:
         raise UnsupportedError(f"{use.where}: axis=0, the batch, expected another one")
-    found = graph.node(use.name, "Concat", names, axis=axis) if len(names) > 1 else names[0]
+    found = graph.emit("Concat", names, use.name, axis=axis) if len(names) > 1 else names[0]
     masks = [one.mask for one in use.inputs]
     if all(mask is None for mask in masks):
         return Tensor(found)
@@ -76,15 +76,15 @@ def concatenate(use: Use) -> Tensor:
     if axis != 1 or rank != 3 or (use.version.major < 3 and None in masks):
         raise UnsupportedError(f"{use.where}: axis={axis} under a mask, expected time or features of (B, T, F)")
     masks = [mask or _all_valid(use, x, place) for place, (x, mask) in enumerate(zip(names, masks, strict=True))]
-    return Tensor(found, graph.node(f"{use.name}.mask", "Concat", masks, axis=1))
+    return Tensor(found, graph.emit("Concat", masks, f"{use.name}.mask", axis=1))
 
 
 def _all_valid(use: Use, x: str, place: int) -> str:
     """A mask of x (B, T, F) in which every step counts."""
     graph, name = use.graph, f"{use.name}.valid.{place}"
     feature = graph.take(f"{name}.feature", x, 2, 0)
-    equal = graph.node(f"{name}.equal", "Equal", (feature, feature))
-    return graph.node(name, "Or", (equal, graph.node(f"{name}.unequal", "Not", equal)))
+    equal = graph.emit("Equal", (feature, feature), f"{name}.equal")
+    return graph.emit("Or", (equal, graph.emit("Not", equal, f"{name}.unequal")), name)
 
 
 @layer("Dot", options="axes normalize", mask="drop")
@@ -104,7 +104,7 @@ def dot(use: Use) -> str:
         raise UnsupportedError(f"{use.where}: axes={axes}, expected none of the batch")
     if flag(use, use.config, "normalize"):
         x, y = (
-            graph.node(f"{use.name}.unit.{place}", "LpNormalization", name, axis=axis, p=2)
+            graph.emit("LpNormalization", name, f"{use.name}.unit.{place}", axis=axis, p=2)
             for place, (name, axis) in enumerate(zip((x, y), axes, strict=True))
         )
     x = (
@@ -117,7 +117,7 @@ def dot(use: Use) -> str:
         if ranks[1] == 2
         else (y if axes[1] == 1 else graph.transpose(f"{use.name}.right", y, (0, 2, 1)))
     )
-    found = graph.node(f"{use.name}.product", "MatMul", (x, y))
+    found = graph.emit("MatMul", (x, y), f"{use.name}.product")
     if ranks == (2, 2):
         return graph.squeeze(use.name, found, 1)
     if ranks == (3, 3):
@@ -148,8 +148,8 @@ def _keras_attention(use: Use, op: str, weights: dict[str, np.ndarray], **attrib
     inputs = [*names, *[""] * (3 - len(names)), masks[0] or "", (masks[1] if len(masks) > 1 else None) or ""]
     while inputs[-1] == "":
         inputs.pop()
-    node = graph.node(use.name, op, inputs, causal=bool(causal), **attributes)
-    graph.weights(node, weights)
+    node = graph.emit(op, inputs, use.name, causal=bool(causal), **attributes)
+    graph.own(node, weights)
     found = [Tensor(node, masks[0])]
     return found + ([Tensor(f"{node}.weights")] if use.keyword("return_attention_scores", False) else [])
 
@@ -201,8 +201,8 @@ def multi_head_attention(use: Use) -> list[Tensor]:
     scores = bool(use.keyword("return_attention_scores", False))
     empty = "zero" if use.version.major >= 3 and (scores or config.get("dropout")) else "uniform"
     causal = bool(use.keyword("use_causal_mask", False))
-    node = graph.node(use.name, "MultiHeadAttention", names, causal=causal, empty_rows=empty, **attributes)
-    graph.weights(node, weights)
+    node = graph.emit("MultiHeadAttention", names, use.name, causal=causal, empty_rows=empty, **attributes)
+    graph.own(node, weights)
     return [Tensor(node, query.mask)] + ([Tensor(f"{node}.weights")] if scores else [])
 
 

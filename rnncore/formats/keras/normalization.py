@@ -27,7 +27,7 @@ def _along(use: Use, x: str, axis: int, array: np.ndarray, name: str) -> str:
     check_shape(array, (size,), name, use.where)
     shape = [1] * (use.graph.rank(x) - axis)
     shape[0] = size
-    return use.graph.constant(f"{use.name}.{name}", array.reshape(shape))
+    return use.graph.add_constant(array.reshape(shape), "float", f"{use.name}.{name}")
 
 
 @layer(
@@ -51,8 +51,8 @@ def batch_normalization(use: Use) -> str:
     factor = gamma / np.sqrt(variance + number(use, "epsilon", 1e-3))
     offset = beta - mean * factor
     dtype = arrays[-1].dtype
-    scaled = graph.node(f"{use.name}.scaled", "Mul", (x, _along(use, x, axis, factor.astype(dtype), "factor")))
-    return graph.node(use.name, "Add", (scaled, _along(use, x, axis, offset.astype(dtype), "offset")))
+    scaled = graph.emit("Mul", (x, _along(use, x, axis, factor.astype(dtype), "factor")), f"{use.name}.scaled")
+    return graph.emit("Add", (scaled, _along(use, x, axis, offset.astype(dtype), "offset")), use.name)
 
 
 def _last_axes(use: Use, x: str) -> int:
@@ -77,11 +77,11 @@ def layer_normalization(use: Use) -> str:
         # Keras divides by the root of the variance here, not of the mean square.
         raise UnsupportedError(f"{use.where}: rms_scaling=True, expected an RMSNormalization")
     scale, center = flag(use, use.config, "scale", True), flag(use, use.config, "center", True)
-    gamma = graph.constant(f"{use.name}.gamma", arrays[0] if scale else _filled(use, shape, 1))
+    gamma = graph.add_constant(arrays[0] if scale else _filled(use, shape, 1), "float", f"{use.name}.gamma")
     inputs = [x, gamma]
     if center:
-        inputs.append(graph.constant(f"{use.name}.beta", arrays[int(scale)]))
-    return graph.node(use.name, "LayerNormalization", inputs, axis=first, epsilon=float(number(use, "epsilon", 1e-3)))
+        inputs.append(graph.add_constant(arrays[int(scale)], "float", f"{use.name}.beta"))
+    return graph.emit("LayerNormalization", inputs, use.name, axis=first, epsilon=float(number(use, "epsilon", 1e-3)))
 
 
 def _filled(use: Use, shape: tuple[int, ...], value: float) -> np.ndarray:
@@ -95,9 +95,9 @@ def rms_normalization(use: Use) -> str:
     first = _last_axes(use, x)
     if len(use.layer.own) != 1:
         raise WeightError(f"{use.where}: {len(use.layer.own)} arrays, expected 1 (scale)")
-    scale = graph.constant(f"{use.name}.scale", use.layer.own[0])
+    scale = graph.add_constant(use.layer.own[0], "float", f"{use.name}.scale")
     epsilon = float(number(use, "epsilon", 1e-6))
-    return graph.node(use.name, "RMSNormalization", (x, scale), axis=first, epsilon=epsilon)
+    return graph.emit("RMSNormalization", (x, scale), use.name, axis=first, epsilon=epsilon)
 
 
 @layer("GroupNormalization", options="groups axis epsilon center scale")
@@ -116,18 +116,18 @@ def group_normalization(use: Use) -> str:
     beta = use.layer.own[int(scale)] if center else _filled(use, (size,), 0)
     inputs = (
         channels_first(use, x, axis),
-        graph.constant(f"{use.name}.gamma", gamma),
-        graph.constant(f"{use.name}.beta", beta),
+        graph.add_constant(gamma, "float", f"{use.name}.gamma"),
+        graph.add_constant(beta, "float", f"{use.name}.beta"),
     )
     epsilon = float(number(use, "epsilon", 1e-3))
-    found = graph.node(f"{use.name}.groups", "GroupNormalization", inputs, num_groups=groups, epsilon=epsilon)
+    found = graph.emit("GroupNormalization", inputs, f"{use.name}.groups", num_groups=groups, epsilon=epsilon)
     return channels_back(use, found, axis)
 
 
 @layer("UnitNormalization", options="axis")
 def unit_normalization(use: Use) -> str:
     x = use.floats
-    return use.graph.node(use.name, "LpNormalization", x, axis=_only_axis(use, x), p=2)
+    return use.graph.emit("LpNormalization", x, use.name, axis=_only_axis(use, x), p=2)
 
 
 @layer("Normalization", options="axis mean variance invert")
@@ -147,12 +147,12 @@ def normalization(use: Use) -> str:
     if mean.size not in (1, math.prod(shape)) or mean.shape != variance.shape:
         raise WeightError(f"{use.where}: mean {mean.shape} and variance {variance.shape}, expected {tuple(shape)}")
     shape = shape if mean.size > 1 else [1] * graph.rank(x)
-    mean = graph.constant(f"{use.name}.mean", mean.reshape(shape))
+    mean = graph.add_constant(mean.reshape(shape), "float", f"{use.name}.mean")
     deviation = np.maximum(np.sqrt(variance), np.asarray(1e-7, variance.dtype)).reshape(shape)
-    deviation = graph.constant(f"{use.name}.deviation", deviation)
+    deviation = graph.add_constant(deviation, "float", f"{use.name}.deviation")
     if flag(use, use.config, "invert"):
-        return graph.node(use.name, "Add", (graph.node(f"{use.name}.scaled", "Mul", (x, deviation)), mean))
-    return graph.node(use.name, "Div", (graph.node(f"{use.name}.centred", "Sub", (x, mean)), deviation))
+        return graph.emit("Add", (graph.emit("Mul", (x, deviation), f"{use.name}.scaled"), mean), use.name)
+    return graph.emit("Div", (graph.emit("Sub", (x, mean), f"{use.name}.centred"), deviation), use.name)
 
 
 @layer("Rescaling", options="scale offset")

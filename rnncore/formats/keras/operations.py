@@ -54,7 +54,7 @@ def _value(use: Use, item: Any, place: int, like: str | None = None) -> str:
     if isinstance(item, Tensor):
         return item.name
     if isinstance(item, np.ndarray):
-        return graph.constant(f"{use.name}.constant.{place}", item)
+        return graph.add_constant(item, "float", f"{use.name}.constant.{place}")
     if isinstance(item, (int, float)):
         dtype = graph.values[like].dtype if like is not None else "float"
         fits = dtype == "float" or (dtype == "bool") == isinstance(item, bool)
@@ -98,12 +98,12 @@ REDUCTIONS = {"Mean": "ReduceMean", "Sum": "ReduceSum", "Max": "ReduceMax", "Min
 def binary(use: Use) -> str:
     x, y = _pair(use)
     x, y = use.graph.floating(x), use.graph.floating(y)
-    return use.graph.node(use.name, BINARY[use.layer.class_name], (x, y))
+    return use.graph.emit(BINARY[use.layer.class_name], (x, y), use.name)
 
 
 @operation(*COMPARISONS)
 def comparison(use: Use) -> str:
-    return use.graph.node(use.name, COMPARISONS[use.layer.class_name], _pair(use))
+    return use.graph.emit(COMPARISONS[use.layer.class_name], _pair(use), use.name)
 
 
 @operation(*LOGICAL)
@@ -111,37 +111,37 @@ def logical(use: Use) -> str:
     """Numbers count as true where they are not 0."""
     pair = [_value(use, item, place) for place, item in enumerate(_operands(use, 2))]
     pair = [use.graph.cast(f"{use.name}.{place}", x, "bool") for place, x in enumerate(pair)]
-    return use.graph.node(use.name, LOGICAL[use.layer.class_name], pair)
+    return use.graph.emit(LOGICAL[use.layer.class_name], pair, use.name)
 
 
 @operation("NotEqual")
 def not_equal(use: Use) -> str:
-    return use.graph.node(use.name, "Not", use.graph.node(f"{use.name}.equal", "Equal", _pair(use)))
+    return use.graph.emit("Not", use.graph.emit("Equal", _pair(use), f"{use.name}.equal"), use.name)
 
 
 @operation("LogicalNot")
 def logical_not(use: Use) -> str:
-    return use.graph.node(use.name, "Not", _value(use, *_operands(use, 1), 0))
+    return use.graph.emit("Not", _value(use, *_operands(use, 1), 0), use.name)
 
 
 @operation(*UNARY)
 def unary(use: Use) -> str:
     (x,) = _operands(use, 1)
-    return use.graph.node(use.name, UNARY[use.layer.class_name], use.graph.floating(_value(use, x, 0)))
+    return use.graph.emit(UNARY[use.layer.class_name], use.graph.floating(_value(use, x, 0)), use.name)
 
 
 @operation("Square")
 def square(use: Use) -> str:
     (item,) = _operands(use, 1)
     x = use.graph.floating(_value(use, item, 0))
-    return use.graph.node(use.name, "Mul", (x, x))
+    return use.graph.emit("Mul", (x, x), use.name)
 
 
 @operation("Rsqrt")
 def rsqrt(use: Use) -> str:
     (item,) = _operands(use, 1)
-    root = use.graph.node(f"{use.name}.root", "Sqrt", use.graph.floating(_value(use, item, 0)))
-    return use.graph.node(use.name, "Reciprocal", root)
+    root = use.graph.emit("Sqrt", use.graph.floating(_value(use, item, 0)), f"{use.name}.root")
+    return use.graph.emit("Reciprocal", root, use.name)
 
 
 @operation(*ACTIVATIONS)
@@ -164,7 +164,7 @@ def softmax(use: Use) -> str:
     x = use.graph.floating(_value(use, item, 0))
     axis = use.config.get("axis", -1)
     use.graph.axis(x, axis, use.where)
-    return use.graph.node(use.name, use.layer.class_name, x, axis=axis)
+    return use.graph.emit(use.layer.class_name, x, use.name, axis=axis)
 
 
 def _reduced(use: Use, x: str) -> tuple[list[int], bool]:
@@ -204,7 +204,7 @@ def concatenate(use: Use) -> str:
     if len({use.graph.values[name].dtype for name in names}) > 1:
         names = [use.graph.floating(name) for name in names]
     axis = use.graph.axis(names[0], use.config.get("axis", -1), use.where)
-    return use.graph.node(use.name, "Concat", names, axis=axis)
+    return use.graph.emit("Concat", names, use.name, axis=axis)
 
 
 @operation("Stack", options="axis")
@@ -216,7 +216,7 @@ def stack(use: Use) -> str:
     if type(axis) is not int or not -rank <= axis < rank:
         raise UnsupportedError(f"{use.where}: axis={shown(str(axis), 40)}")
     parts = [graph.unsqueeze(f"{use.name}.{place}", name, axis % rank) for place, name in enumerate(names)]
-    return graph.node(use.name, "Concat", parts, axis=axis % rank)
+    return graph.emit("Concat", parts, use.name, axis=axis % rank)
 
 
 @operation("ExpandDims", options="axis")
@@ -246,7 +246,7 @@ def transpose(use: Use) -> str:
     axes = list(range(rank))[::-1] if axes is None else [use.graph.axis(x, axis, use.where) for axis in axes]
     if sorted(axes) != list(range(rank)):
         raise UnsupportedError(f"{use.where}: axes={axes}, expected each of {rank} once")
-    return use.graph.node(use.name, "Transpose", x, perm=tuple(axes))
+    return use.graph.emit("Transpose", x, use.name, perm=tuple(axes))
 
 
 @operation("Cast", options="dtype")
@@ -265,7 +265,7 @@ def where(use: Use) -> str:
     condition, a, b = _operands(use, 3)
     x = use.graph.floating(_value(use, a, 1))
     y = use.graph.floating(_value(use, b, 2))
-    return use.graph.node(use.name, "Where", (_value(use, condition, 0), x, y))
+    return use.graph.emit("Where", (_value(use, condition, 0), x, y), use.name)
 
 
 @operation("ZerosLike", "OnesLike", options="dtype")
@@ -273,9 +273,9 @@ def filled(use: Use) -> str:
     """Zeros or ones of the shape of x: x < x, and its opposite."""
     graph, x = use.graph, _value(use, use.args[0], 0)
     dtype = use.config.get("dtype", use.kwargs.get("dtype"))
-    found = graph.node(f"{use.name}.false", "Less", (graph.floating(x),) * 2)
+    found = graph.emit("Less", (graph.floating(x),) * 2, f"{use.name}.false")
     if use.layer.class_name == "OnesLike":
-        found = graph.node(f"{use.name}.true", "Not", found)
+        found = graph.emit("Not", found, f"{use.name}.true")
     return graph.cast(use.name, found, "bool" if dtype == "bool" else "float")
 
 

@@ -109,7 +109,7 @@ def bidirectional(use: Use) -> list[Tensor]:
 
 
 def _forces_zero(use: Use) -> bool:
-    """Whether a Bidirectional zeroes masked outputs of sequences: tf.keras does, the Keras beside it did not."""
+    """Whether a Bidirectional zeroes masked outputs of sequences: tf.keras does, the Keras of that time did not."""
     return use.version.modern or use.version.tf
 
 
@@ -300,8 +300,8 @@ def _chain(
             options |= {"mask": mask, "masked_output": "zero" if zero and top else "repeat"}
         options["initial"] = _initial(use, own, cell, [initial[at : at + len(cell.states)]] if initial else [])
         at += len(cell.states)
-        value = graph.add(Recurrent(graph.fresh(own), cell, value, 1, direction, **options))
-        graph.weights(value, {f"{key}_l0": array for key, array in arrays.items()})
+        value = graph.add(Recurrent(graph.fresh(own), cell, value, 1, direction, **options)).name
+        graph.own(value, {f"{key}_l0": array for key, array in arrays.items()})
         states += [graph.take(f"{value}.state_{state}", f"{value}.{state}", 0, 0) for state in cell.states]
         if top and last_step:
             value = graph.take(f"{value}.last_step", value, 1, -1)
@@ -318,7 +318,7 @@ def _initial(use: Use, name: str, cell: Cell, given: list[list[str]]) -> tuple[s
             graph.unsqueeze(f"{name}.{state}0" + (f".{side}" if len(given) > 1 else ""), states[place], 0)
             for side, states in enumerate(given)
         ]
-        found.append(parts[0] if len(parts) == 1 else graph.node(f"{name}.{state}0", "Concat", parts, axis=0))
+        found.append(parts[0] if len(parts) == 1 else graph.emit("Concat", parts, f"{name}.{state}0", axis=0))
     return tuple(found)
 
 
@@ -337,7 +337,7 @@ def _one_node(use: Use, forward, backward, x: Tensor, initial: list[str], merge:
     node = Recurrent(graph.fresh(use.name), cells[0], x.name, 1, "bidirectional", merge, **options)
     graph.add(node)
     for arrays, suffix in ((forward.arrays[0], "_l0"), (backward.arrays[0], "_l0_reverse")):
-        graph.weights(node.name, {f"{key}{suffix}": array for key, array in arrays.items()})
+        graph.own(node.name, {f"{key}{suffix}": array for key, array in arrays.items()})
     states = [
         graph.take(f"{node.name}.{side}_{state}", f"{node.name}.{state}", 0, place)
         for place, side in enumerate(("forward", "backward"))
@@ -366,11 +366,11 @@ def merged(use: Use, outputs: list[str], merge: str) -> list[str]:
     if merge == "separate":
         return outputs
     if merge == "concat":
-        return [graph.node(use.name, "Concat", outputs, axis=-1)]
+        return [graph.emit("Concat", outputs, use.name, axis=-1)]
     if merge == "average":
-        total = graph.node(f"{use.name}.sum", "Add", outputs)
+        total = graph.emit("Add", outputs, f"{use.name}.sum")
         return [graph.scalar(use.name, "Mul", total, 0.5)]
-    return [graph.node(use.name, {"sum": "Add", "mul": "Mul"}[merge], outputs)]
+    return [graph.emit({"sum": "Add", "mul": "Mul"}[merge], outputs, use.name)]
 
 
 def _note(use: Use, half: Direction) -> None:

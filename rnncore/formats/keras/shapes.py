@@ -53,7 +53,7 @@ def repeat_vector(use: Use) -> str:
         raise UnsupportedError(f"{use.where}: input {use.graph.values[use.x]}, expected two dimensions")
     (count,) = sizes(use, "n", 1)
     one = use.graph.unsqueeze(f"{use.name}.step", use.x, 1)
-    return use.graph.node(use.name, "Expand", one, shape=(1, count, 1))
+    return use.graph.emit("Expand", one, use.name, shape=(1, count, 1))
 
 
 @layer("Cropping1D", "Cropping2D", "Cropping3D", options="cropping data_format", mask="drop")
@@ -65,7 +65,7 @@ def cropping(use: Use) -> str:
         if isinstance(size, int) and before + after >= size:
             raise UnsupportedError(f"{use.where}: cropping={(before, after)} of {size}, expected something left")
     ends = tuple(-after if after else FARTHEST for after in afters)
-    return graph.node(use.name, "Slice", x, starts=starts, ends=ends, axes=axes, steps=(1,) * len(axes))
+    return graph.emit("Slice", x, use.name, starts=starts, ends=ends, axes=axes, steps=(1,) * len(axes))
 
 
 @layer("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", options="padding data_format", mask="drop")
@@ -74,13 +74,13 @@ def zero_padding(use: Use) -> str:
     pads = [0] * (2 * use.graph.rank(x))
     for axis, before, after in _edges(use, x, "padding"):
         pads[axis], pads[axis + len(pads) // 2] = before, after
-    return use.graph.node(use.name, "Pad", x, pads=tuple(pads))
+    return use.graph.emit("Pad", x, use.name, pads=tuple(pads))
 
 
 def _edges(use: Use, x: str, key: str) -> list[tuple[int, int, int]]:
     """(axis, before, after) for each axis that a padding or cropping changes.
 
-    One number stands for all; for each of several axes there is a number, or a pair; one axis has a pair.
+    One number is for all; for each of several axes there is a number, or a pair; one axis has a pair.
     """
     dims = int(use.layer.class_name[-2])
     first = channels_axis(use, x, dims) == 1
@@ -102,7 +102,7 @@ def up_sampling(use: Use) -> str:
     graph, x = use.graph, use.x
     (size,) = sizes(use, "size", 1, 2)
     channels = graph.size(x, 2, use.where)
-    repeated = graph.node(
-        f"{use.name}.repeated", "Expand", graph.unsqueeze(f"{use.name}.step", x, 2), shape=(1, 1, size, 1)
+    repeated = graph.emit(
+        "Expand", graph.unsqueeze(f"{use.name}.step", x, 2), f"{use.name}.repeated", shape=(1, 1, size, 1)
     )
     return graph.reshape(use.name, repeated, (0, -1, channels))

@@ -1,4 +1,4 @@
-"""What the lowering of every Keras layer shares: Use (one call of a layer), its options, activations.
+"""The part that lowering every Keras layer shares: Use (one call of a layer), its options, activations.
 
 An option of a config is handled by its layer, has no meaning at inference, or is refused by name.
 """
@@ -68,7 +68,7 @@ NEUTRAL |= {"ragged": False, "autocast": True}
 
 
 class Tensor(NamedTuple):
-    """A value of the graph, and the name of the bool mask (B, T) that Keras keeps beside it."""
+    """A value of the graph, and the name of the bool mask (B, T) that Keras keeps with it."""
 
     name: str
     mask: str | None = None
@@ -195,7 +195,7 @@ WITH_ALPHA = {"leaky_relu": "LeakyRelu", "elu": "Elu", "celu": "Celu", "threshol
 
 
 def apply_activation(use: Use, x: str, found: Any, name: str | None = None) -> str:
-    """A node for an activation, called NAME.relu beside a layer NAME, or ``name``; x itself for linear."""
+    """A node for an activation, called NAME.relu after a layer NAME, or ``name``; x itself for linear."""
     function = activation(found, use.where, use.version.major)
     return apply_function(use, x, function, name or f"{use.name}.{function.name}")
 
@@ -206,37 +206,37 @@ def apply_function(use: Use, x: str, function: Activation, name: str) -> str:
         return x
     if kind in OPS_BY_ACTIVATION:
         op, attributes = OPS_BY_ACTIVATION[kind]
-        return graph.node(name, op, x, **attributes)
+        return graph.emit(op, x, name, **attributes)
     if kind in WITH_ALPHA:
-        return graph.node(name, WITH_ALPHA[kind], x, alpha=function.alpha)
+        return graph.emit(WITH_ALPHA[kind], x, name, alpha=function.alpha)
     if kind == "hard_sigmoid":
-        return graph.node(name, "HardSigmoid", x, alpha=function.alpha, beta=function.beta)
+        return graph.emit("HardSigmoid", x, name, alpha=function.alpha, beta=function.beta)
     if kind == "tanh_shrink":
-        return graph.node(name, "Sub", (x, graph.node(f"{name}.tanh", "Tanh", x)))
+        return graph.emit("Sub", (x, graph.emit("Tanh", x, f"{name}.tanh")), name)
     if kind == "log_sigmoid":
-        soft = graph.node(f"{name}.softplus", "Softplus", graph.node(f"{name}.negative", "Neg", x))
-        return graph.node(name, "Neg", soft)
+        soft = graph.emit("Softplus", graph.emit("Neg", x, f"{name}.negative"), f"{name}.softplus")
+        return graph.emit("Neg", soft, name)
     if kind == "squareplus":
         return _squareplus(graph, x, function.alpha, name)
     if kind == "sparse_sigmoid":
-        return graph.node(name, "HardSigmoid", x, alpha=0.5, beta=0.5)
+        return graph.emit("HardSigmoid", x, name, alpha=0.5, beta=0.5)
     if kind == "sparse_plus":
-        low = graph.node(f"{name}.clip", "Clip", graph.scalar(f"{name}.plus", "Add", x, 1.0), min=0.0, max=2.0)
-        square = graph.scalar(f"{name}.quarter", "Mul", graph.node(f"{name}.square", "Mul", (low, low)), 0.25)
-        rest = graph.node(f"{name}.rest", "Relu", graph.scalar(f"{name}.minus", "Sub", x, 1.0))
-        return graph.node(name, "Add", (square, rest))
+        low = graph.emit("Clip", graph.scalar(f"{name}.plus", "Add", x, 1.0), f"{name}.clip", min=0.0, max=2.0)
+        square = graph.scalar(f"{name}.quarter", "Mul", graph.emit("Mul", (low, low), f"{name}.square"), 0.25)
+        rest = graph.emit("Relu", graph.scalar(f"{name}.minus", "Sub", x, 1.0), f"{name}.rest")
+        return graph.emit("Add", (square, rest), name)
     raise UnsupportedError(f"{use.where}: activation {kind!r} outside a recurrent layer")
 
 
 def _squareplus(graph: Any, x: str, alpha: float, name: str) -> str:
     """(x + sqrt(x^2 + alpha)) / 2; beyond where alpha counts it is Relu, whose square would overflow."""
     far = SQUAREPLUS_IS_RELU * max(1.0, math.sqrt(max(alpha, 0.0)))
-    near = graph.node(f"{name}.near", "Clip", x, min=-far, max=far)
-    square = graph.node(f"{name}.square", "Mul", (near, near))
-    root = graph.node(f"{name}.root", "Sqrt", graph.scalar(f"{name}.plus", "Add", square, alpha))
-    half = graph.scalar(f"{name}.half", "Mul", graph.node(f"{name}.sum", "Add", (near, root)), 0.5)
-    rest = graph.node(f"{name}.rest", "Relu", graph.node(f"{name}.minus", "Sub", (x, near)))
-    return graph.node(name, "Add", (half, rest))
+    near = graph.emit("Clip", x, f"{name}.near", min=-far, max=far)
+    square = graph.emit("Mul", (near, near), f"{name}.square")
+    root = graph.emit("Sqrt", graph.scalar(f"{name}.plus", "Add", square, alpha), f"{name}.root")
+    half = graph.scalar(f"{name}.half", "Mul", graph.emit("Add", (near, root), f"{name}.sum"), 0.5)
+    rest = graph.emit("Relu", graph.emit("Sub", (x, near), f"{name}.minus"), f"{name}.rest")
+    return graph.emit("Add", (half, rest), name)
 
 
 def option(use: Use, config: Mapping[str, Any], key: str, default: Any = ...) -> Any:
@@ -271,7 +271,7 @@ def number(use: Use, key: str, default: Any = ...) -> float:
 
 
 def sizes(use: Use, key: str, count: int, default: Any = ..., least: int = 1) -> tuple[int, ...]:
-    """An option of ``count`` sizes, or one that stands for all."""
+    """An option of ``count`` sizes, or one for all."""
     return numbers_of(use, key, option(use, use.config, key, default), count, least)
 
 

@@ -1,7 +1,7 @@
 """Which variables each Keras layer owns, and where the containers keep them.
 
 - Keras 3 and tf.keras's .keras and .weights.h5 (``bind_store``): a tree of attributes, layers/lstm/cell/vars/0, in
-  which the layers of a model stand under their class in snake case with a counter, in the model's order.
+  which the layers of a model are listed under their class in snake case with a counter, in the model's order.
 - Legacy .h5 (``bind_groups``): a group for each layer of the model, whose attribute weight_names lists its arrays:
   all trainable ones first, then the others, those of nested layers included.
 - Arrays as get_weights gives them (``bind_arrays``).
@@ -293,7 +293,7 @@ def _bind_stored(layer: Layer, parent: Group, name: str, version: Version) -> No
 
 
 def _check_stored_name(layer: Layer, group: Group) -> None:
-    """Keras 3 writes a layer's name beside its arrays."""
+    """Keras 3 writes a layer's name next to its arrays."""
     if "vars" in group:
         name = group.group("vars").attributes.get("name")
         inside = ".config." in layer.place.rsplit("]", 1)[-1]

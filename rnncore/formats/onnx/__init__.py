@@ -1,5 +1,5 @@
-"""ONNX files: bytes (wire, external), the graph (graph, versions), what needs more than a line (recurrent, control,
-sequences, contributed, reference).
+"""ONNX files: bytes (wire, file, external), the graph (graph, entries), one node (nodes, versions, attributes, folding,
+products, directions), and nodes that need more than that (recurrent, control, sequences, contributed, reference).
 
 Decisions
 

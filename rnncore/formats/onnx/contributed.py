@@ -1,6 +1,6 @@
 """Ops of com.microsoft, which ONNX Runtime's optimiser and quantiser write, as nodes of ai.onnx that say the same.
 
-    FusedMatMul, FusedGemm, FusedConv         a product, and what stands around it
+    FusedMatMul, FusedGemm, FusedConv         a product, and what is around it
     BiasGelu, FastGelu, Gelu, QuickGelu       activations
     SkipLayerNormalization                    a sum and its normalization
     DynamicQuantizeMatMul, MatMulIntegerToFloat, QGemm

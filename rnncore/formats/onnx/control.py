@@ -11,9 +11,10 @@ import itertools
 from collections.abc import Sequence
 
 from rnncore.errors import FormatError
+from rnncore.formats.onnx.entries import Known, Stacked
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode
-from rnncore.formats.onnx.graph import Known, Lowering
-from rnncore.formats.onnx.sequences import Stacked, collected
+from rnncore.formats.onnx.graph import GraphLowering
+from rnncore.formats.onnx.sequences import collected
 from rnncore.graph.nodes import Control, Input
 from rnncore.ops import UNKNOWN, Value
 
@@ -31,7 +32,7 @@ ATTRIBUTES = {
 }  # fmt: skip
 
 
-def lower(lowering: Lowering, node: OnnxNode) -> None:
+def lower(lowering: GraphLowering, node: OnnxNode) -> None:
     """The node's outputs, by a Control node or by the branch that is always taken."""
     unknown = sorted(set(node.attributes) - ATTRIBUTES[node.op])
     if unknown:
@@ -39,14 +40,14 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
     {"If": _if, "Loop": _loop, "Scan": _scan}[node.op](lowering, node)
 
 
-def _body(lowering: Lowering, node: OnnxNode, key: str) -> OnnxGraph:
+def _body(lowering: GraphLowering, node: OnnxNode, key: str) -> OnnxGraph:
     graph = node.attributes.get(key)
     if not isinstance(graph, OnnxGraph):
         raise lowering.error(node, f"attribute {key!r} is missing, expected a graph", FormatError)
     return graph
 
 
-def _if(lowering: Lowering, node: OnnxNode) -> None:
+def _if(lowering: GraphLowering, node: OnnxNode) -> None:
     branches = [_body(lowering, node, key) for key in ("then_branch", "else_branch")]
     if len(node.inputs) != 1 or any(graph.inputs for graph in branches):
         raise lowering.error(node, "branches with inputs, or no condition", FormatError)
@@ -59,7 +60,7 @@ def _if(lowering: Lowering, node: OnnxNode) -> None:
         return
     inner = []
     for graph in branches:
-        inner.append(Lowering(graph, lowering.shared, lowering))
+        inner.append(lowering.inside(graph))
         inner[-1].run()
     _control(lowering, node, "If", (lowering.value(node.inputs[0]),), inner)
 
@@ -76,7 +77,7 @@ def _is_squeeze_if_one(then: OnnxGraph, other: OnnxGraph) -> bool:
     return ends and squeezes[0].inputs[0] == other.nodes[0].inputs[0]
 
 
-def _always(lowering: Lowering, name: str) -> bool | None:
+def _always(lowering: GraphLowering, name: str) -> bool | None:
     """A condition that is the same in every run."""
     found = lowering.lookup(name)
     if isinstance(found, Known):
@@ -85,7 +86,7 @@ def _always(lowering: Lowering, name: str) -> bool | None:
     return data[0] if data and isinstance(data[0], bool) else None
 
 
-def _inline(lowering: Lowering, node: OnnxNode, graph: OnnxGraph) -> None:
+def _inline(lowering: GraphLowering, node: OnnxNode, graph: OnnxGraph) -> None:
     """The nodes of a branch among those of the graph. Its names are gone afterwards."""
     own = {*graph.constants, *(name for inner in graph.nodes for name in inner.outputs)}
     before = {name: lowering.entries.pop(name) for name in own if name in lowering.entries}
@@ -101,7 +102,7 @@ def _inline(lowering: Lowering, node: OnnxNode, graph: OnnxGraph) -> None:
             lowering.entries[name] = entry
 
 
-def _loop(lowering: Lowering, node: OnnxNode) -> None:
+def _loop(lowering: GraphLowering, node: OnnxNode) -> None:
     body = _body(lowering, node, "body")
     given = [*node.inputs, "", ""][: max(2, len(node.inputs))]
     carried = given[2:]
@@ -119,7 +120,7 @@ def _loop(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries.update({name: Stacked(lowering.value(made), 0, False) for name, made in stacked.items()})
 
 
-def _scan(lowering: Lowering, node: OnnxNode) -> None:
+def _scan(lowering: GraphLowering, node: OnnxNode) -> None:
     body = _body(lowering, node, "body")
     count = node.attributes.get("num_scan_inputs", 0)
     if not isinstance(count, int) or not 1 <= count <= len(node.inputs) == len(body.inputs):
@@ -148,7 +149,7 @@ def _scan(lowering: Lowering, node: OnnxNode) -> None:
     _control(lowering, node, "Scan", own, [inner], sequences=count, **lists)
 
 
-def _list(lowering: Lowering, node: OnnxNode, key: str, count: int, flags: bool = False) -> tuple:
+def _list(lowering: GraphLowering, node: OnnxNode, key: str, count: int, flags: bool = False) -> tuple:
     found = node.attributes.get(key, [])
     good = isinstance(found, list) and len(found) in (0, count) and not (flags and set(found) - {0, 1})
     if not good:
@@ -157,8 +158,13 @@ def _list(lowering: Lowering, node: OnnxNode, key: str, count: int, flags: bool 
 
 
 def _settled(
-    lowering: Lowering, body: OnnxGraph, values: Sequence[Value], first: int, outputs: int, carried: int | None = None
-) -> Lowering:
+    lowering: GraphLowering,
+    body: OnnxGraph,
+    values: Sequence[Value],
+    first: int,
+    outputs: int,
+    carried: int | None = None,
+) -> GraphLowering:
     """The body, lowered for carried values of the shapes that they keep: sizes that change from step to step are
     unknown; all are where they do not settle, since each round may find one more."""
     carried = len(values) - first if carried is None else carried
@@ -166,7 +172,7 @@ def _settled(
     for round in itertools.count(1):
         if round > 1:
             lowering.shared.again.spend(body.count)
-        inner = Lowering(body, lowering.shared, lowering)
+        inner = lowering.inside(body)
         for entry, value in zip(body.inputs, values, strict=True):
             name = inner.fresh_input(entry.name)
             inner.add_input(Input(name, value.dtype, tuple(size if size != 0 else UNKNOWN for size in value.shape)))
@@ -192,7 +198,12 @@ def _unsized(value: Value) -> Value:
 
 
 def _control(
-    lowering: Lowering, node: OnnxNode, op: str, own: Sequence[str], inner: Sequence[Lowering], **fields: object
+    lowering: GraphLowering,
+    node: OnnxNode,
+    op: str,
+    own: Sequence[str],
+    inner: Sequence[GraphLowering],
+    **fields: object,
 ) -> None:
     """Append the Control node, with all that its branches read of this graph."""
     captured = {outer: name for branch in inner for outer, name in branch.captures.items()}
@@ -203,7 +214,7 @@ def _control(
     lowering.add(made)
     labels = ("then", "else") if op == "If" else ("body",)
     for label, (_, arrays, _) in zip(labels, simplified, strict=True):
-        lowering.weights.update({f"{name}.{label}.{key}": array for key, array in arrays.items()})
+        lowering.weights.update({f"{name}.{label}.{key}": array for key, array in arrays.items()})  # counted inside
     if len(node.outputs) > len(made.names):
         raise lowering.error(node, f"{len(node.outputs)} outputs, expected {len(made.names)}", FormatError)
     for output, value in zip(node.outputs, made.names, strict=False):

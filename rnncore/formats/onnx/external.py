@@ -1,4 +1,4 @@
-"""Weights in files beside a model (ONNX's external data, sharded files), opened only beneath its own directory.
+"""Weights in files next to a model (ONNX's external data, sharded files), opened only beneath its own directory.
 
 The location is walked part by part with openat and O_NOFOLLOW, so no symbolic link leads outside; the file must be a
 regular one with one hard link, and the range asked for inside it. What was opened is what is checked and read: it is
@@ -26,7 +26,7 @@ TAKEN_RATIO = 2  # and times the size of the files that they are in
 class ExternalData:
     """The directory of one model, from which ranges of bytes are read; each once, however many tensors name it.
 
-    None stands for a model in memory, which has none.
+    None: a model in memory, which has none.
     """
 
     def __init__(self, model_path: str | None):

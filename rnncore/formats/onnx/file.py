@@ -1,7 +1,7 @@
-"""ONNX bytes -> a checked OnnxModel: arrays, and nodes in an order in which each reads what stands before it.
+"""ONNX bytes -> a checked OnnxModel: arrays, and nodes in an order in which each reads only what comes before it.
 
-Protobuf is decoded by the ``onnx`` package, after onnx_wire has looked at the bytes; nothing else of it is used here,
-and no file but the model's own and its external data (onnx_external) is opened. Everything is an allow-list: element
+Protobuf is decoded by the ``onnx`` package, after wire.py has looked at the bytes; nothing else of it is used here,
+and no file but the model's own and its external data (external.py) is opened. Everything is an allow-list: element
 types, kinds of values, fields of a tensor. What is known to ONNX but not read here is an UnsupportedError that names
 it, what contradicts itself a FormatError.
 
@@ -41,7 +41,7 @@ OTHER_ELEMENTS = {
     19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1", 24: "float8e8m0", 25: "uint2",
     26: "int2",
 }  # fmt: skip
-# The field besides raw_data in which each type's elements may stand.
+# The field besides raw_data that may hold each type's elements.
 FIELDS = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
 FIELDS |= dict.fromkeys(("uint32", "uint64"), "uint64_data")
 FIELDS |= dict.fromkeys(("int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16"), "int32_data")
@@ -115,7 +115,7 @@ class OnnxGraph:
         return len(self.nodes) + sum(inner.count for node in self.nodes for inner in node.graphs)
 
     def free_names(self) -> set[str]:
-        """What its nodes read, and its outputs are, of the graphs around it."""
+        """Names of the graphs around it that its nodes read, or that are its outputs."""
         own = {value.name for value in self.inputs} | set(self.constants)
         own.update(name for node in self.nodes for name in node.outputs)
         read = {value.name for value in self.outputs}
@@ -308,7 +308,7 @@ class _Reader:
             if not entry.name or entry.name in found:
                 raise FormatError(f"{self.path}: {where}: expected a name of its own")
             kind = entry.type.WhichOneof("value")
-            if kind == "sequence_type" and not typed:  # inside, as onnx_sequences takes them out
+            if kind == "sequence_type" and not typed:  # inside, as sequences.py takes them out
                 found[entry.name] = OnnxValue(entry.name, "", None)
                 continue
             if kind not in (None, "tensor_type"):
@@ -464,7 +464,7 @@ class _Reader:
             yield from self._expanded(names.node(inner), (*calls, place))
 
     def _decode(self, place: str, function: Any) -> None:
-        """The nodes of a function as they stand, and the values of attributes that a caller need not give."""
+        """The nodes of a function as they are, and the values of attributes that a caller need not give."""
         opsets = self._opsets(function.opset_import, f"{place}.opset_import")
         defaults: dict[str, Any] = {}
         for entry in function.attribute_proto:

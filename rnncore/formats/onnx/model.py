@@ -1,12 +1,14 @@
-"""ONNX files: bytes -> Spec and Weights, or a Listing of what stands in them.
+"""ONNX files: bytes -> Spec and Weights, or a Listing of what they hold.
 
-onnx_wire.py       the bytes, before protobuf sees them
-onnx_file.py       the checked model: arrays, nodes, functions put in place of their calls
-onnx_external.py   weights in files beside the model
-onnx_versions.py   nodes of older opsets in the vocabulary of the newest
-onnx_graph.py      nodes of the file -> nodes of a Spec
-onnx_recurrent.py  RNN, LSTM, GRU;  onnx_control.py  If, Loop, Scan;  onnx_sequences.py  sequences of tensors
-onnx_reference.py  rare ops
+wire.py         the bytes, before protobuf sees them
+file.py         the checked model: arrays, nodes, functions put in place of their calls
+external.py     weights in files next to the model
+versions.py     nodes of older opsets in the vocabulary of the newest;  contributed.py  those of com.microsoft
+entries.py      what a name of the file may stand for
+graph.py        a graph of the file -> a Spec
+nodes.py        one node, by its kind: attributes.py, folding.py (constants), products.py (nodes that own weights),
+                directions.py (what is around recurrent nodes), recurrent.py (RNN, LSTM, GRU), control.py (If, Loop,
+                Scan), sequences.py (sequences of tensors), reference.py (rare ops);  support.py  which ops there are
 """
 
 from __future__ import annotations
@@ -19,22 +21,24 @@ import numpy as np
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
 from rnncore.files.cursor import Cursor, shown
 from rnncore.formats.graph_format import ListedNode, Listing
-from rnncore.formats.native import NativeFile
+from rnncore.formats.native import ModelFile
+from rnncore.formats.onnx import nodes
+from rnncore.formats.onnx.entries import Missing
 from rnncore.formats.onnx.file import OnnxGraph, OnnxModel, OnnxNode, read_model
-from rnncore.formats.onnx.graph import Lowering, Missing, Shared
+from rnncore.formats.onnx.graph import GraphLowering, Shared
 from rnncore.graph.weights import Weights, memory_of
 
 __all__ = ["listing", "read"]
 
 
-def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> NativeFile:
+def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> ModelFile:
     """The network of an ONNX file. UnsupportedError names the first node, op and attribute that is not supported.
 
     sizes: name of a size of its inputs -> its value. A file whose only floating type is float64 computes in it.
     """
     model = read_model(cursor)
     shared = _shared(model)
-    lowering = Lowering(model.graph, shared)
+    lowering = GraphLowering(model.graph, shared)
     lowering.define(model.graph.inputs, sizes or {})
     lowering.run()
     try:
@@ -43,14 +47,14 @@ def read(cursor: Cursor, sizes: Mapping[str, int] | None = None) -> NativeFile:
     except RnncoreError as error:
         raise type(error)(str(error) if cursor.place in str(error) else f"{cursor.place}: {error}") from None
     dtype = "float64" if shared.floating == np.float64 else "float32"
-    return NativeFile(spec, weights, notes=(*_notes(model), *notes), dtype=dtype)
+    return ModelFile(spec, weights, notes=(*_notes(model), *notes), dtype=dtype)
 
 
 def listing(cursor: Cursor) -> Listing:
     """Every node of an ONNX file, and what is not supported."""
     model = read_model(cursor)
     shared = _shared(model, problems=[])
-    lowering = Lowering(model.graph, shared)
+    lowering = GraphLowering(model.graph, shared)
     problem = None
     try:
         lowering.define(model.graph.inputs, {})
@@ -80,7 +84,7 @@ def _shared(model: OnnxModel, problems: list | None = None) -> Shared:
     floats = {"float32" if name == "bfloat16" else name for name in model.floats}
     main = next(iter(floats)) if len(floats) == 1 else "float32"
     dtypes = {name: "float" if name == main else name for name in ("float16", "float32", "float64")}
-    return Shared(model.path, dtypes, main, _declared(model.graph), problems)
+    return Shared(model.path, dtypes, main, _declared(model.graph), nodes.lower, problems)
 
 
 def _declared(graph: OnnxGraph) -> int:

@@ -10,11 +10,11 @@ Rules that are easy to miss:
 - activation_alpha and activation_beta hold one value for each activation that takes one, in order, over both
   directions; what the lists do not reach has the default of the operator of that name.
 - The default activations of an RNN are two, also where it has one direction.
-- clip stands before every activation of a gate, after bias and peephole.
+- clip comes before every activation of a gate, after bias and peephole.
 - input_forget: f = 1 - i, and the rows of f are not used.
 - A row of length 0 has zeros for Y_h and Y_c whatever its initial state: so ONNX Runtime; the specification is silent.
 
-Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, and RNN and GRU beside it, version 7, 14 and 22.
+Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, and RNN and GRU next to it, version 7, 14 and 22.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from rnncore.cells import CELLS, Activation, Cell
 from rnncore.conventions.gates import GATE_ORDERS, halve_bias, split_gru_bias, stack_gates, sum_biases
 from rnncore.errors import FormatError, SpecError
 from rnncore.files.cursor import shown
+from rnncore.formats.onnx.entries import Layers
 from rnncore.formats.onnx.file import OnnxNode
-from rnncore.formats.onnx.graph import Layers, Lowering
+from rnncore.formats.onnx.graph import GraphLowering
 from rnncore.graph.nodes import Recurrent
 from rnncore.graph.weights import memory_of
 from rnncore.ops import Value
@@ -63,7 +64,7 @@ ATTRIBUTES = {"RNN": _COMMON, "GRU": _COMMON | {"linear_before_reset"}, "LSTM": 
 FLAGS = ("layout", "input_forget", "linear_before_reset")
 
 
-def lower(lowering: Lowering, node: OnnxNode) -> None:
+def lower(lowering: GraphLowering, node: OnnxNode) -> None:
     """The node as a Recurrent one; its outputs by their names."""
     inputs = _inputs(lowering, node)
     _check_attributes(lowering, node)
@@ -87,7 +88,7 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
     lowering.add(made)
     for d, (direction, cell) in enumerate(zip(directions, cells, strict=True)):
         for key, array in _own_weights(lowering, cell, arrays, d).items():
-            lowering.own(f"{name}.{key}{made.suffix(0, direction)}", array)
+            lowering.own(name, {f"{key}{made.suffix(0, direction)}": array})
     outputs = dict(zip(OUTPUTS[: 1 + len(made.cell.states)], node.outputs, strict=False))
     order = "BT" if batch_first else "TB"
     if outputs.get("Y"):
@@ -101,7 +102,7 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
             lowering.entries[outputs[f"Y_{key}"]] = state
 
 
-def _own_weights(lowering: Lowering, cell: Cell, arrays: dict[str, np.ndarray], d: int) -> dict[str, np.ndarray]:
+def _own_weights(lowering: GraphLowering, cell: Cell, arrays: dict[str, np.ndarray], d: int) -> dict[str, np.ndarray]:
     """The canonical weights of one direction; nodes of the same arrays share them."""
     key = (cell, d, *map(memory_of, arrays.values()))
     if key not in lowering.shared.turned:
@@ -110,7 +111,7 @@ def _own_weights(lowering: Lowering, cell: Cell, arrays: dict[str, np.ndarray], 
     return lowering.shared.turned[key][1]
 
 
-def _inputs(lowering: Lowering, node: OnnxNode) -> dict[str, str]:
+def _inputs(lowering: GraphLowering, node: OnnxNode) -> dict[str, str]:
     names = INPUTS[node.op]
     if len(node.inputs) > len(names) or len(node.outputs) > 1 + len(CELLS[node.op].states):
         raise lowering.error(
@@ -126,7 +127,7 @@ def _inputs(lowering: Lowering, node: OnnxNode) -> dict[str, str]:
     return found
 
 
-def _check_attributes(lowering: Lowering, node: OnnxNode) -> None:
+def _check_attributes(lowering: GraphLowering, node: OnnxNode) -> None:
     for key, value in node.attributes.items():
         if key not in ATTRIBUTES[node.op]:
             accepted = ", ".join(sorted(ATTRIBUTES[node.op]))
@@ -141,7 +142,9 @@ def _check_attributes(lowering: Lowering, node: OnnxNode) -> None:
             raise lowering.error(node, f"attribute {key!r}={value!r}, expected a list", FormatError)
 
 
-def _arrays(lowering: Lowering, node: OnnxNode, inputs: Mapping[str, str], directions: int) -> dict[str, np.ndarray]:
+def _arrays(
+    lowering: GraphLowering, node: OnnxNode, inputs: Mapping[str, str], directions: int
+) -> dict[str, np.ndarray]:
     """W, R, B and P, which have to be constant, checked against each other and hidden_size."""
     found = {}
     for key in ("W", "R", "B", "P"):
@@ -170,7 +173,7 @@ def _arrays(lowering: Lowering, node: OnnxNode, inputs: Mapping[str, str], direc
     return found
 
 
-def _cells(lowering: Lowering, node: OnnxNode, arrays: Mapping[str, np.ndarray], directions: int) -> list[Cell]:
+def _cells(lowering: GraphLowering, node: OnnxNode, arrays: Mapping[str, np.ndarray], directions: int) -> list[Cell]:
     """The cell of each direction."""
     options: dict[str, Any] = {"clip": node.attributes.get("clip"), "bias": "B" in arrays}
     if node.op == "GRU":
@@ -185,7 +188,7 @@ def _cells(lowering: Lowering, node: OnnxNode, arrays: Mapping[str, np.ndarray],
     ]
 
 
-def _activations(lowering: Lowering, node: OnnxNode, directions: int) -> list[list[Activation]]:
+def _activations(lowering: GraphLowering, node: OnnxNode, directions: int) -> list[list[Activation]]:
     """For each direction its Activations, in ONNX's order: f, g and h as far as the type has them."""
     count = len(DEFAULT_ACTIVATIONS[node.op])
     names = list(node.attributes.get("activations") or DEFAULT_ACTIVATIONS[node.op] * directions)
@@ -231,7 +234,7 @@ def _weights(cell: Cell, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return found
 
 
-def _lengths(lowering: Lowering, node: OnnxNode, inputs: Mapping[str, str]) -> str | None:
+def _lengths(lowering: GraphLowering, node: OnnxNode, inputs: Mapping[str, str]) -> str | None:
     """sequence_lens as the int64 that it was before exporters cast it."""
     if "sequence_lens" not in inputs:
         return None
@@ -248,7 +251,7 @@ def _lengths(lowering: Lowering, node: OnnxNode, inputs: Mapping[str, str]) -> s
 
 
 def _initial(
-    lowering: Lowering,
+    lowering: GraphLowering,
     node: OnnxNode,
     inputs: Mapping[str, str],
     name: str,
@@ -272,14 +275,16 @@ def _initial(
             for key, value in given.items()
         }
     for key in cell.states:
-        if key not in given:  # zeros beside a state that is given: of its shape
+        if key not in given:  # zeros, of the shape of the state that is given
             (other,) = given.values()
             shape = lowering.emit("Shape", (other,), f"{name}.initial_{key}.shape")
             given[key] = lowering.emit("ConstantOfShape", (shape,), f"{name}.initial_{key}", dtype="float", value=0)
     return tuple(given[key] for key in cell.states)
 
 
-def _check_state(lowering: Lowering, node: OnnxNode, what: str, value: Value, expected: tuple[int | str, ...]) -> None:
+def _check_state(
+    lowering: GraphLowering, node: OnnxNode, what: str, value: Value, expected: tuple[int | str, ...]
+) -> None:
     """Of every state, also of one that is zero everywhere and so will not be used."""
     sizes = zip(value.shape, expected, strict=False)
     differ = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes)
@@ -287,7 +292,7 @@ def _check_state(lowering: Lowering, node: OnnxNode, what: str, value: Value, ex
         raise lowering.error(node, f"{what} is {value}, expected {Value('float', expected)}", SpecError)
 
 
-def _final(lowering: Lowering, state: str, lengths: str | None, started: bool) -> str:
+def _final(lowering: GraphLowering, state: str, lengths: str | None, started: bool) -> str:
     """A final state: where there is an initial one, zeros for rows without a step."""
     if lengths is None or not started:
         return state

@@ -18,7 +18,7 @@ from rnncore.ops import UNKNOWN, Value
 from rnncore.ops.reference import RARE
 
 if TYPE_CHECKING:
-    from rnncore.formats.onnx.graph import Lowering
+    from rnncore.formats.onnx.graph import GraphLowering
 
 __all__ = ["is_rare", "lower"]
 
@@ -34,7 +34,7 @@ def is_rare(node: OnnxNode) -> bool:
     return not node.domain and node.op in RARE
 
 
-def lower(lowering: Lowering, node: OnnxNode) -> None:
+def lower(lowering: GraphLowering, node: OnnxNode) -> None:
     """The node as a Reference one. UnsupportedError where its version is not among RARE's, or a rank is not known."""
     _check_version(lowering, node)
     for key, value in node.attributes.items():
@@ -57,7 +57,7 @@ def lower(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries.update(zip(outputs, made.names, strict=True))
 
 
-def _check_version(lowering: Lowering, node: OnnxNode) -> None:
+def _check_version(lowering: GraphLowering, node: OnnxNode) -> None:
     """UnsupportedError unless this version of the op, with these attributes, is proven."""
     from onnx import defs
 
@@ -74,7 +74,7 @@ def _check_version(lowering: Lowering, node: OnnxNode) -> None:
         raise lowering.error(node, f"{options} together are not supported, expected one of them")
 
 
-def _inferred(lowering: Lowering, node: OnnxNode) -> list[Value]:
+def _inferred(lowering: GraphLowering, node: OnnxNode) -> list[Value]:
     """Dtype and shape of each output."""
     from onnx import helper, numpy_helper, shape_inference
 
@@ -103,7 +103,7 @@ def _inferred(lowering: Lowering, node: OnnxNode) -> list[Value]:
     return [_value(lowering, node, entry) for entry in found.graph.output]
 
 
-def _value(lowering: Lowering, node: OnnxNode, entry) -> Value:
+def _value(lowering: GraphLowering, node: OnnxNode, entry) -> Value:
     tensor = entry.type.tensor_type
     if tensor.elem_type not in ELEMENTS or not tensor.HasField("shape"):
         raise lowering.error(node, "the type or rank of an output is not known before it runs")

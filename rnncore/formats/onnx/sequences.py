@@ -1,7 +1,7 @@
 """ONNX's sequences of tensors, which the Spec has not: each is followed here until tensors are made of it again.
 
-A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has as many as an axis is
-long, and is Stacked: that array, with the axis.
+A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has as many items as the
+axis has steps, and is Stacked: that array, with the axis.
 
 A Loop that appends one tensor to a sequence in each step collects what it appends, as ONNX's scan outputs do:
 ``collected`` writes it so. Anything else that a loop might do with a sequence is refused by name.
@@ -11,53 +11,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rnncore.errors import FormatError
 from rnncore.files.cursor import shown
+from rnncore.formats.onnx.entries import Items, Known, Stacked
 from rnncore.formats.onnx.file import OnnxGraph, OnnxNode, OnnxValue
 
 if TYPE_CHECKING:
-    from rnncore.formats.onnx.graph import Lowering
+    from rnncore.formats.onnx.graph import GraphLowering
 
-__all__ = ["OPS", "Items", "Stacked", "captured", "collected", "lower"]
+__all__ = ["OPS", "collected", "lower"]
 
 MAX_ITEMS = 4096
 
 
-@dataclass(frozen=True)
-class Items:
-    """A sequence of so many values: names of the file."""
-
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """A sequence whose items stand along one axis of a value of the Spec; kept: each keeps that axis, of size 1."""
-
-    value: str
-    axis: int
-    kept: bool
-
-
-def lower(lowering: Lowering, node: OnnxNode) -> None:
+def lower(lowering: GraphLowering, node: OnnxNode) -> None:
     """One node of OPS."""
     OPS[node.op](lowering, node)
 
 
-def captured(lowering: Lowering, found: Items | Stacked) -> Items | Stacked:
-    """A sequence of the graph around, inside of a branch: ``lowering`` is the branch's."""
-    if isinstance(found, Items):
-        return found  # names of the file, which are looked up when they are read
-    return dataclasses.replace(found, value=lowering.capture(found.value))
-
-
-def _sequence(lowering: Lowering, node: OnnxNode, **defaults: int) -> Items | Stacked:
+def _sequence(lowering: GraphLowering, node: OnnxNode, **defaults: int) -> Items | Stacked:
     """The sequence that a node reads first; defaults: the attributes that it may have."""
     _attributes(lowering, node, **defaults)
     found = lowering.lookup(node.inputs[0]) if node.inputs and node.inputs[0] else None
@@ -66,20 +43,20 @@ def _sequence(lowering: Lowering, node: OnnxNode, **defaults: int) -> Items | St
     return found
 
 
-def _items(lowering: Lowering, node: OnnxNode) -> tuple[str, ...]:
+def _items(lowering: GraphLowering, node: OnnxNode) -> tuple[str, ...]:
     found = _sequence(lowering, node)
     if isinstance(found, Stacked):
         raise lowering.error(node, "a sequence whose length is only known when it runs, expected a fixed one")
     return found.names
 
 
-def _give(lowering: Lowering, node: OnnxNode, names: tuple[str, ...]) -> None:
+def _give(lowering: GraphLowering, node: OnnxNode, names: tuple[str, ...]) -> None:
     if len(names) > MAX_ITEMS:
         raise lowering.error(node, f"a sequence of {len(names)}, expected at most {MAX_ITEMS}")
     lowering.entries[node.outputs[0]] = Items(names)
 
 
-def _attributes(lowering: Lowering, node: OnnxNode, **defaults: int) -> list[int]:
+def _attributes(lowering: GraphLowering, node: OnnxNode, **defaults: int) -> list[int]:
     unknown = sorted(set(node.attributes) - set(defaults) - {"dtype"})
     if unknown:
         raise lowering.error(node, f"attribute {shown(unknown[0])!r} is not supported, expected one of: "
@@ -91,7 +68,7 @@ def _attributes(lowering: Lowering, node: OnnxNode, **defaults: int) -> list[int
     return found
 
 
-def _position(lowering: Lowering, node: OnnxNode, place: int, count: int, end: int) -> int | None:
+def _position(lowering: GraphLowering, node: OnnxNode, place: int, count: int, end: int) -> int | None:
     """A constant position from 0 to ``end``, counted from the end where negative; None where it is computed."""
     array = lowering.known(node.inputs[place])
     if array is None:
@@ -104,17 +81,17 @@ def _position(lowering: Lowering, node: OnnxNode, place: int, count: int, end: i
     return position % count if position < 0 else position
 
 
-def _empty(lowering: Lowering, node: OnnxNode) -> None:
+def _empty(lowering: GraphLowering, node: OnnxNode) -> None:
     _attributes(lowering, node)
     _give(lowering, node, ())
 
 
-def _construct(lowering: Lowering, node: OnnxNode) -> None:
+def _construct(lowering: GraphLowering, node: OnnxNode) -> None:
     _attributes(lowering, node)
     _give(lowering, node, node.inputs)
 
 
-def _insert(lowering: Lowering, node: OnnxNode) -> None:
+def _insert(lowering: GraphLowering, node: OnnxNode) -> None:
     names = _items(lowering, node)
     place = len(names)
     if len(node.inputs) > 2 and node.inputs[2]:
@@ -124,7 +101,7 @@ def _insert(lowering: Lowering, node: OnnxNode) -> None:
     _give(lowering, node, (*names[:place], node.inputs[1], *names[place:]))
 
 
-def _erase(lowering: Lowering, node: OnnxNode) -> None:
+def _erase(lowering: GraphLowering, node: OnnxNode) -> None:
     names = _items(lowering, node)
     place = len(names) - 1
     if len(node.inputs) > 1 and node.inputs[1]:
@@ -134,7 +111,7 @@ def _erase(lowering: Lowering, node: OnnxNode) -> None:
     _give(lowering, node, (*names[:place], *names[place + 1 :]))
 
 
-def _at(lowering: Lowering, node: OnnxNode) -> None:
+def _at(lowering: GraphLowering, node: OnnxNode) -> None:
     found, output = _sequence(lowering, node), node.outputs[0]
     if isinstance(found, Items):
         place = _position(lowering, node, 1, len(found.names), len(found.names) - 1)
@@ -147,13 +124,11 @@ def _at(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries[output] = _unsqueezed(lowering, one, found.axis, output) if found.kept else one
 
 
-def _unsqueezed(lowering: Lowering, value: str, axis: int, name: str) -> str:
+def _unsqueezed(lowering: GraphLowering, value: str, axis: int, name: str) -> str:
     return lowering.emit("Unsqueeze", (value,), f"{name}.item", axes=(axis,))
 
 
-def _length(lowering: Lowering, node: OnnxNode) -> None:
-    from rnncore.formats.onnx.graph import Known
-
+def _length(lowering: GraphLowering, node: OnnxNode) -> None:
     found, output = _sequence(lowering, node), node.outputs[0]
     if isinstance(found, Items):
         lowering.entries[output] = Known(np.array(len(found.names), np.int64))
@@ -162,7 +137,7 @@ def _length(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries[output] = lowering.emit("Gather", (shape,), output, indices=found.axis, axis=0)
 
 
-def _split(lowering: Lowering, node: OnnxNode) -> None:
+def _split(lowering: GraphLowering, node: OnnxNode) -> None:
     """Without sizes into single steps, which keep their axis by ``keepdims``; a size gives steps of that many.
 
     With a size the specification says that keepdims is ignored, and ONNX Runtime does not ignore it: refused.
@@ -198,7 +173,7 @@ def _split(lowering: Lowering, node: OnnxNode) -> None:
     _give(lowering, node, names)
 
 
-def _concatenated(lowering: Lowering, node: OnnxNode) -> None:
+def _concatenated(lowering: GraphLowering, node: OnnxNode) -> None:
     if "axis" not in node.attributes:
         raise lowering.error(node, "attribute 'axis' is missing, expected it", FormatError)
     options = {"axis": 0, "new_axis": 0}
@@ -215,8 +190,8 @@ def _concatenated(lowering: Lowering, node: OnnxNode) -> None:
     lowering.entries[output] = lowering.emit("Concat", parts, output, axis=axis)
 
 
-def _along(lowering: Lowering, node: OnnxNode, found: Stacked, axis: int, new_axis: int, output: str) -> str:
-    """The items beside each other along an axis that they have, or along a new one."""
+def _along(lowering: GraphLowering, node: OnnxNode, found: Stacked, axis: int, new_axis: int, output: str) -> str:
+    """The items joined along an axis that they have, or along a new one."""
     rank = len(lowering.values[found.value].shape)
     if found.kept:  # an item has the rank of the whole
         if new_axis or axis % rank != found.axis or not -rank <= axis < rank:
@@ -243,7 +218,7 @@ def _along(lowering: Lowering, node: OnnxNode, found: Stacked, axis: int, new_ax
     return lowering.emit("Reshape", (moved, wanted), output)
 
 
-OPS: dict[str, Callable[[Lowering, OnnxNode], None]] = {
+OPS: dict[str, Callable[[GraphLowering, OnnxNode], None]] = {
     "ConcatFromSequence": _concatenated,
     "SequenceAt": _at,
     "SequenceConstruct": _construct,
@@ -258,62 +233,80 @@ OPS: dict[str, Callable[[Lowering, OnnxNode], None]] = {
 # --- loops --------------------------------------------------------------------------------------------------------
 
 
-def collected(lowering: Lowering, node: OnnxNode) -> tuple[OnnxNode, dict[str, str]]:
+def collected(lowering: GraphLowering, node: OnnxNode) -> tuple[OnnxNode, dict[str, str]]:
     """A Loop whose sequences are scan outputs: the node, and which of its new outputs each sequence is stacked in."""
-    given = list(node.inputs)
     places = [
         place
-        for place, name in enumerate(given[2:])
+        for place, name in enumerate(node.inputs[2:])
         if name and isinstance(lowering.lookup(name), (Items, Stacked))
-    ]  # fmt: skip
-    body = node.attributes["body"]
+    ]
     if not places:
         return node, {}
-    uses = Counter(name for inner in body.nodes for name in inner.inputs)
-    uses.update(name for inner in body.nodes for graph in inner.graphs for name in graph.free_names())
-    uses.update(value.name for value in body.outputs)
-    gone: set[str] = set()
-    ends, stacked = [], {}
-    for place in places:
-        name, end = body.inputs[2 + place].name, body.outputs[1 + place].name
-        if lowering.lookup(given[2 + place]) != Items(()):
-            raise lowering.error(node, f"carries the sequence {shown(name)!r}, expected one that is empty at first")
-        if name == end:  # never appended to
-            raise lowering.error(node, f"carries the sequence {shown(name)!r}, to which it appends nothing")
-        inserts = [inner for inner in body.nodes if inner.op == "SequenceInsert" and end in inner.outputs]
-        appends = inserts and inserts[0].inputs[0] == name and not any(inserts[0].inputs[2:])
-        if not appends or uses[name] != 1 or uses[end] != 1:
-            raise lowering.error(node, f"does more with the sequence {shown(name)!r} than to append to it once a step")
-        gone.add(end)
-        ends.append(OnnxValue(inserts[0].inputs[1], "", None))
-    kept = [place for place in range(len(given) - 2) if place not in places]
-    nodes = tuple(inner for inner in body.nodes if not gone.intersection(inner.outputs))
-    # An output of a graph has a name of its own: what is appended may be another output already.
-    copies = []
-    for number, value in enumerate(ends):
-        copy = lowering.fresh(f"{value.name}.appended")
-        copies.append(
-            dataclasses.replace(node, op="Identity", domain="", inputs=(value.name,), outputs=(copy,), attributes={})
-        )
-        ends[number] = OnnxValue(copy, "", None)
+    given, body = node.inputs, node.attributes["body"]
     count = len(given) - 2
+    kept = [place for place in range(count) if place not in places]
+    rewritten = _with_scan_outputs(lowering, node, places, kept)
+    ends = rewritten.outputs[len(rewritten.outputs) - len(places) :]
+    made = [lowering.fresh(f"{value.name}.stacked") for value in ends]
     finals = [node.outputs[place] if place < len(node.outputs) else "" for place in kept]
     outputs = [*finals, *node.outputs[count:]]
-    scans = len(body.outputs) - 1 - count
-    outputs += [""] * (len(kept) + scans - len(outputs))
-    for place, value in zip(places, ends, strict=True):
-        sequence = node.outputs[place] if place < len(node.outputs) else ""
-        made = lowering.fresh(f"{value.name}.stacked")
-        outputs.append(made)
-        if sequence:
-            stacked[sequence] = made
-    rewritten = OnnxGraph(
+    outputs += [""] * (len(kept) + len(body.outputs) - 1 - count - len(outputs))
+    stacked = {
+        node.outputs[place]: name
+        for place, name in zip(places, made, strict=True)
+        if place < len(node.outputs) and node.outputs[place]
+    }
+    loop = dataclasses.replace(
+        node,
+        inputs=(*given[:2], *(given[2 + place] for place in kept)),
+        outputs=(*outputs, *made),
+        attributes={**node.attributes, "body": rewritten},
+    )
+    return loop, stacked
+
+
+def _with_scan_outputs(
+    lowering: GraphLowering, node: OnnxNode, places: Sequence[int], kept: Sequence[int]
+) -> OnnxGraph:
+    """The body of a Loop with what it appends to the carried sequences at ``places`` as its last outputs."""
+    body, count = node.attributes["body"], len(node.inputs) - 2
+    uses = _uses(body)
+    appends = [_append(lowering, node, place, uses) for place in places]
+    nodes = [inner for inner in body.nodes if all(inner is not append for append in appends)]
+    ends = []
+    for append in appends:  # an output of a graph has a name of its own: what is appended may be another output already
+        item = append.inputs[1]
+        copy = lowering.fresh(f"{item}.appended")
+        identity = {"op": "Identity", "domain": "", "inputs": (item,), "outputs": (copy,), "attributes": {}}
+        nodes.append(dataclasses.replace(node, **identity))
+        ends.append(OnnxValue(copy, "", None))
+    return OnnxGraph(
         body.place,
         (*body.inputs[:2], *(body.inputs[2 + place] for place in kept)),
         (body.outputs[0], *(body.outputs[1 + place] for place in kept), *body.outputs[1 + count :], *ends),
         body.constants,
-        (*nodes, *copies),
+        tuple(nodes),
     )
-    inputs = (*given[:2], *(given[2 + place] for place in kept))
-    attributes = {**node.attributes, "body": rewritten}
-    return dataclasses.replace(node, inputs=inputs, outputs=tuple(outputs), attributes=attributes), stacked
+
+
+def _uses(body: OnnxGraph) -> Counter[str]:
+    """How often each name is used in a body and the graphs inside it."""
+    uses = Counter(name for inner in body.nodes for name in inner.inputs)
+    uses.update(name for inner in body.nodes for graph in inner.graphs for name in graph.free_names())
+    uses.update(value.name for value in body.outputs)
+    return uses
+
+
+def _append(lowering: GraphLowering, node: OnnxNode, place: int, uses: Counter[str]) -> OnnxNode:
+    """The SequenceInsert that appends to a carried sequence, the only use of it in the body of a Loop."""
+    body = node.attributes["body"]
+    name, end = body.inputs[2 + place].name, body.outputs[1 + place].name
+    if lowering.lookup(node.inputs[2 + place]) != Items(()):
+        raise lowering.error(node, f"carries the sequence {shown(name)!r}, expected one that is empty at first")
+    if name == end:  # never appended to
+        raise lowering.error(node, f"carries the sequence {shown(name)!r}, to which it appends nothing")
+    inserts = [inner for inner in body.nodes if inner.op == "SequenceInsert" and end in inner.outputs]
+    appends = inserts and inserts[0].inputs[0] == name and not any(inserts[0].inputs[2:])
+    if not appends or uses[name] != 1 or uses[end] != 1:
+        raise lowering.error(node, f"does more with the sequence {shown(name)!r} than to append to it once a step")
+    return inserts[0]

@@ -22,7 +22,7 @@ __all__ = ["Tools", "newest"]
 
 
 class Tools(Protocol):
-    """What a conversion may ask of the graph that it takes place in."""
+    """The methods of the graph that a conversion may use."""
 
     def constant(self, array: np.ndarray) -> str:
         """The name of a new constant."""

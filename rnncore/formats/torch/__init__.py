@@ -1,5 +1,5 @@
-"""PyTorch checkpoints: the archive and its pickle (file, pickle_reader), names of tensors (names), weights in other
-forms (parametrizations, quantized).
+"""PyTorch checkpoints: the archive and its pickle (file, pickle_reader, objects, collecting), names of tensors (names),
+weights in other forms (parametrizations, quantized).
 
 Decisions
 

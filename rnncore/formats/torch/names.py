@@ -35,7 +35,7 @@ __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_
 
 @dataclass(frozen=True)
 class Bound:
-    """What bind found: weights, the names of tensors that belong to no node, and the prefix taken for all nodes."""
+    """The result of bind: weights, the names of tensors that belong to no node, and the prefix taken for all nodes."""
 
     weights: Weights
     unused: tuple[str, ...]
@@ -52,9 +52,9 @@ def bind(
     """The Weights of a Spec from tensors under PyTorch's names.
 
     names maps a name as the Spec would have it, canonical or PyTorch's ("enc.weight_ih_l0"), or a whole node
-    ("enc"), to the file's; "" stands for tensors without any prefix. prefix stands before the names of all other
+    ("enc"), to the file's; "" means tensors without any prefix. prefix comes before the names of all other
     nodes ("module."); without it, one that fits every node is found, and reported in the result. The names that the
-    Spec has itself come last, behind the prefix.
+    Spec has itself come last, after the prefix.
 
     Raises WeightError: a tensor is missing or of the wrong shape; several prefixes fit; a tensor of one of the
     Spec's nodes is not used (weight_hh_l1 where layers=1); an entry of names leads nowhere.
@@ -113,7 +113,7 @@ class _Binder:
         return self._attention(node, shapes) if node.op == "MultiHeadAttention" else self._own(node, shapes)
 
     def _attention(self, node: Node, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """The weights as they stand, or PyTorch's: those of query, key and value, in this order, in one tensor."""
+        """The weights as they are, or PyTorch's: those of query, key and value, in this order, in one tensor."""
         found = {}
         for key, shape in shapes.items():
             part, _, leaf = key.partition(".")
@@ -137,7 +137,7 @@ class _Binder:
         }
 
     def _biases(self, node, cell, suffix, shapes) -> dict[str, np.ndarray]:
-        """The canonical biases as they stand, or PyTorch's bias_ih and bias_hh combined."""
+        """The canonical biases as they are, or PyTorch's bias_ih and bias_hh combined."""
         if not shapes:
             return {}
         canonical = {key: _spellings(node, key, suffix) for key in shapes}
@@ -246,7 +246,7 @@ class _Binder:
         return found
 
     def _find_prefix(self) -> str:
-        """What stands before the names of all nodes that ``names`` does not place."""
+        """The prefix of the names of all nodes that ``names`` does not place."""
         fits: set[str] | None = None
         searched = []
         for node in self.nodes:
@@ -281,7 +281,7 @@ class _Binder:
         return fits.pop()
 
     def _prefix_of_constants(self) -> str:
-        """What stands before the names of all parameters, where the Spec has no other weights."""
+        """The prefix of the names of all parameters, where the Spec has no other weights."""
         weights = [name for node in self.nodes for name in node.weight_shapes()]
         wanted = [self.own.get(name, name.removesuffix(".value")) for name in weights]
         if not wanted or any(name in self.tensors for name in (*weights, *wanted)):
@@ -320,7 +320,7 @@ ATTENTION = (*(f"{one[0]}_proj_weight" for one in PROJECTED), "in_proj_weight", 
 
 
 def _placed(spec: Spec) -> Iterator[Node | Recurrent | AttentionDecoder]:
-    """Every node that has weights of its own, those in branches under the name that stands before their weights."""
+    """Every node that has weights of its own, those in branches under the prefix of their weights."""
     for path, node in paths_of(spec):
         if not node.subgraphs:
             yield node if path == node.name else dataclasses.replace(node, name=path)

@@ -36,7 +36,7 @@ LONGEST_SHORT = 9  # bytes of the longest opcode that is decoded here, text apar
 
 
 class Inert:
-    """Base of everything that stands for an object of the file without being one."""
+    """Base of everything that represents an object of the file without being one."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class Pairs(list):
 
 
 class PickleBudget:
-    """What all pickles of one file may use up together. size: bytes that they may have."""
+    """The budget of all pickles of one file together. size: bytes that they may have."""
 
     def __init__(self, place: str, size: int):
         self.opcodes = Budget(MAX_OPCODES, "pickle opcodes", place)
@@ -96,7 +96,7 @@ Table = Mapping[tuple[str, str], Callable[[tuple], Any]]
 
 
 def read_pickle(cursor: Cursor, table: Table, persistent: Callable[[Any], Any], budget: PickleBudget) -> Any:
-    """The value of one pickle, and the cursor behind its end.
+    """The value of one pickle, and the cursor after its end.
 
     table       (module, name) -> what a call of it with these arguments stands for; all others become Foreign
     persistent  what a persistent id stands for
@@ -296,7 +296,7 @@ class _Machine:
         self.stack.append(self.memo[index] if 0 <= index < len(self.memo) else self.remembered(index))
 
     def remembered(self, index):
-        """What is kept under a number beyond the memo's end."""
+        """The object kept under a number beyond the memo's end."""
         if index not in self.sparse:
             raise ValueError(f"memo index {index} was never written")
         return self.sparse[index]
@@ -490,7 +490,7 @@ BARE = [
     ACTIONS.get(opcode.name) if opcode is not None and opcode.arg is None and opcode.name != "STOP" else None
     for opcode in OPCODES
 ]
-"""What opcodes without an argument do, by their byte."""
+"""Actions of opcodes without an argument, by their byte."""
 
 # What an opcode takes from the budget: time in units of an integer's, of which a call of an action is one too.
 _COSTS = {
