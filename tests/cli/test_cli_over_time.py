@@ -19,7 +19,8 @@ from targets._runs import inputs_of, weights_of
 from window_models import WINDOWS
 
 import rnncore
-from rnncore import Input, Model, Node, Spec, zoo
+from rnncore import Input, Model, Node, Recurrent, Spec, zoo
+from rnncore.cells import GRU
 from rnncore.cli.application import application
 from rnncore.cli.output import limited
 from rnncore.errors import RnncoreError, UnsupportedError
@@ -142,7 +143,8 @@ def own_models():
 def third_free_size():
     """A convolution over time and over a frequency of any size, of which a stream would have to keep steps."""
     attributes = {"input_size": 1, "output_size": 2, "kernel_shape": (3, 1), "pads": (2, 0, 0, 0)}
-    return Spec([Input("x", "float", ("B", 1, "T", "F"))], [Node("c", "Conv", "x", attributes)], ["c"])
+    inputs = [Input("x", "float", ("B", 1, "T", "F")), Input("z", "float", ("B", "T", 5))]
+    return Spec(inputs, [Node("c", "Conv", "x", attributes), Recurrent("r", GRU(5, 2), "z")], ["c", "r"])
 
 
 OWN = dict(own_models())

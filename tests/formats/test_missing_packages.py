@@ -25,7 +25,6 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
-import paths
 import rnncore
 from click.testing import CliRunner
 from rnncore.cli.application import application

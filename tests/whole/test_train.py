@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 
 import rnncore
 from rnncore import zoo
@@ -33,7 +34,7 @@ SCRIPTS = {
     "sunspots_rnn": ["sunspots-rnn"],
     "tagger": ["tagger"],
 }
-TRAIN = Path(__file__).parents[1] / "examples" / "train"
+TRAIN = ROOT / "examples" / "train"
 LEXICON = b"lovely\t2.8\t0.6\t[3, 2]\nwitty\t1.9\t0.7\t[2, 1]\ndull\t-1.7\t0.8\t[-2, -1]\n\n:(\t-1.9\t0.9\t[-2, -2]\n"
 
 
