@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from paths import ROOT, TESTS
+from paths import ROOT, TESTS, TOOLS
 
 PACKAGE = ROOT / "rnncore"
 # The front doors import from everywhere.
@@ -128,6 +128,27 @@ def test_tests_mirror_the_package():
     assert [path.name for path in TESTS.glob("*.py")] == ["conftest.py"]
     misplaced = [path.name for path in TESTS.rglob("test_*.py") if path.parent.name in own - {"whole"}]
     assert misplaced == []
+
+
+def modules_imported(path):
+    """First parts of the names that a file imports, late imports included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_tests_share_helpers_alone():
+    """No module imports a file of tests, and commands are imported by tests and each other: helpers are on any path."""
+    tools = {path.stem for path in TOOLS.glob("*.py")}
+    wrong = []
+    for path in [path for folder in (TESTS, ROOT / "fuzz", ROOT / "bench") for path in folder.rglob("*.py")]:
+        may_use = path.parent == TOOLS or path.name.startswith("test_")
+        names = set(modules_imported(path))
+        wrong += [f"{path.name} imports {name}" for name in names if name.startswith("test_")]
+        wrong += [f"{path.name} imports {name}" for name in names & tools if not may_use]
+    assert wrong == []
 
 
 def test_imports_are_seen():
