@@ -108,7 +108,7 @@ OF_STEPS = [case for case in CASES if case[2] and case[2][0] is not None and cas
 
 @pytest.mark.parametrize("op, attributes, arrays", OF_STEPS, ids=[f"{n}-{case[0]}" for n, case in enumerate(OF_STEPS)])
 def test_forms_of_every_op(op, attributes, arrays):
-    """What is said to stream streams, and what is not is refused with the same words."""
+    """A model that is said to stream streams; another is refused with the same words."""
     model, given = over_steps(op, attributes, arrays) or pytest.fail("refused")
     if model.unstreamable is not None:
         check_refused(model)

@@ -55,7 +55,7 @@ class Connection:
 
 
 def check_answer(kind, certain, status, headers, answer):
-    """What is wrong with an answer, or None."""
+    """The fault of an answer, or None."""
     if status == 200 and not certain:
         return None
     if not 400 <= status < 500:

@@ -11,8 +11,8 @@ PACKAGE = ROOT / "rnncore"
 DOORS = {"__init__", "__main__"}
 
 
-def rooms():
-    """Names of modules and packages in the order of the list; indented lines go on about the room above."""
+def layers():
+    """Names of modules and packages in the order of the list; indented lines continue the description above."""
     listed = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Map")[1].split("```")[1]
     lines = [line for line in listed.splitlines() if line and not line.startswith(" ")]
     entries = [re.match(r"(?:\w+(?:\.py|/) *)+", line)[0] for line in lines]
@@ -92,16 +92,16 @@ def circles(graph):
 
 def test_every_module_has_its_place():
     here = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - DOORS
-    listed = rooms()
+    listed = layers()
     assert sorted(listed) == sorted(here)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_what_stands_above(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    order = {name: number for number, name in enumerate([*rooms(), *sorted(DOORS)])}
-    below = {name for name in imports(path) if order[name] > order[room]}
-    assert not below, f"{room} imports {', '.join(sorted(below))}, which ARCHITECTURE.md lists below it"
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    order = {name: number for number, name in enumerate([*layers(), *sorted(DOORS)])}
+    below = {name for name in imports(path) if order[name] > order[own]}
+    assert not below, f"{own} imports {', '.join(sorted(below))}, which ARCHITECTURE.md lists below it"
 
 
 def test_there_is_no_circle_of_imports():
