@@ -87,7 +87,7 @@ PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=36
 # nearly all of the time is the framework's (PyTorch, Keras, ONNX Runtime, music21), which is not instrumented; what is
 # about commands, documents and other processes, whose kernels' work other files do; and the promises about memory, which
 # a sanitizer needs itself (test_nothing_is_opened...).
-UNSANITIZED = architecture batch_% cli% config docs engine_keras engine_onnxruntime engine_torch examples export_% \
+UNSANITIZED = architecture batch_% cli% config engine_keras engine_onnxruntime engine_torch examples export_% \
   missing_packages native_driver readme serve_docs serve_drain serve_malformed serve_process serve_triton train zoo
 SANITIZED = $(foreach file,$(wildcard tests/*/test_*.py),$(if $(filter $(UNSANITIZED:%=test_%.py),$(notdir $(file))),,$(file)))
 QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_state formats_npz formats_safetensors

@@ -203,7 +203,7 @@ def _window(draw: Draw) -> int:
 
 
 def random_operands(op: Any, attributes: dict[str, Any], x: Value, draw: Draw) -> list[Value] | None:
-    """What should stand beside the first input; None where nothing in particular is known of the op."""
+    """Values of the other inputs; None if nothing in particular is known of the op."""
     shape, channels = x.shape, x.shape[1] if len(x.shape) > 1 else 1
     last = shape[-1] if shape else 1
     kernel = attributes.get("kernel_shape")
@@ -470,7 +470,7 @@ class Graph:
         return self.try_node(node)
 
     def _branch(self, given: list[Value], nodes: int) -> Graph:
-        """A graph with inputs of these values and so many tries of a node, none of which adds inputs."""
+        """A graph with inputs of these values and ``nodes`` tries of a node, none of which adds inputs."""
         inner = Graph(self.draw, self.prefix + "s")
         inner.sizes = self.sizes
         for value in given:

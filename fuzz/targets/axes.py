@@ -1,4 +1,4 @@
-"""What is said of rows and steps in random graphs: positions that are said to be apart do not change each other."""
+"""Rows and steps in random graphs: positions that are said to be apart do not change each other."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ import random
 
 import numpy as np
 from grpc import StatusCode
+from malformed_requests import Attack
 from mutate import change_protobuf
 from outcome import WrongResult
-from serve_malformed import Attack
 from served import models
 
 from rnncore.serve import Limits, Service

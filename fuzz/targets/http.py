@@ -7,9 +7,9 @@ import json
 import random
 from typing import Any
 
+from malformed_requests import Attack, as_pairs
 from mutate import change_bytes, change_text_inside
 from outcome import WrongResult
-from serve_malformed import Attack, as_pairs
 from served import models
 
 from rnncore.serve import create_app

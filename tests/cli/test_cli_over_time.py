@@ -19,7 +19,8 @@ from targets._runs import inputs_of, weights_of
 from window_models import WINDOWS
 
 import rnncore
-from rnncore import Input, Model, Node, Spec, zoo
+from rnncore import Input, Model, Node, Recurrent, Spec, zoo
+from rnncore.cells import GRU
 from rnncore.cli.application import application
 from rnncore.cli.output import limited
 from rnncore.errors import RnncoreError, UnsupportedError
@@ -107,7 +108,7 @@ OF_STEPS = [case for case in CASES if case[2] and case[2][0] is not None and cas
 
 @pytest.mark.parametrize("op, attributes, arrays", OF_STEPS, ids=[f"{n}-{case[0]}" for n, case in enumerate(OF_STEPS)])
 def test_forms_of_every_op(op, attributes, arrays):
-    """What is said to stream streams, and what is not is refused with the same words."""
+    """A model that is said to stream streams; another is refused with the same words."""
     model, given = over_steps(op, attributes, arrays) or pytest.fail("refused")
     if model.unstreamable is not None:
         check_refused(model)
@@ -142,7 +143,8 @@ def own_models():
 def third_free_size():
     """A convolution over time and over a frequency of any size, of which a stream would have to keep steps."""
     attributes = {"input_size": 1, "output_size": 2, "kernel_shape": (3, 1), "pads": (2, 0, 0, 0)}
-    return Spec([Input("x", "float", ("B", 1, "T", "F"))], [Node("c", "Conv", "x", attributes)], ["c"])
+    inputs = [Input("x", "float", ("B", 1, "T", "F")), Input("z", "float", ("B", "T", 5))]
+    return Spec(inputs, [Node("c", "Conv", "x", attributes), Recurrent("r", GRU(5, 2), "z")], ["c", "r"])
 
 
 OWN = dict(own_models())

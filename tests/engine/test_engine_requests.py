@@ -147,6 +147,17 @@ def test_waiting_requests_of_a_model_with_attention_are_one_call(build, monkeypa
     assert rows == [64]
 
 
+@pytest.mark.parametrize("build", ATTENDING.values(), ids=ATTENDING)
+def test_an_engine_makes_one_batch_of_them(build):
+    model, rng = build(), np.random.default_rng(4)
+    xs = [draw(model, rng, rows=1, steps=7) for _ in range(64)]
+    with Engine(model, max_wait=60, max_batch=64) as engine:
+        found = [future.result(60) for future in [engine.submit(x) for x in xs]]
+    assert engine.metrics.batches == 1
+    for y, x in zip(found, xs, strict=True):
+        assert equal(y, model(x))
+
+
 MODELS = {
     **ATTENDING,
     "softmax over rows": mixes_rows,

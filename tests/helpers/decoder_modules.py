@@ -50,7 +50,7 @@ class General(nn.Module):
 
 
 class Bahdanau(nn.Module):
-    """Attend with the last hidden state, and put the context beside the word."""
+    """Attend with the last hidden state, and concatenate the context to the word."""
 
     def __init__(self):
         super().__init__()

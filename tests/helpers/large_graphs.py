@@ -58,7 +58,7 @@ def embeddings(count):
 
 
 def layers(count):
-    """Recurrent layers one behind the other, which a pass makes one stack of, in groups with an op between them."""
+    """Recurrent layers in a row, which a pass makes one stack of, in groups with an op between them."""
     nodes, before = [], "x"
     for place in range(count):
         kind = Node(f"n{place}", "Relu", before) if place % 50 == 49 else Recurrent(f"n{place}", LSTM(4, 4), before)

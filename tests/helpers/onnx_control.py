@@ -1,6 +1,6 @@
 """Random ONNX graphs of nested If, Loop and Scan nodes, whose bodies read values of the graphs around them.
 
-Every float value is of shape (B, 3), so that any of them may stand for any other.
+Every float value is of shape (B, 3), so that any of them may be read in place of any other.
 """
 
 import numpy as np

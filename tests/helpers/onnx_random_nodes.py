@@ -140,7 +140,7 @@ def random_node(rng):
 
 
 def has_one_answer(drawn):
-    """Whether no unit stands on the step of a ThresholdedRelu, where rounding decides between 0 and the threshold."""
+    """Whether no unit is at the step of a ThresholdedRelu, where rounding decides between 0 and the threshold."""
     loaded = drawn.loaded
     moved = [with_threshold(loaded.spec, THRESHOLD + by) for by in (-1e-4, 0.0, 1e-4)]
     if moved[0] == moved[1]:

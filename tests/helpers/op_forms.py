@@ -15,7 +15,7 @@ HEADS = EXAMPLES["MultiHeadAttention"][0]
 SQUARE = RNG.standard_normal((2, 5, 5)).astype(np.float32)
 BYTES = RNG.integers(0, 255, (2, 3, 4)).astype(np.uint8)
 
-# op, attributes, inputs: forms beside the one of every_op.py
+# op, attributes, inputs: forms besides the one of every_op.py
 MORE = [
     *[(op, {}, [CUBE, CUBE[1]]) for op in ("Add", "Mul", "Max", "Mean", "Less")],
     ("Where", {}, [CUBE > 0, CUBE[:, :1], CUBE[1]]),

@@ -74,7 +74,7 @@ def equal(found, expected):
 
 
 def draw(spec, rng, batch, steps, name="x"):
-    """An input of so many rows and steps."""
+    """An input of ``batch`` rows and ``steps`` steps."""
     entry = next(entry for entry in spec.inputs if entry.name == name)
     shape = [{"B": batch, "T": steps}.get(size, size) for size in entry.shape]
     if entry.dtype == "int64":

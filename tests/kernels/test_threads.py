@@ -70,7 +70,7 @@ print(len(list(tasks.iterdir())) - before)
     ["model(x, num_threads=3)", 'model.run({"x": x}, num_threads=3)', "model.predict(list(x), num_threads=3)"],
 )
 def test_used(call):
-    """The first call that wants workers starts them: two beside the caller; none for BLAS, which has its own."""
+    """The first call that needs workers starts them: two besides the caller; none for BLAS, which has its own."""
     env = environment()
     done = subprocess.run([sys.executable, "-c", COUNT.format(call=call)], capture_output=True, text=True, env=env)
     assert done.stdout.strip() == ("2" if runs_native(np.float32) else "0"), done.stderr
@@ -126,7 +126,7 @@ def test_one_thread_starts_no_other(made, call):
 
 @pytest.mark.parametrize(("made", "call"), [(3, ""), (1, ", num_threads=3")])
 def test_a_process_has_one_pool_of_threads(made, call):
-    """Two workers beside the caller, the same ones for every kernel that shares its work; over BLAS none."""
+    """Two workers besides the caller, the same ones for every kernel that shares its work; over BLAS none."""
     native = runs_native(np.float32)
     found = watched(made, call, expected=native)
     assert {count for count, _ in found.values()} == {2 if native else 0}

@@ -1,6 +1,7 @@
 """Malformed requests, as many as a test run has time for: see serve_malformed.py."""
 
-from serve_malformed import Attack, run
+from malformed_requests import Attack
+from serve_malformed import run
 
 
 def test_malformed_requests_get_a_reason_and_end_nothing():

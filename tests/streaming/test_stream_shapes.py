@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from stream_models import I, X, cuts, draw, equal, linear, make
 
-from rnncore import Node, Recurrent, Spec
-from rnncore.cells import LSTM
-from rnncore.errors import RnncoreError
+from rnncore import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.cells import GRU, LSTM
+from rnncore.errors import RnncoreError, UnsupportedError
 
 
 def list_of(name, *values):
@@ -214,3 +214,80 @@ def test_numbers_made_of_the_length(reader):
             assert equal(np.concatenate(pieces, axis=1), whole), (op, names, parts)
             stream.reset()
     assert streamed >= (3 if reader in ("Reshape", "Expand", "ConstantOfShape") else 1)
+
+
+def test_a_squeeze_of_all_axes_of_one_keeps_the_time():
+    """A piece of one step, and a batch of one row, have an axis of size 1 more than the whole."""
+    spec = Spec([Input("x", "float", ("B", "T", 1, I))], [Node("s", "Squeeze", "x"), Node("y", "Relu", "s")], ["y"])
+    model = make(spec)
+    x = np.random.default_rng(1).standard_normal((2, 6, 1, I)).astype(np.float32)
+    stream = model.stream(2)
+    parts = [stream.feed(x[:, part]) for part in (slice(0, 1), slice(1, 2), slice(2, 6))]
+    assert equal(np.concatenate(parts, axis=1), model(x))
+    assert equal(model.stream().feed(x[:1, :1]), model(x)[:1, :1])
+
+
+def test_a_batch_of_one_that_a_squeeze_leaves_out():
+    """The graph of any batch would keep it, so that each stream has one row."""
+    spec = Spec([Input("x", "float", (1, "T", I))], [Node("r", "Relu", "x"), Node("y", "Squeeze", "r")], ["y"])
+    model = make(spec)
+    x = np.random.default_rng(1).standard_normal((1, 6, I)).astype(np.float32)
+    stream = model.stream()
+    assert equal(np.concatenate([stream.feed(x[:, :1]), stream.feed(x[:, 1:])]), model(x))
+
+
+@pytest.mark.parametrize("op", ["Sinh", "Add"])
+def test_a_number_that_does_not_depend_on_the_sequence(op):
+    inputs = [Input("x", "float", ("B", "T", I)), Input("s", "float", ())]
+    number = Node("number", op, ("s",) if op == "Sinh" else ("s", "s"))
+    model = make(Spec(inputs, [Node("y", "Relu", "x"), number], ["y", "number"]))
+    x = np.ones((2, 3, I), np.float32)
+    found = model.stream(2, inputs={"s": np.float32(2)}).feed(x)
+    for name, array in model.run({"x": x, "s": np.float32(2)}).items():
+        assert equal(found[name], array)
+
+
+def test_no_steps_have_the_sizes_of_what_is_given_once():
+    """The weights of attention are as wide as the memory, when nothing waits at the end too."""
+    node = AttentionDecoder(
+        "d", GRU(I + 4, 6), "x", "memory", 4, "bahdanau", attention_size=3, order="before", layers=1
+    )
+    inputs = [Input("x", "float", ("B", "T", I)), Input("memory", "float", ("B", "S", 4))]
+    model = make(Spec(inputs, [node], ["d", "d.weights"]))
+    rng = np.random.default_rng(1)
+    x, memory = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 5, I), (2, 7, 4)))
+    whole, stream = model.run({"x": x, "memory": memory}), model.stream(2, inputs={"memory": memory})
+    parts = [stream.feed(x[:, :2]), stream.feed(x[:, 2:2]), stream.feed(x[:, 2:]), stream.finish()]
+    for name, array in whole.items():
+        np.testing.assert_allclose(np.concatenate([part[name] for part in parts], axis=1), array, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "node, inputs, words",
+    [
+        (Node("n", "PRelu", ("x", "slope")), [Input("slope", "float", (4, 1))], "it needs the whole sequence"),
+        (
+            Node("n", "MaxPool", "x", {"kernel_shape": (2, 2), "indices": True}), [],
+            "output 'n.indices' cannot be streamed: node 'n' (MaxPool) makes 'n.indices' of all rows of a batch",
+        ),
+        (
+            Node("n", "Conv", "x", {"input_size": 2, "output_size": 2, "kernel_shape": (2, 1), "pads": (1, 0, 0, 0)}),
+            [Input("z", "float", ("B", "T", I))],
+            "node 'n' (Conv) cannot be streamed: it keeps steps of 'x', float (B, 2, T, N)",
+        ),
+    ],
+    ids=["a slope for each step", "indices among all rows", "a third free size"],
+)  # fmt: skip
+def test_what_only_a_whole_sequence_has_is_refused_by_name(node, inputs, words):
+    shapes = {"PRelu": ("B", "T", I), "MaxPool": ("B", "T", I, I), "Conv": ("B", 2, "T", "N")}
+    layers = [
+        Recurrent("r", GRU(I, 2), entry.name) for entry in inputs if "T" in entry.shape
+    ]  # which says what time is
+    spec = Spec(
+        [Input("x", "float", shapes[node.op]), *inputs], [node, *layers], [*node.names, *(r.name for r in layers)]
+    )
+    model = make(spec)
+    assert words in model.unstreamable
+    with pytest.raises(UnsupportedError) as error:
+        model.stream()
+    assert str(error.value) == model.unstreamable

@@ -250,7 +250,7 @@ MUTATIONS = [
         AHEAD,
         "if (stands_apart(ahead)) {",
         "if (0) {",
-        "input weights beyond a size stand vector by vector",
+        "input weights beyond a size are packed vector by vector",
         "native_driver exactness",
     ),
     Mutation(
@@ -282,7 +282,7 @@ MUTATIONS = [
         BODY,
         "panel = first + many * MANY + (j - many) * SOME;",
         "panel = first + many + (j - many) * SOME;",
-        "groups stand one behind the other",
+        "groups are stored one after the other",
         "native_driver exactness",
     ),
     Mutation(
@@ -298,7 +298,7 @@ MUTATIONS = [
         CELL,
         "sqrt(square / (double)n + epsilon)",
         "(sqrt(square / (double)n) + epsilon)",
-        "epsilon stands inside the root",
+        "epsilon is inside the root",
     ),
     Mutation(
         "projection-clip-first-row",
@@ -352,7 +352,7 @@ MUTATIONS = [
         "rnncore/kernels/_convolution.pyx",
         "end = phases - self.pads[last]",
         "end = phases - self.pads[last] + 1",
-        "the image begins behind its padding",
+        "the image begins after its padding",
         "ops_convolution",
     ),
     # --- Python -------------------------------------------------------------------------------------------------------
@@ -550,7 +550,7 @@ def failures(output: str) -> list[tuple[str, str]]:
 
 
 def copy_tree(target: Path) -> None:
-    """What git tracks, as it is in the working tree."""
+    """Copy the files that git tracks, as they are in the working tree."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():

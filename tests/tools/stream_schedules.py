@@ -6,7 +6,7 @@ what the model gives for the whole of what it was fed, in a batch of one.
 
     python tests/tools/stream_schedules.py --count 10000 --threads 4
 
-threads: so many schedules at once on shared models, and kernels with as many threads.
+threads: the number of schedules at once on shared models, and of the kernels' threads.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def model(name, threads):
 
 @dataclass
 class Track:
-    """What a stream was fed and what it gave since its beginning."""
+    """Input and output of a stream since its beginning."""
 
     fed: list = field(default_factory=list)
     given: list = field(default_factory=list)
@@ -86,7 +86,7 @@ class Schedule:
         return self.compared, self.differences
 
     def some(self, most):
-        """Ids of at most so many streams."""
+        """Ids of up to ``most`` streams."""
         ids = list(self.tracks)
         if not ids:
             return []
@@ -140,7 +140,7 @@ class Schedule:
             self.tracks[id].given.append(given if len(given) > 1 else next(iter(given.values())))
 
     def given_for(self, ids, fed):
-        """Steps of the output that streams give for so many more of the input, by a stream that has seen as many."""
+        """Steps of the output that streams give for ``fed`` more of the input, each by a stream fed like it."""
         found = []
         for id, count in zip(ids, fed, strict=True):
             seen = sum(chunk.shape[1] for chunk in self.tracks[id].fed)

@@ -4,15 +4,15 @@ import ast
 import re
 
 import pytest
-from paths import ROOT, TESTS
+from paths import ROOT, TESTS, TOOLS
 
 PACKAGE = ROOT / "rnncore"
 # The front doors import from everywhere.
 DOORS = {"__init__", "__main__"}
 
 
-def rooms():
-    """Names of modules and packages in the order of the list; indented lines go on about the room above."""
+def layers():
+    """Names of modules and packages in the order of the list; indented lines continue the description above."""
     listed = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## Map")[1].split("```")[1]
     lines = [line for line in listed.splitlines() if line and not line.startswith(" ")]
     entries = [re.match(r"(?:\w+(?:\.py|/) *)+", line)[0] for line in lines]
@@ -92,16 +92,16 @@ def circles(graph):
 
 def test_every_module_has_its_place():
     here = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - DOORS
-    listed = rooms()
+    listed = layers()
     assert sorted(listed) == sorted(here)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_what_stands_above(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    order = {name: number for number, name in enumerate([*rooms(), *sorted(DOORS)])}
-    below = {name for name in imports(path) if order[name] > order[room]}
-    assert not below, f"{room} imports {', '.join(sorted(below))}, which ARCHITECTURE.md lists below it"
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    order = {name: number for number, name in enumerate([*layers(), *sorted(DOORS)])}
+    below = {name for name in imports(path) if order[name] > order[own]}
+    assert not below, f"{own} imports {', '.join(sorted(below))}, which ARCHITECTURE.md lists below it"
 
 
 def test_there_is_no_circle_of_imports():
@@ -128,6 +128,27 @@ def test_tests_mirror_the_package():
     assert [path.name for path in TESTS.glob("*.py")] == ["conftest.py"]
     misplaced = [path.name for path in TESTS.rglob("test_*.py") if path.parent.name in own - {"whole"}]
     assert misplaced == []
+
+
+def modules_imported(path):
+    """First parts of the names that a file imports, late imports included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_tests_share_helpers_alone():
+    """No module imports a file of tests, and commands are imported by tests and each other: helpers are on any path."""
+    tools = {path.stem for path in TOOLS.glob("*.py")}
+    wrong = []
+    for path in [path for folder in (TESTS, ROOT / "fuzz", ROOT / "bench") for path in folder.rglob("*.py")]:
+        may_use = path.parent == TOOLS or path.name.startswith("test_")
+        names = set(modules_imported(path))
+        wrong += [f"{path.name} imports {name}" for name in names if name.startswith("test_")]
+        wrong += [f"{path.name} imports {name}" for name in names & tools if not may_use]
+    assert wrong == []
 
 
 def test_imports_are_seen():

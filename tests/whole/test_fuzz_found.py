@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from paths import ROOT
+from paths import GOLDEN, HELPERS, ROOT
 
-FOUND = sorted((ROOT / "tests" / "golden" / "fuzz").glob("*.bin"))
+FOUND = sorted((GOLDEN / "fuzz").glob("*.bin"))
 
 CODE = """
 import importlib, json, sys, warnings
@@ -30,7 +30,7 @@ for path in map(Path, sys.argv[1:]):
 @pytest.fixture(scope="module")
 def judged():
     """What one process, with the targets in it, says of every input."""
-    folders = [ROOT, ROOT / "fuzz", ROOT / "tests/helpers"]
+    folders = [ROOT, ROOT / "fuzz", HELPERS]
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", CODE, *map(str, FOUND)],
         capture_output=True,
