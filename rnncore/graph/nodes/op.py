@@ -146,7 +146,7 @@ class Node:
         return OPS[self.op].dimensions(self.attributes, self._given(values), outputs)
 
     def _given(self, values: Mapping[str, Value]) -> list[Value | None]:
-        """What is known of each input; None for those that are absent."""
+        """The Value of each input; None for those that are absent."""
         given = [values.get(name) for name in self.inputs]
         op = OPS[self.op]
         return [*given, *[None] * (op.arity[1] - len(given))] if op.optional else given
