@@ -108,6 +108,7 @@ OPS = [
         _infer,
         _run,
         arity=(0, 16),
+        by_content=True,
         schema={
             "type": Choice(among=tuple(RARE)),
             "opset": Integer(least=1, most=NEWEST),

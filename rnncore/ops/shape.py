@@ -793,6 +793,7 @@ OPS = [
         _range,
         arity=(3, 3),
         schema={"stash_type": Choice(1, among=(1,))},
+        by_content=True,
     ),
     Op(
         "ConstantOfShape",

@@ -50,8 +50,6 @@ SMALL = 64 << 20
 """Bytes that are taken without asking the system whether they are there."""
 ROUND = Cost(16 * INTERPRETED, 0)
 """The cost of a run of a branch without its nodes."""
-BY_CONTENT = frozenset({"Range", "Reference"})
-"""Ops whose outputs' sizes depend on the contents of inputs that are no parameters."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +222,7 @@ class MeteredStep:
         self._kept: dict[tuple, Cost] = {}
         op = OPS.get(kind)
         given = [place for place, name in enumerate(node.inputs) if name] if op is not None else []
-        content = op is not None and (set(op.parameters.values()) & set(given) or kind in BY_CONTENT)
+        content = op is not None and (set(op.parameters.values()) & set(given) or op.by_content)
         self.by_shapes = node.stateful or (op is not None and not content)
         self.parameters = _parameters(node) if node.stateful else 0
 

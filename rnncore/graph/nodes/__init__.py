@@ -88,10 +88,6 @@ class GraphNode(Protocol):
     def shaped_by(self) -> tuple[int, ...]:
         """Places of the slots whose numbers become sizes of the node's values, and decide about nothing else."""
 
-    @property
-    def spreads(self) -> bool:
-        """Whether its inputs spread over each other by NumPy's rule."""
-
     def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
         """How the dimensions of its values come from those of its slots; along any other, positions meet.
 

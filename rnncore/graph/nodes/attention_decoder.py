@@ -67,7 +67,6 @@ class AttentionDecoder:
     stateful = True
     subgraphs = ()
     of_sizes = shaped_by = ()
-    spreads = False
     kind = "AttentionDecoder"
     directions = ("forward",)
     trained_state = False

@@ -59,7 +59,6 @@ class Control:
     sequence_names = ()
     optional_reads = ()
     of_sizes = shaped_by = ()
-    spreads = False
 
     def __post_init__(self):
         check_name(self.name, "node")

@@ -98,11 +98,6 @@ class Node:
         """Places of the inputs whose numbers become sizes of the outputs, and decide about nothing else."""
         return OPS[self.op].shaped_by
 
-    @property
-    def spreads(self) -> bool:
-        """Whether its inputs spread over each other by NumPy's rule."""
-        return OPS[self.op].spreads
-
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight" -> shape."""
         of_op = OPS[self.op].weight_shapes

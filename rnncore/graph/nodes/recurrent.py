@@ -68,7 +68,6 @@ class Recurrent:
     stateful = True
     subgraphs = ()
     of_sizes = shaped_by = ()
-    spreads = False
     kind = "Recurrent"
 
     def __post_init__(self):
