@@ -77,7 +77,8 @@ class GraphNode(Protocol):
     def with_reads(self, renamed: Mapping[str, str]) -> GraphNode:
         """The node with other values in place of those it reads; "" for an optional one that becomes absent.
 
-        The same object where it reads none of them. SpecError where one that is needed becomes absent.
+        The same object where it reads none of them. One that is needed may not become absent: the node or the Spec
+        around it raises SpecError.
         """
 
     @property
