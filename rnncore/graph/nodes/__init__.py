@@ -28,7 +28,6 @@ from rnncore.ops.dimensions import Dimension
 __all__ = [
     "BRANCHES",
     "KINDS",
-    "STACKS",
     "AttentionDecoder",
     "Control",
     "GraphNode",
@@ -120,8 +119,5 @@ class GraphNode(Protocol):
         """From its object in JSON. ``read_branch`` makes a network of the object of one inside."""
 
 
-STACKS = {"Recurrent": Recurrent, "AttentionDecoder": AttentionDecoder}
-"""Nodes made of recurrent layers, by their op."""
-
-KINDS = {**STACKS, **dict.fromkeys(BRANCHES, Control)}
+KINDS = {"Recurrent": Recurrent, "AttentionDecoder": AttentionDecoder, **dict.fromkeys(BRANCHES, Control)}
 """The kind of node by its op; every other op is that of a Node."""
