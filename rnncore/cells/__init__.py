@@ -7,7 +7,7 @@
     cells/gru.py          GRU, reset before or after
 
 A new cell is one file and one line in CELLS, or a class of one's own that ``register`` is told of. Where compiled
-kernels know it (kernels/cell.h), they run it; elsewhere its own ``step`` does, in every place where a cell may stand.
+kernels know it (kernels/cell.h), they run it; elsewhere its own ``step`` does, in every place where a cell may be.
 """
 
 from rnncore.cells.activations import ACTIVATIONS, Activation
@@ -22,7 +22,7 @@ __all__ = ["ACTIVATIONS", "CELLS", "GRU", "LSTM", "RNN", "Activation", "Cell", "
 CELLS: dict[str, type[Cell]] = {cell.kind: cell for cell in (RNN, LSTM, GRU)}
 
 _TAKEN = ("last", "forward", "reverse", "feed", "context", "weights")
-"""What values of a node are called that are no states."""
+"""Endings of the values of a node that are no states."""
 
 
 def register(cell: type[Cell]) -> type[Cell]:

@@ -1,4 +1,4 @@
-"""What every cell is: sizes and options, the shapes of its weights and states, and its float64 step.
+"""Cell, the base class of all cells: sizes and options, the shapes of its weights and states, and its float64 step.
 
 Letters, here and everywhere: T time, B batch, I input size, H hidden size, P projection size, G gates,
 D directions, L layers. Weights have gates in rows: weight_ih is (G*H, I), so that z = x W^T.

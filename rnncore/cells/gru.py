@@ -7,7 +7,7 @@ r"""Gated recurrent unit, reset after or before the recurrent product.
     h' = (1 - z) n + z h
 
 Source: Cho et al. 2014; torch.nn.GRU, keras GRU, ONNX GRU. Gate order: r z n. With reset_after the recurrent
-bias of n stands inside the reset's product and so has a name of its own, bias_hn; all other biases are sums.
+bias of n is inside the reset's product and so has a name of its own, bias_hn; all other biases are sums.
 clip limits each pre-activation; with reset_after that of n is limited once, as a whole.
 """
 

@@ -28,7 +28,7 @@ Decisions
 - Control nodes hold Specs, closed: what a branch captures is an input of the node. So a branch can be checked,
   compiled and shown like any network.
 - A decoder with attention in its loop is one node, `AttentionDecoder`, not a graph with a delayed value: what is
-  fed back would make the graph a cycle, and one node can project the memory once, keep its feed in `State` beside h
+  fed back would make the graph a cycle, and one node can project the memory once, keep its feed in `State` with h
   and c, and later run compiled. Where nothing is fed back, `Recurrent` and an attention op say the same. It has two
   orders, before (Bahdanau) and after (Luong); everything else is put around it in the graph.
 - Optional inputs: an op says which of its inputs may be absent; "" in a node's inputs means absent, as in ONNX.

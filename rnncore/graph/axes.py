@@ -49,7 +49,7 @@ NAME = re.compile(r"[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Place:
-    """What is known of one value: its kind, its axis where it is "along", and why where it is "met"."""
+    """The place of the dimension in one value: its kind, its axis where it is "along", and why where it is "met"."""
 
     kind: str
     axis: int | None = None
@@ -175,7 +175,7 @@ class _Walk:
         self.places.update(zip(node.names, places, strict=True))
 
     def _plain(self, node: Any, slots: list[Place]) -> tuple[Reach | None, list[Place]]:
-        """What a node that runs at once makes of it: one of its Dimensions, or everything meets."""
+        """The places after a node without subgraphs: along one of its Dimensions, or everything meets."""
         of_sizes, shaping = node.of_sizes, set(node.shaped_by)
         content = {place: found for place, found in enumerate(slots) if found.kind != "free" and place not in of_sizes}
         sized = [place for place, found in content.items() if found.kind == "size"]
@@ -242,7 +242,7 @@ class _Walk:
         return node.is_time(dimension)
 
     def _within_lengths(self, node: Any, dimension: Any) -> list[Place]:
-        """Steps before a length stay apart from those behind it, and so does what is known at the end of them."""
+        """Steps before a length do not depend on those after it, nor does what is known at the end of them."""
         axes = dimension.outputs
         return [Place("along", axes[place]) if place in axes else FREE for place in range(len(node.names))]
 

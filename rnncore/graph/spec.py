@@ -37,7 +37,7 @@ __all__ = ["Spec", "paths_of"]
 
 @dataclass(frozen=True)
 class Spec(Network):
-    """A network: inputs, nodes in an order in which each reads only what stands before it, and outputs by name.
+    """A network: inputs, nodes in an order in which each reads only what is before it, and outputs by name.
 
     names  what a checkpoint of the network calls weights, and the modules of nodes, where it has other names than the
            Spec: {"linear.weight": "w", "fc_1": "fc"}; nodes in branches by their path, "loop.body.cell"

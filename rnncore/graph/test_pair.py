@@ -1,4 +1,4 @@
-"""TestPair: an input with the output that the source framework gave for it, stored beside the weights as proof."""
+"""TestPair: an input with the output that the source framework gave for it, stored with the weights as proof."""
 
 from __future__ import annotations
 

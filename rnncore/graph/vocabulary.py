@@ -1,4 +1,4 @@
-"""Vocabulary: the tokens that the ids of an input or an output stand for."""
+"""Vocabulary: the tokens for the ids of an input or an output."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def check_vocabularies(spec: Spec, given: Mapping[str, Any]) -> dict[str, Vocabu
 
 
 def _sizes(spec: Spec, name: str) -> set[int]:
-    """How many different ids a value has, as far as the graph says."""
+    """The numbers of different ids that a value has by the graph: one at most, unless the graph contradicts itself."""
     value = spec.values[name]
     if value.dtype == "float":
         return {size for size in value.shape[-1:] if isinstance(size, int)}

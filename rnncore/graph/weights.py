@@ -20,7 +20,7 @@ class Weights(Mapping[str, np.ndarray]):
 
     Arrays are read-only and C-contiguous, in native byte order. float16, float32 and float64 keep their dtype;
     integers and booleans are refused, but for the weights that ``spec.weight_dtypes()`` says hold them. The arrays
-    given are copied unless they are already in that form, nobody can write to them, and they are not a part of
+    given are copied unless they are already in that form, they cannot be written to, and they are not a part of
     something larger, which they would keep in memory. Arrays given of one memory and layout are one array here.
 
     Those of a Model are partly packed for its kernels and not held here a second time: reading such a weight unpacks
@@ -97,12 +97,12 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 def memory_of(array: np.ndarray) -> tuple:
-    """What two arrays that are alive have in common if they are the same numbers in the same memory."""
+    """A key that two arrays that are alive have in common if they are the same numbers in the same memory."""
     return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str
 
 
 class _Packed(NamedTuple):
-    """Stands for an array that is kept elsewhere."""
+    """A placeholder for an array that is kept elsewhere."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -141,7 +141,7 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 
 def _writable(array: np.ndarray) -> bool:
-    """Whether somebody may write to the memory: through this array or one it is a view of."""
+    """Whether the memory may be written to: through this array or one it is a view of."""
     owner = array
     while isinstance(owner, np.ndarray):
         if owner.flags.writeable:
@@ -159,7 +159,7 @@ def _held_by_float32(array: np.ndarray) -> bool:
 
 
 def _is_part(array: np.ndarray) -> bool:
-    """Whether the array, to which nobody writes, is a view of memory that is larger."""
+    """Whether the array, which is not written to, is a view of memory that is larger."""
     owner = array
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base

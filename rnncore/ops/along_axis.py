@@ -89,7 +89,7 @@ def _running_dimensions(attributes, inputs, outputs):
 
 def _running(function, neutral):
     def run(attributes, weights, *arrays):
-        """Exclusive: what stands before each element, beginning with the neutral one."""
+        """Exclusive: the total before each element, beginning with the neutral one."""
         x = arrays[0]
         axis = single(given("axis", attributes, arrays, 1))
         if not -x.ndim <= axis < x.ndim:

@@ -115,7 +115,7 @@ class Scoring:
         return weights.get("key.weight"), weights.get("key.bias")
 
     def keys(self, weights: Mapping[str, np.ndarray], memory: np.ndarray) -> np.ndarray:
-        """What of the scores belongs to the memory alone: (B, Tk, K) -> (B, Tk, A), for general (B, Tk, Q)."""
+        """The part of the scores that depends on the memory alone: (B, Tk, K) -> (B, Tk, A), for general (B, Tk, Q)."""
         matrix, bias = self.key_weight(weights)
         return memory if matrix is None else _linear(memory, matrix, bias)
 
@@ -141,10 +141,10 @@ def additive_scores(query: np.ndarray, keys: np.ndarray, vector: np.ndarray) -> 
     batch, steps, size = keys.shape
     scores = np.empty((batch, query.shape[1], steps), keys.dtype)
     rows = max(1, SUMS_BYTES // max(1, steps * size * keys.itemsize))
-    room = np.empty((min(rows, batch), steps, size), keys.dtype)
+    scratch = np.empty((min(rows, batch), steps, size), keys.dtype)
     for first in range(0, batch, rows):
         part = slice(first, first + rows)
-        sums = room[: len(keys[part])]
+        sums = scratch[: len(keys[part])]
         for t in range(query.shape[1]):
             np.add(query[part, t, None], keys[part], out=sums)
             np.tanh(sums, out=sums)
@@ -209,7 +209,7 @@ def _need_sequence(what, value, size=None):
 
 
 def _join(what, *sizes):
-    """The one size that sizes known so far stand for; a number rather than a name."""
+    """The one size that all sizes known so far are; a number rather than a name."""
     numbers = {size for size in sizes if isinstance(size, int)}
     if len(numbers) > 1:
         raise SpecError(f"{what} of {' and '.join(map(str, sorted(numbers)))}, expected one size")
@@ -465,7 +465,7 @@ def _heads(x, heads):
 
 
 def _allowed(causal, query, value, query_mask, value_mask, key_mask, attention_mask):
-    """What every query may see, (B or 1, Tq or 1, Tk); None for everything."""
+    """The mask of what every query may see, (B or 1, Tq or 1, Tk); None for everything."""
     batch, steps = value.shape[:2]
     found = []
     if query_mask is not None:

@@ -1,4 +1,4 @@
-"""What every op around the recurrent layers is, and how shapes are written.
+"""Op and Value: the description of an op around the recurrent layers, and of what is known of a value.
 
 A shape is a tuple of sizes; a size that is only known when the model runs is a name ("B", "T"), or "?" where
 nothing at all is known of it. The rank is always known.
@@ -35,13 +35,13 @@ DTYPES = (
     "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
 )
 # fmt: on
-"""What a value may hold; "float" is the dtype the model is compiled for."""
+"""The dtypes of values; "float" is the dtype the model is compiled for."""
 
 UNKNOWN = "?"
 """A size of which nothing is known before the model runs."""
 
 MAX_DATA = 64
-"""Values of at most so many elements are followed while shapes are inferred."""
+"""Values of at most this number of elements are followed while shapes are inferred."""
 
 
 def numpy_dtype(dtype: str, floating: Any = np.float32) -> np.dtype:
@@ -51,7 +51,7 @@ def numpy_dtype(dtype: str, floating: Any = np.float32) -> np.dtype:
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value before the model runs.
+    """A value before the model runs, as far as it is known.
 
     dtype  one of DTYPES
     shape  a size or the name of one for each dimension
@@ -93,7 +93,7 @@ class Op:
     of_sizes      positions of the inputs of which only the sizes count, not what they hold
     shaped_by     positions of the inputs whose numbers become sizes of the outputs, and decide about nothing else
     run           (attributes, weights, arrays) -> one array, or a tuple for several outputs; in a model the
-                  attributes also hold "floating", the dtype that "float" stands for
+                  attributes also hold "floating", the dtype of "float"
     weight_shapes (attributes) -> shapes of the weights the node owns, by name
     weight_dtypes (attributes) -> dtypes of those that are not "float", by name
     optional      positions of the inputs that may be absent: not given at the end, named "" (as in ONNX), or an
@@ -104,6 +104,7 @@ class Op:
     bound         (attributes, values, floating) -> the same for what else can be settled before there are arrays: from
                   the inputs' Values, of which the rank and the dtype hold for every call, but sizes need not; None
                   where there is nothing to settle
+    by_content    whether the outputs' sizes depend on the contents of inputs that are no parameters
     ends          of an op that moves positions along an axis: which it adds or leaves out at the ends; ops/ends.py
     neutral       of an op that makes running totals along its axis: the total of nothing, and what changes no bit of
                   the first element; None for all others
@@ -129,6 +130,7 @@ class Op:
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
     bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
+    by_content: bool = False
     ends: Any = None
     neutral: tuple[float, float] | None = None
     padding: float = 0.0
@@ -159,7 +161,7 @@ class Op:
         floating: Any = np.float32,
         values: Sequence[Value | None] | None = None,
     ) -> Callable[..., Any]:
-        """What a model that is compiled for the dtype ``floating`` calls with the arrays, whose Values are ``values``.
+        """The function that a model compiled for the dtype ``floating`` calls with arrays whose Values are ``values``.
 
         Its attribute ``packed``, if it has one, gives back weights that it keeps in a form of its own: key -> what
         returns a copy.

@@ -79,7 +79,7 @@ def apply(function: Callable[..., Any], *arrays: Any, out: np.ndarray | None = N
 def along(function: Callable[[np.ndarray], Any], x: np.ndarray, axes: Sequence[int], cost: int = 1) -> Any:
     """function(x), one array or a tuple, of what looks along these axes only, and keeps the rank and all others.
 
-    cost: of an element, beside that of a function of each.
+    cost: of an element, relative to that of a function of each.
     """
     most = ELEMENTS // cost
     if x.size <= most:
@@ -137,7 +137,7 @@ def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def einsum(equation: str, *arrays: np.ndarray) -> np.ndarray:
     """np.einsum(equation, *arrays, optimize=...), cut along a letter of the output where it is long.
 
-    Only where each letter of the output stands for one axis of each input that has it, and there is no "...".
+    Only where each letter of the output is one axis of each input that has it, and there is no "...".
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")

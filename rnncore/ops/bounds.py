@@ -1,6 +1,6 @@
 """Bounded: its input as it is, where the size of an axis is within bounds; an error elsewhere.
 
-For a network whose computation holds for some sizes only: exporters put it behind the input whose size decides, with
+For a network whose computation holds for some sizes only: exporters put it after the input whose size decides, with
 the line that does. Over the bounded axis it needs the whole: nothing is padded, cut or joined along it.
 """
 

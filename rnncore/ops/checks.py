@@ -1,4 +1,4 @@
-"""What the ops ask of their attributes and inputs, with one wording; and the data of small values while inferring."""
+"""Checks of attributes and inputs that ops share, with one wording; and the data of small values while inferring."""
 
 from __future__ import annotations
 

@@ -284,10 +284,10 @@ def _overlap(attributes, columns, bias, window, sizes):
     begins, outputs = _transposed_pads(attributes, window, sizes)
     images, channels = columns.shape[:2]
     full = [(size - 1) * window.strides[axis] + window.extent(axis) for axis, size in enumerate(sizes)]
-    room = [max(f, b + o) for f, b, o in zip(full, begins, outputs, strict=True)]
-    needed, made = (images * channels * math.prod(shape) * columns.itemsize for shape in (room, outputs))
-    check_room(f"outputs of shape {(images, channels, *room)} before pads", needed, columns.nbytes, made)
-    y = np.zeros((images, channels, *room), columns.dtype)
+    padded = [max(f, b + o) for f, b, o in zip(full, begins, outputs, strict=True)]
+    needed, made = (images * channels * math.prod(shape) * columns.itemsize for shape in (padded, outputs))
+    check_room(f"outputs of shape {(images, channels, *padded)} before pads", needed, columns.nbytes, made)
+    y = np.zeros((images, channels, *padded), columns.dtype)
     for place, tap in enumerate(window.all_taps(sizes)):
         sums = y[(slice(None), slice(None), *tap)]
         blocks.apply(np.add, sums, columns[:, :, place].reshape(sums.shape), out=sums)

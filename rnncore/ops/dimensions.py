@@ -185,7 +185,7 @@ def reshaped(before: Sequence[int | str], after: Sequence[int | str]) -> list[Di
 
 
 def _matched(left: Sequence[int | str], right: Sequence[int | str]) -> list[tuple[int, int]]:
-    """Pairs of places that hold the same size behind equal products of sizes, from both ends."""
+    """Pairs of places that hold the same size after equal products of sizes, from both ends."""
     found, a, b = [], 0, 0
     while a < len(left) and b < len(right):
         taken = _smallest_equal(left[a:], right[b:])
@@ -202,7 +202,7 @@ def _matched(left: Sequence[int | str], right: Sequence[int | str]) -> list[tupl
 
 
 def _smallest_equal(left: Sequence[int | str], right: Sequence[int | str]) -> tuple[int, int] | None:
-    """How many sizes of each, as few as possible, have the same product; None where none have."""
+    """The smallest numbers of sizes of each that have the same product; None if none have."""
     for total in range(2, len(left) + len(right) + 1):
         for count in range(max(1, total - len(right)), min(len(left), total - 1) + 1):
             product = sizes.multiply(1, *left[:count])

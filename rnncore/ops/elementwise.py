@@ -35,7 +35,7 @@ from rnncore.ops.schema import Choice, Flag, Integer, Number, Real
 __all__ = ["OPS"]
 
 SIGNED_NUMBERS = (*FLOATS, *SIGNED)
-FEW = 1024  # of so many numbers NumPy makes a new array sooner than it looks whether it may write over the old one
+FEW = 1024  # elements; up to here NumPy makes a new array sooner than it looks whether it may write over the old one
 ONES = {char: np.ones((), char) for char in "fd"}
 WIDE = (*FLOATS, "int32", "int64", "uint32", "uint64")
 
@@ -394,7 +394,7 @@ def _isinf(attributes, weights, x):
 
 
 UNCUT = ("CastLike", "Clip", "Dropout", "Identity")
-"""What makes no number, or takes such as an input, not to be spread."""
+"""Ops whose outputs or inputs are not numbers, not to be spread."""
 
 ROUNDING = {"saturate": Flag(True), "round_mode": Choice("up", among=("up", "down", "nearest"))}
 """Of float8 values only, which no Value has."""

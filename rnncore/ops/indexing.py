@@ -131,7 +131,7 @@ def _gather_elements(attributes, weights, x, indices):
 
 
 def _tuple_size(x, indices, batch):
-    """Length of the index tuples that stand along the last axis of the indices."""
+    """Length of the index tuples along the last axis of the indices."""
     if not indices.shape or not isinstance(indices.shape[-1], int):
         raise SpecError(f"indices are {indices}, expected a last dimension of known size")
     size = indices.shape[-1]
@@ -337,7 +337,7 @@ def _top_k(attributes, weights, *arrays):
 
 
 FEW = 8
-"""Where no more than one in so many is asked for, the others need not be sorted."""
+"""Where no more than one in this number is asked for, the others need not be sorted."""
 
 
 def _first_k(rows, k, largest):
@@ -412,7 +412,7 @@ def _unique_infer(attributes, values):
 
 
 def _unique(attributes, weights, x):
-    """What occurs, sorted or in order of first occurrence; where first, where each went, and how often."""
+    """The values that occur, sorted or in order of first occurrence; where first, where each went, and how often."""
     axis = attributes["axis"]
     y, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True, axis=axis)
     inverse = inverse.reshape(-1)

@@ -125,15 +125,15 @@ def _lowest(dtype):
 
 
 def _max_run(attributes, weights, x):
-    """The largest number of every window; with ``indices`` also where in x it stands, the first of equals."""
+    """The largest number of every window; with ``indices`` also its place in x, the first of equals."""
     whole, (x, window) = x, _met(attributes, x)
     padded, outputs = window.padded(x, _lowest(x.dtype))
     if not attributes["indices"]:
         return _slide(window, padded, outputs, np.maximum)
     inside, places = np.ones((), bool), np.zeros((), np.int64)
     shapes = (array.shape[2:] for array in (padded, x, whole))
-    for room, part, size, begin in zip(*shapes, window.begins, strict=True):
-        numbers = np.arange(room) - begin + size - part
+    for space, part, size, begin in zip(*shapes, window.begins, strict=True):
+        numbers = np.arange(space) - begin + size - part
         inside = inside[..., None] & (numbers >= size - part) & (numbers < size)
         places = places[..., None] * size + numbers
     y = place = None
@@ -155,13 +155,13 @@ def _max_run(attributes, weights, x):
 
 @lru_cache(maxsize=64)
 def _counts(window, sizes, with_pads):
-    """How many numbers each window averages over: those of the input, or those of the padded input. float64."""
+    """The count that each window averages over: of the input, or of the padded input. float64."""
     begins, ends = window.pads(sizes)
     found = np.ones(())
     for axis, (size, count) in enumerate(zip(sizes, window.outputs(sizes), strict=True)):
         first, last = (-begins[axis], size + ends[axis]) if with_pads else (0, size)
         at = np.arange(count) * window.strides[axis] - begins[axis]
-        taps = [-((at - place) // window.dilations[axis]) for place in (first, last)]  # that stand before these places
+        taps = [-((at - place) // window.dilations[axis]) for place in (first, last)]  # that are before these places
         before_first, before_last = (np.clip(number, 0, window.kernel[axis]) for number in taps)
         found = found[..., None] * (before_last - before_first)
     found.flags.writeable = False

@@ -31,7 +31,7 @@ def _matmul_infer(attributes, values):
 
 
 def _matmul_dimensions(attributes, inputs, outputs):
-    """What stands before the matrices. The rows of one are a single call of BLAS, whose bits depend on their number."""
+    """The axes before the matrices'. The rows of one are a single call of BLAS, whose bits depend on their number."""
     tail = (len(inputs[0].shape) > 1) + (len(inputs[1].shape) > 1)
     before = len(outputs[0].shape) - tail
     return [dimension for dimension in factors(*inputs, *outputs) if dimension.outputs[0] < before]

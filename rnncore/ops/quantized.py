@@ -479,7 +479,7 @@ def _need_shape(what, value, dtypes, shapes):
 
 
 def _lstm_matrix(threads):
-    """What makes an IntegerMatrix of one direction's weights, whose zero point is one number."""
+    """A function that makes an IntegerMatrix of one direction's weights, whose zero point is one number."""
 
     def make(weight, zero):
         return [IntegerMatrix(_minus(w, z.reshape(-1)[:1]), threads) for w, z in zip(weight, zero, strict=True)]

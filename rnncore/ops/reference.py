@@ -69,7 +69,7 @@ def _run(attributes, weights, *arrays):
 
 
 def _accepted(array, value, floating):
-    """An output as it was announced: nodes behind it rely on its rank and known sizes."""
+    """An output as it was announced: nodes after it rely on its rank and known sizes."""
     fits = array.ndim == len(value.shape)
     if not fits or any(type(size) is int and size != n for size, n in zip(value.shape, array.shape, strict=True)):
         raise InputError(f"an output of shape {array.shape}, expected {value}")
@@ -108,6 +108,7 @@ OPS = [
         _infer,
         _run,
         arity=(0, 16),
+        by_content=True,
         schema={
             "type": Choice(among=tuple(RARE)),
             "opset": Integer(least=1, most=NEWEST),

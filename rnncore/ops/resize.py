@@ -24,7 +24,7 @@ __all__ = ["OPS"]
 
 
 def _chosen_axes(axes, rank):
-    """An axes parameter as indices; None stands for all of them."""
+    """An axes parameter as indices; None for all of them."""
     return tuple(range(rank)) if axes is None else axes_of(axes, rank)
 
 
@@ -79,7 +79,7 @@ def _cuts_and_widths(pads, axes, rank):
 
 @lru_cache(maxsize=256)
 def _pad_places(mode, size, before, after):
-    """Which numbers along an axis the padded axis is made of."""
+    """The numbers along an axis that the padded axis is made of."""
     places = np.arange(-before, size + after)
     if mode == "edge":
         return np.clip(places, 0, size - 1)
@@ -119,7 +119,7 @@ def _pads_along(attributes, rank, axis):
 
 
 def _pad_dimensions(attributes, inputs, outputs):
-    """A constant pad at the beginning alone shifts: each number is one that came so many places before."""
+    """A constant pad at the beginning alone shifts: each number is one from that number of places before."""
     found, rank = [], len(inputs[0].shape)
     for axis in range(rank):
         pads = _pads_along(attributes, rank, axis)
@@ -222,7 +222,7 @@ def _resize_infer(attributes, values):
 
 
 def _coordinates(mode, size, output, scale, roi):
-    """Where in the input, in its numbers, each number of the output stands.
+    """Where in the input, in its numbers, each number of the output is.
 
     Rounding decides which number is nearest, so the precision of each step is ONNX Runtime's.
     """
@@ -285,7 +285,7 @@ def _resize_axis(attributes, x, axis, output, scale, roi):
 
 
 def _outside(x, axis, at):
-    """Which numbers of the output stand outside the input along one axis."""
+    """The numbers of the output that are outside the input along one axis."""
     return ((at < 0) | (at > x.shape[axis] - 1)).reshape(-1, *[1] * (x.ndim - 1 - axis))
 
 

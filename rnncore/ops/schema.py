@@ -1,4 +1,4 @@
-"""What an op's attributes may be, declared once beside the op; every Node, whatever it comes from, is checked by it.
+"""The kinds of an op's attributes, declared once with the op; every Node, whatever it comes from, is checked by it.
 
     schema={"axis": Axis(-1), "kernel_shape": Integers(least=1), "mode": Choice("DCR", among=("DCR", "CRD"))}
 
@@ -62,7 +62,7 @@ class Attribute:
 
     @property
     def expected(self) -> str:
-        """What a message says that was expected."""
+        """The end of a message: the values that were expected."""
         raise NotImplementedError
 
     def accepts(self, value: Any) -> bool:
@@ -117,7 +117,7 @@ class Size(Integer):
 
 @dataclass(frozen=True)
 class Axis(Integer):
-    """A place among dimensions, or behind the last one; from the end where it is negative."""
+    """A place among dimensions, or after the last one; from the end where it is negative."""
 
     least: int = field(default=-MAX_RANK, kw_only=True)
     most: int = field(default=MAX_RANK, kw_only=True)

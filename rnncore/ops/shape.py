@@ -350,7 +350,7 @@ def _concat_bound(attributes, values, floating):
 
 
 def _split_count(attributes):
-    """How many outputs there are."""
+    """The number of outputs."""
     split, count = attributes["split"], attributes["num_outputs"]
     if split is not None:
         if not 1 <= len(split) <= MAX_OUTPUTS:
@@ -663,7 +663,7 @@ def _reverse_infer(attributes, values):
 
 
 def _reverse_sequence(attributes, weights, x, lengths):
-    """Each row turned round over its own length; what lies behind stays."""
+    """Each row turned round over its own length; the rest stays."""
     turned = attributes["time_axis"] == 0
     rows = x.swapaxes(0, 1) if turned else x
     batch, steps = rows.shape[:2]
@@ -793,6 +793,7 @@ OPS = [
         _range,
         arity=(3, 3),
         schema={"stash_type": Choice(1, among=(1,))},
+        by_content=True,
     ),
     Op(
         "ConstantOfShape",

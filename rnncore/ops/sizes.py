@@ -103,13 +103,13 @@ def _without(term: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...] |
 
 
 def _parse(size: Size) -> Sum:
-    """Products of names -> how often; () stands for the constant."""
+    """Products of names -> how often; () for the constant."""
     return {(): size} if isinstance(size, int) else _parse_text(size)
 
 
 @lru_cache(maxsize=4096)
 def _parse_text(size: str) -> Sum:
-    """The same, remembered: a graph has few sizes in very many places. Nobody changes what is given."""
+    """The same, remembered: a graph has few sizes in very many places. The result is not to be changed."""
     flat, atoms = _lift(size) if len(size) <= MAX_TEXT else (None, {})
     if flat is None or not _SUM.fullmatch(flat):
         return {(size,): 1}
@@ -125,7 +125,7 @@ def _parse_text(size: str) -> Sum:
 
 
 def _lift(text: str) -> tuple[str | None, dict[str, str]]:
-    """The text with a mark for each outer pair of parentheses, and what the marks stand for; None if they differ."""
+    """The text with a mark for each outer pair of parentheses, and the texts of the marks; None if they differ."""
     flat, atoms, depth, start = "", {}, 0, 0
     for place, letter in enumerate(text):
         if letter == "(":

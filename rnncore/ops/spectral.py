@@ -161,7 +161,7 @@ def _frames_run(attributes, weights, x):
         return np.zeros((*x.shape[:axis], 0, size, *x.shape[axis + 1 :]), x.dtype)
     if x.shape[axis] < size + step:  # one
         return np.ascontiguousarray(x[(slice(None),) * axis + (None, slice(size))])
-    found = np.lib.stride_tricks.sliding_window_view(x, size, axis)  # the numbers of a window stand last
+    found = np.lib.stride_tricks.sliding_window_view(x, size, axis)  # the numbers of a window are the last axis
     found = found[(slice(None),) * axis + (slice(None, None, step),)]
     return np.ascontiguousarray(np.moveaxis(found, -1, axis + 1))
 

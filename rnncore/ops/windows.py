@@ -42,7 +42,7 @@ WINDOW_SCHEMA = {
 
 
 def check_sizes(attributes: Mapping[str, Any], name: str, count: int, least: int, default: int) -> tuple[int, ...]:
-    """An attribute of ``count`` integers from ``least`` on; None stands for that many times the default."""
+    """An attribute of ``count`` integers from ``least`` on; None is that many times the default."""
     found = attributes[name]
     if found is None:
         return (default,) * count
@@ -104,15 +104,15 @@ class Window:
         stride = self.strides[axis]
         if self.same:
             return divide(add(size, stride - 1), stride)
-        room = add(size, self.begins[axis] + self.ends[axis] - self.extent(axis))
+        space = add(size, self.begins[axis] + self.ends[axis] - self.extent(axis))
         if isinstance(size, str):
             if self.ceil_mode and stride > 1 and self.auto_pad == "NOTSET":
                 return UNKNOWN
             up = stride - 1 if self.ceil_mode else 0
-            return divide(add(room, stride + up), stride)
-        if room < 0:
+            return divide(add(space, stride + up), stride)
+        if space < 0:
             raise SpecError(f"size {size} at spatial axis {axis}, smaller than the window of {self.extent(axis)}")
-        count = (-(-room // stride) if self.ceil_mode else room // stride) + 1
+        count = (-(-space // stride) if self.ceil_mode else space // stride) + 1
         if self.ceil_mode and (count - 1) * stride >= size + self.begins[axis]:
             count -= 1
         return count
@@ -144,10 +144,10 @@ class Window:
         return begin, self.extent(axis) - 1 - begin, stride
 
     def met(self, sizes: Sequence[int]) -> tuple[tuple[slice, ...], Window]:
-        """Which part of an input of these sizes its outputs can meet, and the window without the places that meet
+        """The part of an input of these sizes that its outputs can meet, and the window without the places that meet
         nothing but padding: on that part it has the same outputs, and what is around it stays in proportion.
 
-        Its ends may be negative: numbers behind the last one that it meets.
+        Its ends may be negative: numbers after the last one that it meets.
         """
         parts, rest = [], []
         if 0 in self.outputs(sizes):
@@ -203,7 +203,7 @@ class Window:
 
 
 def window_dimensions(window: Window, inputs: Values, outputs: Sequence[Value]) -> list[Dimension]:
-    """The Dimensions of a window over the axes from 2 on; what stands before them is the op's."""
+    """The Dimensions of a window over the axes from 2 on; the axes before them are the op's."""
     found = []
     for axis in range(len(inputs[0].shape) - 2):
         context = window.context(axis)

@@ -70,8 +70,8 @@ def cost(op: Op, attributes: Mapping[str, Any], values: Sequence[Value | None], 
     memory = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(call.outputs, dtypes, strict=True))
     more = MORE.get(op.name)
     found = more(call) if more is not None else 0
-    extra, room = found if isinstance(found, tuple) else (found, 0)
-    return Cost(work + extra, memory + room * call.item)
+    extra, space = found if isinstance(found, tuple) else (found, 0)
+    return Cost(work + extra, memory + space * call.item)
 
 
 def call_of(
@@ -117,7 +117,7 @@ def _range_size(call: Call) -> int:
 
 
 def _reference_size(call: Call) -> int:
-    """What a Reference node gives: the larger of what it reads and of the sizes that small inputs of integers state."""
+    """Elements of a Reference node: the larger of its inputs and of the sizes that small inputs of integers state."""
     stated = [
         math.prod(abs(number) for number in value.data)
         for value in call.values
@@ -134,7 +134,7 @@ LARGEST: dict[str, Callable[[Call], int]] = {
     "Range": _range_size,
     "Reference": _reference_size,
 }
-"""Elements of an output of unknown shape; else as many as the largest input has."""
+"""Elements of an output of unknown shape; else the number that the largest input has."""
 
 
 # ---- what costs more than its elements -----------------------------------------------------------------------------
@@ -190,8 +190,8 @@ def _convolution(weight_place: int) -> Callable[[Call], tuple[int, int]]:
             channels = call.attributes["input_size"] // call.attributes["group"]
         else:
             kernel, channels = weight[2:], weight[1]
-        room = math.prod(call.inputs[0][:2]) * math.prod(_padded(call, kernel))
-        return math.prod(call.outputs[0]) * channels * math.prod(kernel), room
+        space = math.prod(call.inputs[0][:2]) * math.prod(_padded(call, kernel))
+        return math.prod(call.outputs[0]) * channels * math.prod(kernel), space
 
     return more
 
@@ -218,8 +218,8 @@ def _pooling(call: Call) -> tuple[int, int]:
     for axis, taps in enumerate(kernel):
         rows = images * math.prod(outputs[2 : 3 + axis]) * math.prod(padded[axis + 1 :])
         work += taps * (rows + outputs[2 + axis] + INTERPRETED)
-    room = images * math.prod(padded) + sum(taps * size for taps, size in zip(kernel, outputs[2:], strict=True))
-    return work, room
+    space = images * math.prod(padded) + sum(taps * size for taps, size in zip(kernel, outputs[2:], strict=True))
+    return work, space
 
 
 def _lrn(call: Call) -> int:
@@ -330,4 +330,4 @@ MORE: dict[str, Callable[[Call], int | tuple[int, int]]] = {
     "ReverseSequence": _reversal,
     "Reference": _reference,
 }
-"""What an op does beside reading and writing each element once: work, or (work, elements of room)."""
+"""The work of an op without reading and writing each element once: work, or (work, elements of buffers)."""

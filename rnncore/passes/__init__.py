@@ -12,7 +12,7 @@
     activations.py fuse_activations, join_swish: Relu into the Conv before it; x * sigmoid(x)
     quantized.py   follow_quantizer: activations before a quantization, as ONNX Runtime rounds them
     settled.py     trained_states: initial states that parameters alone decide, as weights of their node
-    windows.py     cut_padding: what is cut off behind a convolution is not computed
+    windows.py     cut_padding: outputs of a convolution that are cut off are not computed
     dead.py        remove_dead: what nothing reads
 
 Every pass keeps the names of inputs and outputs. A new pass is one function and one line of PASSES, and one of NEEDS
@@ -100,7 +100,7 @@ NEEDS = {
 }
 """A graph has at least one op of each of these sets, or the pass changes nothing and is left out."""
 COMPILED_WORK, COMPILED_MEMORY = 1 << 24, 16 << 20
-"""What computing constants may take when a model is made."""
+"""The most work and bytes of computing constants when a model is made."""
 
 MAX_ROUNDS = 4
 """One pass makes work for another; real models are done after two rounds."""
@@ -129,7 +129,7 @@ def simplify(
 def compiled(
     spec: Spec, weights: Mapping[str, np.ndarray], floating: str = "float32"
 ) -> tuple[Spec, Mapping[str, np.ndarray]]:
-    """What a model runs: scales and shifts behind a product in its weights, what parameters alone decide computed.
+    """The network that a model runs: scales and shifts after a product in its weights, constant parts computed.
 
     Branches of Control nodes too. The same objects where there is nothing of the kind.
     """

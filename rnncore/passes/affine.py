@@ -47,7 +47,7 @@ def fold_affine(graph: Graph) -> None:
 
 
 def _is_product(node) -> bool:
-    """A node with weights of its own; not a grouped ConvTranspose, whose output channels stand in two axes."""
+    """A node with weights of its own; not a grouped ConvTranspose, whose output channels are in two axes."""
     if node.op not in PRODUCTS or len(node.inputs) != 1:
         return False
     grouped = node.op == "ConvTranspose" and node.attributes["group"] != 1

@@ -1,4 +1,4 @@
-"""What does not depend on any input is computed once."""
+"""Values that depend on no input are computed once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fold_constants(graph: Graph) -> None:
 
 
 def _can_be_written(array: np.ndarray) -> bool:
-    """Whether a constant made of the Spec's own may stand in the Spec, and need not be a weight."""
+    """Whether a constant made of the Spec's own may be in the Spec, and need not be a weight."""
     return 0 < array.size <= MAX_WRITTEN and not (array.dtype.kind == "f" and np.isnan(array).any())
 
 

@@ -1,4 +1,4 @@
-"""What nothing reads is left out."""
+"""Nodes that nothing reads are left out."""
 
 from __future__ import annotations
 

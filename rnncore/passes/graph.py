@@ -16,11 +16,11 @@ __all__ = ["Graph", "constant", "is_constant"]
 
 
 class Graph:
-    """What a pass changes: it reads ``spec`` and ``weights``, and gives new nodes to ``update``."""
+    """The network that passes change: a pass reads ``spec`` and ``weights``, and gives new nodes to ``update``."""
 
     def __init__(self, spec: Spec, weights: Mapping[str, np.ndarray], folding: Any = None, floating: str = "float32"):
         self.spec = spec
-        self.floating = floating  # what a Constant of "float" is that stands in the Spec
+        self.floating = floating  # the dtype of a "float" Constant whose numbers are in the Spec
         self.folding = folding  # a Folding, for the pass that computes constants
         self.weights = dict(weights)
         self.outputs = frozenset(spec.outputs)  # which no pass changes
@@ -38,7 +38,7 @@ class Graph:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was changed, in words: "folded 2 BatchNormalization"."""
+        """The changes so far, in words: "folded 2 BatchNormalization"."""
         return tuple(f"{what} ({count})" for what, count in self._done.items())
 
     def uses(self) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""What changes nothing is left out."""
+"""Nodes that change nothing are left out."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _stack(
     renamed: dict[str, str],
     outputs: Collection[str],
 ) -> tuple[list[Any], list[Node]]:
-    """The nodes in place of the chain, and those behind it: slices of its states, and outputs under their names.
+    """The nodes in place of the chain, and those after it: slices of its states, and outputs under their names.
 
     Its weights are put into ``arrays``, and what its values are called now into ``renamed``.
     """
@@ -86,7 +86,7 @@ def _stack(
     first, rows = chain[0], len(chain[0].directions)
     kept = [value for node in chain for value in node.names if value in outputs]
     name = free(f"{first.name}.stack") if kept else first.name
-    initial, behind = [], []
+    initial, after = [], []
     for place, key in enumerate(first.cell.states if first.initial else ()):
         parts = tuple(node.initial[place] for node in chain)
         initial.append(Node(free(f"{name}.initial_{key}"), "Concat", parts, {"axis": 0}))
@@ -100,11 +100,11 @@ def _stack(
             if uses[f"{node.name}.{key}"]:
                 bounds = {"starts": (layer * rows,), "ends": ((layer + 1) * rows,), "axes": (0,)}
                 part = Node(free(f"{name}.{key}_l{layer}"), "Slice", (f"{name}.{key}",), bounds)
-                behind.append(part)
+                after.append(part)
                 renamed[f"{node.name}.{key}"] = part.name
     renamed[chain[-1].name] = name
-    behind += [Node(value, "Identity", (renamed[value],)) for value in kept]
-    return [*initial, stack], behind
+    after += [Node(value, "Identity", (renamed[value],)) for value in kept]
+    return [*initial, stack], after
 
 
 def join_slices(graph: Graph) -> None:

@@ -21,7 +21,7 @@ def linear_products(graph: Graph) -> None:
     """MatMul, and Einsum of two, by a constant that has no axis in common with both the other factor and the result.
 
     x A is Linear with the weight A^T; A x is that of x^T, between two Transposes. In an Einsum the letters that are
-    summed go behind all others, as one axis.
+    summed go after all others, as one axis.
     """
     constants = {
         name: array for name, array in graph.constants().items() if graph.values[name].dtype == "float" and array.size

@@ -1,6 +1,6 @@
 """Activations whose values become integers, computed as ONNX Runtime computes them.
 
-A quantization turns a rounding error into a whole step of 1/255 where a value stands in the middle of two integers, and
+A quantization turns a rounding error into a whole step of 1/255 where a value is in the middle of two integers, and
 layers of integers carry that on. What quantized a network and measured it is ONNX Runtime, whose Sigmoid and Tanh are
 quotients of polynomials, 1e-7 off: with the same quotients the integers, and then the scores, are those that were
 measured. Everywhere else the functions stay exact.
@@ -51,7 +51,7 @@ def _quantizes(node: GraphNode) -> bool:
 
 
 def _followed_branches(node: Control, all_outputs: bool, done: Counter[str]) -> Control:
-    """all_outputs: what the branches give reaches a quantization, behind the node or in the next step of a loop."""
+    """all_outputs: outputs of the branches reach a quantization, after the node or in the next step of a loop."""
     before = done.total()
     branches = []
     for branch in node.branches:

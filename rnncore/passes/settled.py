@@ -1,4 +1,4 @@
-"""What parameters alone decide, in the form that runs quickest: weights of the node that reads it."""
+"""Values that parameters alone decide, in the form that runs quickest: weights of the node that reads them."""
 
 from __future__ import annotations
 

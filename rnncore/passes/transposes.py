@@ -15,7 +15,7 @@ SWAP = (1, 0, 2)
 def cancel_transposes(graph: Graph) -> None:
     """Join Transpose of Transpose, and give recurrent layers the layout that saves the Transpose before them.
 
-    A time-first layer that reads a Transpose of batch-first data becomes batch-first, with a Transpose behind its
+    A time-first layer that reads a Transpose of batch-first data becomes batch-first, with a Transpose after its
     sequence, which the next one there cancels.
     """
     taken = {*graph.values, *(node.name for node in graph.spec.nodes)}

@@ -1,6 +1,6 @@
-"""What is cut off behind a convolution is not computed: the padding that causes it goes.
+"""Outputs of a convolution that are cut off are not computed: the padding that causes them goes.
 
-PyTorch's Conv1d pads both sides alike, so a causal one is written as padding=k - 1 and y[:, :, :-(k - 1)] behind it.
+PyTorch's Conv1d pads both sides alike, so a causal one is written as padding=k - 1 and y[:, :, :-(k - 1)] after it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _cut(node, nodes, uses, graph: Graph) -> Node | None:
 
 
 def _left_out(end: int | str, size: int | str) -> int | None:
-    """How many elements before the end of an axis a Slice leaves out; an end below 0 counts from there."""
+    """The number of elements before the end of an axis that a Slice leaves out; an end below 0 counts from there."""
     if isinstance(end, str):
         found = sizes.subtract(size, end)
         return max(0, found) if isinstance(found, int) and sizes.is_natural(end) else None

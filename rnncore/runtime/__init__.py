@@ -16,7 +16,7 @@ Decisions
   vector starts a decoder where no State is given, and with one it goes on.
 - What does not depend on the data is settled once. An op's `bound` makes of attributes, ranks and dtypes what is
   called with the arrays alone; a stream's `Route` makes of the steps seen and the new ones the stages that are left
-  to run. So a node costs little beside its work.
+  to run. So a node costs little more than its work.
 - A budget costs little where it is kept. What a call costs follows from its inputs' sizes, unless contents decide:
   a model remembers sizes that it could afford and then runs its steps uncounted; a single stack knows a number of
   steps that always is affordable, and its short way goes that far. Streams and pools do the same by rows and steps.

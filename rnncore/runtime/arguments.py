@@ -95,7 +95,7 @@ def accept_inputs(spec: Spec, given: Mapping[str, object], dtype: np.dtype) -> d
 
 
 def without_padding(ids: np.ndarray, lengths: np.ndarray, batch_axis: int) -> np.ndarray:
-    """ids with 0 behind each row's length, where anything may stand, such as the -1 of an embedding's padding."""
+    """ids with 0 after each row's length, where anything may be, such as the -1 of an embedding's padding."""
     if len(lengths) != ids.shape[batch_axis] or not len(lengths) or lengths.min() >= ids.shape[1 - batch_axis]:
         return ids
     counts = np.arange(ids.shape[1 - batch_axis]) < lengths[:, None]
@@ -174,7 +174,7 @@ def as_array(name: str, given: object) -> np.ndarray:
 
 
 def as_items(name: str, given: object) -> Iterator[Any]:
-    """What an iterable has, or an InputError that begins with ``name``; its own errors are its own."""
+    """The elements of an iterable, or an InputError that begins with ``name``; its own errors are its own."""
     try:
         return iter(given)
     except TypeError:
@@ -182,7 +182,7 @@ def as_items(name: str, given: object) -> Iterator[Any]:
 
 
 def empty_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros, or an InputError that begins with ``what`` where there is no room for them."""
+    """Zeros, or an InputError that begins with ``what`` where there is no memory for them."""
     try:
         return np.zeros(shape, dtype)
     except (MemoryError, ValueError, OverflowError) as error:

@@ -68,8 +68,8 @@ class DecoderStep:
             valid = None if valid is None else valid[order]
             states = {key: array.take(order, axis=1) for key, array in states.items()}
         sizes = {"": node.output_size, ".context": node.memory_size, ".weights": memory.shape[1]}
-        room = np.zeros if ragged else np.empty
-        results = {ending: room((batch, steps, size), self.dtype) for ending, size in sizes.items()}
+        new = np.zeros if ragged else np.empty
+        results = {ending: new((batch, steps, size), self.dtype) for ending, size in sizes.items()}
         for t in range(steps):
             n = int(np.searchsorted(-lengths, -t)) if ragged else batch  # rows longer than t
             if n == 0:

@@ -1,6 +1,6 @@
 """Budget: the most that one call of a model may do, and how it is kept.
 
-A model with limits runs each node behind a MeteredStep, which counts what the node is about to cost from the arrays
+A model with limits runs each node through a MeteredStep, which counts what the node is about to cost from the arrays
 that it is given. A call of sizes that were within them before is not counted again, where the cost follows from the
 sizes alone (see is_settled); what is one stack has a number of steps that always is (most_steps). A model without
 limits has none of this.
@@ -49,9 +49,7 @@ KEPT_COSTS = 32
 SMALL = 64 << 20
 """Bytes that are taken without asking the system whether they are there."""
 ROUND = Cost(16 * INTERPRETED, 0)
-"""What a run of a branch costs beside its nodes."""
-BY_CONTENT = frozenset({"Range", "Reference"})
-"""Ops whose outputs' sizes depend on the contents of inputs that are no parameters."""
+"""The cost of a run of a branch without its nodes."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Budget:
         return self.work is not None or self.memory is not None
 
     def meter(self) -> Meter:
-        """What counts one call."""
+        """A meter for one call."""
         return Meter(self)
 
 
@@ -102,7 +100,7 @@ def check_budget(given: Any) -> Budget | None:
 
 
 def file_nodes(budget: Budget | None) -> int:
-    """How many nodes and layers a file may have. InputError where the environment says no number for it."""
+    """The number of nodes and layers that a file may have. InputError where the environment says no number for it."""
     budget = check_budget(budget)
     if budget is not None and budget.nodes is not None:
         return budget.nodes
@@ -115,7 +113,7 @@ def file_nodes(budget: Budget | None) -> int:
 
 
 class Meter:
-    """What one call has done so far: ``work`` in all, ``alive`` bytes at the moment."""
+    """The costs of one call so far: ``work`` in all, ``alive`` bytes at the moment."""
 
     __slots__ = ("alive", "carried", "memory", "work", "work_limit")
 
@@ -145,7 +143,7 @@ _HERE = threading.local()  # .meter: that of the call which this thread is in
 
 @contextlib.contextmanager
 def metering(meter: Meter | None) -> Iterator[None]:
-    """What metered steps do inside, in this thread, a meter counts: for one call, or for more, one after the other.
+    """A meter counts the metered steps of this thread inside: for one call, or for more, one after the other.
 
     What the steps made before is gone when it begins, but for what the caller carries on, which is not counted.
     """
@@ -165,7 +163,7 @@ def is_metered() -> bool:
 
 
 def most_steps(budget: Budget | None, node: Recurrent, floating: np.dtype) -> int:
-    """Rows times steps that a call of one stack may have: with so many it is certain to be within the budget."""
+    """Rows times steps that a call of one stack may have: with these it is certain to be within the budget."""
     most = sys.maxsize
     if budget is not None and budget.work is not None:
         most = min(most, int(budget.work // (_parameters(node) + INTERPRETED)))
@@ -194,7 +192,7 @@ def available_memory() -> int:
 
 
 def check_memory(what: str, need: int, budget: Budget | None) -> None:
-    """InputError where so many bytes, which are about to be made and stay, are beyond a budget or what there is."""
+    """InputError where ``need`` bytes, which are about to be made and stay, are beyond a budget or what there is."""
     if budget is not None and budget.memory is not None and need > budget.memory:
         raise InputError(f"{what}: {need:,} bytes, expected at most {budget.memory:,.0f} by the model's budget")
     there = available_memory() if need > SMALL else need
@@ -211,7 +209,7 @@ def afford(budget: Budget | None, where: str, wanted: Cost) -> None:
 class MeteredStep:
     """A step of a model that counts before it runs.
 
-    dropped  names of the values that nobody reads behind it
+    dropped  names of the values that are not read after it
     """
 
     def __init__(self, step: Callable[..., None], node: Any, dropped: Iterable[str], floating: np.dtype):
@@ -224,7 +222,7 @@ class MeteredStep:
         self._kept: dict[tuple, Cost] = {}
         op = OPS.get(kind)
         given = [place for place, name in enumerate(node.inputs) if name] if op is not None else []
-        content = op is not None and (set(op.parameters.values()) & set(given) or kind in BY_CONTENT)
+        content = op is not None and (set(op.parameters.values()) & set(given) or op.by_content)
         self.by_shapes = node.stateful or (op is not None and not content)
         self.parameters = _parameters(node) if node.stateful else 0
 
@@ -281,7 +279,7 @@ class MeteredStep:
 
 
 class MeteredBlocks:
-    """What runs the layers of a node that reads ahead, block by block; counted."""
+    """Runs the layers of a node that reads later steps, block by block; counted."""
 
     def __init__(self, blocks: Any, node: Recurrent, floating: np.dtype):
         self.blocks, self.node, self.item = blocks, node, floating.itemsize

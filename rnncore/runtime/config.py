@@ -1,4 +1,4 @@
-"""What runs here: instruction set, threads, versions."""
+"""The configuration of this process: instruction set, threads, versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["config", "show_config"]
 
 
 def config() -> dict[str, str | int]:
-    """What this process runs, by name.
+    """The configuration of this process, by name.
 
     float32       the instruction set of the packed kernels, or "blas" (RNNCORE_ISA chooses)
     float64       always "blas": SciPy's

@@ -15,7 +15,7 @@ from rnncore.ops import numpy_dtype
 __all__ = ["ControlStep"]
 
 MAX_STEPS = 1_000_000
-"""A Loop that has not ended after so many steps is an error."""
+"""A Loop that has not ended after this number of steps is an error."""
 
 Branch = Callable[[dict[str, Any]], list[np.ndarray]]
 
@@ -44,7 +44,7 @@ class ControlStep:
         values.update(zip(self.names, self.run(given, captured), strict=True))
 
     def _captured(self, place: int, own: int, captured: dict[str, np.ndarray]) -> dict[str, np.ndarray | None]:
-        """The inputs of a branch that are the same in every step: those behind its ``own``."""
+        """The inputs of a branch that are the same in every step: those after its ``own``."""
         return {name: captured.get(name) for name in self.entries[place][own:]}
 
     def _if(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -77,7 +77,7 @@ class ControlStep:
         return [*carried, *(self._stack([row[i] for row in rows], name, 0, {}) for i, name in enumerate(outputs))]
 
     def _scan(self, given: list[Any], captured: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """given: states, then sequences; what is behind them is captured."""
+        """given: states, then sequences, then captured values."""
         node, count = self.node, self.carried
         carried = given[:count]
         sequences = self._moved(given[count : self.own])
@@ -103,7 +103,7 @@ class ControlStep:
         ]
 
     def _sizes(self, shapes: list[tuple[int, ...]], captured: Mapping[str, np.ndarray]) -> dict[str, int]:
-        """What the names in the shapes of the body's first inputs, and of what it reads outside, stand for."""
+        """The sizes for the names in the shapes of the body's first inputs, and of what it reads outside."""
         inputs = self.node.branches[0].inputs
         pairs = [(entry, captured[entry.name].shape) for entry in inputs if entry.name in captured]
         pairs += zip(inputs, shapes, strict=False)
@@ -122,7 +122,7 @@ class ControlStep:
         return [array[::-1] if back else array for array, back in zip(sequences, node.backward, strict=True)]
 
     def _stack(self, rows: list[np.ndarray], name: str, axis: int, sizes: Mapping[str, int]) -> np.ndarray:
-        """What was collected; of no steps with these sizes, as far as they are known."""
+        """The collected values; of no steps with these sizes, as far as they are known."""
         if len(rows) == 1:
             return _as_step(rows[0], axis)
         if rows:
@@ -136,7 +136,7 @@ class ControlStep:
 
 
 def _as_step(array: np.ndarray, axis: int) -> np.ndarray:
-    """What the only step gave, with an axis of steps."""
+    """The outputs of the only step, with an axis of steps."""
     return array[(slice(None),) * (axis % (array.ndim + 1)) + (None,)]
 
 

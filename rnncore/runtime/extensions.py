@@ -1,4 +1,4 @@
-"""Functions behind methods of Model whose code is in packages that use Model: registered here by name.
+"""Functions that methods of Model call, whose code is in packages that use Model: registered here by name.
 
 The front door (rnncore/__init__.py) registers where each is, so that no package imports one above it, and a program
 that only runs models does not load what streams and decodes them.

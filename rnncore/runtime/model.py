@@ -39,27 +39,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "nothing", "op_step"]
 
-# What stands for "no state argument", so that None can mean "start from the beginning, and give me the state".
+# The default for "no state argument", so that None can mean "start from the beginning, and give me the state".
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
 
 Values = dict[str, Any]
 
 KNOWN_SIZES = 1024
-"""A model remembers so many sizes of calls that its budget affords."""
+"""The number of sizes of calls within its budget that a model remembers."""
 
 
 class Model:
     """A network ready to run. Immutable, picklable, shared by threads.
 
-    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays). Scales behind a product,
+    spec, weights   what it is (weights: a Weights, or a mapping of canonical names to arrays). Scales after a product,
                     such as a BatchNormalization, go into its weights here: ``model.spec`` is what is run. What is
                     packed for the kernels is kept once: ``model.weights`` unpacks a copy of it whenever it is read
     dtype           "float32" or "float64": every float input, weight, state and output
-    num_threads     at most so many, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
+    num_threads     the most, from 1 to 64; None: what RNNCORE_NUM_THREADS, OMP_NUM_THREADS or the machine says.
                     It never changes a result. (float64 runs on BLAS, which has threads of its own.)
     fold_bytes      an Embedding that only feeds recurrent layers is multiplied with their input weights once, here,
                     if all such tables are not larger than this; running it then is a row gather. The bits stay the same
-    vocabulary      the tokens that ids stand for: name of an input or output -> tokens in the order of their ids
+    vocabulary      the tokens for ids: name of an input or output -> tokens in the order of their ids
     budget          a Budget: the most that one call may do, or a piece of a stream or a generation, beyond which it
                     raises InputError; None: no limit
 
@@ -189,8 +189,8 @@ class Model:
 
         x        what ``model.inputs`` says, batch first: (B, T, I) for a float sequence, (B, T) for ids
         state    where to start: a State, (h, c), h, or None for the beginning. If given, the state after the last
-                 valid step is returned beside the output
-        lengths  (B,) number of valid steps of each row; what lies behind is never read, and a
+                 valid step is returned with the output
+        lengths  (B,) number of valid steps of each row; later steps are never read, and a
                  recurrent layer's output there is 0.
                  A row of length 0 keeps its state
         mask     (B, T) bool, for models with an input "mask": True where a step counts, gaps allowed
@@ -305,11 +305,11 @@ class Model:
     ) -> Stream:
         """A Stream: the model over ``batch`` sequences that arrive in pieces, keeping its state from one to the next.
 
-        lookahead  bidirectional layers read so many steps ahead and give ``block`` steps at a time (as many, if not
-                   given): their outputs then are not those of the whole sequence, but do not depend on how it is cut.
-                   The reverse direction begins at the last step of each block and those ahead of it; outputs that
-                   only the sequence's end decides, as final states of both directions, are left out
-        history    causal attention looks back on so many steps, the present one included
+        lookahead  bidirectional layers read this number of later steps and give ``block`` steps at a time (the same
+                   number, if not given): their outputs then are not those of the whole sequence, but do not depend on
+                   how it is cut. The reverse direction begins ``lookahead`` steps after each block; outputs only
+                   known at the end of the sequence, as final states of both directions, are left out
+        history    causal attention looks back on this number of steps, the present one included
         inputs     the inputs without a time axis, by name: given once
 
         Raises UnsupportedError, naming the node that prevents it: see ``unstreamable``.
@@ -346,12 +346,13 @@ class Model:
             probabilities = vad.stream().feed(samples)      # any number of samples: one row for each 512 of them
 
         carry    inputs -> the outputs they are fed from, of one shape and dtype. They start from zeros
-        chunk    a step takes so many numbers of a signal, and
-        context  so many before them (zeros before the first). None: the input gets an axis of steps behind its batch
+        chunk    a step takes this number of samples of a signal, and
+        context  the number of samples before them (zeros before the first). None: the input gets an axis of steps
+                 after its batch
         steps    the inputs that have a new value in each step; None: all that are not carried or given and have a shape
         given    arrays for inputs, with a batch of 1: where a state starts, or what never changes
 
-        Returns a Model whose outputs are those that are not carried, with an axis of steps behind the batch; it gives
+        Returns a Model whose outputs are those that are not carried, with an axis of steps after the batch; it gives
         what calls one by one give. States of recurrent layers over a free time, and nothing else, become these
         layers' own: the model then is as it was, without them. A batch of 1 that all states and steps have is free in
         the result where the graph keeps the rows of a larger one apart. Raises InputError for what does not fit.
@@ -482,7 +483,7 @@ class Model:
     def _forward(
         self, values: Values, before: State | None, after: dict[str, np.ndarray], counted: bool = True
     ) -> None:
-        """Adds what the nodes give to ``values``, which holds the inputs; drops what nobody reads any more."""
+        """Adds what the nodes give to ``values``, which holds the inputs; drops those that are not read any more."""
         values.update(self._constants)
         with np.errstate(all="ignore"):  # NaN and overflow are results; padding may hold anything
             walk(self._walk if counted else self._uncounted, self._unread, values, before, after)
@@ -509,7 +510,7 @@ _recurrent.call_direct_first(Model)
 
 
 def _batch_of(spec: Spec, values: Values) -> int:
-    """The batch that a state must fit: the input's size that stands in the states too, else the first dimension."""
+    """The batch that a state must fit: the input's size that the states have too, else the first dimension."""
     names = [spec.values[f"{node.name}.{node.cell.states[0]}"].shape[1] for node in spec.stateful]
     for entry in spec.inputs:
         for axis, size in enumerate(entry.shape):
@@ -575,7 +576,7 @@ def _constant(node: Node, weights: Weights, dtype: np.dtype) -> np.ndarray:
 
 
 def _work(steps: list[Step], last_uses: list[tuple[str, ...]]) -> tuple[list[Step], list[tuple[str, ...]]]:
-    """The steps that do something, and what nobody reads behind each."""
+    """The steps that do something, and the values that are not read after each."""
     working, unread, waiting = [], [], ()
     for step, names in zip(steps, last_uses, strict=True):
         waiting += names

@@ -22,7 +22,7 @@ Values = dict[str, Any]
 
 
 class _Rows(NamedTuple):
-    """Which steps of which rows count, as the time loop takes them: see Job in kernels/_blas_loop.pyx.
+    """The steps of each row that count, as the time loop takes them: see Job in kernels/_blas_loop.pyx.
 
     All None where every step counts; steps and mask (B, T) None where only lengths say what does.
     """
@@ -39,7 +39,7 @@ ALL_ROWS = _Rows()
 class RecurrentStep:
     """Runs one Recurrent node, all its layers and directions by one call of the time loop.
 
-    needed: names of the values that somebody reads; given: those of the Spec's inputs; packs: see stacks.pack.
+    needed: names of the values that are read; given: those of the Spec's inputs; packs: see stacks.pack.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RecurrentStep:
         self.table: _recurrent.Table | None = None
 
     def table_bytes(self, rows: int) -> int:
-        """Bytes of the table that fold would make for an embedding of so many rows; 0 where there is none to make."""
+        """Bytes of the table that fold would make for an embedding of ``rows`` rows; 0 if it makes none."""
         return _recurrent.table_bytes(self.stack, rows) if isinstance(self.stack, _recurrent.Stack) else 0
 
     def fold(self, embedding: Node, weight: np.ndarray) -> None:
@@ -114,7 +114,7 @@ class RecurrentStep:
         final = tuple(np.empty(shape, self.dtype) for shape in shapes.values())
 
         y = self._output(batch, steps, ragged=rows.order is not None)
-        # Masked steps repeat each direction's own outputs, which therefore stand side by side until they are filled.
+        # Masked steps repeat each direction's own outputs, which therefore are kept side by side until they are filled.
         repeat = rows.mask is not None and node.masked_output == "repeat" and y is not None
         apart = repeat and self.merged != "set"
         out = np.zeros((*y.shape[:2], 2 * y.shape[2]), self.dtype) if apart else y
@@ -187,7 +187,7 @@ class RecurrentStep:
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
     def _output(self, batch: int, steps: int, ragged: bool) -> np.ndarray | None:
-        """Room for the sequence; None where nobody reads it. Zeros behind short rows."""
+        """The array for the sequence; None where it is unused. Zeros after the steps of short rows."""
         if not self.sequence_needed:
             return None
         shape = (steps, batch, self.width) if self.time_first else (batch, steps, self.width)

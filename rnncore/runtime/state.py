@@ -55,7 +55,7 @@ class State(Mapping[str, np.ndarray]):
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> State:
-        """A State that takes the dict itself: for arrays nobody else has."""
+        """A State that takes the dict itself: for arrays that have no other owner."""
         state = cls.__new__(cls)
         state._arrays = arrays
         return state
@@ -175,7 +175,7 @@ def arrays_to_bytes(arrays: Mapping[str, np.ndarray], fingerprint: str | None) -
 
 
 def arrays_from_bytes(data: bytes, fingerprint: str | None) -> dict[str, np.ndarray]:
-    """What arrays_to_bytes wrote, as arrays of the caller's own. FormatError and StateError as State.from_bytes."""
+    """Copies of the arrays that arrays_to_bytes wrote. FormatError and StateError as State.from_bytes."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise StateError(f"state: {type(data).__name__}, expected bytes")
     data = bytes(data)

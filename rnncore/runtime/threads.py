@@ -1,4 +1,4 @@
-"""How many threads a model uses where nobody says: what this process may really use."""
+"""The number of threads a model uses by default: what this process may really use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_threads(given: object, name: str = "num_threads") -> int:
 
 @contextlib.contextmanager
 def threads_of_call(given: int) -> Iterator[None]:
-    """What this thread runs inside uses so many threads, whatever its models were made with. InputError as above."""
+    """Calls of this thread inside use ``given`` threads, whatever its models were made with. InputError as above."""
     before = _runtime.ask_threads(check_threads(given))
     try:
         yield

@@ -152,7 +152,7 @@ class Plan:
 
     @cached_property
     def latency(self) -> int:
-        """Steps of the input that the latest output lags behind, at most: 0 where each step is answered at once."""
+        """Steps of the input that the latest output lags, at most: 0 where each step is answered at once."""
         timings = [self.flows[name].timing for name in self.outputs if self.flows[name].kind == "steps"]
         return max((0, *map(_lag, timings)))
 
@@ -281,7 +281,7 @@ class _Follower:
         if ends:
             return self._at_the_end(place, node, given, ends[0].reason)
         if node.stateful:
-            if all(flow.kind == "static" for flow in given.values()):  # an encoder, beside what is streamed
+            if all(flow.kind == "static" for flow in given.values()):  # an encoder, next to what is streamed
                 return self._give(node, Part(node, place, "static"), "static", None)
             return self._recurrent(place, node) if isinstance(node, Recurrent) else self._decoder(place, node)
         kinds = {flow.kind for flow in given.values()}
@@ -542,7 +542,7 @@ class _Follower:
         return Window(flow.timing, left, right, stride, end)
 
     def _windowed(self, place: int, node: Node, flow: Flow, window: Window) -> Part:
-        """The node without padding in time, which a stream's context stands for."""
+        """The node without padding in time, which a stream's context replaces."""
         if node.op == "Frames":
             return self._give(node, _window_part(node, place, window, {"begin": 0}), "steps", window)
         spatial, axis = len(flow.value.shape) - 2, flow.time - 2
@@ -677,7 +677,7 @@ def _axes(value: Value, mark: str) -> list[int]:
 
 
 def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, int | None]]:
-    """The nodes that go along the time: the shape of what they read, and where time and batch stand in it."""
+    """The nodes that go along the time: the shape of what they read, and the axes of time and batch in it."""
     for node in spec.nodes:
         if node.op == "Scan":
             shape = spec.values[node.inputs[node.carried]].shape

@@ -1,4 +1,4 @@
-"""What a node that moves steps does along other axes than the time's."""
+"""The work of a node that moves steps along other axes than the time's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many steps of a value are known after so many steps of the input: delays, strides, blocks.
+"""The number of steps of a value that are known after n steps of the input: delays, strides, blocks.
 
 A Timing belongs to a value with a time axis. Values of equal timings always have the same number of steps; where a
 node reads values of different ones, those ahead wait for the others.
@@ -17,7 +17,7 @@ class Timing:
     """Of the input itself: a step is known when it arrives."""
 
     def count(self, steps: int, ended: bool = False) -> int:
-        """Steps that are known after so many steps of the input; ``ended``: and no more are to come."""
+        """Steps that are known after this number of steps of the input; ``ended``: and no more are to come."""
         return steps
 
     @property
@@ -32,7 +32,7 @@ class Timing:
 
     @property
     def rate(self) -> tuple[int, int]:
-        """Steps of the value for so many steps of the input."""
+        """Steps of the value for this number of steps of the input."""
         return 1, 1
 
     @property
@@ -46,9 +46,9 @@ INPUT = Timing()
 
 @dataclass(frozen=True)
 class Window(Timing):
-    """Step j needs the steps j * stride - left ... j * stride + right of ``of``; what lies before them all is padding.
+    """Step j needs the steps j * stride - left ... j * stride + right of ``of``; the steps before them all are padding.
 
-    Behind the last step there are ``end`` steps of padding.
+    After the last step there are ``end`` steps of padding.
     """
 
     of: Timing
@@ -78,7 +78,7 @@ class Window(Timing):
 
 @dataclass(frozen=True)
 class Around(Timing):
-    """The steps of ``of`` without some at its ends, and then with others before and behind them.
+    """The steps of ``of`` without some at its ends, and then with others before and after them.
 
     begin, end  steps that are added there; negative: that are left out
     wraps       the end is a number of steps that is computed, size + end, which below 0 counts from the end again
@@ -100,7 +100,7 @@ class Around(Timing):
         return max(0, -self.end)
 
     def inner(self, known: int, ended: bool = False) -> int:
-        """How many of so many steps of ``of`` are among those of the value."""
+        """The number of the first steps of ``of`` that are among those of the value."""
         stop = known - self.held
         if stop < 0 and self.wraps and ended:
             stop += known

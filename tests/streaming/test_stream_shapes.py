@@ -144,6 +144,13 @@ def test_the_last_step(op):
         assert equal(found, model(x[:, : part.stop]))
 
 
+@pytest.mark.parametrize("like", ["r", "x", "one"])
+def test_a_dtype_is_taken_from_steps(like):
+    """CastLike asks of its second input nothing but the dtype, whatever its axes."""
+    one = Node("one", "Constant", (), {"value": [1.0], "dtype": "float", "shape": ()})
+    check(Spec([X], [one, Recurrent("r", LSTM(I, 6), "x"), Node("out", "CastLike", ("r", like))], ["out"]))
+
+
 UNARY = [("Identity", {}), ("Neg", {}), ("Abs", {}), ("Cast", {"to": "int32"}), ("Squeeze", {"axes": (0,)})]
 BINARY = ["Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Pow", "Equal"]
 READERS = {

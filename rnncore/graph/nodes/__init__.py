@@ -28,7 +28,6 @@ from rnncore.ops.dimensions import Dimension
 __all__ = [
     "BRANCHES",
     "KINDS",
-    "STACKS",
     "AttentionDecoder",
     "Control",
     "GraphNode",
@@ -77,7 +76,8 @@ class GraphNode(Protocol):
     def with_reads(self, renamed: Mapping[str, str]) -> GraphNode:
         """The node with other values in place of those it reads; "" for an optional one that becomes absent.
 
-        The same object where it reads none of them. SpecError where one that is needed becomes absent.
+        The same object where it reads none of them. One that is needed may not become absent: the node or the Spec
+        around it raises SpecError.
         """
 
     @property
@@ -87,10 +87,6 @@ class GraphNode(Protocol):
     @property
     def shaped_by(self) -> tuple[int, ...]:
         """Places of the slots whose numbers become sizes of the node's values, and decide about nothing else."""
-
-    @property
-    def spreads(self) -> bool:
-        """Whether its inputs spread over each other by NumPy's rule."""
 
     def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
         """How the dimensions of its values come from those of its slots; along any other, positions meet.
@@ -123,8 +119,5 @@ class GraphNode(Protocol):
         """From its object in JSON. ``read_branch`` makes a network of the object of one inside."""
 
 
-STACKS = {"Recurrent": Recurrent, "AttentionDecoder": AttentionDecoder}
-"""Nodes made of recurrent layers, by their op."""
-
-KINDS = {**STACKS, **dict.fromkeys(BRANCHES, Control)}
+KINDS = {"Recurrent": Recurrent, "AttentionDecoder": AttentionDecoder, **dict.fromkeys(BRANCHES, Control)}
 """The kind of node by its op; every other op is that of a Node."""

@@ -28,7 +28,7 @@ class AttentionDecoder:
         order="after" (Luong)       s_t = cell([x_t; f_{t-1}]),  v_t = attend(s_t),  f_t = o_t, or v_t: see below
         o_t = tanh(W [v_t; s_t] + b), the attentional vector, with attentional_size; else o_t = s_t
 
-    s is the last layer's output h; [a; b] stands side by side, in this order. After without attentional_size feeds
+    s is the last layer's output h; [a; b] is a concatenation. After without attentional_size feeds
     v_t. What feeds nothing back needs no such node: Recurrent, LuongAttention, Concat, Linear and Tanh say the same.
 
     cell         the first layer's: its input_size is that of x_t and of what is fed, together
@@ -39,9 +39,9 @@ class AttentionDecoder:
     keys         name of the projected keys, (B, Tk, A), where the graph has them (a Linear of the memory, made once
                  for many calls); then the node has no weights for them. bahdanau and general only
     memory_mask  name of a bool (B, Tk) value, or of int64 lengths (B,): the steps of the memory that count
-    lengths      name of an int64 (B,) value: steps of x that count. What lies behind is not read, and gives 0
+    lengths      name of an int64 (B,) value: steps of x that count. Later ones are not read, and give 0
     initial      names of the initial states, each (layers, B, size), of the cell's states in order and, if wanted,
-                 of f last, (1, B, size); a State given by the caller stands above them, zeros below
+                 of f last, (1, B, size); a State given by the caller replaces them; zeros where there are none
 
     Values: NAME (B, T, size) are the o, NAME.context the v, NAME.weights (B, T, Tk) the attention's weights; NAME.h
     and NAME.c (layers, B, H) and with order="after" NAME.feed (1, B, size) are the states after the last step.
@@ -67,7 +67,6 @@ class AttentionDecoder:
     stateful = True
     subgraphs = ()
     of_sizes = shaped_by = ()
-    spreads = False
     kind = "AttentionDecoder"
     directions = ("forward",)
     trained_state = False
@@ -109,7 +108,7 @@ class AttentionDecoder:
 
     @property
     def fed_size(self) -> int:
-        """Width of what stands beside x_t in the first layer's input."""
+        """Width of what is concatenated with x_t in the first layer's input."""
         return self.memory_size if self.order == "before" else self.attentional_size or self.memory_size
 
     @property

@@ -59,7 +59,6 @@ class Control:
     sequence_names = ()
     optional_reads = ()
     of_sizes = shaped_by = ()
-    spreads = False
 
     def __post_init__(self):
         check_name(self.name, "node")
@@ -257,7 +256,7 @@ def _nesting(node: Control) -> int:
 
 
 def _either(a: Value, b: Value, first: str, second: str) -> Value:
-    """What is known of a value that is one of two."""
+    """The Value of one of two: sizes that both have."""
     if a.dtype != b.dtype or len(a.shape) != len(b.shape):
         raise SpecError(f"a value is {a} {first} and {b} {second}, expected one dtype and rank")
     return Value(a.dtype, tuple(p if p == q else UNKNOWN for p, q in zip(a.shape, b.shape, strict=True)))

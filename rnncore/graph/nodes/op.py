@@ -98,11 +98,6 @@ class Node:
         """Places of the inputs whose numbers become sizes of the outputs, and decide about nothing else."""
         return OPS[self.op].shaped_by
 
-    @property
-    def spreads(self) -> bool:
-        """Whether its inputs spread over each other by NumPy's rule."""
-        return OPS[self.op].spreads
-
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the node owns: "NODE.weight" -> shape."""
         of_op = OPS[self.op].weight_shapes
@@ -146,7 +141,7 @@ class Node:
         return OPS[self.op].dimensions(self.attributes, self._given(values), outputs)
 
     def _given(self, values: Mapping[str, Value]) -> list[Value | None]:
-        """What is known of each input; None for those that are absent."""
+        """The Value of each input; None for those that are absent."""
         given = [values.get(name) for name in self.inputs]
         op = OPS[self.op]
         return [*given, *[None] * (op.arity[1] - len(given))] if op.optional else given

@@ -35,8 +35,8 @@ class Recurrent:
     lengths      name of an int64 (B,) value: steps from the first that count. The optional input "lengths" is
                  declared by the Spec for every node that names it
     initial      names of the initial states' values in the order of the cell's states, each
-                 (layers * directions, B, size); a State given by the caller stands above them, trained or
-                 zero states below
+                 (layers * directions, B, size); a State given by the caller replaces them; trained or
+                 zero states where there are none
     trained_state  initial states are weights of the node: "NODE.initial_h", (layers * directions, size)
     merge        how two directions become one output, in every layer ("separate" only with one layer)
     mask         name of a bool (B, T) value, (T, B) with layout="time_first": True where a step counts, gaps and
@@ -44,7 +44,7 @@ class Recurrent:
                  input must agree with lengths where both are given; one that the graph computes is cut by them
     masked_output  output at masked steps: "repeat" that of the valid step processed before (0 before the first one),
                  per direction, or "zero". Steps past a length are 0 where there is no mask
-    output_order "time", or "processing" (one layer with direction="reverse"): time t stands at T - 1 - t
+    output_order "time", or "processing" (one layer with direction="reverse"): time t is at T - 1 - t
 
     A masked step keeps the state and is never read. NAME.last is the output after the last valid step processed,
     which for a row without any is its initial h.
@@ -68,7 +68,6 @@ class Recurrent:
     stateful = True
     subgraphs = ()
     of_sizes = shaped_by = ()
-    spreads = False
     kind = "Recurrent"
 
     def __post_init__(self):
@@ -212,7 +211,7 @@ class Recurrent:
         return (self.input, self.lengths or "", self.mask or "", *self.initial)
 
     def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
-        """Rows; and steps, of which each comes after those before it, or before those behind."""
+        """Rows; and steps, of which each comes after those before it, or before those after it."""
         rows, steps = (0, 1) if self.layout == "batch_first" else (1, 0)
         sequences = len(self.sequence_names)
         states = len(self.names) - len(self.cell.states)
