@@ -261,7 +261,10 @@ def _token_input(spec: Spec, given: Mapping[str, Any], name: str | None) -> Inpu
         if name in given:
             raise InputError(f"input {name!r} is given twice: as tokens and among the inputs")
         if not _holds_tokens(entries[name]):
-            raise InputError(f"tokens={name!r} is {entries[name].value}, expected int64 (B, T) or float (B, T, size)")
+            hint = _of_one_step(spec, given)
+            raise InputError(
+                f"tokens={name!r} is {entries[name].value}, expected int64 (B, T) or float (B, T, size){hint}"
+            )
         return entries[name]
     found = [e for e in spec.inputs if e.name not in given and not e.optional and _holds_tokens(e)]
     found = [entry for entry in found if entry.dtype == "int64"] or found
@@ -269,9 +272,25 @@ def _token_input(spec: Spec, given: Mapping[str, Any], name: str | None) -> Inpu
         names = ", ".join(e.name for e in found) or "none"
         raise InputError(
             f"inputs that can take tokens, int64 (B, T) or one-hot (B, T, size): {names}; expected one, or tokens=NAME "
-            "and the others in inputs"
+            f"and the others in inputs{_of_one_step(spec, given)}"
         )
     return found[0]
+
+
+def _of_one_step(spec: Spec, given: Mapping[str, Any]) -> str:
+    """A hint where an input may be the tokens of one step."""
+    tokens = [e.name for e in spec.inputs if e.name not in given and not e.optional and _holds_a_step(e)]
+    if not tokens:
+        return ""
+    return (
+        f". Input {tokens[0]!r} may be one step's tokens: over_time({{STATE: OUTPUT, ...}}, starts=[STATE, ...]) makes "
+        "a model of sequences from one of a step, whose states are inputs and outputs"
+    )
+
+
+def _holds_a_step(entry: Input) -> bool:
+    """Whether an input is int64 (B,) or (B, 1)."""
+    return entry.dtype == "int64" and bool(entry.shape) and entry.shape[1:] in ((), (1,))
 
 
 def _holds_tokens(entry: Input) -> bool:

@@ -8,7 +8,7 @@ the graph has, as these layers' own. Whatever runs over sequences then runs it: 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from rnncore.graph.nodes import Control, Input, Node, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
+from rnncore.runtime.arguments import as_items
 from rnncore.runtime.model import Model
 
 __all__ = ["over_time"]
@@ -33,19 +34,21 @@ def over_time(
     context: int,
     steps: Sequence[str] | None,
     given: Mapping[str, Any] | None,
+    starts: Sequence[str],
 ) -> Model:
     """See Model.over_time."""
-    return _Loop(model, carry, chunk, context, steps, given or {}).model()
+    return _Loop(model, carry, chunk, context, steps, given or {}, starts).model()
 
 
 class _Loop:
-    def __init__(self, model, carry, chunk, context, steps, given):
+    def __init__(self, model, carry, chunk, context, steps, given, starts):
         self.of = model
         spec = model.spec
         self.carry = _checked_carry(spec, carry)
         self.chunk, self.context = _checked_chunk(chunk, context)
         self.entries = {entry.name: entry for entry in spec.inputs}
         self.given = {name: self._accept(name, value) for name, value in given.items()}
+        self.starts = self._checked_starts(starts)
         settings = {name: array for name, array in self.given.items() if name not in self.carry}
         spec = spec.reshaped(_same_sizes(spec, self.carry))
         self.spec, self.weights, _ = simplify(*_with_constants(spec, model.weights, settings))
@@ -78,6 +81,16 @@ class _Loop:
         if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
             raise InputError(f"given: {name}: {array.dtype} {array.shape}, expected {entry.value} with free sizes of 1")
         return array.astype(dtype)
+
+    def _checked_starts(self, starts: Sequence[str]) -> list[str]:
+        """The states that stay inputs."""
+        names = list(as_items("starts", [starts] if isinstance(starts, str) else starts))
+        for name in names:
+            if not isinstance(name, str) or name not in self.carry:
+                raise InputError(f"starts: {shown(name)} is not carried, expected some of {', '.join(self.carry)}")
+            if name in self.given:
+                raise InputError(f"starts: {name!r} is among given, expected one of both")
+        return [name for name in self.carry if name in names]
 
     def _stepped(self, steps: Sequence[str] | None) -> list[str]:
         """The inputs that have a new value in each step."""
@@ -124,11 +137,16 @@ class _Loop:
         return list(found.values()) if whole else None
 
     def _own_states(self, layers: list[Recurrent]) -> tuple[Spec, dict[str, np.ndarray]]:
-        """The network whose layers start by themselves."""
-        weights, own = dict(self.weights), {}
+        """The network whose layers start by themselves, or from the inputs that stay."""
+        weights, own, first = dict(self.weights), {}, []
         for node in layers:
-            trained = any(name in self.given for name in node.initial)
-            own[node.name] = dataclasses.replace(node, initial=(), trained_state=trained)
+            started = any(name in self.starts for name in node.initial)
+            trained = not started and any(name in self.given for name in node.initial)
+            initial = ()
+            if started:
+                initial, arrays = self._starts(node.initial, self.entries[self.steps[0]], first)
+                weights |= arrays
+            own[node.name] = dataclasses.replace(node, initial=initial, trained_state=trained)
             if trained:
                 for name, (key, (rows, _, size)) in zip(node.initial, node.state_shapes(1).items(), strict=True):
                     start = self.given.get(name, np.zeros((rows, 1, size), self.of.dtype))
@@ -137,7 +155,8 @@ class _Loop:
         inputs = [entry for entry in self.spec.inputs if entry.name not in self.carry]
         if self.chunk is not None:
             inputs, nodes = self._framed(layers[0], inputs, nodes)
-        spec, weights, _ = simplify(Spec(inputs, nodes, self.collected), weights)
+        inputs += [self.entries[name] for name in self.starts]
+        spec, weights, _ = simplify(Spec(inputs, [*first, *nodes], self.collected), weights)
         return spec, weights
 
     def _framed(self, layer: Recurrent, inputs: list[Input], nodes: list[Any]) -> tuple[list[Input], list[Any]]:
@@ -195,8 +214,8 @@ class _Loop:
         front = [*self.carry, *self.steps, *once]
         rest = [entry for name, entry in order.items() if name not in front]
         body = Spec([*(order[name] for name in front), *rest], body.nodes, [*self.carry.values(), *self.collected])
-        inputs += [order[name] for name in once]
-        starts, weights = self._starts(batch, inputs[0], nodes)
+        inputs += [order[name] for name in (*self.starts, *once)]
+        starts, weights = self._starts(self.carry, inputs[0], nodes)
         places = [_batch_axis(body.values[name].shape, batch) for name in self.collected]
         scan = Control(
             SCAN, "Scan", (*starts, *scanned, *once), (body,), tuple(once), len(scanned), tuple(axes),
@@ -213,35 +232,59 @@ class _Loop:
         shapes = [self.entries[name].shape for name in (*self.carry, *self.steps)]
         return next((size for size in shapes[0] if isinstance(size, str) and all(size in s for s in shapes)), None)
 
-    def _starts(self, batch: str | None, signal: Input, nodes: list[Any]) -> tuple[list[str], dict[str, np.ndarray]]:
-        """Nodes that make the states at the beginning, zeros where none are given: their names, and weights."""
-        names, weights = [], {}
-        if batch is not None:
-            axis = signal.shape.index(batch)
-            nodes.append(Node(f"{SCAN}.sizes", "Shape", (signal.name,)))
-            nodes.append(Node(f"{SCAN}.rows", "Gather", (f"{SCAN}.sizes",), {"axis": 0, "indices": (axis,)}))
-        for name in self.carry:
-            entry, base = self.entries[name], f"{SCAN}.{name}"
-            array = self.given.get(name)
-            if array is None:
-                value = {"bool": False, "float": 0.0}.get(entry.dtype, 0)
-                nodes.append(Node(f"{base}.value", "Constant", (), {"dtype": entry.dtype, "value": value}))
+    def _starts(
+        self, states: Collection[str], signal: Input, nodes: list[Any]
+    ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+        """The values that states begin with and the weights of those that are given.
+
+        Adds the nodes that make them: the inputs that stay are their own, the others are arrays for all rows, zeros
+        where none are given.
+        """
+        names, weights, batch = [], {}, self._batch()
+        if batch is not None and not set(states) <= set(self.starts):
+            self._count_rows(signal, batch, nodes)
+        for name in states:
+            if name in self.starts:
+                names.append(name)
             else:
-                nodes.append(Node(f"{base}.value", "Constant", (), {"dtype": entry.dtype, "shape": array.shape}))
-                weights[f"{base}.value.value"] = array
-            names.append(f"{base}.start")
-            if batch is None:
-                nodes.append(Node(names[-1], "Expand", (f"{base}.value",), {"shape": entry.shape}))
-                continue
-            parts = []
-            for place, size in enumerate(entry.shape):
-                parts.append(f"{SCAN}.rows" if size == batch else f"{base}.size{place}")
-                if size != batch:
-                    constant = {"dtype": "int64", "shape": (1,), "value": (size,)}
-                    nodes.append(Node(parts[-1], "Constant", (), constant))
-            nodes.append(Node(f"{base}.shape", "Concat", tuple(parts), {"axis": 0}))
-            nodes.append(Node(names[-1], "Expand", (f"{base}.value", f"{base}.shape")))
-        return names, weights
+                names.append(f"{SCAN}.{name}.start")
+                weights |= self._repeated(name, batch, nodes)
+        return tuple(names), weights
+
+    def _count_rows(self, signal: Input, batch: str, nodes: list[Any]) -> None:
+        """Add the nodes that say how many rows ``signal`` has."""
+        if all(node.name != f"{SCAN}.rows" for node in nodes):
+            indices = (signal.shape.index(batch),)
+            nodes.append(Node(f"{SCAN}.sizes", "Shape", (signal.name,)))
+            nodes.append(Node(f"{SCAN}.rows", "Gather", (f"{SCAN}.sizes",), {"axis": 0, "indices": indices}))
+
+    def _repeated(self, state: str, batch: str | None, nodes: list[Any]) -> dict[str, np.ndarray]:
+        """Add the nodes that repeat a state's array for every row: the weights of these nodes."""
+        entry, base = self.entries[state], f"{SCAN}.{state}"
+        array = self.given.get(state)
+        if array is None:
+            content = {"value": {"bool": False, "float": 0.0}.get(entry.dtype, 0)}
+        else:
+            content = {"shape": array.shape}
+        nodes.append(Node(f"{base}.value", "Constant", (), {"dtype": entry.dtype, **content}))
+        if batch is None:
+            nodes.append(Node(f"{base}.start", "Expand", (f"{base}.value",), {"shape": entry.shape}))
+        else:
+            shape = self._shape_of_rows(base, entry, batch, nodes)
+            nodes.append(Node(f"{base}.start", "Expand", (f"{base}.value", shape)))
+        return {} if array is None else {f"{base}.value.value": array}
+
+    @staticmethod
+    def _shape_of_rows(base: str, entry: Input, batch: str, nodes: list[Any]) -> str:
+        """Add the nodes of a state's shape with the rows of the call: the name of the shape."""
+        parts = []
+        for place, size in enumerate(entry.shape):
+            parts.append(f"{SCAN}.rows" if size == batch else f"{base}.size{place}")
+            if size != batch:
+                constant = {"dtype": "int64", "shape": (1,), "value": (size,)}
+                nodes.append(Node(parts[-1], "Constant", (), constant))
+        nodes.append(Node(f"{base}.shape", "Concat", tuple(parts), {"axis": 0}))
+        return f"{base}.shape"
 
     # --- both ---------------------------------------------------------------------------------------------------
 
