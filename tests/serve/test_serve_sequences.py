@@ -30,7 +30,7 @@ async def settled(sequences):
     """Once closings are done: every slot that is held belongs to an open sequence."""
 
     def slots():
-        return sequences._held, len(sequences.engine), len(sequences.engine._pool)
+        return sequences._held, len(sequences.engine), len(sequences.engine._runner.pool)
 
     end = time.monotonic() + 60
     while set(slots()) != {len(sequences)} and time.monotonic() < end:
