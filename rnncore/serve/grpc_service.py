@@ -15,14 +15,14 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from rnncore.errors import EngineClosedError
-from rnncore.serve.gate import REQUEST_ID, Tokens, new_id
 from rnncore.serve.grpc_connections import GrpcConnections
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
 from rnncore.serve.metrics import AnswerMetrics
+from rnncore.serve.middleware import REQUEST_ID, Tokens, new_id
 from rnncore.serve.protocol import Expected, InferRequest, as_parameters, check_parameters, short
-from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import VERSION, Service, Share
+from rnncore.serve.service_errors import ServiceError, service_error_of
 from rnncore.serve.tensors import array_of_bytes, array_of_numbers, as_integer, datatype
 
 __all__ = ["GrpcServer"]
@@ -94,14 +94,14 @@ class GrpcServer:
             ("grpc.max_allowed_incoming_connections", connections),
         ]
         self._server = aio.server(options=options)
-        self._gate = _Gate(service, tokens, metrics)
-        self._server.add_generic_rpc_handlers((_Methods(_Answers(service), self._gate),))
+        self._handlers = _Handlers(service, tokens, metrics)
+        self._server.add_generic_rpc_handlers((_Methods(_Answers(service), self._handlers),))
         if certificate is None:
             self.port = self._server.add_insecure_port(address)
         else:
             chain, key = certificate
             self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
-        self._gate.connections = self._connections = GrpcConnections(self.port, connections)
+        self._handlers.connections = self._connections = GrpcConnections(self.port, connections)
         self._watching: asyncio.Task | None = None
 
     async def start(self) -> None:
@@ -115,10 +115,10 @@ class GrpcServer:
         they have read that the stream ended would meet a closed connection, and take unread answers with it. Nobody is
         waited for whose message is incomplete, or who does not take the answers.
         """
-        had_streams = self._gate.end_streams()
+        had_streams = self._handlers.end_streams()
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        await self._quiet(lambda: not self._gate.streams, STALL_SECONDS, end)
+        await self._quiet(lambda: not self._handlers.streams, STALL_SECONDS, end)
         if had_streams:
             await asyncio.sleep(linger)
         stopping = loop.create_task(self._server.stop(max(0.0, end - loop.time())))
@@ -133,7 +133,7 @@ class GrpcServer:
         loop = asyncio.get_running_loop()
         since = loop.time()
         while not done() and loop.time() < end:
-            if self._gate.working:
+            if self._handlers.working:
                 since = loop.time()
             elif loop.time() > since + seconds:
                 return
@@ -143,27 +143,27 @@ class GrpcServer:
 class _Methods(grpc.GenericRpcHandler):
     """The methods. One is looked up before its message is read, so whoever has no token is refused here."""
 
-    def __init__(self, answers: _Answers, gate: _Gate):
-        self._gate = gate
+    def __init__(self, answers: _Answers, handlers: _Handlers):
+        self._handlers = handlers
         self._owned, self._free = {}, {}
         for name, (request, answer, streams) in methods().items():
             make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-            handle = (gate.stream if streams else gate.unary)(name, request, getattr(answers, name))
+            handle = (handlers.stream if streams else handlers.unary)(name, request, getattr(answers, name))
             path, written = f"/{SERVICE}/{name}", answer.SerializeToString
             self._owned[path] = make(handle, None, written)  # requests come as bytes, which may be anything
-            handle = gate.stranger(name, request, getattr(answers, name) if name in FREE else None)
+            handle = handlers.stranger(name, request, getattr(answers, name) if name in FREE else None)
             self._free[path] = grpc.stream_stream_rpc_method_handler(handle, None, written)
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call; a stream's where the message is not to be read before it is asked for."""
         try:
-            self._gate.check(details.invocation_metadata)
-        except Refusal:
+            self._handlers.check(details.invocation_metadata)
+        except ServiceError:
             return self._free.get(details.method)
         return self._owned.get(details.method)
 
 
-class _Gate:
+class _Handlers:
     """What every call goes through: its id, its token, a line in the log, a count."""
 
     def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
@@ -176,7 +176,7 @@ class _Gate:
         self._ending = False
 
     def check(self, metadata: Iterable[tuple[str, str]]) -> None:
-        """Refusal where a call has no valid token, or two."""
+        """ServiceError where a call has no valid token, or two."""
         self._tokens.owner(_authorization(metadata), "")
 
     def end_streams(self) -> bool:
@@ -217,7 +217,7 @@ class _Gate:
                 async with self._strangers, asyncio.timeout(STRANGERS_SECONDS):
                     data = await context.read()
             except TimeoutError:
-                raise Refusal(504, "the message did not arrive in time") from None
+                raise ServiceError(504, "the message did not arrive in time") from None
             return data if isinstance(data, bytes) else b""
 
         async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> None:
@@ -279,7 +279,7 @@ class _Gate:
                     yield await asked
                     room.release()
                 if self._ending:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal_of(EngineClosedError())))
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(service_error_of(EngineClosedError())))
             finally:
                 self.streams -= 1
                 taking.cancel()
@@ -312,17 +312,17 @@ class _Call:
             self.id = id
 
     def parse(self, kind: Any, data: bytes) -> Any:
-        """The request in these bytes; a Refusal where they are none."""
+        """The request in these bytes; a ServiceError where they are none."""
         try:
             request = kind.FromString(data)
         except DecodeError:
-            raise Refusal(400, f"the message is not a {kind.DESCRIPTOR.name}") from None
+            raise ServiceError(400, f"the message is not a {kind.DESCRIPTOR.name}") from None
         self.model = getattr(request, "model_name", getattr(request, "name", ""))
         return request
 
-    def refuse(self, error: Exception) -> Refusal:
+    def refuse(self, error: Exception) -> ServiceError:
         """What the client is told; the log has what it is not."""
-        refusal = refusal_of(error)
+        refusal = service_error_of(error)
         if refusal.status == 500:
             LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": self.id}})
         self.code = CODES[refusal.status]
@@ -342,10 +342,10 @@ class _Call:
 
 
 def _authorization(metadata: Iterable[tuple[str, Any]]) -> str | None:
-    """The one value of this name. Refusal where there are two."""
+    """The one value of this name. ServiceError where there are two."""
     found = [value for key, value in metadata if key == "authorization"]
     if len(found) > 1:
-        raise Refusal(400, f"{len(found)} values of 'authorization', expected at most one")
+        raise ServiceError(400, f"{len(found)} values of 'authorization', expected at most one")
     return found[0] if found else None
 
 
@@ -392,7 +392,7 @@ class _Answers:
         return message("RepositoryIndexResponse")(models=found)
 
     async def RepositoryModelLoad(self, request: Any, owner: str, left: float | None) -> Any:
-        raise Refusal(403, "models are neither loaded nor unloaded over the network")
+        raise ServiceError(403, "models are neither loaded nor unloaded over the network")
 
     RepositoryModelUnload = RepositoryModelLoad
 
@@ -410,18 +410,18 @@ class _Answers:
 
 
 def parse_infer(request: Any, expected: Expected) -> InferRequest:
-    """The request in a ModelInferRequest; a Refusal that says what is wrong with it."""
+    """The request in a ModelInferRequest; a ServiceError that says what is wrong with it."""
     found = as_parameters(_plain(request.parameters))
     found.id = request.id
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        raise Refusal(
+        raise ServiceError(
             400, f"{len(raw)} raw_input_contents, expected none or one for each of {len(request.inputs)} inputs"
         )
     for place, tensor in enumerate(request.inputs):
         name = tensor.name
         if name in found.inputs:
-            raise Refusal(400, f"input {short(name)} is there twice")
+            raise ServiceError(400, f"input {short(name)} is there twice")
         dtype = expected.dtype(name, tensor.datatype)
         parameters = _plain(tensor.parameters)
         check_parameters(f"input {name!r}", parameters)
@@ -429,7 +429,7 @@ def parse_infer(request: Any, expected: Expected) -> InferRequest:
         if not raw:
             array = _array_of_contents(name, tensor, shape, dtype)
         elif tensor.HasField("contents"):
-            raise Refusal(400, f"input {name!r} has both contents and raw_input_contents")
+            raise ServiceError(400, f"input {name!r} has both contents and raw_input_contents")
         else:
             _check_size(name, parameters, len(raw[place]))
             array = array_of_bytes(name, raw[place], shape, dtype)
@@ -439,7 +439,7 @@ def parse_infer(request: Any, expected: Expected) -> InferRequest:
         for output in request.outputs:
             check_parameters(f"output {short(output.name)}", _plain(output.parameters))
             if output.name in found.outputs:
-                raise Refusal(400, f"output {short(output.name)} is there twice")
+                raise ServiceError(400, f"output {short(output.name)} is there twice")
             found.outputs[expected.check_output(output.name)] = True
     return found
 
@@ -453,7 +453,9 @@ def _check_size(name: str, parameters: Mapping[str, Any], size: int) -> None:
     """KServe's client says the size of raw bytes here too."""
     given = parameters.get("binary_data_size", size)
     if as_integer(given) != size:
-        raise Refusal(400, f"input {name!r}: binary_data_size {short(given)}, but {size} bytes in raw_input_contents")
+        raise ServiceError(
+            400, f"input {name!r}: binary_data_size {short(given)}, but {size} bytes in raw_input_contents"
+        )
 
 
 def _array_of_contents(name: str, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -461,11 +463,11 @@ def _array_of_contents(name: str, tensor: Any, shape: tuple[int, ...], dtype: np
     wanted = CONTENTS.get(tensor.datatype)
     for field, _ in tensor.contents.ListFields():
         if field.name != wanted:
-            raise Refusal(400, f"input {name!r}: {field.name}, expected {wanted or 'raw_input_contents'}")
+            raise ServiceError(400, f"input {name!r}: {field.name}, expected {wanted or 'raw_input_contents'}")
     numbers = getattr(tensor.contents, wanted) if wanted else ()
     count = math.prod(shape)
     if len(numbers) != count:
-        raise Refusal(400, f"input {name!r}: {len(numbers)} numbers, expected {count} for {list(shape)}")
+        raise ServiceError(400, f"input {name!r}: {len(numbers)} numbers, expected {count} for {list(shape)}")
     return array_of_numbers(name, list(numbers), shape, dtype)
 
 

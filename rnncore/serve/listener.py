@@ -24,9 +24,9 @@ from typing import Any
 
 from rnncore.errors import InputError
 from rnncore.serve.connection import Connection, answer_bytes
-from rnncore.serve.gate import new_id
 from rnncore.serve.logs import LOG, log
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.middleware import new_id
+from rnncore.serve.service_errors import ServiceError
 
 __all__ = ["Listener", "descriptors_left", "listening_sockets"]
 
@@ -256,7 +256,7 @@ class Listener:
         self._refused += 1
         with contextlib.suppress(OSError), client:
             if self._tls is None:
-                refusal = Refusal(503, "too many connections carry requests, try again later", retry_after=1)
+                refusal = ServiceError(503, "too many connections carry requests, try again later", retry_after=1)
                 client.send(answer_bytes(refusal, new_id(), []))
 
     def _turn_away(self, listening: socket.socket) -> None:

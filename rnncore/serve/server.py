@@ -17,9 +17,9 @@ import uvicorn
 from rnncore.errors import InputError
 from rnncore.serve.application import create_app
 from rnncore.serve.connection import Connection
-from rnncore.serve.gate import LEAST_TOKEN
 from rnncore.serve.listener import Listener, descriptors_left, listening_sockets
 from rnncore.serve.logs import LOG, REQUESTS, Lines, log
+from rnncore.serve.middleware import LEAST_TOKEN
 from rnncore.serve.service import Service
 
 __all__ = ["Binding", "check_free", "is_local", "read_tokens", "run"]

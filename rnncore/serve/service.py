@@ -19,8 +19,8 @@ from rnncore.graph.nodes import Input
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.model import Model
 from rnncore.serve.protocol import Expected, InferRequest
-from rnncore.serve.refusals import Refusal
 from rnncore.serve.sequences import Sequences
+from rnncore.serve.service_errors import ServiceError
 from rnncore.serve.tensors import datatype
 
 __all__ = ["VERSION", "Limits", "ServedModel", "Service", "Share"]
@@ -86,10 +86,10 @@ class Share:
         self._budget, self._size = budget, 0
 
     def check(self, size: int) -> int:
-        """Bytes that are missing to so many in all. Refusal where the budget does not have them."""
+        """Bytes that are missing to so many in all. ServiceError where the budget does not have them."""
         more = max(0, size - self._size)
         if self._budget.taken + more > self._budget.most:
-            raise Refusal(503, "too many bytes are being worked on, try again later", retry_after=1)
+            raise ServiceError(503, "too many bytes are being worked on, try again later", retry_after=1)
         return more
 
     def reserve(self, size: int) -> None:
@@ -126,7 +126,7 @@ class ServedModel:
         self.expected = Expected(dtypes, model.spec.outputs, limits.max_body_size, limits.max_json_size)
 
     async def infer(self, request: InferRequest, owner: str, at_once: bool = False) -> dict[str, np.ndarray]:
-        """Every output by name. Raises what the engine raises, and Refusal. at_once: as Engine.infer has it."""
+        """Every output by name. Raises what the engine raises, and ServiceError. at_once: as Engine.infer has it."""
         self._check_size(request)
         timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
         if request.sequence is not None:
@@ -145,7 +145,7 @@ class ServedModel:
                 product *= shape[axis]
             if product > self.limits.max_steps:
                 at_most = f"expected at most {self.limits.max_steps} rows times steps in one request"
-                raise Refusal(413, f"input {name!r}: shape {list(array.shape)}, {at_most}")
+                raise ServiceError(413, f"input {name!r}: shape {list(array.shape)}, {at_most}")
 
     def metadata(self) -> dict[str, Any]:
         """The protocol's description of the model; -1 is a size that the request decides."""
@@ -243,11 +243,11 @@ class Service:
         self.started = time.time()
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """A model by name. Refusal where there is none of that name or version."""
+        """A model by name. ServiceError where there is none of that name or version."""
         if name not in self.models:
-            raise Refusal(404, f"model {_short(name)} is unknown, expected {_listed(self.models)}")
+            raise ServiceError(404, f"model {_short(name)} is unknown, expected {_listed(self.models)}")
         if version not in ("", VERSION):
-            raise Refusal(404, f"model {name!r} has no version {_short(version)}, expected {VERSION!r}")
+            raise ServiceError(404, f"model {name!r} has no version {_short(version)}, expected {VERSION!r}")
         return self.models[name]
 
     @property
