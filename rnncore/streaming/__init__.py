@@ -1,8 +1,8 @@
 """How a network runs over a sequence that arrives piece by piece.
 
 timing     how many steps of a value are known after so many steps of the input
-flow       follows the time axis through a Spec, or says which node prevents it: the Plan of a stream
-both_ways  a recurrent node that reads ahead;  program  a Plan compiled for a model
+flow       follows the time axis through a Spec, or says which node prevents it: the StreamPlan of a stream
+both_ways  a recurrent node that reads ahead;  program  a StreamPlan compiled for a model
 route      a group of rows through the graph, settled for a number of steps;  rows  the states of many
 folded     the same for rows without a batch, one behind the other along the time
 over_time  a model of one step as one of sequences
@@ -19,7 +19,7 @@ Decisions
   stream.
 - Slices, pads and concatenations along time only count (`Around` in `streaming/timing.py`): steps that are left out
   at the end are held until more are known, those put before the first come with it. A short sequence, for which
-  clamped slices have other sizes than for a long one, is refused at its end (`Plan.least`).
+  clamped slices have other sizes than for a long one, is refused at its end (`StreamPlan.least`).
 - A batch of 1 becomes free where the graph proves its rows apart (`graph/axes.freed`): streams of such a model run
   in one batch. Where there is no batch at all, the steps of all rows are concatenated, except for windows and
   recurrent layers.

@@ -12,7 +12,7 @@ import numpy as np
 
 from rnncore.runtime.recurrent import RecurrentStep
 from rnncore.runtime.state import State
-from rnncore.streaming.flow import Flow, Part, Plan
+from rnncore.streaming.flow import NodePlan, StreamPlan, ValuePlan
 from rnncore.streaming.route import Kept, Route, Stage, Updates, Values, steps_back, steps_first
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def folds(program: StreamProgram) -> bool:
     return plan.fixed and steps and not program.static and fit
 
 
-def _counts(plan: Plan, node: Any) -> bool:
+def _counts(plan: StreamPlan, node: Any) -> bool:
     """Whether a node computes with sizes, which are those of all rows together."""
     flows = [plan.flows[name] for name in node.names if plan.flows[name].kind == "sizes"]
     return any(flow.value.data is None or not all(map(_is_plain, flow.value.data)) for flow in flows)
@@ -40,25 +40,25 @@ def _is_plain(size: float | str) -> bool:
     return not isinstance(size, str) or size.isidentifier()
 
 
-def _fits(part: Part, step: Any) -> bool:
+def _fits(part: NodePlan, step: Any) -> bool:
     if part.how == "recurrent":
         plain = isinstance(step, RecurrentStep) and step.table is None
         return plain and not part.waiting and part.node.mask is None and part.node.merge != "separate"
     return part.how in ("steps", "window") and not part.waiting
 
 
-def fold(array: np.ndarray, axes: tuple[int, int], flow: Flow) -> np.ndarray:
+def fold(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan) -> np.ndarray:
     """An input whose rows and steps stand on these axes, as one sequence."""
     rows = np.moveaxis(array, axes, (0, 1))
     return steps_back(rows.reshape(1, -1, *rows.shape[2:]), flow)
 
 
-def unfold(array: np.ndarray, axes: tuple[int, int], flow: Flow, count: int) -> np.ndarray:
+def unfold(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan, count: int) -> np.ndarray:
     """An output of so many rows, with rows and steps on these axes."""
     return np.moveaxis(_apart(array, flow, count), (0, 1), axes)
 
 
-def _apart(array: np.ndarray, flow: Flow, count: int) -> np.ndarray:
+def _apart(array: np.ndarray, flow: ValuePlan, count: int) -> np.ndarray:
     """One sequence as (rows, steps, ...)."""
     steps = steps_first(array, flow)
     return steps.reshape(count, steps.shape[1] // count, *steps.shape[2:])
@@ -67,13 +67,13 @@ def _apart(array: np.ndarray, flow: Flow, count: int) -> np.ndarray:
 class Folded(Route):
     """The stages of such rows, which all have the same numbers of steps."""
 
-    def empty(self, flow: Flow, count: int, values: Values) -> np.ndarray:
+    def empty(self, flow: ValuePlan, count: int, values: Values) -> np.ndarray:
         return super().empty(flow, 1, values)
 
-    def first(self, array: np.ndarray, flow: Flow, kept: Kept) -> np.ndarray:
+    def first(self, array: np.ndarray, flow: ValuePlan, kept: Kept) -> np.ndarray:
         return _apart(array, flow, kept.count)
 
-    def over_window(self, part: Part, step: Any, steps: np.ndarray, values: Values) -> None:
+    def over_window(self, part: NodePlan, step: Any, steps: np.ndarray, values: Values) -> None:
         node, flows = part.node, self.plan.flows
         source = node.inputs[0]
         found: dict[str, list[np.ndarray]] = {name: [] for name in node.names}
@@ -84,12 +84,12 @@ class Folded(Route):
                 arrays.append(values[name])
         values.update({name: np.concatenate(arrays, axis=flows[name].time) for name, arrays in found.items()})
 
-    def _recurrent(self, part: Part, step: Any) -> Stage:
+    def _recurrent(self, part: NodePlan, step: Any) -> Stage:
         node, flows = part.node, self.plan.flows
         names = [f"{node.name}.{key}" for key in node.state_shapes(1)]
         sequence, given = node.name, flows[node.input]
         axis = 1 if node.layout == "time_first" else 0
-        rows = Flow("steps", given.value, 1 - axis, axis)
+        rows = ValuePlan("steps", given.value, 1 - axis, axis)
         if self._new(part.timing) == 0:
             return self._empties([sequence])
 

@@ -1,4 +1,4 @@
-"""StreamProgram: a Plan compiled for a model."""
+"""StreamProgram: a StreamPlan compiled for a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rnncore.runtime.budget import MeteredBlocks, MeteredStep, is_metered, meter
 from rnncore.runtime.model import KNOWN_SIZES, Model, nothing, op_step
 from rnncore.runtime.threads import check_threads
 from rnncore.streaming.both_ways import BothWays
-from rnncore.streaming.flow import BATCH, Flow, Part, Plan, plan
+from rnncore.streaming.flow import BATCH, NodePlan, StreamPlan, ValuePlan, plan
 from rnncore.streaming.folded import Folded, folds
 from rnncore.streaming.moved import along_others
 from rnncore.streaming.route import Route
@@ -27,7 +27,7 @@ __all__ = ["StreamProgram", "stream_program", "unstreamable"]
 
 Values = dict[str, Any]
 
-# Ways of a Part that no new step is any business of.
+# Ways of a NodePlan that no new step is any business of.
 UNMOVED = ("static", "end")
 
 
@@ -63,7 +63,7 @@ def unstreamable(model: Model) -> str | None:
 class StreamProgram:
     """A plan compiled for a model. Immutable; any number of Rows use it."""
 
-    def __init__(self, model: Model, plan: Plan):
+    def __init__(self, model: Model, plan: StreamPlan):
         self.model, self.plan = model, plan
         spec = plan.spec
         self.given = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "steps"]
@@ -126,7 +126,7 @@ class StreamProgram:
         options = f"{self.model.fingerprint} {plan.lookahead} {plan.block} {plan.history}"
         return hashlib.sha256(options.encode()).hexdigest()
 
-    def _compile(self, part: Part, threads: int) -> Any:
+    def _compile(self, part: NodePlan, threads: int) -> Any:
         model, node = self.model, part.node
         if part.how == "window":
             return op_step(node, model.weights, model.dtype, threads)
@@ -146,7 +146,7 @@ class StreamProgram:
             return op_step(node, model.weights, model.dtype, threads)  # of the plan's axes
         return model._steps[part.place]
 
-    def _around(self, part: Part, threads: int) -> dict[tuple[int, int], Any]:
+    def _around(self, part: NodePlan, threads: int) -> dict[tuple[int, int], Any]:
         """For each number of steps that the node may have to add at the beginning and the end: its op with these.
 
         None where nothing is to be done.
@@ -159,7 +159,7 @@ class StreamProgram:
                 found[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
         return found
 
-    def _metered(self, part: Part, step: Any) -> Any:
+    def _metered(self, part: NodePlan, step: Any) -> Any:
         """The step of a part, counted."""
         if step is nothing or part.how == "scan":  # whose branches count themselves
             return step
@@ -197,9 +197,9 @@ class StreamProgram:
         counts = {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
         return (Folded if folded else Route)(self, counts, ended)
 
-    def _moving(self) -> list[tuple[Part, Any]]:
+    def _moving(self) -> list[tuple[NodePlan, Any]]:
         """The nodes that depend on the sequence, with their steps; sizes that none of them reads are left out."""
-        found: list[tuple[Part, Any]] = []
+        found: list[tuple[NodePlan, Any]] = []
         read = set(self.plan.outputs)
         for part, step in zip(reversed(self.plan.parts), reversed(self.steps), strict=True):
             sizes = part.how == "steps" and all(self.plan.flows[name].kind == "sizes" for name in part.node.names)
@@ -225,7 +225,7 @@ class StreamProgram:
                 found[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
         return found
 
-    def axes(self, flow: Flow, side_by_side: bool) -> tuple[int | None, int | None]:
+    def axes(self, flow: ValuePlan, side_by_side: bool) -> tuple[int | None, int | None]:
         """Where rows and time stand in a value. Side by side, what has no batch has its rows in front."""
         if side_by_side and self.plan.fixed and flow.batch is None:
             return 0, None if flow.time is None else flow.time + 1

@@ -1,4 +1,4 @@
-"""The way of a group of rows through the graph: each node as its Part says, for a known number of steps.
+"""The way of a group of rows through the graph: each node as its NodePlan says, for a known number of steps.
 
 What is kept, joined, cut and given follows from the steps that the rows have seen and the new ones, never from the
 data. So a Route is made once for each pair of them, and whatever rows come with these numbers take it: only the stages
@@ -20,7 +20,7 @@ from rnncore.runtime.control_flow import ControlStep
 from rnncore.runtime.model import nothing
 from rnncore.runtime.state import State
 from rnncore.streaming.both_ways import BEGAN, BothWays
-from rnncore.streaming.flow import Flow, Part
+from rnncore.streaming.flow import NodePlan, ValuePlan
 from rnncore.streaming.timing import INPUT, Timing
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Route:
 
     # --- no steps -----------------------------------------------------------------------------------------------
 
-    def empty(self, flow: Flow, count: int, values: Values) -> np.ndarray:
+    def empty(self, flow: ValuePlan, count: int, values: Values) -> np.ndarray:
         """No steps of a value, in ``count`` rows; free sizes are those of the values that are given once."""
         shape = [size if isinstance(size, int) else 1 for size in flow.value.shape]
         for axis, name, place in self._free_sizes(flow):
@@ -105,7 +105,7 @@ class Route:
             shape[flow.batch] = count
         return np.zeros(shape, numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
-    def _free_sizes(self, flow: Flow) -> list[tuple[int, str, int]]:
+    def _free_sizes(self, flow: ValuePlan) -> list[tuple[int, str, int]]:
         """(axis, input, its axis) of sizes that a value has in common with an input that is given once."""
         free = [
             (axis, size)
@@ -121,7 +121,7 @@ class Route:
             if size in other.value.shape
         ]
 
-    def full(self, flow: Flow, count: int) -> np.ndarray:
+    def full(self, flow: ValuePlan, count: int) -> np.ndarray:
         """The new steps of a mask that is not given: all of them count."""
         shape = list(self.empty(flow, count, {}).shape)
         shape[flow.time] = self._new(flow.timing)
@@ -141,7 +141,7 @@ class Route:
 
     # --- kept steps, which stand as (rows, steps, ...), whatever the layout of the value --------------------------
 
-    def _behind(self, key: str, flow: Flow, count: int) -> Callable[[np.ndarray | None, Kept], np.ndarray | None]:
+    def _behind(self, key: str, flow: ValuePlan, count: int) -> Callable[[np.ndarray | None, Kept], np.ndarray | None]:
         """What puts new steps behind the first ``count`` that were kept under a name; None where there is no value."""
 
         def behind(array: np.ndarray | None, kept: Kept) -> np.ndarray | None:
@@ -151,17 +151,17 @@ class Route:
 
         return behind
 
-    def first(self, array: np.ndarray, flow: Flow, kept: Kept) -> np.ndarray:
+    def first(self, array: np.ndarray, flow: ValuePlan, kept: Kept) -> np.ndarray:
         """A value of so many rows as (rows, steps, ...)."""
         return steps_first(array, flow)
 
-    def over_window(self, part: Part, step: Any, steps: np.ndarray, values: Values) -> None:
+    def over_window(self, part: NodePlan, step: Any, steps: np.ndarray, values: Values) -> None:
         """Add what a window's op gives for steps (rows, steps, ...) that have their context."""
         source = part.node.inputs[0]
         values[source] = steps_back(steps, self.plan.flows[source])
         step(values, None, {})
 
-    def _in_time(self, part: Part) -> Callable[[Values, Kept, Updates], Values] | None:
+    def _in_time(self, part: NodePlan) -> Callable[[Values, Kept, Updates], Values] | None:
         """What gives the values as the node sees them: inputs that are ahead of others wait. None where none is."""
         if not part.waiting:
             return None
@@ -184,7 +184,7 @@ class Route:
 
         return own
 
-    def _waited(self, part: Part, step: Any, made: Sequence[str]) -> Any:
+    def _waited(self, part: NodePlan, step: Any, made: Sequence[str]) -> Any:
         """The step over values that have waited; what it makes is everybody's."""
         own = self._in_time(part)
         if own is None:
@@ -197,18 +197,18 @@ class Route:
 
         return stage
 
-    # --- a stage for each way of Part.how -----------------------------------------------------------------------
+    # --- a stage for each way of NodePlan.how -----------------------------------------------------------------------
 
-    def _steps(self, part: Part, step: Any) -> Stage:
+    def _steps(self, part: NodePlan, step: Any) -> Stage:
         names = part.node.names
         if self._new(part.timing) == 0 and all(self.plan.flows[name].kind == "steps" for name in names):
             return self._empties(names, self._in_time(part))
         return self._waited(part, step, names)
 
-    def _running(self, part: Part, step: Any) -> Stage:
+    def _running(self, part: NodePlan, step: Any) -> Stage:
         return step
 
-    def _recurrent(self, part: Part, step: Any) -> Stage:
+    def _recurrent(self, part: NodePlan, step: Any) -> Stage:
         node = part.node
         names = [f"{node.name}.{key}" for key in node.state_shapes(1)]
         made = [node.name, *(f"{node.name}.{end}" for end in ("context", "weights", "last", *node.state_shapes(1)))]
@@ -224,7 +224,7 @@ class Route:
 
         return self._waited(part, run, made)
 
-    def _unchanged(self, part: Part, names: list[str]) -> Stage:
+    def _unchanged(self, part: NodePlan, names: list[str]) -> Stage:
         """A recurrent node's states without a step."""
         own, last = self._in_time(part), f"{part.node.name}.last"
 
@@ -252,7 +252,7 @@ class Route:
             y[...] = np.where(leading[:, :, None], np.where(began[:, None], h, h.dtype.type(0))[:, None], y)
         updates[name] = began | mask.any(axis=1)
 
-    def _scan(self, part: Part, step: ControlStep) -> Stage:
+    def _scan(self, part: NodePlan, step: ControlStep) -> Stage:
         node, count = part.node, self._new(part.timing)
         states = list(zip(scan_states(node), (self.plan.flows[start].batch for start in node.inputs), strict=False))
         carried, names, others, captures = node.carried, node.names, node.inputs[node.carried : node.own], node.captures
@@ -268,7 +268,7 @@ class Route:
 
         return self._waited(part, run, names) if count else self._empties(names[carried:], run)
 
-    def _window(self, part: Part, step: Any) -> Stage:
+    def _window(self, part: NodePlan, step: Any) -> Stage:
         node, window = part.node, part.window
         source, name = node.inputs[0], f"{node.name}.context"
         flow = self.plan.flows[source]
@@ -295,7 +295,7 @@ class Route:
 
         return stage if count else self._empties(node.names, stage)
 
-    def _around(self, part: Part, steps: Mapping[tuple[int, int], Any]) -> Stage:
+    def _around(self, part: NodePlan, steps: Mapping[tuple[int, int], Any]) -> Stage:
         """Steps of the source that are among those of the node, and others before the first and behind the last."""
         node, timing, name = part.node, part.timing, f"{part.node.name}.held"
         source = self.plan.flows[part.moving]
@@ -330,11 +330,11 @@ class Route:
 
         return stage
 
-    def _first(self, part: Part, step: Any) -> Stage:
+    def _first(self, part: NodePlan, step: Any) -> Stage:
         before, after = self.counts[part.timing]
         return step if before == 0 < after else self._empties(())
 
-    def _sum(self, part: Part, step: Any) -> Stage:
+    def _sum(self, part: NodePlan, step: Any) -> Stage:
         """A sum of all steps so far: the same operations, one after the other, from the last one that was kept.
 
         Two steps are kept: what the next one gives where it is exclusive, and the sum.
@@ -357,7 +357,7 @@ class Route:
 
         return stage
 
-    def _blocks(self, part: Part, step: BothWays) -> Stage:
+    def _blocks(self, part: NodePlan, step: BothWays) -> Stage:
         node, plan = part.node, self.plan
         flow, keys = plan.flows[node.input], {name: f"{node.name}.waiting.{name}" for name in part.waiting}
         given, began = self.counts[part.timing][0], f"{node.name}.began"
@@ -391,12 +391,12 @@ class Route:
             updates.update({f"{node.name}.{key}": array for key, array in states.items()})
             if found:
                 parts = np.split(np.concatenate(found, axis=1), len(names), axis=2)
-                back = Flow("steps", flow.value, flow.time, 1 - flow.time)
+                back = ValuePlan("steps", flow.value, flow.time, 1 - flow.time)
                 values.update({made: steps_back(array, back) for made, array in zip(names, parts, strict=True)})
 
         return stage if new else self._empties(names, stage)
 
-    def _history(self, part: Part, step: Any) -> Stage:
+    def _history(self, part: NodePlan, step: Any) -> Stage:
         """Each step's attention for itself: the same sums, however the sequence is cut."""
         node, history, new = part.node, self.plan.history, self._new(part.timing)
         if new == 0:
@@ -420,7 +420,7 @@ class Route:
 
         return stage
 
-    def _last(self, part: Part, step: Any) -> Stage:
+    def _last(self, part: NodePlan, step: Any) -> Stage:
         node = part.node
         source, name = node.inputs[0], f"{node.name}.last"
         flow = self.plan.flows[source]
@@ -436,7 +436,7 @@ class Route:
         return stage
 
 
-def padding_of(part: Part, dtype: np.dtype) -> float | int:
+def padding_of(part: NodePlan, dtype: np.dtype) -> float | int:
     """What stands around the sequence, as a number of that dtype."""
     return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
 
@@ -456,7 +456,7 @@ def _row_at(array: np.ndarray, batch: int | None) -> np.ndarray:
     return array[0] if batch is None else np.ascontiguousarray(np.swapaxes(array, 0, batch))
 
 
-def steps_first(array: np.ndarray, flow: Flow) -> np.ndarray:
+def steps_first(array: np.ndarray, flow: ValuePlan) -> np.ndarray:
     """A value as (rows, steps, ...)."""
     if (flow.batch, flow.time) == (0, 1):
         return array
@@ -465,7 +465,7 @@ def steps_first(array: np.ndarray, flow: Flow) -> np.ndarray:
     return np.moveaxis(array, (flow.batch, flow.time), (0, 1))
 
 
-def steps_back(steps: np.ndarray, flow: Flow) -> np.ndarray:
+def steps_back(steps: np.ndarray, flow: ValuePlan) -> np.ndarray:
     """The same back."""
     if flow.batch is None:
         return np.ascontiguousarray(np.moveaxis(steps[0], 0, flow.time))

@@ -23,7 +23,7 @@ from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.arguments import without_padding
 from rnncore.runtime.budget import check_memory, is_metered
 from rnncore.runtime.state import State
-from rnncore.streaming.flow import Flow, Part
+from rnncore.streaming.flow import NodePlan, ValuePlan
 from rnncore.streaming.folded import fold, unfold
 from rnncore.streaming.program import UNMOVED, StreamProgram
 from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
@@ -88,7 +88,7 @@ class Rows:
 
     # --- arrays -------------------------------------------------------------------------------------------------
 
-    def _rooms(self, part: Part) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+    def _rooms(self, part: NodePlan) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
         """The arrays that a part keeps: name, shape and dtype."""
         node, flows = part.node, self.program.plan.flows
         dtype = self.program.model.dtype
@@ -123,7 +123,7 @@ class Rows:
         elif part.how == "sum":
             yield self._steps_of(f"{node.name}.sum", flows[node.name], 2)
 
-    def _steps_of(self, name: str, flow: Flow, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
+    def _steps_of(self, name: str, flow: ValuePlan, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
         """Room for at most so many steps of a value in each row."""
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
         return name, ((self.capacity, most, *rest), numpy_dtype(flow.value.dtype, self.program.model.dtype))
@@ -504,7 +504,7 @@ class Rows:
             outputs = {name: unfold(array, *self._place(name), group.size) for name, array in outputs.items()}
         return _Result(group, route, outputs, updates)
 
-    def _place(self, name: str) -> tuple[tuple[int, int], Flow]:
+    def _place(self, name: str) -> tuple[tuple[int, int], ValuePlan]:
         """Where rows and time stand in what comes in and goes out, and the flow."""
         flow = self.program.plan.flows[name]
         return self.program.axes(flow, self.side_by_side), flow
@@ -521,7 +521,7 @@ class Rows:
         return found
 
 
-def _zeros_behind(array: np.ndarray, flow: Flow, lengths: np.ndarray) -> np.ndarray:
+def _zeros_behind(array: np.ndarray, flow: ValuePlan, lengths: np.ndarray) -> np.ndarray:
     """The array with 0 behind each row's length."""
     moved = np.moveaxis(array, (flow.batch, flow.time), (0, 1))
     counts = np.arange(moved.shape[1]) < lengths[:, None]
