@@ -15,7 +15,7 @@ from rnncore.errors import UnsupportedError
 from rnncore.runtime.arguments import accept_state
 from rnncore.runtime.model import Model
 from rnncore.streaming.program import StreamProgram, stream_program
-from rnncore.streaming.rows import Rows
+from rnncore.streaming.states import StreamStates
 
 __all__ = ["Streamed"]
 
@@ -45,7 +45,7 @@ class Streamed:
 
     def start(self, count: int, inputs: Mapping[str, Any], state: Any) -> tuple[Arrays, Arrays, dict[str, int | None]]:
         """Before the first token: the state, what stays the same, and where the rows stand in that."""
-        rows = Rows(self.program, count)
+        rows = StreamStates(self.program, count)
         rows.reset(slice(None), self.program.accept(inputs, count, self.program.static, "inputs"))
         found = self._state(rows)
         if state is not None:
@@ -55,12 +55,12 @@ class Streamed:
 
     def run(self, fixed: Arrays, state: Arrays, ids: np.ndarray) -> tuple[np.ndarray, Arrays]:
         """Scores for the tokens (n, t), or one-hot (n, t, V), of n rows, and their state afterwards."""
-        rows = Rows(self.program, len(ids))
+        rows = StreamStates(self.program, len(ids))
         rows.static = fixed
         for name, array in rows.arrays.items():
             array[...] = state[name] if name in rows.recurrent else state[name][0]
         outputs, _ = rows.advance(np.arange(len(ids)), {self.tokens: ids}, ids.shape[1], None)
         return outputs[self.output], self._state(rows)
 
-    def _state(self, rows: Rows) -> Arrays:
+    def _state(self, rows: StreamStates) -> Arrays:
         return {name: array if name in rows.recurrent else array[None] for name, array in rows.arrays.items()}

@@ -18,7 +18,7 @@ from rnncore.runtime.budget import most_steps
 from rnncore.runtime.model import Model
 from rnncore.runtime.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.streaming.program import StreamProgram, stream_program
-from rnncore.streaming.rows import Rows
+from rnncore.streaming.states import StreamStates
 from rnncore.streaming.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
 
 __all__ = ["StreamPool", "pool"]
@@ -50,7 +50,7 @@ class StreamPool:
         self._program, self._clock = program, clock
         self._owned = _Owned(Owner())
         try:
-            self._rows = Rows(program, int(capacity), side_by_side=True, more=SLOT_BYTES)
+            self._states = StreamStates(program, int(capacity), add_rows=True, more=SLOT_BYTES)
             self._slots = Slots(int(capacity))
         except (MemoryError, InputError) as error:
             raise InputError(f"capacity={capacity!r}: {error}") from None
@@ -64,7 +64,7 @@ class StreamPool:
         node = bare_stack(program)
         self._direct = None
         if node is not None and len(program.plan.spec.outputs) == 1:
-            arrays, step = self._rows.arrays, program.model._steps[0]
+            arrays, step = self._states.arrays, program.model._steps[0]
             h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
             most = most_steps(program.model.budget, node, program.model.dtype)
             size = node.cell.input_size
@@ -80,7 +80,7 @@ class StreamPool:
         """
         with self._owned:
             static = self._program.accept(inputs, 1, self._program.static, "pool")
-            return self._open(id, lambda slot: self._rows.reset(np.array([slot]), static))
+            return self._open(id, lambda slot: self._states.reset(np.array([slot]), static))
 
     def _open(self, id: Hashable, fill: Callable[[int], None]) -> int:
         try:
@@ -209,7 +209,7 @@ class StreamPool:
             if y is not None:
                 return y
         given = x if isinstance(x, Mapping) else {self._only_input().name: x}
-        new, accepted = batch_of_chunk(self._program, given, count, side_by_side=True)
+        new, accepted = batch_of_chunk(self._program, given, count, add_rows=True)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, count, new)
         check = None if out is None else lambda outputs: check_out(out, self._program.returned(outputs))
         outputs, _ = self._advance(handles, accepted, new, lengths, check=check)
@@ -237,10 +237,10 @@ class StreamPool:
 
     def _advance(self, handles, accepted, new, lengths, ended=False, check=None):
         slots = self._slots.slots_of(handles)
-        done = np.flatnonzero(self._rows.arrays["ended"][slots])
+        done = np.flatnonzero(self._states.arrays["ended"][slots])
         if len(done):
             raise StreamError(f"stream {handles[done[0]]} is finished, reset it before feeding more")
-        found = self._rows.advance(slots, accepted, new, lengths, ended, check)
+        found = self._states.advance(slots, accepted, new, lengths, ended, check)
         self._slots.last_used[slots] = self._clock()
         return found
 
@@ -258,7 +258,7 @@ class StreamPool:
             handles = [self._handle(id) for id in chunks]
         given, lengths = self._plain(chunks) or self._padded(chunks)
         new = int(lengths.max())
-        accepted = self._program.accept(given, len(handles), self._program.given, "pool", side_by_side=True)
+        accepted = self._program.accept(given, len(handles), self._program.given, "pool", add_rows=True)
         outputs, counts = self._advance(np.array(handles, np.int64), accepted, new, lengths)
         single = [False] * len(handles)
         if self._takes_single:
@@ -335,7 +335,7 @@ class StreamPool:
             if not all(there):
                 missing = list(chunks)[there.index(False)]
                 raise InputError(f"stream {missing!r}: input {entry.name!r} missing, which other streams have")
-            padded[entry.name] = self._side_by_side(entry, list(chunks), [f[entry.name] for f in named], lengths)
+            padded[entry.name] = self._pad_batch(entry, list(chunks), [f[entry.name] for f in named], lengths)
         return padded, lengths
 
     def _piece(self, id: Hashable, name: str, given: Any) -> np.ndarray:
@@ -357,7 +357,7 @@ class StreamPool:
             raise InputError(f"stream {id!r}: {name}: dtype {array.dtype}, expected {wanted}")
         return np.moveaxis(array, time, 0)
 
-    def _side_by_side(self, entry: Input, ids: list, pieces: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+    def _pad_batch(self, entry: Input, ids: list, pieces: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
         flow = self._program.plan.flows[entry.name]
         counts = np.array([len(piece) for piece in pieces])
         if lengths.any() and (counts != lengths).any():
@@ -388,7 +388,7 @@ class StreamPool:
         """A stream back to its beginning."""
         with self._owned:
             handle = self._handle(id)
-            self._rows.reset(np.array([self._slots.slot(handle)]))
+            self._states.reset(np.array([self._slots.slot(handle)]))
             self._finished.discard(handle)
 
     def fork(self, id: Hashable, new: Hashable = None) -> int:
@@ -396,7 +396,7 @@ class StreamPool:
         with self._owned:
             handle = self._handle(id)
             source = self._slots.slot(handle)
-            found = self._open(new, lambda slot: self._rows.copy_rows(source, slot))
+            found = self._open(new, lambda slot: self._states.copy_rows(source, slot))
             if handle in self._finished:
                 self._finished.add(found)
             return found
@@ -405,8 +405,8 @@ class StreamPool:
         """A copy of what a stream's recurrent layers carry, with a batch of 1."""
         with self._owned:
             slot = self._slots.slot(self._handle(id))
-            arrays = self._rows.arrays
-            return State({name: np.array(arrays[name][:, [slot]]) for name in arrays if name in self._rows.recurrent})
+            arrays = self._states.arrays
+            return State({name: np.array(arrays[name][:, [slot]]) for name in arrays if name in self._states.recurrent})
 
     def save(self, id: Hashable) -> bytes:
         """One stream as bytes: what Stream.save gives, and ``load`` here or there takes."""
@@ -415,7 +415,7 @@ class StreamPool:
 
     def _save(self, id: Hashable) -> bytes:
         slot = self._slots.slot(self._handle(id))
-        return arrays_to_bytes(self._rows.save(np.array([slot])), self._program.fingerprint)
+        return arrays_to_bytes(self._states.save(np.array([slot])), self._program.fingerprint)
 
     def load(self, data: bytes, id: Hashable = None) -> int:
         """Open a stream where a saved one was; returns its handle.
@@ -424,8 +424,8 @@ class StreamPool:
         """
         with self._owned:
             found = arrays_from_bytes(data, self._program.fingerprint)
-            self._rows.check_saved(found, 1)
-            handle = self._open(id, lambda slot: self._rows.load(np.array([slot]), found))
+            self._states.check_saved(found, 1)
+            handle = self._open(id, lambda slot: self._states.load(np.array([slot]), found))
             if found["ended"].any():
                 self._finished.add(handle)
             return handle
@@ -438,7 +438,7 @@ class StreamPool:
                 if type(id) not in (str, int):
                     raise StateError(f"stream {id!r}: an id of type {type(id).__name__}, expected str or int to save")
             slots = np.array([self._slots.slot(handle) for handle in self._handles.values()], np.int64)
-            arrays = {IDS: np.frombuffer(json.dumps(ids).encode(), np.uint8), **self._rows.save(slots)}
+            arrays = {IDS: np.frombuffer(json.dumps(ids).encode(), np.uint8), **self._states.save(slots)}
             return arrays_to_bytes(arrays, self._program.fingerprint)
 
     def load_all(self, data: bytes) -> None:
@@ -446,7 +446,7 @@ class StreamPool:
         with self._owned:
             found = arrays_from_bytes(data, self._program.fingerprint)
             ids = _ids(found.pop(IDS, None))
-            self._rows.check_saved(found, len(ids))
+            self._states.check_saved(found, len(ids))
             taken = [id for id in ids if id in self._handles]
             if taken:
                 raise StreamError(f"stream {taken[0]!r} is open already")
@@ -458,7 +458,7 @@ class StreamPool:
                 handles = [self._slots.open() for _ in ids]
                 slots = np.array([self._slots.slot(handle) for handle in handles])
                 try:
-                    self._rows.load(slots, found)
+                    self._states.load(slots, found)
                 except BaseException:
                     for handle in handles:
                         self._slots.close(handle)
@@ -470,7 +470,7 @@ class StreamPool:
     @property
     def nbytes(self) -> int:
         """Bytes of all streams' states, open or not: they are allocated once."""
-        return self._rows.nbytes
+        return self._states.nbytes
 
     def __repr__(self) -> str:
         return f"<StreamPool of {self._program.model!r}: {len(self)} of {self.capacity} open>"

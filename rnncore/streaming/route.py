@@ -19,8 +19,8 @@ from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.control_flow import ControlStep
 from rnncore.runtime.model import nothing
 from rnncore.runtime.state import State
-from rnncore.streaming.both_ways import BEGAN, BothWays
 from rnncore.streaming.flow import NodePlan, ValuePlan
+from rnncore.streaming.lookahead import BEGAN, LookaheadRecurrent
 from rnncore.streaming.timing import INPUT, Timing
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ class Route:
 
         return stage
 
-    def _blocks(self, part: NodePlan, step: BothWays) -> Stage:
+    def _blocks(self, part: NodePlan, step: LookaheadRecurrent) -> Stage:
         node, plan = part.node, self.plan
         flow, keys = plan.flows[node.input], {name: f"{node.name}.waiting.{name}" for name in part.waiting}
         given, began = self.counts[part.timing][0], f"{node.name}.began"

@@ -14,14 +14,14 @@ from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.model import nothing
 from rnncore.runtime.recurrent import RecurrentStep
-from rnncore.streaming.rows import Rows
+from rnncore.streaming.states import StreamStates
 
-__all__ = ["Straight"]
+__all__ = ["FastCall"]
 
 Values = dict[str, Any]
 
 
-class Straight:
+class FastCall:
     """The short way of a stream's rows through a plain graph: one piece of its only input, states changed in place.
 
     Made by ``of``, which is None where there is none. Calling it gives the outputs by name, or None for a piece that
@@ -29,7 +29,7 @@ class Straight:
     """
 
     @classmethod
-    def of(cls, rows: Rows) -> Straight | None:
+    def of(cls, rows: StreamStates) -> FastCall | None:
         program = rows.program
         fits = program.plain and len(program.given) == 1 and not (program.static or rows.static or program.plan.fixed)
         fits = fits and (program.affordable is not None or not program.model._limited)
@@ -40,7 +40,7 @@ class Straight:
             fits = fits and native and node.layout == "batch_first" and node.mask is None
         return cls(rows) if fits and layers else None
 
-    def __init__(self, rows: Rows):
+    def __init__(self, rows: StreamStates):
         self.rows, program = rows, rows.program
         plan, model = program.plan, program.model
         (self.entry,) = program.given

@@ -11,7 +11,7 @@ from rnncore.runtime.model import Model
 from rnncore.runtime.packing import pack_direction
 from rnncore.runtime.recurrent import ALL_ROWS, repeat_masked, rows_of_mask
 
-__all__ = ["BEGAN", "BothWays"]
+__all__ = ["BEGAN", "LookaheadRecurrent"]
 
 Values = dict[str, Any]
 
@@ -19,7 +19,7 @@ Values = dict[str, Any]
 BEGAN = "began"
 
 
-class BothWays:
+class LookaheadRecurrent:
     """The layers and directions of a node that reads ahead, one by one.
 
     A block is some steps and those ahead of them: each layer's reverse direction begins with the last of these, the

@@ -18,10 +18,10 @@ from rnncore.streaming.route import Kept, Route, Stage, Updates, Values, steps_b
 if TYPE_CHECKING:
     from rnncore.streaming.program import StreamProgram
 
-__all__ = ["Folded", "fold", "folds", "unfold"]
+__all__ = ["BatchlessStep", "is_batchless", "join_rows", "split_rows"]
 
 
-def folds(program: StreamProgram) -> bool:
+def is_batchless(program: StreamProgram) -> bool:
     """Whether the rows can run like that: nothing but steps, and nothing that was given for a row once."""
     plan = program.plan
     steps = all(plan.flows[name].kind == "steps" for name in (*plan.outputs, *(e.name for e in program.given)))
@@ -47,13 +47,13 @@ def _fits(part: NodePlan, step: Any) -> bool:
     return part.how in ("steps", "window") and not part.waiting
 
 
-def fold(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan) -> np.ndarray:
+def join_rows(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan) -> np.ndarray:
     """An input whose rows and steps stand on these axes, as one sequence."""
     rows = np.moveaxis(array, axes, (0, 1))
     return steps_back(rows.reshape(1, -1, *rows.shape[2:]), flow)
 
 
-def unfold(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan, count: int) -> np.ndarray:
+def split_rows(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan, count: int) -> np.ndarray:
     """An output of so many rows, with rows and steps on these axes."""
     return np.moveaxis(_apart(array, flow, count), (0, 1), axes)
 
@@ -64,7 +64,7 @@ def _apart(array: np.ndarray, flow: ValuePlan, count: int) -> np.ndarray:
     return steps.reshape(count, steps.shape[1] // count, *steps.shape[2:])
 
 
-class Folded(Route):
+class BatchlessStep(Route):
     """The stages of such rows, which all have the same numbers of steps."""
 
     def empty(self, flow: ValuePlan, count: int, values: Values) -> np.ndarray:

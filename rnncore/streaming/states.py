@@ -23,12 +23,12 @@ from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.arguments import without_padding
 from rnncore.runtime.budget import check_memory, is_metered
 from rnncore.runtime.state import State
+from rnncore.streaming.batchless import join_rows, split_rows
 from rnncore.streaming.flow import NodePlan, ValuePlan
-from rnncore.streaming.folded import fold, unfold
 from rnncore.streaming.program import UNMOVED, StreamProgram
 from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
 
-__all__ = ["Rows"]
+__all__ = ["StreamStates"]
 
 Values = dict[str, Any]
 
@@ -60,35 +60,35 @@ class _Result(NamedTuple):
     updates: dict[str, np.ndarray]
 
 
-class Rows:
+class StreamStates:
     """The states of ``capacity`` rows. Not safe to use by two threads at once.
 
-    side_by_side: inputs and outputs that have no batch get rows in front, as a pool has them.
+    add_rows: inputs and outputs that have no batch get rows in front, as a pool has them.
     more: bytes that the caller keeps for each row.
 
     InputError, before anything is made, where the states are larger than the model's budget or than there is memory.
     """
 
-    def __init__(self, program: StreamProgram, capacity: int, side_by_side: bool = False, more: int = 0):
+    def __init__(self, program: StreamProgram, capacity: int, add_rows: bool = False, more: int = 0):
         self.program, self.capacity = program, capacity
-        self.side_by_side = side_by_side and program.bare
-        self.folds = program.folds and (self.side_by_side or not program.bare)
+        self.add_rows = add_rows and program.bare
+        self.batchless = program.batchless and (self.add_rows or not program.bare)
         self.recurrent: set[str] = set()
         self.static: dict[str, np.ndarray] = {}
-        rooms: dict[str, tuple[tuple[int, ...], np.dtype]] = {"ended": ((capacity,), np.dtype(np.bool_))}
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {"ended": ((capacity,), np.dtype(np.bool_))}
         if not program.plan.together:
-            rooms["steps"] = ((capacity,), np.dtype(np.int64))
+            shapes["steps"] = ((capacity,), np.dtype(np.int64))
         for part in program.plan.parts:
-            rooms.update(self._rooms(part))
-        need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in rooms.values()) + more * capacity
+            shapes.update(self._array_shapes(part))
+        need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()) + more * capacity
         check_memory(f"{capacity} rows of states", need, program.model.budget)
         self.all = np.arange(capacity)
-        self.arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in rooms.items()}
+        self.arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
         self.steps = self.arrays.get("steps")
 
     # --- arrays -------------------------------------------------------------------------------------------------
 
-    def _rooms(self, part: NodePlan) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+    def _array_shapes(self, part: NodePlan) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
         """The arrays that a part keeps: name, shape and dtype."""
         node, flows = part.node, self.program.plan.flows
         dtype = self.program.model.dtype
@@ -400,7 +400,7 @@ class Rows:
         if size == 1:
             return [_Group(slots, None, 1, new if lengths is None else int(lengths[0]), None)]
         counts = np.full(size, new) if lengths is None else lengths
-        if program.plan.fixed and not self.folds:
+        if program.plan.fixed and not self.batchless:
             return [_Group(rows[[place]], np.array([place]), 1, int(count), None) for place, count in enumerate(counts)]
         phases = 0 * counts if program.plan.together else program.phases_of(self.steps[rows])
         if (phases == phases[:1]).all() and (counts == counts[:1]).all():
@@ -418,7 +418,7 @@ class Rows:
             if array is not None and flow.kind == "steps":
                 if flow.batch is not None:
                     array = array if places is None else np.take(array, places, axis=flow.batch)
-                elif self.side_by_side:
+                elif self.add_rows:
                     array = array[0 if places is None else places[0]]
                 array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(group.count),)])
             found[name] = array
@@ -433,7 +433,7 @@ class Rows:
                     found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
         if len(results) == 1:
             group, _, found, _ = results[0]
-            return self._with_rows(group, found) if self.side_by_side else found
+            return self._with_rows(group, found) if self.add_rows else found
         parts = [(group.places, self._with_rows(group, found)) for group, _, found, _ in results]
         return {name: self._joined(name, size, parts) for name in plan.outputs}
 
@@ -452,13 +452,13 @@ class Rows:
         """Outputs of one row with an axis for it, where they have none of a batch."""
         if group.size > 1:
             return found
-        bare = [name for name in found if self.program.axes(self.program.plan.flows[name], self.side_by_side)[0] == 0]
+        bare = [name for name in found if self.program.axes(self.program.plan.flows[name], self.add_rows)[0] == 0]
         bare = [name for name in bare if self.program.plan.flows[name].batch is None]
         return {**found, **{name: found[name][None] for name in bare}}
 
     def _joined(self, name: str, size: int, parts: list[tuple[np.ndarray, Values]]) -> np.ndarray:
         """One output of several groups."""
-        batch, time = self.program.axes(self.program.plan.flows[name], self.side_by_side)
+        batch, time = self.program.axes(self.program.plan.flows[name], self.add_rows)
         if batch is None:
             return parts[0][1][name]
         first = max((found[name] for _, found in parts), key=lambda array: array.size)
@@ -477,16 +477,16 @@ class Rows:
 
     def _run(self, group: _Group, given: Values, new: int, ended: bool) -> _Result:
         program, plan, rows, lengths = self.program, self.program.plan, group.rows, group.lengths
-        folded = plan.fixed and group.size > 1
-        if folded:
+        batchless = plan.fixed and group.size > 1
+        if batchless:
             given = self._one_sequence(given, group)
-        elif group.places is not None or group.count != new or self.side_by_side:
+        elif group.places is not None or group.count != new or self.add_rows:
             given = self._part(given, group)
         first = 0 if rows is None else rows[0]
         before = 0 if plan.together else program.phase_of(int(self.steps[first]))
-        route = program.route(before, group.count, ended, folded)
-        slots = (self.all if rows is None else rows)[:1] if folded else rows
-        values = self._values(slots, 1 if folded else group.size)
+        route = program.route(before, group.count, ended, batchless)
+        slots = (self.all if rows is None else rows)[:1] if batchless else rows
+        values = self._values(slots, 1 if batchless else group.size)
         for entry in program.given:
             values[entry.name] = given.get(entry.name)
             if values[entry.name] is None and not entry.optional:
@@ -500,14 +500,14 @@ class Rows:
                 values[name] = without_padding(values[name], values[of], axis)
         updates = route.take(values, Kept(self.arrays, rows, group.size))
         outputs = self._own_outputs(values, [*given.values(), *updates.values()])
-        if folded:
-            outputs = {name: unfold(array, *self._place(name), group.size) for name, array in outputs.items()}
+        if batchless:
+            outputs = {name: split_rows(array, *self._place(name), group.size) for name, array in outputs.items()}
         return _Result(group, route, outputs, updates)
 
     def _place(self, name: str) -> tuple[tuple[int, int], ValuePlan]:
         """Where rows and time stand in what comes in and goes out, and the flow."""
         flow = self.program.plan.flows[name]
-        return self.program.axes(flow, self.side_by_side), flow
+        return self.program.axes(flow, self.add_rows), flow
 
     def _one_sequence(self, given: Values, group: _Group) -> Values:
         """What the group gets of the inputs, its rows one behind the other."""
@@ -516,7 +516,7 @@ class Rows:
             (rows, time), flow = self._place(name)
             if array is not None:
                 array = array if group.places is None else np.take(array, group.places, axis=rows)
-                array = fold(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
+                array = join_rows(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
             found[name] = array
         return found
 
