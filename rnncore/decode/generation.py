@@ -11,7 +11,7 @@ import numpy as np
 from rnncore.decode.beams import Search
 from rnncore.decode.choosing import Chooser, as_seeds
 from rnncore.decode.prefixes import PrefixCache, Prefixes, read_prompts
-from rnncore.decode.stepper import Rows, Stepper
+from rnncore.decode.stepper import Stepper, TokenRows
 from rnncore.errors import InputError, shown
 from rnncore.graph.vocabulary import Vocabulary
 from rnncore.runtime.arguments import as_array, as_items
@@ -197,7 +197,7 @@ class _Run:
             )
         return found
 
-    def _advance(self, searches: list[Search], scores: np.ndarray, rows: Rows) -> None:
+    def _advance(self, searches: list[Search], scores: np.ndarray, rows: TokenRows) -> None:
         step = 0
         while len(rows):
             own = self._own(scores, rows, step)
@@ -217,11 +217,11 @@ class _Run:
             scores = scores[:, -1] if self.stepper.per_step else scores
             step += 1
 
-    def _own(self, scores: np.ndarray, rows: Rows, step: int) -> np.ndarray:
+    def _own(self, scores: np.ndarray, rows: TokenRows, step: int) -> np.ndarray:
         where = _Places(rows.owners, step)
         return self.stepper.log_probabilities(scores, where)
 
-    def _constrained(self, own: np.ndarray, rows: Rows, generated: list[Sequence[int]]) -> np.ndarray:
+    def _constrained(self, own: np.ndarray, rows: TokenRows, generated: list[Sequence[int]]) -> np.ndarray:
         """The log-probabilities with what the constraint says."""
         if self.constraint is None:
             return own

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.decode.stepper import Rows, Stepper
+from rnncore.decode.stepper import Stepper, TokenRows
 from rnncore.errors import InputError
 
 __all__ = ["PrefixCache", "Prefixes", "read_prompts"]
@@ -132,7 +132,7 @@ class Prefixes:
 
 def read_prompts(
     stepper: Stepper, prompts: Sequence[np.ndarray], prefixes: Prefixes | None = None
-) -> tuple[np.ndarray, Rows]:
+) -> tuple[np.ndarray, TokenRows]:
     """Every prompt read to its end: scores of the next token (B, V), and the rows there.
 
     Prompts are read a block at a time, those that begin together with those that go on from a state apart.
@@ -164,7 +164,7 @@ def read_prompts(
                 prefixes.cache.put(prefixes.keys[row][ends[row]], one, scores[row])
         fresh[:] = False
         at = ends
-    return scores, Rows(stepper, np.arange(count), stepper.rows.fixed, state)
+    return scores, TokenRows(stepper, np.arange(count), stepper.rows.fixed, state)
 
 
 def _read(stepper, prompts, rows, at, ends, state):

@@ -1,7 +1,7 @@
 """Driving a model token by token: ids in, scores of the next token out, states between.
 
 What does not depend on the tokens (an encoder in the same graph, a memory's projected keys) is computed once. Rows
-share arrays, which nobody changes: forking a row for a beam is an index, and a row that stays where it is costs
+share arrays that are never written to: forking a row for a beam is an index, and a row that keeps its place costs
 nothing.
 """
 
@@ -26,13 +26,13 @@ from rnncore.runtime.budget import MeteredStep, metering
 from rnncore.runtime.model import nothing
 from rnncore.runtime.state import State
 
-__all__ = ["KINDS", "SCORED", "Rows", "Stepper"]
+__all__ = ["KINDS", "SCORED", "Stepper", "TokenRows"]
 
 KINDS = ("logits", "probabilities", "log_probabilities")
 SCORED = 32  # operations that one score takes: its logarithm, and being sorted among the others
 
 
-class Rows:
+class TokenRows:
     """Some rows on their way: of which prompt each is, its state, and what of its inputs the steps read.
 
     state is None before the first step, where initial states are the model's own. Arrays are never written to.
@@ -46,18 +46,18 @@ class Rows:
     def __len__(self) -> int:
         return len(self.owners)
 
-    def take(self, index: np.ndarray) -> Rows:
+    def take(self, index: np.ndarray) -> TokenRows:
         """Some of these rows, in any order and number."""
         if len(index) == len(self) and (index == np.arange(len(self))).all():
             return self
         state = None if self.state is None else {name: array.take(index, axis=1) for name, array in self.state.items()}
         owners = self.owners[index]
         same = np.array_equal(owners, self.owners)  # beams that change places within a prompt keep its inputs
-        return Rows(self.stepper, owners, self.fixed if same else self.stepper.fixed_rows(owners), state)
+        return TokenRows(self.stepper, owners, self.fixed if same else self.stepper.fixed_rows(owners), state)
 
-    def after(self, state: dict[str, np.ndarray]) -> Rows:
+    def after(self, state: dict[str, np.ndarray]) -> TokenRows:
         """The same rows in another state."""
-        return Rows(self.stepper, self.owners, self.fixed, state)
+        return TokenRows(self.stepper, self.owners, self.fixed, state)
 
 
 class Stepper:
@@ -114,7 +114,7 @@ class Stepper:
             start, self._fixed, self._axes = self.streamed.start(count, given, state)
         else:
             start = self._prepare(model, given, moving, state)
-        self.rows = Rows(self, np.arange(count), self._fixed, start)
+        self.rows = TokenRows(self, np.arange(count), self._fixed, start)
 
     def _prepare(self, model: Any, given: dict[str, Any], moving: set[str], state: Any) -> dict | None:
         """Compute what the tokens do not reach; returns the state that the others start from."""
@@ -146,7 +146,7 @@ class Stepper:
             return dict(accept_state(self.carrying, state, count, self.dtype))
         return None if self.carrying else {}
 
-    def run(self, rows: Rows, ids: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, Rows]:
+    def run(self, rows: TokenRows, ids: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, TokenRows]:
         """Tokens (n, t) of n rows -> scores (n, t, V), or (n, V) of the last step; and the rows after them.
 
         lengths (n,): tokens of each row that count; only for a model that has lengths.
@@ -154,7 +154,7 @@ class Stepper:
         with metering(self.meter):
             return self._run(rows, ids, lengths)
 
-    def _run(self, rows: Rows, ids: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, Rows]:
+    def _run(self, rows: TokenRows, ids: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, TokenRows]:
         if self.streamed is not None:
             scores, after = self.streamed.run(rows.fixed, rows.state, self._encode(ids))
             return scores, rows.after(after)
