@@ -31,7 +31,7 @@ from rnncore._version import __version__
 from rnncore.batch.changes import InputChanged, content
 from rnncore.batch.journal import ERRORS, MANIFEST, Journal
 from rnncore.batch.outputs import Results, Writer
-from rnncore.batch.rows import Bad, Rows, sizes, take
+from rnncore.batch.rows import Bad, RowBlock, sizes, take
 from rnncore.batch.runner import Found, Runner
 from rnncore.batch.sources import Source, merged, shards
 from rnncore.batch.workers import Workers
@@ -41,7 +41,7 @@ from rnncore.runtime.config import config
 from rnncore.runtime.state import fingerprint
 from rnncore.runtime.threads import check_threads
 
-__all__ = ["BadRows", "DiskFailed", "DiskFull", "Job", "Report", "Stopped", "identity"]
+__all__ = ["BadRows", "BatchJob", "DiskFailed", "DiskFull", "Report", "Stopped", "identity"]
 
 PARTS = ".parts"
 POLL_SECONDS = 0.2
@@ -81,7 +81,7 @@ class Report:
 class Begun:
     """A shard whose batches are run; ``wait`` gives what the runner gives. content: the hash of its rows."""
 
-    parts: list[Rows]
+    parts: list[RowBlock]
     content: str
     index: np.ndarray
     columns: dict[str, Any]
@@ -102,7 +102,7 @@ class Shard:
 
 
 @dataclass
-class Job:
+class BatchJob:
     """Runs a model over a source.
 
     target      a folder of shards, a file, or None with ``stream`` to write to instead, without resuming
@@ -333,7 +333,7 @@ class Job:
         found = shards(rows, self.runner.plan, self.most_rows, self.most_bytes)
         return _ahead((self._begin(parts) for parts in found if parts or not last), self.stopping)
 
-    def _begin(self, parts: list[Rows]) -> Begun:
+    def _begin(self, parts: list[RowBlock]) -> Begun:
         if not parts:
             raise InputError(f"{self.source.given}: no rows")
         index, columns, kept = merged(parts)
@@ -457,11 +457,11 @@ def _readable(entry: dict[str, Any]) -> str:
     return text if text.isprintable() else json.dumps(entry)
 
 
-def _cut(rows: Iterator[Rows], stops: Sequence[int]) -> Iterator[list[Rows]]:
+def _cut(rows: Iterator[RowBlock], stops: Sequence[int]) -> Iterator[list[RowBlock]]:
     """Rows cut before these numbers; fewer where there are no more."""
-    rest: Rows | None = None
+    rest: RowBlock | None = None
     for stop in stops:
-        parts: list[Rows] = []
+        parts: list[RowBlock] = []
         while not parts or parts[-1].stop < stop:
             part, rest = rest or next(rows, None), None
             if part is None:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.readers.tables import pyarrow
 from rnncore.batch.rows import Column, Ragged, filled, shapes
 from rnncore.errors import InputError
@@ -64,7 +64,7 @@ class Writer:
     suffix = ""
     can_skip = True  # whether a reader can see which rows are missing
 
-    def __init__(self, target: str, plan: Plan, types: dict[str, Any], numbered: bool = True):
+    def __init__(self, target: str, plan: RowPlan, types: dict[str, Any], numbered: bool = True):
         self.target, self.plan, self.types, self.numbered = target, plan, types, numbered
         self.names = plan.spec.outputs
         self._check()
@@ -299,7 +299,7 @@ def _check_single(writer: Writer) -> None:
         )
 
 
-def _times(plan: Plan) -> set[str]:
+def _times(plan: RowPlan) -> set[str]:
     return {
         plan.spec.values[node.input].shape[1 if node.layout == "batch_first" else 0] for node in plan.spec.recurrent
     }
@@ -327,7 +327,7 @@ def _load(path: Path, name: str) -> np.ndarray:
 
 
 def _combine_arrays(
-    file: Any, plan: Plan, name: str, notes: Sequence[dict[str, Any]], arrays: Iterator[np.ndarray]
+    file: Any, plan: RowPlan, name: str, notes: Sequence[dict[str, Any]], arrays: Iterator[np.ndarray]
 ) -> None:
     """An array of all shards' rows; it is in memory only where its rows do not stand first."""
     axis = plan.axes[name]

@@ -16,12 +16,12 @@ from rnncore.graph.axes import padded_steps, rows_meet
 from rnncore.graph.spec import Spec
 from rnncore.ops import numpy_dtype
 
-__all__ = ["BATCH", "Plan", "rows_are_apart"]
+__all__ = ["BATCH", "RowPlan", "rows_are_independent"]
 
 BATCH = "B"
 
 
-def rows_are_apart(spec: Spec) -> bool:
+def rows_are_independent(spec: Spec) -> bool:
     """Whether the graph proves that every output of a row depends on that row alone.
 
     Every output has the dimension "B" once, and on the way to it no node mixes along it, or counts it.
@@ -30,7 +30,7 @@ def rows_are_apart(spec: Spec) -> bool:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """A model seen from its rows.
 
     axes     input or output -> where its batch stands; None for an input that all rows share
@@ -40,21 +40,21 @@ class Plan:
 
     spec: Spec
     dtype: np.dtype
-    apart: bool
+    independent: bool
     axes: Mapping[str, int | None]
     shapes: Mapping[str, tuple[int | str, ...]]
     padded: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, spec: Spec, dtype: np.dtype) -> Plan:
-        apart = rows_are_apart(spec)
+    def of(cls, spec: Spec, dtype: np.dtype) -> RowPlan:
+        independent = rows_are_independent(spec)
         entries = {entry.name: entry.shape for entry in spec.inputs}
         entries.update({name: spec.values[name].shape for name in spec.outputs})
         axes = {name: shape.index(BATCH) if BATCH in shape else None for name, shape in entries.items()}
         shapes = {
             name: tuple(size for i, size in enumerate(shape) if i != axes[name]) for name, shape in entries.items()
         }
-        return cls(spec, np.dtype(dtype), apart, axes, shapes, _padded(spec) if apart else {})
+        return cls(spec, np.dtype(dtype), independent, axes, shapes, _padded(spec) if independent else {})
 
     @property
     def lengths(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.rows import Column, empty_row
 from rnncore.batch.runner import Runner
 from rnncore.errors import InputError
@@ -77,8 +77,8 @@ class BatchPredictor:
             found = loading.open_file(given["path"], spec=given["spec"], names=given["names"])
             graph = Spec(found.spec.inputs, found.spec.nodes, given["only"] or found.spec.outputs)
             dtype = given["dtype"] or found.dtype
-            plan = Plan.of(graph, np.dtype(dtype))
-            if not plan.apart:
+            plan = RowPlan.of(graph, np.dtype(dtype))
+            if not plan.independent:
                 raise InputError(f"{given['path']}: its rows are not apart, so batches would give other numbers")
             model = Model(graph, found.weights, dtype, given["num_threads"])
             self._made = Runner(model, plan, given["batch_size"])

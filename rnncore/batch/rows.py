@@ -18,7 +18,7 @@ __all__ = [
     "Column",
     "Place",
     "Ragged",
-    "Rows",
+    "RowBlock",
     "empty_row",
     "filled",
     "joined",
@@ -103,7 +103,7 @@ class Bad:
 
 
 @dataclass
-class Rows:
+class RowBlock:
     """Rows ``first`` to ``stop`` of all the data: of one file, from its row ``place[1]`` on.
 
     index    the numbers of the rows that can be run, rising
@@ -121,13 +121,13 @@ class Rows:
     kept: dict[str, list] = field(default_factory=dict)
     bad: list[Bad] = field(default_factory=list)
 
-    def split(self, at: int) -> tuple[Rows, Rows]:
+    def split(self, at: int) -> tuple[RowBlock, RowBlock]:
         """The rows before number ``at`` of all the data, and those from it on."""
         cut = int(np.searchsorted(self.index, at))
         parts = []
         for first, stop, some in ((self.first, at, slice(0, cut)), (at, self.stop, slice(cut, None))):
             parts.append(
-                Rows(
+                RowBlock(
                     first,
                     stop,
                     (self.place[0], self.place[1] + first - self.first),
@@ -140,13 +140,13 @@ class Rows:
             )
         return parts[0], parts[1]
 
-    def refuse(self, reasons: dict[int, str]) -> Rows:
+    def refuse(self, reasons: dict[int, str]) -> RowBlock:
         """The same, without the rows at these positions of index, which are bad."""
         if not reasons:
             return self
         positions = [i for i in range(len(self.index)) if i not in reasons]
         bad = [self.describe(int(self.index[i]), reason) for i, reason in reasons.items()]
-        return Rows(
+        return RowBlock(
             self.first,
             self.stop,
             self.place,

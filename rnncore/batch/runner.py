@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.rows import Column, Ragged, filled, ranks, shapes, sizes, take
 from rnncore.batch.workers import Workers
 from rnncore.errors import InputError
@@ -32,7 +32,7 @@ class Runner:
     batch_size  at most so many rows together
     """
 
-    def __init__(self, model: Model, plan: Plan, batch_size: int):
+    def __init__(self, model: Model, plan: RowPlan, batch_size: int):
         self.model = model
         self.plan = plan
         self.batch_size = batch_size
@@ -52,7 +52,7 @@ class Runner:
         bad = self.check(columns, shared)
         count = len(next(iter(columns.values())))
         nothing = not count and all(isinstance(column, np.ndarray) for column in columns.values())
-        if nothing or not self.plan.apart:
+        if nothing or not self.plan.independent:
             whole = self._whole(columns, shared, bad)
             return lambda: (whole, {})
         good = [i for i in range(count) if i not in bad]
@@ -246,7 +246,7 @@ class Gathered:
     known  what names of sizes stand for in each row, (rows,)
     """
 
-    def __init__(self, plan: Plan, count: int, known: dict[str, np.ndarray]):
+    def __init__(self, plan: RowPlan, count: int, known: dict[str, np.ndarray]):
         self._plan, self._count = plan, count
         self._columns = {name: self._room(name, known) for name in plan.spec.outputs}
 
@@ -298,7 +298,7 @@ def _written(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def row_bytes(plan: Plan, columns: dict[str, Column]) -> np.ndarray:
+def row_bytes(plan: RowPlan, columns: dict[str, Column]) -> np.ndarray:
     """About what each row and its outputs need in memory, (rows,)."""
     own: np.ndarray | int = 0
     fits = np.ones(len(next(iter(columns.values()))), bool)

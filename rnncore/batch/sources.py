@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rnncore.batch.changes import InputChanged, Stamp, settle
-from rnncore.batch.plan import Plan
-from rnncore.batch.readers import READERS, Part, Reader, Request
-from rnncore.batch.rows import Place, Rows, joined
+from rnncore.batch.plan import RowPlan
+from rnncore.batch.readers import READERS, FileRows, Reader, Request
+from rnncore.batch.rows import Place, RowBlock, joined
 from rnncore.batch.runner import Runner, row_bytes
 from rnncore.errors import InputError, RnncoreError
 from rnncore.runtime.model import Model
@@ -55,7 +55,7 @@ class Source:
         if len(self.files) > 1 and _is_one(self._first):
             self.types["file"] = None
 
-    def rows(self, place: Place = (0, 0), first: int = 0) -> Iterator[Rows]:
+    def rows(self, place: Place = (0, 0), first: int = 0) -> Iterator[RowBlock]:
         """The rows from a place on; ``first`` is the number of the row there.
 
         What is given is certain to be of the files as they were: each part is followed by a look at the stamp.
@@ -175,19 +175,19 @@ class Source:
         return reader
 
 
-def shards(rows: Iterator[Rows], plan: Plan, most_rows: int, most_bytes: int) -> Iterator[list[Rows]]:
+def shards(rows: Iterator[RowBlock], plan: RowPlan, most_rows: int, most_bytes: int) -> Iterator[list[RowBlock]]:
     """Rows cut where a shard is full: by their number, or by about what they and their outputs need in memory.
 
     The cuts depend on the rows alone, not on how they were read. A model that mixes rows gets one shard. There is
     always at least one, if only of no rows.
     """
-    pending: list[Rows] = []
+    pending: list[RowBlock] = []
     used, any_yet = 0, False
     for part in rows:
-        rest: Rows | None = part
+        rest: RowBlock | None = part
         while rest is not None:
             cut = None
-            if plan.apart:
+            if plan.independent:
                 start = pending[0].first if pending else rest.first
                 costs = np.cumsum(row_bytes(plan, rest.columns)) + used
                 over = int(np.searchsorted(costs, most_bytes))
@@ -208,7 +208,7 @@ def shards(rows: Iterator[Rows], plan: Plan, most_rows: int, most_bytes: int) ->
         yield pending
 
 
-def merged(parts: list[Rows]) -> tuple[np.ndarray, dict[str, Any], dict[str, list]]:
+def merged(parts: list[RowBlock]) -> tuple[np.ndarray, dict[str, Any], dict[str, list]]:
     """(index, columns, kept) of consecutive rows."""
     names, kept = set(parts[0].columns), set(parts[0].kept)
     for part in parts[1:]:
@@ -224,7 +224,7 @@ def merged(parts: list[Rows]) -> tuple[np.ndarray, dict[str, Any], dict[str, lis
 
 def read_inputs(path: str, model: Model) -> dict[str, np.ndarray]:
     """All rows of a file as the inputs of one call. Raises InputError and FormatError, naming the file."""
-    plan = Plan.of(model.spec, model.dtype)
+    plan = RowPlan.of(model.spec, model.dtype)
     source = Source(path, None, Request(plan))
     parts = list(source.rows())
     bad = [entry for part in parts for entry in part.bad]
@@ -275,8 +275,8 @@ def _label(path: str) -> str:
     return stem
 
 
-def _numbered(part: Part, number: int, name: str, first: int) -> Rows:
-    rows = Rows(
+def _numbered(part: FileRows, number: int, name: str, first: int) -> RowBlock:
+    rows = RowBlock(
         first, first + part.count, (number, part.start), _text(name), part.good + first, part.columns, part.kept
     )
     rows.bad = [rows.describe(first + i, reason) for i, reason in sorted(part.bad.items())]

@@ -15,9 +15,9 @@ import click
 import numpy as np
 
 from rnncore.batch.changes import InputChanged
-from rnncore.batch.job import DiskFailed, DiskFull, Job, Report, Stopped, identity
+from rnncore.batch.job import BatchJob, DiskFailed, DiskFull, Report, Stopped, identity
 from rnncore.batch.outputs import FORMATS
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.readers import READERS, Request
 from rnncore.batch.runner import Runner
 from rnncore.batch.sources import STDIN, Source
@@ -145,7 +145,7 @@ def run(
     found = loading.open_file(model, spec=spec, names=read_names(names))
     dtype = dtype or found.dtype
     graph = Spec(found.spec.inputs, found.spec.nodes, only or found.spec.outputs)
-    plan = Plan.of(graph, np.dtype(dtype))
+    plan = RowPlan.of(graph, np.dtype(dtype))
     runner = Runner(Model(graph, found.weights, dtype), plan, batch_size)
     _check_place(target, is_folder, _sources(model, source, lengths, spec, names))
     given = None if lengths is None else _lengths(lengths, plan)
@@ -161,7 +161,7 @@ def run(
     if given is not None:
         options["lengths"] = hashlib.sha256(np.ascontiguousarray(given, "<i8")).hexdigest()
     with progress() as shown, _terminated() as stopping:
-        job = Job(
+        job = BatchJob(
             runner,
             data,
             writer,
@@ -272,7 +272,7 @@ def _split(option: str, given: str | None) -> tuple[str, ...]:
     return names
 
 
-def _lengths(given: str, plan: Plan) -> np.ndarray:
+def _lengths(given: str, plan: RowPlan) -> np.ndarray:
     """The lengths in FILE.npy or FILE.npz:NAME, as they stand there."""
     if len(plan.lengths) != 1:
         found = f"several inputs for lengths ({', '.join(sorted(plan.lengths))})" if plan.lengths else "no such input"

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, only_input
+from rnncore.batch.plan import RowPlan
+from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, Request, only_input
 from rnncore.errors import FormatError, InputError, RnncoreError
 from rnncore.files.cursor import low_level_errors, shown
 from rnncore.formats.npz_file import read_header
@@ -141,10 +141,10 @@ class ArraysReader:
                 raise InputError(f"{name}: {count} rows, expected {self.rows}, as many as the first array has")
         self._at = 0
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         if self.one_sequence:
             if skip == 0:
-                yield Part.whole(0, 1, {name: [_all(stream)] for name, stream in self._streams.items()})
+                yield FileRows.whole(0, 1, {name: [_all(stream)] for name, stream in self._streams.items()})
             return
         if self._flat:
             yield from self._flat_parts(skip)
@@ -159,13 +159,13 @@ class ArraysReader:
             if self._lengths is not None:
                 columns[self._length_name] = self._lengths[first : first + count]
             self._at = first + count
-            yield Part.whole(first, count, columns)
+            yield FileRows.whole(first, count, columns)
         if not self.rows:
-            yield Part.whole(0, 0, {name: stream.read(0) for name, stream in self._streams.items()})
+            yield FileRows.whole(0, 0, {name: stream.read(0) for name, stream in self._streams.items()})
         for stream in self._streams.values():
             stream.check_end()
 
-    def _flat_parts(self, skip: int) -> Iterator[Part]:
+    def _flat_parts(self, skip: int) -> Iterator[FileRows]:
         """Rows out of arrays in which they stand one behind the other."""
         ((name, _),) = self._flat.items()
         lengths = self._streams[name].read(self.rows)
@@ -191,7 +191,7 @@ class ArraysReader:
                 flat = stream.read(offsets[-1])
                 columns[key] = [flat[a:b] for a, b in itertools.pairwise(offsets)]
             self._at = stop
-            yield Part.whole(at, stop - at, columns)
+            yield FileRows.whole(at, stop - at, columns)
             at = stop
 
     def share(self) -> float:
@@ -252,7 +252,7 @@ def _all(stream: Stream) -> np.ndarray:
     return stream.read(stream.shape[0])
 
 
-def _flat(plan: Plan, streams: dict[str, Stream]) -> dict[str, str]:
+def _flat(plan: RowPlan, streams: dict[str, Stream]) -> dict[str, str]:
     """The input of lengths where sequences stand one behind the other, and their time's name; else nothing."""
     for time, (name, *_) in plan.padded.items():
         others = [key for key in streams if key != name]
@@ -261,11 +261,11 @@ def _flat(plan: Plan, streams: dict[str, Stream]) -> dict[str, str]:
     return {}
 
 
-def _has_a_dimension_less(plan: Plan, name: str, stream: Stream, time: str) -> bool:
+def _has_a_dimension_less(plan: RowPlan, name: str, stream: Stream, time: str) -> bool:
     return len(stream.shape) == len(plan.shapes[name]) > 0 and plan.shapes[name][0] == time
 
 
-def _is_sequence(plan: Plan, streams: dict[str, Stream]) -> bool:
+def _is_sequence(plan: RowPlan, streams: dict[str, Stream]) -> bool:
     """Whether every array is one row of its input."""
     return all(
         plan.axes[name] is not None and len(stream.shape) == len(plan.shapes[name]) and stream.shape
@@ -273,7 +273,7 @@ def _is_sequence(plan: Plan, streams: dict[str, Stream]) -> bool:
     )
 
 
-def _check_shapes(plan: Plan, streams: dict[str, Stream], shared: dict[str, np.ndarray]) -> None:
+def _check_shapes(plan: RowPlan, streams: dict[str, Stream], shared: dict[str, np.ndarray]) -> None:
     """InputError where arrays do not fit the inputs' shapes or dtypes, as a whole."""
     entries = {entry.name: entry for entry in plan.spec.inputs}
     sizes: dict[str, int] = {}

@@ -17,7 +17,15 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns, only_input
+from rnncore.batch.readers.base import (
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    FileRows,
+    Request,
+    bind_columns,
+    kept_columns,
+    only_input,
+)
 from rnncore.batch.rows import empty_row
 from rnncore.errors import InputError
 from rnncore.files.strict_json import read_json
@@ -80,7 +88,7 @@ class LinesReader:
 class JsonlReader(LinesReader):
     """Rows as JSON objects. What is wrong with a line is wrong with its row only."""
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         self._bound: dict[str, str] | None = None
         pending: list[tuple[int, bytes]] = []
         size, row = 0, -1
@@ -107,8 +115,8 @@ class JsonlReader(LinesReader):
             self._bound = bind_columns(self._request, list(found), lists)
             self._kept = kept_columns(self._request, list(found), self._bound)
 
-    def _part(self, start: int, lines: list[tuple[int, bytes]]) -> Part:
-        part = Part(start, len(lines), np.zeros(0, np.int64), {})
+    def _part(self, start: int, lines: list[tuple[int, bytes]]) -> FileRows:
+        part = FileRows(start, len(lines), np.zeros(0, np.int64), {})
         good, rows, kept = [], [], []
         for position, (number, line) in enumerate(lines):
             found = _object(line, number)
@@ -198,7 +206,7 @@ class CsvReader(LinesReader):
         self._chosen = chosen or [i for i in range(len(self._names)) if i != self._label]
         _check_features(self._entry, [self._names[i] for i in self._chosen])
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         start, row, size = skip, -1, 0
         sequences: list[np.ndarray] = []
         labels: list[str] = []
@@ -224,9 +232,9 @@ class CsvReader(LinesReader):
         if row + 1 > start:
             yield self._part(start, row + 1 - start, good, sequences, labels, bad)
 
-    def _part(self, start, count, good, sequences, labels, bad) -> Part:
+    def _part(self, start, count, good, sequences, labels, bad) -> FileRows:
         kept = {} if self._label is None else {self._names[self._label]: labels}
-        return Part(start, count, np.array(good, np.int64), {self._entry.name: sequences}, kept, bad)
+        return FileRows(start, count, np.array(good, np.int64), {self._entry.name: sequences}, kept, bad)
 
     def _records_of_file(self) -> Iterator[tuple[int, list[str]]]:
         """(line number, cells) of every line that is not blank."""

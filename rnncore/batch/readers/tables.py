@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns
+from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, Request, bind_columns, kept_columns
 from rnncore.batch.rows import Ragged, take
 from rnncore.errors import FormatError, InputError, MissingPackageError
 from rnncore.files.cursor import low_level_errors, shown
@@ -56,7 +56,7 @@ class TableReader:
             _check_type(pa, column, schema.field(column).type)
         self._at = 0
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         self._at = skip
         empty = True
         batches = self._batches(skip)
@@ -70,9 +70,9 @@ class TableReader:
             self._at += batch.num_rows
             yield part
         if empty and skip == 0:
-            yield Part.whole(0, 0, {name: [] for name in self._bound}, {name: [] for name in self._kept})
+            yield FileRows.whole(0, 0, {name: [] for name in self._bound}, {name: [] for name in self._kept})
 
-    def _part(self, batch: Any) -> Part:
+    def _part(self, batch: Any) -> FileRows:
         columns, bad = {}, {}
         for name, column in self._bound.items():
             entry = self._request.plan.shapes[name]
@@ -82,7 +82,7 @@ class TableReader:
         if bad:
             columns = {name: take(found, good) for name, found in columns.items()}
         kept = {name: batch.column(name).take(pyarrow().array(good)).to_pylist() for name in self._kept}
-        return Part(self._at, batch.num_rows, good, columns, kept, bad)
+        return FileRows(self._at, batch.num_rows, good, columns, kept, bad)
 
     def share(self) -> float:
         return self._at / self.rows if self.rows else 1.0
