@@ -1,7 +1,7 @@
 """Whether data still are what they were: a file by its stamp, without reading it; rows by a hash of their content.
 
 While a run reads, a file must keep its stamp: its size, the times of the last change of its content and of its inode,
-and the inode. (The second time nobody can set, so a change whose time was put back is noticed too.) Rows that are done
+and the inode. (The second time cannot be set, so a change whose time was put back is noticed too.) Rows that are done
 have their content hashed: a resumed run whose files have other stamps reads them once more and compares, so a file
 that was put back as it was goes on and another one does not.
 """
@@ -24,7 +24,7 @@ from rnncore.errors import InputError
 
 __all__ = ["InputChanged", "Stamp", "content", "settle"]
 
-TICK_SECONDS = 0.05  # longer than the clock of a file system stands still between two changes
+TICK_SECONDS = 0.05  # longer than the clock of a file system stays the same between two changes
 COARSE_SECONDS = 2.0  # where times are whole seconds
 
 

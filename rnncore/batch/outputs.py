@@ -6,7 +6,7 @@
     .jsonl            an object for each row; a number that is not finite is null, which is all that JSON has
     .parquet .arrow   a row for each row, in columns of lists
 
-Ragged rows are lists of their own length; in .npy and .npz they are filled up, and what stands there means nothing.
+Ragged rows are lists of their own length; in .npy and .npz they are padded, and the padding means nothing.
 The same rows give the same bytes.
 """
 
@@ -39,7 +39,7 @@ COPY_BYTES = 1 << 20
 
 @dataclass
 class Results:
-    """What a shard gave, of the rows that could be run.
+    """The results of a shard, of the rows that could be run.
 
     index    their numbers among all rows
     kept     the columns that tell them apart
@@ -78,7 +78,7 @@ class Writer:
         raise NotImplementedError
 
     def note(self, results: Results) -> dict[str, Any]:
-        """What ``combine`` has to know of a shard: the largest shape of a row, by output."""
+        """The sizes of a shard that ``combine`` needs: the largest shape of a row, by output."""
         return {"shapes": {name: _largest(results.outputs[name]) for name in self.names}}
 
     def _check(self) -> None:
@@ -329,7 +329,7 @@ def _load(path: Path, name: str) -> np.ndarray:
 def _combine_arrays(
     file: Any, plan: RowPlan, name: str, notes: Sequence[dict[str, Any]], arrays: Iterator[np.ndarray]
 ) -> None:
-    """An array of all shards' rows; it is in memory only where its rows do not stand first."""
+    """An array of all shards' rows; it is in memory only where its rows are not the first axis."""
     axis = plan.axes[name]
     arrays = _as_noted(name, axis, notes, arrays)
     dtype = numpy_dtype(plan.spec.values[name].dtype, plan.dtype)

@@ -1,4 +1,4 @@
-"""What may be done with a model's rows: run apart, padded, and how much memory they need.
+"""The ways in which a model's rows may run: independently, padded; and how much memory they need.
 
 Everything here errs on the safe side: what the graph does not prove is not assumed.
 """
@@ -33,7 +33,7 @@ def rows_are_independent(spec: Spec) -> bool:
 class RowPlan:
     """A model seen from its rows.
 
-    axes     input or output -> where its batch stands; None for an input that all rows share
+    axes     input or output -> the axis of its batch; None for an input that all rows share
     shapes   input or output -> its shape without the batch
     padded   names of sizes that may be filled up with zeros -> the inputs of lengths that say so
     """
@@ -66,7 +66,7 @@ class RowPlan:
         return numpy_dtype(self.spec.values[name].dtype, self.dtype).itemsize
 
     def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """The sizes that names stand for in a row whose inputs have these shapes."""
+        """The values of named sizes in a row whose inputs have these shapes."""
         return {
             size: found
             for name, shape in shapes.items()
@@ -91,8 +91,9 @@ def _elements(shape: tuple[int | str, ...], sizes: Mapping[str, int | np.ndarray
 
 
 def _padded(spec: Spec) -> dict[str, tuple[str, ...]]:
-    """Sizes that stand for time and nothing else: recurrent nodes stop at a length, other nodes keep steps apart.
+    """Sizes that are those of time and nothing else: recurrent nodes stop at a length, for other nodes steps are
+    independent.
 
-    Steps of an output behind a row's own end mean nothing then, and no other value has seen them.
+    Steps of an output after a row's own end mean nothing then, and no other value has read them.
     """
     return padded_steps(spec, BATCH, lambda node: node.mask is None)

@@ -26,7 +26,7 @@ class BatchPredictor:
     columns      input -> column, where their names differ
     only         these outputs instead of the model's own
     keep         columns that are passed on; None: all that are no inputs
-    batch_size   at most so many rows run together inside
+    batch_size   the rows that run together at most
     num_threads  of one process. Engines that start a process for each core want 1, which is the default
     spec, names, dtype   as in rnncore.load
 

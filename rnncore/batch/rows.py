@@ -32,7 +32,7 @@ SHORT = 64  # numbers in a row: to copy fewer one row at a time takes longer tha
 
 
 class Ragged(Sequence):
-    """Rows that stand in one flat array, seen as a list of arrays; none of them is made before it is asked for.
+    """Rows of one flat array, seen as a list of arrays; none of them is made before it is asked for.
 
     flat    (numbers,)
     starts  (rows,) where each begins
@@ -62,7 +62,7 @@ class Ragged(Sequence):
         return self.counts.sum() < SHORT * len(self)
 
     def packed(self) -> np.ndarray:
-        """The numbers of all rows, one behind the other; a view where they stand so."""
+        """The numbers of all rows, concatenated; a view where they are stored so."""
         first = int(self.starts[0]) if len(self) else 0
         ends = np.cumsum(self.counts)
         if np.array_equal(self.starts[1:] - first, ends[:-1]):
@@ -70,7 +70,7 @@ class Ragged(Sequence):
         return self.flat[spread(self.starts, self.counts)]
 
     def put(self, positions: Sequence[int], rows: np.ndarray) -> None:
-        """Writes rows, (rows, ...), to these positions: of each as much as it has room for."""
+        """Writes rows, (rows, ...), to these positions: of each as much as fits."""
         some = self[positions]
         if some.is_short and (some.shapes[:, 1:] == rows.shape[2:]).all():
             begin = np.arange(len(some)) * math.prod(rows.shape[1:])
@@ -174,7 +174,7 @@ def take(column: Column | list, positions: Sequence[int]) -> Any:
 
 
 def joined(parts: Sequence[Column]) -> Column:
-    """Columns one behind the other: an array where every row has the same shape and dtype."""
+    """Concatenated columns: an array where every row has the same shape and dtype."""
     if len(parts) == 1:
         return parts[0]
     arrays = all(isinstance(part, np.ndarray) for part in parts)
@@ -204,7 +204,7 @@ def ranks(column: Column) -> np.ndarray:
 
 
 def sizes(column: Column, positions: Sequence[int], rank: int) -> np.ndarray:
-    """The shapes of some rows, all of so many dimensions, (rows, rank)."""
+    """The shapes of some rows of the same rank, (rows, rank)."""
     if not len(positions):
         return np.zeros((0, rank), np.int64)
     if isinstance(column, np.ndarray):

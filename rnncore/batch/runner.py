@@ -1,6 +1,6 @@
 """A model over the rows of a shard: batches by length inside, results in the order of the rows.
 
-A row's result is the same whatever stands beside it: rows are padded only where the graph proves that padding is
+A row's result is the same whatever other rows run with it: rows are padded only where the graph proves that padding is
 never read (see plan.py); elsewhere only rows of the same shape run together.
 """
 
@@ -29,7 +29,7 @@ KINDS = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}
 class Runner:
     """Runs rows through a model; keeps nothing between calls.
 
-    batch_size  at most so many rows together
+    batch_size  the rows that run together at most
     """
 
     def __init__(self, model: Model, plan: RowPlan, batch_size: int):
@@ -107,7 +107,7 @@ class Runner:
             if entry.name not in given and not entry.optional:
                 raise InputError(f"input {entry.name!r} missing, expected {entry.value}")
         bad: dict[int, str] = {}
-        known: dict[str, np.ndarray] = {}  # what names of sizes stand for in each row
+        known: dict[str, np.ndarray] = {}  # the value of each named size, by row
         for name, column in columns.items():
             self._check_shapes(name, column, known, bad)
             self._check_dtypes(name, column, bad)
@@ -190,7 +190,7 @@ class Runner:
         return batches
 
     def _sizes(self, columns: dict[str, Column], good: Sequence[int], count: int) -> dict[str, np.ndarray]:
-        """What names of sizes stand for in each row; 0 in bad ones."""
+        """The value of each named size, by row; 0 in bad ones."""
         known: dict[str, np.ndarray] = {}
         for name, column in columns.items():
             shape = self.plan.shapes[name]
@@ -243,7 +243,7 @@ class Runner:
 class Gathered:
     """Outputs of batches on their way into the order of the rows; each row is put in by one thread.
 
-    known  what names of sizes stand for in each row, (rows,)
+    known  the value of each named size, by row, (rows,)
     """
 
     def __init__(self, plan: RowPlan, count: int, known: dict[str, np.ndarray]):

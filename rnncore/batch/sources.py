@@ -29,7 +29,7 @@ FORWARD = frozenset({"jsonl", "csv"})  # what can be read from a pipe; the rest 
 
 
 class Source:
-    """The files behind ``-i``: rows of all of them, one file after the other in the order of their names.
+    """The files of ``-i``: rows of all of them, one file after the other in the order of their names.
 
     given   a file, a folder, a pattern with * or ?, or "-" for standard input
     format  one of READERS; None: what the files' names end in
@@ -111,7 +111,7 @@ class Source:
             )
 
     def share(self) -> float:
-        """About how much has been read, from 0 to 1; 0 where nobody can tell."""
+        """About how much has been read, from 0 to 1; 0 where that is unknown."""
         sizes = [0 if stamp is None else stamp.bytes for stamp in self._stamps]
         total = sum(sizes)
         if not total or self.is_stream:
@@ -146,7 +146,7 @@ class Source:
 
     @contextmanager
     def _reading(self, number: int) -> Iterator[None]:
-        """What is read inside is of the file as it was; errors name the file, and a change before what came of it."""
+        """Read a file as it was; errors name the file, and a change before what came of it."""
         try:
             with _naming(self.files[number]):
                 yield
@@ -319,7 +319,7 @@ def _format(files: list[str]) -> str:
 
 
 def _regular(path: str) -> BinaryIO:
-    if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one waits for somebody who writes
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one waits for a writer
         raise InputError(f"{path}: no regular file")
     file = open(path, "rb")  # noqa: SIM115 - the reader closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

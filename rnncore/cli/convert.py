@@ -66,7 +66,7 @@ def convert(
 
 
 def _check_target(source: str, target: str) -> None:
-    """InputError if DST has the name of another kind of file, is SRC itself, or stands in no directory."""
+    """InputError if DST has the name of another kind of file, is SRC itself, or is in no directory."""
     path = Path(target)
     if path.is_dir() or not path.suffix:
         path = path / loading.native.FILE_NAME

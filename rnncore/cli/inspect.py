@@ -219,7 +219,7 @@ def _reaches(spec: Spec) -> dict[str, list[Reach]]:
 
 
 def _over_time(reaches: Sequence[Reach]) -> str:
-    """What a step of a node's output needs: a name of Reach, the widest; "" for what has no steps."""
+    """The steps that a step of a node's output needs: a name of Reach, the widest; "" for what has no steps."""
     names = {reach.name for reach in reaches}
     return next((name for name in ("whole", "window", "causal", "pointwise") if name in names), "")
 
@@ -433,7 +433,7 @@ def _checkpoint_json(
 
 
 def _json(found: Mapping[str, Any]) -> str:
-    """JSON to be read and edited: a list of plain values stands on one line."""
+    """JSON to be read and edited: a list of plain values is on one line."""
     return PLAIN_LIST.sub(_joined, json.dumps(found, indent=2))
 
 

@@ -1,4 +1,4 @@
-"""What the commands print: tables and lines that read well on a terminal, a dumb one and in a pipe."""
+"""The output of the commands: tables and lines that read well on a terminal, a dumb one and in a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 __all__ = ["bytes_text", "console", "limited", "one_line", "printable", "progress_bar", "say", "shape_text", "table"]
 
-PIPE_WIDTH = 10_000  # columns where nobody says how wide a line may be: nothing is cut or wrapped
+PIPE_WIDTH = 10_000  # columns where the width of a line is unknown: nothing is cut or wrapped
 
 
 def console(stderr: bool = False) -> Console:

@@ -17,7 +17,7 @@ LINE_SECONDS = 30.0
 
 @contextmanager
 def progress(every: float = LINE_SECONDS) -> Iterator[Callable[[int, float], None]]:
-    """A function (rows done, share done from 0 to 1, 0 where nobody can tell)."""
+    """A function (rows done, share done from 0 to 1, 0 where that is unknown)."""
     shown = console(stderr=True)
     clock = Clock()
     if shown.is_terminal:

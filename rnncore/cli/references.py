@@ -1,4 +1,4 @@
-"""What `rnncore verify --against FILE` compares with: arrays in a .npz, a model that its own framework runs, or ours.
+"""References of `rnncore verify --against FILE`: arrays in a .npz, a model that its own framework runs, or ours.
 
 A Reference gives the outputs for a model's inputs, and where it can every value on the way. Frameworks are imported
 here only, and only for files of theirs.
@@ -222,7 +222,7 @@ def _required(spec: Spec) -> list[str]:
 
 
 def _matched(path: str, what: str, theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
-    """Our name -> theirs: the same names, or as many in the same order."""
+    """Our name -> theirs: the same names, or the same number in the same order."""
     if set(theirs) >= set(ours):
         return {name: name for name in ours}
     if len(theirs) != len(ours):

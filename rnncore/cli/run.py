@@ -64,7 +64,7 @@ class Errors(click.ParamType):
 @click.option("--lengths", metavar="FILE", help="Steps of each row that count: FILE.npy, or FILE.npz:NAME.")
 @click.option("--only", metavar="NAME", multiple=True, help="Only this output, or any value of the graph; repeatable.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows run together.")
-@click.option("--threads", type=click.IntRange(1, 64), help="Batches side by side; default: as many as cores.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Batches in parallel; default: one for each core.")
 @click.option("--shard-rows", type=click.IntRange(min=1), default=100_000, show_default=True, help="Rows of a shard.")
 @click.option("--shard-bytes", type=click.IntRange(min=1), default=48 << 20, show_default=True, help="Its data.")
 @click.option("--max-errors", type=Errors(), default=0, show_default=True, help="How many rows may be bad, or any.")
@@ -103,7 +103,7 @@ def run(
     .npy      the array of the model's input, (B, T, features) or ids (B, T);
               with a dimension less, one sequence: a folder of them is a row each
     .npz      arrays by the names of the model's inputs, among them "lengths"
-              where rows end before the array does, or stand one behind the other
+              where rows end before the array does, or are concatenated
     .csv      a line for each time step, a column for each feature, with or
               without a header; one sequence, or with --sequence-column several,
               each with its lines together
@@ -273,7 +273,7 @@ def _split(option: str, given: str | None) -> tuple[str, ...]:
 
 
 def _lengths(given: str, plan: RowPlan) -> np.ndarray:
-    """The lengths in FILE.npy or FILE.npz:NAME, as they stand there."""
+    """The lengths in FILE.npy or FILE.npz:NAME, unchecked."""
     if len(plan.lengths) != 1:
         found = f"several inputs for lengths ({', '.join(sorted(plan.lengths))})" if plan.lengths else "no such input"
         raise InputError(f"--lengths: the model has {found}, expected one")

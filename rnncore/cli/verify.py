@@ -59,7 +59,8 @@ def verify(
     on both sides, the first node that differs is named.
 
     A framework's own file is also run at other sizes of the inputs, a batch of 1 among them, and it is said at which:
-    FILE without --inputs; MODEL itself; or the file that MODEL was converted from, where it is beside it, unchanged.
+    FILE without --inputs; MODEL itself; or the file that MODEL was converted from, if it is unchanged in the same
+    folder.
 
     Exit code 1 if an output differs by more than the tolerance, or if there is nothing to compare with.
 
@@ -86,16 +87,16 @@ def verify(
 
 
 def _source(file: str, found: NativeFile) -> str | None:
-    """A framework's own file that a model was read from: itself, or the one beside it that it was converted from."""
+    """The framework's file that a model was read from: itself, or the one in its folder that it was converted from."""
     if file.startswith(loading.ZOO):
         return None
     path = Path(file)
     if path.suffix.lower() in FRAMEWORKS:
         return file
-    beside = (path if path.is_dir() else path.parent) / found.source
-    if beside.suffix.lower() not in FRAMEWORKS or not beside.is_file():
+    source = (path if path.is_dir() else path.parent) / found.source
+    if source.suffix.lower() not in FRAMEWORKS or not source.is_file():
         return None
-    return str(beside) if loading.file_sha256(beside) == found.sha256 else None
+    return str(source) if loading.file_sha256(source) == found.sha256 else None
 
 
 def _compared_with(

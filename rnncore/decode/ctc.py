@@ -21,7 +21,7 @@ from rnncore.runtime.budget import Budget, afford, check_budget
 
 __all__ = ["Labels", "ctc_beam", "ctc_greedy", "ctc_log_prob"]
 
-FIRST_CHARACTER = 0xF0000  # the library writes labels as text; these code points stand for the tokens
+FIRST_CHARACTER = 0xF0000  # the library writes labels as text; these code points are the tokens
 MOST_TOKENS = 0x10000
 
 
@@ -159,7 +159,7 @@ def _rows(
 ) -> list[tuple[np.ndarray, str]]:
     """Each row's steps that count, as log-probabilities (T, V) in float64, and what to call it.
 
-    paths: so many are followed through each step, which the budget has to afford.
+    paths: the number that is followed through each step, which the budget has to afford.
     """
     array = np.asarray(scores)
     if array.ndim != 3 or array.dtype.kind != "f" or not array.shape[2]:

@@ -19,14 +19,16 @@ from rnncore.runtime.budget import check_memory
 
 __all__ = ["Generation", "as_prompts", "generate", "listed"]
 
-ROW_BYTES = 1024  # of what a row keeps beside its state: its generator of random numbers, tokens, log-probabilities
+ROW_BYTES = (
+    1024  # that a row keeps in addition to its state: its generator of random numbers, tokens, log-probabilities
+)
 
 Constraint = Callable[[int, np.ndarray], Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What one prompt was continued with.
+    """The continuation of one prompt.
 
     tokens        ids (T,) int64, the stop token last where there is one
     log_probs     of each token, (T,) float64: the model's own, before temperature, filters and constraints
@@ -77,12 +79,12 @@ def generate(
 
     prompts      sequences of ids, each with at least one (such as a start token); texts or lists of tokens for a model
                  with a vocabulary
-    max_length   at most so many tokens are added
+    max_length   the number of tokens that are added, unless a stop token comes first
     temperature  None: 1 if any of top_k, top_p, seed and samples asks for draws, else 0, which is greedy
     top_k top_p  draw from the k most probable tokens; from the fewest whose probabilities reach p. Both: k first
     seed         an integer, or one for each prompt. A row's draws depend on its seed and scores alone: one seed for all
                  counts the prompts too, a seed for each gives the same text in whatever company
-    samples      so many draws for each prompt: the first is the result, the others its alternatives
+    samples      draws for each prompt: the first is the result, the others its alternatives
     beams        more than 1: beam search of that width; n_best of the finished beams are returned, the best one with
                  the others as alternatives. A beam's score is its log-probability / length ** length_penalty
     stop         ids or tokens that end a text; they are its last token
@@ -324,7 +326,7 @@ def _stop_ids(stop: Any, size: int, vocabulary: Vocabulary | None) -> np.ndarray
 
 
 def _bias(given: Any, size: int, what: str) -> np.ndarray | float:
-    """What a constraint returned, as numbers to add to the log-probabilities."""
+    """The result of a constraint as numbers to add to the log-probabilities."""
     if given is None:
         return 0.0
     array = np.asarray(given if isinstance(given, np.ndarray) else list(given))

@@ -16,7 +16,7 @@ from rnncore.errors import InputError
 __all__ = ["PrefixCache", "Prefixes", "read_prompts"]
 
 BLOCK = 64  # tokens read in one call; also where the states of a long prompt are kept
-OVERHEAD = 400  # bytes of an entry beside its arrays
+OVERHEAD = 400  # bytes of an entry in addition to its arrays
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Bytes that the entries take."""
-        with self._lock:  # which put holds until there is room again
+        with self._lock:  # which put holds until there is space again
             return self._nbytes
 
     def clear(self) -> None:
@@ -135,7 +135,7 @@ def read_prompts(
 ) -> tuple[np.ndarray, TokenRows]:
     """Every prompt read to its end: scores of the next token (B, V), and the rows there.
 
-    Prompts are read a block at a time, those that begin together with those that go on from a state apart.
+    Prompts are read a block at a time, those that begin together, and those that go on from a state separately.
     """
     count = len(prompts)
     lengths = np.array([len(prompt) for prompt in prompts], np.int64)
@@ -181,7 +181,7 @@ def _read(stepper, prompts, rows, at, ends, state):
 
 
 def _together(stepper: Stepper, at: np.ndarray, ends: np.ndarray, fresh: np.ndarray) -> list[np.ndarray]:
-    """Rows that one call can read: all that start alike; of as many tokens where the model has no lengths."""
+    """Rows that one call can read: all that start alike, and without lengths have the same number of tokens."""
     groups: dict[Any, list[int]] = {}
     for row in np.flatnonzero(at < ends):
         key = (bool(fresh[row]), 0 if stepper.lengths is not None else int(ends[row] - at[row]))

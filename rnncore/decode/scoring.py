@@ -67,7 +67,7 @@ def score(
     ids = as_prompts(sequences, stepper.size, vocabulary)
     found = [np.empty(len(one) - 1) for one in ids]
     # Longest first, so that the rows still running are always the first ones. Nothing comes after a row's last token,
-    # so what stands behind it can be anything.
+    # so what comes after it can be anything.
     order = np.array(sorted(range(len(ids)), key=lambda row: -len(ids[row])), np.int64)
     steps = np.array([len(ids[row]) - 1 for row in order], np.int64)
     rows = stepper.rows.take(order) if len(order) else stepper.rows

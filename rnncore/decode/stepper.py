@@ -33,7 +33,7 @@ SCORED = 32  # operations that one score takes: its logarithm, and being sorted 
 
 
 class TokenRows:
-    """Some rows on their way: of which prompt each is, its state, and what of its inputs the steps read.
+    """Rows of a step: the prompt of each, its state, and the inputs that the steps read.
 
     state is None before the first step, where initial states are the model's own. Arrays are never written to.
     """
@@ -169,7 +169,7 @@ class Stepper:
         return values[self.output], rows.after(after)
 
     def afford(self, count: int) -> None:
-        """InputError where the scores of so many rows, and what is made of them, are beyond the model's budget."""
+        """InputError where the scores of ``count`` rows, and what is made of them, are beyond the model's budget."""
         if self.meter is not None:
             numbers = count * self.size
             self.meter.alive = 0
@@ -201,11 +201,11 @@ class Stepper:
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
     def fixed_rows(self, owners: np.ndarray) -> dict[Any, Any]:
-        """What of the inputs the steps read, a row for each owner."""
+        """The inputs that the steps read, a row for each owner."""
         return {key: _take(value, owners, self._axes[key]) for key, value in self._fixed.items()}
 
     def digests(self) -> list[Any]:
-        """A hash for each prompt of everything beside its tokens that decides about its states and scores."""
+        """A hash for each prompt of everything but its tokens that decides about its states and scores."""
         found = []
         for row in range(self.count):
             digest = hashlib.blake2b(f"{self.tokens}\0{self.output}\0".encode(), digest_size=16)

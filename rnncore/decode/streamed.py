@@ -1,6 +1,6 @@
 """Token by token through layers that keep steps: convolutions before the recurrent layers, attention that looks back.
 
-The streams' plan knows what each node keeps. Between steps everything is in arrays whose second axis are the rows, as
+The streams' plan knows what each node keeps. Between steps everything is in arrays whose second axis is the rows, as
 recurrent states are, so that beams and caches need not know the difference.
 """
 
@@ -37,14 +37,14 @@ class Streamed:
         self.tokens, self.output = tokens, output
         others = [entry.name for entry in self.program.given if entry.name != tokens and not entry.optional]
         if others:
-            raise UnsupportedError(f"input {others[0]!r} has steps beside those of the tokens, expected none")
+            raise UnsupportedError(f"input {others[0]!r} has steps other than those of the tokens, expected none")
         timing = plan.flows[output].timing
         if timing is not None and not timing.prompt:
             raise UnsupportedError(f"output {output!r} has no scores for each token as soon as it comes")
         self.carrying = tuple(part.node for part in plan.parts if part.how == "recurrent")
 
     def start(self, count: int, inputs: Mapping[str, Any], state: Any) -> tuple[Arrays, Arrays, dict[str, int | None]]:
-        """Before the first token: the state, what stays the same, and where the rows stand in that."""
+        """Before the first token: the state, what stays the same, and the axes of its rows."""
         rows = StreamStates(self.program, count)
         rows.reset(slice(None), self.program.accept(inputs, count, self.program.static, "inputs"))
         found = self._state(rows)

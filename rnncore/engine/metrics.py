@@ -48,14 +48,14 @@ class Histogram:
         return {"buckets": buckets, "count": count, "sum": total}
 
     def quantile(self, q: float) -> float:
-        """The upper bound below which a share q of the values lies; NaN where there are none."""
+        """The upper bound below which a share q of the values is; NaN without values."""
         found = self.snapshot()
         wanted = q * found["count"]
         return next((bound for bound, so_far in found["buckets"].items() if so_far and so_far >= wanted), float("nan"))
 
 
 class Metrics:
-    """What an Engine did so far.
+    """Counters and histograms of an Engine.
 
     accepted = completed + failed + cancelled + expired + dropped + those queued or running.
 

@@ -22,7 +22,7 @@ __all__ = ["RequestQueue", "Runner", "check_positive"]
 
 
 class Runner(Protocol):
-    """What a RequestQueue does with requests. Only ``fits`` is called under the queue's lock.
+    """Runs the requests of a RequestQueue. Only ``fits`` is called under the queue's lock.
 
     name    of the engine, as errors have it
     closed  what errors say of an engine that was shut down

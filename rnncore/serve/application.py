@@ -74,7 +74,7 @@ def create_app(
 
 
 class _Handlers:
-    """What each route answers."""
+    """The answers of the routes."""
 
     def __init__(self, service: Service, inference: Inference, metrics: AnswerMetrics, with_tokens: bool):
         self._service, self._inference, self._metrics, self._with_tokens = service, inference, metrics, with_tokens

@@ -25,7 +25,7 @@ FINAL = tuple(b"HTTP/1.1 %d" % kind for kind in (2, 3, 4, 5))  # how the head of
 MOST_LINE, MOST_HEAD, MOST_FIELDS = 16 << 10, 64 << 10, 256  # bytes of one line and of all, and header fields
 PIECE = 4 << 10  # bytes of a head that are parsed before its size is looked at again
 DISCARD_SECONDS = 5.0  # for the rest of a body whose request is answered already
-LINGER_SECONDS, LINGER_BYTES = 1.0, 256 << 10  # for reading on behind a refused head, so that its client reads why
+LINGER_SECONDS, LINGER_BYTES = 1.0, 256 << 10  # for reading on after a refused head, so that its client reads why
 STALL_SECONDS = 10.0  # without a byte that the client takes, while bytes wait for it
 LONG_LINE = f"the request's head has a line of more than {MOST_LINE} bytes, the most that is read"
 LONG_HEAD = f"the request's head has more than {MOST_HEAD} bytes, the most that is read"
@@ -70,10 +70,12 @@ class Connection(HttpToolsProtocol):
         self._reported = False
         self._too_large = ""
         self._refusing = False
-        self._dropped = 0  # bytes that came behind a refused head
+        self._dropped = 0  # bytes that came after a refused head
         self._held = bytearray()  # received, but not parsed before an answer is complete
         self._due: float | None = None
-        self._stalled: tuple[int, float] | None = None  # bytes that wait to be sent, since when there are as many
+        self._stalled: tuple[int, float] | None = (
+            None  # bytes that wait to be sent, since when their number is the same
+        )
         self.known = False  # whether a request with a valid token was answered
         self.unwanted = False  # set before it is made: it is to be closed then
 
@@ -210,7 +212,7 @@ class Connection(HttpToolsProtocol):
     # --- requests that do not reach the app ---
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls where the parser gives up."""
+        """Called by uvicorn where the parser gives up."""
         if self._too_large:
             self._refuse(ServiceError(431, self._too_large), LINGER_SECONDS)
         else:

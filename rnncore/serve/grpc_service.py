@@ -56,7 +56,7 @@ STRANGERS, STRANGERS_SECONDS = 8, 5.0  # messages that are read at a time of cli
 IDLE_SECONDS = 120  # a connection without calls is closed, and opened again by its client when it has one
 QUIET_SECONDS = 0.5  # at the end without a call that runs: those that are left have no complete message
 STALL_SECONDS = 2.0  # at the end for a stream whose client does not take its answers
-HEADROOM = 1 << 20  # bytes of a message beside its tensors
+HEADROOM = 1 << 20  # bytes of a message in addition to its tensors
 IDENTITY_ONLY = 1  # of the bits of grpc.compression_enabled_algorithms_bitset
 MOST_AT_ONCE = 64  # requests of one stream that are worked on
 PORT = re.compile(r":[0-9]+\Z")
@@ -111,7 +111,7 @@ class GrpcServer:
     async def stop(self, seconds: float, linger: float = 1.0) -> None:
         """Take no more requests of streams, then no more calls; wait for those that run.
 
-        Connections with streams stay open for ``linger`` seconds behind the last answer: what their clients send until
+        Connections with streams stay open for ``linger`` seconds after the last answer: what their clients send until
         they have read that the stream ended would meet a closed connection, and take unread answers with it. Nobody is
         waited for whose message is incomplete, or who does not take the answers.
         """
@@ -164,7 +164,7 @@ class _Methods(grpc.GenericRpcHandler):
 
 
 class _Handlers:
-    """What every call goes through: its id, its token, a line in the log, a count."""
+    """The handlers that every call goes through: its id, its token, a line in the log, a count."""
 
     def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
         self._service, self._tokens, self._metrics = service, tokens, metrics
@@ -208,7 +208,7 @@ class _Handlers:
         return handle
 
     def stranger(self, name: str, kind: Any, answer: Any) -> Any:
-        """What a client without a token gets: the answer of a method that is free, or why there is none."""
+        """The answer to a client without a token: that of a method that is free, or why there is none."""
 
         async def read(context: aio.ServicerContext) -> bytes:
             if name in EMPTY:
@@ -238,7 +238,7 @@ class _Handlers:
         return handle
 
     def stream(self, name: str, kind: Any, answer: Any) -> Any:
-        """Answers in the order of the requests, which are worked on side by side; their ids are in the log."""
+        """Answers in the order of the requests, which are worked on concurrently; their ids are in the log."""
 
         async def one(data: bytes, owner: str) -> Any:
             call = _Call(self._metrics, self._service, name)
@@ -260,11 +260,11 @@ class _Handlers:
         async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> AsyncIterator:
             owner = self._owner(context)
             working: asyncio.Queue = asyncio.Queue()
-            room = asyncio.Semaphore(MOST_AT_ONCE)
+            places = asyncio.Semaphore(MOST_AT_ONCE)
 
             async def take() -> None:
                 async for data in requests:
-                    await room.acquire()
+                    await places.acquire()
                     working.put_nowait(asyncio.ensure_future(one(data, owner)))
 
             taking = asyncio.ensure_future(take())
@@ -277,7 +277,7 @@ class _Handlers:
             try:
                 while (asked := await working.get()) is not None:
                     yield await asked
-                    room.release()
+                    places.release()
                 if self._ending:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, str(service_error_of(EngineClosedError())))
             finally:
@@ -321,7 +321,7 @@ class _Call:
         return request
 
     def refuse(self, error: Exception) -> ServiceError:
-        """What the client is told; the log has what it is not."""
+        """The error as the client is told of it; the log has the rest."""
         refusal = service_error_of(error)
         if refusal.status == 500:
             LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": self.id}})
@@ -354,7 +354,7 @@ def _metadata(context: aio.ServicerContext) -> dict[str, str]:
 
 
 class _Answers:
-    """What each method answers, from the request, its owner and the seconds that the client waits."""
+    """The answer of each method, from the request, its owner and the seconds that the client waits."""
 
     def __init__(self, service: Service):
         self._service = service

@@ -10,7 +10,7 @@ from rnncore.serve.service_errors import ServiceError
 __all__ = ["Gunzip"]
 
 STEP = 256 << 10  # bytes that are unpacked at a time
-MOST_MEMBERS = 4096  # of one body, by RFC 1952 one behind the other
+MOST_MEMBERS = 4096  # of one body, by RFC 1952 one after the other
 GZIP_WINDOW = 31  # what zlib calls a gzip member with a window of any size
 
 

@@ -22,7 +22,7 @@ JSON, BINARY = (b"content-type", b"application/json"), (b"content-type", b"appli
 
 class SoleClient:
     """Whether one connection asks, and has for a while been the only one: then a short call of the model in the event
-    loop's thread keeps nobody waiting."""
+    loop's thread keeps no other client waiting."""
 
     def __init__(self):
         self._client: Any = None

@@ -41,7 +41,7 @@ ELSEWHERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # a name's address of a p
 
 
 def descriptors_left(wanted: int) -> int:
-    """Descriptors that connections may take, so many at most. The process's limit is raised as far as that needs."""
+    """Descriptors that connections may take, at most ``most``. The process's limit is raised as far as that needs."""
     used = len(os.listdir("/proc/self/fd")) + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = used + wanted if hard == resource.RLIM_INFINITY else min(used + wanted, hard)
@@ -167,7 +167,7 @@ class Listener:
         """Nothing: the server waits for its connections."""
 
     def hurry(self) -> None:
-        """Wait for nobody any more who neither sends nor takes what is sent, nor for handshakes."""
+        """Stop waiting for clients that neither send nor take what is sent, and for handshakes."""
         self._ending = True
         for connection in list(self._opening):
             if connection.transport is None:
@@ -193,7 +193,7 @@ class Listener:
                     continue  # it was gone before it was accepted
                 if not _is_waiting(listening):  # said before anybody looks whether there is a connection
                     return
-                if not self._make_room(self._all):
+                if not self._close_one(self._all):
                     self._turn_away(listening)
                 return  # the descriptor is free when the event loop goes on
             self._admit(client, address[0])
@@ -202,8 +202,8 @@ class Listener:
         key = _network(address)
         client.setblocking(False)
         peer = self._peers.setdefault(key, Group())
-        room = len(peer) < self._most_of_peer or self._make_room(peer)
-        if not (room and (len(self._all) < self._most or self._make_room(self._all))):
+        admitted = len(peer) < self._most_of_peer or self._close_one(peer)
+        if not (admitted and (len(self._all) < self._most or self._close_one(self._all))):
             self._refuse(client)
             if not peer:
                 del self._peers[key]
@@ -232,7 +232,7 @@ class Listener:
         if error is not None and not isinstance(error, OSError):
             LOG.error("internal error", exc_info=error)
 
-    def _make_room(self, group: Group) -> bool:
+    def _close_one(self, group: Group) -> bool:
         """Close a connection that carries no request; whether there is one."""
         connection = group.idle()
         if connection is None:
@@ -252,7 +252,7 @@ class Listener:
             self._opening[connection].cancel()
 
     def _refuse(self, client: socket.socket) -> None:
-        """Say that there is no room, where that takes no handshake."""
+        """Answer that there are too many connections, where that takes no handshake."""
         self._refused += 1
         with contextlib.suppress(OSError), client:
             if self._tls is None:
@@ -304,7 +304,7 @@ def _is_waiting(listening: socket.socket) -> bool:
 
 
 def _network(address: str) -> str:
-    """What counts as one peer: an IPv4 address, or the network of an IPv6 one, whose host can have any in it."""
+    """The key of one peer: an IPv4 address, or the network of an IPv6 one, whose host can have any in it."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,6 +1,6 @@
 """The protobuf classes of inference.proto, made when they are needed: no generated code, no compiler.
 
-They live in a pool of their own, beside whatever the process has under the same names.
+They are in a descriptor pool of their own, separate from those of the process under the same names.
 """
 
 from __future__ import annotations

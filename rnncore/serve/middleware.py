@@ -1,4 +1,4 @@
-"""What every HTTP request goes through: its id, its token, the refusals, a line in the log, a count.
+"""The middleware that every HTTP request goes through: its id, its token, the refusals, a line in the log, a count.
 
 Pure ASGI around the routes, so that nothing is buffered and nothing runs twice.
 """
@@ -159,7 +159,7 @@ def _text(field: bytes) -> str:
 
 
 def error_response(refusal: ServiceError, request_id: str, more: Mapping[str, str] | None = None) -> JSONResponse:
-    """What the protocol says an error is, with the request's id; more: headers."""
+    """An error as the protocol has it, with the request's id; more: headers."""
     headers = dict(more or {})
     if refusal.retry_after is not None:
         headers["Retry-After"] = str(refusal.retry_after)

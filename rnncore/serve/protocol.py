@@ -82,7 +82,7 @@ class SequenceStep:
 
 @dataclass
 class InferRequest:
-    """What is asked of a model. outputs: name -> whether as raw bytes; None: all of them. timeout in seconds."""
+    """A request for a model. outputs: name -> whether as raw bytes; None: all of them. timeout in seconds."""
 
     id: str = ""
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class InferRequest:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a model's requests may hold: inputs and their dtypes, outputs, bytes of an array and of JSON at most."""
+    """The limits of a model's requests: inputs and their dtypes, outputs, bytes of an array and of JSON at most."""
 
     inputs: Mapping[str, np.dtype]
     outputs: tuple[str, ...]
@@ -151,7 +151,7 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
     for entry in _objects("inputs", found.get("inputs")):
         rest = _take_input(entry, rest, request, expected)
     if len(rest):
-        raise ServiceError(400, f"{len(rest)} bytes are left behind the inputs' binary data, expected none")
+        raise ServiceError(400, f"{len(rest)} bytes are left after the inputs' binary data, expected none")
     outputs = found.get("outputs")
     if outputs is not None and outputs != []:  # an empty array asks for all of them
         request.outputs = {}
@@ -269,7 +269,7 @@ def _name(what: str, entry: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
 
 
 def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, expected: Expected) -> memoryview:
-    """Adds an input to the request; returns the bytes behind its own."""
+    """Adds an input to the request; returns the bytes after its own."""
     name = _name("input", entry, request.inputs)
     _check_keys(entry, INPUT_KEYS, "input", name)
     dtype = expected.dtype(name, entry.get("datatype"))

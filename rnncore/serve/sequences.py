@@ -146,7 +146,7 @@ class Sequences:
         self._engine.open(stream, inputs=static)
 
     def _close_stream(self, stream: int) -> None:
-        """On the opener's thread, behind the opening. A stream that could not be opened is not there."""
+        """On the opener's thread, after the opening. A stream that could not be opened is not there."""
         if self._engine is not None and stream in self._engine:
             self._engine.close(stream)
 
@@ -160,7 +160,7 @@ class Sequences:
         if sequence.released:
             return
         sequence.released = True
-        self._held -= 1  # what is begun from now on is opened behind the closing
+        self._held -= 1  # what is begun from now on is opened after the closing
         self._forget(sequence)
         if not self._closed:
             self._opener.submit(self._close_stream, sequence.stream)

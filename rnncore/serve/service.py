@@ -39,7 +39,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service allows.
+    """The limits of a service.
 
     max_batch_size   rows in one call of a model        max_queue_size  requests that wait, of each model
     max_wait         seconds a batch waits for company  max_steps       rows times steps in one request
@@ -93,7 +93,7 @@ class Share:
         return more
 
     def reserve(self, size: int) -> None:
-        """So many bytes in all."""
+        """Set the bytes that it has in all."""
         more = self.check(size)
         self._budget.taken += more
         self._size += more
@@ -135,7 +135,7 @@ class ServedModel:
         return await self.engine.infer(request.inputs, copy=False, **order)
 
     def _check_size(self, request: InferRequest) -> None:
-        """Bounds what the network needs beside the request: rows times steps of each input."""
+        """Bounds what the network needs in addition to the request: rows times steps of each input."""
         for name, array in request.inputs.items():
             rank, free = self._free[name]
             if array.ndim != rank:

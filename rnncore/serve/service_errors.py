@@ -1,4 +1,4 @@
-"""What a service answers instead of a result: a status, a reason, and nothing of the machine it runs on."""
+"""Errors as a service answers them: a status, a reason, and nothing of the machine it runs on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServiceError(RnncoreError):
 
 
 def service_error_of(error: BaseException) -> ServiceError:
-    """What the client is told of an error. Of one that is not rnncore's own, only that it happened."""
+    """The error as the client is told of it. Of one that is not rnncore's own, only that it happened."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, QueueFullError):

@@ -52,7 +52,7 @@ def datatype(dtype: np.dtype) -> str:
 
 
 def check_shape(name: str, shape: Any, itemsize: int, most_bytes: int) -> tuple[int, ...]:
-    """A shape as integers, whose array has at most so many bytes even if its zeros were ones."""
+    """A shape as integers, whose array has at most ``most`` bytes even if its zeros were ones."""
     if not isinstance(shape, (list, tuple)) or len(shape) > MOST_DIMENSIONS:
         raise ServiceError(400, f"input {name!r}: shape is not a list of at most {MOST_DIMENSIONS} integers")
     sizes, most = [], itemsize
@@ -100,7 +100,7 @@ def array_of_json(name: str, data: Any, shape: tuple[int, ...], dtype: np.dtype)
 
 
 def array_of_numbers(name: str, numbers: Sequence[Any], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array from as many numbers of its kind."""
+    """An array from the same number of numbers of its kind."""
     if dtype.kind in "iu" and numbers:
         limits = np.iinfo(dtype)
         if min(numbers) < limits.min or max(numbers) > limits.max:

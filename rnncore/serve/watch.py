@@ -1,6 +1,6 @@
 """Requests that take long: a body that does not come, a client that does not stay.
 
-Most requests are over before anybody looks, and cost an entry in a set: no timer and no task of their own.
+Most requests are over before the first look, and cost an entry in a set: no timer and no task of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rnncore.serve.service_errors import ServiceError
 __all__ = ["ClientGone", "RequestGuard", "Watch"]
 
 EVERY = 0.05  # seconds between two looks
-GRACE, RATE = 5.0, 16 << 10  # a body may take so many seconds, and one more for each so many bytes that came
+GRACE, RATE = 5.0, 16 << 10  # seconds that a body may take, and one more for each RATE bytes that came
 LEAST = 1.0  # seconds that every body has, also at the end
 
 

@@ -1,7 +1,7 @@
-"""Rows of a graph that has no batch, or one of 1 that it cannot do without, one behind the other along the time.
+"""Rows of a graph that has no batch, or one of 1 that it cannot do without, concatenated along the time.
 
 A node that is neither a window nor recurrent gives each step what concerns that step alone. So the steps of all rows
-may stand in one sequence there; windows and recurrent layers get the rows apart.
+may be one sequence there; windows and recurrent layers get the rows one by one.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ def _fits(part: NodePlan, step: Any) -> bool:
 
 
 def join_rows(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan) -> np.ndarray:
-    """An input whose rows and steps stand on these axes, as one sequence."""
+    """An input with rows and steps on these axes, as one sequence."""
     rows = np.moveaxis(array, axes, (0, 1))
     return steps_back(rows.reshape(1, -1, *rows.shape[2:]), flow)
 
 
 def split_rows(array: np.ndarray, axes: tuple[int, int], flow: ValuePlan, count: int) -> np.ndarray:
-    """An output of so many rows, with rows and steps on these axes."""
-    return np.moveaxis(_apart(array, flow, count), (0, 1), axes)
+    """An output of ``count`` rows, with rows and steps on these axes."""
+    return np.moveaxis(_by_row(array, flow, count), (0, 1), axes)
 
 
-def _apart(array: np.ndarray, flow: ValuePlan, count: int) -> np.ndarray:
+def _by_row(array: np.ndarray, flow: ValuePlan, count: int) -> np.ndarray:
     """One sequence as (rows, steps, ...)."""
     steps = steps_first(array, flow)
     return steps.reshape(count, steps.shape[1] // count, *steps.shape[2:])
@@ -71,7 +71,7 @@ class BatchlessStep(Route):
         return super().empty(flow, 1, values)
 
     def first(self, array: np.ndarray, flow: ValuePlan, kept: Kept) -> np.ndarray:
-        return _apart(array, flow, kept.count)
+        return _by_row(array, flow, kept.count)
 
     def over_window(self, part: NodePlan, step: Any, steps: np.ndarray, values: Values) -> None:
         node, flows = part.node, self.plan.flows
@@ -94,7 +94,7 @@ class BatchlessStep(Route):
             return self._empties([sequence])
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            own = {**values, node.input: steps_back(_apart(values[node.input], given, kept.count), rows)}
+            own = {**values, node.input: steps_back(_by_row(values[node.input], given, kept.count), rows)}
             step(own, State.of({name: kept.states(name) for name in names}), updates)
             if own[sequence] is not None:
                 y = steps_first(own[sequence], rows)

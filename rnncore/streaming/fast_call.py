@@ -1,4 +1,4 @@
-"""The short way of a stream through a graph that keeps no steps."""
+"""One fast call of a stream through a graph that keeps no steps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Values = dict[str, Any]
 
 
 class FastCall:
-    """The short way of a stream's rows through a plain graph: one piece of its only input, states changed in place.
+    """One fast call of a stream's rows through a plain graph: one piece of its only input, states changed in place.
 
-    Made by ``of``, which is None where there is none. Calling it gives the outputs by name, or None for a piece that
-    needs the long way, which knows what to do or what to say.
+    Made by ``of``, which returns None for graphs that do not have one. Calling it returns the outputs by name, or None
+    for a piece that needs StreamStates.advance, which also raises the errors.
     """
 
     @classmethod
@@ -36,8 +36,8 @@ class FastCall:
         layers = [part.node for part in program.plan.parts if part.how == "recurrent"]
         for node in layers:
             step = program.model._steps[program.plan.spec.nodes.index(node)]
-            native = isinstance(step, RecurrentStep) and isinstance(step.stack, _recurrent.Stack) and step.table is None
-            fits = fits and native and node.layout == "batch_first" and node.mask is None
+            packed = isinstance(step, RecurrentStep) and isinstance(step.stack, _recurrent.Stack) and step.table is None
+            fits = fits and packed and node.layout == "batch_first" and node.mask is None
         return cls(rows) if fits and layers else None
 
     def __init__(self, rows: StreamStates):
@@ -83,7 +83,7 @@ class FastCall:
         if not (flags.c_contiguous and flags.aligned) or (shape != self.seen and not self._fits(shape)):
             return None
         if self.affordable is not None and (self.rows.capacity, shape[self.time]) not in self.affordable:
-            return None  # the long way counts
+            return None  # StreamStates counts
         values = {**self.base, self.name: x}
         before = [array.copy() for array in self.states]
         try:
@@ -99,11 +99,11 @@ class FastCall:
 
 
 class _NotPlain(Exception):
-    """A value that a layer cannot take the short way."""
+    """A value that the kernels' fast call does not accept."""
 
 
 class _Layer:
-    """A recurrent layer whose states are changed where they are."""
+    """A recurrent layer whose states are changed in place."""
 
     def __init__(self, node: Recurrent, step: RecurrentStep, arrays: Mapping[str, np.ndarray], wanted: set[str]):
         self.name, self.input = node.name, node.input

@@ -168,7 +168,7 @@ class _Loop:
         if axis is None or axis + 1 == len(shape):
             raise InputError(
                 f"chunk={self.chunk}: input {name!r} is {self.entries[name].value}, expected the numbers of a step "
-                f"behind its axis of steps {time!r}"
+                f"after its axis of steps {time!r}"
             )
         self._check_size(name, shape[axis + 1], axis + 1)
         signal = Input(name, self.entries[name].dtype, (*shape[:axis], self._time(), *shape[axis + 2 :]))
@@ -327,7 +327,7 @@ def _checked_chunk(chunk: Any, context: Any) -> tuple[int | None, int]:
         if not plain and not (name == "chunk" and value is None):
             raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
     if chunk is None and context:
-        raise InputError(f"context={context} without chunk, expected the size of the pieces that it stands before")
+        raise InputError(f"context={context} without chunk, expected the size of the pieces that it comes before")
     return (None if chunk is None else int(chunk)), int(context)
 
 
@@ -370,7 +370,7 @@ def _with_constants(
 
 
 def _batch_axis(shape: Sequence[int | str], batch: str | None) -> int | None:
-    """Where the batch stands; where that is 1, the first axis of that size of the first two."""
+    """The axis of the batch; where that is 1, the first axis of that size of the first two."""
     if batch is not None:
         return list(shape).index(batch) if batch in shape else None
     return next((axis for axis, size in enumerate(shape[:2]) if size == 1 and len(shape) > 1), None)

@@ -24,7 +24,9 @@ from rnncore.streaming.stream import accept_chunk_lengths, bare_stack, batch_of_
 __all__ = ["StreamPool", "pool"]
 
 MOST_STREAMS = 1 << 31
-SLOT_BYTES = 160  # of what a pool keeps for each stream beside its states: numbers of slots and handles, names, times
+SLOT_BYTES = (
+    160  # that a pool keeps for each stream in addition to its states: numbers of slots and handles, names, times
+)
 IDS = "pool.ids"
 
 
@@ -149,7 +151,7 @@ class StreamPool:
         return True
 
     def idle(self, seconds: float) -> list[Hashable]:
-        """Ids of the streams that were not opened or stepped for so long, the oldest first."""
+        """Ids of the streams that were not opened or stepped for ``seconds``, the oldest first."""
         with self._owned:
             return self._idle(seconds)
 
@@ -162,7 +164,7 @@ class StreamPool:
         return sorted((id for id, age in ages.items() if age >= seconds), key=ages.__getitem__, reverse=True)
 
     def evict(self, seconds: float, keep: Callable[[Hashable, bytes], None] | None = None) -> list[Hashable]:
-        """Close the streams that were idle for so long; returns their ids.
+        """Close the streams that were idle for ``seconds``; returns their ids.
 
         keep  is called with id and saved bytes of each before it is closed, so that it can be loaded when it comes back
         """
@@ -186,8 +188,8 @@ class StreamPool:
         may differ. Returns a dict of ids to outputs.
 
         As arrays: ``chunks`` (n, T, I), or a dict by name, is for the streams of ``handles`` (n,); lengths (n,) says
-        how many steps count where they differ, outputs behind are 0. ``out`` receives the outputs of a model that has
-        one; a model that is one recurrent stack then allocates nothing.
+        how many steps count where they differ, outputs after them are 0. ``out`` receives the outputs of a model that
+        has one; a model that is one recurrent stack then allocates nothing.
 
         Raises StreamError (a stream that is not open, finished, or twice in one step) and InputError.
         """
@@ -270,7 +272,7 @@ class StreamPool:
         return {id: dict(zip(names, found, strict=True)) for id, *found in zip(chunks, *parts, strict=True)}
 
     def _plain(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
-        """What _padded gives, the short way: for arrays of the model's only input, as they have to be."""
+        """The result of _padded, by one fast call: for arrays of the model's only input, as they have to be."""
         if self._only is None or type(chunks) is not dict:
             return None
         name, dtype, sizes, single = self._only
@@ -291,7 +293,7 @@ class StreamPool:
         return entry.name, numpy_dtype(entry.dtype, self._program.model.dtype), sizes, self._takes_single
 
     def _rows_of(self, name: str, array: np.ndarray, counts: np.ndarray, single: list[bool]) -> list[np.ndarray]:
-        """What of one output belongs to each row, in arrays of their own: steps as far as they count."""
+        """Each row's part of one output, in arrays of their own: steps as far as they count."""
         batch, time = self._program.axes(self._program.plan.flows[name], True)
         if batch is None:
             return [array.copy() for _ in single]
@@ -302,7 +304,7 @@ class StreamPool:
     def _of_row(
         self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int, single: bool = False
     ) -> dict[str, np.ndarray]:
-        """What belongs to one row, in arrays of its own: its steps without the batch, a single one without the time."""
+        """One row's part of the outputs, in arrays of its own: its steps without the batch; a single one alone."""
         found, flows = {}, self._program.plan.flows
         for name, array in outputs.items():
             batch, time = self._program.axes(flows[name], True)
@@ -316,7 +318,7 @@ class StreamPool:
         return found
 
     def _padded(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The streams' pieces side by side, by input, and how many steps each has."""
+        """The streams' pieces as one batch, by input, and how many steps each has."""
         program = self._program
         named: list[dict[str, np.ndarray]] = []
         for id, chunk in chunks.items():
@@ -368,11 +370,11 @@ class StreamPool:
         if len(rest) > 1:
             raise InputError(f"{entry.name}: pieces of sizes {' and '.join(map(str, rest))} in one step, expected one")
         wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
-        room = empty_array(entry.name, (len(pieces), int(counts.max()), *rest.pop()), wanted)
+        padded = empty_array(entry.name, (len(pieces), int(counts.max()), *rest.pop()), wanted)
         for row, piece in enumerate(pieces):
-            room[row, : len(piece)] = piece
+            padded[row, : len(piece)] = piece
         batch, time = self._program.axes(flow, True)
-        return np.moveaxis(room, (0, 1), (batch, time))
+        return np.moveaxis(padded, (0, 1), (batch, time))
 
     def finish(self, id: Hashable) -> Any:
         """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""
@@ -442,7 +444,7 @@ class StreamPool:
             return arrays_to_bytes(arrays, self._program.fingerprint)
 
     def load_all(self, data: bytes) -> None:
-        """Open the streams that another pool saved, under their ids and beside those that are here: all or none."""
+        """Open the streams that another pool saved, under their ids, and keep those that are open: all or none."""
         with self._owned:
             found = arrays_from_bytes(data, self._program.fingerprint)
             ids = _ids(found.pop(IDS, None))

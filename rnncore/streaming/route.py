@@ -33,7 +33,7 @@ Updates = dict[str, np.ndarray]
 
 
 class Kept:
-    """What a group of rows carries before a step. What it gives are copies: updates are stored one after the other.
+    """The states of a group of rows before a step. It returns copies: updates are stored one after the other.
 
     arrays  those of Rows;  rows: which of them, an index, or None for all in order;  count: how many
     """
@@ -48,12 +48,12 @@ class Kept:
         return array.copy() if self.rows is None else array[self.rows]
 
     def states(self, name: str) -> np.ndarray:
-        """Of a recurrent layer, whose rows stand on the second axis."""
+        """Of a recurrent layer, whose rows are the second axis."""
         array = self.arrays[name]
         return array.copy() if self.rows is None else np.ascontiguousarray(array[:, self.rows])
 
-    def behind(self, name: str, count: int, new: np.ndarray) -> np.ndarray:
-        """The first ``count`` steps and new ones behind them: a copy, or the new ones as they are."""
+    def extended(self, name: str, count: int, new: np.ndarray) -> np.ndarray:
+        """The first ``count`` steps and new ones after them: a copy, or the new ones as they are."""
         if not count:
             return new
         array = self.arrays[name]
@@ -74,7 +74,7 @@ def _labelled(stage: Stage, node: Any) -> Stage:
 class Route:
     """The stages of all nodes that depend on the sequence.
 
-    counts  for each timing the steps known before and after;  ended: whether the sequence ends behind them
+    counts  for each timing the steps known before and after;  ended: whether the sequence ends after them
     """
 
     def __init__(self, program: StreamProgram, counts: Mapping[Timing, tuple[int, int]], ended: bool):
@@ -139,20 +139,20 @@ class Route:
 
         return stage
 
-    # --- kept steps, which stand as (rows, steps, ...), whatever the layout of the value --------------------------
+    # --- kept steps, (rows, steps, ...) whatever the layout of the value ------------------------------------------
 
-    def _behind(self, key: str, flow: ValuePlan, count: int) -> Callable[[np.ndarray | None, Kept], np.ndarray | None]:
-        """What puts new steps behind the first ``count`` that were kept under a name; None where there is no value."""
+    def _append(self, key: str, flow: ValuePlan, count: int) -> Callable[[np.ndarray | None, Kept], np.ndarray | None]:
+        """A function that appends new steps to the first ``count`` that were kept as ``key``; None without a value."""
 
-        def behind(array: np.ndarray | None, kept: Kept) -> np.ndarray | None:
+        def append(array: np.ndarray | None, kept: Kept) -> np.ndarray | None:
             if array is None:
                 return None
-            return kept.behind(key, count, self.first(array, flow, kept))
+            return kept.extended(key, count, self.first(array, flow, kept))
 
-        return behind
+        return append
 
     def first(self, array: np.ndarray, flow: ValuePlan, kept: Kept) -> np.ndarray:
-        """A value of so many rows as (rows, steps, ...)."""
+        """A value of several rows as (rows, steps, ...)."""
         return steps_first(array, flow)
 
     def over_window(self, part: NodePlan, step: Any, steps: np.ndarray, values: Values) -> None:
@@ -162,20 +162,20 @@ class Route:
         step(values, None, {})
 
     def _in_time(self, part: NodePlan) -> Callable[[Values, Kept, Updates], Values] | None:
-        """What gives the values as the node sees them: inputs that are ahead of others wait. None where none is."""
+        """A function for the values as the node sees them, where earlier inputs wait for later ones; else None."""
         if not part.waiting:
             return None
         moves = []
         for name in part.waiting:
             flow, key = self.plan.flows[name], f"{part.node.name}.waiting.{name}"
             earlier = self.counts[flow.timing][0] - self.counts[part.timing][0]
-            moves.append((name, key, flow, self._behind(key, flow, earlier)))
+            moves.append((name, key, flow, self._append(key, flow, earlier)))
         count = self._new(part.timing)
 
         def own(values: Values, kept: Kept, updates: Updates) -> Values:
             found = dict(values)
-            for name, key, flow, behind in moves:
-                steps = behind(values[name], kept)
+            for name, key, flow, append in moves:
+                steps = append(values[name], kept)
                 if steps is not None:
                     found[name] = steps_back(steps[:, :count], flow)
                     if not self.ended:
@@ -274,7 +274,7 @@ class Route:
         flow = self.plan.flows[source]
         (known, known_after), (given, given_after) = self.counts[window.of], self.counts[window]
         start, received = given * window.stride, window.left + known
-        behind = self._behind(name, flow, max(0, received - start))
+        append = self._append(name, flow, max(0, received - start))
         origin, count = min(start, received), given_after - given
         first = start - origin
         last = first + (count - 1) * window.stride + window.left + window.right + 1
@@ -283,7 +283,7 @@ class Route:
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             given = values[source]
-            steps = behind(given, kept)
+            steps = append(given, kept)
             if not self.ended:
                 updates[name] = steps[:, rest:]
             elif padding:
@@ -296,7 +296,7 @@ class Route:
         return stage if count else self._empties(node.names, stage)
 
     def _around(self, part: NodePlan, steps: Mapping[tuple[int, int], Any]) -> Stage:
-        """Steps of the source that are among those of the node, and others before the first and behind the last."""
+        """Steps of the source that are among those of the node, and others before the first and after the last."""
         node, timing, name = part.node, part.timing, f"{part.node.name}.held"
         source = self.plan.flows[part.moving]
         (known, known_after), (given, given_after) = self.counts[timing.of], self.counts[timing]
@@ -305,7 +305,7 @@ class Route:
         origin = known - kept
         last = timing.skipped + timing.inner(known_after, self.ended)
         used, rest = slice(max(0, first - origin), max(0, last - origin)), slice(max(0, last - origin), None)
-        behind = self._behind(name, source, kept)
+        append = self._append(name, source, kept)
         begin = max(0, timing.begin) if given == 0 and given_after else 0
         end = max(0, timing.end) if self.ended else 0
         step, axis, place = steps[begin, end], self.plan.flows[node.name].time, node.inputs.index(part.moving)
@@ -313,7 +313,7 @@ class Route:
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             array = values[part.moving]
             if timing.held or timing.skipped:
-                found = behind(array, kept)
+                found = append(array, kept)
                 if timing.held and not self.ended:
                     updates[name] = found[:, rest]
                 array = steps_back(found[:, used], source)
@@ -361,8 +361,8 @@ class Route:
         node, plan = part.node, self.plan
         flow, keys = plan.flows[node.input], {name: f"{node.name}.waiting.{name}" for name in part.waiting}
         given, began = self.counts[part.timing][0], f"{node.name}.began"
-        behind = {
-            name: self._behind(key, plan.flows[name], self.counts[plan.flows[name].timing][0] - given)
+        append = {
+            name: self._append(key, plan.flows[name], self.counts[plan.flows[name].timing][0] - given)
             for name, key in keys.items()
         }
         names = [made for made in (f"{node.name}.forward", f"{node.name}.reverse", node.name) if made in plan.flows]
@@ -370,7 +370,7 @@ class Route:
         repeats = node.name in self.program.repeats
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            waited = {name: join(values[name], kept) for name, join in behind.items()}
+            waited = {name: join(values[name], kept) for name, join in append.items()}
             updates.update({keys[name]: array[:, new:] for name, array in waited.items()})
             steps, mask = waited[node.input], None if node.mask is None else waited[node.mask]
             states = {key: kept.states(f"{node.name}.{key}") for key in node.cell.states}
@@ -402,13 +402,13 @@ class Route:
         if new == 0:
             return self._empties(node.names)
         before = min(self.counts[part.timing][0], history - 1)
-        behind = {
-            name: self._behind(f"{node.name}.history.{name}", self.plan.flows[name], before)
+        append = {
+            name: self._append(f"{node.name}.history.{name}", self.plan.flows[name], before)
             for name in dict.fromkeys(node.inputs)
         }
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            steps = {name: join(values[name], kept) for name, join in behind.items()}
+            steps = {name: join(values[name], kept) for name, join in append.items()}
             for name, array in steps.items():
                 updates[f"{node.name}.history.{name}"] = array[:, max(0, array.shape[1] - (history - 1)) :]
             found = []
@@ -424,11 +424,11 @@ class Route:
         node = part.node
         source, name = node.inputs[0], f"{node.name}.last"
         flow = self.plan.flows[source]
-        behind = self._behind(name, flow, 1)
+        append = self._append(name, flow, 1)
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             given = values[source]
-            updates[name] = steps = behind(given, kept)[:, -1:]
+            updates[name] = steps = append(given, kept)[:, -1:]
             values[source] = steps_back(steps, flow)
             step(values, kept, updates)
             values[source] = given
@@ -437,7 +437,7 @@ class Route:
 
 
 def padding_of(part: NodePlan, dtype: np.dtype) -> float | int:
-    """What stands around the sequence, as a number of that dtype."""
+    """The padding around the sequence, as a number of that dtype."""
     return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
 
 

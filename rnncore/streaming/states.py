@@ -2,7 +2,7 @@
 
 Every array but those of recurrent layers has its row first and then the steps that are kept, oldest first; how many
 of them count follows from the steps that the row has seen, so nothing else needs to be kept. What recurrent layers
-carry stands as in State: (layers, rows, size).
+carry is as in State: (layers, rows, size).
 
 Rows whose kept steps are of different numbers run in groups; a graph that keeps none runs all rows in one batch.
 A step changes nothing before everything is computed.
@@ -37,10 +37,10 @@ MOST_STEPS = 1 << 60
 
 
 class _Group(NamedTuple):
-    """What runs in one batch.
+    """The rows that run in one batch.
 
-    rows     which of Rows; None for all of them in order
-    places   where they stand among those of the step; None where they are these, in order
+    rows     their numbers in StreamStates; None for all of them in order
+    places   their places among those of the step; None if they are these, in order
     count    steps;  lengths: those of each row that count, None for all
     """
 
@@ -52,7 +52,7 @@ class _Group(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """What a group gave: outputs by name, and what it keeps."""
+    """The results of a group: outputs by name, and the states to store."""
 
     group: _Group
     route: Route
@@ -124,7 +124,7 @@ class StreamStates:
             yield self._steps_of(f"{node.name}.sum", flows[node.name], 2)
 
     def _steps_of(self, name: str, flow: ValuePlan, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
-        """Room for at most so many steps of a value in each row."""
+        """The array for up to ``most`` steps of a value in each row: name, shape and dtype."""
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
         return name, ((self.capacity, most, *rest), numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
@@ -241,7 +241,7 @@ class StreamStates:
         return found
 
     def check_saved(self, found: Mapping[str, np.ndarray], count: int) -> None:
-        """StateError unless ``found`` is what save gives for so many rows of this program."""
+        """StateError unless ``found`` is what save returns for ``count`` rows of this program."""
         expected = {}
         for name, array in self.arrays.items():
             shape = (array.shape[0], count, *array.shape[2:]) if name in self.recurrent else (count, *array.shape[1:])
@@ -299,7 +299,7 @@ class StreamStates:
         check    is called with the outputs before anything is changed, and may raise
         counted  whether the numbers of steps are wanted
 
-        Outputs behind a row's own steps are 0.
+        Outputs after a row's own steps are 0.
         """
         if ended and self.program.plan.least:
             self._check_least(rows)
@@ -376,7 +376,7 @@ class StreamStates:
         return outputs
 
     def _values(self, rows: np.ndarray | None, count: int) -> Values:
-        """What so many rows read that does not depend on the sequence. rows: None for all of them."""
+        """The values that do not depend on the sequence, of some rows. rows: None for all of them."""
         values: Values = dict(self.program.base(count))
         for name, array in self.static.items():
             if name in self.program.read:
@@ -390,7 +390,7 @@ class StreamStates:
         return apart(program.plan.outputs, values, held)
 
     def _groups(self, rows: np.ndarray, new: int, lengths: np.ndarray | None) -> list[_Group]:
-        """What can run in one batch."""
+        """The groups of rows that can run in one batch."""
         program, size = self.program, len(rows)
         slots = None if self._is_all(rows) else rows
         if lengths is not None and (lengths == new).all():
@@ -411,7 +411,7 @@ class StreamStates:
         return [_Group(rows[places], np.array(places), len(places), count, None) for (count, _), places in keys.items()]
 
     def _part(self, given: Values, group: _Group) -> Values:
-        """What the group gets of the inputs."""
+        """The group's part of the inputs."""
         found, places = {}, group.places
         for name, array in given.items():
             flow = self.program.plan.flows[name]
@@ -430,7 +430,7 @@ class StreamStates:
         for group, _, found, _ in results:
             for name in plan.outputs if group.lengths is not None else ():
                 if plan.flows[name].kind == "steps":
-                    found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
+                    found[name] = _zeros_after(found[name], plan.flows[name], group.lengths)
         if len(results) == 1:
             group, _, found, _ = results[0]
             return self._with_rows(group, found) if self.add_rows else found
@@ -505,12 +505,12 @@ class StreamStates:
         return _Result(group, route, outputs, updates)
 
     def _place(self, name: str) -> tuple[tuple[int, int], ValuePlan]:
-        """Where rows and time stand in what comes in and goes out, and the flow."""
+        """The axes of rows and time in an input or output, and its plan."""
         flow = self.program.plan.flows[name]
         return self.program.axes(flow, self.add_rows), flow
 
     def _one_sequence(self, given: Values, group: _Group) -> Values:
-        """What the group gets of the inputs, its rows one behind the other."""
+        """The group's part of the inputs, its rows concatenated along the time."""
         found = {}
         for name, array in given.items():
             (rows, time), flow = self._place(name)
@@ -521,8 +521,8 @@ class StreamStates:
         return found
 
 
-def _zeros_behind(array: np.ndarray, flow: ValuePlan, lengths: np.ndarray) -> np.ndarray:
-    """The array with 0 behind each row's length."""
+def _zeros_after(array: np.ndarray, flow: ValuePlan, lengths: np.ndarray) -> np.ndarray:
+    """The array with 0 after each row's length."""
     moved = np.moveaxis(array, (flow.batch, flow.time), (0, 1))
     counts = np.arange(moved.shape[1]) < lengths[:, None]
     if counts.all():

@@ -20,7 +20,7 @@ from rnncore.streaming.fast_call import FastCall
 from rnncore.streaming.program import StreamProgram, stream_program
 from rnncore.streaming.states import StreamStates
 
-# So many shapes of pieces are accepted without looking at them again.
+# The number of shapes of pieces that are accepted without looking at them again.
 KNOWN_SHAPES = 64
 
 __all__ = ["Stream", "accept_chunk_lengths", "bare_stack", "batch_of_chunk", "check_out", "stream"]
@@ -77,7 +77,7 @@ class Stream:
         x        what the model takes, any number of steps: (B, T, I), or (B, T) for ids; a stream of one row may leave
                  the batch out and then gets outputs without it, and a model that answers each step at once takes one
                  as (I,). A dict by name where the model has several inputs with a time axis
-        lengths  (B,) steps of each row that count, for pieces of different lengths; outputs behind them are 0
+        lengths  (B,) steps of each row that count, for pieces of different lengths; outputs after them are 0
         mask     (B, T) bool, for models with an input "mask"
         out      array of the only output's shape and dtype that receives it; a model that is one recurrent stack then
                  allocates nothing
@@ -108,7 +108,7 @@ class Stream:
             self._owner.release()
 
     def _feed_with_states(self, direct: DirectStream, x: Any) -> dict[str, np.ndarray] | None:
-        """The short way for a model that gives final states beside its sequence."""
+        """The fast call for a model that returns final states with its sequence."""
         found = direct.feed(x, None, True)
         if found is None:
             return None
@@ -315,7 +315,7 @@ class Stream:
 def bare_stack(program: StreamProgram) -> Recurrent | None:
     """The node of a model that is one forward stack of native kernels; None for others.
 
-    It gives its sequence, and may give its final states beside it.
+    It returns its sequence, and may return its final states too.
     """
     plan, spec = program.plan, program.plan.spec
     node = spec.nodes[0] if len(spec.nodes) == 1 else None

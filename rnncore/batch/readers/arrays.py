@@ -2,9 +2,9 @@
 
     .npy   the array of the one required input, (B, T, I); with a dimension less it is one sequence
     .npz   arrays by the names of inputs, "lengths" among them; an array without a name is the one input.
-           With lengths and a dimension less, the sequences stand one behind the other: (sum of lengths, I)
+           With lengths and a dimension less, the sequences are concatenated: (sum of lengths, I)
 
-Files are read forwards, not mapped: a mapped file that somebody shortens kills the process.
+Files are read forwards, not mapped: a mapped file that is shortened meanwhile kills the process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Stream:
             self._take_whole(np.frombuffer(self._bytes(self._rest), self.dtype).reshape(self.shape, order="F"))
 
     def transposed(self, axis: int) -> None:
-        """Reads along another dimension from here on, which stands first then; the array is in memory for that."""
+        """Reads along another dimension from here on, which is first then; the array is in memory for that."""
         if axis:
             self._take_whole(np.moveaxis(self.read(self.shape[0]), axis, 0))
 
@@ -92,11 +92,11 @@ class Stream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def check_end(self) -> None:
-        """FormatError where data are left behind the array."""
+        """FormatError where data are left after the array."""
         with damaged(self.place):
             more = self._whole is None and self._rest == 0 and self._file.read(1)
         if more:
-            raise FormatError(f"{self.place}: bytes behind the array of shape {self.shape}")
+            raise FormatError(f"{self.place}: bytes after the array of shape {self.shape}")
 
 
 class ArraysReader:
@@ -166,7 +166,7 @@ class ArraysReader:
             stream.check_end()
 
     def _flat_parts(self, skip: int) -> Iterator[FileRows]:
-        """Rows out of arrays in which they stand one behind the other."""
+        """Rows out of arrays in which they are concatenated."""
         ((name, _),) = self._flat.items()
         lengths = self._streams[name].read(self.rows)
         bad = np.flatnonzero(lengths < 0)
@@ -253,7 +253,7 @@ def _all(stream: Stream) -> np.ndarray:
 
 
 def _flat(plan: RowPlan, streams: dict[str, Stream]) -> dict[str, str]:
-    """The input of lengths where sequences stand one behind the other, and their time's name; else nothing."""
+    """The input of lengths where sequences are concatenated, and their time's name; else nothing."""
     for time, (name, *_) in plan.padded.items():
         others = [key for key in streams if key != name]
         if name in streams and others and all(_has_a_dimension_less(plan, key, streams[key], time) for key in others):

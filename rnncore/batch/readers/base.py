@@ -1,4 +1,4 @@
-"""What readers of data files have in common."""
+"""The common part of the readers of data files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a file.
+    """The options of reading a file.
 
     columns   of a table of steps: the features, in this order; of a table of rows: INPUT=COLUMN, or COLUMN for the
               only required input

@@ -228,7 +228,7 @@ class CsvReader(LinesReader):
                 yield self._part(start, row + 1 - start, good, sequences, labels, bad)
                 start, size, sequences, labels, bad, good = row + 1, 0, [], [], {}, []
         if row < 0:
-            raise InputError("no rows of numbers behind the header")
+            raise InputError("no rows of numbers after the header")
         if row + 1 > start:
             yield self._part(start, row + 1 - start, good, sequences, labels, bad)
 

@@ -61,7 +61,7 @@ class TableReader:
         empty = True
         batches = self._batches(skip)
         while True:
-            with damaged(f"behind row {self._at}"):
+            with damaged(f"after row {self._at}"):
                 batch = next(batches, None)
                 if batch is None:
                     break
