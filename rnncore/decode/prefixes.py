@@ -116,11 +116,11 @@ class Prefixes:
 
     @staticmethod
     def _chain(digest: Any, tokens: np.ndarray) -> list[bytes]:
-        found = [digest.digest()]
+        keys = [digest.digest()]
         for token in tokens.tolist():
             digest.update(token.to_bytes(8, "little"))
-            found.append(digest.digest())
-        return found
+            keys.append(digest.digest())
+        return keys
 
     def keep_continuation(
         self, prompt: int, tokens: Sequence[int], state: dict[str, np.ndarray], scores: np.ndarray
@@ -176,8 +176,8 @@ def _read(stepper, prompts, rows, at, ends, state):
     given = stepper.rows.take(rows).after(
         None if state is None else {k: v.take(rows, axis=1) for k, v in state.items()}
     )
-    found, after = stepper.run(given, ids, counts if (counts < counts.max()).any() else None)
-    return found[np.arange(len(rows)), counts - 1] if stepper.per_step else found, after.state
+    scores, after = stepper.run(given, ids, counts if (counts < counts.max()).any() else None)
+    return scores[np.arange(len(rows)), counts - 1] if stepper.per_step else scores, after.state
 
 
 def _together(stepper: Stepper, at: np.ndarray, ends: np.ndarray, fresh: np.ndarray) -> list[np.ndarray]:
@@ -189,10 +189,10 @@ def _together(stepper: Stepper, at: np.ndarray, ends: np.ndarray, fresh: np.ndar
     return [np.array(rows) for rows in groups.values()]
 
 
-def _put_rows(state, rows, found, count):
+def _put_rows(state, rows, part, count):
     """states (layers, count, size) with some rows replaced; made where there are none yet."""
     if state is None:
-        state = {name: np.zeros((len(array), count, *array.shape[2:]), array.dtype) for name, array in found.items()}
-    for name, array in found.items():
+        state = {name: np.zeros((len(array), count, *array.shape[2:]), array.dtype) for name, array in part.items()}
+    for name, array in part.items():
         state[name][:, rows] = array
     return state

@@ -182,8 +182,8 @@ class Stepper:
         top = scores.max(axis=1)
         if not (top < np.inf).all():
             row = int(np.flatnonzero(~(top < np.inf))[0])
-            found = "NaN" if np.isnan(top[row]) else "infinity"
-            raise InputError(f"{where[row]}: output {self.output!r} contains {found}, expected scores of tokens")
+            number = "NaN" if np.isnan(top[row]) else "infinity"
+            raise InputError(f"{where[row]}: output {self.output!r} contains {number}, expected scores of tokens")
         if (top == -np.inf).any():
             raise InputError(
                 f"{where[int(np.argmin(top))]}: output {self.output!r} is -infinity for every token, expected scores"
@@ -206,15 +206,15 @@ class Stepper:
 
     def digests(self) -> list[Any]:
         """A hash for each prompt of everything but its tokens that decides about its states and scores."""
-        found = []
+        digests = []
         for row in range(self.count):
             digest = hashlib.blake2b(f"{self.tokens}\0{self.output}\0".encode(), digest_size=16)
             for key in sorted(key for key in self._fixed if isinstance(key, str)):
                 _hash_array(digest, key, _take(self._fixed[key], slice(row, row + 1), self._axes[key]))
             for name, array in sorted((self.rows.state or {}).items()):
                 _hash_array(digest, name, array[:, row])
-            found.append(digest)
-        return found
+            digests.append(digest)
+        return digests
 
     def _encode(self, ids: np.ndarray) -> np.ndarray:
         """ids as the model's input takes them."""
@@ -266,15 +266,15 @@ def _token_input(spec: Spec, given: Mapping[str, Any], name: str | None) -> Inpu
                 f"tokens={name!r} is {entries[name].value}, expected int64 (B, T) or float (B, T, size){hint}"
             )
         return entries[name]
-    found = [e for e in spec.inputs if e.name not in given and not e.optional and _holds_tokens(e)]
-    found = [entry for entry in found if entry.dtype == "int64"] or found
-    if len(found) != 1:
-        names = ", ".join(e.name for e in found) or "none"
+    fitting = [e for e in spec.inputs if e.name not in given and not e.optional and _holds_tokens(e)]
+    fitting = [entry for entry in fitting if entry.dtype == "int64"] or fitting
+    if len(fitting) != 1:
+        names = ", ".join(e.name for e in fitting) or "none"
         raise InputError(
             f"inputs that can take tokens, int64 (B, T) or one-hot (B, T, size): {names}; expected one, or tokens=NAME "
             f"and the others in inputs{_of_one_step(spec, given)}"
         )
-    return found[0]
+    return fitting[0]
 
 
 def _of_one_step(spec: Spec, given: Mapping[str, Any]) -> str:
@@ -318,11 +318,11 @@ def _score_output(spec: Spec, moving: set[str], name: str | None) -> tuple[str, 
             )
         return name, spec.values[name].shape[-1]
     states = {f"{node.name}.{key}" for node in spec.stateful for key in node.state_shapes("B")}
-    found = [output for output in spec.outputs if fits(output) and output not in states]
-    if len(found) != 1:
-        names = ", ".join(found) or "none"
+    fitting = [output for output in spec.outputs if fits(output) and output not in states]
+    if len(fitting) != 1:
+        names = ", ".join(fitting) or "none"
         raise InputError(f"outputs that can be scores of tokens: {names}; expected one, or output=NAME")
-    return found[0], spec.values[found[0]].shape[-1]
+    return fitting[0], spec.values[fitting[0]].shape[-1]
 
 
 def _kind(spec: Spec, output: str, given: str | None) -> str:
@@ -342,12 +342,12 @@ def _first(node: Any, moving: set[str]) -> bool:
 def _moving(spec: Spec, tokens: str) -> tuple[set[str], str]:
     """Names of the values, and nodes, that depend on the tokens; and which node looks at other steps, "" for none."""
     time = spec.values[tokens].shape[1]
-    found = follow(spec, time, among={tokens})
+    followed = follow(spec, time, among={tokens})
     moving, ahead = {tokens}, ""
     for node in spec.nodes:
         if not _first(node, moving):
             continue
-        why = _looks_ahead(node, found)
+        why = _looks_ahead(node, followed)
         ahead = ahead or (why and f"node {node.name!r} {why}")
         moving |= {node.name, *node.names}
     return moving, ahead
@@ -364,10 +364,10 @@ def _streamed(model: Any, tokens: str, output: str, longest: int, ahead: str) ->
         ) from None
 
 
-def _looks_ahead(node: Any, found: Followed) -> str:
+def _looks_ahead(node: Any, followed: Followed) -> str:
     """Why a node's steps need more than the tokens up to theirs; "" where they do not."""
-    slots = [found.places[name].kind if name else "free" for name in node.slots]
-    reach = found.reaches.get(node.name)
+    slots = [followed.places[name].kind if name else "free" for name in node.slots]
+    reach = followed.reaches.get(node.name)
     if node.op == "Recurrent" and node.direction != "forward":
         return f"is {node.direction}"
     if node.stateful:

@@ -47,11 +47,11 @@ class Streamed:
         """Before the first token: the state, what stays the same, and the axes of its rows."""
         rows = StreamStates(self.program, count)
         rows.reset(slice(None), self.program.accept(inputs, count, self.program.static, "inputs"))
-        found = self._state(rows)
+        states = self._state(rows)
         if state is not None:
-            found |= dict(accept_state(self.carrying, state, count, self.program.model.dtype))
+            states |= dict(accept_state(self.carrying, state, count, self.program.model.dtype))
         axes = {name: self.program.plan.flows[name].batch for name in rows.static}
-        return found, rows.static, axes
+        return states, rows.static, axes
 
     def run(self, fixed: Arrays, state: Arrays, ids: np.ndarray) -> tuple[np.ndarray, Arrays]:
         """Scores for the tokens (n, t), or one-hot (n, t, V), of n rows, and their state afterwards."""

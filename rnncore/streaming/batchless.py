@@ -76,13 +76,13 @@ class BatchlessStep(Route):
     def over_window(self, part: NodePlan, step: Any, steps: np.ndarray, values: Values) -> None:
         node, flows = part.node, self.plan.flows
         source = node.inputs[0]
-        found: dict[str, list[np.ndarray]] = {name: [] for name in node.names}
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in node.names}
         for row in range(len(steps)):
             values[source] = steps_back(steps[row : row + 1], flows[source])
             step(values, None, {})
-            for name, arrays in found.items():
+            for name, arrays in outputs.items():
                 arrays.append(values[name])
-        values.update({name: np.concatenate(arrays, axis=flows[name].time) for name, arrays in found.items()})
+        values.update({name: np.concatenate(arrays, axis=flows[name].time) for name, arrays in outputs.items()})
 
     def _recurrent(self, part: NodePlan, step: Any) -> Stage:
         node, flows = part.node, self.plan.flows

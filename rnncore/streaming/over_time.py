@@ -61,7 +61,7 @@ class _Loop:
         layers = self._layers()
         spec, weights = self._scan() if layers is None else self._own_states(layers)
         names = {entry.name for entry in spec.inputs}.union(spec.outputs)
-        vocabulary = {name: found for name, found in self.of.vocabulary.items() if name in names}
+        vocabulary = {name: words for name, words in self.of.vocabulary.items() if name in names}
         return Model(
             spec, weights, self.of.dtype.name, self.of._num_threads, self.of._fold_bytes, vocabulary, self.of.budget
         )  # fmt: skip
@@ -75,8 +75,8 @@ class _Loop:
         entry, array = self.entries[name], np.asarray(value)
         dtype = numpy_dtype(entry.dtype, self.of.dtype)
         fits = array.ndim == len(entry.shape) and all(
-            found == (1 if isinstance(size, str) else size)
-            for found, size in zip(array.shape, entry.shape, strict=True)
+            actual == (1 if isinstance(size, str) else size)
+            for actual, size in zip(array.shape, entry.shape, strict=True)
         )
         if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
             raise InputError(f"given: {name}: {array.dtype} {array.shape}, expected {entry.value} with free sizes of 1")
@@ -96,23 +96,23 @@ class _Loop:
         """The inputs that have a new value in each step."""
         free = [name for name, entry in self.entries.items() if name not in self.carry and not entry.optional]
         if steps is None:
-            found = [name for name in free if self.entries[name].shape]
+            names = [name for name in free if self.entries[name].shape]
         else:
-            found = [steps] if isinstance(steps, str) else list(steps)
-        for name in found:
+            names = [steps] if isinstance(steps, str) else list(steps)
+        for name in names:
             if name not in free:
                 raise InputError(f"steps: {name!r} is no input that is left, expected some of {', '.join(free)}")
-        if not found:
+        if not names:
             raise InputError("steps: no input has a new value in each step, expected at least one")
-        if self.chunk is not None and len(found) > 1:
-            raise InputError(f"chunk={self.chunk} with the inputs {', '.join(found)} in each step, expected one input")
-        return found
+        if self.chunk is not None and len(names) > 1:
+            raise InputError(f"chunk={self.chunk} with the inputs {', '.join(names)} in each step, expected one input")
+        return names
 
     def _free_batch(self) -> None:
         """Where all states and all inputs of a step have a batch of 1 that the graph can do without: any batch."""
-        found = freed(self.spec, [*self.carry, *self.steps])
-        if found is not None and _same_places(found, self.carry):
-            self.spec = found
+        free = freed(self.spec, [*self.carry, *self.steps])
+        if free is not None and _same_places(free, self.carry):
+            self.spec = free
             self.entries = {entry.name: entry for entry in self.spec.inputs}
 
     # --- states of recurrent layers -----------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class _Loop:
         """The recurrent layers whose states are what is carried, over a free time; None where it is something else."""
         same = {node.name: node.inputs[0] for node in self.spec.nodes if node.op == "Identity"}
         readers = {name: [node for node in self.spec.nodes if name in node.reads] for name in self.carry}
-        found: dict[str, Recurrent] = {}
+        layers: dict[str, Recurrent] = {}
         for start, after in self.carry.items():
             while after in same:
                 after = same[after]
@@ -132,9 +132,9 @@ class _Loop:
             time = self.spec.values[node.input].shape[1 if node.layout == "batch_first" else 0]
             if after != f"{node.name}.{key}" or not isinstance(time, str):
                 return None
-            found[node.name] = node
-        whole = all(set(node.initial) <= set(self.carry) for node in found.values())
-        return list(found.values()) if whole else None
+            layers[node.name] = node
+        whole = all(set(node.initial) <= set(self.carry) for node in layers.values())
+        return list(layers.values()) if whole else None
 
     def _own_states(self, layers: list[Recurrent]) -> tuple[Spec, dict[str, np.ndarray]]:
         """The network whose layers start by themselves, or from the inputs that stay."""
@@ -222,8 +222,8 @@ class _Loop:
             tuple(0 if place is None else place + 1 for place in places),
         )  # fmt: skip
         nodes.append(scan)
-        found = scan.names[len(self.carry) :]
-        nodes += [Node(name, "Identity", (value,)) for name, value in zip(self.collected, found, strict=True)]
+        outputs = scan.names[len(self.carry) :]
+        nodes += [Node(name, "Identity", (value,)) for name, value in zip(self.collected, outputs, strict=True)]
         weights |= {f"{SCAN}.body.{key}": array for key, array in self.weights.items()}
         return Spec(inputs, nodes, self.collected), weights
 
@@ -357,16 +357,16 @@ def _with_constants(
     spec: Spec, weights: Mapping[str, np.ndarray], settings: Mapping[str, np.ndarray]
 ) -> tuple[Spec, dict[str, np.ndarray]]:
     """The network with Constants in place of some inputs."""
-    found = dict(weights)
+    arrays = dict(weights)
     if not settings:
-        return spec, found
+        return spec, arrays
     nodes = []
     for name, array in settings.items():
         dtype = spec.values[name].dtype
         nodes.append(Node(name, "Constant", (), {"dtype": dtype, "shape": array.shape}))
-        found[f"{name}.value"] = array
+        arrays[f"{name}.value"] = array
     inputs = [entry for entry in spec.inputs if entry.name not in settings]
-    return Spec(inputs, [*nodes, *spec.nodes], spec.outputs), found
+    return Spec(inputs, [*nodes, *spec.nodes], spec.outputs), arrays
 
 
 def _batch_axis(shape: Sequence[int | str], batch: str | None) -> int | None:

@@ -112,17 +112,17 @@ class StreamPool:
         self._slots.close(handle)
         self._finished.discard(handle)
         if self._handles.pop(id, None) is None:  # named by its handle, opened with an id
-            del self._handles[next(name for name, found in self._handles.items() if found == handle)]
+            del self._handles[next(name for name, other in self._handles.items() if other == handle)]
 
     def _handle(self, id: Hashable) -> int:
         try:
-            found = self._handles.get(id)
+            handle = self._handles.get(id)
         except TypeError:
             raise StreamError(f"stream {shown(id)} is not open in this pool") from None
-        if found is None:
+        if handle is None:
             self._slots.slot(id)  # a handle, or a StreamError
             return int(id)
-        return found
+        return handle
 
     def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
         """The handles of streams, int64 (n,), as ``step`` takes them with arrays."""
@@ -169,12 +169,12 @@ class StreamPool:
         keep  is called with id and saved bytes of each before it is closed, so that it can be loaded when it comes back
         """
         with self._owned:
-            found = self._idle(seconds)
-            for id in found:
+            idle = self._idle(seconds)
+            for id in idle:
                 if keep is not None:
                     keep(id, self._save(id))
                 self._close(id)
-        return found
+        return idle
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -223,12 +223,12 @@ class StreamPool:
     def _accept_handles(self, handles: Any) -> np.ndarray:
         if type(handles) is np.ndarray and handles.dtype == np.int64 and handles.ndim == 1 and handles.flags.carray:
             return handles
-        found = as_array("handles", handles)
-        if found.ndim != 1 or found.dtype.kind not in "iu":
-            raise InputError(f"handles: {found.dtype} {found.shape}, expected int64 (n,)")
-        if len(found) > self.capacity:
-            raise InputError(f"handles: {len(found)} of them, expected at most the pool's {self.capacity}")
-        return np.ascontiguousarray(found, np.int64)
+        array = as_array("handles", handles)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise InputError(f"handles: {array.dtype} {array.shape}, expected int64 (n,)")
+        if len(array) > self.capacity:
+            raise InputError(f"handles: {len(array)} of them, expected at most the pool's {self.capacity}")
+        return np.ascontiguousarray(array, np.int64)
 
     def _only_input(self) -> Input:
         required = [entry for entry in self._program.given if not entry.optional]
@@ -242,9 +242,9 @@ class StreamPool:
         done = np.flatnonzero(self._states.arrays["ended"][slots])
         if len(done):
             raise StreamError(f"stream {handles[done[0]]} is finished, reset it before feeding more")
-        found = self._states.advance(slots, accepted, new, lengths, ended, check)
+        outputs = self._states.advance(slots, accepted, new, lengths, ended, check)
         self._slots.last_used[slots] = self._clock()
-        return found
+        return outputs
 
     def _step_by_id(self, chunks: Any) -> dict[Hashable, Any]:
         if not isinstance(chunks, Mapping):
@@ -252,9 +252,9 @@ class StreamPool:
         if not chunks:
             return {}
         if self._direct is not None and not self._finished:
-            found = self._direct.step_by_id(dict(chunks), self._handles, self._clock())
-            if found is not None:
-                return found
+            outputs = self._direct.step_by_id(dict(chunks), self._handles, self._clock())
+            if outputs is not None:
+                return outputs
         handles = list(map(self._handles.get, chunks))
         if None in handles:
             handles = [self._handle(id) for id in chunks]
@@ -269,15 +269,15 @@ class StreamPool:
         if self._program.one_output:
             return dict(zip(chunks, parts[0], strict=True))
         names = tuple(outputs)
-        return {id: dict(zip(names, found, strict=True)) for id, *found in zip(chunks, *parts, strict=True)}
+        return {id: dict(zip(names, arrays, strict=True)) for id, *arrays in zip(chunks, *parts, strict=True)}
 
     def _plain(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
         """The result of _padded, by one fast call: for arrays of the model's only input, as they have to be."""
         if self._only is None or type(chunks) is not dict:
             return None
         name, dtype, sizes, single = self._only
-        found = side_by_side(chunks, dtype, sizes, single)
-        return found and ({name: found[0]}, found[1])
+        padded = side_by_side(chunks, dtype, sizes, single)
+        return padded and ({name: padded[0]}, padded[1])
 
     def _find_only(self) -> tuple[str, np.dtype, tuple[int, ...], bool] | None:
         """The model's only input, which has its rows first and then its steps: name, dtype, other sizes, or -1; and
@@ -305,7 +305,7 @@ class StreamPool:
         self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int, single: bool = False
     ) -> dict[str, np.ndarray]:
         """One row's part of the outputs, in arrays of its own: its steps without the batch; a single one alone."""
-        found, flows = {}, self._program.plan.flows
+        own, flows = {}, self._program.plan.flows
         for name, array in outputs.items():
             batch, time = self._program.axes(flows[name], True)
             one = array
@@ -314,8 +314,8 @@ class StreamPool:
                 time = None if time is None else time - (time > batch)
             if time is not None:
                 one = one[(slice(None),) * time + (0 if single else slice(counts[name][row]),)]
-            found[name] = np.array(one)
-        return found
+            own[name] = np.array(one)
+        return own
 
     def _padded(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The streams' pieces as one batch, by input, and how many steps each has."""
@@ -331,7 +331,7 @@ class StreamPool:
         lengths = np.zeros(len(named), np.int64)
         padded: dict[str, np.ndarray] = {}
         for entry in program.given:
-            there = [entry.name in found for found in named]
+            there = [entry.name in piece for piece in named]
             if not any(there):
                 continue
             if not all(there):
@@ -349,7 +349,7 @@ class StreamPool:
         if array.ndim == 1 and self._takes_single:
             array = np.expand_dims(array, time)
         fits = array.ndim == len(shape) and all(
-            isinstance(size, str) or size == found for size, found in zip(shape, array.shape, strict=True)
+            isinstance(size, str) or size == actual for size, actual in zip(shape, array.shape, strict=True)
         )
         wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
         if not fits:
@@ -398,10 +398,10 @@ class StreamPool:
         with self._owned:
             handle = self._handle(id)
             source = self._slots.slot(handle)
-            found = self._open(new, lambda slot: self._states.copy_rows(source, slot))
+            copied = self._open(new, lambda slot: self._states.copy_rows(source, slot))
             if handle in self._finished:
-                self._finished.add(found)
-            return found
+                self._finished.add(copied)
+            return copied
 
     def state(self, id: Hashable) -> State:
         """A copy of what a stream's recurrent layers carry, with a batch of 1."""
@@ -425,10 +425,10 @@ class StreamPool:
         Raises FormatError for damaged bytes, StateError for those of another model and StreamError as ``open``.
         """
         with self._owned:
-            found = arrays_from_bytes(data, self._program.fingerprint)
-            self._states.check_saved(found, 1)
-            handle = self._open(id, lambda slot: self._states.load(np.array([slot]), found))
-            if found["ended"].any():
+            saved = arrays_from_bytes(data, self._program.fingerprint)
+            self._states.check_saved(saved, 1)
+            handle = self._open(id, lambda slot: self._states.load(np.array([slot]), saved))
+            if saved["ended"].any():
                 self._finished.add(handle)
             return handle
 
@@ -446,9 +446,9 @@ class StreamPool:
     def load_all(self, data: bytes) -> None:
         """Open the streams that another pool saved, under their ids, and keep those that are open: all or none."""
         with self._owned:
-            found = arrays_from_bytes(data, self._program.fingerprint)
-            ids = _ids(found.pop(IDS, None))
-            self._states.check_saved(found, len(ids))
+            saved = arrays_from_bytes(data, self._program.fingerprint)
+            ids = _ids(saved.pop(IDS, None))
+            self._states.check_saved(saved, len(ids))
             taken = [id for id in ids if id in self._handles]
             if taken:
                 raise StreamError(f"stream {taken[0]!r} is open already")
@@ -460,14 +460,14 @@ class StreamPool:
                 handles = [self._slots.open() for _ in ids]
                 slots = np.array([self._slots.slot(handle) for handle in handles])
                 try:
-                    self._states.load(slots, found)
+                    self._states.load(slots, saved)
                 except BaseException:
                     for handle in handles:
                         self._slots.close(handle)
                     raise
                 self._slots.last_used[slots] = self._clock()
                 self._handles.update(zip(ids, handles, strict=True))
-                self._finished.update(np.array(handles)[found["ended"]].tolist())
+                self._finished.update(np.array(handles)[saved["ended"]].tolist())
 
     @property
     def nbytes(self) -> int:
@@ -505,11 +505,11 @@ def _ids(array: np.ndarray | None) -> list[str | int]:
     """The ids of a saved pool."""
     if array is None:
         raise StateError(f"state: no array {IDS!r}: one stream, expected a pool")
-    found = read_json(array.tobytes(), f"state: {IDS}")
-    plain = isinstance(found, list) and all(type(id) in (str, int) for id in found)
-    if not plain or len(set(found)) != len(found):
+    ids = read_json(array.tobytes(), f"state: {IDS}")
+    plain = isinstance(ids, list) and all(type(id) in (str, int) for id in ids)
+    if not plain or len(set(ids)) != len(ids):
         raise FormatError(f"state: {IDS}: expected a list of different strings and integers")
-    return found
+    return ids
 
 
 def pool(

@@ -152,12 +152,12 @@ class StreamProgram:
         None where nothing is to be done.
         """
         model, timing, time = self.model, part.timing, self.plan.flows[part.node.name].time
-        found = {}
+        compiled = {}
         for begin in {0, max(0, timing.begin)}:
             for end in {0, max(0, timing.end)}:
                 node = along_others(part.node, part.values, time, begin, end)
-                found[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
-        return found
+                compiled[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
+        return compiled
 
     def _metered(self, part: NodePlan, step: Any) -> Any:
         """The step of a part, counted."""
@@ -199,31 +199,31 @@ class StreamProgram:
 
     def _moving(self) -> list[tuple[NodePlan, Any]]:
         """The nodes that depend on the sequence, with their steps; sizes that none of them reads are left out."""
-        found: list[tuple[NodePlan, Any]] = []
+        moving: list[tuple[NodePlan, Any]] = []
         read = set(self.plan.outputs)
         for part, step in zip(reversed(self.plan.parts), reversed(self.steps), strict=True):
             sizes = part.how == "steps" and all(self.plan.flows[name].kind == "sizes" for name in part.node.names)
             if part.how in UNMOVED or (sizes and read.isdisjoint(part.node.names)):
                 continue
-            found.insert(0, (part, step))
+            moving.insert(0, (part, step))
             read.update(part.node.reads)
-        return found
+        return moving
 
     def _base(self, batch: int) -> Values:
         """The values that ``batch`` rows read whatever they are given."""
-        found = {**self.counts_of(batch), **self.model._constants}
-        return {name: value for name, value in found.items() if name in self.read} | self.absent
+        values = {**self.counts_of(batch), **self.model._constants}
+        return {name: value for name, value in values.items() if name in self.read} | self.absent
 
     def _counted(self, batch: int) -> Values:
         """Static values that are known from the number of rows alone."""
-        found: Values = {}
+        counted: Values = {}
         for part in self.plan.parts:
             if part.data is not None:
                 (name,) = part.node.names
                 value = self.plan.flows[name].value
                 data = [batch if item == BATCH else item for item in part.data]
-                found[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
-        return found
+                counted[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
+        return counted
 
     def axes(self, flow: ValuePlan, add_rows: bool) -> tuple[int | None, int | None]:
         """The axes of rows and time in a value. add_rows: a value without a batch has its rows in front."""
@@ -251,14 +251,14 @@ class StreamProgram:
             if name not in names:
                 raise InputError(f"{what}: input {shown(name)} is unknown, expected {', '.join(names) or 'none'}")
         sizes: dict[str, int] = {}
-        found: Values = {}
+        accepted: Values = {}
         for entry in entries:
             flow, value = self.plan.flows[entry.name], given.get(entry.name)
             if value is None:
                 if not entry.optional:
                     once = f", given once in inputs={{{entry.name!r}: ...}}" if entries is self.static else ""
                     raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}{once}")
-                found[entry.name] = None
+                accepted[entry.name] = None
                 continue
             shape = entry.shape
             rows, _ = self.axes(flow, add_rows)
@@ -267,8 +267,8 @@ class StreamProgram:
             array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), shape, sizes)
             if rows is not None and array.shape[rows] != batch:
                 raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
-            found[entry.name] = array
-        return found
+            accepted[entry.name] = array
+        return accepted
 
 
 def _of_history(node: Node) -> Node:

@@ -173,14 +173,14 @@ class Route:
         count = self._new(part.timing)
 
         def own(values: Values, kept: Kept, updates: Updates) -> Values:
-            found = dict(values)
+            current = dict(values)
             for name, key, flow, append in moves:
                 steps = append(values[name], kept)
                 if steps is not None:
-                    found[name] = steps_back(steps[:, :count], flow)
+                    current[name] = steps_back(steps[:, :count], flow)
                     if not self.ended:
                         updates[key] = steps[:, count:]
-            return found
+            return current
 
         return own
 
@@ -191,9 +191,9 @@ class Route:
             return step
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            found = own(values, kept, updates)
-            step(found, kept, updates)
-            values.update({name: found[name] for name in made if name in found})
+            current = own(values, kept, updates)
+            step(current, kept, updates)
+            values.update({name: current[name] for name in made if name in current})
 
         return stage
 
@@ -231,8 +231,8 @@ class Route:
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             if own is not None:
                 own(values, kept, updates)
-            found = {name: kept.states(name) for name in names}
-            values.update({**found, last: found[names[0]][-1]})
+            states = {name: kept.states(name) for name in names}
+            values.update({**states, last: states[names[0]][-1]})
 
         return stage
 
@@ -313,10 +313,10 @@ class Route:
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             array = values[part.moving]
             if timing.held or timing.skipped:
-                found = append(array, kept)
+                extended = append(array, kept)
                 if timing.held and not self.ended:
-                    updates[name] = found[:, rest]
-                array = steps_back(found[:, used], source)
+                    updates[name] = extended[:, rest]
+                array = steps_back(extended[:, used], source)
             if step is not None:
                 before, values[part.moving] = values[part.moving], array
                 step(values, kept, updates)
@@ -380,17 +380,17 @@ class Route:
             }
             if repeats:
                 states[BEGAN] = kept.of(began)
-            found = []
+            blocks = []
             for first in range(0, new, plan.block):
                 last = min(new, first + plan.block)
                 window = slice(first, last + plan.lookahead)
                 own = None if mask is None else mask[:, window]
-                found.append(step.block(steps[:, window], last - first, states, initial, own))
+                blocks.append(step.block(steps[:, window], last - first, states, initial, own))
             if repeats:
                 updates[began] = states.pop(BEGAN)
             updates.update({f"{node.name}.{key}": array for key, array in states.items()})
-            if found:
-                parts = np.split(np.concatenate(found, axis=1), len(names), axis=2)
+            if blocks:
+                parts = np.split(np.concatenate(blocks, axis=1), len(names), axis=2)
                 back = ValuePlan("steps", flow.value, flow.time, 1 - flow.time)
                 values.update({made: steps_back(array, back) for made, array in zip(names, parts, strict=True)})
 
@@ -411,12 +411,12 @@ class Route:
             steps = {name: join(values[name], kept) for name, join in append.items()}
             for name, array in steps.items():
                 updates[f"{node.name}.history.{name}"] = array[:, max(0, array.shape[1] - (history - 1)) :]
-            found = []
+            outputs = []
             for t in range(before, before + new):
                 first = max(0, t + 1 - history)
                 parts = {name: np.ascontiguousarray(array[:, first : t + 1]) for name, array in steps.items()}
-                found.append(_attend(node, step, parts))
-            values[node.name] = np.concatenate(found, axis=1)
+                outputs.append(_attend(node, step, parts))
+            values[node.name] = np.concatenate(outputs, axis=1)
 
         return stage
 

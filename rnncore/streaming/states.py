@@ -209,7 +209,7 @@ class StreamStates:
                 if not same:
                     raise InputError(f"{name}: differs from what the other rows were opened with, expected the same")
             else:
-                sizes = [(*found.shape[:axis], *found.shape[axis + 1 :]) for found in (array, there)]
+                sizes = [(*one.shape[:axis], *one.shape[axis + 1 :]) for one in (array, there)]
                 if sizes[0] != sizes[1]:
                     raise InputError(
                         f"{name}: sizes {sizes[0]} without the batch, expected {sizes[1]}, the other rows'"
@@ -230,54 +230,54 @@ class StreamStates:
 
     def save(self, rows: Any) -> dict[str, np.ndarray]:
         """Copies of what some rows carry; "static.NAME" for what they were opened with."""
-        found = {
+        saved = {
             name: np.array(array[:, rows] if name in self.recurrent else array[rows])
             for name, array in self.arrays.items()
         }
         for entry in self.program.static:
             array = self.static.get(entry.name)
             if array is not None:
-                found[f"static.{entry.name}"] = np.array(self._of_static(entry.name, rows))
-        return found
+                saved[f"static.{entry.name}"] = np.array(self._of_static(entry.name, rows))
+        return saved
 
-    def check_saved(self, found: Mapping[str, np.ndarray], count: int) -> None:
-        """StateError unless ``found`` is what save returns for ``count`` rows of this program."""
+    def check_saved(self, saved: Mapping[str, np.ndarray], count: int) -> None:
+        """StateError unless ``saved`` is what save returns for ``count`` rows of this program."""
         expected = {}
         for name, array in self.arrays.items():
             shape = (array.shape[0], count, *array.shape[2:]) if name in self.recurrent else (count, *array.shape[1:])
             expected[name] = (shape, array.dtype)
         for entry in self.program.static:
-            array = found.get(f"static.{entry.name}")
+            array = saved.get(f"static.{entry.name}")
             try:
                 accepted = self.program.accept({entry.name: array}, count, [entry], "state")[entry.name]
             except InputError as error:
                 raise StateError(f"state: static.{error}") from None
             if array is not None:
                 expected[f"static.{entry.name}"] = (array.shape, accepted.dtype)
-        unknown = [name for name in found if name not in expected]
-        missing = [name for name in expected if name not in found]
+        unknown = [name for name in saved if name not in expected]
+        missing = [name for name in expected if name not in saved]
         if unknown or missing:
             what = f"unknown array {shown(unknown[0])!r}" if unknown else f"array {missing[0]!r} missing"
             raise StateError(f"state: {what}, expected {', '.join(expected)}")
         for name, (shape, dtype) in expected.items():
-            if found[name].shape != shape or found[name].dtype != dtype:
+            if saved[name].shape != shape or saved[name].dtype != dtype:
                 raise StateError(
-                    f"state {name}: {found[name].dtype} {found[name].shape}, expected {dtype} {shape} "
+                    f"state {name}: {saved[name].dtype} {saved[name].shape}, expected {dtype} {shape} "
                     f"for {count} row{'s' * (count != 1)}"
                 )
-        steps = found.get("steps", np.zeros(1, np.int64))
+        steps = saved.get("steps", np.zeros(1, np.int64))
         if count and not (steps.min() >= 0 and steps.max() <= MOST_STEPS):
             raise StateError(f"state steps: {steps.min()} to {steps.max()}, expected 0 to {MOST_STEPS}")
 
-    def load(self, rows: Any, found: Mapping[str, np.ndarray]) -> None:
+    def load(self, rows: Any, saved: Mapping[str, np.ndarray]) -> None:
         """Make rows what save gave, which was checked."""
-        static = {name.removeprefix("static."): array for name, array in found.items() if name.startswith("static.")}
+        static = {name.removeprefix("static."): array for name, array in saved.items() if name.startswith("static.")}
         self._set_static(rows, {entry.name: static.get(entry.name) for entry in self.program.static})
         for name, array in self.arrays.items():
             if name in self.recurrent:
-                array[:, rows] = found[name]
+                array[:, rows] = saved[name]
             else:
-                array[rows] = found[name]
+                array[rows] = saved[name]
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -412,7 +412,7 @@ class StreamStates:
 
     def _part(self, given: Values, group: _Group) -> Values:
         """The group's part of the inputs."""
-        found, places = {}, group.places
+        own, places = {}, group.places
         for name, array in given.items():
             flow = self.program.plan.flows[name]
             if array is not None and flow.kind == "steps":
@@ -421,20 +421,20 @@ class StreamStates:
                 elif self.add_rows:
                     array = array[0 if places is None else places[0]]
                 array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(group.count),)])
-            found[name] = array
-        return found
+            own[name] = array
+        return own
 
     def _gathered(self, size: int, results: list[_Result]) -> Values:
         """The groups' outputs in the order of rows."""
         plan = self.program.plan
-        for group, _, found, _ in results:
+        for group, _, outputs, _ in results:
             for name in plan.outputs if group.lengths is not None else ():
                 if plan.flows[name].kind == "steps":
-                    found[name] = _zeros_after(found[name], plan.flows[name], group.lengths)
+                    outputs[name] = _zeros_after(outputs[name], plan.flows[name], group.lengths)
         if len(results) == 1:
-            group, _, found, _ = results[0]
-            return self._with_rows(group, found) if self.add_rows else found
-        parts = [(group.places, self._with_rows(group, found)) for group, _, found, _ in results]
+            group, _, outputs, _ = results[0]
+            return self._with_rows(group, outputs) if self.add_rows else outputs
+        parts = [(group.places, self._with_rows(group, outputs)) for group, _, outputs, _ in results]
         return {name: self._joined(name, size, parts) for name in plan.outputs}
 
     def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
@@ -448,31 +448,31 @@ class StreamStates:
                     array[places] = route.known[flows[name].timing] if group.lengths is None else group.lengths
         return counts
 
-    def _with_rows(self, group: _Group, found: Values) -> Values:
+    def _with_rows(self, group: _Group, outputs: Values) -> Values:
         """Outputs of one row with an axis for it, where they have none of a batch."""
         if group.size > 1:
-            return found
-        bare = [name for name in found if self.program.axes(self.program.plan.flows[name], self.add_rows)[0] == 0]
+            return outputs
+        bare = [name for name in outputs if self.program.axes(self.program.plan.flows[name], self.add_rows)[0] == 0]
         bare = [name for name in bare if self.program.plan.flows[name].batch is None]
-        return {**found, **{name: found[name][None] for name in bare}}
+        return {**outputs, **{name: outputs[name][None] for name in bare}}
 
     def _joined(self, name: str, size: int, parts: list[tuple[np.ndarray, Values]]) -> np.ndarray:
         """One output of several groups."""
         batch, time = self.program.axes(self.program.plan.flows[name], self.add_rows)
         if batch is None:
             return parts[0][1][name]
-        first = max((found[name] for _, found in parts), key=lambda array: array.size)
+        first = max((outputs[name] for _, outputs in parts), key=lambda array: array.size)
         shape = list(first.shape)
         shape[batch] = size
         if time is not None:
-            shape[time] = max(found[name].shape[time] for _, found in parts)
+            shape[time] = max(outputs[name].shape[time] for _, outputs in parts)
         joined = np.zeros(shape, first.dtype)
-        for places, found in parts:
+        for places, outputs in parts:
             index: list[Any] = [slice(None)] * len(shape)
             index[batch] = places
             if time is not None:
-                index[time] = slice(found[name].shape[time])
-            joined[tuple(index)] = found[name]
+                index[time] = slice(outputs[name].shape[time])
+            joined[tuple(index)] = outputs[name]
         return joined
 
     def _run(self, group: _Group, given: Values, new: int, ended: bool) -> _Result:
@@ -511,14 +511,14 @@ class StreamStates:
 
     def _one_sequence(self, given: Values, group: _Group) -> Values:
         """The group's part of the inputs, its rows concatenated along the time."""
-        found = {}
+        joined = {}
         for name, array in given.items():
             (rows, time), flow = self._place(name)
             if array is not None:
                 array = array if group.places is None else np.take(array, group.places, axis=rows)
                 array = join_rows(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
-            found[name] = array
-        return found
+            joined[name] = array
+        return joined
 
 
 def _zeros_after(array: np.ndarray, flow: ValuePlan, lengths: np.ndarray) -> np.ndarray:
@@ -527,5 +527,5 @@ def _zeros_after(array: np.ndarray, flow: ValuePlan, lengths: np.ndarray) -> np.
     counts = np.arange(moved.shape[1]) < lengths[:, None]
     if counts.all():
         return array
-    found = np.where(counts.reshape(counts.shape + (1,) * (moved.ndim - 2)), moved, moved.dtype.type(0))
-    return np.ascontiguousarray(np.moveaxis(found, (0, 1), (flow.batch, flow.time)))
+    kept = np.where(counts.reshape(counts.shape + (1,) * (moved.ndim - 2)), moved, moved.dtype.type(0))
+    return np.ascontiguousarray(np.moveaxis(kept, (0, 1), (flow.batch, flow.time)))

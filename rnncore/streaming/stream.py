@@ -109,10 +109,10 @@ class Stream:
 
     def _feed_with_states(self, direct: DirectStream, x: Any) -> dict[str, np.ndarray] | None:
         """The fast call for a model that returns final states with its sequence."""
-        found = direct.feed(x, None, True)
-        if found is None:
+        results = direct.feed(x, None, True)
+        if results is None:
             return None
-        y, h, c = found
+        y, h, c = results
         if y.ndim < 3:
             h, c = h[:, 0], None if c is None else c[:, 0]
         name = self._program.plan.spec.nodes[0].name
@@ -138,9 +138,9 @@ class Stream:
         """The inputs by name, the number of steps, and what x lacked: see _named."""
         program, plain = self._program, mask is None and self._only_dtype is not None and type(x) is np.ndarray
         plain = plain and x.dtype == self._only_dtype and x.flags.carray
-        found = self._plain.get(x.shape) if plain else None
-        if found is not None:  # a shape that was accepted before
-            shape, new, lacking = found
+        known = self._plain.get(x.shape) if plain else None
+        if known is not None:  # a shape that was accepted before
+            shape, new, lacking = known
             return {program.given[0].name: x.reshape(shape)}, new, lacking
         given, lacking = _named(program, x, mask, self._batch)
         new, accepted = batch_of_chunk(program, given, self._batch)
@@ -170,9 +170,9 @@ class Stream:
         """Back to the beginning: all rows, or those that an index, a slice or a boolean mask names."""
         self._take()
         try:
-            found = self._open_states()
+            states = self._open_states()
             try:
-                found.reset(slice(None) if rows is None else np.arange(self._batch)[rows].reshape(-1))
+                states.reset(slice(None) if rows is None else np.arange(self._batch)[rows].reshape(-1))
             except (IndexError, TypeError, ValueError, OverflowError, MemoryError) as error:
                 raise InputError(f"rows: {error}") from None
             self._find_short_ways()
@@ -210,12 +210,12 @@ class Stream:
 
         Raises FormatError for damaged bytes and StateError for those of another model; the stream is then unchanged.
         """
-        found = arrays_from_bytes(data, self._fingerprint())
+        saved = arrays_from_bytes(data, self._fingerprint())
         self._take()
         try:
             rows = self._open_states()
-            rows.check_saved(found, self._batch)
-            rows.load(slice(None), found)
+            rows.check_saved(saved, self._batch)
+            rows.load(slice(None), saved)
             self._find_short_ways()
         finally:
             self._owner.release()
@@ -241,8 +241,8 @@ class Stream:
             more = [name for name in rows.arrays if name not in (*rows.recurrent, "steps", "ended")]
             if more:
                 raise StateError(f"state: this stream also carries {', '.join(more)}; use save and load")
-            found = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
-            for name, array in found.items():
+            accepted = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
+            for name, array in accepted.items():
                 rows.arrays[name][...] = array
         finally:
             self._owner.release()
@@ -279,8 +279,8 @@ class Stream:
 
     def __repr__(self) -> str:
         rows = self._states
-        found = "closed" if rows is None else f"batch {self._batch}, {rows.nbytes} bytes"
-        return f"<Stream of {self._program.model!r}: {found}>"
+        what = "closed" if rows is None else f"batch {self._batch}, {rows.nbytes} bytes"
+        return f"<Stream of {self._program.model!r}: {what}>"
 
     def _fingerprint(self) -> str:
         return self._program.fingerprint
@@ -375,21 +375,21 @@ def check_out(out: Any, y: Any) -> None:
     """InputError where out cannot receive y."""
     fits = isinstance(y, np.ndarray) and isinstance(out, np.ndarray) and out.flags.writeable
     if not fits or (out.shape, out.dtype) != (y.shape, y.dtype):
-        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        given = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         expected = f"{y.dtype} {y.shape}, writeable" if isinstance(y, np.ndarray) else "none: there are several outputs"
-        raise InputError(f"out: {found}, expected {expected}")
+        raise InputError(f"out: {given}, expected {expected}")
 
 
 def accept_chunk_lengths(lengths: Any, batch: int, steps: int) -> np.ndarray:
     """lengths (B,) int64, each from 0 to the number of steps."""
-    found = as_array("lengths", lengths)
-    if found.dtype.kind not in "iu" or found.shape != (batch,):
-        raise InputError(f"lengths: {found.dtype} {found.shape}, expected integers ({batch},), one for each row")
-    found = found.astype(np.int64)
-    wrong = np.flatnonzero((found < 0) | (found > steps))
+    counts = as_array("lengths", lengths)
+    if counts.dtype.kind not in "iu" or counts.shape != (batch,):
+        raise InputError(f"lengths: {counts.dtype} {counts.shape}, expected integers ({batch},), one for each row")
+    counts = counts.astype(np.int64)
+    wrong = np.flatnonzero((counts < 0) | (counts > steps))
     if len(wrong):
-        raise InputError(f"lengths: {found[wrong[0]]} at row {wrong[0]}, expected 0 to {steps}")
-    return found
+        raise InputError(f"lengths: {counts[wrong[0]]} at row {wrong[0]}, expected 0 to {steps}")
+    return counts
 
 
 def stream(
