@@ -242,20 +242,20 @@ class _Handlers:
 
         async def one(data: bytes, owner: str) -> Any:
             call = _Call(self._metrics, self._service, name)
-            found = message("ModelStreamInferResponse")()
+            response = message("ModelStreamInferResponse")()
             self.working += 1
             try:
                 with call:
                     try:
                         request = call.parse(kind, data)
                         call.name(request.id)
-                        found.infer_response.id = request.id
-                        found.infer_response.CopyFrom(await answer(request, owner, None))
+                        response.infer_response.id = request.id
+                        response.infer_response.CopyFrom(await answer(request, owner, None))
                     except Exception as error:
-                        found.error_message = f"{call.refuse(error)} (request {call.id})"
+                        response.error_message = f"{call.refuse(error)} (request {call.id})"
             finally:
                 self.working -= 1
-            return found
+            return response
 
         async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> AsyncIterator:
             owner = self._owner(context)
@@ -343,10 +343,10 @@ class _Call:
 
 def _authorization(metadata: Iterable[tuple[str, Any]]) -> str | None:
     """The one value of this name. ServiceError where there are two."""
-    found = [value for key, value in metadata if key == "authorization"]
-    if len(found) > 1:
-        raise ServiceError(400, f"{len(found)} values of 'authorization', expected at most one")
-    return found[0] if found else None
+    values = [value for key, value in metadata if key == "authorization"]
+    if len(values) > 1:
+        raise ServiceError(400, f"{len(values)} values of 'authorization', expected at most one")
+    return values[0] if values else None
 
 
 def _metadata(context: aio.ServicerContext) -> dict[str, str]:
@@ -373,23 +373,23 @@ class _Answers:
         return message("ModelReadyResponse")(ready=self._service.ready)
 
     async def ModelMetadata(self, request: Any, owner: str, left: float | None) -> Any:
-        found = self._service.model(request.name, request.version).metadata()
-        for entry in found["inputs"]:
+        metadata = self._service.model(request.name, request.version).metadata()
+        for entry in metadata["inputs"]:
             entry.pop("parameters", None)
-        return message("ModelMetadataResponse")(**found)
+        return message("ModelMetadataResponse")(**metadata)
 
     async def ModelConfig(self, request: Any, owner: str, left: float | None) -> Any:
-        found = self._service.model(request.name, request.version).config()
-        return message("ModelConfigResponse")(config=found)
+        config = self._service.model(request.name, request.version).config()
+        return message("ModelConfigResponse")(config=config)
 
     async def ModelStatistics(self, request: Any, owner: str, left: float | None) -> Any:
         models = self._service.models.values()
-        found = [self._service.model(request.name, request.version)] if request.name else models
-        return message("ModelStatisticsResponse")(model_stats=[served.statistics() for served in found])
+        chosen = [self._service.model(request.name, request.version)] if request.name else models
+        return message("ModelStatisticsResponse")(model_stats=[served.statistics() for served in chosen])
 
     async def RepositoryIndex(self, request: Any, owner: str, left: float | None) -> Any:
-        found = self._service.index() if self._service.ready or not request.ready else []
-        return message("RepositoryIndexResponse")(models=found)
+        index = self._service.index() if self._service.ready or not request.ready else []
+        return message("RepositoryIndexResponse")(models=index)
 
     async def RepositoryModelLoad(self, request: Any, owner: str, left: float | None) -> Any:
         raise ServiceError(403, "models are neither loaded nor unloaded over the network")
@@ -411,8 +411,8 @@ class _Answers:
 
 def parse_infer(request: Any, expected: Expected) -> InferRequest:
     """The request in a ModelInferRequest; a ServiceError that says what is wrong with it."""
-    found = as_parameters(_plain(request.parameters))
-    found.id = request.id
+    result = as_parameters(_plain(request.parameters))
+    result.id = request.id
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise ServiceError(
@@ -420,7 +420,7 @@ def parse_infer(request: Any, expected: Expected) -> InferRequest:
         )
     for place, tensor in enumerate(request.inputs):
         name = tensor.name
-        if name in found.inputs:
+        if name in result.inputs:
             raise ServiceError(400, f"input {short(name)} is there twice")
         dtype = expected.dtype(name, tensor.datatype)
         parameters = _plain(tensor.parameters)
@@ -433,15 +433,15 @@ def parse_infer(request: Any, expected: Expected) -> InferRequest:
         else:
             _check_size(name, parameters, len(raw[place]))
             array = array_of_bytes(name, raw[place], shape, dtype)
-        found.inputs[name] = expected.cast(name, array)
+        result.inputs[name] = expected.cast(name, array)
     if request.outputs:
-        found.outputs = {}
+        result.outputs = {}
         for output in request.outputs:
             check_parameters(f"output {short(output.name)}", _plain(output.parameters))
-            if output.name in found.outputs:
+            if output.name in result.outputs:
                 raise ServiceError(400, f"output {short(output.name)} is there twice")
-            found.outputs[expected.check_output(output.name)] = True
-    return found
+            result.outputs[expected.check_output(output.name)] = True
+    return result
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

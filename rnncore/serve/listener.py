@@ -54,37 +54,37 @@ def descriptors_left(wanted: int) -> int:
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """A socket for each address of the host, bound and listening. InputError where there is none."""
-    found: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, number, _, address in dict.fromkeys(addresses):
             try:
-                found.append(_bound(family, kind, number, (address[0], port, *address[2:])))
+                sockets.append(_bound(family, kind, number, (address[0], port, *address[2:])))
             except OSError as error:
                 if error.errno not in ELSEWHERE or len(addresses) == 1:
                     raise
                 continue
-            port = found[0].getsockname()[1]
+            port = sockets[0].getsockname()[1]
     except OSError as error:
-        for one in found:
+        for one in sockets:
             one.close()
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror}, expected another port") from None
-    return found
+    return sockets
 
 
 def _bound(family: int, kind: int, number: int, address: Any) -> socket.socket:
-    found = socket.socket(family, kind, number)
+    bound = socket.socket(family, kind, number)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        found.bind(address)
-        found.listen(BACKLOG)
-        found.setblocking(False)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
     except OSError:
-        found.close()
+        bound.close()
         raise
-    return found
+    return bound
 
 
 class Group:
@@ -306,9 +306,9 @@ def _is_waiting(listening: socket.socket) -> bool:
 def _network(address: str) -> str:
     """The key of one peer: an IPv4 address, or the network of an IPv6 one, whose host can have any in it."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if found.version == 4:
+    if ip.version == 4:
         return address
-    return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+    return str(ip.ipv4_mapped or ipaddress.ip_network((int(ip) >> 64 << 64, 64)))

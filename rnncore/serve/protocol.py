@@ -60,11 +60,11 @@ def _refuse_constant(name: str) -> None:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys all differ."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    items = dict(pairs)
+    if len(items) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ServiceError(400, f"key {short(next(key for key in keys if keys.count(key) > 1))} is twice in one object")
-    return found
+    return items
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -139,20 +139,20 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
     size = len(body) if header_length is None else _header_length(header_length, len(body))
     if size > expected.most_json:
         raise ServiceError(413, f"{size} bytes of JSON, expected at most {expected.most_json}: send binary data")
-    found = _object("the request", load_json(body[:size] if size < len(body) else body))
-    _check_keys(found, REQUEST_KEYS, "the request")
-    request = as_parameters(_object("parameters", found.get("parameters", {})))
-    request.id = found.get("id", "")
+    body_object = _object("the request", load_json(body[:size] if size < len(body) else body))
+    _check_keys(body_object, REQUEST_KEYS, "the request")
+    request = as_parameters(_object("parameters", body_object.get("parameters", {})))
+    request.id = body_object.get("id", "")
     if not isinstance(request.id, str) or len(request.id) > ID_CHARACTERS:
         raise ServiceError(400, f"id {short(request.id)}, expected a string of at most {ID_CHARACTERS} characters")
-    if type(found.get("model_name", "")) is not str:
-        raise ServiceError(400, f"model_name {short(found['model_name'])}, expected a string")
+    if type(body_object.get("model_name", "")) is not str:
+        raise ServiceError(400, f"model_name {short(body_object['model_name'])}, expected a string")
     rest = memoryview(body)[size:]
-    for entry in _objects("inputs", found.get("inputs")):
+    for entry in _objects("inputs", body_object.get("inputs")):
         rest = _take_input(entry, rest, request, expected)
     if len(rest):
         raise ServiceError(400, f"{len(rest)} bytes are left after the inputs' binary data, expected none")
-    outputs = found.get("outputs")
+    outputs = body_object.get("outputs")
     if outputs is not None and outputs != []:  # an empty array asks for all of them
         request.outputs = {}
         for entry in _objects("outputs", outputs):
@@ -173,21 +173,21 @@ def load_json(text: bytes) -> Any:
 
 def as_parameters(given: Mapping[str, Any]) -> InferRequest:
     """A request with what its parameters say; those that the protocol does not name are checked and ignored."""
-    found = InferRequest()
+    request = InferRequest()
     sequence: dict[str, Any] = {"sequence_id": None, "sequence_start": False, "sequence_end": False}
     for name, value in given.items():
         if name in sequence:
             sequence[name] = value
         elif name == "binary_data_output":
-            found.binary = _flag(name, value)
+            request.binary = _flag(name, value)
         elif name == "priority":
-            found.priority = _integer(name, value, MOST_PRIORITY) or DEFAULT_PRIORITY
+            request.priority = _integer(name, value, MOST_PRIORITY) or DEFAULT_PRIORITY
         elif name == "timeout":
-            found.timeout = _integer(name, value, MOST_TIMEOUT) / 1e6 or None
+            request.timeout = _integer(name, value, MOST_TIMEOUT) / 1e6 or None
         else:
             check_parameters("the request", {name: value})
-    found.sequence = _sequence(**sequence)
-    return found
+    request.sequence = _sequence(**sequence)
+    return request
 
 
 def check_parameters(whose: str, given: Mapping[str, Any], known: str = "") -> None:
@@ -214,10 +214,10 @@ def _sequence(sequence_id: Any, sequence_start: Any, sequence_end: Any) -> Seque
         if len(sequence_id) > ID_CHARACTERS:
             raise ServiceError(400, f"sequence_id of {len(sequence_id)} characters, expected at most {ID_CHARACTERS}")
         return SequenceStep(sequence_id, start, end)
-    found = as_integer(sequence_id)
-    if found is None or not 0 < found <= MOST_SEQUENCE_ID:
+    number = as_integer(sequence_id)
+    if number is None or not 0 < number <= MOST_SEQUENCE_ID:
         raise ServiceError(400, f"sequence_id {short(sequence_id)}, expected a string or an integer of 64 bits")
-    return SequenceStep(found, start, end)
+    return SequenceStep(number, start, end)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -227,10 +227,10 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _integer(name: str, value: Any, most: int) -> int:
-    found = as_integer(value)
-    if found is None or not 0 <= found <= most:
+    number = as_integer(value)
+    if number is None or not 0 <= number <= most:
         raise ServiceError(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {most}")
-    return found
+    return number
 
 
 def _header_length(text: str, most: int) -> int:
@@ -251,11 +251,11 @@ def _objects(what: str, value: Any) -> list[dict[str, Any]]:
     return [_object(f"an element of {what}", entry) for entry in value]
 
 
-def _check_keys(found: Mapping[str, Any], known: set[str], what: str, name: Any = None) -> None:
-    if found.keys() <= known:
+def _check_keys(given: Mapping[str, Any], known: set[str], what: str, name: Any = None) -> None:
+    if given.keys() <= known:
         return
     whose = what if name is None else f"{what} {short(name)}"
-    unknown = next(key for key in found if key not in known)
+    unknown = next(key for key in given if key not in known)
     raise ServiceError(400, f"{whose} has {short(unknown)}, expected {', '.join(sorted(known))}")
 
 
@@ -305,12 +305,12 @@ def write_infer(
 ) -> tuple[bytes, int | None]:
     """The answer's body, and the size of its JSON where raw bytes follow."""
     wanted = dict.fromkeys(outputs, request.binary) if request.outputs is None else request.outputs
-    found = [(name, outputs[name], binary) for name, binary in wanted.items()]
-    raw = [_as_sent(array) for _, array, binary in found if binary]
-    if len(raw) == len(found) and not request.id:
-        head = _binary_head(model, version, tuple((name, array.dtype, array.shape) for name, array, _ in found))
+    sent = [(name, outputs[name], binary) for name, binary in wanted.items()]
+    raw = [_as_sent(array) for _, array, binary in sent if binary]
+    if len(raw) == len(sent) and not request.id:
+        head = _binary_head(model, version, tuple((name, array.dtype, array.shape) for name, array, _ in sent))
     else:
-        head = _head(model, version, request.id, [_entry(*one) for one in found])
+        head = _head(model, version, request.id, [_entry(*one) for one in sent])
     return b"".join([head, *raw]), len(head) if raw else None
 
 

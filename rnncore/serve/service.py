@@ -159,29 +159,29 @@ class ServedModel:
 
     def config(self) -> dict[str, Any]:
         """The model configuration of Triton's extension, as far as it has a meaning here."""
-        found: dict[str, Any] = {"name": self.name, "platform": "rnncore", "backend": "rnncore", "max_batch_size": 0}
+        config: dict[str, Any] = {"name": self.name, "platform": "rnncore", "backend": "rnncore", "max_batch_size": 0}
         for key, entries in (("input", self.model.inputs), ("output", self.model.outputs)):
-            found[key] = [self._configured(entry, key == "input") for entry in entries]
+            config[key] = [self._configured(entry, key == "input") for entry in entries]
         if self.sequences.available:
             idle = round(self.limits.sequence_idle * 1e6)
-            found["sequence_batching"] = {"max_sequence_idle_microseconds": idle}
-        return found
+            config["sequence_batching"] = {"max_sequence_idle_microseconds": idle}
+        return config
 
     def statistics(self) -> dict[str, Any]:
         """The counts of Triton's statistics extension, those of sequences among them; times in nanoseconds."""
-        found = [engine.metrics.snapshot() for engine in self._engines()]
-        for one in found:
+        snapshots = [engine.metrics.snapshot() for engine in self._engines()]
+        for one in snapshots:
             one["started"] = one["queued"]["count"]
 
         def total(count: str, histogram: str | None = None) -> dict[str, int]:
-            seconds = sum(one[histogram]["sum"] for one in found) if histogram else 0.0
-            return {"count": sum(one[count] for one in found), "ns": round(seconds * 1e9)}
+            seconds = sum(one[histogram]["sum"] for one in snapshots) if histogram else 0.0
+            return {"count": sum(one[count] for one in snapshots), "ns": round(seconds * 1e9)}
 
         return {
             "name": self.name,
             "version": VERSION,
-            "inference_count": sum(one["rows"] for one in found),
-            "execution_count": sum(one["batches"] for one in found),
+            "inference_count": sum(one["rows"] for one in snapshots),
+            "execution_count": sum(one["batches"] for one in snapshots),
             "inference_stats": {
                 "success": total("completed", "latency"),
                 "fail": total("failed"),
@@ -194,29 +194,29 @@ class ServedModel:
         """What people look at; p50 and p99 are upper bounds in seconds, None where nothing was answered."""
         engines = self._engines()
         counts = ("completed", "rejected", "failed", "expired", "rows", "steps")
-        found: dict[str, Any] = {name: sum(getattr(one.metrics, name) for one in engines) for name in counts}
+        counted: dict[str, Any] = {name: sum(getattr(one.metrics, name) for one in engines) for name in counts}
         busiest = max(engines, key=lambda engine: engine.metrics.completed).metrics.latency
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             bound = busiest.quantile(share)
-            found[name] = bound if math.isfinite(bound) else None
-        found["queue_depth"] = sum(engine.queue_depth for engine in engines)
-        found["sequences"] = len(self.sequences)
-        return {**self.metadata(), **found}
+            counted[name] = bound if math.isfinite(bound) else None
+        counted["queue_depth"] = sum(engine.queue_depth for engine in engines)
+        counted["sequences"] = len(self.sequences)
+        return {**self.metadata(), **counted}
 
     def _engines(self) -> list[Engine | StreamEngine]:
         return [engine for engine in (self.engine, self.sequences.engine) if engine is not None]
 
     def _tensor(self, entry: Input, optional: bool = False) -> dict[str, Any]:
         dtype = numpy_dtype(entry.dtype, self.model.dtype)
-        found: dict[str, Any] = {"name": entry.name, "datatype": datatype(dtype), "shape": _sizes(entry)}
+        description: dict[str, Any] = {"name": entry.name, "datatype": datatype(dtype), "shape": _sizes(entry)}
         if optional and entry.optional:
-            found["parameters"] = {"optional": True}
-        return found
+            description["parameters"] = {"optional": True}
+        return description
 
     def _configured(self, entry: Input, is_input: bool) -> dict[str, Any]:
         dtype = numpy_dtype(entry.dtype, self.model.dtype)
-        found = {"name": entry.name, "data_type": f"TYPE_{datatype(dtype)}", "dims": _sizes(entry)}
-        return {**found, "optional": entry.optional} if is_input else found
+        description = {"name": entry.name, "data_type": f"TYPE_{datatype(dtype)}", "dims": _sizes(entry)}
+        return {**description, "optional": entry.optional} if is_input else description
 
 
 class Service:
@@ -289,5 +289,5 @@ def _short(text: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    found = list(names)
-    return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    listed = list(names)
+    return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")

@@ -40,8 +40,8 @@ DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
-FLOATS = {found: np.dtype(name) for name, found in DATATYPES.items() if found.startswith("FP")}
-_BY_DTYPE = {np.dtype(name): found for name, found in DATATYPES.items()}
+FLOATS = {code: np.dtype(name) for name, code in DATATYPES.items() if code.startswith("FP")}
+_BY_DTYPE = {np.dtype(name): code for name, code in DATATYPES.items()}
 MOST_DIMENSIONS = 8
 ALLOWED = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 
@@ -117,10 +117,10 @@ def cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):
-        found = array.astype(dtype)
-    if found.itemsize < array.itemsize and (np.isinf(found) & ~np.isinf(array)).any():
+        converted = array.astype(dtype)
+    if converted.itemsize < array.itemsize and (np.isinf(converted) & ~np.isinf(array)).any():
         raise ServiceError(400, f"input {name!r}: a number does not fit into {datatype(dtype)}")
-    return found
+    return converted
 
 
 def json_of_array(name: str, array: np.ndarray) -> list[Any]:
@@ -142,8 +142,8 @@ def _flat(name: str, data: Any, shape: Sequence[int]) -> list[Any]:
     for axis, size in enumerate(shape):
         for part in level:
             if type(part) is not list or len(part) != size:
-                found = f"{len(part)} elements" if type(part) is list else _json_name(type(part))
-                raise ServiceError(400, f"input {name!r}: {found} along axis {axis} of data, expected {size}")
+                part_has = f"{len(part)} elements" if type(part) is list else _json_name(type(part))
+                raise ServiceError(400, f"input {name!r}: {part_has} along axis {axis} of data, expected {size}")
         level = list(itertools.chain.from_iterable(level))
     return level
 
