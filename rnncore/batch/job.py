@@ -330,8 +330,8 @@ class BatchJob:
         """Shards, read and begun while others are used. last: the note of the shard after which they go on."""
         place, first = (tuple(last["next"]), last["stop"]) if last else ((0, 0), 0)
         rows = self.source.rows(place, first)
-        found = shards(rows, self.runner.plan, self.most_rows, self.most_bytes)
-        return _ahead((self._begin(parts) for parts in found if parts or not last), self.stopping)
+        cuts = shards(rows, self.runner.plan, self.most_rows, self.most_bytes)
+        return _ahead((self._begin(parts) for parts in cuts if parts or not last), self.stopping)
 
     def _begin(self, parts: list[RowBlock]) -> Begun:
         if not parts:

@@ -222,8 +222,8 @@ def _entries(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
         place = f"{path}: line {number}"
         if number == len(lines) > 1 and (not line.endswith(b"\n") or b"\0" in line):
             return
-        body, found, check = line.rpartition(CHECK)
-        if not found or len(check) != DIGITS + 3 or not check.endswith(b'"}\n'):
+        body, separator, check = line.rpartition(CHECK)
+        if not separator or len(check) != DIGITS + 3 or not check.endswith(b'"}\n'):
             raise InputError(f"{place}: no checksum{OR_OVERWRITE}")
         body += b"}"
         if check[:DIGITS] != _checksum(body, before).encode():
@@ -267,9 +267,9 @@ def _check_note(
     for name, expected in (("shard", number), ("file", journal.part(number).name), ("first", first)):
         _check(place, name, note[name], expected)
     for name, digits in (("sha256", 64), ("content", 32)):
-        found = note[name]
-        if not isinstance(found, str) or len(found) != digits or found.strip("0123456789abcdef"):
-            raise InputError(f"{place}: {name}={_short(found)}, expected {digits} hexadecimal digits{OR_OVERWRITE}")
+        value = note[name]
+        if not isinstance(value, str) or len(value) != digits or value.strip("0123456789abcdef"):
+            raise InputError(f"{place}: {name}={_short(value)}, expected {digits} hexadecimal digits{OR_OVERWRITE}")
     for name in ("bytes", "stop", "rows"):
         if not _is_size(note[name]):
             raise InputError(f"{place}: {name}={_short(note[name])}, expected an integer of at least 0{OR_OVERWRITE}")

@@ -149,12 +149,12 @@ class NpzWriter(NpyWriter):
         return buffer.getvalue()
 
     def _columns(self, results: Results) -> dict[str, np.ndarray]:
-        found = {} if results.lengths is None else {LENGTHS: np.asarray(results.lengths, np.int64)}
+        labels = {} if results.lengths is None else {LENGTHS: np.asarray(results.lengths, np.int64)}
         if self.numbered:
-            found[ROW] = results.index
+            labels[ROW] = results.index
         for name, values in results.kept.items():
-            found[name] = _labels(values)
-        return found
+            labels[name] = _labels(values)
+        return labels
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
         with zipfile.ZipFile(file, "w") as archive:
@@ -164,9 +164,9 @@ class NpzWriter(NpyWriter):
             with np.load(parts[0], allow_pickle=False) as first:
                 others = [name for name in first.files if name not in self.names]
             for name in others:
-                found = [array for array in (_load(path, name) for path in parts) if len(array)]
+                arrays = [array for array in (_load(path, name) for path in parts) if len(array)]
                 with _member(archive, name) as member:
-                    joined = np.concatenate(found) if found else _load(parts[0], name)
+                    joined = np.concatenate(arrays) if arrays else _load(parts[0], name)
                     np.lib.format.write_array(member, joined, allow_pickle=False)
 
 
@@ -178,9 +178,9 @@ class JsonlWriter(Writer):
         columns = [self._cut(results, name) for name in self.names]
         lines = []
         for i in range(len(results.index)):
-            found = {name: _finite(values[i]) for name, values in kept.items()}
-            found.update({name: _plain(column[i]) for name, column in zip(self.names, columns, strict=True)})
-            lines.append(json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str))
+            record = {name: _finite(values[i]) for name, values in kept.items()}
+            record.update({name: _plain(column[i]) for name, column in zip(self.names, columns, strict=True)})
+            lines.append(json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str))
         return "".join(f"{line}\n" for line in lines).encode()
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
@@ -322,8 +322,8 @@ def _member(archive: zipfile.ZipFile, name: str):
 
 
 def _load(path: Path, name: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as found:
-        return found[name]
+    with np.load(path, allow_pickle=False) as file:
+        return file[name]
 
 
 def _combine_arrays(
@@ -404,7 +404,7 @@ def _nested(pa: Any, column: Column, rank: int, leaf: Any) -> Any:
     elif isinstance(column, Ragged):
         sizes, flat = column.shapes.T, column.packed()
     else:
-        sizes = [np.array(found, np.int64) for found in zip(*shapes(column), strict=True)] or [
+        sizes = [np.array(axis, np.int64) for axis in zip(*shapes(column), strict=True)] or [
             np.zeros(0, np.int64)
         ] * rank
         flat = np.concatenate([row.reshape(-1) for row in column]) if len(column) else np.zeros(0, np.float32)

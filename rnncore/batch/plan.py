@@ -68,9 +68,9 @@ class RowPlan:
     def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """The values of named sizes in a row whose inputs have these shapes."""
         return {
-            size: found
+            size: actual
             for name, shape in shapes.items()
-            for size, found in zip(self.shapes[name], shape, strict=True)
+            for size, actual in zip(self.shapes[name], shape, strict=True)
             if isinstance(size, str)
         }
 

@@ -130,8 +130,8 @@ class Source:
     def _stamp(self, path: str) -> Stamp | None:
         """None for a pipe, which has none."""
         if self.is_stream:
-            found = os.fstat(sys.stdin.fileno())
-            return Stamp.of(found) if stat.S_ISREG(found.st_mode) else None
+            status = os.fstat(sys.stdin.fileno())
+            return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
         return Stamp.of(os.stat(path))
 
     def _check(self, number: int) -> None:
@@ -213,8 +213,8 @@ def merged(parts: list[RowBlock]) -> tuple[np.ndarray, dict[str, Any], dict[str,
     names, kept = set(parts[0].columns), set(parts[0].kept)
     for part in parts[1:]:
         if set(part.columns) != names or set(part.kept) != kept:
-            found = ", ".join(sorted({*part.columns, *part.kept}))
-            raise InputError(f"{part.file}: has {found}, expected {', '.join(sorted(names | kept))} as before")
+            has = ", ".join(sorted({*part.columns, *part.kept}))
+            raise InputError(f"{part.file}: has {has}, expected {', '.join(sorted(names | kept))} as before")
     return (
         np.concatenate([part.index for part in parts]),
         {name: joined([part.columns[name] for part in parts]) for name in parts[0].columns},
@@ -294,14 +294,14 @@ def _files(given: str, format: str | None) -> list[str]:
         return [STDIN]
     path = Path(given)
     if path.is_dir():
-        found = sorted(str(entry) for entry in path.rglob("*") if entry.is_file() and _is_data(entry, path, format))
+        files = sorted(str(entry) for entry in path.rglob("*") if entry.is_file() and _is_data(entry, path, format))
     elif not path.exists() and glob.has_magic(given):
-        found = sorted(entry for entry in glob.glob(given, recursive=True) if os.path.isfile(entry))
+        files = sorted(entry for entry in glob.glob(given, recursive=True) if os.path.isfile(entry))
     else:
         return [given]
-    if not found:
+    if not files:
         raise InputError(f"{given}: no files, expected some that end in {', '.join('.' + name for name in READERS)}")
-    return found
+    return files
 
 
 def _is_data(entry: Path, folder: Path, format: str | None) -> bool:
@@ -310,12 +310,12 @@ def _is_data(entry: Path, folder: Path, format: str | None) -> bool:
 
 
 def _format(files: list[str]) -> str:
-    found = sorted({Path(path).suffix.lower() for path in files})
-    if len(found) > 1:
-        raise InputError(f"{files[0]} and {files[-1]}: files of several kinds ({', '.join(found)}), expected one")
-    if found[0][1:] not in READERS:
+    kinds = sorted({Path(path).suffix.lower() for path in files})
+    if len(kinds) > 1:
+        raise InputError(f"{files[0]} and {files[-1]}: files of several kinds ({', '.join(kinds)}), expected one")
+    if kinds[0][1:] not in READERS:
         raise InputError(f"{files[0]}: expected a name that ends in {', '.join('.' + name for name in READERS)}")
-    return found[0][1:]
+    return kinds[0][1:]
 
 
 def _regular(path: str) -> BinaryIO:

@@ -52,8 +52,8 @@ def bench(
         rnncore bench tagger.onnx --batch 16 --steps 200 --threads 1
         rnncore bench tagger.safetensors --against tagger.keras
     """
-    found = loading.open_file(file, spec=spec and loading.read_spec(spec), names=read_names(names))
-    model = Model(found.spec, found.weights, found.dtype, threads)
+    opened = loading.open_file(file, spec=spec and loading.read_spec(spec), names=read_names(names))
+    model = Model(opened.spec, opened.weights, opened.dtype, threads)
     inputs = drawn_inputs(model.spec, sizes={"B": batch, "T": steps})
     runners: dict[str, Callable[[], Any]] = {f"rnncore {__version__}": lambda: model.run(inputs)}
     own = [file] if file.lower().endswith(FRAMEWORK_FILES) else []
@@ -108,7 +108,7 @@ def _race(runners: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str,
                     if end > stop:
                         break
             progress(turn + 1, ROUNDS)
-    return {name: np.array(found) for name, found in times.items()}
+    return {name: np.array(seconds) for name, seconds in times.items()}
 
 
 def _row(name: str, times: np.ndarray, batch: int, error: float | None) -> dict[str, Any]:

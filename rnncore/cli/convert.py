@@ -49,7 +49,7 @@ def convert(
         rnncore convert tagger.weights.h5 tagger.safetensors --architecture tagger.json
     """
     _check_target(source, target)
-    path, found, report = loading.convert(
+    path, opened, report = loading.convert(
         source,
         target,
         spec=spec,
@@ -58,10 +58,10 @@ def convert(
         verify=verify,
         vocabulary=read_vocabulary(vocabulary),
     )
-    print_graph(found)
-    print_notes(found)
+    print_graph(opened)
+    print_notes(opened)
     if report is not None:
-        print_verification(report, found.source)
+        print_verification(report, opened.source)
     say(f"wrote {path} ({bytes_text(path.stat().st_size)})")
 
 

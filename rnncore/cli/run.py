@@ -142,11 +142,11 @@ def run(
         raise click.UsageError(
             "--max-errors with .npy, which cannot say which rows are missing: expected .npz or a table"
         )
-    found = loading.open_file(model, spec=spec, names=read_names(names))
-    dtype = dtype or found.dtype
-    graph = Spec(found.spec.inputs, found.spec.nodes, only or found.spec.outputs)
+    opened = loading.open_file(model, spec=spec, names=read_names(names))
+    dtype = dtype or opened.dtype
+    graph = Spec(opened.spec.inputs, opened.spec.nodes, only or opened.spec.outputs)
     plan = RowPlan.of(graph, np.dtype(dtype))
-    runner = Runner(Model(graph, found.weights, dtype), plan, batch_size)
+    runner = Runner(Model(graph, opened.weights, dtype), plan, batch_size)
     _check_place(target, is_folder, _sources(model, source, lengths, spec, names))
     given = None if lengths is None else _lengths(lengths, plan)
     with _ending(context, lengths):
@@ -167,7 +167,7 @@ def run(
             writer,
             None if target == STDOUT else Path(target),
             is_folder,
-            identity(found.weights, runner, options),
+            identity(opened.weights, runner, options),
             stream=sys.stdout.buffer if target == STDOUT else None,
             most_rows=shard_rows,
             most_bytes=shard_bytes,
@@ -275,8 +275,8 @@ def _split(option: str, given: str | None) -> tuple[str, ...]:
 def _lengths(given: str, plan: RowPlan) -> np.ndarray:
     """The lengths in FILE.npy or FILE.npz:NAME, unchecked."""
     if len(plan.lengths) != 1:
-        found = f"several inputs for lengths ({', '.join(sorted(plan.lengths))})" if plan.lengths else "no such input"
-        raise InputError(f"--lengths: the model has {found}, expected one")
+        has = f"several inputs for lengths ({', '.join(sorted(plan.lengths))})" if plan.lengths else "no such input"
+        raise InputError(f"--lengths: the model has {has}, expected one")
     path = _lengths_file(given)
     key = given[len(path) + 1 :]
     checkpoint = read_checkpoint(path)
@@ -325,11 +325,11 @@ def _sources(
     model: str, source: str, lengths: str | None, spec: str | None, names: str | None
 ) -> dict[str, str | os.PathLike]:
     """Every file that is read, by what it is."""
-    found = {
+    files = {
         "model": _model_file(model),
         "input": source,
         "file of lengths": lengths and _lengths_file(lengths),
         "spec": spec,
         "file of names": names,
     }
-    return {what: file for what, file in found.items() if file}
+    return {what: file for what, file in files.items() if file}

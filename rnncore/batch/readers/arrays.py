@@ -59,12 +59,12 @@ class Stream:
     def read(self, rows: int) -> np.ndarray:
         """The next rows, in the machine's byte order."""
         if self._whole is not None:
-            found = self._whole[self._at : self._at + rows]
+            block = self._whole[self._at : self._at + rows]
         else:
             data = self._bytes(rows * self._row)
-            found = np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
+            block = np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
         self._at += rows
-        return found.astype(self.dtype.newbyteorder("="), copy=False)
+        return block.astype(self.dtype.newbyteorder("="), copy=False)
 
     def skip(self, rows: int) -> None:
         if self._whole is not None:
@@ -284,9 +284,9 @@ def _check_shapes(plan: RowPlan, streams: dict[str, Stream], shared: dict[str, n
         if array.dtype.kind not in allowed:
             raise InputError(f"{name}: dtype {array.dtype}, expected {wanted}")
         fits = len(array.shape) == len(entry.shape)
-        for size, found in zip(entry.shape, array.shape, strict=False):
+        for size, actual in zip(entry.shape, array.shape, strict=False):
             named = isinstance(size, str) and size != UNKNOWN
-            expected = sizes.setdefault(size, found) if named else found if size == UNKNOWN else size
-            fits = fits and found == expected
+            expected = sizes.setdefault(size, actual) if named else actual if size == UNKNOWN else size
+            fits = fits and actual == expected
         if not fits:
             raise InputError(f"{name}: shape {array.shape}, expected {str(entry.value).partition(' ')[2]}")

@@ -80,7 +80,7 @@ class TableReader:
             bad = {**reasons, **bad}
         good = np.array([i for i in range(batch.num_rows) if i not in bad], np.int64)
         if bad:
-            columns = {name: take(found, good) for name, found in columns.items()}
+            columns = {name: take(column, good) for name, column in columns.items()}
         kept = {name: batch.column(name).take(pyarrow().array(good)).to_pylist() for name in self._kept}
         return FileRows(self._at, batch.num_rows, good, columns, kept, bad)
 
@@ -103,11 +103,11 @@ class ParquetReader(TableReader):
 
     def _batches(self, skip: int) -> Iterator[Any]:
         for group in range(self._table.num_row_groups):
-            found = self._table.metadata.row_group(group)
-            if skip >= found.num_rows:
-                skip -= found.num_rows
+            metadata = self._table.metadata.row_group(group)
+            if skip >= metadata.num_rows:
+                skip -= metadata.num_rows
                 continue
-            each = found.total_byte_size / max(found.num_rows, 1)
+            each = metadata.total_byte_size / max(metadata.num_rows, 1)
             size = int(max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(each, 1))))
             for batch in self._table.iter_batches(size, [group], self._columns, use_threads=False):
                 batch.validate(full=True)
