@@ -110,8 +110,8 @@ def run(
     .jsonl    an object for each row, with a list for each input
     .parquet .arrow .feather   a row for each row, with lists for each input
 
-    Results come in the order of the rows, each row's at its own length; .npy and .npz are filled up, and what stands
-    there means nothing. Memory is bounded by --shard-bytes, --batch-size and --threads, not by the data; a model that
+    Results come in the order of the rows, each row's at its own length; .npy and .npz are padded, and the padding
+    means nothing. Memory is bounded by --shard-bytes, --batch-size and --threads, not by the data; a model that
     mixes its rows is run in one call. The number of threads never changes a result. A file appears when it is complete,
     or not at all; a folder gets a shard at a time, and its _manifest.jsonl says which are done.
 
@@ -155,7 +155,7 @@ def run(
     if target != STDOUT:
         result = Path(target) / f"part-00000.{format}" if is_folder else Path(target)
         if data.would_read(result):
-            raise InputError(f"{target}: lies where {source} is read from, expected another place to write")
+            raise InputError(f"{target}: is where {source} is read from, expected another place to write")
     writer = FORMATS[format](target, plan, data.types, numbered)
     options = {"columns": list(columns), "sequence": sequence_column, "keep": list(keep)}
     if given is not None:

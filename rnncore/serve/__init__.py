@@ -7,7 +7,7 @@ service_errors.py  errors as answers: a status and a reason
 tensors.py         names of dtypes, JSON data and raw bytes, to arrays and back, checked before anything is made
 protocol.py        a request and its JSON and binary form
 sequences.py       sequence_id, sequence_start and sequence_end to streams
-service.py         models by name, each behind its engines: what every transport asks
+service.py         models by name, each with its engines, for every transport
 metrics.py         counts and histograms for Prometheus
 middleware.py      what every HTTP request goes through: id, token, log, count
 gzipped.py         compressed bodies, unpacked within bounds

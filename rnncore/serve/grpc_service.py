@@ -112,8 +112,8 @@ class GrpcServer:
         """Take no more requests of streams, then no more calls; wait for those that run.
 
         Connections with streams stay open for ``linger`` seconds after the last answer: what their clients send until
-        they have read that the stream ended would meet a closed connection, and take unread answers with it. Nobody is
-        waited for whose message is incomplete, or who does not take the answers.
+        they have read that the stream ended would meet a closed connection, and take unread answers with it. Clients
+        whose message is incomplete, or who do not take the answers, are not waited for.
         """
         had_streams = self._handlers.end_streams()
         loop = asyncio.get_running_loop()
@@ -129,7 +129,7 @@ class GrpcServer:
             self._watching.cancel()
 
     async def _quiet(self, done: Callable[[], bool], seconds: float, end: float) -> None:
-        """Wait until it is done, or no request was worked on for so many seconds, or until the end."""
+        """Wait until it is done, or no request was worked on for ``seconds``, or until the end."""
         loop = asyncio.get_running_loop()
         since = loop.time()
         while not done() and loop.time() < end:

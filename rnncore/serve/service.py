@@ -1,4 +1,4 @@
-"""Models behind engines, by name: what every transport asks, and nothing about transports."""
+"""Models with their engines, by name: used by every transport, and independent of transports."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Share:
         self._budget, self._size = budget, 0
 
     def check(self, size: int) -> int:
-        """Bytes that are missing to so many in all. ServiceError where the budget does not have them."""
+        """Bytes that are missing to ``size`` in all. ServiceError where the budget does not have them."""
         more = max(0, size - self._size)
         if self._budget.taken + more > self._budget.most:
             raise ServiceError(503, "too many bytes are being worked on, try again later", retry_after=1)
@@ -191,7 +191,7 @@ class ServedModel:
         }
 
     def status(self) -> dict[str, Any]:
-        """What people look at; p50 and p99 are upper bounds in seconds, None where nothing was answered."""
+        """Counts for the status page; p50 and p99 are upper bounds in seconds, None where nothing was answered."""
         engines = self._engines()
         counts = ("completed", "rejected", "failed", "expired", "rows", "steps")
         counted: dict[str, Any] = {name: sum(getattr(one.metrics, name) for one in engines) for name in counts}
@@ -263,7 +263,7 @@ class Service:
         return [{"name": name, "version": VERSION, "state": state, "reason": ""} for name in self.models]
 
     def status(self) -> dict[str, Any]:
-        """What people look at: every model with its counts."""
+        """The status page's data: every model with its counts."""
         models = [served.status() for served in self.models.values()]
         return {"version": __version__, "ready": self.ready, "uptime": time.time() - self.started, "models": models}
 

@@ -248,7 +248,9 @@ class StreamPool:
 
     def _step_by_id(self, chunks: Any) -> dict[Hashable, Any]:
         if not isinstance(chunks, Mapping):
-            raise InputError(f"chunks: {type(chunks).__name__}, expected a dict of ids to chunks, or handles beside it")
+            raise InputError(
+                f"chunks: {type(chunks).__name__}, expected a dict of ids to chunks, or arrays with handles"
+            )
         if not chunks:
             return {}
         if self._direct is not None and not self._finished:

@@ -61,7 +61,7 @@ class Stream:
         self._fast_call = FastCall.of(self._states) if self._direct is None and not self._ended else None
 
     def _find_direct(self) -> DirectStream | None:
-        """The short way for a model that is one forward stack."""
+        """The kernels' stream of a model that is one forward stack; None for others."""
         node = bare_stack(self._program)
         if node is None or self._states.arrays["ended"].any():
             return None
@@ -253,7 +253,7 @@ class Stream:
 
     @property
     def latency(self) -> int:
-        """Steps of the input that outputs lag behind, at most."""
+        """The most steps of the input by which outputs are late."""
         return self._program.plan.latency
 
     @property

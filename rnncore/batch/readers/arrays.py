@@ -138,7 +138,7 @@ class ArraysReader:
             self._lengths = request.lengths
         for name, count in counts.items():
             if count != self.rows and not self.one_sequence:
-                raise InputError(f"{name}: {count} rows, expected {self.rows}, as many as the first array has")
+                raise InputError(f"{name}: {count} rows, expected {self.rows}, the number of the first array")
         self._at = 0
 
     def parts(self, skip: int) -> Iterator[FileRows]:
