@@ -14,10 +14,10 @@ from outcome import WrongResult
 from served import models
 
 from rnncore.serve import Limits, Service
-from rnncore.serve.gate import Tokens
-from rnncore.serve.grpc_service import _Answers, _Gate
+from rnncore.serve.grpc_service import _Answers, _Handlers
 from rnncore.serve.messages import message, methods
 from rnncore.serve.metrics import AnswerMetrics
+from rnncore.serve.middleware import Tokens
 from targets._files import stored
 from targets._service import errors_logged
 
@@ -25,10 +25,10 @@ __all__ = ["mutate", "run", "seeds"]
 
 LOOP = asyncio.new_event_loop()
 SERVICE = Service(models(), Limits(max_body_size=1 << 20, max_steps=4096, max_sequences=8))
-GATE, ANSWERS = _Gate(SERVICE, Tokens(()), AnswerMetrics()), _Answers(SERVICE)
+HANDLERS, ANSWERS = _Handlers(SERVICE, Tokens(()), AnswerMetrics()), _Answers(SERVICE)
 UNARY = sorted(name for name, (_, _, streams) in methods().items() if not streams)
-HANDLERS = {name: GATE.unary(name, methods()[name][0], getattr(ANSWERS, name)) for name in UNARY}
-STREAM = GATE.stream("ModelStreamInfer", methods()["ModelStreamInfer"][0], ANSWERS.ModelStreamInfer)
+HANDLERS = {name: HANDLERS.unary(name, methods()[name][0], getattr(ANSWERS, name)) for name in UNARY}
+STREAM = HANDLERS.stream("ModelStreamInfer", methods()["ModelStreamInfer"][0], ANSWERS.ModelStreamInfer)
 ALLOWED = {
     *(StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND, StatusCode.PERMISSION_DENIED),
     *(StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED),

@@ -6,13 +6,13 @@
     changes.py   whether files still are what they were, and a hash of rows
     sources.py   files, folders, globs and standard input; where shards are cut
     runner.py    a model over the rows of a shard
-    workers.py   threads that run the batches side by side
+    workers.py   threads that run batches in parallel
     outputs.py   results -> the bytes of a shard, and shards -> one file
     journal.py   the manifest, the lock
     job.py       a whole run: resumed, stopped, out of disk
     predictor.py BatchPredictor, for Ray Data, Spark, Dask and Beam
 
-``rnncore run`` is the command line of this room.
+``rnncore run`` is its command line.
 
 Decisions
 

@@ -1,7 +1,7 @@
 """Whether data still are what they were: a file by its stamp, without reading it; rows by a hash of their content.
 
 While a run reads, a file must keep its stamp: its size, the times of the last change of its content and of its inode,
-and the inode. (The second time nobody can set, so a change whose time was put back is noticed too.) Rows that are done
+and the inode. (The second time cannot be set, so a change whose time was put back is noticed too.) Rows that are done
 have their content hashed: a resumed run whose files have other stamps reads them once more and compares, so a file
 that was put back as it was goes on and another one does not.
 """
@@ -24,7 +24,7 @@ from rnncore.errors import InputError
 
 __all__ = ["InputChanged", "Stamp", "content", "settle"]
 
-TICK_SECONDS = 0.05  # longer than the clock of a file system stands still between two changes
+TICK_SECONDS = 0.05  # longer than the clock of a file system stays the same between two changes
 COARSE_SECONDS = 2.0  # where times are whole seconds
 
 
@@ -42,25 +42,25 @@ class Stamp:
     inode: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Stamp:
-        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
     def to_json(self) -> dict[str, int]:
         return {"bytes": self.bytes, "modified": self.modified, "changed": self.changed, "inode": self.inode}
 
     def check(self, path: str, now: os.stat_result) -> None:
         """InputChanged, naming the file, where it has another stamp by now."""
-        found = Stamp.of(now)
-        if found == self:
+        stamp = Stamp.of(now)
+        if stamp == self:
             return
-        if found.bytes != self.bytes:
-            what = f"{found.bytes:,} bytes, expected {self.bytes:,}"
-        elif found.inode != self.inode:
+        if stamp.bytes != self.bytes:
+            what = f"{stamp.bytes:,} bytes, expected {self.bytes:,}"
+        elif stamp.inode != self.inode:
             what = "another file in its place, expected the one"
-        elif found.modified != self.modified:
-            what = f"modified at {_written(found.modified)}, expected {_written(self.modified)}"
+        elif stamp.modified != self.modified:
+            what = f"modified at {_written(stamp.modified)}, expected {_written(self.modified)}"
         else:
-            what = f"its inode changed at {_written(found.changed)}, expected {_written(self.changed)}"
+            what = f"its inode changed at {_written(stamp.changed)}, expected {_written(self.changed)}"
         raise InputChanged(f"{path}: {what}, as when the run began")
 
 
@@ -98,10 +98,10 @@ def _add_column(digest: Any, column: Column) -> None:
     rank = ranks(column)
     _add(digest, np.ascontiguousarray(rank, "<i8"))
     if (rank == rank[0]).all():
-        found = sizes(column, range(len(column)), int(rank[0]))
+        numbers = sizes(column, range(len(column)), int(rank[0]))
     else:
-        found = np.array([*itertools.chain.from_iterable(shapes(column))])
-    _add(digest, np.ascontiguousarray(found, "<i8"))
+        numbers = np.array([*itertools.chain.from_iterable(shapes(column))])
+    _add(digest, np.ascontiguousarray(numbers, "<i8"))
     if isinstance(column, np.ndarray):
         _add(digest, column)
     elif isinstance(column, Ragged):

@@ -1,12 +1,12 @@
 """A whole run: rows in, shards out, and what is left when it is stopped.
 
-Reading, computing and writing go on side by side, and so do the batches of shards, so that the cores have work while
+Reading, computing and writing go on in parallel, and so do the batches of shards, so that the cores have work while
 one shard ends; at most five shards are in memory. A shard counts when its file and then its line in the manifest are
 on disk. Nothing of this shows in the bytes: a shard is made of its rows alone, and shards are written in their order.
 Rows are of files that are as they were when the run began, or the run ends with an error; so does one that is resumed
-with other rows behind the shards that it has.
-A result that is one file is made of shards too, in the folder FILE.parts beside it, unless it is small enough for one:
-then nothing is left behind at all.
+with other rows after the shards that it has.
+A result that is one file is made of shards too, in the folder FILE.parts next to it, unless it is small enough for one:
+then nothing is left at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rnncore._version import __version__
 from rnncore.batch.changes import InputChanged, content
 from rnncore.batch.journal import ERRORS, MANIFEST, Journal
 from rnncore.batch.outputs import Results, Writer
-from rnncore.batch.rows import Bad, Rows, sizes, take
+from rnncore.batch.rows import Bad, RowBlock, sizes, take
 from rnncore.batch.runner import Found, Runner
 from rnncore.batch.sources import Source, merged, shards
 from rnncore.batch.workers import Workers
@@ -41,7 +41,7 @@ from rnncore.runtime.config import config
 from rnncore.runtime.state import fingerprint
 from rnncore.runtime.threads import check_threads
 
-__all__ = ["BadRows", "DiskFailed", "DiskFull", "Job", "Report", "Stopped", "identity"]
+__all__ = ["BadRows", "BatchJob", "DiskFailed", "DiskFull", "Report", "Stopped", "identity"]
 
 PARTS = ".parts"
 POLL_SECONDS = 0.2
@@ -68,7 +68,7 @@ class DiskFull(DiskFailed):
 
 @dataclass
 class Report:
-    """What a run did. ``shape`` of each output that is an array: the file's; None for tables."""
+    """The report of a run. ``shape`` of each output that is an array: the file's; None for tables."""
 
     rows: int
     shards: int
@@ -81,7 +81,7 @@ class Report:
 class Begun:
     """A shard whose batches are run; ``wait`` gives what the runner gives. content: the hash of its rows."""
 
-    parts: list[Rows]
+    parts: list[RowBlock]
     content: str
     index: np.ndarray
     columns: dict[str, Any]
@@ -91,7 +91,7 @@ class Begun:
 
 @dataclass
 class Shard:
-    """What a shard gave: rows ``first`` to ``stop`` without the bad ones; ``next``: file and row of the next shard."""
+    """The results of a shard, rows ``first`` to ``stop`` without the bad ones. next: file and row of the next shard."""
 
     first: int
     stop: int
@@ -102,13 +102,13 @@ class Shard:
 
 
 @dataclass
-class Job:
+class BatchJob:
     """Runs a model over a source.
 
     target      a folder of shards, a file, or None with ``stream`` to write to instead, without resuming
     identity    what must be the same for a run to be resumed: model, outputs, options
     most_rows, most_bytes   how large a shard is
-    num_threads  how many batches run side by side; None: as many as there are cores
+    num_threads  the batches that run in parallel; None: one for each core
     max_errors  how many rows may be bad; None: any number
     progress    called with (rows done, share done from 0 to 1)
     stopping    asked after each shard: whether to stop there
@@ -295,12 +295,12 @@ class Job:
         self._guarded(journal.remove, len(journal.notes))
 
     def _remove_temporaries(self) -> None:
-        """What a run that was killed while it wrote the target left beside it."""
+        """Files that a run which was killed while it wrote the target left next to it."""
         for path in self.target.parent.glob(f".{glob.escape(self.target.name)}.*.part"):
             path.unlink(missing_ok=True)
 
     def _to_stream(self, stream: BinaryIO) -> Report:
-        """Shards one behind the other."""
+        """Concatenated shards."""
         rows, bad, notes = 0, [], []
         for number, shard in enumerate(map(self._finished, self._begun())):
             self._check_bad(shard.bad)
@@ -322,18 +322,18 @@ class Job:
             notes.append({"rows": len(shard.results.index)})
             self.progress(rows, self.source.share())
             if self.stopping():
-                raise Stopped(f"stopped behind row {shard.stop}")
+                raise Stopped(f"stopped after row {shard.stop}")
         self.source.check()
         return Report(rows, len(notes), bad)
 
     def _begun(self, last: dict[str, Any] | None = None) -> Iterator[Begun]:
-        """Shards, read and begun while others are used. last: the note of the shard behind which they go on."""
+        """Shards, read and begun while others are used. last: the note of the shard after which they go on."""
         place, first = (tuple(last["next"]), last["stop"]) if last else ((0, 0), 0)
         rows = self.source.rows(place, first)
-        found = shards(rows, self.runner.plan, self.most_rows, self.most_bytes)
-        return _ahead((self._begin(parts) for parts in found if parts or not last), self.stopping)
+        cuts = shards(rows, self.runner.plan, self.most_rows, self.most_bytes)
+        return _ahead((self._begin(parts) for parts in cuts if parts or not last), self.stopping)
 
-    def _begin(self, parts: list[Rows]) -> Begun:
+    def _begin(self, parts: list[RowBlock]) -> Begun:
         if not parts:
             raise InputError(f"{self.source.given}: no rows")
         index, columns, kept = merged(parts)
@@ -358,7 +358,7 @@ class Job:
         return Shard(parts[0].first, last.stop, begun.content, place, results, sorted(bad, key=lambda entry: entry.row))
 
     def _lengths(self, columns: dict[str, Any], good: list[int]) -> np.ndarray | None:
-        """How many steps of each row count: as given, or where rows are lists, as many as there are."""
+        """How many steps of each row count: as given, or where rows are lists, all of them."""
         plan = self.runner.plan
         for name in sorted(plan.lengths):
             if name in columns:
@@ -419,7 +419,7 @@ class Job:
             if error.errno in FULL:
                 raise DiskFull(
                     f"{self.target}: no space left on the disk; {finished} shards are safe: "
-                    "make room, then run again with --resume"
+                    "free some space, then run again with --resume"
                 ) from None
             place = self.target if error.filename is None else os.fsdecode(error.filename)
             raise DiskFailed(
@@ -440,7 +440,7 @@ class Job:
 
 
 def identity(weights: Mapping[str, np.ndarray], runner: Runner, options: dict[str, Any]) -> dict[str, Any]:
-    """What a run is, but for its data."""
+    """The identity of a run, but for its data."""
     spec = json.dumps(runner.model.spec.to_json(), sort_keys=True)
     return {
         "weights": fingerprint(runner.model.spec, weights, runner.model.dtype),
@@ -457,11 +457,11 @@ def _readable(entry: dict[str, Any]) -> str:
     return text if text.isprintable() else json.dumps(entry)
 
 
-def _cut(rows: Iterator[Rows], stops: Sequence[int]) -> Iterator[list[Rows]]:
+def _cut(rows: Iterator[RowBlock], stops: Sequence[int]) -> Iterator[list[RowBlock]]:
     """Rows cut before these numbers; fewer where there are no more."""
-    rest: Rows | None = None
+    rest: RowBlock | None = None
     for stop in stops:
-        parts: list[Rows] = []
+        parts: list[RowBlock] = []
         while not parts or parts[-1].stop < stop:
             part, rest = rest or next(rows, None), None
             if part is None:
@@ -526,4 +526,4 @@ def _ahead(items: Iterator[Item], stopping: Callable[[], bool]) -> Iterator[Item
             del item
     finally:
         stopped.set()
-        thread.join(JOIN_SECONDS)  # a thread that waits for a pipe is left behind
+        thread.join(JOIN_SECONDS)  # a thread that waits for a pipe is not waited for

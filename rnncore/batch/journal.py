@@ -65,7 +65,7 @@ class Journal:
         return (folder / MANIFEST).exists()
 
     def start(self, job: Mapping[str, Any]) -> None:
-        """A new manifest; what an earlier run left behind is removed, its manifest last."""
+        """A new manifest; what an earlier run left is removed, its manifest last."""
         self.notes, self.done = [], None
         names = [path.name for path in self.folder.iterdir()]
         left = ("part-", ".part-", f".{MANIFEST}", f".{ERRORS}")
@@ -147,7 +147,7 @@ class Journal:
     def _append(self, entry: Mapping[str, Any]) -> None:
         """A line that is on disk when this returns; where it raises, a part of it may be, which resuming cuts off."""
         line, last = _line(entry, self._last)
-        if self._file.write(line) != len(line):  # a disk that is full takes what it has room for
+        if self._file.write(line) != len(line):  # a disk that is full takes a part
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / MANIFEST))
         os.fsync(self._file.fileno())
         self._last = last
@@ -211,7 +211,7 @@ def _checksum(body: bytes, before: str) -> str:
 
 
 def _entries(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
-    """What stands in the lines of a manifest. InputError for lines that no run has written.
+    """The content of the lines of a manifest. InputError for lines that no run has written.
 
     The last one is left out where a crash can have left it: without an end, or with zeros in the place of blocks that
     never reached the disk.
@@ -222,8 +222,8 @@ def _entries(path: Path, data: bytes) -> Iterator[dict[str, Any]]:
         place = f"{path}: line {number}"
         if number == len(lines) > 1 and (not line.endswith(b"\n") or b"\0" in line):
             return
-        body, found, check = line.rpartition(CHECK)
-        if not found or len(check) != DIGITS + 3 or not check.endswith(b'"}\n'):
+        body, separator, check = line.rpartition(CHECK)
+        if not separator or len(check) != DIGITS + 3 or not check.endswith(b'"}\n'):
             raise InputError(f"{place}: no checksum{OR_OVERWRITE}")
         body += b"}"
         if check[:DIGITS] != _checksum(body, before).encode():
@@ -246,7 +246,7 @@ def _shards(
     for number, entry in enumerate(entries, 2):
         place = f"{path}: line {number}"
         if done is not None:
-            raise InputError(f"{place}: behind the end of the run{OR_OVERWRITE}")
+            raise InputError(f"{place}: after the end of the run{OR_OVERWRITE}")
         if isinstance(entry, dict) and entry.keys() == {"done"}:
             done = entry["done"]
             _check(place, "done", done, _sums(notes))
@@ -267,9 +267,9 @@ def _check_note(
     for name, expected in (("shard", number), ("file", journal.part(number).name), ("first", first)):
         _check(place, name, note[name], expected)
     for name, digits in (("sha256", 64), ("content", 32)):
-        found = note[name]
-        if not isinstance(found, str) or len(found) != digits or found.strip("0123456789abcdef"):
-            raise InputError(f"{place}: {name}={_short(found)}, expected {digits} hexadecimal digits{OR_OVERWRITE}")
+        value = note[name]
+        if not isinstance(value, str) or len(value) != digits or value.strip("0123456789abcdef"):
+            raise InputError(f"{place}: {name}={_short(value)}, expected {digits} hexadecimal digits{OR_OVERWRITE}")
     for name in ("bytes", "stop", "rows"):
         if not _is_size(note[name]):
             raise InputError(f"{place}: {name}={_short(note[name])}, expected an integer of at least 0{OR_OVERWRITE}")
@@ -285,7 +285,7 @@ def _check_note(
     ):
         raise InputError(
             f"{place}: next={_short(following)}, expected [file, row], a file below {max(files, 1)}, "
-            f"{rows} rows behind {begin}{OR_OVERWRITE}"
+            f"{rows} rows after {begin}{OR_OVERWRITE}"
         )
     shapes = note["shapes"]
     if not isinstance(shapes, dict) or not all(

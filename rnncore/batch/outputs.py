@@ -6,7 +6,7 @@
     .jsonl            an object for each row; a number that is not finite is null, which is all that JSON has
     .parquet .arrow   a row for each row, in columns of lists
 
-Ragged rows are lists of their own length; in .npy and .npz they are filled up, and what stands there means nothing.
+Ragged rows are lists of their own length; in .npy and .npz they are padded, and the padding means nothing.
 The same rows give the same bytes.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.readers.tables import pyarrow
 from rnncore.batch.rows import Column, Ragged, filled, shapes
 from rnncore.errors import InputError
@@ -39,7 +39,7 @@ COPY_BYTES = 1 << 20
 
 @dataclass
 class Results:
-    """What a shard gave, of the rows that could be run.
+    """The results of a shard, of the rows that could be run.
 
     index    their numbers among all rows
     kept     the columns that tell them apart
@@ -64,7 +64,7 @@ class Writer:
     suffix = ""
     can_skip = True  # whether a reader can see which rows are missing
 
-    def __init__(self, target: str, plan: Plan, types: dict[str, Any], numbered: bool = True):
+    def __init__(self, target: str, plan: RowPlan, types: dict[str, Any], numbered: bool = True):
         self.target, self.plan, self.types, self.numbered = target, plan, types, numbered
         self.names = plan.spec.outputs
         self._check()
@@ -78,7 +78,7 @@ class Writer:
         raise NotImplementedError
 
     def note(self, results: Results) -> dict[str, Any]:
-        """What ``combine`` has to know of a shard: the largest shape of a row, by output."""
+        """The sizes of a shard that ``combine`` needs: the largest shape of a row, by output."""
         return {"shapes": {name: _largest(results.outputs[name]) for name in self.names}}
 
     def _check(self) -> None:
@@ -149,12 +149,12 @@ class NpzWriter(NpyWriter):
         return buffer.getvalue()
 
     def _columns(self, results: Results) -> dict[str, np.ndarray]:
-        found = {} if results.lengths is None else {LENGTHS: np.asarray(results.lengths, np.int64)}
+        labels = {} if results.lengths is None else {LENGTHS: np.asarray(results.lengths, np.int64)}
         if self.numbered:
-            found[ROW] = results.index
+            labels[ROW] = results.index
         for name, values in results.kept.items():
-            found[name] = _labels(values)
-        return found
+            labels[name] = _labels(values)
+        return labels
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
         with zipfile.ZipFile(file, "w") as archive:
@@ -164,9 +164,9 @@ class NpzWriter(NpyWriter):
             with np.load(parts[0], allow_pickle=False) as first:
                 others = [name for name in first.files if name not in self.names]
             for name in others:
-                found = [array for array in (_load(path, name) for path in parts) if len(array)]
+                arrays = [array for array in (_load(path, name) for path in parts) if len(array)]
                 with _member(archive, name) as member:
-                    joined = np.concatenate(found) if found else _load(parts[0], name)
+                    joined = np.concatenate(arrays) if arrays else _load(parts[0], name)
                     np.lib.format.write_array(member, joined, allow_pickle=False)
 
 
@@ -178,9 +178,9 @@ class JsonlWriter(Writer):
         columns = [self._cut(results, name) for name in self.names]
         lines = []
         for i in range(len(results.index)):
-            found = {name: _finite(values[i]) for name, values in kept.items()}
-            found.update({name: _plain(column[i]) for name, column in zip(self.names, columns, strict=True)})
-            lines.append(json.dumps(found, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str))
+            record = {name: _finite(values[i]) for name, values in kept.items()}
+            record.update({name: _plain(column[i]) for name, column in zip(self.names, columns, strict=True)})
+            lines.append(json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str))
         return "".join(f"{line}\n" for line in lines).encode()
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
@@ -299,7 +299,7 @@ def _check_single(writer: Writer) -> None:
         )
 
 
-def _times(plan: Plan) -> set[str]:
+def _times(plan: RowPlan) -> set[str]:
     return {
         plan.spec.values[node.input].shape[1 if node.layout == "batch_first" else 0] for node in plan.spec.recurrent
     }
@@ -322,14 +322,14 @@ def _member(archive: zipfile.ZipFile, name: str):
 
 
 def _load(path: Path, name: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as found:
-        return found[name]
+    with np.load(path, allow_pickle=False) as file:
+        return file[name]
 
 
 def _combine_arrays(
-    file: Any, plan: Plan, name: str, notes: Sequence[dict[str, Any]], arrays: Iterator[np.ndarray]
+    file: Any, plan: RowPlan, name: str, notes: Sequence[dict[str, Any]], arrays: Iterator[np.ndarray]
 ) -> None:
-    """An array of all shards' rows; it is in memory only where its rows do not stand first."""
+    """An array of all shards' rows; it is in memory only where its rows are not the first axis."""
     axis = plan.axes[name]
     arrays = _as_noted(name, axis, notes, arrays)
     dtype = numpy_dtype(plan.spec.values[name].dtype, plan.dtype)
@@ -404,7 +404,7 @@ def _nested(pa: Any, column: Column, rank: int, leaf: Any) -> Any:
     elif isinstance(column, Ragged):
         sizes, flat = column.shapes.T, column.packed()
     else:
-        sizes = [np.array(found, np.int64) for found in zip(*shapes(column), strict=True)] or [
+        sizes = [np.array(axis, np.int64) for axis in zip(*shapes(column), strict=True)] or [
             np.zeros(0, np.int64)
         ] * rank
         flat = np.concatenate([row.reshape(-1) for row in column]) if len(column) else np.zeros(0, np.float32)

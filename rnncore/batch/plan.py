@@ -1,4 +1,4 @@
-"""What may be done with a model's rows: run apart, padded, and how much memory they need.
+"""The ways in which a model's rows may run: independently, padded; and how much memory they need.
 
 Everything here errs on the safe side: what the graph does not prove is not assumed.
 """
@@ -16,12 +16,12 @@ from rnncore.graph.axes import padded_steps, rows_meet
 from rnncore.graph.spec import Spec
 from rnncore.ops import numpy_dtype
 
-__all__ = ["BATCH", "Plan", "rows_are_apart"]
+__all__ = ["BATCH", "RowPlan", "rows_are_independent"]
 
 BATCH = "B"
 
 
-def rows_are_apart(spec: Spec) -> bool:
+def rows_are_independent(spec: Spec) -> bool:
     """Whether the graph proves that every output of a row depends on that row alone.
 
     Every output has the dimension "B" once, and on the way to it no node mixes along it, or counts it.
@@ -30,31 +30,31 @@ def rows_are_apart(spec: Spec) -> bool:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """A model seen from its rows.
 
-    axes     input or output -> where its batch stands; None for an input that all rows share
+    axes     input or output -> the axis of its batch; None for an input that all rows share
     shapes   input or output -> its shape without the batch
     padded   names of sizes that may be filled up with zeros -> the inputs of lengths that say so
     """
 
     spec: Spec
     dtype: np.dtype
-    apart: bool
+    independent: bool
     axes: Mapping[str, int | None]
     shapes: Mapping[str, tuple[int | str, ...]]
     padded: Mapping[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, spec: Spec, dtype: np.dtype) -> Plan:
-        apart = rows_are_apart(spec)
+    def of(cls, spec: Spec, dtype: np.dtype) -> RowPlan:
+        independent = rows_are_independent(spec)
         entries = {entry.name: entry.shape for entry in spec.inputs}
         entries.update({name: spec.values[name].shape for name in spec.outputs})
         axes = {name: shape.index(BATCH) if BATCH in shape else None for name, shape in entries.items()}
         shapes = {
             name: tuple(size for i, size in enumerate(shape) if i != axes[name]) for name, shape in entries.items()
         }
-        return cls(spec, np.dtype(dtype), apart, axes, shapes, _padded(spec) if apart else {})
+        return cls(spec, np.dtype(dtype), independent, axes, shapes, _padded(spec) if independent else {})
 
     @property
     def lengths(self) -> frozenset[str]:
@@ -66,11 +66,11 @@ class Plan:
         return numpy_dtype(self.spec.values[name].dtype, self.dtype).itemsize
 
     def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """The sizes that names stand for in a row whose inputs have these shapes."""
+        """The values of named sizes in a row whose inputs have these shapes."""
         return {
-            size: found
+            size: actual
             for name, shape in shapes.items()
-            for size, found in zip(self.shapes[name], shape, strict=True)
+            for size, actual in zip(self.shapes[name], shape, strict=True)
             if isinstance(size, str)
         }
 
@@ -91,8 +91,9 @@ def _elements(shape: tuple[int | str, ...], sizes: Mapping[str, int | np.ndarray
 
 
 def _padded(spec: Spec) -> dict[str, tuple[str, ...]]:
-    """Sizes that stand for time and nothing else: recurrent nodes stop at a length, other nodes keep steps apart.
+    """Sizes that are those of time and nothing else: recurrent nodes stop at a length, for other nodes steps are
+    independent.
 
-    Steps of an output behind a row's own end mean nothing then, and no other value has seen them.
+    Steps of an output after a row's own end mean nothing then, and no other value has read them.
     """
     return padded_steps(spec, BATCH, lambda node: node.mask is None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.rows import Column, empty_row
 from rnncore.batch.runner import Runner
 from rnncore.errors import InputError
@@ -26,7 +26,7 @@ class BatchPredictor:
     columns      input -> column, where their names differ
     only         these outputs instead of the model's own
     keep         columns that are passed on; None: all that are no inputs
-    batch_size   at most so many rows run together inside
+    batch_size   the rows that run together at most
     num_threads  of one process. Engines that start a process for each core want 1, which is the default
     spec, names, dtype   as in rnncore.load
 
@@ -74,13 +74,13 @@ class BatchPredictor:
         """Made at first use, so that what is sent to a worker is the path and not the weights."""
         if self._made is None:
             given = self._given
-            found = loading.open_file(given["path"], spec=given["spec"], names=given["names"])
-            graph = Spec(found.spec.inputs, found.spec.nodes, given["only"] or found.spec.outputs)
-            dtype = given["dtype"] or found.dtype
-            plan = Plan.of(graph, np.dtype(dtype))
-            if not plan.apart:
+            opened = loading.open_file(given["path"], spec=given["spec"], names=given["names"])
+            graph = Spec(opened.spec.inputs, opened.spec.nodes, given["only"] or opened.spec.outputs)
+            dtype = given["dtype"] or opened.dtype
+            plan = RowPlan.of(graph, np.dtype(dtype))
+            if not plan.independent:
                 raise InputError(f"{given['path']}: its rows are not apart, so batches would give other numbers")
-            model = Model(graph, found.weights, dtype, given["num_threads"])
+            model = Model(graph, opened.weights, dtype, given["num_threads"])
             self._made = Runner(model, plan, given["batch_size"])
         return self._made
 
@@ -106,7 +106,7 @@ class BatchPredictor:
         clash = [name for name in kept if name in outputs]
         if clash:
             raise InputError(f"output {clash[0]!r} has the name of a column that is kept: expected keep without it")
-        return {**{name: batch[name] for name in kept}, **{name: _result(found) for name, found in outputs.items()}}
+        return {**{name: batch[name] for name in kept}, **{name: _result(array) for name, array in outputs.items()}}
 
 
 def _column(given: Any, shape: tuple[int | str, ...]) -> Column:
@@ -127,6 +127,6 @@ def _row(given: Any) -> np.ndarray:
 def _result(column: Column) -> np.ndarray:
     if isinstance(column, np.ndarray):
         return column
-    found = np.empty(len(column), object)
-    found[:] = list(column)
-    return found
+    objects = np.empty(len(column), object)
+    objects[:] = list(column)
+    return objects

@@ -18,7 +18,7 @@ __all__ = [
     "Column",
     "Place",
     "Ragged",
-    "Rows",
+    "RowBlock",
     "empty_row",
     "filled",
     "joined",
@@ -32,7 +32,7 @@ SHORT = 64  # numbers in a row: to copy fewer one row at a time takes longer tha
 
 
 class Ragged(Sequence):
-    """Rows that stand in one flat array, seen as a list of arrays; none of them is made before it is asked for.
+    """Rows of one flat array, seen as a list of arrays; none of them is made before it is asked for.
 
     flat    (numbers,)
     starts  (rows,) where each begins
@@ -62,7 +62,7 @@ class Ragged(Sequence):
         return self.counts.sum() < SHORT * len(self)
 
     def packed(self) -> np.ndarray:
-        """The numbers of all rows, one behind the other; a view where they stand so."""
+        """The numbers of all rows, concatenated; a view where they are stored so."""
         first = int(self.starts[0]) if len(self) else 0
         ends = np.cumsum(self.counts)
         if np.array_equal(self.starts[1:] - first, ends[:-1]):
@@ -70,7 +70,7 @@ class Ragged(Sequence):
         return self.flat[spread(self.starts, self.counts)]
 
     def put(self, positions: Sequence[int], rows: np.ndarray) -> None:
-        """Writes rows, (rows, ...), to these positions: of each as much as it has room for."""
+        """Writes rows, (rows, ...), to these positions: of each as much as fits."""
         some = self[positions]
         if some.is_short and (some.shapes[:, 1:] == rows.shape[2:]).all():
             begin = np.arange(len(some)) * math.prod(rows.shape[1:])
@@ -103,7 +103,7 @@ class Bad:
 
 
 @dataclass
-class Rows:
+class RowBlock:
     """Rows ``first`` to ``stop`` of all the data: of one file, from its row ``place[1]`` on.
 
     index    the numbers of the rows that can be run, rising
@@ -121,13 +121,13 @@ class Rows:
     kept: dict[str, list] = field(default_factory=dict)
     bad: list[Bad] = field(default_factory=list)
 
-    def split(self, at: int) -> tuple[Rows, Rows]:
+    def split(self, at: int) -> tuple[RowBlock, RowBlock]:
         """The rows before number ``at`` of all the data, and those from it on."""
         cut = int(np.searchsorted(self.index, at))
         parts = []
         for first, stop, some in ((self.first, at, slice(0, cut)), (at, self.stop, slice(cut, None))):
             parts.append(
-                Rows(
+                RowBlock(
                     first,
                     stop,
                     (self.place[0], self.place[1] + first - self.first),
@@ -140,13 +140,13 @@ class Rows:
             )
         return parts[0], parts[1]
 
-    def refuse(self, reasons: dict[int, str]) -> Rows:
+    def refuse(self, reasons: dict[int, str]) -> RowBlock:
         """The same, without the rows at these positions of index, which are bad."""
         if not reasons:
             return self
         positions = [i for i in range(len(self.index)) if i not in reasons]
         bad = [self.describe(int(self.index[i]), reason) for i, reason in reasons.items()]
-        return Rows(
+        return RowBlock(
             self.first,
             self.stop,
             self.place,
@@ -174,7 +174,7 @@ def take(column: Column | list, positions: Sequence[int]) -> Any:
 
 
 def joined(parts: Sequence[Column]) -> Column:
-    """Columns one behind the other: an array where every row has the same shape and dtype."""
+    """Concatenated columns: an array where every row has the same shape and dtype."""
     if len(parts) == 1:
         return parts[0]
     arrays = all(isinstance(part, np.ndarray) for part in parts)
@@ -204,7 +204,7 @@ def ranks(column: Column) -> np.ndarray:
 
 
 def sizes(column: Column, positions: Sequence[int], rank: int) -> np.ndarray:
-    """The shapes of some rows, all of so many dimensions, (rows, rank)."""
+    """The shapes of some rows of the same rank, (rows, rank)."""
     if not len(positions):
         return np.zeros((0, rank), np.int64)
     if isinstance(column, np.ndarray):

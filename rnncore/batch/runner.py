@@ -1,6 +1,6 @@
 """A model over the rows of a shard: batches by length inside, results in the order of the rows.
 
-A row's result is the same whatever stands beside it: rows are padded only where the graph proves that padding is
+A row's result is the same whatever other rows run with it: rows are padded only where the graph proves that padding is
 never read (see plan.py); elsewhere only rows of the same shape run together.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.rows import Column, Ragged, filled, ranks, shapes, sizes, take
 from rnncore.batch.workers import Workers
 from rnncore.errors import InputError
@@ -29,10 +29,10 @@ KINDS = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}
 class Runner:
     """Runs rows through a model; keeps nothing between calls.
 
-    batch_size  at most so many rows together
+    batch_size  the rows that run together at most
     """
 
-    def __init__(self, model: Model, plan: Plan, batch_size: int):
+    def __init__(self, model: Model, plan: RowPlan, batch_size: int):
         self.model = model
         self.plan = plan
         self.batch_size = batch_size
@@ -52,7 +52,7 @@ class Runner:
         bad = self.check(columns, shared)
         count = len(next(iter(columns.values())))
         nothing = not count and all(isinstance(column, np.ndarray) for column in columns.values())
-        if nothing or not self.plan.apart:
+        if nothing or not self.plan.independent:
             whole = self._whole(columns, shared, bad)
             return lambda: (whole, {})
         good = [i for i in range(count) if i not in bad]
@@ -107,7 +107,7 @@ class Runner:
             if entry.name not in given and not entry.optional:
                 raise InputError(f"input {entry.name!r} missing, expected {entry.value}")
         bad: dict[int, str] = {}
-        known: dict[str, np.ndarray] = {}  # what names of sizes stand for in each row
+        known: dict[str, np.ndarray] = {}  # the value of each named size, by row
         for name, column in columns.items():
             self._check_shapes(name, column, known, bad)
             self._check_dtypes(name, column, bad)
@@ -120,9 +120,9 @@ class Runner:
     def _check_shapes(self, name: str, column: Column, known: dict[str, np.ndarray], bad: dict[int, str]) -> None:
         wanted, count = self.plan.shapes[name], len(column)
         fits = ranks(column) == len(wanted)
-        found = np.zeros((count, len(wanted)), np.int64)
-        found[fits] = sizes(column, np.flatnonzero(fits), len(wanted))
-        for size, steps in zip(wanted, found.T, strict=True):
+        actual = np.zeros((count, len(wanted)), np.int64)
+        actual[fits] = sizes(column, np.flatnonzero(fits), len(wanted))
+        for size, steps in zip(wanted, actual.T, strict=True):
             if size != UNKNOWN:
                 fits &= steps == (known.setdefault(size, steps) if isinstance(size, str) else size)
         for i in np.flatnonzero(~fits).tolist():
@@ -139,8 +139,8 @@ class Runner:
             raise InputError(f"{name}: dtype {column.dtype}, expected {dtype}")
         dtypes = {row.dtype for row in column} if isinstance(column, list) else {column.dtype}
         limits = np.iinfo(dtype) if dtype.kind in "iu" else None
-        odd = {found for found in dtypes if found.kind not in KINDS[dtype.kind]}
-        wide = {found for found in dtypes - odd if limits and not np.can_cast(found, dtype)}
+        odd = {kind for kind in dtypes if kind.kind not in KINDS[dtype.kind]}
+        wide = {kind for kind in dtypes - odd if limits and not np.can_cast(kind, dtype)}
         if not odd and not wide:
             return
         for i, row in enumerate(column):
@@ -183,14 +183,14 @@ class Runner:
         batches, at = [], 0
         for end in ends:
             while at < end:
-                widest = self.plan.sizes({name: tuple(found[order[at]].tolist()) for name, found in known.items()})
+                widest = self.plan.sizes({name: tuple(steps[order[at]].tolist()) for name, steps in known.items()})
                 most = max(1, min(self.batch_size, WORKING_BYTES // max(self.plan.working_bytes(widest), 1)))
                 batches.append([positions[i] for i in order[at : min(at + most, end)]])
                 at += len(batches[-1])
         return batches
 
     def _sizes(self, columns: dict[str, Column], good: Sequence[int], count: int) -> dict[str, np.ndarray]:
-        """What names of sizes stand for in each row; 0 in bad ones."""
+        """The value of each named size, by row; 0 in bad ones."""
         known: dict[str, np.ndarray] = {}
         for name, column in columns.items():
             shape = self.plan.shapes[name]
@@ -227,9 +227,9 @@ class Runner:
             if isinstance(rows, np.ndarray):
                 array = rows.astype(dtype, copy=False)
             else:
-                found = sizes(rows, range(len(rows)), len(plan.shapes[name]))
-                array = filled(rows, found.max(axis=0, initial=0).tolist(), dtype)
-                for size, steps in zip(plan.shapes[name], found.T, strict=True):
+                lengths = sizes(rows, range(len(rows)), len(plan.shapes[name]))
+                array = filled(rows, lengths.max(axis=0, initial=0).tolist(), dtype)
+                for size, steps in zip(plan.shapes[name], lengths.T, strict=True):
                     if size in plan.padded:
                         own[size] = steps
             inputs[name] = np.moveaxis(array, 0, axis)
@@ -243,23 +243,23 @@ class Runner:
 class Gathered:
     """Outputs of batches on their way into the order of the rows; each row is put in by one thread.
 
-    known  what names of sizes stand for in each row, (rows,)
+    known  the value of each named size, by row, (rows,)
     """
 
-    def __init__(self, plan: Plan, count: int, known: dict[str, np.ndarray]):
+    def __init__(self, plan: RowPlan, count: int, known: dict[str, np.ndarray]):
         self._plan, self._count = plan, count
-        self._columns = {name: self._room(name, known) for name in plan.spec.outputs}
+        self._columns = {name: self._place_for(name, known) for name in plan.spec.outputs}
 
-    def _room(self, name: str, known: dict[str, np.ndarray]) -> Column | list[None]:
+    def _place_for(self, name: str, known: dict[str, np.ndarray]) -> Column | list[None]:
         """A place for every row of an output; a list where only the rows themselves tell their shape."""
         shape, count = self._plan.shapes[name], self._count
         if not any(isinstance(size, str) for size in shape):
             return np.empty((count, *shape), self._dtype(name))
         if not all(isinstance(size, int) or size in known for size in shape):
             return [None] * count
-        found = [np.broadcast_to(known[size] if isinstance(size, str) else size, count) for size in shape]
-        counts = math.prod(found)
-        return Ragged(np.empty(counts.sum(), self._dtype(name)), np.cumsum(counts) - counts, np.stack(found, axis=1))
+        axes = [np.broadcast_to(known[size] if isinstance(size, str) else size, count) for size in shape]
+        counts = math.prod(axes)
+        return Ragged(np.empty(counts.sum(), self._dtype(name)), np.cumsum(counts) - counts, np.stack(axes, axis=1))
 
     def _dtype(self, name: str) -> np.dtype:
         return numpy_dtype(self._plan.spec.values[name].dtype, self._plan.dtype)
@@ -298,7 +298,7 @@ def _written(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def row_bytes(plan: Plan, columns: dict[str, Column]) -> np.ndarray:
+def row_bytes(plan: RowPlan, columns: dict[str, Column]) -> np.ndarray:
     """About what each row and its outputs need in memory, (rows,)."""
     own: np.ndarray | int = 0
     fits = np.ones(len(next(iter(columns.values()))), bool)

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rnncore.batch.changes import InputChanged, Stamp, settle
-from rnncore.batch.plan import Plan
-from rnncore.batch.readers import READERS, Part, Reader, Request
-from rnncore.batch.rows import Place, Rows, joined
+from rnncore.batch.plan import RowPlan
+from rnncore.batch.readers import READERS, FileRows, Reader, Request
+from rnncore.batch.rows import Place, RowBlock, joined
 from rnncore.batch.runner import Runner, row_bytes
 from rnncore.errors import InputError, RnncoreError
 from rnncore.runtime.model import Model
@@ -29,7 +29,7 @@ FORWARD = frozenset({"jsonl", "csv"})  # what can be read from a pipe; the rest 
 
 
 class Source:
-    """The files behind ``-i``: rows of all of them, one file after the other in the order of their names.
+    """The files of ``-i``: rows of all of them, one file after the other in the order of their names.
 
     given   a file, a folder, a pattern with * or ?, or "-" for standard input
     format  one of READERS; None: what the files' names end in
@@ -55,7 +55,7 @@ class Source:
         if len(self.files) > 1 and _is_one(self._first):
             self.types["file"] = None
 
-    def rows(self, place: Place = (0, 0), first: int = 0) -> Iterator[Rows]:
+    def rows(self, place: Place = (0, 0), first: int = 0) -> Iterator[RowBlock]:
         """The rows from a place on; ``first`` is the number of the row there.
 
         What is given is certain to be of the files as they were: each part is followed by a look at the stamp.
@@ -111,7 +111,7 @@ class Source:
             )
 
     def share(self) -> float:
-        """About how much has been read, from 0 to 1; 0 where nobody can tell."""
+        """About how much has been read, from 0 to 1; 0 where that is unknown."""
         sizes = [0 if stamp is None else stamp.bytes for stamp in self._stamps]
         total = sum(sizes)
         if not total or self.is_stream:
@@ -130,8 +130,8 @@ class Source:
     def _stamp(self, path: str) -> Stamp | None:
         """None for a pipe, which has none."""
         if self.is_stream:
-            found = os.fstat(sys.stdin.fileno())
-            return Stamp.of(found) if stat.S_ISREG(found.st_mode) else None
+            status = os.fstat(sys.stdin.fileno())
+            return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
         return Stamp.of(os.stat(path))
 
     def _check(self, number: int) -> None:
@@ -146,7 +146,7 @@ class Source:
 
     @contextmanager
     def _reading(self, number: int) -> Iterator[None]:
-        """What is read inside is of the file as it was; errors name the file, and a change before what came of it."""
+        """Read a file as it was; errors name the file, and a change before what came of it."""
         try:
             with _naming(self.files[number]):
                 yield
@@ -175,19 +175,19 @@ class Source:
         return reader
 
 
-def shards(rows: Iterator[Rows], plan: Plan, most_rows: int, most_bytes: int) -> Iterator[list[Rows]]:
+def shards(rows: Iterator[RowBlock], plan: RowPlan, most_rows: int, most_bytes: int) -> Iterator[list[RowBlock]]:
     """Rows cut where a shard is full: by their number, or by about what they and their outputs need in memory.
 
     The cuts depend on the rows alone, not on how they were read. A model that mixes rows gets one shard. There is
     always at least one, if only of no rows.
     """
-    pending: list[Rows] = []
+    pending: list[RowBlock] = []
     used, any_yet = 0, False
     for part in rows:
-        rest: Rows | None = part
+        rest: RowBlock | None = part
         while rest is not None:
             cut = None
-            if plan.apart:
+            if plan.independent:
                 start = pending[0].first if pending else rest.first
                 costs = np.cumsum(row_bytes(plan, rest.columns)) + used
                 over = int(np.searchsorted(costs, most_bytes))
@@ -208,13 +208,13 @@ def shards(rows: Iterator[Rows], plan: Plan, most_rows: int, most_bytes: int) ->
         yield pending
 
 
-def merged(parts: list[Rows]) -> tuple[np.ndarray, dict[str, Any], dict[str, list]]:
+def merged(parts: list[RowBlock]) -> tuple[np.ndarray, dict[str, Any], dict[str, list]]:
     """(index, columns, kept) of consecutive rows."""
     names, kept = set(parts[0].columns), set(parts[0].kept)
     for part in parts[1:]:
         if set(part.columns) != names or set(part.kept) != kept:
-            found = ", ".join(sorted({*part.columns, *part.kept}))
-            raise InputError(f"{part.file}: has {found}, expected {', '.join(sorted(names | kept))} as before")
+            has = ", ".join(sorted({*part.columns, *part.kept}))
+            raise InputError(f"{part.file}: has {has}, expected {', '.join(sorted(names | kept))} as before")
     return (
         np.concatenate([part.index for part in parts]),
         {name: joined([part.columns[name] for part in parts]) for name in parts[0].columns},
@@ -224,7 +224,7 @@ def merged(parts: list[Rows]) -> tuple[np.ndarray, dict[str, Any], dict[str, lis
 
 def read_inputs(path: str, model: Model) -> dict[str, np.ndarray]:
     """All rows of a file as the inputs of one call. Raises InputError and FormatError, naming the file."""
-    plan = Plan.of(model.spec, model.dtype)
+    plan = RowPlan.of(model.spec, model.dtype)
     source = Source(path, None, Request(plan))
     parts = list(source.rows())
     bad = [entry for part in parts for entry in part.bad]
@@ -275,8 +275,8 @@ def _label(path: str) -> str:
     return stem
 
 
-def _numbered(part: Part, number: int, name: str, first: int) -> Rows:
-    rows = Rows(
+def _numbered(part: FileRows, number: int, name: str, first: int) -> RowBlock:
+    rows = RowBlock(
         first, first + part.count, (number, part.start), _text(name), part.good + first, part.columns, part.kept
     )
     rows.bad = [rows.describe(first + i, reason) for i, reason in sorted(part.bad.items())]
@@ -294,14 +294,14 @@ def _files(given: str, format: str | None) -> list[str]:
         return [STDIN]
     path = Path(given)
     if path.is_dir():
-        found = sorted(str(entry) for entry in path.rglob("*") if entry.is_file() and _is_data(entry, path, format))
+        files = sorted(str(entry) for entry in path.rglob("*") if entry.is_file() and _is_data(entry, path, format))
     elif not path.exists() and glob.has_magic(given):
-        found = sorted(entry for entry in glob.glob(given, recursive=True) if os.path.isfile(entry))
+        files = sorted(entry for entry in glob.glob(given, recursive=True) if os.path.isfile(entry))
     else:
         return [given]
-    if not found:
+    if not files:
         raise InputError(f"{given}: no files, expected some that end in {', '.join('.' + name for name in READERS)}")
-    return found
+    return files
 
 
 def _is_data(entry: Path, folder: Path, format: str | None) -> bool:
@@ -310,16 +310,16 @@ def _is_data(entry: Path, folder: Path, format: str | None) -> bool:
 
 
 def _format(files: list[str]) -> str:
-    found = sorted({Path(path).suffix.lower() for path in files})
-    if len(found) > 1:
-        raise InputError(f"{files[0]} and {files[-1]}: files of several kinds ({', '.join(found)}), expected one")
-    if found[0][1:] not in READERS:
+    kinds = sorted({Path(path).suffix.lower() for path in files})
+    if len(kinds) > 1:
+        raise InputError(f"{files[0]} and {files[-1]}: files of several kinds ({', '.join(kinds)}), expected one")
+    if kinds[0][1:] not in READERS:
         raise InputError(f"{files[0]}: expected a name that ends in {', '.join('.' + name for name in READERS)}")
-    return found[0][1:]
+    return kinds[0][1:]
 
 
 def _regular(path: str) -> BinaryIO:
-    if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one waits for somebody who writes
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # opening one waits for a writer
         raise InputError(f"{path}: no regular file")
     file = open(path, "rb")  # noqa: SIM115 - the reader closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

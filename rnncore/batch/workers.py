@@ -1,4 +1,4 @@
-"""Threads that run the batches of a run side by side."""
+"""Threads that run the batches of a run in parallel."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Item = TypeVar("Item")
 
 
 class Workers:
-    """So many threads, which take items from what they are given, the first thing first.
+    """Threads, which take items from what they are given, the first thing first.
 
     They are daemons: nothing can interrupt a batch there, and none may keep the process from ending. Used as a
-    context, which tells them to stop behind the item at hand.
+    context, which tells them to stop after the item at hand.
     """
 
     def __init__(self, count: int):

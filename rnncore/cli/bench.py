@@ -1,4 +1,4 @@
-"""rnncore bench: how fast a model is here, beside the framework that its file came from."""
+"""rnncore bench: how fast a model is here, compared with the framework that its file came from."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ WARM_UP = 5
 FRAMEWORK_FILES = (".onnx", ".keras", ".h5", ".hdf5")
 
 
-@click.command(short_help="Measure a model's speed, beside its framework's.")
+@click.command(short_help="Measure a model's speed, next to its framework's.")
 @click.argument("file", metavar="MODEL")
 @click.option("--batch", "-b", type=click.IntRange(1), default=1, show_default=True, help="Rows of a call (B).")
 @click.option("--steps", "-t", type=click.IntRange(1), default=100, show_default=True, help="Time steps (T).")
 @click.option("--threads", type=click.IntRange(1, 64), help="For everybody; default: what each would take.")
 @click.option("--seconds", type=click.FloatRange(0.05), default=3.0, show_default=True, help="Of measuring, for each.")
-@click.option("--against", metavar="FILE", multiple=True, help="Beside FILE, run by its framework; may be repeated.")
+@click.option(
+    "--against", metavar="FILE", multiple=True, help="Compare with FILE, run by its framework; may be repeated."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of a table.")
 @spec_option
 @names_option
@@ -52,8 +54,8 @@ def bench(
         rnncore bench tagger.onnx --batch 16 --steps 200 --threads 1
         rnncore bench tagger.safetensors --against tagger.keras
     """
-    found = loading.open_file(file, spec=spec and loading.read_spec(spec), names=read_names(names))
-    model = Model(found.spec, found.weights, found.dtype, threads)
+    opened = loading.open_file(file, spec=spec and loading.read_spec(spec), names=read_names(names))
+    model = Model(opened.spec, opened.weights, opened.dtype, threads)
     inputs = drawn_inputs(model.spec, sizes={"B": batch, "T": steps})
     runners: dict[str, Callable[[], Any]] = {f"rnncore {__version__}": lambda: model.run(inputs)}
     own = [file] if file.lower().endswith(FRAMEWORK_FILES) else []
@@ -108,7 +110,7 @@ def _race(runners: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str,
                     if end > stop:
                         break
             progress(turn + 1, ROUNDS)
-    return {name: np.array(found) for name, found in times.items()}
+    return {name: np.array(seconds) for name, seconds in times.items()}
 
 
 def _row(name: str, times: np.ndarray, batch: int, error: float | None) -> dict[str, Any]:
@@ -137,6 +139,6 @@ def _print(file: str, inputs: Mapping[str, np.ndarray], rows: list[dict[str, Any
         )
         for row in rows
     ]
-    columns = ("engine", "median, us", "p99, us", "rows/s", "time beside rnncore's", "largest difference")
+    columns = ("engine", "median, us", "p99, us", "rows/s", "time / rnncore's", "largest difference")
     console().print(table(f"{file}: {shapes}", columns, lines, right=columns[1:]))
     say(f"kernels: {config()['float32']}")

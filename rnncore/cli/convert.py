@@ -49,7 +49,7 @@ def convert(
         rnncore convert tagger.weights.h5 tagger.safetensors --architecture tagger.json
     """
     _check_target(source, target)
-    path, found, report = loading.convert(
+    path, opened, report = loading.convert(
         source,
         target,
         spec=spec,
@@ -58,15 +58,15 @@ def convert(
         verify=verify,
         vocabulary=read_vocabulary(vocabulary),
     )
-    print_graph(found)
-    print_notes(found)
+    print_graph(opened)
+    print_notes(opened)
     if report is not None:
-        print_verification(report, found.source)
+        print_verification(report, opened.source)
     say(f"wrote {path} ({bytes_text(path.stat().st_size)})")
 
 
 def _check_target(source: str, target: str) -> None:
-    """InputError if DST has the name of another kind of file, is SRC itself, or stands in no directory."""
+    """InputError if DST has the name of another kind of file, is SRC itself, or is in no directory."""
     path = Path(target)
     if path.is_dir() or not path.suffix:
         path = path / loading.native.FILE_NAME

@@ -40,7 +40,7 @@ def demo(context: click.Context) -> None:
     """Text in, answer out, with the speed: the networks that come with rnncore, without a framework.
 
     Without NAME each is shown in turn; with NAME that one, on a TEXT of your own if it takes one. `rnncore demo NAME
-    --help` says what it takes and what it draws. The cards of the models, with their data and figures, stand in
+    --help` says what it takes and what it draws. The cards of the models, with their data and figures, are in
     rnncore/zoo, and rnncore.load("zoo:NAME") gives a model to a program.
 
     \b

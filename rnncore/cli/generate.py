@@ -64,7 +64,7 @@ def generate(
     if not network.vocabulary:
         raise InputError(f"{model}: no vocabulary, expected a model that was saved with one")
     given = [prompt.split() if by_token else prompt for prompt in prompts]
-    found = network.generate(
+    results = network.generate(
         given,
         max_length,
         temperature=temperature,
@@ -80,7 +80,7 @@ def generate(
     )
     vocabulary = next(iter(network.vocabulary.values()))
     between = "" if vocabulary.by_character and not by_token else " "
-    for prompt, first in zip(prompts, found, strict=True):
+    for prompt, first in zip(prompts, results, strict=True):
         for one in (first, *first.alternatives):
             if scores:
                 say(_score(one))
@@ -90,14 +90,14 @@ def generate(
 
 def _inputs(network: Model, given: tuple[str, ...], rows: int) -> dict[str, np.ndarray]:
     """NAME=TEXT options as arrays, the same for each prompt."""
-    found = {}
+    ids = {}
     for option in given:
         name, equals, text = option.partition("=")
         if not equals or name not in network.vocabulary:
             known = ", ".join(network.vocabulary)
             raise InputError(f"--input {option}: expected NAME=TEXT with an input that has a vocabulary ({known})")
-        found[name] = np.tile(network.vocabulary[name].ids(text), (rows, 1))
-    return found
+        ids[name] = np.tile(network.vocabulary[name].ids(text), (rows, 1))
+    return ids
 
 
 def _score(one: Generation) -> str:

@@ -177,14 +177,14 @@ def _nodes(native: ModelFile) -> Iterator[dict[str, Any]]:
     spec = native.spec
     reaches = _reaches(spec)
     for node in spec.nodes:
-        found = node.infer(spec.values)
+        inferred = node.infer(spec.values)
         arrays = [native.weights[name] for name in node.weight_shapes()]
         yield {
             "name": node.name,
             "kind": _kind(node),
             "reads": ", ".join(node.reads),
             "options": _node_options(node),
-            "outputs": {name: str(value) for name, value in _shown_values(node, found, spec).items()},
+            "outputs": {name: str(value) for name, value in _shown_values(node, inferred, spec).items()},
             "time": _over_time(reaches.get(node.name, ())),
             "parameters": sum(array.size for array in arrays),
             "bytes": sum(array.nbytes for array in arrays),
@@ -202,24 +202,24 @@ def _why_whole(spec: Spec) -> str:
 
 def _time_names(spec: Spec) -> set[str]:
     """The names of the sizes that count steps: of what recurrent nodes read, else of second dimensions."""
-    found = {
+    sizes = {
         spec.values[node.input].shape[0 if getattr(node, "layout", "") == "time_first" else 1] for node in spec.stateful
     }
-    found = found or {entry.shape[1] for entry in spec.inputs if len(entry.shape) > 1}
-    return {size for size in found if isinstance(size, str)}
+    sizes = sizes or {entry.shape[1] for entry in spec.inputs if len(entry.shape) > 1}
+    return {size for size in sizes if isinstance(size, str)}
 
 
 def _reaches(spec: Spec) -> dict[str, list[Reach]]:
     """How far each node looks along the dimensions that count steps."""
-    found: dict[str, list[Reach]] = {}
+    reaches: dict[str, list[Reach]] = {}
     for time in sorted(_time_names(spec)):
         for name, reach in follow(spec, time).reaches.items():
-            found.setdefault(name, []).append(reach)
-    return found
+            reaches.setdefault(name, []).append(reach)
+    return reaches
 
 
 def _over_time(reaches: Sequence[Reach]) -> str:
-    """What a step of a node's output needs: a name of Reach, the widest; "" for what has no steps."""
+    """The steps that a step of a node's output needs: a name of Reach, the widest; "" for what has no steps."""
     names = {reach.name for reach in reaches}
     return next((name for name in ("whole", "window", "causal", "pointwise") if name in names), "")
 
@@ -231,10 +231,10 @@ def _kind(node: Node | Recurrent | AttentionDecoder) -> str:
     return node.cell.kind if isinstance(node, Recurrent) else f"{type(node).__name__} ({node.cell.kind})"
 
 
-def _shown_values(node: Any, found: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
+def _shown_values(node: Any, values: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     """The values of a node that something reads, or all of them if nothing does."""
     read = set(spec.outputs).union(*(other.reads for other in spec.nodes))
-    return {name: value for name, value in found.items() if name in read} or dict(found)
+    return {name: value for name, value in values.items() if name in read} or dict(values)
 
 
 def _node_options(node: Node | Recurrent | AttentionDecoder | Control) -> str:
@@ -342,9 +342,9 @@ def _print_checkpoint(
 
 def _parts(parts: tuple[str, ...], checkpoint: Checkpoint) -> list[str]:
     """name (4, 3) qint8, a line for each"""
-    found = [(name, checkpoint.tensors[name]) for name in parts]
+    tensors = [(name, checkpoint.tensors[name]) for name in parts]
     dtypes = checkpoint.source_dtypes
-    return [f"{name} {shape_text(array.shape)} {dtypes.get(name, array.dtype.name)}" for name, array in found]
+    return [f"{name} {shape_text(array.shape)} {dtypes.get(name, array.dtype.name)}" for name, array in tensors]
 
 
 def _next_step(file: str, tensors: Mapping[str, Any]) -> str:
@@ -432,10 +432,10 @@ def _checkpoint_json(
     }
 
 
-def _json(found: Mapping[str, Any]) -> str:
-    """JSON to be read and edited: a list of plain values stands on one line."""
-    return PLAIN_LIST.sub(_joined, json.dumps(found, indent=2))
+def _json(content: Mapping[str, Any]) -> str:
+    """JSON to be read and edited: a list of plain values is on one line."""
+    return PLAIN_LIST.sub(_joined, json.dumps(content, indent=2))
 
 
-def _joined(found: re.Match) -> str:
-    return f"[{', '.join(line.strip().removesuffix(',') for line in found[0].splitlines()[1:-1])}]"
+def _joined(match: re.Match) -> str:
+    return f"[{', '.join(line.strip().removesuffix(',') for line in match[0].splitlines()[1:-1])}]"

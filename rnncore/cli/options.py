@@ -39,10 +39,10 @@ def check_place(path: Path) -> None:
 
 def read_names(path: str | None) -> dict[str, str] | None:
     """The object in a --names file. SpecError naming the file if it is anything else."""
-    found = _read_object(path, "names", '{"lstm": "model.encoder.rnn"}')
-    if found is not None and not all(isinstance(name, str) for name in found.values()):
+    names = _read_object(path, "names", '{"lstm": "model.encoder.rnn"}')
+    if names is not None and not all(isinstance(name, str) for name in names.values()):
         raise SpecError(f'{path}: expected an object like {{"lstm": "model.encoder.rnn"}}')
-    return found
+    return names
 
 
 def read_vocabulary(path: str | None) -> dict[str, Any] | None:
@@ -57,7 +57,7 @@ def _read_object(path: str | None, what: str, example: str) -> dict[str, Any] | 
         text = Path(path).read_bytes()
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}, expected a JSON file with {what}") from None
-    found = read_json(text, path, SpecError)
-    if not isinstance(found, dict):
+    content = read_json(text, path, SpecError)
+    if not isinstance(content, dict):
         raise SpecError(f"{path}: expected an object like {example}")
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""What the commands print: tables and lines that read well on a terminal, a dumb one and in a pipe."""
+"""The output of the commands: tables and lines that read well on a terminal, a dumb one and in a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 __all__ = ["bytes_text", "console", "limited", "one_line", "printable", "progress_bar", "say", "shape_text", "table"]
 
-PIPE_WIDTH = 10_000  # columns where nobody says how wide a line may be: nothing is cut or wrapped
+PIPE_WIDTH = 10_000  # columns where the width of a line is unknown: nothing is cut or wrapped
 
 
 def console(stderr: bool = False) -> Console:
@@ -32,13 +32,13 @@ def say(text: str, stderr: bool = False) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> Table:
     """A plain table; columns named in ``right`` hold numbers. A cell may be a list of lines."""
-    found = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = set(right)
     for column in columns:
-        found.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        found.add_row(*(_cell(cell) for cell in row))
-    return found
+        table.add_row(*(_cell(cell) for cell in row))
+    return table
 
 
 def _cell(given: object) -> Text:

@@ -17,7 +17,7 @@ LINE_SECONDS = 30.0
 
 @contextmanager
 def progress(every: float = LINE_SECONDS) -> Iterator[Callable[[int, float], None]]:
-    """A function (rows done, share done from 0 to 1, 0 where nobody can tell)."""
+    """A function (rows done, share done from 0 to 1, 0 where that is unknown)."""
     shown = console(stderr=True)
     clock = Clock()
     if shown.is_terminal:
@@ -55,10 +55,10 @@ class Clock:
             return f"{rows:,} rows"
         since, before, share_before = self._first
         seconds = max(now - since, 1e-9)
-        found = f"{rows:,} rows, {(rows - before) / seconds:,.0f} rows/s"
+        text = f"{rows:,} rows, {(rows - before) / seconds:,.0f} rows/s"
         if share > share_before:
-            found += f", {_time((1 - share) * seconds / (share - share_before))} left"
-        return found
+            text += f", {_time((1 - share) * seconds / (share - share_before))} left"
+        return text
 
 
 def _time(seconds: float) -> str:

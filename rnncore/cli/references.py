@@ -1,4 +1,4 @@
-"""What `rnncore verify --against FILE` compares with: arrays in a .npz, a model that its own framework runs, or ours.
+"""References of `rnncore verify --against FILE`: arrays in a .npz, a model that its own framework runs, or ours.
 
 A Reference gives the outputs for a model's inputs, and where it can every value on the way. Frameworks are imported
 here only, and only for files of theirs.
@@ -90,16 +90,16 @@ def _from_arrays(path: str, spec: Spec) -> Reference:
 def _from_model(path: str, model: Model) -> Reference:
     """Another file that rnncore loads; bare weights with the Spec of the model they are compared with."""
     try:
-        found = loading.open_file(path)
+        opened = loading.open_file(path)
     except (UnsupportedError, WeightError):
         try:
-            found = loading.open_file(path, spec=model.spec)
+            opened = loading.open_file(path, spec=model.spec)
         except RnncoreError as error:
             raise type(error)(f"{error} (read with the Spec of the model that it is compared with)") from None
-    other = Model(found.spec, found.weights, model.dtype)
-    takes = _matched(path, "input", [e.name for e in found.spec.inputs if not e.optional], _required(model.spec))
-    gives = _matched(path, "output", found.spec.outputs, model.spec.outputs)
-    optional = {entry.name for entry in found.spec.inputs if entry.optional}
+    other = Model(opened.spec, opened.weights, model.dtype)
+    takes = _matched(path, "input", [e.name for e in opened.spec.inputs if not e.optional], _required(model.spec))
+    gives = _matched(path, "output", opened.spec.outputs, model.spec.outputs)
+    optional = {entry.name for entry in opened.spec.inputs if entry.optional}
 
     def given(inputs: Mapping[str, np.ndarray]) -> Arrays:
         return {takes.get(name, name): array for name, array in inputs.items() if name in takes or name in optional}
@@ -129,8 +129,8 @@ def _from_onnx(path: str, spec: Spec, threads: int | None) -> Reference:
     def run(inputs: Mapping[str, np.ndarray]) -> Arrays:
         feed = {theirs: inputs[ours].astype(dtypes[theirs] or inputs[ours].dtype) for ours, theirs in takes.items()}
         with _running(path, "onnxruntime"):
-            found = session.run(list(gives.values()), feed)
-        return _arrays(path, dict(zip(gives, found, strict=True)))
+            outputs = session.run(list(gives.values()), feed)
+        return _arrays(path, dict(zip(gives, outputs, strict=True)))
 
     return Reference(f"{path}, run by onnxruntime {onnxruntime.__version__}", run, live=True)
 
@@ -153,8 +153,8 @@ def _from_onnx_reference(path: str, spec: Spec) -> Reference:
 
     def run(inputs: Mapping[str, np.ndarray]) -> Arrays:
         with _running(path, "onnx.reference"):
-            found = session.run(list(gives.values()), {theirs: inputs[ours] for ours, theirs in takes.items()})
-        return _arrays(path, dict(zip(gives, found, strict=True)))
+            outputs = session.run(list(gives.values()), {theirs: inputs[ours] for ours, theirs in takes.items()})
+        return _arrays(path, dict(zip(gives, outputs, strict=True)))
 
     return Reference(f"{path}, run by onnx.reference {onnx.__version__}", run, live=True)
 
@@ -188,8 +188,8 @@ def _from_keras(path: str, spec: Spec, threads: int | None) -> Reference:
     def run(inputs: Mapping[str, np.ndarray]) -> Arrays:
         given = [inputs[order[tensor.name]] for tensor in loaded.inputs]
         with _running(path, "keras"):
-            found = loaded(given[0] if len(given) == 1 else given, training=False)
-            several = list(found.values()) if isinstance(found, dict) else found
+            outputs = loaded(given[0] if len(given) == 1 else given, training=False)
+            several = list(outputs.values()) if isinstance(outputs, dict) else outputs
             several = list(several) if isinstance(several, (tuple, list)) else [several]
             arrays = [np.asarray(keras.ops.convert_to_numpy(array)) for array in several]
         gives = _matched(path, "output", [str(i) for i in range(len(arrays))], spec.outputs)
@@ -212,8 +212,8 @@ def _running(path: str, what: str) -> Iterator[None]:
 def _arrays(path: str, outputs: Mapping[str, object]) -> Arrays:
     for name, value in outputs.items():
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-            found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-            raise VerificationError(f"{path}: output {name!r} is {found}, expected an array of numbers")
+            kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise VerificationError(f"{path}: output {name!r} is {kind}, expected an array of numbers")
     return dict(outputs)
 
 
@@ -222,7 +222,7 @@ def _required(spec: Spec) -> list[str]:
 
 
 def _matched(path: str, what: str, theirs: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
-    """Our name -> theirs: the same names, or as many in the same order."""
+    """Our name -> theirs: the same names, or the same number in the same order."""
     if set(theirs) >= set(ours):
         return {name: name for name in ours}
     if len(theirs) != len(ours):

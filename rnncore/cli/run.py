@@ -15,9 +15,9 @@ import click
 import numpy as np
 
 from rnncore.batch.changes import InputChanged
-from rnncore.batch.job import DiskFailed, DiskFull, Job, Report, Stopped, identity
+from rnncore.batch.job import BatchJob, DiskFailed, DiskFull, Report, Stopped, identity
 from rnncore.batch.outputs import FORMATS
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.readers import READERS, Request
 from rnncore.batch.runner import Runner
 from rnncore.batch.sources import STDIN, Source
@@ -64,7 +64,7 @@ class Errors(click.ParamType):
 @click.option("--lengths", metavar="FILE", help="Steps of each row that count: FILE.npy, or FILE.npz:NAME.")
 @click.option("--only", metavar="NAME", multiple=True, help="Only this output, or any value of the graph; repeatable.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows run together.")
-@click.option("--threads", type=click.IntRange(1, 64), help="Batches side by side; default: as many as cores.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Batches in parallel; default: one for each core.")
 @click.option("--shard-rows", type=click.IntRange(min=1), default=100_000, show_default=True, help="Rows of a shard.")
 @click.option("--shard-bytes", type=click.IntRange(min=1), default=48 << 20, show_default=True, help="Its data.")
 @click.option("--max-errors", type=Errors(), default=0, show_default=True, help="How many rows may be bad, or any.")
@@ -103,15 +103,15 @@ def run(
     .npy      the array of the model's input, (B, T, features) or ids (B, T);
               with a dimension less, one sequence: a folder of them is a row each
     .npz      arrays by the names of the model's inputs, among them "lengths"
-              where rows end before the array does, or stand one behind the other
+              where rows end before the array does, or are concatenated
     .csv      a line for each time step, a column for each feature, with or
               without a header; one sequence, or with --sequence-column several,
               each with its lines together
     .jsonl    an object for each row, with a list for each input
     .parquet .arrow .feather   a row for each row, with lists for each input
 
-    Results come in the order of the rows, each row's at its own length; .npy and .npz are filled up, and what stands
-    there means nothing. Memory is bounded by --shard-bytes, --batch-size and --threads, not by the data; a model that
+    Results come in the order of the rows, each row's at its own length; .npy and .npz are padded, and the padding
+    means nothing. Memory is bounded by --shard-bytes, --batch-size and --threads, not by the data; a model that
     mixes its rows is run in one call. The number of threads never changes a result. A file appears when it is complete,
     or not at all; a folder gets a shard at a time, and its _manifest.jsonl says which are done.
 
@@ -142,11 +142,11 @@ def run(
         raise click.UsageError(
             "--max-errors with .npy, which cannot say which rows are missing: expected .npz or a table"
         )
-    found = loading.open_file(model, spec=spec, names=read_names(names))
-    dtype = dtype or found.dtype
-    graph = Spec(found.spec.inputs, found.spec.nodes, only or found.spec.outputs)
-    plan = Plan.of(graph, np.dtype(dtype))
-    runner = Runner(Model(graph, found.weights, dtype), plan, batch_size)
+    opened = loading.open_file(model, spec=spec, names=read_names(names))
+    dtype = dtype or opened.dtype
+    graph = Spec(opened.spec.inputs, opened.spec.nodes, only or opened.spec.outputs)
+    plan = RowPlan.of(graph, np.dtype(dtype))
+    runner = Runner(Model(graph, opened.weights, dtype), plan, batch_size)
     _check_place(target, is_folder, _sources(model, source, lengths, spec, names))
     given = None if lengths is None else _lengths(lengths, plan)
     with _ending(context, lengths):
@@ -155,19 +155,19 @@ def run(
     if target != STDOUT:
         result = Path(target) / f"part-00000.{format}" if is_folder else Path(target)
         if data.would_read(result):
-            raise InputError(f"{target}: lies where {source} is read from, expected another place to write")
+            raise InputError(f"{target}: is where {source} is read from, expected another place to write")
     writer = FORMATS[format](target, plan, data.types, numbered)
     options = {"columns": list(columns), "sequence": sequence_column, "keep": list(keep)}
     if given is not None:
         options["lengths"] = hashlib.sha256(np.ascontiguousarray(given, "<i8")).hexdigest()
     with progress() as shown, _terminated() as stopping:
-        job = Job(
+        job = BatchJob(
             runner,
             data,
             writer,
             None if target == STDOUT else Path(target),
             is_folder,
-            identity(found.weights, runner, options),
+            identity(opened.weights, runner, options),
             stream=sys.stdout.buffer if target == STDOUT else None,
             most_rows=shard_rows,
             most_bytes=shard_bytes,
@@ -272,11 +272,11 @@ def _split(option: str, given: str | None) -> tuple[str, ...]:
     return names
 
 
-def _lengths(given: str, plan: Plan) -> np.ndarray:
-    """The lengths in FILE.npy or FILE.npz:NAME, as they stand there."""
+def _lengths(given: str, plan: RowPlan) -> np.ndarray:
+    """The lengths in FILE.npy or FILE.npz:NAME, unchecked."""
     if len(plan.lengths) != 1:
-        found = f"several inputs for lengths ({', '.join(sorted(plan.lengths))})" if plan.lengths else "no such input"
-        raise InputError(f"--lengths: the model has {found}, expected one")
+        has = f"several inputs for lengths ({', '.join(sorted(plan.lengths))})" if plan.lengths else "no such input"
+        raise InputError(f"--lengths: the model has {has}, expected one")
     path = _lengths_file(given)
     key = given[len(path) + 1 :]
     checkpoint = read_checkpoint(path)
@@ -325,11 +325,11 @@ def _sources(
     model: str, source: str, lengths: str | None, spec: str | None, names: str | None
 ) -> dict[str, str | os.PathLike]:
     """Every file that is read, by what it is."""
-    found = {
+    files = {
         "model": _model_file(model),
         "input": source,
         "file of lengths": lengths and _lengths_file(lengths),
         "spec": spec,
         "file of names": names,
     }
-    return {what: file for what, file in found.items() if file}
+    return {what: file for what, file in files.items() if file}

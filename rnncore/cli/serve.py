@@ -95,24 +95,24 @@ def serve(
         max_peer_connections=max_peer_connections,
     )
     of_models = _pairs(specs, "--spec")
-    found = _pairs(models, "model")
+    paths = _pairs(models, "model")
     for name in of_models:
-        if name not in found:
-            raise InputError(f"--spec {name}=...: no model {name!r}, expected one of {', '.join(found)}")
+        if name not in paths:
+            raise InputError(f"--spec {name}=...: no model {name!r}, expected one of {', '.join(paths)}")
     budget = Budget(max_work, max_memory)
     loaded = {
-        name: loading.load(path, spec=of_models.get(name), dtype=dtype, budget=budget) for name, path in found.items()
+        name: loading.load(path, spec=of_models.get(name), dtype=dtype, budget=budget) for name, path in paths.items()
     }
     run(Service(loaded, Limits(**limits)), binding, request_log)
 
 
 def _pairs(given: tuple[str, ...], what: str) -> dict[str, str]:
-    found = {}
+    pairs = {}
     for text in given:
         name, mark, value = text.partition("=")
         if not (name and mark and value):
             raise click.UsageError(f"{what} {text!r}, expected NAME=FILE")
-        if name in found:
+        if name in pairs:
             raise click.UsageError(f"{what} {name!r} is there twice")
-        found[name] = value
-    return found
+        pairs[name] = value
+    return pairs

@@ -59,7 +59,8 @@ def verify(
     on both sides, the first node that differs is named.
 
     A framework's own file is also run at other sizes of the inputs, a batch of 1 among them, and it is said at which:
-    FILE without --inputs; MODEL itself; or the file that MODEL was converted from, where it is beside it, unchanged.
+    FILE without --inputs; MODEL itself; or the file that MODEL was converted from, if it is unchanged in the same
+    folder.
 
     Exit code 1 if an output differs by more than the tolerance, or if there is nothing to compare with.
 
@@ -70,53 +71,53 @@ def verify(
     """
     if against is None and inputs is not None:
         raise click.UsageError("--inputs is for --against")
-    found = loading.open_file(file, spec=spec, names=read_names(names))
-    model = Model(found.spec, found.weights, dtype or found.dtype)
+    opened = loading.open_file(file, spec=spec, names=read_names(names))
+    model = Model(opened.spec, opened.weights, dtype or opened.dtype)
     passed, source = True, against
     if against is None:
-        source = _source(file, found)
-        if source is None or found.test_pair is not None:
-            report = check_pair(model, found.test_pair, file)
-            print_verification(report, found.source)
+        source = _source(file, opened)
+        if source is None or opened.test_pair is not None:
+            report = check_pair(model, opened.test_pair, file)
+            print_verification(report, opened.source)
             passed = report.passed
     if source is not None:
-        passed = _compared_with(source, model, found, file, inputs, seed, against is not None) and passed
+        passed = _compared_with(source, model, opened, file, inputs, seed, against is not None) and passed
     if not passed:
         context.exit(1)
 
 
-def _source(file: str, found: ModelFile) -> str | None:
-    """A framework's own file that a model was read from: itself, or the one beside it that it was converted from."""
+def _source(file: str, opened: ModelFile) -> str | None:
+    """The framework's file that a model was read from: itself, or the one in its folder that it was converted from."""
     if file.startswith(loading.ZOO):
         return None
     path = Path(file)
     if path.suffix.lower() in FRAMEWORKS:
         return file
-    beside = (path if path.is_dir() else path.parent) / found.source
-    if beside.suffix.lower() not in FRAMEWORKS or not beside.is_file():
+    source = (path if path.is_dir() else path.parent) / opened.source
+    if source.suffix.lower() not in FRAMEWORKS or not source.is_file():
         return None
-    return str(beside) if loading.file_sha256(beside) == found.sha256 else None
+    return str(source) if loading.file_sha256(source) == opened.sha256 else None
 
 
 def _compared_with(
-    source: str, model: Model, found: ModelFile, file: str, inputs: str | None, seed: int, asked: bool
+    source: str, model: Model, opened: ModelFile, file: str, inputs: str | None, seed: int, asked: bool
 ) -> bool:
     """Whether a model and another file give the same; also at other sizes, where that can be run."""
     try:
         reference = open_reference(source, model)
     except MissingPackageError as error:
-        if asked or found.test_pair is None:
+        if asked or opened.test_pair is None:
             raise
         say(f"other sizes: not replayed: {error}")
         return True
     passed = True
-    stored = None if found.test_pair is None else sizes_of(model.spec, found.test_pair.inputs)
+    stored = None if opened.test_pair is None else sizes_of(model.spec, opened.test_pair.inputs)
     if asked:
-        passed = _compared(model, found, file, source, inputs, seed, reference).passed
+        passed = _compared(model, opened, file, source, inputs, seed, reference).passed
     if inputs is not None or not reference.live:
         return passed
     verdicts = _replayed(model, reference, file, other_sizes(model.spec, stored), seed)
-    settled = asked or found.test_pair is not None or True in verdicts
+    settled = asked or opened.test_pair is not None or True in verdicts
     return passed and settled and False not in verdicts
 
 
@@ -124,21 +125,21 @@ def _replayed(
     model: Model, reference: Reference, file: str, sizes: list[dict[str, int]], seed: int
 ) -> list[bool | None]:
     """Prints at which sizes a model and its framework were run; whether they gave the same, None where one did not."""
-    found = replay(model, reference.run, file, sizes or [{}], seed)
+    replays = replay(model, reference.run, file, sizes or [{}], seed)
     if not sizes:
         say("other sizes: none, all sizes of the inputs are numbers")
-    same = [one for one in found if one.equal]
+    same = [one for one in replays if one.equal]
     if same:
         listed = ", ".join(" ".join(f"{name}={size}" for name, size in one.sizes.items()) or "its own" for one in same)
         say(f"sizes replayed by {reference.what}, equal: {listed}")
-    for one in found:
+    for one in replays:
         if not one.equal:
             say(f"sizes {one}")
-    return [one.equal for one in found]
+    return [one.equal for one in replays]
 
 
 def _compared(
-    model: Model, found: ModelFile, file: str, against: str, inputs: str | None, seed: int, reference: Reference
+    model: Model, opened: ModelFile, file: str, against: str, inputs: str | None, seed: int, reference: Reference
 ) -> Verification:
     """Prints how a model differs from another file, and where that begins."""
     if inputs is not None and reference.inputs is not None:
@@ -147,8 +148,8 @@ def _compared(
         given = read_inputs(inputs, model)
     elif reference.inputs is not None:
         given = dict(reference.inputs)
-    elif found.test_pair is not None:
-        given = dict(found.test_pair.inputs)
+    elif opened.test_pair is not None:
+        given = dict(opened.test_pair.inputs)
     else:
         given = drawn_inputs(model.spec, model.dtype.name, seed)
         say(f"inputs: drawn with seed {seed}")
@@ -177,14 +178,14 @@ def print_verification(report: Verification, source: str, title: str = "test pai
     """A table of every output's difference, and the verdict."""
     rows = [
         (
-            found.output,
-            "equal" if found.passed else "DIFFERENT",
-            f"{found.error:.3g}",
-            f"{found.relative:.3g}",
-            f"{found.tolerance:g}",
-            ", ".join(map(str, found.where)),
+            one.output,
+            "equal" if one.passed else "DIFFERENT",
+            f"{one.error:.3g}",
+            f"{one.relative:.3g}",
+            f"{one.tolerance:g}",
+            ", ".join(map(str, one.where)),
         )
-        for found in report.differences
+        for one in report.differences
     ]
     columns = ("output", "", "largest error", "relative", "tolerance", "at")
     console().print(table(title, columns, rows, right=columns[2:5]))

@@ -1,6 +1,6 @@
 """Decoding: from a model's scores to sequences.
 
-stepper.py     a model driven token by token; rows that share what nobody changes
+stepper.py     a model driven token by token; rows that share arrays which are never written to
 streamed.py    the same through layers that keep steps, by the plan of a stream
 prefixes.py    reading prompts; PrefixCache, the states of token prefixes
 choosing.py    greedy, temperature, top-k, top-p; a generator for each row

@@ -90,8 +90,8 @@ class Chooser:
 def as_seeds(seed: Any, count: int, samples: int) -> list[tuple[int, int]]:
     """The key of each sample of each prompt.
 
-    One seed: prompt r has the key (seed, r). A seed for each prompt: the key (seeds[r], 0), wherever the prompt
-    stands. None: a seed of the operating system's.
+    One seed: prompt r has the key (seed, r). A seed for each prompt: the key (seeds[r], 0), whatever its
+    place. None: a seed of the operating system's.
     """
     each = seed is not None and not isinstance(seed, (int, np.integer))
     if each:

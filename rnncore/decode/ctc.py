@@ -21,7 +21,7 @@ from rnncore.runtime.budget import Budget, afford, check_budget
 
 __all__ = ["Labels", "ctc_beam", "ctc_greedy", "ctc_log_prob"]
 
-FIRST_CHARACTER = 0xF0000  # the library writes labels as text; these code points stand for the tokens
+FIRST_CHARACTER = 0xF0000  # the library writes labels as text; these code points are the tokens
 MOST_TOKENS = 0x10000
 
 
@@ -49,14 +49,14 @@ def ctc_greedy(
 
     Raises InputError.
     """
-    found = []
+    labels = []
     for own, _ in _rows(scores, lengths, blank, kind, budget):
         path = own.argmax(axis=1)
         new = np.ones(len(path), bool)
         new[1:] = path[1:] != path[:-1]
         steps = np.flatnonzero(new & (path != blank % own.shape[1]))
-        found.append(Labels(path[steps], steps, float(own.max(axis=1).sum())))
-    return found
+        labels.append(Labels(path[steps], steps, float(own.max(axis=1).sum())))
+    return labels
 
 
 def ctc_beam(
@@ -83,7 +83,7 @@ def ctc_beam(
         raise InputError(f"beams={beams!r}, expected a positive integer")
     if not 0 <= threshold < 1:
         raise InputError(f"threshold={threshold!r}, expected a probability from 0, less than 1")
-    found = []
+    results = []
     for own, what in _rows(scores, lengths, blank, kind, budget, int(beams)):
         size = own.shape[1]
         if size > MOST_TOKENS:
@@ -91,7 +91,7 @@ def ctc_beam(
         if threshold >= 1 / size:
             raise InputError(f"threshold={threshold}, expected less than 1 / {size} tokens")
         if not len(own):
-            found.append(Labels(np.zeros(0, np.int64), np.zeros(0, np.int64), 0.0))
+            results.append(Labels(np.zeros(0, np.int64), np.zeros(0, np.int64), 0.0))
             continue
         place = blank % size
         order = np.array([place, *(token for token in range(size) if token != place)])  # the library's blank is first
@@ -102,8 +102,8 @@ def ctc_beam(
         except RuntimeError as error:
             raise InputError(f"{what}: beam search failed: {error}") from None
         tokens = order[[ord(character) - FIRST_CHARACTER for character in text]] if text else np.zeros(0, np.int64)
-        found.append(Labels(tokens, np.array(path, np.int64), _log_prob(own, tokens, place)))
-    return found
+        results.append(Labels(tokens, np.array(path, np.int64), _log_prob(own, tokens, place)))
+    return results
 
 
 def ctc_log_prob(
@@ -125,15 +125,15 @@ def ctc_log_prob(
     rows = _rows(scores, lengths, blank, kind, budget, longest)
     if len(labels) != len(rows):
         raise InputError(f"labels of {len(labels)} rows, expected {len(rows)}")
-    found = []
+    log_probs = []
     for row, ((own, _), given) in enumerate(zip(rows, labels, strict=True)):
         size = own.shape[1]
         tokens = np.asarray(given, np.int64) if len(given) else np.zeros(0, np.int64)
         wrong = tokens[(tokens < 0) | (tokens >= size) | (tokens == blank % size)]
         if tokens.ndim != 1 or len(wrong):
             raise InputError(f"labels of row {row}: {wrong[:1]}, expected tokens from 0 to {size - 1} but the blank")
-        found.append(_log_prob(own, tokens, blank % size))
-    return np.array(found)
+        log_probs.append(_log_prob(own, tokens, blank % size))
+    return np.array(log_probs)
 
 
 def _log_prob(own: np.ndarray, tokens: np.ndarray, blank: int) -> float:
@@ -159,7 +159,7 @@ def _rows(
 ) -> list[tuple[np.ndarray, str]]:
     """Each row's steps that count, as log-probabilities (T, V) in float64, and what to call it.
 
-    paths: so many are followed through each step, which the budget has to afford.
+    paths: the number that is followed through each step, which the budget has to afford.
     """
     array = np.asarray(scores)
     if array.ndim != 3 or array.dtype.kind != "f" or not array.shape[2]:
@@ -175,7 +175,7 @@ def _rows(
     counts = np.full(batch, steps) if lengths is None else np.asarray(lengths)
     if counts.shape != (batch,) or counts.dtype.kind not in "iu" or ((counts < 0) | (counts > steps)).any():
         raise InputError(f"lengths: {counts.tolist()}, expected {batch} integers from 0 to {steps}")
-    found = []
+    rows = []
     for row, count in enumerate(counts.tolist()):
         own = array[row, :count].astype(np.float64)
         if np.isnan(own).any() or (own == np.inf).any():
@@ -189,5 +189,5 @@ def _rows(
         if (top == -np.inf).any():
             raise InputError(f"scores of row {row}: no token is possible at step {int(np.argmin(top))}")
         own = own - top
-        found.append((own - np.log(np.exp(own).sum(axis=1, keepdims=True)), f"row {row}"))
-    return found
+        rows.append((own - np.log(np.exp(own).sum(axis=1, keepdims=True)), f"row {row}"))
+    return rows

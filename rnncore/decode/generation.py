@@ -11,7 +11,7 @@ import numpy as np
 from rnncore.decode.beams import Search
 from rnncore.decode.choosing import Chooser, as_seeds
 from rnncore.decode.prefixes import PrefixCache, Prefixes, read_prompts
-from rnncore.decode.stepper import Rows, Stepper
+from rnncore.decode.stepper import Stepper, TokenRows
 from rnncore.errors import InputError, shown
 from rnncore.graph.vocabulary import Vocabulary
 from rnncore.runtime.arguments import as_array, as_items
@@ -19,14 +19,16 @@ from rnncore.runtime.budget import check_memory
 
 __all__ = ["Generation", "as_prompts", "generate", "listed"]
 
-ROW_BYTES = 1024  # of what a row keeps beside its state: its generator of random numbers, tokens, log-probabilities
+ROW_BYTES = (
+    1024  # that a row keeps in addition to its state: its generator of random numbers, tokens, log-probabilities
+)
 
 Constraint = Callable[[int, np.ndarray], Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What one prompt was continued with.
+    """The continuation of one prompt.
 
     tokens        ids (T,) int64, the stop token last where there is one
     log_probs     of each token, (T,) float64: the model's own, before temperature, filters and constraints
@@ -77,12 +79,12 @@ def generate(
 
     prompts      sequences of ids, each with at least one (such as a start token); texts or lists of tokens for a model
                  with a vocabulary
-    max_length   at most so many tokens are added
+    max_length   the number of tokens that are added, unless a stop token comes first
     temperature  None: 1 if any of top_k, top_p, seed and samples asks for draws, else 0, which is greedy
     top_k top_p  draw from the k most probable tokens; from the fewest whose probabilities reach p. Both: k first
     seed         an integer, or one for each prompt. A row's draws depend on its seed and scores alone: one seed for all
                  counts the prompts too, a seed for each gives the same text in whatever company
-    samples      so many draws for each prompt: the first is the result, the others its alternatives
+    samples      draws for each prompt: the first is the result, the others its alternatives
     beams        more than 1: beam search of that width; n_best of the finished beams are returned, the best one with
                  the others as alternatives. A beam's score is its log-probability / length ** length_penalty
     stop         ids or tokens that end a text; they are its last token
@@ -180,8 +182,8 @@ class _Run:
                 scores, rows = self.stepper.run(rows.take(np.flatnonzero(~ends)), picked[~ends, None])
                 scores = scores[:, -1] if self.stepper.per_step else scores
             live = live[~ends]
-        found = [self._result(chosen[i], probable[i], bool(ended[i])) for i in range(count)]
-        return [self._first_of(found[i : i + samples]) for i in range(0, count, samples)]
+        results = [self._result(chosen[i], probable[i], bool(ended[i])) for i in range(count)]
+        return [self._first_of(results[i : i + samples]) for i in range(0, count, samples)]
 
     def search(self, beams: int, n_best: int, length_penalty: float) -> list[Generation]:
         """Beam search for each prompt, all of their beams in one batch."""
@@ -189,15 +191,15 @@ class _Run:
         if self.prompts and self.max_length:
             scores, rows = read_prompts(self.stepper, self.prompts, self.prefixes)
             self._advance(searches, scores, rows)
-        found = []
+        results = []
         for search in searches:
             best = search.best(n_best) if self.max_length else [((), (), False, 0.0)]
-            found.append(
+            results.append(
                 self._first_of([replace(self._result(t, p, ended), score=score) for t, p, ended, score in best])
             )
-        return found
+        return results
 
-    def _advance(self, searches: list[Search], scores: np.ndarray, rows: Rows) -> None:
+    def _advance(self, searches: list[Search], scores: np.ndarray, rows: TokenRows) -> None:
         step = 0
         while len(rows):
             own = self._own(scores, rows, step)
@@ -217,23 +219,23 @@ class _Run:
             scores = scores[:, -1] if self.stepper.per_step else scores
             step += 1
 
-    def _own(self, scores: np.ndarray, rows: Rows, step: int) -> np.ndarray:
+    def _own(self, scores: np.ndarray, rows: TokenRows, step: int) -> np.ndarray:
         where = _Places(rows.owners, step)
         return self.stepper.log_probabilities(scores, where)
 
-    def _constrained(self, own: np.ndarray, rows: Rows, generated: list[Sequence[int]]) -> np.ndarray:
+    def _constrained(self, own: np.ndarray, rows: TokenRows, generated: list[Sequence[int]]) -> np.ndarray:
         """The log-probabilities with what the constraint says."""
         if self.constraint is None:
             return own
-        found = own.copy()
+        allowed = own.copy()
         for row, tokens in enumerate(generated):
             prompt = int(rows.owners[row])
             so_far = np.concatenate([self.prompts[prompt], np.array(tokens, np.int64)])
             what = f"constraint of prompt {prompt}, step {len(tokens)}"
-            found[row] += _bias(self.constraint(prompt, so_far), self.stepper.size, what)
-            if found[row].max() == -np.inf:
+            allowed[row] += _bias(self.constraint(prompt, so_far), self.stepper.size, what)
+            if allowed[row].max() == -np.inf:
                 raise InputError(f"{what}: no token is left, expected at least one (such as a stop token)")
-        return found
+        return allowed
 
     def _keep(self, rows, scores, leaving, chosen, live) -> None:
         """Give the prefix cache the states of rows that end here."""
@@ -245,15 +247,15 @@ class _Run:
 
     def _result(self, tokens: Sequence[int], log_probs: Sequence[float], ended: bool) -> Generation:
         ids, sums = np.array(tokens, np.int64), np.array(log_probs, np.float64)
-        found = Generation(ids, sums, "stop" if ended else "length", float(sums.sum()))
+        generation = Generation(ids, sums, "stop" if ended else "length", float(sums.sum()))
         if self.vocabulary is None:
-            return found
+            return generation
         shown = ids[:-1] if ended else ids
-        return replace(found, symbols=tuple(self.vocabulary.tokens(shown)), text=self.vocabulary.text(shown))
+        return replace(generation, symbols=tuple(self.vocabulary.tokens(shown)), text=self.vocabulary.text(shown))
 
     @staticmethod
-    def _first_of(found: list[Generation]) -> Generation:
-        return replace(found[0], alternatives=tuple(found[1:])) if len(found) > 1 else found[0]
+    def _first_of(results: list[Generation]) -> Generation:
+        return replace(results[0], alternatives=tuple(results[1:])) if len(results) > 1 else results[0]
 
 
 class _Places(Sequence[str]):
@@ -273,16 +275,16 @@ def listed(prompts: Any) -> list[Any]:
     """Prompts as a list of what has a length. InputError for anything else."""
     if isinstance(prompts, str):
         raise InputError("prompts: one text, expected a list of prompts")
-    found = list(as_items("prompts", prompts))
-    for row, prompt in enumerate(found):
+    items = list(as_items("prompts", prompts))
+    for row, prompt in enumerate(items):
         if not isinstance(prompt, Sized) or (isinstance(prompt, np.ndarray) and prompt.ndim == 0):
             raise InputError(f"prompt {row}: {type(prompt).__name__}, expected a sequence of ids")
-    return found
+    return items
 
 
 def as_prompts(prompts: Any, size: int, vocabulary: Vocabulary | None) -> list[np.ndarray]:
     """Prompts as arrays of ids (T,) int64 below ``size``, each with at least one."""
-    found = []
+    arrays = []
     for row, prompt in enumerate(prompts):
         what = f"prompt {row}"
         if isinstance(prompt, str) or (isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], str)):
@@ -301,30 +303,30 @@ def as_prompts(prompts: Any, size: int, vocabulary: Vocabulary | None) -> list[n
         wrong = np.flatnonzero((ids < 0) | (ids >= size))
         if len(wrong):
             raise InputError(f"{what}: id {ids[wrong[0]]} at {wrong[0]}, expected 0 to {size - 1}")
-        found.append(ids.astype(np.int64))
-    return found
+        arrays.append(ids.astype(np.int64))
+    return arrays
 
 
 def _stop_ids(stop: Any, size: int, vocabulary: Vocabulary | None) -> np.ndarray:
     """Stop tokens, given as ids or tokens, as ids."""
     given = [stop] if isinstance(stop, (str, int, np.integer)) else as_items("stop", stop)
-    found = []
+    ids = []
     for token in given:
         if isinstance(token, str):
             if vocabulary is None:
                 raise InputError(f"stop token {shown(token)} for a model without a vocabulary, expected ids")
             if token not in vocabulary:
                 raise InputError(f"stop token {shown(token)} is not in the vocabulary of {len(vocabulary)} tokens")
-            found.append(vocabulary.id(token))
+            ids.append(vocabulary.id(token))
         elif isinstance(token, bool) or not isinstance(token, (int, np.integer)) or not 0 <= token < size:
             raise InputError(f"stop token {shown(token)} is unknown, expected an id from 0 to {size - 1}")
         else:
-            found.append(int(token))
-    return np.array(found, np.int64)
+            ids.append(int(token))
+    return np.array(ids, np.int64)
 
 
 def _bias(given: Any, size: int, what: str) -> np.ndarray | float:
-    """What a constraint returned, as numbers to add to the log-probabilities."""
+    """The result of a constraint as numbers to add to the log-probabilities."""
     if given is None:
         return 0.0
     array = np.asarray(given if isinstance(given, np.ndarray) else list(given))

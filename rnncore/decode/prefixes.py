@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.decode.stepper import Rows, Stepper
+from rnncore.decode.stepper import Stepper, TokenRows
 from rnncore.errors import InputError
 
 __all__ = ["PrefixCache", "Prefixes", "read_prompts"]
 
 BLOCK = 64  # tokens read in one call; also where the states of a long prompt are kept
-OVERHEAD = 400  # bytes of an entry beside its arrays
+OVERHEAD = 400  # bytes of an entry in addition to its arrays
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PrefixCache:
     @property
     def nbytes(self) -> int:
         """Bytes that the entries take."""
-        with self._lock:  # which put holds until there is room again
+        with self._lock:  # which put holds until there is space again
             return self._nbytes
 
     def clear(self) -> None:
@@ -116,11 +116,11 @@ class Prefixes:
 
     @staticmethod
     def _chain(digest: Any, tokens: np.ndarray) -> list[bytes]:
-        found = [digest.digest()]
+        keys = [digest.digest()]
         for token in tokens.tolist():
             digest.update(token.to_bytes(8, "little"))
-            found.append(digest.digest())
-        return found
+            keys.append(digest.digest())
+        return keys
 
     def keep_continuation(
         self, prompt: int, tokens: Sequence[int], state: dict[str, np.ndarray], scores: np.ndarray
@@ -132,10 +132,10 @@ class Prefixes:
 
 def read_prompts(
     stepper: Stepper, prompts: Sequence[np.ndarray], prefixes: Prefixes | None = None
-) -> tuple[np.ndarray, Rows]:
+) -> tuple[np.ndarray, TokenRows]:
     """Every prompt read to its end: scores of the next token (B, V), and the rows there.
 
-    Prompts are read a block at a time, those that begin together with those that go on from a state apart.
+    Prompts are read a block at a time, those that begin together, and those that go on from a state separately.
     """
     count = len(prompts)
     lengths = np.array([len(prompt) for prompt in prompts], np.int64)
@@ -164,7 +164,7 @@ def read_prompts(
                 prefixes.cache.put(prefixes.keys[row][ends[row]], one, scores[row])
         fresh[:] = False
         at = ends
-    return scores, Rows(stepper, np.arange(count), stepper.rows.fixed, state)
+    return scores, TokenRows(stepper, np.arange(count), stepper.rows.fixed, state)
 
 
 def _read(stepper, prompts, rows, at, ends, state):
@@ -176,12 +176,12 @@ def _read(stepper, prompts, rows, at, ends, state):
     given = stepper.rows.take(rows).after(
         None if state is None else {k: v.take(rows, axis=1) for k, v in state.items()}
     )
-    found, after = stepper.run(given, ids, counts if (counts < counts.max()).any() else None)
-    return found[np.arange(len(rows)), counts - 1] if stepper.per_step else found, after.state
+    scores, after = stepper.run(given, ids, counts if (counts < counts.max()).any() else None)
+    return scores[np.arange(len(rows)), counts - 1] if stepper.per_step else scores, after.state
 
 
 def _together(stepper: Stepper, at: np.ndarray, ends: np.ndarray, fresh: np.ndarray) -> list[np.ndarray]:
-    """Rows that one call can read: all that start alike; of as many tokens where the model has no lengths."""
+    """Rows that one call can read: all that start alike, and without lengths have the same number of tokens."""
     groups: dict[Any, list[int]] = {}
     for row in np.flatnonzero(at < ends):
         key = (bool(fresh[row]), 0 if stepper.lengths is not None else int(ends[row] - at[row]))
@@ -189,10 +189,10 @@ def _together(stepper: Stepper, at: np.ndarray, ends: np.ndarray, fresh: np.ndar
     return [np.array(rows) for rows in groups.values()]
 
 
-def _put_rows(state, rows, found, count):
+def _put_rows(state, rows, part, count):
     """states (layers, count, size) with some rows replaced; made where there are none yet."""
     if state is None:
-        state = {name: np.zeros((len(array), count, *array.shape[2:]), array.dtype) for name, array in found.items()}
-    for name, array in found.items():
+        state = {name: np.zeros((len(array), count, *array.shape[2:]), array.dtype) for name, array in part.items()}
+    for name, array in part.items():
         state[name][:, rows] = array
     return state

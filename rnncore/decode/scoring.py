@@ -65,9 +65,9 @@ def score(
         raise InputError(f"output {stepper.output!r} is {value}, expected scores for each step, float (B, T, size)")
     vocabulary = model.vocabulary.get(stepper.tokens) or model.vocabulary.get(stepper.output)
     ids = as_prompts(sequences, stepper.size, vocabulary)
-    found = [np.empty(len(one) - 1) for one in ids]
+    log_probs = [np.empty(len(one) - 1) for one in ids]
     # Longest first, so that the rows still running are always the first ones. Nothing comes after a row's last token,
-    # so what stands behind it can be anything.
+    # so what comes after it can be anything.
     order = np.array(sorted(range(len(ids)), key=lambda row: -len(ids[row])), np.int64)
     steps = np.array([len(ids[row]) - 1 for row in order], np.int64)
     rows = stepper.rows.take(order) if len(order) else stepper.rows
@@ -84,5 +84,5 @@ def score(
             there = min(width, int(steps[place]) - first)
             where = [f"sequence {row}, step {first + t}" for t in range(there)]
             own = stepper.log_probabilities(logits[place, :there], where)
-            found[row][first : first + there] = own[np.arange(there), block[place, 1 : there + 1]]
-    return [Score(one) for one in found]
+            log_probs[row][first : first + there] = own[np.arange(there), block[place, 1 : there + 1]]
+    return [Score(one) for one in log_probs]

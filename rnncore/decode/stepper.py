@@ -1,7 +1,7 @@
 """Driving a model token by token: ids in, scores of the next token out, states between.
 
 What does not depend on the tokens (an encoder in the same graph, a memory's projected keys) is computed once. Rows
-share arrays, which nobody changes: forking a row for a beam is an index, and a row that stays where it is costs
+share arrays that are never written to: forking a row for a beam is an index, and a row that keeps its place costs
 nothing.
 """
 
@@ -26,14 +26,14 @@ from rnncore.runtime.budget import MeteredStep, metering
 from rnncore.runtime.model import nothing
 from rnncore.runtime.state import State
 
-__all__ = ["KINDS", "SCORED", "Rows", "Stepper"]
+__all__ = ["KINDS", "SCORED", "Stepper", "TokenRows"]
 
 KINDS = ("logits", "probabilities", "log_probabilities")
 SCORED = 32  # operations that one score takes: its logarithm, and being sorted among the others
 
 
-class Rows:
-    """Some rows on their way: of which prompt each is, its state, and what of its inputs the steps read.
+class TokenRows:
+    """Rows of a step: the prompt of each, its state, and the inputs that the steps read.
 
     state is None before the first step, where initial states are the model's own. Arrays are never written to.
     """
@@ -46,18 +46,18 @@ class Rows:
     def __len__(self) -> int:
         return len(self.owners)
 
-    def take(self, index: np.ndarray) -> Rows:
+    def take(self, index: np.ndarray) -> TokenRows:
         """Some of these rows, in any order and number."""
         if len(index) == len(self) and (index == np.arange(len(self))).all():
             return self
         state = None if self.state is None else {name: array.take(index, axis=1) for name, array in self.state.items()}
         owners = self.owners[index]
         same = np.array_equal(owners, self.owners)  # beams that change places within a prompt keep its inputs
-        return Rows(self.stepper, owners, self.fixed if same else self.stepper.fixed_rows(owners), state)
+        return TokenRows(self.stepper, owners, self.fixed if same else self.stepper.fixed_rows(owners), state)
 
-    def after(self, state: dict[str, np.ndarray]) -> Rows:
+    def after(self, state: dict[str, np.ndarray]) -> TokenRows:
         """The same rows in another state."""
-        return Rows(self.stepper, self.owners, self.fixed, state)
+        return TokenRows(self.stepper, self.owners, self.fixed, state)
 
 
 class Stepper:
@@ -114,7 +114,7 @@ class Stepper:
             start, self._fixed, self._axes = self.streamed.start(count, given, state)
         else:
             start = self._prepare(model, given, moving, state)
-        self.rows = Rows(self, np.arange(count), self._fixed, start)
+        self.rows = TokenRows(self, np.arange(count), self._fixed, start)
 
     def _prepare(self, model: Any, given: dict[str, Any], moving: set[str], state: Any) -> dict | None:
         """Compute what the tokens do not reach; returns the state that the others start from."""
@@ -146,7 +146,7 @@ class Stepper:
             return dict(accept_state(self.carrying, state, count, self.dtype))
         return None if self.carrying else {}
 
-    def run(self, rows: Rows, ids: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, Rows]:
+    def run(self, rows: TokenRows, ids: np.ndarray, lengths: np.ndarray | None = None) -> tuple[np.ndarray, TokenRows]:
         """Tokens (n, t) of n rows -> scores (n, t, V), or (n, V) of the last step; and the rows after them.
 
         lengths (n,): tokens of each row that count; only for a model that has lengths.
@@ -154,7 +154,7 @@ class Stepper:
         with metering(self.meter):
             return self._run(rows, ids, lengths)
 
-    def _run(self, rows: Rows, ids: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, Rows]:
+    def _run(self, rows: TokenRows, ids: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, TokenRows]:
         if self.streamed is not None:
             scores, after = self.streamed.run(rows.fixed, rows.state, self._encode(ids))
             return scores, rows.after(after)
@@ -169,7 +169,7 @@ class Stepper:
         return values[self.output], rows.after(after)
 
     def afford(self, count: int) -> None:
-        """InputError where the scores of so many rows, and what is made of them, are beyond the model's budget."""
+        """InputError where the scores of ``count`` rows, and what is made of them, are beyond the model's budget."""
         if self.meter is not None:
             numbers = count * self.size
             self.meter.alive = 0
@@ -182,8 +182,8 @@ class Stepper:
         top = scores.max(axis=1)
         if not (top < np.inf).all():
             row = int(np.flatnonzero(~(top < np.inf))[0])
-            found = "NaN" if np.isnan(top[row]) else "infinity"
-            raise InputError(f"{where[row]}: output {self.output!r} contains {found}, expected scores of tokens")
+            number = "NaN" if np.isnan(top[row]) else "infinity"
+            raise InputError(f"{where[row]}: output {self.output!r} contains {number}, expected scores of tokens")
         if (top == -np.inf).any():
             raise InputError(
                 f"{where[int(np.argmin(top))]}: output {self.output!r} is -infinity for every token, expected scores"
@@ -201,20 +201,20 @@ class Stepper:
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
     def fixed_rows(self, owners: np.ndarray) -> dict[Any, Any]:
-        """What of the inputs the steps read, a row for each owner."""
+        """The inputs that the steps read, a row for each owner."""
         return {key: _take(value, owners, self._axes[key]) for key, value in self._fixed.items()}
 
     def digests(self) -> list[Any]:
-        """A hash for each prompt of everything beside its tokens that decides about its states and scores."""
-        found = []
+        """A hash for each prompt of everything but its tokens that decides about its states and scores."""
+        digests = []
         for row in range(self.count):
             digest = hashlib.blake2b(f"{self.tokens}\0{self.output}\0".encode(), digest_size=16)
             for key in sorted(key for key in self._fixed if isinstance(key, str)):
                 _hash_array(digest, key, _take(self._fixed[key], slice(row, row + 1), self._axes[key]))
             for name, array in sorted((self.rows.state or {}).items()):
                 _hash_array(digest, name, array[:, row])
-            found.append(digest)
-        return found
+            digests.append(digest)
+        return digests
 
     def _encode(self, ids: np.ndarray) -> np.ndarray:
         """ids as the model's input takes them."""
@@ -261,17 +261,36 @@ def _token_input(spec: Spec, given: Mapping[str, Any], name: str | None) -> Inpu
         if name in given:
             raise InputError(f"input {name!r} is given twice: as tokens and among the inputs")
         if not _holds_tokens(entries[name]):
-            raise InputError(f"tokens={name!r} is {entries[name].value}, expected int64 (B, T) or float (B, T, size)")
+            hint = _of_one_step(spec, given)
+            raise InputError(
+                f"tokens={name!r} is {entries[name].value}, expected int64 (B, T) or float (B, T, size){hint}"
+            )
         return entries[name]
-    found = [e for e in spec.inputs if e.name not in given and not e.optional and _holds_tokens(e)]
-    found = [entry for entry in found if entry.dtype == "int64"] or found
-    if len(found) != 1:
-        names = ", ".join(e.name for e in found) or "none"
+    fitting = [e for e in spec.inputs if e.name not in given and not e.optional and _holds_tokens(e)]
+    fitting = [entry for entry in fitting if entry.dtype == "int64"] or fitting
+    if len(fitting) != 1:
+        names = ", ".join(e.name for e in fitting) or "none"
         raise InputError(
             f"inputs that can take tokens, int64 (B, T) or one-hot (B, T, size): {names}; expected one, or tokens=NAME "
-            "and the others in inputs"
+            f"and the others in inputs{_of_one_step(spec, given)}"
         )
-    return found[0]
+    return fitting[0]
+
+
+def _of_one_step(spec: Spec, given: Mapping[str, Any]) -> str:
+    """A hint where an input may be the tokens of one step."""
+    tokens = [e.name for e in spec.inputs if e.name not in given and not e.optional and _holds_a_step(e)]
+    if not tokens:
+        return ""
+    return (
+        f". Input {tokens[0]!r} may be one step's tokens: over_time({{STATE: OUTPUT, ...}}, starts=[STATE, ...]) makes "
+        "a model of sequences from one of a step, whose states are inputs and outputs"
+    )
+
+
+def _holds_a_step(entry: Input) -> bool:
+    """Whether an input is int64 (B,) or (B, 1)."""
+    return entry.dtype == "int64" and bool(entry.shape) and entry.shape[1:] in ((), (1,))
 
 
 def _holds_tokens(entry: Input) -> bool:
@@ -299,11 +318,11 @@ def _score_output(spec: Spec, moving: set[str], name: str | None) -> tuple[str, 
             )
         return name, spec.values[name].shape[-1]
     states = {f"{node.name}.{key}" for node in spec.stateful for key in node.state_shapes("B")}
-    found = [output for output in spec.outputs if fits(output) and output not in states]
-    if len(found) != 1:
-        names = ", ".join(found) or "none"
+    fitting = [output for output in spec.outputs if fits(output) and output not in states]
+    if len(fitting) != 1:
+        names = ", ".join(fitting) or "none"
         raise InputError(f"outputs that can be scores of tokens: {names}; expected one, or output=NAME")
-    return found[0], spec.values[found[0]].shape[-1]
+    return fitting[0], spec.values[fitting[0]].shape[-1]
 
 
 def _kind(spec: Spec, output: str, given: str | None) -> str:
@@ -323,12 +342,12 @@ def _first(node: Any, moving: set[str]) -> bool:
 def _moving(spec: Spec, tokens: str) -> tuple[set[str], str]:
     """Names of the values, and nodes, that depend on the tokens; and which node looks at other steps, "" for none."""
     time = spec.values[tokens].shape[1]
-    found = follow(spec, time, among={tokens})
+    followed = follow(spec, time, among={tokens})
     moving, ahead = {tokens}, ""
     for node in spec.nodes:
         if not _first(node, moving):
             continue
-        why = _looks_ahead(node, found)
+        why = _looks_ahead(node, followed)
         ahead = ahead or (why and f"node {node.name!r} {why}")
         moving |= {node.name, *node.names}
     return moving, ahead
@@ -345,10 +364,10 @@ def _streamed(model: Any, tokens: str, output: str, longest: int, ahead: str) ->
         ) from None
 
 
-def _looks_ahead(node: Any, found: Followed) -> str:
+def _looks_ahead(node: Any, followed: Followed) -> str:
     """Why a node's steps need more than the tokens up to theirs; "" where they do not."""
-    slots = [found.places[name].kind if name else "free" for name in node.slots]
-    reach = found.reaches.get(node.name)
+    slots = [followed.places[name].kind if name else "free" for name in node.slots]
+    reach = followed.reaches.get(node.name)
     if node.op == "Recurrent" and node.direction != "forward":
         return f"is {node.direction}"
     if node.stateful:

@@ -1,6 +1,6 @@
 """Token by token through layers that keep steps: convolutions before the recurrent layers, attention that looks back.
 
-The streams' plan knows what each node keeps. Between steps everything is in arrays whose second axis are the rows, as
+The streams' plan knows what each node keeps. Between steps everything is in arrays whose second axis is the rows, as
 recurrent states are, so that beams and caches need not know the difference.
 """
 
@@ -15,7 +15,7 @@ from rnncore.errors import UnsupportedError
 from rnncore.runtime.arguments import accept_state
 from rnncore.runtime.model import Model
 from rnncore.streaming.program import StreamProgram, stream_program
-from rnncore.streaming.rows import Rows
+from rnncore.streaming.states import StreamStates
 
 __all__ = ["Streamed"]
 
@@ -37,30 +37,30 @@ class Streamed:
         self.tokens, self.output = tokens, output
         others = [entry.name for entry in self.program.given if entry.name != tokens and not entry.optional]
         if others:
-            raise UnsupportedError(f"input {others[0]!r} has steps beside those of the tokens, expected none")
+            raise UnsupportedError(f"input {others[0]!r} has steps other than those of the tokens, expected none")
         timing = plan.flows[output].timing
         if timing is not None and not timing.prompt:
             raise UnsupportedError(f"output {output!r} has no scores for each token as soon as it comes")
         self.carrying = tuple(part.node for part in plan.parts if part.how == "recurrent")
 
     def start(self, count: int, inputs: Mapping[str, Any], state: Any) -> tuple[Arrays, Arrays, dict[str, int | None]]:
-        """Before the first token: the state, what stays the same, and where the rows stand in that."""
-        rows = Rows(self.program, count)
+        """Before the first token: the state, what stays the same, and the axes of its rows."""
+        rows = StreamStates(self.program, count)
         rows.reset(slice(None), self.program.accept(inputs, count, self.program.static, "inputs"))
-        found = self._state(rows)
+        states = self._state(rows)
         if state is not None:
-            found |= dict(accept_state(self.carrying, state, count, self.program.model.dtype))
+            states |= dict(accept_state(self.carrying, state, count, self.program.model.dtype))
         axes = {name: self.program.plan.flows[name].batch for name in rows.static}
-        return found, rows.static, axes
+        return states, rows.static, axes
 
     def run(self, fixed: Arrays, state: Arrays, ids: np.ndarray) -> tuple[np.ndarray, Arrays]:
         """Scores for the tokens (n, t), or one-hot (n, t, V), of n rows, and their state afterwards."""
-        rows = Rows(self.program, len(ids))
+        rows = StreamStates(self.program, len(ids))
         rows.static = fixed
         for name, array in rows.arrays.items():
             array[...] = state[name] if name in rows.recurrent else state[name][0]
         outputs, _ = rows.advance(np.arange(len(ids)), {self.tokens: ids}, ids.shape[1], None)
         return outputs[self.output], self._state(rows)
 
-    def _state(self, rows: Rows) -> Arrays:
+    def _state(self, rows: StreamStates) -> Arrays:
         return {name: array if name in rows.recurrent else array[None] for name, array in rows.arrays.items()}

@@ -1,4 +1,4 @@
-"""Putting requests for a model side by side in one batch, and taking its outputs apart again."""
+"""Joining requests for a model into one batch, and splitting its outputs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from rnncore.ops import UNKNOWN
 from rnncore.runtime.arguments import accept_inputs, accept_lengths, accept_state
 from rnncore.runtime.state import State
 
-__all__ = ["Batcher", "Job"]
+__all__ = ["Batcher", "ModelCall", "pad_batch"]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One request's part of a batch: checked arrays that are nobody else's.
+class ModelCall:
+    """One request's part of a batch: checked arrays that are its own.
 
-    key says which jobs may share a call; rows and steps say how large it is.
+    key         which requests may share a call of the model
+    rows steps  how large it is
+    line        None: requests for a model have no order among them
     """
 
     values: Mapping[str, np.ndarray]
@@ -33,6 +35,8 @@ class Job:
     key: Hashable
     rows: int
     steps: int
+
+    line = None
 
 
 class Batcher:
@@ -54,10 +58,10 @@ class Batcher:
         self._required = [entry.name for entry in self.spec.inputs if not entry.optional]
         self._axes = {entry.name: self._axes_of(entry.shape) for entry in self.spec.inputs}
 
-    def job(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool, copy: bool) -> Job:
-        """A request, checked: x is what the model is called with, or a mapping for its run. Raises as these do.
+    def call(self, x: Any, lengths: Any, mask: Any, state: Any, wants_state: bool, copy: bool) -> ModelCall:
+        """A request, checked: x is the argument of the model's call, or a mapping for its run. Raises as these do.
 
-        Without copy, nobody writes to the arrays that were given as long as the job lives.
+        Without copy the given arrays must not be written to until the call is done.
         """
         required = self._required
         by_name = isinstance(x, (dict, Mapping))  # dict first: it is found at once
@@ -67,9 +71,9 @@ class Batcher:
         for name, value in (("lengths", lengths), ("mask", mask)):
             if value is not None:
                 given[name] = value
-        found = accept_inputs(self.spec, given, self.model.dtype)
+        accepted = accept_inputs(self.spec, given, self.model.dtype)
         own = np.array if copy else np.asarray
-        values = {name: own(value, order="C") for name, value in found.items() if value is not None}
+        values = {name: own(value, order="C") for name, value in accepted.items() if value is not None}
         rows, steps = self._size(values)
         if self.lengths is not None and self.lengths in values:
             accept_lengths(self.lengths, values[self.lengths], rows, steps)
@@ -78,48 +82,48 @@ class Batcher:
             before = accept_state(self.spec.stateful, state, rows, self.model.dtype)
             before = before.copy() if copy else before
         key = self._key(values, steps, before is not None)
-        return Job(values, before, wants_state, by_name, key, rows, steps)
+        return ModelCall(values, before, wants_state, by_name, key, rows, steps)
 
-    def run(self, jobs: Sequence[Job]) -> list[Any]:
-        """One call for jobs of one key: the result of each, with the bits that it has alone."""
-        if len(jobs) == 1:
-            return [self._alone(jobs[0])]
-        steps = max(job.steps for job in jobs)
-        ragged = self.lengths is not None and any(job.steps < steps or self.lengths in job.values for job in jobs)
+    def run(self, calls: Sequence[ModelCall]) -> list[Any]:
+        """One call of the model for all of one key: the result of each, with the bits that it has alone."""
+        if len(calls) == 1:
+            return [self._alone(calls[0])]
+        steps = max(call.steps for call in calls)
+        ragged = self.lengths is not None and any(call.steps < steps or self.lengths in call.values for call in calls)
         values = {}
-        for name in (name for name in jobs[0].values if not (ragged and name == self.lengths)):
+        for name in (name for name in calls[0].values if not (ragged and name == self.lengths)):
             shape = self._shape(name)
-            parts = [job.values[name] for job in jobs]
-            values[name] = _side_by_side(parts, shape.index(self.batch), self._time_axis(shape), steps)
+            parts = [call.values[name] for call in calls]
+            values[name] = pad_batch(parts, shape.index(self.batch), self._time_axis(shape), steps)
         if ragged:
-            values[self.lengths] = np.concatenate([self._lengths_of(job) for job in jobs])
+            values[self.lengths] = np.concatenate([self._lengths_of(call) for call in calls])
         before = None
-        if jobs[0].state is not None:
-            before = {name: np.concatenate([job.state[name] for job in jobs], axis=1) for name in jobs[0].state}
+        if calls[0].state is not None:
+            before = {name: np.concatenate([call.state[name] for call in calls], axis=1) for name in calls[0].state}
         outputs, after = self.model.run(values, before)
-        found, first = [], 0
-        for job in jobs:
-            rows = slice(first, first + job.rows)
-            own = {name: self._cut(name, array, rows, job.steps) for name, array in outputs.items()}
-            state = after.rows(rows) if job.wants_state else None
-            found.append(self._result(job, own, state))
-            first += job.rows
-        return found
+        results, first = [], 0
+        for call in calls:
+            rows = slice(first, first + call.rows)
+            own = {name: self._cut(name, array, rows, call.steps) for name, array in outputs.items()}
+            state = after.rows(rows) if call.wants_state else None
+            results.append(self._result(call, own, state))
+            first += call.rows
+        return results
 
-    def _alone(self, job: Job) -> Any:
-        if job.wants_state:
-            return self._result(job, *self.model.run(job.values, job.state))
-        if len(self._required) == len(job.values) == 1:  # the short way of kernels, where the model has one
-            outputs = self.model(next(iter(job.values.values())))
+    def _alone(self, call: ModelCall) -> Any:
+        if call.wants_state:
+            return self._result(call, *self.model.run(call.values, call.state))
+        if len(self._required) == len(call.values) == 1:  # the kernels' own call, where the model has one
+            outputs = self.model(next(iter(call.values.values())))
             outputs = outputs if isinstance(outputs, dict) else {self.spec.outputs[0]: outputs}
         else:
-            outputs = self.model.run(job.values)
-        return self._result(job, outputs, None)
+            outputs = self.model.run(call.values)
+        return self._result(call, outputs, None)
 
-    def _result(self, job: Job, outputs: dict[str, np.ndarray], after: State | None) -> Any:
-        single = not job.wants_dict and len(outputs) == 1
+    def _result(self, call: ModelCall, outputs: dict[str, np.ndarray], after: State | None) -> Any:
+        single = not call.wants_dict and len(outputs) == 1
         y = next(iter(outputs.values())) if single else outputs
-        return (y, after) if job.wants_state else y
+        return (y, after) if call.wants_state else y
 
     def _cut(self, name: str, array: np.ndarray, rows: slice, steps: int) -> np.ndarray:
         """A request's own part of an output."""
@@ -131,8 +135,8 @@ class Batcher:
             index[axis] = slice(steps)
         return np.array(array[tuple(index)], order="C")
 
-    def _lengths_of(self, job: Job) -> np.ndarray:
-        return job.values.get(self.lengths, np.full(job.rows, job.steps, np.int64))
+    def _lengths_of(self, call: ModelCall) -> np.ndarray:
+        return call.values.get(self.lengths, np.full(call.rows, call.steps, np.int64))
 
     def _shape(self, name: str) -> tuple[int | str, ...]:
         return self.spec.values[name].shape
@@ -141,7 +145,7 @@ class Batcher:
         return shape.index(self.time) if self.time in shape else None
 
     def _axes_of(self, shape: tuple[int | str, ...]) -> tuple[list[int], list[int], list[int]]:
-        """Where an input has its rows, its steps (without a time: whatever the request decides), and all else."""
+        """The axes of an input's rows, of its steps (without a time: the free ones), and all that are neither."""
         names = list(enumerate(shape))
         rows = [axis for axis, size in names if size == self.batch]
         own = [axis for axis, size in names if size not in (self.batch, self.time)]
@@ -172,8 +176,8 @@ class Batcher:
         return (*sizes, math.frexp(max(steps - 1, 0))[1] if steps else -1, has_state)
 
 
-def _side_by_side(parts: list[np.ndarray], batch_axis: int, time_axis: int | None, steps: int) -> np.ndarray:
-    """Arrays joined along the batch, padded with zeros to so many steps."""
+def pad_batch(parts: list[np.ndarray], batch_axis: int, time_axis: int | None, steps: int) -> np.ndarray:
+    """Arrays joined along the batch, padded with zeros to ``steps`` steps."""
     if time_axis is None or all(part.shape[time_axis] == steps for part in parts):
         return np.concatenate(parts, axis=batch_axis)
     shape = list(parts[0].shape)
@@ -199,7 +203,7 @@ def _batch_name(spec: Spec) -> str | None:
 
 
 def _ragged(spec: Spec, batch: str) -> tuple[str | None, str | None]:
-    """The lengths input and the name of time, where rows of any length may stand in one batch; else None and None."""
+    """The lengths input and the name of time, where rows of any length may share a batch; else None and None."""
     names = {node.lengths for node in spec.stateful}
     free = {
         size

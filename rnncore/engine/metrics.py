@@ -48,14 +48,16 @@ class Histogram:
         return {"buckets": buckets, "count": count, "sum": total}
 
     def quantile(self, q: float) -> float:
-        """The upper bound below which a share q of the values lies; NaN where there are none."""
-        found = self.snapshot()
-        wanted = q * found["count"]
-        return next((bound for bound, so_far in found["buckets"].items() if so_far and so_far >= wanted), float("nan"))
+        """The upper bound below which a share q of the values is; NaN without values."""
+        counted = self.snapshot()
+        wanted = q * counted["count"]
+        return next(
+            (bound for bound, so_far in counted["buckets"].items() if so_far and so_far >= wanted), float("nan")
+        )
 
 
 class Metrics:
-    """What an Engine did so far.
+    """Counters and histograms of an Engine.
 
     accepted = completed + failed + cancelled + expired + dropped + those queued or running.
 
@@ -87,5 +89,5 @@ class Metrics:
     def snapshot(self) -> dict[str, Any]:
         """Every counter by name, and every histogram's snapshot."""
         with self._lock:
-            found: dict[str, Any] = {name: getattr(self, name) for name in (*self.COUNTERS, *self.SUMS)}
-        return {**found, **{name: getattr(self, name).snapshot() for name in self.HISTOGRAMS}}
+            counters: dict[str, Any] = {name: getattr(self, name) for name in (*self.COUNTERS, *self.SUMS)}
+        return {**counters, **{name: getattr(self, name).snapshot() for name in self.HISTOGRAMS}}

@@ -339,6 +339,7 @@ class Model:
         context: int = 0,
         steps: Sequence[str] | None = None,
         given: Mapping[str, Any] | None = None,
+        starts: Sequence[str] = (),
     ) -> Model:
         """A Model of sequences from a model of one step, which takes the states that the call before gave.
 
@@ -351,13 +352,14 @@ class Model:
                  after its batch
         steps    the inputs that have a new value in each step; None: all that are not carried or given and have a shape
         given    arrays for inputs, with a batch of 1: where a state starts, or what never changes
+        starts   the carried inputs that stay inputs, a row for each: where the states start, as an encoder left them
 
         Returns a Model whose outputs are those that are not carried, with an axis of steps after the batch; it gives
         what calls one by one give. States of recurrent layers over a free time, and nothing else, become these
         layers' own: the model then is as it was, without them. A batch of 1 that all states and steps have is free in
         the result where the graph keeps the rows of a larger one apart. Raises InputError for what does not fit.
         """
-        return extension("over_time")(self, carry, chunk, context, steps, given)
+        return extension("over_time")(self, carry, chunk, context, steps, given, starts)
 
     @cached_property
     def unstreamable(self) -> str | None:

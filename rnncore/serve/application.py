@@ -15,12 +15,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rnncore.runtime.model import Model
-from rnncore.serve.gate import Gate, Tokens, refusal_response
 from rnncore.serve.inference import Inference, Shortcut
 from rnncore.serve.metrics import AnswerMetrics, exposition
+from rnncore.serve.middleware import RequestMiddleware, Tokens, error_response
 from rnncore.serve.openapi import describe
-from rnncore.serve.refusals import Refusal
 from rnncore.serve.service import Limits, ServedModel, Service
+from rnncore.serve.service_errors import ServiceError
 
 __all__ = ["create_app"]
 
@@ -69,12 +69,12 @@ def create_app(
     app.state.service = service
     app.state.metrics, app.state.tokens, app.state.inference = metrics, known, inference
     app.add_middleware(Shortcut, service=service, inference=inference)
-    app.add_middleware(Gate, service=service, tokens=known, metrics=metrics, hosts=hosts)
+    app.add_middleware(RequestMiddleware, service=service, tokens=known, metrics=metrics, hosts=hosts)
     return app
 
 
 class _Handlers:
-    """What each route answers."""
+    """The answers of the routes."""
 
     def __init__(self, service: Service, inference: Inference, metrics: AnswerMetrics, with_tokens: bool):
         self._service, self._inference, self._metrics, self._with_tokens = service, inference, metrics, with_tokens
@@ -129,7 +129,7 @@ class _Handlers:
         return JSONResponse(self._service.index())
 
     async def no_loading(self, request: Request) -> Response:
-        raise Refusal(403, "models are neither loaded nor unloaded over the network")
+        raise ServiceError(403, "models are neither loaded nor unloaded over the network")
 
     async def model_metadata(self, request: Request) -> Response:
         return JSONResponse(self._model(request).metadata())
@@ -171,7 +171,7 @@ class _Handlers:
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     more = ": openapi.json describes what is here" if error.status_code == 404 else ""
-    return refusal_response(Refusal(error.status_code, error.detail + more), request.state.request_id, error.headers)
+    return error_response(ServiceError(error.status_code, error.detail + more), request.state.request_id, error.headers)
 
 
 def _free(route: str, handler: Any) -> Any:

@@ -14,10 +14,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from rnncore.serve.gate import CLOSE, NO_SNIFFING, new_id, refusal_response
 from rnncore.serve.logs import log_request
 from rnncore.serve.metrics import AnswerMetrics
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.middleware import CLOSE, NO_SNIFFING, error_response, new_id
+from rnncore.serve.service_errors import ServiceError
 
 __all__ = ["Connection", "answer_bytes"]
 
@@ -25,7 +25,7 @@ FINAL = tuple(b"HTTP/1.1 %d" % kind for kind in (2, 3, 4, 5))  # how the head of
 MOST_LINE, MOST_HEAD, MOST_FIELDS = 16 << 10, 64 << 10, 256  # bytes of one line and of all, and header fields
 PIECE = 4 << 10  # bytes of a head that are parsed before its size is looked at again
 DISCARD_SECONDS = 5.0  # for the rest of a body whose request is answered already
-LINGER_SECONDS, LINGER_BYTES = 1.0, 256 << 10  # for reading on behind a refused head, so that its client reads why
+LINGER_SECONDS, LINGER_BYTES = 1.0, 256 << 10  # for reading on after a refused head, so that its client reads why
 STALL_SECONDS = 10.0  # without a byte that the client takes, while bytes wait for it
 LONG_LINE = f"the request's head has a line of more than {MOST_LINE} bytes, the most that is read"
 LONG_HEAD = f"the request's head has more than {MOST_HEAD} bytes, the most that is read"
@@ -70,10 +70,12 @@ class Connection(HttpToolsProtocol):
         self._reported = False
         self._too_large = ""
         self._refusing = False
-        self._dropped = 0  # bytes that came behind a refused head
+        self._dropped = 0  # bytes that came after a refused head
         self._held = bytearray()  # received, but not parsed before an answer is complete
         self._due: float | None = None
-        self._stalled: tuple[int, float] | None = None  # bytes that wait to be sent, since when there are as many
+        self._stalled: tuple[int, float] | None = (
+            None  # bytes that wait to be sent, since when their number is the same
+        )
         self.known = False  # whether a request with a valid token was answered
         self.unwanted = False  # set before it is made: it is to be closed then
 
@@ -210,13 +212,13 @@ class Connection(HttpToolsProtocol):
     # --- requests that do not reach the app ---
 
     def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls where the parser gives up."""
+        """Called by uvicorn where the parser gives up."""
         if self._too_large:
-            self._refuse(Refusal(431, self._too_large), LINGER_SECONDS)
+            self._refuse(ServiceError(431, self._too_large), LINGER_SECONDS)
         else:
-            self._refuse(Refusal(400, "not a request of HTTP/1.1, or a damaged one"))
+            self._refuse(ServiceError(400, "not a request of HTTP/1.1, or a damaged one"))
 
-    def _refuse(self, refusal: Refusal, linger: float = 0.0) -> None:
+    def _refuse(self, refusal: ServiceError, linger: float = 0.0) -> None:
         """Answer what was asked before, then this, and close. linger: seconds to read on, and drop what comes."""
         if self._refusing:
             return
@@ -248,7 +250,7 @@ class Connection(HttpToolsProtocol):
         if self._due is not None and now >= self._due and not self.transport.is_closing():
             self._due = None
             if self._begun and not self._refusing:
-                self._refuse(Refusal(408, f"the request's head was not complete within {self._head_timeout:g} s"))
+                self._refuse(ServiceError(408, f"the request's head was not complete within {self._head_timeout:g} s"))
             else:
                 self.transport.close()
         waiting = self.transport.get_write_buffer_size()
@@ -260,9 +262,9 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
 
 
-def answer_bytes(refusal: Refusal, request_id: str, headers: list[tuple[bytes, bytes]]) -> bytes:
+def answer_bytes(refusal: ServiceError, request_id: str, headers: list[tuple[bytes, bytes]]) -> bytes:
     """The answer to a request that the app does not see; headers: more of them."""
-    response = refusal_response(refusal, request_id)
+    response = error_response(refusal, request_id)
     ours = [*headers, *response.raw_headers, (b"x-request-id", request_id.encode()), NO_SNIFFING]
     ours = [field for field in ours if field[0] != CLOSE[0]]
     lines = b"".join(b"%s: %s\r\n" % field for field in (*ours, CLOSE))

@@ -51,39 +51,39 @@ class GrpcConnections:
         if len(os.listdir(DESCRIPTORS)) <= self.kept and len(self._trusted) < 4 * self.kept:
             return 0
         self._looks += 1
-        found = self._connections()
+        connections = self._connections()
         trusted = {_peer(text): text for text in self._trusted}
-        self._trusted = {text for peer, text in trusted.items() if peer in found}
-        self._seen = {peer: self._seen.get(peer, self._looks) for peer in found}
-        strangers = sorted((peer for peer in found if peer not in trusted), key=self._seen.__getitem__)
-        leaving = strangers[: max(0, len(found) - self.kept)]
+        self._trusted = {text for peer, text in trusted.items() if peer in connections}
+        self._seen = {peer: self._seen.get(peer, self._looks) for peer in connections}
+        strangers = sorted((peer for peer in connections if peer not in trusted), key=self._seen.__getitem__)
+        leaving = strangers[: max(0, len(connections) - self.kept)]
         for peer in leaving:
-            self._shut_down(found[peer], peer)
+            self._shut_down(connections[peer], peer)
         return len(leaving)
 
     def _connections(self) -> dict[Peer, int]:
         """The clients' addresses, and the descriptors of their sockets."""
-        found = {}
+        connections = {}
         for name in os.listdir(DESCRIPTORS):
             peer = self._client(int(name))
             if peer is not None:
-                found[peer] = int(name)
-        return found
+                connections[peer] = int(name)
+        return connections
 
     def _client(self, descriptor: int) -> Peer | None:
         """Who is at the other end of a descriptor; None where it is no connection of the port."""
-        with contextlib.suppress(OSError), _opened(descriptor) as found:
-            internet = found.type == socket.SOCK_STREAM and found.family in (socket.AF_INET, socket.AF_INET6)
-            if internet and found.getsockname()[1] == self.port:
-                host, port = found.getpeername()[:2]
+        with contextlib.suppress(OSError), _opened(descriptor) as connection:
+            internet = connection.type == socket.SOCK_STREAM and connection.family in (socket.AF_INET, socket.AF_INET6)
+            if internet and connection.getsockname()[1] == self.port:
+                host, port = connection.getpeername()[:2]
                 return _plain(host), port
         return None
 
     def _shut_down(self, descriptor: int, peer: Peer) -> None:
         """End a connection: gRPC reads its end and closes it. Nothing where the descriptor is another's by now."""
         if self._client(descriptor) == peer:
-            with contextlib.suppress(OSError), _opened(descriptor) as found:
-                found.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError), _opened(descriptor) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _opened(descriptor: int) -> socket.socket:
@@ -107,5 +107,5 @@ def _peer(text: str) -> Peer | None:
 
 def _plain(host: str) -> str:
     """An address in one of its forms: an IPv4 address that IPv6 has mapped is that."""
-    found = ipaddress.ip_address(host.partition("%")[0])
-    return str(getattr(found, "ipv4_mapped", None) or found)
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -15,14 +15,14 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from rnncore.errors import EngineClosedError
-from rnncore.serve.gate import REQUEST_ID, Tokens, new_id
 from rnncore.serve.grpc_connections import GrpcConnections
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.messages import SERVICE, message, methods
 from rnncore.serve.metrics import AnswerMetrics
+from rnncore.serve.middleware import REQUEST_ID, Tokens, new_id
 from rnncore.serve.protocol import Expected, InferRequest, as_parameters, check_parameters, short
-from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import VERSION, Service, Share
+from rnncore.serve.service_errors import ServiceError, service_error_of
 from rnncore.serve.tensors import array_of_bytes, array_of_numbers, as_integer, datatype
 
 __all__ = ["GrpcServer"]
@@ -56,7 +56,7 @@ STRANGERS, STRANGERS_SECONDS = 8, 5.0  # messages that are read at a time of cli
 IDLE_SECONDS = 120  # a connection without calls is closed, and opened again by its client when it has one
 QUIET_SECONDS = 0.5  # at the end without a call that runs: those that are left have no complete message
 STALL_SECONDS = 2.0  # at the end for a stream whose client does not take its answers
-HEADROOM = 1 << 20  # bytes of a message beside its tensors
+HEADROOM = 1 << 20  # bytes of a message in addition to its tensors
 IDENTITY_ONLY = 1  # of the bits of grpc.compression_enabled_algorithms_bitset
 MOST_AT_ONCE = 64  # requests of one stream that are worked on
 PORT = re.compile(r":[0-9]+\Z")
@@ -94,14 +94,14 @@ class GrpcServer:
             ("grpc.max_allowed_incoming_connections", connections),
         ]
         self._server = aio.server(options=options)
-        self._gate = _Gate(service, tokens, metrics)
-        self._server.add_generic_rpc_handlers((_Methods(_Answers(service), self._gate),))
+        self._handlers = _Handlers(service, tokens, metrics)
+        self._server.add_generic_rpc_handlers((_Methods(_Answers(service), self._handlers),))
         if certificate is None:
             self.port = self._server.add_insecure_port(address)
         else:
             chain, key = certificate
             self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
-        self._gate.connections = self._connections = GrpcConnections(self.port, connections)
+        self._handlers.connections = self._connections = GrpcConnections(self.port, connections)
         self._watching: asyncio.Task | None = None
 
     async def start(self) -> None:
@@ -111,14 +111,14 @@ class GrpcServer:
     async def stop(self, seconds: float, linger: float = 1.0) -> None:
         """Take no more requests of streams, then no more calls; wait for those that run.
 
-        Connections with streams stay open for ``linger`` seconds behind the last answer: what their clients send until
-        they have read that the stream ended would meet a closed connection, and take unread answers with it. Nobody is
-        waited for whose message is incomplete, or who does not take the answers.
+        Connections with streams stay open for ``linger`` seconds after the last answer: what their clients send until
+        they have read that the stream ended would meet a closed connection, and take unread answers with it. Clients
+        whose message is incomplete, or who do not take the answers, are not waited for.
         """
-        had_streams = self._gate.end_streams()
+        had_streams = self._handlers.end_streams()
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        await self._quiet(lambda: not self._gate.streams, STALL_SECONDS, end)
+        await self._quiet(lambda: not self._handlers.streams, STALL_SECONDS, end)
         if had_streams:
             await asyncio.sleep(linger)
         stopping = loop.create_task(self._server.stop(max(0.0, end - loop.time())))
@@ -129,11 +129,11 @@ class GrpcServer:
             self._watching.cancel()
 
     async def _quiet(self, done: Callable[[], bool], seconds: float, end: float) -> None:
-        """Wait until it is done, or no request was worked on for so many seconds, or until the end."""
+        """Wait until it is done, or no request was worked on for ``seconds``, or until the end."""
         loop = asyncio.get_running_loop()
         since = loop.time()
         while not done() and loop.time() < end:
-            if self._gate.working:
+            if self._handlers.working:
                 since = loop.time()
             elif loop.time() > since + seconds:
                 return
@@ -143,28 +143,28 @@ class GrpcServer:
 class _Methods(grpc.GenericRpcHandler):
     """The methods. One is looked up before its message is read, so whoever has no token is refused here."""
 
-    def __init__(self, answers: _Answers, gate: _Gate):
-        self._gate = gate
+    def __init__(self, answers: _Answers, handlers: _Handlers):
+        self._handlers = handlers
         self._owned, self._free = {}, {}
         for name, (request, answer, streams) in methods().items():
             make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-            handle = (gate.stream if streams else gate.unary)(name, request, getattr(answers, name))
+            handle = (handlers.stream if streams else handlers.unary)(name, request, getattr(answers, name))
             path, written = f"/{SERVICE}/{name}", answer.SerializeToString
             self._owned[path] = make(handle, None, written)  # requests come as bytes, which may be anything
-            handle = gate.stranger(name, request, getattr(answers, name) if name in FREE else None)
+            handle = handlers.stranger(name, request, getattr(answers, name) if name in FREE else None)
             self._free[path] = grpc.stream_stream_rpc_method_handler(handle, None, written)
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call; a stream's where the message is not to be read before it is asked for."""
         try:
-            self._gate.check(details.invocation_metadata)
-        except Refusal:
+            self._handlers.check(details.invocation_metadata)
+        except ServiceError:
             return self._free.get(details.method)
         return self._owned.get(details.method)
 
 
-class _Gate:
-    """What every call goes through: its id, its token, a line in the log, a count."""
+class _Handlers:
+    """The handlers that every call goes through: its id, its token, a line in the log, a count."""
 
     def __init__(self, service: Service, tokens: Tokens, metrics: AnswerMetrics):
         self._service, self._tokens, self._metrics = service, tokens, metrics
@@ -176,7 +176,7 @@ class _Gate:
         self._ending = False
 
     def check(self, metadata: Iterable[tuple[str, str]]) -> None:
-        """Refusal where a call has no valid token, or two."""
+        """ServiceError where a call has no valid token, or two."""
         self._tokens.owner(_authorization(metadata), "")
 
     def end_streams(self) -> bool:
@@ -208,7 +208,7 @@ class _Gate:
         return handle
 
     def stranger(self, name: str, kind: Any, answer: Any) -> Any:
-        """What a client without a token gets: the answer of a method that is free, or why there is none."""
+        """The answer to a client without a token: that of a method that is free, or why there is none."""
 
         async def read(context: aio.ServicerContext) -> bytes:
             if name in EMPTY:
@@ -217,7 +217,7 @@ class _Gate:
                 async with self._strangers, asyncio.timeout(STRANGERS_SECONDS):
                     data = await context.read()
             except TimeoutError:
-                raise Refusal(504, "the message did not arrive in time") from None
+                raise ServiceError(504, "the message did not arrive in time") from None
             return data if isinstance(data, bytes) else b""
 
         async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> None:
@@ -238,33 +238,33 @@ class _Gate:
         return handle
 
     def stream(self, name: str, kind: Any, answer: Any) -> Any:
-        """Answers in the order of the requests, which are worked on side by side; their ids are in the log."""
+        """Answers in the order of the requests, which are worked on concurrently; their ids are in the log."""
 
         async def one(data: bytes, owner: str) -> Any:
             call = _Call(self._metrics, self._service, name)
-            found = message("ModelStreamInferResponse")()
+            response = message("ModelStreamInferResponse")()
             self.working += 1
             try:
                 with call:
                     try:
                         request = call.parse(kind, data)
                         call.name(request.id)
-                        found.infer_response.id = request.id
-                        found.infer_response.CopyFrom(await answer(request, owner, None))
+                        response.infer_response.id = request.id
+                        response.infer_response.CopyFrom(await answer(request, owner, None))
                     except Exception as error:
-                        found.error_message = f"{call.refuse(error)} (request {call.id})"
+                        response.error_message = f"{call.refuse(error)} (request {call.id})"
             finally:
                 self.working -= 1
-            return found
+            return response
 
         async def handle(requests: AsyncIterator, context: aio.ServicerContext) -> AsyncIterator:
             owner = self._owner(context)
             working: asyncio.Queue = asyncio.Queue()
-            room = asyncio.Semaphore(MOST_AT_ONCE)
+            places = asyncio.Semaphore(MOST_AT_ONCE)
 
             async def take() -> None:
                 async for data in requests:
-                    await room.acquire()
+                    await places.acquire()
                     working.put_nowait(asyncio.ensure_future(one(data, owner)))
 
             taking = asyncio.ensure_future(take())
@@ -277,9 +277,9 @@ class _Gate:
             try:
                 while (asked := await working.get()) is not None:
                     yield await asked
-                    room.release()
+                    places.release()
                 if self._ending:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(refusal_of(EngineClosedError())))
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(service_error_of(EngineClosedError())))
             finally:
                 self.streams -= 1
                 taking.cancel()
@@ -312,17 +312,17 @@ class _Call:
             self.id = id
 
     def parse(self, kind: Any, data: bytes) -> Any:
-        """The request in these bytes; a Refusal where they are none."""
+        """The request in these bytes; a ServiceError where they are none."""
         try:
             request = kind.FromString(data)
         except DecodeError:
-            raise Refusal(400, f"the message is not a {kind.DESCRIPTOR.name}") from None
+            raise ServiceError(400, f"the message is not a {kind.DESCRIPTOR.name}") from None
         self.model = getattr(request, "model_name", getattr(request, "name", ""))
         return request
 
-    def refuse(self, error: Exception) -> Refusal:
-        """What the client is told; the log has what it is not."""
-        refusal = refusal_of(error)
+    def refuse(self, error: Exception) -> ServiceError:
+        """The error as the client is told of it; the log has the rest."""
+        refusal = service_error_of(error)
         if refusal.status == 500:
             LOG.error("internal error", exc_info=error, extra={"fields": {"request_id": self.id}})
         self.code = CODES[refusal.status]
@@ -342,11 +342,11 @@ class _Call:
 
 
 def _authorization(metadata: Iterable[tuple[str, Any]]) -> str | None:
-    """The one value of this name. Refusal where there are two."""
-    found = [value for key, value in metadata if key == "authorization"]
-    if len(found) > 1:
-        raise Refusal(400, f"{len(found)} values of 'authorization', expected at most one")
-    return found[0] if found else None
+    """The one value of this name. ServiceError where there are two."""
+    values = [value for key, value in metadata if key == "authorization"]
+    if len(values) > 1:
+        raise ServiceError(400, f"{len(values)} values of 'authorization', expected at most one")
+    return values[0] if values else None
 
 
 def _metadata(context: aio.ServicerContext) -> dict[str, str]:
@@ -354,7 +354,7 @@ def _metadata(context: aio.ServicerContext) -> dict[str, str]:
 
 
 class _Answers:
-    """What each method answers, from the request, its owner and the seconds that the client waits."""
+    """The answer of each method, from the request, its owner and the seconds that the client waits."""
 
     def __init__(self, service: Service):
         self._service = service
@@ -373,26 +373,26 @@ class _Answers:
         return message("ModelReadyResponse")(ready=self._service.ready)
 
     async def ModelMetadata(self, request: Any, owner: str, left: float | None) -> Any:
-        found = self._service.model(request.name, request.version).metadata()
-        for entry in found["inputs"]:
+        metadata = self._service.model(request.name, request.version).metadata()
+        for entry in metadata["inputs"]:
             entry.pop("parameters", None)
-        return message("ModelMetadataResponse")(**found)
+        return message("ModelMetadataResponse")(**metadata)
 
     async def ModelConfig(self, request: Any, owner: str, left: float | None) -> Any:
-        found = self._service.model(request.name, request.version).config()
-        return message("ModelConfigResponse")(config=found)
+        config = self._service.model(request.name, request.version).config()
+        return message("ModelConfigResponse")(config=config)
 
     async def ModelStatistics(self, request: Any, owner: str, left: float | None) -> Any:
         models = self._service.models.values()
-        found = [self._service.model(request.name, request.version)] if request.name else models
-        return message("ModelStatisticsResponse")(model_stats=[served.statistics() for served in found])
+        chosen = [self._service.model(request.name, request.version)] if request.name else models
+        return message("ModelStatisticsResponse")(model_stats=[served.statistics() for served in chosen])
 
     async def RepositoryIndex(self, request: Any, owner: str, left: float | None) -> Any:
-        found = self._service.index() if self._service.ready or not request.ready else []
-        return message("RepositoryIndexResponse")(models=found)
+        index = self._service.index() if self._service.ready or not request.ready else []
+        return message("RepositoryIndexResponse")(models=index)
 
     async def RepositoryModelLoad(self, request: Any, owner: str, left: float | None) -> Any:
-        raise Refusal(403, "models are neither loaded nor unloaded over the network")
+        raise ServiceError(403, "models are neither loaded nor unloaded over the network")
 
     RepositoryModelUnload = RepositoryModelLoad
 
@@ -410,18 +410,18 @@ class _Answers:
 
 
 def parse_infer(request: Any, expected: Expected) -> InferRequest:
-    """The request in a ModelInferRequest; a Refusal that says what is wrong with it."""
-    found = as_parameters(_plain(request.parameters))
-    found.id = request.id
+    """The request in a ModelInferRequest; a ServiceError that says what is wrong with it."""
+    result = as_parameters(_plain(request.parameters))
+    result.id = request.id
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        raise Refusal(
+        raise ServiceError(
             400, f"{len(raw)} raw_input_contents, expected none or one for each of {len(request.inputs)} inputs"
         )
     for place, tensor in enumerate(request.inputs):
         name = tensor.name
-        if name in found.inputs:
-            raise Refusal(400, f"input {short(name)} is there twice")
+        if name in result.inputs:
+            raise ServiceError(400, f"input {short(name)} is there twice")
         dtype = expected.dtype(name, tensor.datatype)
         parameters = _plain(tensor.parameters)
         check_parameters(f"input {name!r}", parameters)
@@ -429,19 +429,19 @@ def parse_infer(request: Any, expected: Expected) -> InferRequest:
         if not raw:
             array = _array_of_contents(name, tensor, shape, dtype)
         elif tensor.HasField("contents"):
-            raise Refusal(400, f"input {name!r} has both contents and raw_input_contents")
+            raise ServiceError(400, f"input {name!r} has both contents and raw_input_contents")
         else:
             _check_size(name, parameters, len(raw[place]))
             array = array_of_bytes(name, raw[place], shape, dtype)
-        found.inputs[name] = expected.cast(name, array)
+        result.inputs[name] = expected.cast(name, array)
     if request.outputs:
-        found.outputs = {}
+        result.outputs = {}
         for output in request.outputs:
             check_parameters(f"output {short(output.name)}", _plain(output.parameters))
-            if output.name in found.outputs:
-                raise Refusal(400, f"output {short(output.name)} is there twice")
-            found.outputs[expected.check_output(output.name)] = True
-    return found
+            if output.name in result.outputs:
+                raise ServiceError(400, f"output {short(output.name)} is there twice")
+            result.outputs[expected.check_output(output.name)] = True
+    return result
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -453,7 +453,9 @@ def _check_size(name: str, parameters: Mapping[str, Any], size: int) -> None:
     """KServe's client says the size of raw bytes here too."""
     given = parameters.get("binary_data_size", size)
     if as_integer(given) != size:
-        raise Refusal(400, f"input {name!r}: binary_data_size {short(given)}, but {size} bytes in raw_input_contents")
+        raise ServiceError(
+            400, f"input {name!r}: binary_data_size {short(given)}, but {size} bytes in raw_input_contents"
+        )
 
 
 def _array_of_contents(name: str, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -461,11 +463,11 @@ def _array_of_contents(name: str, tensor: Any, shape: tuple[int, ...], dtype: np
     wanted = CONTENTS.get(tensor.datatype)
     for field, _ in tensor.contents.ListFields():
         if field.name != wanted:
-            raise Refusal(400, f"input {name!r}: {field.name}, expected {wanted or 'raw_input_contents'}")
+            raise ServiceError(400, f"input {name!r}: {field.name}, expected {wanted or 'raw_input_contents'}")
     numbers = getattr(tensor.contents, wanted) if wanted else ()
     count = math.prod(shape)
     if len(numbers) != count:
-        raise Refusal(400, f"input {name!r}: {len(numbers)} numbers, expected {count} for {list(shape)}")
+        raise ServiceError(400, f"input {name!r}: {len(numbers)} numbers, expected {count} for {list(shape)}")
     return array_of_numbers(name, list(numbers), shape, dtype)
 
 

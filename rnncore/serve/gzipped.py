@@ -5,17 +5,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.service_errors import ServiceError
 
 __all__ = ["Gunzip"]
 
 STEP = 256 << 10  # bytes that are unpacked at a time
-MOST_MEMBERS = 4096  # of one body, by RFC 1952 one behind the other
+MOST_MEMBERS = 4096  # of one body, by RFC 1952 one after the other
 GZIP_WINDOW = 31  # what zlib calls a gzip member with a window of any size
 
 
 class Gunzip:
-    """Unpacks what it is fed. Refusal where it is not gzip, has too many members or ends too early."""
+    """Unpacks what it is fed. ServiceError where it is not gzip, has too many members or ends too early."""
 
     def __init__(self):
         self._member = None
@@ -27,12 +27,12 @@ class Gunzip:
             if self._member is None:
                 self._members += 1
                 if self._members > MOST_MEMBERS:
-                    raise Refusal(400, f"the body has more than {MOST_MEMBERS} gzip members")
+                    raise ServiceError(400, f"the body has more than {MOST_MEMBERS} gzip members")
                 self._member = zlib.decompressobj(GZIP_WINDOW)
             try:
                 piece = self._member.decompress(data, STEP)
             except zlib.error as error:
-                raise Refusal(400, f"the body is not gzip: {error}") from None
+                raise ServiceError(400, f"the body is not gzip: {error}") from None
             yield piece
             if self._member.eof:
                 data, self._member = self._member.unused_data, None
@@ -42,4 +42,4 @@ class Gunzip:
     def end(self) -> None:
         """Nothing more comes."""
         if self._member is not None:
-            raise Refusal(400, "the body ends inside of its gzip data")
+            raise ServiceError(400, "the body ends inside of its gzip data")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from rnncore.serve.gate import GZIP
 from rnncore.serve.gzipped import Gunzip
+from rnncore.serve.middleware import GZIP
 from rnncore.serve.openapi import JSON_LENGTH
 from rnncore.serve.protocol import parse_infer, write_infer
-from rnncore.serve.refusals import Refusal
 from rnncore.serve.service import VERSION, ServedModel, Service, Share
-from rnncore.serve.watch import ClientGone, Visit, Watch
+from rnncore.serve.service_errors import ServiceError
+from rnncore.serve.watch import ClientGone, RequestGuard, Watch
 
 __all__ = ["Inference", "Shortcut"]
 
@@ -20,9 +20,9 @@ ENOUGH = 8  # requests of one connection in a row, until it counts as the only o
 JSON, BINARY = (b"content-type", b"application/json"), (b"content-type", b"application/octet-stream")
 
 
-class Lone:
+class SoleClient:
     """Whether one connection asks, and has for a while been the only one: then a short call of the model in the event
-    loop's thread keeps nobody waiting."""
+    loop's thread keeps no other client waiting."""
 
     def __init__(self):
         self._client: Any = None
@@ -40,12 +40,12 @@ class Lone:
 class Inference:
     """The answers of a service's models. As an ASGI app, the endpoint of a route with {model} and perhaps {version}.
 
-    Both ways in need what Gate puts into scope["state"].
+    Both ways in need what RequestMiddleware puts into scope["state"].
     """
 
     def __init__(self, service: Service):
         self._service, self._watch = service, Watch(service.limits.read_timeout)
-        self._lone = Lone()
+        self._sole_client = SoleClient()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         found = scope["path_params"]
@@ -55,18 +55,18 @@ class Inference:
         await self.answer(self._service.model(found["model"], found.get("version", "")), scope, receive, send)
 
     async def answer(self, served: ServedModel, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request for this model. Raises Refusal and what the engines raise, before anything is sent."""
+        """Answer a request for this model. Raises ServiceError and what the engines raise, before anything is sent."""
         state = scope["state"]
         state["route"], state["model"] = "infer", served.name
         if state["owner"] is None:
             raise state["refused"]
         with Share(self._service.budget) as share:
-            with Visit(self._watch, receive) as visit:
-                body = await self._body(state["fields"], receive, share, visit)
-                visit.read()
+            with RequestGuard(self._watch, receive) as guard:
+                body = await self._body(state["fields"], receive, share, guard)
+                guard.read()
                 size = state["fields"].get(JSON_LENGTH_FIELD)
                 asked = parse_infer(body, None if size is None else size.decode("latin-1"), served.expected)
-                outputs = await served.infer(asked, state["owner"], self._lone.comes_again(scope))
+                outputs = await served.infer(asked, state["owner"], self._sole_client.comes_again(scope))
             content, json_length = write_infer(served.name, VERSION, asked, outputs)
         headers = [(b"content-length", b"%d" % len(content)), JSON if json_length is None else BINARY]
         if json_length is not None:
@@ -78,13 +78,13 @@ class Inference:
         """Refuse bodies that are not complete within a second: the server ends."""
         self._watch.ending = True
 
-    async def _body(self, fields: dict[bytes, bytes], receive: Any, share: Share, visit: Visit) -> bytes:
+    async def _body(self, fields: dict[bytes, bytes], receive: Any, share: Share, guard: RequestGuard) -> bytes:
         """The body, unpacked. What is here is counted against the limits, not what is announced."""
         most = self._service.limits.max_body_size
         announced = fields.get(b"content-length", b"0")
         size = int(announced) if announced.isdigit() else 0
         if size > most:
-            raise Refusal(413, f"a body of {size} bytes, expected at most {most}")
+            raise ServiceError(413, f"a body of {size} bytes, expected at most {most}")
         share.check(size)
         gunzip = Gunzip() if fields.get(b"content-encoding", b"").strip().lower() == GZIP else None
         parts, size, more = [], 0, True
@@ -93,11 +93,11 @@ class Inference:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             part, more = message.get("body", b""), message.get("more_body", False)
-            visit.received += len(part)
+            guard.received += len(part)
             for piece in (part,) if gunzip is None else gunzip.feed(part):
                 size += len(piece)
                 if size > most:
-                    raise Refusal(413, f"a body of more than {most} bytes")
+                    raise ServiceError(413, f"a body of more than {most} bytes")
                 share.reserve(size)
                 parts.append(piece)
                 if gunzip is not None:

@@ -24,9 +24,9 @@ from typing import Any
 
 from rnncore.errors import InputError
 from rnncore.serve.connection import Connection, answer_bytes
-from rnncore.serve.gate import new_id
 from rnncore.serve.logs import LOG, log
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.middleware import new_id
+from rnncore.serve.service_errors import ServiceError
 
 __all__ = ["Listener", "descriptors_left", "listening_sockets"]
 
@@ -41,7 +41,7 @@ ELSEWHERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # a name's address of a p
 
 
 def descriptors_left(wanted: int) -> int:
-    """Descriptors that connections may take, so many at most. The process's limit is raised as far as that needs."""
+    """Descriptors that connections may take, at most ``most``. The process's limit is raised as far as that needs."""
     used = len(os.listdir("/proc/self/fd")) + RESERVE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = used + wanted if hard == resource.RLIM_INFINITY else min(used + wanted, hard)
@@ -54,37 +54,37 @@ def descriptors_left(wanted: int) -> int:
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """A socket for each address of the host, bound and listening. InputError where there is none."""
-    found: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, number, _, address in dict.fromkeys(addresses):
             try:
-                found.append(_bound(family, kind, number, (address[0], port, *address[2:])))
+                sockets.append(_bound(family, kind, number, (address[0], port, *address[2:])))
             except OSError as error:
                 if error.errno not in ELSEWHERE or len(addresses) == 1:
                     raise
                 continue
-            port = found[0].getsockname()[1]
+            port = sockets[0].getsockname()[1]
     except OSError as error:
-        for one in found:
+        for one in sockets:
             one.close()
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror}, expected another port") from None
-    return found
+    return sockets
 
 
 def _bound(family: int, kind: int, number: int, address: Any) -> socket.socket:
-    found = socket.socket(family, kind, number)
+    bound = socket.socket(family, kind, number)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        found.bind(address)
-        found.listen(BACKLOG)
-        found.setblocking(False)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
     except OSError:
-        found.close()
+        bound.close()
         raise
-    return found
+    return bound
 
 
 class Group:
@@ -167,7 +167,7 @@ class Listener:
         """Nothing: the server waits for its connections."""
 
     def hurry(self) -> None:
-        """Wait for nobody any more who neither sends nor takes what is sent, nor for handshakes."""
+        """Stop waiting for clients that neither send nor take what is sent, and for handshakes."""
         self._ending = True
         for connection in list(self._opening):
             if connection.transport is None:
@@ -193,7 +193,7 @@ class Listener:
                     continue  # it was gone before it was accepted
                 if not _is_waiting(listening):  # said before anybody looks whether there is a connection
                     return
-                if not self._make_room(self._all):
+                if not self._close_one(self._all):
                     self._turn_away(listening)
                 return  # the descriptor is free when the event loop goes on
             self._admit(client, address[0])
@@ -202,8 +202,8 @@ class Listener:
         key = _network(address)
         client.setblocking(False)
         peer = self._peers.setdefault(key, Group())
-        room = len(peer) < self._most_of_peer or self._make_room(peer)
-        if not (room and (len(self._all) < self._most or self._make_room(self._all))):
+        admitted = len(peer) < self._most_of_peer or self._close_one(peer)
+        if not (admitted and (len(self._all) < self._most or self._close_one(self._all))):
             self._refuse(client)
             if not peer:
                 del self._peers[key]
@@ -232,7 +232,7 @@ class Listener:
         if error is not None and not isinstance(error, OSError):
             LOG.error("internal error", exc_info=error)
 
-    def _make_room(self, group: Group) -> bool:
+    def _close_one(self, group: Group) -> bool:
         """Close a connection that carries no request; whether there is one."""
         connection = group.idle()
         if connection is None:
@@ -252,11 +252,11 @@ class Listener:
             self._opening[connection].cancel()
 
     def _refuse(self, client: socket.socket) -> None:
-        """Say that there is no room, where that takes no handshake."""
+        """Answer that there are too many connections, where that takes no handshake."""
         self._refused += 1
         with contextlib.suppress(OSError), client:
             if self._tls is None:
-                refusal = Refusal(503, "too many connections carry requests, try again later", retry_after=1)
+                refusal = ServiceError(503, "too many connections carry requests, try again later", retry_after=1)
                 client.send(answer_bytes(refusal, new_id(), []))
 
     def _turn_away(self, listening: socket.socket) -> None:
@@ -304,11 +304,11 @@ def _is_waiting(listening: socket.socket) -> bool:
 
 
 def _network(address: str) -> str:
-    """What counts as one peer: an IPv4 address, or the network of an IPv6 one, whose host can have any in it."""
+    """The key of one peer: an IPv4 address, or the network of an IPv6 one, whose host can have any in it."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if found.version == 4:
+    if ip.version == 4:
         return address
-    return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+    return str(ip.ipv4_mapped or ipaddress.ip_network((int(ip) >> 64 << 64, 64)))

@@ -63,6 +63,6 @@ class Lines(logging.Handler):
         with self.lock:
             found, self._waiting = self._waiting, []
             text = "".join(f"{self.format(record)}\n" for record in found)
-            with contextlib.suppress(OSError, ValueError):  # nobody reads the stream any more: not a request's fault
+            with contextlib.suppress(OSError, ValueError):  # the stream was closed: not a request's fault
                 self._stream.write(text)
                 self._stream.flush()

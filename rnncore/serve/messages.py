@@ -1,6 +1,6 @@
 """The protobuf classes of inference.proto, made when they are needed: no generated code, no compiler.
 
-They live in a pool of their own, beside whatever the process has under the same names.
+They are in a descriptor pool of their own, separate from those of the process under the same names.
 """
 
 from __future__ import annotations
@@ -88,25 +88,25 @@ class _Reader:
             if token == "}" and not depth:
                 return
 
-    def _message(self, found: Any) -> None:
-        found.name = self._next()
+    def _message(self, descriptor: Any) -> None:
+        descriptor.name = self._next()
         for token in self._block():
             if token == "message":
-                self._message(found.nested_type.add())
+                self._message(descriptor.nested_type.add())
             elif token == "oneof":
-                found.oneof_decl.add(name=self._next())
+                descriptor.oneof_decl.add(name=self._next())
                 for kind in self._block():
-                    self._field(found, kind, oneof_index=len(found.oneof_decl) - 1)
+                    self._field(descriptor, kind, oneof_index=len(descriptor.oneof_decl) - 1)
             elif token == "map":
-                self._map(found)
+                self._map(descriptor)
             elif token == "repeated":
-                self._field(found, self._next(), label=Field.LABEL_REPEATED)
+                self._field(descriptor, self._next(), label=Field.LABEL_REPEATED)
             else:
-                self._field(found, token)
+                self._field(descriptor, token)
 
-    def _field(self, found: Any, kind: str, **more: Any) -> None:
+    def _field(self, descriptor: Any, kind: str, **more: Any) -> None:
         name, _, number, _ = (self._next() for _ in range(4))
-        field = found.field.add(name=name, number=int(number), **{"label": Field.LABEL_OPTIONAL, **more})
+        field = descriptor.field.add(name=name, number=int(number), **{"label": Field.LABEL_OPTIONAL, **more})
         self._type(field, kind)
 
     def _type(self, field: Any, kind: str) -> None:
@@ -114,19 +114,19 @@ class _Reader:
             field.type = SCALARS[kind]
         else:
             field.type = Field.TYPE_ENUM if kind in self._enums else Field.TYPE_MESSAGE
-            field.type_name = kind  # found from the inside out, as in the language
+            field.type_name = kind  # resolved from the inside out, as in the language
 
-    def _map(self, found: Any) -> None:
+    def _map(self, descriptor: Any) -> None:
         _, key, _, kind, _, name, _, number, _ = (self._next() for _ in range(9))
-        entry = found.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
+        entry = descriptor.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
         entry.options.map_entry = True
         for place, (what, of) in enumerate((("key", key), ("value", kind)), 1):
             self._type(entry.field.add(name=what, number=place, label=Field.LABEL_OPTIONAL), of)
-        field = found.field.add(name=name, number=int(number), label=Field.LABEL_REPEATED)
+        field = descriptor.field.add(name=name, number=int(number), label=Field.LABEL_REPEATED)
         self._type(field, entry.name)
 
-    def _enum(self, found: Any) -> None:
-        found.name = self._next()
+    def _enum(self, descriptor: Any) -> None:
+        descriptor.name = self._next()
         for name in self._block():
             _, number, _ = (self._next() for _ in range(3))
-            found.value.add(name=name, number=int(number))
+            descriptor.value.add(name=name, number=int(number))

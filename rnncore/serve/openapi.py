@@ -61,16 +61,16 @@ def describe(service: Service, with_tokens: bool) -> dict[str, Any]:
             "/infer": {"post": _infer()},
         }
         paths |= {f"{prefix}{path}": {"parameters": parameters, **item} for path, item in of_model.items()}
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "rnncore", "version": __version__, "summary": "Open Inference Protocol v2"},
         "paths": paths,
         "components": {"schemas": _schemas()},
     }
     if with_tokens:
-        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"token": []}]
-    return found
+        description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        description["security"] = [{"token": []}]
+    return description
 
 
 def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -101,12 +101,12 @@ def _get(
     elif text:
         answer["content"] = {"text/plain": {"schema": {"type": "string"}}}
     always = ("400", "408", "415", "421", "431") + (() if free else ("401",))
-    found: dict[str, Any] = {"summary": summary, "responses": {"200": answer, **_refused((*always, *refusals))}}
+    operation: dict[str, Any] = {"summary": summary, "responses": {"200": answer, **_refused((*always, *refusals))}}
     if ready:
-        found["responses"]["503"] = {"description": "not ready", "content": _content(ready)}
+        operation["responses"]["503"] = {"description": "not ready", "content": _content(ready)}
     if free:
-        found["security"] = []
-    return {"get": found}
+        operation["security"] = []
+    return {"get": operation}
 
 
 def _infer() -> dict[str, Any]:
@@ -125,8 +125,8 @@ def _infer() -> dict[str, Any]:
 
 
 def _object(required: list[str], closed: bool = False, **properties: Any) -> dict[str, Any]:
-    found = {"type": "object", "required": required, "properties": properties}
-    return {**found, "additionalProperties": False} if closed else found
+    schema = {"type": "object", "required": required, "properties": properties}
+    return {**schema, "additionalProperties": False} if closed else schema
 
 
 def _parameters(**properties: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.service_errors import ServiceError
 from rnncore.serve.tensors import (
     FLOATS,
     array_of_bytes,
@@ -60,11 +60,11 @@ def _refuse_constant(name: str) -> None:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys all differ."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    items = dict(pairs)
+    if len(items) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise Refusal(400, f"key {short(next(key for key in keys if keys.count(key) > 1))} is twice in one object")
-    return found
+        raise ServiceError(400, f"key {short(next(key for key in keys if keys.count(key) > 1))} is twice in one object")
+    return items
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -82,7 +82,7 @@ class SequenceStep:
 
 @dataclass
 class InferRequest:
-    """What is asked of a model. outputs: name -> whether as raw bytes; None: all of them. timeout in seconds."""
+    """A request for a model. outputs: name -> whether as raw bytes; None: all of them. timeout in seconds."""
 
     id: str = ""
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class InferRequest:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a model's requests may hold: inputs and their dtypes, outputs, bytes of an array and of JSON at most."""
+    """The limits of a model's requests: inputs and their dtypes, outputs, bytes of an array and of JSON at most."""
 
     inputs: Mapping[str, np.dtype]
     outputs: tuple[str, ...]
@@ -105,13 +105,13 @@ class Expected:
     def dtype(self, name: Any, given: Any) -> np.dtype:
         """The dtype that an input is sent in, which the client must name: the model's, or any float for floats."""
         if name not in self.inputs:
-            raise Refusal(400, f"input {short(name)} is unknown, expected {', '.join(self.inputs)}")
+            raise ServiceError(400, f"input {short(name)} is unknown, expected {', '.join(self.inputs)}")
         dtype = self.inputs[name]
         if dtype.kind == "f" and type(given) is str and given in FLOATS:
             return FLOATS[given]
         if given != datatype(dtype):
             names = ", ".join(FLOATS) if dtype.kind == "f" else datatype(dtype)
-            raise Refusal(400, f"input {name!r}: datatype {short(given)}, expected {names}")
+            raise ServiceError(400, f"input {name!r}: datatype {short(given)}, expected {names}")
         return dtype
 
     def shape(self, name: str, given: Any, dtype: np.dtype) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ class Expected:
 
     def check_output(self, name: Any) -> str:
         if name not in self.outputs:
-            raise Refusal(400, f"output {short(name)} is unknown, expected {', '.join(self.outputs)}")
+            raise ServiceError(400, f"output {short(name)} is unknown, expected {', '.join(self.outputs)}")
         return name
 
 
@@ -135,24 +135,24 @@ def short(value: Any) -> str:
 
 
 def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> InferRequest:
-    """The request in a body; a Refusal that says what is wrong with it."""
+    """The request in a body; a ServiceError that says what is wrong with it."""
     size = len(body) if header_length is None else _header_length(header_length, len(body))
     if size > expected.most_json:
-        raise Refusal(413, f"{size} bytes of JSON, expected at most {expected.most_json}: send binary data")
-    found = _object("the request", load_json(body[:size] if size < len(body) else body))
-    _check_keys(found, REQUEST_KEYS, "the request")
-    request = as_parameters(_object("parameters", found.get("parameters", {})))
-    request.id = found.get("id", "")
+        raise ServiceError(413, f"{size} bytes of JSON, expected at most {expected.most_json}: send binary data")
+    body_object = _object("the request", load_json(body[:size] if size < len(body) else body))
+    _check_keys(body_object, REQUEST_KEYS, "the request")
+    request = as_parameters(_object("parameters", body_object.get("parameters", {})))
+    request.id = body_object.get("id", "")
     if not isinstance(request.id, str) or len(request.id) > ID_CHARACTERS:
-        raise Refusal(400, f"id {short(request.id)}, expected a string of at most {ID_CHARACTERS} characters")
-    if type(found.get("model_name", "")) is not str:
-        raise Refusal(400, f"model_name {short(found['model_name'])}, expected a string")
+        raise ServiceError(400, f"id {short(request.id)}, expected a string of at most {ID_CHARACTERS} characters")
+    if type(body_object.get("model_name", "")) is not str:
+        raise ServiceError(400, f"model_name {short(body_object['model_name'])}, expected a string")
     rest = memoryview(body)[size:]
-    for entry in _objects("inputs", found.get("inputs")):
+    for entry in _objects("inputs", body_object.get("inputs")):
         rest = _take_input(entry, rest, request, expected)
     if len(rest):
-        raise Refusal(400, f"{len(rest)} bytes are left behind the inputs' binary data, expected none")
-    outputs = found.get("outputs")
+        raise ServiceError(400, f"{len(rest)} bytes are left after the inputs' binary data, expected none")
+    outputs = body_object.get("outputs")
     if outputs is not None and outputs != []:  # an empty array asks for all of them
         request.outputs = {}
         for entry in _objects("outputs", outputs):
@@ -161,43 +161,45 @@ def parse_infer(body: bytes, header_length: str | None, expected: Expected) -> I
 
 
 def load_json(text: bytes) -> Any:
-    """JSON as the standard has it: no NaN, and no key twice in an object. A Refusal where it is not."""
+    """JSON as the standard has it: no NaN, and no key twice in an object. A ServiceError where it is not."""
     if text.count(b"{") > MOST_JSON_OBJECTS:
-        raise Refusal(400, f"the body has more than {MOST_JSON_OBJECTS} objects")
+        raise ServiceError(400, f"the body has more than {MOST_JSON_OBJECTS} objects")
     try:
         return DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Refusal(400, f"the body is not JSON: {reason}") from None
+        raise ServiceError(400, f"the body is not JSON: {reason}") from None
 
 
 def as_parameters(given: Mapping[str, Any]) -> InferRequest:
     """A request with what its parameters say; those that the protocol does not name are checked and ignored."""
-    found = InferRequest()
+    request = InferRequest()
     sequence: dict[str, Any] = {"sequence_id": None, "sequence_start": False, "sequence_end": False}
     for name, value in given.items():
         if name in sequence:
             sequence[name] = value
         elif name == "binary_data_output":
-            found.binary = _flag(name, value)
+            request.binary = _flag(name, value)
         elif name == "priority":
-            found.priority = _integer(name, value, MOST_PRIORITY) or DEFAULT_PRIORITY
+            request.priority = _integer(name, value, MOST_PRIORITY) or DEFAULT_PRIORITY
         elif name == "timeout":
-            found.timeout = _integer(name, value, MOST_TIMEOUT) / 1e6 or None
+            request.timeout = _integer(name, value, MOST_TIMEOUT) / 1e6 or None
         else:
             check_parameters("the request", {name: value})
-    found.sequence = _sequence(**sequence)
-    return found
+    request.sequence = _sequence(**sequence)
+    return request
 
 
 def check_parameters(whose: str, given: Mapping[str, Any], known: str = "") -> None:
-    """Refusal where a parameter is not what the protocol allows (a string, number or boolean), or asks for what is not
-    done; known: one that is looked at elsewhere."""
+    """Check the parameters of a request or tensor; known: one that is checked elsewhere.
+
+    ServiceError where one is not what the protocol allows (a string, number or boolean), or asks for what is not done.
+    """
     for name, value in given.items():
         if name in UNSUPPORTED:
-            raise Refusal(400, f"{whose}: parameter {name!r} is not supported")
+            raise ServiceError(400, f"{whose}: parameter {name!r} is not supported")
         if name != known and type(value) not in (str, bool, int, float):
-            raise Refusal(
+            raise ServiceError(
                 400, f"{whose}: parameter {short(name)} is {short(value)}, expected a string, number or boolean"
             )
 
@@ -206,68 +208,68 @@ def _sequence(sequence_id: Any, sequence_start: Any, sequence_end: Any) -> Seque
     start, end = _flag("sequence_start", sequence_start), _flag("sequence_end", sequence_end)
     if sequence_id is None or sequence_id == 0 or sequence_id == "":
         if start or end or isinstance(sequence_id, bool):
-            raise Refusal(400, "sequence_start or sequence_end without a sequence_id, expected one that is not 0")
+            raise ServiceError(400, "sequence_start or sequence_end without a sequence_id, expected one that is not 0")
         return None
     if isinstance(sequence_id, str):
         if len(sequence_id) > ID_CHARACTERS:
-            raise Refusal(400, f"sequence_id of {len(sequence_id)} characters, expected at most {ID_CHARACTERS}")
+            raise ServiceError(400, f"sequence_id of {len(sequence_id)} characters, expected at most {ID_CHARACTERS}")
         return SequenceStep(sequence_id, start, end)
-    found = as_integer(sequence_id)
-    if found is None or not 0 < found <= MOST_SEQUENCE_ID:
-        raise Refusal(400, f"sequence_id {short(sequence_id)}, expected a string or an integer of 64 bits")
-    return SequenceStep(found, start, end)
+    number = as_integer(sequence_id)
+    if number is None or not 0 < number <= MOST_SEQUENCE_ID:
+        raise ServiceError(400, f"sequence_id {short(sequence_id)}, expected a string or an integer of 64 bits")
+    return SequenceStep(number, start, end)
 
 
 def _flag(name: str, value: Any) -> bool:
     if type(value) is not bool:
-        raise Refusal(400, f"parameter {name}: {short(value)}, expected true or false")
+        raise ServiceError(400, f"parameter {name}: {short(value)}, expected true or false")
     return value
 
 
 def _integer(name: str, value: Any, most: int) -> int:
-    found = as_integer(value)
-    if found is None or not 0 <= found <= most:
-        raise Refusal(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {most}")
-    return found
+    number = as_integer(value)
+    if number is None or not 0 <= number <= most:
+        raise ServiceError(400, f"parameter {name}: {short(value)}, expected an integer from 0 to {most}")
+    return number
 
 
 def _header_length(text: str, most: int) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) > most:
-        raise Refusal(400, f"Inference-Header-Content-Length {short(text)}, expected 0 to the body's {most} bytes")
+        raise ServiceError(400, f"Inference-Header-Content-Length {short(text)}, expected 0 to the body's {most} bytes")
     return int(text)
 
 
 def _object(what: str, value: Any) -> dict[str, Any]:
     if type(value) is not dict:
-        raise Refusal(400, f"{what} is {short(value)}, expected an object")
+        raise ServiceError(400, f"{what} is {short(value)}, expected an object")
     return value
 
 
 def _objects(what: str, value: Any) -> list[dict[str, Any]]:
     if type(value) is not list or len(value) > MOST_JSON_NAMES:
-        raise Refusal(400, f"{what} is not an array of at most {MOST_JSON_NAMES} objects")
+        raise ServiceError(400, f"{what} is not an array of at most {MOST_JSON_NAMES} objects")
     return [_object(f"an element of {what}", entry) for entry in value]
 
 
-def _check_keys(found: Mapping[str, Any], known: set[str], what: str, name: Any = None) -> None:
-    if found.keys() <= known:
+def _check_keys(given: Mapping[str, Any], known: set[str], what: str, name: Any = None) -> None:
+    if given.keys() <= known:
         return
     whose = what if name is None else f"{what} {short(name)}"
-    unknown = next(key for key in found if key not in known)
-    raise Refusal(400, f"{whose} has {short(unknown)}, expected {', '.join(sorted(known))}")
+    unknown = next(key for key in given if key not in known)
+    raise ServiceError(400, f"{whose} has {short(unknown)}, expected {', '.join(sorted(known))}")
 
 
 def _name(what: str, entry: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
     name = entry.get("name")
     if type(name) is not str:
-        raise Refusal(400, f"an {what} has the name {short(name)}, expected a string")
+        raise ServiceError(400, f"an {what} has the name {short(name)}, expected a string")
     if name in taken:
-        raise Refusal(400, f"{what} {short(name)} is there twice")
+        raise ServiceError(400, f"{what} {short(name)} is there twice")
     return name
 
 
 def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, expected: Expected) -> memoryview:
-    """Adds an input to the request; returns the bytes behind its own."""
+    """Adds an input to the request; returns the bytes after its own."""
     name = _name("input", entry, request.inputs)
     _check_keys(entry, INPUT_KEYS, "input", name)
     dtype = expected.dtype(name, entry.get("datatype"))
@@ -277,14 +279,14 @@ def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, 
     data = entry.get("data")
     if "binary_data_size" not in parameters:
         if "data" not in entry:
-            raise Refusal(400, f"input {name!r} has neither data nor binary_data_size")
+            raise ServiceError(400, f"input {name!r} has neither data nor binary_data_size")
         request.inputs[name] = expected.cast(name, array_of_json(name, data, shape, dtype))
         return rest
     if data is not None:  # null is how KServe's client says that an empty array's bytes are binary
-        raise Refusal(400, f"input {name!r} has both data and binary_data_size")
+        raise ServiceError(400, f"input {name!r} has both data and binary_data_size")
     size = _integer("binary_data_size", parameters["binary_data_size"], MOST_BYTES)
     if size > len(rest):
-        raise Refusal(400, f"input {name!r}: binary_data_size {size}, but {len(rest)} bytes are left in the body")
+        raise ServiceError(400, f"input {name!r}: binary_data_size {size}, but {len(rest)} bytes are left in the body")
     request.inputs[name] = expected.cast(name, array_of_bytes(name, rest[:size], shape, dtype))
     return rest[size:]
 
@@ -303,12 +305,12 @@ def write_infer(
 ) -> tuple[bytes, int | None]:
     """The answer's body, and the size of its JSON where raw bytes follow."""
     wanted = dict.fromkeys(outputs, request.binary) if request.outputs is None else request.outputs
-    found = [(name, outputs[name], binary) for name, binary in wanted.items()]
-    raw = [_as_sent(array) for _, array, binary in found if binary]
-    if len(raw) == len(found) and not request.id:
-        head = _binary_head(model, version, tuple((name, array.dtype, array.shape) for name, array, _ in found))
+    sent = [(name, outputs[name], binary) for name, binary in wanted.items()]
+    raw = [_as_sent(array) for _, array, binary in sent if binary]
+    if len(raw) == len(sent) and not request.id:
+        head = _binary_head(model, version, tuple((name, array.dtype, array.shape) for name, array, _ in sent))
     else:
-        head = _head(model, version, request.id, [_entry(*one) for one in found])
+        head = _head(model, version, request.id, [_entry(*one) for one in sent])
     return b"".join([head, *raw]), len(head) if raw else None
 
 

@@ -21,7 +21,7 @@ from rnncore.engine.engine import StreamEngine
 from rnncore.errors import EngineClosedError, InputError
 from rnncore.runtime.model import Model
 from rnncore.serve.protocol import InferRequest
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.service_errors import ServiceError
 from rnncore.streaming.program import stream_program
 
 __all__ = ["Sequences"]
@@ -76,7 +76,7 @@ class Sequences:
         if self._closed:
             raise EngineClosedError("the sequences were shut down")
         if not self.available:
-            raise Refusal(400, f"model {self._name!r} has no sequences: {self._model.unstreamable}")
+            raise ServiceError(400, f"model {self._name!r} has no sequences: {self._model.unstreamable}")
         pieces, static = self._parts(request)
         step = request.sequence
         if step.start:
@@ -84,7 +84,7 @@ class Sequences:
         else:
             sequence = self._found.get((owner, step.id))
             if sequence is None:
-                raise Refusal(400, f"sequence {step.id!r} is not open: its first request needs sequence_start")
+                raise ServiceError(400, f"sequence {step.id!r} is not open: its first request needs sequence_start")
         sequence.pending += 1
         try:
             async with sequence.entry:
@@ -107,7 +107,7 @@ class Sequences:
 
     def _ask(self, sequence: _Sequence, pieces: Any, request: InferRequest, timeout: float, at_once: bool) -> Awaitable:
         if sequence.released:
-            raise Refusal(400, f"sequence {sequence.key[1]!r} is over")
+            raise ServiceError(400, f"sequence {sequence.key[1]!r} is over")
         options = {"priority": -request.priority, "timeout": timeout, "finish": request.sequence.end}
         return self._engine.ask(pieces, stream=sequence.stream, at_once=at_once, **options)
 
@@ -121,7 +121,7 @@ class Sequences:
         if self._held >= self._limits.max_sequences:
             self._release_idle()
         if self._held >= self._limits.max_sequences:
-            raise Refusal(503, f"{self._held} sequences are open, the most this server has", retry_after=5)
+            raise ServiceError(503, f"{self._held} sequences are open, the most this server has", retry_after=5)
         self._held += 1
         found = self._found[key] = _Sequence(key, next(self._serials), time.monotonic())
         return found
@@ -146,7 +146,7 @@ class Sequences:
         self._engine.open(stream, inputs=static)
 
     def _close_stream(self, stream: int) -> None:
-        """On the opener's thread, behind the opening. A stream that could not be opened is not there."""
+        """On the opener's thread, after the opening. A stream that could not be opened is not there."""
         if self._engine is not None and stream in self._engine:
             self._engine.close(stream)
 
@@ -160,7 +160,7 @@ class Sequences:
         if sequence.released:
             return
         sequence.released = True
-        self._held -= 1  # what is begun from now on is opened behind the closing
+        self._held -= 1  # what is begun from now on is opened after the closing
         self._forget(sequence)
         if not self._closed:
             self._opener.submit(self._close_stream, sequence.stream)

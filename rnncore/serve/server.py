@@ -17,9 +17,9 @@ import uvicorn
 from rnncore.errors import InputError
 from rnncore.serve.application import create_app
 from rnncore.serve.connection import Connection
-from rnncore.serve.gate import LEAST_TOKEN
 from rnncore.serve.listener import Listener, descriptors_left, listening_sockets
 from rnncore.serve.logs import LOG, REQUESTS, Lines, log
+from rnncore.serve.middleware import LEAST_TOKEN
 from rnncore.serve.service import Service
 
 __all__ = ["Binding", "check_free", "is_local", "read_tokens", "run"]
@@ -34,7 +34,7 @@ class Binding:
 
     drain_seconds     for open connections that are idle, at the end
     head_timeout      seconds until the head of a request, or a TLS handshake, must be complete
-    max_connections   connections over HTTP, and as many over gRPC; fewer where the process has fewer descriptors
+    max_connections   connections over HTTP, and the same number over gRPC; fewer if the process has fewer descriptors
     max_peer_connections   of these over HTTP, from one address
     """
 
@@ -70,7 +70,7 @@ def is_local(host: str) -> bool:
 
 
 def check_free(host: str, port: int | None) -> None:
-    """InputError where nobody can listen on a port, before anything is started. 0 is any, None is not asked for."""
+    """InputError where a port cannot be listened on, before anything is started. 0 is any, None is not asked for."""
     if port:
         for one in listening_sockets(host, port):
             one.close()
@@ -94,7 +94,7 @@ def run(service: Service, binding: Binding, request_log: bool = True) -> None:
     """Serve until SIGTERM or SIGINT, then answer what was accepted. A second SIGINT ends at once. InputError where a
     port is taken.
 
-    request_log  a line on stderr for each request, beside those for what the server itself does
+    request_log  a line on stderr for each request, in addition to those for what the server itself does
     """
     check_free(binding.host, binding.port)
     check_free(binding.host, binding.grpc_port)

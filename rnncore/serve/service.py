@@ -1,4 +1,4 @@
-"""Models behind engines, by name: what every transport asks, and nothing about transports."""
+"""Models with their engines, by name: used by every transport, and independent of transports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rnncore.graph.nodes import Input
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.model import Model
 from rnncore.serve.protocol import Expected, InferRequest
-from rnncore.serve.refusals import Refusal
 from rnncore.serve.sequences import Sequences
+from rnncore.serve.service_errors import ServiceError
 from rnncore.serve.tensors import datatype
 
 __all__ = ["VERSION", "Limits", "ServedModel", "Service", "Share"]
@@ -39,7 +39,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service allows.
+    """The limits of a service.
 
     max_batch_size   rows in one call of a model        max_queue_size  requests that wait, of each model
     max_wait         seconds a batch waits for company  max_steps       rows times steps in one request
@@ -86,14 +86,14 @@ class Share:
         self._budget, self._size = budget, 0
 
     def check(self, size: int) -> int:
-        """Bytes that are missing to so many in all. Refusal where the budget does not have them."""
+        """Bytes that are missing to ``size`` in all. ServiceError where the budget does not have them."""
         more = max(0, size - self._size)
         if self._budget.taken + more > self._budget.most:
-            raise Refusal(503, "too many bytes are being worked on, try again later", retry_after=1)
+            raise ServiceError(503, "too many bytes are being worked on, try again later", retry_after=1)
         return more
 
     def reserve(self, size: int) -> None:
-        """So many bytes in all."""
+        """Set the bytes that it has in all."""
         more = self.check(size)
         self._budget.taken += more
         self._size += more
@@ -126,7 +126,7 @@ class ServedModel:
         self.expected = Expected(dtypes, model.spec.outputs, limits.max_body_size, limits.max_json_size)
 
     async def infer(self, request: InferRequest, owner: str, at_once: bool = False) -> dict[str, np.ndarray]:
-        """Every output by name. Raises what the engine raises, and Refusal. at_once: as Engine.infer has it."""
+        """Every output by name. Raises what the engine raises, and ServiceError. at_once: as Engine.infer has it."""
         self._check_size(request)
         timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
         if request.sequence is not None:
@@ -135,7 +135,7 @@ class ServedModel:
         return await self.engine.infer(request.inputs, copy=False, **order)
 
     def _check_size(self, request: InferRequest) -> None:
-        """Bounds what the network needs beside the request: rows times steps of each input."""
+        """Bounds what the network needs in addition to the request: rows times steps of each input."""
         for name, array in request.inputs.items():
             rank, free = self._free[name]
             if array.ndim != rank:
@@ -145,7 +145,7 @@ class ServedModel:
                 product *= shape[axis]
             if product > self.limits.max_steps:
                 at_most = f"expected at most {self.limits.max_steps} rows times steps in one request"
-                raise Refusal(413, f"input {name!r}: shape {list(array.shape)}, {at_most}")
+                raise ServiceError(413, f"input {name!r}: shape {list(array.shape)}, {at_most}")
 
     def metadata(self) -> dict[str, Any]:
         """The protocol's description of the model; -1 is a size that the request decides."""
@@ -159,29 +159,29 @@ class ServedModel:
 
     def config(self) -> dict[str, Any]:
         """The model configuration of Triton's extension, as far as it has a meaning here."""
-        found: dict[str, Any] = {"name": self.name, "platform": "rnncore", "backend": "rnncore", "max_batch_size": 0}
+        config: dict[str, Any] = {"name": self.name, "platform": "rnncore", "backend": "rnncore", "max_batch_size": 0}
         for key, entries in (("input", self.model.inputs), ("output", self.model.outputs)):
-            found[key] = [self._configured(entry, key == "input") for entry in entries]
+            config[key] = [self._configured(entry, key == "input") for entry in entries]
         if self.sequences.available:
             idle = round(self.limits.sequence_idle * 1e6)
-            found["sequence_batching"] = {"max_sequence_idle_microseconds": idle}
-        return found
+            config["sequence_batching"] = {"max_sequence_idle_microseconds": idle}
+        return config
 
     def statistics(self) -> dict[str, Any]:
         """The counts of Triton's statistics extension, those of sequences among them; times in nanoseconds."""
-        found = [engine.metrics.snapshot() for engine in self._engines()]
-        for one in found:
+        snapshots = [engine.metrics.snapshot() for engine in self._engines()]
+        for one in snapshots:
             one["started"] = one["queued"]["count"]
 
         def total(count: str, histogram: str | None = None) -> dict[str, int]:
-            seconds = sum(one[histogram]["sum"] for one in found) if histogram else 0.0
-            return {"count": sum(one[count] for one in found), "ns": round(seconds * 1e9)}
+            seconds = sum(one[histogram]["sum"] for one in snapshots) if histogram else 0.0
+            return {"count": sum(one[count] for one in snapshots), "ns": round(seconds * 1e9)}
 
         return {
             "name": self.name,
             "version": VERSION,
-            "inference_count": sum(one["rows"] for one in found),
-            "execution_count": sum(one["batches"] for one in found),
+            "inference_count": sum(one["rows"] for one in snapshots),
+            "execution_count": sum(one["batches"] for one in snapshots),
             "inference_stats": {
                 "success": total("completed", "latency"),
                 "fail": total("failed"),
@@ -191,32 +191,32 @@ class ServedModel:
         }
 
     def status(self) -> dict[str, Any]:
-        """What people look at; p50 and p99 are upper bounds in seconds, None where nothing was answered."""
+        """Counts for the status page; p50 and p99 are upper bounds in seconds, None where nothing was answered."""
         engines = self._engines()
         counts = ("completed", "rejected", "failed", "expired", "rows", "steps")
-        found: dict[str, Any] = {name: sum(getattr(one.metrics, name) for one in engines) for name in counts}
+        counted: dict[str, Any] = {name: sum(getattr(one.metrics, name) for one in engines) for name in counts}
         busiest = max(engines, key=lambda engine: engine.metrics.completed).metrics.latency
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             bound = busiest.quantile(share)
-            found[name] = bound if math.isfinite(bound) else None
-        found["queue_depth"] = sum(engine.queue_depth for engine in engines)
-        found["sequences"] = len(self.sequences)
-        return {**self.metadata(), **found}
+            counted[name] = bound if math.isfinite(bound) else None
+        counted["queue_depth"] = sum(engine.queue_depth for engine in engines)
+        counted["sequences"] = len(self.sequences)
+        return {**self.metadata(), **counted}
 
     def _engines(self) -> list[Engine | StreamEngine]:
         return [engine for engine in (self.engine, self.sequences.engine) if engine is not None]
 
     def _tensor(self, entry: Input, optional: bool = False) -> dict[str, Any]:
         dtype = numpy_dtype(entry.dtype, self.model.dtype)
-        found: dict[str, Any] = {"name": entry.name, "datatype": datatype(dtype), "shape": _sizes(entry)}
+        description: dict[str, Any] = {"name": entry.name, "datatype": datatype(dtype), "shape": _sizes(entry)}
         if optional and entry.optional:
-            found["parameters"] = {"optional": True}
-        return found
+            description["parameters"] = {"optional": True}
+        return description
 
     def _configured(self, entry: Input, is_input: bool) -> dict[str, Any]:
         dtype = numpy_dtype(entry.dtype, self.model.dtype)
-        found = {"name": entry.name, "data_type": f"TYPE_{datatype(dtype)}", "dims": _sizes(entry)}
-        return {**found, "optional": entry.optional} if is_input else found
+        description = {"name": entry.name, "data_type": f"TYPE_{datatype(dtype)}", "dims": _sizes(entry)}
+        return {**description, "optional": entry.optional} if is_input else description
 
 
 class Service:
@@ -243,11 +243,11 @@ class Service:
         self.started = time.time()
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """A model by name. Refusal where there is none of that name or version."""
+        """A model by name. ServiceError where there is none of that name or version."""
         if name not in self.models:
-            raise Refusal(404, f"model {_short(name)} is unknown, expected {_listed(self.models)}")
+            raise ServiceError(404, f"model {_short(name)} is unknown, expected {_listed(self.models)}")
         if version not in ("", VERSION):
-            raise Refusal(404, f"model {name!r} has no version {_short(version)}, expected {VERSION!r}")
+            raise ServiceError(404, f"model {name!r} has no version {_short(version)}, expected {VERSION!r}")
         return self.models[name]
 
     @property
@@ -263,7 +263,7 @@ class Service:
         return [{"name": name, "version": VERSION, "state": state, "reason": ""} for name in self.models]
 
     def status(self) -> dict[str, Any]:
-        """What people look at: every model with its counts."""
+        """The status page's data: every model with its counts."""
         models = [served.status() for served in self.models.values()]
         return {"version": __version__, "ready": self.ready, "uptime": time.time() - self.started, "models": models}
 
@@ -289,5 +289,5 @@ def _short(text: str) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    found = list(names)
-    return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    listed = list(names)
+    return ", ".join(listed[:10]) + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")

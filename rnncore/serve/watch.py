@@ -1,6 +1,6 @@
 """Requests that take long: a body that does not come, a client that does not stay.
 
-Most requests are over before anybody looks, and cost an entry in a set: no timer and no task of their own.
+Most requests are over before the first look, and cost an entry in a set: no timer and no task of their own.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import time
 import weakref
 from typing import Any
 
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.service_errors import ServiceError
 
-__all__ = ["ClientGone", "Visit", "Watch"]
+__all__ = ["ClientGone", "RequestGuard", "Watch"]
 
 EVERY = 0.05  # seconds between two looks
-GRACE, RATE = 5.0, 16 << 10  # a body may take so many seconds, and one more for each so many bytes that came
+GRACE, RATE = 5.0, 16 << 10  # seconds that a body may take, and one more for each RATE bytes that came
 LEAST = 1.0  # seconds that every body has, also at the end
 
 
@@ -23,11 +23,11 @@ class ClientGone(Exception):
     """The client closed the connection before its answer."""
 
 
-class Visit:
-    """A request that is here: a context manager around reading its body and working on it.
+class RequestGuard:
+    """A context manager around reading a request's body and working on it.
 
-    Inside it raises ClientGone when the client closes the connection, and Refusal where the body is not there in time;
-    ``read`` says that it is. received: bytes of the body so far.
+    Inside it raises ClientGone when the client closes the connection, and ServiceError where the body is not complete
+    in time; ``read`` says that it is. received: bytes of the body so far.
     """
 
     __slots__ = ("_receive", "_round", "_task", "_watching", "_why", "reading", "received", "since")
@@ -38,12 +38,12 @@ class Visit:
         self._why: Exception | None = None
         self.reading, self.received, self.since = True, 0, time.monotonic()
 
-    def __enter__(self) -> Visit:
+    def __enter__(self) -> RequestGuard:
         self._round.enter(self)
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._round.visits.discard(self)
+        self._round.guards.discard(self)
         if self._watching is not None:
             self._watching.cancel()
         if self._why is not None and kind is asyncio.CancelledError:
@@ -72,7 +72,7 @@ class Visit:
 
 
 class Watch:
-    """What looks at the visits of each event loop. read_timeout: seconds that a body may take, however large it is.
+    """Looks at the guards of each event loop. read_timeout: seconds that a body may take, however large it is.
 
     ending: whether bodies that are incomplete are not waited for any more.
     """
@@ -94,38 +94,40 @@ class Watch:
 
 
 class _Round:
-    """One event loop's visits, and a timer while there are any."""
+    """One event loop's guards, and a timer while there are any."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, watch: Watch):
         self.loop, self._watch = weakref.ref(loop), watch
         self._timer: asyncio.TimerHandle | None = None
-        self.visits: set[Visit] = set()
+        self.guards: set[RequestGuard] = set()
 
-    def enter(self, visit: Visit) -> None:
-        self.visits.add(visit)
+    def enter(self, guard: RequestGuard) -> None:
+        self.guards.add(guard)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(EVERY, self._look)
 
     def _look(self) -> None:
         now = time.monotonic()
-        for visit in self.visits:
-            spent = now - visit.since
-            if visit.reading:
-                refusal = self._late(visit, spent)
+        for guard in self.guards:
+            spent = now - guard.since
+            if guard.reading:
+                refusal = self._late(guard, spent)
                 if refusal is not None:
-                    visit.end(refusal)
+                    guard.end(refusal)
             elif spent > EVERY:
-                visit.watch()
-        again = bool(self.visits)
+                guard.watch()
+        again = bool(self.guards)
         self._timer = asyncio.get_running_loop().call_later(EVERY, self._look) if again else None
 
-    def _late(self, visit: Visit, spent: float) -> Refusal | None:
+    def _late(self, guard: RequestGuard, spent: float) -> ServiceError | None:
         """Why a body is not waited for any more."""
         if self._watch.ending and spent > LEAST:
-            return Refusal(503, "the server is shutting down", retry_after=5)
+            return ServiceError(503, "the server is shutting down", retry_after=5)
         if spent > self._watch.read_timeout:
-            return Refusal(408, f"the body did not arrive within {self._watch.read_timeout:g} s")
-        if spent > GRACE + visit.received / RATE:
+            return ServiceError(408, f"the body did not arrive within {self._watch.read_timeout:g} s")
+        if spent > GRACE + guard.received / RATE:
             expected = f"expected at least {RATE} in a second after the first {GRACE:g} s"
-            return Refusal(408, f"the body arrives too slowly: {visit.received} bytes in {spent:.1f} s, {expected}")
+            return ServiceError(
+                408, f"the body arrives too slowly: {guard.received} bytes in {spent:.1f} s, {expected}"
+            )
         return None

@@ -1,13 +1,16 @@
 """How a network runs over a sequence that arrives piece by piece.
 
-timing     how many steps of a value are known after so many steps of the input
-flow       follows the time axis through a Spec, or says which node prevents it: the Plan of a stream
-both_ways  a recurrent node that reads ahead;  program  a Plan compiled for a model
-route      a group of rows through the graph, settled for a number of steps;  rows  the states of many
-folded     the same for rows without a batch, one behind the other along the time
+timing     how many steps of a value are known after n steps of the input
+flow       follows the time axis through a Spec, or says which node prevents it: the StreamPlan of a stream
+program    StreamProgram: a StreamPlan compiled for a model
+states     StreamStates: the states of many rows, and one step of some of them
+route      a group of rows through the graph, settled for a number of steps
+batchless  the same for rows of a graph without a batch, concatenated along the time
+lookahead  a recurrent node that reads later steps, block by block
+fast_call  one fast call of a stream through a graph that keeps no steps
 over_time  a model of one step as one of sequences
-straight   the short way of a stream through a graph that keeps no steps
-stream     Stream: one caller's;  pool  StreamPool: those of many
+stream     Stream: one caller's
+pool       StreamPool: those of many callers
 
 Decisions
 
@@ -19,7 +22,7 @@ Decisions
   stream.
 - Slices, pads and concatenations along time only count (`Around` in `streaming/timing.py`): steps that are left out
   at the end are held until more are known, those put before the first come with it. A short sequence, for which
-  clamped slices have other sizes than for a long one, is refused at its end (`Plan.least`).
+  clamped slices have other sizes than for a long one, is refused at its end (`StreamPlan.least`).
 - A batch of 1 becomes free where the graph proves its rows apart (`graph/axes.freed`): streams of such a model run
   in one batch. Where there is no batch at all, the steps of all rows are concatenated, except for windows and
   recurrent layers.
@@ -28,7 +31,7 @@ Decisions
 - A pool's states are kept in slots, which the kernels load and store in place: a step moves nothing else. A handle
   is the slot and a count of its openings, so a stale handle matches nothing.
 - Looking ahead is by blocks of a fixed size, counted from the beginning, so that the outputs do not depend on how
-  the sequence was cut: the reverse direction begins a declared number of steps behind each block. Outputs that only
+  the sequence was cut: the reverse direction begins a declared number of steps after each block. Outputs that only
   the end of the sequence decides (final states of such layers) are left out; where no other output is left, or
   steps are computed from them, that is refused.
 """

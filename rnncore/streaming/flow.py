@@ -3,7 +3,7 @@
 Shapes are inferred once more with marks in place of the time and the batch of the inputs, so that the place of both
 is known in every value. Each value then is one of
 
-    steps     has a time axis; new steps of it are known as the input arrives (Flow.timing says how many)
+    steps     has a time axis; new steps of it are known as the input arrives (ValuePlan.timing says how many)
     running   is of the sequence so far: the last output, the final states
     end       is known at the end of the sequence only, and is left out: the final states of layers that look ahead,
               and what is computed from nothing but those
@@ -35,7 +35,7 @@ from rnncore.ops.ends import First, Last
 from rnncore.streaming.moved import along_others
 from rnncore.streaming.timing import INPUT, Around, Blocks, Timing, Window, joined
 
-__all__ = ["Flow", "Part", "Plan", "plan"]
+__all__ = ["NodePlan", "StreamPlan", "ValuePlan", "plan"]
 
 TIME, BATCH = "TIME__", "BATCH__"
 COUNTING = "it counts the steps of the whole sequence"
@@ -43,7 +43,7 @@ MAX_SIMULATED = 1_000_000
 
 
 @dataclass(frozen=True)
-class Flow:
+class ValuePlan:
     """One value of a stream: its kind, the axes of time and batch (None where it has none), and its timing."""
 
     kind: str
@@ -55,7 +55,7 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Part:
+class NodePlan:
     """How a stream runs one node.
 
     how      "static", "steps", "recurrent", "window", "around" (steps are added or left out at the ends), "first" (the
@@ -93,7 +93,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StreamPlan:
     """How a Spec streams.
 
     flows    of every value that a stream knows, by name
@@ -106,8 +106,8 @@ class Plan:
     """
 
     spec: Spec
-    flows: Mapping[str, Flow]
-    parts: tuple[Part, ...]
+    flows: Mapping[str, ValuePlan]
+    parts: tuple[NodePlan, ...]
     outputs: tuple[str, ...]
     time: str
     fixed: bool
@@ -170,7 +170,7 @@ def plan(
     block: int | None = None,
     history: int | None = None,
     time: str | None = None,
-) -> Plan:
+) -> StreamPlan:
     """How the Spec streams; UnsupportedError that names the node which prevents it.
 
     lookahead  steps that bidirectional layers may look ahead, and block: how many they then give at a time
@@ -193,18 +193,18 @@ def plan(
 class _Follower:
     def __init__(self, spec: Spec, lookahead: int | None, block: int, history: int | None, time: str | None):
         self.spec, self.lookahead, self.block, self.history = spec, lookahead, block, history
-        self.flows: dict[str, Flow] = {}
+        self.flows: dict[str, ValuePlan] = {}
         self.time, batch = _time_and_batch(spec, time)
         self.fixed = batch == 1
         self.least = 0
         self.firsts: dict[str, int] = {}
         self.marked = _marked_inputs(spec, self.time, batch)
 
-    def plan(self) -> Plan:
+    def plan(self) -> StreamPlan:
         of_rows = {node.lengths for node in self.spec.stateful if node.lengths is not None}
         for entry in self.spec.inputs:
             if entry.name in of_rows:
-                self.flows[entry.name] = Flow("lengths", self.marked[entry.name], batch=0)
+                self.flows[entry.name] = ValuePlan("lengths", self.marked[entry.name], batch=0)
             else:
                 self._add(entry.name, "static", None, f"input {entry.name!r}")
         parts = []
@@ -221,12 +221,12 @@ class _Follower:
             flow = self.flows[name]
             if flow.kind not in ("steps", "running", "static"):
                 raise UnsupportedError(f"output {name!r} cannot be streamed: {flow.reason or flow.kind}")
-        return Plan(
+        return StreamPlan(
             self.spec, self.flows, tuple(parts), outputs, self.time, self.fixed,
             self.lookahead or 0, self.block, self.history or 0, least=self.least,
         )  # fmt: skip
 
-    def _check_kept(self, part: Part) -> None:
+    def _check_kept(self, part: NodePlan) -> None:
         """Refuse a node that keeps values of which other sizes than the batch's and the time's are free."""
         for name in part.kept:
             flow = self.flows[name]
@@ -270,9 +270,9 @@ class _Follower:
             axis = next((place for place, size in enumerate(value.shape[:2]) if size == 1), None)
         if kind == "steps" and axis is None and not self.fixed:
             kind, reason = "none", f"{what} mixes the rows of a batch"
-        self.flows[name] = Flow(kind, value, time[0] if kind == "steps" else None, axis, timing, reason)
+        self.flows[name] = ValuePlan(kind, value, time[0] if kind == "steps" else None, axis, timing, reason)
 
-    def _part(self, place: int, node: Any) -> Part:
+    def _part(self, place: int, node: Any) -> NodePlan:
         given = {name: self.flows[name] for name in node.reads if name in self.flows}
         for flow in given.values():
             if flow.kind == "none" and not self._may_read(node):
@@ -282,7 +282,7 @@ class _Follower:
             return self._at_the_end(place, node, given, ends[0].reason)
         if node.stateful:
             if all(flow.kind == "static" for flow in given.values()):  # an encoder, next to what is streamed
-                return self._give(node, Part(node, place, "static"), "static", None)
+                return self._give(node, NodePlan(node, place, "static"), "static", None)
             return self._recurrent(place, node) if isinstance(node, Recurrent) else self._decoder(place, node)
         kinds = {flow.kind for flow in given.values()}
         if "lengths" in kinds:
@@ -291,7 +291,7 @@ class _Follower:
         if known is None:
             self._check_rows(node, given)
         if kinds <= {"static"} or known is not None:
-            return self._give(node, Part(node, place, "static", data=known), "static", None)
+            return self._give(node, NodePlan(node, place, "static", data=known), "static", None)
         if node.subgraphs:
             if node.op == "Scan":
                 return self._scanned(place, node)
@@ -299,20 +299,20 @@ class _Follower:
         if "running" in kinds:
             if kinds & {"steps", "sizes"}:
                 self._refuse(node, "it joins steps of the sequence with what is known of all of them")
-            return self._give(node, Part(node, place, "running"), "running", None)
+            return self._give(node, NodePlan(node, place, "running"), "running", None)
         if not any(flow.kind == "steps" for flow in self._content(node, given).values()):
             return self._sizes(place, node, given)
         return self._over_time(place, node, given)
 
-    def _at_the_end(self, place: int, node: Any, given: Mapping[str, Flow], reason: str) -> Part:
+    def _at_the_end(self, place: int, node: Any, given: Mapping[str, ValuePlan], reason: str) -> NodePlan:
         """A node that reads what is known at the end only, and makes what is known then."""
         if any(flow.kind not in ("end", "static", "running") for flow in given.values()):
             self._refuse(node, reason)
         for name in node.infer(self.marked):
             self._add(name, "end", None, describe(node), reason)
-        return Part(node, place, "end")
+        return NodePlan(node, place, "end")
 
-    def _check_rows(self, node: Any, given: Mapping[str, Flow]) -> None:
+    def _check_rows(self, node: Any, given: Mapping[str, ValuePlan]) -> None:
         """Refuse what makes of a batch something else than each row alone would give."""
         counted = any(BATCH in (found.value.data or ()) for found in given.values())
         counted = counted and {found.kind for found in given.values()} == {"static"}
@@ -328,7 +328,7 @@ class _Follower:
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it mixes the rows of a batch")
 
-    def _content(self, node: Any, given: Mapping[str, Flow]) -> dict[int, Flow]:
+    def _content(self, node: Any, given: Mapping[str, ValuePlan]) -> dict[int, ValuePlan]:
         """The flows of the slots of which not the sizes alone count, by place."""
         slots = {place: name for place, name in enumerate(node.slots) if place not in node.of_sizes}
         return {place: given[name] for place, name in slots.items() if name in given}
@@ -340,7 +340,7 @@ class _Follower:
         plain = data is not None and all(not isinstance(item, str) or item == BATCH for item in data)
         return data if plain else None
 
-    def _give(self, node: Any, part: Part, kind: str, timing: Timing | None) -> Part:
+    def _give(self, node: Any, part: NodePlan, kind: str, timing: Timing | None) -> NodePlan:
         for name in node.infer(self.marked):
             self._add(name, kind, timing, describe(node))
         if isinstance(node, Node) and kind in ("steps", "running"):
@@ -352,7 +352,7 @@ class _Follower:
                 self.flows[name] = dataclasses.replace(self.flows[name], kind="none", reason=reason)
         return part
 
-    def _scanned(self, place: int, node: Control) -> Part:
+    def _scanned(self, place: int, node: Control) -> NodePlan:
         """A Scan along the time: its states are kept, its body runs once for each new step."""
         others = [*node.inputs[: node.carried], *node.inputs[node.own :]]
         steps = {name: self.flows[name] for name in node.inputs[node.carried : node.own]}
@@ -380,27 +380,27 @@ class _Follower:
             if self.marked[start].shape != self.marked[after].shape:
                 found, expected = self.marked[after], self.marked[start]
                 self._refuse(node, f"its state {start!r} is {expected} at first and {found} after a step")
-        return Part(node, place, "scan", timing, waiting)
+        return NodePlan(node, place, "scan", timing, waiting)
 
-    def _sizes(self, place: int, node: Any, given: Mapping[str, Flow]) -> Part:
+    def _sizes(self, place: int, node: Any, given: Mapping[str, ValuePlan]) -> NodePlan:
         """A node that reads sizes with the time in them: it gives sizes, or values of such sizes that are all alike."""
         timing = joined([flow.timing for flow in given.values() if flow.timing is not None])
         timed = [(name, axis) for name in node.names for axis in _axes(self.marked[name], TIME)]
         counted = self._counted(node, given)
         shaped = bool(counted) and counted <= set(node.shaped_by)
         if shaped and all(axis in alike_axes(node, self.marked, name) for name, axis in timed):
-            return self._give(node, Part(node, place, "steps", timing), "steps", timing)
+            return self._give(node, NodePlan(node, place, "steps", timing), "steps", timing)
         if timed or any(UNKNOWN in self.marked[name].shape for name in node.names):
             self._refuse(node, COUNTING)
         for name in node.names:
-            self.flows[name] = Flow("sizes", self.marked[name], timing=timing)
-        return Part(node, place, "steps", timing)
+            self.flows[name] = ValuePlan("sizes", self.marked[name], timing=timing)
+        return NodePlan(node, place, "steps", timing)
 
-    def _counted(self, node: Any, given: Mapping[str, Flow]) -> set[int]:
+    def _counted(self, node: Any, given: Mapping[str, ValuePlan]) -> set[int]:
         """Places of the slots whose numbers have the time in them."""
         return {place for place, name in enumerate(node.slots) if name in given and given[name].kind == "sizes"}
 
-    def _over_time(self, place: int, node: Node, given: Mapping[str, Flow]) -> Part:
+    def _over_time(self, place: int, node: Node, given: Mapping[str, ValuePlan]) -> NodePlan:
         """A node with an input that has steps."""
         steps = {name: flow for name, flow in given.items() if flow.kind == "steps"}
         first = next(iter(steps.values()))
@@ -410,7 +410,7 @@ class _Follower:
         given_values = [self.marked.get(name) for name in node.inputs]
         ends = None if rule is None else rule.along(node.attributes, given_values, places, axis)
         if isinstance(ends, Last):
-            return self._give(node, Part(node, place, "last", timing=first.timing), "running", None)
+            return self._give(node, NodePlan(node, place, "last", timing=first.timing), "running", None)
         if isinstance(ends, First):
             return self._first(place, node, first, ends.count)
         if isinstance(ends, str):
@@ -436,7 +436,7 @@ class _Follower:
         timing = joined([flow.timing for flow in steps.values()])
         if len(steps) > 1:
             self._mark_joined(place, node, first)
-        return self._give(node, Part(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
+        return self._give(node, NodePlan(node, place, "steps", timing, self._waiting(steps, timing)), "steps", timing)
 
     def _without_positions(self, node: Any, axis: str) -> Iterator[str]:
         """Names of the node's values that are made of all positions along ``axis`` of its inputs, "time" or "batch"."""
@@ -446,7 +446,7 @@ class _Follower:
         if dimension is not None:
             yield from (name for place, name in enumerate(node.names) if place not in dimension.outputs)
 
-    def _first(self, place: int, node: Node, flow: Flow, count: int) -> Part:
+    def _first(self, place: int, node: Node, flow: ValuePlan, count: int) -> NodePlan:
         """The first steps, of which only the shape may be read, as of what zeros are made like.
 
         The first one, known as soon as any is, may also be put before others.
@@ -464,7 +464,7 @@ class _Follower:
             self.firsts[node.name] = flow.time
         needed = next(n for n in range(MAX_SIMULATED) if flow.timing.count(n, ended=True) >= count)
         self.least = max(self.least, needed)
-        return Part(node, place, "first" if at_once else "end", flow.timing)
+        return NodePlan(node, place, "first" if at_once else "end", flow.timing)
 
     def _may_read(self, node: Any) -> bool:
         """Whether a node may read the first steps: their shape; or the first one, to put it before others."""
@@ -478,7 +478,7 @@ class _Follower:
         along = all(self.firsts.get(name) == axis for name in firsts)
         return along and set(firsts) <= set(before) and len(before) < len(node.inputs)
 
-    def _around(self, place: int, node: Node, moving: str, flow: Flow, timing: Around) -> Part:
+    def _around(self, place: int, node: Node, moving: str, flow: ValuePlan, timing: Around) -> NodePlan:
         """A node that adds steps to the sequence, or leaves some out, at its ends."""
         values = [self.marked.get(name) for name in node.inputs]
         rest = along_others(node, values, flow.time)
@@ -490,7 +490,7 @@ class _Follower:
         shape = (*value.shape[: flow.time], size, *value.shape[flow.time + 1 :])
         self.marked[node.name] = Value(value.dtype, shape)
         self._add(node.name, "steps", timing, describe(node))
-        return Part(node, place, "around", timing, values=tuple(values), moving=moving)
+        return NodePlan(node, place, "around", timing, values=tuple(values), moving=moving)
 
     def _along(self, node: Node, time: int, rank: int) -> bool:
         """Whether a sum of all so far, whose axis may be an input, goes along the time."""
@@ -500,12 +500,12 @@ class _Follower:
             self._refuse(node, "its axis is only known when it runs")
         return axis % rank == time
 
-    def _summed(self, place: int, node: Node, flow: Flow) -> Part:
+    def _summed(self, place: int, node: Node, flow: ValuePlan) -> NodePlan:
         if node.attributes["reverse"]:
             self._refuse(node, "reverse=True begins with the end of the sequence")
-        return self._give(node, Part(node, place, "sum", flow.timing), "steps", flow.timing)
+        return self._give(node, NodePlan(node, place, "sum", flow.timing), "steps", flow.timing)
 
-    def _mark_joined(self, place: int, node: Node, flow: Flow) -> None:
+    def _mark_joined(self, place: int, node: Node, flow: ValuePlan) -> None:
         """Where sizes with the time in them met and nothing is known of the result, it still is the time's."""
         for name in node.names:
             value = self.marked[name]
@@ -514,7 +514,7 @@ class _Follower:
                 shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
                 self.marked[name] = Value(value.dtype, shape)
 
-    def _window(self, node: Node, flow: Flow, reach: Reach) -> Window:
+    def _window(self, node: Node, flow: ValuePlan, reach: Reach) -> Window:
         left, right, stride = reach.before, reach.after, reach.stride
         if node.op == "Frames":
             return Window(flow.timing, left, right, stride, 0)
@@ -541,7 +541,7 @@ class _Follower:
             self._refuse(node, "count_include_pad=0 with padding in time counts fewer steps at both ends")
         return Window(flow.timing, left, right, stride, end)
 
-    def _windowed(self, place: int, node: Node, flow: Flow, window: Window) -> Part:
+    def _windowed(self, place: int, node: Node, flow: ValuePlan, window: Window) -> NodePlan:
         """The node without padding in time, which a stream's context replaces."""
         if node.op == "Frames":
             return self._give(node, _window_part(node, place, window, {"begin": 0}), "steps", window)
@@ -556,7 +556,7 @@ class _Follower:
             changed["auto_pad"] = "NOTSET"
         return self._give(node, _window_part(node, place, window, changed), "steps", window)
 
-    def _looking_back(self, place: int, node: Node, steps: Mapping[str, Flow]) -> Part:
+    def _looking_back(self, place: int, node: Node, steps: Mapping[str, ValuePlan]) -> NodePlan:
         if self.history is None:
             self._refuse(node, "it looks back on the whole sequence; stream(history=n) bounds that to n steps")
         if any(flow.time != 1 or flow.batch != 0 for flow in steps.values()):
@@ -567,9 +567,9 @@ class _Follower:
         read = [name for name in node.inputs if name]
         if len(node.inputs) > 3 or len(read) != len([name for name in read if name in steps]):
             self._refuse(node, "masks with a history, expected none")
-        return self._give(node, Part(node, place, "history", timing), "steps", timing)
+        return self._give(node, NodePlan(node, place, "history", timing), "steps", timing)
 
-    def _recurrent(self, place: int, node: Recurrent) -> Part:
+    def _recurrent(self, place: int, node: Recurrent) -> NodePlan:
         flow = self.flows[node.input]
         axes = (0, 1) if node.layout == "batch_first" else (1, 0)
         if flow.kind != "steps" or (flow.time != axes[1]) or flow.batch not in (axes[0], None):
@@ -588,10 +588,10 @@ class _Follower:
             self._states(node, "running")
             for name in node.sequence_names:
                 self._add(name, "steps", timing, describe(node))
-            return Part(node, place, "recurrent", timing, waiting)
+            return NodePlan(node, place, "recurrent", timing, waiting)
         return self._both_ways(place, node, timing, {name: waiting.get(name, 0) for name in steps})
 
-    def _both_ways(self, place: int, node: Recurrent, timing: Timing, waiting: Mapping[str, int]) -> Part:
+    def _both_ways(self, place: int, node: Recurrent, timing: Timing, waiting: Mapping[str, int]) -> NodePlan:
         if self.lookahead is None:
             self._refuse(node, f"direction={node.direction!r} reads the sequence from its end{self._with_lookahead()}")
         if node.output_order == "processing":
@@ -602,9 +602,9 @@ class _Follower:
         self._states(node, "end")
         for name in node.sequence_names:
             axis = 0 if node.layout == "time_first" else 1
-            self.flows[name] = Flow("steps", self.marked[name], axis, 1 - axis, timing)
+            self.flows[name] = ValuePlan("steps", self.marked[name], axis, 1 - axis, timing)
         waiting = {name: most + self.block + self.lookahead for name, most in waiting.items()}
-        return Part(node, place, "blocks", timing, waiting)
+        return NodePlan(node, place, "blocks", timing, waiting)
 
     def _with_lookahead(self) -> str:
         """Whether a look-ahead is the remedy, in words."""
@@ -620,7 +620,7 @@ class _Follower:
             if name.startswith(f"{node.name}.") and name.rpartition(".")[2] in ("last", "feed", *node.cell.states):
                 self._add(name, kind, None, describe(node), reason)
 
-    def _decoder(self, place: int, node: AttentionDecoder) -> Part:
+    def _decoder(self, place: int, node: AttentionDecoder) -> NodePlan:
         flow = self.flows[node.input]
         if flow.kind != "steps":
             self._refuse(node, f"its input {node.input!r} has no time axis")
@@ -630,9 +630,9 @@ class _Follower:
         self._states(node, "running")
         for ending in ("", ".context", ".weights"):
             self._add(node.name + ending, "steps", flow.timing, describe(node))
-        return Part(node, place, "recurrent", flow.timing)
+        return NodePlan(node, place, "recurrent", flow.timing)
 
-    def _waiting(self, steps: Mapping[str, Flow], timing: Timing) -> dict[str, int]:
+    def _waiting(self, steps: Mapping[str, ValuePlan], timing: Timing) -> dict[str, int]:
         """The most steps that each input ever has more than the node has run, where that is not 0."""
         found = {}
         for name, flow in steps.items():
@@ -661,9 +661,9 @@ class _Follower:
         raise UnsupportedError(f"{describe(node)} cannot be streamed: {why}")
 
 
-def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, Any]) -> Part:
+def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, Any]) -> NodePlan:
     run = Node(node.name, node.op, node.inputs, {**node.attributes, **changed})
-    return Part(run, place, "window", window, window=window, padding=OPS[node.op].padding)
+    return NodePlan(run, place, "window", window, window=window, padding=OPS[node.op].padding)
 
 
 def _scan_axis(node: Control, sequence: int, rank: int) -> int:

@@ -8,7 +8,7 @@ the graph has, as these layers' own. Whatever runs over sequences then runs it: 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from rnncore.graph.nodes import Control, Input, Node, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value, numpy_dtype
 from rnncore.passes import simplify
+from rnncore.runtime.arguments import as_items
 from rnncore.runtime.model import Model
 
 __all__ = ["over_time"]
@@ -33,19 +34,21 @@ def over_time(
     context: int,
     steps: Sequence[str] | None,
     given: Mapping[str, Any] | None,
+    starts: Sequence[str],
 ) -> Model:
     """See Model.over_time."""
-    return _Loop(model, carry, chunk, context, steps, given or {}).model()
+    return _Loop(model, carry, chunk, context, steps, given or {}, starts).model()
 
 
 class _Loop:
-    def __init__(self, model, carry, chunk, context, steps, given):
+    def __init__(self, model, carry, chunk, context, steps, given, starts):
         self.of = model
         spec = model.spec
         self.carry = _checked_carry(spec, carry)
         self.chunk, self.context = _checked_chunk(chunk, context)
         self.entries = {entry.name: entry for entry in spec.inputs}
         self.given = {name: self._accept(name, value) for name, value in given.items()}
+        self.starts = self._checked_starts(starts)
         settings = {name: array for name, array in self.given.items() if name not in self.carry}
         spec = spec.reshaped(_same_sizes(spec, self.carry))
         self.spec, self.weights, _ = simplify(*_with_constants(spec, model.weights, settings))
@@ -58,7 +61,7 @@ class _Loop:
         layers = self._layers()
         spec, weights = self._scan() if layers is None else self._own_states(layers)
         names = {entry.name for entry in spec.inputs}.union(spec.outputs)
-        vocabulary = {name: found for name, found in self.of.vocabulary.items() if name in names}
+        vocabulary = {name: words for name, words in self.of.vocabulary.items() if name in names}
         return Model(
             spec, weights, self.of.dtype.name, self.of._num_threads, self.of._fold_bytes, vocabulary, self.of.budget
         )  # fmt: skip
@@ -72,34 +75,44 @@ class _Loop:
         entry, array = self.entries[name], np.asarray(value)
         dtype = numpy_dtype(entry.dtype, self.of.dtype)
         fits = array.ndim == len(entry.shape) and all(
-            found == (1 if isinstance(size, str) else size)
-            for found, size in zip(array.shape, entry.shape, strict=True)
+            actual == (1 if isinstance(size, str) else size)
+            for actual, size in zip(array.shape, entry.shape, strict=True)
         )
         if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
             raise InputError(f"given: {name}: {array.dtype} {array.shape}, expected {entry.value} with free sizes of 1")
         return array.astype(dtype)
 
+    def _checked_starts(self, starts: Sequence[str]) -> list[str]:
+        """The states that stay inputs."""
+        names = list(as_items("starts", [starts] if isinstance(starts, str) else starts))
+        for name in names:
+            if not isinstance(name, str) or name not in self.carry:
+                raise InputError(f"starts: {shown(name)} is not carried, expected some of {', '.join(self.carry)}")
+            if name in self.given:
+                raise InputError(f"starts: {name!r} is among given, expected one of both")
+        return [name for name in self.carry if name in names]
+
     def _stepped(self, steps: Sequence[str] | None) -> list[str]:
         """The inputs that have a new value in each step."""
         free = [name for name, entry in self.entries.items() if name not in self.carry and not entry.optional]
         if steps is None:
-            found = [name for name in free if self.entries[name].shape]
+            names = [name for name in free if self.entries[name].shape]
         else:
-            found = [steps] if isinstance(steps, str) else list(steps)
-        for name in found:
+            names = [steps] if isinstance(steps, str) else list(steps)
+        for name in names:
             if name not in free:
                 raise InputError(f"steps: {name!r} is no input that is left, expected some of {', '.join(free)}")
-        if not found:
+        if not names:
             raise InputError("steps: no input has a new value in each step, expected at least one")
-        if self.chunk is not None and len(found) > 1:
-            raise InputError(f"chunk={self.chunk} with the inputs {', '.join(found)} in each step, expected one input")
-        return found
+        if self.chunk is not None and len(names) > 1:
+            raise InputError(f"chunk={self.chunk} with the inputs {', '.join(names)} in each step, expected one input")
+        return names
 
     def _free_batch(self) -> None:
         """Where all states and all inputs of a step have a batch of 1 that the graph can do without: any batch."""
-        found = freed(self.spec, [*self.carry, *self.steps])
-        if found is not None and _same_places(found, self.carry):
-            self.spec = found
+        free = freed(self.spec, [*self.carry, *self.steps])
+        if free is not None and _same_places(free, self.carry):
+            self.spec = free
             self.entries = {entry.name: entry for entry in self.spec.inputs}
 
     # --- states of recurrent layers -----------------------------------------------------------------------------
@@ -108,7 +121,7 @@ class _Loop:
         """The recurrent layers whose states are what is carried, over a free time; None where it is something else."""
         same = {node.name: node.inputs[0] for node in self.spec.nodes if node.op == "Identity"}
         readers = {name: [node for node in self.spec.nodes if name in node.reads] for name in self.carry}
-        found: dict[str, Recurrent] = {}
+        layers: dict[str, Recurrent] = {}
         for start, after in self.carry.items():
             while after in same:
                 after = same[after]
@@ -119,16 +132,21 @@ class _Loop:
             time = self.spec.values[node.input].shape[1 if node.layout == "batch_first" else 0]
             if after != f"{node.name}.{key}" or not isinstance(time, str):
                 return None
-            found[node.name] = node
-        whole = all(set(node.initial) <= set(self.carry) for node in found.values())
-        return list(found.values()) if whole else None
+            layers[node.name] = node
+        whole = all(set(node.initial) <= set(self.carry) for node in layers.values())
+        return list(layers.values()) if whole else None
 
     def _own_states(self, layers: list[Recurrent]) -> tuple[Spec, dict[str, np.ndarray]]:
-        """The network whose layers start by themselves."""
-        weights, own = dict(self.weights), {}
+        """The network whose layers start by themselves, or from the inputs that stay."""
+        weights, own, first = dict(self.weights), {}, []
         for node in layers:
-            trained = any(name in self.given for name in node.initial)
-            own[node.name] = dataclasses.replace(node, initial=(), trained_state=trained)
+            started = any(name in self.starts for name in node.initial)
+            trained = not started and any(name in self.given for name in node.initial)
+            initial = ()
+            if started:
+                initial, arrays = self._starts(node.initial, self.entries[self.steps[0]], first)
+                weights |= arrays
+            own[node.name] = dataclasses.replace(node, initial=initial, trained_state=trained)
             if trained:
                 for name, (key, (rows, _, size)) in zip(node.initial, node.state_shapes(1).items(), strict=True):
                     start = self.given.get(name, np.zeros((rows, 1, size), self.of.dtype))
@@ -137,7 +155,8 @@ class _Loop:
         inputs = [entry for entry in self.spec.inputs if entry.name not in self.carry]
         if self.chunk is not None:
             inputs, nodes = self._framed(layers[0], inputs, nodes)
-        spec, weights, _ = simplify(Spec(inputs, nodes, self.collected), weights)
+        inputs += [self.entries[name] for name in self.starts]
+        spec, weights, _ = simplify(Spec(inputs, [*first, *nodes], self.collected), weights)
         return spec, weights
 
     def _framed(self, layer: Recurrent, inputs: list[Input], nodes: list[Any]) -> tuple[list[Input], list[Any]]:
@@ -149,7 +168,7 @@ class _Loop:
         if axis is None or axis + 1 == len(shape):
             raise InputError(
                 f"chunk={self.chunk}: input {name!r} is {self.entries[name].value}, expected the numbers of a step "
-                f"behind its axis of steps {time!r}"
+                f"after its axis of steps {time!r}"
             )
         self._check_size(name, shape[axis + 1], axis + 1)
         signal = Input(name, self.entries[name].dtype, (*shape[:axis], self._time(), *shape[axis + 2 :]))
@@ -195,16 +214,16 @@ class _Loop:
         front = [*self.carry, *self.steps, *once]
         rest = [entry for name, entry in order.items() if name not in front]
         body = Spec([*(order[name] for name in front), *rest], body.nodes, [*self.carry.values(), *self.collected])
-        inputs += [order[name] for name in once]
-        starts, weights = self._starts(batch, inputs[0], nodes)
+        inputs += [order[name] for name in (*self.starts, *once)]
+        starts, weights = self._starts(self.carry, inputs[0], nodes)
         places = [_batch_axis(body.values[name].shape, batch) for name in self.collected]
         scan = Control(
             SCAN, "Scan", (*starts, *scanned, *once), (body,), tuple(once), len(scanned), tuple(axes),
             tuple(0 if place is None else place + 1 for place in places),
         )  # fmt: skip
         nodes.append(scan)
-        found = scan.names[len(self.carry) :]
-        nodes += [Node(name, "Identity", (value,)) for name, value in zip(self.collected, found, strict=True)]
+        outputs = scan.names[len(self.carry) :]
+        nodes += [Node(name, "Identity", (value,)) for name, value in zip(self.collected, outputs, strict=True)]
         weights |= {f"{SCAN}.body.{key}": array for key, array in self.weights.items()}
         return Spec(inputs, nodes, self.collected), weights
 
@@ -213,35 +232,59 @@ class _Loop:
         shapes = [self.entries[name].shape for name in (*self.carry, *self.steps)]
         return next((size for size in shapes[0] if isinstance(size, str) and all(size in s for s in shapes)), None)
 
-    def _starts(self, batch: str | None, signal: Input, nodes: list[Any]) -> tuple[list[str], dict[str, np.ndarray]]:
-        """Nodes that make the states at the beginning, zeros where none are given: their names, and weights."""
-        names, weights = [], {}
-        if batch is not None:
-            axis = signal.shape.index(batch)
-            nodes.append(Node(f"{SCAN}.sizes", "Shape", (signal.name,)))
-            nodes.append(Node(f"{SCAN}.rows", "Gather", (f"{SCAN}.sizes",), {"axis": 0, "indices": (axis,)}))
-        for name in self.carry:
-            entry, base = self.entries[name], f"{SCAN}.{name}"
-            array = self.given.get(name)
-            if array is None:
-                value = {"bool": False, "float": 0.0}.get(entry.dtype, 0)
-                nodes.append(Node(f"{base}.value", "Constant", (), {"dtype": entry.dtype, "value": value}))
+    def _starts(
+        self, states: Collection[str], signal: Input, nodes: list[Any]
+    ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+        """The values that states begin with and the weights of those that are given.
+
+        Adds the nodes that make them: the inputs that stay are their own, the others are arrays for all rows, zeros
+        where none are given.
+        """
+        names, weights, batch = [], {}, self._batch()
+        if batch is not None and not set(states) <= set(self.starts):
+            self._count_rows(signal, batch, nodes)
+        for name in states:
+            if name in self.starts:
+                names.append(name)
             else:
-                nodes.append(Node(f"{base}.value", "Constant", (), {"dtype": entry.dtype, "shape": array.shape}))
-                weights[f"{base}.value.value"] = array
-            names.append(f"{base}.start")
-            if batch is None:
-                nodes.append(Node(names[-1], "Expand", (f"{base}.value",), {"shape": entry.shape}))
-                continue
-            parts = []
-            for place, size in enumerate(entry.shape):
-                parts.append(f"{SCAN}.rows" if size == batch else f"{base}.size{place}")
-                if size != batch:
-                    constant = {"dtype": "int64", "shape": (1,), "value": (size,)}
-                    nodes.append(Node(parts[-1], "Constant", (), constant))
-            nodes.append(Node(f"{base}.shape", "Concat", tuple(parts), {"axis": 0}))
-            nodes.append(Node(names[-1], "Expand", (f"{base}.value", f"{base}.shape")))
-        return names, weights
+                names.append(f"{SCAN}.{name}.start")
+                weights |= self._repeated(name, batch, nodes)
+        return tuple(names), weights
+
+    def _count_rows(self, signal: Input, batch: str, nodes: list[Any]) -> None:
+        """Add the nodes that say how many rows ``signal`` has."""
+        if all(node.name != f"{SCAN}.rows" for node in nodes):
+            indices = (signal.shape.index(batch),)
+            nodes.append(Node(f"{SCAN}.sizes", "Shape", (signal.name,)))
+            nodes.append(Node(f"{SCAN}.rows", "Gather", (f"{SCAN}.sizes",), {"axis": 0, "indices": indices}))
+
+    def _repeated(self, state: str, batch: str | None, nodes: list[Any]) -> dict[str, np.ndarray]:
+        """Add the nodes that repeat a state's array for every row: the weights of these nodes."""
+        entry, base = self.entries[state], f"{SCAN}.{state}"
+        array = self.given.get(state)
+        if array is None:
+            content = {"value": {"bool": False, "float": 0.0}.get(entry.dtype, 0)}
+        else:
+            content = {"shape": array.shape}
+        nodes.append(Node(f"{base}.value", "Constant", (), {"dtype": entry.dtype, **content}))
+        if batch is None:
+            nodes.append(Node(f"{base}.start", "Expand", (f"{base}.value",), {"shape": entry.shape}))
+        else:
+            shape = self._shape_of_rows(base, entry, batch, nodes)
+            nodes.append(Node(f"{base}.start", "Expand", (f"{base}.value", shape)))
+        return {} if array is None else {f"{base}.value.value": array}
+
+    @staticmethod
+    def _shape_of_rows(base: str, entry: Input, batch: str, nodes: list[Any]) -> str:
+        """Add the nodes of a state's shape with the rows of the call: the name of the shape."""
+        parts = []
+        for place, size in enumerate(entry.shape):
+            parts.append(f"{SCAN}.rows" if size == batch else f"{base}.size{place}")
+            if size != batch:
+                constant = {"dtype": "int64", "shape": (1,), "value": (size,)}
+                nodes.append(Node(parts[-1], "Constant", (), constant))
+        nodes.append(Node(f"{base}.shape", "Concat", tuple(parts), {"axis": 0}))
+        return f"{base}.shape"
 
     # --- both ---------------------------------------------------------------------------------------------------
 
@@ -284,7 +327,7 @@ def _checked_chunk(chunk: Any, context: Any) -> tuple[int | None, int]:
         if not plain and not (name == "chunk" and value is None):
             raise InputError(f"{name}={value!r}, expected an integer of at least {least}")
     if chunk is None and context:
-        raise InputError(f"context={context} without chunk, expected the size of the pieces that it stands before")
+        raise InputError(f"context={context} without chunk, expected the size of the pieces that it comes before")
     return (None if chunk is None else int(chunk)), int(context)
 
 
@@ -314,20 +357,20 @@ def _with_constants(
     spec: Spec, weights: Mapping[str, np.ndarray], settings: Mapping[str, np.ndarray]
 ) -> tuple[Spec, dict[str, np.ndarray]]:
     """The network with Constants in place of some inputs."""
-    found = dict(weights)
+    arrays = dict(weights)
     if not settings:
-        return spec, found
+        return spec, arrays
     nodes = []
     for name, array in settings.items():
         dtype = spec.values[name].dtype
         nodes.append(Node(name, "Constant", (), {"dtype": dtype, "shape": array.shape}))
-        found[f"{name}.value"] = array
+        arrays[f"{name}.value"] = array
     inputs = [entry for entry in spec.inputs if entry.name not in settings]
-    return Spec(inputs, [*nodes, *spec.nodes], spec.outputs), found
+    return Spec(inputs, [*nodes, *spec.nodes], spec.outputs), arrays
 
 
 def _batch_axis(shape: Sequence[int | str], batch: str | None) -> int | None:
-    """Where the batch stands; where that is 1, the first axis of that size of the first two."""
+    """The axis of the batch; where that is 1, the first axis of that size of the first two."""
     if batch is not None:
         return list(shape).index(batch) if batch in shape else None
     return next((axis for axis, size in enumerate(shape[:2]) if size == 1 and len(shape) > 1), None)

@@ -18,13 +18,15 @@ from rnncore.runtime.budget import most_steps
 from rnncore.runtime.model import Model
 from rnncore.runtime.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.streaming.program import StreamProgram, stream_program
-from rnncore.streaming.rows import Rows
+from rnncore.streaming.states import StreamStates
 from rnncore.streaming.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
 
 __all__ = ["StreamPool", "pool"]
 
 MOST_STREAMS = 1 << 31
-SLOT_BYTES = 160  # of what a pool keeps for each stream beside its states: numbers of slots and handles, names, times
+SLOT_BYTES = (
+    160  # that a pool keeps for each stream in addition to its states: numbers of slots and handles, names, times
+)
 IDS = "pool.ids"
 
 
@@ -50,7 +52,7 @@ class StreamPool:
         self._program, self._clock = program, clock
         self._owned = _Owned(Owner())
         try:
-            self._rows = Rows(program, int(capacity), side_by_side=True, more=SLOT_BYTES)
+            self._states = StreamStates(program, int(capacity), add_rows=True, more=SLOT_BYTES)
             self._slots = Slots(int(capacity))
         except (MemoryError, InputError) as error:
             raise InputError(f"capacity={capacity!r}: {error}") from None
@@ -64,7 +66,7 @@ class StreamPool:
         node = bare_stack(program)
         self._direct = None
         if node is not None and len(program.plan.spec.outputs) == 1:
-            arrays, step = self._rows.arrays, program.model._steps[0]
+            arrays, step = self._states.arrays, program.model._steps[0]
             h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
             most = most_steps(program.model.budget, node, program.model.dtype)
             size = node.cell.input_size
@@ -80,7 +82,7 @@ class StreamPool:
         """
         with self._owned:
             static = self._program.accept(inputs, 1, self._program.static, "pool")
-            return self._open(id, lambda slot: self._rows.reset(np.array([slot]), static))
+            return self._open(id, lambda slot: self._states.reset(np.array([slot]), static))
 
     def _open(self, id: Hashable, fill: Callable[[int], None]) -> int:
         try:
@@ -110,17 +112,17 @@ class StreamPool:
         self._slots.close(handle)
         self._finished.discard(handle)
         if self._handles.pop(id, None) is None:  # named by its handle, opened with an id
-            del self._handles[next(name for name, found in self._handles.items() if found == handle)]
+            del self._handles[next(name for name, other in self._handles.items() if other == handle)]
 
     def _handle(self, id: Hashable) -> int:
         try:
-            found = self._handles.get(id)
+            handle = self._handles.get(id)
         except TypeError:
             raise StreamError(f"stream {shown(id)} is not open in this pool") from None
-        if found is None:
+        if handle is None:
             self._slots.slot(id)  # a handle, or a StreamError
             return int(id)
-        return found
+        return handle
 
     def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
         """The handles of streams, int64 (n,), as ``step`` takes them with arrays."""
@@ -149,7 +151,7 @@ class StreamPool:
         return True
 
     def idle(self, seconds: float) -> list[Hashable]:
-        """Ids of the streams that were not opened or stepped for so long, the oldest first."""
+        """Ids of the streams that were not opened or stepped for ``seconds``, the oldest first."""
         with self._owned:
             return self._idle(seconds)
 
@@ -162,17 +164,17 @@ class StreamPool:
         return sorted((id for id, age in ages.items() if age >= seconds), key=ages.__getitem__, reverse=True)
 
     def evict(self, seconds: float, keep: Callable[[Hashable, bytes], None] | None = None) -> list[Hashable]:
-        """Close the streams that were idle for so long; returns their ids.
+        """Close the streams that were idle for ``seconds``; returns their ids.
 
         keep  is called with id and saved bytes of each before it is closed, so that it can be loaded when it comes back
         """
         with self._owned:
-            found = self._idle(seconds)
-            for id in found:
+            idle = self._idle(seconds)
+            for id in idle:
                 if keep is not None:
                     keep(id, self._save(id))
                 self._close(id)
-        return found
+        return idle
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -186,8 +188,8 @@ class StreamPool:
         may differ. Returns a dict of ids to outputs.
 
         As arrays: ``chunks`` (n, T, I), or a dict by name, is for the streams of ``handles`` (n,); lengths (n,) says
-        how many steps count where they differ, outputs behind are 0. ``out`` receives the outputs of a model that has
-        one; a model that is one recurrent stack then allocates nothing.
+        how many steps count where they differ, outputs after them are 0. ``out`` receives the outputs of a model that
+        has one; a model that is one recurrent stack then allocates nothing.
 
         Raises StreamError (a stream that is not open, finished, or twice in one step) and InputError.
         """
@@ -209,7 +211,7 @@ class StreamPool:
             if y is not None:
                 return y
         given = x if isinstance(x, Mapping) else {self._only_input().name: x}
-        new, accepted = batch_of_chunk(self._program, given, count, side_by_side=True)
+        new, accepted = batch_of_chunk(self._program, given, count, add_rows=True)
         lengths = None if lengths is None else accept_chunk_lengths(lengths, count, new)
         check = None if out is None else lambda outputs: check_out(out, self._program.returned(outputs))
         outputs, _ = self._advance(handles, accepted, new, lengths, check=check)
@@ -221,12 +223,12 @@ class StreamPool:
     def _accept_handles(self, handles: Any) -> np.ndarray:
         if type(handles) is np.ndarray and handles.dtype == np.int64 and handles.ndim == 1 and handles.flags.carray:
             return handles
-        found = as_array("handles", handles)
-        if found.ndim != 1 or found.dtype.kind not in "iu":
-            raise InputError(f"handles: {found.dtype} {found.shape}, expected int64 (n,)")
-        if len(found) > self.capacity:
-            raise InputError(f"handles: {len(found)} of them, expected at most the pool's {self.capacity}")
-        return np.ascontiguousarray(found, np.int64)
+        array = as_array("handles", handles)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise InputError(f"handles: {array.dtype} {array.shape}, expected int64 (n,)")
+        if len(array) > self.capacity:
+            raise InputError(f"handles: {len(array)} of them, expected at most the pool's {self.capacity}")
+        return np.ascontiguousarray(array, np.int64)
 
     def _only_input(self) -> Input:
         required = [entry for entry in self._program.given if not entry.optional]
@@ -237,28 +239,30 @@ class StreamPool:
 
     def _advance(self, handles, accepted, new, lengths, ended=False, check=None):
         slots = self._slots.slots_of(handles)
-        done = np.flatnonzero(self._rows.arrays["ended"][slots])
+        done = np.flatnonzero(self._states.arrays["ended"][slots])
         if len(done):
             raise StreamError(f"stream {handles[done[0]]} is finished, reset it before feeding more")
-        found = self._rows.advance(slots, accepted, new, lengths, ended, check)
+        outputs = self._states.advance(slots, accepted, new, lengths, ended, check)
         self._slots.last_used[slots] = self._clock()
-        return found
+        return outputs
 
     def _step_by_id(self, chunks: Any) -> dict[Hashable, Any]:
         if not isinstance(chunks, Mapping):
-            raise InputError(f"chunks: {type(chunks).__name__}, expected a dict of ids to chunks, or handles beside it")
+            raise InputError(
+                f"chunks: {type(chunks).__name__}, expected a dict of ids to chunks, or arrays with handles"
+            )
         if not chunks:
             return {}
         if self._direct is not None and not self._finished:
-            found = self._direct.step_by_id(dict(chunks), self._handles, self._clock())
-            if found is not None:
-                return found
+            outputs = self._direct.step_by_id(dict(chunks), self._handles, self._clock())
+            if outputs is not None:
+                return outputs
         handles = list(map(self._handles.get, chunks))
         if None in handles:
             handles = [self._handle(id) for id in chunks]
         given, lengths = self._plain(chunks) or self._padded(chunks)
         new = int(lengths.max())
-        accepted = self._program.accept(given, len(handles), self._program.given, "pool", side_by_side=True)
+        accepted = self._program.accept(given, len(handles), self._program.given, "pool", add_rows=True)
         outputs, counts = self._advance(np.array(handles, np.int64), accepted, new, lengths)
         single = [False] * len(handles)
         if self._takes_single:
@@ -267,15 +271,15 @@ class StreamPool:
         if self._program.one_output:
             return dict(zip(chunks, parts[0], strict=True))
         names = tuple(outputs)
-        return {id: dict(zip(names, found, strict=True)) for id, *found in zip(chunks, *parts, strict=True)}
+        return {id: dict(zip(names, arrays, strict=True)) for id, *arrays in zip(chunks, *parts, strict=True)}
 
     def _plain(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
-        """What _padded gives, the short way: for arrays of the model's only input, as they have to be."""
+        """The result of _padded, by one fast call: for arrays of the model's only input, as they have to be."""
         if self._only is None or type(chunks) is not dict:
             return None
         name, dtype, sizes, single = self._only
-        found = side_by_side(chunks, dtype, sizes, single)
-        return found and ({name: found[0]}, found[1])
+        padded = side_by_side(chunks, dtype, sizes, single)
+        return padded and ({name: padded[0]}, padded[1])
 
     def _find_only(self) -> tuple[str, np.dtype, tuple[int, ...], bool] | None:
         """The model's only input, which has its rows first and then its steps: name, dtype, other sizes, or -1; and
@@ -291,7 +295,7 @@ class StreamPool:
         return entry.name, numpy_dtype(entry.dtype, self._program.model.dtype), sizes, self._takes_single
 
     def _rows_of(self, name: str, array: np.ndarray, counts: np.ndarray, single: list[bool]) -> list[np.ndarray]:
-        """What of one output belongs to each row, in arrays of their own: steps as far as they count."""
+        """Each row's part of one output, in arrays of their own: steps as far as they count."""
         batch, time = self._program.axes(self._program.plan.flows[name], True)
         if batch is None:
             return [array.copy() for _ in single]
@@ -302,8 +306,8 @@ class StreamPool:
     def _of_row(
         self, outputs: dict[str, np.ndarray], counts: dict[str, np.ndarray], row: int, single: bool = False
     ) -> dict[str, np.ndarray]:
-        """What belongs to one row, in arrays of its own: its steps without the batch, a single one without the time."""
-        found, flows = {}, self._program.plan.flows
+        """One row's part of the outputs, in arrays of its own: its steps without the batch; a single one alone."""
+        own, flows = {}, self._program.plan.flows
         for name, array in outputs.items():
             batch, time = self._program.axes(flows[name], True)
             one = array
@@ -312,11 +316,11 @@ class StreamPool:
                 time = None if time is None else time - (time > batch)
             if time is not None:
                 one = one[(slice(None),) * time + (0 if single else slice(counts[name][row]),)]
-            found[name] = np.array(one)
-        return found
+            own[name] = np.array(one)
+        return own
 
     def _padded(self, chunks: Mapping[Hashable, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The streams' pieces side by side, by input, and how many steps each has."""
+        """The streams' pieces as one batch, by input, and how many steps each has."""
         program = self._program
         named: list[dict[str, np.ndarray]] = []
         for id, chunk in chunks.items():
@@ -329,13 +333,13 @@ class StreamPool:
         lengths = np.zeros(len(named), np.int64)
         padded: dict[str, np.ndarray] = {}
         for entry in program.given:
-            there = [entry.name in found for found in named]
+            there = [entry.name in piece for piece in named]
             if not any(there):
                 continue
             if not all(there):
                 missing = list(chunks)[there.index(False)]
                 raise InputError(f"stream {missing!r}: input {entry.name!r} missing, which other streams have")
-            padded[entry.name] = self._side_by_side(entry, list(chunks), [f[entry.name] for f in named], lengths)
+            padded[entry.name] = self._pad_batch(entry, list(chunks), [f[entry.name] for f in named], lengths)
         return padded, lengths
 
     def _piece(self, id: Hashable, name: str, given: Any) -> np.ndarray:
@@ -347,7 +351,7 @@ class StreamPool:
         if array.ndim == 1 and self._takes_single:
             array = np.expand_dims(array, time)
         fits = array.ndim == len(shape) and all(
-            isinstance(size, str) or size == found for size, found in zip(shape, array.shape, strict=True)
+            isinstance(size, str) or size == actual for size, actual in zip(shape, array.shape, strict=True)
         )
         wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
         if not fits:
@@ -357,7 +361,7 @@ class StreamPool:
             raise InputError(f"stream {id!r}: {name}: dtype {array.dtype}, expected {wanted}")
         return np.moveaxis(array, time, 0)
 
-    def _side_by_side(self, entry: Input, ids: list, pieces: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+    def _pad_batch(self, entry: Input, ids: list, pieces: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
         flow = self._program.plan.flows[entry.name]
         counts = np.array([len(piece) for piece in pieces])
         if lengths.any() and (counts != lengths).any():
@@ -368,11 +372,11 @@ class StreamPool:
         if len(rest) > 1:
             raise InputError(f"{entry.name}: pieces of sizes {' and '.join(map(str, rest))} in one step, expected one")
         wanted = numpy_dtype(entry.dtype, self._program.model.dtype)
-        room = empty_array(entry.name, (len(pieces), int(counts.max()), *rest.pop()), wanted)
+        padded = empty_array(entry.name, (len(pieces), int(counts.max()), *rest.pop()), wanted)
         for row, piece in enumerate(pieces):
-            room[row, : len(piece)] = piece
+            padded[row, : len(piece)] = piece
         batch, time = self._program.axes(flow, True)
-        return np.moveaxis(room, (0, 1), (batch, time))
+        return np.moveaxis(padded, (0, 1), (batch, time))
 
     def finish(self, id: Hashable) -> Any:
         """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""
@@ -388,7 +392,7 @@ class StreamPool:
         """A stream back to its beginning."""
         with self._owned:
             handle = self._handle(id)
-            self._rows.reset(np.array([self._slots.slot(handle)]))
+            self._states.reset(np.array([self._slots.slot(handle)]))
             self._finished.discard(handle)
 
     def fork(self, id: Hashable, new: Hashable = None) -> int:
@@ -396,17 +400,17 @@ class StreamPool:
         with self._owned:
             handle = self._handle(id)
             source = self._slots.slot(handle)
-            found = self._open(new, lambda slot: self._rows.copy_rows(source, slot))
+            copied = self._open(new, lambda slot: self._states.copy_rows(source, slot))
             if handle in self._finished:
-                self._finished.add(found)
-            return found
+                self._finished.add(copied)
+            return copied
 
     def state(self, id: Hashable) -> State:
         """A copy of what a stream's recurrent layers carry, with a batch of 1."""
         with self._owned:
             slot = self._slots.slot(self._handle(id))
-            arrays = self._rows.arrays
-            return State({name: np.array(arrays[name][:, [slot]]) for name in arrays if name in self._rows.recurrent})
+            arrays = self._states.arrays
+            return State({name: np.array(arrays[name][:, [slot]]) for name in arrays if name in self._states.recurrent})
 
     def save(self, id: Hashable) -> bytes:
         """One stream as bytes: what Stream.save gives, and ``load`` here or there takes."""
@@ -415,7 +419,7 @@ class StreamPool:
 
     def _save(self, id: Hashable) -> bytes:
         slot = self._slots.slot(self._handle(id))
-        return arrays_to_bytes(self._rows.save(np.array([slot])), self._program.fingerprint)
+        return arrays_to_bytes(self._states.save(np.array([slot])), self._program.fingerprint)
 
     def load(self, data: bytes, id: Hashable = None) -> int:
         """Open a stream where a saved one was; returns its handle.
@@ -423,10 +427,10 @@ class StreamPool:
         Raises FormatError for damaged bytes, StateError for those of another model and StreamError as ``open``.
         """
         with self._owned:
-            found = arrays_from_bytes(data, self._program.fingerprint)
-            self._rows.check_saved(found, 1)
-            handle = self._open(id, lambda slot: self._rows.load(np.array([slot]), found))
-            if found["ended"].any():
+            saved = arrays_from_bytes(data, self._program.fingerprint)
+            self._states.check_saved(saved, 1)
+            handle = self._open(id, lambda slot: self._states.load(np.array([slot]), saved))
+            if saved["ended"].any():
                 self._finished.add(handle)
             return handle
 
@@ -438,15 +442,15 @@ class StreamPool:
                 if type(id) not in (str, int):
                     raise StateError(f"stream {id!r}: an id of type {type(id).__name__}, expected str or int to save")
             slots = np.array([self._slots.slot(handle) for handle in self._handles.values()], np.int64)
-            arrays = {IDS: np.frombuffer(json.dumps(ids).encode(), np.uint8), **self._rows.save(slots)}
+            arrays = {IDS: np.frombuffer(json.dumps(ids).encode(), np.uint8), **self._states.save(slots)}
             return arrays_to_bytes(arrays, self._program.fingerprint)
 
     def load_all(self, data: bytes) -> None:
-        """Open the streams that another pool saved, under their ids and beside those that are here: all or none."""
+        """Open the streams that another pool saved, under their ids, and keep those that are open: all or none."""
         with self._owned:
-            found = arrays_from_bytes(data, self._program.fingerprint)
-            ids = _ids(found.pop(IDS, None))
-            self._rows.check_saved(found, len(ids))
+            saved = arrays_from_bytes(data, self._program.fingerprint)
+            ids = _ids(saved.pop(IDS, None))
+            self._states.check_saved(saved, len(ids))
             taken = [id for id in ids if id in self._handles]
             if taken:
                 raise StreamError(f"stream {taken[0]!r} is open already")
@@ -458,19 +462,19 @@ class StreamPool:
                 handles = [self._slots.open() for _ in ids]
                 slots = np.array([self._slots.slot(handle) for handle in handles])
                 try:
-                    self._rows.load(slots, found)
+                    self._states.load(slots, saved)
                 except BaseException:
                     for handle in handles:
                         self._slots.close(handle)
                     raise
                 self._slots.last_used[slots] = self._clock()
                 self._handles.update(zip(ids, handles, strict=True))
-                self._finished.update(np.array(handles)[found["ended"]].tolist())
+                self._finished.update(np.array(handles)[saved["ended"]].tolist())
 
     @property
     def nbytes(self) -> int:
         """Bytes of all streams' states, open or not: they are allocated once."""
-        return self._rows.nbytes
+        return self._states.nbytes
 
     def __repr__(self) -> str:
         return f"<StreamPool of {self._program.model!r}: {len(self)} of {self.capacity} open>"
@@ -503,11 +507,11 @@ def _ids(array: np.ndarray | None) -> list[str | int]:
     """The ids of a saved pool."""
     if array is None:
         raise StateError(f"state: no array {IDS!r}: one stream, expected a pool")
-    found = read_json(array.tobytes(), f"state: {IDS}")
-    plain = isinstance(found, list) and all(type(id) in (str, int) for id in found)
-    if not plain or len(set(found)) != len(found):
+    ids = read_json(array.tobytes(), f"state: {IDS}")
+    plain = isinstance(ids, list) and all(type(id) in (str, int) for id in ids)
+    if not plain or len(set(ids)) != len(ids):
         raise FormatError(f"state: {IDS}: expected a list of different strings and integers")
-    return found
+    return ids
 
 
 def pool(

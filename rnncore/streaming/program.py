@@ -1,4 +1,4 @@
-"""StreamProgram: a Plan compiled for a model."""
+"""StreamProgram: a StreamPlan compiled for a model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rnncore.runtime.arguments import accept_array
 from rnncore.runtime.budget import MeteredBlocks, MeteredStep, is_metered, metering
 from rnncore.runtime.model import KNOWN_SIZES, Model, nothing, op_step
 from rnncore.runtime.threads import check_threads
-from rnncore.streaming.both_ways import BothWays
-from rnncore.streaming.flow import BATCH, Flow, Part, Plan, plan
-from rnncore.streaming.folded import Folded, folds
+from rnncore.streaming.batchless import BatchlessStep, is_batchless
+from rnncore.streaming.flow import BATCH, NodePlan, StreamPlan, ValuePlan, plan
+from rnncore.streaming.lookahead import LookaheadRecurrent
 from rnncore.streaming.moved import along_others
 from rnncore.streaming.route import Route
 
@@ -27,7 +27,7 @@ __all__ = ["StreamProgram", "stream_program", "unstreamable"]
 
 Values = dict[str, Any]
 
-# Ways of a Part that no new step is any business of.
+# Ways of a NodePlan that no new step is any business of.
 UNMOVED = ("static", "end")
 
 
@@ -61,9 +61,9 @@ def unstreamable(model: Model) -> str | None:
 
 
 class StreamProgram:
-    """A plan compiled for a model. Immutable; any number of Rows use it."""
+    """A plan compiled for a model. Immutable; any number of StreamStates use it."""
 
-    def __init__(self, model: Model, plan: Plan):
+    def __init__(self, model: Model, plan: StreamPlan):
         self.model, self.plan = model, plan
         spec = plan.spec
         self.given = [entry for entry in spec.inputs if plan.flows[entry.name].kind == "steps"]
@@ -87,7 +87,7 @@ class StreamProgram:
         threads = check_threads(model._num_threads)
         self.steps = [self._compile(part, threads) for part in plan.parts]
         self.moving = self._moving()
-        self.folds = folds(self)
+        self.batchless = is_batchless(self)
         self.uncounted = self.steps
         self.affordable: set[tuple[int, int]] | None = None  # (rows, steps), where they decide what a step costs
         if model._limited:
@@ -121,12 +121,12 @@ class StreamProgram:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What a saved stream is bound to: the model, and what the plan was made with."""
+        """Identifies what a saved stream is bound to: the model, and the options of the plan."""
         plan = self.plan
         options = f"{self.model.fingerprint} {plan.lookahead} {plan.block} {plan.history}"
         return hashlib.sha256(options.encode()).hexdigest()
 
-    def _compile(self, part: Part, threads: int) -> Any:
+    def _compile(self, part: NodePlan, threads: int) -> Any:
         model, node = self.model, part.node
         if part.how == "window":
             return op_step(node, model.weights, model.dtype, threads)
@@ -135,7 +135,7 @@ class StreamProgram:
         if part.how == "around":
             return self._around(part, threads)
         if part.how == "blocks":
-            return BothWays(node, model, threads)
+            return LookaheadRecurrent(node, model, threads)
         if part.how == "end":
             return nothing
         if node.op == "Embedding":
@@ -146,20 +146,20 @@ class StreamProgram:
             return op_step(node, model.weights, model.dtype, threads)  # of the plan's axes
         return model._steps[part.place]
 
-    def _around(self, part: Part, threads: int) -> dict[tuple[int, int], Any]:
+    def _around(self, part: NodePlan, threads: int) -> dict[tuple[int, int], Any]:
         """For each number of steps that the node may have to add at the beginning and the end: its op with these.
 
         None where nothing is to be done.
         """
         model, timing, time = self.model, part.timing, self.plan.flows[part.node.name].time
-        found = {}
+        compiled = {}
         for begin in {0, max(0, timing.begin)}:
             for end in {0, max(0, timing.end)}:
                 node = along_others(part.node, part.values, time, begin, end)
-                found[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
-        return found
+                compiled[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
+        return compiled
 
-    def _metered(self, part: Part, step: Any) -> Any:
+    def _metered(self, part: NodePlan, step: Any) -> Any:
         """The step of a part, counted."""
         if step is nothing or part.how == "scan":  # whose branches count themselves
             return step
@@ -171,7 +171,7 @@ class StreamProgram:
 
     @contextlib.contextmanager
     def metering(self, rows: int, new: int) -> Iterator[None]:
-        """So many new steps of so many rows, which run inside, are one call within the budget, or a part of one."""
+        """Count ``new`` steps of ``rows`` rows, run inside, as one call within the budget, or as a part of one."""
         if is_metered():
             yield
             return
@@ -192,42 +192,42 @@ class StreamProgram:
         settled = self.plan.settled
         return np.where(steps < self.canonical, steps, settled + (steps - settled) % self.plan.period)
 
-    def _route(self, before: int, new: int, ended: bool, folded: bool = False) -> Route:
-        """The way of rows that have seen so many steps, for so many new ones. before: a phase; folded: see Folded."""
+    def _route(self, before: int, new: int, ended: bool, batchless: bool = False) -> Route:
+        """The Route of rows that have seen ``before`` steps, a phase, for ``new`` ones; batchless: BatchlessStep's."""
         counts = {timing: (timing.count(before), timing.count(before + new, ended)) for timing in self.timings}
-        return (Folded if folded else Route)(self, counts, ended)
+        return (BatchlessStep if batchless else Route)(self, counts, ended)
 
-    def _moving(self) -> list[tuple[Part, Any]]:
+    def _moving(self) -> list[tuple[NodePlan, Any]]:
         """The nodes that depend on the sequence, with their steps; sizes that none of them reads are left out."""
-        found: list[tuple[Part, Any]] = []
+        moving: list[tuple[NodePlan, Any]] = []
         read = set(self.plan.outputs)
         for part, step in zip(reversed(self.plan.parts), reversed(self.steps), strict=True):
             sizes = part.how == "steps" and all(self.plan.flows[name].kind == "sizes" for name in part.node.names)
             if part.how in UNMOVED or (sizes and read.isdisjoint(part.node.names)):
                 continue
-            found.insert(0, (part, step))
+            moving.insert(0, (part, step))
             read.update(part.node.reads)
-        return found
+        return moving
 
     def _base(self, batch: int) -> Values:
-        """What so many rows read that does not depend on what they are given."""
-        found = {**self.counts_of(batch), **self.model._constants}
-        return {name: value for name, value in found.items() if name in self.read} | self.absent
+        """The values that ``batch`` rows read whatever they are given."""
+        values = {**self.counts_of(batch), **self.model._constants}
+        return {name: value for name, value in values.items() if name in self.read} | self.absent
 
     def _counted(self, batch: int) -> Values:
         """Static values that are known from the number of rows alone."""
-        found: Values = {}
+        counted: Values = {}
         for part in self.plan.parts:
             if part.data is not None:
                 (name,) = part.node.names
                 value = self.plan.flows[name].value
                 data = [batch if item == BATCH else item for item in part.data]
-                found[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
-        return found
+                counted[name] = np.array(data, numpy_dtype(value.dtype, self.model.dtype)).reshape(value.shape)
+        return counted
 
-    def axes(self, flow: Flow, side_by_side: bool) -> tuple[int | None, int | None]:
-        """Where rows and time stand in a value. Side by side, what has no batch has its rows in front."""
-        if side_by_side and self.plan.fixed and flow.batch is None:
+    def axes(self, flow: ValuePlan, add_rows: bool) -> tuple[int | None, int | None]:
+        """The axes of rows and time in a value. add_rows: a value without a batch has its rows in front."""
+        if add_rows and self.plan.fixed and flow.batch is None:
             return 0, None if flow.time is None else flow.time + 1
         return flow.batch, flow.time
 
@@ -237,11 +237,11 @@ class StreamProgram:
         batch: int,
         entries: Sequence[Input],
         what: str,
-        side_by_side: bool = False,
+        add_rows: bool = False,
     ) -> Values:
         """Those inputs by name, checked, with ``batch`` rows; None for an optional one that is not there.
 
-        side_by_side  what has steps but no batch comes with its rows in front
+        add_rows  what has steps but no batch comes with its rows in front
         """
         given = {} if given is None else given
         if not isinstance(given, Mapping):
@@ -251,27 +251,27 @@ class StreamProgram:
             if name not in names:
                 raise InputError(f"{what}: input {shown(name)} is unknown, expected {', '.join(names) or 'none'}")
         sizes: dict[str, int] = {}
-        found: Values = {}
+        accepted: Values = {}
         for entry in entries:
             flow, value = self.plan.flows[entry.name], given.get(entry.name)
             if value is None:
                 if not entry.optional:
                     once = f", given once in inputs={{{entry.name!r}: ...}}" if entries is self.static else ""
                     raise InputError(f"{what}: input {entry.name!r} missing, expected {entry.value}{once}")
-                found[entry.name] = None
+                accepted[entry.name] = None
                 continue
             shape = entry.shape
-            rows, _ = self.axes(flow, side_by_side)
-            if self.plan.fixed and rows is not None:  # rows side by side, each of which runs alone
+            rows, _ = self.axes(flow, add_rows)
+            if self.plan.fixed and rows is not None:  # several rows, each of which runs alone
                 shape = (*shape[:rows], "B", *shape[rows + (flow.batch is not None) :])
             array = accept_array(entry.name, value, numpy_dtype(entry.dtype, self.model.dtype), shape, sizes)
             if rows is not None and array.shape[rows] != batch:
                 raise InputError(f"{entry.name}: shape {array.shape}, expected a batch of {batch}")
-            found[entry.name] = array
-        return found
+            accepted[entry.name] = array
+        return accepted
 
 
 def _of_history(node: Node) -> Node:
-    """What attends to each step of a sequence, from that step and those that it looks back on."""
+    """The node that attends to each step of a sequence, from that step and those that it looks back on."""
     inputs = ("query", *(name and f"memory.{name}" for name in node.inputs[1:]))
     return Node(node.name, node.op, inputs, {**node.attributes, "causal": False})

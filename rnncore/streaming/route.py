@@ -1,4 +1,4 @@
-"""The way of a group of rows through the graph: each node as its Part says, for a known number of steps.
+"""The way of a group of rows through the graph: each node as its NodePlan says, for a known number of steps.
 
 What is kept, joined, cut and given follows from the steps that the rows have seen and the new ones, never from the
 data. So a Route is made once for each pair of them, and whatever rows come with these numbers take it: only the stages
@@ -19,8 +19,8 @@ from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.control_flow import ControlStep
 from rnncore.runtime.model import nothing
 from rnncore.runtime.state import State
-from rnncore.streaming.both_ways import BEGAN, BothWays
-from rnncore.streaming.flow import Flow, Part
+from rnncore.streaming.flow import NodePlan, ValuePlan
+from rnncore.streaming.lookahead import BEGAN, LookaheadRecurrent
 from rnncore.streaming.timing import INPUT, Timing
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Updates = dict[str, np.ndarray]
 
 
 class Kept:
-    """What a group of rows carries before a step. What it gives are copies: updates are stored one after the other.
+    """The states of a group of rows before a step. It returns copies: updates are stored one after the other.
 
     arrays  those of Rows;  rows: which of them, an index, or None for all in order;  count: how many
     """
@@ -48,12 +48,12 @@ class Kept:
         return array.copy() if self.rows is None else array[self.rows]
 
     def states(self, name: str) -> np.ndarray:
-        """Of a recurrent layer, whose rows stand on the second axis."""
+        """Of a recurrent layer, whose rows are the second axis."""
         array = self.arrays[name]
         return array.copy() if self.rows is None else np.ascontiguousarray(array[:, self.rows])
 
-    def behind(self, name: str, count: int, new: np.ndarray) -> np.ndarray:
-        """The first ``count`` steps and new ones behind them: a copy, or the new ones as they are."""
+    def extended(self, name: str, count: int, new: np.ndarray) -> np.ndarray:
+        """The first ``count`` steps and new ones after them: a copy, or the new ones as they are."""
         if not count:
             return new
         array = self.arrays[name]
@@ -74,7 +74,7 @@ def _labelled(stage: Stage, node: Any) -> Stage:
 class Route:
     """The stages of all nodes that depend on the sequence.
 
-    counts  for each timing the steps known before and after;  ended: whether the sequence ends behind them
+    counts  for each timing the steps known before and after;  ended: whether the sequence ends after them
     """
 
     def __init__(self, program: StreamProgram, counts: Mapping[Timing, tuple[int, int]], ended: bool):
@@ -95,7 +95,7 @@ class Route:
 
     # --- no steps -----------------------------------------------------------------------------------------------
 
-    def empty(self, flow: Flow, count: int, values: Values) -> np.ndarray:
+    def empty(self, flow: ValuePlan, count: int, values: Values) -> np.ndarray:
         """No steps of a value, in ``count`` rows; free sizes are those of the values that are given once."""
         shape = [size if isinstance(size, int) else 1 for size in flow.value.shape]
         for axis, name, place in self._free_sizes(flow):
@@ -105,7 +105,7 @@ class Route:
             shape[flow.batch] = count
         return np.zeros(shape, numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
-    def _free_sizes(self, flow: Flow) -> list[tuple[int, str, int]]:
+    def _free_sizes(self, flow: ValuePlan) -> list[tuple[int, str, int]]:
         """(axis, input, its axis) of sizes that a value has in common with an input that is given once."""
         free = [
             (axis, size)
@@ -121,7 +121,7 @@ class Route:
             if size in other.value.shape
         ]
 
-    def full(self, flow: Flow, count: int) -> np.ndarray:
+    def full(self, flow: ValuePlan, count: int) -> np.ndarray:
         """The new steps of a mask that is not given: all of them count."""
         shape = list(self.empty(flow, count, {}).shape)
         shape[flow.time] = self._new(flow.timing)
@@ -139,76 +139,76 @@ class Route:
 
         return stage
 
-    # --- kept steps, which stand as (rows, steps, ...), whatever the layout of the value --------------------------
+    # --- kept steps, (rows, steps, ...) whatever the layout of the value ------------------------------------------
 
-    def _behind(self, key: str, flow: Flow, count: int) -> Callable[[np.ndarray | None, Kept], np.ndarray | None]:
-        """What puts new steps behind the first ``count`` that were kept under a name; None where there is no value."""
+    def _append(self, key: str, flow: ValuePlan, count: int) -> Callable[[np.ndarray | None, Kept], np.ndarray | None]:
+        """A function that appends new steps to the first ``count`` that were kept as ``key``; None without a value."""
 
-        def behind(array: np.ndarray | None, kept: Kept) -> np.ndarray | None:
+        def append(array: np.ndarray | None, kept: Kept) -> np.ndarray | None:
             if array is None:
                 return None
-            return kept.behind(key, count, self.first(array, flow, kept))
+            return kept.extended(key, count, self.first(array, flow, kept))
 
-        return behind
+        return append
 
-    def first(self, array: np.ndarray, flow: Flow, kept: Kept) -> np.ndarray:
-        """A value of so many rows as (rows, steps, ...)."""
+    def first(self, array: np.ndarray, flow: ValuePlan, kept: Kept) -> np.ndarray:
+        """A value of several rows as (rows, steps, ...)."""
         return steps_first(array, flow)
 
-    def over_window(self, part: Part, step: Any, steps: np.ndarray, values: Values) -> None:
+    def over_window(self, part: NodePlan, step: Any, steps: np.ndarray, values: Values) -> None:
         """Add what a window's op gives for steps (rows, steps, ...) that have their context."""
         source = part.node.inputs[0]
         values[source] = steps_back(steps, self.plan.flows[source])
         step(values, None, {})
 
-    def _in_time(self, part: Part) -> Callable[[Values, Kept, Updates], Values] | None:
-        """What gives the values as the node sees them: inputs that are ahead of others wait. None where none is."""
+    def _in_time(self, part: NodePlan) -> Callable[[Values, Kept, Updates], Values] | None:
+        """A function for the values as the node sees them, where earlier inputs wait for later ones; else None."""
         if not part.waiting:
             return None
         moves = []
         for name in part.waiting:
             flow, key = self.plan.flows[name], f"{part.node.name}.waiting.{name}"
             earlier = self.counts[flow.timing][0] - self.counts[part.timing][0]
-            moves.append((name, key, flow, self._behind(key, flow, earlier)))
+            moves.append((name, key, flow, self._append(key, flow, earlier)))
         count = self._new(part.timing)
 
         def own(values: Values, kept: Kept, updates: Updates) -> Values:
-            found = dict(values)
-            for name, key, flow, behind in moves:
-                steps = behind(values[name], kept)
+            current = dict(values)
+            for name, key, flow, append in moves:
+                steps = append(values[name], kept)
                 if steps is not None:
-                    found[name] = steps_back(steps[:, :count], flow)
+                    current[name] = steps_back(steps[:, :count], flow)
                     if not self.ended:
                         updates[key] = steps[:, count:]
-            return found
+            return current
 
         return own
 
-    def _waited(self, part: Part, step: Any, made: Sequence[str]) -> Any:
+    def _waited(self, part: NodePlan, step: Any, made: Sequence[str]) -> Any:
         """The step over values that have waited; what it makes is everybody's."""
         own = self._in_time(part)
         if own is None:
             return step
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            found = own(values, kept, updates)
-            step(found, kept, updates)
-            values.update({name: found[name] for name in made if name in found})
+            current = own(values, kept, updates)
+            step(current, kept, updates)
+            values.update({name: current[name] for name in made if name in current})
 
         return stage
 
-    # --- a stage for each way of Part.how -----------------------------------------------------------------------
+    # --- a stage for each way of NodePlan.how -----------------------------------------------------------------------
 
-    def _steps(self, part: Part, step: Any) -> Stage:
+    def _steps(self, part: NodePlan, step: Any) -> Stage:
         names = part.node.names
         if self._new(part.timing) == 0 and all(self.plan.flows[name].kind == "steps" for name in names):
             return self._empties(names, self._in_time(part))
         return self._waited(part, step, names)
 
-    def _running(self, part: Part, step: Any) -> Stage:
+    def _running(self, part: NodePlan, step: Any) -> Stage:
         return step
 
-    def _recurrent(self, part: Part, step: Any) -> Stage:
+    def _recurrent(self, part: NodePlan, step: Any) -> Stage:
         node = part.node
         names = [f"{node.name}.{key}" for key in node.state_shapes(1)]
         made = [node.name, *(f"{node.name}.{end}" for end in ("context", "weights", "last", *node.state_shapes(1)))]
@@ -224,15 +224,15 @@ class Route:
 
         return self._waited(part, run, made)
 
-    def _unchanged(self, part: Part, names: list[str]) -> Stage:
+    def _unchanged(self, part: NodePlan, names: list[str]) -> Stage:
         """A recurrent node's states without a step."""
         own, last = self._in_time(part), f"{part.node.name}.last"
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             if own is not None:
                 own(values, kept, updates)
-            found = {name: kept.states(name) for name in names}
-            values.update({**found, last: found[names[0]][-1]})
+            states = {name: kept.states(name) for name in names}
+            values.update({**states, last: states[names[0]][-1]})
 
         return stage
 
@@ -252,7 +252,7 @@ class Route:
             y[...] = np.where(leading[:, :, None], np.where(began[:, None], h, h.dtype.type(0))[:, None], y)
         updates[name] = began | mask.any(axis=1)
 
-    def _scan(self, part: Part, step: ControlStep) -> Stage:
+    def _scan(self, part: NodePlan, step: ControlStep) -> Stage:
         node, count = part.node, self._new(part.timing)
         states = list(zip(scan_states(node), (self.plan.flows[start].batch for start in node.inputs), strict=False))
         carried, names, others, captures = node.carried, node.names, node.inputs[node.carried : node.own], node.captures
@@ -268,13 +268,13 @@ class Route:
 
         return self._waited(part, run, names) if count else self._empties(names[carried:], run)
 
-    def _window(self, part: Part, step: Any) -> Stage:
+    def _window(self, part: NodePlan, step: Any) -> Stage:
         node, window = part.node, part.window
         source, name = node.inputs[0], f"{node.name}.context"
         flow = self.plan.flows[source]
         (known, known_after), (given, given_after) = self.counts[window.of], self.counts[window]
         start, received = given * window.stride, window.left + known
-        behind = self._behind(name, flow, max(0, received - start))
+        append = self._append(name, flow, max(0, received - start))
         origin, count = min(start, received), given_after - given
         first = start - origin
         last = first + (count - 1) * window.stride + window.left + window.right + 1
@@ -283,7 +283,7 @@ class Route:
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             given = values[source]
-            steps = behind(given, kept)
+            steps = append(given, kept)
             if not self.ended:
                 updates[name] = steps[:, rest:]
             elif padding:
@@ -295,8 +295,8 @@ class Route:
 
         return stage if count else self._empties(node.names, stage)
 
-    def _around(self, part: Part, steps: Mapping[tuple[int, int], Any]) -> Stage:
-        """Steps of the source that are among those of the node, and others before the first and behind the last."""
+    def _around(self, part: NodePlan, steps: Mapping[tuple[int, int], Any]) -> Stage:
+        """Steps of the source that are among those of the node, and others before the first and after the last."""
         node, timing, name = part.node, part.timing, f"{part.node.name}.held"
         source = self.plan.flows[part.moving]
         (known, known_after), (given, given_after) = self.counts[timing.of], self.counts[timing]
@@ -305,7 +305,7 @@ class Route:
         origin = known - kept
         last = timing.skipped + timing.inner(known_after, self.ended)
         used, rest = slice(max(0, first - origin), max(0, last - origin)), slice(max(0, last - origin), None)
-        behind = self._behind(name, source, kept)
+        append = self._append(name, source, kept)
         begin = max(0, timing.begin) if given == 0 and given_after else 0
         end = max(0, timing.end) if self.ended else 0
         step, axis, place = steps[begin, end], self.plan.flows[node.name].time, node.inputs.index(part.moving)
@@ -313,10 +313,10 @@ class Route:
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             array = values[part.moving]
             if timing.held or timing.skipped:
-                found = behind(array, kept)
+                extended = append(array, kept)
                 if timing.held and not self.ended:
-                    updates[name] = found[:, rest]
-                array = steps_back(found[:, used], source)
+                    updates[name] = extended[:, rest]
+                array = steps_back(extended[:, used], source)
             if step is not None:
                 before, values[part.moving] = values[part.moving], array
                 step(values, kept, updates)
@@ -330,11 +330,11 @@ class Route:
 
         return stage
 
-    def _first(self, part: Part, step: Any) -> Stage:
+    def _first(self, part: NodePlan, step: Any) -> Stage:
         before, after = self.counts[part.timing]
         return step if before == 0 < after else self._empties(())
 
-    def _sum(self, part: Part, step: Any) -> Stage:
+    def _sum(self, part: NodePlan, step: Any) -> Stage:
         """A sum of all steps so far: the same operations, one after the other, from the last one that was kept.
 
         Two steps are kept: what the next one gives where it is exclusive, and the sum.
@@ -357,12 +357,12 @@ class Route:
 
         return stage
 
-    def _blocks(self, part: Part, step: BothWays) -> Stage:
+    def _blocks(self, part: NodePlan, step: LookaheadRecurrent) -> Stage:
         node, plan = part.node, self.plan
         flow, keys = plan.flows[node.input], {name: f"{node.name}.waiting.{name}" for name in part.waiting}
         given, began = self.counts[part.timing][0], f"{node.name}.began"
-        behind = {
-            name: self._behind(key, plan.flows[name], self.counts[plan.flows[name].timing][0] - given)
+        append = {
+            name: self._append(key, plan.flows[name], self.counts[plan.flows[name].timing][0] - given)
             for name, key in keys.items()
         }
         names = [made for made in (f"{node.name}.forward", f"{node.name}.reverse", node.name) if made in plan.flows]
@@ -370,7 +370,7 @@ class Route:
         repeats = node.name in self.program.repeats
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            waited = {name: join(values[name], kept) for name, join in behind.items()}
+            waited = {name: join(values[name], kept) for name, join in append.items()}
             updates.update({keys[name]: array[:, new:] for name, array in waited.items()})
             steps, mask = waited[node.input], None if node.mask is None else waited[node.mask]
             states = {key: kept.states(f"{node.name}.{key}") for key in node.cell.states}
@@ -380,55 +380,55 @@ class Route:
             }
             if repeats:
                 states[BEGAN] = kept.of(began)
-            found = []
+            blocks = []
             for first in range(0, new, plan.block):
                 last = min(new, first + plan.block)
                 window = slice(first, last + plan.lookahead)
                 own = None if mask is None else mask[:, window]
-                found.append(step.block(steps[:, window], last - first, states, initial, own))
+                blocks.append(step.block(steps[:, window], last - first, states, initial, own))
             if repeats:
                 updates[began] = states.pop(BEGAN)
             updates.update({f"{node.name}.{key}": array for key, array in states.items()})
-            if found:
-                parts = np.split(np.concatenate(found, axis=1), len(names), axis=2)
-                back = Flow("steps", flow.value, flow.time, 1 - flow.time)
+            if blocks:
+                parts = np.split(np.concatenate(blocks, axis=1), len(names), axis=2)
+                back = ValuePlan("steps", flow.value, flow.time, 1 - flow.time)
                 values.update({made: steps_back(array, back) for made, array in zip(names, parts, strict=True)})
 
         return stage if new else self._empties(names, stage)
 
-    def _history(self, part: Part, step: Any) -> Stage:
+    def _history(self, part: NodePlan, step: Any) -> Stage:
         """Each step's attention for itself: the same sums, however the sequence is cut."""
         node, history, new = part.node, self.plan.history, self._new(part.timing)
         if new == 0:
             return self._empties(node.names)
         before = min(self.counts[part.timing][0], history - 1)
-        behind = {
-            name: self._behind(f"{node.name}.history.{name}", self.plan.flows[name], before)
+        append = {
+            name: self._append(f"{node.name}.history.{name}", self.plan.flows[name], before)
             for name in dict.fromkeys(node.inputs)
         }
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
-            steps = {name: join(values[name], kept) for name, join in behind.items()}
+            steps = {name: join(values[name], kept) for name, join in append.items()}
             for name, array in steps.items():
                 updates[f"{node.name}.history.{name}"] = array[:, max(0, array.shape[1] - (history - 1)) :]
-            found = []
+            outputs = []
             for t in range(before, before + new):
                 first = max(0, t + 1 - history)
                 parts = {name: np.ascontiguousarray(array[:, first : t + 1]) for name, array in steps.items()}
-                found.append(_attend(node, step, parts))
-            values[node.name] = np.concatenate(found, axis=1)
+                outputs.append(_attend(node, step, parts))
+            values[node.name] = np.concatenate(outputs, axis=1)
 
         return stage
 
-    def _last(self, part: Part, step: Any) -> Stage:
+    def _last(self, part: NodePlan, step: Any) -> Stage:
         node = part.node
         source, name = node.inputs[0], f"{node.name}.last"
         flow = self.plan.flows[source]
-        behind = self._behind(name, flow, 1)
+        append = self._append(name, flow, 1)
 
         def stage(values: Values, kept: Kept, updates: Updates) -> None:
             given = values[source]
-            updates[name] = steps = behind(given, kept)[:, -1:]
+            updates[name] = steps = append(given, kept)[:, -1:]
             values[source] = steps_back(steps, flow)
             step(values, kept, updates)
             values[source] = given
@@ -436,8 +436,8 @@ class Route:
         return stage
 
 
-def padding_of(part: Part, dtype: np.dtype) -> float | int:
-    """What stands around the sequence, as a number of that dtype."""
+def padding_of(part: NodePlan, dtype: np.dtype) -> float | int:
+    """The padding around the sequence, as a number of that dtype."""
     return np.iinfo(dtype).min if dtype.kind in "iu" and part.padding < 0 else part.padding
 
 
@@ -456,7 +456,7 @@ def _row_at(array: np.ndarray, batch: int | None) -> np.ndarray:
     return array[0] if batch is None else np.ascontiguousarray(np.swapaxes(array, 0, batch))
 
 
-def steps_first(array: np.ndarray, flow: Flow) -> np.ndarray:
+def steps_first(array: np.ndarray, flow: ValuePlan) -> np.ndarray:
     """A value as (rows, steps, ...)."""
     if (flow.batch, flow.time) == (0, 1):
         return array
@@ -465,7 +465,7 @@ def steps_first(array: np.ndarray, flow: Flow) -> np.ndarray:
     return np.moveaxis(array, (flow.batch, flow.time), (0, 1))
 
 
-def steps_back(steps: np.ndarray, flow: Flow) -> np.ndarray:
+def steps_back(steps: np.ndarray, flow: ValuePlan) -> np.ndarray:
     """The same back."""
     if flow.batch is None:
         return np.ascontiguousarray(np.moveaxis(steps[0], 0, flow.time))

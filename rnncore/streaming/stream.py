@@ -16,11 +16,11 @@ from rnncore.runtime.arguments import accept_state, as_array
 from rnncore.runtime.budget import most_steps
 from rnncore.runtime.model import Model
 from rnncore.runtime.state import State, arrays_from_bytes, arrays_to_bytes
+from rnncore.streaming.fast_call import FastCall
 from rnncore.streaming.program import StreamProgram, stream_program
-from rnncore.streaming.rows import Rows
-from rnncore.streaming.straight import Straight
+from rnncore.streaming.states import StreamStates
 
-# So many shapes of pieces are accepted without looking at them again.
+# The number of shapes of pieces that are accepted without looking at them again.
 KNOWN_SHAPES = 64
 
 __all__ = ["Stream", "accept_chunk_lengths", "bare_stack", "batch_of_chunk", "check_out", "stream"]
@@ -44,10 +44,10 @@ class Stream:
         self._program, self._batch = program, int(batch)
         self._owner = Owner()
         try:
-            self._rows: Rows | None = Rows(program, self._batch)
+            self._states: StreamStates | None = StreamStates(program, self._batch)
         except (MemoryError, ValueError, OverflowError) as error:
             raise InputError(f"batch={shown(batch)}: {error}") from None
-        self._rows.reset(slice(None), program.accept(inputs, self._batch, program.static, "stream"))
+        self._states.reset(slice(None), program.accept(inputs, self._batch, program.static, "stream"))
         self._states_wanted = len(program.plan.outputs) > 1
         self._lacking = False  # whether the last piece had no batch
         self._plain: dict[tuple[int, ...], tuple[tuple[int, ...], int, int]] = {}
@@ -57,15 +57,15 @@ class Stream:
 
     def _find_short_ways(self) -> None:
         self._direct = self._find_direct()
-        self._ended = bool(self._rows.arrays["ended"].any())
-        self._straight = Straight.of(self._rows) if self._direct is None and not self._ended else None
+        self._ended = bool(self._states.arrays["ended"].any())
+        self._fast_call = FastCall.of(self._states) if self._direct is None and not self._ended else None
 
     def _find_direct(self) -> DirectStream | None:
-        """The short way for a model that is one forward stack."""
+        """The kernels' stream of a model that is one forward stack; None for others."""
         node = bare_stack(self._program)
-        if node is None or self._rows.arrays["ended"].any():
+        if node is None or self._states.arrays["ended"].any():
             return None
-        arrays, stack = self._rows.arrays, self._program.model._steps[0].stack
+        arrays, stack = self._states.arrays, self._program.model._steps[0].stack
         h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
         model = self._program.model
         threads, most = model._steps[0].threads, most_steps(model.budget, node, model.dtype)
@@ -77,7 +77,7 @@ class Stream:
         x        what the model takes, any number of steps: (B, T, I), or (B, T) for ids; a stream of one row may leave
                  the batch out and then gets outputs without it, and a model that answers each step at once takes one
                  as (I,). A dict by name where the model has several inputs with a time axis
-        lengths  (B,) steps of each row that count, for pieces of different lengths; outputs behind them are 0
+        lengths  (B,) steps of each row that count, for pieces of different lengths; outputs after them are 0
         mask     (B, T) bool, for models with an input "mask"
         out      array of the only output's shape and dtype that receives it; a model that is one recurrent stack then
                  allocates nothing
@@ -97,9 +97,9 @@ class Stream:
                 return y
         self._take()
         try:
-            if self._straight is not None and lengths is None and mask is None and out is None:
-                bare = self._batch == 1 and self._straight.lacks_batch(x)
-                outputs = self._straight(x[None] if bare else x)
+            if self._fast_call is not None and lengths is None and mask is None and out is None:
+                bare = self._batch == 1 and self._fast_call.lacks_batch(x)
+                outputs = self._fast_call(x[None] if bare else x)
                 if outputs is not None:
                     self._lacking = bare
                     return self._returned(outputs, int(bare))
@@ -108,11 +108,11 @@ class Stream:
             self._owner.release()
 
     def _feed_with_states(self, direct: DirectStream, x: Any) -> dict[str, np.ndarray] | None:
-        """The short way for a model that gives final states beside its sequence."""
-        found = direct.feed(x, None, True)
-        if found is None:
+        """The fast call for a model that returns final states with its sequence."""
+        results = direct.feed(x, None, True)
+        if results is None:
             return None
-        y, h, c = found
+        y, h, c = results
         if y.ndim < 3:
             h, c = h[:, 0], None if c is None else c[:, 0]
         name = self._program.plan.spec.nodes[0].name
@@ -120,7 +120,7 @@ class Stream:
         return {output: values[output] for output in self._program.plan.outputs}
 
     def _feed(self, x: Any, lengths: Any, mask: Any, out: np.ndarray | None) -> Any:
-        rows = self._open_rows()
+        rows = self._open_states()
         if self._ended:
             raise StreamError("this stream is finished, reset it before feeding more")
         accepted, new, lacking = self._accept(x, mask)
@@ -138,9 +138,9 @@ class Stream:
         """The inputs by name, the number of steps, and what x lacked: see _named."""
         program, plain = self._program, mask is None and self._only_dtype is not None and type(x) is np.ndarray
         plain = plain and x.dtype == self._only_dtype and x.flags.carray
-        found = self._plain.get(x.shape) if plain else None
-        if found is not None:  # a shape that was accepted before
-            shape, new, lacking = found
+        known = self._plain.get(x.shape) if plain else None
+        if known is not None:  # a shape that was accepted before
+            shape, new, lacking = known
             return {program.given[0].name: x.reshape(shape)}, new, lacking
         given, lacking = _named(program, x, mask, self._batch)
         new, accepted = batch_of_chunk(program, given, self._batch)
@@ -156,12 +156,12 @@ class Stream:
         """
         self._take()
         try:
-            rows = self._open_rows()
+            rows = self._open_states()
             if self._ended:
                 raise StreamError("this stream is finished already")
             outputs, _ = rows.advance(rows.all, {}, 0, None, ended=True)
             self._ended = True
-            self._direct = self._straight = None  # which do not know that a stream may have ended
+            self._direct = self._fast_call = None  # which do not know that a stream may have ended
             return self._returned(outputs, self._lacking)
         finally:
             self._owner.release()
@@ -170,9 +170,9 @@ class Stream:
         """Back to the beginning: all rows, or those that an index, a slice or a boolean mask names."""
         self._take()
         try:
-            found = self._open_rows()
+            states = self._open_states()
             try:
-                found.reset(slice(None) if rows is None else np.arange(self._batch)[rows].reshape(-1))
+                states.reset(slice(None) if rows is None else np.arange(self._batch)[rows].reshape(-1))
             except (IndexError, TypeError, ValueError, OverflowError, MemoryError) as error:
                 raise InputError(f"rows: {error}") from None
             self._find_short_ways()
@@ -184,14 +184,14 @@ class Stream:
         self._take()
         try:
             other = Stream.__new__(Stream)
-            rows = self._open_rows()
+            rows = self._open_states()
             other._program, other._batch = self._program, self._batch
             other._plain, other._only_dtype = {}, self._only_dtype
             other._owner, other._states_wanted, other._lacking = Owner(), self._states_wanted, self._lacking
-            other._rows = Rows(self._program, self._batch)
-            other._rows.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
+            other._states = StreamStates(self._program, self._batch)
+            other._states.static = {name: None if a is None else a.copy() for name, a in rows.static.items()}
             for name, array in rows.arrays.items():
-                other._rows.arrays[name][...] = array
+                other._states.arrays[name][...] = array
             other._find_short_ways()
             return other
         finally:
@@ -201,7 +201,7 @@ class Stream:
         """Everything the stream carries, as bytes in the layout of State.to_bytes, bound to this model."""
         self._take()
         try:
-            return arrays_to_bytes(self._open_rows().save(slice(None)), self._fingerprint())
+            return arrays_to_bytes(self._open_states().save(slice(None)), self._fingerprint())
         finally:
             self._owner.release()
 
@@ -210,12 +210,12 @@ class Stream:
 
         Raises FormatError for damaged bytes and StateError for those of another model; the stream is then unchanged.
         """
-        found = arrays_from_bytes(data, self._fingerprint())
+        saved = arrays_from_bytes(data, self._fingerprint())
         self._take()
         try:
-            rows = self._open_rows()
-            rows.check_saved(found, self._batch)
-            rows.load(slice(None), found)
+            rows = self._open_states()
+            rows.check_saved(saved, self._batch)
+            rows.load(slice(None), saved)
             self._find_short_ways()
         finally:
             self._owner.release()
@@ -228,7 +228,7 @@ class Stream:
         """
         self._take()
         try:
-            rows = self._open_rows()
+            rows = self._open_states()
             return State({name: rows.arrays[name].copy() for name in rows.arrays if name in rows.recurrent})
         finally:
             self._owner.release()
@@ -237,12 +237,12 @@ class Stream:
     def state(self, state: Mapping[str, np.ndarray]) -> None:
         self._take()
         try:
-            rows = self._open_rows()
+            rows = self._open_states()
             more = [name for name in rows.arrays if name not in (*rows.recurrent, "steps", "ended")]
             if more:
                 raise StateError(f"state: this stream also carries {', '.join(more)}; use save and load")
-            found = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
-            for name, array in found.items():
+            accepted = accept_state(self._program.plan.spec.stateful, state, self._batch, self._program.model.dtype)
+            for name, array in accepted.items():
                 rows.arrays[name][...] = array
         finally:
             self._owner.release()
@@ -253,23 +253,23 @@ class Stream:
 
     @property
     def latency(self) -> int:
-        """Steps of the input that outputs lag behind, at most."""
+        """The most steps of the input by which outputs are late."""
         return self._program.plan.latency
 
     @property
     def nbytes(self) -> int:
         """Bytes of what the stream carries."""
-        return self._open_rows().nbytes
+        return self._open_states().nbytes
 
     def close(self) -> None:
         """Forget the state; any further use is a StreamError."""
         self._take()
-        self._rows = self._direct = self._straight = None
+        self._states = self._direct = self._fast_call = None
         self._owner.release()
 
     @property
     def closed(self) -> bool:
-        return self._rows is None
+        return self._states is None
 
     def __enter__(self) -> Stream:
         return self
@@ -278,17 +278,17 @@ class Stream:
         self.close()
 
     def __repr__(self) -> str:
-        rows = self._rows
-        found = "closed" if rows is None else f"batch {self._batch}, {rows.nbytes} bytes"
-        return f"<Stream of {self._program.model!r}: {found}>"
+        rows = self._states
+        what = "closed" if rows is None else f"batch {self._batch}, {rows.nbytes} bytes"
+        return f"<Stream of {self._program.model!r}: {what}>"
 
     def _fingerprint(self) -> str:
         return self._program.fingerprint
 
-    def _open_rows(self) -> Rows:
-        if self._rows is None:
+    def _open_states(self) -> StreamStates:
+        if self._states is None:
             raise StreamError("this stream is closed")
-        return self._rows
+        return self._states
 
     def _take(self) -> None:
         if not self._owner.take():
@@ -315,7 +315,7 @@ class Stream:
 def bare_stack(program: StreamProgram) -> Recurrent | None:
     """The node of a model that is one forward stack of native kernels; None for others.
 
-    It gives its sequence, and may give its final states beside it.
+    It returns its sequence, and may return its final states too.
     """
     plan, spec = program.plan, program.plan.spec
     node = spec.nodes[0] if len(spec.nodes) == 1 else None
@@ -360,11 +360,11 @@ def _with_mask(given: dict[str, Any], mask: Any, axis: int | None) -> dict[str, 
 
 
 def batch_of_chunk(
-    program: StreamProgram, given: Mapping[str, Any], batch: int, side_by_side: bool = False
+    program: StreamProgram, given: Mapping[str, Any], batch: int, add_rows: bool = False
 ) -> tuple[int, dict[str, Any]]:
-    """Number of new steps, and the inputs checked; side_by_side as for StreamProgram.accept."""
-    accepted = program.accept(given, batch, program.given, "pool" if side_by_side else "stream", side_by_side)
-    axes = {name: program.axes(program.plan.flows[name], side_by_side) for name in accepted}
+    """Number of new steps, and the inputs checked; add_rows as for StreamProgram.accept."""
+    accepted = program.accept(given, batch, program.given, "pool" if add_rows else "stream", add_rows)
+    axes = {name: program.axes(program.plan.flows[name], add_rows) for name in accepted}
     counts = {name: array.shape[axes[name][1]] for name, array in accepted.items() if array is not None}
     if len(set(counts.values())) > 1:
         raise InputError(f"inputs of different numbers of steps: {counts}")
@@ -375,21 +375,21 @@ def check_out(out: Any, y: Any) -> None:
     """InputError where out cannot receive y."""
     fits = isinstance(y, np.ndarray) and isinstance(out, np.ndarray) and out.flags.writeable
     if not fits or (out.shape, out.dtype) != (y.shape, y.dtype):
-        found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        given = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         expected = f"{y.dtype} {y.shape}, writeable" if isinstance(y, np.ndarray) else "none: there are several outputs"
-        raise InputError(f"out: {found}, expected {expected}")
+        raise InputError(f"out: {given}, expected {expected}")
 
 
 def accept_chunk_lengths(lengths: Any, batch: int, steps: int) -> np.ndarray:
     """lengths (B,) int64, each from 0 to the number of steps."""
-    found = as_array("lengths", lengths)
-    if found.dtype.kind not in "iu" or found.shape != (batch,):
-        raise InputError(f"lengths: {found.dtype} {found.shape}, expected integers ({batch},), one for each row")
-    found = found.astype(np.int64)
-    wrong = np.flatnonzero((found < 0) | (found > steps))
+    counts = as_array("lengths", lengths)
+    if counts.dtype.kind not in "iu" or counts.shape != (batch,):
+        raise InputError(f"lengths: {counts.dtype} {counts.shape}, expected integers ({batch},), one for each row")
+    counts = counts.astype(np.int64)
+    wrong = np.flatnonzero((counts < 0) | (counts > steps))
     if len(wrong):
-        raise InputError(f"lengths: {found[wrong[0]]} at row {wrong[0]}, expected 0 to {steps}")
-    return found
+        raise InputError(f"lengths: {counts[wrong[0]]} at row {wrong[0]}, expected 0 to {steps}")
+    return counts
 
 
 def stream(

@@ -183,7 +183,7 @@ def test_results_among_the_data_are_refused(place):
             )
             if inside:
                 assert result.exit_code == 1
-                assert "lies where" in result.stderr or "no files" in result.stderr
+                assert "is where" in result.stderr or "no files" in result.stderr
             assert not target.is_file()
 
 

@@ -164,7 +164,7 @@ def test_arrow_columns_that_point_elsewhere(wrong, model, tmp_path):
     path = arrow_with(tmp_path, **wrong)
     assert outcome(child(words(model, path, tmp_path / "y.jsonl"))) == 1
     result = invoke(words(model, path, tmp_path / "y.jsonl"))
-    assert f"error: {path}: behind row 0: damaged: " in result.stderr
+    assert f"error: {path}: after row 0: damaged: " in result.stderr
 
 
 @pytest.mark.parametrize("members", [{}, {"lengths.npy": np.array([1, 2])}, {"x.txt": np.zeros(1)}])

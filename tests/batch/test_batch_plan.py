@@ -7,7 +7,7 @@ import pytest
 from stream_models import equal
 
 from rnncore import Control, Input, Model, Node, Recurrent, Spec
-from rnncore.batch.plan import Plan, rows_are_apart
+from rnncore.batch.plan import RowPlan, rows_are_independent
 from rnncore.batch.runner import Runner
 from rnncore.cells import GRU
 
@@ -99,11 +99,11 @@ def model(found):
 @pytest.mark.parametrize("found", APART.values(), ids=APART)
 def test_rows_that_are_apart(found):
     """Said so, and so it is: every row alone gives what it gives among others, whatever their lengths."""
-    assert rows_are_apart(found)
+    assert rows_are_independent(found)
     network = model(found)
     random = np.random.default_rng(1)
     rows = [random.standard_normal((steps, 4)).astype(np.float32) for steps in (3, 7, 1, 7, 5, 3)]
-    outputs, bad = Runner(network, Plan.of(found, np.dtype("float32")), 4)({"x": rows}, {})
+    outputs, bad = Runner(network, RowPlan.of(found, np.dtype("float32")), 4)({"x": rows}, {})
     assert not bad
     for row, result in zip(rows, outputs[found.outputs[0]], strict=True):
         assert equal(result, network(row[None])[0])
@@ -111,11 +111,11 @@ def test_rows_that_are_apart(found):
 
 @pytest.mark.parametrize("found", MIXED.values(), ids=MIXED)
 def test_rows_that_are_not_known_to_be_apart(found):
-    assert not rows_are_apart(found)
+    assert not rows_are_independent(found)
 
 
 def test_a_choice_for_all_rows_keeps_them_apart():
-    assert rows_are_apart(Spec([X, Input("which", "bool", ())], [GRU_, choice("which")], ["y"]))
+    assert rows_are_independent(Spec([X, Input("which", "bool", ())], [GRU_, choice("which")], ["y"]))
 
 
 def test_the_mixed_ones_do_mix():
@@ -141,18 +141,18 @@ def test_the_mixed_ones_do_mix():
     ],
 )
 def test_steps_that_may_be_padded(name, padded):
-    assert bool(Plan.of(APART[name], np.dtype("float32")).padded) == padded
+    assert bool(RowPlan.of(APART[name], np.dtype("float32")).padded) == padded
 
 
 def test_a_mask_is_no_padding():
     found = Spec([X], [Recurrent("gru", GRU(4, 4), "x", mask="mask")], ["gru"])
-    assert not Plan.of(found, np.dtype("float32")).padded
+    assert not RowPlan.of(found, np.dtype("float32")).padded
 
 
 def test_long_rows_run_in_smaller_batches(monkeypatch):
     """What a batch needs in memory is bounded, whatever its rows are."""
     found = APART["linear"]
-    network, plan = model(found), Plan.of(found, np.dtype("float32"))
+    network, plan = model(found), RowPlan.of(found, np.dtype("float32"))
     seen, ran = [], Model.run
     monkeypatch.setattr("rnncore.batch.runner.WORKING_BYTES", 200_000)
     monkeypatch.setattr(Model, "run", lambda self, inputs, **_: (seen.append(inputs["x"].shape), ran(self, inputs))[1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rnncore.batch.rows import Ragged, Rows, filled, joined, ranks, shapes, sizes, take
+from rnncore.batch.rows import Ragged, RowBlock, filled, joined, ranks, shapes, sizes, take
 from rnncore.batch.workers import Workers
 from rnncore.cli.application import application
 from rnncore.errors import InputError
@@ -84,7 +84,7 @@ def test_parts_are_joined_and_split(longest, width):
     pairs = [column(longest, width, seed=seed) for seed in range(3)]
     ragged, rows = joined([pair[0] for pair in pairs]), [row for pair in pairs for row in pair[1]]
     same(ragged, rows)
-    head, tail = Rows(100, 127, (0, 0), "f", np.arange(100, 127), {"x": ragged}).split(110)
+    head, tail = RowBlock(100, 127, (0, 0), "f", np.arange(100, 127), {"x": ragged}).split(110)
     same(head.columns["x"], rows[:10])
     same(joined([tail.columns["x"], head.columns["x"]]), rows[10:] + rows[:10])
 

@@ -245,7 +245,7 @@ def test_two_runs_in_one_place(place):
 
 def test_terminated_after_the_shard_at_hand(place, undisturbed_digests, monkeypatch):
     clear(place)
-    finished, calls = batch_job.Job._finished, []
+    finished, calls = batch_job.BatchJob._finished, []
 
     def terminated(self, *arguments):
         calls.append(None)
@@ -254,7 +254,7 @@ def test_terminated_after_the_shard_at_hand(place, undisturbed_digests, monkeypa
         return finished(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_job.Job, "_finished", terminated)
+        patch.setattr(batch_job.BatchJob, "_finished", terminated)
         result = run(place, "folder")
     assert result.exit_code == command.TERMINATED and "5 shards with 100 rows are safe" in result.stderr
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -140,7 +140,7 @@ def test_waiting_requests_of_a_model_with_attention_are_one_call(build, monkeypa
     monkeypatch.setattr(
         Model, "run", lambda self, given, *rest: (rows.append(len(given["x"])), run(self, given, *rest))[1]
     )
-    jobs = [Batcher(model).job(x, None, None, None, False, True) for x in xs]
+    jobs = [Batcher(model).call(x, None, None, None, False, True) for x in xs]
     assert len({job.key for job in jobs}) == 1
     for found, alone in zip(Batcher(model).run(jobs), expected, strict=True):
         assert equal(found, alone)
@@ -201,14 +201,14 @@ class Held:
     def __init__(self, model, **options):
         self.gate, self.order = threading.Event(), []
         self.engine = Engine(model, **options)
-        run = self.engine._batcher.run
+        run = self.engine._runner.batcher.run
 
         def held(jobs):
             self.order.append([job.values for job in jobs])
             assert self.gate.wait(30)
             return run(jobs)
 
-        self.engine._batcher.run = held
+        self.engine._runner.batcher.run = held
 
     def __enter__(self):
         self.first = self.engine.submit(np.zeros((1, 1, WIDTH), np.float32))
@@ -236,8 +236,8 @@ def test_results_are_the_model_s_bit_for_bit(name):
         warm.gate.set()
     engine = Engine(model, max_batch=16)
     release = threading.Event()
-    run = engine._batcher.run
-    engine._batcher.run = lambda jobs: (release.wait(30), run(jobs))[1]
+    run = engine._runner.batcher.run
+    engine._runner.batcher.run = lambda jobs: (release.wait(30), run(jobs))[1]
     with engine:
         futures = [engine.submit(x) for x in given]
         named = [engine.submit({model.inputs[0].name: x}) for x in given]
@@ -296,8 +296,8 @@ def test_a_request_that_fails_fails_alone():
     model = words()
     release = threading.Event()
     engine = Engine(model)
-    run = engine._batcher.run
-    engine._batcher.run = lambda jobs: (release.wait(30), run(jobs))[1]
+    run = engine._runner.batcher.run
+    engine._runner.batcher.run = lambda jobs: (release.wait(30), run(jobs))[1]
     with engine:
         good = [engine.submit([[1, 2, 3]]) for _ in range(3)]
         bad = engine.submit([[1, 20, 3]])
@@ -364,7 +364,7 @@ def test_a_full_queue():
         assert held.engine.queue_depth == 3
         with pytest.raises(QueueFullError, match="3 requests wait, expected fewer than max_queue=3"):
             held.engine.submit(x_of(1))
-        with pytest.raises(DeadlineError, match="before there was room"):
+        with pytest.raises(DeadlineError, match="before there was a place"):
             held.engine.submit(x_of(1), block=True, timeout=0.02)
         assert held.engine.metrics.rejected == 2
         assert futures[1].cancel() and held.engine.queue_depth == 2
@@ -403,7 +403,9 @@ def test_cancelled_requests_never_run():
                 assert future.cancel() and future.cancel()
         assert not held.first.cancel()  # it runs
         assert held.engine.queue_depth == 20
-        assert sum(len(queue) for queue in held.engine._queues.values()) < 120  # what was cancelled takes no room
+        assert (
+            sum(len(queue) for queue in held.engine._queue._backlog._heaps.values()) < 120
+        )  # what was cancelled takes no room
         held.gate.set()
         assert not wait(futures, 30).not_done
         with pytest.raises(CancelledError):
@@ -539,21 +541,21 @@ class Watched:
     """An engine that notes which threads its model runs in. Calls are as short as ``short`` says."""
 
     def __init__(self, model, monkeypatch, short=True, **options):
-        monkeypatch.setattr(rnncore.engine.engine, "AT_ONCE", 60.0 if short else 0.0)
+        monkeypatch.setattr(rnncore.engine.runners, "AT_ONCE", 60.0 if short else 0.0)
         self.engine, self.threads = Engine(model, **options), []
         self.during = lambda: None
-        run = self.engine._batcher.run
+        run = self.engine._runner.batcher.run
 
         def watched(jobs):
             self.threads.append(threading.current_thread())
             self.during()
             return run(jobs)
 
-        self.engine._batcher.run = watched
+        self.engine._runner.batcher.run = watched
 
     async def idle(self):
         """Return when nothing runs any more."""
-        while self.engine._idle < len(self.engine._threads):
+        while not self.engine._queue.is_idle:
             await asyncio.sleep(0.001)
 
     async def infer(self, x, **options):
@@ -565,7 +567,7 @@ class Watched:
 
 @pytest.mark.parametrize("model", [tagger(), classifier(), words(), time_first()])
 def test_what_is_short_and_alone_runs_where_it_is_asked_for(model, monkeypatch):
-    rng, ragged = np.random.default_rng(5), Engine(model)._batcher.lengths is not None
+    rng, ragged = np.random.default_rng(5), Engine(model)._runner.batcher.lengths is not None
     asked = [draw(model, rng, rows, steps) for rows, steps in ((1, 5), (1, 5), (1, 6), (2, 6), (2, 5), (1, 17))]
 
     async def everything(watched):
@@ -691,7 +693,7 @@ def test_asyncio_waits_for_room_without_holding_up_others():
             assert held.engine.queue_depth == 1
             with pytest.raises(QueueFullError):
                 await held.engine.infer(x_of(1))
-            with pytest.raises(DeadlineError, match="before there was room"):
+            with pytest.raises(DeadlineError, match="before there was a place"):
                 await held.engine.infer(x_of(1), block=True, timeout=0.02)
             tasks[3].cancel()
             held.gate.set()
@@ -765,8 +767,8 @@ def test_after_a_fork_the_child_s_engine_is_fresh():
     model = tagger()
     with Held(model, max_queue=2) as held:
         waiting = [held.engine.submit(x_of(3)) for _ in range(2)]
-        held.engine._batcher = rnncore.engine.batching.Batcher(model)
-        held.engine._lock.acquire()  # as if the fork came at the worst moment
+        held.engine._runner.batcher = rnncore.engine.batching.Batcher(model)
+        held.engine._queue._lock.acquire()  # as if the fork came at the worst moment
 
         def child():
             assert held.engine.queue_depth == 0 and held.engine.metrics.accepted == 0
@@ -774,7 +776,7 @@ def test_after_a_fork_the_child_s_engine_is_fresh():
             assert held.engine.shutdown(timeout=20)
 
         code = in_child(child)
-        held.engine._lock.release()
+        held.engine._queue._lock.release()
         assert code == 0
         held.gate.set()
         for future in waiting:
@@ -851,7 +853,7 @@ def test_a_short_chunk_does_not_wait_for_a_long_one():
     with StreamEngine(model.pool(2), slice_steps=2) as engine:
         order, lock = [], threading.Lock()
         engine.open("long"), engine.open("short")
-        step, started = engine._pool.step, threading.Event()
+        step, started = engine._runner.pool.step, threading.Event()
 
         class Slow:
             def __getattr__(self, name):
@@ -862,7 +864,7 @@ def test_a_short_chunk_does_not_wait_for_a_long_one():
                 time.sleep(0.005)
                 return step(slices)
 
-        pool, engine._pool = engine._pool, Slow()
+        pool, engine._runner.pool = engine._runner.pool, Slow()
         futures = {"long": engine.submit(x_of(1, 60)[0], stream="long")}
         assert started.wait(30)
         futures["short"] = engine.submit(x_of(2, 1)[0], stream="short")
@@ -887,7 +889,7 @@ class Stepped:
 
 
 def test_short_chunks_that_are_alone_are_fed_where_they_are_asked_for(monkeypatch):
-    monkeypatch.setattr(rnncore.engine.engine, "AT_ONCE", 60.0)
+    monkeypatch.setattr(rnncore.engine.runners, "AT_ONCE", 60.0)
     model, x = streaming(), np.random.default_rng(6).standard_normal((45, WIDTH)).astype(np.float32)
     sizes = [3, 3, 4, 20, 3, 5, 3, 3, 1]
     ends = np.cumsum(sizes)
@@ -895,11 +897,11 @@ def test_short_chunks_that_are_alone_are_fed_where_they_are_asked_for(monkeypatc
     async def everything(engine):
         found, here = [], []
         for start, end in zip(ends - sizes, ends, strict=True):
-            while engine._idle < len(engine._threads):
+            while not engine._queue.is_idle:
                 await asyncio.sleep(0.001)
             chunk = {"stream": "a", "finish": end == 45}
             if len(here) == 7:  # behind one that is fed already
-                with engine._pool_lock:
+                with engine._runner.pool_lock:
                     first = engine.submit(x[start : start + 1], stream="a")
                     while not first.running():
                         await asyncio.sleep(0.001)
@@ -907,17 +909,17 @@ def test_short_chunks_that_are_alone_are_fed_where_they_are_asked_for(monkeypatc
                 found += [first.result(30), await second]
             else:
                 found.append(await engine.infer(x[start:end], at_once=True, **chunk))
-            here.append(engine._pool.threads[-1] is threading.current_thread())
+            here.append(engine._runner.pool.threads[-1] is threading.current_thread())
         # unknown; as before; unknown; long; as before; a slice of the long one; as before; in company; the end
         assert here == [False, True, False, False, True, True, True, False, False]
         assert equal(np.concatenate(found), model(x[None])[0])
-        assert not engine._lines and engine.metrics.accepted == engine.metrics.completed == 10
+        assert not engine._queue._backlog.lines and engine.metrics.accepted == engine.metrics.completed == 10
         with pytest.raises(StreamError, match="not open"):
             engine.ask(x[:3], stream="b", at_once=True)
 
     with StreamEngine(model.pool(2), slice_steps=5) as engine:
         engine.open("a")
-        engine._pool = Stepped(engine._pool)
+        engine._runner.pool = Stepped(engine._runner.pool)
         asyncio.run(everything(engine))
 
 
@@ -925,9 +927,9 @@ def test_the_longest_of_equal_chunks_counts_for_a_while():
     with StreamEngine(streaming().pool(1)) as engine:
         times = []
         for seconds in [1e-5, 1e-3, *[1e-5] * 20]:
-            engine._learn(2, seconds)
-            times.append(engine._seconds[2])
-        assert times[:2] == [1e-5, 1e-3] and times[8] > rnncore.engine.engine.AT_ONCE > times[-1]
+            engine._runner._learn(2, seconds)
+            times.append(engine._runner._seconds[2])
+        assert times[:2] == [1e-5, 1e-3] and times[8] > rnncore.engine.runners.AT_ONCE > times[-1]
 
 
 def test_streams_that_are_not_there():
@@ -987,7 +989,7 @@ def test_cancelled_chunks_are_not_fed():
     model = streaming()
     with StreamEngine(model.pool(2)) as engine:
         engine.open("a")
-        with engine._pool_lock:  # the first chunk begins, and waits
+        with engine._runner.pool_lock:  # the first chunk begins, and waits
             first = engine.submit(x_of(1)[0], stream="a")
             while not first.running():
                 time.sleep(0.001)
@@ -997,7 +999,7 @@ def test_cancelled_chunks_are_not_fed():
         found = np.concatenate([future.result() for future in (first, others[1], others[3])])
         expected = model(np.concatenate([x_of(1), x_of(3), x_of(5)], axis=1))[0]
         assert equal(found, expected)
-        assert engine.metrics.cancelled == 2 and engine.queue_depth == 0 and not engine._lines
+        assert engine.metrics.cancelled == 2 and engine.queue_depth == 0 and not engine._queue._backlog.lines
 
 
 def test_streams_that_look_ahead_finish():

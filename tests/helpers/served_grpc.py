@@ -8,9 +8,9 @@ import threading
 from served import models
 
 from rnncore.serve import Limits, Service
-from rnncore.serve.gate import Tokens
 from rnncore.serve.grpc_service import GrpcServer
 from rnncore.serve.metrics import AnswerMetrics
+from rnncore.serve.middleware import Tokens
 
 MODELS = models()
 

@@ -404,15 +404,15 @@ def test_a_client_that_leaves_is_not_worked_for():
 
 
 def test_one_connection_alone_is_answered_in_the_event_loop(monkeypatch):
-    monkeypatch.setattr(rnncore.engine.engine, "AT_ONCE", 60.0)
+    monkeypatch.setattr(rnncore.engine.runners, "AT_ONCE", 60.0)
     app = create_app({"tagger": MODELS["tagger"]})
     engine, threads = app.state.service.models["tagger"].engine, []
-    run = engine._batcher.run
-    engine._batcher.run = lambda jobs: threads.append(threading.current_thread().name) or run(jobs)
+    run = engine._runner.batcher.run
+    engine._runner.batcher.run = lambda jobs: threads.append(threading.current_thread().name) or run(jobs)
     x = np.random.default_rng(3).standard_normal((1, 4, FEATURES)).astype(np.float32)
 
     def ask(client):
-        while engine._idle < len(engine._threads):
+        while not engine._queue.is_idle:
             time.sleep(0.001)
         found = client.post(INFER, json=body(x)).json()["outputs"][0]
         assert equal(np.array(found["data"], np.float32), MODELS["tagger"](x).ravel())

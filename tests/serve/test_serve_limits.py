@@ -26,7 +26,7 @@ from served import FEATURES, Held, adder, models, serving, tagger
 
 from rnncore.serve import Limits, connection, listener, watch
 from rnncore.serve.gzipped import STEP, Gunzip
-from rnncore.serve.refusals import Refusal
+from rnncore.serve.service_errors import ServiceError
 
 MODELS = models()
 TOKEN = "a-token-of-a-client"
@@ -765,12 +765,12 @@ def test_gzip_in_any_pieces(seed):
     if len(whole) > 30:
         cut = Gunzip()
         list(cut.feed(whole[:-3]))
-        with pytest.raises(Refusal, match="ends inside"):
+        with pytest.raises(ServiceError, match="ends inside"):
             cut.end()
 
 
 def test_empty_members_are_counted():
-    with pytest.raises(Refusal, match="more than 4096 gzip members"):
+    with pytest.raises(ServiceError, match="more than 4096 gzip members"):
         list(Gunzip().feed(gzip.compress(b"") * 5000))
 
 

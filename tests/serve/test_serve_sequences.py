@@ -12,8 +12,8 @@ from stream_models import equal
 from rnncore.errors import DeadlineError, EngineClosedError, InputError
 from rnncore.serve import Limits
 from rnncore.serve.protocol import InferRequest, SequenceStep
-from rnncore.serve.refusals import Refusal
 from rnncore.serve.sequences import Sequences
+from rnncore.serve.service_errors import ServiceError
 
 MODEL = tagger()
 STEPS = 12
@@ -30,7 +30,7 @@ async def settled(sequences):
     """Once closings are done: every slot that is held belongs to an open sequence."""
 
     def slots():
-        return sequences._held, len(sequences.engine), len(sequences.engine._pool)
+        return sequences._held, len(sequences.engine), len(sequences.engine._runner.pool)
 
     end = time.monotonic() + 60
     while set(slots()) != {len(sequences)} and time.monotonic() < end:
@@ -72,7 +72,7 @@ class Client:
                 if at == 0 or end == STEPS:
                     return
                 continue  # it was not fed
-            except Refusal as refusal:
+            except ServiceError as refusal:
                 self.tally[refusal.status] += 1
                 return
             assert equal(found["tags"], Y[row : row + 1, at:end])
@@ -97,7 +97,7 @@ def test_nothing_is_freed_twice_or_kept(seed):
         for id in range(30):  # every slot is free, and holds zeros
             found = await sequences.infer(piece(id, id, 0, 3), "last", 10.0)
             assert equal(found["tags"], Y[id : id + 1, :3])
-        with pytest.raises(Refusal, match="30 sequences are open"):
+        with pytest.raises(ServiceError, match="30 sequences are open"):
             await sequences.infer(piece("more", 0, 0, 3), "last", 10.0)
         await asyncio.to_thread(sequences.shutdown)
         with pytest.raises(EngineClosedError):
@@ -128,7 +128,7 @@ def test_a_start_ends_what_was_open():
         await sequences.infer(piece("a", 0, 0, 5), "one", 10.0)
         found = await sequences.infer(piece("a", 1, 0, 5), "one", 10.0)
         assert equal(found["tags"], Y[1:2, :5])
-        with pytest.raises(Refusal, match="1 sequences are open"):
+        with pytest.raises(ServiceError, match="1 sequences are open"):
             await sequences.infer(piece("a", 1, 0, 5), "another", 10.0)
         with pytest.raises(InputError, match="expected"):
             wrong = InferRequest(inputs={"x": X[:2, 5:6]}, sequence=SequenceStep("a", False, False))

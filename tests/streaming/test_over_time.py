@@ -63,6 +63,34 @@ def test_states_that_start_from_given_arrays():
     assert equal(stream.feed(x)[1], expected[1])
 
 
+@pytest.mark.parametrize("starts", [["h"], ["seen"], ["seen", "h"]])
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_states_that_start_from_inputs(batch, starts):
+    """Whole sequences, streams, their rows that begin again, pools and saved states of theirs."""
+    model = step_model(batch)
+    x = RNG.standard_normal((3, 7, 3)).astype(np.float32)
+    state = {"h": RNG.standard_normal((3, 4)).astype(np.float32), "seen": RNG.integers(0, 9, (3, 1))}
+    state = {name: array if name in starts else np.zeros_like(array) for name, array in state.items()}
+    rows = [by_hand(model, x[row : row + 1], np.float32(0.1), state["h"][row], state["seen"][row]) for row in range(3)]
+    expected = np.concatenate(rows)
+    loop = model.over_time(PAIRS, given={"gain": 0.1}, starts=starts)
+    given = {name: state[name] for name in starts}
+    assert {entry.name for entry in loop.inputs} == {"x", *starts}
+    assert equal(loop.run({"x": x, **given})["y"], expected)
+    stream = loop.stream(3, inputs=given)
+    assert equal(in_pieces(stream.feed, x, 1), expected)
+    stream.reset([1])
+    assert equal(stream.feed(x)[1], expected[1])
+    pool, other = loop.pool(3), loop.pool(1)
+    for row in range(3):
+        pool.open(row, inputs={name: array[row : row + 1] for name, array in given.items()})
+    first = pool.step({row: x[row, : row + 1] for row in range(3)})
+    other.load(pool.save(2), 2)
+    found = {**pool.step({row: x[row, row + 1 :] for row in range(2)}), **other.step({2: x[2, 3:]})}
+    for row in range(3):
+        assert equal(np.concatenate((first[row], found[row])), expected[row])
+
+
 def test_streams_of_a_pool_save_load_and_fork():
     loop = step_model().over_time(PAIRS, given={"gain": 0.1})
     x = RNG.standard_normal((4, 12, 3)).astype(np.float32)
@@ -246,6 +274,25 @@ def test_states_of_layers_become_their_own(given):
     assert equal(in_pieces(signal.stream().feed, samples[0], 0), expected[0])
 
 
+@pytest.mark.parametrize("starts", [["h"], ["c"], ["c", "h"]])
+@pytest.mark.parametrize("given", [False, True])
+def test_states_of_layers_that_start_from_inputs(given, starts):
+    model = layers_model()
+    fixed = {name: RNG.standard_normal((2, 1, 4)).astype(np.float32) for name in "hc" if given and name not in starts}
+    inputs = {name: RNG.standard_normal((2, 3, 4)).astype(np.float32) for name in starts}
+    x = RNG.standard_normal((3, 41, 5)).astype(np.float32)
+    every = {name: np.zeros((2, 3, 4), np.float32) for name in "hc"} | inputs
+    every |= {name: np.repeat(array, 3, axis=1) for name, array in fixed.items()}
+    expected = model.run({"x": x, **every})["y"]
+    loop = model.over_time({"h": "hn", "c": "lstm.c"}, given=fixed, starts=starts)
+    assert not any(isinstance(node, Control) for node in loop.spec.nodes)
+    assert {entry.name for entry in loop.inputs} == {"x", *starts}
+    assert equal(loop.run({"x": x, **inputs})["y"], expected)
+    assert equal(in_pieces(loop.stream(3, inputs=inputs).feed, x, 1), expected)
+    signal = model.over_time({"h": "hn", "c": "lstm.c"}, chunk=5, given=fixed, starts=starts)
+    assert equal(signal.run({"x": x.reshape(3, -1), **inputs})["y"], expected)
+
+
 def test_states_handed_on_crosswise_are_no_layers_own():
     model = layers_model()
     x = RNG.standard_normal((2, 3, 1, 5)).astype(np.float32)
@@ -341,6 +388,10 @@ def test_rows_that_meet_are_refused_by_name():
         ({"carry": PAIRS, "given": {"z": 1}}, "'z' is unknown"),
         ({"carry": PAIRS, "given": {"h": np.zeros((2, 4))}}, r"float64 \(2, 4\), expected float \(N, 4\) with free"),
         ({"carry": PAIRS, "given": {"seen": [[0.5]]}}, r"seen: float64 \(1, 1\), expected int64"),
+        ({"carry": PAIRS, "starts": ["x"]}, "starts: 'x' is not carried, expected some of h, seen"),
+        ({"carry": PAIRS, "starts": 3}, "starts: int, expected a list"),
+        ({"carry": PAIRS, "starts": [["h"]]}, r"starts: \['h'\] is not carried"),
+        ({"carry": PAIRS, "starts": "seen", "given": {"seen": [[3]]}}, "'seen' is among given, expected one of both"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):

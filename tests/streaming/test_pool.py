@@ -527,7 +527,7 @@ def test_rows_without_a_batch_run_in_one_sequence(layout, state):
     rng = np.random.default_rng(4)
     x = rng.standard_normal((5, 40, I)).astype(np.float32)
     pool, alone = model.pool(6), [model.stream() for _ in x]
-    assert pool._program.plan.fixed and pool._program.folds
+    assert pool._program.plan.fixed and pool._program.batchless
     for id in range(5):
         pool.open(id)
     places = [0] * 5
@@ -566,7 +566,7 @@ def test_a_batch_fixed_at_one_that_would_mix_rows():
     model = make(Spec([Input("x", "float", (1, "T", I))], nodes, ["h"]))
     x = np.random.default_rng(0).standard_normal((3, 6, I)).astype(np.float32)
     pool = model.pool(3)
-    assert pool._program.plan.fixed and pool._program.folds  # along the time they do not meet
+    assert pool._program.plan.fixed and pool._program.batchless  # along the time they do not meet
     found = pool.step(x, np.array([pool.open() for _ in x]))
     assert equal(found, np.concatenate([model(row[None]) for row in x]))
 

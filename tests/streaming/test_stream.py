@@ -327,7 +327,7 @@ def test_a_failure_behind_a_layer_changes_nothing():
     def fail(values, *_):
         raise MemoryError("no room")
 
-    steps = stream._straight.steps if stream._straight is not None else stream._program.plain
+    steps = stream._fast_call.steps if stream._fast_call is not None else stream._program.plain
     steps.append(fail)
     with pytest.raises(MemoryError, match="no room"):
         stream.feed(x)

@@ -26,7 +26,7 @@ from stream_models import equal
 import rnncore
 from rnncore import Input, Model, Node, Recurrent, Spec
 from rnncore.cells import LSTM
-from rnncore.engine.queue import Here
+from rnncore.engine.requests import InlineRequest
 from rnncore.errors import DeadlineError, EngineClosedError, QueueFullError
 
 MOST_STEPS, WIDTH = 24, 6
@@ -219,7 +219,7 @@ def at_once(model: Model, count: int, threads: int = 4) -> dict[str, int]:
         nonlocal here
         for serial in range(count):
             asked = engine.ask(request_input(serial), at_once=True)
-            here += isinstance(asked, Here)
+            here += isinstance(asked, InlineRequest)
             tally.results[serial] = await asked
             if serial % 3 == 0:
                 await asyncio.sleep(1e-4)

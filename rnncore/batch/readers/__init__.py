@@ -9,11 +9,11 @@ What a file is, its name says (or the caller): a .csv has no other sign.
 """
 
 from rnncore.batch.readers.arrays import NpyReader, NpzReader
-from rnncore.batch.readers.base import Part, Reader, Request
+from rnncore.batch.readers.base import FileRows, Reader, Request
 from rnncore.batch.readers.lines import CsvReader, JsonlReader
 from rnncore.batch.readers.tables import ArrowReader, ParquetReader
 
-__all__ = ["READERS", "Part", "Reader", "Request"]
+__all__ = ["READERS", "FileRows", "Reader", "Request"]
 
 READERS = {
     "npy": NpyReader,

@@ -2,9 +2,9 @@
 
     .npy   the array of the one required input, (B, T, I); with a dimension less it is one sequence
     .npz   arrays by the names of inputs, "lengths" among them; an array without a name is the one input.
-           With lengths and a dimension less, the sequences stand one behind the other: (sum of lengths, I)
+           With lengths and a dimension less, the sequences are concatenated: (sum of lengths, I)
 
-Files are read forwards, not mapped: a mapped file that somebody shortens kills the process.
+Files are read forwards, not mapped: a mapped file that is shortened meanwhile kills the process.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, only_input
+from rnncore.batch.plan import RowPlan
+from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, Request, only_input
 from rnncore.errors import FormatError, InputError, RnncoreError
 from rnncore.files.cursor import low_level_errors, shown
 from rnncore.formats.npz_file import read_header
@@ -49,7 +49,7 @@ class Stream:
             self._take_whole(np.frombuffer(self._bytes(self._rest), self.dtype).reshape(self.shape, order="F"))
 
     def transposed(self, axis: int) -> None:
-        """Reads along another dimension from here on, which stands first then; the array is in memory for that."""
+        """Reads along another dimension from here on, which is first then; the array is in memory for that."""
         if axis:
             self._take_whole(np.moveaxis(self.read(self.shape[0]), axis, 0))
 
@@ -59,12 +59,12 @@ class Stream:
     def read(self, rows: int) -> np.ndarray:
         """The next rows, in the machine's byte order."""
         if self._whole is not None:
-            found = self._whole[self._at : self._at + rows]
+            block = self._whole[self._at : self._at + rows]
         else:
             data = self._bytes(rows * self._row)
-            found = np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
+            block = np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
         self._at += rows
-        return found.astype(self.dtype.newbyteorder("="), copy=False)
+        return block.astype(self.dtype.newbyteorder("="), copy=False)
 
     def skip(self, rows: int) -> None:
         if self._whole is not None:
@@ -92,11 +92,11 @@ class Stream:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def check_end(self) -> None:
-        """FormatError where data are left behind the array."""
+        """FormatError where data are left after the array."""
         with damaged(self.place):
             more = self._whole is None and self._rest == 0 and self._file.read(1)
         if more:
-            raise FormatError(f"{self.place}: bytes behind the array of shape {self.shape}")
+            raise FormatError(f"{self.place}: bytes after the array of shape {self.shape}")
 
 
 class ArraysReader:
@@ -138,13 +138,13 @@ class ArraysReader:
             self._lengths = request.lengths
         for name, count in counts.items():
             if count != self.rows and not self.one_sequence:
-                raise InputError(f"{name}: {count} rows, expected {self.rows}, as many as the first array has")
+                raise InputError(f"{name}: {count} rows, expected {self.rows}, the number of the first array")
         self._at = 0
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         if self.one_sequence:
             if skip == 0:
-                yield Part.whole(0, 1, {name: [_all(stream)] for name, stream in self._streams.items()})
+                yield FileRows.whole(0, 1, {name: [_all(stream)] for name, stream in self._streams.items()})
             return
         if self._flat:
             yield from self._flat_parts(skip)
@@ -159,14 +159,14 @@ class ArraysReader:
             if self._lengths is not None:
                 columns[self._length_name] = self._lengths[first : first + count]
             self._at = first + count
-            yield Part.whole(first, count, columns)
+            yield FileRows.whole(first, count, columns)
         if not self.rows:
-            yield Part.whole(0, 0, {name: stream.read(0) for name, stream in self._streams.items()})
+            yield FileRows.whole(0, 0, {name: stream.read(0) for name, stream in self._streams.items()})
         for stream in self._streams.values():
             stream.check_end()
 
-    def _flat_parts(self, skip: int) -> Iterator[Part]:
-        """Rows out of arrays in which they stand one behind the other."""
+    def _flat_parts(self, skip: int) -> Iterator[FileRows]:
+        """Rows out of arrays in which they are concatenated."""
         ((name, _),) = self._flat.items()
         lengths = self._streams[name].read(self.rows)
         bad = np.flatnonzero(lengths < 0)
@@ -191,7 +191,7 @@ class ArraysReader:
                 flat = stream.read(offsets[-1])
                 columns[key] = [flat[a:b] for a, b in itertools.pairwise(offsets)]
             self._at = stop
-            yield Part.whole(at, stop - at, columns)
+            yield FileRows.whole(at, stop - at, columns)
             at = stop
 
     def share(self) -> float:
@@ -252,8 +252,8 @@ def _all(stream: Stream) -> np.ndarray:
     return stream.read(stream.shape[0])
 
 
-def _flat(plan: Plan, streams: dict[str, Stream]) -> dict[str, str]:
-    """The input of lengths where sequences stand one behind the other, and their time's name; else nothing."""
+def _flat(plan: RowPlan, streams: dict[str, Stream]) -> dict[str, str]:
+    """The input of lengths where sequences are concatenated, and their time's name; else nothing."""
     for time, (name, *_) in plan.padded.items():
         others = [key for key in streams if key != name]
         if name in streams and others and all(_has_a_dimension_less(plan, key, streams[key], time) for key in others):
@@ -261,11 +261,11 @@ def _flat(plan: Plan, streams: dict[str, Stream]) -> dict[str, str]:
     return {}
 
 
-def _has_a_dimension_less(plan: Plan, name: str, stream: Stream, time: str) -> bool:
+def _has_a_dimension_less(plan: RowPlan, name: str, stream: Stream, time: str) -> bool:
     return len(stream.shape) == len(plan.shapes[name]) > 0 and plan.shapes[name][0] == time
 
 
-def _is_sequence(plan: Plan, streams: dict[str, Stream]) -> bool:
+def _is_sequence(plan: RowPlan, streams: dict[str, Stream]) -> bool:
     """Whether every array is one row of its input."""
     return all(
         plan.axes[name] is not None and len(stream.shape) == len(plan.shapes[name]) and stream.shape
@@ -273,7 +273,7 @@ def _is_sequence(plan: Plan, streams: dict[str, Stream]) -> bool:
     )
 
 
-def _check_shapes(plan: Plan, streams: dict[str, Stream], shared: dict[str, np.ndarray]) -> None:
+def _check_shapes(plan: RowPlan, streams: dict[str, Stream], shared: dict[str, np.ndarray]) -> None:
     """InputError where arrays do not fit the inputs' shapes or dtypes, as a whole."""
     entries = {entry.name: entry for entry in plan.spec.inputs}
     sizes: dict[str, int] = {}
@@ -284,9 +284,9 @@ def _check_shapes(plan: Plan, streams: dict[str, Stream], shared: dict[str, np.n
         if array.dtype.kind not in allowed:
             raise InputError(f"{name}: dtype {array.dtype}, expected {wanted}")
         fits = len(array.shape) == len(entry.shape)
-        for size, found in zip(entry.shape, array.shape, strict=False):
+        for size, actual in zip(entry.shape, array.shape, strict=False):
             named = isinstance(size, str) and size != UNKNOWN
-            expected = sizes.setdefault(size, found) if named else found if size == UNKNOWN else size
-            fits = fits and found == expected
+            expected = sizes.setdefault(size, actual) if named else actual if size == UNKNOWN else size
+            fits = fits and actual == expected
         if not fits:
             raise InputError(f"{name}: shape {array.shape}, expected {str(entry.value).partition(' ')[2]}")

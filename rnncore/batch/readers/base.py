@@ -1,4 +1,4 @@
-"""What readers of data files have in common."""
+"""The common part of the readers of data files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rnncore.batch.plan import Plan
+from rnncore.batch.plan import RowPlan
 from rnncore.batch.rows import Column
 from rnncore.errors import InputError
 from rnncore.graph.nodes import Input
 
-__all__ = ["Part", "Reader", "Request", "bind_columns", "only_input"]
+__all__ = ["FileRows", "Reader", "Request", "bind_columns", "only_input"]
 
 CHUNK_BYTES = 4 << 20
 CHUNK_ROWS = 4096
@@ -21,7 +21,7 @@ CHUNK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a file.
+    """The options of reading a file.
 
     columns   of a table of steps: the features, in this order; of a table of rows: INPUT=COLUMN, or COLUMN for the
               only required input
@@ -30,7 +30,7 @@ class Request:
     lengths   how many steps of each row count, for arrays that do not say so themselves
     """
 
-    plan: Plan
+    plan: RowPlan
     columns: tuple[str, ...] = ()
     sequence: str | None = None
     keep: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclass
-class Part:
+class FileRows:
     """Rows of one file from ``start`` on: ``good`` are the positions that can be run, bad says why others cannot."""
 
     start: int
@@ -49,7 +49,7 @@ class Part:
     bad: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def whole(cls, start: int, count: int, columns: dict[str, Column], kept: dict[str, list] | None = None) -> Part:
+    def whole(cls, start: int, count: int, columns: dict[str, Column], kept: dict[str, list] | None = None) -> FileRows:
         return cls(start, count, np.arange(count), columns, kept or {})
 
 
@@ -65,7 +65,7 @@ class Reader(Protocol):
     shared: dict[str, np.ndarray]
     types: dict[str, Any]
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         """The rows from number ``skip`` on, some at a time."""
 
     def share(self) -> float:
@@ -74,7 +74,7 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-def only_input(plan: Plan, what: str) -> Input:
+def only_input(plan: RowPlan, what: str) -> Input:
     """The one required input. InputError that begins with ``what`` where there are several."""
     required = [entry for entry in plan.spec.inputs if not entry.optional]
     if len(required) != 1:

@@ -17,7 +17,15 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns, only_input
+from rnncore.batch.readers.base import (
+    CHUNK_BYTES,
+    CHUNK_ROWS,
+    FileRows,
+    Request,
+    bind_columns,
+    kept_columns,
+    only_input,
+)
 from rnncore.batch.rows import empty_row
 from rnncore.errors import InputError
 from rnncore.files.strict_json import read_json
@@ -80,7 +88,7 @@ class LinesReader:
 class JsonlReader(LinesReader):
     """Rows as JSON objects. What is wrong with a line is wrong with its row only."""
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         self._bound: dict[str, str] | None = None
         pending: list[tuple[int, bytes]] = []
         size, row = 0, -1
@@ -100,26 +108,26 @@ class JsonlReader(LinesReader):
         if pending or row < 0:
             yield self._part(row + 1 - len(pending), pending)
 
-    def _bind(self, found: dict[str, Any] | str) -> None:
+    def _bind(self, first: dict[str, Any] | str) -> None:
         """Which keys are which inputs, as the first row that is an object has them."""
-        if isinstance(found, dict):
-            lists = [name for name, value in found.items() if isinstance(value, list)]
-            self._bound = bind_columns(self._request, list(found), lists)
-            self._kept = kept_columns(self._request, list(found), self._bound)
+        if isinstance(first, dict):
+            lists = [name for name, value in first.items() if isinstance(value, list)]
+            self._bound = bind_columns(self._request, list(first), lists)
+            self._kept = kept_columns(self._request, list(first), self._bound)
 
-    def _part(self, start: int, lines: list[tuple[int, bytes]]) -> Part:
-        part = Part(start, len(lines), np.zeros(0, np.int64), {})
+    def _part(self, start: int, lines: list[tuple[int, bytes]]) -> FileRows:
+        part = FileRows(start, len(lines), np.zeros(0, np.int64), {})
         good, rows, kept = [], [], []
         for position, (number, line) in enumerate(lines):
-            found = _object(line, number)
+            record = _object(line, number)
             if self._bound is None:
-                self._bind(found)
-            if isinstance(found, str):
-                part.bad[position] = found
+                self._bind(record)
+            if isinstance(record, str):
+                part.bad[position] = record
                 continue
             try:
-                row = self._row(found)
-                labels = [_label(name, found.get(name)) for name in self._kept]
+                row = self._row(record)
+                labels = [_label(name, record.get(name)) for name in self._kept]
             except InputError as error:
                 part.bad[position] = f"line {number}: {error}"
                 continue
@@ -133,19 +141,19 @@ class JsonlReader(LinesReader):
             part.kept = {name: [row[k] for row in kept] for k, name in enumerate(self._kept)}
         return part
 
-    def _row(self, found: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _row(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
         shapes = self._request.plan.shapes
-        return {name: _array(column, found.get(column, ...), shapes[name]) for name, column in self._bound.items()}
+        return {name: _array(column, record.get(column, ...), shapes[name]) for name, column in self._bound.items()}
 
 
 def _object(line: bytes, number: int) -> dict[str, Any] | str:
     """The object in a line, or what is wrong with it."""
     place = f"line {number}"
     try:
-        found = read_json(line.removeprefix(codecs.BOM_UTF8), place, InputError, constants=True)
+        value = read_json(line.removeprefix(codecs.BOM_UTF8), place, InputError, constants=True)
     except InputError as error:
         return str(error)
-    return found if isinstance(found, dict) else f"{place}: a JSON {type(found).__name__}, expected an object"
+    return value if isinstance(value, dict) else f"{place}: a JSON {type(value).__name__}, expected an object"
 
 
 def _label(column: str, value: Any) -> Any:
@@ -198,7 +206,7 @@ class CsvReader(LinesReader):
         self._chosen = chosen or [i for i in range(len(self._names)) if i != self._label]
         _check_features(self._entry, [self._names[i] for i in self._chosen])
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         start, row, size = skip, -1, 0
         sequences: list[np.ndarray] = []
         labels: list[str] = []
@@ -220,13 +228,13 @@ class CsvReader(LinesReader):
                 yield self._part(start, row + 1 - start, good, sequences, labels, bad)
                 start, size, sequences, labels, bad, good = row + 1, 0, [], [], {}, []
         if row < 0:
-            raise InputError("no rows of numbers behind the header")
+            raise InputError("no rows of numbers after the header")
         if row + 1 > start:
             yield self._part(start, row + 1 - start, good, sequences, labels, bad)
 
-    def _part(self, start, count, good, sequences, labels, bad) -> Part:
+    def _part(self, start, count, good, sequences, labels, bad) -> FileRows:
         kept = {} if self._label is None else {self._names[self._label]: labels}
-        return Part(start, count, np.array(good, np.int64), {self._entry.name: sequences}, kept, bad)
+        return FileRows(start, count, np.array(good, np.int64), {self._entry.name: sequences}, kept, bad)
 
     def _records_of_file(self) -> Iterator[tuple[int, list[str]]]:
         """(line number, cells) of every line that is not blank."""
@@ -308,8 +316,8 @@ class CsvReader(LinesReader):
 
 def _place(names: list[str], name: str) -> int:
     if names.count(name) != 1:
-        found = "is there twice" if name in names else f"is not there, expected one of {', '.join(names)}"
-        raise InputError(f"column {name!r} {found}")
+        what = "is there twice" if name in names else f"is not there, expected one of {', '.join(names)}"
+        raise InputError(f"column {name!r} {what}")
     return names.index(name)
 
 

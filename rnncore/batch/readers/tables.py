@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, Part, Request, bind_columns, kept_columns
+from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, Request, bind_columns, kept_columns
 from rnncore.batch.rows import Ragged, take
 from rnncore.errors import FormatError, InputError, MissingPackageError
 from rnncore.files.cursor import low_level_errors, shown
@@ -56,12 +56,12 @@ class TableReader:
             _check_type(pa, column, schema.field(column).type)
         self._at = 0
 
-    def parts(self, skip: int) -> Iterator[Part]:
+    def parts(self, skip: int) -> Iterator[FileRows]:
         self._at = skip
         empty = True
         batches = self._batches(skip)
         while True:
-            with damaged(f"behind row {self._at}"):
+            with damaged(f"after row {self._at}"):
                 batch = next(batches, None)
                 if batch is None:
                     break
@@ -70,9 +70,9 @@ class TableReader:
             self._at += batch.num_rows
             yield part
         if empty and skip == 0:
-            yield Part.whole(0, 0, {name: [] for name in self._bound}, {name: [] for name in self._kept})
+            yield FileRows.whole(0, 0, {name: [] for name in self._bound}, {name: [] for name in self._kept})
 
-    def _part(self, batch: Any) -> Part:
+    def _part(self, batch: Any) -> FileRows:
         columns, bad = {}, {}
         for name, column in self._bound.items():
             entry = self._request.plan.shapes[name]
@@ -80,9 +80,9 @@ class TableReader:
             bad = {**reasons, **bad}
         good = np.array([i for i in range(batch.num_rows) if i not in bad], np.int64)
         if bad:
-            columns = {name: take(found, good) for name, found in columns.items()}
+            columns = {name: take(column, good) for name, column in columns.items()}
         kept = {name: batch.column(name).take(pyarrow().array(good)).to_pylist() for name in self._kept}
-        return Part(self._at, batch.num_rows, good, columns, kept, bad)
+        return FileRows(self._at, batch.num_rows, good, columns, kept, bad)
 
     def share(self) -> float:
         return self._at / self.rows if self.rows else 1.0
@@ -103,11 +103,11 @@ class ParquetReader(TableReader):
 
     def _batches(self, skip: int) -> Iterator[Any]:
         for group in range(self._table.num_row_groups):
-            found = self._table.metadata.row_group(group)
-            if skip >= found.num_rows:
-                skip -= found.num_rows
+            metadata = self._table.metadata.row_group(group)
+            if skip >= metadata.num_rows:
+                skip -= metadata.num_rows
                 continue
-            each = found.total_byte_size / max(found.num_rows, 1)
+            each = metadata.total_byte_size / max(metadata.num_rows, 1)
             size = int(max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(each, 1))))
             for batch in self._table.iter_batches(size, [group], self._columns, use_threads=False):
                 batch.validate(full=True)

@@ -1,4 +1,4 @@
-"""What `rnncore demo` shows: one file for each kind of network in the zoo.
+"""The demos of `rnncore demo`: one file for each kind of network in the zoo.
 
 Each has a Demo: ``show(text)`` prints text in, answer out; ``plot(text, path)`` draws it, where that says more.
 

@@ -1,4 +1,4 @@
-"""What every demo is, and the little that they share."""
+"""The base of every demo, and the little that they share."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def show(text: str | None) -> None:
         say("    " + "      ".join(line))
     say("    " + "      ".join(f"{name:15}" for name in names))
     many = np.repeat(pictures, 64, axis=0)
-    speed(f"{len(many)} pictures side by side", lambda: spell(model, many), len(many), "pictures")
+    speed(f"{len(many)} pictures in one batch", lambda: spell(model, many), len(many), "pictures")
 
 
 def spell(model: Model, pictures: np.ndarray) -> list[str]:

@@ -45,7 +45,7 @@ def show(text: str | None) -> None:
     model = model_of("folk")
     starts = [["<stop>", "M"]] * 32
     speed(
-        "32 tunes side by side, 100 characters each",
+        "32 tunes in one batch, 100 characters each",
         lambda: model.generate(starts, 100, temperature=0.8, seed=1),
         3200,
         "characters",
@@ -71,7 +71,7 @@ DEMOS = (
         "dance tunes, sampled: character model, LSTM in 2 layers",
         show,
         "folk reel 12 --plot reel.abc",
-        f"{', '.join(METRES)}, or a metre such as 6/8; with a number behind it, another tune",
+        f"{', '.join(METRES)}, or a metre such as 6/8; with a number after it, another tune",
         plot,
         "Write the tune in ABC notation, or with music21 as MIDI",
         (".abc", ".mid", ".midi"),

@@ -17,7 +17,7 @@ LONGEST = 30
 
 
 def encode(words: list[str]) -> dict[str, np.ndarray]:
-    """What the decoder reads of words: their memory, its keys, the first state, and their lengths."""
+    """The decoder's inputs for words: their memory, its keys, the first state, and their lengths."""
     model = model_of("g2p-encoder")
     letters = model.vocabulary["letters"]
     for word in words:

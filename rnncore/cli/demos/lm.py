@@ -32,7 +32,7 @@ def show(text: str | None) -> None:
         (score,) = model.score([["<stop>", *order]])
         say(f"    perplexity {score.perplexity:8.1f}   {' '.join(order)}")
     prompts = [["<stop>"]] * 64
-    speed("64 texts side by side, 20 words each", lambda: model.generate(prompts, 20, seed=1), 1280, "words")
+    speed("64 texts in one batch, 20 words each", lambda: model.generate(prompts, 20, seed=1), 1280, "words")
 
 
 DEMOS = (

@@ -95,7 +95,7 @@ def _print_years(found: Forecast) -> None:
 
 
 def _bar(length: float, mark: float, ascii_only: bool) -> str:
-    """A bar with a mark in or behind it."""
+    """A bar with a mark in or after it."""
     bar, empty, sign = ("=", " ", "o") if ascii_only else ("━", " ", "◆")
     cells = [bar if i < round(length) else empty for i in range(BAR)]
     cells[round(mark)] = sign

@@ -1,4 +1,4 @@
-"""A recurrent node that reads ahead, block by block."""
+"""A recurrent node that reads later steps, block by block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rnncore.runtime.model import Model
 from rnncore.runtime.packing import pack_direction
 from rnncore.runtime.recurrent import ALL_ROWS, repeat_masked, rows_of_mask
 
-__all__ = ["BEGAN", "BothWays"]
+__all__ = ["BEGAN", "LookaheadRecurrent"]
 
 Values = dict[str, Any]
 
@@ -19,11 +19,11 @@ Values = dict[str, Any]
 BEGAN = "began"
 
 
-class BothWays:
-    """The layers and directions of a node that reads ahead, one by one.
+class LookaheadRecurrent:
+    """The layers and directions of a node that reads later steps, one by one.
 
-    A block is some steps and those ahead of them: each layer's reverse direction begins with the last of these, the
-    forward direction goes on from the block before, and carries to the next what it has after the block's own steps.
+    A block is some steps and the later ones that they look at: each layer's reverse direction begins with the last of
+    these, the forward direction goes on from the block before, and hands on its states after the block's own steps.
     Source: Zhang et al. 2016, latency-controlled bidirectional LSTM.
     """
 
@@ -45,10 +45,10 @@ class BothWays:
             }
 
     def block(self, x: np.ndarray, size: int, states: Values, initial: Values, mask: np.ndarray | None) -> np.ndarray:
-        """Outputs (B, size, width) for x (B, size and what is ahead, I); changes the forward ``states``.
+        """Outputs (B, size, width) for x (B, size and the later ones, I); changes the forward ``states``.
 
-        initial  where the reverse direction begins, by state, (layers, B, size); nothing for what the node says
-        mask     bool (B, size and what is ahead): steps that count; None for all of them
+        initial  where the reverse direction begins, by state, (layers, B, size); empty: as the node says
+        mask     bool (B, size and the later ones): steps that count; None for all of them
         """
         mask = None if mask is None or mask.all() else mask
         began, before = states.get(BEGAN), states["h"][-1].copy()
@@ -70,7 +70,7 @@ class BothWays:
     def _forward(
         self, layer: int, stack: Any, x: np.ndarray, size: int, states: Values, mask: np.ndarray | None
     ) -> np.ndarray:
-        """The forward direction over a block and what is ahead of it; its states are those after the block."""
+        """The forward direction over a block and the steps after it; its states are those after the block."""
         own = {key: states[key][layer] for key in self.node.cell.states}
         masks = (None, None) if mask is None else (mask[:, :size], mask[:, size:])
         now, after = self._run(stack, x[:, :size], own, masks[0])
@@ -117,10 +117,10 @@ def _repeat(y: np.ndarray, mask: np.ndarray, direction: str, before: np.ndarray,
     y[...] = np.where(leading[:, :, None], before[:, None], y)
 
 
-def _merged(merge: str, found: list[np.ndarray]) -> np.ndarray:
-    if len(found) == 1:
-        return found[0]
+def _merged(merge: str, outputs: list[np.ndarray]) -> np.ndarray:
+    if len(outputs) == 1:
+        return outputs[0]
     if merge == "concat":
-        return np.concatenate(found, axis=2)
-    a, b = found
+        return np.concatenate(outputs, axis=2)
+    a, b = outputs
     return {"sum": a + b, "mul": a * b, "average": (a + b) * a.dtype.type(0.5)}[merge]

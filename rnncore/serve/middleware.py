@@ -1,4 +1,4 @@
-"""What every HTTP request goes through: its id, its token, the refusals, a line in the log, a count.
+"""The middleware that every HTTP request goes through: its id, its token, the refusals, a line in the log, a count.
 
 Pure ASGI around the routes, so that nothing is buffered and nothing runs twice.
 """
@@ -19,11 +19,11 @@ from starlette.responses import JSONResponse
 from rnncore.errors import InputError
 from rnncore.serve.logs import LOG, log_request
 from rnncore.serve.metrics import AnswerMetrics
-from rnncore.serve.refusals import Refusal, refusal_of
 from rnncore.serve.service import Service
+from rnncore.serve.service_errors import ServiceError, service_error_of
 from rnncore.serve.watch import ClientGone
 
-__all__ = ["CLOSE", "GZIP", "LEAST_TOKEN", "NO_SNIFFING", "Gate", "Tokens", "new_id", "refusal_response"]
+__all__ = ["CLOSE", "GZIP", "LEAST_TOKEN", "NO_SNIFFING", "RequestMiddleware", "Tokens", "error_response", "new_id"]
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 PORT = re.compile(r":[0-9]*\Z")
@@ -51,14 +51,14 @@ class Tokens:
         return bool(self._digests)
 
     def owner(self, authorization: str | None, address: str) -> str:
-        """Who asks. Refusal without a valid "Bearer TOKEN"."""
+        """Who asks. ServiceError without a valid "Bearer TOKEN"."""
         if not self._digests:
             return f"address {address}"
         scheme, _, token = (authorization or "").partition(" ")
         given = _digest(token.strip())
         found = [digest for digest in self._digests if hmac.compare_digest(digest, given)]
         if scheme.lower() != "bearer" or not found:
-            raise Refusal(401, "a token is needed: Authorization: Bearer TOKEN")
+            raise ServiceError(401, "a token is needed: Authorization: Bearer TOKEN")
         return f"token {found[0].hex()[:16]}"
 
 
@@ -74,7 +74,7 @@ def new_id() -> str:
     return f"{_OURS}{next(_NUMBERS):016x}"
 
 
-class Gate:
+class RequestMiddleware:
     """An ASGI app around one.
 
     hosts  what a request may call this server, without a port; None: anything. A web page whose name was bound to
@@ -120,12 +120,12 @@ class Gate:
         except ClientGone:
             status = 499
         except Exception as error:
-            refusal = refusal_of(error)
+            refusal = service_error_of(error)
             if refusal.status == 500:
                 LOG.exception("internal error", extra={"fields": {"request_id": request_id}})
             if status:
                 raise  # an answer has begun: the connection is cut
-            await refusal_response(refusal, request_id)(scope, receive, answer)
+            await error_response(refusal, request_id)(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - start
             model, route = state.get("model", ""), state.get("route", "other")
@@ -139,25 +139,27 @@ class Gate:
             for name in ONCE:
                 if names.count(name) > 1:
                     state["owner"] = None
-                    raise Refusal(400, f"{names.count(name)} header fields {name.decode()!r}, expected at most one")
+                    raise ServiceError(
+                        400, f"{names.count(name)} header fields {name.decode()!r}, expected at most one"
+                    )
         address = scope["client"][0] if scope.get("client") else ""
         try:
             state["owner"] = self._tokens.owner(_text(fields.get(b"authorization", b"")), address)
-        except Refusal as error:
+        except ServiceError as error:
             state["owner"], state["refused"] = None, error
         if self._hosts is not None and PORT.sub("", _text(fields.get(b"host", b""))).lower() not in self._hosts:
-            raise Refusal(421, "this server has another name: see Host")
+            raise ServiceError(421, "this server has another name: see Host")
         encoding = fields.get(b"content-encoding")
         if encoding is not None and encoding.strip().lower() not in (b"identity", GZIP):
-            raise Refusal(415, "Content-Encoding is not supported, expected gzip or none")
+            raise ServiceError(415, "Content-Encoding is not supported, expected gzip or none")
 
 
 def _text(field: bytes) -> str:
     return field.decode("latin-1")
 
 
-def refusal_response(refusal: Refusal, request_id: str, more: Mapping[str, str] | None = None) -> JSONResponse:
-    """What the protocol says an error is, with the request's id; more: headers."""
+def error_response(refusal: ServiceError, request_id: str, more: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error as the protocol has it, with the request's id; more: headers."""
     headers = dict(more or {})
     if refusal.retry_after is not None:
         headers["Retry-After"] = str(refusal.retry_after)

@@ -2,7 +2,7 @@
 
 Every array but those of recurrent layers has its row first and then the steps that are kept, oldest first; how many
 of them count follows from the steps that the row has seen, so nothing else needs to be kept. What recurrent layers
-carry stands as in State: (layers, rows, size).
+carry is as in State: (layers, rows, size).
 
 Rows whose kept steps are of different numbers run in groups; a graph that keeps none runs all rows in one batch.
 A step changes nothing before everything is computed.
@@ -23,12 +23,12 @@ from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.arguments import without_padding
 from rnncore.runtime.budget import check_memory, is_metered
 from rnncore.runtime.state import State
-from rnncore.streaming.flow import Flow, Part
-from rnncore.streaming.folded import fold, unfold
+from rnncore.streaming.batchless import join_rows, split_rows
+from rnncore.streaming.flow import NodePlan, ValuePlan
 from rnncore.streaming.program import UNMOVED, StreamProgram
 from rnncore.streaming.route import Kept, Route, padding_of, rows_first, scan_states
 
-__all__ = ["Rows"]
+__all__ = ["StreamStates"]
 
 Values = dict[str, Any]
 
@@ -37,10 +37,10 @@ MOST_STEPS = 1 << 60
 
 
 class _Group(NamedTuple):
-    """What runs in one batch.
+    """The rows that run in one batch.
 
-    rows     which of Rows; None for all of them in order
-    places   where they stand among those of the step; None where they are these, in order
+    rows     their numbers in StreamStates; None for all of them in order
+    places   their places among those of the step; None if they are these, in order
     count    steps;  lengths: those of each row that count, None for all
     """
 
@@ -52,7 +52,7 @@ class _Group(NamedTuple):
 
 
 class _Result(NamedTuple):
-    """What a group gave: outputs by name, and what it keeps."""
+    """The results of a group: outputs by name, and the states to store."""
 
     group: _Group
     route: Route
@@ -60,35 +60,35 @@ class _Result(NamedTuple):
     updates: dict[str, np.ndarray]
 
 
-class Rows:
+class StreamStates:
     """The states of ``capacity`` rows. Not safe to use by two threads at once.
 
-    side_by_side: inputs and outputs that have no batch get rows in front, as a pool has them.
+    add_rows: inputs and outputs that have no batch get rows in front, as a pool has them.
     more: bytes that the caller keeps for each row.
 
     InputError, before anything is made, where the states are larger than the model's budget or than there is memory.
     """
 
-    def __init__(self, program: StreamProgram, capacity: int, side_by_side: bool = False, more: int = 0):
+    def __init__(self, program: StreamProgram, capacity: int, add_rows: bool = False, more: int = 0):
         self.program, self.capacity = program, capacity
-        self.side_by_side = side_by_side and program.bare
-        self.folds = program.folds and (self.side_by_side or not program.bare)
+        self.add_rows = add_rows and program.bare
+        self.batchless = program.batchless and (self.add_rows or not program.bare)
         self.recurrent: set[str] = set()
         self.static: dict[str, np.ndarray] = {}
-        rooms: dict[str, tuple[tuple[int, ...], np.dtype]] = {"ended": ((capacity,), np.dtype(np.bool_))}
+        shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {"ended": ((capacity,), np.dtype(np.bool_))}
         if not program.plan.together:
-            rooms["steps"] = ((capacity,), np.dtype(np.int64))
+            shapes["steps"] = ((capacity,), np.dtype(np.int64))
         for part in program.plan.parts:
-            rooms.update(self._rooms(part))
-        need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in rooms.values()) + more * capacity
+            shapes.update(self._array_shapes(part))
+        need = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()) + more * capacity
         check_memory(f"{capacity} rows of states", need, program.model.budget)
         self.all = np.arange(capacity)
-        self.arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in rooms.items()}
+        self.arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
         self.steps = self.arrays.get("steps")
 
     # --- arrays -------------------------------------------------------------------------------------------------
 
-    def _rooms(self, part: Part) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+    def _array_shapes(self, part: NodePlan) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
         """The arrays that a part keeps: name, shape and dtype."""
         node, flows = part.node, self.program.plan.flows
         dtype = self.program.model.dtype
@@ -123,8 +123,8 @@ class Rows:
         elif part.how == "sum":
             yield self._steps_of(f"{node.name}.sum", flows[node.name], 2)
 
-    def _steps_of(self, name: str, flow: Flow, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
-        """Room for at most so many steps of a value in each row."""
+    def _steps_of(self, name: str, flow: ValuePlan, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
+        """The array for up to ``most`` steps of a value in each row: name, shape and dtype."""
         rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
         return name, ((self.capacity, most, *rest), numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
@@ -209,7 +209,7 @@ class Rows:
                 if not same:
                     raise InputError(f"{name}: differs from what the other rows were opened with, expected the same")
             else:
-                sizes = [(*found.shape[:axis], *found.shape[axis + 1 :]) for found in (array, there)]
+                sizes = [(*one.shape[:axis], *one.shape[axis + 1 :]) for one in (array, there)]
                 if sizes[0] != sizes[1]:
                     raise InputError(
                         f"{name}: sizes {sizes[0]} without the batch, expected {sizes[1]}, the other rows'"
@@ -230,54 +230,54 @@ class Rows:
 
     def save(self, rows: Any) -> dict[str, np.ndarray]:
         """Copies of what some rows carry; "static.NAME" for what they were opened with."""
-        found = {
+        saved = {
             name: np.array(array[:, rows] if name in self.recurrent else array[rows])
             for name, array in self.arrays.items()
         }
         for entry in self.program.static:
             array = self.static.get(entry.name)
             if array is not None:
-                found[f"static.{entry.name}"] = np.array(self._of_static(entry.name, rows))
-        return found
+                saved[f"static.{entry.name}"] = np.array(self._of_static(entry.name, rows))
+        return saved
 
-    def check_saved(self, found: Mapping[str, np.ndarray], count: int) -> None:
-        """StateError unless ``found`` is what save gives for so many rows of this program."""
+    def check_saved(self, saved: Mapping[str, np.ndarray], count: int) -> None:
+        """StateError unless ``saved`` is what save returns for ``count`` rows of this program."""
         expected = {}
         for name, array in self.arrays.items():
             shape = (array.shape[0], count, *array.shape[2:]) if name in self.recurrent else (count, *array.shape[1:])
             expected[name] = (shape, array.dtype)
         for entry in self.program.static:
-            array = found.get(f"static.{entry.name}")
+            array = saved.get(f"static.{entry.name}")
             try:
                 accepted = self.program.accept({entry.name: array}, count, [entry], "state")[entry.name]
             except InputError as error:
                 raise StateError(f"state: static.{error}") from None
             if array is not None:
                 expected[f"static.{entry.name}"] = (array.shape, accepted.dtype)
-        unknown = [name for name in found if name not in expected]
-        missing = [name for name in expected if name not in found]
+        unknown = [name for name in saved if name not in expected]
+        missing = [name for name in expected if name not in saved]
         if unknown or missing:
             what = f"unknown array {shown(unknown[0])!r}" if unknown else f"array {missing[0]!r} missing"
             raise StateError(f"state: {what}, expected {', '.join(expected)}")
         for name, (shape, dtype) in expected.items():
-            if found[name].shape != shape or found[name].dtype != dtype:
+            if saved[name].shape != shape or saved[name].dtype != dtype:
                 raise StateError(
-                    f"state {name}: {found[name].dtype} {found[name].shape}, expected {dtype} {shape} "
+                    f"state {name}: {saved[name].dtype} {saved[name].shape}, expected {dtype} {shape} "
                     f"for {count} row{'s' * (count != 1)}"
                 )
-        steps = found.get("steps", np.zeros(1, np.int64))
+        steps = saved.get("steps", np.zeros(1, np.int64))
         if count and not (steps.min() >= 0 and steps.max() <= MOST_STEPS):
             raise StateError(f"state steps: {steps.min()} to {steps.max()}, expected 0 to {MOST_STEPS}")
 
-    def load(self, rows: Any, found: Mapping[str, np.ndarray]) -> None:
+    def load(self, rows: Any, saved: Mapping[str, np.ndarray]) -> None:
         """Make rows what save gave, which was checked."""
-        static = {name.removeprefix("static."): array for name, array in found.items() if name.startswith("static.")}
+        static = {name.removeprefix("static."): array for name, array in saved.items() if name.startswith("static.")}
         self._set_static(rows, {entry.name: static.get(entry.name) for entry in self.program.static})
         for name, array in self.arrays.items():
             if name in self.recurrent:
-                array[:, rows] = found[name]
+                array[:, rows] = saved[name]
             else:
-                array[rows] = found[name]
+                array[rows] = saved[name]
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class Rows:
         check    is called with the outputs before anything is changed, and may raise
         counted  whether the numbers of steps are wanted
 
-        Outputs behind a row's own steps are 0.
+        Outputs after a row's own steps are 0.
         """
         if ended and self.program.plan.least:
             self._check_least(rows)
@@ -376,7 +376,7 @@ class Rows:
         return outputs
 
     def _values(self, rows: np.ndarray | None, count: int) -> Values:
-        """What so many rows read that does not depend on the sequence. rows: None for all of them."""
+        """The values that do not depend on the sequence, of some rows. rows: None for all of them."""
         values: Values = dict(self.program.base(count))
         for name, array in self.static.items():
             if name in self.program.read:
@@ -390,7 +390,7 @@ class Rows:
         return apart(program.plan.outputs, values, held)
 
     def _groups(self, rows: np.ndarray, new: int, lengths: np.ndarray | None) -> list[_Group]:
-        """What can run in one batch."""
+        """The groups of rows that can run in one batch."""
         program, size = self.program, len(rows)
         slots = None if self._is_all(rows) else rows
         if lengths is not None and (lengths == new).all():
@@ -400,7 +400,7 @@ class Rows:
         if size == 1:
             return [_Group(slots, None, 1, new if lengths is None else int(lengths[0]), None)]
         counts = np.full(size, new) if lengths is None else lengths
-        if program.plan.fixed and not self.folds:
+        if program.plan.fixed and not self.batchless:
             return [_Group(rows[[place]], np.array([place]), 1, int(count), None) for place, count in enumerate(counts)]
         phases = 0 * counts if program.plan.together else program.phases_of(self.steps[rows])
         if (phases == phases[:1]).all() and (counts == counts[:1]).all():
@@ -411,30 +411,30 @@ class Rows:
         return [_Group(rows[places], np.array(places), len(places), count, None) for (count, _), places in keys.items()]
 
     def _part(self, given: Values, group: _Group) -> Values:
-        """What the group gets of the inputs."""
-        found, places = {}, group.places
+        """The group's part of the inputs."""
+        own, places = {}, group.places
         for name, array in given.items():
             flow = self.program.plan.flows[name]
             if array is not None and flow.kind == "steps":
                 if flow.batch is not None:
                     array = array if places is None else np.take(array, places, axis=flow.batch)
-                elif self.side_by_side:
+                elif self.add_rows:
                     array = array[0 if places is None else places[0]]
                 array = np.ascontiguousarray(array[(slice(None),) * flow.time + (slice(group.count),)])
-            found[name] = array
-        return found
+            own[name] = array
+        return own
 
     def _gathered(self, size: int, results: list[_Result]) -> Values:
         """The groups' outputs in the order of rows."""
         plan = self.program.plan
-        for group, _, found, _ in results:
+        for group, _, outputs, _ in results:
             for name in plan.outputs if group.lengths is not None else ():
                 if plan.flows[name].kind == "steps":
-                    found[name] = _zeros_behind(found[name], plan.flows[name], group.lengths)
+                    outputs[name] = _zeros_after(outputs[name], plan.flows[name], group.lengths)
         if len(results) == 1:
-            group, _, found, _ = results[0]
-            return self._with_rows(group, found) if self.side_by_side else found
-        parts = [(group.places, self._with_rows(group, found)) for group, _, found, _ in results]
+            group, _, outputs, _ = results[0]
+            return self._with_rows(group, outputs) if self.add_rows else outputs
+        parts = [(group.places, self._with_rows(group, outputs)) for group, _, outputs, _ in results]
         return {name: self._joined(name, size, parts) for name in plan.outputs}
 
     def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
@@ -448,45 +448,45 @@ class Rows:
                     array[places] = route.known[flows[name].timing] if group.lengths is None else group.lengths
         return counts
 
-    def _with_rows(self, group: _Group, found: Values) -> Values:
+    def _with_rows(self, group: _Group, outputs: Values) -> Values:
         """Outputs of one row with an axis for it, where they have none of a batch."""
         if group.size > 1:
-            return found
-        bare = [name for name in found if self.program.axes(self.program.plan.flows[name], self.side_by_side)[0] == 0]
+            return outputs
+        bare = [name for name in outputs if self.program.axes(self.program.plan.flows[name], self.add_rows)[0] == 0]
         bare = [name for name in bare if self.program.plan.flows[name].batch is None]
-        return {**found, **{name: found[name][None] for name in bare}}
+        return {**outputs, **{name: outputs[name][None] for name in bare}}
 
     def _joined(self, name: str, size: int, parts: list[tuple[np.ndarray, Values]]) -> np.ndarray:
         """One output of several groups."""
-        batch, time = self.program.axes(self.program.plan.flows[name], self.side_by_side)
+        batch, time = self.program.axes(self.program.plan.flows[name], self.add_rows)
         if batch is None:
             return parts[0][1][name]
-        first = max((found[name] for _, found in parts), key=lambda array: array.size)
+        first = max((outputs[name] for _, outputs in parts), key=lambda array: array.size)
         shape = list(first.shape)
         shape[batch] = size
         if time is not None:
-            shape[time] = max(found[name].shape[time] for _, found in parts)
+            shape[time] = max(outputs[name].shape[time] for _, outputs in parts)
         joined = np.zeros(shape, first.dtype)
-        for places, found in parts:
+        for places, outputs in parts:
             index: list[Any] = [slice(None)] * len(shape)
             index[batch] = places
             if time is not None:
-                index[time] = slice(found[name].shape[time])
-            joined[tuple(index)] = found[name]
+                index[time] = slice(outputs[name].shape[time])
+            joined[tuple(index)] = outputs[name]
         return joined
 
     def _run(self, group: _Group, given: Values, new: int, ended: bool) -> _Result:
         program, plan, rows, lengths = self.program, self.program.plan, group.rows, group.lengths
-        folded = plan.fixed and group.size > 1
-        if folded:
+        batchless = plan.fixed and group.size > 1
+        if batchless:
             given = self._one_sequence(given, group)
-        elif group.places is not None or group.count != new or self.side_by_side:
+        elif group.places is not None or group.count != new or self.add_rows:
             given = self._part(given, group)
         first = 0 if rows is None else rows[0]
         before = 0 if plan.together else program.phase_of(int(self.steps[first]))
-        route = program.route(before, group.count, ended, folded)
-        slots = (self.all if rows is None else rows)[:1] if folded else rows
-        values = self._values(slots, 1 if folded else group.size)
+        route = program.route(before, group.count, ended, batchless)
+        slots = (self.all if rows is None else rows)[:1] if batchless else rows
+        values = self._values(slots, 1 if batchless else group.size)
         for entry in program.given:
             values[entry.name] = given.get(entry.name)
             if values[entry.name] is None and not entry.optional:
@@ -500,32 +500,32 @@ class Rows:
                 values[name] = without_padding(values[name], values[of], axis)
         updates = route.take(values, Kept(self.arrays, rows, group.size))
         outputs = self._own_outputs(values, [*given.values(), *updates.values()])
-        if folded:
-            outputs = {name: unfold(array, *self._place(name), group.size) for name, array in outputs.items()}
+        if batchless:
+            outputs = {name: split_rows(array, *self._place(name), group.size) for name, array in outputs.items()}
         return _Result(group, route, outputs, updates)
 
-    def _place(self, name: str) -> tuple[tuple[int, int], Flow]:
-        """Where rows and time stand in what comes in and goes out, and the flow."""
+    def _place(self, name: str) -> tuple[tuple[int, int], ValuePlan]:
+        """The axes of rows and time in an input or output, and its plan."""
         flow = self.program.plan.flows[name]
-        return self.program.axes(flow, self.side_by_side), flow
+        return self.program.axes(flow, self.add_rows), flow
 
     def _one_sequence(self, given: Values, group: _Group) -> Values:
-        """What the group gets of the inputs, its rows one behind the other."""
-        found = {}
+        """The group's part of the inputs, its rows concatenated along the time."""
+        joined = {}
         for name, array in given.items():
             (rows, time), flow = self._place(name)
             if array is not None:
                 array = array if group.places is None else np.take(array, group.places, axis=rows)
-                array = fold(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
-            found[name] = array
-        return found
+                array = join_rows(array[(slice(None),) * time + (slice(group.count),)], (rows, time), flow)
+            joined[name] = array
+        return joined
 
 
-def _zeros_behind(array: np.ndarray, flow: Flow, lengths: np.ndarray) -> np.ndarray:
-    """The array with 0 behind each row's length."""
+def _zeros_after(array: np.ndarray, flow: ValuePlan, lengths: np.ndarray) -> np.ndarray:
+    """The array with 0 after each row's length."""
     moved = np.moveaxis(array, (flow.batch, flow.time), (0, 1))
     counts = np.arange(moved.shape[1]) < lengths[:, None]
     if counts.all():
         return array
-    found = np.where(counts.reshape(counts.shape + (1,) * (moved.ndim - 2)), moved, moved.dtype.type(0))
-    return np.ascontiguousarray(np.moveaxis(found, (0, 1), (flow.batch, flow.time)))
+    kept = np.where(counts.reshape(counts.shape + (1,) * (moved.ndim - 2)), moved, moved.dtype.type(0))
+    return np.ascontiguousarray(np.moveaxis(kept, (0, 1), (flow.batch, flow.time)))

@@ -1,4 +1,4 @@
-"""The short way of a stream through a graph that keeps no steps."""
+"""One fast call of a stream through a graph that keeps no steps."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from rnncore.kernels._pool import DirectStream, Owner
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.model import nothing
 from rnncore.runtime.recurrent import RecurrentStep
-from rnncore.streaming.rows import Rows
+from rnncore.streaming.states import StreamStates
 
-__all__ = ["Straight"]
+__all__ = ["FastCall"]
 
 Values = dict[str, Any]
 
 
-class Straight:
-    """The short way of a stream's rows through a plain graph: one piece of its only input, states changed in place.
+class FastCall:
+    """One fast call of a stream's rows through a plain graph: one piece of its only input, states changed in place.
 
-    Made by ``of``, which is None where there is none. Calling it gives the outputs by name, or None for a piece that
-    needs the long way, which knows what to do or what to say.
+    Made by ``of``, which returns None for graphs that do not have one. Calling it returns the outputs by name, or None
+    for a piece that needs StreamStates.advance, which also raises the errors.
     """
 
     @classmethod
-    def of(cls, rows: Rows) -> Straight | None:
+    def of(cls, rows: StreamStates) -> FastCall | None:
         program = rows.program
         fits = program.plain and len(program.given) == 1 and not (program.static or rows.static or program.plan.fixed)
         fits = fits and (program.affordable is not None or not program.model._limited)
         layers = [part.node for part in program.plan.parts if part.how == "recurrent"]
         for node in layers:
             step = program.model._steps[program.plan.spec.nodes.index(node)]
-            native = isinstance(step, RecurrentStep) and isinstance(step.stack, _recurrent.Stack) and step.table is None
-            fits = fits and native and node.layout == "batch_first" and node.mask is None
+            packed = isinstance(step, RecurrentStep) and isinstance(step.stack, _recurrent.Stack) and step.table is None
+            fits = fits and packed and node.layout == "batch_first" and node.mask is None
         return cls(rows) if fits and layers else None
 
-    def __init__(self, rows: Rows):
+    def __init__(self, rows: StreamStates):
         self.rows, program = rows, rows.program
         plan, model = program.plan, program.model
         (self.entry,) = program.given
@@ -83,7 +83,7 @@ class Straight:
         if not (flags.c_contiguous and flags.aligned) or (shape != self.seen and not self._fits(shape)):
             return None
         if self.affordable is not None and (self.rows.capacity, shape[self.time]) not in self.affordable:
-            return None  # the long way counts
+            return None  # StreamStates counts
         values = {**self.base, self.name: x}
         before = [array.copy() for array in self.states]
         try:
@@ -99,11 +99,11 @@ class Straight:
 
 
 class _NotPlain(Exception):
-    """A value that a layer cannot take the short way."""
+    """A value that the kernels' fast call does not accept."""
 
 
 class _Layer:
-    """A recurrent layer whose states are changed where they are."""
+    """A recurrent layer whose states are changed in place."""
 
     def __init__(self, node: Recurrent, step: RecurrentStep, arrays: Mapping[str, np.ndarray], wanted: set[str]):
         self.name, self.input = node.name, node.input
