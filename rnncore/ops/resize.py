@@ -191,6 +191,11 @@ def _targets(attributes, sizes, scales, wanted):
         return found
     if unknown:
         return [(UNKNOWN, None) if axis in axes else None for axis in range(len(sizes))]
+    if any(sizes[axis] == 0 for axis in axes):
+        policy = attributes["keep_aspect_ratio_policy"]
+        raise SpecError(
+            f"an input of shape {tuple(sizes)}, expected no size of 0 with keep_aspect_ratio_policy={policy!r}"
+        )
     choose = min if attributes["keep_aspect_ratio_policy"] == "not_larger" else max
     scale = choose(size / sizes[axis] for axis, size in zip(axes, wanted, strict=True))
     for axis in axes:

@@ -38,6 +38,8 @@ FAR = 1 << 30
 
 MAX_OUTPUTS = 1024
 
+LONGEST_LIST = 1 << 16  # sizes, axes or parts of one node
+
 INT_MAX = ((1 << 31) - 1, (1 << 63) - 1)
 
 
@@ -62,6 +64,8 @@ def _list(attributes, name, values, position, names=True, any_length=False):
         if any_length:
             return UNKNOWN
         raise SpecError(f"{name} is {value}, expected a known length: it decides the rank of the output")
+    if value.shape[0] > LONGEST_LIST:
+        raise SpecError(f"{name} is {value}, expected at most {LONGEST_LIST} numbers")
     return (UNKNOWN,) * value.shape[0]
 
 

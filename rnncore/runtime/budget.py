@@ -216,6 +216,7 @@ class MeteredStep:
         self.step, self.node, self.floating = step, node, floating
         self.names, self.dropped = node.names, tuple(dropped)
         self.attributes: Mapping[str, Any] = getattr(node, "attributes", {})
+        self.label = getattr(step, "label", f"node {node.name!r}")
         kind = node.op
         self.where = f"node {node.name!r} ({kind})"
         # The cost for shapes and dtypes, where contents (axes, sizes, a range's ends) say nothing.

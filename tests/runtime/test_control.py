@@ -8,6 +8,7 @@ import pytest
 
 from rnncore import Control, Input, InputError, Model, Node, Recurrent, Spec, SpecError, WeightError
 from rnncore.cells import GRU
+from rnncore.ops import UNKNOWN
 
 
 def constant(name, value, dtype="float", shape=()):
@@ -163,3 +164,35 @@ def test_ids_that_a_node_made_stay_while_a_folded_embedding_needs_them():
     given = {"a": np.array([[0, 1, 2]]), "b": np.array([[1, 1, 2]])}
     folded, plain = Model(spec, weights).run(given), Model(spec, weights, fold_bytes=0).run(given)
     assert np.array_equal(folded["gru"], plain["gru"])
+
+
+# --- names of sizes --------------------------------------------------------------------------------------------------
+
+
+def _branch(shape, nodes=(), outputs=("s",)):
+    return Spec([Input("s", "float", shape)], nodes, outputs)
+
+
+@pytest.mark.parametrize("shape", [("B", "T", 6), ("T", "B", 6), ("n", "m", 6), ("n", 2, 6), ("n", "n", 6)])
+def test_a_branch_has_its_own_names_of_sizes(shape):
+    """What If gives is declared by the sizes around it: ("B", 2, 6), whatever the branches call them."""
+    side = _branch(shape)
+    node = Control("y", "If", ["c", "x"], [side, side], captures=["s"])
+    spec = Spec([Input("c", "bool", ()), Input("x", "float", ("B", 2, 6)), Input("z", "float", ("T",))], [node], ["y"])
+    expected = (UNKNOWN, UNKNOWN, 6) if shape[0] == shape[1] else ("B", 2, 6)
+    assert spec.values["y"].shape == expected
+    x = np.zeros((2, 2, 6), np.float32)
+    assert Model(spec, {}).run({"c": np.array(True), "x": x, "z": np.zeros(5, np.float32)})["y"].shape == x.shape
+
+
+def test_a_carried_size_that_changes_has_no_name():
+    """x grows in each turn of a Loop; y, of x's first size in a turn, then has another one than x had before."""
+    grow = Node("longer", "Concat", ["s", "s"], {"axis": 0})
+    inputs = [Input("i", "int64", ()), Input("c", "bool", ()), Input("s", "float", ("n",)), Input("t", "float", ("m",))]
+    same = Node("same", "Abs", ["s"])
+    body = Spec(inputs, [grow, same, Node("go", "Identity", ["c"])], ["go", "longer", "same"])
+    node = Control("y", "Loop", ["count", "", "x", "x"], [body])
+    spec = Spec([Input("count", "int64", ()), Input("x", "float", ("B",))], [node], list(node.names))
+    assert [spec.values[name].shape for name in node.names] == [(UNKNOWN,), (UNKNOWN,)]
+    found = Model(spec, {}).run({"count": np.array(3), "x": np.ones(2, np.float32)})
+    assert [found[name].shape for name in node.names] == [(16,), (8,)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -182,7 +183,7 @@ class Control:
     def _infer_if(self, given: list[Value]) -> list[Value]:
         if given[0].dtype != "bool":
             raise SpecError(f"condition is {given[0]}, expected bool")
-        sides = [[branch.values[name] for name in branch.outputs] for branch in self.branches]
+        sides = [_outputs(branch, _outer_sizes(branch.inputs, given[1:])) for branch in self.branches]
         return [_either(then, other, "then", "else") for then, other in zip(*sides, strict=True)]
 
     def _infer_loop(self, given: list[Value | None]) -> list[Value]:
@@ -191,7 +192,8 @@ class Control:
             if value is not None and (value.dtype != dtype or value.shape not in ((), (1,))):
                 raise SpecError(f"{what} is {value}, expected {dtype} ()")
         self._check_carried(body, 2, given[2 : self.own])
-        outputs = [body.values[name] for name in body.outputs]
+        names = _outer_sizes(body.inputs[2:], given[2:])
+        outputs = _outputs(body, _kept(names, body, 2, body.outputs[1 : 1 + self.carried]))
         pairs = zip(given[2 : self.own], outputs[1:], strict=False)
         carried = [_either(a, b, "before", "after") for a, b in pairs]
         return [*carried, *(Value(v.dtype, (UNKNOWN, *v.shape)) for v in outputs[1 + self.carried :])]
@@ -200,6 +202,7 @@ class Control:
         body = self.branches[0]
         self._check_carried(body, 0, given[: self.carried])
         steps: int | str = UNKNOWN
+        read = list(given[: self.carried])
         for place, value in enumerate(given[self.carried : self.own]):
             axis = self.axes[place] if self.axes else 0
             rank = len(value.shape)
@@ -208,8 +211,10 @@ class Control:
             shape = list(value.shape)
             steps = shape.pop(axis % rank)
             entry = body.inputs[self.carried + place]
-            check_value("body's input", entry.name, Value(value.dtype, tuple(shape)), entry.shape, entry.dtype)
-        outputs = [body.values[name] for name in body.outputs]
+            read.append(Value(value.dtype, tuple(shape)))
+            check_value("body's input", entry.name, read[-1], entry.shape, entry.dtype)
+        names = _outer_sizes(body.inputs, [*read, *given[self.own :]])
+        outputs = _outputs(body, _kept(names, body, 0, body.outputs[: self.carried]))
         pairs = zip(given[: self.carried], outputs[: self.carried], strict=True)
         found = [_either(a, b, "before", "after") for a, b in pairs]
         for place, value in enumerate(outputs[self.carried :]):
@@ -253,6 +258,36 @@ class Control:
 def _nesting(node: Control) -> int:
     inner = [other for branch in node.branches for other in branch.nodes if other.subgraphs]
     return 1 + max((_nesting(other) for other in inner), default=0)
+
+
+def _outer_sizes(inputs: Iterable[Any], given: Iterable[Value | None]) -> dict[str, int | str]:
+    """For each name of a size in a branch's inputs, the size of the value that is given; UNKNOWN where two differ."""
+    found: dict[str, int | str] = {}
+    for entry, value in zip(inputs, given, strict=False):
+        for name, size in zip(entry.shape, value.shape if value is not None else (), strict=False):
+            if isinstance(name, str):
+                found[name] = size if found.get(name, size) == size else UNKNOWN
+    return found
+
+
+def _kept(names: dict[str, int | str], body: Network, first: int, outputs: Iterable[str]) -> dict[str, int | str]:
+    """The sizes that are the same in every turn: those of a carried value that has others afterwards are UNKNOWN."""
+    for entry, output in zip(body.inputs[first:], outputs, strict=False):
+        pairs = zip(entry.shape, body.values[output].shape, strict=False)
+        names = {**names, **{before: UNKNOWN for before, after in pairs if isinstance(before, str) and before != after}}
+    return names
+
+
+def _outputs(branch: Network, names: Mapping[str, int | str]) -> list[Value]:
+    """The Values of a branch's outputs, in the names of sizes of the graph around it."""
+
+    def outer(size: int | str) -> int | str:
+        if not isinstance(size, str) or size in names:
+            return names.get(size, size)
+        return size if all(names.get(name, UNKNOWN) == name for name in re.findall(r"[^\W\d]\w*", size)) else UNKNOWN
+
+    values = [branch.values[name] for name in branch.outputs]
+    return [Value(value.dtype, tuple(map(outer, value.shape))) for value in values]
 
 
 def _either(a: Value, b: Value, first: str, second: str) -> Value:
