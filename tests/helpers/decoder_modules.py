@@ -7,7 +7,8 @@ from torch import nn
 from rnncore.cells import GRU, LSTM
 from rnncore.conventions.gates import sum_biases
 from rnncore.formats.torch.names import bind
-from rnncore.graph.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 
 WORDS, E, H, A, K, W = 11, 4, 6, 5, 8, 7  # words, embedding, hidden, attention, memory, attentional sizes
 

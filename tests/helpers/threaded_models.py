@@ -4,7 +4,8 @@ import numpy as np
 from random_networks import draw_weights, stack
 
 from rnncore.cells import GRU, LSTM, RNN
-from rnncore.graph.spec import AttentionDecoder, Input, Node, Recurrent, Spec
+from rnncore.graph.nodes import AttentionDecoder, Input, Node, Recurrent
+from rnncore.graph.spec import Spec
 from rnncore.runtime.model import Model
 
 
