@@ -802,3 +802,12 @@ def test_a_class_that_is_a_layer_and_an_operation_is_the_layer_under_a_mask(kind
     spec = lower_network(network, Version(3, 0)).spec
     made = {"Softmax": "Where", "Concatenate": "Concat"}[kind]
     assert spec.outputs == ("both",) and any(node.op == made for node in spec.nodes)
+
+
+@pytest.mark.parametrize("names", [("lengths", "scores"), ("rnn", "lengths")])
+def test_a_layer_may_have_the_name_of_the_input_of_lengths(tmp_path, names):
+    """Its node is called otherwise: the Spec's lengths are an input of that name."""
+    x = keras.Input((None, 3))
+    sequence = layers.LSTM(4, return_sequences=True, name=names[0])(x)
+    model = keras.Model(x, layers.Dense(2, name=names[1])(sequence))
+    agrees(model, np.random.default_rng(0), tmp_path)
