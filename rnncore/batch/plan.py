@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -80,13 +81,14 @@ class RowPlan:
 
     def working_bytes(self, sizes: Mapping[str, int]) -> int:
         """About what running a row needs: every value of the graph at once."""
-        sizes = {**sizes, BATCH: 1}
-        return sum(self.item_size(name) * _elements(value.shape, sizes) for name, value in self.spec.values.items())
+
+        known: Mapping[str, int | np.ndarray] = {**sizes, BATCH: 1}
+        return sum(self.item_size(name) * _elements(value.shape, known) for name, value in self.spec.values.items())
 
 
-def _elements(shape: tuple[int | str, ...], sizes: Mapping[str, int | np.ndarray]) -> int | np.ndarray:
+def _elements(shape: tuple[int | str, ...], sizes: Mapping[str, int | np.ndarray]) -> Any:
     """The product of a shape; a size that is not known counts as the largest that is."""
-    largest = functools.reduce(np.maximum, sizes.values(), 1)
+    largest: Any = functools.reduce(cast(Any, np.maximum), sizes.values(), 1)
     return math.prod(size if isinstance(size, int) else sizes.get(size, largest) for size in shape)
 
 

@@ -38,7 +38,7 @@ class BatchPredictor:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         *,
         columns: Mapping[str, str] | None = None,
         only: str | tuple[str, ...] = (),

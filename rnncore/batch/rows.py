@@ -166,7 +166,7 @@ def empty_row(shape: tuple[int | str, ...]) -> np.ndarray:
     return np.zeros((0, *(size if isinstance(size, int) else 0 for size in shape[1:])), np.int64)
 
 
-def take(column: Column | list, positions: Sequence[int]) -> Any:
+def take(column: Column | list, positions: Sequence[int] | np.ndarray) -> Any:
     """Some rows of a column, in the order given."""
     if isinstance(column, (np.ndarray, Ragged)):
         return column[np.asarray(positions, np.int64)]
@@ -177,13 +177,14 @@ def joined(parts: Sequence[Column]) -> Column:
     """Concatenated columns: an array where every row has the same shape and dtype."""
     if len(parts) == 1:
         return parts[0]
-    arrays = all(isinstance(part, np.ndarray) for part in parts)
-    if arrays and len({(part.shape[1:], part.dtype) for part in parts}) == 1:
-        return np.concatenate(parts)
-    if all(isinstance(part, Ragged) and part.is_short for part in parts) and len({part.dtype for part in parts}) == 1:
-        counts = np.concatenate([part.counts for part in parts])
-        shapes = np.concatenate([part.shapes for part in parts])
-        return Ragged(np.concatenate([part.packed() for part in parts]), np.cumsum(counts) - counts, shapes)
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    if len(arrays) == len(parts) and len({(part.shape[1:], part.dtype) for part in arrays}) == 1:
+        return np.concatenate(arrays)
+    ragged = [part for part in parts if isinstance(part, Ragged) and part.is_short]
+    if len(ragged) == len(parts) and len({part.dtype for part in ragged}) == 1:
+        counts = np.concatenate([part.counts for part in ragged])
+        shapes = np.concatenate([part.shapes for part in ragged])
+        return Ragged(np.concatenate([part.packed() for part in ragged]), np.cumsum(counts) - counts, shapes)
     return [row for part in parts for row in part]
 
 

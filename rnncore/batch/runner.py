@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Runner:
         """Outputs of all rows in one call, for a model that mixes rows; those without rows are as they are."""
         axes = self.plan.axes
         return {
-            name: array if axes[name] is None else np.moveaxis(array, axes[name], 0)
+            name: array if (axis := axes[name]) is None else np.moveaxis(array, axis, 0)
             for name, array in self.model.run(self.together(columns, shared, bad)).items()
         }
 
@@ -146,7 +147,7 @@ class Runner:
         for i, row in enumerate(column):
             if row.dtype in odd:
                 bad.setdefault(i, f"{name}: dtype {row.dtype}, expected {dtype}")
-            elif row.dtype in wide and row.size and (row.min() < limits.min or row.max() > limits.max):
+            elif limits and row.dtype in wide and row.size and (row.min() < limits.min or row.max() > limits.max):
                 bad.setdefault(i, f"{name}: a number that does not fit into {dtype}")
 
     def _check_lengths(self, name: str, lengths: np.ndarray, known: dict[str, np.ndarray], bad: dict[int, str]) -> None:
@@ -169,7 +170,8 @@ class Runner:
         """Positions of rows that run together: of one shape but for what may be filled up, long ones first."""
         if not len(positions):
             return []
-        fixed, free = [], []
+        fixed: list[np.ndarray] = []
+        free: list[np.ndarray] = []
         known: dict[str, np.ndarray] = {}
         for name, column in columns.items():
             known[name] = sizes(column, positions, len(self.plan.shapes[name]))
@@ -213,7 +215,7 @@ class Runner:
                     self._run(columns, shared, part, gathered, bad, threads)
             return
         for name, array in outputs.items():
-            gathered.add(name, np.moveaxis(array, self.plan.axes[name], 0), positions, sizes)
+            gathered.add(name, np.moveaxis(array, cast(int, self.plan.axes[name]), 0), positions, sizes)
 
     def _inputs(
         self, columns: dict[str, Column], positions: list[int]
@@ -232,7 +234,7 @@ class Runner:
                 for size, steps in zip(plan.shapes[name], lengths.T, strict=True):
                     if size in plan.padded:
                         own[size] = steps
-            inputs[name] = np.moveaxis(array, 0, axis)
+            inputs[name] = np.moveaxis(array, 0, cast(int, axis))
         ragged = {size: steps for size, steps in own.items() if (steps != steps[:1]).any()}
         for size, steps in ragged.items():
             for name in plan.padded[size]:
@@ -254,7 +256,7 @@ class Gathered:
         """A place for every row of an output; a list where only the rows themselves tell their shape."""
         shape, count = self._plan.shapes[name], self._count
         if not any(isinstance(size, str) for size in shape):
-            return np.empty((count, *shape), self._dtype(name))
+            return np.empty(cast("tuple[int, ...]", (count, *shape)), self._dtype(name))
         if not all(isinstance(size, int) or size in known for size in shape):
             return [None] * count
         axes = [np.broadcast_to(known[size] if isinstance(size, str) else size, count) for size in shape]
@@ -266,7 +268,7 @@ class Gathered:
 
     def add(self, name: str, rows: np.ndarray, positions: list[int], sizes: dict[str, np.ndarray]) -> None:
         """Rows of a batch, (rows, ...); sizes: what each has of a size that was filled up."""
-        column = self._columns[name]
+        column: Any = self._columns[name]
         if isinstance(column, np.ndarray):
             column[positions] = rows
         elif isinstance(column, Ragged):
@@ -284,8 +286,8 @@ class Gathered:
         return {name: self._column(name, good) for name in self._columns}
 
     def _column(self, name: str, good: list[int] | None) -> Column:
-        column = self._columns[name]
-        rows = column if good is None else take(column, good)
+        column: Any = self._columns[name]
+        rows: Any = column if good is None else take(column, good)
         if not len(rows):
             shape = (size if isinstance(size, int) else 0 for size in self._plan.shapes[name])
             return np.zeros((0, *shape), self._dtype(name))
@@ -300,7 +302,7 @@ def _written(shape: tuple[int | str, ...]) -> str:
 
 def row_bytes(plan: RowPlan, columns: dict[str, Column]) -> np.ndarray:
     """About what each row and its outputs need in memory, (rows,)."""
-    own: np.ndarray | int = 0
+    own: Any = 0
     fits = np.ones(len(next(iter(columns.values()))), bool)
     for name, column in columns.items():
         own = own + _numbers(column) * 8

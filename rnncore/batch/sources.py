@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -124,7 +124,7 @@ class Source:
         return [
             {"file": _text(path), **stamp.to_json()}
             for path, stamp in zip(self.files, self._stamps, strict=True)
-            if not self.is_stream
+            if not self.is_stream and stamp is not None
         ]
 
     def _stamp(self, path: str) -> Stamp | None:
@@ -162,7 +162,7 @@ class Source:
             try:
                 if stamp is not None and not self.is_stream:
                     stamp.check(path, os.fstat(file.fileno()))
-                reader = READERS[self.format](path, file, self.request)
+                reader: Reader = READERS[self.format](path, file, self.request)
             except BaseException:
                 file.close()
                 raise

@@ -10,6 +10,8 @@ A new cell is one file and one line in CELLS, or a class of one's own that ``reg
 kernels know it (kernels/cell.h), they run it; elsewhere its own ``step`` does, in every place where a cell may be.
 """
 
+from typing import Any
+
 from rnncore.cells.activations import ACTIVATIONS, Activation
 from rnncore.cells.base import Cell
 from rnncore.cells.gru import GRU
@@ -32,7 +34,8 @@ def register(cell: type[Cell]) -> type[Cell]:
     """
     if not (isinstance(cell, type) and issubclass(cell, Cell)):
         raise SpecError(f"{shown(cell)}, expected a subclass of Cell")
-    kind, states = getattr(cell, "kind", None), getattr(cell, "states", None)
+    kind = getattr(cell, "kind", None)
+    states: Any = getattr(cell, "states", None)
     if not isinstance(kind, str) or not kind.isidentifier():
         raise SpecError(f"{cell.__name__}: kind={shown(kind)}, expected a name")
     if CELLS.get(kind, cell) is not cell:

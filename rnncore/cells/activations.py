@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,8 +69,8 @@ class _Function:
     """alpha, beta: None where the function does not take it, its default, or ``...`` where it must be given."""
 
     numpy: Callable
-    alpha: float | None = None
-    beta: float | None = None
+    alpha: Any = None  # a number, None or ...
+    beta: Any = None
     per_element: bool = True
 
 
@@ -163,7 +164,7 @@ class Activation:
 
     def to_json(self) -> str | dict:
         function = ACTIVATIONS[self.name]
-        found = {"name": self.name}
+        found: dict[str, Any] = {"name": self.name}
         if function.alpha is not None:
             found["alpha"] = self.alpha
         if function.beta is not None:

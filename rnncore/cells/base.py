@@ -127,7 +127,7 @@ class Cell(abc.ABC):
 MAX_SIZE = 1 << 20
 
 
-def check_integer(cell: Cell, name: str, at_least: int) -> None:
+def check_integer(cell: Any, name: str, at_least: int) -> None:
     value = getattr(cell, name)
     if isinstance(value, np.integer):
         value = int(value)
@@ -136,14 +136,14 @@ def check_integer(cell: Cell, name: str, at_least: int) -> None:
         raise SpecError(f"{cell.kind}: {name}={shown(value)}, expected an integer from {at_least} to {MAX_SIZE}")
 
 
-def check_flag(cell: Cell, name: str) -> None:
+def check_flag(cell: Any, name: str) -> None:
     value = getattr(cell, name)
     if not isinstance(value, (bool, np.bool_)):
         raise SpecError(f"{cell.kind}: {name}={shown(value)}, expected true or false")
     object.__setattr__(cell, name, bool(value))
 
 
-def check_choice(cell: Cell, name: str, choices: tuple) -> None:
+def check_choice(cell: Any, name: str, choices: tuple) -> None:
     value = getattr(cell, name)
     if not isinstance(value, str | None) or value not in choices:
         raise SpecError(f"{cell.kind}: {name}={shown(value)}, expected one of {', '.join(map(repr, choices))}")

@@ -77,5 +77,5 @@ def _check_target(source: str, target: str) -> None:
     else:
         check_place(path)
     origin = loading.resolve(source)
-    if origin.exists() and path.exists() and os.path.samefile(origin, path):
+    if isinstance(origin, Path) and origin.exists() and path.exists() and os.path.samefile(origin, path):
         raise InputError(f"{target}: is {source} itself, expected another file to write")

@@ -66,7 +66,7 @@ def _command(one: Demo) -> click.Command:
                 raise InputError(f"{plot}: expected a name that ends in {', '.join(one.draws)}")
         own = " ".join(text) or None
         _show(one, own)
-        if plot is not None:
+        if plot is not None and one.plot is not None:
             one.plot(own, plot)
             say(f"written: {plot}")
 

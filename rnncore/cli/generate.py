@@ -84,7 +84,7 @@ def generate(
         for one in (first, *first.alternatives):
             if scores:
                 say(_score(one))
-            text = " ".join(one.symbols) if by_token else one.text
+            text = " ".join(one.symbols or ()) if by_token else one.text
             click.echo("\n".join(printable(line) for line in f"{prompt}{between}{text}".split("\n")))
 
 

@@ -7,7 +7,8 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -19,7 +20,7 @@ from rnncore.formats.native import FILE_NAME, ModelFile, from_checkpoint, is_nat
 from rnncore.formats.plain_weights import PlainWeights, plain_weights
 from rnncore.formats.torch.names import Other, Stack, bind, find_others, find_stacks, only_stack
 from rnncore.graph.axes import follow
-from rnncore.graph.nodes import AttentionDecoder, Control, Node, Recurrent
+from rnncore.graph.nodes import AttentionDecoder, Control, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.ops.dimensions import Reach
 from rnncore.streaming.flow import plan
@@ -52,8 +53,8 @@ def inspect(file: str, as_json: bool, as_spec: bool) -> None:
     if as_json and as_spec:
         raise click.UsageError("--json and --spec exclude each other")
     path = loading.resolve(file)
-    path = path / FILE_NAME if path.is_dir() else path
-    listing = read_listing(path)
+    path = path / FILE_NAME if isinstance(path, Path) and path.is_dir() else path
+    listing = read_listing(cast(Path, path))
     if listing is not None:
         _show_listing(file, listing, as_json, as_spec)
         return
@@ -98,7 +99,7 @@ def _show_listing(file: str, listing: Listing, as_json: bool, as_spec: bool) -> 
         if not listing.problem and not any(node.problem for node in listing.nodes):
             listing = dataclasses.replace(listing, problem=str(error))
     if as_spec:
-        click.echo(_json(native.spec.to_json()))
+        click.echo(_json(cast(NativeFile, native).spec.to_json()))
     elif as_json:
         click.echo(_json(_listing_json(file, listing, native)))
     else:
@@ -224,7 +225,7 @@ def _over_time(reaches: Sequence[Reach]) -> str:
     return next((name for name in ("whole", "window", "causal", "pointwise") if name in names), "")
 
 
-def _kind(node: Node | Recurrent | AttentionDecoder) -> str:
+def _kind(node: Any) -> str:
     """LSTM, Linear, AttentionDecoder (GRU)"""
     if not node.stateful:
         return node.op
@@ -237,7 +238,7 @@ def _shown_values(node: Any, values: Mapping[str, Any], spec: Spec) -> dict[str,
     return {name: value for name, value in values.items() if name in read} or dict(values)
 
 
-def _node_options(node: Node | Recurrent | AttentionDecoder | Control) -> str:
+def _node_options(node: Any) -> str:
     if node.stateful:
         return _stack_options(node)
     return _branch_options(node) if node.subgraphs else _options(node.to_json().get("attributes", {}))
@@ -283,8 +284,8 @@ def _first_spec(file: str, tensors: Mapping[str, Any], stacks: list[Stack]) -> S
     for note in first.notes:
         say(f"note: {note}", stderr=True)
     if len(sound) > 1:
-        others = ", ".join(repr(stack.prefix) for stack in sound[1:])
-        say(limited(f"note: this is stack {first.prefix!r}; the file has more: {others}"), stderr=True)
+        more = ", ".join(repr(stack.prefix) for stack in sound[1:])
+        say(limited(f"note: this is stack {first.prefix!r}; the file has more: {more}"), stderr=True)
     others = [other for other in find_others(tensors, sound) if other.guess != "optimiser state"]
     if others:
         left = ", ".join(f"{other.prefix or 'top level'} ({other.guess})" for other in others)

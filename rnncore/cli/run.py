@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -135,8 +136,8 @@ def run(
         raise click.UsageError("--resume and --overwrite exclude each other")
     if resume and STDIN in (source, target):
         raise click.UsageError("--resume cannot go on with a pipe: expected files")
-    columns, keep = _split("--columns", columns), _split("--keep", keep)
-    if _is_csv(source, read) is False and _is_arrays(source, read) and (columns or keep):
+    read_columns, kept = _split("--columns", columns), _split("--keep", keep)
+    if _is_csv(source, read) is False and _is_arrays(source, read) and (read_columns or kept):
         raise click.UsageError("--columns and --keep belong to a .csv, .jsonl, .parquet or .arrow input")
     if format == "npy" and max_errors != 0:
         raise click.UsageError(
@@ -150,16 +151,16 @@ def run(
     _check_place(target, is_folder, _sources(model, source, lengths, spec, names))
     given = None if lengths is None else _lengths(lengths, plan)
     with _ending(context, lengths):
-        data = Source(source, read, Request(plan, columns, sequence_column, keep, given))
+        data = Source(source, read, Request(plan, read_columns, sequence_column, kept, given))
     numbered = not data.one_sequence if format != "npz" else max_errors != 0
     if target != STDOUT:
         result = Path(target) / f"part-00000.{format}" if is_folder else Path(target)
         if data.would_read(result):
             raise InputError(f"{target}: is where {source} is read from, expected another place to write")
     writer = FORMATS[format](target, plan, data.types, numbered)
-    options = {"columns": list(columns), "sequence": sequence_column, "keep": list(keep)}
+    options: dict[str, Any] = {"columns": list(read_columns), "sequence": sequence_column, "keep": list(kept)}
     if given is not None:
-        options["lengths"] = hashlib.sha256(np.ascontiguousarray(given, "<i8")).hexdigest()
+        options["lengths"] = hashlib.sha256(np.ascontiguousarray(given, "<i8").data).hexdigest()
     with progress() as shown, _terminated() as stopping:
         job = BatchJob(
             runner,
@@ -302,7 +303,7 @@ def _naming_lengths(error: InputError, lengths: str | None) -> InputError:
     return type(error)(f"{lengths}: {error}") if lengths is not None and "lengths: " in str(error) else error
 
 
-def _check_place(target: str, is_folder: bool, sources: dict[str, str | os.PathLike]) -> None:
+def _check_place(target: str, is_folder: bool, sources: dict[str, str | os.PathLike[str]]) -> None:
     """InputError where results cannot be written, or would be written over what is read."""
     if target == STDOUT:
         return
@@ -317,13 +318,13 @@ def _check_place(target: str, is_folder: bool, sources: dict[str, str | os.PathL
 
 
 def _model_file(model: str) -> Path:
-    path = loading.resolve(model)
+    path = cast(Path, loading.resolve(model))
     return path / loading.native.FILE_NAME if path.is_dir() else path
 
 
 def _sources(
     model: str, source: str, lengths: str | None, spec: str | None, names: str | None
-) -> dict[str, str | os.PathLike]:
+) -> dict[str, str | os.PathLike[str]]:
     """Every file that is read, by what it is."""
     files = {
         "model": _model_file(model),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from rnncore.cli.options import dtype_option
@@ -59,7 +61,7 @@ def serve(
     dtype: str,
     max_work: float,
     max_memory: float,
-    **limits: float,
+    **limits: Any,
 ) -> None:
     """Serves models over HTTP, and with --grpc-port over gRPC, by the Open Inference Protocol v2.
 

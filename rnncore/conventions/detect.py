@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations, product
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from rnncore.conventions import layers
 from rnncore.conventions.gates import GATE_LAYOUTS, GATE_ORDERS, halve_bias, split_kernel, sum_biases
 from rnncore.errors import InputError, SpecError, WeightError
 from rnncore.runtime.model import Model
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 __all__ = ["Dialect", "detect"]
 
@@ -133,7 +136,7 @@ class _Candidate:
 
 
 def detect(
-    weights: Mapping[str, Any], x: Any, y: Any, *, kind: str | None = None, tolerance: float = 1e-4
+    weights: Mapping[str, ArrayLike], x: ArrayLike, y: ArrayLike, *, kind: str | None = None, tolerance: float = 1e-4
 ) -> list[Dialect]:
     """The conventions under which one layer's weights turn x into y, the most usual first; empty if none does.
 
@@ -307,7 +310,7 @@ def _options(kind: str, blocks: int) -> list[dict[str, Any]]:
 
 def _orders(kind: str, blocks: int, coupled: str | None, usual: bool) -> list[str]:
     """Gate orders, each once; those of frameworks, or all the others."""
-    without = {"input": "i", "forget": "f"}[coupled] if kind == "LSTM" and blocks == 3 else ""
+    without = {"input": "i", "forget": "f"}[str(coupled)] if kind == "LSTM" and blocks == 3 else ""
     known = list(dict.fromkeys(orders[kind].replace(without, "") for orders in GATE_ORDERS.values()))
     if usual:
         return known
@@ -366,7 +369,7 @@ def _directions(
     found = []
     for direction in ("forward", "reverse") if x.shape[1] > 1 else ("forward",):
         ordered = x if direction == "forward" else x[:, ::-1]
-        out = run(ordered if last else ordered[:, :steps])
+        out: Any = run(ordered if last else ordered[:, :steps])
         expected = {"time": y}
         if not last and direction == "reverse":
             expected = {"time": y[:, ::-1], "processing": y}

@@ -42,6 +42,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.cells import CELLS, Cell
+from rnncore.cells import GRU as GRUCell
 from rnncore.conventions.gates import (
     GATE_LAYOUTS,
     gate_order,
@@ -85,7 +86,9 @@ LAYER = {
 ODD_GATES = ("sigmoid", "sparse_sigmoid")
 
 
-def RNN(*, order: str = "torch", layout: str | None = None, reverse: Mapping[str, Any] | None = None, **given) -> Model:
+def RNN(
+    *, order: str = "torch", layout: str | None = None, reverse: Mapping[str, Any] | None = None, **given: Any
+) -> Model:
     """An Elman RNN; order says only how biases and layouts are meant. See rnncore.conventions.layers for the arguments.
 
     Raises SpecError for an argument that does not exist or fit, WeightError for an array of the wrong shape.
@@ -94,7 +97,7 @@ def RNN(*, order: str = "torch", layout: str | None = None, reverse: Mapping[str
 
 
 def LSTM(
-    *, order: str = "torch", layout: str | None = None, reverse: Mapping[str, Any] | None = None, **given
+    *, order: str = "torch", layout: str | None = None, reverse: Mapping[str, Any] | None = None, **given: Any
 ) -> Model:
     """An LSTM. This module has the arguments that all cells share; further arrays, G as above without g:
 
@@ -113,7 +116,9 @@ def LSTM(
     return _build("LSTM", order, layout, given, reverse)
 
 
-def GRU(*, order: str = "torch", layout: str | None = None, reverse: Mapping[str, Any] | None = None, **given) -> Model:
+def GRU(
+    *, order: str = "torch", layout: str | None = None, reverse: Mapping[str, Any] | None = None, **given: Any
+) -> Model:
     """A GRU. See rnncore.conventions.layers for the arguments that all cells share, and:
 
     reset_after      True: n = g(W x + b + r * (R h + b_hn)), False: n = g(W x + R (r * h) + b). Without it: True for
@@ -220,7 +225,7 @@ def _convert(
         return stack_gates(np.split(array, len(found)), found, wanted)
 
     found = {"weight_ih": canonical(w), "weight_hh": canonical(r)}
-    if biases and kind == "GRU" and cell.reset_after:
+    if biases and isinstance(cell, GRUCell) and cell.reset_after:
         second = biases[1] if len(biases) > 1 else np.zeros_like(biases[0])
         found |= split_gru_bias(canonical(biases[0]), canonical(second))
     elif biases:
@@ -287,8 +292,8 @@ def _split_tf1(kind: str, arrays: Arrays, letters: str, layout: str, options: Ma
     if letters != "rzn":
         raise SpecError(f"GRU: kernel with gates {' '.join(letters)}, expected order='tf1' (r u, and a candidate)")
     if candidate is None or kernel.ndim != 2 or candidate.shape != (len(kernel), hidden) or len(kernel) <= hidden:
-        found = None if candidate is None else candidate.shape
-        raise WeightError(f"kernel: shape {kernel.shape}, candidate_kernel: {found}, expected (I+H, 2*H) and (I+H, H)")
+        given = None if candidate is None else candidate.shape
+        raise WeightError(f"kernel: shape {kernel.shape}, candidate_kernel: {given}, expected (I+H, 2*H) and (I+H, H)")
     if ("bias" in arrays) != ("candidate_bias" in arrays):
         raise WeightError("bias: without candidate_bias or the other way round, expected both or none")
     found = dict(zip(("weight_ih", "weight_hh"), split_kernel(np.hstack((kernel, candidate)), hidden), strict=True))
@@ -403,5 +408,7 @@ def _check_arrays(cell: Cell, found: Arrays) -> None:
         if key not in found:
             raise WeightError(f"{name}: missing, expected {shapes[key]} for this {cell.kind}")
         if key not in shapes:
-            raise WeightError(f"{name}: nothing in this {cell.kind} uses it (layer_norm={cell.layer_norm!r})")
+            raise WeightError(
+                f"{name}: nothing in this {cell.kind} uses it (layer_norm={getattr(cell, 'layer_norm', None)!r})"
+            )
         _shaped(name, found[key], shapes[key], "the size of the other arrays")

@@ -49,7 +49,8 @@ class Search:
         Returns for each beam that now lives the place of the one it goes on from.
         """
         totals = np.array([beam.total for beam in self.live])[:, None] + allowed
-        width, going, parents = self.width, [], []
+        going: list[Beam] = []
+        width, parents = self.width, []
         for rank, (row, token) in enumerate(best_candidates(totals, width * (1 + len(self.stop)))):
             before = self.live[row]
             beam = Beam((*before.tokens, token), (*before.log_probs, float(own[row, token])), float(totals[row, token]))

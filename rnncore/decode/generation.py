@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,12 @@ from rnncore.errors import InputError, shown
 from rnncore.graph.vocabulary import Vocabulary
 from rnncore.runtime.arguments import as_array, as_items
 from rnncore.runtime.budget import check_memory
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from rnncore.runtime.model import Model
+    from rnncore.runtime.types import StateLike
 
 __all__ = ["Generation", "as_prompts", "generate", "listed"]
 
@@ -39,8 +45,8 @@ class Generation:
     alternatives  the next best beams, or the further samples in their order
     """
 
-    tokens: np.ndarray
-    log_probs: np.ndarray
+    tokens: NDArray[np.int64]
+    log_probs: NDArray[np.float64]
     finish: str
     score: float
     symbols: tuple[str, ...] | None = None
@@ -54,7 +60,7 @@ class Generation:
 
 
 def generate(
-    model: Any,
+    model: Model,
     prompts: Sequence[Any] | np.ndarray,
     max_length: int = 100,
     *,
@@ -68,8 +74,8 @@ def generate(
     length_penalty: float = 1.0,
     stop: Sequence[int | str] = (),
     constraint: Constraint | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    state: Any = None,
+    inputs: Mapping[str, ArrayLike] | None = None,
+    state: StateLike = None,
     cache: PrefixCache | None = None,
     tokens: str | None = None,
     output: str | None = None,

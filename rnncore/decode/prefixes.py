@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -159,8 +159,8 @@ def read_prompts(
             state = _put_rows(state, rows, after, count)
             scores[rows] = last
         if prefixes is not None:
-            for row in np.flatnonzero(at < ends):
-                one = {name: array[:, row : row + 1] for name, array in state.items()}
+            for row in np.flatnonzero(at < ends).tolist():
+                one = {name: array[:, row : row + 1] for name, array in cast(dict, state).items()}
                 prefixes.cache.put(prefixes.keys[row][ends[row]], one, scores[row])
         fresh[:] = False
         at = ends

@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rnncore.decode.generation import as_prompts, listed
 from rnncore.decode.stepper import Stepper
 from rnncore.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from rnncore.runtime.model import Model
+    from rnncore.runtime.types import StateLike
 
 __all__ = ["Score", "perplexity", "score"]
 
@@ -22,7 +28,7 @@ BLOCK = 64  # steps whose scores are in memory at a time
 class Score:
     """log_probs (T - 1,) float64: of each token of a sequence after those before it; the first one is given."""
 
-    log_probs: np.ndarray
+    log_probs: NDArray[np.float64]
 
     @property
     def log_prob(self) -> float:
@@ -43,11 +49,11 @@ def perplexity(scores: Iterable[Score]) -> float:
 
 
 def score(
-    model: Any,
+    model: Model,
     sequences: Sequence[Any] | np.ndarray,
     *,
-    inputs: Mapping[str, Any] | None = None,
-    state: Any = None,
+    inputs: Mapping[str, ArrayLike] | None = None,
+    state: StateLike = None,
     tokens: str | None = None,
     output: str | None = None,
     scores: str | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -109,8 +109,11 @@ class Stepper:
         self.per_step = len(spec.values[self.output].shape) == 3
         self.dtype = model.dtype
         self.streamed = _streamed(model, self.tokens, self.output, longest, ahead) if ahead else None
+        self.lengths: str | None = None
+        start: dict[str, np.ndarray] | None
+        self._fixed: dict[Any, Any]
         if self.streamed is not None:
-            self.lengths, self.carrying = None, self.streamed.carrying
+            self.carrying = self.streamed.carrying
             start, self._fixed, self._axes = self.streamed.start(count, given, state)
         else:
             start = self._prepare(model, given, moving, state)
@@ -127,7 +130,9 @@ class Stepper:
         self.steps = [counted[node.name] for node in spec.nodes if _first(node, moving)]
         self.carrying = tuple(node for node in spec.stateful if node.name in moving)
         self.lengths = self._lengths_input(given)
-        values = accept_inputs(spec, {**given, self.tokens: self._encode(np.zeros((count, 1), np.int64))}, self.dtype)
+        values: dict[Any, Any] = accept_inputs(
+            spec, {**given, self.tokens: self._encode(np.zeros((count, 1), np.int64))}, self.dtype
+        )
         del values[self.tokens]
         values.update(model._constants)
         after: dict[str, np.ndarray] = {}
@@ -156,11 +161,11 @@ class Stepper:
 
     def _run(self, rows: TokenRows, ids: np.ndarray, lengths: np.ndarray | None) -> tuple[np.ndarray, TokenRows]:
         if self.streamed is not None:
-            scores, after = self.streamed.run(rows.fixed, rows.state, self._encode(ids))
-            return scores, rows.after(after)
+            scores, carried = self.streamed.run(dict(rows.fixed), rows.state or {}, self._encode(ids))
+            return scores, rows.after(carried)
         values = dict(rows.fixed)
         values[self.tokens] = self._encode(ids)
-        if lengths is not None:
+        if lengths is not None and self.lengths is not None:
             values[self.lengths] = lengths
         before = None if rows.state is None else State.of(rows.state)
         after: dict[str, np.ndarray] = {}
@@ -316,7 +321,7 @@ def _score_output(spec: Spec, moving: set[str], name: str | None) -> tuple[str, 
             raise InputError(
                 f"output={name!r}, expected an output that depends on the tokens, float (B, T, size) or (B, size)"
             )
-        return name, spec.values[name].shape[-1]
+        return name, cast(int, spec.values[name].shape[-1])
     states = {f"{node.name}.{key}" for node in spec.stateful for key in node.state_shapes("B")}
     fitting = [output for output in spec.outputs if fits(output) and output not in states]
     if len(fitting) != 1:

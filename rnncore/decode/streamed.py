@@ -7,7 +7,7 @@ recurrent states are, so that beams and caches need not know the difference.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -32,7 +32,9 @@ class Streamed:
 
     def __init__(self, model: Model, tokens: str, output: str, history: int):
         bound = 1 << max(6, (history - 1).bit_length())  # few different ones, since each has a program
-        self.program: StreamProgram = stream_program(model, None, None, bound, model.spec.values[tokens].shape[1])
+        self.program: StreamProgram = stream_program(
+            model, None, None, bound, cast(str, model.spec.values[tokens].shape[1])
+        )
         plan = self.program.plan
         self.tokens, self.output = tokens, output
         others = [entry.name for entry in self.program.given if entry.name != tokens and not entry.optional]

@@ -49,12 +49,14 @@ class Batcher:
 
     def __init__(self, model: Any):
         self.model, self.spec = model, model.spec
-        self.batch = _batch_name(self.spec)
+        batch: Any = _batch_name(self.spec)  # None where there is none
+        self.batch: Any = batch
         outputs = [self.spec.values[name].shape for name in self.spec.outputs]
         shapes = [entry.shape for entry in self.spec.inputs if not entry.optional] + outputs
         every = self.batch is not None and all(shape.count(self.batch) == 1 for shape in shapes)
-        self.mergeable = every and not rows_meet(self.spec, self.batch)
-        self.lengths, self.time = _ragged(self.spec, self.batch) if self.mergeable else (None, None)
+        self.mergeable = every and not rows_meet(self.spec, batch)
+        self.lengths: Any
+        self.lengths, self.time = _ragged(self.spec, batch) if self.mergeable else (None, None)
         self._required = [entry.name for entry in self.spec.inputs if not entry.optional]
         self._axes = {entry.name: self._axes_of(entry.shape) for entry in self.spec.inputs}
 

@@ -30,6 +30,12 @@ from rnncore.errors import InputError, StreamError
 from rnncore.runtime.model import Model
 from rnncore.streaming.pool import StreamPool
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from rnncore.runtime.state import State
+    from rnncore.runtime.types import Inputs, Output, StateLike
+
 __all__ = ["Engine", "StreamEngine"]
 
 _NO_STATE: Any = type("NoState", (), {"__repr__": lambda self: "<no state>"})()
@@ -142,6 +148,33 @@ class Engine(_QueueOwner):
         )  # fmt: skip
         super().__init__(queue, self._call)
 
+    @overload  # type: ignore[override]  # the base class takes any options
+    def submit(
+        self,
+        x: ArrayLike | Inputs,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        copy: bool = True,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        block: bool = False,
+    ) -> Future[Output]: ...
+    @overload
+    def submit(
+        self,
+        x: ArrayLike | Inputs,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        state: StateLike,
+        copy: bool = True,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        block: bool = False,
+    ) -> Future[tuple[Output, State]]: ...
     def submit(
         self,
         x: Any,
@@ -154,7 +187,7 @@ class Engine(_QueueOwner):
         timeout: float | None = None,
         deadline: float | None = None,
         block: bool = False,
-    ) -> Future:
+    ) -> Future[Any]:
         """Ask for ``model(x, state, lengths=..., mask=...)``, or with a mapping for ``model.run(x, state)``.
 
         x, lengths, mask, state   as the model takes them, of any number of rows
@@ -202,7 +235,7 @@ class StreamEngine(_QueueOwner):
         queue = RequestQueue(self._runner, max_batch=max_batch, max_wait=0.0, max_queue=max_queue, workers=1)
         super().__init__(queue, self._runner.chunk)
 
-    def open(self, id: Hashable, *, inputs: Mapping[str, Any] | None = None) -> None:
+    def open(self, id: Hashable, *, inputs: Inputs | None = None) -> None:
         """A new stream at its beginning. StreamError where the id is taken or the pool full; inputs as for the pool."""
         self._queue.check_open()
         self._runner.open(id, inputs)
@@ -219,9 +252,9 @@ class StreamEngine(_QueueOwner):
     def __contains__(self, id: Hashable) -> bool:
         return id in self._runner.streams
 
-    def submit(
+    def submit(  # type: ignore[override]  # the base class takes any options
         self,
-        x: Any,
+        x: ArrayLike | Inputs,
         *,
         stream: Hashable,
         finish: bool = False,
@@ -229,7 +262,7 @@ class StreamEngine(_QueueOwner):
         timeout: float | None = None,
         deadline: float | None = None,
         block: bool = False,
-    ) -> Future:
+    ) -> Future[Output]:
         """Feed a stream its next piece, without a batch dimension: (T, I), (T,) for ids, or a dict by name.
 
         finish     the sequence ends here: the outputs that still waited for later steps come too

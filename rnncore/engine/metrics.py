@@ -73,6 +73,17 @@ class Metrics:
     SUMS = ("batches", "rows", "steps")
     HISTOGRAMS = ("batch_rows", "queued", "running", "latency")
 
+    accepted: int
+    rejected: int
+    completed: int
+    failed: int
+    cancelled: int
+    expired: int
+    dropped: int
+    batches: int
+    rows: int
+    steps: int
+
     def __init__(self):
         self._lock = threading.Lock()
         for name in (*self.COUNTERS, *self.SUMS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Exported:
         if self.test_pair is not None:
             self.test_pair.check(self.spec)
 
-    def __iter__(self) -> Iterator[Spec | Weights]:
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.spec, self.weights))
 
 
@@ -54,7 +55,7 @@ def example_for(
     if example is None:
         rng = np.random.default_rng(seed if place == 0 else [seed, place])
         shape = [sizes[size] if isinstance(size, str) else size for size in entry.shape]
-        drawn = rng.integers(0, ids, shape) if entry.dtype == "int64" else rng.standard_normal(shape)
+        drawn: np.ndarray = rng.integers(0, ids, shape) if entry.dtype == "int64" else rng.standard_normal(shape)
         drawn = drawn > 0 if entry.dtype == "bool" else drawn
         return drawn.astype(_dtype_of(entry, dtype))
     array = np.asarray(example)

@@ -24,7 +24,9 @@ STEPS = {"T": 7, "B": 2}
 NOT_BY_REFERENCE = frozenset({"RNN", "LSTM", "GRU", "DynamicQuantizeLSTM"})
 
 
-def from_onnx(path: str | os.PathLike, example: Mapping[str, np.ndarray] | None = None, *, seed: int = 0) -> Exported:
+def from_onnx(
+    path: str | os.PathLike[str], example: Mapping[str, np.ndarray] | None = None, *, seed: int = 0
+) -> Exported:
     """Spec, Weights and a test pair of an ONNX file.
 
     example  every input by name; without it one is drawn with the seed: sizes that are only named become small ones

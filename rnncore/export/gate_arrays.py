@@ -71,14 +71,14 @@ def from_gate_arrays(
         letters = cell.gates.replace("g", "")
         weights[f"{name}.peephole_l0"] = reader.gates(peephole_names, letters, (cell.hidden_size,))
     axes = ("T", "B") if time_first else ("B", "T")
-    nodes = [Recurrent(name, cell, "x", layout="time_first" if time_first else "batch_first")]
+    nodes: list[Node | Recurrent] = [Recurrent(name, cell, "x", layout="time_first" if time_first else "batch_first")]
     value = f"{name}.last" if take == "last" else name
     if output in arrays:
         dense = "output" if name != "output" else "linear"
         weights.update(_dense_arrays(reader, dense, output, output_bias, cell.hidden_size))
         rows = len(weights[f"{dense}.weight"])
         sizes = {"input_size": cell.hidden_size, "output_size": rows, "bias": f"{dense}.bias" in weights}
-        nodes.append(Node(dense, "Linear", value, sizes))
+        nodes.append(Node(dense, "Linear", (value,), sizes))
         value = dense
     reader.check_all_used()
     states = [f"{name}.{state}" for state in cell.states]
@@ -129,7 +129,9 @@ class _GateReader:
     def gates(self, pattern: str, letters: str, shape: tuple[int, ...]) -> np.ndarray:
         """The gates' arrays stacked by rows in the order of letters."""
         names = [self.name(pattern, letter) for letter in letters]
-        read = [self.vector(name, *shape) if len(shape) == 1 else self.matrix(name, shape) for name in names]
+        read = [
+            self.vector(name, *shape) if len(shape) == 1 else self.matrix(name, (shape[0], shape[1])) for name in names
+        ]
         return stack_gates(read, letters, letters)
 
     def check_all_used(self) -> None:

@@ -285,9 +285,8 @@ def _fixed(model: Any, place: int, count: int) -> tuple[int | None, ...]:
 
 def _rows(spec: Spec, entry: Input) -> int:
     """How many ids an input may hold: the fewest rows of the embeddings that read it."""
-    rows = [
-        node.attributes["input_size"] for node in spec.nodes if node.op == "Embedding" and entry.name in node.inputs
-    ]
+    nodes: list[Any] = [*spec.nodes]
+    rows = [node.attributes["input_size"] for node in nodes if node.op == "Embedding" and entry.name in node.inputs]
     return min(rows, default=2)
 
 

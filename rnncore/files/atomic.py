@@ -12,7 +12,7 @@ __all__ = ["flush_directory", "replacing", "write"]
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` when the block ends, and vanishes if the block raises.
 
     Written beside it, flushed to disk, renamed; then the directory is flushed too.
@@ -35,7 +35,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     flush_directory(target.parent)
 
 
-def write(path: str | os.PathLike, data: bytes) -> None:
+def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Put ``data`` in the place of ``path``, whole or not at all."""
     with replacing(path) as file:
         file.write(data)

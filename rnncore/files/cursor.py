@@ -6,6 +6,7 @@ where, what was found and what was expected; nothing is allocated before the siz
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import stat
@@ -83,9 +84,9 @@ class Cursor:
         begin = self._at - self._window_at
         if not 0 <= begin <= begin + count <= len(self._window):
             if count > WINDOW:
-                found = self._fetch(self._at, count)
+                piece = self._fetch(self._at, count)
                 self._at += count
-                return found
+                return piece
             self._fill()
             begin = 0
         self._at += count
@@ -93,7 +94,7 @@ class Cursor:
 
     read = bytes
 
-    def line(self) -> bytes:
+    def line(self) -> builtins.bytes:
         """Up to and with the next newline, which has to come within 64 KiB."""
         if not 0 <= self._at - self._window_at <= len(self._window) - min(self.remaining, LONGEST_LINE):
             self._fill()
@@ -114,7 +115,7 @@ class Cursor:
         start = self._start + offset
         return Cursor(self._source, place or self.place, start, start + count, longest)
 
-    def expect(self, wanted: bytes, what: str) -> None:
+    def expect(self, wanted: builtins.bytes, what: str) -> None:
         """The next bytes are ``wanted``, or it is a FormatError."""
         at = self.tell()
         found = self.bytes(len(wanted))
@@ -143,7 +144,7 @@ class Cursor:
         """Makes the window begin here."""
         self._window, self._window_at = self._fetch(self._at, min(WINDOW, self.remaining)), self._at
 
-    def _fetch(self, at: int, count: int) -> bytes:
+    def _fetch(self, at: int, count: int) -> builtins.bytes:
         if isinstance(self._source, bytes):
             return self._source[at : at + count]
         self._source.seek(at)
@@ -183,7 +184,7 @@ class InMemory:
 
 
 @contextlib.contextmanager
-def open_cursor(path: str | os.PathLike | InMemory) -> Iterator[Cursor]:
+def open_cursor(path: str | os.PathLike[str] | InMemory) -> Iterator[Cursor]:
     """A cursor over a regular file, closed at the end; FormatError for anything that is not one.
 
     The kind is looked at before opening, since to open a fifo is to wait for its writer, and again on what was opened.
@@ -201,7 +202,7 @@ def open_cursor(path: str | os.PathLike | InMemory) -> Iterator[Cursor]:
             yield Cursor(file, name)
 
 
-def file_name(path: str | os.PathLike) -> str:
+def file_name(path: str | os.PathLike[str]) -> str:
     """The path as text."""
     try:
         return os.fsdecode(path)

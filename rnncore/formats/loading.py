@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from rnncore.graph.spec import Spec
 from rnncore.runtime.budget import Budget, file_nodes
 from rnncore.runtime.model import Model
 
+if TYPE_CHECKING:
+    from rnncore.export.exported import Exported
+    from rnncore.graph.test_pair import TestPair
+
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
 
 ZOO = "zoo:"
@@ -33,11 +37,11 @@ NOT_USED = "tensors that the spec does not use: "
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
     dtype: str | None = None,
@@ -89,11 +93,11 @@ def load(
 
 
 def open_file(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
     budget: Budget | None = None,
@@ -181,19 +185,19 @@ def _sha256(source: Path | InMemory) -> str:
 
 def _with_architecture(
     source: Path | InMemory,
-    architecture: Mapping[str, Any] | str | os.PathLike,
+    architecture: Mapping[str, Any] | str | os.PathLike[str],
     layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None,
 ) -> ModelFile:
     from rnncore.formats.keras.file import read_weights
 
-    return read_weights(source, architecture, layers or {})
+    return read_weights(cast(Path, source), architecture, layers or {})
 
 
 def save(
     path: str | os.PathLike,
     model: Model | ModelFile | Any,
     *,
-    test_pair: Any = None,
+    test_pair: TestPair | None = None,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
 ) -> Path:
     """Write rnncore's own file: a Model, a ModelFile, or what an exporter returned (with its test pair).
@@ -215,19 +219,19 @@ def save(
             dtype=np.dtype(getattr(model, "dtype", "float32")).name,
         )
     if vocabulary is not None:
-        model = dataclasses.replace(model, vocabulary=vocabulary)
+        model = dataclasses.replace(model, vocabulary=cast(Any, vocabulary))
     if model.test_pair is not None:
         model.test_pair.check(model.spec)
     return native.write(path, model)
 
 
 def convert(
-    source: str | os.PathLike,
-    target: str | os.PathLike,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike | None = None,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike | None = None,
+    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
     sizes: Mapping[str, int] | None = None,
     verify: bool = False,
@@ -244,7 +248,7 @@ def convert(
         source, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
     )
     if vocabulary is not None:
-        found = dataclasses.replace(found, vocabulary=vocabulary)
+        found = dataclasses.replace(found, vocabulary=cast(Any, vocabulary))
     report = None
     if verify:
         report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, name_of(source))
@@ -252,7 +256,7 @@ def convert(
     return native.write(target, found), found, report
 
 
-def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike) -> Spec:
+def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike[str]) -> Spec:
     """A Spec as it is, from the object its JSON holds, or from a JSON file."""
     if isinstance(given, Spec):
         return given

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ class Header(NamedTuple):
     why: str = ""
 
 
-def read(path: str | os.PathLike) -> Checkpoint:
+def read(path: str | os.PathLike[str]) -> Checkpoint:
     """The arrays of a .npz or .npy file. Raises FormatError, UnsupportedError."""
     with open_cursor(path) as cursor:
         if len(cursor) >= len(MAGIC) and cursor.slice(0, len(MAGIC)).bytes(len(MAGIC)) == MAGIC:
@@ -84,14 +85,14 @@ def read_npz(cursor: Cursor, archive: Archive) -> Checkpoint:
     for member in archive.members:
         name = member.removesuffix(".npy")
         if name == member:
-            skipped.add(lambda name=name: name, "not a .npy member")
+            skipped.add(partial(str, name), "not a .npy member")
             continue
         check_name(name, place)
         data = Cursor(archive.read(member), f"{place}: {shown(member)}")
         header = _header(data)
         if header.dtype is None:
             unread = unread or Skipped(name, header.why)
-            skipped.add(lambda name=name: name, header.why)
+            skipped.add(partial(str, name), header.why)
             continue
         if header.dtype in HALVES:
             archive.spend(data.remaining)
@@ -158,10 +159,11 @@ def _fields(text: str) -> dict[str, str]:
 
 def _data(cursor: Cursor, header: Header) -> np.ndarray:
     """The array, read-only, after its size has been compared with the bytes that are there."""
-    count = element_count(header.shape, ITEM_SIZES[header.dtype])
-    expected = count * ITEM_SIZES[header.dtype]
+    dtype = str(header.dtype)  # of a header that is read
+    count = element_count(header.shape, ITEM_SIZES[dtype])
+    expected = count * ITEM_SIZES[dtype]
     if cursor.remaining != expected:
         found = f"{cursor.remaining} bytes of data"
         raise FormatError(f"{cursor.place}: {found}, expected {expected} for {header.dtype} {header.shape}")
-    flat = from_bytes(cursor.bytes(expected), header.dtype, cursor.place, header.little)
+    flat = from_bytes(cursor.bytes(expected), dtype, cursor.place, header.little)
     return flat.reshape(header.shape, order="F" if header.fortran else "C")

@@ -33,7 +33,7 @@ def plain_weights(checkpoint: Checkpoint, spec: Spec | None = None) -> PlainWeig
 
         return PlainWeights(*keras_plain(checkpoint), ())
     tensors, renamed, quantized = unpack(checkpoint, spec)
-    made_of = {name: (old,) for name, old in renamed.items()}
+    made_of: dict[str, tuple[str, ...]] = {name: (old,) for name, old in renamed.items()}
     made_of.update({name: tuple(parts.values()) for name, parts in parts_of(tensors).items()})
     tensors, notes = fold(tensors)
     return PlainWeights(tensors, made_of, ((quantized,) if quantized else ()) + notes)

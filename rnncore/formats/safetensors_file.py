@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     end: int
 
 
-def read(path: str | os.PathLike) -> Checkpoint:
+def read(path: str | os.PathLike[str]) -> Checkpoint:
     """The tensors of a safetensors file, in the order of their data. Raises FormatError, UnsupportedError."""
     with open_cursor(path) as cursor:
         return read_open(cursor)

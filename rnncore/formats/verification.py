@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -150,7 +151,7 @@ def drawn_inputs(
         if entry.optional:
             continue
         shape = [sizes.get(size, 5) if isinstance(size, str) else size for size in entry.shape]
-        readers = [node for node in spec.nodes if entry.name in node.reads]
+        readers: list[Any] = [node for node in spec.nodes if entry.name in node.reads]
         if entry.dtype == "bool":
             found[entry.name] = np.ones(shape, np.bool_)
         elif entry.dtype.startswith(("int", "uint")):

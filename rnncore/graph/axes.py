@@ -18,7 +18,7 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rnncore.errors import SpecError
 from rnncore.graph.nodes import Control, GraphNode
@@ -52,7 +52,7 @@ class Place:
     """The place of the dimension in one value: its kind, its axis where it is "along", and why where it is "met"."""
 
     kind: str
-    axis: int | None = None
+    axis: Any = None  # an integer, where it is "along"
     reason: str = ""
 
 
@@ -85,7 +85,7 @@ class Followed:
         return self.places[name].kind == "along"
 
 
-def mentions(size: int | str, name: str) -> bool:
+def mentions(size: Any, name: str) -> bool:
     """Whether a size is made of this name: "2*B+1" of "B"."""
     return isinstance(size, str) and name in NAME.findall(size)
 
@@ -232,7 +232,7 @@ class _Walk:
             return Place("met", reason=f"value {name!r}")
         return Place("along", axis)
 
-    def _is_made_of(self, size: int | str) -> bool:
+    def _is_made_of(self, size: Any) -> bool:
         return size == UNKNOWN or mentions(size, self.name)
 
     def _is_valid_steps(self, node: Any, dimension: Any) -> bool:
@@ -259,7 +259,7 @@ class _Walk:
         return reach, [self._kept(node, name, place.axis, ()) if place.kind == "along" else place
                        for name, place in zip(node.names, places, strict=True)]  # fmt: skip
 
-    def _inside(self, branch: Spec, given: Mapping[str, Place]) -> list[Place] | None:
+    def _inside(self, branch: Any, given: Mapping[str, Place]) -> list[Place] | None:
         """The places of a branch's outputs, where nothing inside meets."""
         shapes = {}
         for entry in branch.inputs:
@@ -279,7 +279,7 @@ class _Walk:
         sides = [self._inside(branch, given) for branch in node.branches]
         if slots[0] != FREE or None in sides or sides[0] != sides[1]:
             return None
-        return APART, sides[0]
+        return APART, cast("list[Place]", sides[0])
 
     def _loop(self, node: Control, slots: list[Place]) -> tuple[Reach, list[Place]] | None:
         (body,) = node.branches
@@ -400,7 +400,7 @@ def padded_steps(spec: Spec, batch: str, usable: Callable[[Any], bool]) -> dict[
     usable  whether a recurrent node obeys its lengths alone
     """
     given = {entry.name for entry in spec.inputs}
-    users: dict[str, set[str | None]] = {}
+    users: dict[str, set[Any]] = {}  # None for a node that does not obey lengths alone
     for node in spec.recurrent:
         time = spec.values[node.input].shape[0 if node.layout == "time_first" else 1]
         if isinstance(time, str) and time != batch:

@@ -68,7 +68,8 @@ def _read_node(given: Any, make: Callable[..., Network], depth: int) -> GraphNod
             raise SpecError(f"node {shown(given.get('name'))}: branches nested more than {MAX_NESTING} deep")
         return read_spec(make, branch, depth + 1)
 
-    return (KINDS.get(op, Node) if isinstance(op, str) else Node).from_json(given, read_branch)
+    kind: type[GraphNode] = KINDS.get(op, Node) if isinstance(op, str) else Node
+    return kind.from_json(given, read_branch)
 
 
 def _count_nodes(document: Any, depth: int = 0) -> int:

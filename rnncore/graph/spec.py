@@ -19,11 +19,11 @@ A Control node (If, Loop, Scan) holds Specs of its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rnncore.errors import SpecError, shown
 from rnncore.graph.json import read_spec, write_spec
@@ -49,6 +49,16 @@ class Spec(Network):
     nodes: tuple[GraphNode, ...]
     outputs: tuple[str, ...]
     names: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            inputs: Iterable[Input],
+            nodes: Iterable[GraphNode],
+            outputs: str | Iterable[str],
+            names: Mapping[str, str] | None = None,
+        ): ...
 
     def __post_init__(self):
         for field, accepted in (("inputs", Input), ("nodes", (Node, *KINDS.values()))):
@@ -138,7 +148,7 @@ class Spec(Network):
     @property
     def values(self) -> Mapping[str, Value]:
         """Every value by name, with dtype and shape."""
-        return self._values
+        return self._values  # type: ignore[attr-defined]  # __post_init__ sets it, and it is no field
 
     @cached_property
     def size(self) -> int:
@@ -152,7 +162,7 @@ class Spec(Network):
         return self.size - inside - sum(node.op == "Constant" for node in self.nodes)
 
     @property
-    def _branches(self) -> Iterator[Spec]:
+    def _branches(self) -> Iterator[Any]:
         return (branch for node in self.nodes for _, branch in node.subgraphs)
 
     @cached_property
@@ -172,7 +182,7 @@ class Spec(Network):
     @property
     def stateful(self) -> tuple[Recurrent | AttentionDecoder, ...]:
         """The nodes that carry state, in order."""
-        return tuple(node for node in self.nodes if node.stateful)
+        return cast("tuple[Recurrent | AttentionDecoder, ...]", tuple(node for node in self.nodes if node.stateful))
 
     def weight_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Canonical name -> shape of every weight; exactly these must be given."""
@@ -212,7 +222,7 @@ class Spec(Network):
         SpecError for a name that no input has, for what is no positive integer, and where the graph contradicts one.
         """
         check_sizes(sizes, [size for entry in self.inputs for size in entry.shape])
-        shapes = {entry.name: tuple(sizes.get(size, size) for size in entry.shape) for entry in self.inputs}
+        shapes = {entry.name: tuple(cast(Any, sizes).get(size, size) for size in entry.shape) for entry in self.inputs}
         return self.reshaped(shapes)
 
     def to_json(self) -> dict[str, Any]:
@@ -225,7 +235,7 @@ class Spec(Network):
         return read_spec(cls, given)
 
 
-def paths_of(spec: Spec, within: str = "") -> Iterator[tuple[str, GraphNode]]:
+def paths_of(spec: Network, within: str = "") -> Iterator[tuple[str, GraphNode]]:
     """Every node, those in branches among them, with the name before those of its weights: "loop.body.cell"."""
     for node in spec.nodes:
         path = f"{within}{node.name}"

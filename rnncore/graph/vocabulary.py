@@ -120,5 +120,5 @@ def _sizes(spec: Spec, name: str) -> set[int]:
     value = spec.values[name]
     if value.dtype == "float":
         return {size for size in value.shape[-1:] if isinstance(size, int)}
-    readers = [node for node in spec.nodes if name in node.reads]
+    readers: list[Any] = [node for node in spec.nodes if name in node.reads]
     return {node.attributes["input_size"] for node in readers if node.op == "Embedding"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,13 +46,13 @@ class Weights(Mapping[str, np.ndarray]):
         for name, shape in shapes.items():
             array = _array(name, arrays[name])
             _check(name, array, shape, dtypes.get(name, "float"))
-            found = same.get(id(array))
-            if found is None:
+            kept = same.get(id(array))
+            if kept is None:
                 key = memory_of(array)
                 if key not in made:
                     made[key] = array, _frozen(array)
-                found = same[id(array)] = array, made[key][1]
-            self._arrays[name] = found[1]
+                kept = same[id(array)] = array, made[key][1]
+            self._arrays[name] = kept[1]
 
     def __getitem__(self, name: str) -> np.ndarray:
         found = self._arrays[name]
@@ -150,7 +150,7 @@ def _writable(array: np.ndarray) -> bool:
     return owner is not None and not isinstance(owner, bytes)
 
 
-def _held_by_float32(array: np.ndarray) -> bool:
+def _held_by_float32(array: Any) -> bool:
     """Whether the array comes back from float32 to the bit."""
     if array.dtype == np.float32:
         return True

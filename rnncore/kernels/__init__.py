@@ -90,11 +90,17 @@ Decisions
 - BLAS is loaded at first use: importing `scipy.linalg` takes 100 ms.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rnncore.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 __all__ = ["check_room", "runs_native"]
 
@@ -112,6 +118,6 @@ def check_room(what: str, needed: int, *beside: int) -> None:
         raise InputError(f"{what} takes {needed} bytes, expected at most {most} beside arrays of {sum(beside)}")
 
 
-def runs_native(dtype: np.dtype) -> bool:
+def runs_native(dtype: DTypeLike) -> bool:
     """Whether arrays of this dtype go to the packed kernels: float32, unless RNNCORE_ISA=blas was chosen."""
     return np.dtype(dtype) == np.float32 and os.environ.get("RNNCORE_ISA") != "blas"

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -79,11 +80,11 @@ class Scoring:
     @property
     def key_size(self) -> int:
         """Size of a projected key."""
-        return self.size if self.additive else self.query_size
+        return cast(int, self.size) if self.additive else self.query_size
 
     def weight_shapes(self, projected: bool = False) -> dict[str, tuple[int, ...]]:
         """The weights by name; without those of the keys where they come projected (not for concat)."""
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[Any, ...]] = {}  # of integers: size is one where it is used
         if self.score == "bahdanau":
             shapes["query.weight"] = (self.size, self.query_size)
             if not projected:
@@ -176,6 +177,10 @@ def without_padding(memory: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     return memory if valid is None or valid.all() else np.where(valid[:, :, None], memory, memory.dtype.type(0))
 
 
+@overload
+def valid_steps(what: str, given: np.ndarray, batch: int, steps: int) -> np.ndarray: ...
+@overload
+def valid_steps(what: str, given: np.ndarray | None, batch: int, steps: int) -> np.ndarray | None: ...
 def valid_steps(what: str, given: np.ndarray | None, batch: int, steps: int) -> np.ndarray | None:
     """A mask (B, T), or lengths (B,), as a mask; None for None. InputError, beginning with ``what``."""
     if given is None:
@@ -239,7 +244,7 @@ def _same_batch(*arrays):
 
 def _word_shapes(attributes):
     size = attributes["attention_size"]
-    shapes = {"weight": (size, attributes["input_size"])}
+    shapes: dict[str, tuple[int, ...]] = {"weight": (size, attributes["input_size"])}
     if attributes["bias"]:
         shapes["bias"] = (size,)
     return {**shapes, "context": (size,)}
@@ -410,7 +415,7 @@ def _multi_shapes(attributes):
     (heads, dim, value_dim, output), (query, key, value) = _multi_sizes(attributes)
     rows = {"query": (heads * dim, query), "key": (heads * dim, key), "value": (heads * value_dim, value)}
     rows["output"] = (output, heads * value_dim)
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in rows.items():
         shapes[f"{name}.weight"] = shape
         if attributes["bias"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -115,7 +115,7 @@ class Op:
     """
 
     name: str
-    infer: Callable[[Mapping[str, Any], list[Value]], list[Value]]
+    infer: Callable[[Mapping[str, Any], list[Any]], list[Value]]
     run: Callable[..., Any]
     dimensions: Callable[[Mapping[str, Any], Sequence[Value | None], Sequence[Value]], list[Any]] = (
         lambda attributes, inputs, outputs: []
@@ -194,7 +194,7 @@ def known(attributes: Mapping[str, Any], name: str, values: Sequence[Value | Non
         return None
     if attributes[name] is not None:
         return attributes[name]
-    value = values[position]
+    value = cast(Value, values[position])
     if len(value.shape) > 1:
         raise SpecError(f"{name} is {value}, expected a number or a list")
     return value.data if value.shape or value.data is None else value.data[0]

@@ -65,7 +65,7 @@ def apply(function: Callable[..., Any], *arrays: Any, out: np.ndarray | None = N
     shape = _spread([np.shape(array) for array in arrays])
     if math.prod(shape) <= ELEMENTS:
         return function(*arrays) if out is None else function(*arrays, out=out)
-    arrays = [np.broadcast_to(array, shape) if np.ndim(array) else array for array in arrays]
+    arrays = tuple(np.broadcast_to(array, shape) if np.ndim(array) else array for array in arrays)
     found = None
     for part in _parts(shape, ELEMENTS):
         given = [array[part] if np.ndim(array) else array for array in arrays]
@@ -142,7 +142,7 @@ def einsum(equation: str, *arrays: np.ndarray) -> np.ndarray:
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     plain = arrow and "." not in equation and right and all(len(set(term)) == len(term) for term in terms)
-    sizes = {}
+    sizes: dict[str, int] = {}
     for term, array in zip(terms, arrays, strict=True) if plain else ():
         for letter, size in zip(term, array.shape, strict=True):
             sizes[letter] = max(size, sizes.get(letter, 1))
@@ -151,7 +151,7 @@ def einsum(equation: str, *arrays: np.ndarray) -> np.ndarray:
     optimize = len(arrays) > 1
     if work <= most or sizes[letter] == 1:
         return np.asarray(np.einsum(equation, *arrays, optimize=optimize))
-    found = None
+    found: Any = None
     shape = tuple(sizes[name] for name in right)
     step = max(1, most // (work // sizes[letter]))
     for first in range(0, sizes[letter], step):

@@ -103,12 +103,13 @@ def follow(dtype: str, function: Callable[..., Any], *values: Value) -> tuple[An
     """The data of a function of small values, element by element; None where it is not known or does not fit."""
     if any(value.data is None or len(value.shape) > 1 for value in values) or dtype in FLOATS:
         return None
-    count = max((len(value.data) for value in values if len(value.data) != 1), default=1)
-    if 0 in (len(value.data) for value in values):
+    known = [value.data or () for value in values]
+    count = max((len(data) for data in known if len(data) != 1), default=1)
+    if 0 in map(len, known):
         return ()
-    if any(len(value.data) not in (1, count) for value in values) or count > MAX_DATA:
+    if any(len(data) not in (1, count) for data in known) or count > MAX_DATA:
         return None
-    columns = (value.data * count if len(value.data) == 1 else value.data for value in values)
+    columns = (data * count if len(data) == 1 else data for data in known)
     return fitting(dtype, tuple(function(*row) for row in zip(*columns, strict=True)))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -263,7 +264,7 @@ def _transposed_pads(attributes, window, sizes):
         output = multiply(size, stride) if wanted is None else wanted[axis]
         outputs.append(output)
         if isinstance(size, int):
-            total = max(full - output, 0)
+            total = max(cast(int, full) - cast(int, output), 0)
             begins.append(total - total // 2 if window.auto_pad != "SAME_UPPER" else total // 2)
     for output in outputs:
         if isinstance(output, int) and output < 1:
@@ -346,7 +347,7 @@ def _transpose_packed(attributes, weights, threads):
         def run_own(x):
             return _transpose_columns(product, attributes, x, shape, own_bias)
 
-        run_own.packed = {"weight": lambda: _given_weight(product.unpack(), shape, group)}
+        setattr(run_own, "packed", {"weight": lambda: _given_weight(product.unpack(), shape, group)})  # noqa: B010 - a function's own attribute
         return run_own
     kept = Kept(pack)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Value
@@ -124,7 +124,7 @@ def kept(without: Callable[[Mapping[str, Any], int], Iterable[int]]) -> Rule:
     """
 
     def rule(attributes: Mapping[str, Any], inputs: Values, outputs: Sequence[Value]) -> list[Dimension]:
-        rank = len(inputs[0].shape)
+        rank = len(cast(Value, inputs[0]).shape)
         met = set(without(attributes, rank))
         return carried((None if axis in met else axis for axis in range(rank)), len(outputs))
 

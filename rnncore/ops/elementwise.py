@@ -116,7 +116,7 @@ def _approximated(op: Op) -> Op:
         return op.run(attributes, weights, x)
 
     def bound(attributes, values, floating):
-        if attributes["approximate"] == "rational":
+        if attributes["approximate"] == "rational" or op.bound is None:
             return None
         return op.bound(attributes, values, floating)
 

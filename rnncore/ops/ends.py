@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Value, known
@@ -73,7 +73,7 @@ def _slice(attributes: Attributes, values: Values, places: Sequence[int], axis: 
     if axis not in bounds:
         return None
     start, end, step = bounds[axis]
-    size = values[0].shape[axis]
+    size = cast(Value, values[0]).shape[axis]
     if step != 1:
         return f"it takes each {step!r}th step, counted from the whole sequence"
     if start is None or end is None or size == UNKNOWN:
@@ -100,7 +100,7 @@ def _left_out(end: int | str, size: int | str) -> int | None:
 
 def _bounds(attributes: Attributes, values: Values) -> dict[int, tuple[Any, Any, Any]] | None:
     """axis -> (start, end, step), each None where it is only known when the node runs; None for unknown axes."""
-    rank = len(values[0].shape)
+    rank = len(cast(Value, values[0]).shape)
     starts, ends, axes, steps = (known(attributes, name, values, place) for name, place in SLICE_POSITIONS.items())
     if axes is None:
         if len(values) > SLICE_POSITIONS["axes"] and values[SLICE_POSITIONS["axes"]] is not None:
@@ -146,7 +146,7 @@ def _pad(attributes: Attributes, values: Values, places: Sequence[int], axis: in
 
 def _widths(attributes: Attributes, values: Values) -> list[tuple[int, int]] | None:
     """(before, after) for each axis; None where they are only known when the node runs."""
-    rank = len(values[0].shape)
+    rank = len(cast(Value, values[0]).shape)
     pads, axes = (known(attributes, name, values, PAD_POSITIONS[name]) for name in ("pads", "axes"))
     absent = len(values) <= PAD_POSITIONS["axes"] or values[PAD_POSITIONS["axes"]] is None
     if pads is None or (axes is None and not absent and attributes["axes"] is None):
@@ -161,7 +161,7 @@ def _widths(attributes: Attributes, values: Values) -> list[tuple[int, int]] | N
 
 
 def _pad_others(attributes: Attributes, values: Values, axis: int, begin: int, end: int):
-    widths = _widths(attributes, values)
+    widths = _widths(attributes, values) or []
     widths[axis] = begin, end
     if not any(map(any, widths)):
         return None
@@ -172,20 +172,20 @@ def _pad_others(attributes: Attributes, values: Values, axis: int, begin: int, e
 
 
 def _concat(attributes: Attributes, values: Values, places: Sequence[int], axis: int) -> Change:
-    rank = len(values[0].shape)
+    rank = len(cast(Value, values[0]).shape)
     if attributes["axis"] % rank != axis:
         return None
     if len(places) != 1:
         return "it puts one sequence after another"
     (place,) = places
-    counts = [0 if other == place else value.shape[axis] for other, value in enumerate(values)]
+    counts: list[Any] = [0 if other == place else cast(Value, one).shape[axis] for other, one in enumerate(values)]
     if not all(isinstance(count, int) for count in counts):
         return "how many steps it adds is only known when it runs"
     return Moved(sum(counts[:place]), sum(counts[place:]), False)
 
 
 def _gather(attributes: Attributes, values: Values, places: Sequence[int], axis: int) -> Change:
-    along = places[0] == 0 and attributes["axis"] % len(values[0].shape) == axis
+    along = places[0] == 0 and attributes["axis"] % len(cast(Value, values[0]).shape) == axis
     return Last() if along and attributes["indices"] in (-1, (-1,)) else None
 
 

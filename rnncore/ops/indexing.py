@@ -6,6 +6,7 @@ Indices are int32 or int64 and may be negative, counted from the end; one beyond
 from __future__ import annotations
 
 from operator import itemgetter, methodcaller
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def _gather(attributes, weights, *arrays):
     x, axis = arrays[0], attributes["axis"]
     indices = arrays[1] if attributes["indices"] is None else attributes["indices"]
     if isinstance(indices, int):
-        place = [slice(None)] * x.ndim  # a view, where numpy.take copies
+        place: list[Any] = [slice(None)] * x.ndim  # a view, where numpy.take copies
         place[axis] = indices
         return x[tuple(place)]
     return np.take(x, indices, axis=axis)

@@ -23,7 +23,7 @@ def _linear_infer(attributes, values):
 
 
 def _linear_shapes(attributes):
-    shapes = {"weight": (attributes["output_size"], attributes["input_size"])}
+    shapes: dict[str, tuple[int, ...]] = {"weight": (attributes["output_size"], attributes["input_size"])}
     if attributes["bias"]:
         shapes["bias"] = (attributes["output_size"],)
     return shapes
@@ -52,7 +52,7 @@ def _linear_packed(attributes, weights, threads):
             raise ValueError(f"expected a last dimension of {attributes['input_size']}")
         return matrix(x)
 
-    run.packed = {"weight": matrix.unpack}
+    setattr(run, "packed", {"weight": matrix.unpack})  # noqa: B010 - a function's own attribute
     return run
 
 

@@ -7,8 +7,10 @@ MaxPool and AveragePool of float32 are compiled: kernels/_pooling.pyx.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +87,7 @@ def _packed(run, divisors=None):
     def packed(attributes, weights, threads):
         if attributes.get("indices"):
             return None
-        kept = {}
+        kept: dict[tuple[int, ...], Callable[..., Any]] = {}
 
         def compiled(sizes):
             whole = _window(attributes, len(sizes))
@@ -136,7 +138,8 @@ def _max_run(attributes, weights, x):
         numbers = np.arange(space) - begin + size - part
         inside = inside[..., None] & (numbers >= size - part) & (numbers < size)
         places = places[..., None] * size + numbers
-    y = place = None
+    y: Any = None
+    place: Any = None
     for tap in window.all_taps(outputs):
         values = padded[(slice(None), slice(None), *tap)]
         valid, here = inside[tap], places[tap]
@@ -175,7 +178,8 @@ def _divisors(attributes, window, sizes):
 def _average_run(attributes, weights, x):
     divisors = _divisors(attributes, _window(attributes, x.ndim - 2), x.shape[2:]).astype(x.dtype)
     x, window = _met(attributes, x)
-    sums = _slide(window, *window.padded(x, 0), np.add)
+    padded, outputs = window.padded(x, 0)
+    sums = _slide(window, padded, outputs, np.add)
     return sums / divisors  # the sums of windows of one number may be x itself
 
 

@@ -94,7 +94,8 @@ def _einsum_infer(attributes, values):
     dtype = one_dtype(values)
     need(values[0], NUMBERS)
     terms, output = equation_terms(attributes, len(values))
-    letters, between = {}, ()
+    letters: dict[str, int | str] = {}
+    between: tuple[int | str, ...] = ()
     for term, value in zip(terms, values, strict=True):
         before, dots, after = term.partition("...")
         spare = len(value.shape) - len(before) - len(after)

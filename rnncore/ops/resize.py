@@ -7,8 +7,10 @@ input for each of the output, whose places and weights depend on the sizes alone
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -62,8 +64,12 @@ def _pad_infer(attributes, values):
         return [Value(x.dtype, tuple(UNKNOWN if axis in touched else size for axis, size in enumerate(x.shape)))]
     sizes = []
     for size, (before, after) in zip(x.shape, _pad_widths(pads, axes, rank), strict=True):
-        sizes.append(add(size, before + after))
-        if isinstance(size, int) and (sizes[-1] < 0 or size + min(before, 0) + min(after, 0) < 0):
+        sizes.append(whole := add(size, before + after))
+        if (
+            isinstance(size, int)
+            and isinstance(whole, int)
+            and (whole < 0 or size + min(before, 0) + min(after, 0) < 0)
+        ):
             raise SpecError(f"pads={list(pads)} take more than there is from {x}")
     return [Value(x.dtype, tuple(sizes))]
 
@@ -133,7 +139,7 @@ def _pad_dimensions(attributes, inputs, outputs):
 # ---- Resize ------------------------------------------------------------------------------------------------------
 
 MODES = ("nearest", "linear", "cubic")
-NEAREST_MODES = {
+NEAREST_MODES: dict[str, Callable[[Any], Any]] = {
     "round_prefer_floor": lambda x: np.ceil(x - np.float32(0.5)),
     "round_prefer_ceil": lambda x: np.floor(x + np.float32(0.5)),
     "floor": np.floor,
@@ -171,7 +177,7 @@ def _targets(attributes, sizes, scales, wanted):
     fits = isinstance(given_ones, tuple) and len(given_ones) == len(axes)
     if not fits or not all(is_number(one) or (name == "sizes" and isinstance(one, str)) for one in given_ones):
         raise SpecError(f"{name}={given_ones!r}, expected {len(axes)} numbers")
-    found = [None] * len(sizes)
+    found: list[tuple[Any, float | None] | None] = [None] * len(sizes)
     if not _absent(scales):
         for axis, scale in zip(axes, scales, strict=True):
             if not 0 < scale <= LARGEST_SCALE:
@@ -312,7 +318,7 @@ def _resize_run(attributes, weights, x, roi=None, scales=None, sizes=None):
         if crops:
             at = _coordinates("tf_crop_and_resize", x.shape[axis], target[0], target[1], part)
             outside = outside | _outside(x, axis, at)
-        y = _resize_axis(attributes, y, axis, *target, part)
+        y = _resize_axis(attributes, y, axis, target[0], target[1], part)
     if outside.any():
         y = np.where(outside, y.dtype.type(attributes["extrapolation_value"]), y)
     return y

@@ -161,9 +161,7 @@ class Text(Attribute):
     expected = f"a text of at most {MAX_TEXT:,} characters"
 
     def accepts(self, value):
-        if type(value) is not str or len(value) > MAX_TEXT:
-            return False
-        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+        return _is_text(value)
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ class Texts(Attribute):
     expected = "a list of texts"
 
     def accepts(self, value):
-        return type(value) is tuple and len(value) <= MAX_COUNT and all(Text.accepts(self, item) for item in value)
+        return type(value) is tuple and len(value) <= MAX_COUNT and all(_is_text(item) for item in value)
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ class Number(Attribute):
     expected = "a number"
 
     def accepts(self, value):
-        return type(value) is bool or is_number(value)
+        return _is_any_number(value)
 
 
 @dataclass(frozen=True)
@@ -230,8 +228,8 @@ class Numbers(Attribute):
 
     def accepts(self, value):
         if type(value) is not tuple:
-            return self.single and Number.accepts(self, value)
-        return len(value) <= self.longest and all(Number.accepts(self, item) for item in value)
+            return self.single and _is_any_number(value)
+        return len(value) <= self.longest and all(map(_is_any_number, value))
 
 
 def complete(
@@ -258,6 +256,18 @@ def complete(
     for name in given:
         schema[name].check(name, values[name])
     return MappingProxyType(values)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that UTF-8 can hold, of at most MAX_TEXT characters."""
+    if type(value) is not str or len(value) > MAX_TEXT:
+        return False
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_any_number(value: Any) -> bool:
+    """Whether it is a number or a truth value."""
+    return type(value) is bool or is_number(value)
 
 
 def is_number(found: Any) -> bool:

@@ -10,6 +10,7 @@ import math
 from functools import lru_cache
 from itertools import accumulate, count
 from operator import itemgetter, methodcaller
+from typing import Any, cast
 
 import numpy as np
 
@@ -272,7 +273,7 @@ def _need_natural(name, found):
 def _expand(attributes, weights, *arrays):
     """A copy, as what is spread cannot be written to. (numpy.broadcast_to takes 32 dimensions.)"""
     x, wanted = arrays[0], given("shape", attributes, arrays, 1)
-    y = np.empty(spread(x.shape, wanted), x.dtype)
+    y = np.empty(cast("tuple[int, ...]", spread(x.shape, wanted)), x.dtype)
     y[...] = x
     return y
 
@@ -492,7 +493,9 @@ def _slice_bound(attributes, values, floating):
     first, last = min(axes, default=0), max(axes, default=0)
     if any(step < 0 for step in steps or ()) or (first < 0 <= last):
         return None
-    place = tuple(slices.get(axis, slice(None)) for axis in (range(first, 0) if first < 0 else range(last + 1)))
+    place: tuple[Any, ...] = tuple(
+        slices.get(axis, slice(None)) for axis in (range(first, 0) if first < 0 else range(last + 1))
+    )
     place = (..., *place) if first < 0 else place
     return itemgetter(place) if len(values) == 1 else lambda x, *absent: x[place]
 
@@ -548,7 +551,7 @@ def _range(attributes, weights, start, limit, delta):
     if delta == 0:
         raise InputError("delta is 0, expected a step")
     if dtype.kind == "i":
-        return np.arange(int(start), int(limit), int(delta), dtype)
+        return np.arange(int(start), int(limit), int(delta), dtype=dtype)
     count = max(math.ceil((limit - start) / delta), 0)
     return (start + np.arange(count, dtype=wide) * delta).astype(dtype, copy=False)
 
@@ -587,7 +590,7 @@ def _eye_infer(attributes, values):
 def _eye_like(attributes, weights, x):
     dtype = attributes["dtype"]
     dtype = x.dtype if dtype is None else numpy_dtype(dtype, attributes.get("floating", np.float32))
-    return np.eye(*x.shape, attributes["k"], dtype)
+    return np.eye(x.shape[0], x.shape[1], attributes["k"], dtype)
 
 
 def _trilu_infer(attributes, values):
@@ -680,7 +683,7 @@ def _reverse_sequence(attributes, weights, x, lengths):
 
 
 BLOCKS = {"blocksize": Size(), "mode": Choice("DCR", among=("DCR", "CRD"))}
-SIZES = {"least": 0, "longest": MAX_RANK}
+SIZES: dict[str, Any] = {"least": 0, "longest": MAX_RANK}
 FIRST_TWO = (0, 1)
 
 OPS = [

@@ -73,8 +73,8 @@ def divide(a: Size, b: Size) -> Size:
     divisor = _parse(b)
     if len(divisor) == 1:
         ((names, count),) = divisor.items()
-        parts = [_without(term, names) for term in _parse(a)]
-        if None not in parts and all(value % count == 0 for value in _parse(a).values()):
+        parts = [part for part in (_without(term, names) for term in _parse(a)) if part is not None]
+        if len(parts) == len(_parse(a)) and all(value % count == 0 for value in _parse(a).values()):
             return _write(dict(zip(parts, (value // count for value in _parse(a).values()), strict=True)))
     return _short(f"({_name(a)}//{_name(b)})")
 

@@ -114,7 +114,7 @@ def _stft_infer(attributes, values):
         length = (x.shape[1] if window is None else window.shape[0]) if length is None else length
     elif window is not None and isinstance(window.shape[0], int) and window.shape[0] != length:
         raise SpecError(f"window is {window}, expected frame_length={length} numbers")
-    frames = UNKNOWN
+    frames: int | str = UNKNOWN
     if isinstance(length, int) and isinstance(step, int):
         if isinstance(x.shape[1], int) and x.shape[1] < length:
             raise SpecError(f"signal is {x}, expected at least frame_length={length} numbers")

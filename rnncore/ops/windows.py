@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -117,7 +117,11 @@ class Window:
             count -= 1
         return count
 
-    def outputs(self, sizes: Sequence[int | str]) -> tuple[int | str, ...]:
+    @overload
+    def outputs(self, sizes: Sequence[int]) -> tuple[int, ...]: ...
+    @overload
+    def outputs(self, sizes: Sequence[int | str]) -> tuple[int | str, ...]: ...
+    def outputs(self, sizes: Sequence[int | str]) -> tuple[Any, ...]:
         return tuple(self.output(axis, size) for axis, size in enumerate(sizes))
 
     def pads(self, sizes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -170,7 +174,8 @@ class Window:
             end = span + (last - first) * dilation + 1 - begin - (size - skipped)
             parts.append(slice(skipped or None, None))
             rest.append((last - first + 1, stride, dilation, begin, end))
-        return tuple(parts), Window(*zip(*rest, strict=True))
+        kernel, strides, dilations, begins, ends = zip(*rest, strict=True)
+        return tuple(parts), Window(kernel, strides, dilations, begins, ends)
 
     def padded(self, x: np.ndarray, value: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         """x with as much of ``value`` around it as its windows cover, and the sizes of the outputs."""
@@ -205,7 +210,7 @@ class Window:
 def window_dimensions(window: Window, inputs: Values, outputs: Sequence[Value]) -> list[Dimension]:
     """The Dimensions of a window over the axes from 2 on; the axes before them are the op's."""
     found = []
-    for axis in range(len(inputs[0].shape) - 2):
+    for axis in range(len(cast(Value, inputs[0]).shape) - 2):
         context = window.context(axis)
         if context is not None:
             found.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))

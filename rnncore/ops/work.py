@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def call_of(
     """The call, with the dtypes of its outputs."""
     absent = [None] * (op.arity[1] - len(values)) if op.optional else []
     found = op.infer(attributes, [*values, *absent])
-    inputs = [() if value is None else value.shape for value in values]
+    inputs = [() if value is None else cast(Shape, value.shape) for value in values]  # sizes of a call are numbers
     item = next((numpy_dtype(value.dtype, floating).itemsize for value in values if value is not None), 4)
     call = Call(attributes, values, inputs, [], item)
     outputs = [_bounded(op.name, call, value.shape) for value in found]
@@ -90,7 +90,7 @@ def call_of(
 def _bounded(op: str, call: Call, shape: tuple[int | str, ...]) -> Shape:
     """The largest shape of an output of which sizes are not known before the op runs."""
     if all(isinstance(size, int) for size in shape):
-        return shape
+        return cast(Shape, shape)
     most = LARGEST.get(op)
     if most is not None:
         return (most(call),)
@@ -119,7 +119,7 @@ def _range_size(call: Call) -> int:
 def _reference_size(call: Call) -> int:
     """Elements of a Reference node: the larger of its inputs and of the sizes that small inputs of integers state."""
     stated = [
-        math.prod(abs(number) for number in value.data)
+        math.prod(abs(cast(int, number)) for number in value.data)
         for value in call.values
         if value is not None and value.data and value.dtype in ("int32", "int64")
     ]

@@ -29,7 +29,8 @@ Decisions
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -82,7 +83,7 @@ COMPILED = (fold_affine, fuse_activations, remove_dead)
 
 CONTROL = frozenset(BRANCHES)
 
-NEEDS = {
+NEEDS: dict[Any, tuple[Collection[str], ...]] = {
     fold_parameters: ({"Constant"},),
     take_branches: ({"If"}, {"Constant"}),
     remove_identities: (IDENTITIES,),
@@ -160,7 +161,7 @@ def _with_branches_compiled(
     if not any(node.subgraphs for node in spec.nodes):
         return spec, weights
     nodes, arrays = list(spec.nodes), None
-    for place, node in enumerate(spec.nodes):
+    for place, node in enumerate(cast("tuple[Any, ...]", spec.nodes)):
         branches = []
         for label, branch in node.subgraphs:
             within = f"{node.name}.{label}."
@@ -180,7 +181,7 @@ def _with_branches_compiled(
 def _is_to_settle(spec: Spec) -> bool:
     """Whether anything but scales and shifts may depend on Constants alone."""
     constants = {node.name for node in spec.nodes if is_constant(node)}
-    for node in spec.nodes:
+    for node in cast("tuple[Any, ...]", spec.nodes):
         if node.op == "Recurrent" and node.initial:
             return True
         if node.op in PRODUCTS_OF_CONSTANTS and constants & set(node.inputs):
@@ -203,7 +204,8 @@ def _with_weights_kept(
     spec: Spec, weights: Mapping[str, np.ndarray], floating: str
 ) -> tuple[Spec, dict[str, np.ndarray], tuple[str, ...]]:
     """simplify, in which Constants with weights are inputs for a while, so that nothing depends on what they hold."""
-    kept = [node for node in spec.nodes if is_constant(node) and node.attributes["value"] is None]
+    constants: list[Any] = [node for node in spec.nodes if is_constant(node)]
+    kept = [node for node in constants if node.attributes["value"] is None]
     names = {node.name for node in kept}
     if names & set(spec.outputs):
         return spec, dict(weights), ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import Any
 
 from rnncore.graph.nodes import Node
 from rnncore.passes.graph import Graph
@@ -15,7 +16,10 @@ def fuse_activations(graph: Graph) -> None:
     """Make Relu the activation of the Conv before it, where nothing else reads that; its sums are in registers."""
     uses = graph.uses()
     convolutions: dict[str, int] = {}  # name -> place in nodes
-    nodes, renamed, done = [], {}, Counter()
+    nodes: list[Any] = []
+    renamed: dict[str, str] = {}
+    done: Counter[str] = Counter()
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         node = node.with_reads(renamed)
         op = node.op
@@ -37,7 +41,9 @@ def join_swish(graph: Graph) -> None:
     """x * sigmoid(x) is Swish, where nothing else reads the sigmoid."""
     uses = graph.uses()
     sigmoids: dict[str, Node] = {}
-    nodes, done = [], Counter()
+    nodes: list[Any] = []
+    done: Counter[str] = Counter()
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         op = node.op
         if op == "Sigmoid":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,11 @@ def fold_affine(graph: Graph) -> None:
     """
     uses, constants = graph.uses(), graph.constants()
     products: dict[str, tuple[int, int]] = {}  # name -> its place in nodes, the axis of its channels
-    nodes, renamed, done = [], {}, Counter()
+    nodes: list[Any] = []
+    renamed: dict[str, str] = {}
+    done: Counter[str] = Counter()
     arrays = dict(graph.weights)
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         node = node.with_reads(renamed)
         name = next((name for name in node.reads if name in products), None)

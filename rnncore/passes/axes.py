@@ -23,12 +23,15 @@ def cancel_axes(graph: Graph) -> None:
     A reduction over axes of size 1 is a Squeeze. Only where the sizes are known, since Squeeze also checks them.
     """
     made: dict[str, Node] = {}
-    nodes, renamed, done = [], {}, Counter()
+    nodes: list[Any] = []
+    renamed: dict[str, str] = {}
+    done: Counter[str] = Counter()
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         node = node.with_reads(renamed)
         if len(node.slots) == 1:
             node = _without_reduction(node, graph.values[node.inputs[0]], done)
-            before = made.get(node.inputs[0]) if node.op in ("Squeeze", "Unsqueeze") else None
+            before: Any = made.get(node.inputs[0]) if node.op in ("Squeeze", "Unsqueeze") else None
             undone = before is not None and _undo(before, node, graph)
             if undone and node.name not in graph.outputs:
                 renamed[node.name] = before.inputs[0]
@@ -88,6 +91,7 @@ def square(graph: Graph) -> None:
     """x to the power of 2 is x * x."""
     constants = graph.constants()
     nodes, done = [], 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         if node.op == "Pow":
             x, exponent = (graph.values[name] for name in node.inputs)

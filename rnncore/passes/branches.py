@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, cast
 
 from rnncore.graph.nodes import BRANCHES, Control, GraphNode, Node
 from rnncore.passes.graph import Graph
@@ -17,10 +18,11 @@ def take_branches(graph: Graph) -> None:
     constants, taken = graph.constants(), set(graph.values)
     nodes: list[GraphNode] = []
     done = 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         condition = constants.get(node.inputs[0]) if node.op == "If" else None
         known = condition is not None and condition.size == 1
-        inner = _inlined(node, 0 if condition.all() else 1) if known else []
+        inner = _inlined(node, 0 if cast(Any, condition).all() else 1) if known else []
         if inner and _fits(inner, node, taken):
             nodes += inner
             done += 1
@@ -40,7 +42,7 @@ def _inlined(node: Control, place: int) -> list[GraphNode]:
     captured = dict(zip(node.captures, node.inputs[1:], strict=True))
     absent = {entry.name for entry in branch.inputs if entry.name not in captured}  # optional: lengths and masks
     renamed = {name: captured.get(name, "" if name in absent else prefix + name) for name in branch.values}
-    nodes = [made.with_reads(renamed) for made in branch.nodes]
+    nodes: list[Any] = [made.with_reads(renamed) for made in branch.nodes]
     inner = [dataclasses.replace(made, name=prefix + made.name) for made in nodes]
     ends = zip(node.names, branch.outputs, strict=True)
     return [*inner, *(Node(name, "Identity", (renamed[output],)) for name, output in ends)]

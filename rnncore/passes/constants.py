@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -45,7 +45,9 @@ def fold_constants(graph: Graph) -> None:
     """Replace by a Constant each node that reads only Constants, or whose content is known from shapes alone."""
     constants = graph.constants()
     nodes, arrays, done = [], {}, 0
-    written = {node.name for node in graph.spec.nodes if is_constant(node) and node.attributes["value"] is not None}
+    made: list[Any] = [node for node in graph.spec.nodes if is_constant(node)]
+    written = {node.name for node in made if node.attributes["value"] is not None}
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         found = _computed(node, graph, constants) if node.op in OPS and not is_constant(node) else None
         if found is None:
@@ -79,7 +81,7 @@ def _computed(node: Node, graph: Graph, constants: dict[str, np.ndarray]) -> np.
     if node.weight_shapes():
         return None
     if value.data is not None and all(not isinstance(item, str) for item in value.data):
-        return np.array(value.data, numpy_dtype(value.dtype)).reshape(value.shape)
+        return np.array(value.data, numpy_dtype(value.dtype)).reshape(cast("tuple[int, ...]", value.shape))
     if not node.reads or not all(name in constants for name in node.reads) or not _small(value):
         return None
     arrays = [constants[name] if name else None for name in node.inputs]
@@ -98,13 +100,15 @@ def _computed(node: Node, graph: Graph, constants: dict[str, np.ndarray]) -> np.
 
 
 def _small(value: Value) -> bool:
-    return all(isinstance(size, int) for size in value.shape) and math.prod(value.shape) <= MAX_ELEMENTS
+    shape: tuple[Any, ...] = value.shape
+    return all(isinstance(size, int) for size in shape) and math.prod(shape) <= MAX_ELEMENTS
 
 
 def fold_parameters(graph: Graph) -> None:
     """Make an attribute of each parameter (axes, shape, starts ...) that is a small Constant."""
     constants = graph.constants()
     nodes, done = [], 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         parameters = OPS[node.op].parameters if node.op in OPS else {}
         inputs, attributes = list(node.inputs) if parameters else [], {}

@@ -51,7 +51,7 @@ class Graph:
 
     def constants(self) -> dict[str, np.ndarray]:
         """The arrays of Constant nodes, by name."""
-        made = (node for node in self.spec.nodes if is_constant(node))
+        made: list[Any] = [node for node in self.spec.nodes if is_constant(node)]
         return {node.name: constant(node, self.weights, self.floating) for node in made}
 
     def update(

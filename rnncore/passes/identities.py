@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rnncore.graph.nodes import Node
 from rnncore.passes.graph import Graph
 
@@ -14,7 +16,10 @@ IDENTITIES = ALWAYS | {"Cast", "CastLike", "Transpose", "Reshape", "Expand", "Sl
 def remove_identities(graph: Graph) -> None:
     """Leave out Identity, Dropout, casts to the same dtype, and moves to the same shape or order."""
     uses = graph.uses()
-    nodes, renamed, done = [], {}, 0
+    nodes: list[Any] = []
+    renamed: dict[str, str] = {}
+    done = 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         node = node.with_reads(renamed)
         alone = _is_identity(node, graph) and not any(uses[name] for name in node.names[1:])

@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from rnncore.graph.nodes import GraphNode, Node, Recurrent
+from rnncore.graph.nodes import Node, Recurrent
 from rnncore.passes.graph import Graph
 
 __all__ = ["join_slices", "merge_layers"]
@@ -27,7 +27,8 @@ def merge_layers(graph: Graph) -> None:
         if (node := recurrent.get(reader.input)) is not None and _continues(node, reader, uses)
     }
     inner = {reader.name for reader in after.values()}
-    nodes, arrays, renamed, merged = {node.name: node for node in graph.spec.nodes}, dict(graph.weights), {}, 0
+    nodes, arrays, merged = {node.name: node for node in graph.spec.nodes}, dict(graph.weights), 0
+    renamed: dict[str, str] = {}
     slices: list[Node] = []
     taken = set(nodes) | set(graph.values)
     for first in recurrent.values():
@@ -55,7 +56,7 @@ def _continues(node: Recurrent, after: Recurrent, uses: Mapping[str, int]) -> bo
         return False
     if any(uses[f"{other.name}.last"] for other in (node, after)):
         return False
-    same = {"name": node.name, "cell": node.cell, "input": node.input, "initial": node.initial}
+    same: dict[str, Any] = {"name": node.name, "cell": node.cell, "input": node.input, "initial": node.initial}
     same["reverse_cell"] = node.reverse_cell
     cells = [
         after.layer_cell(0, direction) == node.layer_cell(0, direction).replace(input_size=node.output_size)
@@ -110,7 +111,10 @@ def _stack(
 def join_slices(graph: Graph) -> None:
     """Leave out the Concat of all slices of a value, in their order, along axis 0, and the slice that is all of it."""
     givers = {node.name: node for node in graph.spec.nodes}
-    nodes, renamed, joined = [], {}, 0
+    nodes: list[Any] = []
+    renamed: dict[str, str] = {}
+    joined = 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         node = node.with_reads(renamed)
         source = _sliced(node, givers, graph)
@@ -125,7 +129,7 @@ def join_slices(graph: Graph) -> None:
     graph.update(nodes, {"concatenations of slices": joined})
 
 
-def _sliced(node: GraphNode, givers: Mapping[str, GraphNode], graph: Graph) -> str | None:
+def _sliced(node: Any, givers: Mapping[str, Any], graph: Graph) -> str | None:
     """The value whose rows a Concat puts together again, or a Slice all takes."""
     if node.op == "Slice":
         rows = _rows(node)
@@ -134,8 +138,9 @@ def _sliced(node: GraphNode, givers: Mapping[str, GraphNode], graph: Graph) -> s
     if node.op != "Concat":
         return None
     rank = len(graph.values[node.inputs[0]].shape)
-    parts = [_rows(givers.get(name)) for name in node.inputs]
-    if node.attributes["axis"] not in (0, -rank) or None in parts or len({source for source, _, _ in parts}) > 1:
+    parts = [rows for rows in (_rows(givers.get(name)) for name in node.inputs) if rows is not None]
+    whole = len(parts) == len(node.inputs) and len({source for source, _, _ in parts}) == 1
+    if node.attributes["axis"] not in (0, -rank) or not whole:
         return None
     ends = [0, *(end for _, _, end in parts)]
     starts = [start for _, start, _ in parts]
@@ -143,7 +148,7 @@ def _sliced(node: GraphNode, givers: Mapping[str, GraphNode], graph: Graph) -> s
     return source if ends == [*starts, graph.values[source].shape[0]] else None
 
 
-def _rows(node: GraphNode | None) -> tuple[str, int, int] | None:
+def _rows(node: Any) -> tuple[str, int, int] | None:
     """(value, first, end) of a Slice of rows."""
     if node is None or node.op != "Slice" or len(node.inputs) != 1:
         return None

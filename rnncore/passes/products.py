@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def linear_products(graph: Graph) -> None:
     arrays: dict[str, np.ndarray] = {}
     made_of: dict[tuple, np.ndarray] = {}  # so that products by one constant share one weight
     count = 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         product = node.op in PRODUCTS_OF_CONSTANTS
         chain = _chain(node, constants, graph, taken, made_of) if product else None
@@ -79,7 +81,7 @@ def _chain(
     key = (node.inputs[place], order, rows)
     if key not in made_of:
         made_of[key] = np.ascontiguousarray(array.transpose(order).reshape(rows, columns))
-    steps = []
+    steps: list[tuple[str, str, dict[str, Any]]] = []
     if kept + summed != list(x):
         steps.append(("turned", "Transpose", {"perm": tuple(x.index(letter) for letter in (*kept, *summed))}))
     if len(summed) > 1:

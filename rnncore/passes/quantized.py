@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from rnncore.graph.nodes import Control, GraphNode, Node
 from rnncore.graph.spec import Spec
@@ -31,6 +32,7 @@ def follow_quantizer(graph: Graph) -> None:
 def _followed(spec: Spec, outputs: Iterable[str], done: Counter[str]) -> list[GraphNode]:
     """The nodes of a Spec of which ``outputs`` reach a quantization outside of it."""
     reaching, nodes = set(outputs), []
+    node: Any  # which kind it is, its op says
     for node in reversed(spec.nodes):
         inside = _quantizes(node)
         reaches = not reaching.isdisjoint(node.names)

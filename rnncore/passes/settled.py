@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from rnncore.graph.nodes import GraphNode
 from rnncore.passes.graph import Graph
 
 __all__ = ["trained_states"]
@@ -17,7 +17,10 @@ SPREADING = ("Expand", "Tile")
 def trained_states(graph: Graph) -> None:
     """Initial states that repeat a Constant for each row of the batch become weights of their node."""
     constants, makers = graph.constants(), {node.name: node for node in graph.spec.nodes}
-    nodes, arrays, done = [], {}, 0
+    nodes: list[Any] = []
+    arrays: dict[str, Any] = {}
+    done = 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         if node.op == "Recurrent" and node.initial:
             batch = graph.values[node.input].shape[0 if node.layout == "batch_first" else 1]
@@ -31,9 +34,7 @@ def trained_states(graph: Graph) -> None:
     graph.update(nodes, {"initial states from constants": done}, arrays)
 
 
-def _repeated(
-    graph: Graph, maker: GraphNode | None, constants: dict[str, np.ndarray], batch: int | str
-) -> np.ndarray | None:
+def _repeated(graph: Graph, maker: Any, constants: dict[str, np.ndarray], batch: int | str) -> np.ndarray | None:
     """(rows, size) of an initial state (rows, B, size) that is one row's for all rows."""
     if maker is None or maker.op not in SPREADING or maker.inputs[0] not in constants:
         return None

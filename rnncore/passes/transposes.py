@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rnncore.graph.nodes import Node
 from rnncore.passes.graph import Graph
@@ -20,7 +21,10 @@ def cancel_transposes(graph: Graph) -> None:
     """
     taken = {*graph.values, *(node.name for node in graph.spec.nodes)}
     made: dict[str, Node] = {}
-    nodes, renamed, joined, turned = [], {}, 0, 0
+    nodes: list[Any] = []
+    renamed: dict[str, str] = {}
+    joined, turned = 0, 0
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         node = node.with_reads(renamed)
         before = made.get(_first(node))

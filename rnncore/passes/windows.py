@@ -6,6 +6,7 @@ PyTorch's Conv1d pads both sides alike, so a causal one is written as padding=k 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rnncore.graph.nodes import Node
 from rnncore.ops import sizes
@@ -22,6 +23,7 @@ def cut_padding(graph: Graph) -> None:
     uses = graph.uses()
     changed: dict[str, Node] = {}
     renamed: dict[str, str] = {}
+    node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
         found = _cut(node, nodes, uses, graph)
         if found is not None:

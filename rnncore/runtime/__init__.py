@@ -6,6 +6,7 @@ arguments          what a caller passes becomes what kernels expect, or one clea
 state              what a recurrent network carries, and its bytes
 budget             what a call costs, and the limits that a caller sets
 threads, config    how many threads; what runs on this machine
+types              types of what callers pass and get, for annotations
 extensions         methods of Model whose code is in packages that use it
 
 Decisions

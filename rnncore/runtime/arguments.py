@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -176,7 +176,7 @@ def as_array(name: str, given: object) -> np.ndarray:
 def as_items(name: str, given: object) -> Iterator[Any]:
     """The elements of an iterable, or an InputError that begins with ``name``; its own errors are its own."""
     try:
-        return iter(given)
+        return iter(cast(Iterable[Any], given))
     except TypeError:
         raise InputError(f"{name}: {type(given).__name__}, expected a list") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class DecoderStep:
         batch, steps = x.shape[:2]
         lengths = self._lengths(values, batch, steps)
         states = self._initial(values, before, batch)
-        memory, keys, valid = values.get(self.prepared_key) or self.prepare(values, batch)
+        memory, keys, valid = cast("dict[Any, Any]", values).get(self.prepared_key) or self.prepare(values, batch)
         ragged = bool((lengths < steps).any())
         if ragged:
             order = np.argsort(-lengths, kind="stable")

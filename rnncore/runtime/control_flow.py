@@ -9,7 +9,6 @@ import numpy as np
 
 from rnncore.errors import InputError
 from rnncore.graph.nodes import Control
-from rnncore.graph.spec import Spec
 from rnncore.ops import numpy_dtype
 
 __all__ = ["ControlStep"]
@@ -40,7 +39,7 @@ class ControlStep:
 
     def __call__(self, values: dict[str, Any], before: Any, after: dict[str, np.ndarray]) -> None:
         given = [values[name] if name else None for name in self.node.inputs]
-        captured = dict(zip(self.node.captures, given[self.own :], strict=True))
+        captured: dict[str, Any] = dict(zip(self.node.captures, given[self.own :], strict=True))
         values.update(zip(self.names, self.run(given, captured), strict=True))
 
     def _captured(self, place: int, own: int, captured: dict[str, np.ndarray]) -> dict[str, np.ndarray | None]:
@@ -107,7 +106,7 @@ class ControlStep:
         inputs = self.node.branches[0].inputs
         pairs = [(entry, captured[entry.name].shape) for entry in inputs if entry.name in captured]
         pairs += zip(inputs, shapes, strict=False)
-        return {name: size for entry, shape in pairs for name, size in zip(entry.shape, shape, strict=True)}
+        return {name: size for entry, shape in pairs for name, size in zip(map(str, entry.shape), shape, strict=True)}
 
     def _moved(self, sequences: list[np.ndarray]) -> list[np.ndarray]:
         """A Scan's sequences with their steps in front, in the order in which it goes."""
@@ -150,5 +149,5 @@ def _from_front(array: np.ndarray, axis: int) -> np.ndarray:
 
 def branch_weights(node: Control, weights: Any, place: int, label: str) -> dict[str, np.ndarray]:
     """The weights of one branch under its own names."""
-    spec: Spec = node.branches[place]
+    spec = node.branches[place]
     return {key: weights[f"{node.name}.{label}.{key}"] for key in spec.weight_shapes()}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -34,6 +34,11 @@ from rnncore.runtime.state import State, fingerprint
 from rnncore.runtime.threads import check_threads, threads_of_call
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from rnncore.decode.generation import Generation
+    from rnncore.decode.scoring import Score
+    from rnncore.runtime.types import Inputs, Output, StateLike
     from rnncore.streaming.pool import StreamPool
     from rnncore.streaming.stream import Stream
 
@@ -70,7 +75,7 @@ class Model:
         self,
         spec: Spec,
         weights: Mapping[str, np.ndarray],
-        dtype: str = "float32",
+        dtype: str | np.dtype = "float32",
         num_threads: int | None = None,
         fold_bytes: int = 64 << 20,
         vocabulary: Mapping[str, Iterable[str]] | None = None,
@@ -89,7 +94,7 @@ class Model:
         self,
         spec: Spec,
         weights: Mapping[str, np.ndarray],
-        dtype: str,
+        dtype: str | np.dtype,
         num_threads: int | None,
         fold_bytes: int,
         vocabulary: Mapping[str, Iterable[str]] | None,
@@ -116,14 +121,14 @@ class Model:
         self._constants = {node.name: _constant(node, self._weights, self._dtype) for node in _constants(spec)}
         self._budget = budget
         known = spec.values
-        self._steps = [
+        self._steps: list[Any] = [
             _compile(node, self._weights, self._dtype, needed, given, threads, known, budget, packs, fold_bytes)
             for node in spec.nodes
         ]
-        folded = self._fold_embeddings()
+        embeddings = self._fold_embeddings()
         self._padded = self._padded_ids()
-        self._walk, self._unread = _work(self._steps, _last_uses(spec, folded))
-        self._direct = None
+        self._walk, self._unread = _work(self._steps, _last_uses(spec, embeddings))
+        self._direct: _recurrent.Direct | None = None
         self._settled, self._uncounted = False, self._walk
         self._affordable: set[tuple] = set()  # sizes of calls that were within the budget, where only they decide
         if self._limited:
@@ -132,7 +137,7 @@ class Model:
             self._walk = [MeteredStep(step, node, dropped, self._dtype) for step, node, dropped in parts]
             self._settled = is_settled(self._walk, spec.values.values())
         if len(spec.nodes) == 1 and spec.recurrent:
-            self._direct = self._steps[0].direct(spec, most_steps(budget, spec.nodes[0], self._dtype))
+            self._direct = self._steps[0].direct(spec, most_steps(budget, spec.recurrent[0], self._dtype))
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
         self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
@@ -182,6 +187,25 @@ class Model:
         outputs = ", ".join(f"{entry.name}: {entry.value}" for entry in self.outputs)
         return f"<Model {inputs} -> {outputs}; {self._weights.count:,} parameters, {self._dtype.name}>"
 
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        num_threads: int | None = None,
+    ) -> Output: ...
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: StateLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        num_threads: int | None = None,
+    ) -> tuple[Output, State]: ...
     def __call__(
         self, x: Any, state: Any = _NO_STATE, *, lengths: Any = None, mask: Any = None, num_threads: int | None = None
     ) -> Any:
@@ -196,7 +220,8 @@ class Model:
         mask     (B, T) bool, for models with an input "mask": True where a step counts, gaps allowed
         num_threads  in place of the model's own, for this call: from 1 to 64. It never changes a result
 
-        Returns the output (a dict by name where the model has several), or (output, state) if state was given.
+        Returns the output (a dict by name where the model has several), or (output, state) if state was given. How
+        many there are is the file's, so a type checker sees either; what ``run`` returns is always a dict.
         Raises InputError and StateError.
         """
         if self._direct is not None and lengths is None and mask is None and num_threads is None:
@@ -226,7 +251,7 @@ class Model:
         """
         readers_of, outputs = self._spec.readers, set(self._spec.outputs)
         folded, left = {}, self._fold_bytes
-        for place, node in enumerate(self._spec.nodes):
+        for place, node in enumerate(cast("tuple[Any, ...]", self._spec.nodes)):
             if node.op != "Embedding" or node.name in outputs:
                 continue
             readers = tuple(dict.fromkeys(readers_of.get(node.name, ())))
@@ -244,7 +269,8 @@ class Model:
 
     def _padded_ids(self) -> dict[str, tuple[str, int]]:
         """Inputs of ids that only recurrent layers with one lengths input see: name -> (lengths, batch axis)."""
-        nodes, given = self._spec.nodes, {entry.name for entry in self.inputs}
+        nodes: tuple[Any, ...] = self._spec.nodes
+        given = {entry.name for entry in self.inputs}
         readers_of, outputs = self._spec.readers, set(self._spec.outputs)
         found = {}
         for node in nodes:
@@ -263,9 +289,15 @@ class Model:
         """The result with the state after it by the short way of kernels, or None for what needs the long one."""
         if state is None:
             state = self.initial_state(len(x)) if isinstance(x, np.ndarray) and x.ndim else None
-        found = self._direct.step(x, state.arrays) if type(state) is State else None
+        found = self._direct.step(x, state.arrays) if self._direct is not None and type(state) is State else None
         return None if found is None else (found[0], State.of(found[1]))
 
+    @overload
+    def run(self, inputs: Inputs, *, num_threads: int | None = None) -> dict[str, np.ndarray]: ...
+    @overload
+    def run(
+        self, inputs: Inputs, state: StateLike, *, num_threads: int | None = None
+    ) -> tuple[dict[str, np.ndarray], State]: ...
     def run(self, inputs: Mapping[str, Any], state: Any = _NO_STATE, *, num_threads: int | None = None) -> Any:
         """Run any model: named inputs in, a dict of named outputs back; (outputs, state) if state was given.
 
@@ -301,7 +333,7 @@ class Model:
         lookahead: int | None = None,
         block: int | None = None,
         history: int | None = None,
-        inputs: Mapping[str, Any] | None = None,
+        inputs: Inputs | None = None,
     ) -> Stream:
         """A Stream: the model over ``batch`` sequences that arrive in pieces, keeping its state from one to the next.
 
@@ -373,11 +405,11 @@ class Model:
 
     def predict(
         self,
-        sequences: Iterable[Any],
+        sequences: Iterable[ArrayLike],
         batch_size: int = 256,
         progress: Callable[[int, int], None] | None = None,
         num_threads: int | None = None,
-    ) -> list[Any]:
+    ) -> list[Output]:
         """Run many sequences of any lengths, and return their outputs in the same order.
 
         sequences   one array for each, without the batch dimension: (T_i, I), or (T_i,) for ids
@@ -410,11 +442,11 @@ class Model:
                 progress(min(first + len(rows), len(order)), len(order))
         return results
 
-    def generate(self, prompts: Any, max_length: int = 100, **options: Any) -> list[Any]:
+    def generate(self, prompts: Sequence[Any] | np.ndarray, max_length: int = 100, **options: Any) -> list[Generation]:
         """Continue prompts of tokens: see rnncore.decode.generate."""
         return extension("generate")(self, prompts, max_length, **options)
 
-    def score(self, sequences: Any, **options: Any) -> list[Any]:
+    def score(self, sequences: Sequence[Any] | np.ndarray, **options: Any) -> list[Score]:
         """How probable sequences of tokens are: see rnncore.decode.score."""
         return extension("score")(self, sequences, **options)
 
@@ -496,7 +528,7 @@ class Model:
         if sizes in self._affordable:
             self._forward(values, before, after, counted=False)
             return
-        with metering(self._budget.meter()):
+        with metering(cast(Budget, self._budget).meter()):
             self._forward(values, before, after)
         if self._settled and len(self._affordable) < KNOWN_SIZES:
             self._affordable.add(sizes)
@@ -550,7 +582,7 @@ def _compile(
             Model._of_branch(spec, part, dtype, threads, fold_bytes, None, budget, packs, True)
             for spec, part in zip(node.branches, parts, strict=True)
         ]
-        packed = {
+        packed: dict[str, Callable[[], np.ndarray]] = {
             f"{node.name}.{label}.{key}": partial(model.weights.__getitem__, key)
             for label, model in zip(labels, models, strict=True)
             for key in model.weights.packed
@@ -558,7 +590,7 @@ def _compile(
         branches = [model._branch for model in models]
         limited = budget is not None and budget.limits
         return ControlStep(node, metered_branches(node, branches) if limited else branches, dtype, packed)
-    return nothing if node.op == "Constant" else op_step(node, weights, dtype, threads, known, packs)
+    return nothing if node.op == "Constant" else op_step(cast(Node, node), weights, dtype, threads, known, packs)
 
 
 def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
@@ -566,7 +598,7 @@ def nothing(values: Values, before: State | None, after: dict[str, np.ndarray]) 
 
 
 def _constants(spec: Spec) -> list[Node]:
-    return [node for node in spec.nodes if node.op == "Constant"]
+    return [cast(Node, node) for node in spec.nodes if node.op == "Constant"]
 
 
 def _constant(node: Node, weights: Weights, dtype: np.dtype) -> np.ndarray:
@@ -618,7 +650,7 @@ def op_step(
     given = {name.removeprefix(f"{node.name}."): weights[name] for name in shapes}
     if shapes and packs is not None:
         key = (node.op, repr(sorted(node.attributes.items())), *map(memory_of, given.values()))
-    run, _ = packs.get(key, (None, None)) if key is not None else (None, None)
+    run, _ = packs.get(key, (None, None)) if key is not None and packs is not None else (None, None)
     if run is None:
         dtypes = op.weight_dtypes(node.attributes)
         own = {
@@ -627,7 +659,7 @@ def op_step(
         }
         values = None if known is None else [known[name] if name else None for name in node.inputs]
         run = op.compiled(node.attributes, own, threads, dtype, values)
-        if key is not None and op.bound is None:
+        if key is not None and packs is not None and op.bound is None:
             packs[key] = run, given
     packed = {f"{node.name}.{key}": read for key, read in getattr(run, "packed", {}).items()}
     parted = blocks.apply if op.spreads else None

@@ -47,6 +47,7 @@ def _cell(
     name = (cell, *map(memory_of, given.values()))
     if name not in packs:
         arrays = {key: array.astype(dtype, copy=False) for key, array in given.items()}
+        made: Any
         if not _has_kernels(cell):
             made = StepCell(cell, given, dtype)
         elif runs_native(dtype):
@@ -63,7 +64,7 @@ def _has_kernels(cell: Cell) -> bool:
 
 def _stack(layers: list[list[Any]], reverse: bool, node: Any, dtype: np.dtype) -> _recurrent.Stack | LayerStack:
     if _has_kernels(node.cell) and runs_native(dtype):
-        return _recurrent.Stack(layers, reverse)
+        return _recurrent.Stack(list(layers), reverse)
     return LayerStack(layers, reverse, node.cell.output_size, dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class RecurrentStep:
 
     def fold(self, embedding: Node, weight: np.ndarray) -> None:
         """From now on read the ids that the Embedding node would have read."""
-        self.embedding, self.table = embedding, _recurrent.Table(self.stack, weight)
+        self.embedding, self.table = embedding, _recurrent.Table(cast(_recurrent.Stack, self.stack), weight)
 
     def direct(self, spec: Spec, most: int) -> _recurrent.Direct | None:
         """The short way for a Spec that is this node and returns its sequence, where there is one.
@@ -99,7 +99,9 @@ class RecurrentStep:
             return None
         names = tuple(f"{node.name}.{key}" for key in node.cell.states)
         size = node.cell.input_size
-        return _recurrent.Direct(self.stack, self.merged, size, node.output_size, names, self.threads, most)
+        return _recurrent.Direct(
+            cast(_recurrent.Stack, self.stack), self.merged, size, node.output_size, names, self.threads, most
+        )
 
     def __call__(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         node = self.node
@@ -126,17 +128,18 @@ class RecurrentStep:
         if repeat:
             size = node.cell.output_size
             for d, direction in enumerate(node.directions):
-                self._repeat(out[..., d * size : (d + 1) * size], rows.mask, direction == "reverse")
+                self._repeat(out[..., d * size : (d + 1) * size], cast(np.ndarray, rows.mask), direction == "reverse")
         if apart:
             y = merge_directions(node.merge, np.stack(np.split(out, 2, axis=2)))
         self._store(values, after, y, final)
 
     def _ids(self, values: Values) -> np.ndarray:
-        ids = values[self.embedding.inputs[0]]
+        embedding = cast(Node, self.embedding)
+        ids = values[embedding.inputs[0]]
         try:
-            check_ids(self.embedding.attributes, ids)
+            check_ids(embedding.attributes, ids)
         except InputError as error:
-            raise InputError(f"node {self.embedding.name!r} (Embedding): {error}") from None
+            raise InputError(f"node {embedding.name!r} (Embedding): {error}") from None
         return ids
 
     def _rows(self, values: Values, batch: int, steps: int) -> _Rows:
@@ -145,12 +148,12 @@ class RecurrentStep:
         lengths = values[node.lengths] if node.lengths else None
         mask = values[node.mask] if node.mask else None
         if lengths is not None:
-            accept_lengths(node.lengths, lengths, batch, steps)
+            accept_lengths(str(node.lengths), lengths, batch, steps)
         if mask is not None:
-            accept_mask(node.mask, mask, (steps, batch) if self.time_first else (batch, steps))
+            accept_mask(str(node.mask), mask, (steps, batch) if self.time_first else (batch, steps))
             mask = mask.swapaxes(0, 1) if self.time_first else mask
             if lengths is not None and self.mask_given:
-                check_mask_is_lengths(node.mask, mask, node.lengths, lengths)
+                check_mask_is_lengths(str(node.mask), mask, str(node.lengths), lengths)
             elif lengths is not None:
                 mask = mask & (np.arange(steps) < lengths[:, None])
             return rows_of_mask(mask)

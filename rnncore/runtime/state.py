@@ -49,7 +49,9 @@ class State(Mapping[str, np.ndarray]):
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         try:
-            self._arrays = dict(1 if isinstance(arrays, np.ndarray) else arrays)  # an array has no names
+            if isinstance(arrays, np.ndarray):  # which has no names
+                raise TypeError
+            self._arrays = dict(arrays)
         except (TypeError, ValueError):
             raise StateError(f"state: {type(arrays).__name__}, expected a mapping of names to arrays") from None
 
@@ -82,7 +84,7 @@ class State(Mapping[str, np.ndarray]):
             a.dtype == other[name].dtype and np.array_equal(a, other[name], equal_nan=True) for name, a in self.items()
         )
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # what Python itself does beside __eq__
 
     def __reduce__(self):
         return State, (self._arrays,)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -64,7 +64,9 @@ def create_app(
         yield
         await service.shutdown()
 
-    app = Starlette(routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    app = Starlette(
+        routes=handlers.routes(), lifespan=lifespan, exception_handlers={HTTPException: cast(Any, _http_error)}
+    )
     app.router.redirect_slashes = False  # the address of a redirection would be made of what the client sent
     app.state.service = service
     app.state.metrics, app.state.tokens, app.state.inference = metrics, known, inference

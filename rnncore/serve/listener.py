@@ -141,12 +141,13 @@ class Listener:
         self._ending = False
         self._make, self._tls, self._handshake_timeout = make, tls, handshake_timeout
         self._most, self._most_of_peer = most, most_of_peer
-        self._all, self._peers = Group(), {}
+        self._all = Group()
+        self._peers: dict[str, Group] = {}
         self._of: dict[Connection, str] = {}  # the peer of each
         self._opening: dict[Connection, asyncio.Task] = {}
         self._gave_way = self._refused = 0  # since the last line in the log
         self._loop = asyncio.get_running_loop()
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
         for one in sockets:
             self._loop.add_reader(one, self._accept, one)
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)

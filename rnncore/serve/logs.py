@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 __all__ = ["LOG", "REQUESTS", "JsonLines", "Lines", "log", "log_request"]
 
@@ -60,7 +60,7 @@ class Lines(logging.Handler):
                 self.flush()
 
     def flush(self) -> None:
-        with self.lock:
+        with cast(contextlib.AbstractContextManager, self.lock):  # None only before createLock
             found, self._waiting = self._waiting, []
             text = "".join(f"{self.format(record)}\n" for record in found)
             with contextlib.suppress(OSError, ValueError):  # the stream was closed: not a request's fault

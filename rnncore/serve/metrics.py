@@ -66,8 +66,8 @@ class _Collector:
             family.add_metric(list(labels), count)
         yield family
         family = HistogramMetricFamily("rnncore_answer_seconds", "Seconds from a request to its answer", labels=names)
-        for labels, histogram in seconds.items():
-            _add(family, list(labels), histogram.snapshot())
+        for kind, histogram in seconds.items():
+            _add(family, list(kind), histogram.snapshot())
         yield family
         yield GaugeMetricFamily("rnncore_requests_in_flight", "Requests being answered", self._answers.in_flight)
 

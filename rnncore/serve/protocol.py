@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,10 +23,12 @@ from rnncore.serve.tensors import (
     array_of_bytes,
     array_of_json,
     as_integer,
-    cast,
     check_shape,
     datatype,
     json_of_array,
+)
+from rnncore.serve.tensors import (
+    cast as cast_array,
 )
 
 __all__ = [
@@ -120,7 +122,7 @@ class Expected:
 
     def cast(self, name: str, array: np.ndarray) -> np.ndarray:
         """An input as the model gets it."""
-        return cast(name, array, self.inputs[name])
+        return cast_array(name, array, self.inputs[name])
 
     def check_output(self, name: Any) -> str:
         if name not in self.outputs:
@@ -292,12 +294,13 @@ def _take_input(entry: dict[str, Any], rest: memoryview, request: InferRequest, 
 
 
 def _take_output(entry: dict[str, Any], request: InferRequest, expected: Expected) -> None:
-    name = _name("output", entry, request.outputs)
+    outputs = cast("dict[str, bool]", request.outputs)
+    name = _name("output", entry, outputs)
     _check_keys(entry, OUTPUT_KEYS, "output", name)
     expected.check_output(name)
     parameters = _object("an output's parameters", entry.get("parameters", {}))
     check_parameters(f"output {name!r}", parameters, "binary_data")
-    request.outputs[name] = _flag("binary_data", parameters.get("binary_data", request.binary))
+    outputs[name] = _flag("binary_data", parameters.get("binary_data", request.binary))
 
 
 def write_infer(

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,7 +31,7 @@ __all__ = ["Sequences"]
 class _Sequence:
     """One sequence. stream: its name in the engine; pending: requests that are not answered; entry: their order."""
 
-    key: Hashable
+    key: tuple[str, int | str]
     stream: int
     used: float
     pending: int = 0
@@ -46,7 +46,7 @@ class Sequences:
         self._name, self._model, self._limits = name, model, limits
         self._engine: StreamEngine | None = None
         self._closed = False
-        self._found: dict[Hashable, _Sequence] = {}
+        self._found: dict[tuple[str, int | str], _Sequence] = {}
         self._held = 0  # slots that are taken: of open sequences, and of those whose last request runs
         self._serials = itertools.count()
         self._sweeping: asyncio.Task | None = None
@@ -78,7 +78,7 @@ class Sequences:
         if not self.available:
             raise ServiceError(400, f"model {self._name!r} has no sequences: {self._model.unstreamable}")
         pieces, static = self._parts(request)
-        step = request.sequence
+        step = cast(SequenceStep, request.sequence)
         if step.start:
             sequence = self._begin((owner, step.id))
         else:
@@ -113,7 +113,7 @@ class Sequences:
 
     # --- the slots ---
 
-    def _begin(self, key: Hashable) -> _Sequence:
+    def _begin(self, key: tuple[str, int | str]) -> _Sequence:
         """A place for a sequence; the one of that key, if there is one, is over."""
         before = self._found.get(key)
         if before is not None:
@@ -197,7 +197,7 @@ class Sequences:
                 raise InputError(f"input {name!r} is not part of a sequence's request, whose steps all count")
             if flow.kind == "steps":
                 pieces[name] = array if flow.batch is None else array.squeeze(flow.batch)
-            elif request.sequence.start:
+            elif cast(SequenceStep, request.sequence).start:
                 static[name] = array
             else:
                 raise InputError(f"input {name!r} has no time: it is part of a sequence's first request only")

@@ -111,8 +111,8 @@ def _grpc_server(app: Any, binding: Binding, connections: int) -> Any:
     from rnncore.serve.grpc_service import GrpcServer
 
     certificate = None
-    if binding.ssl_certfile is not None:
-        certificate = tuple(Path(file).read_bytes() for file in (binding.ssl_certfile, binding.ssl_keyfile))
+    if binding.ssl_certfile is not None and binding.ssl_keyfile is not None:
+        certificate = Path(binding.ssl_certfile).read_bytes(), Path(binding.ssl_keyfile).read_bytes()
     host = f"[{binding.host}]" if ":" in binding.host else binding.host
     state, address = app.state, f"{host}:{binding.grpc_port}"
     return GrpcServer(
@@ -145,7 +145,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._app, self._service, self._binding = app, service, binding
-        self.listener: Listener | None = None
+        self.listener: Any = None  # a Listener from startup on
         self._grpc: Any = None
 
     async def startup(self, sockets: Any = None) -> None:
@@ -180,6 +180,8 @@ class Server(uvicorn.Server):
             found["grpc_port"] = self._grpc.port
         self.started = True
         log("ready", **found, models=list(self._service.models))
+
+    should_exit: bool
 
     def handle_exit(self, number: int, frame: Any) -> None:
         if self.should_exit and number == signal.SIGINT:

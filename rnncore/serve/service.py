@@ -131,7 +131,7 @@ class ServedModel:
         timeout = self.limits.timeout if request.timeout is None else min(request.timeout, self.limits.timeout)
         if request.sequence is not None:
             return await self.sequences.infer(request, owner, timeout, at_once)
-        order = {"priority": -request.priority, "timeout": timeout, "at_once": at_once}
+        order: dict[str, Any] = {"priority": -request.priority, "timeout": timeout, "at_once": at_once}
         return await self.engine.infer(request.inputs, copy=False, **order)
 
     def _check_size(self, request: InferRequest) -> None:

@@ -43,7 +43,7 @@ DATATYPES = {
 FLOATS = {code: np.dtype(name) for name, code in DATATYPES.items() if code.startswith("FP")}
 _BY_DTYPE = {np.dtype(name): code for name, code in DATATYPES.items()}
 MOST_DIMENSIONS = 8
-ALLOWED = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+ALLOWED: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 
 
 def datatype(dtype: np.dtype) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from typing import Any
+from typing import Any, cast
 
 from rnncore.serve.service_errors import ServiceError
 
@@ -33,7 +33,8 @@ class RequestGuard:
     __slots__ = ("_receive", "_round", "_task", "_watching", "_why", "reading", "received", "since")
 
     def __init__(self, watch: Watch, receive: Any):
-        self._receive, self._round, self._task = receive, watch._round(), asyncio.current_task()
+        self._receive, self._round = receive, watch._round()
+        self._task = cast(asyncio.Task, asyncio.current_task())
         self._watching: asyncio.Task | None = None
         self._why: Exception | None = None
         self.reading, self.received, self.since = True, 0, time.monotonic()

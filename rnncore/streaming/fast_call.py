@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -108,8 +108,10 @@ class _Layer:
     def __init__(self, node: Recurrent, step: RecurrentStep, arrays: Mapping[str, np.ndarray], wanted: set[str]):
         self.name, self.input = node.name, node.input
         h, c = arrays[f"{node.name}.h"], arrays.get(f"{node.name}.c")
-        self.direct = DirectStream(step.stack, h, c, None, Owner(), node.cell.input_size, step.threads)
-        self.states = [(f"{node.name}.{key}", array) for key, array in (("h", h), ("c", c))]
+        self.direct = DirectStream(
+            cast(_recurrent.Stack, step.stack), h, c, None, Owner(), node.cell.input_size, step.threads
+        )
+        self.states: list[tuple[str, Any]] = [(f"{node.name}.{key}", array) for key, array in (("h", h), ("c", c))]
         self.states.append((f"{node.name}.last", h[-1]))
         self.states = [(name, array) for name, array in self.states if name in wanted]
 

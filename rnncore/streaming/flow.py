@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.graph.axes import alike_axes, describe, dimension_along, follow, freed, reach_along
@@ -48,9 +48,9 @@ class ValuePlan:
 
     kind: str
     value: Value
-    time: int | None = None
-    batch: int | None = None
-    timing: Timing | None = None
+    time: Any = None  # an axis, where it has steps
+    batch: Any = None  # an axis, where it has rows
+    timing: Any = None  # a Timing, where it has steps
     reason: str = ""
 
 
@@ -70,9 +70,9 @@ class NodePlan:
     node: Any
     place: int
     how: str
-    timing: Timing | None = None
+    timing: Any = None  # a Timing
     waiting: Mapping[str, int] = field(default_factory=dict)
-    window: Window | None = None
+    window: Any = None  # a Window, where it looks through one
     padding: float = 0.0
     data: tuple | None = None
     values: tuple[Value | None, ...] = ()
@@ -191,7 +191,7 @@ def plan(
 
 
 class _Follower:
-    def __init__(self, spec: Spec, lookahead: int | None, block: int, history: int | None, time: str | None):
+    def __init__(self, spec: Spec, lookahead: Any, block: int, history: int | None, time: str | None):
         self.spec, self.lookahead, self.block, self.history = spec, lookahead, block, history
         self.flows: dict[str, ValuePlan] = {}
         self.time, batch = _time_and_batch(spec, time)
@@ -241,15 +241,15 @@ class _Follower:
         A Squeeze of all axes of size 1 would leave out the time's where a piece has one step.
         """
         if node.op == "Squeeze" and len(node.inputs) == 1 and node.attributes["axes"] is None:
-            shape = self.marked[node.inputs[0]].shape
-            ones = tuple(axis for axis, size in enumerate(shape) if size == 1)
+            sizes = self.marked[node.inputs[0]].shape
+            ones = tuple(axis for axis, size in enumerate(sizes) if size == 1)
             return dataclasses.replace(node, attributes={**node.attributes, "axes": ones})
         if node.op != "Scan":
             return node
         (body,) = node.branches
         given = [self.marked[name].shape for name in node.inputs]
         for place in range(node.sequences):
-            shape = list(given[node.carried + place])
+            shape: Any = list(given[node.carried + place])
             del shape[_scan_axis(node, place, len(shape))]
             given[node.carried + place] = tuple(shape)
         inner = [*(entry.name for entry in body.inputs[: node.own]), *node.captures]
@@ -367,7 +367,7 @@ class _Follower:
             self._refuse(node, f"its state {rowless[0]!r} is one for all rows of a batch")
         if any((*node.backward, *node.output_backward)):
             self._refuse(node, "it reads the sequence from its end")
-        mixed = "" if self.fixed else follow(node.branches[0], BATCH).meets
+        mixed = "" if self.fixed else follow(cast(Spec, node.branches[0]), BATCH).meets
         if mixed:
             self._refuse(node, f"the rows of a batch may meet in its body, at {mixed}")
         timing = joined([flow.timing for flow in steps.values()])
@@ -551,7 +551,7 @@ class _Follower:
             self._refuse(node, f"auto_pad={auto!r} over several axes, expected pads")
         pads = [0] * (2 * spatial) if auto != "NOTSET" else list(node.attributes.get("pads") or (0,) * (2 * spatial))
         pads[axis] = pads[axis + spatial] = 0
-        changed = {"pads": tuple(pads)}
+        changed: dict[str, Any] = {"pads": tuple(pads)}
         if "auto_pad" in node.attributes:
             changed["auto_pad"] = "NOTSET"
         return self._give(node, _window_part(node, place, window, changed), "steps", window)
@@ -715,7 +715,7 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
     if not times:
         free = [size for entry in spec.inputs if not entry.optional for size in entry.shape[first:]]
         times = dict.fromkeys(size for size in free if isinstance(size, str))
-        times.pop(batch, None)
+        times.pop(str(batch), None)
     if time is not None:
         times = {time: None}
     if len(times) != 1:
@@ -732,7 +732,8 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
 
 def _marked_inputs(spec: Spec, time: str, batch: int | str) -> dict[str, Value]:
     """The inputs with marks for the time and the batch."""
-    marks = {time: TIME, batch: BATCH} if isinstance(batch, str) else {time: TIME}
+    marks: dict[Any, str] = {time: TIME, batch: BATCH} if isinstance(batch, str) else {time: TIME}
     return {
-        entry.name: Value(entry.dtype, tuple(marks.get(size, size) for size in entry.shape)) for entry in spec.inputs
+        entry.name: Value(entry.dtype, tuple(cast(Any, marks).get(size, size) for size in entry.shape))
+        for entry in spec.inputs
     }

@@ -45,6 +45,7 @@ class _Loop:
         self.of = model
         spec = model.spec
         self.carry = _checked_carry(spec, carry)
+        self.chunk: Any  # None where the input gets an axis of steps
         self.chunk, self.context = _checked_chunk(chunk, context)
         self.entries = {entry.name: entry for entry in spec.inputs}
         self.given = {name: self._accept(name, value) for name, value in given.items()}
@@ -119,7 +120,8 @@ class _Loop:
 
     def _layers(self) -> list[Recurrent] | None:
         """The recurrent layers whose states are what is carried, over a free time; None where it is something else."""
-        same = {node.name: node.inputs[0] for node in self.spec.nodes if node.op == "Identity"}
+        nodes: tuple[Any, ...] = self.spec.nodes
+        same = {node.name: node.inputs[0] for node in nodes if node.op == "Identity"}
         readers = {name: [node for node in self.spec.nodes if name in node.reads] for name in self.carry}
         layers: dict[str, Recurrent] = {}
         for start, after in self.carry.items():
@@ -190,7 +192,8 @@ class _Loop:
                 raise InputError(f"carry: input {name!r} is {self.entries[name].value}, expected no {what}")
         once = [name for name in self.entries if name not in (*self.carry, *self.steps)]
         once = [name for name in once if not self.entries[name].optional]
-        shapes, inputs, nodes, scanned, axes = {}, [], [], [], []
+        nodes: list[Any] = []
+        shapes, inputs, scanned, axes = {}, [], [], []
         for name in self.steps:
             entry = self.entries[name]
             place = _batch_axis(entry.shape, batch)
@@ -199,9 +202,10 @@ class _Loop:
                 shape = (*entry.shape[:axis], self._time(), *entry.shape[axis:])
                 scanned.append(name)
             else:
-                axis = next((axis for axis in range(len(entry.shape)) if axis != place), None)
-                if axis is None:
+                other = next((axis for axis in range(len(entry.shape)) if axis != place), None)
+                if other is None:
                     raise InputError(f"chunk={self.chunk}: input {name!r} is {entry.value}, expected more than a batch")
+                axis = other
                 self._check_size(name, entry.shape[axis], axis)
                 shapes[name] = (*entry.shape[:axis], self.chunk + self.context, *entry.shape[axis + 1 :])
                 shape = (*entry.shape[:axis], self._time(), *entry.shape[axis + 1 :])
@@ -345,7 +349,7 @@ def _alike(a: Value, b: Value) -> bool:
 
 def _same_sizes(spec: Spec, carry: Mapping[str, str]) -> dict[str, tuple[int | str, ...]]:
     """Shapes of the inputs in which a state has the sizes of the output that it is fed from."""
-    renamed: dict[str, int | str] = {}
+    renamed: dict[Any, int | str] = {}
     for name, output in carry.items():
         for before, after in zip(spec.values[name].shape, spec.values[output].shape, strict=True):
             if isinstance(before, str) and after not in (before, UNKNOWN):

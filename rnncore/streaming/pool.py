@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
@@ -20,6 +20,13 @@ from rnncore.runtime.state import State, arrays_from_bytes, arrays_to_bytes
 from rnncore.streaming.program import StreamProgram, stream_program
 from rnncore.streaming.states import StreamStates
 from rnncore.streaming.stream import accept_chunk_lengths, bare_stack, batch_of_chunk, check_out
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from rnncore.runtime.types import Inputs, Output
+
+    Id = TypeVar("Id", bound=Hashable)
 
 __all__ = ["StreamPool", "pool"]
 
@@ -74,7 +81,7 @@ class StreamPool:
 
     # --- who is there -------------------------------------------------------------------------------------------
 
-    def open(self, id: Hashable = None, *, inputs: Mapping[str, Any] | None = None) -> int:
+    def open(self, id: Hashable = None, *, inputs: Inputs | None = None) -> int:
         """A new stream at its beginning; returns its handle, which is its id too where none is given.
 
         inputs  the model's inputs without a time axis, by name, with a batch of 1. Streams of one pool share their
@@ -178,9 +185,18 @@ class StreamPool:
 
     # --- a step -------------------------------------------------------------------------------------------------
 
+    @overload
+    def step(self, chunks: Mapping[Id, ArrayLike | Inputs]) -> dict[Id, Output]: ...
+    @overload
     def step(
-        self, chunks: Any, handles: np.ndarray | None = None, *, lengths: Any = None, out: np.ndarray | None = None
-    ) -> Any:
+        self,
+        chunks: ArrayLike | Inputs,
+        handles: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        out: np.ndarray | None = None,
+    ) -> Output: ...
+    def step(self, chunks: Any, handles: Any = None, *, lengths: Any = None, out: np.ndarray | None = None) -> Any:
         """The outputs of some streams for their next pieces.
 
         By id: ``chunks`` is a dict of ids to pieces without a batch dimension, (T, I), (T,) for ids, (I,) for one step
@@ -378,7 +394,7 @@ class StreamPool:
         batch, time = self._program.axes(flow, True)
         return np.moveaxis(padded, (0, 1), (batch, time))
 
-    def finish(self, id: Hashable) -> Any:
+    def finish(self, id: Hashable) -> Output:
         """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""
         with self._owned:
             handle = self._handle(id)

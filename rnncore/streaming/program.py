@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -176,7 +176,7 @@ class StreamProgram:
             yield
             return
         known = self.affordable is not None and (rows, new) in self.affordable
-        with metering(None if known else self.model.budget.meter()):
+        with metering(None if known else cast(Any, self.model.budget).meter()):
             yield
         if self.affordable is not None and len(self.affordable) < KNOWN_SIZES:
             self.affordable.add((rows, new))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -67,7 +67,7 @@ Stage = Callable[[Values, Kept, Updates], None]
 def _labelled(stage: Stage, node: Any) -> Stage:
     """The stage, which errors name by its node: one made here has no label yet."""
     if isinstance(stage, FunctionType):
-        stage.label = f"node {node.name!r}"
+        stage.__dict__["label"] = f"node {node.name!r}"
     return stage
 
 
@@ -202,7 +202,7 @@ class Route:
     def _steps(self, part: NodePlan, step: Any) -> Stage:
         names = part.node.names
         if self._new(part.timing) == 0 and all(self.plan.flows[name].kind == "steps" for name in names):
-            return self._empties(names, self._in_time(part))
+            return self._empties(names, cast(Stage, self._in_time(part)))
         return self._waited(part, step, names)
 
     def _running(self, part: NodePlan, step: Any) -> Stage:
@@ -240,7 +240,7 @@ class Route:
         """Masked steps before a chunk's first valid one repeat what was given out last: h, or 0 before the first."""
         name = f"{node.name}.began"
         began = kept.of(name)
-        y, mask = values.get(node.name), values[node.mask]
+        y, mask = values.get(node.name), values[str(node.mask)]
         if mask is None:
             lengths = values[node.lengths] if node.lengths else None
             updates[name] = began | (True if lengths is None else lengths > 0)

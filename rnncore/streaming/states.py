@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -44,11 +44,11 @@ class _Group(NamedTuple):
     count    steps;  lengths: those of each row that count, None for all
     """
 
-    rows: np.ndarray | None
-    places: np.ndarray | None
+    rows: Any  # an array, or None for all
+    places: Any
     size: int
-    count: int
-    lengths: np.ndarray | None
+    count: int  # type: ignore[assignment]  # a tuple's method of that name is of no use here
+    lengths: Any
 
 
 class _Result(NamedTuple):
@@ -111,7 +111,7 @@ class StreamStates:
         elif part.how == "scan":
             for key, start in zip(scan_states(node), node.inputs, strict=False):
                 value, batch = flows[start].value, flows[start].batch
-                rest = list(value.shape)
+                rest: list[Any] = list(value.shape)
                 if batch is not None:  # the batch and the first axis change places
                     rest[batch], rest[0] = rest[0], rest[batch]
                     del rest[0]
@@ -149,7 +149,7 @@ class StreamStates:
                 array[rows] = padding_of(part, array.dtype)
             elif part.how == "sum":
                 array = self.arrays[f"{node.name}.sum"]
-                array[rows, 0], array[rows, 1] = OPS[node.op].neutral
+                array[rows, 0], array[rows, 1] = cast(Any, OPS[node.op].neutral)
             elif part.how == "scan":
                 for key, start in zip(scan_states(node), node.inputs, strict=False):
                     self.arrays[key][rows] = rows_first(self._of_static(start, rows), plan.flows[start].batch)
@@ -249,7 +249,7 @@ class StreamStates:
         for entry in self.program.static:
             array = saved.get(f"static.{entry.name}")
             try:
-                accepted = self.program.accept({entry.name: array}, count, [entry], "state")[entry.name]
+                accepted = self.program.accept({entry.name: given}, count, [entry], "state")[entry.name]
             except InputError as error:
                 raise StateError(f"state: static.{error}") from None
             if array is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Stream:
     A stream has one user at a time: a second thread's call gets a StreamError. An error changes nothing.
     """
 
-    def __init__(self, program: StreamProgram, batch: int = 1, inputs: Mapping[str, Any] | None = None):
+    def __init__(self, program: StreamProgram, batch: int = 1, inputs: Inputs | None = None):
         if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1:
             raise InputError(f"batch={shown(batch)}, expected a positive integer")
         if program.plan.single and batch != 1:
@@ -71,7 +71,14 @@ class Stream:
         threads, most = model._steps[0].threads, most_steps(model.budget, node, model.dtype)
         return DirectStream(stack, h, c, began, self._owner, node.cell.input_size, threads, most)
 
-    def feed(self, x: Any, *, lengths: Any = None, mask: Any = None, out: np.ndarray | None = None) -> Any:
+    def feed(
+        self,
+        x: ArrayLike | Inputs,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        out: np.ndarray | None = None,
+    ) -> Output:
         """The outputs for the next piece.
 
         x        what the model takes, any number of steps: (B, T, I), or (B, T) for ids; a stream of one row may leave
@@ -87,13 +94,14 @@ class Stream:
         decides: the final states of layers that look ahead. Raises InputError and StreamError.
         """
         direct = self._direct  # read once: another thread may close the stream now
+        y: Any
         if direct is not None and lengths is None and mask is None:
             if not self._states_wanted:
                 y = direct.feed(x, out)
             else:
                 y = None if out is not None else self._feed_with_states(direct, x)
             if y is not None:
-                self._lacking = x.ndim < 3
+                self._lacking = cast(np.ndarray, x).ndim < 3
                 return y
         self._take()
         try:
@@ -116,7 +124,7 @@ class Stream:
         if y.ndim < 3:
             h, c = h[:, 0], None if c is None else c[:, 0]
         name = self._program.plan.spec.nodes[0].name
-        values = {name: y, f"{name}.h": h, f"{name}.c": c}
+        values: dict[str, Any] = {name: y, f"{name}.h": h, f"{name}.c": c}
         return {output: values[output] for output in self._program.plan.outputs}
 
     def _feed(self, x: Any, lengths: Any, mask: Any, out: np.ndarray | None) -> Any:
@@ -148,7 +156,7 @@ class Stream:
             self._plain[x.shape] = (accepted[program.given[0].name].shape, new, lacking)
         return accepted, new, lacking
 
-    def finish(self) -> Any:
+    def finish(self) -> Output:
         """The outputs that still wait for steps to come: the sequence ends here.
 
         As the last piece came: without a batch where that had none. Values without a time axis are as they were. Then
@@ -329,7 +337,7 @@ def bare_stack(program: StreamProgram) -> Recurrent | None:
         and not plan.fixed
         and isinstance(program.model._steps[0].stack, _recurrent.Stack)
     )
-    return node if plain else None
+    return cast(Recurrent, node) if plain else None
 
 
 def _named(program: StreamProgram, x: Any, mask: Any, batch: int) -> tuple[dict[str, Any], int]:

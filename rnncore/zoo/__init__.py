@@ -47,6 +47,6 @@ def card(name: str) -> str:
 
 def sunspots_data() -> tuple[np.ndarray, np.ndarray]:
     """Yearly mean sunspot numbers from 1700 to 2008: years (309,) int64, numbers (309,) float32. New arrays."""
-    with (resources.files(__name__) / "sunspots.csv").open(encoding="utf-8", newline="") as file:
+    with (resources.files(__name__) / "sunspots.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return np.array([int(row["year"]) for row in rows]), np.array([row["number"] for row in rows], np.float32)

@@ -8,6 +8,9 @@
 What a file is, its name says (or the caller): a .csv has no other sign.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from rnncore.batch.readers.arrays import NpyReader, NpzReader
 from rnncore.batch.readers.base import FileRows, Reader, Request
 from rnncore.batch.readers.lines import CsvReader, JsonlReader
@@ -15,7 +18,7 @@ from rnncore.batch.readers.tables import ArrowReader, ParquetReader
 
 __all__ = ["READERS", "FileRows", "Reader", "Request"]
 
-READERS = {
+READERS: dict[str, Callable[..., Any]] = {
     "npy": NpyReader,
     "npz": NpzReader,
     "csv": CsvReader,

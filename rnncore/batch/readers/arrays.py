@@ -15,7 +15,7 @@ import lzma
 import math
 import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class ArraysReader:
         if not self._flat and not self.one_sequence:
             _check_shapes(plan, streams, self.shared)
             for name, stream in streams.items():
-                stream.transposed(plan.axes[name])
+                stream.transposed(cast(int, plan.axes[name]))
         counts = {name: stream.shape[0] for name, stream in streams.items() if not self._flat or name in self._flat}
         self.rows = 1 if self.one_sequence else next(iter(counts.values()), 1)
         self._lengths = None
@@ -223,7 +223,7 @@ class NpzReader(ArraysReader):
             place = f"{path}: {shown(member)}"
             with damaged(place):
                 opened = self._files.enter_context(archive.open(member))
-            streams[name] = Stream(opened, place)
+            streams[name] = Stream(cast(BinaryIO, opened), place)
         if names == [UNNAMED]:
             streams = {only_input(request.plan, f"{path}, which names no input,").name: streams[UNNAMED]}
         super().__init__(path, streams, request)
@@ -277,7 +277,7 @@ def _check_shapes(plan: RowPlan, streams: dict[str, Stream], shared: dict[str, n
     """InputError where arrays do not fit the inputs' shapes or dtypes, as a whole."""
     entries = {entry.name: entry for entry in plan.spec.inputs}
     sizes: dict[str, int] = {}
-    for name, array in {**shared, **streams}.items():
+    for name, array in cast("dict[str, Any]", {**shared, **streams}).items():
         entry = entries[name]
         wanted = numpy_dtype(entry.dtype, plan.dtype)
         allowed = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}[wanted.kind]

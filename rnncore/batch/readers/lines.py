@@ -217,7 +217,7 @@ class CsvReader(LinesReader):
             if row < skip:
                 continue
             array, reason = self._sequence(lines)
-            if reason:
+            if reason or array is None:
                 bad[row - start] = reason
             else:
                 good.append(row - start)
@@ -270,10 +270,10 @@ class CsvReader(LinesReader):
             yield from gathered.items()
             return
         seen: set[bytes] = set()
-        label: str | None = None
+        label = ""
         lines: list[tuple[int, list[str]]] = []
         for number, cells in self._all_records():
-            here = self._label_of(cells, label or "")
+            here = self._label_of(cells, label)
             if lines and here != label:
                 yield label, lines
                 lines = []

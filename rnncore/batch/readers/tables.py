@@ -7,7 +7,7 @@ without time, such as lengths.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -38,6 +38,8 @@ class TableReader:
     """Rows out of record batches."""
 
     shared: ClassVar[dict[str, Any]] = {}
+    rows: int | None
+    _batches: Callable[[int], Iterator[Any]]
 
     def __init__(self, file: BinaryIO, request: Request, schema: Any, names: list[str]):
         if request.lengths is not None:
@@ -183,7 +185,8 @@ def rows_of(array: Any, column: str, shape: tuple[int | str, ...]) -> tuple[np.n
     bad = {}
     if array.null_count:
         bad = {int(i): f"column {column!r} is null" for i in np.flatnonzero(array.is_null().to_numpy(False))}
-    leaf, levels = array, []
+    levels: list[Any] = []
+    leaf = array
     while _is_list(pa, leaf.type):
         inner_nulls = leaf.is_null().to_numpy(False) if levels and leaf.null_count else None
         offsets, values = _offsets(pa, leaf)

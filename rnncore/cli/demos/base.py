@@ -55,7 +55,7 @@ def model_of(name: str) -> Model:
 def speed(what: str, run: Callable[[], Any], per_call: float, unit: str) -> None:
     """Prints the median time of repeated calls, and the rate."""
     run()
-    times = []
+    times: list[float] = []
     stop = time.perf_counter() + SECONDS
     while time.perf_counter() < stop or len(times) < 3:
         start = time.perf_counter()

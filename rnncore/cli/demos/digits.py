@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from rnncore.cli.demos.base import Demo, shade, speed
 from rnncore.cli.output import say
 from rnncore.formats import loading
+from rnncore.graph.test_pair import TestPair
 from rnncore.runtime.model import Model
 
 __all__ = ["DEMOS"]
@@ -16,7 +19,7 @@ LONGEST = 8
 
 def show(text: str | None) -> None:
     found = loading.open_file("zoo:digits")
-    pictures = found.test_pair.inputs["picture"]
+    pictures = cast(TestPair, found.test_pair).inputs["picture"]
     model = Model(found.spec, found.weights, vocabulary=found.vocabulary)
     names = spell(model, pictures)
     rows = [[" ".join(shade(float(point)) for point in line) for line in one.reshape(8, 8)] for one in pictures]
@@ -32,7 +35,7 @@ def spell(model: Model, pictures: np.ndarray) -> list[str]:
     found = model.generate(
         [["<stop>"]] * len(pictures), LONGEST, stop=["<stop>"], inputs={"picture": pictures}, tokens="letters"
     )
-    return [one.text for one in found]
+    return [one.text or "" for one in found]
 
 
 DEMOS = (Demo("digits", "a drawn digit is spelled: one vector in, a sequence out", show, "digits"),)

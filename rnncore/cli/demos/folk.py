@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 from rnncore.cli.demos.base import Demo, model_of, speed
 from rnncore.cli.output import say
@@ -29,7 +30,7 @@ def compose(metre: str = "6/8", seed: int = SEED, temperature: float = 0.8) -> s
 
 def composed(text: str | None) -> str:
     """The tune that a text such as "reel 12" asks for."""
-    kind, number = re.fullmatch(r"(.*?)\s*(\d*)", (text or "jig").strip().lower()).groups()
+    kind, number = cast(re.Match, re.fullmatch(r"(.*?)\s*(\d*)", (text or "jig").strip().lower())).groups()
     if re.fullmatch(r".*/\s*", kind):  # the number belongs to a metre
         kind, number = kind + number, ""
     metre = METRES.get(kind or "jig", kind.upper())

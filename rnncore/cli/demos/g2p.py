@@ -38,7 +38,7 @@ def pronounce(words: list[str], beams: int = 4) -> list[list[str]]:
     found = decoder.generate(
         [["<stop>"]] * len(words), LONGEST, beams=beams, stop=["<stop>"], inputs=inputs_of(encode(words))
     )
-    return [one.text.split() for one in found]
+    return [(one.text or "").split() for one in found]
 
 
 def inputs_of(encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

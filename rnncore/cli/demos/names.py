@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rnncore.cli.demos.base import Demo, bar, model_of, speed
@@ -28,7 +30,7 @@ def show(text: str | None) -> None:
     if wrong:
         raise InputError(f"letters {' '.join(wrong)}, expected those from a to z, ' and -")
     rows = [np.array(letters.ids(name)) for name in names]
-    found = {what: model.predict(rows) for what, model in models.items()}
+    found: dict[str, list[Any]] = {what: [*model.predict(rows)] for what, model in models.items()}
     for place, name in enumerate(names):
         say(f"    {name}")
         for what, answers in found.items():

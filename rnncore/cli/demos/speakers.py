@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from rnncore.cli.demos.base import Demo, bar, speed
 from rnncore.cli.output import say
 from rnncore.formats import loading
+from rnncore.graph.test_pair import TestPair
 from rnncore.runtime.model import Model
 
 __all__ = ["DEMOS"]
@@ -16,7 +19,7 @@ def show(text: str | None) -> None:
     found = loading.open_file("zoo:speakers")
     model = Model(found.spec, found.weights, vocabulary=found.vocabulary)
     (entry,), (output,) = model.inputs[:1], model.outputs[:1]
-    utterances = found.test_pair.inputs[entry.name]
+    utterances = cast(TestPair, found.test_pair).inputs[entry.name]
     for row, shares in enumerate(model.run({entry.name: utterances})[output.name]):
         frames = int(np.any(utterances[row] != 0, axis=1).sum())
         best = int(shares.argmax())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +38,11 @@ class Forecast:
 def forecast() -> Forecast:
     years, numbers = zoo.sunspots_data()
     chosen = np.flatnonzero(years >= FIRST_HELD_OUT)
-    lstm = model_of("sunspots")(numbers[None, :, None])[0, chosen - 1, 0]  # reads on and on: a forecast at every year
+    read: Any = model_of("sunspots")(numbers[None, :, None])  # on and on: a forecast at every year
+    lstm = read[0, chosen - 1, 0]
     windows = np.lib.stride_tricks.sliding_window_view(numbers, WINDOW)[chosen - WINDOW]  # the years before each
-    rnn = model_of("sunspots-rnn")(np.ascontiguousarray(windows)[..., None])[:, 0]  # many-to-one
-    found = (numbers[chosen], lstm, rnn, numbers[chosen - 1])
+    last: Any = model_of("sunspots-rnn")(np.ascontiguousarray(windows)[..., None])  # many-to-one
+    found = (numbers[chosen], lstm, last[:, 0], numbers[chosen - 1])
     return Forecast(years[chosen], *(array.astype(np.float64) for array in found))
 
 
@@ -55,7 +58,7 @@ def show(text: str | None) -> None:
     model, (_, numbers) = model_of("sunspots"), zoo.sunspots_data()
     for batch in (1, 64):
         x = np.repeat(numbers[None, :, None], batch, axis=0)
-        speed(f"LSTM, {batch} x {x.shape[1]} years", lambda x=x: model(x), x.size, "steps")
+        speed(f"LSTM, {batch} x {x.shape[1]} years", partial(model, x), x.size, "steps")
 
 
 def plot(text: str | None, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rnncore.cli.demos.base import Demo, model_of, speed
@@ -22,7 +24,8 @@ def show(text: str | None) -> None:
     spoken = pronounce(words)
     say("    before a vowel ' is the primary stress, and , a secondary one")
     for word, sounds in zip(words, spoken, strict=True):
-        tags = model(np.array([phonemes.ids(" ".join(sounds))]))[0].argmax(1)
+        scores: Any = model(np.array([phonemes.ids(" ".join(sounds))]))
+        tags = scores[0].argmax(1)
         say(f"    {word:16} {' '.join(MARKS[labels[tag]] + sound for sound, tag in zip(sounds, tags, strict=True))}")
     batch = np.array([phonemes.ids(" ".join(spoken[0]))] * 256)
     speed(f"256 words of {batch.shape[1]} phonemes", lambda: model(batch), batch.size, "labels")

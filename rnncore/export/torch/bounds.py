@@ -7,9 +7,9 @@ Spec holds for this range and says so; any other branch on a size stays refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from rnncore.export.torch.lowering import TraceLowering
 from rnncore.export.torch.records import Decision, Formula
@@ -76,7 +76,7 @@ def turning(formula: Formula) -> list[int]:
 
     The condition compares something that only grows, or only falls, with the size: between these sizes it stays.
     """
-    gap = formula.gap
+    gap = cast("Callable[[int], int]", formula.gap)
     rising = gap(FAR) >= gap(0)
     found = set()
     for reached in (lambda one: one >= 0, lambda one: one > 0) if rising else (lambda o: o <= 0, lambda o: o < 0):
@@ -101,7 +101,7 @@ def _with_bound(spec: Spec, name: str, axis: int, least: int, most: int | None, 
     if any(_batch(spec, other) != size for other in spec.recurrent):
         others = [_of_one_length(spec, other) for other in others]
     inputs = [entry for entry in spec.inputs if not entry.optional or any(entry.name in one.reads for one in others)]
-    return replace(spec, inputs=inputs, nodes=(node, *others))
+    return replace(spec, inputs=tuple(inputs), nodes=(node, *others))
 
 
 def _batch(spec: Spec, node: Recurrent) -> int | str:

@@ -117,7 +117,7 @@ def _alone(name: str, module: nn.Module) -> nn.Module:
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return self._modules[name](*args, **kwargs)
 
-    Alone.forward.__signature__ = inspect.signature(type(module).forward)
+    Alone.forward.__dict__["__signature__"] = inspect.signature(type(module).forward)
     found = Alone()
     found.add_module(name, module)
     return found

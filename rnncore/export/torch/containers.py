@@ -66,7 +66,7 @@ def recorded_containers(recorded: Callable[[Any], bool], refusal: Callable[[str]
             )
         return x if self.norm is None else self.norm(x)
 
-    def replaced(kind: type, own: Callable) -> Callable:
+    def replaced(kind: Any, own: Callable) -> Callable:
         kept = kind.forward
 
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +74,7 @@ def recorded_containers(recorded: Callable[[Any], bool], refusal: Callable[[str]
 
         return forward
 
-    homes = [(nn.TransformerEncoder, encode), (nn.TransformerDecoder, decode)]
+    homes: list[tuple[Any, Callable]] = [(nn.TransformerEncoder, encode), (nn.TransformerDecoder, decode)]
     kept = [kind.forward for kind, _ in homes]
     try:
         for kind, own in homes:

@@ -97,8 +97,8 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
         )
 
     spec, proved = _proved(spec, lowering, proof_of)
-    notes = (*exported.notes, *proved, *_unlike_checkpoints(module, spec, exported.weights))
-    return replace(exported, spec=spec, notes=tuple(dict.fromkeys(notes)))
+    every = (*exported.notes, *proved, *_unlike_checkpoints(module, spec, exported.weights))
+    return replace(exported, spec=spec, notes=tuple(dict.fromkeys(every)))
 
 
 def _proved(spec: Spec, g: TraceLowering, proof_of: Callable[[Spec, Collection[str]], Proof]) -> tuple[Spec, list[str]]:
@@ -375,7 +375,8 @@ def _lower(g: TraceLowering, node: fx.Node, args: list[Any], kwargs: dict[str, A
     if isinstance(node.target, OverSteps):
         return _over_steps(g, node.target, *args, **kwargs)
     if isinstance(node.target, ScanCall):
-        return lower_scan(g, *args, _lower)
+        starts, sources, captured = args
+        return lower_scan(g, starts, sources, captured, _lower)
     if isinstance(node.target, type):
         return dict(zip(_fields(node.target), args, strict=False)) | kwargs
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
@@ -497,7 +498,7 @@ def _rows_alone(spec: Spec) -> bool:
         return False
     if "lengths" in {entry.name for entry in spec.inputs} | {node.name for node in spec.nodes}:
         return False
-    time = None
+    time: Any = None
     for node in recurrent:
         axis = 1 if node.layout == "batch_first" else 0
         steps, rows = spec.values[node.input].shape[axis], spec.values[node.input].shape[1 - axis]

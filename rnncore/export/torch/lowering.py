@@ -107,8 +107,8 @@ class TraceLowering:
         self.sizes: list[Size] = []
         self._escaped = escaped_in_both(first, second)
         self.place = "the module"
-        self.node: fx.Node | None = None
-        self.other: fx.Node | None = None
+        self.node: Any = None  # the calls at hand, of both traces
+        self.other: Any = None
         self.a: Any = None
         self.b: Any = None
         self._suffix = ""
@@ -387,7 +387,7 @@ class TraceLowering:
     def reshaped(self, x: Any, sizes: Sequence[Any], name: str | None = None, of: TracedTensor | None = None) -> str:
         """A Reshape to numbers and sizes, one of which may be -1; sizes of ``of`` at the same place stay."""
         wanted = list(sizes)
-        shape = self.shape(of) if of is not None else ()
+        shape: Any = self.shape(of) if of is not None else ()
         for place, size in enumerate(wanted[: len(shape)]):
             if isinstance(size, Size) and isinstance(shape[place], Size) and same_size(size, shape[place]):
                 wanted[place] = 0

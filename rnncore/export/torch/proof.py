@@ -96,7 +96,8 @@ class Proof:
                 break
         for sizes in self._alone():
             self._compare(sizes)
-        if any(found.formula.leaves for found in (*self.first.decisions, *self.first.escapes)):
+        counted: list[Any] = [*self.first.decisions, *self.first.escapes]
+        if any(found.formula.leaves for found in counted):
             self._explore({}, self.first, 0)
 
     # --- sizes -----------------------------------------------------------------------------------------------------

@@ -114,5 +114,5 @@ def recorded_draws(
             table[name] = replacements[id(function)][1]
         yield
     finally:
-        for table, name, function in kept:
-            table[name] = function
+        for own, name, function in kept:
+            own[name] = function

@@ -16,7 +16,7 @@ import operator
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any
@@ -446,7 +446,8 @@ class _Tracer(fx.Tracer):
 
     def escaped(self, node: fx.Node) -> None:
         """Remembers that a size has become a number, with the code of the frames that may count with it."""
-        frame, codes = sys._getframe(1), []
+        frame: FrameType | None = sys._getframe(1)
+        codes = []
         while frame is not None and frame.f_code is not self.outermost:
             if is_users(frame.f_code.co_filename):
                 codes.append(frame.f_code)
@@ -559,7 +560,7 @@ def _attributes_restored(module: nn.Module) -> Iterator[Callable[[], str | None]
 
 def _globals_of(module: nn.Module) -> list[dict[str, Any]]:
     """The globals of the user's code in a module, each once."""
-    functions = [getattr(type(part), "forward", None) for part in module.modules()]
+    functions: list[Any] = [getattr(type(part), "forward", None) for part in module.modules()]
     found = [
         function.__globals__ for function in functions if is_users(getattr(_code(function), "co_filename", HERE[0]))
     ]

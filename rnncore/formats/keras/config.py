@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -336,29 +336,31 @@ def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = No
         if layer.name in made_layers:
             raise FormatError(f"{layer.place}: two layers are named {shown(layer.name)!r}")
         made_layers[layer.name] = layer
-    layers = made_layers
-    name = config.get("name") if isinstance(config.get("name"), str) else class_name.lower()
+    given = config.get("name")
+    name = given if isinstance(given, str) else str(class_name).lower()
     if class_name == "Sequential":
-        return _sequential(name, layers, config, found)
+        return _sequential(name, made_layers, config, found)
     calls = [
-        call for entry, layer in zip(entries, layers.values(), strict=True) for call in _calls(entry, layer, layers)
+        call
+        for entry, layer in zip(entries, made_layers.values(), strict=True)
+        for call in _calls(entry, layer, made_layers)
     ]
     structure = _history(config.get("input_layers"), f"{place}: input_layers")
     inputs = list(tensors(structure))
     keys = tuple(sorted(structure)) if isinstance(structure, Mapping) else tuple(ref.layer for ref in inputs)
     outputs = list(tensors(_history(config.get("output_layers"), f"{place}: output_layers")))
     if any(isinstance(node, Mapping) for entry in entries for node in entry.get("inbound_nodes") or ()):
-        outputs = _outputs_renumbered(calls, outputs, layers)
+        outputs = _outputs_renumbered(calls, outputs, made_layers)
     else:
-        calls = _renumbered(calls, outputs, layers)
+        calls = _renumbered(calls, outputs, made_layers)
     if len(calls) > MAX_CALLS:
         raise FormatError(f"{place}: {len(calls)} calls, expected at most {MAX_CALLS}")
     if not inputs or not outputs:
         raise FormatError(f"{place}: a functional model without input_layers or output_layers")
     for ref in inputs:
-        if ref.layer not in layers or layers[ref.layer].class_name != "InputLayer":
+        if ref.layer not in made_layers or made_layers[ref.layer].class_name != "InputLayer":
             raise FormatError(f"{place}: input {shown(ref.layer)!r} is no InputLayer")
-    return Network(name, False, layers, _ordered(calls, inputs, outputs, place), inputs, outputs, keys)
+    return Network(name, False, made_layers, _ordered(calls, inputs, outputs, place), inputs, outputs, keys)
 
 
 def _sequential(name: str, layers: dict[str, Layer], config: Mapping[str, Any], found: Mapping[str, Any]) -> Network:
@@ -505,7 +507,8 @@ def _old_arguments(node: Any, place: str, layers: Mapping[str, Layer]) -> tuple[
     """Keras 1 and 2: a list of [layer, node, tensor] or, with keyword arguments, [layer, node, tensor, arguments]."""
     if not isinstance(node, list) or not node:
         raise FormatError(f"{place}: expected a list of [layer, node, tensor, arguments]")
-    refs, kwargs = [], {}
+    kwargs: dict[str, Any] = {}
+    refs = []
     for item in node:
         if not isinstance(item, list) or len(item) not in (3, 4):
             raise FormatError(f"{place}: {shown(str(item))!r}, expected [layer, node, tensor, arguments]")
@@ -537,7 +540,7 @@ def _outputs_renumbered(calls: list[Call], outputs: list[Ref], layers: Mapping[s
         functional = layer is not None and layer.network is not None and not layer.network.sequential
         last = count[ref.layer] - 1
         if functional and ref.node == 0 and last > 0:
-            raise FormatError(f"{layer.place}: output of call 0 of {last + 1}, expected 1 to {last + 1}")
+            raise FormatError(f"{cast(Layer, layer).place}: output of call 0 of {last + 1}, expected 1 to {last + 1}")
         if functional or (layer is not None and layer.refused and ref.node > last):
             ref = ref._replace(node=max(ref.node - 1, 0))
         found.append(ref)

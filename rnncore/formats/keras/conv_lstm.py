@@ -90,21 +90,22 @@ def both_ways(use: Use, merge: Any) -> list[Tensor]:
             raise UnsupportedError(f"{use.where}: around a {half.class_name}, expected two of {', '.join(CONV_LSTMS)}")
     forward, backward = (_cell(use, half) for half in halves)
     if forward.backwards or not backward.backwards:
-        found = [forward.backwards, backward.backwards]
-        raise UnsupportedError(f"{use.where}: go_backwards={found}, expected [False, True] (layer, backward_layer)")
+        ways = [forward.backwards, backward.backwards]
+        raise UnsupportedError(f"{use.where}: go_backwards={ways}, expected [False, True] (layer, backward_layer)")
     if forward.sequences != backward.sequences or forward.channels != backward.channels:
         raise FormatError(f"{use.where}: return_sequences or data_format differs between layer and backward_layer")
     x, initial = _inputs(use, forward, 4)
     zero = forward.sequences
-    outputs, states = [], []
+    outputs: list[str] = []
+    states: list[str] = []
     for place, (side, cell) in enumerate((("forward", forward), ("backward", backward))):
         given = initial[2 * place : 2 * place + 2]
         output, found = _scan(use, f"{use.name}.{side}", cell, x, given, zero, time_order=True)
         outputs.append(output)
         states += found
     mask = x.mask if forward.sequences else None
-    found = [Tensor(output, mask) for output in merged(use, outputs, MERGES[merge])]
-    return found + ([Tensor(state) for state in states] if forward.states else [])
+    made = [Tensor(output, mask) for output in merged(use, outputs, MERGES[merge])]
+    return made + ([Tensor(state) for state in states] if forward.states else [])
 
 
 def _cell(use: Use, layer: Layer) -> Cell:
@@ -136,10 +137,13 @@ def _cell(use: Use, layer: Layer) -> Cell:
     if bias:
         check_shape(found[2], (4 * filters,), "bias", where)
     kernel, recurrent = (array.transpose(dims + 1, dims, *range(dims)) for array in found[:2])
-    flags = (flag(use, config, key) for key in ("return_sequences", "return_state", "go_backwards"))
+    sequences, gives_states, backwards = (
+        flag(use, config, key) for key in ("return_sequences", "return_state", "go_backwards")
+    )
     return Cell(
         layer, dims, filters, kernel, recurrent, found[2] if bias else None, strides, dilations, padding,
-        2 if order == "channels_first" else dims + 2, *flags, flag(use, config, "zero_output_for_mask"),
+        2 if order == "channels_first" else dims + 2, sequences, gives_states, backwards,
+        flag(use, config, "zero_output_for_mask"),
     )  # fmt: skip
 
 
@@ -211,11 +215,11 @@ def _zeros(graph: Graph, name: str, like: str, shape: tuple[int, ...]) -> str:
 def _body(use: Use, cell: Cell, sizes: list[int], masked: bool, zero: bool) -> tuple[Any, tuple[int, ...]]:
     """The Spec of one step, on use.graph, and the shape of a state without its rows."""
     graph, config = use.graph, cell.layer.config
-    image = ("B", *sizes)
+    image: tuple[int | str, ...] = ("B", *sizes)
     probe = Graph()
     probe.add_input(Input("x", "float", image))
     shape = probe.shape(_conv(probe, "conv", "x", cell, cell.kernel, None, False))
-    state = ("B", cell.filters, *shape[2:])
+    state: tuple[Any, ...] = ("B", cell.filters, *shape[2:])
     if any(size == 0 for size in state):
         raise UnsupportedError(f"{use.where}: an image of {sizes[1:]} is less than a window")
     names = ["h", "c", *(["output"] if masked else []), "x"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rnncore.errors import FormatError, RnncoreError, UnsupportedError
 from rnncore.files.cursor import Cursor, low_level_errors, open_cursor, shown
@@ -87,7 +87,7 @@ def read_weights(
         return _network_file(network_of(given, "architecture", layers=layers), found, group)
 
 
-def _architecture(given: Mapping[str, Any] | str | os.PathLike) -> Mapping[str, Any]:
+def _architecture(given: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
     if isinstance(given, Mapping):
         return given
     if isinstance(given, str) and given.lstrip().startswith("{"):
@@ -207,7 +207,7 @@ class _named:
     def __enter__(self) -> _named:
         return self
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> Literal[False]:
         if isinstance(error, RnncoreError) and not str(error).startswith(self.place):
             raise type(error)(f"{self.place}: {error}") from None
         if isinstance(error, (TypeError, AttributeError, LookupError, ArithmeticError)):

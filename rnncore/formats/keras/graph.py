@@ -106,7 +106,7 @@ class Graph(GraphBuilder):
     def finish(self, outputs: Sequence[str]) -> Spec:
         """The Spec of what the outputs need. SpecError where they need nothing."""
         kept = self._needed(outputs)
-        nodes = [node for node in self.nodes if node.name in kept]
+        nodes: list[Any] = [node for node in self.nodes if node.name in kept]
         lengths = self._lengths(nodes)
         nodes = [
             dataclasses.replace(node, lengths="lengths" if node.name in lengths else None)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -375,13 +375,13 @@ def _check_class(one: Layer) -> None:
 
 def _nested(use: Use) -> list[Tensor]:
     """A model inside a model: its layers are called NAME/LAYER."""
-    network = use.layer.network
+    network = cast(Network, use.layer.network)
     for key, value in use.kwargs.items():
         if value is not None and not (key == "mask" or (key == "training" and value is False)):
             raise UnsupportedError(f"{use.where}: argument {shown(key, 60)}={shown(str(value), 60)}, expected none")
     entries = _in_order(use, network, use.args[0])
     given = use.kwargs.get("mask")
-    masks = [None] * len(entries) if given is None else _in_order(use, network, given)
+    masks: list[Any] = [None] * len(entries) if given is None else _in_order(use, network, given)
     if any(not isinstance(entry, Tensor) for entry in entries):
         raise UnsupportedError(f"{use.where}: called with other things than tensors, expected {len(entries)} tensors")
     if any(not (mask is None or isinstance(mask, Tensor)) for mask in masks):
@@ -413,7 +413,7 @@ def _in_order(use: Use, network: Network, given: Any) -> list[Any]:
 
 def _as_declared(use: Use, ref: Ref, entry: Tensor) -> Tensor:
     """An input of a nested model as its InputLayer declares it: Keras adds or drops a last axis of 1, and casts."""
-    graph, inner = use.graph, use.layer.network.layers[ref.layer]
+    graph, inner = use.graph, cast(Network, use.layer.network).layers[ref.layer]
     name, rank = entry.name, graph.rank(entry.name)
     shape = inner.config.get("batch_shape", inner.config.get("batch_input_shape"))
     declared = len(shape) if isinstance(shape, (list, tuple)) else rank
@@ -455,9 +455,9 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
     renamed = {name: f"{prefix}{name}" for name in meaning.values}
     for entry, one in zip(entries, use.inputs, strict=True):
         renamed[entry.name] = graph.cast(f"{prefix}{entry.name}", one.name, entry.dtype)
-        shape = graph.shape(one.name)
-        fits = len(shape) == len(entry.shape) and all(
-            a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(shape, entry.shape, strict=True)
+        known = graph.shape(one.name)
+        fits = len(known) == len(entry.shape) and all(
+            a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(known, entry.shape, strict=True)
         )
         if not fits:
             raise SpecError(f"{use.where}: input {graph.values[one.name]}, expected {entry.value} of its Spec")

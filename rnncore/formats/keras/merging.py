@@ -195,7 +195,8 @@ def multi_head_attention(use: Use) -> list[Tensor]:
     bias = flag(use, config, "use_bias", True)
     attributes, weights = _multi_head_weights(use, heads, dim, bias)
     names = [graph.floating(query.name), graph.floating(value.name), graph.floating(key.name) if key else ""]
-    names += [masks[name].name if masks[name] is not None else "" for name in ("query", "value", "key", "attention")]
+    given = (masks[name] for name in ("query", "value", "key", "attention"))
+    names += [mask.name if mask is not None else "" for mask in given]
     while names[-1] == "":
         names.pop()
     scores = bool(use.keyword("return_attention_scores", False))
@@ -248,7 +249,7 @@ def _multi_head_weights(use: Use, heads: int, dim: int, bias: bool) -> tuple[dic
         "value_dim": value_dim,
         "bias": bias,
     }
-    weights = {
+    weights: dict[str, np.ndarray] = {
         f"{name}.weight": (
             kernel.reshape(-1, kernel.shape[2]) if name == "output" else kernel.reshape(len(kernel), -1)
         ).T

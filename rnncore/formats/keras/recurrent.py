@@ -129,7 +129,8 @@ def _direction(use: Use, layer: Layer) -> Direction:
         levels = _levels(use, layer.parts["cell"])
     else:
         levels = [(layer.class_name, layer)]
-    cells, arrays = [], []
+    cells: list[Any] = []
+    arrays: list[Any] = []
     for kind, level in levels:
         cell, found = _cell(use, kind, level, WRAPPER if level is layer else set())
         if cells and cell.input_size != cells[-1].hidden_size:
@@ -259,7 +260,8 @@ def _gru_arrays(found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         return arrays
     if found[2].ndim == 1:
         return {**arrays, "bias": swap_rz(found[2])}
-    return {**arrays, **split_gru_bias(*map(swap_rz, found[2]))}
+    first, second = map(swap_rz, found[2])
+    return {**arrays, **split_gru_bias(first, second)}
 
 
 def inputs_and_states(use: Use, states: int) -> tuple[Tensor, list[str]]:

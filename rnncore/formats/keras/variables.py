@@ -315,7 +315,7 @@ def _stored(layer: Layer, group: Group, version: Version) -> list[np.ndarray]:
             raise WeightError(
                 f"{layer.where}: {count} arrays in {place.place}, expected {len(names)} ({', '.join(names)})"
             )
-        found += [store.dataset(str(number)).read() for number in range(count)]
+        found += [store.dataset(str(number)).read() for number in range(count)] if store is not None else []
     return found
 
 

@@ -145,7 +145,7 @@ def _layer(layer: str, parts: Mapping[str, Mapping[str, str]], tensors: Mapping[
     }
     if set(arrays) == set(_HALVES):
         halves = {suffix: _recurrent(layer, arrays[part], suffix) for part, suffix in _HALVES.items()}
-        return {**halves[""], **halves["_reverse"]} if all(halves.values()) else None
+        return {**(halves[""] or {}), **(halves["_reverse"] or {})} if all(halves.values()) else None
     if set(arrays) != {""}:
         return None
     own = arrays[""]

@@ -187,7 +187,8 @@ def _matmul_integer_to_float(w: _Writer) -> None:
 def _dynamic_quantize_matmul(w: _Writer) -> None:
     """A, B, b_scale, b_zero_point, bias: A is quantized by its own range."""
     a, b, b_scale = w.required(0, 1, 2)
-    quantized = tuple(w.tools.fresh(f"{w.node.outputs[0]}.{part}") for part in ("quantized", "scale", "zero"))
+    output, fresh = w.node.outputs[0], w.tools.fresh
+    quantized = fresh(f"{output}.quantized"), fresh(f"{output}.scale"), fresh(f"{output}.zero")
     w.add("DynamicQuantizeLinear", a)
     w.made[-1] = replace(w.made[-1], outputs=quantized)
     _scaled_product(w, quantized, (b, b_scale, w.input(3)), w.input(4))

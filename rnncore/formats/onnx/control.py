@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from rnncore.errors import FormatError
 from rnncore.formats.onnx.entries import Known, Stacked

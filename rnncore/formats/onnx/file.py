@@ -11,7 +11,7 @@ Source: onnx/onnx.proto, IR version 3 to 14.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -269,7 +269,7 @@ class _Reader:
                 maker[name] = index
         reads, sorted_already = [], True
         for index, node in enumerate(nodes):
-            names = node.inputs
+            names: Iterable[str] = node.inputs
             if node.attributes:
                 names = set(names).union(*(graph.free_names() for graph in node.graphs))
             before = set()
@@ -328,7 +328,7 @@ class _Reader:
             found[entry.name] = OnnxValue(entry.name, dtype, shape)
         return tuple(found.values())
 
-    def element(self, number: int, where: str) -> str:
+    def element(self, number: int, where: _Where | str) -> str:
         """The dtype of an element type; bfloat16 as float32."""
         if number not in ELEMENTS:
             kind = UnsupportedError if number in OTHER_ELEMENTS else FormatError
@@ -419,7 +419,7 @@ class _Reader:
         array.flags.writeable = False
         return array
 
-    def _packed(self, values: Any, dtype: str, where: str) -> bytes:
+    def _packed(self, values: Any, dtype: str, where: _Where | str) -> bytes:
         """The bytes that raw_data would have, from a list of numbers."""
         bits = np.dtype("uint16" if dtype in ("bfloat16", "float16") else dtype)
         wide = np.fromiter(values, np.dtype({"float32": "f4", "float64": "f8", "uint64": "u8"}.get(dtype, "i8")))

@@ -213,7 +213,7 @@ class GraphLowering(GraphBuilder):
                 raise UnsupportedError(
                     f"{self.shared.path}: input {shown(value.name)!r}: no shape, expected at least its rank"
                 )
-            shape = tuple(sizes.get(size, size) for size in _sizes(value))
+            shape = tuple(cast(Any, sizes).get(size, size) for size in _sizes(value))
             self.add_input(Input(value.name, self.shared.dtype(value.dtype), shape))
             self.entries[value.name] = value.name
 
@@ -316,11 +316,11 @@ def _is_plain(name: str) -> bool:
 def _sizes(value: OnnxValue) -> list[int | str]:
     """The sizes of an input; one without a usable name is NAME.AXIS."""
 
-    def size(axis: int, found: int | str | None) -> int | str:
+    def size(axis: int, found: Any) -> int | str:
         plain = isinstance(found, int) or (isinstance(found, str) and found.isprintable() and len(found) <= 200)
         return found if plain and found != UNKNOWN else f"{value.name}.{axis}"
 
-    return [size(axis, found) for axis, found in enumerate(value.shape)]
+    return [size(axis, found) for axis, found in enumerate(value.shape or ())]
 
 
 def _uses(graph: OnnxGraph) -> Counter[str]:

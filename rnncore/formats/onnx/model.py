@@ -63,7 +63,7 @@ def listing(cursor: Cursor) -> Listing:
             lowering.spec()
     except (UnsupportedError, SpecError, Missing) as error:
         problem = str(error).removeprefix(f"{cursor.place}: ")
-    problems = {id(node): str(error).removeprefix(f"{cursor.place}: ") for node, error in shared.problems}
+    problems = {id(node): str(error).removeprefix(f"{cursor.place}: ") for node, error in shared.problems or ()}
     facts = {"opset": ", ".join(f"{shown(domain or 'ai.onnx')} {version}" for domain, version in model.opsets.items())}
     facts["IR version"] = str(model.ir_version)
     if model.producer:

@@ -19,8 +19,8 @@ Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, and RNN and GRU next to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,7 +55,7 @@ DEFAULT_ACTIVATIONS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("S
 # Which of them each of our places has: RNN h, GRU r z n, LSTM i f g o h.
 PLACES = {"RNN": (0,), "GRU": (0, 0, 1), "LSTM": (0, 0, 1, 0, 2)}
 DIRECTIONS = {"forward": ("forward",), "reverse": ("reverse",), "bidirectional": ("forward", "reverse")}
-INPUTS = dict.fromkeys(("RNN", "GRU"), ("X", "W", "R", "B", "sequence_lens", "initial_h"))
+INPUTS: dict[str, tuple[str, ...]] = dict.fromkeys(("RNN", "GRU"), ("X", "W", "R", "B", "sequence_lens", "initial_h"))
 INPUTS["LSTM"] = (*INPUTS["RNN"], "initial_c", "P")
 OUTPUTS = ("Y", "Y_h", "Y_c")
 
@@ -146,7 +146,7 @@ def _arrays(
     lowering: GraphLowering, node: OnnxNode, inputs: Mapping[str, str], directions: int
 ) -> dict[str, np.ndarray]:
     """W, R, B and P, which have to be constant, checked against each other and hidden_size."""
-    found = {}
+    found: dict[str, Any] = {}
     for key in ("W", "R", "B", "P"):
         if key in inputs:
             found[key] = lowering.known(inputs[key])
@@ -161,7 +161,7 @@ def _arrays(
     if w.ndim != 3 or r.ndim != 3 or 0 in w.shape or 0 in r.shape:
         raise lowering.error(node, f"W of shape {w.shape} and R of {r.shape}, expected three dimensions", FormatError)
     hidden, rows = r.shape[2], len(GATE_ORDERS["onnx"][node.op]) * r.shape[2]
-    shapes = {"W": (directions, rows, w.shape[2]), "R": (directions, rows, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"W": (directions, rows, w.shape[2]), "R": (directions, rows, hidden)}
     shapes |= {"B": (directions, 2 * rows), "P": (directions, 3 * hidden)}
     for key, array in found.items():
         if array.shape != shapes[key]:
@@ -202,8 +202,9 @@ def _activations(lowering: GraphLowering, node: OnnxNode, directions: int) -> li
         if not isinstance(name, str) or name.lower() not in ACTIVATIONS:
             accepted = ", ".join(ACTIVATIONS)
             raise lowering.error(node, f"activation {shown(str(name))!r} is not supported, expected one of: {accepted}")
-        ours, *defaults = ACTIVATIONS[name.lower()]
-        values = [rest.pop(0) if rest else default for rest, default in zip(given, defaults, strict=False)]
+        spelled: tuple[Any, ...] = ACTIVATIONS[name.lower()]
+        ours, *defaults = spelled
+        values: list[Any] = [rest.pop(0) if rest else default for rest, default in zip(given, defaults, strict=False)]
         if ... in values:
             raise lowering.error(node, f"activation {name!r} without alpha or beta, and it has no default")
         found.append(Activation(ours, *map(float, values)))
@@ -219,14 +220,15 @@ def _weights(cell: Cell, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     """The canonical weights of one direction from W (G*H, I), R (G*H, H), B (2*G*H) and P (3*H)."""
     letters = GATE_ORDERS["onnx"][cell.kind]
 
-    def canonical(array: np.ndarray, found: str = letters, wanted: Sequence[str] = cell.gates) -> np.ndarray:
+    def canonical(array: np.ndarray, found: str = letters, wanted: str = cell.gates) -> np.ndarray:
         return stack_gates(np.split(array, len(found)), found, wanted)
 
     found = {"weight_ih": canonical(arrays["W"]), "weight_hh": canonical(arrays["R"])}
     if "B" in arrays:
-        first, second = map(canonical, halve_bias(arrays["B"], len(arrays["W"])))
+        halves = cast("tuple[np.ndarray, np.ndarray]", halve_bias(arrays["B"], len(arrays["W"])))
+        first, second = map(canonical, halves)
         if cell.kind == "GRU":
-            found |= split_gru_bias(first, second, cell.reset_after)
+            found |= split_gru_bias(first, second, cast(Any, cell).reset_after)
         else:
             found["bias"] = sum_biases(first, second)
     if "P" in arrays:

@@ -93,7 +93,7 @@ def _construct(lowering: GraphLowering, node: OnnxNode) -> None:
 
 def _insert(lowering: GraphLowering, node: OnnxNode) -> None:
     names = _items(lowering, node)
-    place = len(names)
+    place: int | None = len(names)
     if len(node.inputs) > 2 and node.inputs[2]:
         place = _position(lowering, node, 2, len(names), len(names))
         if place is None:
@@ -103,12 +103,12 @@ def _insert(lowering: GraphLowering, node: OnnxNode) -> None:
 
 def _erase(lowering: GraphLowering, node: OnnxNode) -> None:
     names = _items(lowering, node)
-    place = len(names) - 1
+    place: int | None = len(names) - 1
     if len(node.inputs) > 1 and node.inputs[1]:
         place = _position(lowering, node, 1, len(names), len(names) - 1)
         if place is None:
             raise lowering.error(node, "a position that is computed, expected a constant")
-    _give(lowering, node, (*names[:place], *names[place + 1 :]))
+    _give(lowering, node, (*names[:place], *names[cast(int, place) + 1 :]))
 
 
 def _at(lowering: GraphLowering, node: OnnxNode) -> None:

@@ -147,7 +147,7 @@ def _resize(node: OnnxNode, tools: Tools) -> Iterator[OnnxNode]:
     if node.version >= 11:
         yield node
         return
-    mode = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    mode: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     yield replace(changed(node, **mode), inputs=(node.inputs[0], "", node.inputs[1]))
 
 

@@ -39,7 +39,7 @@ STREAM_VERSION = 1001
 MAX_PICKLE = 64 << 20
 
 
-def read(path: str | os.PathLike) -> Checkpoint:
+def read(path: str | os.PathLike[str]) -> Checkpoint:
     """The tensors of a torch file, zip or stream. See Checkpoint; raises FormatError, UnsupportedError."""
     with open_cursor(path) as cursor:
         if is_torch_stream(cursor.slice(0, min(len(cursor), 64)).bytes(min(len(cursor), 64))):

@@ -19,6 +19,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
@@ -145,10 +147,11 @@ class _Binder:
             return {key: self.take(node, canonical[key], shape) for key, shape in shapes.items()}
         pair = [self.take(node, _spellings(node, key, suffix), shapes["bias"]) for key in ("bias_ih", "bias_hh")]
         if isinstance(cell, GRU):
-            key, made = ("GRU", cell.reset_after), lambda: split_gru_bias(*pair, reset_after=cell.reset_after)
+            kind: tuple = ("GRU", cell.reset_after)
+            made: Any = partial(split_gru_bias, pair[0], pair[1], reset_after=cell.reset_after)
         else:
-            key, made = (), lambda: {"bias": sum_biases(*pair)}
-        key = (*key, *map(memory_of, pair))
+            kind, made = (), lambda: {"bias": sum_biases(*pair)}
+        key = (*kind, *map(memory_of, pair))
         if key not in self.combined:
             self.combined[key] = pair, made()
         return self.combined[key][1]
@@ -323,7 +326,7 @@ def _placed(spec: Spec) -> Iterator[Node | Recurrent | AttentionDecoder]:
     """Every node that has weights of its own, those in branches under the prefix of their weights."""
     for path, node in paths_of(spec):
         if not node.subgraphs:
-            yield node if path == node.name else dataclasses.replace(node, name=path)
+            yield node if path == node.name else dataclasses.replace(cast(Any, node), name=path)
 
 
 def _within(node, keys: Iterable[str]) -> Iterator[str]:
@@ -339,7 +342,7 @@ def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tup
     return (f"{key}{suffix}", key) if node.layers == 1 and suffix == "_l0" else (f"{key}{suffix}",)
 
 
-def _accepted(node: Node | Recurrent | AttentionDecoder) -> list[str]:
+def _accepted(node: Any) -> list[str]:
     """Every name, canonical or PyTorch's, under which a node's weights may be given."""
     found = list(node.weight_shapes())
     if node.op == "MultiHeadAttention":
@@ -459,8 +462,13 @@ class Stack:
         """The Recurrent node. Raises WeightError if the stack has a problem."""
         if self.problem:
             raise WeightError(f"{self.prefix or 'stack'}: {self.problem}")
-        options = {"LSTM": {"projection": self.projection}, "GRU": {"reset_after": self.reset_after}, "RNN": {}}
-        cell = CELLS[self.kind](self.input_size, self.hidden_size, self.bias, **options[self.kind])
+        options: dict[str, dict[str, Any]] = {
+            "LSTM": {"projection": self.projection},
+            "GRU": {"reset_after": self.reset_after},
+            "RNN": {},
+        }
+        kind = str(self.kind)
+        cell = CELLS[kind](self.input_size, self.hidden_size, self.bias, **options[kind])
         direction = "bidirectional" if self.directions == 2 else "forward"
         return Recurrent(self.node_name, cell, source, self.layers, direction)
 
@@ -596,7 +604,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
         found, suffix = roles[layer, reverse], "" if is_cell else f"_l{layer}{'_reverse' if reverse else ''}"
         size = input_size if layer == 0 else directions * (projection or hidden)
         rows = _ROWS[kind] * hidden
-        wanted = {"weight_ih": (rows, size), "weight_hh": (rows, projection or hidden)}
+        wanted: dict[str, tuple[int, ...]] = {"weight_ih": (rows, size), "weight_hh": (rows, projection or hidden)}
         wanted |= {"weight_hr": (projection, hidden)} if projection else {}
         wanted |= {bias: (hidden if bias == "bias_hn" else rows,) for bias in biases}
         for key in sorted(set(found) ^ set(wanted)):

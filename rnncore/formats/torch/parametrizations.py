@@ -112,7 +112,7 @@ def _spectral_norm(name: str, weight: np.ndarray, u: np.ndarray, v: np.ndarray) 
         length = np.linalg.norm(product) * np.linalg.norm(left)
         agreement = abs(left @ product) / length if length else 0.0
         if agreement > best:
-            best, sigma = agreement, left @ product
+            best, sigma = float(agreement), float(left @ product)
     if best < LEAST_AGREEMENT:
         raise WeightError(
             f"{name}: weight of shape {weight.shape}, u of {u.shape} and v of {v.shape}, expected u and v to be its "

@@ -348,9 +348,9 @@ class _Machine:
         _check_even(items)
         self.extend(Pairs, items)
 
-    def extend(self, kind: type, items: list):
+    def extend(self, kind: type[Any], items: list):
         """Adds to the list or Pairs on top of the stack, or to what a Foreign there has of them."""
-        target = self.stack[-1]
+        target: Any = self.stack[-1]
         if type(target) is kind:
             target.extend(items)
         elif type(target) is Foreign:
@@ -485,7 +485,7 @@ ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "BUILD": _Machine.build,
 }
 
-OPCODES: list[Any] = [pickletools.code2op.get(chr(code)) for code in range(256)]
+OPCODES: list[Any] = [vars(pickletools)["code2op"].get(chr(code)) for code in range(256)]
 BARE = [
     ACTIONS.get(opcode.name) if opcode is not None and opcode.arg is None and opcode.name != "STOP" else None
     for opcode in OPCODES

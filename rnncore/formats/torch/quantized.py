@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -79,7 +80,8 @@ def _linear(state: object) -> Pairs:
 
 def _cell(state: object) -> Pairs:
     """A CellParamsBase: (kind, biases, doubles, whether the range is reduced, packed weights)."""
-    kind, _, _, _, weights = state if type(state) is tuple and len(state) == 5 else (None,) * 5
+    fields: tuple[Any, ...] = state if type(state) is tuple and len(state) == 5 else (None,) * 5
+    kind, _, _, _, weights = fields
     sound = type(weights) is list and len(weights) == 2 and all(type(weight) is Foreign for weight in weights)
     if kind not in _CELL_KINDS or not sound:
         raise ValueError(f"packed weights of a recurrent layer, expected {' or '.join(_CELL_KINDS)} with two of them")
@@ -162,7 +164,7 @@ def _directions(
     said = {"True": 2, "False": 1}.get(metadata.get(f"{module}bidirectional", ""))
     if said:
         return said
-    weights = {part: {} for part in ("weight_ih", "weight_hh")}
+    weights: dict[str, dict[Any, Any]] = {part: {} for part in ("weight_ih", "weight_hh")}
     for place, parts in places.items():
         for name, part in parts:
             if part in weights and tensors[name].ndim == 2:
@@ -176,7 +178,8 @@ def _directions(
         return 2
     if len(inputs) > 2:
         return 1
-    wanted = {len(node.directions) for node in (spec.nodes if spec else ()) if _could_be(node, units)}
+    nodes = [cast(Recurrent, node) for node in (spec.nodes if spec else ()) if _could_be(node, units)]
+    wanted = {len(node.directions) for node in nodes}
     if len(wanted) != 1:
         raise WeightError(
             f"{module}_all_weight_values: two layers or two directions of {units} units with {units} inputs, the file "

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 from rnncore.cells import Cell
 from rnncore.cells.base import check_choice, check_flag, check_integer
@@ -129,7 +129,11 @@ class AttentionDecoder:
         """PyTorch's suffix of a layer's weights: "_l0"."""
         return f"_l{layer}"
 
-    def state_shapes(self, batch: int | str) -> dict[str, tuple[int | str, ...]]:
+    @overload
+    def state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]: ...
+    @overload
+    def state_shapes(self, batch: int | str) -> dict[str, tuple[int | str, ...]]: ...
+    def state_shapes(self, batch: int | str) -> dict[str, Any]:
         """State name -> (layers, batch, size); "feed" has one layer."""
         shapes = {name: (self.layers, batch, size) for name, size in self.cell.state_sizes.items()}
         return {**shapes, "feed": (1, batch, self.fed_size)} if self.order == "after" else shapes

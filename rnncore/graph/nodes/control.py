@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rnncore.cells.base import check_choice, check_integer
 from rnncore.errors import SpecError, shown
@@ -67,8 +67,8 @@ class Control:
             for field in dataclasses.fields(self)[2:]:
                 if field.name != "sequences":
                     object.__setattr__(self, field.name, as_tuple(field.name, getattr(self, field.name)))
-            for field in ("inputs", "captures"):
-                name_tuple(field, getattr(self, field))
+            for name in ("inputs", "captures"):
+                name_tuple(name, getattr(self, name))
             check_choice(self, "op", tuple(BRANCHES))
             if len(self.branches) != len(BRANCHES[self.op]) or not all(isinstance(b, Network) for b in self.branches):
                 raise SpecError(f"{len(self.branches)} branches, expected Specs for {' and '.join(BRANCHES[self.op])}")
@@ -170,14 +170,16 @@ class Control:
 
     def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
         with naming(self):
-            given = [values.get(name) for name in self.inputs]
+            given: list[Any] = [values.get(name) for name in self.inputs]
             captured = dict(zip(self.captures, given[self.own :], strict=True))
             for label, branch in self.subgraphs:
                 for entry in branch.inputs[self._fixed :]:
                     if entry.name not in captured:
                         continue  # an optional one
                     check_value(f"{label}'s input", entry.name, captured[entry.name], entry.shape, entry.dtype)
-            found = {"If": self._infer_if, "Loop": self._infer_loop, "Scan": self._infer_scan}[self.op](given)
+            infer: dict[str, Callable[[list[Any]], list[Value]]]
+            infer = {"If": self._infer_if, "Loop": self._infer_loop, "Scan": self._infer_scan}
+            found = infer[self.op](given)
             return dict(zip(self.names, found, strict=True))
 
     def _infer_if(self, given: list[Value]) -> list[Value]:
@@ -186,7 +188,7 @@ class Control:
         sides = [_outputs(branch, _outer_sizes(branch.inputs, given[1:])) for branch in self.branches]
         return [_either(then, other, "then", "else") for then, other in zip(*sides, strict=True)]
 
-    def _infer_loop(self, given: list[Value | None]) -> list[Value]:
+    def _infer_loop(self, given: list[Any]) -> list[Value]:
         body = self.branches[0]
         for what, value, dtype in (("trip count", given[0], "int64"), ("condition", given[1], "bool")):
             if value is not None and (value.dtype != dtype or value.shape not in ((), (1,))):
@@ -249,13 +251,15 @@ class Control:
         fields = {field.name: field.default for field in dataclasses.fields(cls)}
         required = {name for name, default in fields.items() if default is dataclasses.MISSING}
         check_keys(given, what, required, set(fields))
-        values = {key: list_of(given, key, what) if isinstance(fields[key], tuple) else given[key] for key in given}
+        values: dict[str, Any] = {
+            key: list_of(given, key, what) if isinstance(fields[key], tuple) else given[key] for key in given
+        }
         values["inputs"] = list_of(given, "inputs", what)
-        values["branches"] = [read_branch(branch) for branch in list_of(given, "branches", what)]
+        values["branches"] = [cast(Any, read_branch)(branch) for branch in list_of(given, "branches", what)]
         return cls(**values)
 
 
-def _nesting(node: Control) -> int:
+def _nesting(node: Any) -> int:
     inner = [other for branch in node.branches for other in branch.nodes if other.subgraphs]
     return 1 + max((_nesting(other) for other in inner), default=0)
 

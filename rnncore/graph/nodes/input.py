@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnncore.cells.base import check_choice, check_flag
 from rnncore.errors import SpecError, shown
@@ -26,6 +26,10 @@ class Input:
     optional: bool = False
 
     kind = "Input"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, name: str, dtype: str, shape: Iterable[int | str], optional: bool = False): ...
 
     def __post_init__(self):
         check_name(self.name, "input")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rnncore.errors import SpecError, shown
 from rnncore.graph.nodes.fields import as_tuple, check_keys, check_name, list_of, name_tuple, named
@@ -35,6 +35,12 @@ class Node:
     reads: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
     _inferred: tuple[Value | None, ...] | None = dataclasses.field(init=False, repr=False, compare=False)
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, name: str, op: str, inputs: str | Iterable[str], attributes: Mapping[str, Any] | None = None
+        ): ...
+
     stateful = False
     subgraphs = ()
     layer_count = 1
@@ -52,8 +58,8 @@ class Node:
                 inputs = (inputs,) if isinstance(inputs, str) else as_tuple("inputs", inputs)
             name_tuple("inputs", inputs)
             if not op.arity[0] <= len(inputs) <= op.arity[1]:
-                expected = op.arity[0] if op.arity[0] == op.arity[1] else f"{op.arity[0]} to {op.arity[1]}"
-                raise SpecError(f"{len(inputs)} inputs, expected {expected}")
+                count = op.arity[0] if op.arity[0] == op.arity[1] else f"{op.arity[0]} to {op.arity[1]}"
+                raise SpecError(f"{len(inputs)} inputs, expected {count}")
             attributes = schema.complete(op.schema, op.attributes, op.required, self.attributes)
             names = op.names(self.name, attributes)  # of which attributes may have something to say
         except (SpecError, OverflowError) as error:
@@ -124,7 +130,7 @@ class Node:
         """The Values of ``names`` from those that it reads; the same objects again for the same objects."""
         given, inferred = tuple(map(values.get, self.inputs)), self._inferred
         if inferred is not None and all(map(operator.is_, inferred, given)):  # which begins with what was given
-            return dict(zip(self.names, inferred[len(given) :], strict=True))
+            return dict(zip(self.names, cast("tuple[Value, ...]", inferred[len(given) :]), strict=True))
         op = OPS[self.op]
         try:
             op.weight_shapes(self.attributes)  # checks the sizes

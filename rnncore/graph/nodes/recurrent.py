@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 from rnncore.cells import Cell
 from rnncore.cells.base import check_choice, check_flag
@@ -120,10 +120,10 @@ class Recurrent:
 
     def layer_cell(self, layer: int, direction: str) -> Cell:
         """The cell of one layer and direction, with that layer's input size."""
-        backward = direction == "reverse" and self.reverse_cell is not None
+        other = self.reverse_cell if direction == "reverse" else None
         if layer:
-            return self._deeper[backward]
-        return self.reverse_cell if backward else self.cell
+            return self._deeper[other is not None]
+        return self.cell if other is None else other
 
     @cached_property
     def _deeper(self) -> tuple[Cell, ...]:
@@ -135,7 +135,11 @@ class Recurrent:
         """PyTorch's suffix of a layer's weights: "_l0", "_l0_reverse"."""
         return f"_l{layer}" + ("_reverse" if direction == "reverse" and self.direction == "bidirectional" else "")
 
-    def state_shapes(self, batch: int | str) -> dict[str, tuple[int | str, ...]]:
+    @overload
+    def state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]: ...
+    @overload
+    def state_shapes(self, batch: int | str) -> dict[str, tuple[int | str, ...]]: ...
+    def state_shapes(self, batch: int | str) -> dict[str, Any]:
         """State name -> (layers * directions, batch, size)."""
         rows = self.layers * len(self.directions)
         return {name: (rows, batch, size) for name, size in self.cell.state_sizes.items()}
@@ -160,7 +164,7 @@ class Recurrent:
         """The weights that the node owns: "NODE.weight_ih_l0" -> shape."""
         shapes = layer_shapes(self)
         if self.trained_state:
-            for key, (rows, _, size) in self.state_shapes("B").items():
+            for key, (rows, _, size) in self.state_shapes(1).items():
                 shapes[f"{self.name}.initial_{key}"] = (rows, size)
         return shapes
 
@@ -183,7 +187,7 @@ class Recurrent:
             for name, (key, shape) in zip(self.initial, self.state_shapes(batch).items(), strict=False):
                 check_value(f"initial {key}", name, values[name], shape)
             width = self.cell.output_size if self.merge == "separate" else self.output_size
-            shapes = [(*x.shape[:2], width)] * len(self.sequence_names)
+            shapes: list[tuple[int | str, ...]] = [(*x.shape[:2], width)] * len(self.sequence_names)
             if self.merge != "separate":
                 shapes.append((batch, self.output_size))
             shapes += self.state_shapes(batch).values()

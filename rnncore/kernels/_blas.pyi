@@ -1,0 +1,1 @@
+def products() -> object: ...  # a PyCapsule

@@ -1,0 +1,9 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Matrix:
+    def __new__(cls, weight: NDArray[Any], bias: NDArray[Any] | None, threads: int) -> Matrix: ...
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def unpack(self) -> NDArray[np.float32]: ...

@@ -1,0 +1,16 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnncore.kernels._blas_loop import KINDS as KINDS
+
+class PackedCell:
+    def __new__(cls, kind: str, options: dict[str, Any], weights: dict[str, NDArray[Any]]) -> PackedCell: ...
+    def unpack(self, key: str) -> NDArray[np.float32]: ...
+    @property
+    def packed(self) -> tuple[str, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def is_fused(kind: str, options: dict[str, Any]) -> bool: ...

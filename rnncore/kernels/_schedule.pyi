@@ -1,0 +1,1 @@
+# Sharing among threads has no names in Python: other compiled modules reach it by cimport.
