@@ -233,7 +233,7 @@ class BatchJob:
     def _make_shards(self, journal: Journal, begun: Generator[Begun, None, None] | None) -> None:
         rows = journal.notes[-1]["stop"] if journal.notes else 0
         self._bad = sum(len(note["bad"]) for note in journal.notes)
-        begun = begun or self._begun(journal.notes[-1] if journal.notes else None)
+        going = begun or self._begun(journal.notes[-1] if journal.notes else None)
         with ThreadPoolExecutor(1, "rnncore-write") as pool:
             pending: Future | None = None
 
@@ -244,7 +244,7 @@ class BatchJob:
                     self._guarded(waiting.result, len(journal.notes))
 
             try:
-                for shard in map(self._finished, begun):
+                for shard in map(self._finished, going):
                     self._bad += len(shard.bad)
                     settle()
                     note = {
@@ -277,7 +277,7 @@ class BatchJob:
             finally:
                 if pending is not None:
                     pending.exception()
-                begun.close()
+                going.close()
         self._guarded(journal.finish, len(journal.notes))
         self.progress(rows, 1.0)
 
@@ -297,7 +297,8 @@ class BatchJob:
 
     def _remove_temporaries(self) -> None:
         """Files that a run which was killed while it wrote the target left next to it."""
-        for path in self.target.parent.glob(f".{glob.escape(self.target.name)}.*.part"):
+        target = cast(Path, self.target)
+        for path in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
             path.unlink(missing_ok=True)
 
     def _to_stream(self, stream: BinaryIO) -> Report:
@@ -327,7 +328,7 @@ class BatchJob:
         self.source.check()
         return Report(rows, len(notes), bad)
 
-    def _begun(self, last: dict[str, Any] | None = None) -> Iterator[Begun]:
+    def _begun(self, last: dict[str, Any] | None = None) -> Generator[Begun, None, None]:
         """Shards, read and begun while others are used. last: the note of the shard after which they go on."""
         place, first = (tuple(last["next"]), last["stop"]) if last else ((0, 0), 0)
         rows = self.source.rows(place, first)

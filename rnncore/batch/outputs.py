@@ -299,7 +299,7 @@ def _check_single(writer: Writer) -> None:
         )
 
 
-def _times(plan: RowPlan) -> set[str]:
+def _times(plan: RowPlan) -> set[int | str]:
     return {
         plan.spec.values[node.input].shape[1 if node.layout == "batch_first" else 0] for node in plan.spec.recurrent
     }

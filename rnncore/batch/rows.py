@@ -204,7 +204,7 @@ def ranks(column: Column) -> np.ndarray:
     return np.full(len(column), column.ndim - 1 if isinstance(column, np.ndarray) else column.shapes.shape[1])
 
 
-def sizes(column: Column, positions: Sequence[int], rank: int) -> np.ndarray:
+def sizes(column: Column, positions: Sequence[int] | np.ndarray, rank: int) -> np.ndarray:
     """The shapes of some rows of the same rank, (rows, rank)."""
     if not len(positions):
         return np.zeros((0, rank), np.int64)

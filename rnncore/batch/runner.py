@@ -232,7 +232,7 @@ class Runner:
                 lengths = sizes(rows, range(len(rows)), len(plan.shapes[name]))
                 array = filled(rows, lengths.max(axis=0, initial=0).tolist(), dtype)
                 for size, steps in zip(plan.shapes[name], lengths.T, strict=True):
-                    if size in plan.padded:
+                    if isinstance(size, str) and size in plan.padded:
                         own[size] = steps
             inputs[name] = np.moveaxis(array, 0, cast(int, axis))
         ragged = {size: steps for size, steps in own.items() if (steps != steps[:1]).any()}
@@ -260,7 +260,7 @@ class Gathered:
         if not all(isinstance(size, int) or size in known for size in shape):
             return [None] * count
         axes = [np.broadcast_to(known[size] if isinstance(size, str) else size, count) for size in shape]
-        counts = math.prod(axes)
+        counts: Any = math.prod(axes)
         return Ragged(np.empty(counts.sum(), self._dtype(name)), np.cumsum(counts) - counts, np.stack(axes, axis=1))
 
     def _dtype(self, name: str) -> np.dtype:

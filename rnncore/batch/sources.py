@@ -55,7 +55,7 @@ class Source:
         if len(self.files) > 1 and _is_one(self._first):
             self.types["file"] = None
 
-    def rows(self, place: Place = (0, 0), first: int = 0) -> Iterator[RowBlock]:
+    def rows(self, place: Place = (0, 0), first: int = 0) -> Generator[RowBlock, None, None]:
         """The rows from a place on; ``first`` is the number of the row there.
 
         What is given is certain to be of the files as they were: each part is followed by a look at the stamp.

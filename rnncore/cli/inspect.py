@@ -99,7 +99,7 @@ def _show_listing(file: str, listing: Listing, as_json: bool, as_spec: bool) -> 
         if not listing.problem and not any(node.problem for node in listing.nodes):
             listing = dataclasses.replace(listing, problem=str(error))
     if as_spec:
-        click.echo(_json(cast(NativeFile, native).spec.to_json()))
+        click.echo(_json(cast(ModelFile, native).spec.to_json()))
     elif as_json:
         click.echo(_json(_listing_json(file, listing, native)))
     else:

@@ -215,7 +215,7 @@ def _arrays(path: str, outputs: Mapping[str, object]) -> Arrays:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise VerificationError(f"{path}: output {name!r} is {kind}, expected an array of numbers")
-    return dict(outputs)
+    return cast(Arrays, dict(outputs))
 
 
 def _required(spec: Spec) -> list[str]:

@@ -326,7 +326,7 @@ def _sources(
     model: str, source: str, lengths: str | None, spec: str | None, names: str | None
 ) -> dict[str, str | os.PathLike[str]]:
     """Every file that is read, by what it is."""
-    files = {
+    files: dict[str, str | os.PathLike[str] | None] = {
         "model": _model_file(model),
         "input": source,
         "file of lengths": lengths and _lengths_file(lengths),

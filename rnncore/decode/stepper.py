@@ -327,7 +327,7 @@ def _score_output(spec: Spec, moving: set[str], name: str | None) -> tuple[str, 
     if len(fitting) != 1:
         names = ", ".join(fitting) or "none"
         raise InputError(f"outputs that can be scores of tokens: {names}; expected one, or output=NAME")
-    return fitting[0], spec.values[fitting[0]].shape[-1]
+    return fitting[0], cast(int, spec.values[fitting[0]].shape[-1])
 
 
 def _kind(spec: Spec, output: str, given: str | None) -> str:
@@ -347,7 +347,7 @@ def _first(node: Any, moving: set[str]) -> bool:
 def _moving(spec: Spec, tokens: str) -> tuple[set[str], str]:
     """Names of the values, and nodes, that depend on the tokens; and which node looks at other steps, "" for none."""
     time = spec.values[tokens].shape[1]
-    followed = follow(spec, time, among={tokens})
+    followed = follow(spec, cast(str, time), among={tokens})
     moving, ahead = {tokens}, ""
     for node in spec.nodes:
         if not _first(node, moving):

@@ -110,7 +110,8 @@ class Backlog:
 
         fits  (rows, steps) -> whether one call may hold them
         """
-        heap, batch, rows, steps = self._heaps[key], [], 0, 0
+        batch: list[Request] = []
+        heap, rows, steps = self._heaps[key], 0, 0
         for request in running:
             rows, steps = rows + request.work.rows, max(steps, request.work.steps)
         while heap:

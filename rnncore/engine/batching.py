@@ -101,7 +101,8 @@ class Batcher:
             values[self.lengths] = np.concatenate([self._lengths_of(call) for call in calls])
         before = None
         if calls[0].state is not None:
-            before = {name: np.concatenate([call.state[name] for call in calls], axis=1) for name in calls[0].state}
+            states: list[Any] = [call.state for call in calls]
+            before = {name: np.concatenate([state[name] for state in states], axis=1) for name in states[0]}
         outputs, after = self.model.run(values, before)
         results, first = [], 0
         for call in calls:

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Future
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from rnncore.engine.batching import ModelCall
 from rnncore.engine.metrics import Metrics
@@ -148,7 +148,7 @@ class Engine(_QueueOwner):
         )  # fmt: skip
         super().__init__(queue, self._call)
 
-    @overload  # type: ignore[override]  # the base class takes any options
+    @overload
     def submit(
         self,
         x: ArrayLike | Inputs,
@@ -252,7 +252,7 @@ class StreamEngine(_QueueOwner):
     def __contains__(self, id: Hashable) -> bool:
         return id in self._runner.streams
 
-    def submit(  # type: ignore[override]  # the base class takes any options
+    def submit(
         self,
         x: ArrayLike | Inputs,
         *,

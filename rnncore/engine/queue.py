@@ -34,7 +34,7 @@ class Runner(Protocol):
     def fits(self, rows: int, steps: int) -> bool:
         """Whether one call may hold requests of n rows in all, the longest of n steps. Short."""
 
-    def is_short(self, work: Work) -> bool:
+    def is_short(self, work: Any) -> bool:
         """Whether a request is known to be answered sooner than a thread could be woken for it."""
 
     def run(self, requests: list[Request], metrics: Metrics) -> list[Answer]:
@@ -244,7 +244,8 @@ class RequestQueue:
 
     def _await_batch(self, unfinished: list[Request]) -> tuple[list[Request], list[Request]] | None:
         """As _next_batch, under the lock."""
-        backlog, expired = self._backlog, []
+        expired: list[Request] = []
+        backlog = self._backlog
         while True:
             now, depth = time.monotonic(), backlog.depth
             key = backlog.next_key(now, expired)

@@ -23,10 +23,14 @@ class Work(Protocol):
     rows steps  how much of a call it takes
     """
 
-    key: Hashable
-    line: Hashable | None
-    rows: int
-    steps: int
+    @property
+    def key(self) -> Hashable: ...
+    @property
+    def line(self) -> Hashable | None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
 
 
 class Owner(Protocol):
@@ -40,7 +44,8 @@ class Request:
     """A request in its queue. ``taken``: it left the queue; only who set it may resolve it."""
 
     def __init__(self, queue: Owner, work: Work, priority: int, deadline: float | None):
-        self.queue, self.work, self.priority, self.deadline = queue, work, priority, deadline
+        self.queue, self.priority, self.deadline = queue, priority, deadline
+        self.work: Any = work  # what the queue's runner takes
         self.submitted = time.monotonic()
         self.taken = False
 
@@ -96,6 +101,8 @@ class InlineRequest(Request):
     def begin(self) -> bool:
         return True
 
+    _error: BaseException | None
+
     def set_result(self, result: Any) -> None:
         self._result, self._error = result, None
 
@@ -109,7 +116,7 @@ class InlineRequest(Request):
         yield  # never: what makes this a generator
 
 
-Answer = tuple[Request, Any, BaseException | None]  # a request, and its result or error
+Answer = tuple[Any, Any, BaseException | None]  # a request, and its result or error
 
 
 def resolve(answers: list[Answer]) -> None:

@@ -67,7 +67,7 @@ class ModelRunner:
         return request, result, None
 
     def _call(self, requests: list[Request], metrics: Metrics) -> list[Any]:
-        calls = [request.work for request in requests]
+        calls: list[Any] = [request.work for request in requests]
         start = time.monotonic()
         results = self.batcher.run(calls)
         rows, seconds = sum(call.rows for call in calls), time.monotonic() - start
@@ -161,7 +161,8 @@ class StreamRunner:
         for name in given:
             if name not in entries:
                 raise InputError(f"stream {stream!r}: input {name!r} is unknown, expected {', '.join(entries)}")
-        pieces, steps = {}, None
+        pieces: dict[str, np.ndarray] = {}
+        steps: Any = None
         for name, entry in entries.items():
             if given.get(name) is None:
                 if not entry.optional:
@@ -207,14 +208,15 @@ class StreamRunner:
                 answers += self._went_on(request, outputs[request.work.line])
         return answers
 
-    def _most(self, chunk: StreamChunk) -> int:
+    def _most(self, chunk: Any) -> int:
         return self.slice_steps if self._sliceable else max(1, chunk.steps)
 
     def _feed_alone(
         self, requests: list[Request], slices: dict[Hashable, Any]
     ) -> tuple[dict[Hashable, Any], list[Answer]]:
         """Of chunks that failed together each by itself: outputs by line, and those that failed again."""
-        outputs, failed = {}, []
+        outputs: dict[Hashable, Any] = {}
+        failed: list[Answer] = []
         for request in requests:
             try:
                 with self.pool_lock:

@@ -23,7 +23,6 @@ from rnncore.runtime.budget import Budget, file_nodes
 from rnncore.runtime.model import Model
 
 if TYPE_CHECKING:
-    from rnncore.export.exported import Exported
     from rnncore.graph.test_pair import TestPair
 
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]

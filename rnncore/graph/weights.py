@@ -142,7 +142,7 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 def _writable(array: np.ndarray) -> bool:
     """Whether the memory may be written to: through this array or one it is a view of."""
-    owner = array
+    owner: Any = array
     while isinstance(owner, np.ndarray):
         if owner.flags.writeable:
             return True

@@ -126,7 +126,8 @@ def _parse_text(size: str) -> Sum:
 
 def _lift(text: str) -> tuple[str | None, dict[str, str]]:
     """The text with a mark for each outer pair of parentheses, and the texts of the marks; None if they differ."""
-    flat, atoms, depth, start = "", {}, 0, 0
+    atoms: dict[str, str] = {}
+    flat, depth, start = "", 0, 0
     for place, letter in enumerate(text):
         if letter == "(":
             start = place if depth == 0 else start

@@ -105,7 +105,7 @@ class Window:
         if self.same:
             return divide(add(size, stride - 1), stride)
         space = add(size, self.begins[axis] + self.ends[axis] - self.extent(axis))
-        if isinstance(size, str):
+        if isinstance(size, str) or isinstance(space, str):
             if self.ceil_mode and stride > 1 and self.auto_pad == "NOTSET":
                 return UNKNOWN
             up = stride - 1 if self.ceil_mode else 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from rnncore.graph.nodes import Control, GraphNode, Node
 from rnncore.graph.spec import Spec
@@ -57,7 +57,7 @@ def _followed_branches(node: Control, all_outputs: bool, done: Counter[str]) -> 
     before = done.total()
     branches = []
     for branch in node.branches:
-        nodes = _followed(branch, branch.outputs if all_outputs else (), done)
+        nodes = _followed(cast(Spec, branch), branch.outputs if all_outputs else (), done)
         branches.append(Spec(branch.inputs, tuple(nodes), branch.outputs))
     return dataclasses.replace(node, branches=tuple(branches)) if done.total() > before else node
 

@@ -42,7 +42,7 @@ class ControlStep:
         captured: dict[str, Any] = dict(zip(self.node.captures, given[self.own :], strict=True))
         values.update(zip(self.names, self.run(given, captured), strict=True))
 
-    def _captured(self, place: int, own: int, captured: dict[str, np.ndarray]) -> dict[str, np.ndarray | None]:
+    def _captured(self, place: int, own: int, captured: dict[str, np.ndarray]) -> dict[str, Any]:
         """The inputs of a branch that are the same in every step: those after its ``own``."""
         return {name: captured.get(name) for name in self.entries[place][own:]}
 

@@ -611,7 +611,9 @@ def _constant(node: Node, weights: Weights, dtype: np.dtype) -> np.ndarray:
 
 def _work(steps: list[Step], last_uses: list[tuple[str, ...]]) -> tuple[list[Step], list[tuple[str, ...]]]:
     """The steps that do something, and the values that are not read after each."""
-    working, unread, waiting = [], [], ()
+    working: list[Step] = []
+    unread: list[tuple[str, ...]] = []
+    waiting: tuple[str, ...] = ()
     for step, names in zip(steps, last_uses, strict=True):
         waiting += names
         if step is not nothing:

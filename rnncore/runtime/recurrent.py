@@ -115,7 +115,7 @@ class RecurrentStep:
         initial = self._initial(values, before, shapes)
         final = tuple(np.empty(shape, self.dtype) for shape in shapes.values())
 
-        y = self._output(batch, steps, ragged=rows.order is not None)
+        y: Any = self._output(batch, steps, ragged=rows.order is not None)
         # Masked steps repeat each direction's own outputs, which therefore are kept side by side until they are filled.
         repeat = rows.mask is not None and node.masked_output == "repeat" and y is not None
         apart = repeat and self.merged != "set"

@@ -314,7 +314,7 @@ def write_infer(
         head = _binary_head(model, version, tuple((name, array.dtype, array.shape) for name, array, _ in sent))
     else:
         head = _head(model, version, request.id, [_entry(*one) for one in sent])
-    return b"".join([head, *raw]), len(head) if raw else None
+    return b"".join((head, *(array.data for array in raw))), len(head) if raw else None
 
 
 def _as_sent(array: np.ndarray) -> np.ndarray:

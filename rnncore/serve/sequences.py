@@ -20,7 +20,7 @@ import numpy as np
 from rnncore.engine.engine import StreamEngine
 from rnncore.errors import EngineClosedError, InputError
 from rnncore.runtime.model import Model
-from rnncore.serve.protocol import InferRequest
+from rnncore.serve.protocol import InferRequest, SequenceStep
 from rnncore.serve.service_errors import ServiceError
 from rnncore.streaming.program import stream_program
 
@@ -82,9 +82,10 @@ class Sequences:
         if step.start:
             sequence = self._begin((owner, step.id))
         else:
-            sequence = self._found.get((owner, step.id))
-            if sequence is None:
+            known = self._found.get((owner, step.id))
+            if known is None:
                 raise ServiceError(400, f"sequence {step.id!r} is not open: its first request needs sequence_start")
+            sequence = known
         sequence.pending += 1
         try:
             async with sequence.entry:
@@ -108,8 +109,9 @@ class Sequences:
     def _ask(self, sequence: _Sequence, pieces: Any, request: InferRequest, timeout: float, at_once: bool) -> Awaitable:
         if sequence.released:
             raise ServiceError(400, f"sequence {sequence.key[1]!r} is over")
-        options = {"priority": -request.priority, "timeout": timeout, "finish": request.sequence.end}
-        return self._engine.ask(pieces, stream=sequence.stream, at_once=at_once, **options)
+        step = cast(SequenceStep, request.sequence)
+        options = {"priority": -request.priority, "timeout": timeout, "finish": step.end}
+        return cast(StreamEngine, self._engine).ask(pieces, stream=sequence.stream, at_once=at_once, **options)
 
     # --- the slots ---
 

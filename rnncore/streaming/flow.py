@@ -515,7 +515,7 @@ class _Follower:
                 self.marked[name] = Value(value.dtype, shape)
 
     def _window(self, node: Node, flow: ValuePlan, reach: Reach) -> Window:
-        left, right, stride = reach.before, reach.after, reach.stride
+        left, right, stride = cast(int, reach.before), cast(int, reach.after), reach.stride
         if node.op == "Frames":
             return Window(flow.timing, left, right, stride, 0)
         attributes = node.attributes
@@ -678,6 +678,7 @@ def _axes(value: Value, mark: str) -> list[int]:
 
 def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, int | None]]:
     """The nodes that go along the time: the shape of what they read, and the axes of time and batch in it."""
+    node: Any
     for node in spec.nodes:
         if node.op == "Scan":
             shape = spec.values[node.inputs[node.carried]].shape

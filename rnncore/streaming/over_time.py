@@ -140,11 +140,12 @@ class _Loop:
 
     def _own_states(self, layers: list[Recurrent]) -> tuple[Spec, dict[str, np.ndarray]]:
         """The network whose layers start by themselves, or from the inputs that stay."""
-        weights, own, first = dict(self.weights), {}, []
+        first: list[Any] = []
+        weights, own = dict(self.weights), {}
         for node in layers:
             started = any(name in self.starts for name in node.initial)
             trained = not started and any(name in self.given for name in node.initial)
-            initial = ()
+            initial: tuple[str, ...] = ()
             if started:
                 initial, arrays = self._starts(node.initial, self.entries[self.steps[0]], first)
                 weights |= arrays
@@ -244,7 +245,8 @@ class _Loop:
         Adds the nodes that make them: the inputs that stay are their own, the others are arrays for all rows, zeros
         where none are given.
         """
-        names, weights, batch = [], {}, self._batch()
+        weights: dict[str, np.ndarray] = {}
+        names, batch = [], self._batch()
         if batch is not None and not set(states) <= set(self.starts):
             self._count_rows(signal, batch, nodes)
         for name in states:
@@ -267,7 +269,7 @@ class _Loop:
         entry, base = self.entries[state], f"{SCAN}.{state}"
         array = self.given.get(state)
         if array is None:
-            content = {"value": {"bool": False, "float": 0.0}.get(entry.dtype, 0)}
+            content: dict[str, Any] = {"value": {"bool": False, "float": 0.0}.get(entry.dtype, 0)}
         else:
             content = {"shape": array.shape}
         nodes.append(Node(f"{base}.value", "Constant", (), {"dtype": entry.dtype, **content}))

@@ -74,7 +74,7 @@ class StreamPool:
         self._direct = None
         if node is not None and len(program.plan.spec.outputs) == 1:
             arrays, step = self._states.arrays, program.model._steps[0]
-            h, c, began = (arrays.get(f"{node.name}.{key}") for key in ("h", "c", "began"))
+            h, c, began = (cast(Any, arrays.get(f"{node.name}.{key}")) for key in ("h", "c", "began"))
             most = most_steps(program.model.budget, node, program.model.dtype)
             size = node.cell.input_size
             self._direct = DirectSlots(step.stack, h, c, began, self._slots, size, step.threads, most)
@@ -127,8 +127,8 @@ class StreamPool:
         except TypeError:
             raise StreamError(f"stream {shown(id)} is not open in this pool") from None
         if handle is None:
-            self._slots.slot(id)  # a handle, or a StreamError
-            return int(id)
+            self._slots.slot(cast(int, id))  # a handle, or a StreamError
+            return int(cast(int, id))
         return handle
 
     def handles(self, ids: Iterable[Hashable]) -> np.ndarray:
@@ -391,8 +391,8 @@ class StreamPool:
         padded = empty_array(entry.name, (len(pieces), int(counts.max()), *rest.pop()), wanted)
         for row, piece in enumerate(pieces):
             padded[row, : len(piece)] = piece
-        batch, time = self._program.axes(flow, True)
-        return np.moveaxis(padded, (0, 1), (batch, time))
+        places = cast("tuple[int, int]", self._program.axes(flow, True))
+        return np.moveaxis(padded, (0, 1), places)
 
     def finish(self, id: Hashable) -> Output:
         """A stream's outputs that still wait for steps to come; see Stream.finish. It stays open."""

@@ -156,7 +156,9 @@ class StreamProgram:
         for begin in {0, max(0, timing.begin)}:
             for end in {0, max(0, timing.end)}:
                 node = along_others(part.node, part.values, time, begin, end)
-                compiled[begin, end] = None if node is None else op_step(node, model.weights, model.dtype, threads)
+                compiled[begin, end] = (
+                    None if node is None else op_step(cast(Node, node), model.weights, model.dtype, threads)
+                )
         return compiled
 
     def _metered(self, part: NodePlan, step: Any) -> Any:

@@ -141,10 +141,10 @@ class Route:
 
     # --- kept steps, (rows, steps, ...) whatever the layout of the value ------------------------------------------
 
-    def _append(self, key: str, flow: ValuePlan, count: int) -> Callable[[np.ndarray | None, Kept], np.ndarray | None]:
+    def _append(self, key: str, flow: ValuePlan, count: int) -> Callable[[Any, Kept], Any]:
         """A function that appends new steps to the first ``count`` that were kept as ``key``; None without a value."""
 
-        def append(array: np.ndarray | None, kept: Kept) -> np.ndarray | None:
+        def append(array: Any, kept: Kept) -> Any:
             if array is None:
                 return None
             return kept.extended(key, count, self.first(array, flow, kept))

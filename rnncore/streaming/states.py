@@ -74,7 +74,7 @@ class StreamStates:
         self.add_rows = add_rows and program.bare
         self.batchless = program.batchless and (self.add_rows or not program.bare)
         self.recurrent: set[str] = set()
-        self.static: dict[str, np.ndarray] = {}
+        self.static: dict[str, Any] = {}
         shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {"ended": ((capacity,), np.dtype(np.bool_))}
         if not program.plan.together:
             shapes["steps"] = ((capacity,), np.dtype(np.int64))
@@ -84,7 +84,7 @@ class StreamStates:
         check_memory(f"{capacity} rows of states", need, program.model.budget)
         self.all = np.arange(capacity)
         self.arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
-        self.steps = self.arrays.get("steps")
+        self.steps: Any = self.arrays.get("steps")
 
     # --- arrays -------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class StreamStates:
 
     def _steps_of(self, name: str, flow: ValuePlan, most: int) -> tuple[str, tuple[tuple[int, ...], np.dtype]]:
         """The array for up to ``most`` steps of a value in each row: name, shape and dtype."""
-        rest = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
+        rest: list[Any] = [size for axis, size in enumerate(flow.value.shape) if axis not in (flow.time, flow.batch)]
         return name, ((self.capacity, most, *rest), numpy_dtype(flow.value.dtype, self.program.model.dtype))
 
     @property
@@ -247,13 +247,13 @@ class StreamStates:
             shape = (array.shape[0], count, *array.shape[2:]) if name in self.recurrent else (count, *array.shape[1:])
             expected[name] = (shape, array.dtype)
         for entry in self.program.static:
-            array = saved.get(f"static.{entry.name}")
+            given = saved.get(f"static.{entry.name}")
             try:
                 accepted = self.program.accept({entry.name: given}, count, [entry], "state")[entry.name]
             except InputError as error:
                 raise StateError(f"state: static.{error}") from None
-            if array is not None:
-                expected[f"static.{entry.name}"] = (array.shape, accepted.dtype)
+            if given is not None:
+                expected[f"static.{entry.name}"] = (given.shape, accepted.dtype)
         unknown = [name for name in saved if name not in expected]
         missing = [name for name in expected if name not in saved]
         if unknown or missing:
@@ -504,7 +504,7 @@ class StreamStates:
             outputs = {name: split_rows(array, *self._place(name), group.size) for name, array in outputs.items()}
         return _Result(group, route, outputs, updates)
 
-    def _place(self, name: str) -> tuple[tuple[int, int], ValuePlan]:
+    def _place(self, name: str) -> tuple[Any, ValuePlan]:
         """The axes of rows and time in an input or output, and its plan."""
         flow = self.program.plan.flows[name]
         return self.program.axes(flow, self.add_rows), flow

@@ -20,6 +20,11 @@ from rnncore.streaming.fast_call import FastCall
 from rnncore.streaming.program import StreamProgram, stream_program
 from rnncore.streaming.states import StreamStates
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from rnncore.runtime.types import Inputs, Output
+
 # The number of shapes of pieces that are accepted without looking at them again.
 KNOWN_SHAPES = 64
 
@@ -44,7 +49,7 @@ class Stream:
         self._program, self._batch = program, int(batch)
         self._owner = Owner()
         try:
-            self._states: StreamStates | None = StreamStates(program, self._batch)
+            self._states: Any = StreamStates(program, self._batch)  # None once it is closed
         except (MemoryError, ValueError, OverflowError) as error:
             raise InputError(f"batch={shown(batch)}: {error}") from None
         self._states.reset(slice(None), program.accept(inputs, self._batch, program.static, "stream"))
@@ -107,7 +112,7 @@ class Stream:
         try:
             if self._fast_call is not None and lengths is None and mask is None and out is None:
                 bare = self._batch == 1 and self._fast_call.lacks_batch(x)
-                outputs = self._fast_call(x[None] if bare else x)
+                outputs = self._fast_call(cast(np.ndarray, x)[None] if bare else x)
                 if outputs is not None:
                     self._lacking = bare
                     return self._returned(outputs, int(bare))

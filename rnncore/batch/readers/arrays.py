@@ -286,7 +286,7 @@ def _check_shapes(plan: RowPlan, streams: dict[str, Stream], shared: dict[str, n
         fits = len(array.shape) == len(entry.shape)
         for size, actual in zip(entry.shape, array.shape, strict=False):
             named = isinstance(size, str) and size != UNKNOWN
-            expected = sizes.setdefault(size, actual) if named else actual if size == UNKNOWN else size
+            expected = sizes.setdefault(str(size), actual) if named else actual if size == UNKNOWN else size
             fits = fits and actual == expected
         if not fits:
             raise InputError(f"{name}: shape {array.shape}, expected {str(entry.value).partition(' ')[2]}")

@@ -49,8 +49,10 @@ class FileRows:
     bad: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def whole(cls, start: int, count: int, columns: dict[str, Column], kept: dict[str, list] | None = None) -> FileRows:
-        return cls(start, count, np.arange(count), columns, kept or {})
+    def whole(
+        cls, start: int, count: int, columns: Mapping[str, Column], kept: dict[str, list] | None = None
+    ) -> FileRows:
+        return cls(start, count, np.arange(count), dict(columns), kept or {})
 
 
 class Reader(Protocol):

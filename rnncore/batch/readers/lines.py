@@ -143,7 +143,9 @@ class JsonlReader(LinesReader):
 
     def _row(self, record: dict[str, Any]) -> dict[str, np.ndarray]:
         shapes = self._request.plan.shapes
-        return {name: _array(column, record.get(column, ...), shapes[name]) for name, column in self._bound.items()}
+        return {
+            name: _array(column, record.get(column, ...), shapes[name]) for name, column in (self._bound or {}).items()
+        }
 
 
 def _object(line: bytes, number: int) -> dict[str, Any] | str:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, Request, bind_columns, kept_columns
-from rnncore.batch.rows import Ragged, take
+from rnncore.batch.rows import Column, Ragged, take
 from rnncore.errors import FormatError, InputError, MissingPackageError
 from rnncore.files.cursor import low_level_errors, shown
 
@@ -75,7 +75,8 @@ class TableReader:
             yield FileRows.whole(0, 0, {name: [] for name in self._bound}, {name: [] for name in self._kept})
 
     def _part(self, batch: Any) -> FileRows:
-        columns, bad = {}, {}
+        columns: dict[str, Column] = {}
+        bad: dict[int, str] = {}
         for name, column in self._bound.items():
             entry = self._request.plan.shapes[name]
             columns[name], reasons = rows_of(batch.column(column), column, entry)

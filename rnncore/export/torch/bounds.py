@@ -44,7 +44,7 @@ def _size(g: TraceLowering, formula: Formula) -> int | str | None:
     tensor, dim = formula.sources[0]
     value = g.env.get(tensor)
     known = isinstance(value, TracedTensor) and value.name is not None
-    return g.values[value.name].shape[dim] if known else None
+    return g.values[str(value.name)].shape[dim] if known and value is not None else None
 
 
 def _bound(spec: Spec, size: str, decision: Decision) -> tuple[str, int, int, int | None] | None:

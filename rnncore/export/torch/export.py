@@ -471,7 +471,8 @@ def _with_constants_inside(
     spec: Spec, weights: dict[str, np.ndarray], before: Mapping[str, np.ndarray]
 ) -> tuple[Spec, dict[str, np.ndarray]]:
     """Constants that were folded, which no checkpoint has, are content of the Spec itself."""
-    nodes, arrays = list(spec.nodes), dict(weights)
+    nodes: list[Any] = list(spec.nodes)
+    arrays = dict(weights)
     for place, node in enumerate(nodes):
         name = f"{node.name}.value"
         folded = is_constant(node) and name in arrays and name not in before

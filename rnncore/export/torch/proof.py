@@ -345,7 +345,7 @@ def _expected(one: Formula, two: Formula, size: int, step: int) -> _Expected | N
 
 def _passing(expected: _Expected, numbers: set[int]) -> list[int]:
     """Sizes at which a number reaches others, and those next to them."""
-    found = set()
+    found: set[Any] = set()
     for number in (one for base in numbers for one in (base, base + 1)):
         before = expected(expected.size) >= number
 

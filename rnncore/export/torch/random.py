@@ -100,18 +100,18 @@ def recorded_draws(
             for name in names:
                 function = getattr(home, name)
                 replacements[id(function)] = function, replaced(function, f"{home.__name__}.{name}", one)
-    names = {name for _, table in (*ONE, *OTHERS) for name in table}
+    wanted = {name for _, table in (*ONE, *OTHERS) for name in table}
     places = [
         (table, name)
         for table in [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
-        for name in names & table.keys()
+        for name in wanted & table.keys()
         if id(table[name]) in replacements
     ]
     places += [(table, name) for table in tables for name in list(table) if id(table[name]) in replacements]
     kept = [(table, name, table[name]) for table, name in places]
     try:
-        for table, name, function in kept:
-            table[name] = replacements[id(function)][1]
+        for own, name, function in kept:
+            own[name] = replacements[id(function)][1]
         yield
     finally:
         for own, name, function in kept:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class Escape:
     code: tuple[CodeType, ...]
 
 
-def place_of(frames: Iterator[tuple[str, int]]) -> str:
+def place_of(frames: Iterable[tuple[str, int | None]]) -> str:
     """ "FILE:LINE" of the innermost frame; the file as it is imported."""
     found = next(iter(frames), None)
     return "the module" if found is None else f"{found[0]}:{found[1]}"
@@ -83,7 +83,8 @@ def is_users(file: str) -> bool:
 
 def users_frames() -> list[tuple[str, int]]:
     """(file, line) of the frames on the stack that belong neither to torch nor to the exporter, innermost first."""
-    frame, found = sys._getframe(1), []
+    frame: FrameType | None = sys._getframe(1)
+    found = []
     while frame is not None:
         if is_users(frame.f_code.co_filename):
             found.append((frame.f_code.co_filename, frame.f_lineno))

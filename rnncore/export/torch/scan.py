@@ -39,8 +39,8 @@ def lower_scan(
         axes=tuple(body.axes),
         output_axes=(1,) * len(body.call.collected),
     )
-    sources = {f"{name}.body.{key}": source for key, source in body.sources.items()}
-    g.add(node, {f"body.{key}": array for key, array in weights.items()}, sources)
+    inside = {f"{name}.body.{key}": source for key, source in body.sources.items()}
+    g.add(node, {f"body.{key}": array for key, array in weights.items()}, inside)
     return tuple(g.named(found, g.a[i], g.b[i]) for i, found in enumerate(node.names))
 
 
@@ -115,7 +115,7 @@ class _Body:
                 )
             elif isinstance(found, (TracedTensor, Size)):
                 whole = isinstance(found, TracedTensor)
-                outside = self.g.name_of(found) if whole else self.g.size_value(found)
+                outside = self.g.name_of(found) if isinstance(found, TracedTensor) else self.g.size_value(found)
                 value = self.g.values[outside]
                 name = self._entry(f"outer_{i}", value.dtype, value.shape)
                 self.captures[name] = outside

@@ -94,7 +94,7 @@ def relu(use: Use) -> str:
     if plain and top is None:
         return graph.emit("Relu", x, name)
     if plain:
-        return graph.emit("Clip", x, name, min=0.0, max=float(top))
+        return graph.emit("Clip", x, name, min=0.0, max=float(cast(float, top)))
     kept = x if top is None else graph.emit("Clip", x, f"{name}.top", max=float(top))
     above = graph.scalar(f"{name}.above", "Greater", x, float(threshold))
     if slope == 0:

@@ -462,12 +462,12 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
         if not fits:
             raise SpecError(f"{use.where}: input {graph.values[one.name]}, expected {entry.value} of its Spec")
     absent = {entry.name for entry in meaning.inputs if entry.optional}
-    for node in meaning.nodes:
-        made = node.with_reads(renamed | dict.fromkeys(absent, ""))
-        graph.add(dataclasses.replace(made, name=f"{prefix}{node.name}"))
+    for inner in meaning.nodes:
+        made = inner.with_reads(renamed | dict.fromkeys(absent, ""))
+        graph.add(dataclasses.replace(cast(Any, made), name=f"{prefix}{inner.name}"))
         graph.own(
-            f"{prefix}{node.name}",
-            {name.removeprefix(f"{node.name}."): arrays[name] for name in node.weight_shapes()},
+            f"{prefix}{inner.name}",
+            {name.removeprefix(f"{inner.name}."): arrays[name] for name in inner.weight_shapes()},
         )
     return [Tensor(renamed[name]) for name in meaning.outputs]
 
@@ -545,7 +545,7 @@ def _merge_steps(graph: Graph, use: Use, x: str, rest: Sequence[int]) -> str:
     shape = graph.shape(x)
     known = [size if isinstance(size, int) else None for size in shape[2:]]
     if None not in known:
-        return graph.reshape(f"{use.name}.steps", x, (-1, *known))
+        return graph.reshape(f"{use.name}.steps", x, cast("tuple[int, ...]", (-1, *known)))
     sizes_ = graph.emit("Shape", x, f"{use.name}.shape")
     tail = graph.slice(f"{use.name}.rest", sizes_, 0, 2, len(shape))
     first = graph.emit("Constant", (), f"{use.name}.all", dtype="int64", shape=(1,), value=(-1,))
@@ -558,7 +558,7 @@ def _split_steps(graph: Graph, use: Use, x: str, y: str) -> str:
     """(B*T, ...) as (B, T, ...), with the T of x."""
     steps, rest = graph.shape(x)[1], graph.shape(y)[1:]
     if isinstance(steps, int) and all(isinstance(size, int) for size in rest):
-        return graph.reshape(use.name, y, (-1, steps, *rest))
+        return graph.reshape(use.name, y, cast("tuple[int, ...]", (-1, steps, *rest)))
     lead = graph.slice(f"{use.name}.lead", graph.emit("Shape", x, f"{use.name}.whole"), 0, 0, 2)
     tail = graph.slice(f"{use.name}.tail", graph.emit("Shape", y, f"{use.name}.part"), 0, 1, len(rest) + 1)
     return graph.emit("Reshape", (y, graph.emit("Concat", (lead, tail), f"{use.name}.back", axis=0)), use.name)

@@ -75,8 +75,8 @@ def concatenate(use: Use) -> Tensor:
         return Tensor(found, None if None in masks else _merged_mask(use, masks, "Or"))
     if axis != 1 or rank != 3 or (use.version.major < 3 and None in masks):
         raise UnsupportedError(f"{use.where}: axis={axis} under a mask, expected time or features of (B, T, F)")
-    masks = [mask or _all_valid(use, x, place) for place, (x, mask) in enumerate(zip(names, masks, strict=True))]
-    return Tensor(found, graph.emit("Concat", masks, f"{use.name}.mask", axis=1))
+    whole = [mask or _all_valid(use, x, place) for place, (x, mask) in enumerate(zip(names, masks, strict=True))]
+    return Tensor(found, graph.emit("Concat", whole, f"{use.name}.mask", axis=1))
 
 
 def _all_valid(use: Use, x: str, place: int) -> str:

@@ -147,12 +147,12 @@ def normalization(use: Use) -> str:
     if mean.size not in (1, math.prod(shape)) or mean.shape != variance.shape:
         raise WeightError(f"{use.where}: mean {mean.shape} and variance {variance.shape}, expected {tuple(shape)}")
     shape = shape if mean.size > 1 else [1] * graph.rank(x)
-    mean = graph.add_constant(mean.reshape(shape), "float", f"{use.name}.mean")
+    centre = graph.add_constant(mean.reshape(shape), "float", f"{use.name}.mean")
     deviation = np.maximum(np.sqrt(variance), np.asarray(1e-7, variance.dtype)).reshape(shape)
     deviation = graph.add_constant(deviation, "float", f"{use.name}.deviation")
     if flag(use, use.config, "invert"):
-        return graph.emit("Add", (graph.emit("Mul", (x, deviation), f"{use.name}.scaled"), mean), use.name)
-    return graph.emit("Div", (graph.emit("Sub", (x, mean), f"{use.name}.centred"), deviation), use.name)
+        return graph.emit("Add", (graph.emit("Mul", (x, deviation), f"{use.name}.scaled"), centre), use.name)
+    return graph.emit("Div", (graph.emit("Sub", (x, centre), f"{use.name}.centred"), deviation), use.name)
 
 
 @layer("Rescaling", options="scale offset")

@@ -121,7 +121,8 @@ def not_equal(use: Use) -> str:
 
 @operation("LogicalNot")
 def logical_not(use: Use) -> str:
-    return use.graph.emit("Not", _value(use, *_operands(use, 1), 0), use.name)
+    (operand,) = _operands(use, 1)
+    return use.graph.emit("Not", _value(use, operand, 0), use.name)
 
 
 @operation(*UNARY)

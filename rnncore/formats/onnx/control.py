@@ -158,7 +158,7 @@ def _list(lowering: GraphLowering, node: OnnxNode, key: str, count: int, flags: 
     return tuple(bool(value) if flags else int(value) for value in found)
 
 
-def _settled(
+def _settled(  # type: ignore[return]  # from the round of MAX_ROUNDS on nothing changes any more
     lowering: GraphLowering,
     body: OnnxGraph,
     values: Sequence[Value],
@@ -204,7 +204,7 @@ def _control(
     op: str,
     own: Sequence[str],
     inner: Sequence[GraphLowering],
-    **fields: object,
+    **fields: Any,
 ) -> None:
     """Append the Control node, with all that its branches read of this graph."""
     captured = {outer: name for branch in inner for outer, name in branch.captures.items()}

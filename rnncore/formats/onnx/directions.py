@@ -6,7 +6,7 @@ which then stays the op that it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rnncore.formats.onnx.entries import Layers, OpCall
 from rnncore.formats.onnx.file import OnnxNode
@@ -70,7 +70,7 @@ def _squeeze_as_declared(lowering: GraphLowering, node: OnnxNode, name: str) -> 
     """Without axes every axis of size 1 goes: the declared rank tells which of those with a named size do."""
     shape = lowering.inferred(name).shape
     declared = (value for value in lowering.graph.outputs if value.name == node.outputs[0] and value.shape is not None)
-    rank = next((len(value.shape) for value in declared), None)
+    rank = next((len(value.shape or ()) for value in declared), None)
     named = [axis for axis, size in enumerate(shape) if isinstance(size, str)]
     ones = [axis for axis, size in enumerate(shape) if size == 1]
     if rank is None or not named:
@@ -93,7 +93,7 @@ def reshape(lowering: GraphLowering, call: OpCall) -> bool:
     if not isinstance(layers, Layers) or not layers.axes.endswith("DH"):
         return False
     shape = lowering.known(call.inputs[1])
-    wanted = lowering.inferred(call.inputs[1]).data if shape is None else tuple(shape.reshape(-1).tolist())
+    wanted: Any = lowering.inferred(call.inputs[1]).data if shape is None else tuple(shape.reshape(-1).tolist())
     if wanted is None or len(wanted) != 3 or not _is_flat(lowering, layers, wanted):
         return False
     if call.attributes.get("allowzero") and 0 in wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -58,7 +58,10 @@ def fold(
 
 
 def _bytes(values: Sequence[Value], floating: np.dtype) -> int:
-    return sum(math.prod(value.shape) * numpy_dtype(value.dtype, floating).itemsize for value in values)
+    return sum(
+        math.prod(cast("tuple[int, ...]", value.shape)) * numpy_dtype(value.dtype, floating).itemsize
+        for value in values
+    )
 
 
 def _results(

@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -149,7 +149,7 @@ class GraphLowering(GraphBuilder):
     def capture(self, outer: str) -> str:
         """The input that is here a value of the graph around."""
         if outer not in self.captures:
-            value = self.parent.values[outer]
+            value = cast(GraphLowering, self.parent).values[outer]
             self.captures[outer] = self.add_input(Input(f"outer.{outer}", value.dtype, value.shape))
         return self.captures[outer]
 

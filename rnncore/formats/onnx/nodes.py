@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def _lower_op(lowering: GraphLowering, node: OnnxNode) -> None:
     inputs = list(node.inputs)
     while inputs and not inputs[-1]:
         inputs.pop()
-    entries = [lowering.lookup(name) if name else None for name in inputs]
+    entries: list[Any] = [lowering.lookup(name) if name else None for name in inputs]
     call = OpCall(node, inputs, entries, attributes_of(lowering, node))
     if node.op == "Identity" and entries:
         lowering.entries[call.output] = entries[0]
@@ -102,14 +102,14 @@ def _parameter(lowering: GraphLowering, name: str) -> np.ndarray | None:
     value = lowering.inferred(name)
     if value.data is None or any(isinstance(item, str) for item in value.data):
         return None
-    return np.array(value.data, value.dtype if value.dtype != "float" else None).reshape(value.shape)
+    return np.array(value.data, value.dtype if value.dtype != "float" else None).reshape(cast(Any, value.shape))
 
 
 def _cast(lowering: GraphLowering, call: OpCall) -> bool:
     """A cast to the dtype that a value has already is the value."""
     if call.array(0) is not None or lowering.inferred(call.inputs[0]).dtype != call.attributes["to"]:
         return False
-    lowering.entries[call.output] = call.entries[0]
+    lowering.entries[call.output] = cast(Any, call.entries[0])
     return True
 
 

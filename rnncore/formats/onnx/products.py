@@ -5,7 +5,7 @@ Each function lowers one op and returns False where nothing is constant in it, s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -58,8 +58,9 @@ def _linear(lowering: GraphLowering, node: OnnxNode, x: str, weight: np.ndarray,
 def add(lowering: GraphLowering, call: OpCall) -> bool:
     """A bias after a product that nothing else uses is the product's, which takes the name of the sum."""
     for place in (0, 1):
-        product, other = call.entries[place], call.array(1 - place)
-        index = lowering.products.get(product) if isinstance(product, str) else None
+        entry, other = call.entries[place], call.array(1 - place)
+        product = entry if isinstance(entry, str) else ""
+        index = lowering.products.get(product)
         if index is None or other is None or lowering.uses[call.inputs[place]] != 1:
             continue
         linear = lowering.nodes[index]
@@ -109,7 +110,7 @@ def conv_transpose(lowering: GraphLowering, call: OpCall) -> bool:
 
 def _own_kernel(lowering: GraphLowering, call: OpCall, channels: int, filters: int) -> bool:
     """A convolution that owns its weights."""
-    weight, bias = call.array(1), call.array(2)
+    weight, bias = cast(np.ndarray, call.array(1)), call.array(2)
     if lowering.shared.dtype_of(weight) != "float" or 0 in weight.shape:
         return False
     biased = len(call.entries) > 2 and call.entries[2] is not None
@@ -122,7 +123,7 @@ def _own_kernel(lowering: GraphLowering, call: OpCall, channels: int, filters: i
     own = {"input_size": channels, "output_size": filters, "kernel_shape": weight.shape[2:], "bias": biased}
     x = lowering.value(call.inputs[0])
     name = lowering.place(call.node, call.node.op, (x,), {**call.attributes, **own})
-    lowering.own(name, {"weight": weight, "bias": bias} if biased else {"weight": weight})
+    lowering.own(name, {"weight": weight, "bias": cast(np.ndarray, bias)} if biased else {"weight": weight})
     return True
 
 

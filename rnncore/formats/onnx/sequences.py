@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -277,7 +277,13 @@ def _with_scan_outputs(
     for append in appends:  # an output of a graph has a name of its own: what is appended may be another output already
         item = append.inputs[1]
         copy = lowering.fresh(f"{item}.appended")
-        identity = {"op": "Identity", "domain": "", "inputs": (item,), "outputs": (copy,), "attributes": {}}
+        identity: dict[str, Any] = {
+            "op": "Identity",
+            "domain": "",
+            "inputs": (item,),
+            "outputs": (copy,),
+            "attributes": {},
+        }
         nodes.append(dataclasses.replace(node, **identity))
         ends.append(OnnxValue(copy, "", None))
     return OnnxGraph(

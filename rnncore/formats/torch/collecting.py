@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -67,12 +67,13 @@ class Arrays:
         """The numbers of a quantized tensor, an array of its own, read-only."""
         size = math.prod(found.stored.shape)
         self._spend(size * WIDE)
-        array = dequantize(self.of(found.stored), *map(self._number, (found.scale, found.zero_point)), found.axis)
+        scale, zero_point = self._number(found.scale), self._number(found.zero_point)
+        array = dequantize(self.of(found.stored), scale, zero_point, found.axis)
         array.flags.writeable = False
         return array
 
     def _number(self, found: Any) -> np.ndarray:
-        return self.of(found) if type(found) is StoredTensor else np.float64(found)
+        return self.of(found) if type(found) is StoredTensor else cast(np.ndarray, np.float64(found))
 
     def _count(self, tensor: StoredTensor, item: int) -> None:
         """Bytes that the tensors have once each view is an array of its own; the same view is one."""
@@ -208,7 +209,9 @@ class Collector:
         if len(self.tensors) >= MAX_TENSORS:
             raise FormatError(f"{self.place}: more than {MAX_TENSORS} tensors")
         check_name(name, self.place)
-        self.tensors[name] = self.arrays.of(tensor) if type(tensor) is StoredTensor else self.arrays.dequantized(tensor)
+        self.tensors[name] = (
+            self.arrays.dequantized(tensor) if isinstance(tensor, Quantized) else self.arrays.of(tensor)
+        )
         self.sources[name] = tensor
         self.source_dtypes[name] = tensor.dtype
         return True

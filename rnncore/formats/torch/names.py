@@ -322,7 +322,7 @@ ATTENTION = (*(f"{one[0]}_proj_weight" for one in PROJECTED), "in_proj_weight", 
 """PyTorch's names of a MultiHeadAttention's weights."""
 
 
-def _placed(spec: Spec) -> Iterator[Node | Recurrent | AttentionDecoder]:
+def _placed(spec: Spec) -> Iterator[Any]:
     """Every node that has weights of its own, those in branches under the prefix of their weights."""
     for path, node in paths_of(spec):
         if not node.subgraphs:

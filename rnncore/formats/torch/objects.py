@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from rnncore.files.cursor import shown
 from rnncore.formats._arrays import ITEM_SIZES, MAX_DIMENSIONS, element_count
@@ -184,11 +184,11 @@ def _rebuild_quantized(arguments: tuple) -> Inert:
     dtype = storage.dtype if type(storage) is Storage else ""
     if type(scheme) is not Name or scheme.module != "torch" or scheme.name not in SCHEMES or dtype not in STORED:
         return Unread(f"a quantised tensor of {dtype or 'no storage'} by {readable(scheme)}")
-    stored = _tensor(storage, offset, shape, strides, STORED[dtype])
+    stored = cast(StoredTensor, _tensor(storage, offset, shape, strides, STORED[dtype]))
     if scheme.name.startswith("per_tensor"):
         if len(quantizer) != 2 or not all(type(number) in (int, float) for number in quantizer):
             raise ValueError(f"a quantized tensor with {readable(tuple(quantizer))}, expected its scale and zero point")
-        return Quantized(stored, dtype, *quantizer, None)
+        return Quantized(stored, dtype, quantizer[0], quantizer[1], None)
     if len(quantizer) != 3 or not all(type(found) is StoredTensor for found in quantizer[:2]):
         raise ValueError("a quantized tensor without scales, zero points and their axis")
     scales, zero_points, axis = quantizer
@@ -211,7 +211,8 @@ def _rebuild_tensor_v3(arguments: tuple) -> Inert:
     dtype = DTYPE_ALIASES.get(name.name, name.name) if type(name) is Name and name.module == "torch" else None
     if dtype not in ITEM_SIZES and dtype not in UNREAD_SIZES:
         return Unread(f"a tensor of dtype {readable(name)}")
-    return _tensor(*arguments[:4], dtype)
+    storage, offset, shape, strides = arguments[:4]
+    return _tensor(storage, offset, shape, strides, dtype)
 
 
 def _first_argument(arguments: tuple) -> Any:

@@ -37,7 +37,8 @@ def ones(g, *args, dtype=None, **kwargs):
 @entry("full", "new_full", "full_like")
 def full(g, *args, fill_value=None, dtype=None, **kwargs):
     if fill_value is None:
-        *args, fill_value = args
+        *rest, fill_value = args
+        args = tuple(rest)
     if isinstance(fill_value, TracedTensor) and fill_value.ndim:
         raise refuse(g, "a fill_value with dimensions", "one number")
     return filled(g, _wanted_sizes(g, args, kwargs), fill_value)

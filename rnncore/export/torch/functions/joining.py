@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from rnncore.export.torch.functions.registry import called, entry, refuse
 from rnncore.export.torch.lowering import TraceLowering
@@ -27,7 +28,7 @@ def _both_directions(items: Sequence[TracedTensor]) -> str | None:
     origins = [item.origin for item in items]
     if len(items) != 2 or any(origin is None or origin[0] != "row" for origin in origins):
         return None
-    (_, node, first), (_, other, second) = origins
+    (_, node, first), (_, other, second) = cast("list[tuple[Any, ...]]", origins)
     rows = node.layers * 2
     if node is other and node.direction == "bidirectional" and (first, second) == (rows - 2, rows - 1):
         return f"{node.name}.last"
@@ -49,8 +50,11 @@ def stacked(g, tensors):
     names = []
     for item in map(g.tensor, tensors):
         missing = least - item.ndim
-        axes = {"dstack": (0, 2) if item.ndim == 1 else (2,), "column_stack": (1,) if item.ndim == 1 else (0, 1)}
-        axes = axes.get(name, tuple(range(max(missing, 0))))
+        known: dict[str, tuple[int, ...]] = {
+            "dstack": (0, 2) if item.ndim == 1 else (2,),
+            "column_stack": (1,) if item.ndim == 1 else (0, 1),
+        }
+        axes = known.get(name, tuple(range(max(missing, 0))))
         found = g.cast(item, g.a.dtype)
         names.append(g.emit("Unsqueeze", [found], {"axes": axes}) if missing > 0 else found)
     axis = {"hstack": 0 if tensors[0].ndim < 2 else 1, "dstack": 2, "column_stack": 1}.get(name, 0)

@@ -66,7 +66,7 @@ def outer(g, input, vec2):
 @entry("einsum")
 def einsum(g, equation, *operands):
     if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
-        operands = operands[0]
+        operands = tuple(operands[0])
     return g.out(g.emit("Einsum", [g.cast(item, g.a.dtype) for item in operands], {"equation": equation}))
 
 

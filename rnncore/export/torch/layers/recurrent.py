@@ -36,7 +36,7 @@ def _own_tensors(module: nn.Module) -> dict[str, np.ndarray]:
     if kind_of(module) in STACKS:
         names = [name for name in module._flat_weights_names if name is not None]
         return {name: array_of(tensor) for name, tensor in zip(names, module._flat_weights, strict=True)}
-    names = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
+    names = ["weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ())]
     return {name: array_of(getattr(module, name)) for name in names}
 
 
@@ -57,7 +57,7 @@ def recurrent_node(
     if trained and all(_is_held(g, *pair) for pair in zip(states, trained, strict=True)):
         options["trained_state"] = True
         weights = {f"initial_{key}": array for key, array in zip(cell.states, trained, strict=True)}
-        parameters = [g.source_of(state) for state in states]
+        parameters: list[Any] = [g.source_of(state) for state in states]
         sources |= {f"{name}.initial_{key}": one for key, one in zip(cell.states, parameters, strict=True)}
     elif trained is None or any(array.any() or state.trained for array, state in zip(trained, states, strict=True)):
         options["initial"] = tuple(g.name_of(state) for state in states)
@@ -134,9 +134,8 @@ def stack(g, module, input, hx=None):
         y = None
     if packed is not None:
         output = Packed(TracedTensor(node.name, x.a, x.b, ("sequence", node)), packed.lengths, packed.time_first)
-        output.tensor = TracedTensor(
-            node.name, *(_widened(one, node.output_size) for one in (x.a, x.b)), ("sequence", node)
-        )
+        a, b = (_widened(one, node.output_size) for one in (x.a, x.b))
+        output.tensor = TracedTensor(node.name, a, b, ("sequence", node))
     else:
         output = y if y is not None else g.named(node.name, g.a[0], g.b[0], ("sequence", node))
     return output, tuple(states) if len(states) > 1 else states[0]

@@ -71,8 +71,8 @@ def stored_step(traced: Traced, loop: Loop, j: int) -> tuple[int, int, int] | No
     found = _moving_part(index)
     if found is None or start.dtype != value.dtype:
         return None
-    axis, offset, slope, _ = found
-    if value.shape != (*start.shape[:axis], *start.shape[axis + 1 :]) or _moving_part(index)[3]:
+    axis, offset, slope, turned = found
+    if value.shape != (*start.shape[:axis], *start.shape[axis + 1 :]) or turned:
         return None
     return axis, offset + start.shape[axis] if offset < 0 else offset, slope
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -26,6 +26,8 @@ POINTWISE = frozenset((
 
 class Replacing:
     """Base of both ways of rolling a loop up: new nodes after it, and its readers' new arguments."""
+
+    anchor: Any  # the node that marks the place after the loop, while it is rolled up
 
     def __init__(self, traced: Traced, loop: Loop, later: set[fx.Node]):
         """later: the calls of loops that are rolled up after this one, and read its results step by step."""
@@ -66,7 +68,7 @@ class Replacing:
 
     def _grouped(self, found: Sequence[Any]) -> list[Any]:
         """The items of a list, results of one position in steps that follow on each other as one."""
-        places = [
+        places: list[Any] = [
             self.where.get(behind_identities(self.traced, item)) if isinstance(item, fx.Node) else None
             for item in found
         ]
@@ -140,7 +142,7 @@ class Replacing:
 
     def filled(self, j: int, items: fx.Node) -> fx.Node:
         """The tensor that each step has stored an item to, after the last step."""
-        axis, offset, slope = stored_step(self.traced, self.loop, j)
+        axis, offset, slope = cast(Any, stored_step(self.traced, self.loop, j))
         target, count = self.loop.args[j][0].start, self.loop.count
         size = self.traced.values[target].shape[axis]
         if abs(slope) != 1:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 from rnncore.errors import UnsupportedError
 from rnncore.export.torch.loops.finding import calls_of, check_alike, drop_unread, loops_of, signature
@@ -64,7 +65,7 @@ def _read_first(first: Traced, second: Traced, one: Loop, two: Loop) -> list[tup
 
     Raises UnsupportedError for arguments that go from step to step in no known way.
     """
-    refused = None
+    refused: Any = None
     for parts in range(1, math.gcd(one.count, two.count) + 1):
         if one.count % parts or two.count % parts or min(one.count, two.count) // parts < 2:
             continue

@@ -65,6 +65,7 @@ class Scanned(Replacing):
     def _call(self) -> tuple[ScanCall, dict[int, Any]]:
         """The call of the body, and what each carried position starts from."""
         loop = self.loop
+        item: Any
         self.stores = {j: item for j in range(len(loop.body)) if (item := self._store_of(j)) is not None}
         inner = [j for j in range(len(loop.body)) if j not in self.stores and j not in loop.aliases]
         sequences = {j: item for j in inner if (item := outer_sequence(self.traced, loop, j)) and self._forward(item)}

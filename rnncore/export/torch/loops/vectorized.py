@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -33,6 +33,8 @@ AXES = frozenset(("cat", "concat", "squeeze", "unsqueeze"))
 
 class Vectorized(Replacing):
     """A loop of cells as cells over sequences; everything else over all steps at once, on axis 1."""
+
+    open: set[int]
 
     def possible(self) -> bool:
         """Whether nothing but cells and stored outputs goes from step to step."""
@@ -190,7 +192,7 @@ class Vectorized(Replacing):
         found = set()
         for j, kind in enumerate(self.kinds):
             if kind == "sequence":
-                source, axis, offset, slope, _ = outer_sequence(self.traced, self.loop, j)
+                source, axis, offset, slope, _ = cast(Any, outer_sequence(self.traced, self.loop, j))
                 first, size = self._first(source, axis, offset, slope)
                 if first + self.loop.count * abs(slope) >= size:
                     found.add(j)
@@ -212,7 +214,7 @@ class Vectorized(Replacing):
             for j, kind in enumerate(self.kinds):
                 if kind != "alias":
                     self.place = self.traced.places[self.loop.body[j]]
-                    getattr(self, f"_{kind.replace(' ', '_')}")(j)
+                    getattr(self, f"_{str(kind).replace(' ', '_')}")(j)
         rejoin(self)
         with self.traced.graph.inserting_before(self.anchor):
             self.rewire()
@@ -227,7 +229,7 @@ class Vectorized(Replacing):
 
     def _sequence(self, j: int) -> None:
         """x[:, t] of all steps: x with its steps on axis 1, turned round and cut where the loop does so."""
-        source, axis, offset, slope, keep = outer_sequence(self.traced, self.loop, j)
+        source, axis, offset, slope, keep = cast(Any, outer_sequence(self.traced, self.loop, j))
         found, count = source, self.loop.count
         first, size = self._first(source, axis, offset, slope)
         if (first, count) != (0, size):
