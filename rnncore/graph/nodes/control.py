@@ -287,7 +287,7 @@ def _outputs(branch: Network, names: Mapping[str, int | str]) -> list[Value]:
 
     def outer(size: int | str) -> int | str:
         if not isinstance(size, str) or size in names:
-            return names.get(size, size)
+            return cast(Any, names).get(size, size)
         return size if all(names.get(name, UNKNOWN) == name for name in re.findall(r"[^\W\d]\w*", size)) else UNKNOWN
 
     values = [branch.values[name] for name in branch.outputs]
