@@ -19,10 +19,12 @@ from typing import ClassVar
 import numpy as np
 
 from rnncore.cells.base import Cell, check_flag, check_real, clip_to
+from rnncore.cells.registry import register
 
 __all__ = ["GRU"]
 
 
+@register
 @dataclass(frozen=True)
 class GRU(Cell):
     """GRU with activations (r, z, n)."""

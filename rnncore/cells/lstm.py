@@ -32,11 +32,13 @@ from typing import ClassVar
 import numpy as np
 
 from rnncore.cells.base import Cell, check_choice, check_flag, check_integer, check_real, clip_to
+from rnncore.cells.registry import register
 from rnncore.errors import SpecError
 
 __all__ = ["LSTM"]
 
 
+@register
 @dataclass(frozen=True)
 class LSTM(Cell):
     """LSTM with activations (i, f, g, o, h).

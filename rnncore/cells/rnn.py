@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rnncore.cells.base import Cell, check_real, clip_to, products
+from rnncore.cells.registry import register
 
 __all__ = ["RNN"]
 
 
+@register
 @dataclass(frozen=True)
 class RNN(Cell):
     """Elman RNN with any activation (h). clip limits the pre-activation (ONNX)."""

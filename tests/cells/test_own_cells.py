@@ -156,7 +156,7 @@ def test_files(cell, tmp_path, monkeypatch):
     done = CliRunner().invoke(application, ["inspect", str(path)], prog_name="rnncore")
     assert done.exit_code == 0 and cell.kind in done.output
     monkeypatch.delitem(CELLS, cell.kind)
-    with pytest.raises(rnncore.errors.RnncoreError, match=f"cell kind '{cell.kind}' is unknown, expected one of RNN"):
+    with pytest.raises(rnncore.errors.RnncoreError, match=f"cell kind '{cell.kind}' is unknown, expected one of GRU"):
         rnncore.load(path)
     register(type(cell))
 
