@@ -23,6 +23,7 @@ from rnncore.runtime.budget import Budget, file_nodes
 from rnncore.runtime.model import Model
 
 if TYPE_CHECKING:
+    from rnncore.export.exported import Exported
     from rnncore.graph.test_pair import TestPair
 
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
@@ -125,7 +126,7 @@ def _opened(
     path: str,
     source: Path | InMemory,
     checkpoint: Checkpoint | ModelFile,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike | None,
+    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None,
     names: Mapping[str, str] | None,
 ) -> ModelFile:
     """A file that was read, as a Spec with its weights."""
@@ -193,8 +194,8 @@ def _with_architecture(
 
 
 def save(
-    path: str | os.PathLike,
-    model: Model | ModelFile | Any,
+    path: str | os.PathLike[str],
+    model: Model | ModelFile | Exported,
     *,
     test_pair: TestPair | None = None,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
@@ -281,7 +282,7 @@ def name_of(path: Any) -> str:
     return str(path) if isinstance(path, (str, os.PathLike)) else f"<{type(path).__name__}>"
 
 
-def resolve(path: str | os.PathLike | bytes | bytearray | memoryview | BinaryIO) -> Path | InMemory:
+def resolve(path: str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO) -> Path | InMemory:
     """The file of a path or a "zoo:NAME", of a directory the one that is the model; or bytes as they are."""
     if isinstance(path, (bytes, bytearray, memoryview)):
         return InMemory(bytes(path), name_of(path))

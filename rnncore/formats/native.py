@@ -67,7 +67,7 @@ class ModelFile:
         object.__setattr__(self, "vocabulary", check_vocabularies(self.spec, self.vocabulary))
 
 
-def write(path: str | os.PathLike, model: ModelFile) -> Path:
+def write(path: str | os.PathLike[str], model: ModelFile) -> Path:
     """Write the file, whole or not at all. A directory, or a name without suffix, gets a model.safetensors inside.
 
     Returns the path of the file written. SpecError for a node whose weights would be read as a test pair.
@@ -104,7 +104,7 @@ def write(path: str | os.PathLike, model: ModelFile) -> Path:
     return target
 
 
-def read(path: str | os.PathLike) -> ModelFile:
+def read(path: str | os.PathLike[str]) -> ModelFile:
     """Read and check a native file. Raises FormatError, SpecError or WeightError, each naming the file."""
     found = Path(path)
     checkpoint = safetensors_file.read(found / FILE_NAME if found.is_dir() else found)

@@ -83,7 +83,7 @@ GRAPH_FORMATS = (
 
 
 def read_file(
-    path: str | os.PathLike | InMemory,
+    path: str | os.PathLike[str] | InMemory,
     sizes: Mapping[str, int] | None = None,
     layers: Mapping[str, Callable[[dict], object]] | None = None,
 ) -> Checkpoint | ModelFile:
@@ -104,7 +104,7 @@ def read_file(
         return entry.read(*opened)
 
 
-def read_checkpoint(path: str | os.PathLike | InMemory) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str] | InMemory) -> Checkpoint:
     """The tensors of a weight file, as read_file does it. UnsupportedError for a file with its network."""
     with open_cursor(path) as cursor:
         return _read_tensors(cursor, FORMATS)
@@ -128,7 +128,7 @@ def _read_tensors(cursor: Cursor, formats: Sequence[Format]) -> Checkpoint:
         return entry.read(*opened)
 
 
-def read_listing(path: str | os.PathLike) -> Listing | None:
+def read_listing(path: str | os.PathLike[str]) -> Listing | None:
     """The nodes of a graph file, whether or not rnncore can run them; None for one of weights alone."""
     with open_cursor(path) as cursor, low_level_errors(cursor.place):
         entry, opened = _recognise(cursor, (*FORMATS, *GRAPH_FORMATS))

@@ -3,6 +3,8 @@
 It is checked, not run: see "make lint".
 """
 
+# pyright: strict
+
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, assert_type

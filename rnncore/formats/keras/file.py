@@ -66,7 +66,7 @@ def checkpoint(cursor: Cursor, archive: Archive | None = None) -> Checkpoint | N
 
 
 def read_weights(
-    path: str | os.PathLike, architecture: Mapping[str, Any] | str | os.PathLike, layers: Layers = NONE
+    path: str | os.PathLike[str], architecture: Mapping[str, Any] | str | os.PathLike[str], layers: Layers = NONE
 ) -> ModelFile:
     """A file of weights with a network from elsewhere.
 
