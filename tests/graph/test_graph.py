@@ -4,9 +4,9 @@ import signal
 
 import numpy as np
 import pytest
-from rnncore.kernels._graph import OpStep, apart, walk
 
 from rnncore.errors import InputError, SpecError, StreamError
+from rnncore.kernels._graph import OpStep, apart, walk
 
 
 def step(run, inputs, names):

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from rnncore.kernels._graph import apart
 from yardstick import within
 
 from rnncore import Input, InputError, Model, Recurrent, Spec
 from rnncore.cells import LSTM
+from rnncore.kernels._graph import apart
 
 
 def random_views(rng, buffers, count):
