@@ -478,7 +478,7 @@ CELL = ("nodes", 1, "cell")
         (("nodes", 1, "layers"), 1e3, "node 'r': .*layers=1000.0"),
         (("nodes", 1, "direction"), [], "node 'r': .*direction="),
         (("nodes", 1, "trained_state"), 0, "node 'r': .*trained_state=0"),
-        ((*CELL, "kind"), ..., "node 'r': cell kind None is unknown, expected one of RNN, LSTM, GRU"),
+        ((*CELL, "kind"), ..., "node 'r': cell kind None is unknown, expected one of GRU, LSTM, RNN"),
         ((*CELL, "kind"), "gru", "node 'r': cell kind 'gru' is unknown"),
         ((*CELL, "kind"), ["GRU"], "node 'r': cell kind"),
         (CELL, "GRU", "node 'r': cell kind 'GRU' is unknown"),
