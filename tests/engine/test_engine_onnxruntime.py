@@ -176,7 +176,7 @@ def test_clip_of_zero_or_less(clip):
 @pytest.mark.parametrize(
     ("kind", "attributes", "arrays", "says"),
     [
-        ("Gru", {}, {}, "type 'Gru' is unknown, expected one of RNN, LSTM, GRU"),
+        ("Gru", {}, {}, "type 'Gru' is unknown, expected one of GRU, LSTM, RNN"),
         ("GRU", {"output_sequence": 1}, {}, "GRU: attribute 'output_sequence' is unknown, expected one of activation"),
         ("GRU", {"input_forget": 1}, {}, "GRU: attribute 'input_forget' is unknown"),
         ("RNN", {"linear_before_reset": 1}, {}, "RNN: attribute 'linear_before_reset' is unknown"),
