@@ -30,6 +30,8 @@ A new op is one entry in its family's list.
 
 Decisions
 
+- DynamicQuantizeLSTM is an op and not a Recurrent: ONNX takes one range over the whole batch at each step, so that its
+  rows depend on each other, which a Recurrent promises they do not.
 - Each op says once how its outputs' dimensions come from its inputs' (`Op.dimensions`, `ops/dimensions.py`): along
   which positions stay apart, and within which reach they meet; what is not listed meets. `graph/axes.follow` puts
   that together for a graph. Whether rows may share a batch, steps be padded, a model be decoded step by step, and
