@@ -2,6 +2,7 @@
 
 graph/spec.py       Spec: inputs, nodes and outputs by name
 graph/nodes/        the kinds of nodes: each checks itself, infers its values, reads and writes its JSON
+graph/builder.py    GraphBuilder: fresh names, constants and nodes for importers of other formats
 graph/json.py       a Spec's document in JSON
 graph/limits.py     limits of sizes, names, layers and nodes
 graph/axes.py       follows a dimension of the inputs through the graph: rows of a batch, or steps of a sequence
