@@ -25,10 +25,10 @@ __all__ = ["mutate", "run", "seeds"]
 
 LOOP = asyncio.new_event_loop()
 SERVICE = Service(models(), Limits(max_body_size=1 << 20, max_steps=4096, max_sequences=8))
-HANDLERS, ANSWERS = _Handlers(SERVICE, Tokens(()), AnswerMetrics()), _Answers(SERVICE)
+CALLS, ANSWERS = _Handlers(SERVICE, Tokens(()), AnswerMetrics()), _Answers(SERVICE)
 UNARY = sorted(name for name, (_, _, streams) in methods().items() if not streams)
-HANDLERS = {name: HANDLERS.unary(name, methods()[name][0], getattr(ANSWERS, name)) for name in UNARY}
-STREAM = HANDLERS.stream("ModelStreamInfer", methods()["ModelStreamInfer"][0], ANSWERS.ModelStreamInfer)
+HANDLERS = {name: CALLS.unary(name, methods()[name][0], getattr(ANSWERS, name)) for name in UNARY}
+STREAM = CALLS.stream("ModelStreamInfer", methods()["ModelStreamInfer"][0], ANSWERS.ModelStreamInfer)
 ALLOWED = {
     *(StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND, StatusCode.PERMISSION_DENIED),
     *(StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED),
