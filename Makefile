@@ -100,7 +100,8 @@ QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_sta
 # What shares a call, a model, an engine or a pool among threads. Interrupts are left out: they are about milliseconds.
 THREADED = exactness threads model shared engine engine_requests pool stream ops_convolution decode decode_pairs
 QUICK_TSAN = threads model pool stream
-CHOSEN = -k "(thread or side_by_side or shared or requests) and not interrupt"
+# Tests that count the threads of a process of its own have nothing to share.
+CHOSEN = -k "(thread or side_by_side or shared or requests) and not interrupt and not test_used and not worker and not starts_no and not one_pool"
 
 asan: $(VENV)/.installed-test  ## kernels, ops, streams, pools, engines and formats under the address and undefined-behaviour sanitizers
 	$(call COPY_TREE,asan)
