@@ -22,9 +22,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "loops"
         sources = [*(KERNELS / name for name in SOURCES), HERE / "loops.c"]
-        for header in (KERNELS / "isa").glob("[!i]*.h"):
-            sources.append(Path(directory) / f"{header.stem}.c")
-            sources[-1].write_text(SHIM.format(isa=header.stem))
+        for isa in sorted(path.stem for path in (KERNELS / "isa").glob("*.h") if path.stem != "isas"):
+            sources.append(Path(directory) / f"{isa}.c")
+            sources[-1].write_text(SHIM.format(isa=isa))
         subprocess.run(["gcc", *FLAGS, *sources, "-o", program, "-lm", "-lpthread"], check=True)
         print("microseconds of a step of one row, input and output of one size")
         print(f"{'':22}" + "".join(f"{name:>12}" for name in COLUMNS))

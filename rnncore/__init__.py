@@ -8,25 +8,25 @@
     net = rnncore.LSTM(weight_ih=w, weight_hh=r, bias=b, order="keras")  # one layer from raw arrays
     spec, weights = rnncore.export.from_torch(module) # where the framework is: Spec and Weights with a test pair
 
-The rooms, from the bottom up; each imports only what stands above it in this list:
+The packages, from the bottom up; each imports only those above it in this list:
 
-    errors      every error, as a tree
-    kernels     compiled code: the time loop
-    cells, ops  the vocabulary: recurrent cells and the ops around them
-    spec        what a network is;  weights  its arrays;  test_pair  its proof
-    passes      an equal network with less work
-    formats     one file per file format
-    budget      the most that a call may do
-    state       what a recurrent network carries;  model  a Spec compiled and run
-    streaming   over a sequence that arrives in pieces;  stream  one caller's;  pool  those of many
-    decode      generate, score, CTC;  engine  requests from many callers in batches
-    layers      one layer from raw arrays: RNN, LSTM, GRU;  dialects  which convention raw arrays follow
-    export      from live PyTorch and Keras models and from ONNX files
-    loading     load, save, convert;  verification  replaying a test pair
-    zoo         trained models that come with the package
-    batch       files of any size, in shards that survive;  BatchPredictor for clusters
-    serve       a service over HTTP and gRPC (imported by itself: extra "serve")
-    cli         the command line
+    errors       every error, as a tree
+    files        files and text from outside, read strictly
+    kernels      compiled code: the time loop
+    cells, ops   the vocabulary: recurrent cells and the ops around them
+    graph        Spec: the network;  Weights: its arrays;  TestPair: its proof
+    passes       an equal network with less work
+    runtime      Model: a Spec compiled and run;  State: the values it carries;  Budget: the most that a call may do
+    conventions  one layer from raw arrays: RNN, LSTM, GRU;  detect: which convention raw arrays follow
+    formats      one file or folder per file format;  load, save, convert;  replaying a test pair
+    streaming    over a sequence that arrives in pieces: Stream, StreamPool
+    decode       generate, score, CTC
+    engine       requests from many callers in batches: Engine, StreamEngine
+    export       from live PyTorch and Keras models and from ONNX files
+    zoo          trained models that come with the package
+    batch        files of any size, in shards that survive;  BatchPredictor for clusters
+    serve        a service over HTTP and gRPC (imported by itself: extra "serve")
+    cli          the command line
 """
 
 from importlib import import_module
@@ -118,8 +118,8 @@ __all__ = [
     "show_config",
 ]
 
-# Rooms that loading and running a model does not need: imported when one of their names is asked for, so that a
-# program starts sooner. name -> its module; a module that is public itself stands for itself.
+# Packages that loading and running a model does not need: imported when one of their names is asked for, so that a
+# program starts sooner. name -> its module; a public module is its own value.
 _LATER = {
     "decode": "rnncore.decode",
     "export": "rnncore.export",
