@@ -19,6 +19,7 @@ import numpy as np
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_size, checked_sizes, plus, refuse, times
+from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
 from rnncore.kernels._runtime cimport (
     check_signals, handler_raised, isa_number, raise_handled, rnncore_flush_subnormals, rnncore_get, rnncore_put,
     rnncore_restore_subnormals, run_threads, scratch_memory, threads_of,
@@ -446,12 +447,11 @@ cdef class Convolution:
         """What reads the weights that are kept here: see Op.compiled."""
         return {"weight": self.unpack}
 
-    cdef Plan make_plan(self, cnp.ndarray x):
+    cdef Plan make_plan(self, tuple shape):
         cdef Py_ssize_t W = self.isa.width, axes = len(self.kernel)
         cdef Plan plan = Plan()
         cdef double as_planes, as_rows
         cdef bint parted = True
-        shape = (<object> x).shape
         if len(shape) != axes + 2 or shape[1] != self.G * self.C:
             refuse(f"images of shape {shape}, expected (N, {self.G * self.C}) and {axes} spatial sizes")
         pads, outputs = self.geometry(shape)
@@ -483,6 +483,16 @@ cdef class Convolution:
         lay_out(plan, layout, self.C, parted)
         return plan
 
+    cdef Plan plan_of(self, tuple shape):
+        """The plan for images of this shape (N, C, *spatial)."""
+        cdef Plan plan = self.plans.get(shape[1:])
+        if plan is None:
+            plan = self.make_plan(shape)
+            if len(self.plans) >= KEPT_PLANS:
+                self.plans.clear()
+            self.plans[shape[1:]] = plan
+        return plan
+
     def __call__(self, cnp.ndarray x not None):
         """x (N, C, *spatial), float32; copied if it is not C-contiguous."""
         cdef Plan plan
@@ -492,24 +502,36 @@ cdef class Convolution:
         cdef cnp.npy_intp[MAX_RANK] dims
         cdef Py_ssize_t axis
         cdef int D = <int> len(self.kernel) + 2
-        cdef int threads
-        cdef double multiply_adds
         if cnp.PyArray_NDIM(x) != D:
             refuse(f"images of shape {(<object> x).shape}, expected {D} dimensions")
-        sizes = (<object> dense).shape[1:]
-        plan = self.plans.get(sizes)
-        if plan is None:
-            plan = self.make_plan(dense)
-            if len(self.plans) >= KEPT_PLANS:
-                self.plans.clear()
-            self.plans[sizes] = plan
+        plan = self.plan_of((<object> dense).shape)
         dims[0], dims[1] = cnp.PyArray_DIM(dense, 0), self.G * self.M
         for axis in range(2, D):
             dims[axis] = plan.outputs[axis - 2]
         y = cnp.PyArray_EMPTY(D, dims, cnp.NPY_FLOAT32, 0)
-        work.N = dims[0]
         if cnp.PyArray_SIZE(y) == 0:
             return y
+        self.prepare(&work, plan, dims[0])
+        work.x = <const float*> cnp.PyArray_DATA(dense)
+        work.y = <float*> cnp.PyArray_DATA(y)
+        if multiply_adds(&work) < WORK_WITH_GIL:
+            self.execute(&work)
+        else:
+            with nogil:
+                self.execute(&work)
+        return y
+
+    def bind(self, compiler, list inputs not None, list outputs not None):
+        """Add the Instruction for Operands x (N, C, *spatial) and y to a bound program: see Op.bind."""
+        x = compiler.dense(inputs[0])
+        if x.size == 0 or outputs[0].size == 0:
+            return False
+        compiler.emit(ConvolutionCall(self, x, outputs[0]), [x], outputs)
+        return True
+
+    cdef int prepare(self, Work* work, Plan plan, Py_ssize_t N) except -1:
+        """All of a call but where x and y are."""
+        work.N = N
         work.isa = self.isa
         work.w = work.bias = work.plain = work.plain_bias = NULL
         if self.w is not None:
@@ -523,32 +545,62 @@ cdef class Convolution:
         work.image, work.padded, work.images = plan.image, plan.padded, min(plan.images, work.N)
         work.offsets, work.runs, work.run_count = plan.offsets, plan.runs, plan.run_count
         work.rows, work.row_count, work.starts = plan.rows, plan.row_count, plan.starts
-        work.x = <const float*> cnp.PyArray_DATA(dense)
-        work.y = <float*> cnp.PyArray_DATA(y)
         work.relu = self.relu
-        work.stop = 0
-        multiply_adds = <double> work.N * work.P * work.G * work.M * work.K
-        threads = <int> max(1, min(threads_of(self.threads), multiply_adds / WORK_WORTH_SHARING))
-        work.blocks = threads if work.N * work.G < 4 * threads else 1
-        work.blocks = max(work.blocks, <Py_ssize_t> (multiply_adds / work.N / work.G / WORK_BETWEEN_SIGNALS))
-        work.blocks = max(1, min(work.blocks, work.M if plan.kernel == SINGLE else work.panels))
-        work.signals = multiply_adds + WORK_OF_A_COPY * work.N * work.G * work.C * work.padded > WORK_BETWEEN_SIGNALS
         work.scratch = plus(times(times(times(work.images, work.C), work.padded), sizeof(float)), 64)
         if plan.kernel == PLANES:
             work.scratch = plus(work.scratch, times(times(self.isa.chain + 1 + self.panels * self.isa.width,
                                                           self.isa.tile), sizeof(float)))
         elif plan.kernel == ROWS:
             work.scratch = plus(work.scratch, times(times(times(2, work.images), work.P), sizeof(float*)))
-        if multiply_adds < WORK_WITH_GIL:
-            convolve(0, 1, &work)
-        else:
-            with nogil:
-                run_threads(threads, convolve, &work)
+        return 0
+
+    cdef int execute(self, Work* work) except -1 nogil:
+        """Share a prepared call among threads and do it."""
+        cdef double total = multiply_adds(work)
+        cdef int threads = <int> max(1, min(threads_of(self.threads), total / WORK_WORTH_SHARING))
+        work.stop = 0
+        work.blocks = threads if work.N * work.G < 4 * threads else 1
+        work.blocks = max(work.blocks, <Py_ssize_t> (total / work.N / work.G / WORK_BETWEEN_SIGNALS))
+        work.blocks = max(1, min(work.blocks, work.M if work.kernel == SINGLE else work.panels))
+        work.signals = total + WORK_OF_A_COPY * work.N * work.G * work.C * work.padded > WORK_BETWEEN_SIGNALS
+        run_threads(threads, convolve, work)
         if work.stop == 1:
-            raise MemoryError(f"no memory for a convolution of images {(<object> dense).shape}: {work.scratch} bytes")
+            with gil:
+                raise MemoryError(f"no memory for a convolution of {work.N} images: {work.scratch} bytes")
         if work.stop == 2:
-            raise_handled()
-        return y
+            with gil:
+                raise_handled()
+        return 0
+
+
+cdef inline double multiply_adds(const Work* work) noexcept nogil:
+    return <double> work.N * work.P * work.G * work.M * work.K
+
+
+cdef class ConvolutionCall(Instruction):
+    """A Convolution with its operands."""
+
+    cdef Convolution convolution
+    cdef Plan plan
+    cdef Work template
+    cdef Place x, y
+
+    def __cinit__(self, Convolution convolution not None, Operand x not None, Operand y not None):
+        if len(x.shape) != len(convolution.kernel) + 2 or x.size == 0 or y.size == 0:
+            refuse(f"{x}, expected images of {len(convolution.kernel)} spatial sizes")
+        self.convolution, self.plan = convolution, convolution.plan_of(x.shape)
+        if y.shape != (x.shape[0], convolution.G * convolution.M) + self.plan.outputs:
+            refuse(f"{y}, expected {(x.shape[0], convolution.G * convolution.M) + self.plan.outputs}")
+        place_of(x, cnp.NPY_FLOAT32, "x", &self.x)
+        place_of(y, cnp.NPY_FLOAT32, "y", &self.y)
+        convolution.prepare(&self.template, self.plan, x.shape[0])
+        self.work = multiply_adds(&self.template)
+
+    cdef int run(self, char** slots) except -1 nogil:
+        cdef Work work = self.template
+        work.x = <const float*> at(slots, self.x)
+        work.y = <float*> at(slots, self.y)
+        return self.convolution.execute(&work)
 
 
 cdef pack_panels(plain, Py_ssize_t count, Py_ssize_t W):

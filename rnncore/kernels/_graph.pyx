@@ -31,7 +31,8 @@ cdef class OpStep:
     parted  what calls run, parted(run, *values), where one of the values has more than ``elements``; or None
     """
 
-    cdef object run, parted
+    cdef readonly object run
+    cdef object parted
     cdef Py_ssize_t elements
     cdef tuple inputs, names
     cdef str label, first, second, only

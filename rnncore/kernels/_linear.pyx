@@ -13,6 +13,7 @@ from rnncore.kernels._loop cimport share
 from rnncore.kernels._packing cimport (
     aligned_copy, kernels_in_use, pack_panels, padded, rnncore_isa, rnncore_panels, rnncore_rows, units, unpack_panels,
 )
+from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
 from rnncore.kernels._runtime cimport (
     check_signals, rnncore_flush_subnormals, rnncore_restore_subnormals, run_threads, scratch_memory, threads_of,
 )
@@ -100,39 +101,74 @@ cdef class Matrix:
         cdef int D = cnp.PyArray_NDIM(x), axis
         cdef cnp.npy_intp[MAX_RANK] dims
         cdef cnp.ndarray y
-        cdef Rows rows
         cdef const float* x_data
         cdef float* y_data
-        cdef double work
-        cdef Py_ssize_t n, first, part
-        cdef int threads
+        cdef Py_ssize_t n
         if not 1 <= D <= MAX_RANK or cnp.PyArray_DIM(x, D - 1) != self.product.w.K:
             refuse(f"x: shape {(<object> x).shape}, expected a last dimension of {self.product.w.K}")
         for axis in range(D - 1):
             dims[axis] = cnp.PyArray_DIM(x, axis)
         dims[D - 1] = self.product.size
         y = cnp.PyArray_EMPTY(D, dims, cnp.NPY_FLOAT32, 0)
-        rows.product = &self.product
-        x_data = <const float*> cnp.PyArray_DATA(rows_in)
-        y_data = <float*> cnp.PyArray_DATA(y)
+        x_data, y_data = <const float*> cnp.PyArray_DATA(rows_in), <float*> cnp.PyArray_DATA(y)
         n = cnp.PyArray_SIZE(rows_in) // self.product.w.K
-        rows.padded_rows = NULL
-        work = <double> n * self.product.w.K * self.product.stride
-        threads = threads_of(self.threads)
+        with nogil:
+            self.multiply(x_data, n, y_data)
+        return y
+
+    def bind(self, compiler, list inputs not None, list outputs not None):
+        """Add the Instruction for Operands x (..., K) and y (..., N) to a bound program: see Op.bind."""
+        x = compiler.dense(inputs[0])
+        compiler.emit(MatrixCall(self, x, outputs[0]), [x], outputs)
+        return True
+
+    cdef int multiply(self, const float* x, Py_ssize_t n, float* y) except -1 nogil:
+        """n rows of x to as many of y."""
+        cdef Rows rows
+        cdef Py_ssize_t first, part
+        cdef double work = <double> n * self.product.w.K * self.product.stride
+        cdef int threads = threads_of(self.threads)
+        if n == 0:
+            return 0
         if work < CALL_WORTH_SHARING or n < threads * ROWS_WORTH_SHARING:
             threads = 1
+        rows.product, rows.padded_rows = &self.product, NULL
         if self.product.stride != self.product.size:
             rows.padded_rows = <float*> scratch_memory(
                 times(times(threads * PRODUCT_ROWS, self.product.stride), sizeof(float)))
             if rows.padded_rows == NULL:
-                raise MemoryError(f"no memory for the product of {n} rows")
-        part = <Py_ssize_t> (WORK_BETWEEN_SIGNALS * threads * n / work) + PRODUCT_ROWS if n else 1
-        for first in range(0, n, part):
-            rows.x = x_data + first * self.product.w.K
-            rows.y = y_data + first * self.product.size
+                with gil:
+                    raise MemoryError(f"no memory for the product of {n} rows")
+        part = <Py_ssize_t> (WORK_BETWEEN_SIGNALS * threads * n / work) + PRODUCT_ROWS
+        first = 0
+        while first < n:
+            rows.x = x + first * self.product.w.K
+            rows.y = y + first * self.product.size
             rows.n = min(part, n - first)
-            with nogil:
-                run_threads(threads, product_rows, &rows)
+            run_threads(threads, product_rows, &rows)
+            first += part
             if part < n:
-                check_signals()
-        return y
+                with gil:
+                    check_signals()
+        return 0
+
+
+cdef class MatrixCall(Instruction):
+    """A Matrix with its operands."""
+
+    cdef Matrix matrix
+    cdef Place x, y
+    cdef Py_ssize_t n
+
+    def __cinit__(self, Matrix matrix not None, Operand x not None, Operand y not None):
+        cdef Py_ssize_t last = len(x.shape) - 1
+        if last < 0 or x.shape[last] != matrix.product.w.K or y.shape != x.shape[:last] + (matrix.product.size,):
+            refuse(f"{x} to {y}, expected last dimensions of {matrix.product.w.K} and {matrix.product.size}")
+        place_of(x, cnp.NPY_FLOAT32, "x", &self.x)
+        place_of(y, cnp.NPY_FLOAT32, "y", &self.y)
+        self.matrix = matrix
+        self.n = x.size // matrix.product.w.K
+        self.work = <double> self.n * matrix.product.w.K * matrix.product.stride
+
+    cdef int run(self, char** slots) except -1 nogil:
+        return self.matrix.multiply(<const float*> at(slots, self.x), self.n, <float*> at(slots, self.y))

@@ -6,6 +6,7 @@ import numpy as np
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport check_dense, refuse
+from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
 from rnncore.kernels._runtime cimport check_signals
 
 cnp.import_array()
@@ -81,3 +82,35 @@ def normalize(cnp.ndarray x not None, Py_ssize_t n, Py_ssize_t inner, Py_ssize_t
         if first < rows:
             check_signals()
     return (y, mean_array, inverse_array) if statistics else y
+
+
+cdef class Normalize(Instruction):
+    """normalize without statistics, of operands: see there. scale and offset (or None) are C-contiguous, as x and y."""
+
+    cdef Place x, y, scale, offset
+    cdef Py_ssize_t rows, n, inner, period
+    cdef bint centred, has_offset
+    cdef float epsilon
+
+    def __cinit__(self, Operand x not None, Operand y not None, Py_ssize_t n, Py_ssize_t inner, Py_ssize_t period,
+                  bint centred, float epsilon, Operand scale not None, Operand offset=None):
+        if (n < 1 or inner < 1 or period < 1 or n % inner or x.size % n or x.size == 0 or period > x.size // n
+                or x.shape != y.shape or scale.size != period * (n // inner)
+                or (offset is not None and offset.size != scale.size)):
+            refuse(f"rows of {n} numbers, {inner} of them alike, {period} rows with numbers of their own: {x} to {y}")
+        place_of(x, cnp.NPY_FLOAT32, "x", &self.x)
+        place_of(y, cnp.NPY_FLOAT32, "y", &self.y)
+        place_of(scale, cnp.NPY_FLOAT32, "scale", &self.scale)
+        self.has_offset = offset is not None
+        if offset is not None:
+            place_of(offset, cnp.NPY_FLOAT32, "offset", &self.offset)
+        self.rows, self.n, self.inner, self.period = x.size // n, n, inner, period
+        self.centred, self.epsilon = centred, epsilon
+        self.work = <double> x.size * 4
+
+    cdef int run(self, char** slots) except -1 nogil:
+        rnncore_normalize(self.rows, self.n, self.inner, self.period, self.centred, self.epsilon,
+                          <const float*> at(slots, self.x), <const float*> at(slots, self.scale),
+                          <const float*> at(slots, self.offset) if self.has_offset else NULL,
+                          <float*> at(slots, self.y), NULL, NULL)
+        return 0

@@ -21,6 +21,7 @@ from rnncore.kernels._costs cimport CALL_WORTH_SHARING, WORK_BETWEEN_SIGNALS, WO
 from rnncore.kernels._job cimport MERGE_SET, Merge
 from rnncore.kernels._loop cimport input_product, unit_panels
 from rnncore.kernels._packing cimport PackedCell, Plan, aligned_copy, rnncore_rows
+from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
 from rnncore.kernels._runtime cimport (
     raise_handled, rnncore_flush_subnormals, rnncore_restore_subnormals, threads_of,
 )
@@ -28,6 +29,7 @@ from rnncore.kernels._schedule cimport Call, execute
 
 from rnncore.errors import InputError
 from rnncore.kernels._blas_loop import MERGES
+from rnncore.kernels._program import Mismatch
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -198,7 +200,15 @@ cdef class Stack:
 
     cdef int start(self, Call* call, int threads) except -1:
         """Fill in what the stack knows, and run."""
-        cdef bint done
+        self.prepare(call)
+        if call.work < WORK_WITH_GIL:
+            return self.execute_prepared(call, threads)
+        with nogil:
+            self.execute_prepared(call, threads)
+        return 0
+
+    cdef void prepare(self, Call* call) noexcept nogil:
+        """Fill in what the stack knows of a call."""
         cdef int i
         call.plans = self.plans
         call.layers = self.layers
@@ -214,16 +224,121 @@ cdef class Stack:
             call.row_work += work_of_row(self.plans[i])
             call.row_cost += cost_of_row(self.plans[i])
         call.work = call.row_work * call.job.B * call.job.T
+
+    cdef int execute_prepared(self, Call* call, int threads) except -1 nogil:
+        cdef bint done
         call.threads = threads_of(threads) if call.work >= CALL_WORTH_SHARING else 1
-        if call.work < WORK_WITH_GIL:
-            done = execute(call)
-        else:
-            with nogil:
-                done = execute(call)
+        done = execute(call)
         if not done:
-            raise MemoryError(f"no memory for a batch of {call.job.B} and {call.job.T} steps")
+            with gil:
+                raise MemoryError(f"no memory for a batch of {call.job.B} and {call.job.T} steps")
         if call.interrupted:
-            raise_handled()
+            with gil:
+                raise_handled()
+        return 0
+
+
+cdef class StackCall(Instruction):
+    """A call of a stack over operands of fixed shapes, where every step counts; see Stack.run.
+
+    x       (B, T, I), or (T, B, I) with time_first, its last dimension dense; ids (B, T) with a table
+    y       of the same first two dimensions, C-contiguous; or None
+    before, after   states, C-contiguous; () for zeros and where none is wanted
+    """
+
+    cdef Stack stack
+    cdef Table table
+    cdef Call template
+    cdef Place x, y
+    cdef Place before[2]
+    cdef Place after[2]
+    cdef bint has_y
+    cdef int before_count, after_count, threads
+
+    def __cinit__(self, Stack stack not None, Operand x not None, Operand y, str merge not None, bint time_first,
+                  bint flip, tuple before not None, tuple after not None, int threads, Table table=None):
+        cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
+        cdef Py_ssize_t B, T
+        cdef int i
+        stack.check_merges(merge, merge)
+        memset(&self.template, 0, sizeof(Call))
+        self.stack, self.table, self.threads = stack, table, threads
+        self.check_x(x, 2 if table is not None else 3)
+        B, T = x.shape[batch_axis], x.shape[time_axis]
+        if B < 1 or T < 1:
+            refuse(f"{x}, expected at least one row and one step")
+        self.template.job.B, self.template.job.T = B, T
+        self.template.job.x_batch = x.strides[batch_axis] // x.itemsize
+        self.template.job.x_time = x.strides[time_axis] // x.itemsize
+        self.x.slot, self.x.offset = x.slot, x.offset
+        self.has_y = y is not None
+        if y is not None:
+            place_of(y, cnp.NPY_FLOAT32, "y", &self.y)
+            if y.shape != x.shape[:2] + (stack.width_of(MERGES[merge]),):
+                refuse(f"y: {y}, expected {x.shape[:2] + (stack.width_of(MERGES[merge]),)}")
+            self.template.job.y_batch = y.strides[batch_axis] // sizeof(float)
+            self.template.job.y_time = y.strides[time_axis] // sizeof(float)
+        self.before_count, self.after_count = len(before), len(after)
+        for i in range(self.before_count):
+            self.check_state(before[i], i, B, &self.before[i])
+        for i in range(self.after_count):
+            self.check_state(after[i], i, B, &self.after[i])
+        self.template.job.flip = flip
+        self.template.merge = self.template.last_merge = MERGES[merge]
+        if table is not None:
+            self.template.tables = table.tables
+        stack.prepare(&self.template)
+        self.work = self.template.work
+
+    cdef int check_x(self, Operand x, Py_ssize_t rank) except -1:
+        """Its type, and strides that are whole elements."""
+        cdef Py_ssize_t K = self.stack.plans[0].cell.input_size
+        if self.table is not None and self.table.stack is not self.stack:
+            refuse("table: of another stack")
+        if x.dtype.num != (cnp.NPY_FLOAT32 if rank == 3 else cnp.NPY_INT64) or len(x.shape) != rank:
+            refuse(f"x: {x}, expected float32 of 3 dimensions, or int64 of 2 with a table")
+        if rank == 3 and (x.shape[2] != K or (K > 1 and x.strides[2] != sizeof(float))):
+            refuse(f"x: {x}, expected a dense last dimension of {K}")
+        if any([stride % x.itemsize for stride in x.strides]) or x.offset % x.itemsize:
+            refuse(f"x: {x}, expected whole elements between rows")
+        return 0
+
+    cdef int check_state(self, Operand state, int which, Py_ssize_t B, Place* place) except -1:
+        cdef const rnncore_cell* cell = &self.stack.plans[0].cell
+        expected = (self.stack.layers * self.stack.directions, B, cell.hidden_size if which else cell.output_size)
+        if which > (1 if self.stack.has_c else 0) or state.shape != expected:
+            refuse(f"state {which}: {state}, expected {expected}")
+        return place_of(state, cnp.NPY_FLOAT32, "state", place)
+
+    cdef int run(self, char** slots) except -1 nogil:
+        cdef Call call = self.template
+        call.x = <const float*> at(slots, self.x)
+        if self.table is not None:
+            call.ids = <const int64_t*> call.x
+            call.x = NULL
+            self.check_ids(&call)
+        if self.has_y:
+            call.y = <float*> at(slots, self.y)
+        if self.before_count > 0:
+            call.h0 = <const float*> at(slots, self.before[0])
+        if self.before_count > 1:
+            call.c0 = <const float*> at(slots, self.before[1])
+        if self.after_count > 0:
+            call.hn = <float*> at(slots, self.after[0])
+        if self.after_count > 1:
+            call.cn = <float*> at(slots, self.after[1])
+        return self.stack.execute_prepared(&call, self.threads)
+
+    cdef int check_ids(self, const Call* call) except -1 nogil:
+        """That each is a row of the table."""
+        cdef Py_ssize_t b, t
+        cdef int64_t id
+        for b in range(call.job.B):
+            for t in range(call.job.T):
+                id = call.ids[b * call.job.x_batch + t * call.job.x_time]
+                if not 0 <= id < self.table.rows:
+                    with gil:
+                        raise Mismatch(f"id {id}")
         return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
+from rnncore.kernels import _program
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, axis_of, given, has, known
 from rnncore.ops.checks import FLOATS, need, need_scalar, single
@@ -41,6 +42,20 @@ def _log_softmax(attributes, weights, x):
     axis = attributes["axis"]
     d = x - x.max(axis=axis, keepdims=True, initial=-np.inf)
     return d - np.log(np.exp(d).sum(axis=axis, keepdims=True))
+
+
+def _bind_softmax(logarithm):
+    """Over the last axis of C-contiguous numbers; others run as they are."""
+
+    def bind(compiler, attributes, inputs, outputs):
+        x, y = inputs[0], outputs[0]
+        last = attributes["axis"] in (-1, len(x.shape) - 1)
+        if not (last and x.dense and x.dtype.char in "fd" and 0 < x.size <= blocks.ELEMENTS):
+            return False
+        compiler.emit(_program.Softmax(x, y, logarithm), [x], [y])
+        return True
+
+    return bind
 
 
 def _hardmax(attributes, weights, x):
@@ -128,8 +143,22 @@ def _running_op(name, function, neutral):
 ALONG = kept(lambda attributes, rank: (attributes["axis"] % rank,))
 
 OPS = [
-    Op("Softmax", _same_over_axis, _by_rows(_softmax), ALONG, schema={"axis": Axis(-1)}),
-    Op("LogSoftmax", _same_over_axis, _by_rows(_log_softmax), ALONG, schema={"axis": Axis(-1)}),
+    Op(
+        "Softmax",
+        _same_over_axis,
+        _by_rows(_softmax),
+        ALONG,
+        schema={"axis": Axis(-1)},
+        bind=_bind_softmax(logarithm=False),
+    ),
+    Op(
+        "LogSoftmax",
+        _same_over_axis,
+        _by_rows(_log_softmax),
+        ALONG,
+        schema={"axis": Axis(-1)},
+        bind=_bind_softmax(logarithm=True),
+    ),
     Op("Hardmax", _same_over_axis, _by_rows(_hardmax), ALONG, schema={"axis": Axis(-1)}),
     Op(
         "LpNormalization",

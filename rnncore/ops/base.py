@@ -104,6 +104,9 @@ class Op:
     bound         (attributes, values, floating) -> the same for what else can be settled before there are arrays: from
                   the inputs' Values, of which the rank and the dtype hold for every call, but sizes need not; None
                   where there is nothing to settle
+    bind          (compiler, attributes, inputs, outputs) -> whether it added instructions that make the outputs, which
+                  are C-contiguous: for a bound program, of Operands and a Compiler of runtime/program.py. What
+                  packed or bound gave has an attribute of that name instead, without the attributes
     by_content    whether the outputs' sizes depend on the contents of inputs that are no parameters
     ends          of an op that moves positions along an axis: which it adds or leaves out at the ends; ops/ends.py
     neutral       of an op that makes running totals along its axis: the total of nothing, and what changes no bit of
@@ -130,6 +133,7 @@ class Op:
     outputs: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ("",)
     packed: Callable[[Mapping[str, Any], Mapping[str, Any], int], Callable[..., Any] | None] | None = None
     bound: Callable[[Mapping[str, Any], Sequence[Value | None], Any], Callable[..., Any] | None] | None = None
+    bind: Callable[[Any, Mapping[str, Any], Sequence[Any], Sequence[Any]], bool] | None = None
     by_content: bool = False
     ends: Any = None
     neutral: tuple[float, float] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _linear, runs_native
+from rnncore.kernels import _linear, _program, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, need_float
 from rnncore.ops.dimensions import kept, of_first
@@ -53,6 +53,7 @@ def _linear_packed(attributes, weights, threads):
         return matrix(x)
 
     setattr(run, "packed", {"weight": matrix.unpack})  # noqa: B010 - a function's own attribute
+    setattr(run, "bind", matrix.bind)  # noqa: B010
     return run
 
 
@@ -69,6 +70,19 @@ def check_ids(attributes, ids):
     if ids.size and (ids.min() < 0 or ids.max() >= rows):
         where = np.argwhere((ids < 0) | (ids >= rows))[0]
         raise InputError(f"id {ids[tuple(where)]} at {where.tolist()}, expected 0 to {rows - 1}")
+
+
+def _embedding_packed(attributes, weights, threads):
+    def run(ids):
+        return _embedding_run(attributes, weights, ids)
+
+    def bind(compiler, inputs, outputs):
+        table, ids = compiler.constant(np.ascontiguousarray(weights["weight"])), compiler.dense(inputs[0])
+        compiler.emit(_program.Rows(table, ids, *outputs), [table, ids], outputs)
+        return True
+
+    setattr(run, "bind", bind)  # noqa: B010 - a function's own attribute
+    return run
 
 
 def _embedding_run(attributes, weights, ids):
@@ -94,5 +108,6 @@ OPS = [
         dimensions=of_first,
         schema={"input_size": Size(), "output_size": Size()},
         weight_shapes=lambda a: {"weight": (a["input_size"], a["output_size"])},
+        packed=_embedding_packed,
     ),
 ]

@@ -239,6 +239,49 @@ def _rms_run(attributes, weights, x, scale):
     return y
 
 
+def _bind_over_rows(centred):
+    """LayerNormalization and RMSNormalization where the compiled kernel takes them, as _over_rows says."""
+
+    def bind(compiler, attributes, inputs, outputs):
+        x, scale, *offset = inputs
+        axis = axis_of(attributes["axis"], len(x.shape))
+        vectors = [scale, *(vector for vector in offset if vector is not None)]
+        alike = all(vector.shape == x.shape[axis:] for vector in vectors)
+        if len(outputs) > 1 or not alike or not _bindable(x, *vectors):
+            return False
+        _bind_rows(compiler, outputs, x, scale.size, 1, 1, centred, attributes, vectors)
+        return True
+
+    return bind
+
+
+def _bindable(x, *vectors):
+    """_compiled, of operands."""
+    plain = all(operand.dense and operand.dtype == np.float32 for operand in (x, *vectors))
+    return plain and 0 < x.size <= blocks.ELEMENTS and runs_native(x.dtype)
+
+
+def _bind_rows(compiler, outputs, x, n, inner, period, centred, attributes, vectors):
+    call = _normalization.Normalize(x, outputs[0], n, inner, period, centred, attributes["epsilon"], *vectors)
+    compiler.emit(call, [x, *vectors], outputs)
+
+
+def _bind_channels(groups_of):
+    """InstanceNormalization and GroupNormalization; groups_of: (attributes, channels) -> groups."""
+
+    def bind(compiler, attributes, inputs, outputs):
+        x, *vectors = inputs
+        groups = groups_of(attributes, x.shape[1])
+        fits = x.shape[1] % groups == 0 and all(vector.shape == (x.shape[1],) for vector in vectors)
+        if not fits or not _bindable(x, *vectors):
+            return False
+        inner = math.prod(x.shape[2:])
+        _bind_rows(compiler, outputs, x, x.shape[1] // groups * inner, inner, groups, True, attributes, vectors)
+        return True
+
+    return bind
+
+
 def _channel_dimensions(attributes, inputs, outputs):
     """Channels, with the vectors that have a number for each."""
     return Dimension({0: 1, **dict.fromkeys(range(1, len(inputs)), 0)}, {0: 1})
@@ -275,6 +318,7 @@ OPS = [
         "InstanceNormalization",
         infer=_instance_infer,
         run=_instance_run,
+        bind=_bind_channels(lambda attributes, channels: channels),
         dimensions=_instance_dimensions,
         arity=(3, 3),
         schema={"epsilon": EPSILON},
@@ -283,6 +327,7 @@ OPS = [
         "GroupNormalization",
         infer=_group_infer,
         run=_group_run,
+        bind=_bind_channels(lambda attributes, channels: attributes["num_groups"]),
         dimensions=along_rows(),
         arity=(3, 3),
         schema={"epsilon": EPSILON, "num_groups": Size(), "stash_type": STASH},
@@ -291,6 +336,7 @@ OPS = [
         "LayerNormalization",
         infer=_layer_infer,
         run=_layer_run,
+        bind=_bind_over_rows(centred=True),
         dimensions=_layer_dimensions,
         arity=(2, 3),
         schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH, "statistics": Flag(False)},
@@ -301,6 +347,7 @@ OPS = [
         "RMSNormalization",
         infer=_layer_infer,
         run=_rms_run,
+        bind=_bind_over_rows(centred=False),
         dimensions=_layer_dimensions,
         arity=(2, 2),
         schema={"axis": Axis(-1), "epsilon": EPSILON, "stash_type": STASH},

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
+from rnncore.kernels import _program
 from rnncore.ops import sizes
 from rnncore.ops.base import (
     DTYPES,
@@ -347,6 +348,17 @@ def _concat_dimensions(attributes, inputs, outputs):
 
 def _concat(attributes, weights, *arrays):
     return np.concatenate(arrays, axis=attributes["axis"])
+
+
+def _bind_concat(compiler, attributes, inputs, outputs):
+    """A copy of each input to its part of the output."""
+    (y,), first = outputs, 0
+    axis = attributes["axis"] % len(y.shape)
+    for x in inputs:
+        part = _program.Operand(y.slot, y.offset + first * y.strides[axis], x.shape, y.strides, y.dtype)
+        compiler.emit(_program.Copy(x, part), [x], [part])
+        first += x.shape[axis]
+    return True
 
 
 def _concat_bound(attributes, values, floating):
@@ -765,6 +777,7 @@ OPS = [
         arity=(1, 1024),
         schema={"axis": Axis()},
         bound=_concat_bound,
+        bind=_bind_concat,
         ends=CONCAT,
     ),
     Op(

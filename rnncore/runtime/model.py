@@ -29,6 +29,7 @@ from rnncore.runtime.budget import Budget, MeteredStep, check_budget, is_settled
 from rnncore.runtime.control_flow import ControlStep, branch_weights
 from rnncore.runtime.extensions import extension
 from rnncore.runtime.packing import pack
+from rnncore.runtime.program import Program
 from rnncore.runtime.recurrent import RecurrentStep
 from rnncore.runtime.state import State, fingerprint
 from rnncore.runtime.threads import check_threads, threads_of_call
@@ -138,9 +139,17 @@ class Model:
             self._settled = is_settled(self._walk, spec.values.values())
         if len(spec.nodes) == 1 and spec.recurrent:
             self._direct = self._steps[0].direct(spec, most_steps(budget, spec.recurrent[0], self._dtype))
+        self._program = None if inside else self._make_program()
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
         self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
+
+    def _make_program(self) -> Program | None:
+        """What runs calls of sizes that come again; None where contents decide what a call within the budget costs."""
+        if self._limited and not self._settled:
+            return None
+        nodes = [node for node, step in zip(self._spec.nodes, self._steps, strict=True) if step is not nothing]
+        return Program.of(self, nodes, self._uncounted, self._unread)
 
     @property
     def spec(self) -> Spec:
@@ -240,7 +249,8 @@ class Model:
             given["lengths"] = lengths
         if mask is not None:
             given["mask"] = mask
-        outputs, after = self._run(given, state)
+        outputs, after = self._bound(given, state) or self._run(given, state)
+        after = State.of(after) if type(after) is dict else after
         y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return y if state is _NO_STATE else (y, after)
 
@@ -306,8 +316,8 @@ class Model:
         if num_threads is not None:
             with threads_of_call(num_threads):
                 return self.run(inputs, state)
-        outputs, after = self._run(inputs, state)
-        return outputs if state is _NO_STATE else (outputs, after)
+        outputs, after = self._bound(inputs, state) or self._run(inputs, state)
+        return outputs if state is _NO_STATE else (outputs, State.of(after) if type(after) is dict else after)
 
     def initial_state(self, batch: int) -> State:
         """The state that a run starts from where none is given: trained initial states, or zeros.
@@ -495,6 +505,14 @@ class Model:
             found.append(next(iter(cut.values())) if len(cut) == 1 else cut)
         return found
 
+    def _bound(self, inputs: Any, state: Any) -> Any:
+        """(outputs, states after) by a binding of the program, or None."""
+        if self._program is None or type(inputs) is not dict:
+            return None
+        if state is _NO_STATE or state is None:
+            return self._program.call(inputs, None, state is None)
+        return self._program.call(inputs, state.arrays, True) if type(state) is State else None
+
     def _run(self, inputs: Mapping[str, Any], state: Any) -> tuple[dict[str, np.ndarray], State]:
         values: Values = accept_inputs(self._spec, inputs, self._dtype)
         for name, (lengths, axis) in self._padded.items():
@@ -504,6 +522,10 @@ class Model:
         before = None
         if state is not None and state is not _NO_STATE:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
+        if self._program is not None and self._repeats(values):
+            results = self._program.run(values, before, state is not _NO_STATE)
+            if results is not None:
+                return results[0], State.of(results[1] or {})
         if not self._limited:
             self._forward(values, before, after)
         else:
@@ -513,6 +535,12 @@ class Model:
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
         return apart(self._spec.outputs, values, kept), State.of(after)
+
+    def _repeats(self, values: Values) -> bool:
+        """Whether the program may run a call: what it does is decided by its sizes, which are within the budget."""
+        if any(values[lengths] is not None for lengths, _ in self._padded.values()):
+            return False
+        return not self._limited or _sizes_of(values) in self._affordable
 
     def _forward(
         self, values: Values, before: State | None, after: dict[str, np.ndarray], counted: bool = True
@@ -524,7 +552,7 @@ class Model:
 
     def _forward_within(self, values: Values, before: State | None, after: dict[str, np.ndarray]) -> None:
         """The same within the budget."""
-        sizes = tuple([None if array is None else array.shape for array in values.values()])
+        sizes = _sizes_of(values)
         if sizes in self._affordable:
             self._forward(values, before, after, counted=False)
             return
@@ -541,6 +569,11 @@ class Model:
 
 
 _recurrent.call_direct_first(Model)
+
+
+def _sizes_of(values: Values) -> tuple:
+    """The shapes of a call's inputs."""
+    return tuple([None if array is None else array.shape for array in values.values()])
 
 
 def _batch_of(spec: Spec, values: Values) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -11,10 +12,14 @@ from rnncore.graph.nodes import Node, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.graph.weights import Weights
 from rnncore.kernels import _recurrent
+from rnncore.kernels._program import Copy, Elements, Operand
 from rnncore.ops.linear import check_ids
 from rnncore.runtime.arguments import accept_lengths, accept_mask, check_mask_is_lengths
 from rnncore.runtime.packing import pack, packed_weights
 from rnncore.runtime.state import State
+
+if TYPE_CHECKING:
+    from rnncore.runtime.program import Compiler
 
 __all__ = ["ALL_ROWS", "RecurrentStep", "repeat_masked", "rows_of_mask"]
 
@@ -132,6 +137,89 @@ class RecurrentStep:
         if apart:
             y = merge_directions(node.merge, np.stack(np.split(out, 2, axis=2)))
         self._store(values, after, y, final)
+
+    def bind(self, compiler: Compiler, before: Mapping[str, Operand]) -> bool:
+        """Add the instructions of a call for the compiler's sizes; False where it needs this step as it is.
+
+        before: the states that it begins with, by name; none where the model is given none
+        """
+        node = self.node
+        x = compiler.operand(self.embedding.inputs[0] if self.embedding is not None else node.input)
+        given = [compiler.operand(name) for name in (node.lengths, node.mask) if name]
+        if x is None or x.size == 0 or not isinstance(self.stack, _recurrent.Stack) or any(given):
+            return False
+        batch = x.shape[1 if self.time_first else 0]
+        shapes = node.state_shapes(batch)
+        initial = self._bound_initial(compiler, before, shapes)
+        if initial is None:
+            return False
+        if self.table is None and (x.strides[2] != x.itemsize or any(stride % x.itemsize for stride in x.strides)):
+            x = compiler.dense(x)
+        y = compiler.new((*x.shape[:2], self.width), self.dtype) if self.sequence_needed else None
+        final: tuple[Operand, ...] = ()
+        if compiler.needs(*self.states.values(), f"{node.name}.last"):
+            final = tuple(compiler.new(shape, self.dtype) for shape in shapes.values())
+        call = _recurrent.StackCall(
+            self.stack, x, y, self.merged, self.time_first, self.flip, initial, final, self.threads, self.table
+        )
+        compiler.emit(call, [x, *initial], [*final, *([] if y is None else [y])])
+        self._store_bound(compiler, y, final)
+        return True
+
+    def _bound_initial(
+        self, compiler: Compiler, before: Mapping[str, Operand], shapes: dict[str, tuple[int, ...]]
+    ) -> tuple[Operand, ...] | None:
+        """The states to begin with, as for _initial; None where one has another shape than the node wants."""
+        if before:
+            states = [before[name] for name in self.states.values()]
+        elif self.node.initial:
+            states = [cast("Operand", compiler.operand(name)) for name in self.node.initial]
+        else:
+            states = [
+                compiler.constant(np.ascontiguousarray(np.broadcast_to(array[:, None, :], shapes[key])))
+                for key, array in self.trained.items()
+            ]
+        if any(state.shape != shape for state, shape in zip(states, shapes.values(), strict=False)):
+            return None
+        return tuple(compiler.dense(state) for state in states)
+
+    def _store_bound(self, compiler: Compiler, y: Operand | None, final: tuple[Operand, ...]) -> None:
+        """Name what a bound call makes, as _store does."""
+        node = self.node
+        if y is not None and node.merge == "separate":
+            for name, part in zip(("forward", "reverse"), (0, self.width // 2), strict=True):
+                shape = (*y.shape[:2], self.width // 2)
+                compiler.name(f"{node.name}.{name}", y, part * y.itemsize, shape)
+        elif y is not None:
+            compiler.name(node.name, y)
+        for name, state in zip(self.states.values(), final, strict=False):
+            compiler.name(name, state)
+        if self.last_needed and final:
+            self._bind_last(compiler, final[0])
+
+    def _bind_last(self, compiler: Compiler, h: Operand) -> None:
+        """The final outputs of the last layer's directions, as merge_directions has them."""
+        _, batch, size = h.shape
+        name, rows = f"{self.node.name}.last", batch * h.strides[1]
+        first = (h.shape[0] - len(self.node.directions)) * rows
+        if len(self.node.directions) == 1:
+            compiler.name(name, h, first, (batch, size), h.strides[1:])
+            return
+        halves = [Operand(h.slot, first + i * rows, (batch, size), h.strides[1:], h.dtype) for i in range(2)]
+        if self.node.merge == "concat":
+            last = compiler.new((batch, 2 * size), h.dtype)
+            for i, half in enumerate(halves):
+                part = Operand(last.slot, i * size * h.itemsize, (batch, size), last.strides, h.dtype)
+                compiler.emit(Copy(half, part), [half], [part])
+        else:
+            last = compiler.new((batch, size), h.dtype)
+            joined = np.multiply if self.node.merge == "mul" else np.add
+            steps: list[Any] = [(joined, [h.dtype] * 3, [0, 1, 2])]
+            if self.node.merge == "average":
+                steps.append((np.multiply, [h.dtype] * 3, [2, 3, 2]))
+            half = h.dtype.type(0.5)
+            compiler.emit(Elements([*halves, last], [half], 0, steps), halves, [last])
+        compiler.name(name, last)
 
     def _ids(self, values: Values) -> np.ndarray:
         embedding = cast(Node, self.embedding)
