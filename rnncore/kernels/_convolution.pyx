@@ -19,7 +19,7 @@ import numpy as np
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_size, checked_sizes, plus, refuse, times
-from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
+from rnncore.kernels._program cimport Instruction, Operand, Place, address, place_of
 from rnncore.kernels._runtime cimport (
     check_signals, handler_raised, isa_number, raise_handled, rnncore_flush_subnormals, rnncore_get, rnncore_put,
     rnncore_restore_subnormals, run_threads, scratch_memory, threads_of,
@@ -598,8 +598,8 @@ cdef class ConvolutionCall(Instruction):
 
     cdef int run(self, char** slots) except -1 nogil:
         cdef Work work = self.template
-        work.x = <const float*> at(slots, self.x)
-        work.y = <float*> at(slots, self.y)
+        work.x = <const float*> address(slots, self.x)
+        work.y = <float*> address(slots, self.y)
         return self.convolution.execute(&work)
 
 

@@ -13,7 +13,7 @@ from rnncore.kernels._loop cimport share
 from rnncore.kernels._packing cimport (
     aligned_copy, kernels_in_use, pack_panels, padded, rnncore_isa, rnncore_panels, rnncore_rows, units, unpack_panels,
 )
-from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
+from rnncore.kernels._program cimport Instruction, Operand, Place, address, place_of
 from rnncore.kernels._runtime cimport (
     check_signals, rnncore_flush_subnormals, rnncore_restore_subnormals, run_threads, scratch_memory, threads_of,
 )
@@ -171,4 +171,4 @@ cdef class MatrixCall(Instruction):
         self.work = <double> self.n * matrix.product.w.K * matrix.product.stride
 
     cdef int run(self, char** slots) except -1 nogil:
-        return self.matrix.multiply(<const float*> at(slots, self.x), self.n, <float*> at(slots, self.y))
+        return self.matrix.multiply(<const float*> address(slots, self.x), self.n, <float*> address(slots, self.y))

@@ -3,6 +3,8 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from rnncore.kernels._program import Instruction, Operand
+
 @overload
 def normalize(
     x: NDArray[np.float32],
@@ -27,3 +29,17 @@ def normalize(
     offset: NDArray[np.float32] | None,
     statistics: Literal[True],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
+
+class Normalize(Instruction):
+    def __new__(
+        cls,
+        x: Operand,
+        y: Operand,
+        n: int,
+        inner: int,
+        period: int,
+        centred: bool,
+        epsilon: float,
+        scale: Operand,
+        offset: Operand | None = None,
+    ) -> Normalize: ...

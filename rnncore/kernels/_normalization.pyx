@@ -6,7 +6,7 @@ import numpy as np
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport check_dense, refuse
-from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
+from rnncore.kernels._program cimport Instruction, Operand, Place, address, place_of
 from rnncore.kernels._runtime cimport check_signals
 
 cnp.import_array()
@@ -110,7 +110,7 @@ cdef class Normalize(Instruction):
 
     cdef int run(self, char** slots) except -1 nogil:
         rnncore_normalize(self.rows, self.n, self.inner, self.period, self.centred, self.epsilon,
-                          <const float*> at(slots, self.x), <const float*> at(slots, self.scale),
-                          <const float*> at(slots, self.offset) if self.has_offset else NULL,
-                          <float*> at(slots, self.y), NULL, NULL)
+                          <const float*> address(slots, self.x), <const float*> address(slots, self.scale),
+                          <const float*> address(slots, self.offset) if self.has_offset else NULL,
+                          <float*> address(slots, self.y), NULL, NULL)
         return 0

@@ -15,7 +15,7 @@ cdef struct Place:
     Py_ssize_t slot, offset
 
 
-cdef inline char* at(char** slots, Place place) noexcept nogil:
+cdef inline char* address(char** slots, Place place) noexcept nogil:
     return slots[place.slot] + place.offset
 
 

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+# cython: language_level=3, cdivision=True, freethreading_compatible=True
 """Bound programs: a network for inputs of fixed shapes, as instructions over numbered slots of memory.
 
 A slot is the memory of one array: an input's, an output's, a constant's, or a part of the arena, which holds what is
@@ -226,7 +226,7 @@ cdef class Elements(Instruction):
     def __cinit__(self, list operands not None, list constants not None, int registers, list steps not None):
         cdef Operand operand, last = operands[len(operands) - 1]
         cdef Micro* micro
-        cdef int i, k, axis
+        cdef int i, k
         if len(operands) > MOST_OPERANDS or registers > MOST_REGISTERS or registers < 0:
             refuse(f"{len(operands)} operands and {registers} temporaries, expected up to {MOST_OPERANDS} and "
                    f"{MOST_REGISTERS}")
@@ -286,7 +286,7 @@ cdef class Elements(Instruction):
 
     cdef int lay_out_operands(self, list operands) except -1:
         """Dimensions along which all operands go on evenly become one; the last is the inner loop's."""
-        cdef int i, axis, rank = 0
+        cdef int i, axis
         shape = operands[len(operands) - 1].shape
         D = len(shape)
         rows = []
@@ -329,7 +329,7 @@ cdef class Elements(Instruction):
         cdef Py_ssize_t n, first
         cdef int i, axis
         for i in range(self.external_count):
-            rows[i] = at(slots, self.externals[i].place)
+            rows[i] = address(slots, self.externals[i].place)
         memset(index, 0, sizeof(index))
         for axis in range(self.rank):
             if self.sizes[axis] == 0:
@@ -420,8 +420,8 @@ cdef class Copy(Instruction):
             self.sizes[axis], self.source_strides[axis], self.target_strides[axis] = dims[axis]
 
     cdef int run(self, char** slots) except -1 nogil:
-        cdef const char* x = at(slots, self.source)
-        cdef char* y = at(slots, self.target)
+        cdef const char* x = address(slots, self.source)
+        cdef char* y = address(slots, self.target)
         cdef Py_ssize_t index[MAX_RANK]
         cdef int axis
         if self.run_bytes == 0:
@@ -476,9 +476,9 @@ cdef class Rows(Instruction):
         self.work = y.size * 2
 
     cdef int run(self, char** slots) except -1 nogil:
-        cdef const char* table = at(slots, self.table)
-        cdef const cnp.npy_int64* ids = <const cnp.npy_int64*> at(slots, self.ids)
-        cdef char* y = at(slots, self.y)
+        cdef const char* table = address(slots, self.table)
+        cdef const cnp.npy_int64* ids = <const cnp.npy_int64*> address(slots, self.ids)
+        cdef char* y = address(slots, self.y)
         cdef Py_ssize_t i
         for i in range(self.count):
             if not 0 <= ids[i] < self.rows:
@@ -520,8 +520,8 @@ cdef class Softmax(Instruction):
         self.work = x.size * 16
 
     cdef int run(self, char** slots) except -1 nogil:
-        cdef char* x = at(slots, self.x)
-        cdef char* y = at(slots, self.y)
+        cdef char* x = address(slots, self.x)
+        cdef char* y = address(slots, self.y)
         cdef Py_ssize_t row, size = self.n * self.itemsize
         if not self.logarithm:
             for row in range(self.rows):
@@ -585,11 +585,12 @@ cdef class Call(Instruction):
     What it gives is copied to its operands; Mismatch where that does not fit them.
     """
 
-    cdef object step
+    cdef readonly object step
     cdef list inputs    # (name, Operand or None)
-    cdef list outputs   # (name, Operand or None)
+    cdef readonly list outputs   # (name, Operand or None)
 
     def __cinit__(self, step, list inputs not None, list outputs not None, double work):
+        """step(values, before, after); inputs and outputs: names and operands; work: see Instruction."""
         self.step, self.inputs, self.outputs, self.work = step, inputs, outputs, work
 
     cdef int run(self, char** slots) except -1 nogil:
@@ -604,11 +605,13 @@ cdef class Call(Instruction):
             values[name] = None if operand is None else array_of(operand, slots, False)
         self.step(values, None, {})
         for name, operand in self.outputs:
-            array = values[name]
+            array = values.get(name)
             if operand is None:
                 if array is not None:
                     raise Mismatch(name)
                 continue
+            if array is None:
+                raise Mismatch(name)
             array = np.asarray(array)
             if array.shape != (<Operand> operand).shape or array.dtype != (<Operand> operand).dtype:
                 raise Mismatch(name)
@@ -665,11 +668,11 @@ cdef class Binding:
     slots         for each slot: an array (a constant), an int (its offset in the arena), or None (set by each call)
     arena_bytes   of the arena
     inputs        slots of the arrays that a call is given, in the order of the Signatures; None for one that is absent
-    outputs       (Operand, place): an array of the operand's shape and dtype that each call makes, the memory of its
-                  slot; in the order in which they are returned, place of those that are returned more than once
+    outputs       Operands that are all of their slots, C-contiguous: each call makes an array for each, in this order
     """
 
-    cdef list instructions, arenas, kept
+    cdef readonly list instructions
+    cdef list arenas, kept
     cdef PyObject** steps
     cdef Py_ssize_t step_count, slot_count, input_count, output_count
     cdef Py_ssize_t* input_slots
@@ -835,13 +838,20 @@ cdef class Signatures:
             refuse(f"{len(arrays)} arrays, expected {len(self.names)}")
         numbers[0] = states_after
         n = 1
-        for i, array in enumerate(arrays):
+        for rank, array in zip(self.ranks, arrays):
+            if array is not None and array.ndim != rank:
+                refuse(f"an array of shape {array.shape}, expected {rank} dimensions")
             numbers[n] = 0 if array is None else 1
             n += 1
             for size in () if array is None else array.shape:
                 numbers[n] = size
                 n += 1
         return PyBytes_FromStringAndSize(<char*> numbers, n * sizeof(cnp.npy_intp))
+
+    @property
+    def bound(self):
+        """The bindings by signature."""
+        return dict(self.bindings)
 
     def add(self, bytes key not None, Binding binding not None):
         """Keep a binding for a signature."""

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 from rnncore.kernels._blas_loop import MERGES as MERGES
 from rnncore.kernels._packing import PackedCell
+from rnncore.kernels._program import Instruction, Operand
+from rnncore.kernels._program import Mismatch as Mismatch
 
 MOST_LAYERS: int
 
@@ -31,6 +33,21 @@ class Stack:
     def cells(self) -> list[PackedCell]: ...
     @property
     def nbytes(self) -> int: ...
+
+class StackCall(Instruction):
+    def __new__(
+        cls,
+        stack: Stack,
+        x: Operand,
+        y: Operand | None,
+        merge: str,
+        time_first: bool,
+        flip: bool,
+        before: tuple[Operand, ...],
+        after: tuple[Operand, ...],
+        threads: int,
+        table: Table | None = None,
+    ) -> StackCall: ...
 
 class Table:
     def __new__(cls, stack: Stack, weight: NDArray[Any]) -> Table: ...

@@ -21,7 +21,7 @@ from rnncore.kernels._costs cimport CALL_WORTH_SHARING, WORK_BETWEEN_SIGNALS, WO
 from rnncore.kernels._job cimport MERGE_SET, Merge
 from rnncore.kernels._loop cimport input_product, unit_panels
 from rnncore.kernels._packing cimport PackedCell, Plan, aligned_copy, rnncore_rows
-from rnncore.kernels._program cimport Instruction, Operand, Place, at, place_of
+from rnncore.kernels._program cimport Instruction, Operand, Place, address, place_of
 from rnncore.kernels._runtime cimport (
     raise_handled, rnncore_flush_subnormals, rnncore_restore_subnormals, threads_of,
 )
@@ -312,21 +312,21 @@ cdef class StackCall(Instruction):
 
     cdef int run(self, char** slots) except -1 nogil:
         cdef Call call = self.template
-        call.x = <const float*> at(slots, self.x)
+        call.x = <const float*> address(slots, self.x)
         if self.table is not None:
             call.ids = <const int64_t*> call.x
             call.x = NULL
             self.check_ids(&call)
         if self.has_y:
-            call.y = <float*> at(slots, self.y)
+            call.y = <float*> address(slots, self.y)
         if self.before_count > 0:
-            call.h0 = <const float*> at(slots, self.before[0])
+            call.h0 = <const float*> address(slots, self.before[0])
         if self.before_count > 1:
-            call.c0 = <const float*> at(slots, self.before[1])
+            call.c0 = <const float*> address(slots, self.before[1])
         if self.after_count > 0:
-            call.hn = <float*> at(slots, self.after[0])
+            call.hn = <float*> address(slots, self.after[0])
         if self.after_count > 1:
-            call.cn = <float*> at(slots, self.after[1])
+            call.cn = <float*> address(slots, self.after[1])
         return self.stack.execute_prepared(&call, self.threads)
 
     cdef int check_ids(self, const Call* call) except -1 nogil:

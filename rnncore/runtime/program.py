@@ -125,8 +125,8 @@ class Program:
         """The same for checked inputs of any strides: makes a binding where these sizes have come before."""
         if self._refused or any(array is not None and array.size == 0 for array in values.values()):
             return None
-        dense = {name: array if array is None else np.ascontiguousarray(array) for name, array in values.items()}
-        kept = {name: np.ascontiguousarray(array) for name, array in states.items()} if states is not None else None
+        dense = {name: array if array is None else _dense(array) for name, array in values.items()}
+        kept = {name: _dense(array) for name, array in states.items()} if states is not None else None
         arrays = [*dense.values(), *((kept or {}).get(name) for name in self.states)]
         key = self.signatures.key(arrays, states_after)
         if key not in self._seen:
@@ -146,7 +146,7 @@ class Program:
         trace = Trace(self, given, states)
         try:
             binding = Compiler(trace, states_after).binding()
-        except Unbindable:
+        except (Unbindable, InputError):  # an InputError: of a kernel that takes no such operands
             self._refused = True
         else:
             with self._lock:
@@ -260,7 +260,7 @@ class Compiler:
         if states_after:
             self.outputs.update(self.program.states)
         self.readers: dict[str, set[int]] = {}
-        for place, node in enumerate(self.program.nodes):
+        for place in range(len(self.program.nodes)):
             for name in self._reads_of(place):
                 self.readers.setdefault(name, set()).add(place)
 
@@ -336,9 +336,7 @@ class Compiler:
         """Whether one of these values is read, or is an output."""
         return any(name in self.outputs or name in self.readers for name in names)
 
-    def name(
-        self, name: str, operand: Operand, offset: int = 0, shape: Any = None, strides: Any = None
-    ) -> None:
+    def name(self, name: str, operand: Operand, offset: int = 0, shape: Any = None, strides: Any = None) -> None:
         """Give a value its operand: all of one that is written, or what begins ``offset`` bytes after."""
         if offset or shape is not None:
             shape = operand.shape if shape is None else shape
@@ -367,6 +365,8 @@ class Compiler:
         self.instructions.append(instruction)
         for operand in uses:
             slot = self.slots[operand.slot]
+            if operand.begin < slot.begin or operand.end > slot.end:
+                raise InputError(f"{operand} in bytes {slot.begin} to {slot.end}")
             slot.first = place if slot.first is None else slot.first
             slot.last = place
 
@@ -449,9 +449,7 @@ class Compiler:
             raise Unbindable(name)  # what it shows may be another part of it in the next call
         operand = cast(Operand, self.operand(source))
         self._need(operand)
-        self.operands[name] = Operand(
-            operand.slot, operand.offset + distance, value.shape, value.strides, value.dtype
-        )
+        self.operands[name] = Operand(operand.slot, operand.offset + distance, value.shape, value.strides, value.dtype)
         return True
 
     def _need(self, operand: Operand) -> None:
@@ -486,7 +484,9 @@ class Compiler:
         if self.before and node.stateful:
             raise Unbindable(node.name)
         writes: list[tuple[str, Operand | None]] = [(name, self._made(name)) for name in names]
-        absent = [(name, None) for name in node.names if self.trace.values.get(name) is None and name in self.trace.values]
+        absent = [
+            (name, None) for name in node.names if self.trace.values.get(name) is None and name in self.trace.values
+        ]
         given = [operand for _, operand in reads if operand is not None]
         work = WORK_OF_A_CALL + sum(operand.size for operand in given) * 8
         made = [cast(Operand, operand) for _, operand in writes]
@@ -584,6 +584,12 @@ class Compiler:
         self._append(Elements(operands, chain.constants, len(registers), steps), operands)
         for source, target in copies:
             self._append(Copy(source, target), [source, target])
+
+
+def _dense(array: np.ndarray) -> np.ndarray:
+    """The array C-contiguous and aligned, of the rank that it has."""
+    plain = array.flags.c_contiguous and array.flags.aligned
+    return array if plain else np.array(array, order="C")
 
 
 def _dense_strides(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
