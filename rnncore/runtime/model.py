@@ -149,7 +149,7 @@ class Model:
         if self._limited and not self._settled:
             return None
         nodes = [node for node, step in zip(self._spec.nodes, self._steps, strict=True) if step is not nothing]
-        return Program.of(self, nodes, self._uncounted, self._unread)
+        return Program.of(self._spec, nodes, self._uncounted, self._unread, self._dtype)
 
     @property
     def spec(self) -> Spec:
@@ -523,7 +523,7 @@ class Model:
         if state is not None and state is not _NO_STATE:
             before = accept_state(self._spec.stateful, state, _batch_of(self._spec, values), self._dtype)
         if self._program is not None and self._repeats(values):
-            results = self._program.run(values, before, state is not _NO_STATE)
+            results = self._program.run(values, self._constants, before, state is not _NO_STATE)
             if results is not None:
                 return results[0], State.of(results[1] or {})
         if not self._limited:

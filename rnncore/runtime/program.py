@@ -23,12 +23,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from rnncore.errors import InputError, RnncoreError
-from rnncore.graph.nodes import GraphNode, Node
+from rnncore.graph.nodes import GraphNode, Input, Node
+from rnncore.graph.spec import Spec
 from rnncore.kernels._graph import OpStep, apart, walk
 from rnncore.kernels._program import (
     MOST_EXTERNALS,
@@ -46,9 +47,6 @@ from rnncore.ops import OPS, blocks, numpy_dtype
 from rnncore.ops.recording import Recording, record
 from rnncore.runtime.recurrent import RecurrentStep
 from rnncore.runtime.state import State
-
-if TYPE_CHECKING:
-    from rnncore.runtime.model import Model
 
 __all__ = ["Program"]
 
@@ -84,35 +82,52 @@ class Unbindable(Exception):
 
 
 class Program:
-    """The bindings of a model, by the shapes of what a call is given."""
+    """The bindings of a network, by the shapes of what a call is given.
 
-    def __init__(self, model: Model, nodes: Sequence[GraphNode], steps: Sequence[Any], unread: Sequence[tuple]):
-        spec = model.spec
-        self.model, self.nodes, self.steps, self.unread = model, list(nodes), list(steps), list(unread)
-        self.states = [name for node in spec.stateful for name in self._states_of(node)]
-        inputs = tuple(
-            (entry.name, numpy_dtype(entry.dtype, model.dtype), len(entry.shape), entry.optional)
-            for entry in spec.inputs
-        )
-        states = tuple((name, model.dtype, 3) for name in self.states)
-        self.signatures = Signatures(inputs, states, spec.outputs, tuple(self.states), BINDINGS)
+    nodes, steps, unread   the nodes that are run, what runs each, and the values that are not read after it
+    inputs, states, outputs   names of what a call is given and gives; those of the inputs and states with dtype, rank,
+                              and of an input whether it may be absent
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[GraphNode],
+        steps: Sequence[Any],
+        unread: Sequence[tuple[str, ...]],
+        inputs: Sequence[tuple[str, np.dtype, int, bool]],
+        states: Sequence[tuple[str, np.dtype, int]],
+        outputs: Sequence[str],
+    ):
+        self.nodes, self.steps, self.unread = list(nodes), list(steps), list(unread)
+        self.states, self.outputs = [name for name, *_ in states], tuple(outputs)
+        self.signatures = Signatures(tuple(inputs), tuple(states), self.outputs, tuple(self.states), BINDINGS)
         self._seen: dict[bytes, None] = {}
         self._refused = False
         self._lock = threading.Lock()
 
     @classmethod
     def of(
-        cls, model: Model, nodes: Sequence[GraphNode], steps: Sequence[Any], unread: Sequence[tuple]
+        cls,
+        spec: Spec,
+        nodes: Sequence[GraphNode],
+        steps: Sequence[Any],
+        unread: Sequence[tuple[str, ...]],
+        dtype: np.dtype,
+        given: Sequence[Input] | None = None,
     ) -> Program | None:
-        """The program of a model; None where it has more inputs and states than a signature."""
+        """The program of a Spec; None where it has more inputs and states than a signature.
+
+        given: the inputs that a call may have, where these are not all
+        """
+        inputs = [
+            (entry.name, numpy_dtype(entry.dtype, dtype), len(entry.shape), entry.optional)
+            for entry in (spec.inputs if given is None else given)
+        ]
+        states = [(f"{node.name}.{key}", dtype, 3) for node in spec.stateful for key in node.state_shapes(1)]
         try:
-            return cls(model, nodes, steps, unread)
+            return cls(nodes, steps, unread, inputs, states, spec.outputs)
         except InputError:
             return None
-
-    @staticmethod
-    def _states_of(node: Any) -> list[str]:
-        return [f"{node.name}.{key}" for key in node.state_shapes(1)]
 
     def call(self, inputs: dict[str, Any], states: dict[str, Any] | None, states_after: bool) -> Any:
         """(outputs, states after) of a call that is plain and comes with sizes of a binding; None for others."""
@@ -121,11 +136,16 @@ class Program:
         except (Mismatch, RnncoreError, MemoryError):
             return None  # the steps say what is wrong, if anything is
 
-    def run(self, values: Values, states: Mapping[str, np.ndarray] | None, states_after: bool) -> Any:
-        """The same for checked inputs of any strides: makes a binding where these sizes have come before."""
-        if self._refused or any(array is not None and array.size == 0 for array in values.values()):
+    def run(
+        self, inputs: Values, constants: Values, states: Mapping[str, np.ndarray] | None, states_after: bool
+    ) -> Any:
+        """The same for checked inputs of any strides: makes a binding where these sizes have come before.
+
+        constants: values that the nodes read, and that are the same in each call with these sizes
+        """
+        if self._refused or any(array is not None and array.size == 0 for array in inputs.values()):
             return None
-        dense = {name: array if array is None else _dense(array) for name, array in values.items()}
+        dense = {name: array if array is None else _dense(array) for name, array in inputs.items()}
         kept = {name: _dense(array) for name, array in states.items()} if states is not None else None
         arrays = [*dense.values(), *((kept or {}).get(name) for name in self.states)]
         key = self.signatures.key(arrays, states_after)
@@ -133,7 +153,7 @@ class Program:
             self._remember(key)
             return self.call(dense, kept, states_after)
         results = self.call(dense, kept, states_after)
-        return self._bind(key, dense, kept, states_after) if results is None else results
+        return self._bind(key, dense, constants, kept, states_after) if results is None else results
 
     def _remember(self, key: bytes) -> None:
         with self._lock:
@@ -141,9 +161,9 @@ class Program:
                 self._seen.pop(next(iter(self._seen)))
             self._seen[key] = None
 
-    def _bind(self, key: bytes, given: Values, states: Any, states_after: bool) -> Any:
+    def _bind(self, key: bytes, given: Values, constants: Values, states: Any, states_after: bool) -> Any:
         """Run the steps, and make a binding of what they do. The binding is left out where that is not possible."""
-        trace = Trace(self, given, states)
+        trace = Trace(self, given, constants, states)
         try:
             binding = Compiler(trace, states_after).binding()
         except (Unbindable, InputError):  # an InputError: of a kernel that takes no such operands
@@ -157,14 +177,13 @@ class Program:
 class Trace:
     """One run of the steps, and the Value of everything in it."""
 
-    def __init__(self, program: Program, given: Values, states: Mapping[str, np.ndarray] | None):
-        model = program.model
+    def __init__(self, program: Program, given: Values, constants: Values, states: Mapping[str, np.ndarray] | None):
         self.program, self.given, self.states = program, given, states
         self.values: dict[str, Value | None] = {}
         self.after: dict[str, np.ndarray] = {}
-        values: Values = {**given, **model._constants}
+        values: Values = {**given, **constants}
         for name, array in values.items():
-            settled = array if name in model._constants else None
+            settled = array if name in constants else None
             self.values[name] = array if array is None else _value_of(array, None, settled)
         before = None if states is None else State.of(dict(states))
         with np.errstate(all="ignore"):
@@ -173,8 +192,8 @@ class Trace:
                 self._note(node, step, values)
                 for name in dropped:
                     values.pop(name, None)
-        kept = [*model._constants.values(), *given.values(), *self.after.values()]
-        self.outputs = apart(model.spec.outputs, values, kept)
+        kept = [*constants.values(), *given.values(), *self.after.values()]
+        self.outputs = apart(program.outputs, values, kept)
 
     def _note(self, node: GraphNode, step: Any, values: Values) -> None:
         """The Values that a step made."""
@@ -251,12 +270,11 @@ class Compiler:
     def __init__(self, trace: Trace, states_after: bool):
         self.trace, self.states_after = trace, states_after
         self.program = trace.program
-        self.spec = self.program.model.spec
         self.slots: list[Slot] = []
         self.operands: dict[str, Operand] = {}
         self.instructions: list[Instruction] = []
         self.chain: Chain | None = None
-        self.outputs = set(self.spec.outputs)
+        self.outputs = set(self.program.outputs)
         if states_after:
             self.outputs.update(self.program.states)
         self.readers: dict[str, set[int]] = {}
@@ -285,7 +303,7 @@ class Compiler:
                 self.before[name] = operand
         for place in range(len(self.program.nodes)):
             self._lower(place)
-        results = [self._result(name) for name in self.spec.outputs]
+        results = [self._result(name) for name in self.program.outputs]
         if self.states_after:
             results += [self._result(name) for name in self.program.states]
         self.flush()

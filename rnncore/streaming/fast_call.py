@@ -62,6 +62,7 @@ class FastCall:
                 self.steps.append(_Layer(part.node, model._steps[part.place], rows.arrays, wanted))
             elif part.how != "static" and step is not nothing:
                 self.steps.append(step)
+        self.bindings, self.kept = program.bindings, {name: rows.arrays[name] for name in rows.recurrent}
         self.states = [rows.arrays[name] for name in rows.recurrent]
 
     def lacks_batch(self, x: Any) -> bool:
@@ -84,6 +85,14 @@ class FastCall:
             return None
         if self.affordable is not None and (self.rows.capacity, shape[self.time]) not in self.affordable:
             return None  # StreamStates counts
+        if self.bindings is not None:
+            results = self.bindings.call({self.name: x}, self.kept, True) or self.bindings.run(
+                {self.name: x}, self.base, self.kept, True
+            )
+            if results is not None:
+                for name, array in results[1].items():
+                    self.kept[name][...] = array
+                return results[0]
         values = {**self.base, self.name: x}
         before = [array.copy() for array in self.states]
         try:

@@ -16,6 +16,7 @@ from rnncore.ops import numpy_dtype
 from rnncore.runtime.arguments import accept_array
 from rnncore.runtime.budget import MeteredBlocks, MeteredStep, is_metered, metering
 from rnncore.runtime.model import KNOWN_SIZES, Model, nothing, op_step
+from rnncore.runtime.program import Program
 from rnncore.runtime.threads import check_threads
 from rnncore.streaming.batchless import BatchlessStep, is_batchless
 from rnncore.streaming.flow import BATCH, NodePlan, StreamPlan, ValuePlan, plan
@@ -108,12 +109,20 @@ class StreamProgram:
             ]
             for steps in (self.steps, self.uncounted)
         )
+        self.bindings = self._make_bindings() if plain and not self.static else None
         self.counted = [part.node.names[0] for part in plan.parts if part.data and part.node.names[0] in plan.outputs]
         self.absent = {entry.name: None for entry in spec.inputs if plan.flows[entry.name].kind == "lengths"}
         self.canonical = plan.settled + plan.period
         self.route = lru_cache(maxsize=256)(self._route)
         self.counts_of = lru_cache(maxsize=256)(self._counted)
         self.base = lru_cache(maxsize=256)(self._base)
+
+    def _make_bindings(self) -> Program | None:
+        """What runs pieces of sizes that come again, states in and out."""
+        pairs = zip(self.plan.parts, self.uncounted, strict=True)
+        nodes = [part.node for part, step in pairs if part.how != "static" and step is not nothing]
+        unread: list[tuple[str, ...]] = [()] * len(nodes)
+        return Program.of(self.plan.spec, nodes, self.plain_uncounted, unread, self.model.dtype, self.given)
 
     def returned(self, outputs: Values) -> Any:
         """Outputs as the model returns them: the array where it has one, else a dict."""

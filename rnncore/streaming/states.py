@@ -364,7 +364,15 @@ class StreamStates:
             name: self.arrays[name] if index is None else np.ascontiguousarray(self.arrays[name][:, rows])
             for name in self.recurrent
         }
-        after: dict[str, np.ndarray] = {}
+        if program.bindings is not None and not is_metered():
+            results = program.bindings.run(given, self._values(index, len(rows)), before, True)
+            if results is not None:
+                outputs, after = results
+                if check is not None:
+                    check(outputs)
+                self._store(index, after)
+                return outputs
+        after = {}
         values = self._values(index, len(rows))
         values.update(given)
         with np.errstate(all="ignore"):
