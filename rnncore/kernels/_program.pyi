@@ -84,9 +84,35 @@ class Binding:
     @property
     def instructions(self) -> list[Instruction]: ...
     @property
+    def outputs(self) -> list[Operand]: ...
+    @property
+    def slot_count(self) -> int: ...
+    @property
     def arena_bytes(self) -> int: ...
     @property
     def work(self) -> float: ...
+
+class Body:
+    def __new__(cls, binding: Binding, table: Operand, memory: Operand) -> Body: ...
+    @property
+    def results(self) -> list[Operand]: ...
+
+class Repeat(Instruction):
+    def __new__(
+        cls,
+        body: Body,
+        steps: int,
+        states: list[tuple[Operand, Operand, Operand, Operand]],
+        feeds: list[tuple[int | None, Operand | None, int]],
+        collects: list[tuple[int | None, Operand | None, int]],
+        counter: Operand | None = None,
+        going: int | None = None,
+    ) -> Repeat: ...
+
+class Choice(Instruction):
+    def __new__(
+        cls, condition: Operand, bodies: list[Body], feeds: list[list[Operand]], outputs: list[Operand]
+    ) -> Choice: ...
 
 class Signatures:
     def __new__(
@@ -103,6 +129,7 @@ class Signatures:
     @property
     def bound(self) -> dict[bytes, Binding]: ...
     def key(self, arrays: list[NDArray[Any] | None], states_after: bool) -> bytes: ...
+    def clear(self) -> None: ...
     def add(self, key: bytes, binding: Binding) -> None: ...
     def call(
         self, given: dict[str, Any], states: dict[str, Any] | None, states_after: bool

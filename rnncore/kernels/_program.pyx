@@ -224,7 +224,7 @@ cdef class Elements(Instruction):
     cdef list kept
 
     def __cinit__(self, list operands not None, list constants not None, int registers, list steps not None):
-        cdef Operand operand, last = operands[len(operands) - 1]
+        cdef Operand last = operands[len(operands) - 1]
         cdef Micro* micro
         cdef int i, k
         if len(operands) > MOST_OPERANDS or registers > MOST_REGISTERS or registers < 0:
@@ -674,11 +674,13 @@ cdef class Binding:
     cdef readonly list instructions
     cdef list arenas, kept
     cdef PyObject** steps
-    cdef Py_ssize_t step_count, slot_count, input_count, output_count
+    cdef Py_ssize_t step_count, input_count, output_count
     cdef Py_ssize_t* input_slots
+    cdef Py_ssize_t* output_slots
     cdef Py_ssize_t* offsets
     cdef char** fixed
-    cdef list outputs
+    cdef readonly list outputs
+    cdef readonly Py_ssize_t slot_count
     cdef readonly size_t arena_bytes
     cdef readonly double work
 
@@ -693,9 +695,11 @@ cdef class Binding:
         self.output_count = len(outputs)
         self.steps = <PyObject**> malloc(max(1, self.step_count) * sizeof(PyObject*))
         self.input_slots = <Py_ssize_t*> malloc(max(1, self.input_count) * sizeof(Py_ssize_t))
+        self.output_slots = <Py_ssize_t*> malloc(max(1, self.output_count) * sizeof(Py_ssize_t))
         self.offsets = <Py_ssize_t*> malloc(max(1, self.slot_count) * sizeof(Py_ssize_t))
         self.fixed = <char**> malloc(max(1, self.slot_count) * sizeof(char*))
-        if self.steps == NULL or self.input_slots == NULL or self.offsets == NULL or self.fixed == NULL:
+        if (self.steps == NULL or self.input_slots == NULL or self.output_slots == NULL or self.offsets == NULL
+                or self.fixed == NULL):
             raise MemoryError()
         for i in range(self.step_count):
             step = <Instruction?> self.instructions[i]
@@ -713,8 +717,8 @@ cdef class Binding:
                 self.offsets[i] = slot
                 if not 0 <= self.offsets[i] <= <Py_ssize_t> arena_bytes:
                     refuse(f"slot {i}: offset {slot} in an arena of {arena_bytes}")
-        for operand in outputs:
-            self.slot((<Operand?> operand).slot)
+        for i in range(self.output_count):
+            self.output_slots[i] = self.slot((<Operand?> outputs[i]).slot)
 
     cdef Py_ssize_t slot(self, number) except -1:
         if not 0 <= number < self.slot_count:
@@ -724,6 +728,7 @@ cdef class Binding:
     def __dealloc__(self):
         free(self.steps)
         free(self.input_slots)
+        free(self.output_slots)
         free(self.offsets)
         free(self.fixed)
 
@@ -768,6 +773,267 @@ cdef class Binding:
                         with gil:
                             raise_handled()
         return 0
+
+
+# --- programs inside programs -----------------------------------------------------------------------------------------
+
+
+cdef class Body:
+    """A Binding that runs inside another one's call, in memory of that one.
+
+    table   an operand of the outer binding for the addresses of its slots: int64, one for each
+    memory  one for its arena: bytes, 64 more than it has
+    """
+
+    cdef Binding binding
+    cdef Place table, memory
+
+    def __cinit__(self, Binding binding not None, Operand table not None, Operand memory not None):
+        if table.size < binding.slot_count or memory.size < <Py_ssize_t> binding.arena_bytes + 64:
+            refuse(f"{table} and {memory}, expected {binding.slot_count} and {binding.arena_bytes + 64} elements")
+        place_of(table, cnp.NPY_INT64, "table", &self.table)
+        place_of(memory, cnp.NPY_UINT8, "memory", &self.memory)
+        self.binding = binding
+
+    @property
+    def results(self):
+        """The operands of its outputs, in the binding's own slots."""
+        return self.binding.outputs
+
+    cdef char** prepare(self, char** slots) noexcept nogil:
+        """The addresses of its slots, those that are set by each call apart."""
+        cdef char** own = <char**> address(slots, self.table)
+        cdef size_t base = (<size_t> address(slots, self.memory) + 63) & ~<size_t> 63
+        cdef Py_ssize_t i
+        for i in range(self.binding.slot_count):
+            own[i] = self.binding.fixed[i]
+            if own[i] == NULL and self.binding.offsets[i] >= 0:
+                own[i] = <char*> base + self.binding.offsets[i]
+        return own
+
+    cdef Py_ssize_t output_slot(self, Py_ssize_t place) noexcept nogil:
+        return self.binding.output_slots[place]
+
+    cdef int execute(self, char** own) except -1 nogil:
+        cdef Py_ssize_t i
+        for i in range(self.binding.step_count):
+            (<Instruction> self.binding.steps[i]).run(own)
+        return 0
+
+
+# What an input of a body is given in each step.
+cdef struct Feed:
+    Py_ssize_t slot     # of the body
+    int state           # the state whose value before the step it is, or -1
+    Place place         # else where it is in the first step
+    Py_ssize_t stride   # and how far the next step's is from there
+
+
+# What becomes of an output of a body.
+cdef struct Collect:
+    Py_ssize_t slot
+    int state           # the state whose value after the step it is, or -1
+    Place place
+    Py_ssize_t stride
+
+
+cdef struct Carried:
+    Place first, last
+    Place buffers[2]
+    Py_ssize_t nbytes
+
+
+cdef class Repeat(Instruction):
+    """A Scan or a Loop: a body run a number of times, states from one step to the next.
+
+    states    (first, last, buffer, buffer): operands of a state's value before and after all steps, and of two others
+              in turn
+    feeds     for each input of the body (state, operand, stride): the number of a state or None; else the operand that
+              it is in the first step, and the bytes from there to the next step's
+    collects  the same for its outputs
+    counter   an int64 operand that holds the number of the step, or None
+    going     the number of the output that says whether there is another step, or None
+    """
+
+    cdef Body body
+    cdef Py_ssize_t steps
+    cdef Feed* feeds
+    cdef Collect* collects
+    cdef Carried* carried
+    cdef int feed_count, collect_count, state_count, going
+    cdef bint has_counter
+    cdef Place counter
+
+    def __cinit__(self, Body body not None, Py_ssize_t steps, list states not None, list feeds not None,
+                  list collects not None, Operand counter=None, going=None):
+        cdef int i
+        self.body, self.steps = body, steps
+        self.feed_count, self.collect_count, self.state_count = len(feeds), len(collects), len(states)
+        if steps < 1 or len(feeds) != body.binding.input_count or len(collects) != body.binding.output_count:
+            refuse(f"{steps} steps of {len(feeds)} inputs and {len(collects)} outputs, expected at least 1, "
+                   f"{body.binding.input_count} and {body.binding.output_count}")
+        self.feeds = <Feed*> malloc(max(1, self.feed_count) * sizeof(Feed))
+        self.collects = <Collect*> malloc(max(1, self.collect_count) * sizeof(Collect))
+        self.carried = <Carried*> malloc(max(1, self.state_count) * sizeof(Carried))
+        if self.feeds == NULL or self.collects == NULL or self.carried == NULL:
+            raise MemoryError()
+        for i, (first, last, even, odd) in enumerate(states):
+            place_of(first, first.dtype.num, "state", &self.carried[i].first)
+            for other in (last, even, odd):
+                if other.shape != first.shape:
+                    refuse(f"{other}, expected the shape of {first}")
+            place_of(last, first.dtype.num, "state", &self.carried[i].last)
+            place_of(even, first.dtype.num, "state", &self.carried[i].buffers[0])
+            place_of(odd, first.dtype.num, "state", &self.carried[i].buffers[1])
+            self.carried[i].nbytes = first.size * first.itemsize
+        for i, (state, operand, stride) in enumerate(feeds):
+            self.feeds[i].slot, self.feeds[i].state = body.binding.input_slots[i], self.state_of(state)
+            if operand is not None:
+                self.feeds[i].place.slot, self.feeds[i].place.offset = operand.slot, operand.offset
+            self.feeds[i].stride = stride
+        for i, (state, operand, stride) in enumerate(collects):
+            self.collects[i].slot = body.binding.output_slots[i]
+            self.collects[i].state = self.state_of(state)
+            if operand is not None:
+                self.collects[i].place.slot, self.collects[i].place.offset = operand.slot, operand.offset
+            self.collects[i].stride = stride
+        self.has_counter, self.going = counter is not None, -1 if going is None else going
+        if counter is not None:
+            place_of(counter, cnp.NPY_INT64, "counter", &self.counter)
+        self.work = body.binding.work * steps
+
+    cdef int state_of(self, number) except -2:
+        if number is None:
+            return -1
+        if not 0 <= number < self.state_count:
+            refuse(f"state {number}, expected 0 to {self.state_count - 1}")
+        return number
+
+    def __dealloc__(self):
+        free(self.feeds)
+        free(self.collects)
+        free(self.carried)
+
+    cdef int run(self, char** slots) except -1 nogil:
+        cdef char** own = self.body.prepare(slots)
+        cdef double since = 0
+        cdef Py_ssize_t step
+        for step in range(self.steps):
+            self.connect(slots, own, step)
+            self.body.execute(own)
+            since += self.body.binding.work
+            if since > WORK_BETWEEN_SIGNALS:
+                since = 0
+                if handler_raised():
+                    with gil:
+                        raise_handled()
+            if self.going >= 0 and own[self.collects[self.going].slot][0] == 0:
+                return self.ended(slots, step)
+        return 0
+
+    cdef void connect(self, char** slots, char** own, Py_ssize_t step) noexcept nogil:
+        """Set the addresses of the body's inputs and outputs for a step."""
+        cdef int i
+        cdef Feed* feed
+        cdef Collect* collect
+        if self.has_counter:
+            (<cnp.npy_int64*> address(slots, self.counter))[0] = step
+        for i in range(self.feed_count):
+            feed = &self.feeds[i]
+            if feed.slot < 0:
+                continue
+            if feed.state >= 0:
+                own[feed.slot] = self.value(slots, feed.state, step)
+            else:
+                own[feed.slot] = address(slots, feed.place) + step * feed.stride
+        for i in range(self.collect_count):
+            collect = &self.collects[i]
+            if collect.state >= 0:
+                own[collect.slot] = self.value(slots, collect.state, step + 1)
+            else:
+                own[collect.slot] = address(slots, collect.place) + step * collect.stride
+
+    cdef char* value(self, char** slots, int state, Py_ssize_t step) noexcept nogil:
+        """Where a state's value before that step is."""
+        if step == 0:
+            return address(slots, self.carried[state].first)
+        if step == self.steps:
+            return address(slots, self.carried[state].last)
+        return address(slots, self.carried[state].buffers[step & 1])
+
+    cdef int ended(self, char** slots, Py_ssize_t step) except -1 nogil:
+        """The step was the last, before all that there could be."""
+        cdef int i
+        if step + 1 == self.steps:
+            return 0
+        for i in range(self.collect_count):
+            if self.collects[i].state < 0 and i != self.going:
+                with gil:
+                    raise Mismatch("steps")
+        for i in range(self.state_count):
+            memcpy(address(slots, self.carried[i].last), self.value(slots, i, step + 1), self.carried[i].nbytes)
+        return 0
+
+
+cdef class Choice(Instruction):
+    """An If: one of two bodies.
+
+    condition  a bool operand of one element
+    feeds      for each body, an operand for each of its inputs
+    outputs    operands of what either gives
+    """
+
+    cdef Place condition
+    cdef list bodies
+    cdef PyObject* sides[2]
+    cdef Place* feeds[2]
+    cdef Place* outputs
+    cdef int output_count
+
+    def __cinit__(self, Operand condition not None, list bodies not None, list feeds not None, list outputs not None):
+        cdef int side, i
+        cdef Body body
+        if len(bodies) != 2 or len(feeds) != 2 or condition.size != 1:
+            refuse(f"{len(bodies)} bodies and {condition}, expected two and one number")
+        place_of(condition, cnp.NPY_BOOL, "condition", &self.condition)
+        self.bodies, self.output_count = list(bodies), len(outputs)
+        self.outputs = <Place*> malloc(max(1, len(outputs)) * sizeof(Place))
+        for side in range(2):
+            self.feeds[side] = <Place*> malloc(max(1, len(feeds[side])) * sizeof(Place))
+        if self.outputs == NULL or self.feeds[0] == NULL or self.feeds[1] == NULL:
+            raise MemoryError()
+        for side in range(2):
+            body = <Body?> bodies[side]
+            self.sides[side] = <PyObject*> body
+            if len(feeds[side]) != body.binding.input_count or len(outputs) != body.binding.output_count:
+                refuse(f"{len(feeds[side])} inputs and {len(outputs)} outputs of a body")
+            for i, operand in enumerate(feeds[side]):
+                self.feeds[side][i].slot, self.feeds[side][i].offset = operand.slot, operand.offset
+            for i, operand in enumerate(outputs):
+                expected = <Operand> body.binding.outputs[i]
+                if operand.shape != expected.shape or operand.dtype != expected.dtype:
+                    refuse(f"{operand}, expected what the body gives, {expected}")
+                place_of(operand, operand.dtype.num, "output", &self.outputs[i])
+            self.work = max(self.work, body.binding.work)
+
+    def __dealloc__(self):
+        free(self.outputs)
+        free(self.feeds[0])
+        free(self.feeds[1])
+
+    cdef int run(self, char** slots) except -1 nogil:
+        cdef int side = 0 if address(slots, self.condition)[0] else 1
+        return self.take(<Body> self.sides[side], self.feeds[side], slots)
+
+    cdef int take(self, Body body, const Place* feeds, char** slots) except -1 nogil:
+        cdef char** own = body.prepare(slots)
+        cdef Py_ssize_t i
+        for i in range(body.binding.input_count):
+            if body.binding.input_slots[i] >= 0:
+                own[body.binding.input_slots[i]] = address(slots, feeds[i])
+        for i in range(self.output_count):
+            own[body.output_slot(i)] = address(slots, self.outputs[i])
+        return body.execute(own)
 
 
 cdef cnp.ndarray empty_of(Operand operand):
@@ -852,6 +1118,10 @@ cdef class Signatures:
     def bound(self):
         """The bindings by signature."""
         return dict(self.bindings)
+
+    def clear(self):
+        """Keep none of them."""
+        self.bindings.clear()
 
     def add(self, bytes key not None, Binding binding not None):
         """Keep a binding for a signature."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from rnncore.errors import InputError
+from rnncore.errors import InputError, RnncoreError
 from rnncore.graph.nodes import Control
+from rnncore.kernels._program import Body, Choice, Operand, Repeat
 from rnncore.ops import numpy_dtype
+from rnncore.runtime.program import Compiler, Trace, Unbindable
+
+if TYPE_CHECKING:
+    from rnncore.runtime.model import Model
 
 __all__ = ["ControlStep"]
 
@@ -23,12 +30,18 @@ class ControlStep:
     """A step of a model. ``branches`` are compiled already: values of a branch's inputs -> its outputs, in order.
 
     packed: weights that the branches keep packed, by their names in the model -> what unpacks a copy.
+    models: the models of the branches, where nothing counts their work.
     """
 
     def __init__(
-        self, node: Control, branches: Sequence[Branch], dtype: np.dtype, packed: dict[str, Callable[[], np.ndarray]]
+        self,
+        node: Control,
+        branches: Sequence[Branch],
+        dtype: np.dtype,
+        packed: dict[str, Callable[[], np.ndarray]],
+        models: Sequence[Model] | None,
     ):
-        self.packed = packed
+        self.packed, self.models = packed, models
         self.node = node
         self.label = f"node {node.name!r} ({node.op})"
         self.branches = branches
@@ -132,6 +145,169 @@ class ControlStep:
         shape = [size if isinstance(size, int) else sizes.get(size, 0) for size in value.shape]
         shape.insert(axis % (len(shape) + 1), 0)
         return np.zeros(shape, numpy_dtype(value.dtype, self.dtype))
+
+    # --- as instructions of a bound program --------------------------------------------------------------------------
+
+    def bind(self, compiler: Compiler) -> bool:
+        """Add the instructions for the compiler's sizes; False where it needs this step as it is."""
+        if self.models is None:
+            return False
+        try:
+            return {"If": self._bind_if, "Loop": self._bind_loop, "Scan": self._bind_scan}[self.node.op](compiler)
+        except (Unbindable, RnncoreError):
+            return False
+
+    def _body(
+        self, compiler: Compiler, place: int, own: Sequence[tuple[tuple[int, ...], np.dtype]]
+    ) -> tuple[Body, list[Operand], list[Operand]]:
+        """A branch for its own inputs of these shapes and dtypes; operands of what it reads outside; its memory.
+
+        What it reads outside and is settled there is settled inside.
+        """
+        model = self.models[place]  # type: ignore[index]
+        names = dict(zip(self.node.captures, self.node.inputs[self.own :], strict=True))
+        given: dict[str, Any] = {}
+        constants: dict[str, Any] = dict(model._constants)
+        captured: list[Operand] = []
+        for entry, kind in zip_longest(self.entries[place], own):
+            if kind is not None:
+                given[entry] = np.zeros(*kind)
+                continue
+            operand = compiler.operand(names[entry]) if names.get(entry) else None
+            value = compiler.trace.values[names[entry]] if operand is not None else None
+            if value is None or value.data is not None:
+                constants[entry] = None if value is None else value.data
+            else:
+                operand = compiler.dense(cast(Operand, operand))
+                given[entry] = np.zeros(value.shape, value.dtype)
+                captured.append(operand)
+        if model._bodies is None:
+            raise Unbindable(place)
+        binding = Compiler(Trace(model._bodies, given, constants, None), False).binding()
+        table = compiler.new((max(1, binding.slot_count),), np.int64)
+        memory = compiler.new((binding.arena_bytes + 64,), np.uint8)
+        return Body(binding, table, memory), captured, [table, memory]
+
+    def _bind_if(self, compiler: Compiler) -> bool:
+        condition = compiler.operand(self.node.inputs[0])
+        if condition is None or condition.size != 1:
+            return False
+        sides = [self._body(compiler, place, ()) for place in range(2)]
+        outputs = self._outputs(compiler, self.names)
+        bodies, feeds, memory = zip(*sides, strict=True)
+        choice = Choice(condition, list(bodies), list(feeds), outputs)
+        compiler.emit(choice, [condition, *feeds[0], *feeds[1]], [*outputs, *memory[0], *memory[1]])
+        return self._name(compiler, outputs)
+
+    def _bind_scan(self, compiler: Compiler) -> bool:
+        node, count = self.node, self.carried
+        given = [cast(Operand, compiler.operand(name)) for name in node.inputs[: self.own]]
+        axes, turned = node.axes or (0,) * (self.own - count), node.backward or (False,) * (self.own - count)
+        sequences = [compiler.dense(_front(x, axis)) for x, axis in zip(given[count:], axes, strict=True)]
+        steps = sequences[0].shape[0] if sequences else 0
+        if steps < 1 or any(x.shape[0] != steps for x in sequences):
+            return False
+        feeds = [_sequence(x, back) for x, back in zip(sequences, turned, strict=True)]
+        shapes = [(x.shape[1:], x.dtype) for x in sequences]
+        places = node.output_axes or (0,) * (len(self.names) - count)
+        back = node.output_backward or (False,) * (len(self.names) - count)
+        return self._repeat(compiler, steps, given[:count], [], feeds, shapes, list(zip(places, back, strict=True)))
+
+    def _bind_loop(self, compiler: Compiler) -> bool:
+        trips, going = self.node.inputs[:2]
+        known = compiler.trace.values[trips] if trips else None
+        holds = compiler.trace.values[going] if going else None
+        if known is None or known.data is None or (going and (holds is None or holds.data is None or not holds.data)):
+            return False
+        steps = int(known.data.reshape(()))
+        carried = [cast(Operand, compiler.operand(name)) for name in self.node.inputs[2 : self.own]]
+        true = compiler.constant(np.array(True))
+        counter = compiler.new((), np.int64)
+        first = [(None, counter, 0), (None, true, 0)]
+        collected = len(self.names) - len(carried)
+        return steps > 0 and self._repeat(compiler, steps, carried, first, [], [], [(0, False)] * collected, counter)
+
+    def _repeat(
+        self,
+        compiler: Compiler,
+        steps: int,
+        states: Sequence[Operand],
+        first: Sequence[tuple[int | None, Operand | None, int]],
+        sequences: Sequence[tuple[int | None, Operand | None, int]],
+        shapes: list[tuple[tuple[int, ...], np.dtype]],
+        places: list[tuple[int, bool]],
+        counter: Operand | None = None,
+    ) -> bool:
+        """A body run a number of times. first: what it is given before the states; places: axis and direction of what
+        is collected."""
+        states = [compiler.dense(state) for state in states]
+        kinds = [(operand.shape, operand.dtype) for _, operand, _ in first if operand is not None]
+        kinds += [(state.shape, state.dtype) for state in states] + shapes
+        body, captured, memory = self._body(compiler, 0, kinds)
+        given = body.results
+        going = 0 if first else None
+        results = given[len(given) - len(states) - len(places) :]
+        carried, collected = results[: len(states)], results[len(states) :]
+        if any((a.shape, a.dtype) != (b.shape, b.dtype) for a, b in zip(states, carried, strict=True)):
+            return False
+        last = [compiler.new(state.shape, state.dtype) for state in states]
+        buffers = [[compiler.new(state.shape, state.dtype) for state in states] for _ in range(2)]
+        stacked = [compiler.new((steps, *result.shape), result.dtype) for result in collected]
+        feeds: list[tuple[int | None, Operand | None, int]] = [*first]
+        feeds += [(i, None, 0) for i in range(len(states))]
+        feeds += sequences
+        feeds += [(None, operand, 0) for operand in captured]
+        collects: list[tuple[int | None, Operand | None, int]] = []
+        if going is not None:
+            flag = compiler.new((), np.bool_)
+            memory.append(flag)
+            collects.append((None, flag, 0))
+        collects += [(i, None, 0) for i in range(len(states))]
+        collects += [_sequence(x, back) for x, (_, back) in zip(stacked, places, strict=True)]
+        pairs = list(zip(states, last, *buffers, strict=True))
+        repeat = Repeat(body, steps, pairs, feeds, collects, counter, going)
+        reads = [operand for _, operand, _ in feeds if operand is not None and operand is not counter]
+        writes = [*last, *buffers[0], *buffers[1], *stacked, *memory, *([] if counter is None else [counter])]
+        compiler.emit(repeat, [*states, *reads], writes)
+        return self._name(compiler, [*last, *map(partial(_placed, compiler), stacked, [axis for axis, _ in places])])
+
+    def _outputs(self, compiler: Compiler, names: Sequence[str]) -> list[Operand]:
+        """New operands for values as the steps made them."""
+        values = [compiler.trace.values[name] for name in names]
+        if any(value is None for value in values):
+            raise Unbindable(names)
+        return [compiler.new(value.shape, value.dtype) for value in values if value is not None]
+
+    def _name(self, compiler: Compiler, outputs: Sequence[Operand]) -> bool:
+        """Whether the outputs are of the shapes that the steps made; they have their names then."""
+        for name, operand in zip(self.names, outputs, strict=True):
+            value = compiler.trace.values[name]
+            if value is None or (value.shape, value.dtype) != (operand.shape, operand.dtype):
+                return False
+            compiler.name(name, operand)
+        return True
+
+
+def _front(x: Operand, axis: int) -> Operand:
+    """The operand with this axis in front."""
+    order = [axis % len(x.shape), *(i for i in range(len(x.shape)) if i != axis % len(x.shape))]
+    return Operand(x.slot, x.offset, tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order), x.dtype)
+
+
+def _sequence(x: Operand, backward: bool) -> tuple[None, Operand, int]:
+    """An operand whose first axis is the steps, as Repeat takes it."""
+    shape, strides, stride = x.shape[1:], x.strides[1:], x.strides[0]
+    if not backward:
+        return None, Operand(x.slot, x.offset, shape, strides, x.dtype), stride
+    return None, Operand(x.slot, x.offset + (x.shape[0] - 1) * stride, shape, strides, x.dtype), -stride
+
+
+def _placed(compiler: Compiler, x: Operand, axis: int) -> Operand:
+    """The operand with its first axis in this place."""
+    axis %= len(x.shape)
+    order = [*range(1, axis + 1), 0, *range(axis + 1, len(x.shape))]
+    moved = Operand(x.slot, x.offset, tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order), x.dtype)
+    return compiler.dense(moved)
 
 
 def _as_step(array: np.ndarray, axis: int) -> np.ndarray:

@@ -139,7 +139,8 @@ class Model:
             self._settled = is_settled(self._walk, spec.values.values())
         if len(spec.nodes) == 1 and spec.recurrent:
             self._direct = self._steps[0].direct(spec, most_steps(budget, spec.recurrent[0], self._dtype))
-        self._program = None if inside else self._make_program()
+        self._bodies = self._make_program()  # what binds it as a part of another model's program
+        self._program = None if inside else self._bodies
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
         self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
@@ -622,7 +623,9 @@ def _compile(
         }
         branches = [model._branch for model in models]
         limited = budget is not None and budget.limits
-        return ControlStep(node, metered_branches(node, branches) if limited else branches, dtype, packed)
+        if limited:
+            return ControlStep(node, metered_branches(node, branches), dtype, packed, None)
+        return ControlStep(node, branches, dtype, packed, models)
     return nothing if node.op == "Constant" else op_step(cast(Node, node), weights, dtype, threads, known, packs)
 
 

@@ -45,7 +45,6 @@ from rnncore.kernels._program import (
 )
 from rnncore.ops import OPS, blocks, numpy_dtype
 from rnncore.ops.recording import Recording, record
-from rnncore.runtime.recurrent import RecurrentStep
 from rnncore.runtime.state import State
 
 __all__ = ["Program"]
@@ -57,6 +56,9 @@ BINDINGS = 16
 
 SEEN = 64
 """The number of signatures that are remembered: a binding is made when one of them comes again."""
+
+MISMATCHES = 100
+"""Calls whose contents gave other sizes than when they were bound, or ids of no row, after which nothing is bound."""
 
 WORK_OF_A_CALL = 1e4
 """What a step in Python takes, at least, in multiply-adds."""
@@ -102,7 +104,7 @@ class Program:
         self.states, self.outputs = [name for name, *_ in states], tuple(outputs)
         self.signatures = Signatures(tuple(inputs), tuple(states), self.outputs, tuple(self.states), BINDINGS)
         self._seen: dict[bytes, None] = {}
-        self._refused = False
+        self._refused, self._mismatches = False, 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -133,7 +135,13 @@ class Program:
         """(outputs, states after) of a call that is plain and comes with sizes of a binding; None for others."""
         try:
             return self.signatures.call(inputs, states, states_after)
-        except (Mismatch, RnncoreError, MemoryError):
+        except Mismatch:
+            self._mismatches += 1
+            if self._mismatches > MISMATCHES:
+                self._refused = True
+                self.signatures.clear()
+            return None
+        except (RnncoreError, MemoryError):
             return None  # the steps say what is wrong, if anything is
 
     def run(
@@ -284,10 +292,7 @@ class Compiler:
 
     def _reads_of(self, place: int) -> list[str]:
         """What a node's step reads: the ids of an Embedding that is a table of it, in place of that."""
-        node, step = self.program.nodes[place], self.program.steps[place]
-        if isinstance(step, RecurrentStep) and step.embedding is not None:
-            return [step.embedding.inputs[0], *(name for name in node.reads if name != step.embedding.name)]
-        return list(node.reads)
+        return list(getattr(self.program.steps[place], "reads", self.program.nodes[place].reads))
 
     def binding(self) -> Binding:
         given = [self._given(value) for value in map(self.trace.values.get, self.trace.given)]
@@ -433,7 +438,8 @@ class Compiler:
         node, step = self.program.nodes[place], self.program.steps[place]
         names = [name for name in node.names if self.trace.values.get(name) is not None]
         if type(step) is not OpStep:
-            if not (isinstance(step, RecurrentStep) and step.bind(self, self.before)):
+            bind = getattr(step, "bind", None)
+            if bind is None or not bind(self):
                 self._call(place, names)
             return
         if not names or all(self.trace.is_settled(name) for name in names):

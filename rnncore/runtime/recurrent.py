@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -138,11 +137,15 @@ class RecurrentStep:
             y = merge_directions(node.merge, np.stack(np.split(out, 2, axis=2)))
         self._store(values, after, y, final)
 
-    def bind(self, compiler: Compiler, before: Mapping[str, Operand]) -> bool:
-        """Add the instructions of a call for the compiler's sizes; False where it needs this step as it is.
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that it reads: the ids of an Embedding that is a table of it, in place of that."""
+        if self.embedding is None:
+            return self.node.reads
+        return (self.embedding.inputs[0], *(name for name in self.node.reads if name != self.embedding.name))
 
-        before: the states that it begins with, by name; none where the model is given none
-        """
+    def bind(self, compiler: Compiler) -> bool:
+        """Add the instructions of a call for the compiler's sizes; False where it needs this step as it is."""
         node = self.node
         x = compiler.operand(self.embedding.inputs[0] if self.embedding is not None else node.input)
         given = [compiler.operand(name) for name in (node.lengths, node.mask) if name]
@@ -150,7 +153,7 @@ class RecurrentStep:
             return False
         batch = x.shape[1 if self.time_first else 0]
         shapes = node.state_shapes(batch)
-        initial = self._bound_initial(compiler, before, shapes)
+        initial = self._bound_initial(compiler, shapes)
         if initial is None:
             return False
         if self.table is None and (x.strides[2] != x.itemsize or any(stride % x.itemsize for stride in x.strides)):
@@ -166,12 +169,10 @@ class RecurrentStep:
         self._store_bound(compiler, y, final)
         return True
 
-    def _bound_initial(
-        self, compiler: Compiler, before: Mapping[str, Operand], shapes: dict[str, tuple[int, ...]]
-    ) -> tuple[Operand, ...] | None:
+    def _bound_initial(self, compiler: Compiler, shapes: dict[str, tuple[int, ...]]) -> tuple[Operand, ...] | None:
         """The states to begin with, as for _initial; None where one has another shape than the node wants."""
-        if before:
-            states = [before[name] for name in self.states.values()]
+        if compiler.before:
+            states = [compiler.before[name] for name in self.states.values()]
         elif self.node.initial:
             states = [cast("Operand", compiler.operand(name)) for name in self.node.initial]
         else:
