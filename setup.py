@@ -54,6 +54,7 @@ EXTENSIONS = {
     "_packing": ("recurrent", "fast"),
     "_pool": (None, "off"),
     "_pooling": ("pooling", "off"),
+    "_quantized": ("quantized", "off"),
     "_recurrent": (None, "off"),
     "_runtime": ("runtime", "off"),
     "_schedule": (None, "off"),
