@@ -183,17 +183,20 @@ class IntegerMatrix:
 
     def __call__(self, a, zero=None):
         """a (..., K); a0 None, a number, or what spreads over a. Returns int32, or float64 where int32 may overflow."""
-        if a.shape[-1:] != self.b.shape[:1]:
+        if not a.ndim or a.shape[-1] != len(self.b):
             raise InputError(f"matrices {a.shape} and {self.b.shape}, expected one inner size")
-        if self.packed is not None and (zero is None or zero.ndim == 0 or zero.shape[-1] == 1):
+        if self.packed is not None:
+            if zero is None or zero.ndim == 0:
+                return self.packed(a, zero)
             _need_spread(a, zero)
-            return self.packed(a, zero)
+            if zero.shape[-1] == 1:
+                return self.packed(a, zero)
         return blocks.matmul(_minus(a, zero).astype(np.float64), _minus(self.b, self.zero).astype(np.float64))
 
 
 def _column(zero):
     """A zero point of the left side, one for all or one for each row."""
-    return zero if zero is None or zero.ndim == 0 or zero.shape == (1,) else zero[..., None]
+    return zero if zero.ndim == 0 or zero.shape == (1,) else zero[..., None]
 
 
 class _Products:
@@ -204,7 +207,7 @@ class _Products:
 
     def __call__(self, a, b, a_zero=None, b_zero=None):
         """(a - a_zero) (b - b_zero): int32, or float64 where int32 may overflow."""
-        a_zero = _column(a_zero) if a_zero is not None and a_zero.ndim <= 1 else a_zero
+        a_zero = _column(a_zero) if a_zero is not None and a_zero.ndim == 1 else a_zero
         if b.ndim == 2:
             return self.prepared(b, b_zero)(a, a_zero)
         return blocks.matmul(_minus(a, a_zero).astype(np.float64), _minus(b, b_zero).astype(np.float64))
@@ -212,7 +215,10 @@ class _Products:
 
 def _wrapped(sums):
     """Sums as int32, which run over as those of int32 do."""
-    return sums.astype(np.int64).astype(np.int32) if sums.dtype == np.float64 else sums.astype(np.int32, copy=False)
+    if sums.dtype.kind == "f":
+        sums = sums.astype(np.int64) if sums.dtype == np.float64 else sums
+        return sums.astype(np.int32)
+    return sums
 
 
 def _product_shape(a, b):
