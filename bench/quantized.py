@@ -1,4 +1,4 @@
-"""Networks of 8-bit integers beside onnxruntime, one thread each, on the same inputs in one process.
+"""Networks of 8-bit integers against onnxruntime, one thread each, on the same inputs in one process.
 
     DynamicQuantizeLSTM   64 to 512 units and the same number of inputs, batch 1 and 8, 1 and 50 steps
     MatMulInteger         a row, 8 rows and 128 rows with a square matrix, and with a wide one

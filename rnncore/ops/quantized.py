@@ -40,8 +40,8 @@ def _need_vector(what, value, size, dtypes):
     need(value, dtypes, what)
     if value.shape in ((), (1,)):
         return
-    found = value.shape[0] if len(value.shape) == 1 else None
-    if found is None or (isinstance(found, int) and isinstance(size, int) and found != size):
+    given = value.shape[0] if len(value.shape) == 1 else None
+    if given is None or (isinstance(given, int) and isinstance(size, int) and given != size):
         raise SpecError(f"{what} is {value}, expected a single number or {size} of them")
 
 
@@ -633,14 +633,14 @@ def _op(name, infer, packed, least, most, **fields):
 def _linear_dimensions(attributes, inputs, outputs):
     """Scales and zero points of a vector have a number for each index of an axis."""
     rank = len(inputs[0].shape)
-    found = [{0: axis} for axis in range(rank)]
+    dimensions = [{0: axis} for axis in range(rank)]
     for place, value in enumerate(inputs[1:], 1):
         if value is not None and value.shape:
-            found[attributes["axis"] % rank][place] = 0
-    return [Dimension(here, {0: axis}) for axis, here in enumerate(found)]
+            dimensions[attributes["axis"] % rank][place] = 0
+    return [Dimension(here, {0: axis}) for axis, here in enumerate(dimensions)]
 
 
-def _product_dimensions(a, b, beside_a, beside_b):
+def _product_dimensions(a, b, scales_of_a, scales_of_b):
     """The Rule of a product of the inputs a and b, each with the places of its scale and zero point.
 
     Those of b may have a number for each column. Where those of a have one for each row, rows are not followed.
@@ -648,12 +648,12 @@ def _product_dimensions(a, b, beside_a, beside_b):
 
     def rule(attributes, inputs, outputs):
         many = {place for place, value in enumerate(inputs) if value is not None and value.shape not in ((), (1,))}
-        found = factors(inputs[a], inputs[b], outputs[0], (a, b))
+        dimensions = factors(inputs[a], inputs[b], outputs[0], (a, b))
         if len(inputs[b].shape) > 1:
-            columns = {place: len(inputs[place].shape) - 1 for place in beside_b if place in many}
-            found[-1] = Dimension({**found[-1].inputs, **columns}, found[-1].outputs)
+            columns = {place: len(inputs[place].shape) - 1 for place in scales_of_b if place in many}
+            dimensions[-1] = Dimension({**dimensions[-1].inputs, **columns}, dimensions[-1].outputs)
         rows = {a: len(inputs[a].shape) - 2}
-        return [dimension for dimension in found if many.isdisjoint(beside_a) or dimension.inputs != rows]
+        return [dimension for dimension in dimensions if many.isdisjoint(scales_of_a) or dimension.inputs != rows]
 
     return rule
 

@@ -125,8 +125,8 @@ def test_what_a_handler_raises_ends_the_call(name):
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
-    for found, before in zip(node.run(num_threads=1), expected, strict=True):
-        assert_same_bits(found, before)
+    for array, same in zip(node.run(num_threads=1), expected, strict=True):
+        assert_same_bits(array, same)
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------

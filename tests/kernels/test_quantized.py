@@ -108,8 +108,8 @@ def test_quantize(size, isa):
     for scale in (1e-45, 1e-43, 1e-39, 1e-3, 1, 1e30, 3e38):
         x = (rng.standard_normal(size) * scale).clip(-3e38, 3e38).astype(np.float32)
         for case in (x, np.abs(x), -np.abs(x), np.rint(x)):
-            for found, expected in zip(_quantized.quantize(case), formula(case), strict=True):
-                assert_same_bits(np.asarray(found), np.asarray(expected))
+            for ours, expected in zip(_quantized.quantize(case), formula(case), strict=True):
+                assert_same_bits(np.asarray(ours), np.asarray(expected))
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
@@ -117,8 +117,8 @@ def test_quantize(size, isa):
 def test_quantize_what_is_no_number(special, place, isa):
     x = np.random.default_rng(place).standard_normal(37).astype(np.float32)
     x[place] = special
-    for found, expected in zip(_quantized.quantize(x), formula(x), strict=True):
-        assert_same_bits(np.asarray(found), np.asarray(expected))
+    for ours, expected in zip(_quantized.quantize(x), formula(x), strict=True):
+        assert_same_bits(np.asarray(ours), np.asarray(expected))
 
 
 def test_quantize_in_parts():

@@ -4,14 +4,17 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-/* AVX-VNNI: sums of four products of bytes, in int32, in 16 registers. */
+/* AVX-VNNI: sums of four products of bytes, in int32; for assemblers that know it. */
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
 static int quad_sums;
 __attribute__((constructor)) static void find_quad_sums(void) {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) quad_sums = __builtin_cpu_supports("avx2") && (a >> 4 & 1);
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) quad_sums = a >> 4 & 1;
 }
 #define HAS_QUAD_SUMS quad_sums
 #define QUAD_SUMS(sums, bytes, weights) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(bytes), "x"(weights))
+#endif
+
 #define ISA(prefix) prefix##avx2
 #define ISA_NAME "avx2"
 #define W 8
