@@ -155,6 +155,11 @@ neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-
 	  -Wno-unused-function -Irnncore/kernels rnncore/kernels/recurrent/dispatch.c rnncore/kernels/runtime/usable.c \
 	  build/neon.c build/baseline.c tests/native/driver.c -o build/driver-neon -lm
 	qemu-aarch64 build/driver-neon
+	for isa in neon baseline; do printf '#include "isa/%s.h"\n#include "quantized/body.h"\n' $$isa > build/$$isa.c; done
+	aarch64-linux-gnu-gcc -static -std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall \
+	  -Wno-unused-function -Irnncore/kernels rnncore/kernels/quantized/dispatch.c \
+	  build/neon.c build/baseline.c tests/native/quantized.c -o build/quantized-neon -lm
+	qemu-aarch64 build/quantized-neon
 
 clean:
 	rm -rf .venv .venv-* build *.egg-info rnncore/kernels/*.so rnncore/kernels/_*.c

@@ -55,6 +55,7 @@ EXTENSIONS = {
     "_pool": (None, "off"),
     "_pooling": ("pooling", "off"),
     "_program": (None, "off"),
+    "_quantized": ("quantized", "off"),
     "_recurrent": (None, "off"),
     "_runtime": ("runtime", "off"),
     "_schedule": (None, "off"),

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""Activation functions over arrays: those of cells (activations.h), quotients of polynomials (recurrent/body.h)."""
+"""Activation functions over arrays: those of cells (activations.h), quotients of polynomials (rational_body.h)."""
 
 import numpy as np
 

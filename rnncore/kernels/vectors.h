@@ -15,4 +15,13 @@ INLINE vf load(const float *p) { return (vf) * (const vfu *)p; }
 INLINE void store(float *p, vf x) { *(vfu *)p = (vfu)x; }
 INLINE vf splat(float x) { return x - (vf){}; }
 
+/* Keeps the compiler from loading x again for each of its uses. */
+#if defined(__x86_64__)
+#define IN_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined(__aarch64__)
+#define IN_REGISTER(x) __asm__("" : "+w"(x))
+#else
+#define IN_REGISTER(x) ((void)0)
+#endif
+
 #endif

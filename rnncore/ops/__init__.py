@@ -30,16 +30,18 @@ A new op is one entry in its family's list.
 
 Decisions
 
-- DynamicQuantizeLSTM is an op and not a Recurrent: ONNX takes one range over the whole batch at each step, so that its
-  rows depend on each other, which a Recurrent promises they do not.
+- DynamicQuantizeLSTM is an op and not a Recurrent: its input is quantized by the range of all rows and steps, and the
+  states of each step by that of all rows, so that rows depend on each other, which a Recurrent promises they do not.
+  Nor can it be streamed, not even one row: a first step would have to know the range of those that are to come. A
+  model of it that is run step by step by hand, states in and out, is another model, with ranges of its own.
 - Each op says once how its outputs' dimensions come from its inputs' (`Op.dimensions`, `ops/dimensions.py`): along
   which positions stay apart, and within which reach they meet; what is not listed meets. `graph/axes.follow` puts
   that together for a graph. Whether rows may share a batch, steps be padded, a model be decoded step by step, and
   what `inspect` says of a node over time are read off it. A table test changes every input of every op along every
   axis and looks at what moves; a fuzzing target does the same with random graphs.
-- Quantized sums are float sums, exact: in float32 where no sum can reach 2^24, else in float64. ONNX Runtime's are
-  the same, but on CPUs without VNNI: there its products of uint8 and int8 saturate in int16, unless weights have 7
-  bits.
+- Sums of 8-bit integers are exact: those of products in int32 (`kernels/_quantized.pyx`), those of convolutions in
+  float32 where no sum can reach 2^24, what is left in float64. ONNX Runtime's are the same, but on CPUs without VNNI:
+  there its products of uint8 and int8 saturate in int16, unless weights have 7 bits.
 - What integers are rounded from is computed as ONNX Runtime does. A quantization makes a step of 1/255 out of a
   rounding error, and layers of integers carry it on (0.5 of 16 in a real model's scores). So a pass marks the
   Sigmoid, Tanh and Swish whose values reach one, `approximate="rational"`: the quotient of polynomials that ONNX

@@ -1,21 +1,25 @@
 """Quantized ops under their names in ONNX and, as far as ONNX Runtime adds them, in com.microsoft.
 
-Integer sums are exact. They are made in floating point: in float32, on the packed kernels, where no sum of the
-products can reach 2^24, else in float64. Scales, quotients and quantized values are rounded as ONNX Runtime rounds:
-float32 at each step, to even.
+Integer sums are exact. Products with a matrix of bytes run on the kernels of kernels/_quantized.pyx; what these do not
+take (stacks of matrices, sums that may pass int32) is made in float64. Convolutions are made in float32, on the packed
+kernels, where no sum of the products can reach 2^24, else in float64. Scales, quotients and quantized values are
+rounded as ONNX Runtime rounds: float32 at each step, to even.
 
 DynamicQuantizeLSTM has what ONNX Runtime's has: the whole input is quantized by its own range once for each direction,
 the hidden state of all rows together before every step (with one thread; with more, ONNX Runtime may quantize blocks of
 rows by themselves). Its sigmoid and tanh are ONNX Runtime's quotients of polynomials, in float32: see
-passes/quantized.py for why.
+passes/quantized.py for why. In float32 its time loop is compiled; the form in NumPy below is that of float64 and of
+RNNCORE_ISA=blas, with the same bits in float32.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _activations, _linear, runs_native
+from rnncore.kernels import _activations, _quantized, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value, axis_of, broadcast
 from rnncore.ops.checks import need, need_scalar
@@ -36,8 +40,8 @@ def _need_vector(what, value, size, dtypes):
     need(value, dtypes, what)
     if value.shape in ((), (1,)):
         return
-    found = value.shape[0] if len(value.shape) == 1 else None
-    if found is None or (isinstance(found, int) and isinstance(size, int) and found != size):
+    given = value.shape[0] if len(value.shape) == 1 else None
+    if given is None or (isinstance(given, int) and isinstance(size, int) and given != size):
         raise SpecError(f"{what} is {value}, expected a single number or {size} of them")
 
 
@@ -129,9 +133,17 @@ def quantization(x):
     return scale, np.uint8(np.rint(np.clip(-low / scale, 0, 255)))
 
 
-def _dynamic_run(attributes, weights, x):
+def dynamically_quantized(x):
+    """x by its own range, zero included: uint8, scale, zero point."""
+    if x.dtype == np.float32:
+        return _quantized.quantize(x)
     scale, zero = quantization(x)
-    return _rounded(x / scale, zero, np.uint8), np.asarray(scale), np.asarray(zero)
+    return _rounded(x / scale, zero, np.uint8), scale, zero
+
+
+def _dynamic_run(attributes, weights, x):
+    integers, scale, zero = dynamically_quantized(x)
+    return integers, np.asarray(scale), np.asarray(zero)
 
 
 # ---- products ----------------------------------------------------------------------------------------------------
@@ -156,46 +168,57 @@ def _minus(x, zero):
 
 
 class IntegerMatrix:
-    """a B for integers a of at most 255, exact; B (K, N), integers in float32, prepared once."""
+    """(a - a0) (b - b0) for a of 8-bit integers, exact; b (K, N) and b0, 8-bit integers, prepared once.
 
-    def __init__(self, matrix, threads):
-        exact = 255 * float(np.abs(matrix).sum(axis=0).max(initial=0)) < EXACT
-        self.packed = None
-        self.matrix = matrix if exact else matrix.astype(np.float64)
-        if exact and matrix.size and runs_native(np.float32):
-            self.packed = _linear.Matrix(np.ascontiguousarray(matrix.T), None, threads)
+    b0  None, one number, one for each column, or what spreads over b
+    """
 
-    def __call__(self, a):
-        """a (..., K), integers in float32; returns float32 or float64."""
-        if a.shape[-1:] != self.matrix.shape[:1]:
-            raise InputError(f"matrices {a.shape} and {self.matrix.shape}, expected one inner size")
-        if self.packed is not None and a.size:
-            return self.packed(a)
-        return blocks.matmul(a.astype(self.matrix.dtype, copy=False), self.matrix)
+    def __init__(self, b, zero, threads):
+        self.b, self.zero, self.packed = b, zero, None
+        if b.size and len(b) <= _quantized.LARGEST_DEPTH and (zero is None or zero.size in (1, b.shape[1])):
+            columns = zero is None or zero.size == 1 or zero.shape[-1:] == b.shape[1:]
+            if columns:
+                zero = np.zeros((), b.dtype) if zero is None else zero.reshape(-1)
+                self.packed = _quantized.ByteMatrix(b, zero, threads)
+
+    def __call__(self, a, zero=None):
+        """a (..., K); a0 None, a number, or what spreads over a. Returns int32, or float64 where int32 may overflow."""
+        if not a.ndim or a.shape[-1] != len(self.b):
+            raise InputError(f"matrices {a.shape} and {self.b.shape}, expected one inner size")
+        if self.packed is not None:
+            if zero is None or zero.ndim == 0:
+                return self.packed(a, zero)
+            _need_spread(a, zero)
+            if zero.shape[-1] == 1:
+                return self.packed(a, zero)
+        return blocks.matmul(_minus(a, zero).astype(np.float64), _minus(self.b, self.zero).astype(np.float64))
 
 
 def _column(zero):
     """A zero point of the left side, one for all or one for each row."""
-    return zero if zero is None or zero.ndim == 0 or zero.shape == (1,) else zero[..., None]
+    return zero if zero.ndim == 0 or zero.shape == (1,) else zero[..., None]
 
 
 class _Products:
     """The integer products of one node, whose right side is usually a constant and then prepared once."""
 
     def __init__(self, threads):
-        self.prepared = Kept(lambda b, zero: IntegerMatrix(_minus(b, zero), threads))
+        self.prepared = Kept(lambda b, zero: IntegerMatrix(b, zero, threads))
 
     def __call__(self, a, b, a_zero=None, b_zero=None):
-        """(a - a_zero) (b - b_zero), integers in floating point."""
-        a = _minus(a, _column(a_zero) if a_zero is not None and a_zero.ndim <= 1 else a_zero)
+        """(a - a_zero) (b - b_zero): int32, or float64 where int32 may overflow."""
+        a_zero = _column(a_zero) if a_zero is not None and a_zero.ndim == 1 else a_zero
         if b.ndim == 2:
-            return self.prepared(b, b_zero)(a)
-        return blocks.matmul(a.astype(np.float64), _minus(b, b_zero).astype(np.float64))
+            return self.prepared(b, b_zero)(a, a_zero)
+        return blocks.matmul(_minus(a, a_zero).astype(np.float64), _minus(b, b_zero).astype(np.float64))
 
 
 def _wrapped(sums):
     """Sums as int32, which run over as those of int32 do."""
-    return sums.astype(np.int64).astype(np.int32) if sums.dtype == np.float64 else sums.astype(np.int32)
+    if sums.dtype.kind == "f":
+        sums = sums.astype(np.int64) if sums.dtype == np.float64 else sums
+        return sums.astype(np.int32)
+    return sums
 
 
 def _product_shape(a, b):
@@ -322,8 +345,8 @@ def _dynamic_matmul_packed(attributes, weights, threads):
     product = _Products(threads)
 
     def run(a, b, b_scale, b_zero=None, bias=None):
-        scale, zero = quantization(a)
-        return _scaled(product(_rounded(a / scale, zero, np.uint8), b, zero, b_zero), scale, b_scale, bias)
+        integers, scale, zero = dynamically_quantized(a)
+        return _scaled(product(integers, b, zero, b_zero), scale, b_scale, bias)
 
     return run
 
@@ -478,15 +501,6 @@ def _need_shape(what, value, dtypes, shapes):
     raise SpecError(f"{what} is {value}, expected {' or '.join(str(Value(dtypes[0], shape)) for shape in shapes)}")
 
 
-def _lstm_matrix(threads):
-    """A function that makes an IntegerMatrix of one direction's weights, whose zero point is one number."""
-
-    def make(weight, zero):
-        return [IntegerMatrix(_minus(w, z.reshape(-1)[:1]), threads) for w, z in zip(weight, zero, strict=True)]
-
-    return make
-
-
 def _check_zero(name, weight, zero):
     """Zero points for each column must agree, and be 0 with int8."""
     if zero.ndim == 2 and ((zero != zero[:, :1]).any() or (weight.dtype == np.int8 and zero.any())):
@@ -496,8 +510,7 @@ def _check_zero(name, weight, zero):
 def _quantized_product(matrix, x, scale):
     """x B by way of x quantized: B's integers in ``matrix``, its scale one number or one for each column."""
     x_scale, zero = quantization(x)
-    integers = _rounded(x / x_scale, zero, np.uint8)
-    return matrix(integers.astype(np.float32) - np.float32(zero)).astype(x.dtype, copy=False) * (x_scale * scale)
+    return matrix(_rounded(x / x_scale, zero, np.uint8), zero).astype(x.dtype) * (x_scale * scale)
 
 
 def _sigmoid(x):
@@ -515,64 +528,94 @@ def _reversed(x, lengths):
     return np.take_along_axis(x, places.reshape(*places.shape, *[1] * (x.ndim - 2)), axis=0)
 
 
-def _lstm_direction(attributes, x, lengths, w, w_scale, r, r_scale, bias, peephole, h, c):
-    """One direction over x (T, B, I), forward: outputs (T, B, H) and the last h and c."""
-    steps, batch = x.shape[:2]
-    hidden = attributes["hidden_size"]
-    longest = int(lengths.max(initial=0))
-    clip = attributes["clip"]
-    limit = (lambda z: np.clip(z, -clip, clip)) if clip else (lambda z: z)
-    y = np.zeros((steps, batch, hidden), x.dtype)
-    gates = _quantized_product(w, x[:longest], w_scale)
-    final_h, c = np.zeros_like(h), c.copy()
-    for step in range(longest):
-        z = gates[step] + _quantized_product(r, h, r_scale)
-        zi, zo, zf, zc = np.split(z, 4, axis=1)
+class NumpyLSTM:
+    """The time loop in NumPy, of any floating dtype; arguments and calls are those of _quantized.DynamicLSTM."""
+
+    def __init__(self, w, w_scale, w_zero, r, r_scale, r_zero, bias, peephole, clip, input_forget, backwards, threads):
+        self.width, self.hidden, self.backwards = w.shape[1], r.shape[1], backwards
+        self.clip, self.input_forget = clip, input_forget
+        self.directions = [
+            (
+                *(IntegerMatrix(w[d], w_zero[d, :1], threads), w_scale[d]),
+                *(IntegerMatrix(r[d], r_zero[d, :1], threads), r_scale[d]),
+                *(bias[d], peephole[d]),
+            )
+            for d in range(len(backwards))
+        ]
+
+    def __call__(self, x, lengths, h0, c0):
+        steps, batch, width = x.shape
+        shape = (len(self.backwards), batch, self.hidden)
+        if width != self.width:
+            raise InputError(f"X: shape {x.shape}, expected (T, B, {self.width})")
+        for name, state in (("initial_h", h0), ("initial_c", c0)):
+            if state is not None and state.shape != shape:
+                raise InputError(f"{name}: shape {state.shape}, expected {shape}")
+        lengths = np.full(batch, steps) if lengths is None else lengths
+        if lengths.shape != (batch,) or (lengths < 0).any() or (lengths > steps).any():
+            raise InputError(f"sequence_lens: {lengths.tolist()}, expected {batch} lengths from 0 to {steps}")
+        h0, c0 = (np.zeros(shape, x.dtype) if state is None else state for state in (h0, c0))
+        outputs = []
+        for d, backward in enumerate(self.backwards):
+            y, h, c = self._direction(d, _reversed(x, lengths) if backward else x, lengths, h0[d], c0[d])
+            outputs.append((_reversed(y, lengths) if backward else y, h, c))
+        y, h, c = zip(*outputs, strict=True)
+        return np.stack(y, axis=1), np.stack(h), np.stack(c)
+
+    def _direction(self, d, x, lengths, h, c):
+        """One direction over x (T, B, I), forward: outputs (T, B, H) and the last h and c."""
+        w, w_scale, r, r_scale, bias, peephole = self.directions[d]
         bi, bo, bf, bc = np.split(bias, 4)
         pi, po, pf = np.split(peephole, 3)
-        i = _sigmoid(limit(zi + pi * c + bi))
-        f = 1 - i if attributes["input_forget"] else _sigmoid(limit(zf + pf * c + bf))
-        runs = (step < lengths)[:, None]
-        c = np.where(runs, f * c + i * _tanh(limit(zc + bc)), c)
-        y[step] = np.where(runs, _sigmoid(limit(zo + po * c + bo)) * _tanh(c), 0)
-        h = y[step]
-        final_h = np.where(runs, h, final_h)
-    return y, final_h, np.where((lengths > 0)[:, None], c, 0)
+        limit = (lambda z: np.clip(z, -self.clip, self.clip)) if self.clip else (lambda z: z)
+        longest = int(lengths.max(initial=0))
+        y = np.zeros((*x.shape[:2], self.hidden), x.dtype)
+        gates = _quantized_product(w, x[:longest], w_scale)
+        final_h, c = np.zeros_like(h), c.copy()
+        for step in range(longest):
+            z = gates[step] + _quantized_product(r, h, r_scale)
+            zi, zo, zf, zc = np.split(z, 4, axis=1)
+            i = _sigmoid(limit(zi + pi * c + bi))
+            f = 1 - i if self.input_forget else _sigmoid(limit(zf + pf * c + bf))
+            runs = (step < lengths)[:, None]
+            c = np.where(runs, f * c + i * _tanh(limit(zc + bc)), c)
+            y[step] = np.where(runs, _sigmoid(limit(zo + po * c + bo)) * _tanh(c), 0)
+            h = y[step]
+            final_h = np.where(runs, h, final_h)
+        return y, final_h, np.where((lengths > 0)[:, None], c, 0)
+
+
+def _prepared_lstm(attributes, threads, w, r, bias, peephole, w_scale, w_zero, r_scale, r_zero):
+    """The time loop over these weights: called with X, sequence_lens, initial_h and initial_c."""
+    if w.ndim != 3:
+        raise InputError(f"W: shape {w.shape}, expected (D, I, 4 H)")
+    hidden, backwards = attributes["hidden_size"], DIRECTIONS[attributes["direction"]]
+    dtype, directions, width = w_scale.dtype, len(backwards), w.shape[1]
+    shapes = _lstm_shapes(attributes, 0, width)
+    for name, value in (("W", w), ("R", r), ("B", bias), ("P", peephole)):
+        if value is not None and value.shape != shapes[name]:
+            raise InputError(f"{name}: shape {value.shape}, expected {shapes[name]}")
+    _check_zero("W_zero_point", w, w_zero)
+    _check_zero("R_zero_point", r, r_zero)
+    bias = np.zeros((directions, 8 * hidden), dtype) if bias is None else bias
+    native = runs_native(dtype) and 0 < width <= _quantized.LARGEST_DEPTH >= hidden
+    return (_quantized.DynamicLSTM if native else NumpyLSTM)(
+        *(w, w_scale.reshape(directions, -1), w_zero.reshape(directions, -1)[:, :1]),
+        *(r, r_scale.reshape(directions, -1), r_zero.reshape(directions, -1)[:, :1]),
+        bias[:, : 4 * hidden] + bias[:, 4 * hidden :],
+        np.zeros((directions, 3 * hidden), dtype) if peephole is None else peephole,
+        attributes["clip"],
+        bool(attributes["input_forget"]),
+        backwards,
+        threads,
+    )
 
 
 def _lstm_packed(attributes, weights, threads):
-    prepared = [Kept(_lstm_matrix(threads)) for _ in range(2)]
+    prepared = Kept(partial(_prepared_lstm, attributes, threads))
 
-    def run(x, w, r, bias, lengths, h0, c0, peephole, w_scale, w_zero, r_scale, r_zero):
-        hidden, (steps, batch, width) = attributes["hidden_size"], x.shape
-        backwards = DIRECTIONS[attributes["direction"]]
-        given = dict(zip(LSTM_INPUTS[1:], (w, r, bias, lengths, h0, c0, peephole), strict=False))
-        for name, shape in _lstm_shapes(attributes, batch, width).items():
-            if given[name] is not None and given[name].shape != shape:
-                raise InputError(f"{name}: shape {given[name].shape}, expected {shape}")
-        lengths = np.full(batch, steps) if lengths is None else lengths
-        if (lengths < 0).any() or (lengths > steps).any():
-            raise InputError(f"sequence_lens={lengths.tolist()}, expected lengths from 0 to {steps}")
-        _check_zero("W_zero_point", w, w_zero)
-        _check_zero("R_zero_point", r, r_zero)
-        w_matrices, r_matrices = prepared[0](w, w_zero), prepared[1](r, r_zero)
-        zeros = np.zeros((len(backwards), batch, hidden), x.dtype)
-        h0, c0 = (zeros if state is None else state for state in (h0, c0))
-        bias = np.zeros((len(backwards), 8 * hidden), x.dtype) if bias is None else bias
-        bias = bias[:, : 4 * hidden] + bias[:, 4 * hidden :]
-        peephole = np.zeros((len(backwards), 3 * hidden), x.dtype) if peephole is None else peephole
-        found = []
-        for d, backward in enumerate(backwards):
-            y, h, c = _lstm_direction(
-                attributes,
-                _reversed(x, lengths) if backward else x,
-                lengths,
-                *(w_matrices[d], w_scale[d], r_matrices[d], r_scale[d]),
-                *(bias[d], peephole[d], h0[d], c0[d]),
-            )
-            found.append((_reversed(y, lengths) if backward else y, h, c))
-        y, h, c = zip(*found, strict=True)
-        return np.stack(y, axis=1), np.stack(h), np.stack(c)
+    def run(x, w, r, bias, lengths, h0, c0, peephole, *scales):
+        return prepared(w, r, bias, peephole, *scales)(x, lengths, h0, c0)
 
     return run
 
@@ -590,14 +633,14 @@ def _op(name, infer, packed, least, most, **fields):
 def _linear_dimensions(attributes, inputs, outputs):
     """Scales and zero points of a vector have a number for each index of an axis."""
     rank = len(inputs[0].shape)
-    found = [{0: axis} for axis in range(rank)]
+    dimensions = [{0: axis} for axis in range(rank)]
     for place, value in enumerate(inputs[1:], 1):
         if value is not None and value.shape:
-            found[attributes["axis"] % rank][place] = 0
-    return [Dimension(here, {0: axis}) for axis, here in enumerate(found)]
+            dimensions[attributes["axis"] % rank][place] = 0
+    return [Dimension(here, {0: axis}) for axis, here in enumerate(dimensions)]
 
 
-def _product_dimensions(a, b, beside_a, beside_b):
+def _product_dimensions(a, b, scales_of_a, scales_of_b):
     """The Rule of a product of the inputs a and b, each with the places of its scale and zero point.
 
     Those of b may have a number for each column. Where those of a have one for each row, rows are not followed.
@@ -605,12 +648,12 @@ def _product_dimensions(a, b, beside_a, beside_b):
 
     def rule(attributes, inputs, outputs):
         many = {place for place, value in enumerate(inputs) if value is not None and value.shape not in ((), (1,))}
-        found = factors(inputs[a], inputs[b], outputs[0], (a, b))
+        dimensions = factors(inputs[a], inputs[b], outputs[0], (a, b))
         if len(inputs[b].shape) > 1:
-            columns = {place: len(inputs[place].shape) - 1 for place in beside_b if place in many}
-            found[-1] = Dimension({**found[-1].inputs, **columns}, found[-1].outputs)
+            columns = {place: len(inputs[place].shape) - 1 for place in scales_of_b if place in many}
+            dimensions[-1] = Dimension({**dimensions[-1].inputs, **columns}, dimensions[-1].outputs)
         rows = {a: len(inputs[a].shape) - 2}
-        return [dimension for dimension in found if many.isdisjoint(beside_a) or dimension.inputs != rows]
+        return [dimension for dimension in dimensions if many.isdisjoint(scales_of_a) or dimension.inputs != rows]
 
     return rule
 

@@ -25,7 +25,7 @@ __all__ = [
 
 F = np.float32
 
-# ---- quotients of polynomials: those of rnncore/kernels/recurrent/body.h, from the highest power on ---------------
+# ---- quotients of polynomials: those of rnncore/kernels/rational_body.h, from the highest power on ---------------
 
 SIGMOID = (
     (4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01),

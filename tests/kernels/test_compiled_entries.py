@@ -24,6 +24,7 @@ from rnncore.kernels import (
     _packing,
     _pool,
     _pooling,
+    _quantized,
     _recurrent,
     _runtime,
 )
@@ -113,6 +114,17 @@ class Called:
         return x
 
 
+def lstm_of_integers():
+    """Arguments of DynamicLSTM."""
+    zero = np.zeros((1, 1), np.int8)
+    w, r = ones(1, 3, 20, dtype=np.int8), ones(1, 5, 20, dtype=np.int8)
+    return (w, ones(1, 20), zero, r, ones(1, 1), zero, ones(1, 20), ones(1, 15), 1.0, False, (False,), 1)
+
+
+def byte_matrix():
+    return ones(3, 5, dtype=np.int8), ones(5, dtype=np.int8), 1
+
+
 POOLING = ((6,), (6,), (3,), (1,), (1,), (1,), True, None)
 OPTIONS = _options(cell())
 
@@ -196,6 +208,17 @@ ENTRIES = {
     ),
     "_pooling.Pooling": lambda: (_pooling.Pooling, POOLING),
     "_pooling.Pooling()": lambda: (_pooling.Pooling(*POOLING), (ones(2, 3, 6),)),
+    "_quantized.ByteMatrix": lambda: (_quantized.ByteMatrix, byte_matrix()),
+    "_quantized.ByteMatrix()": lambda: (
+        _quantized.ByteMatrix(*byte_matrix()),
+        (ones(4, 3, dtype=np.uint8), ones(4, 1, dtype=np.uint8)),
+    ),
+    "_quantized.DynamicLSTM": lambda: (_quantized.DynamicLSTM, lstm_of_integers()),
+    "_quantized.DynamicLSTM()": lambda: (
+        _quantized.DynamicLSTM(*lstm_of_integers()),
+        (ones(4, 2, 3), np.array([4, 1]), ones(1, 2, 5), ones(1, 2, 5)),
+    ),
+    "_quantized.quantize": lambda: (_quantized.quantize, (ones(4, 3),)),
 }
 
 # Entries whose arrays have one dtype and shape: place of the argument -> axes whose size may be another. Those of
@@ -219,11 +242,18 @@ STRICT = {
     "_pool.Slots.slots_of": {0: (0,)},
     "_pool.rows_of": {1: ()},
     "_pooling.Pooling()": {0: (0, 1)},
+    "_quantized.ByteMatrix": {0: (0,)},
+    "_quantized.ByteMatrix()": {0: ()},
+    "_quantized.DynamicLSTM": {0: (1,), 3: (), 6: (), 7: ()},
+    "_quantized.DynamicLSTM()": {0: (0,), 2: (), 3: ()},
 }
 CONVERTED = {"_convolution.Convolution", "_linear.Matrix", "_recurrent.Table"}
 """Entries that take other dtypes of numbers, and any order of bytes and elements, and make float32 of them."""
 
-COPIED = {*CONVERTED, "_convolution.Convolution()", "_linear.Matrix()", "_pooling.Pooling()"}
+COPIED = {
+    *(*CONVERTED, "_convolution.Convolution()", "_linear.Matrix()", "_pooling.Pooling()"),
+    *("_quantized.ByteMatrix", "_quantized.ByteMatrix()", "_quantized.DynamicLSTM", "_quantized.DynamicLSTM()"),
+}
 """Entries that copy what is not dense."""
 
 

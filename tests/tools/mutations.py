@@ -74,6 +74,8 @@ PACKING = "rnncore/kernels/_packing.pyx"
 CALLS = "rnncore/kernels/_recurrent.pyx"
 POOL = "rnncore/kernels/_pool.pyx"
 CONVOLUTION = "rnncore/kernels/convolution/body.h"
+INTEGERS = "rnncore/kernels/quantized/body.h"
+INTEGER_LSTM = "rnncore/kernels/quantized/lstm_body.h"
 LSTM = "rnncore/cells/lstm.py"
 GRU = "rnncore/cells/gru.py"
 GATES = "rnncore/conventions/gates.py"
@@ -511,6 +513,39 @@ MUTATIONS = [
         'np.searchsorted(-lengths, -t, side="right")',
         "a row stops after its length",
         "decoder",
+    ),
+    # --- 8-bit integers -----------------------------------------------------------------------------------------------
+    Mutation(
+        "a-quad-that-saturates",
+        INTEGERS,
+        "abs(a[2]) + abs(a[3]) <= limit;",
+        "abs(a[2]) + abs(a[3]) <= limit + 8;",
+        "two products add up within int16",
+        "quantized",
+    ),
+    Mutation(
+        "a-vector-of-quads-that-saturates",
+        INTEGERS,
+        "(vh)(PAIR_SUMS(size, splat_h(1)) > splat_i(limit))",
+        "(vh)(PAIR_SUMS(size, splat_h(1)) > splat_i(limit + 8))",
+        "the same where several quads are looked at together",
+        "quantized",
+    ),
+    Mutation(
+        "the-range-of-rows-that-ended",
+        INTEGER_LSTM,
+        "            e = (extent){};\n",
+        "",
+        "a step's states are quantized by their own range",
+        "quantized",
+    ),
+    Mutation(
+        "nan-in-the-range",
+        INTEGERS,
+        "if (nan) *low = NAN;",
+        "",
+        "a range with NaN in it is none",
+        "quantized",
     ),
 ]
 

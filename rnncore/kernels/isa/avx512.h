@@ -11,6 +11,12 @@ __attribute__((constructor)) static void find_halves(void) {
     if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx) return;
     if (__get_cpuid(1, &a, &b, &c, &d)) halves = (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
 }
+
+/* AVX512-VNNI: sums of four products of bytes, in int32. */
+static int quad_sums;
+__attribute__((constructor)) static void find_quad_sums(void) { quad_sums = __builtin_cpu_supports("avx512vnni") != 0; }
+#define HAS_QUAD_SUMS quad_sums
+#define QUAD_SUMS(sums, bytes, weights) __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(bytes), "v"(weights))
 #define ISA(prefix) prefix##avx512
 #define ISA_NAME "avx512"
 #define W 16
@@ -19,6 +25,8 @@ __attribute__((constructor)) static void find_halves(void) {
 #define MAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define PAIR_SUMS(a, b) ((vi)_mm512_madd_epi16((__m512i)(a), (__m512i)(b)))
+#define BYTE_PAIR_SUMS(a, b) ((vh)_mm512_maddubs_epi16((__m512i)(a), (__m512i)(b)))
 #define LARGER(a, b)                                                                                                  \
     ((vf)_mm512_mask_mov_ps(_mm512_max_ps((__m512)(a), (__m512)(b)),                                                  \
                             _mm512_cmp_ps_mask((__m512)(a), (__m512)(a), _CMP_UNORD_Q), (__m512)(a)))

@@ -6,9 +6,6 @@
 #define EACH(i) UNROLL for (int i = 0; i < M; i++)
 enum { MOST = 4 };
 
-/* MAX(a, b) and MIN(a, b) come from the shim and return b where one of them is NaN. */
-INLINE vf limit(vf x, float low, float high) { return MIN(splat(high), MAX(splat(low), x)); }
-
 INLINE vf clip(vf x, float top) { return limit(x, -top, top); }
 
 /* e^(u x) = s (1 + u p), s a power of two, for |u x| <= 88 and a power of two u: u x = n ln 2 + u r, p = (e^(u r) - 1) / u
