@@ -20,7 +20,7 @@ import numpy as np
 
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
 from rnncore.files.cursor import Cursor, shown
-from rnncore.formats.graph_format import ListedNode, Listing
+from rnncore.formats.listing import ListedNode, Listing
 from rnncore.formats.native import ModelFile
 from rnncore.formats.onnx import nodes
 from rnncore.formats.onnx.entries import Missing
