@@ -53,7 +53,6 @@ from rnncore.errors import (
     VerificationError,
     WeightError,
 )
-from rnncore.formats.loading import convert, load, save
 from rnncore.graph.nodes import AttentionDecoder, Control, Input, Node, Recurrent
 from rnncore.graph.spec import Spec
 from rnncore.graph.test_pair import TestPair
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
     from rnncore import decode, export
     from rnncore.conventions.detect import Dialect, detect
     from rnncore.engine.engine import Engine, StreamEngine
+    from rnncore.formats.loading import convert, load, save
     from rnncore.streaming.pool import StreamPool
     from rnncore.streaming.stream import Stream
 
@@ -118,13 +118,15 @@ __all__ = [
     "show_config",
 ]
 
-# Packages that loading and running a model does not need: imported when one of their names is asked for, so that a
-# program starts sooner. name -> its module; a public module is its own value.
+# Packages that running a model does not need: imported when one of their names is asked for, so that a program starts
+# sooner. name -> its module; a public module is its own value.
 _LATER = {
     "decode": "rnncore.decode",
     "export": "rnncore.export",
+    "formats": "rnncore.formats",
     **dict.fromkeys(("Dialect", "detect"), "rnncore.conventions.detect"),
     **dict.fromkeys(("Engine", "StreamEngine"), "rnncore.engine"),
+    **dict.fromkeys(("convert", "load", "save"), "rnncore.formats.loading"),
     "Stream": "rnncore.streaming.stream",
     "StreamPool": "rnncore.streaming.pool",
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,8 +64,7 @@ _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_ALPHA = 1.6732632423543772848170429916717
 
 
-@dataclass(frozen=True)
-class _Function:
+class _Function(NamedTuple):
     """alpha, beta: None where the function does not take it, its default, or ``...`` where it must be given."""
 
     numpy: Callable

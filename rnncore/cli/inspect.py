@@ -14,8 +14,9 @@ import click
 
 from rnncore.cli.output import bytes_text, console, limited, say, shape_text, table
 from rnncore.errors import RnncoreError, UnsupportedError
-from rnncore.formats import Listing, loading, read_checkpoint, read_listing
+from rnncore.formats import loading, read_checkpoint, read_listing
 from rnncore.formats.checkpoint import KERAS_WEIGHTS, Checkpoint
+from rnncore.formats.listing import Listing
 from rnncore.formats.native import FILE_NAME, ModelFile, from_checkpoint, is_native
 from rnncore.formats.plain_weights import PlainWeights, plain_weights
 from rnncore.formats.torch.names import Other, Stack, bind, find_others, find_stacks, only_stack

@@ -13,7 +13,6 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from rnncore.errors import FormatError, MissingFileError, RnncoreError
@@ -172,12 +171,13 @@ class Budget:
             raise FormatError(f"{self.place}: too many {self.what}, expected at most {self.limit}{self.hint}")
 
 
-@dataclass(frozen=True)
 class InMemory:
     """The bytes of a file that is none, or none any more, and what messages call it."""
 
-    data: bytes
-    name: str
+    __slots__ = ("data", "name")
+
+    def __init__(self, data: bytes, name: str):
+        self.data, self.name = data, name
 
     def __str__(self) -> str:
         return self.name

@@ -8,7 +8,7 @@
     native.py            rnncore's own file, a safetensors file with a Spec
     onnx/                ONNX
     keras/               Keras's .keras and .h5, over hdf5_file.py
-    graph_format.py      what formats with a network in the file have; Listing: what rnncore inspect shows of one
+    graph_format.py      what formats with a network in the file have;  listing.py  what rnncore inspect shows of one
     sharded.py           weights in several files with an index
     plain_weights.py     what modules compute with: normalized weights and packed integers -> plain weights
     loading.py           load, save, convert;  verification.py  replaying a test pair
@@ -29,7 +29,7 @@ Decisions
 """
 
 from rnncore.formats.checkpoint import Checkpoint, Skipped
-from rnncore.formats.graph_format import GraphFormat, ListedNode, Listing
+from rnncore.formats.graph_format import GraphFormat
 from rnncore.formats.registry import FORMATS, GRAPH_FORMATS, Format, read_checkpoint, read_file, read_listing
 
 __all__ = [
@@ -38,8 +38,6 @@ __all__ = [
     "Checkpoint",
     "Format",
     "GraphFormat",
-    "ListedNode",
-    "Listing",
     "Skipped",
     "read_checkpoint",
     "read_file",

@@ -1,11 +1,11 @@
-"""Dtypes by name, and bytes -> arrays: native byte order, read-only, bfloat16 widened to float32.
+"""Dtypes by name, and bytes -> arrays: native byte order, read-only, those that NumPy does not have as float32.
 
 The checks that every format needs of a shape and of a name are here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ __all__ = [
     "COPIES_RATIO",
     "HALVES",
     "ITEM_SIZES",
+    "WIDENED",
     "Copies",
     "check_name",
     "element_count",
@@ -28,7 +29,7 @@ MAX_DIMENSIONS = 8
 MAX_NAME = 1000
 MAX_TENSORS = 100_000
 
-# name -> numpy's code; bfloat16 has none and is widened
+# name -> numpy's code
 CODES = {
     "float64": "f8",
     "float32": "f4",
@@ -43,30 +44,41 @@ CODES = {
     "uint8": "u1",
     "bool": "?",
 }
-HALVES = ("float16", "bfloat16")  # which a model widens
-ITEM_SIZES = {name: np.dtype(code).itemsize for name, code in CODES.items()} | {"bfloat16": 2}
+
+
+def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The upper halves of float32's bits."""
+    wide = bits.astype(np.uint32)
+    np.left_shift(wide, 16, out=wide)
+    return wide.view(np.float32)
+
+
+# name -> the code of its bits, and what makes a new float32 array of those
+WIDENED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {"bfloat16": ("u2", _from_bfloat16)}
+HALVES = ("float16", *WIDENED)  # which a model widens
+ITEM_SIZES = {name: np.dtype(code).itemsize for name, code in CODES.items()}
+ITEM_SIZES |= {name: np.dtype(code).itemsize for name, (code, _) in WIDENED.items()}
 
 
 def from_bytes(data: bytes, dtype: str, place: str, little: bool = True) -> np.ndarray:
     """(numel,) the numbers in ``data``, whose length is a multiple of the item size.
 
-    A view of ``data`` where that is possible; a copy for bfloat16 (float32) and foreign byte order. Read-only, and
-    nothing else can write to the memory. Raises FormatError for a bool that is neither 0 nor 1.
+    A view of ``data`` where that is possible; a copy for WIDENED dtypes (float32) and foreign byte order. Read-only,
+    and nothing else can write to the memory. Raises FormatError for a bool that is neither 0 nor 1.
     """
+    order = "<" if little else ">"
     if not data:
-        array = np.empty(0, "f4" if dtype == "bfloat16" else CODES[dtype])
-    elif dtype == "bfloat16":
-        wide = np.frombuffer(data, "<u2" if little else ">u2").astype(np.uint32)
-        np.left_shift(wide, 16, out=wide)
-        wide.flags.writeable = False
-        array = wide.view(np.float32)
+        array = np.empty(0, CODES.get(dtype, "f4"))
+    elif dtype in WIDENED:
+        code, widen = WIDENED[dtype]
+        array = widen(np.frombuffer(data, order + code))
     elif dtype == "bool":
         bits = np.frombuffer(data, np.uint8)
         if bits.max() > 1:
             raise FormatError(f"{place}: a bool is {bits.max()}, expected 0 or 1")
         array = bits.view(np.bool_)
     else:
-        array = np.frombuffer(data, ("<" if little else ">") + CODES[dtype])
+        array = np.frombuffer(data, order + CODES[dtype])
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array.flags.writeable = False
     return array

@@ -25,7 +25,7 @@ import numpy as np
 
 from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
 from rnncore.files.cursor import Budget, Cursor, low_level_errors, shown
-from rnncore.formats._arrays import CODES, MAX_DIMENSIONS, from_bytes
+from rnncore.formats._arrays import CODES, ITEM_SIZES, MAX_DIMENSIONS, WIDENED, from_bytes
 
 __all__ = ["Dataset", "Group", "open_hdf5"]
 
@@ -244,15 +244,16 @@ class Dataset(_Object):
         from pyfive.p5t import P5FloatType, P5IntegerType, P5OpaqueType
 
         found = self._objects.ptype
-        if isinstance(found, P5OpaqueType) and found.size == 2 and self.attributes.get("dtype") == "bfloat16":
-            return "bfloat16", True, 2
+        name = str(self.attributes.get("dtype"))
+        if isinstance(found, P5OpaqueType) and name in WIDENED and found.size == ITEM_SIZES[name]:
+            return name, True, found.size
         if not isinstance(found, (P5FloatType, P5IntegerType)) or found.dtype.str[1:] not in NUMBERS:
             kind = type(found).__name__.removeprefix("P5").removesuffix("Type").lower()
             raise UnsupportedError(f"{self.place}: an array of {kind}, expected numbers of 1, 2, 4 or 8 bytes")
         return NUMBERS[found.dtype.str[1:]], found.dtype.str[0] != ">", found.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """The array, read-only and in native byte order; float32 for bfloat16."""
+        """The array, read-only and in native byte order, as from_bytes has it."""
         self._file.output.spend(self.nbytes)
         with pyfive_errors(self.place):
             data = self._bytes()

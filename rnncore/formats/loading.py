@@ -16,7 +16,6 @@ from rnncore.files.cursor import InMemory
 from rnncore.formats import Checkpoint, native, read_file, sharded
 from rnncore.formats.checkpoint import KERAS_WEIGHTS, QUANTIZED
 from rnncore.formats.native import ModelFile
-from rnncore.formats.verification import Verification, check_pair
 from rnncore.graph.limits import limited_nodes
 from rnncore.graph.spec import Spec
 from rnncore.runtime.budget import Budget, file_nodes
@@ -24,6 +23,7 @@ from rnncore.runtime.model import Model
 
 if TYPE_CHECKING:
     from rnncore.export.exported import Exported
+    from rnncore.formats.verification import Verification
     from rnncore.graph.test_pair import TestPair
 
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
@@ -88,6 +88,8 @@ def load(
         if note.startswith((NOT_USED, QUANTIZED)):
             warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)
     if check:
+        from rnncore.formats.verification import check_pair  # not for a model that is only run
+
         check_pair(model, found.test_pair, name_of(path)).require()
     return model
 
@@ -251,6 +253,8 @@ def convert(
         found = dataclasses.replace(found, vocabulary=cast(Any, vocabulary))
     report = None
     if verify:
+        from rnncore.formats.verification import check_pair
+
         report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, name_of(source))
         report.require()
     return native.write(target, found), found, report

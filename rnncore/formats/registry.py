@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.files.cursor import Cursor, InMemory, low_level_errors, open_cursor
@@ -27,8 +27,11 @@ from rnncore.formats._foreign import (
     refuse_zip,
 )
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.formats.graph_format import GraphFormat, Listing
+from rnncore.formats.graph_format import GraphFormat
 from rnncore.formats.native import ModelFile
+
+if TYPE_CHECKING:
+    from rnncore.formats.listing import Listing
 
 __all__ = [
     "FORMATS",
@@ -43,8 +46,7 @@ HEAD = 512
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """One file format: how to recognise it by its first bytes or, in a zip archive, by its members; and its reader.
 
     module and function  of rnncore.formats, imported when such a file is first met: given the open file, for a zip

@@ -17,7 +17,6 @@ from rnncore.files.cursor import Cursor, shown
 from rnncore.files.strict_json import read_json
 from rnncore.formats._arrays import MAX_TENSORS, check_name
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.formats.onnx.external import ExternalData
 
 __all__ = ["INDEX_NAMES", "looks_like", "read_open"]
 
@@ -33,6 +32,8 @@ def looks_like(head: bytes) -> bool:
 
 def read_open(cursor: Cursor, read_part: Callable[[Cursor], Checkpoint]) -> Checkpoint:
     """The tensors of all files that an index names, in its order; ``read_part`` reads one of these files."""
+    from rnncore.formats.onnx.external import ExternalData  # not for files that are whole
+
     place = cursor.place
     shards = _shards(cursor)
     tensors, dtypes, skipped, metadata = {}, {}, [], {}

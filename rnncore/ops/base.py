@@ -77,9 +77,9 @@ def no_weights(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Op:
-    """One kind of node.
+    """One kind of node; never changed once it is made.
 
     schema        what each attribute may be: name -> Attribute of ops/schema.py. From it come
     attributes    name -> default, ``...`` where it must be given
@@ -144,12 +144,10 @@ class Op:
     required: tuple[str, ...] = field(init=False)
 
     def __post_init__(self):
-        positions = {name: kind.position for name, kind in self.schema.items() if kind.position is not None}
-        object.__setattr__(self, "attributes", {name: kind.default for name, kind in self.schema.items()})
-        object.__setattr__(self, "parameters", positions)
-        required = tuple(name for name, kind in self.schema.items() if kind.default is ...)
-        object.__setattr__(self, "required", required)
-        object.__setattr__(self, "optional", tuple(sorted({*self.optional, *positions.values()})))
+        self.attributes = {name: kind.default for name, kind in self.schema.items()}
+        self.parameters = {name: kind.position for name, kind in self.schema.items() if kind.position is not None}
+        self.required = tuple(name for name, kind in self.schema.items() if kind.default is ...)
+        self.optional = tuple(sorted({*self.optional, *self.parameters.values()}))
 
     def check_present(self, given: Sequence[Any]) -> None:
         """SpecError where an input is absent that may not be."""

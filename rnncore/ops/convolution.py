@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -387,7 +386,7 @@ OPS = [
         run=_transpose_run,
         dimensions=ROWS,
         arity=(1, 3),
-        schema={**COMMON, "output_padding": replace(KERNEL, least=0), "output_shape": KERNEL},
+        schema={**COMMON, "output_padding": KERNEL.replace(least=0), "output_shape": KERNEL},
         weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["input_size"], a["output_size"] // a["group"])),
         optional=(1, 2),
         packed=_transpose_packed,

@@ -9,8 +9,7 @@ this list (rnncore/graph/axes.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Value
@@ -34,8 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """The positions of an input that position j of an output is made of, along one dimension.
 
     j * stride - before ... j * stride + after; None where there is no bound on that side.
@@ -68,8 +66,7 @@ CAUSAL = Reach(None, 0)
 WHOLE = Reach(None, None)
 
 
-@dataclass(frozen=True)
-class Dimension:
+class Dimension(NamedTuple):
     """A dimension along which an op keeps positions apart, or within a reach of each other.
 
     inputs   place of an input -> its axis. Where an input has size 1 there, it is spread over all positions

@@ -6,7 +6,6 @@ A stream counts such steps and lets the op do its work along the other axes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from rnncore.ops import sizes
@@ -35,15 +34,13 @@ class Moved(NamedTuple):
     wraps: bool
 
 
-@dataclass(frozen=True)
-class First:
-    """The first ``count`` steps of a sequence, and no others."""
+class First(NamedTuple):
+    """The first ``steps`` steps of a sequence, and no others."""
 
-    count: int
+    steps: int
 
 
-@dataclass(frozen=True)
-class Last:
+class Last(NamedTuple):
     """The last step of a sequence alone."""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -224,7 +223,7 @@ def _global_dimensions(attributes, inputs, outputs):
 
 
 def _pool(name, infer, run, outputs=("",), packed=None, padding=0.0, **schema):
-    schema = {"kernel_shape": replace(KERNEL, default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
+    schema = {"kernel_shape": KERNEL.replace(default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
     return Op(name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed, padding=padding)
 
 

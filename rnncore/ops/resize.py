@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -404,7 +403,7 @@ OPS = [
         dimensions=lambda attributes, inputs, outputs: _resize_dimensions(_upsampling(attributes), inputs, outputs),
         arity=(1, 2),
         schema={
-            "scales": replace(RESIZE_SCHEMA["scales"], position=1),
+            "scales": RESIZE_SCHEMA["scales"].replace(position=1),
             "mode": Choice("nearest", among=("nearest", "linear")),
         },
     ),

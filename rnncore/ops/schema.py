@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from rnncore.cells.activations import is_finite
 from rnncore.errors import SpecError, shown
@@ -48,17 +47,26 @@ NONE: Mapping[str, Any] = MappingProxyType({})
 """The attributes of a node without any."""
 
 
-@dataclass(frozen=True)
 class Attribute:
-    """A kind of attribute.
+    """A kind of attribute: a default, and by name the limits of its class that are other ones.
 
     default   ``...`` where it must be given; with None it may be absent
     position  of the input that ONNX passes it as (axes, shape, starts ...): it may be given as an attribute or as that
               input, which is then a value of the graph; a single number may come as a list of one
     """
 
-    default: Any = ...
-    position: int | None = field(default=None, kw_only=True)
+    position: int | None = None
+
+    def __init__(self, default: Any = ..., **limits: Any):
+        self.default = default
+        for name, limit in limits.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no limit {name!r}")
+            setattr(self, name, limit)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same kind with another default or other limits."""
+        return type(self)(**{**vars(self), **changes})
 
     @property
     def expected(self) -> str:
@@ -78,7 +86,6 @@ class Attribute:
             raise SpecError(f"{name}={shown(list(value) if type(value) is tuple else value)}, expected {self.expected}")
 
 
-@dataclass(frozen=True)
 class Flag(Attribute):
     """True or false, which ONNX writes as 1 and 0."""
 
@@ -88,12 +95,11 @@ class Flag(Attribute):
         return type(value) is bool or (type(value) is int and value in (0, 1))
 
 
-@dataclass(frozen=True)
 class Integer(Attribute):
     """An integer in a range."""
 
-    least: int = field(default=-MAX_INTEGER - 1, kw_only=True)
-    most: int = field(default=MAX_INTEGER, kw_only=True)
+    least: int = -MAX_INTEGER - 1
+    most: int = MAX_INTEGER
 
     @property
     def expected(self):
@@ -103,32 +109,29 @@ class Integer(Attribute):
         return type(value) is int and self.least <= value <= self.most
 
 
-@dataclass(frozen=True)
 class Size(Integer):
     """A number of things, at least one."""
 
-    least: int = field(default=1, kw_only=True)
-    most: int = field(default=MAX_SIZE, kw_only=True)
+    least: int = 1
+    most: int = MAX_SIZE
 
     @property
     def expected(self):
         return "a positive integer" + (f" of at most {self.most}" if self.most < MAX_SIZE else "")
 
 
-@dataclass(frozen=True)
 class Axis(Integer):
     """A place among dimensions, or after the last one; from the end where it is negative."""
 
-    least: int = field(default=-MAX_RANK, kw_only=True)
-    most: int = field(default=MAX_RANK, kw_only=True)
+    least: int = -MAX_RANK
+    most: int = MAX_RANK
 
 
-@dataclass(frozen=True)
 class Real(Attribute):
     """A finite number, not less than ``least`` and above ``above``."""
 
-    least: float = field(default=-math.inf, kw_only=True)
-    above: float = field(default=-math.inf, kw_only=True)
+    least: float = -math.inf
+    above: float = -math.inf
 
     @property
     def expected(self):
@@ -140,11 +143,10 @@ class Real(Attribute):
         return is_number(value) and is_finite(value) and value >= self.least and value > self.above
 
 
-@dataclass(frozen=True)
 class Choice(Attribute):
     """One of several texts or integers."""
 
-    among: tuple[Any, ...] = field(default=(), kw_only=True)
+    among: tuple[Any, ...] = ()
 
     @property
     def expected(self):
@@ -154,7 +156,6 @@ class Choice(Attribute):
         return type(value) in (str, int) and value in self.among
 
 
-@dataclass(frozen=True)
 class Text(Attribute):
     """Text that UTF-8 can hold."""
 
@@ -164,7 +165,6 @@ class Text(Attribute):
         return _is_text(value)
 
 
-@dataclass(frozen=True)
 class Texts(Attribute):
     """A list of texts."""
 
@@ -174,14 +174,13 @@ class Texts(Attribute):
         return type(value) is tuple and len(value) <= MAX_COUNT and all(_is_text(item) for item in value)
 
 
-@dataclass(frozen=True)
 class Integers(Attribute):
     """A list of integers in a range; with ``single``, or one of them."""
 
-    least: int = field(default=-MAX_INTEGER - 1, kw_only=True)
-    most: int = field(default=MAX_INTEGER, kw_only=True)
-    longest: int = field(default=MAX_COUNT, kw_only=True)
-    single: bool = field(default=False, kw_only=True)
+    least: int = -MAX_INTEGER - 1
+    most: int = MAX_INTEGER
+    longest: int = MAX_COUNT
+    single: bool = False
 
     @property
     def expected(self):
@@ -199,16 +198,14 @@ class Integers(Attribute):
         return True
 
 
-@dataclass(frozen=True)
 class Axes(Integers):
     """A list of axes, or of something for each of them."""
 
-    least: int = field(default=-MAX_RANK, kw_only=True)
-    most: int = field(default=MAX_RANK, kw_only=True)
-    longest: int = field(default=MAX_RANK, kw_only=True)
+    least: int = -MAX_RANK
+    most: int = MAX_RANK
+    longest: int = MAX_RANK
 
 
-@dataclass(frozen=True)
 class Number(Attribute):
     """A number of any dtype: infinities, NaN, and truth values among them."""
 
@@ -218,12 +215,11 @@ class Number(Attribute):
         return _is_any_number(value)
 
 
-@dataclass(frozen=True)
 class Numbers(Attribute):
     """A list of such numbers; with ``single``, or one of them."""
 
-    longest: int = field(default=MAX_COUNT, kw_only=True)
-    single: bool = field(default=False, kw_only=True)
+    longest: int = MAX_COUNT
+    single: bool = False
     expected = "numbers"
 
     def accepts(self, value):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 
@@ -65,8 +64,7 @@ def need_images(value, what="input") -> int:
     return len(value.shape) - 2
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """Kernel sizes and how they slide, one number for each spatial axis."""
 
     kernel: tuple[int, ...]

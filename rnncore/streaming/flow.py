@@ -412,7 +412,7 @@ class _Follower:
         if isinstance(ends, Last):
             return self._give(node, NodePlan(node, place, "last", timing=first.timing), "running", None)
         if isinstance(ends, First):
-            return self._first(place, node, first, ends.count)
+            return self._first(place, node, first, ends.steps)
         if isinstance(ends, str):
             self._refuse(node, ends)
         if ends is not None:

@@ -261,7 +261,7 @@ def tensor_unknown_type():
     return with_tensor(tensor(kind=99, raw_data=bytes(12)))
 
 
-@hostile("neither 0 nor 1", "a bool of 2 is both true and false to compilers")
+@hostile("a bool is 2, expected 0 or 1", "a bool of 2 is both true and false to compilers")
 def tensor_bool():
     return with_tensor(tensor(kind=TensorProto.BOOL, raw_data=b"\0\1\2"))
 

@@ -16,6 +16,7 @@ from rnncore.files.strict_json import read_json
 from rnncore.graph.nodes import Input, Node
 from rnncore.graph.spec import Spec
 from rnncore.ops import OPS
+from rnncore.ops.schema import Integers
 from rnncore.runtime.model import Model
 
 SMALL = 10**5  # elements: what larger values ask for is not made here
@@ -415,3 +416,14 @@ def test_shown():
     assert Node("n", "Relu", "x").inputs == ("x",)
     with contextlib.suppress(SpecError):
         Node(Silent(), "Relu", "x")
+
+
+def test_limits_of_a_kind():
+    """Those that are not given are the kind's own; what is no limit of it is an error where the op is declared."""
+    sizes = Integers(None, least=1, longest=3)
+    assert (sizes.default, sizes.least, sizes.longest, sizes.single) == (None, 1, 3, False)
+    changed = sizes.replace(default=..., least=0, position=2)
+    assert (changed.default, changed.least, changed.longest, changed.position) == (..., 0, 3, 2)
+    assert sizes.least == 1 and Integers().least < 0 and changed.accepts((0, 0, 0)) and not sizes.accepts((0,))
+    with pytest.raises(TypeError, match="Integers has no limit 'lest'"):
+        Integers(lest=1)

@@ -20,7 +20,6 @@ from rnncore.files.cursor import Cursor, low_level_errors, open_cursor, shown
 from rnncore.files.zip_reader import Archive
 from rnncore.formats._foreign import is_hdf5
 from rnncore.formats.checkpoint import Checkpoint
-from rnncore.formats.graph_format import ListedNode, Listing
 from rnncore.formats.hdf5_file import Group, open_hdf5
 from rnncore.formats.keras.config import (
     NONE,
@@ -38,6 +37,7 @@ from rnncore.formats.keras.layers import LAYERS, lower_network, settle_classes
 from rnncore.formats.keras.operations import OPERATIONS
 from rnncore.formats.keras.variables import bind_groups, bind_store
 from rnncore.formats.keras.weights import keras_checkpoint
+from rnncore.formats.listing import ListedNode, Listing
 from rnncore.formats.native import ModelFile
 from rnncore.graph.weights import Weights
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from rnncore.errors import FormatError, MissingPackageError, UnsupportedError
 from rnncore.files.cursor import Budget, Cursor, shown
+from rnncore.formats._arrays import HALVES, ITEM_SIZES, WIDENED, from_bytes
 from rnncore.formats.onnx.external import ExternalData
 from rnncore.formats.onnx.wire import check_wire
 from rnncore.graph.limits import more_nodes, most_nodes
@@ -31,7 +32,7 @@ MAX_NESTING = 4
 MAX_RANK = 16
 OLDEST_OPSET = 7
 
-# TensorProto.DataType -> NumPy's dtype in the file; bfloat16 is widened.
+# TensorProto.DataType -> the dtype in the file
 ELEMENTS = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
     11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
@@ -329,7 +330,7 @@ class _Reader:
         return tuple(found.values())
 
     def element(self, number: int, where: _Where | str) -> str:
-        """The dtype of an element type; bfloat16 as float32."""
+        """The dtype that an element type is read as: float32 for WIDENED ones."""
         if number not in ELEMENTS:
             kind = UnsupportedError if number in OTHER_ELEMENTS else FormatError
             name = OTHER_ELEMENTS.get(number, number)
@@ -337,7 +338,7 @@ class _Reader:
         dtype = ELEMENTS[number]
         if "float" in dtype:
             self.floats.add(dtype)
-        return "float32" if dtype == "bfloat16" else dtype
+        return "float32" if dtype in WIDENED else dtype
 
     def node(self, proto: Any, place: str, opsets: Mapping[str, int], depth: int, outer: frozenset[str]) -> OnnxNode:
         domain = _domain(proto.domain)
@@ -384,22 +385,21 @@ class _Reader:
     def tensor(self, proto: Any, where: _Where | str) -> np.ndarray:
         """The read-only array of a TensorProto."""
         where = f"{where} {shown(proto.name)!r}" if proto.name else where
-        stored = self.element(proto.data_type, where)
+        self.element(proto.data_type, where)
         dtype = ELEMENTS[proto.data_type]
         if proto.HasField("segment"):
             raise UnsupportedError(f"{self.path}: {where}: a segment, expected a whole tensor")
         shape = tuple(proto.dims)
         if len(shape) > MAX_RANK or any(size < 0 for size in shape):
             raise FormatError(f"{self.path}: {where}: dims {list(shape[:20])}, expected at most {MAX_RANK} sizes")
-        bits = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
-        count = math.prod(shape)
+        size = math.prod(shape) * ITEM_SIZES[dtype]
         filled = [name for name in DATA_FIELDS if len(getattr(proto, name))]
         if proto.data_location == 1 or proto.external_data:
             if filled or proto.data_location != 1:
                 raise FormatError(f"{self.path}: {where}: external data and data beside it, expected one of them")
             entries = {entry.key: entry.value for entry in proto.external_data}
-            raw = self.external.read(entries, count * bits.itemsize, f"{self.path}: {where}")
-        elif len(filled) > 1 or (not filled and count):
+            raw = self.external.read(entries, size, f"{self.path}: {where}")
+        elif len(filled) > 1 or (not filled and size):
             found = " and ".join(filled) or "no data"
             raise FormatError(f"{self.path}: {where}: {found}, expected data in one field")
         else:
@@ -407,21 +407,14 @@ class _Reader:
             if name not in ("raw_data", FIELDS[dtype]):
                 raise FormatError(f"{self.path}: {where}: {dtype} in {name}, expected {FIELDS[dtype]} or raw_data")
             raw = proto.raw_data if name == "raw_data" else self._packed(getattr(proto, name), dtype, where)
-        if len(raw) != count * bits.itemsize:
+        if len(raw) != size:
             found = f"{len(raw)} bytes for dims {list(shape)} of {dtype}"
-            raise FormatError(f"{self.path}: {where}: {found}, expected {count * bits.itemsize}")
-        if dtype == "bool" and raw.strip(b"\0\1"):
-            raise FormatError(f"{self.path}: {where}: a bool that is neither 0 nor 1")
-        array = np.frombuffer(raw, bits).reshape(shape)
-        if dtype == "bfloat16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        array = array.astype(np.dtype(stored), copy=False)
-        array.flags.writeable = False
-        return array
+            raise FormatError(f"{self.path}: {where}: {found}, expected {size}")
+        return from_bytes(raw, dtype, f"{self.path}: {where}").reshape(shape)
 
     def _packed(self, values: Any, dtype: str, where: _Where | str) -> bytes:
         """The bytes that raw_data would have, from a list of numbers."""
-        bits = np.dtype("uint16" if dtype in ("bfloat16", "float16") else dtype)
+        bits = np.dtype(f"u{ITEM_SIZES[dtype]}" if dtype in HALVES else dtype)
         wide = np.fromiter(values, np.dtype({"float32": "f4", "float64": "f8", "uint64": "u8"}.get(dtype, "i8")))
         if bits.kind != "f" and len(wide):
             limits = (0, 1) if bits.kind == "b" else (np.iinfo(bits).min, np.iinfo(bits).max)

@@ -20,7 +20,8 @@ import numpy as np
 
 from rnncore.errors import RnncoreError, SpecError, UnsupportedError
 from rnncore.files.cursor import Cursor, shown
-from rnncore.formats.graph_format import ListedNode, Listing
+from rnncore.formats._arrays import WIDENED
+from rnncore.formats.listing import ListedNode, Listing
 from rnncore.formats.native import ModelFile
 from rnncore.formats.onnx import nodes
 from rnncore.formats.onnx.entries import Missing
@@ -81,7 +82,7 @@ def listing(cursor: Cursor) -> Listing:
 
 def _shared(model: OnnxModel, problems: list | None = None) -> Shared:
     """Floating types: "float" where there is only one, else float32; the others as they are."""
-    floats = {"float32" if name == "bfloat16" else name for name in model.floats}
+    floats = {"float32" if name in WIDENED else name for name in model.floats}
     main = next(iter(floats)) if len(floats) == 1 else "float32"
     dtypes = {name: "float" if name == main else name for name in ("float16", "float32", "float64")}
     return Shared(model.path, dtypes, main, _declared(model.graph), nodes.lower, problems)
@@ -103,9 +104,9 @@ def _arrays(graph: OnnxGraph) -> Iterator[np.ndarray]:
 
 def _notes(model: OnnxModel) -> Iterator[str]:
     yield from model.notes
-    if "bfloat16" in model.floats:
-        yield "bfloat16 values are float32"
-    elif model.floats == {"float16"}:
+    widened = sorted(model.floats & WIDENED.keys())
+    yield from (f"{name} values are float32" for name in widened)
+    if not widened and model.floats == {"float16"}:
         yield "the file computes in float16; here the model's dtype takes its place"
 
 

@@ -31,6 +31,7 @@ from rnncore.formats.attention import flatten_vector
 from rnncore.graph.nodes import AttentionDecoder, Input, Node, Recurrent
 from rnncore.graph.spec import Spec, paths_of
 from rnncore.graph.weights import Weights, memory_of
+from rnncore.passes.graph import is_constant
 
 __all__ = ["Bound", "Other", "Stack", "bind", "find_others", "find_stacks", "is_optimizer", "only_stack"]
 
@@ -166,7 +167,7 @@ class _Binder:
             found = _join(self.roots[node.name], key)
             if found in self.tensors:
                 return found
-        if _is_constant(node) and self.roots[node.name] in self.tensors:
+        if is_constant(node) and self.roots[node.name] in self.tensors:
             return self.roots[node.name]  # a parameter of its own, whose module is no node
         own = (self.prefix + self.own[wanted] for wanted in _within(node, spellings) if wanted in self.own)
         return next((name for name in own if name in self.tensors), None)
@@ -296,7 +297,7 @@ class _Binder:
     @staticmethod
     def _anchors(node) -> tuple[str, ...]:
         """Spellings of one tensor that the node cannot be without; none for a Constant, which has a tensor's name."""
-        if _is_constant(node):
+        if is_constant(node):
             return ()
         if node.stateful:
             return _spellings(node, "weight_ih", node.suffix(0, node.directions[0]))
@@ -331,10 +332,6 @@ def _placed(spec: Spec) -> Iterator[Any]:
 
 def _within(node, keys: Iterable[str]) -> Iterator[str]:
     return (f"{node.name}.{key}" for key in keys)
-
-
-def _is_constant(node) -> bool:
-    return node.op == "Constant"
 
 
 def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tuple[str, ...]:
