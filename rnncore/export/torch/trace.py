@@ -572,6 +572,13 @@ def _globals_of(module: nn.Module) -> list[dict[str, Any]]:
     return list({id(home): home for home in found}.values())
 
 
+INSTEAD = {
+    "new() received an invalid combination": "torch.zeros or torch.empty of sizes",
+    "not a storage": "the tensor itself, or torch.as_tensor of it",
+}
+"""Of torch.Tensor(...): what torch says of a recorded value -> what can be recorded."""
+
+
 def trunc(x: float) -> int:
     """int(x) as a call to record."""
     return int(x)
@@ -635,8 +642,10 @@ def trace(
             for frame in reversed(traceback.extract_tb(error.__traceback__))
             if is_users(frame.filename)
         )
-        sizes = "new() received an invalid combination" in str(error)
-        expected = "torch.zeros or torch.empty of sizes" if sizes else "tensor code whose path depends on sizes only"
+        expected = next(
+            (instead for said, instead in INSTEAD.items() if said in str(error)),
+            "tensor code whose path depends on sizes only",
+        )
         raise UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}") from error
     if state is not None:
         raise UnsupportedError(
