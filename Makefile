@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What a build depends on: when one of these is newer than the installed package, it is built again.
 SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kernels/*.pxd rnncore/kernels/*.h rnncore/kernels/*/*.h rnncore/kernels/*/*.c)
 
-.PHONY: demo test test-all pyright mutations export-soak keras-soak onnx-suite kserve batch-kills batch-changes batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
+.PHONY: demo test test-all pyright mutations export-soak keras-soak onnx-suite public-zoo kserve batch-kills batch-changes batch-memory batch-ray batch-spark batch-dask batch-beam bench bench-quick lint format asan asan-quick tsan tsan-quick fuzz fuzz-guided nogil neon clean
 
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
@@ -42,6 +42,9 @@ keras-soak: $(VENV)/.installed-test  ## Keras's own tests, each model in them: r
 
 onnx-suite: $(VENV)/.installed-test  ## every node test of the installed onnx package: right, or refused with a reason
 	$(BIN)/python tests/tools/onnx_node_suite.py
+
+public-zoo: $(VENV)/.installed-test  ## model files inside packages of the index, beside ONNX Runtime and Keras
+	$(BIN)/python tests/tools/public_zoo.py
 
 batch-changes: $(VENV)/.installed-test  ## change the input of batch runs at random moments: no row is lost, none is wrong
 	$(BIN)/python tests/tools/batch_changes.py --count 200

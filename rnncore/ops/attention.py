@@ -443,8 +443,9 @@ def _multi_run(attributes, weights, query, value, key=None, *masks):
     """softmax((W_q q) . (W_k k) / sqrt(D)) (W_v v) in each of N heads, their results side by side through W_o.
 
     Masked weights are exactly 0, of all heads alike. A query that sees nothing has weights of 0 and gets the
-    output's bias, as in Keras with dropout or with return_attention_scores; with empty_rows="uniform" it sees all
-    steps alike, as in Keras without either. Source: torch.nn.MultiheadAttention (NaN there); keras 3.15.
+    output's bias, as in Keras with dropout or with return_attention_scores, and where torch has no use for the weights;
+    with empty_rows="uniform" it sees all steps alike, as in Keras without either; with "nan" its weights and its row
+    are NaN, as in torch.nn.MultiheadAttention otherwise. Sources: torch 2.13, keras 3.15.
     """
     _same_batch(query, value, key)
     key = value if key is None else key
@@ -456,9 +457,10 @@ def _multi_run(attributes, weights, query, value, key=None, *masks):
     allowed = _allowed(attributes["causal"], query, value, *masks, *(None,) * (4 - len(masks)))
     scores = blocks.matmul(q, k.swapaxes(2, 3)) * q.dtype.type(1 / math.sqrt(dim))
     found = masked_softmax(scores, None if allowed is None else allowed[:, None])
-    if allowed is not None and attributes["empty_rows"] == "uniform":
+    if allowed is not None and attributes["empty_rows"] != "zero":
         empty = ~allowed.any(axis=-1, keepdims=True)
-        found = np.where(empty[:, None], found.dtype.type(1 / max(value.shape[1], 1)), found)
+        each = 1 / max(value.shape[1], 1) if attributes["empty_rows"] == "uniform" else math.nan
+        found = np.where(empty[:, None], found.dtype.type(each), found)
     context = blocks.matmul(found, v).swapaxes(1, 2)  # (B, Tq, N, Dv)
     context = context.reshape(*context.shape[:2], -1)
     return _linear(context, weights["output.weight"], weights.get("output.bias")), found
@@ -577,7 +579,7 @@ OPS = [
             "output_size": Size(None),
             "bias": Flag(True),
             "causal": Flag(False),
-            "empty_rows": Choice("zero", among=("zero", "uniform")),
+            "empty_rows": Choice("zero", among=("zero", "uniform", "nan")),
         },
         weight_shapes=_multi_shapes,
     ),

@@ -39,6 +39,7 @@ __all__ = ["NodePlan", "StreamPlan", "ValuePlan", "plan"]
 
 TIME, BATCH = "TIME__", "BATCH__"
 COUNTING = "it counts the steps of the whole sequence"
+JOINING = "it joins rows and steps into one axis, expected layers on (B, T, C) as it is"
 MAX_SIMULATED = 1_000_000
 
 
@@ -324,7 +325,8 @@ class _Follower:
         flows = {place: given[name] for place, name in enumerate(node.slots) if name in given}
         slots = {place: found.batch for place, found in flows.items() if found.batch is not None}
         if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).apart:
-            self._refuse(node, "it mixes the rows of a batch")
+            joins = node.op == "Reshape" and flow.kind == "steps"
+            self._refuse(node, JOINING if joins else "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it mixes the rows of a batch")
 

@@ -387,3 +387,56 @@ def test_scales_go_into_weights_when_a_model_is_made():
     again = rnncore.Model(model.spec, model.weights)
     assert again.spec == model.spec
     assert again.run(exported.test_pair.inputs).keys() == exported.test_pair.outputs.keys()
+
+
+class _Doubled(nn.LSTM):
+    def forward(self, x, state=None):
+        y, (h, _) = super().forward(x, state)
+        return y * 2, h
+
+
+class _Last(nn.GRU):
+    def forward(self, x):
+        return super().forward(x + 1.0)[0][:, -1]
+
+
+class _Step(nn.LSTMCell):
+    def forward(self, x):
+        h, c = super().forward(x)
+        return super().forward(x, (c, h))[0]
+
+
+class _Self(nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+SUBCLASSES = {
+    "LSTM": lambda: _Doubled(4, 5, batch_first=True, bidirectional=True),
+    "GRU": lambda: _Last(4, 5, 2, batch_first=True),
+    "LSTMCell": lambda: _Step(4, 4),
+    "MultiheadAttention": lambda: _Self(4, 2, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", SUBCLASSES)
+def test_subclasses_that_call_the_forward_of_their_class(kind, inside):
+    torch.manual_seed(0)
+    module = SUBCLASSES[kind]().eval()
+    module = nn.Sequential(nn.Linear(4, 4), module).eval() if inside else module
+    forwards = [one.forward for one in (nn.LSTM, nn.GRU, nn.LSTMCell, nn.MultiheadAttention)]
+
+    def drawn(rows, steps):
+        return torch.randn((rows, 4) if kind == "LSTMCell" else (rows, steps, 4))
+
+    model = rnncore.Model(*from_torch(module, drawn(2, 5)))
+    assert forwards == [one.forward for one in (nn.LSTM, nn.GRU, nn.LSTMCell, nn.MultiheadAttention)]
+    for size in ((1, 1), (3, 7), (2, 2)):
+        x = drawn(*size)
+        with torch.no_grad():
+            expected = module(x)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        outputs = model.run({model.inputs[0].name: x.numpy()}).values()
+        for found, reference in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(found, reference.numpy(), atol=1e-6)

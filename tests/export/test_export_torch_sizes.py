@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_a_branch_on_a_size_is_refused_with_its_line(kind):
 def test_a_branch_on_one_size_bounds_it(kind, tmp_path):
     module, (axis, least, most) = kind().eval(), BOUNDED[kind]
     exported = from_torch(module, floats(3, 7, 4))
-    assert any(note.startswith(line_of(kind)) and "the model refuses" in note for note in exported.notes)
+    assert any(note.startswith(Path(line_of(kind)).name) and "the model refuses" in note for note in exported.notes)
     rnncore.save(tmp_path / "model.safetensors", exported)
     model = rnncore.load(tmp_path / "model.safetensors", check=True)
     assert Spec.from_json(json.dumps(exported.spec.to_json())) == exported.spec
@@ -221,7 +222,9 @@ def test_a_branch_on_one_size_bounds_it(kind, tmp_path):
         else:
             with pytest.raises(InputError, match=re.escape(f"size {size} of axis {axis}, expected")) as caught:
                 model(floats(*shape).numpy())
-            assert line_of(kind).removesuffix(" ") in str(caught.value)
+            line = Path(line_of(kind)).name
+            assert f"({line}" in str(caught.value)
+    assert str(Path(__file__).parent) not in json.dumps([exported.spec.to_json(), exported.notes])  # for other machines
 
 
 def test_what_is_bounded_is_neither_padded_nor_cut():
@@ -245,7 +248,7 @@ def test_a_size_that_stays_lets_a_branch_be():
 
 def test_what_torch_refuses_is_noted():
     (note,) = from_torch(Asserted(), floats(3, 7, 4)).notes
-    assert note.startswith(f"{__file__}:") and "torch refuses other sizes here" in note
+    assert note.startswith(f"{Path(__file__).name}:") and "torch refuses other sizes here" in note
 
 
 class Packed(Net):
@@ -392,6 +395,7 @@ def test_calls_into_compiled_code_are_refused_with_the_line(name):
         from_torch(Runs(REFUSED[name]), floats(3, 7, 4))
     assert str(caught.value).startswith(f"{__file__}:{line}: ")
     assert "\n" not in str(caught.value)
+    assert name != "torch.Tensor" or str(caught.value).endswith("expected the tensor itself, or torch.as_tensor of it")
 
 
 def test_scripted_and_compiled_modules():

@@ -350,6 +350,30 @@ def test_bool_inputs(use, tmp_path):
     agrees(keras.Model([x, m], BOOLS[use](x, m)), np.random.default_rng(3), tmp_path)
 
 
+FLIPS = {
+    "time": lambda x: keras.ops.flip(x, 1),
+    "features": lambda x: layers.LSTM(3, return_sequences=True)(keras.ops.flip(x, -1)),
+    "both": lambda x: keras.ops.flip(layers.GRU(2, return_sequences=True)(x), (1, 2)),
+    "processing order": lambda x: keras.ops.flip(layers.LSTM(3, return_sequences=True, go_backwards=True)(x), 1),
+}
+
+
+@pytest.mark.parametrize("way", FLIPS)
+@pytest.mark.parametrize("steps", [None, 5])
+def test_flip(way, steps, tmp_path):
+    x = keras.Input((steps, 4))
+    agrees(keras.Model(x, FLIPS[way](x)), np.random.default_rng(4), tmp_path)
+
+
+@pytest.mark.parametrize("axis", [None, 0, (1, 0), (1, -2)])
+def test_flips_of_the_batch_are_refused(axis, tmp_path):
+    x = keras.Input((5, 4))
+    model = keras.Model(x, keras.ops.flip(x, axis))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(UnsupportedError, match=r"\(Flip\): axis=.*expected axes other than the batch"):
+        rnncore.load(tmp_path / "model.keras")
+
+
 # --- classes of functional models -----------------------------------------------------------------------------------
 
 
@@ -701,6 +725,41 @@ def test_arrays_of_layers_inside_a_layer_of_ones_own_are_not_guessed(tmp_path):
     keras.Model(x, NegatedGRU(3, use_bias=False, name="odd")(x)).save(tmp_path / "model.keras")
     with pytest.raises(UnsupportedError, match=r"layer 'odd' \(NegatedGRU\): holds cell beside its arrays"):
         rnncore.load(tmp_path / "model.keras", layers={"NegatedGRU": recurrent_spec})
+
+
+class ReversedLSTM(layers.LSTM):
+    """From the last step to the first, in the input's order: a layer of several projects' own."""
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return keras.ops.flip(super().call(sequences, initial_state, mask, training), 1)
+
+
+def reversed_lstm(config):
+    def entry(kind, name, source, module="keras.layers", **more):
+        calls = [{"args": [tensor(source)], "kwargs": {}}] if source else []
+        return {"class_name": kind, "module": module, "config": {"name": name, **more}, "inbound_nodes": calls}
+
+    inner = {key: value for key, value in config.items() if key != "name"}
+    parts = [
+        entry("InputLayer", "x", None, batch_shape=[None, None, None]),
+        entry("LSTM", "lstm", "x", **inner),
+        entry("Flip", "flip", "lstm", "keras.src.ops.numpy", axis=1),
+    ]
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [["flip", 0, 0]]}
+    return {"class_name": "Functional", "config": {"name": config["name"], "layers": parts, **ends}}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_in_the_place_of_a_recurrent_layer(tmp_path):
+    """Of a size of input that its arrays say."""
+    x = keras.Input((None, 4))
+    y = ReversedLSTM(3, return_sequences=True, go_backwards=True)(layers.Dense(5)(x))
+    model = keras.Model(x, layers.Dense(2)(y))
+    model.save(tmp_path / "model.h5")
+    ours = rnncore.load(tmp_path / "model.h5", layers={"ReversedLSTM": reversed_lstm})
+    for rows, steps in ((1, 1), (2, 5), (3, 9)):
+        given = np.random.default_rng(steps).standard_normal((rows, steps, 4)).astype(np.float32)
+        assert_close(ours(given), keras.ops.convert_to_numpy(model(given)), 1e-5, str((rows, steps)))
 
 
 def test_a_spec_with_recurrent_layers_in_the_place_of_a_layer():

@@ -362,6 +362,20 @@ def test_inspect_lists_what_cannot_run(tmp_path):
     assert found["model"] is None and found["file_nodes"][4]["problem"]
 
 
+def test_inspect_lists_a_graph_that_contradicts_itself(tmp_path):
+    """The nodes were read: they are shown, with what is wrong."""
+    arrays = {"W": (1, 24, 3), "R": (1, 24, 6)}
+    constants = [helper.make_tensor(name, FLOAT, shape, np.ones(shape).ravel()) for name, shape in arrays.items()]
+    lstm = helper.make_node("LSTM", ["x", "W", "R"], ["y"], hidden_size=7)
+    graph = helper.make_graph([lstm], "g", [value("x", ["T", "B", 3])], [value("y", None)], constants)
+    path = saved(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    with pytest.raises(FormatError, match="'hidden_size'=7"):
+        rnncore.load(path)
+    shown = CliRunner().invoke(application, ["inspect", str(path)], prog_name="rnncore")
+    assert shown.exit_code == 0 and "nodes of the file" in shown.output
+    assert "problem: graph.node[0] '' (LSTM): attribute 'hidden_size'=7, but R has shape (1, 24, 6)" in shown.output
+
+
 def test_inspect_shows_the_network_of_what_can_run(tmp_path):
     path = saved(tmp_path, model_of(node("Relu", "x")))
     shown = CliRunner().invoke(application, ["inspect", str(path)], prog_name="rnncore")

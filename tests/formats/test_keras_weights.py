@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from keras import layers
 
 import rnncore
+from rnncore.cells import GRU, LSTM
 from rnncore.cli.application import application
 from rnncore.errors import FormatError, RnncoreError, UnsupportedError, WeightError
 from rnncore.formats import read_checkpoint
@@ -121,6 +122,53 @@ def test_inspect_lists_the_tensors(form, tmp_path):
     assert found["made_of"]["gru.weight_ih_l0"] == {"shape": [15, 8], "tensors": [kernel]}
     first = json.loads(CliRunner().invoke(application, ["inspect", "--spec", str(path)]).stdout)
     assert first["nodes"][0]["name"] == "enc"
+
+
+class Attributes(keras.Model):
+    """Layers under the names of attributes, and a cell in an RNN and alone."""
+
+    def __init__(self, square):
+        super().__init__()
+        self.tok, self.out = layers.Embedding(7, 3), layers.Dense(2)
+        self.embedding = layers.Dense(3 if square else 4, use_bias=False)  # named for what it is not
+        self.over, self.cell = layers.RNN(layers.LSTMCell(5), return_sequences=True), layers.GRUCell(6)
+
+    def call(self, tokens):
+        y = self.over(self.embedding(self.tok(tokens)))
+        return self.out(self.cell(y[:, -1], [keras.ops.zeros((tokens.shape[0], 6))])[0])
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_layers_that_are_attributes(square, tmp_path):
+    """Under a Spec and names, equal; a square matrix that may be one layer's or another's keeps the file's name."""
+    model, tokens = Attributes(square), np.random.default_rng(0).integers(0, 7, (2, 6))
+    expected = keras.ops.convert_to_numpy(model(tokens))
+    path = saved(model, "new", tmp_path)
+    width = 3 if square else 4
+    take = {"starts": (-1,), "ends": (1 << 62,), "axes": (1,)}
+    spec = rnncore.Spec(
+        [rnncore.Input("tokens", "int64", ("B", "T"))],
+        [
+            rnncore.Node("tok", "Embedding", "tokens", {"input_size": 7, "output_size": 3}),
+            rnncore.Node("project", "Linear", "tok", {"input_size": 3, "output_size": width, "bias": False}),
+            rnncore.Recurrent("over", LSTM(width, 5), "project", lengths=None),
+            rnncore.Node("last", "Slice", "over", take),
+            rnncore.Recurrent("cell", GRU(5, 6), "last", lengths=None),
+            rnncore.Node("out", "Linear", "cell", {"input_size": 6, "output_size": 2}),
+        ],
+        ["out"],
+    )
+    names = {"tok": model.tok.name, "project": model.embedding.name, "over": model.over.name,
+             "cell": model.cell.name, "out": model.out.name}  # fmt: skip
+    if square:
+        with pytest.raises(WeightError, match="project"):
+            rnncore.load(path, spec=spec, names=names)
+        del names["project"]
+        names["project.weight"] = "embedding/vars/0"
+        model.embedding.set_weights([model.embedding.get_weights()[0].T])  # as a file under its own name has it
+        path = saved(model, "new", tmp_path)
+    found = rnncore.load(path, spec=spec, names=names)(tokens)
+    np.testing.assert_allclose(found[:, 0], expected, 1e-5, 1e-6)
 
 
 def test_without_a_network_or_with_another(tmp_path):

@@ -330,11 +330,12 @@ def test_torch_multi_head_attention(dtype, sizes, bias, causal, padding):
     for parameter in module.parameters():
         nn.init.normal_(parameter)
     query, key, value = draw(B, TK, 6), draw(B, TK, sizes[0]), draw(B, TK, sizes[1])
-    ignore = np.arange(TK) >= np.array([6, 2, 1, 4])[:, None] if padding else None
+    ignore = np.arange(TK) >= np.array([6, 0, 1, 4])[:, None] if padding else None  # the second row sees nothing
     inputs = {"query": query, "value": value, "key": key, "query_mask": None}
     inputs["value_mask"] = None if ignore is None else ~ignore
     attributes = {"query_size": 6, "value_size": sizes[1], "key_size": sizes[0], "num_heads": 3, "key_dim": 2}
-    spec = network("MultiHeadAttention", {**attributes, "bias": bias, "causal": causal}, **inputs)
+    options = {"bias": bias, "causal": causal, "empty_rows": "nan"}
+    spec = network("MultiHeadAttention", {**attributes, **options}, **inputs)
     tensors = {f"m.{name}": tensor.numpy() for name, tensor in module.state_dict().items()}
     own = {f"att.{name}": array for name, array in split_in_proj(tensors, "m.").items()}
     expected = module(

@@ -282,11 +282,15 @@ def test_no_steps_have_the_sizes_of_what_is_given_once():
             [Input("z", "float", ("B", "T", I))],
             "node 'n' (Conv) cannot be streamed: it keeps steps of 'x', float (B, 2, T, N)",
         ),
+        (
+            Node("n", "Reshape", "x", {"shape": (-1, I)}), [Input("z", "float", ("B", "T", I))],
+            "node 'n' (Reshape) cannot be streamed: it joins rows and steps into one axis",
+        ),
     ],
-    ids=["a slope for each step", "indices among all rows", "a third free size"],
+    ids=["a slope for each step", "indices among all rows", "a third free size", "rows and steps together"],
 )  # fmt: skip
 def test_what_only_a_whole_sequence_has_is_refused_by_name(node, inputs, words):
-    shapes = {"PRelu": ("B", "T", I), "MaxPool": ("B", "T", I, I), "Conv": ("B", 2, "T", "N")}
+    shapes = {"PRelu": ("B", "T", I), "MaxPool": ("B", "T", I, I), "Conv": ("B", 2, "T", "N"), "Reshape": ("B", "T", I)}
     layers = [
         Recurrent("r", GRU(I, 2), entry.name) for entry in inputs if "T" in entry.shape
     ]  # which says what time is

@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections import Counter
 
+import _helpers  # noqa: F401
 from compatibility import table, write_section
 
 OUTCOMES = {

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from rnncore.export.torch.lowering import TraceLowering
-from rnncore.export.torch.records import Decision, Formula
+from rnncore.export.torch.records import Decision, Formula, without_folders
 from rnncore.export.torch.values import TracedTensor
 from rnncore.graph.nodes import Node, Recurrent
 from rnncore.graph.spec import Spec
@@ -94,7 +94,7 @@ def _with_bound(spec: Spec, name: str, axis: int, least: int, most: int | None, 
     """Every reader of an input reads it through a Bounded node."""
     taken = {*spec.values, *(node.name for node in spec.nodes)}
     made = next(one for one in (f"{name}_bounded{i or ''}" for i in range(len(taken) + 1)) if one not in taken)
-    reason = f"{place}: a branch goes another way"
+    reason = f"{without_folders(place)}: a branch goes another way"
     node = Node(made, "Bounded", (name,), {"axis": axis, "least": least, "most": most, "reason": reason})
     size = next(entry.shape[axis] for entry in spec.inputs if entry.name == name)
     others = [other.with_reads({name: made}) for other in spec.nodes]

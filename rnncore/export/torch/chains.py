@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from rnncore.errors import InputError, UnsupportedError
+from rnncore.export.torch.containers import base_of
 from rnncore.export.torch.layers.registry import CELLS, LAYERS, STACKS, kind_of
 
 __all__ = ["Chain", "OverSteps", "as_chain"]
@@ -87,7 +88,7 @@ def as_chain(module: Any, take: str, example: Any, seed: int) -> tuple[nn.Module
         if steps is None:
             if example is None:
                 raise InputError(f"example: none, expected what {type(module).__name__}.forward is called with")
-            return module, example
+            return (module if base_of(module) is None else _alone(*_opened("", module)[0])), example
         if example is not None and len(steps) == 1 and _by_its_arguments(steps[0][1], example):
             return _alone(*steps[0]), example
         _check_sequential(steps)

@@ -25,7 +25,7 @@ from rnncore.export.torch.loops.rolling import roll
 from rnncore.export.torch.loops.scanned import ScanCall
 from rnncore.export.torch.lowering import MAX_INLINE, TraceLowering
 from rnncore.export.torch.proof import BranchError, Proof
-from rnncore.export.torch.records import Traced
+from rnncore.export.torch.records import Traced, without_folders
 from rnncore.export.torch.scan import lower_scan
 from rnncore.export.torch.spectral import call_complex, holds_complex
 from rnncore.export.torch.trace import trace
@@ -116,7 +116,7 @@ def _proved(spec: Spec, g: TraceLowering, proof_of: Callable[[Spec, Collection[s
             spec, bounds = found, [*bounds, error.place]
             continue
         said = "a branch goes another way for other sizes of an input, which the model refuses"
-        return spec, [*(f"{place}: {said}" for place in bounds), *proof.notes]
+        return spec, [*(f"{without_folders(place)}: {said}" for place in bounds), *proof.notes]
 
 
 def reference(

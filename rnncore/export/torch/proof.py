@@ -23,7 +23,7 @@ import torch
 from rnncore.errors import RnncoreError, UnsupportedError, VerificationError
 from rnncore.export.torch.axes import Axes, shapes_of
 from rnncore.export.torch.bounds import FAR, turning
-from rnncore.export.torch.records import Decision, Formula, Traced, is_users
+from rnncore.export.torch.records import Decision, Formula, Traced, is_users, without_folders
 from rnncore.formats.verification import compare
 from rnncore.runtime.model import Model
 
@@ -284,7 +284,8 @@ class Proof:
             other = self.retrace(leaves, traced.decisions.index(decision))
         except UnsupportedError as error:
             if _raised_by_users(error.__cause__):
-                self.notes.append(f"{decision.place}: torch refuses other sizes here, which the model does not")
+                place = without_folders(decision.place)
+                self.notes.append(f"{place}: torch refuses other sizes here, which the model does not")
                 return
             other = None
         if other is not None and _parted(self.retrace(leaves, None), other) is None:

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import fx
 
-__all__ = ["HERE", "Decision", "Escape", "Formula", "Traced", "is_users", "place_of", "users_frames"]
+__all__ = ["HERE", "Decision", "Escape", "Formula", "Traced", "is_users", "place_of", "users_frames", "without_folders"]
 
 EXPORT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HERE = (EXPORT + os.sep, os.path.dirname(os.path.abspath(torch.__file__)) + os.sep)
@@ -74,6 +75,11 @@ def place_of(frames: Iterable[tuple[str, int | None]]) -> str:
     """ "FILE:LINE" of the innermost frame; the file as it is imported."""
     found = next(iter(frames), None)
     return "the module" if found is None else f"{found[0]}:{found[1]}"
+
+
+def without_folders(place: str) -> str:
+    """A place as a Spec and its notes have it, which go to other machines."""
+    return PureWindowsPath(place).name  # of either kind of path
 
 
 def is_users(file: str) -> bool:

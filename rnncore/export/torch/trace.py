@@ -28,7 +28,7 @@ from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from rnncore.errors import RnncoreError, UnsupportedError
-from rnncore.export.torch.containers import CONTAINERS, recorded_containers
+from rnncore.export.torch.containers import CONTAINERS, base_of, recorded_bases, recorded_containers
 from rnncore.export.torch.entrances import entrances, legacy_types
 from rnncore.export.torch.random import REMEDY, Draw, recorded_draws
 from rnncore.export.torch.records import HERE, Decision, Escape, Formula, Traced, is_users, place_of, users_frames
@@ -243,6 +243,7 @@ class _Tracer(fx.Tracer):
         self.stacks: dict[fx.Node, tuple] = {}
         self.decisions: list[Decision] = []
         self.escapes: list[Escape] = []
+        self.masked_layers: dict[nn.Module, tuple[nn.Module, tuple[str, ...]]] = {}
         self.depth = 0
         self.outermost: CodeType | None = None
 
@@ -378,7 +379,11 @@ class _Tracer(fx.Tracer):
                 return found.detach() if isinstance(found, torch.Tensor) else found
             if node.op == "call_module":
                 args[:1] = [x.clone() if isinstance(x, torch.Tensor) else x for x in args[:1]]
-                return _symbolic_trace._orig_module_call(self.root.get_submodule(node.target), *args, **kwargs)
+                part = self.root.get_submodule(node.target)
+                base = base_of(part)
+                if base is not None:
+                    return base.forward(part, *args, **kwargs)
+                return _symbolic_trace._orig_module_call(part, *args, **kwargs)
             if node.op == "call_method":
                 own, *rest = args
                 if node.target.endswith("_") and isinstance(own, torch.Tensor):
@@ -567,6 +572,13 @@ def _globals_of(module: nn.Module) -> list[dict[str, Any]]:
     return list({id(home): home for home in found}.values())
 
 
+INSTEAD = {
+    "new() received an invalid combination": "torch.zeros or torch.empty of sizes",
+    "not a storage": "the tensor itself, or torch.as_tensor of it",
+}
+"""Of torch.Tensor(...): what torch says of a recorded value -> what can be recorded."""
+
+
 def trunc(x: float) -> int:
     """int(x) as a call to record."""
     return int(x)
@@ -604,7 +616,13 @@ def trace(
                 _globals_of(module),
                 lambda x: tracer.create_proxy("call_function", trunc, (x,), {}),
             ),
-            recorded_containers(tracer.records, tracer.refusal),
+            recorded_containers(tracer.records, tracer.refusal, tracer.masked_layers),
+            recorded_bases(
+                tracer.records,
+                lambda part, args, kwargs: tracer.create_proxy(
+                    "call_module", tracer.path_of_module(part), args, kwargs
+                ),
+            ),
             recorded_draws(lambda: not tracer.evaluating, tracer.refusal, _globals_of(module)),
             legacy_types(tracer.records),
             _Calls(tracer),
@@ -624,8 +642,10 @@ def trace(
             for frame in reversed(traceback.extract_tb(error.__traceback__))
             if is_users(frame.filename)
         )
-        sizes = "new() received an invalid combination" in str(error)
-        expected = "torch.zeros or torch.empty of sizes" if sizes else "tensor code whose path depends on sizes only"
+        expected = next(
+            (instead for said, instead in INSTEAD.items() if said in str(error)),
+            "tensor code whose path depends on sizes only",
+        )
         raise UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}") from error
     if state is not None:
         raise UnsupportedError(

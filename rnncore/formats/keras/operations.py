@@ -250,6 +250,20 @@ def transpose(use: Use) -> str:
     return use.graph.emit("Transpose", x, use.name, perm=tuple(axes))
 
 
+@operation("Flip", options="axis")
+def flip(use: Use) -> str:
+    (item,) = _operands(use, 1)
+    graph, x = use.graph, _value(use, item, 0)
+    given = use.config.get("axis")
+    axes = [graph.axis(x, axis, use.where) for axis in (given if isinstance(given, list) else [given or 0])]
+    if 0 in axes or len(set(axes)) < len(axes):
+        found = shown(str(given), 40)
+        raise UnsupportedError(f"{use.where}: axis={found}, expected axes other than the batch, each once")
+    for axis in axes:
+        x = graph.slice(f"{use.name}.axis.{axis}", x, axis, -1, -FARTHEST, -1)
+    return x
+
+
 @operation("Cast", options="dtype")
 def cast(use: Use) -> str:
     item = use.args[0]

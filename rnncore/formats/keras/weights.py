@@ -4,8 +4,8 @@
     weights as .h5           lstm_1/lstm_1/kernel:0, listed by the attributes layer_names and weight_names
 
 A checkpoint has the arrays under those paths. ``keras_plain`` turns those of Dense, Embedding, SimpleRNN, LSTM, GRU
-(CuDNN's too) and Bidirectional of them into the weights of Linear, Embedding and Recurrent nodes that have the layer's
-name: what the Spec of a Keras model calls them. Arrays of other layers stay as they are.
+and their cells (CuDNN's too) and Bidirectional of them into the weights of Linear, Embedding and Recurrent nodes that
+have the layer's name: what the Spec of a Keras model calls them. Arrays of other layers stay as they are.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def _walked(group: Group, path: tuple[str, ...], metadata: dict[str, str]) -> It
 # --- as a Spec has them -------------------------------------------------------------------------------------------
 
 _CELLS = ("simple_rnn", "lstm", "gru", "cu_dnnlstm", "cu_dnngru")
+_CLASSES = (*_CELLS, "dense", "embedding")
 _ROLES = ("kernel", "recurrent_kernel", "bias")
 _HALVES = {"forward_layer": "", "backward_layer": "_reverse"}
 
@@ -94,8 +95,11 @@ def keras_plain(checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], dict[str
     plain: dict[str, np.ndarray] = {}
     made: dict[str, tuple[str, ...]] = {}
     for layer, parts in layers.items():
-        found = _layer(layer, parts, checkpoint.tensors)
         paths = tuple(path for roles in parts.values() for path in roles.values())
+        found = _layer(layer, parts, checkpoint.tensors)
+        if len(paths) == 1 and not _is_certain(paths[0], checkpoint.metadata):
+            # One square matrix may be a Dense layer's or an Embedding's: either way it would fit.
+            found = None if len(set(checkpoint.tensors[paths[0]].shape)) == 1 else found
         if found is None:
             plain.update({path: checkpoint.tensors[path] for path in paths})
             continue
@@ -113,15 +117,16 @@ def _placed(path: str, metadata: Mapping[str, str]) -> tuple[str, str, str]:
     if "vars" in words[:-1]:
         at = len(words) - 2
         below = words[:at]
-        if below[-1:] == ["cell"]:
+        classes = _classes_of(below, metadata)
+        if below[-1:] == ["cell"] and len(below) > 1:
             below = below[:-1]
+            classes += _classes_of(below, metadata)
         part = below.pop() if below[-1:] and below[-1] in _HALVES else ""
         place = "/".join(below)
-        kind = re.sub(r"_\d+$", "", below[-1]) if below else ""
         name = metadata.get(f"{_LAYER}{place}", place.removeprefix("layers/"))
         outside = "/".join(below[:-1]).removesuffix("layers").strip("/")
         named = [metadata.get(f"{_LAYER}{outside}", outside)] if outside else []
-        return "/".join((*named, name)), part, f"{kind}/{words[-1]}"
+        return "/".join((*named, name)), part, f"{classes[0] if classes else ''}/{words[-1]}"
     layer = next(
         ("/".join(words[:end]) for end in range(1, len(words)) if f"{_LAYER}{'/'.join(words[:end])}" in metadata), ""
     )
@@ -131,6 +136,27 @@ def _placed(path: str, metadata: Mapping[str, str]) -> tuple[str, str, str]:
     inner = [word for word in inner if word != half and not re.fullmatch(r"(simple_rnn|lstm|gru)_cell(_\d+)?", word)]
     part = f"{half.partition('_')[0]}_layer" if half else ""
     return "/".join((layer, *inner)), part, re.sub(r"(_\d+)?(:\d+)?$", "", words[-1])
+
+
+def _classes_of(below: list[str], metadata: Mapping[str, str]) -> list[str]:
+    """The known classes in snake case that the layer of a group may have, the likeliest first.
+
+    Among "layers" a group is named for the class, with a counter; else for the attribute of a model of one's own, and
+    the layer's own name has the class, unless it was given one.
+    """
+    words = [below[-1] if below else "", metadata.get(f"{_LAYER}{'/'.join(below)}", "")]
+    classes = [re.sub(r"(_cell)?(_\d+)?$", "", word) for word in words]
+    if below[-2:-1] == ["layers"]:
+        classes = classes[:1]
+    return [name for name in reversed(classes) if name in _CLASSES]
+
+
+def _is_certain(path: str, metadata: Mapping[str, str]) -> bool:
+    """Whether an array's layer is of the class that names say: those of attributes and layers are chosen freely."""
+    words = path.split("/")
+    below = words[:-2]
+    classes = _classes_of(below, metadata)
+    return words[-2] != "vars" or below[-2:-1] == ["layers"] or (len(classes) == 2 and len(set(classes)) == 1)
 
 
 Named = dict[str, tuple[np.ndarray, str]]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.errors import RnncoreError, SpecError, UnsupportedError
+from rnncore.errors import FormatError, RnncoreError, SpecError, UnsupportedError
 from rnncore.files.cursor import Cursor, shown
 from rnncore.formats._arrays import WIDENED
 from rnncore.formats.listing import ListedNode, Listing
@@ -62,7 +62,7 @@ def listing(cursor: Cursor) -> Listing:
         lowering.run()
         if not shared.problems:
             lowering.spec()
-    except (UnsupportedError, SpecError, Missing) as error:
+    except (FormatError, UnsupportedError, SpecError, Missing) as error:
         problem = str(error).removeprefix(f"{cursor.place}: ")
     problems = {id(node): str(error).removeprefix(f"{cursor.place}: ") for node, error in shared.problems or ()}
     facts = {"opset": ", ".join(f"{shown(domain or 'ai.onnx')} {version}" for domain, version in model.opsets.items())}

@@ -11,6 +11,7 @@ import torch
 from rnncore.export.torch.functions.common import as_bool, filled_with, plain_number
 from rnncore.export.torch.functions.registry import FUNCTIONS, called, entry, refuse
 from rnncore.export.torch.lowering import TraceLowering
+from rnncore.export.torch.records import without_folders
 from rnncore.export.torch.values import HIDING, Size, TracedTensor
 
 __all__ = ["binary", "to"]
@@ -313,7 +314,7 @@ def same(g, input, *args, **kwargs):
 def dropout(g, input, p=0.5, training=None):
     if training is not False and p > 0:
         raise refuse(g, "dropout at inference", "training=self.training")
-    g.notes.append(f"{g.wanted} ({g.place}): left out, it does nothing at inference")
+    g.notes.append(f"{g.wanted} ({without_folders(g.place)}): left out, it does nothing at inference")
     return input
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from rnncore.export.torch.functions.registry import refuse
 from rnncore.export.torch.lowering import TraceLowering
-from rnncore.export.torch.values import Size, TracedTensor
+from rnncore.export.torch.values import HIDING, Size, TracedTensor
 
 __all__ = [
     "ValuesAndIndices",
@@ -17,6 +18,8 @@ __all__ = [
     "dims_of",
     "expanded",
     "filled_with",
+    "hides",
+    "is_trained",
     "listed",
     "move_axes",
     "plain_number",
@@ -124,3 +127,28 @@ def sliced(g: TraceLowering, name: str, slices: Sequence[tuple[int, slice]]) -> 
 def _index(g: TraceLowering, item: Any) -> Any:
     """A bound of a slice: a number, a size, or a tensor of one integer."""
     return Size(int(item.a), int(item.b), ("item", item)) if isinstance(item, TracedTensor) else item
+
+
+def hides(g: TraceLowering, x: Any) -> bool:
+    """Whether a tensor holds nothing but 0 and -infinity whatever the model and its parameters are: it hides steps."""
+    if not isinstance(x, TracedTensor) or not x.dtype.is_floating_point:
+        return False
+    if x.origin == HIDING:
+        return True
+    return x.constant and bool(((x.a == 0) | (x.a == -math.inf)).all()) and not is_trained(g, x)
+
+
+def is_trained(g: TraceLowering, tensor: TracedTensor) -> bool:
+    """Whether parameters decide a constant, and not buffers alone."""
+    if not tensor.trained:
+        return False
+    parameters = dict(g.first.tracer.root.named_parameters(remove_duplicate=False))
+    waiting = [node for node, value in g.env.items() if value is tensor]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.op == "call_module" or (node.op == "get_attr" and node.target in parameters):
+            return True
+        waiting += [one for one in node.all_input_nodes if one not in seen]
+        seen.update(node.all_input_nodes)
+    return not seen

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from rnncore.export.torch.functions.common import expanded, move_axes, sliced
+from rnncore.export.torch.functions.common import expanded, hides, move_axes, sliced
 from rnncore.export.torch.functions.registry import called, entry, refuse
 from rnncore.export.torch.functions.shapes import t, transpose
 from rnncore.export.torch.lowering import TraceLowering
-from rnncore.export.torch.values import Packed, Size, TracedTensor
+from rnncore.export.torch.values import HIDING, Packed, Size, TracedTensor
 
 
 @entry("narrow")
@@ -58,7 +58,12 @@ def getitem(g, input, index):
     else:
         parts += [slice(None)] * (x.ndim - used)
     shortcut = _known_step(g, x, parts)
-    return shortcut if shortcut is not None else _indexed(g, x, parts)
+    if shortcut is not None:
+        return shortcut
+    found = _indexed(g, x, parts)
+    if hides(g, x):
+        found.origin = HIDING
+    return found
 
 
 def _tensor_index(g: TraceLowering, part: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 
 from rnncore.export.torch.functions.common import dims_of, expanded, filled_with, listed, move_axes
 from rnncore.export.torch.functions.registry import called, entry, refuse
+from rnncore.export.torch.records import without_folders
 from rnncore.export.torch.values import HIDING, Size, TracedTensor
 
 __all__ = ["pad", "t", "transpose", "unflatten"]
@@ -92,8 +93,9 @@ def squeeze(g, input, dim=None):
     x = g.tensor(input)
     wanted = dims_of(g, dim, x)
     if dim is None and any(isinstance(one, Size) for one in g.shape(x)):
+        shape = tuple(x.a.shape)
         g.notes.append(
-            f"{g.place}: squeeze() without a dimension is taken as for the example, of shape {tuple(x.a.shape)}"
+            f"{without_folders(g.place)}: squeeze() without a dimension is taken as for the example, of shape {shape}"
         )
     axes = tuple(axis for axis in wanted if x.a.shape[axis] == 1 == x.b.shape[axis])
     return g.out(g.emit("Squeeze", [x], {"axes": axes})) if axes else x

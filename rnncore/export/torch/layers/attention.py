@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from rnncore.export.torch.functions.common import move_axes
+from rnncore.export.torch.functions.common import hides, is_trained, move_axes
 from rnncore.export.torch.functions.registry import refuse
 from rnncore.export.torch.layers.registry import layer
 from rnncore.export.torch.lowering import TraceLowering
-from rnncore.export.torch.values import HIDING, TracedTensor, array_of
+from rnncore.export.torch.values import array_of
 
 
 @layer("MultiheadAttention")
@@ -47,6 +47,10 @@ def multi_head_attention(
         "key_dim": size // heads,
         "bias": module.in_proj_bias is not None,
     }
+    if padding or masks["attention_mask"]:
+        masked = (key_padding_mask, attn_mask, need_weights)
+        is_nan = _layer_is_nan(g, module) or _is_nan(module, query, key, value, *masked)
+        attributes["empty_rows"] = "nan" if is_nan else "zero"
     if value is key:
         names[2] = names[1]
     inputs = [*names, "", masks["value_mask"], "", masks["attention_mask"]]
@@ -68,37 +72,59 @@ def multi_head_attention(
     return found, g.named(weights, g.a[1], g.b[1])
 
 
+def _is_nan(module: nn.Module, query: Any, key: Any, value: Any, padding: Any, mask: Any, need_weights: bool) -> bool:
+    """Whether this module makes NaN of a query for which all steps are masked, or else the output's bias.
+
+    That depends on which of its ways torch takes, by need_weights, layout and whether the inputs are one tensor: it is
+    asked, with two steps.
+    """
+    batch = (1,) if query.ndim == 3 else ()
+    q = _two_steps(module, batch, module.embed_dim)
+    k = q if key is query else _two_steps(module, batch, module.kdim)
+    v = q if value is query else k if value is key else _two_steps(module, batch, module.vdim)
+    options: dict[str, Any] = {"need_weights": bool(need_weights)}
+    if padding is not None:
+        options["key_padding_mask"] = _hiding((*batch, 2), padding.dtype)
+    if mask is not None:
+        options["attn_mask"] = _hiding((2, 2), mask.dtype)
+    with torch.no_grad():
+        return bool(module(q, k, v, **options)[0].isnan().any())
+
+
+def _layer_is_nan(g: TraceLowering, module: nn.Module) -> bool:
+    """The same of an nn.TransformerEncoderLayer whose attention this is: torch may run it whole, as one function."""
+    layer, names = g.first.tracer.masked_layers.get(module, (None, ()))
+    if layer is None:
+        return False
+    x = _two_steps(module, (1,), module.embed_dim)
+    shapes = {"src_mask": (2, 2), "src_key_padding_mask": (1, 2)}
+    with torch.no_grad():
+        return bool(layer(x, **{name: _hiding(shapes[name], torch.bool) for name in names}).isnan().any())
+
+
+def _two_steps(module: nn.Module, batch: tuple[int, ...], size: int) -> torch.Tensor:
+    shape = (*batch, 2, size) if module.batch_first else (2, *batch, size)
+    return torch.zeros(shape, dtype=module.out_proj.weight.dtype)
+
+
+def _hiding(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A mask that hides every step."""
+    return torch.full(shape, True if dtype == torch.bool else -math.inf, dtype=dtype)
+
+
 def _inverted(g: TraceLowering, mask: Any, rank: int) -> str:
     if mask is None:
         return ""
     mask = g.tensor(mask)
-    if mask.dtype.is_floating_point and mask.constant:
-        content = mask.a
-        if bool(((content == 0) | (content == -math.inf)).all()):
-            if _is_trained(g, mask):
-                raise refuse(g, "a mask that is trained", "a buffer of 0 and -inf, or bool")
-            return g.emit("Equal", [mask, g.cast(0, mask.dtype)])
-    if mask.dtype.is_floating_point and mask.ndim == rank and mask.origin == HIDING:
+    if mask.dtype.is_floating_point and mask.ndim == rank:
+        if mask.constant and is_trained(g, mask):
+            raise refuse(g, "a mask that is trained", "a buffer of 0 and -inf, or bool")
+        if not hides(g, mask):
+            raise refuse(g, "a mask of numbers that are added to the scores", "bool, or a buffer of 0 and -inf")
         return g.emit("Equal", [mask, g.cast(0.0, mask.dtype)])
     if mask.dtype != torch.bool or mask.ndim != rank:
         raise refuse(g, f"a mask {mask.dtype} with {mask.ndim} dimensions", f"bool with {rank}")
     return g.emit("Not", [mask])
-
-
-def _is_trained(g: TraceLowering, tensor: TracedTensor) -> bool:
-    """Whether parameters decide a constant, and not buffers alone."""
-    if not tensor.trained:
-        return False
-    parameters = dict(g.first.tracer.root.named_parameters(remove_duplicate=False))
-    waiting = [node for node, value in g.env.items() if value is tensor]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if node.op == "call_module" or (node.op == "get_attr" and node.target in parameters):
-            return True
-        waiting += [one for one in node.all_input_nodes if one not in seen]
-        seen.update(node.all_input_nodes)
-    return not seen
 
 
 def _attention_weights(module: nn.Module) -> dict[str, np.ndarray]:
