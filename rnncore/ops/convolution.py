@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _convolution, check_room, runs_native
+from rnncore.kernels import _convolution, check_memory, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import need
@@ -287,7 +287,7 @@ def _overlap(attributes, columns, bias, window, sizes):
     full = [(size - 1) * window.strides[axis] + window.extent(axis) for axis, size in enumerate(sizes)]
     padded = [max(f, b + o) for f, b, o in zip(full, begins, outputs, strict=True)]
     needed, made = (images * channels * math.prod(shape) * columns.itemsize for shape in (padded, outputs))
-    check_room(f"outputs of shape {(images, channels, *padded)} before pads", needed, columns.nbytes, made)
+    check_memory(f"outputs of shape {(images, channels, *padded)} before pads", needed, columns.nbytes, made)
     y = np.zeros((images, channels, *padded), columns.dtype)
     for place, tap in enumerate(window.all_taps(sizes)):
         sums = y[(slice(None), slice(None), *tap)]

@@ -16,7 +16,7 @@ from typing import Any, cast, overload
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.kernels import check_room
+from rnncore.kernels import check_memory
 from rnncore.ops.base import UNKNOWN, Value
 from rnncore.ops.dimensions import Dimension, Reach, Values
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integers
@@ -191,7 +191,7 @@ class Window:
             inside = x
             shape = [size + sum(width) for size, width in zip(x.shape, widths, strict=True)]
             needed, made = (math.prod(sizes) * x.itemsize for sizes in (shape, (*x.shape[:2], *outputs)))
-            check_room(f"an input of shape {x.shape} with its padding", needed, x.nbytes, made)
+            check_memory(f"an input of shape {x.shape} with its padding", needed, x.nbytes, made)
             x = np.full(shape, value, x.dtype)
             x[tuple(slice(b, b + size) for size, (b, _) in zip(inside.shape, widths, strict=True))] = inside
         return x[tuple(cut)], outputs

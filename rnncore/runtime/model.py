@@ -20,7 +20,7 @@ from rnncore.graph.spec import Spec
 from rnncore.graph.vocabulary import Vocabulary, check_vocabularies
 from rnncore.graph.weights import Weights, memory_of
 from rnncore.kernels import _recurrent
-from rnncore.kernels._graph import OpStep, apart, walk
+from rnncore.kernels._graph import OpStep, unalias, walk
 from rnncore.ops import OPS, Value, blocks, numpy_dtype
 from rnncore.passes import compiled
 from rnncore.runtime.arguments import accept_inputs, accept_state, as_array, as_items, empty_array, without_padding
@@ -512,7 +512,7 @@ class Model:
         kept += [values[entry.name] for entry in self._spec.inputs]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
-        return apart(self._spec.outputs, values, kept), State.of(after)
+        return unalias(self._spec.outputs, values, kept), State.of(after)
 
     def _forward(
         self, values: Values, before: State | None, after: dict[str, np.ndarray], counted: bool = True

@@ -11,7 +11,7 @@ import numpy as np
 from rnncore.errors import FormatError, InputError, StateError, StreamError, shown
 from rnncore.files.strict_json import read_json
 from rnncore.graph.nodes import Input
-from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
+from rnncore.kernels._pool import DirectSlots, Owner, Slots, pad_batch, rows_of
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.arguments import as_array, as_items, empty_array
 from rnncore.runtime.budget import most_steps
@@ -294,7 +294,7 @@ class StreamPool:
         if self._only is None or type(chunks) is not dict:
             return None
         name, dtype, sizes, single = self._only
-        padded = side_by_side(chunks, dtype, sizes, single)
+        padded = pad_batch(chunks, dtype, sizes, single)
         return padded and ({name: padded[0]}, padded[1])
 
     def _find_only(self) -> tuple[str, np.dtype, tuple[int, ...], bool] | None:

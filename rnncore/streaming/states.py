@@ -18,7 +18,7 @@ import numpy as np
 
 from rnncore.errors import InputError, StateError, StreamError
 from rnncore.files.cursor import shown
-from rnncore.kernels._graph import apart, walk
+from rnncore.kernels._graph import unalias, walk
 from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.arguments import without_padding
 from rnncore.runtime.budget import check_memory, is_metered
@@ -387,7 +387,7 @@ class StreamStates:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
         program = self.program
         held = [*others, *program.constants, *self.static.values(), *[values[name] for name in program.counted]]
-        return apart(program.plan.outputs, values, held)
+        return unalias(program.plan.outputs, values, held)
 
     def _groups(self, rows: np.ndarray, new: int, lengths: np.ndarray | None) -> list[_Group]:
         """The groups of rows that can run in one batch."""
