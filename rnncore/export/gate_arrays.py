@@ -102,13 +102,13 @@ class _GateReader:
         if "{gate}" not in pattern:
             raise SpecError(f"names {pattern!r}, expected a pattern with {{gate}}, such as 'W_x{{gate}}'")
         tried = [pattern.replace("{gate}", letter) for letter in self.letters.get(gate, gate)]
-        found = [name for name in tried if name in self.arrays]
-        if len(found) > 1:
-            raise WeightError(f"{' and '.join(found)}: both stand for gate {gate}, expected one")
-        if not found:
+        present = [name for name in tried if name in self.arrays]
+        if len(present) > 1:
+            raise WeightError(f"{' and '.join(present)}: both stand for gate {gate}, expected one")
+        if not present:
             known = ", ".join(self.arrays) or "none"
             raise WeightError(f"{' or '.join(tried)}: missing, expected an array for gate {gate} (there are {known})")
-        return found[0]
+        return present[0]
 
     def matrix(self, name: str, shape: tuple[int, int]) -> np.ndarray:
         """(outputs, inputs), whichever way it was written; shape is the one wanted."""
@@ -157,17 +157,17 @@ def _cell(reader: _GateReader, pattern: str, kind: str, bias: bool, options: Map
 def _cell_arrays(reader: _GateReader, cell: Cell, names: str, recurrent: str, biases: tuple[str, ...]) -> dict:
     """Canonical arrays without suffix."""
     hidden = cell.hidden_size
-    found = {
+    matrices = {
         "weight_ih": reader.gates(names, cell.gates, (hidden, cell.input_size)),
         "weight_hh": reader.gates(recurrent, cell.gates, (hidden, hidden)),
     }
     vectors = [reader.gates(pattern, cell.gates, (hidden,)) for pattern in biases]
     if not vectors:
-        return found
+        return matrices
     if isinstance(cell, GRU) and cell.reset_after:
         inside = vectors[1] if len(vectors) > 1 else np.zeros_like(vectors[0])
-        return {**found, **split_gru_bias(vectors[0], inside)}
-    return {**found, "bias": sum_biases(*vectors)}
+        return {**matrices, **split_gru_bias(vectors[0], inside)}
+    return {**matrices, "bias": sum_biases(*vectors)}
 
 
 def _dense_arrays(reader: _GateReader, node: str, name: str, bias: str, hidden: int) -> dict[str, np.ndarray]:
@@ -175,5 +175,5 @@ def _dense_arrays(reader: _GateReader, node: str, name: str, bias: str, hidden: 
     if len(shape) != 2:
         raise WeightError(f"{name}: shape {shape}, expected two dimensions")
     size = shape[1] if reader.layout == "in_hidden" else shape[0]
-    found = {f"{node}.weight": reader.matrix(name, (size, hidden))}
-    return {**found, f"{node}.bias": reader.vector(bias, size)} if bias in reader.arrays else found
+    arrays = {f"{node}.weight": reader.matrix(name, (size, hidden))}
+    return {**arrays, f"{node}.bias": reader.vector(bias, size)} if bias in reader.arrays else arrays

@@ -80,15 +80,13 @@ def load(
     file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """
-    found = open_file(
-        path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
-    )
-    model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary, budget=budget)
-    for note in found.notes:
+    file = open_file(path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget)
+    model = Model(file.spec, file.weights, dtype or file.dtype, vocabulary=file.vocabulary, budget=budget)
+    for note in file.notes:
         if note.startswith((NOT_USED, QUANTIZED)):
             warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)
     if check:
-        check_pair(model, found.test_pair, name_of(path)).require()
+        check_pair(model, file.test_pair, name_of(path)).require()
     return model
 
 
@@ -110,14 +108,14 @@ def open_file(
             checkpoint = read_file(source, sizes, layers)
         else:
             checkpoint = _with_architecture(source, architecture, layers)
-        found = _opened(name, source, checkpoint, spec, names)
+        file = _opened(name, source, checkpoint, spec, names)
         # The reader of a graph format took the sizes itself.
-        return found if isinstance(checkpoint, ModelFile) and architecture is None else _sized(name, found, sizes)
+        return file if isinstance(checkpoint, ModelFile) and architecture is None else _sized(name, file, sizes)
 
 
-def _sized(name: str, found: ModelFile, sizes: Mapping[str, int] | None) -> ModelFile:
+def _sized(name: str, file: ModelFile, sizes: Mapping[str, int] | None) -> ModelFile:
     try:
-        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
+        return dataclasses.replace(file, spec=file.spec.sized(sizes)) if sizes else file
     except SpecError as error:
         raise SpecError(f"{name}: {error}") from None
 
@@ -167,10 +165,11 @@ def _opened(
 
 def _not_read(checkpoint: Checkpoint) -> str:
     """Of a file without the tensors that were wanted: those it has in a form that is not read."""
-    found = [entry for entry in checkpoint.skipped if "quantised" in entry.reason]
-    if not found:
+    quantised = [entry for entry in checkpoint.skipped if "quantised" in entry.reason]
+    if not quantised:
         return ""
-    return f"; {len(found)} quantised tensors are not read ({found[0].path}): expected the float module's state_dict"
+    what = f"{len(quantised)} quantised tensors are not read ({quantised[0].path})"
+    return f"; {what}: expected the float module's state_dict"
 
 
 def _base(source: Path | InMemory) -> str:
@@ -244,16 +243,16 @@ def convert(
     other options as for load; of the budget its nodes.
     Returns the path written, what it holds, and the verification.
     """
-    found = open_file(
+    file = open_file(
         source, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
     )
     if vocabulary is not None:
-        found = dataclasses.replace(found, vocabulary=cast(Any, vocabulary))
+        file = dataclasses.replace(file, vocabulary=cast(Any, vocabulary))
     report = None
     if verify:
-        report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, name_of(source))
+        report = check_pair(Model(file.spec, file.weights, file.dtype), file.test_pair, name_of(source))
         report.require()
-    return native.write(target, found), found, report
+    return native.write(target, file), file, report
 
 
 def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike[str]) -> Spec:

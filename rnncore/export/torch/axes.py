@@ -108,11 +108,11 @@ class Axes:
                     places.setdefault(size, []).append((name, axis))
         for size, candidates in places.items():
             while candidates:
-                found = self._largest(candidates, size)
-                if found is None:
+                group = self._largest(candidates, size)
+                if group is None:
                     break
-                self.groups += self._apart(found)
-                candidates = [place for place in candidates if place not in found.places]
+                self.groups += self._apart(group)
+                candidates = [place for place in candidates if place not in group.places]
 
     def _largest(self, candidates: Sequence[tuple[str, int]], size: int) -> AxisGroup | None:
         """Of the dimensions of one size, the largest set that torch lets have another one together."""
@@ -139,16 +139,16 @@ class Axes:
 
     def _apart(self, group: AxisGroup) -> list[AxisGroup]:
         """A group in the parts that torch takes alone, at sizes where nothing is broadcast."""
-        rest, found = list(group.places), []
+        rest, parted = list(group.places), []
         while len(rest) > 1:
             first, *others = rest
             parts = ((first, *more) for count in range(len(others)) for more in combinations(others, count))
             part = next((part for part in parts if self._changes_alone(part, group)), None)
             if part is None:
                 break
-            found.append(AxisGroup(part, group.size, group.other))
+            parted.append(AxisGroup(part, group.size, group.other))
             rest = [place for place in rest if place not in part]
-        return [*found, AxisGroup(tuple(rest), group.size, group.other)]
+        return [*parted, AxisGroup(tuple(rest), group.size, group.other)]
 
     def _changes_alone(self, part: Places, group: AxisGroup) -> bool:
         """Whether a part takes another size than the rest, and the rest than it."""
@@ -246,25 +246,25 @@ class Axes:
         """
         groups = [AxisGroup(self.groups[i].places, self.groups[i].size, size) for i, size in sizes.items()]
         lengths = {name: i for name, i in self._bounded.items() if i is not None and i in sizes}
-        found = self._changed(groups, False)
+        changed = self._changed(groups, False)
         for name, i in lengths.items():
-            found[name] = _in_proportion(found[name], self.groups[i].size, sizes[i])
-            if self.loose and not full and sizes[i] > 2 and int(found[name].max()) == sizes[i]:
-                found[name] = torch.where(found[name] > 1, found[name] - 1, found[name])
-        return found
+            changed[name] = _in_proportion(changed[name], self.groups[i].size, sizes[i])
+            if self.loose and not full and sizes[i] > 2 and int(changed[name].max()) == sizes[i]:
+                changed[name] = torch.where(changed[name] > 1, changed[name] - 1, changed[name])
+        return changed
 
     def _changed(self, groups: Sequence[AxisGroup], follow: bool) -> dict[str, torch.Tensor]:
         """Inputs with other sizes: rows and steps repeated or left out. follow: integers that may be lengths too."""
-        found = dict(self.leaves)
+        changed = dict(self.leaves)
         for group in groups:
             for name, axis in group.places:
-                found[name] = _stretched(found[name], axis, group.other)
+                changed[name] = _stretched(changed[name], axis, group.other)
             if follow:
                 for name, tensor in self.leaves.items():
                     own = any(place[0] == name for place in group.places)
                     if _may_count(tensor) and not own and int(tensor.max()) <= group.size:
-                        found[name] = _in_proportion(found[name], group.size, group.other)
-        return found
+                        changed[name] = _in_proportion(changed[name], group.size, group.other)
+        return changed
 
 
 def _may_count(tensor: torch.Tensor) -> bool:

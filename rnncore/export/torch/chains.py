@@ -118,9 +118,9 @@ def _alone(name: str, module: nn.Module) -> nn.Module:
             return self._modules[name](*args, **kwargs)
 
     Alone.forward.__dict__["__signature__"] = inspect.signature(type(module).forward)
-    found = Alone()
-    found.add_module(name, module)
-    return found
+    alone = Alone()
+    alone.add_module(name, module)
+    return alone
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -156,9 +156,9 @@ def _check_sequential(steps: Sequence[tuple[str, nn.Module]]) -> None:
 
 
 def _check_layouts(steps: Sequence[tuple[str, nn.Module]]) -> None:
-    found = {name: _layout(module) for name, module in steps if kind_of(module) in STACKS + CELLS}
-    if len(set(found.values())) > 1:
-        listed = ", ".join(f"{name!r} {layout}" for name, layout in found.items())
+    layouts = {name: _layout(module) for name, module in steps if kind_of(module) in STACKS + CELLS}
+    if len(set(layouts.values())) > 1:
+        listed = ", ".join(f"{name!r} {layout}" for name, layout in layouts.items())
         raise UnsupportedError(f"layouts differ ({listed}), expected batch_first the same in every module")
 
 

@@ -199,9 +199,9 @@ def legacy_types(recorded: Callable[[Any], bool]) -> Iterator[None]:
 
     kept = {name: getattr(torch, name) for name in LEGACY}
     try:
-        for name, found in kept.items():
-            setattr(torch, name, Legacy(name, (), {"tensor_type": found}))
+        for name, original in kept.items():
+            setattr(torch, name, Legacy(name, (), {"tensor_type": original}))
         yield
     finally:
-        for name, found in kept.items():
-            setattr(torch, name, found)
+        for name, original in kept.items():
+            setattr(torch, name, original)

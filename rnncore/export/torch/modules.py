@@ -96,10 +96,10 @@ def verify_torch(
     root, example = as_chain(_pairs(torch, module) if chained else module, take or "sequence", example, seed)
     with _evaluating(torch, root):
         run = reference(root, example, lengths, model.spec.outputs)
-        found = replay(model, run, "the model", other_sizes(model.spec), seed)
-    if any(one.equal is False for one in found) or not any(one.equal for one in found):
-        raise VerificationError("; ".join(map(str, found)) or "the model: all sizes of its inputs are numbers")
-    return found
+        replays = replay(model, run, "the model", other_sizes(model.spec), seed)
+    if any(one.equal is False for one in replays) or not any(one.equal for one in replays):
+        raise VerificationError("; ".join(map(str, replays)) or "the model: all sizes of its inputs are numbers")
+    return replays
 
 
 def _check_scripted(torch, name: str, module: Any) -> None:

@@ -72,8 +72,8 @@ class Escape:
 
 def place_of(frames: Iterable[tuple[str, int | None]]) -> str:
     """ "FILE:LINE" of the innermost frame; the file as it is imported."""
-    found = next(iter(frames), None)
-    return "the module" if found is None else f"{found[0]}:{found[1]}"
+    frame = next(iter(frames), None)
+    return "the module" if frame is None else f"{frame[0]}:{frame[1]}"
 
 
 def is_users(file: str) -> bool:
@@ -84,9 +84,9 @@ def is_users(file: str) -> bool:
 def users_frames() -> list[tuple[str, int]]:
     """(file, line) of the frames on the stack that belong neither to torch nor to the exporter, innermost first."""
     frame: FrameType | None = sys._getframe(1)
-    found = []
+    frames = []
     while frame is not None:
         if is_users(frame.f_code.co_filename):
-            found.append((frame.f_code.co_filename, frame.f_lineno))
+            frames.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
-    return found
+    return frames

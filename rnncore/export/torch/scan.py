@@ -41,7 +41,7 @@ def lower_scan(
     )
     inside = {f"{name}.body.{key}": source for key, source in body.sources.items()}
     g.add(node, {f"body.{key}": array for key, array in weights.items()}, inside)
-    return tuple(g.named(found, g.a[i], g.b[i]) for i, found in enumerate(node.names))
+    return tuple(g.named(output, g.a[i], g.b[i]) for i, output in enumerate(node.names))
 
 
 class _Body:
@@ -95,8 +95,8 @@ class _Body:
     def _counts(self) -> bool:
         """Whether the body reads the number of its step."""
         loop = self.call.loop
-        found = [[loop.args[j], loop.kwargs[j]] for j in self.call.inner]
-        return any(leaf.kind == "index" for leaf in leaves_of(found))
+        arguments = [[loop.args[j], loop.kwargs[j]] for j in self.call.inner]
+        return any(leaf.kind == "index" for leaf in leaves_of(arguments))
 
     def _add_counter(self) -> None:
         """The numbers of the steps as one more sequence."""
@@ -108,25 +108,25 @@ class _Body:
         self.counter = TracedTensor(self._entry("step", "int64", ()), torch.tensor(1), torch.tensor(1))
 
     def add_captured(self, captured: list[Any]) -> None:
-        for i, (node, found) in enumerate(zip(self.call.captured, captured, strict=True)):
-            if isinstance(found, TracedTensor) and found.constant and not found.computed:
+        for i, (node, captive) in enumerate(zip(self.call.captured, captured, strict=True)):
+            if isinstance(captive, TracedTensor) and captive.constant and not captive.computed:
                 self.outer[node] = TracedTensor(
-                    None, found.a, found.b, label=found.label, constant=True, static=True, trained=found.trained
+                    None, captive.a, captive.b, label=captive.label, constant=True, static=True, trained=captive.trained
                 )
-            elif isinstance(found, (TracedTensor, Size)):
-                whole = isinstance(found, TracedTensor)
-                outside = self.g.name_of(found) if isinstance(found, TracedTensor) else self.g.size_value(found)
+            elif isinstance(captive, (TracedTensor, Size)):
+                whole = isinstance(captive, TracedTensor)
+                outside = self.g.name_of(captive) if isinstance(captive, TracedTensor) else self.g.size_value(captive)
                 value = self.g.values[outside]
                 name = self._entry(f"outer_{i}", value.dtype, value.shape)
                 self.captures[name] = outside
-                a, b = (found.a, found.b) if whole else (torch.tensor([found.a]), torch.tensor([found.b]))
+                a, b = (captive.a, captive.b) if whole else (torch.tensor([captive.a]), torch.tensor([captive.b]))
                 inside = TracedTensor(name, a, b)
-                self.outer[node] = inside if whole else Size(found.a, found.b, ("item", inside))
-            elif isinstance(found, (int, float, bool, str, type(None))):
-                self.outer[node] = found
+                self.outer[node] = inside if whole else Size(captive.a, captive.b, ("item", inside))
+            elif isinstance(captive, (int, float, bool, str, type(None))):
+                self.outer[node] = captive
             else:
                 raise UnsupportedError(
-                    f"{self.g.place}: a loop over a size reads a {type(found).__name__}, expected tensors and numbers"
+                    f"{self.g.place}: a loop over a size reads a {type(captive).__name__}, expected tensors and numbers"
                 )
 
     def lowered(self, lower: Callable) -> tuple[Spec, dict[str, Any]]:

@@ -36,11 +36,11 @@ def keras_checkpoint(group: Group, version: str) -> Checkpoint:
     """
     metadata = {"keras": version}
     if group.chunked_attribute("layer_names") is not None:
-        found = _listed(group, metadata)
+        datasets = _listed(group, metadata)
     else:
-        found = _walked(group, (), metadata)
+        datasets = _walked(group, (), metadata)
     tensors: dict[str, np.ndarray] = {}
-    for name, dataset in found:
+    for name, dataset in datasets:
         check_name(name, group.place)
         if name in tensors:
             raise FormatError(f"{group.place}: two arrays are named {shown(name)!r}")
@@ -94,12 +94,12 @@ def keras_plain(checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], dict[str
     plain: dict[str, np.ndarray] = {}
     made: dict[str, tuple[str, ...]] = {}
     for layer, parts in layers.items():
-        found = _layer(layer, parts, checkpoint.tensors)
+        weights = _layer(layer, parts, checkpoint.tensors)
         paths = tuple(path for roles in parts.values() for path in roles.values())
-        if found is None:
+        if weights is None:
             plain.update({path: checkpoint.tensors[path] for path in paths})
             continue
-        for name, (array, path) in found.items():
+        for name, (array, path) in weights.items():
             key = f"{layer}.{name}"
             if key in plain:
                 raise WeightError(f"{layer}: two layers have {key!r}")

@@ -102,13 +102,13 @@ def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
     windows = {}
     for i, size in enumerate(wanted):
         axis = x.ndim - axes + i
-        found = g.dim(x, axis)
-        if size in (None, found) or size == 1:
+        length = g.dim(x, axis)
+        if size in (None, length) or size == 1:
             continue
-        if isinstance(found, Size) or found % size:
-            shown = "an unknown size" if isinstance(found, Size) else found
+        if isinstance(length, Size) or length % size:
+            shown = "an unknown size" if isinstance(length, Size) else length
             raise refuse(g, f"{shown} made {size} by an adaptive pool", "1, or a size that divides a known one")
-        windows[i] = found // size
+        windows[i] = length // size
     name = g.name_of(x)
     if gone:
         name = g.emit("ReduceMean" if average else "ReduceMax", [name], {"axes": gone, "keepdims": True})
