@@ -318,13 +318,13 @@ def _check_note(
         )
 
 
-def _is_size(found: Any) -> bool:
-    return type(found) is int and 0 <= found < MOST_SIZE
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_SIZE
 
 
-def _check(place: str, name: str, found: Any, expected: Any) -> None:
-    if not _same(found, expected):
-        raise InputError(f"{place}: {name}={_short(found)}, expected {_short(expected)}{OR_OVERWRITE}")
+def _check(place: str, name: str, value: Any, expected: Any) -> None:
+    if not _same(value, expected):
+        raise InputError(f"{place}: {name}={_short(value)}, expected {_short(expected)}{OR_OVERWRITE}")
 
 
 def _sums(notes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -335,31 +335,31 @@ def _sums(notes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _check_same(path: Path, found: Any, expected: Mapping[str, Any]) -> list[int]:
+def _check_same(path: Path, job: Any, expected: Mapping[str, Any]) -> list[int]:
     """InputError where a run is another one. Returns the numbers of files whose stamps differ, but not in size."""
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: line 1: job={_short(found)}, expected an object{OR_OVERWRITE}")
-    for key in sorted({*found, *expected} - {"source"}):
-        if not _same(found.get(key), expected.get(key)):
+    if not isinstance(job, dict):
+        raise InputError(f"{path}: line 1: job={_short(job)}, expected an object{OR_OVERWRITE}")
+    for key in sorted({*job, *expected} - {"source"}):
+        if not _same(job.get(key), expected.get(key)):
             raise InputError(
-                f"{path}: is of a run with another {key} ({_short(found.get(key))}, now {_short(expected.get(key))}): "
+                f"{path}: is of a run with another {key} ({_short(job.get(key))}, now {_short(expected.get(key))}): "
                 "expected the same, or --overwrite"
             )
-    return _moved(path, found.get("source"), expected["source"])
+    return _moved(path, job.get("source"), expected["source"])
 
 
-def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[int]:
-    if not isinstance(found, list) or not all(
+def _moved(path: Path, source: Any, now: Sequence[Mapping[str, Any]]) -> list[int]:
+    if not isinstance(source, list) or not all(
         isinstance(entry, dict)
         and entry.keys() == {"file", *STAMP}
         and isinstance(entry["file"], str)
         and all(type(entry[name]) is int and abs(entry[name]) < MOST_SIZE for name in STAMP)
-        for entry in found
+        for entry in source
     ):
         raise InputError(
-            f"{path}: line 1: source={_short(found)}, expected file, {', '.join(STAMP)} of each file{OR_OVERWRITE}"
+            f"{path}: line 1: source={_short(source)}, expected file, {', '.join(STAMP)} of each file{OR_OVERWRITE}"
         )
-    before, files = [entry["file"] for entry in found], [entry["file"] for entry in now]
+    before, files = [entry["file"] for entry in source], [entry["file"] for entry in now]
     if before != files:
         new = [name for name in files if name not in before]
         gone = [name for name in before if name not in files]
@@ -369,18 +369,18 @@ def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[int
             f"{path}: is of a run with another source: {name} {what} ({len(before)} files, now {len(files)}): "
             "expected the same, or --overwrite"
         )
-    for then, entry in zip(found, now, strict=True):
+    for then, entry in zip(source, now, strict=True):
         if then["bytes"] != entry["bytes"]:
             raise InputError(
                 f"{path}: is of a run with another source: {entry['file']} had {then['bytes']:,} bytes, now "
                 f"{entry['bytes']:,}: expected the same, or --overwrite"
             )
-    return [number for number, (then, entry) in enumerate(zip(found, now, strict=True)) if then != entry]
+    return [number for number, (then, entry) in enumerate(zip(source, now, strict=True)) if then != entry]
 
 
-def _same(found: Any, expected: Any) -> bool:
+def _same(value: Any, expected: Any) -> bool:
     """Whether values are the same as JSON, where true is not 1."""
-    return json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    return json.dumps(value, sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
 def _short(value: Any) -> str:

@@ -33,11 +33,11 @@ def read_json(
         text = text if isinstance(text, str) else bytes(text).decode("utf-8")
         if deepest is not None:
             _check_depth(text, deepest)
-        found = (_LENIENT if constants else _STRICT).decode(text)
+        value = (_LENIENT if constants else _STRICT).decode(text)
         if not text.isascii():
             text.encode("utf-8")
         if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise error(f"{place}: not JSON: nested too deeply") from None
     except MemoryError:
@@ -46,16 +46,16 @@ def read_json(
         raise error(f"{place}: not JSON: half a surrogate pair, which is not valid Unicode") from None
     except ValueError as reason:
         raise error(f"{place}: not JSON: {reason}") from None
-    return found
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # add gives None
         raise ValueError(f"the key {shown(twice)} stands twice in one object")
-    return found
+    return fields
 
 
 def _no_constant(name: str) -> Any:

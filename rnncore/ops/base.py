@@ -167,10 +167,10 @@ class Op:
         returns a copy.
         """
         attributes = {**attributes, "floating": floating}
-        found = self.packed(attributes, weights, threads) if self.packed is not None else None
-        if found is None and self.bound is not None and values is not None:
-            found = self.bound(attributes, values, floating)
-        return found or partial(self.run, attributes, weights)
+        function = self.packed(attributes, weights, threads) if self.packed is not None else None
+        if function is None and self.bound is not None and values is not None:
+            function = self.bound(attributes, values, floating)
+        return function or partial(self.run, attributes, weights)
 
     def names(self, node: str, attributes: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of a node's values."""
@@ -206,8 +206,8 @@ def given(name: str, attributes: Mapping[str, Any], arrays: Sequence[Any], posit
         return attributes[name]
     if arrays[position].ndim > 1:
         raise InputError(f"{name}: shape {arrays[position].shape}, expected a number or a list")
-    found = arrays[position].tolist()
-    return tuple(found) if isinstance(found, list) else found
+    value = arrays[position].tolist()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def axis_of(value: Any, rank: int) -> int:

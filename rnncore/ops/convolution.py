@@ -69,10 +69,10 @@ def _owned_shapes(attributes, shape):
         return {}
     kernel = attributes["kernel_shape"]
     kernel = _kernel(attributes, len(kernel) if isinstance(kernel, tuple) else 1)
-    found = {"weight": (*shape(attributes), *kernel)}
+    shapes = {"weight": (*shape(attributes), *kernel)}
     if attributes["bias"]:
-        found["bias"] = (attributes["output_size"],)
-    return found
+        shapes["bias"] = (attributes["output_size"],)
+    return shapes
 
 
 def _weight_value(attributes, values, transposed):

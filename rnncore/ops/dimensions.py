@@ -97,15 +97,15 @@ def spreading(attributes: Mapping[str, Any], inputs: Values, outputs: Sequence[V
 def spread_over(axes: Iterable[int], inputs: Mapping[int, Value | None], outputs: Sequence[Value]) -> list[Dimension]:
     """For each of these axes of the outputs, the inputs that have it when their last axes are aligned."""
     rank = len(outputs[0].shape)
-    found = []
+    dimensions = []
     for axis in axes:
         here = {
             place: len(value.shape) - rank + axis
             for place, value in inputs.items()
             if value is not None and len(value.shape) - rank + axis >= 0
         }
-        found.append(Dimension(here, dict.fromkeys(range(len(outputs)), axis)))
-    return found
+        dimensions.append(Dimension(here, dict.fromkeys(range(len(outputs)), axis)))
+    return dimensions
 
 
 def carried(axes: Iterable[int | None], outputs: int = 1, place: int = 0) -> list[Dimension]:
@@ -156,19 +156,19 @@ def factors(a: Value, b: Value, output: Value, places: tuple[int, int] = (0, 1))
     """
     rank_a, rank_b, rank = len(a.shape), len(b.shape), len(output.shape)
     tail = (rank_a > 1) + (rank_b > 1)
-    found = []
+    dimensions = []
     for axis in range(rank - tail):
         here = {}
         for place, value_rank in zip(places, (rank_a, rank_b), strict=True):
             own = value_rank - 2 - (rank - tail) + axis
             if value_rank > 2 and own >= 0:
                 here[place] = own
-        found.append(Dimension(here, {0: axis}))
+        dimensions.append(Dimension(here, {0: axis}))
     if rank_a > 1:
-        found.append(Dimension({places[0]: rank_a - 2}, {0: rank - tail}))
+        dimensions.append(Dimension({places[0]: rank_a - 2}, {0: rank - tail}))
     if rank_b > 1:
-        found.append(Dimension({places[1]: rank_b - 1}, {0: rank - 1}))
-    return found
+        dimensions.append(Dimension({places[1]: rank_b - 1}, {0: rank - 1}))
+    return dimensions
 
 
 def reshaped(before: Sequence[int | str], after: Sequence[int | str]) -> list[Dimension]:
@@ -186,19 +186,19 @@ def reshaped(before: Sequence[int | str], after: Sequence[int | str]) -> list[Di
 
 def _matched(left: Sequence[int | str], right: Sequence[int | str]) -> list[tuple[int, int]]:
     """Pairs of places that hold the same size after equal products of sizes, from both ends."""
-    found, a, b = [], 0, 0
+    pairs, a, b = [], 0, 0
     while a < len(left) and b < len(right):
         taken = _smallest_equal(left[a:], right[b:])
         if taken is None:
             break
         if taken == (1, 1):
-            found.append((a, b))
+            pairs.append((a, b))
         a, b = a + taken[0], b + taken[1]
     back = 1
     while back <= len(left) - a and back <= len(right) - b and left[-back] == right[-back] != UNKNOWN:
-        found.append((len(left) - back, len(right) - back))
+        pairs.append((len(left) - back, len(right) - back))
         back += 1
-    return found
+    return pairs
 
 
 def _smallest_equal(left: Sequence[int | str], right: Sequence[int | str]) -> tuple[int, int] | None:

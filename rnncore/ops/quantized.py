@@ -36,8 +36,8 @@ def _need_vector(what, value, size, dtypes):
     need(value, dtypes, what)
     if value.shape in ((), (1,)):
         return
-    found = value.shape[0] if len(value.shape) == 1 else None
-    if found is None or (isinstance(found, int) and isinstance(size, int) and found != size):
+    length = value.shape[0] if len(value.shape) == 1 else None
+    if length is None or (isinstance(length, int) and isinstance(size, int) and length != size):
         raise SpecError(f"{what} is {value}, expected a single number or {size} of them")
 
 
@@ -561,7 +561,7 @@ def _lstm_packed(attributes, weights, threads):
         bias = np.zeros((len(backwards), 8 * hidden), x.dtype) if bias is None else bias
         bias = bias[:, : 4 * hidden] + bias[:, 4 * hidden :]
         peephole = np.zeros((len(backwards), 3 * hidden), x.dtype) if peephole is None else peephole
-        found = []
+        directions = []
         for d, backward in enumerate(backwards):
             y, h, c = _lstm_direction(
                 attributes,
@@ -570,8 +570,8 @@ def _lstm_packed(attributes, weights, threads):
                 *(w_matrices[d], w_scale[d], r_matrices[d], r_scale[d]),
                 *(bias[d], peephole[d], h0[d], c0[d]),
             )
-            found.append((_reversed(y, lengths) if backward else y, h, c))
-        y, h, c = zip(*found, strict=True)
+            directions.append((_reversed(y, lengths) if backward else y, h, c))
+        y, h, c = zip(*directions, strict=True)
         return np.stack(y, axis=1), np.stack(h), np.stack(c)
 
     return run
@@ -590,11 +590,11 @@ def _op(name, infer, packed, least, most, **fields):
 def _linear_dimensions(attributes, inputs, outputs):
     """Scales and zero points of a vector have a number for each index of an axis."""
     rank = len(inputs[0].shape)
-    found = [{0: axis} for axis in range(rank)]
+    dimensions = [{0: axis} for axis in range(rank)]
     for place, value in enumerate(inputs[1:], 1):
         if value is not None and value.shape:
-            found[attributes["axis"] % rank][place] = 0
-    return [Dimension(here, {0: axis}) for axis, here in enumerate(found)]
+            dimensions[attributes["axis"] % rank][place] = 0
+    return [Dimension(here, {0: axis}) for axis, here in enumerate(dimensions)]
 
 
 def _product_dimensions(a, b, beside_a, beside_b):
@@ -605,12 +605,12 @@ def _product_dimensions(a, b, beside_a, beside_b):
 
     def rule(attributes, inputs, outputs):
         many = {place for place, value in enumerate(inputs) if value is not None and value.shape not in ((), (1,))}
-        found = factors(inputs[a], inputs[b], outputs[0], (a, b))
+        dimensions = factors(inputs[a], inputs[b], outputs[0], (a, b))
         if len(inputs[b].shape) > 1:
             columns = {place: len(inputs[place].shape) - 1 for place in beside_b if place in many}
-            found[-1] = Dimension({**found[-1].inputs, **columns}, found[-1].outputs)
+            dimensions[-1] = Dimension({**dimensions[-1].inputs, **columns}, dimensions[-1].outputs)
         rows = {a: len(inputs[a].shape) - 2}
-        return [dimension for dimension in found if many.isdisjoint(beside_a) or dimension.inputs != rows]
+        return [dimension for dimension in dimensions if many.isdisjoint(beside_a) or dimension.inputs != rows]
 
     return rule
 

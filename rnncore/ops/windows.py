@@ -43,13 +43,13 @@ WINDOW_SCHEMA = {
 
 def check_sizes(attributes: Mapping[str, Any], name: str, count: int, least: int, default: int) -> tuple[int, ...]:
     """An attribute of ``count`` integers from ``least`` on; None is that many times the default."""
-    found = attributes[name]
-    if found is None:
+    values = attributes[name]
+    if values is None:
         return (default,) * count
-    plain = isinstance(found, tuple) and all(type(number) is int and least <= number <= 1 << 31 for number in found)
-    if not plain or len(found) != count:
-        raise SpecError(f"{name}={found!r}, expected {count} integers of at least {least}")
-    return found
+    plain = isinstance(values, tuple) and all(type(number) is int and least <= number <= 1 << 31 for number in values)
+    if not plain or len(values) != count:
+        raise SpecError(f"{name}={values!r}, expected {count} integers of at least {least}")
+    return values
 
 
 MAX_RANK = 64
@@ -209,9 +209,9 @@ class Window:
 
 def window_dimensions(window: Window, inputs: Values, outputs: Sequence[Value]) -> list[Dimension]:
     """The Dimensions of a window over the axes from 2 on; the axes before them are the op's."""
-    found = []
+    dimensions = []
     for axis in range(len(cast(Value, inputs[0]).shape) - 2):
         context = window.context(axis)
         if context is not None:
-            found.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))
-    return found
+            dimensions.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))
+    return dimensions

@@ -44,9 +44,9 @@ class Graph:
     def uses(self) -> Counter[str]:
         """How often each value is read, by nodes and as an output."""
         if self._uses[0] is not self.spec:
-            found = Counter({name: len(places) for name, places in self.spec.readers.items()})
-            found.update(self.spec.outputs)
-            self._uses = self.spec, found
+            counts = Counter({name: len(places) for name, places in self.spec.readers.items()})
+            counts.update(self.spec.outputs)
+            self._uses = self.spec, counts
         return self._uses[1].copy()
 
     def constants(self) -> dict[str, np.ndarray]:

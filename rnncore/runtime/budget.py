@@ -181,14 +181,14 @@ def is_settled(steps: Iterable[Any], values: Iterable[Value]) -> bool:
 
 def available_memory() -> int:
     """Bytes that this process may still take, as far as the system says; else a size that nothing has."""
-    found = [sys.maxsize]
+    limits = [sys.maxsize]
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):
         most, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        found.append(int(most) - int(used))
-    return max(0, min(found))
+        limits.append(int(most) - int(used))
+    return max(0, min(limits))
 
 
 def check_memory(what: str, need: int, budget: Budget | None) -> None:
@@ -245,18 +245,18 @@ class MeteredStep:
     def _of_op(self, values: Values) -> Cost:
         arrays = [None if (array := values.get(name)) is None else np.asarray(array) for name in self.node.inputs]
         key = tuple(None if array is None else (array.shape, array.dtype) for array in arrays)
-        found = self._kept.get(key)
-        if found is None:
+        own = self._kept.get(key)
+        if own is None:
             try:
-                found = cost(OPS[self.node.op], self.attributes, list(map(self._value, arrays)), self.floating)
+                own = cost(OPS[self.node.op], self.attributes, list(map(self._value, arrays)), self.floating)
             except SpecError as error:
                 raise InputError(f"{self.where}: {error}") from None
-            found = Cost(found.work + INTERPRETED, found.memory)
+            own = Cost(own.work + INTERPRETED, own.memory)
             if self.by_shapes:
                 if len(self._kept) >= KEPT_COSTS:
                     self._kept = {}
-                self._kept[key] = found
-        return found
+                self._kept[key] = own
+        return own
 
     def _value(self, array: np.ndarray | None) -> Value | None:
         if array is None:
@@ -312,11 +312,11 @@ class MeteredBranch:
             return self.branch(values)
         meter.take(self.where, ROUND)
         base = meter.alive - meter.carried.pop(id(self), 0)
-        found = self.branch(values)
-        again = sum(np.asarray(array).nbytes for place, array in enumerate(found) if place in self.carried)
+        outputs = self.branch(values)
+        again = sum(np.asarray(array).nbytes for place, array in enumerate(outputs) if place in self.carried)
         meter.carried[id(self)] = again
-        meter.alive = base + sum(np.asarray(array).nbytes for array in found)
-        return found
+        meter.alive = base + sum(np.asarray(array).nbytes for array in outputs)
+        return outputs
 
 
 def metered_branches(node: Control, branches: Sequence[Callable[[Values], list[np.ndarray]]]) -> list[MeteredBranch]:

@@ -114,9 +114,9 @@ class _Handlers:
         ]
 
     def _model(self, request: Request) -> ServedModel:
-        found = self._service.model(request.path_params["model"], request.path_params.get("version", ""))
-        request.state.model = found.name
-        return found
+        served = self._service.model(request.path_params["model"], request.path_params.get("version", ""))
+        request.state.model = served.name
+        return served
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})

@@ -84,10 +84,10 @@ def read_tokens(path: str | None) -> tuple[str, ...]:
         lines = Path(path).read_text(encoding="ascii").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected tokens of ASCII characters, one in each line") from None
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens:
         raise InputError(f"{path}: no token, expected one of at least {LEAST_TOKEN} characters in each line")
-    return found
+    return tokens
 
 
 def run(service: Service, binding: Binding, request_log: bool = True) -> None:
@@ -173,13 +173,13 @@ class Server(uvicorn.Server):
             binding.max_peer_connections,
         )
         self.servers = [self.listener]
-        found = {"host": binding.host, "port": self.listener.port}
+        addresses = {"host": binding.host, "port": self.listener.port}
         if with_grpc:
             self._grpc = _grpc_server(self._app, binding, most)
             await self._grpc.start()
-            found["grpc_port"] = self._grpc.port
+            addresses["grpc_port"] = self._grpc.port
         self.started = True
-        log("ready", **found, models=list(self._service.models))
+        log("ready", **addresses, models=list(self._service.models))
 
     should_exit: bool
 
@@ -208,5 +208,5 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         self.listener.end()
         counts = {name: served.engine.metrics.snapshot() for name, served in self._service.models.items()}
-        answered = {name: {key: found[key] for key in ("accepted", "completed")} for name, found in counts.items()}
+        answered = {name: {key: count[key] for key in ("accepted", "completed")} for name, count in counts.items()}
         log("ended", open_requests=len(self.server_state.tasks), models=answered)

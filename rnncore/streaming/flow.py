@@ -119,10 +119,10 @@ class StreamPlan:
 
     @cached_property
     def timings(self) -> list[Timing]:
-        found = [part.timing for part in self.parts if part.timing is not None]
+        timings = [part.timing for part in self.parts if part.timing is not None]
         of = [part.window.of for part in self.parts if part.window]
         of += [part.timing.of for part in self.parts if part.how == "around"]
-        return list(dict.fromkeys([INPUT, *found, *of]))
+        return list(dict.fromkeys([INPUT, *timings, *of]))
 
     @cached_property
     def awaited(self) -> frozenset[str]:
@@ -182,10 +182,10 @@ def plan(
     if not follower.fixed:
         return follower.plan()
     ones = [entry.name for entry in spec.inputs if 1 in entry.shape[:2]]
-    found = freed(spec, ones) if ones else None
-    if found is not None:
+    free_spec = freed(spec, ones) if ones else None
+    if free_spec is not None:
         with contextlib.suppress(UnsupportedError):
-            free = _Follower(found, lookahead, block, history, time).plan()
+            free = _Follower(free_spec, lookahead, block, history, time).plan()
             return dataclasses.replace(free, single=True)
     return dataclasses.replace(follower.plan(), single=True)
 
@@ -314,15 +314,15 @@ class _Follower:
 
     def _check_rows(self, node: Any, given: Mapping[str, ValuePlan]) -> None:
         """Refuse what makes of a batch something else than each row alone would give."""
-        counted = any(BATCH in (found.value.data or ()) for found in given.values())
-        counted = counted and {found.kind for found in given.values()} == {"static"}
+        counted = any(BATCH in (plan.value.data or ()) for plan in given.values())
+        counted = counted and {plan.kind for plan in given.values()} == {"static"}
         if counted and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it counts the rows of a batch")
         flow = given.get(node.slots[0]) if node.slots else None
         if self.fixed or flow is None or flow.batch is None or node.subgraphs:
             return
         flows = {place: given[name] for place, name in enumerate(node.slots) if name in given}
-        slots = {place: found.batch for place, found in flows.items() if found.batch is not None}
+        slots = {place: plan.batch for place, plan in flows.items() if plan.batch is not None}
         if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).apart:
             self._refuse(node, "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
@@ -378,8 +378,8 @@ class _Follower:
             self._add(name, "steps", timing, describe(node))
         for start, after in zip(node.inputs, node.names[: node.carried], strict=False):
             if self.marked[start].shape != self.marked[after].shape:
-                found, expected = self.marked[after], self.marked[start]
-                self._refuse(node, f"its state {start!r} is {expected} at first and {found} after a step")
+                later, expected = self.marked[after], self.marked[start]
+                self._refuse(node, f"its state {start!r} is {expected} at first and {later} after a step")
         return NodePlan(node, place, "scan", timing, waiting)
 
     def _sizes(self, place: int, node: Any, given: Mapping[str, ValuePlan]) -> NodePlan:
@@ -582,7 +582,7 @@ class _Follower:
                 self._refuse(node, f"its initial state {name!r} depends on the sequence")
         if node.lengths is not None and self.flows[node.lengths].kind != "lengths":
             self._refuse(node, f"its lengths {node.lengths!r} are computed")
-        timing = joined([found.timing for found in steps.values() if found.timing is not None])
+        timing = joined([step.timing for step in steps.values() if step.timing is not None])
         waiting = self._waiting(steps, timing)
         if node.direction == "forward":
             self._states(node, "running")
@@ -634,16 +634,16 @@ class _Follower:
 
     def _waiting(self, steps: Mapping[str, ValuePlan], timing: Timing) -> dict[str, int]:
         """The most steps that each input ever has more than the node has run, where that is not 0."""
-        found = {}
+        waiting = {}
         for name, flow in steps.items():
             if flow.timing is not None and flow.timing != timing:
                 last = max(timing.settled, flow.timing.settled) + timing.period
                 if last > MAX_SIMULATED:
                     raise UnsupportedError(f"value {name!r} waits for others over {last} steps, more than expected")
-                found[name] = max(flow.timing.count(n) - timing.count(n) for n in range(last + 1))
-        if found:
+                waiting[name] = max(flow.timing.count(n) - timing.count(n) for n in range(last + 1))
+        if waiting:
             self._check_lengths([flow.timing for flow in steps.values() if flow.timing is not None])
-        return found
+        return waiting
 
     def _check_lengths(self, timings: list[Timing]) -> None:
         """Note up to which length of a sequence values of these timings differ in theirs, as do slices of a short one.
@@ -699,17 +699,17 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
     times: dict[str, None] = {}
     batch: int | str = UNKNOWN
     for node, shape, time_axis, batch_axis in _along_time(spec):
-        found = shape[time_axis]
-        if time is not None and (isinstance(found, int) or time not in re.findall(r"\w+", found)):
+        steps = shape[time_axis]
+        if time is not None and (isinstance(steps, int) or time not in re.findall(r"\w+", steps)):
             continue
-        if isinstance(found, int):
+        if isinstance(steps, int):
             raise UnsupportedError(
-                f"{describe(node)} cannot be streamed: its input has {found} steps, expected a free size; "
+                f"{describe(node)} cannot be streamed: its input has {steps} steps, expected a free size; "
                 "over_time makes a model of sequences from one whose states are inputs and outputs"
             )
         if batch == UNKNOWN:
             batch = 1 if batch_axis is None else shape[batch_axis]
-        times.update(dict.fromkeys(name for name in re.findall(r"\w+", found) if name in named))
+        times.update(dict.fromkeys(name for name in re.findall(r"\w+", steps) if name in named))
     first = 1 if batch == UNKNOWN else 0  # the batch is the first axis, where no node says which it is
     if batch == UNKNOWN:
         batch = next((entry.shape[0] for entry in spec.inputs if entry.shape), 1)
@@ -720,9 +720,9 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
     if time is not None:
         times = {time: None}
     if len(times) != 1:
-        found = ", ".join(times) or "none"
+        listed = ", ".join(times) or "none"
         more = "; load(..., sizes={...}) makes numbers of the others" if times else ""
-        what = f"free sizes that may be the time: {found}; expected one{more}"
+        what = f"free sizes that may be the time: {listed}; expected one{more}"
         raise UnsupportedError(f"the model cannot be streamed: {what}")
     if isinstance(batch, int) and batch != 1:
         raise UnsupportedError(f"the model cannot be streamed: its batch is {batch}, expected 1 or a free size")

@@ -109,8 +109,8 @@ class Around(Timing):
     def count(self, steps: int, ended: bool = False) -> int:
         if steps == 0 and not ended:
             return 0  # what is added before the first step comes with it
-        found = self.inner(self.of.count(steps, ended), ended) + max(0, self.begin)
-        return found + max(0, self.end) if ended else found
+        count = self.inner(self.of.count(steps, ended), ended) + max(0, self.begin)
+        return count + max(0, self.end) if ended else count
 
     @property
     def period(self) -> int:

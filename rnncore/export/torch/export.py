@@ -110,10 +110,9 @@ def _proved(spec: Spec, g: TraceLowering, proof_of: Callable[[Spec, Collection[s
             proof.require()
         except BranchError as error:
             decisions = [one for one in g.first.decisions if one.place == error.place]
-            decided = (
-                bounded(spec, g, decisions) if error.place not in bounds and len(decisions) <= MAX_BOUNDS else None
-            )
-            if decided is None:
+            fits = error.place not in bounds and len(decisions) <= MAX_BOUNDS
+            narrowed = bounded(spec, g, decisions) if fits else None
+            if narrowed is None:
                 raise
             spec, bounds = narrowed, [*bounds, error.place]
             continue

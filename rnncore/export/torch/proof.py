@@ -97,7 +97,7 @@ class Proof:
         for sizes in self._alone():
             self._compare(sizes)
         counted: list[Any] = [*self.first.decisions, *self.first.escapes]
-        if any(counted_one.formula.leaves for counted_one in counted):
+        if any(one.formula.leaves for one in counted):
             self._explore({}, self.first, 0)
 
     # --- sizes -----------------------------------------------------------------------------------------------------

@@ -108,25 +108,25 @@ class _Body:
         self.counter = TracedTensor(self._entry("step", "int64", ()), torch.tensor(1), torch.tensor(1))
 
     def add_captured(self, captured: list[Any]) -> None:
-        for i, (node, captive) in enumerate(zip(self.call.captured, captured, strict=True)):
-            if isinstance(captive, TracedTensor) and captive.constant and not captive.computed:
+        for i, (node, outer) in enumerate(zip(self.call.captured, captured, strict=True)):
+            if isinstance(outer, TracedTensor) and outer.constant and not outer.computed:
                 self.outer[node] = TracedTensor(
-                    None, captive.a, captive.b, label=captive.label, constant=True, static=True, trained=captive.trained
+                    None, outer.a, outer.b, label=outer.label, constant=True, static=True, trained=outer.trained
                 )
-            elif isinstance(captive, (TracedTensor, Size)):
-                whole = isinstance(captive, TracedTensor)
-                outside = self.g.name_of(captive) if isinstance(captive, TracedTensor) else self.g.size_value(captive)
+            elif isinstance(outer, (TracedTensor, Size)):
+                whole = isinstance(outer, TracedTensor)
+                outside = self.g.name_of(outer) if isinstance(outer, TracedTensor) else self.g.size_value(outer)
                 value = self.g.values[outside]
                 name = self._entry(f"outer_{i}", value.dtype, value.shape)
                 self.captures[name] = outside
-                a, b = (captive.a, captive.b) if whole else (torch.tensor([captive.a]), torch.tensor([captive.b]))
+                a, b = (outer.a, outer.b) if whole else (torch.tensor([outer.a]), torch.tensor([outer.b]))
                 inside = TracedTensor(name, a, b)
-                self.outer[node] = inside if whole else Size(captive.a, captive.b, ("item", inside))
-            elif isinstance(captive, (int, float, bool, str, type(None))):
-                self.outer[node] = captive
+                self.outer[node] = inside if whole else Size(outer.a, outer.b, ("item", inside))
+            elif isinstance(outer, (int, float, bool, str, type(None))):
+                self.outer[node] = outer
             else:
                 raise UnsupportedError(
-                    f"{self.g.place}: a loop over a size reads a {type(captive).__name__}, expected tensors and numbers"
+                    f"{self.g.place}: a loop over a size reads a {type(outer).__name__}, expected tensors and numbers"
                 )
 
     def lowered(self, lower: Callable) -> tuple[Spec, dict[str, Any]]:

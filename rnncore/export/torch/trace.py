@@ -207,9 +207,7 @@ class _Calls(TorchFunctionMode):
             return Draw(name, self.tracer.refusal)
         if name in RANDOM:
             raise self.tracer.refusal(f"{name}, which is random, {REMEDY}")
-        args = tuple(
-            getattr(one, "tensor_type", one) if isinstance(one, type) else one for one in args
-        )
+        args = tuple(getattr(one, "tensor_type", one) if isinstance(one, type) else one for one in args)
         recorded = function in FACTORIES or _has_proxy((args, kwargs))
         if not recorded or name in ("__get__", "__set__"):
             return function(*args, **kwargs)

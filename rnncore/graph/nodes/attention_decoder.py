@@ -191,8 +191,8 @@ class AttentionDecoder:
             for name, (key, shape) in zip(self.initial, states.items(), strict=False):
                 check_value(f"initial {key}", name, values[name], shape)
             sizes = {"": self.output_size, ".context": self.memory_size, ".weights": memory.shape[1]}
-            found = {self.name + ending: Value("float", (*x.shape[:2], size)) for ending, size in sizes.items()}
-            return {**found, **{f"{self.name}.{key}": Value("float", shape) for key, shape in states.items()}}
+            outputs = {self.name + ending: Value("float", (*x.shape[:2], size)) for ending, size in sizes.items()}
+            return {**outputs, **{f"{self.name}.{key}": Value("float", shape) for key, shape in states.items()}}
 
     @property
     def op(self) -> str:
