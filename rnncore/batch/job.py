@@ -460,7 +460,7 @@ def _readable(entry: dict[str, Any]) -> str:
 
 
 def _cut(rows: Iterator[RowBlock], stops: Sequence[int]) -> Iterator[list[RowBlock]]:
-    """Rows cut before these numbers; fewer where there are no more."""
+    """Rows cut before these numbers; fewer at the end."""
     rest: RowBlock | None = None
     for stop in stops:
         parts: list[RowBlock] = []

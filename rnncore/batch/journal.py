@@ -26,7 +26,7 @@ from rnncore.files.strict_json import read_json
 
 try:
     import fcntl
-except ImportError:  # no lock where there is none
+except ImportError:  # no lock without it
     fcntl = None  # type: ignore[assignment]  # stands for a module
 
 __all__ = ["ERRORS", "MANIFEST", "Journal"]

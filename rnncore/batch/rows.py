@@ -70,7 +70,7 @@ class Ragged(Sequence):
         return self.flat[spread(self.starts, self.counts)]
 
     def put(self, positions: Sequence[int], rows: np.ndarray) -> None:
-        """Writes rows, (rows, ...), to these positions: of each as much as fits."""
+        """Writes rows, (rows, ...), to these positions: of each the part that fits."""
         some = self[positions]
         if some.is_short and (some.shapes[:, 1:] == rows.shape[2:]).all():
             begin = np.arange(len(some)) * math.prod(rows.shape[1:])

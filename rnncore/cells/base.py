@@ -160,7 +160,7 @@ def check_real(cell: Cell, name: str, above: float = -math.inf) -> None:
 
 
 def clip_to(z: np.ndarray, limit: float | None) -> np.ndarray:
-    """z limited to [-limit, limit]; unchanged where there is no limit."""
+    """z limited to [-limit, limit]; unchanged without a limit."""
     return z if limit is None else np.clip(z, -limit, limit)
 
 

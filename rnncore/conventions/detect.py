@@ -6,7 +6,7 @@
 
 Conventions: the order and layout of gates, CuDNN's kernels, slopes of the gates' sigmoid, forget bias 0 or 1 at run
 time, coupled gates on either side, GRU reset before or after and the meaning of its update gate, two biases summed
-or apart, direction and the order of its outputs, batch or time first, the whole sequence or the last output.
+or separate, direction and the order of its outputs, batch or time first, the whole sequence or the last output.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 Arguments that all three share:
 
     weight_ih    (G*H, I), or (I, G*H) with layout="in_gates"
-    weight_hh    (G*H, P), or (P, G*H); P is H where there is no projection
+    weight_hh    (G*H, P), or (P, G*H); P is H without a projection
     bias         (G*H); or the input's and the recurrent one together, (2*G*H) or (2, G*H)
     bias_ih, bias_hh   (G*H) each, instead of bias
     kernel       (I+P, G*H), instead of weight_ih and weight_hh: TF1's, on concat[x, h]
@@ -124,7 +124,7 @@ def GRU(
     reset_after      True: n = g(W x + b + r * (R h + b_hn)), False: n = g(W x + R (r * h) + b). Without it: True for
                      "torch", False for "tf1", and for "keras" what the bias tells: (3H) is before, (2, 3H) and (6H)
                      are after. Others must say
-    update           "old": h' = (1 - z) n + z h, everybody's; "new": h' = z n + (1 - z) h
+    update           "old": h' = (1 - z) n + z h, the usual one; "new": h' = z n + (1 - z) h
     kernel           with order="tf1", (I+H, 2H) for r u; candidate_kernel (I+H, H), candidate_bias (H)
 
     With two biases, that of n's recurrent product stays inside the reset (reset_after), all others are summed. With
@@ -342,8 +342,8 @@ def _given_letters(kind: str, letters: str, blocks: int, coupled: Any, shape: tu
     lacks = set("ifgo") - set(letters) if kind == "LSTM" else set()
     if len(letters) != blocks or lacks - set(derived):
         raise WeightError(
-            f"weight_hh: shape {shape} holds {blocks} gates, order names {' '.join(letters)}: expected as many, or "
-            "coupled='input' or 'forget' for the gate that is not there"
+            f"weight_hh: shape {shape} holds {blocks} gates, order names {' '.join(letters)}: expected the same "
+            "number, or coupled='input' or 'forget' for the gate that is not there"
         )
     return letters
 

@@ -71,7 +71,7 @@ def _drawn(spec: Spec, seed: int, floating: np.dtype) -> dict[str, np.ndarray]:
 
 
 def _computed(path: Path, spec: Spec, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-    """The outputs by name, and who computed them."""
+    """The outputs by name, and the program that computed them."""
     names = list(spec.outputs)
     try:
         import onnxruntime

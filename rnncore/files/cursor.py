@@ -25,7 +25,7 @@ LONGEST_LINE = 1 << 16
 
 
 class Cursor:
-    """Reads forwards through bytes that nobody vouches for, and never past their end.
+    """Reads forwards through untrusted bytes, and never past their end.
 
     source   bytes, or a binary file that can seek; several cursors may share one file
     place    what is being read, as messages name it

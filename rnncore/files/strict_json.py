@@ -25,7 +25,7 @@ def read_json(
 ) -> Any:
     """The value that a JSON text holds. Raises ``error``, beginning with ``place``, for anything that is no JSON.
 
-    Refused are keys that stand twice in one object, of which readers take one or the other; text that UTF-8 cannot
+    Refused are keys that occur twice in one object, of which readers take one or the other; text that UTF-8 cannot
     hold (half of a surrogate pair); nesting and integers beyond what Python reads, or lists and objects more than
     ``deepest`` inside each other; without ``constants`` NaN and Infinity.
     """
@@ -54,7 +54,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # add gives None
-        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+        raise ValueError(f"the key {shown(twice)} occurs twice in one object")
     return fields
 
 
@@ -72,4 +72,4 @@ def _check_depth(text: str, most: int) -> None:
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 _LENIENT = json.JSONDecoder(object_pairs_hook=_unique)
-"""Made once: to make one takes as long as to read a short line."""
+"""Made once: making one takes the time of reading a short line."""

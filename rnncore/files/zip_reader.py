@@ -1,7 +1,7 @@
 """Zip archives as untrusted data: a directory parser of our own, members read into memory, nothing ever extracted.
 
 Refused: duplicate, absolute or ".." names, symlinks, encryption, several disks, overlapping members, a local header
-that contradicts the directory, sizes that lie, checksums that do not fit, and more output than the budget.
+that contradicts the directory, false sizes, checksums that do not fit, and more output than the budget.
 Source: PKWARE's APPNOTE.TXT 6.3, sections 4.3 and 4.5.
 """
 
@@ -125,7 +125,7 @@ class Archive:
         return members
 
     def _end(self) -> tuple[int, int, int]:
-        """(number of members, size and offset of the directory), which has to stand right before the end record."""
+        """(number of members, size and offset of the directory), which has to be right before the end record."""
         cursor = self._cursor
         tail = min(len(cursor), 65535 + 22)
         cursor.seek(len(cursor) - tail)
@@ -198,7 +198,7 @@ def _entry(cursor: Cursor, directory: int) -> Member:
 
 
 def _zip64(extra: Cursor, packed: int, size: int, header: int) -> tuple[int, int, int]:
-    """The sizes and the offset, with those that stand in the zip64 field (4.5.3) in place of 0xFFFFFFFF."""
+    """The sizes and the offset, with those of the zip64 field (4.5.3) in place of 0xFFFFFFFF."""
     full = 0xFFFFFFFF
     while extra.remaining >= 4:
         kind, count = extra.u16(), extra.u16()

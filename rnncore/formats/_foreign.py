@@ -45,7 +45,7 @@ def is_onnx(head: bytes) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and where it ends; -1 where there is none."""
+    """A number in groups of seven bits, the lowest first, and where it ends; -1 if there is no such number."""
     value = 0
     for place, byte in enumerate(data[at : at + 10]):
         value |= (byte & 0x7F) << 7 * place

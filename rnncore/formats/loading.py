@@ -76,7 +76,7 @@ def load(
     Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without),
     and quantized weights of PyTorch's, read as float32, come with one that says so.
 
-    Raises MissingFileError (also a FileNotFoundError) where there is none, FormatError for a damaged or malicious
+    Raises MissingFileError (also a FileNotFoundError) for a missing file, FormatError for a damaged or malicious
     file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """

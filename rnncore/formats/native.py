@@ -4,11 +4,11 @@ The metadata holds one key, "rnncore", a JSON object:
 
     format    version of this layout, 1
     spec      the Spec (Spec.to_json)
-    producer  who wrote it: "rnncore 0.1.0"
+    producer  the program that wrote it: "rnncore 0.1.0"
     source    where the weights come from: "torch 2.13.0", a file's name; may be empty
     sha256    of the file they come from; may be empty
     notes     what the exporter or converter did to the model, in sentences
-    vocabulary  name of an input or output -> the tokens that its ids stand for; absent where there are none
+    vocabulary  name of an input or output -> the tokens that its ids stand for; absent without any
     dtype     "float64" where the source computes in it; absent for "float32"
 
 Tensors are the weights under their canonical names, and "test_pair.inputs.NAME" and "test_pair.outputs.NAME".

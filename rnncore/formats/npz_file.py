@@ -150,7 +150,7 @@ def _fields(text: str) -> dict[str, str]:
         for key, value in values.items():
             if value is not None:
                 if key in fields:
-                    raise ValueError(f"{key} stands twice")
+                    raise ValueError(f"{key} occurs twice")
                 fields[key] = value
     if len(fields) != 3 or not {"order", "shape"} <= set(fields):
         raise ValueError(f"has {', '.join(fields) or 'nothing'}, expected descr, fortran_order and shape")

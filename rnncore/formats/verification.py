@@ -101,7 +101,7 @@ class Replay:
 
 
 def check_pair(model: Model, pair: TestPair | None, what: str) -> Verification:
-    """Run a model on its test pair's inputs and compare. VerificationError where there is no pair."""
+    """Run a model on its test pair's inputs and compare. VerificationError without a pair."""
     if pair is None:
         raise VerificationError(f"{what}: no test pair in this file, so there is nothing to verify it against")
     return compare(model.run(pair.inputs), pair.outputs, what)

@@ -24,7 +24,7 @@ from rnncore.errors import SpecError
 from rnncore.graph.nodes import Control, GraphNode
 from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value
-from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Dimension, Reach
+from rnncore.ops.dimensions import CAUSAL, INDEPENDENT, WHOLE, Dimension, Reach
 
 __all__ = [
     "Followed",
@@ -67,7 +67,7 @@ class Followed:
 
     places   of every value, by name
     reaches  of every node that has the dimension, by name: how far a position of its outputs looks
-    met      the first input or node at which positions meet in a value that is read, in words; "" where there is none
+    met      the first input or node at which positions meet in a value that is read, in words; "" if none
     """
 
     places: Mapping[str, Place]
@@ -76,8 +76,8 @@ class Followed:
 
     @property
     def meets(self) -> str:
-        """The first node whose positions are not apart, in words; "" where all are."""
-        beyond = next((name for name, reach in self.reaches.items() if not reach.apart), None)
+        """The first node whose positions are not independent, in words; "" if all are."""
+        beyond = next((name for name, reach in self.reaches.items() if not reach.independent), None)
         return self.met or (f"node {beyond!r}" if beyond is not None else "")
 
     def has(self, name: str) -> bool:
@@ -99,7 +99,7 @@ def follow(spec: Spec, name: str, lengths: Collection[str] = (), among: Collecti
     """The dimension whose size has this name, wherever inputs have it.
 
     lengths  inputs that say how many steps of a row count: recurrent layers that read one of them are asked about
-             those steps alone, and keep them apart from what comes after
+             those steps alone, and keep them separate from what comes after
     among    the inputs that are looked at; None for all
     """
     start = {}
@@ -186,12 +186,12 @@ class _Walk:
             return WHOLE, self._all_met(node, "it counts them")
         names = node.names
         if not along:
-            return APART, [self._made(node, name) for name in names]
+            return INDEPENDENT, [self._made(node, name) for name in names]
         dimension = dimension_along(node, self.values, along, self.absent)
         if dimension is None:
             return WHOLE, self._all_met(node)
         if self._is_valid_steps(node, dimension):
-            return APART, self._within_lengths(node, dimension)
+            return INDEPENDENT, self._within_lengths(node, dimension)
         placed = [self._kept(node, name, dimension.outputs.get(place), sized) for place, name in enumerate(names)]
         if dimension.reach == CAUSAL:
             placed = [place if number in dimension.outputs else RUNNING for number, place in enumerate(placed)]
@@ -279,7 +279,7 @@ class _Walk:
         sides = [self._inside(branch, given) for branch in node.branches]
         if slots[0] != FREE or None in sides or sides[0] != sides[1]:
             return None
-        return APART, cast("list[Place]", sides[0])
+        return INDEPENDENT, cast("list[Place]", sides[0])
 
     def _loop(self, node: Control, slots: list[Place]) -> tuple[Reach, list[Place]] | None:
         (body,) = node.branches
@@ -288,18 +288,18 @@ class _Walk:
         carried = slots[2 : node.own]
         if ends is None or slots[:2] != [FREE, FREE] or ends[0] != FREE or ends[1 : 1 + len(carried)] != carried:
             return None
-        return APART, [*carried, *(_stacked(place, 0) for place in ends[1 + len(carried) :])]
+        return INDEPENDENT, [*carried, *(_stacked(place, 0) for place in ends[1 + len(carried) :])]
 
     def _scan(self, node: Control, slots: list[Place]) -> tuple[Reach, list[Place]] | None:
         (body,) = node.branches
         ranks = [len(self.values[name].shape) for name in node.inputs]
         axes = [(node.axes[n] if node.axes else 0) % ranks[node.carried + n] for n in range(node.sequences)]
         sequences = slots[node.carried : node.own]
-        ahead = [Place("along", axis) for axis in axes]
+        along = [Place("along", axis) for axis in axes]
         others = [*slots[: node.carried], *slots[node.own :]]
-        if sequences == ahead:
+        if sequences == along:
             return self._steps_of_scan(node) if all(place == FREE for place in others) else None
-        if any(place == here for place, here in zip(sequences, ahead, strict=True)):
+        if any(place == here for place, here in zip(sequences, along, strict=True)):
             return None
         elements = [_unstacked(place, axis) for place, axis in zip(sequences, axes, strict=True)]
         inner = [entry.name for entry in body.inputs[: node.own]]
@@ -311,7 +311,7 @@ class _Walk:
         targets = node.output_axes or (0,) * len(ends)
         ranks = [len(self.values[name].shape) for name in node.names[node.carried :]]
         stacked = [_stacked(place, axis % rank) for place, axis, rank in zip(ends, targets, ranks, strict=True)]
-        return APART, [*slots[: node.carried], *stacked]
+        return INDEPENDENT, [*slots[: node.carried], *stacked]
 
     def _steps_of_scan(self, node: Control) -> tuple[Reach, list[Place]] | None:
         """Along its own axis: states go from step to step, and are known at the end."""
@@ -320,7 +320,7 @@ class _Walk:
         names = node.names[node.carried :]
         targets = node.output_axes or (0,) * len(names)
         ends = [Place("along", axis % len(self.values[name].shape)) for name, axis in zip(names, targets, strict=True)]
-        return CAUSAL if node.carried else APART, [*[RUNNING] * node.carried, *ends]
+        return CAUSAL if node.carried else INDEPENDENT, [*[RUNNING] * node.carried, *ends]
 
 
 def _stacked(place: Place, axis: int) -> Place:
@@ -370,10 +370,10 @@ def reach_along(node: GraphNode, values: Mapping[str, Value], along: Mapping[int
 
 
 def reach_of(node: GraphNode, values: Mapping[str, Value], name: str) -> Reach:
-    """How far one node looks along the dimension that has this name in what it reads; APART where it has none."""
+    """How far one node looks along the dimension that has this name in what it reads; INDEPENDENT where it has none."""
     shapes = {place: values[slot].shape for place, slot in enumerate(node.slots) if slot in values}
     along = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
-    return reach_along(node, values, along) if along else APART
+    return reach_along(node, values, along) if along else INDEPENDENT
 
 
 # --- what is asked -------------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def freed(spec: Spec, names: Sequence[str]) -> Spec | None:
     """The network for any batch in place of one of 1, which these inputs have as the first or second size, and optional
     ones may have.
 
-    None unless the graph keeps the rows of a larger batch apart, and every output has them.
+    None unless the graph keeps the rows of a larger batch independent, and every output has them.
     """
     inputs = {entry.name: entry for entry in spec.inputs}
     names = [*names, *(e.name for e in spec.inputs if e.optional and 1 in e.shape[:2] and e.name not in names)]

@@ -72,7 +72,7 @@ class Spec(Network):
         if self.size > MAX_NODES:
             raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
         if self._working > most_nodes():
-            counted = f"{self._working} nodes and layers beside constants"
+            counted = f"{self._working} nodes and layers besides constants"
             raise SpecError(f"{counted}, expected at most {most_nodes()}{more_nodes()}")
         names = {entry.name for entry in self.inputs}
         names.update(node.name for node in self.nodes)

@@ -36,7 +36,7 @@ class Vocabulary(Sequence[str]):
         self._ids = {token: place for place, token in enumerate(self._tokens)}
         if len(self._ids) < len(self._tokens):
             twice = next(token for place, token in enumerate(self._tokens) if self._ids[token] != place)
-            raise SpecError(f"vocabulary: token {twice!r} stands there twice, expected each once")
+            raise SpecError(f"vocabulary: token {twice!r} occurs twice, expected each once")
         self._unknown = next((self._ids[token] for token in UNKNOWN if token in self._ids), None)
         self.by_character = all(len(token) == 1 or _is_mark(token) for token in self._tokens)
 
@@ -81,7 +81,7 @@ class Vocabulary(Sequence[str]):
         return [self._tokens[i] for i in ids]
 
     def text(self, ids: Iterable[int]) -> str:
-        """The tokens of ids as one text: characters side by side, words with spaces between them."""
+        """The tokens of ids as one text: characters joined, words with spaces between them."""
         return ("" if self.by_character else " ").join(self.tokens(ids))
 
 
@@ -92,7 +92,7 @@ def _is_mark(token: str) -> bool:
 def check_vocabularies(spec: Spec, given: Mapping[str, Any]) -> dict[str, Vocabulary]:
     """The vocabularies of a Spec's inputs and outputs by name. SpecError where one fits no such value.
 
-    Ids of an input have as many values as the Embedding that reads them has rows; any other value has a token for
+    Ids of an input have one value for each row of the Embedding that reads them; any other value has a token for
     each number of its last dimension.
     """
     if not isinstance(given, Mapping):

@@ -82,7 +82,7 @@ class Weights(Mapping[str, np.ndarray]):
         """Names of the weights that are not held here."""
         return tuple(name for name, array in self._arrays.items() if isinstance(array, _Packed))
 
-    def let_go(self, packed: Mapping[str, Callable[[], np.ndarray]]) -> Weights:
+    def release_packed(self, packed: Mapping[str, Callable[[], np.ndarray]]) -> Weights:
         """The same without the arrays of these names, which from now on come from what is given: a fresh float32 copy.
 
         An array that a float32 copy does not hold to the bit stays.

@@ -29,7 +29,7 @@ Decisions
 - Two paths. float32 runs on packed kernels of our own; float64, and float32 with `RNNCORE_ISA=blas`, on SciPy's
   BLAS. Both are the same loop over the same rows; tests run on both and on every instruction set.
 - Exact by construction. In the packed kernels each output is the same chains of multiply-adds over k in rising
-  order, whatever the batch, the tile, the panels side by side or the number of threads, so a row's bits depend on
+  order, whatever the batch, the tile, the panels worked on together or the number of threads, so a row's bits depend on
   nothing but the row. Sums beyond 256 terms are made of several chains, which keeps the error of large layers
   small.
 - Fused where it is common, generic where it is rare. LSTM (with peepholes, coupled gates, clips, projection), GRU

@@ -46,7 +46,7 @@ cdef extern from *:
     void rnncore_set_pointer(void* word, const void* to) noexcept nogil
 
 
-# Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights
+# Rows of input that one product takes at least, where the sequences have them: enough to reuse the weights
 # from cache, small enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 96
 
@@ -226,7 +226,7 @@ cdef inline real* at_row(real* rows, Py_ssize_t row, Py_ssize_t stride) noexcept
 cdef int run_block(const rnncore_cell* cell, const Sequences* batch, Py_ssize_t first, Py_ssize_t rows, real* x,
                    real* y, real* h0, real* c0, real* hn, real* cn, real* memory, Py_ssize_t rows_max,
                    double* work) except -1 nogil:
-    """The sorted rows from ``first`` on, so many of them. memory: states, then what time_loop needs."""
+    """``rows`` sorted rows from ``first`` on. memory: states, then what time_loop needs."""
     cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
     cdef Py_ssize_t row = first if batch.order == NULL else 0
@@ -387,7 +387,7 @@ cdef class BlasCell:
         return 0
 
     cdef void* state(self, tuple states, Py_ssize_t place, Py_ssize_t B, str name, bint written) except? NULL:
-        """The state at that place, NULL where there are none or the cell has not so many."""
+        """The state at that place, NULL if absent or if the cell has fewer states."""
         cdef cnp.ndarray array
         check_arrays(states, rnncore_cells[self.cell.kind].states, name)
         if place >= len(states):

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What every compiled entry asks of its arguments before code without bounds checks sees them.
+"""Checks of every compiled entry's arguments, before code without bounds checks sees them.
 
 An entry checks types, ranks, sizes and the range of indices here, and hands them on as numbers and pointers. All raise
 InputError, which says what was found and what was expected. Sizes of memory are made by times and plus alone.

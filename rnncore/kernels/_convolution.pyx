@@ -58,17 +58,17 @@ cdef enum Kernel:
     ROWS
     SINGLE
 
-# Multiply-adds between two looks at pending signals: a few milliseconds' work. A copied number counts as so many.
+# Multiply-adds between two looks at pending signals: a few milliseconds' work. A copied number counts as this many.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
 cdef double WORK_OF_A_COPY = 10
 
-# Below so many multiply-adds, a few microseconds, a call keeps the GIL: giving it away and getting it back costs more.
+# Below this many multiply-adds, some microseconds, a call keeps the GIL: giving it away and getting it back costs more.
 cdef double WORK_WITH_GIL = 200e3
 
 # A call is shared where every thread gets at least this many multiply-adds: waking a thread costs some microseconds.
 cdef double WORK_WORTH_SHARING = 400e3
 
-# Rows that the weights in cache are used for before the next ones are fetched, where the batch has as many.
+# Rows that the weights in cache are used for before the next ones are fetched, where the batch has them.
 cdef Py_ssize_t CHUNK_ROWS = 48
 
 # Numbers of the copies of a chunk, if it is of several images.
@@ -267,7 +267,7 @@ cdef struct Work:
 
 
 cdef bint worked(Work* work, double* since, double done, int index) noexcept nogil:
-    """Called after so much work of one thread, which counts it in ``since``: whether to stop."""
+    """Called after some work of one thread, which counts it in ``since``: whether to stop."""
     since[0] += done
     if since[0] > WORK_BETWEEN_SIGNALS:
         since[0] = 0
@@ -277,7 +277,7 @@ cdef bint worked(Work* work, double* since, double done, int index) noexcept nog
 
 
 cdef Py_ssize_t at_once(double cost, Py_ssize_t tile) noexcept nogil:
-    """How many positions to make between two looks, whole tiles, where each takes so much work."""
+    """Positions between two looks, whole tiles, of which each takes that much work."""
     return tile * <Py_ssize_t> max(1.0, WORK_BETWEEN_SIGNALS / (cost * tile))
 
 
@@ -390,7 +390,7 @@ cdef class Convolution:
     geometry  (shape of x) -> (pads at the beginning of each axis, spatial sizes of y); raises where x does not fit
     relu      whether negative results become 0
 
-    InputError where one of them is something else, or images and weights do not fit each other, or what stands around
+    InputError where one of them is something else, or images and weights do not fit each other, or what is around
     an image takes more than memory can hold. Immutable but for the plans that it keeps; any number of threads may call
     it. An output's bits do not depend on the batch, the size of the images or the number of threads.
     """
@@ -444,7 +444,7 @@ cdef class Convolution:
 
     @property
     def packed(self):
-        """What reads the weights that are kept here: see Op.compiled."""
+        """Readers of the weights that are kept here: see Op.compiled."""
         return {"weight": self.unpack}
 
     cdef ConvolutionPlan make_plan(self, cnp.ndarray x):

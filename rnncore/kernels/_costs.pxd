@@ -1,5 +1,5 @@
 # cython: language_level=3, cdivision=True
-"""What the work of recurrent layers costs, and how much memory it takes: the numbers are in recurrent/costs.h."""
+"""The costs of recurrent layers, in work and memory: the numbers are in recurrent/costs.h."""
 
 from rnncore.kernels._packing cimport CellPlan, rnncore_panels
 

@@ -4,7 +4,7 @@
 For a chunk of time steps the input product of all its rows is made at once, straight from the rows of x; then each
 step adds the recurrent product, panel by panel, and finishes the units of that panel while its pre-activations are
 still in registers. The walk over the panels turns round at every step, so that it begins with what the cache still
-holds. For a single row the next chunk's input product is made beside the steps (recurrent/pipelined_body.h).
+holds. For a single row the next chunk's input product is pipelined with the steps (recurrent/pipelined_body.h).
 
 Threads that share a direction by panels keep the same ones for the whole sequence and meet after every step. Each
 output is the same chain of operations however the work was shared, and so are its bits.
@@ -121,14 +121,14 @@ cdef rnncore_rows rows_of_one(const Run* run, Py_ssize_t step) noexcept nogil:
 
 
 cdef bint pipelining_pays(const Run* run, int threads) noexcept nogil:
-    """Whether steps of one row wait so long for a thread's weights that products fit in between; the same for all."""
+    """Whether steps of one row wait for a thread's weights long enough to fit products in; the same for all."""
     cdef const CellPlan* plan = run.plan
     cdef Py_ssize_t size = weight_bytes(plan, &plan.w_hh)
     if plan.pipelined_step == NULL or run.ready != NULL or run.done != NULL:
         return False
     if steps_of(run.batch) < 2 * PIPELINED_ROWS(plan.V):
         return False
-    if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
+    if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to pipeline it with
         return False
     return size <= LARGEST_NEAR and size // plan.w_hh.panels * (plan.w_hh.panels // threads) >= LEAST_PIPELINED
 
@@ -246,7 +246,7 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
     cdef double work = run.work, row_cost = cost_of_row(plan)
     cdef Py_ssize_t rows_max = run.rows_max
     cdef float* z
-    cdef bint pipelining, beside
+    cdef bint pipelining, pipelined_steps
     cdef rnncore_pipelined pipelined
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(unit_panels(plan), index, threads, &z_first, &z_last)
@@ -310,16 +310,16 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
                     rows += n_next
             meet(run, index, threads)
         z = run.z
-        beside = pipelining and step < longest
+        pipelined_steps = pipelining and step < longest
         if pipelining:
             z += start // rows_max % 2 * rows_max * plan.z_stride
             next_pipelined(run, &pipelined, start // rows_max)
-            if beside:
+            if pipelined_steps:
                 pack_pipelined(run, step + rows_max, index, threads)
         if single:
             single_step(run, &x_rows, rows, first, last, h, other)
         elif pipelining and start > 0:
-            pass  # made beside the chunk before
+            pass  # made during the chunk before
         elif run.table != NULL:
             gather(run, rows, z_first * plan.V * W, z_last * plan.V * W if index + 1 < threads else plan.z_stride)
         else:
@@ -337,7 +337,7 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
             target = run.out if aside else other
             if single:
                 pass
-            elif beside:
+            elif pipelined_steps:
                 plan.pipelined_step(&plan.w_hh, &plan.point, first, last, t & 1, z + rows * plan.z_stride, h, other,
                                     run.c, &pipelined)
                 pipelined.visit += 1

@@ -43,7 +43,7 @@ cdef extern from "pooling/pooling.h":
     const rnncore_pooling_isa** rnncore_pooling_isas
 
 
-# Below so many numbers a call keeps the GIL: giving it away and getting it back costs more.
+# Below this many numbers a call keeps the GIL: giving it away and getting it back costs more.
 cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
 
 # Numbers that windows cover between two looks at pending signals: some 10 milliseconds' work.

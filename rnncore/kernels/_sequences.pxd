@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What one call of a time loop works on, for the loops over BLAS (_blas_loop) and over packed kernels (_loop)."""
+"""The sequences of one call of a time loop, for the loops over BLAS (_blas_loop) and over packed kernels (_loop)."""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy

@@ -108,7 +108,7 @@ class Scoring:
         return weights.get("query.weight")
 
     def key_weight(self, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The matrix (A, K), for general (Q, K), and the bias (A) that project a memory; None where there is none."""
+        """The matrix (A, K), for general (Q, K), and the bias (A) that project a memory, or None."""
         if self.score == "concat":
             return weights["weight"][:, self.query_size :], weights.get("bias")
         if self.score == "general":
@@ -279,7 +279,7 @@ def _word_dimensions(attributes, inputs, outputs):
 
 
 def _scored_dimensions(attributes, inputs, outputs):
-    """Queries are apart: each looks at the whole memory."""
+    """Queries are independent: each looks at the whole memory."""
     return [_batch(inputs, outputs), Dimension({0: 1}, {0: 1, 1: 1})]
 
 
@@ -311,7 +311,7 @@ def _scored_run(attributes, weights, query, memory, mask=None):
 
 
 def _self_dimensions(attributes, inputs, outputs):
-    """Queries are apart, or causal where query, value and key come step by step together.
+    """Queries are independent, or causal where query, value and key come step by step together.
 
     Lengths count steps from the beginning, and so do masks of the queries by the steps of the memory.
     """
@@ -440,7 +440,7 @@ def _multi_infer(attributes, values):
 
 
 def _multi_run(attributes, weights, query, value, key=None, *masks):
-    """softmax((W_q q) . (W_k k) / sqrt(D)) (W_v v) in each of N heads, their results side by side through W_o.
+    """softmax((W_q q) . (W_k k) / sqrt(D)) (W_v v) in each of N heads, their results concatenated, through W_o.
 
     Masked weights are exactly 0, of all heads alike. A query that sees nothing has weights of 0 and gets the
     output's bias, as in Keras with dropout or with return_attention_scores; with empty_rows="uniform" it sees all

@@ -89,7 +89,7 @@ class Op:
     arity         the smallest and largest number of inputs
     infer         (attributes, values) -> the outputs' values; raises SpecError
     dimensions    (attributes, the inputs' values, the outputs' values) -> the Dimensions along which positions stay
-                  apart, or within a reach of each other: a Rule of ops/dimensions.py
+                  independent, or within a reach of each other: a Rule of ops/dimensions.py
     of_sizes      positions of the inputs of which only the sizes count, not what they hold
     shaped_by     positions of the inputs whose numbers become sizes of the outputs, and decide about nothing else
     run           (attributes, weights, arrays) -> one array, or a tuple for several outputs; in a model the

@@ -1,9 +1,9 @@
 """How the dimensions of an op's outputs come from those of its inputs.
 
 Each op says so once, by ``Op.dimensions``: a list of Dimensions, one for each dimension along which positions stay
-apart, or meet only within a known reach. What is not listed is taken to meet: a sum over an axis, a softmax along it.
-Whether rows are independent, whether steps are, what may be padded, streamed or decoded step by step are all read off
-this list (rnncore/graph/axes.py).
+independent, or meet only within a known reach. What is not listed is taken to meet: a sum over an axis, a softmax along
+it. Whether rows are independent, whether steps are, what may be padded, streamed or decoded step by step are all read
+off this list (rnncore/graph/axes.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Value
 
 __all__ = [
-    "APART",
     "CAUSAL",
+    "INDEPENDENT",
     "WHOLE",
     "Dimension",
     "Reach",
@@ -38,7 +38,7 @@ __all__ = [
 class Reach:
     """The positions of an input that position j of an output is made of, along one dimension.
 
-    j * stride - before ... j * stride + after; None where there is no bound on that side.
+    j * stride - before ... j * stride + after; None without a bound on that side.
     """
 
     before: int | None = 0
@@ -46,9 +46,9 @@ class Reach:
     stride: int = 1
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Whether a position of the output is made of the same position of the input alone."""
-        return self == APART
+        return self == INDEPENDENT
 
     @property
     def causal(self) -> bool:
@@ -58,19 +58,19 @@ class Reach:
     @property
     def name(self) -> str:
         """ "pointwise", "causal", "window" (a bounded number of later positions) or "whole"."""
-        if self.apart:
+        if self.independent:
             return "pointwise"
         return "causal" if self.causal else "whole" if self.after is None or self.before is None else "window"
 
 
-APART = Reach()
+INDEPENDENT = Reach()
 CAUSAL = Reach(None, 0)
 WHOLE = Reach(None, None)
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A dimension along which an op keeps positions apart, or within a reach of each other.
+    """A dimension along which an op keeps positions independent, or within a reach of each other.
 
     inputs   place of an input -> its axis. Where an input has size 1 there, it is spread over all positions
     outputs  place of an output -> its axis. An output that is not named meets all positions
@@ -81,7 +81,7 @@ class Dimension:
 
     inputs: Mapping[int, int]
     outputs: Mapping[int, int]
-    reach: Reach = APART
+    reach: Reach = INDEPENDENT
 
 
 Values = Sequence[Value | None]

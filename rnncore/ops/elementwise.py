@@ -178,7 +178,7 @@ def _shrink_infer(attributes, values):
 
 
 def _shrink_run(attributes, weights, x):
-    """Of integers in float64, as lambd may lie between them."""
+    """Of integers in float64, as lambd may be between them."""
     wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
     shrunk = _shrink(wide, wide.dtype.type(attributes["lambd"]), wide.dtype.type(attributes["bias"]))
     return shrunk.astype(x.dtype, copy=False)

@@ -93,7 +93,7 @@ def _gather_bound(attributes, values, floating):
 def _same_rank(x, indices):
     need(indices, INDICES, "indices")
     if len(indices.shape) != len(x.shape) or not x.shape:
-        raise SpecError(f"indices are {indices} for {x}, expected as many dimensions, at least 1")
+        raise SpecError(f"indices are {indices} for {x}, expected the same number of dimensions, at least 1")
 
 
 def _elements_infer(attributes, values):
@@ -230,8 +230,8 @@ def _scatter_nd_infer(attributes, values):
 def _scatter_nd_dimensions(attributes, inputs, outputs):
     x, indices, updates = inputs
     first = indices.shape[-1]
-    ahead = len(updates.shape) - len(x.shape)
-    return [Dimension({0: i, 2: ahead + i}, {0: i}) for i in range(first, len(x.shape))]
+    added = len(updates.shape) - len(x.shape)
+    return [Dimension({0: i, 2: added + i}, {0: i}) for i in range(first, len(x.shape))]
 
 
 def _scatter_nd(attributes, weights, x, indices, updates):

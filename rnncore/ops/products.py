@@ -101,7 +101,8 @@ def _einsum_infer(attributes, values):
         spare = len(value.shape) - len(before) - len(after)
         if spare < 0 or (spare and not dots):
             raise SpecError(
-                f"equation={shown(attributes['equation'])}: {shown(term)} for {value}, expected as many dimensions"
+                f"equation={shown(attributes['equation'])}: {shown(term)} for {value}, "
+                "expected the same number of dimensions"
             )
         between = spread(between, value.shape[len(before) : len(before) + spare])
         sizes = (*value.shape[: len(before)], *value.shape[len(before) + spare :])

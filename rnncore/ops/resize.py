@@ -76,7 +76,7 @@ def _pad_infer(attributes, values):
 
 @lru_cache(maxsize=256)
 def _cuts_and_widths(pads, axes, rank):
-    """The widths that are taken away at both ends of each axis, None where there are none; those that are added."""
+    """The widths that are taken away at both ends of each axis, None if there are none; those that are added."""
     widths = _pad_widths(pads, axes, rank)
     cuts = [(max(0, -before), max(0, -after)) for before, after in widths]
     added = tuple((max(0, before), max(0, after)) for before, after in widths)

@@ -85,14 +85,14 @@ def _reshape_infer(attributes, values):
     if allowzero and 0 in wanted and -1 in wanted:
         raise SpecError(f"shape={wanted!r} with allowzero, expected 0 or -1 but not both")
     shape = [x.shape[place] if size == 0 and not allowzero else size for place, size in enumerate(wanted)]
-    total, others = _apart(x.shape, [size for size in shape if size != -1])
+    total, others = _without_common(x.shape, [size for size in shape if size != -1])
     left = sizes.divide(total, others) if others != 0 else 0
     if not sizes.fits(total, sizes.multiply(left, others) if -1 in shape else others):
         raise SpecError(f"shape={list(wanted)} does not fit {x}")
     return [Value(x.dtype, tuple(left if size == -1 else size for size in shape), x.data if len(shape) <= 1 else None)]
 
 
-def _apart(given, wanted):
+def _without_common(given, wanted):
     """Two products of sizes, without those that both have."""
     given, wanted = list(given), list(wanted)
     for size in tuple(wanted):
@@ -149,7 +149,7 @@ def _flatten(attributes, weights, x):
 
 
 def _known_axes(attributes, values):
-    """The axes as they were given, or None where there are none; SpecError where only the run would tell."""
+    """The axes as they were given, or None; SpecError where only the run would tell."""
     axes = _list(attributes, "axes", values, 1, names=False)
     if axes is not None and UNKNOWN in axes:
         raise SpecError(f"axes are {values[1]}, expected constants: they decide the shape")
@@ -430,7 +430,7 @@ def _slice_infer(attributes, values):
     lengths = {name: len(given) for name, given in (("ends", lists["ends"]), ("axes", axes), ("steps", steps))}
     wrong = [name for name, length in lengths.items() if length != count]
     if wrong or count > rank:
-        raise SpecError(f"{count} starts and {lengths} for {x}, expected as many of each and at most {rank}")
+        raise SpecError(f"{count} starts and {lengths} for {x}, expected the same number of each and at most {rank}")
     if 0 in steps:
         raise SpecError(f"steps={list(steps)}, expected none of 0")
     if UNKNOWN in axes:
@@ -476,7 +476,9 @@ def _slice(attributes, weights, *arrays):
     axes = range(len(starts)) if axes is None else axes
     steps = (1,) * len(starts) if steps is None else steps
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-        raise InputError(f"starts={starts}, ends={ends}, axes={tuple(axes)}, steps={steps}, expected as many of each")
+        raise InputError(
+            f"starts={starts}, ends={ends}, axes={tuple(axes)}, steps={steps}, expected the same number of each"
+        )
     place = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place[axis] = _slice_of(x.shape[axis], start, end, step)

@@ -178,7 +178,7 @@ class Window:
         return tuple(parts), Window(kernel, strides, dilations, begins, ends)
 
     def padded(self, x: np.ndarray, value: Any) -> tuple[np.ndarray, tuple[int, ...]]:
-        """x with as much of ``value`` around it as its windows cover, and the sizes of the outputs."""
+        """x with ``value`` around it wherever its windows reach over the ends, and the sizes of the outputs."""
         sizes = x.shape[2:]
         outputs, (begins, _) = self.outputs(sizes), self.pads(sizes)
         widths = [(0, 0), (0, 0)]

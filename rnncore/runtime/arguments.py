@@ -142,17 +142,17 @@ def accept_state(nodes: tuple[Recurrent | AttentionDecoder, ...], given: object,
     unexpected = [name for name in given if name not in names]
     if missing or unexpected:
         raise StateError(f"state: {', '.join(map(_name, given)) or 'nothing'} given, expected {', '.join(names)}")
-    arrays = {}
+    accepted = {}
     for node in nodes:
         for key, shape in node.state_shapes(batch).items():
             name = f"{node.name}.{key}"
             try:
-                arrays[name] = np.ascontiguousarray(accept_array(f"state {name}", given[name], dtype, shape, {}))
+                accepted[name] = np.ascontiguousarray(accept_array(f"state {name}", given[name], dtype, shape, {}))
             except StateError:
                 raise
             except InputError as error:
                 raise StateError(str(error)) from None
-    return State(arrays)
+    return State(accepted)
 
 
 def as_array(name: str, given: object) -> np.ndarray:
@@ -182,7 +182,7 @@ def as_items(name: str, given: object) -> Iterator[Any]:
 
 
 def empty_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros, or an InputError that begins with ``what`` where there is no memory for them."""
+    """Zeros, or an InputError that begins with ``what`` without memory for them."""
     try:
         return np.zeros(shape, dtype)
     except (MemoryError, ValueError, OverflowError) as error:

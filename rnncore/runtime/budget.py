@@ -132,7 +132,7 @@ class Meter:
             )
         if self.alive + wanted.memory > self.memory:
             raise InputError(
-                f"{where}: {wanted.memory:,} bytes beside {self.alive:,}, expected at most {self.memory:,.0f} at one "
+                f"{where}: {wanted.memory:,} bytes besides {self.alive:,}, expected at most {self.memory:,.0f} at one "
                 "time by the model's budget"
             )
         self.work += wanted.work

@@ -140,7 +140,7 @@ class Model:
             self._direct = self._steps[0].direct(spec, most_steps(budget, spec.recurrent[0], self._dtype))
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
-        self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
+        self._weights = self._weights.release_packed({name: read for each in packed for name, read in each.items()})
 
     @property
     def spec(self) -> Spec:

@@ -33,7 +33,7 @@ DTYPES = (
     "uint64",
 )
 MAX_ARRAYS, MAX_NAME, MAX_RANK = 100_000, 1100, 16
-MAX_ELEMENTS = 1 << 48  # sizes of 0 apart, whose product NumPy would count too
+MAX_ELEMENTS = 1 << 48  # except sizes of 0, whose product NumPy would count too
 
 
 class State(Mapping[str, np.ndarray]):
@@ -84,7 +84,7 @@ class State(Mapping[str, np.ndarray]):
             a.dtype == other[name].dtype and np.array_equal(a, other[name], equal_nan=True) for name, a in self.items()
         )
 
-    __hash__ = None  # type: ignore[assignment]  # what Python itself does beside __eq__
+    __hash__ = None  # type: ignore[assignment]  # what Python itself does for a class with __eq__
 
     def __reduce__(self):
         return State, (self._arrays,)
@@ -133,7 +133,7 @@ class State(Mapping[str, np.ndarray]):
                             (1 byte), sizes (8 bytes each), data (C order)
             end-4   4       CRC-32 of everything before
 
-        The checksum finds damage, not forgery: who can write the bytes can write any state.
+        The checksum finds damage, not forgery: a writer of the bytes can write any state.
         """
         return arrays_to_bytes(self._arrays, fingerprint)
 
@@ -201,7 +201,7 @@ def arrays_from_bytes(data: bytes, fingerprint: str | None) -> dict[str, np.ndar
             raise FormatError(f"state: two arrays are named {name!r}")
         arrays[name] = array
     if cursor.remaining:
-        raise FormatError(f"state: {cursor.remaining} bytes behind the last array, expected none")
+        raise FormatError(f"state: {cursor.remaining} bytes after the last array, expected none")
     return arrays
 
 

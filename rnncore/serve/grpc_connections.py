@@ -1,7 +1,7 @@
 """Connections of gRPC that give way to newer ones, as those of HTTP do.
 
 grpcio closes connections that are idle for long and refuses those beyond a limit, and then a few strangers' idle ones
-keep everybody out: it neither says whose connections it has nor closes one for another. So they are found among this
+keep all clients out: it neither says whose connections it has nor closes one for another. So they are found among this
 process's own sockets, by the port that they came to, and shut down like a network that failed.
 """
 

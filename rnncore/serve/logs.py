@@ -30,7 +30,7 @@ def log_request(**fields: Any) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """Every record as one line, whoever logged it; a traceback is a string in it."""
+    """Every record as one line, from any logger; a traceback is a string in it."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {"time": round(record.created, 6), "level": record.levelname.lower(), "event": record.getMessage()}

@@ -35,7 +35,7 @@ NO_SNIFFING, CLOSE = (b"x-content-type-options", b"nosniff"), (b"connection", b"
 
 
 class Tokens:
-    """Who may ask. tokens: any number of secrets, of at least 16 characters each; none: everybody may.
+    """Clients that may ask. tokens: any number of secrets, of at least 16 characters each; none: all may.
 
     An owner is what sequences are bound to: the token, or without tokens the client's address.
     """

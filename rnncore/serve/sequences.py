@@ -1,8 +1,8 @@
 """Sequences of requests, each a stream of the model: the protocol's sequence_id, sequence_start and sequence_end.
 
-A sequence belongs to who began it: another owner's sequence of the same id is another one. Its slot in the pool is
-freed once, by ``_release``, which only the event loop's thread calls; a slot's number never comes back (StreamEngine
-counts streams), so what comes late for a sequence that is over finds nothing.
+A sequence belongs to the client that began it: another owner's sequence of the same id is another one. Its slot in
+the pool is freed once, by ``_release``, which only the event loop's thread calls; a slot's number never comes back
+(StreamEngine counts streams), so what comes late for a sequence that is over finds nothing.
 """
 
 from __future__ import annotations

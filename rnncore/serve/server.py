@@ -77,7 +77,7 @@ def check_free(host: str, port: int | None) -> None:
 
 
 def read_tokens(path: str | None) -> tuple[str, ...]:
-    """The tokens in a file, one in each line. InputError where there is none."""
+    """The tokens in a file, one in each line. InputError without one."""
     if path is None:
         return ()
     try:
@@ -139,7 +139,7 @@ class Server(uvicorn.Server):
             http=Connection,
             ws="none",
             server_header=False,
-            proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens
+            proxy_headers=False,  # a client's address is the owner of sequences without tokens
             lifespan="on",
             timeout_graceful_shutdown=ENDING_SECONDS,
         )

@@ -323,7 +323,7 @@ class _Follower:
             return
         flows = {place: given[name] for place, name in enumerate(node.slots) if name in given}
         slots = {place: plan.batch for place, plan in flows.items() if plan.batch is not None}
-        if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).apart:
+        if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).independent:
             self._refuse(node, "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it mixes the rows of a batch")
@@ -431,7 +431,7 @@ class _Follower:
             weights = 0 not in slots or len(slots) > 1
             of_weights = weights and 0 in slots and reach_along(node, self.marked, {0: axis}).name == "window"
             self._refuse(node, "its weights depend on the sequence" if of_weights else "it needs the whole sequence")
-        if not reach.apart:
+        if not reach.independent:
             return self._windowed(place, node, first, self._window(node, first, reach))
         timing = joined([flow.timing for flow in steps.values()])
         if len(steps) > 1:
@@ -521,7 +521,7 @@ class _Follower:
         attributes = node.attributes
         axis = flow.time - 2
         if axis < 0 or flow.batch not in (0, None):
-            self._refuse(node, "its time stands in the place of the batch or the channels")
+            self._refuse(node, "its time is in the place of the batch or the channels")
         if attributes.get("indices"):
             self._refuse(node, "its indices count from the beginning of the sequence")
         if attributes.get("ceil_mode") and stride > 1:

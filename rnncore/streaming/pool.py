@@ -45,7 +45,7 @@ class StreamPool:
         handles = pool.handles(["ann", "bob"])
         y = pool.step(x, handles)                                # the same as arrays: x (n, T, I), y (n, T, O)
 
-    A step is one batched product for all of its streams. What a stream gives does not depend on who else is there.
+    A step is one batched product for all of its streams. What a stream gives does not depend on the others.
     An error changes nothing. The pool has one user at a time: a second thread's call gets a StreamError.
 
     A stream is named by the id it was opened with, or by its handle: an integer that, unlike its slot, never comes
@@ -79,7 +79,7 @@ class StreamPool:
             size = node.cell.input_size
             self._direct = DirectSlots(step.stack, h, c, began, self._slots, size, step.threads, most)
 
-    # --- who is there -------------------------------------------------------------------------------------------
+    # --- membership ---------------------------------------------------------------------------------------------
 
     def open(self, id: Hashable = None, *, inputs: Inputs | None = None) -> int:
         """A new stream at its beginning; returns its handle, which is its id too where none is given.

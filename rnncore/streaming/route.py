@@ -185,7 +185,7 @@ class Route:
         return own
 
     def _waited(self, part: NodePlan, step: Any, made: Sequence[str]) -> Any:
-        """The step over values that have waited; what it makes is everybody's."""
+        """The step over values that have waited; its results are for all readers."""
         own = self._in_time(part)
         if own is None:
             return step

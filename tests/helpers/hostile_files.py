@@ -765,13 +765,13 @@ def safetensors_no_utf8():
     return safetensors_of(b'{"\xff\xfe": 1}')
 
 
-@hostile("stands twice", "a name twice: readers disagree about which entry counts; the reference accepts it")
+@hostile("occurs twice", "a name twice: readers disagree about which entry counts; the reference accepts it")
 def safetensors_duplicate_name():
     one = json.dumps(entry())
     return safetensors_of(f'{{"w": {one}, "w": {one}}}')
 
 
-@hostile("stands twice", "a field twice within one entry")
+@hostile("occurs twice", "a field twice within one entry")
 def safetensors_duplicate_field():
     return safetensors_of('{"w": {"dtype": "F32", "dtype": "F64", "shape": [4], "data_offsets": [0, 16]}}')
 
@@ -929,7 +929,7 @@ def npy_huge_header():
     return b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}"
 
 
-@hostile("stands twice", "a key twice")
+@hostile("occurs twice", "a key twice")
 def npy_key_twice():
     return npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4,), 'shape': (2,)}")
 

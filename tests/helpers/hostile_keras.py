@@ -358,7 +358,7 @@ def hdf5_path_name():
     return hdf5(edit)
 
 
-@hostile("stands twice", "a layer twice in the list")
+@hostile("is twice in the model", "a layer twice in the list")
 def hdf5_layer_twice():
     def edit(file):
         file["model_weights"].attrs["layer_names"] = [b"in", b"dense", b"dense"]
@@ -456,7 +456,7 @@ def config_layer_twice():
     return hdf5(config=sequential(dense(), dense()))
 
 
-@hostile("stands twice in one object", "duplicate keys: readers disagree which one counts")
+@hostile("occurs twice in one object", "duplicate keys: readers disagree which one counts")
 def config_duplicate_key():
     text = json.dumps(sequential())
     return hdf5(config=text[:-1] + ', "class_name": "Functional"}')

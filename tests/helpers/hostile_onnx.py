@@ -386,7 +386,7 @@ def external_negative():
     return with_tensor(external("w.bin", offset="-4"))
 
 
-@hostile("external data and data beside it", "two answers again", beside=weights_beside)
+@hostile("both external data and data", "two answers again", beside=weights_beside)
 def external_and_raw():
     found = external("w.bin")
     found.raw_data = THREE

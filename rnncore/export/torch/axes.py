@@ -161,7 +161,7 @@ class Axes:
             self._accepts([AxisGroup(part, group.size, one), AxisGroup(rest, group.size, two)]) for one, two in pairs
         )
 
-    # --- two sizes for each that tell them apart -----------------------------------------------------------------
+    # --- two sizes for each that distinguish them -----------------------------------------------------------------
 
     def _spread(self) -> None:
         """Other sizes whose distances and ratios to the example's all differ, and lengths that follow their axis."""
@@ -196,22 +196,24 @@ class Axes:
         for step in (3, 2, -2, -3, 1, -1):
             other = group.size + step
             known = (one for j, one in enumerate(self.groups) if j != i)
-            apart = other > 0 and all(self._differs(group.size, other, one) for one in known)
-            if apart and self._accepts([AxisGroup(group.places, group.size, other)]):
+            distinct = other > 0 and all(self._differs(group.size, other, one) for one in known)
+            if distinct and self._accepts([AxisGroup(group.places, group.size, other)]):
                 yield other
 
     @staticmethod
     def _differs(size: int, other: int, known: AxisGroup) -> bool:
         """Whether two sizes cannot be taken for the known ones with a number added, or multiplied."""
         step, wide = other - size, known.other - known.size
-        apart = abs(step - wide) > 1 and step != 2 * wide and wide != 2 * step
+        distinct = abs(step - wide) > 1 and step != 2 * wide and wide != 2 * step
         parts = [(size, other, known.size, known.other), (known.size, known.other, size, other)]
         parted = all(
             (a // k, b // k) != (c, d) and ((a + k - 1) // k, (b + k - 1) // k) != (c, d)
             for a, b, c, d in parts
             for k in (2, 3, 4)
         )
-        return apart and parted and size * known.other != known.size * other and other not in (known.size, known.other)
+        return (
+            distinct and parted and size * known.other != known.size * other and other not in (known.size, known.other)
+        )
 
     def _assign_lengths(self) -> None:
         """For integers that may count steps: the group whose size they follow, or None where torch takes no others."""

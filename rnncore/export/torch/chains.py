@@ -144,7 +144,7 @@ def _check_sequential(steps: Sequence[tuple[str, nn.Module]]) -> None:
     for (name, module), (after, following) in pairwise(steps):
         if kind_of(module) in STACKS:
             raise UnsupportedError(
-                f"module {after!r} ({kind_of(following)}): stands after {name!r} ({kind_of(module)}) in an "
+                f"module {after!r} ({kind_of(following)}): comes after {name!r} ({kind_of(module)}) in an "
                 "nn.Sequential, which hands it a tuple: give a list of (name, module) and take='sequence' or 'last'"
             )
     for name, module in steps:

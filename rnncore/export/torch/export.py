@@ -294,7 +294,7 @@ def _called(module: nn.Module, arguments: inspect.BoundArguments) -> Any:
 
 
 def _second(axes: Axes, traced: Callable[[Mapping[str, torch.Tensor]], Traced], first: Traced) -> Traced:
-    """The trace at other sizes, for which branches go the same way. UnsupportedError where there are none."""
+    """The trace at other sizes, for which branches go the same way. UnsupportedError without any."""
     others = {i: group.other for i, group in enumerate(axes.groups)}
     second = traced(axes.resized(others))
     place = _decided_otherwise(first, second)
@@ -339,7 +339,7 @@ def _names(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> dict
 
 
 def _at_recurrent(module: nn.Module, traced: Traced) -> tuple[int, ...]:
-    """The sizes of the batch and of time at the first recurrent module; none where there is no such module."""
+    """The sizes of the batch and of time at the first recurrent module; none without such a module."""
     for node in traced.graph.nodes:
         if not node.args or not isinstance(node.args[0], fx.Node):
             continue
@@ -519,7 +519,7 @@ def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
         return True
     if not isinstance(node, Node) or node.op in ("Shape", "Transpose", "Reshape", "Size") or time not in timed[0]:
         return False
-    return reach_of(node, spec.values, time).apart
+    return reach_of(node, spec.values, time).independent
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def from_torch(
 
     module   an nn.Module; or a list of (name, module) run one after the other, in which each recurrent module hands
              its sequence on, and the last of them either that (take="sequence", the default) or its last layer's
-             final h, directions side by side (take="last"). A cell alone, or in a list, is run over the steps of a
+             final h, directions concatenated (take="last"). A cell alone, or in a list, is run over the steps of a
              sequence
     example  what forward is called with: a tensor or array, a tuple of its arguments, or a dict by their names; tuples,
              lists and dicts of tensors inside are opened. Only modules of torch.nn and lists of them need none

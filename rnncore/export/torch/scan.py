@@ -21,7 +21,7 @@ __all__ = ["lower_scan"]
 def lower_scan(
     g: TraceLowering, starts: list[Any], sources: list[Any], captured: list[Any], lower: Callable
 ) -> tuple[Any, ...]:
-    """The values after the last step, and those of all steps, side by side on axis 1."""
+    """The values after the last step, and those of all steps, stacked on axis 1."""
     body = _Body(g, g.node.target, g.other.target)
     body.add_states(starts)
     body.add_sequences(sources)

@@ -157,7 +157,7 @@ def _opened(cursor: Cursor, archive: Archive | None) -> tuple[dict[str, Any] | N
         return config, version, group.group("model_weights")
     if "layer_names" in group.attributes:
         return config, version, group
-    raise FormatError(f"{cursor.place}: no group 'model_weights', expected the weights beside the config")
+    raise FormatError(f"{cursor.place}: no group 'model_weights', expected the weights next to the config")
 
 
 def _opened_zip(cursor: Cursor, archive: Archive) -> tuple[dict[str, Any], Version, Group]:

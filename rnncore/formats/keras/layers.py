@@ -92,7 +92,7 @@ def lower(layers: Iterable[KerasLayer], input_shape: Sequence[int | None], versi
             continue
         made = layer_of({"name": one.name, "class_name": one.class_name, "config": one.config}, one.name)
         if made.name in by_name:
-            raise UnsupportedError(f"{made.where}: stands twice in the model, expected each layer once")
+            raise UnsupportedError(f"{made.where}: is twice in the model, expected each layer once")
         _check_class(made)
         bind_arrays(made, one.arrays, written)
         by_name[made.name] = made

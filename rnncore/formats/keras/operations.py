@@ -292,7 +292,7 @@ def get_item(use: Use) -> str:
         keys[at : at + 1] = [slice(None)] * (rank - len(keys) + 1)
     keys += [slice(None)] * (rank - len(keys))
     if len(keys) != rank or keys[0] != slice(None) or not all(type(one) in (int, slice) for one in keys):
-        raise UnsupportedError(f"{use.where}: key {shown(str(key), 80)}, expected integers and slices behind the batch")
+        raise UnsupportedError(f"{use.where}: key {shown(str(key), 80)}, expected integers and slices after the batch")
     for axis, one in reversed(list(enumerate(keys))):
         if type(one) is int:
             x = graph.take(f"{use.name}.at.{axis}", x, axis, one)

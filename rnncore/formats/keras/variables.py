@@ -211,7 +211,7 @@ def group_datasets(group: Group) -> Iterator[tuple[str, list[str], list[Dataset]
     seen: set[str] = set()
     for name in listed:
         if name in seen:
-            raise FormatError(f"{group.place}: layer {shown(name)!r} stands twice in layer_names")
+            raise FormatError(f"{group.place}: layer {shown(name)!r} is twice in layer_names")
         seen.add(name)
         names, datasets = _group_arrays(_legacy_group(group, name))
         yield name, names, datasets
@@ -276,7 +276,9 @@ def _bind_stored(layer: Layer, parent: Group, name: str, version: Version) -> No
     _check_stored_name(layer, group)
     if layer.meaning is not None and set(group.names) - {"vars"}:
         inside = ", ".join(sorted(set(group.names) - {"vars"}))
-        raise UnsupportedError(f"{layer.where}: holds {shown(inside, 80)} beside its arrays, expected its arrays alone")
+        raise UnsupportedError(
+            f"{layer.where}: holds {shown(inside, 80)} besides its arrays, expected its arrays alone"
+        )
     layer.own = _stored(layer, group, version)
     if layer.network is not None:
         bind_store(layer.network, group, version)

@@ -396,7 +396,7 @@ class _Reader:
         filled = [name for name in DATA_FIELDS if len(getattr(proto, name))]
         if proto.data_location == 1 or proto.external_data:
             if filled or proto.data_location != 1:
-                raise FormatError(f"{self.path}: {where}: external data and data beside it, expected one of them")
+                raise FormatError(f"{self.path}: {where}: both external data and data, expected one of them")
             entries = {entry.key: entry.value for entry in proto.external_data}
             raw = self.external.read(entries, count * bits.itemsize, f"{self.path}: {where}")
         elif len(filled) > 1 or (not filled and count):

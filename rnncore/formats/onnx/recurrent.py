@@ -156,7 +156,9 @@ def _arrays(
                     f"input {key} ({shown(inputs[key])!r}) is computed or given by the caller, expected a constant",
                 )
             if lowering.shared.dtype(arrays[key].dtype.name) != "float":
-                raise lowering.error(node, f"input {key} of {arrays[key].dtype} beside float32, expected float32")
+                raise lowering.error(
+                    node, f"input {key} of {arrays[key].dtype} with others of float32, expected float32"
+                )
     w, r = arrays["W"], arrays["R"]
     if w.ndim != 3 or r.ndim != 3 or 0 in w.shape or 0 in r.shape:
         raise lowering.error(node, f"W of shape {w.shape} and R of {r.shape}, expected three dimensions", FormatError)

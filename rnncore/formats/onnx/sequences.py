@@ -1,7 +1,7 @@
 """ONNX's sequences of tensors, which the Spec has not: each is followed here until tensors are made of it again.
 
-A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has as many items as the
-axis has steps, and is Stacked: that array, with the axis.
+A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has an item
+for each step of the axis, and is Stacked: that array, with the axis.
 
 A Loop that appends one tensor to a sequence in each step collects what it appends, as ONNX's scan outputs do:
 ``collected`` writes it so. Anything else that a loop might do with a sequence is refused by name.

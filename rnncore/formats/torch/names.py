@@ -279,7 +279,7 @@ class _Binder:
             nodes = ", ".join(repr(node.name) for node, _ in searched[:4])
             names = ", ".join(f'"{node.name}": "{first}{node.name}"' for node, _ in searched)
             raise WeightError(
-                f"the tensors of {nodes} stand under several prefixes, {some}: choose one by names, such as {{{names}}}"
+                f"the tensors of {nodes} are under several prefixes, {some}: choose one by names, such as {{{names}}}"
             )
         return fits.pop()
 
@@ -375,7 +375,7 @@ def _describe(node) -> str:
 
 
 def _other_cell(node, key: str, shape: tuple[int, ...]) -> str:
-    """A hint where a weight has as many rows as that of another cell would."""
+    """A hint where a weight has the number of rows of another cell's."""
     if not node.stateful or not key.startswith(("weight_ih", "weight_hh", "bias")) or not shape:
         return ""
     hidden = node.cell.hidden_size

@@ -159,7 +159,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | No
             raise ValueError(f"a tensor with {what} {readable(numbers)}, expected a tuple of integers >= 0")
     if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
         described = f"{len(shape)} sizes and {len(strides)} strides"
-        raise ValueError(f"a tensor with {described}, expected as many of both and at most {MAX_DIMENSIONS}")
+        raise ValueError(f"a tensor with {described}, expected the same number of both, at most {MAX_DIMENSIONS}")
     if type(offset) is not int or offset < 0:
         raise ValueError(f"a tensor with storage offset {readable(offset)}, expected an integer >= 0")
     count = element_count(shape, item_size(dtype))

@@ -41,7 +41,7 @@ class AttentionDecoder:
     memory_mask  name of a bool (B, Tk) value, or of int64 lengths (B,): the steps of the memory that count
     lengths      name of an int64 (B,) value: steps of x that count. Later ones are not read, and give 0
     initial      names of the initial states, each (layers, B, size), of the cell's states in order and, if wanted,
-                 of f last, (1, B, size); a State given by the caller replaces them; zeros where there are none
+                 of f last, (1, B, size); a State given by the caller replaces them; zeros without any
 
     Values: NAME (B, T, size) are the o, NAME.context the v, NAME.weights (B, T, Tk) the attention's weights; NAME.h
     and NAME.c (layers, B, H) and with order="after" NAME.feed (1, B, size) are the states after the last step.

@@ -36,14 +36,14 @@ class Recurrent:
                  declared by the Spec for every node that names it
     initial      names of the initial states' values in the order of the cell's states, each
                  (layers * directions, B, size); a State given by the caller replaces them; trained or
-                 zero states where there are none
+                 zero states without any
     trained_state  initial states are weights of the node: "NODE.initial_h", (layers * directions, size)
     merge        how two directions become one output, in every layer ("separate" only with one layer)
     mask         name of a bool (B, T) value, (T, B) with layout="time_first": True where a step counts, gaps and
                  left padding included. The optional input "mask" is declared like "lengths". A mask that is an
                  input must agree with lengths where both are given; one that the graph computes is cut by them
     masked_output  output at masked steps: "repeat" that of the valid step processed before (0 before the first one),
-                 per direction, or "zero". Steps past a length are 0 where there is no mask
+                 per direction, or "zero". Steps past a length are 0 without a mask
     output_order "time", or "processing" (one layer with direction="reverse"): time t is at T - 1 - t
 
     A masked step keeps the state and is never read. NAME.last is the output after the last valid step processed,

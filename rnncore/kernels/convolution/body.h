@@ -66,7 +66,7 @@ typedef struct {
     ptrdiff_t at, from, count;
 } stretch;
 
-/* All outputs p..p+V*W-1, of which the first is in ``run``. The terms of one chain are put side by side in tile first:
+/* All outputs p..p+V*W-1, of which the first is in ``run``. The terms of one chain are gathered in tile first:
  * there they are read once for every R outputs, and the image's rows are far apart. Whole vectors are moved; what is
  * too much of one is overwritten by what follows, and the tile has space for the last. */
 INLINE void plane_positions(const int R, const int V, const float *w, const float *bias, ptrdiff_t M, ptrdiff_t K,

@@ -39,13 +39,13 @@ static int leave_core(int core) { return (void)core, 0; }
 /* About 50 microseconds of pauses before a waiting thread gives its core away. */
 enum { SPINS = 1000 };
 
-/* Looks at a meeting before the first pause, as who is nearly there should not be kept waiting. */
+/* Looks at a meeting before the first pause, as a thread that is nearly there should not be kept waiting. */
 enum { EAGER = 50 };
 
 /* How often a thread leaves a core that it shares, in one call. */
 enum { MOVES = 2 };
 
-/* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
+/* Threads that meet after every step need a core each. Where other processes want the cores, a meeting takes as long as
  * the scheduler's turn, or two threads share one core and only one of them can run. After this many late meetings in one
  * call, or such company at a quarter of them, calls are made by one thread for a while, and each time that this happens
  * again for twice as long. The first meeting is never late: a thread may have to wake up. Nor is one late whose steps take

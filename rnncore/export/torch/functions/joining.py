@@ -62,7 +62,7 @@ def stacked(g, tensors):
 
 
 def _parts(g: TraceLowering, x: TracedTensor, axis: int) -> list[TracedTensor]:
-    """Slices of x that are as long as the results of torch."""
+    """Slices of x of the lengths of torch's results."""
     bounds, slices = [0], []
     for i, (a, b) in enumerate(zip(g.a, g.b, strict=True)):
         if a.shape[axis] != b.shape[axis]:
@@ -101,7 +101,7 @@ def _equal_parts(g: TraceLowering, x: TracedTensor, axis: int) -> list[TracedTen
 @entry("unbind")
 def unbind(g, input, dim=0):
     if len(g.a) != len(g.b):
-        raise refuse(g, "as many tensors as a size says", "a fixed number")
+        raise refuse(g, "a number of tensors that a size says", "a fixed number")
     x = g.tensor(input)
     axis = x.axis(dim)
     return [g.out(g.emit("Gather", [x], {"axis": axis, "indices": i}), i) for i in range(len(g.a))]

@@ -93,7 +93,7 @@ def adaptive_pool(g, module, input):
 
 
 def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
-    """To one: the mean or maximum; to as many as there are: nothing; else equal windows of a known size."""
+    """To one: the mean or maximum; to the size that it has: nothing; else equal windows of a known size."""
     if return_indices:
         raise refuse(g, "return_indices", "the pooled values alone")
     x = g.tensor(input)

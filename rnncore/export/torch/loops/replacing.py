@@ -111,7 +111,7 @@ class Replacing:
             return self.make("call_method", "select", self.all(j), 1, k)
 
     def all(self, j: int) -> fx.Node:
-        """The results of all steps side by side on axis 1."""
+        """The results of all steps, stacked on axis 1."""
         raise NotImplementedError
 
     def start(self, j: int, start: Any) -> fx.Node:
@@ -183,13 +183,13 @@ def _joined(plan: Replacing, user: fx.Node, items: Sequence[Any]) -> fx.Node:
     parts = []
     for item in items:
         if isinstance(item, StepResults):
-            parts.append(_side_by_side(plan, item, axis, name == "stack"))
+            parts.append(_joined_steps(plan, item, axis, name == "stack"))
         else:
             parts.append(plan.make("call_method", "unsqueeze", item, axis) if name == "stack" else item)
     return parts[0] if len(parts) == 1 else plan.make("call_function", torch.cat, parts, axis)
 
 
-def _side_by_side(plan: Replacing, steps: StepResults, axis: int, stacked: bool) -> fx.Node:
+def _joined_steps(plan: Replacing, steps: StepResults, axis: int, stacked: bool) -> fx.Node:
     joined = plan.all(steps.position)
     if (steps.first, steps.end) != (0, plan.loop.count):
         end = None if steps.end == plan.loop.count else steps.end
