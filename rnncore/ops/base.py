@@ -77,6 +77,9 @@ def no_weights(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+Unpadded = Callable[[Mapping[str, Any], int, "int | None", int, Any], tuple[Mapping[str, Any], int] | str]
+
+
 @dataclass(frozen=True)
 class Op:
     """One kind of node.
@@ -110,6 +113,10 @@ class Op:
                   the first element; None for all others
     padding       of an op with windows: what they see before the first position and after the last; the least number of
                   the dtype where that is -inf
+    unpadded      of an op with windows: (attributes, axis, batch axis, rank, reach) -> the attributes without padding
+                  along the axis, and the positions of padding at its end; or why that cannot be, in words
+    explicit      (attributes, values) -> the attributes, with those written out that the sizes of inputs with these
+                  Values say otherwise
     spreads       whether every element of the outputs is made of one of each input, which spread over each other
                   (NumPy's rule): then long inputs may be run in parts
     """
@@ -134,6 +141,10 @@ class Op:
     ends: Any = None
     neutral: tuple[float, float] | None = None
     padding: float = 0.0
+    unpadded: Callable[[Mapping[str, Any], int, int | None, int, Any], tuple[Mapping[str, Any], int] | str] | None = (
+        None
+    )
+    explicit: Callable[[Mapping[str, Any], Sequence[Value | None]], Mapping[str, Any]] | None = None
     spreads: bool = False
     attributes: Mapping[str, Any] = field(init=False)
     parameters: Mapping[str, int] = field(init=False)

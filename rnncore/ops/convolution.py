@@ -29,6 +29,7 @@ from rnncore.ops.windows import (
     Window,
     check_sizes,
     need_images,
+    unpadded,
     window_dimensions,
 )
 
@@ -380,6 +381,7 @@ OPS = [
         weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["output_size"], a["input_size"] // a["group"])),
         optional=(1, 2),
         packed=_conv_packed,
+        unpadded=unpadded,
     ),
     Op(
         "ConvTranspose",

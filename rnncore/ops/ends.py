@@ -58,10 +58,12 @@ class Ends(NamedTuple):
     others  (attributes, values, axis, begin, end) -> attributes, and places of the inputs (None: absent), of the same
             op along the other axes alone, with ``begin`` and ``end`` steps still added on this one; why there is none;
             None where nothing is left. The field is None for an op that does nothing along other axes
+    joins   whether the op puts its inputs one after another along its attribute "axis", and does nothing else
     """
 
     along: Callable[[Attributes, Values, Sequence[int], int], Change]
     others: Callable[..., tuple[dict[str, Any], tuple[int | None, ...]] | str | None] | None = None
+    joins: bool = False
 
 
 def _slice(attributes: Attributes, values: Values, places: Sequence[int], axis: int) -> Change:
@@ -189,4 +191,5 @@ def _gather(attributes: Attributes, values: Values, places: Sequence[int], axis:
     return Last() if along and attributes["indices"] in (-1, (-1,)) else None
 
 
-SLICE, PAD, CONCAT, GATHER = Ends(_slice, _slice_others), Ends(_pad, _pad_others), Ends(_concat), Ends(_gather)
+SLICE, PAD, GATHER = Ends(_slice, _slice_others), Ends(_pad, _pad_others), Ends(_gather)
+CONCAT = Ends(_concat, joins=True)

@@ -27,6 +27,7 @@ from rnncore.ops.windows import (
     Window,
     check_sizes,
     need_images,
+    unpadded,
     window_dimensions,
 )
 
@@ -223,9 +224,19 @@ def _global_dimensions(attributes, inputs, outputs):
     return carried((0, 1))
 
 
-def _pool(name, infer, run, outputs=("",), packed=None, padding=0.0, **schema):
+def _average_unpadded(attributes, axis, batch, rank, reach):
+    """Op.unpadded; at the ends windows average over fewer positions, unless pads count."""
+    result = unpadded(attributes, axis, batch, rank, reach)
+    if not isinstance(result, str) and (reach.before or result[1]) and not attributes["count_include_pad"]:
+        return "count_include_pad=0 with padding in time counts fewer steps at both ends"
+    return result
+
+
+def _pool(name, infer, run, outputs=("",), packed=None, padding=0.0, unpadded=unpadded, **schema):
     schema = {"kernel_shape": replace(KERNEL, default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
-    return Op(name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed, padding=padding)
+    return Op(
+        name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed, padding=padding, unpadded=unpadded
+    )
 
 
 OPS = [
@@ -244,6 +255,7 @@ OPS = [
         _infer(FLOATS),
         _average_run,
         packed=_packed(_average_run, _divisors),
+        unpadded=_average_unpadded,
         count_include_pad=Flag(0),
     ),
     _pool("LpPool", _infer(FLOATS), _lp_run, p=Size(2)),

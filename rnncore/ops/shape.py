@@ -231,6 +231,13 @@ def _squeeze_bound(attributes, values, floating):
     return squeeze
 
 
+def _squeeze_explicit(attributes, values):
+    """With the axes that are left out: those of size 1, where none are given."""
+    if len(values) > 1 or attributes["axes"] is not None:
+        return attributes
+    return {**attributes, "axes": tuple(axis for axis, size in enumerate(values[0].shape) if size == 1)}
+
+
 def _squeeze_dimensions(attributes, inputs, outputs):
     shape, axes = inputs[0].shape, _known_axes(attributes, inputs)
     if axes is None:
@@ -720,6 +727,7 @@ OPS = [
         arity=(1, 2),
         schema={"axes": Axes(None, position=1)},
         bound=_squeeze_bound,
+        explicit=_squeeze_explicit,
     ),
     Op(
         "Transpose",

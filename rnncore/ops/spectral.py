@@ -183,6 +183,7 @@ OPS = [
         _frames_run,
         _frames_dimensions,
         schema={"axis": Axis(), "size": Size(), "step": Size(), "begin": Integer(0, least=0, most=MAX_SIZE)},
+        unpadded=lambda attributes, axis, batch, rank, reach: ({**attributes, "begin": 0}, 0),
     ),
     Op(
         "DFT",

@@ -28,6 +28,7 @@ __all__ = [
     "Window",
     "check_sizes",
     "need_images",
+    "unpadded",
     "window_dimensions",
 ]
 
@@ -215,3 +216,30 @@ def window_dimensions(window: Window, inputs: Values, outputs: Sequence[Value]) 
         if context is not None:
             dimensions.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))
     return dimensions
+
+
+def unpadded(
+    attributes: Mapping[str, Any], axis: int, batch: int | None, rank: int, reach: Reach
+) -> tuple[Mapping[str, Any], int] | str:
+    """Op.unpadded of windows over the axes from 2 on, for a sequence along ``axis`` that comes in pieces.
+
+    Why not, in words, where the outputs depend on the length of the whole sequence.
+    """
+    auto, spatial = attributes["auto_pad"], rank - 2
+    pads = attributes["pads"] or (0,) * (2 * spatial)
+    if axis < 2 or batch not in (0, None):
+        return "its time is in the place of the batch or the channels"
+    if attributes.get("indices"):
+        return "its indices count from the beginning of the sequence"
+    if attributes.get("ceil_mode") and reach.stride > 1:
+        return "ceil_mode lets the end of the sequence change its outputs"
+    if auto.startswith("SAME") and reach.stride > 1:
+        return f"auto_pad={auto!r} with a stride makes the padding depend on the length"
+    end = cast(int, reach.after) if auto.startswith("SAME") else 0 if auto == "VALID" else pads[axis - 2 + spatial]
+    if cast(int, reach.before) < 0 or cast(int, reach.after) < 0 or end < 0:
+        return "negative padding cuts the sequence"
+    if auto.startswith("SAME") and spatial > 1:
+        return f"auto_pad={auto!r} over several axes, expected pads"
+    rest = [0] * (2 * spatial) if auto != "NOTSET" else list(pads)
+    rest[axis - 2] = rest[axis - 2 + spatial] = 0
+    return {**attributes, "pads": tuple(rest), "auto_pad": "NOTSET"}, end

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.graph.axes import alike_axes, describe, dimension_along, follow, freed, reach_along
@@ -240,11 +240,11 @@ class _Follower:
 
         A Squeeze of all axes of size 1 would leave out the time's where a piece has one step.
         """
-        if node.op == "Squeeze" and len(node.inputs) == 1 and node.attributes["axes"] is None:
-            sizes = self.marked[node.inputs[0]].shape
-            ones = tuple(axis for axis, size in enumerate(sizes) if size == 1)
-            return dataclasses.replace(node, attributes={**node.attributes, "axes": ones})
-        if node.op != "Scan":
+        explicit = OPS[node.op].explicit if isinstance(node, Node) else None
+        if explicit is not None:
+            attributes = explicit(node.attributes, [self.marked.get(name) for name in node.inputs])
+            return dataclasses.replace(node, attributes=attributes)
+        if not node.subgraphs or not node.scans:
             return node
         (body,) = node.branches
         given = [self.marked[name].shape for name in node.inputs]
@@ -293,7 +293,7 @@ class _Follower:
         if kinds <= {"static"} or known is not None:
             return self._give(node, NodePlan(node, place, "static", data=known), "static", None)
         if node.subgraphs:
-            if node.op == "Scan":
+            if node.scans:
                 return self._scanned(place, node)
             self._refuse(node, "its branches see the whole sequence")
         if "running" in kinds:
@@ -432,7 +432,7 @@ class _Follower:
             of_weights = weights and 0 in slots and reach_along(node, self.marked, {0: axis}).name == "window"
             self._refuse(node, "its weights depend on the sequence" if of_weights else "it needs the whole sequence")
         if not reach.independent:
-            return self._windowed(place, node, first, self._window(node, first, reach))
+            return self._windowed(place, node, first, reach)
         timing = joined([flow.timing for flow in steps.values()])
         if len(steps) > 1:
             self._mark_joined(place, node, first)
@@ -470,7 +470,8 @@ class _Follower:
         """Whether a node may read the first steps: their shape; or the first one, to put it before others."""
         if node.slots and set(range(len(node.slots))) <= set(node.of_sizes):
             return self._known_data(node) is not None
-        if node.op != "Concat":
+        rule = OPS[node.op].ends if isinstance(node, Node) else None
+        if rule is None or not rule.joins:
             return False
         axis = node.attributes["axis"] % len(self.marked[node.inputs[0]].shape)
         before = list(itertools.takewhile(lambda name: self.flows[name].kind != "steps", node.inputs))
@@ -514,47 +515,19 @@ class _Follower:
                 shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
                 self.marked[name] = Value(value.dtype, shape)
 
-    def _window(self, node: Node, flow: ValuePlan, reach: Reach) -> Window:
-        left, right, stride = cast(int, reach.before), cast(int, reach.after), reach.stride
-        if node.op == "Frames":
-            return Window(flow.timing, left, right, stride, 0)
-        attributes = node.attributes
-        axis = flow.time - 2
-        if axis < 0 or flow.batch not in (0, None):
-            self._refuse(node, "its time is in the place of the batch or the channels")
-        if attributes.get("indices"):
-            self._refuse(node, "its indices count from the beginning of the sequence")
-        if attributes.get("ceil_mode") and stride > 1:
-            self._refuse(node, "ceil_mode lets the end of the sequence change its outputs")
-        spatial = len(flow.value.shape) - 2
-        auto = attributes.get("auto_pad") or "NOTSET"
-        if auto.startswith("SAME"):
-            if stride > 1:
-                self._refuse(node, f"auto_pad={auto!r} with a stride makes the padding depend on the length")
-            end = right
-        else:
-            pads = attributes.get("pads") or (0,) * (2 * spatial)
-            end = 0 if auto == "VALID" else pads[axis + spatial]
-        if left < 0 or right < 0 or end < 0:
-            self._refuse(node, "negative padding cuts the sequence")
-        if node.op == "AveragePool" and (left or end) and not attributes.get("count_include_pad"):
-            self._refuse(node, "count_include_pad=0 with padding in time counts fewer steps at both ends")
-        return Window(flow.timing, left, right, stride, end)
-
-    def _windowed(self, place: int, node: Node, flow: ValuePlan, window: Window) -> NodePlan:
+    def _windowed(self, place: int, node: Node, flow: ValuePlan, reach: Reach) -> NodePlan:
         """The node without padding in time, which a stream's context replaces."""
-        if node.op == "Frames":
-            return self._give(node, _window_part(node, place, window, {"begin": 0}), "steps", window)
-        spatial, axis = len(flow.value.shape) - 2, flow.time - 2
-        auto = node.attributes.get("auto_pad") or "NOTSET"
-        if auto.startswith("SAME") and spatial > 1:
-            self._refuse(node, f"auto_pad={auto!r} over several axes, expected pads")
-        pads = [0] * (2 * spatial) if auto != "NOTSET" else list(node.attributes.get("pads") or (0,) * (2 * spatial))
-        pads[axis] = pads[axis + spatial] = 0
-        changed: dict[str, Any] = {"pads": tuple(pads)}
-        if "auto_pad" in node.attributes:
-            changed["auto_pad"] = "NOTSET"
-        return self._give(node, _window_part(node, place, window, changed), "steps", window)
+        rank, unpadded = len(flow.value.shape), OPS[node.op].unpadded
+        if unpadded is None:
+            self._refuse(node, "it needs steps around each step")
+        result = unpadded(node.attributes, flow.time, flow.batch, rank, reach)
+        if isinstance(result, str):
+            self._refuse(node, result)
+        attributes, end = result
+        window = Window(flow.timing, cast(int, reach.before), cast(int, reach.after), reach.stride, end)
+        run = Node(node.name, node.op, node.inputs, attributes)
+        part = NodePlan(run, place, "window", window, window=window, padding=OPS[node.op].padding)
+        return self._give(node, part, "steps", window)
 
     def _looking_back(self, place: int, node: Node, steps: Mapping[str, ValuePlan]) -> NodePlan:
         if self.history is None:
@@ -657,13 +630,8 @@ class _Follower:
                 self.least = max(self.least, n + 1)
                 return
 
-    def _refuse(self, node: Any, why: str) -> None:
+    def _refuse(self, node: Any, why: str) -> NoReturn:
         raise UnsupportedError(f"{describe(node)} cannot be streamed: {why}")
-
-
-def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, Any]) -> NodePlan:
-    run = Node(node.name, node.op, node.inputs, {**node.attributes, **changed})
-    return NodePlan(run, place, "window", window, window=window, padding=OPS[node.op].padding)
 
 
 def _scan_axis(node: Control, sequence: int, rank: int) -> int:
@@ -680,7 +648,7 @@ def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, i
     """The nodes that go along the time: the shape of what they read, and the axes of time and batch in it."""
     node: Any
     for node in spec.nodes:
-        if node.op == "Scan":
+        if node.subgraphs and node.scans:
             shape = spec.values[node.inputs[node.carried]].shape
             axis = _scan_axis(node, 0, len(shape))
             free = [place for place, size in enumerate(shape) if isinstance(size, str) and place != axis]

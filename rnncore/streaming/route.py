@@ -321,10 +321,10 @@ class Route:
                 before, values[part.moving] = values[part.moving], array
                 step(values, kept, updates)
                 values[part.moving] = before
-            elif node.op == "Concat":
+            elif OPS[node.op].ends.joins:
                 added = [values[other] for other in node.inputs[: place if begin else 0]]
-                behind_it = [values[other] for other in node.inputs[place + 1 :]] if end else []
-                values[node.name] = np.concatenate((*added, array, *behind_it), axis=axis)
+                after_it = [values[other] for other in node.inputs[place + 1 :]] if end else []
+                values[node.name] = np.concatenate((*added, array, *after_it), axis=axis)
             else:
                 values[node.name] = array
 

@@ -507,10 +507,10 @@ def _rows_alone(spec: Spec) -> bool:
         if not isinstance(rows, str) or not isinstance(steps, str) or time not in (None, steps):
             return False
         time = steps
-    return all(isinstance(node, Recurrent) or _stands_alone(spec, node, time) for node in spec.nodes)
+    return all(isinstance(node, Recurrent) or _is_stepwise(spec, node, time) for node in spec.nodes)
 
 
-def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
+def _is_stepwise(spec: Spec, node: Any, time: str) -> bool:
     """Whether a node does the same with every step, or has nothing to do with steps."""
     timed = [
         shape for name in node.reads for shape in (spec.values[name].shape,) if any(time in str(size) for size in shape)

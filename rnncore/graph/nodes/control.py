@@ -89,6 +89,11 @@ class Control:
         return tuple(zip(BRANCHES[self.op], self.branches, strict=True))
 
     @property
+    def scans(self) -> bool:
+        """Whether the body runs once for each step of sequences."""
+        return self.op == "Scan"
+
+    @property
     def own(self) -> int:
         """The number of inputs that are no captures."""
         return len(self.inputs) - len(self.captures)
