@@ -5,6 +5,7 @@ python bench/loops.py
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ COLUMNS = ("step", "beside", "activations", "halves", "meeting", "shared")
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "loops"
         sources = [*(KERNELS / name for name in SOURCES), HERE / "loops.c"]
@@ -30,9 +32,9 @@ def main() -> None:
         print(f"{'':22}" + "".join(f"{name:>12}" for name in COLUMNS))
         with subprocess.Popen([program], stdout=subprocess.PIPE, text=True) as running:
             for line in running.stdout:
-                found = json.loads(line)
-                title = f"{found['cell']} H{found['H']} {found['isa']}"
-                print(f"{title:22}" + "".join(f"{found[name]:12.3f}" for name in COLUMNS), flush=True)
+                times = json.loads(line)
+                title = f"{times['cell']} H{times['H']} {times['isa']}"
+                print(f"{title:22}" + "".join(f"{times[name]:12.3f}" for name in COLUMNS), flush=True)
 
 
 if __name__ == "__main__":

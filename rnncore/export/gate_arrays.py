@@ -49,17 +49,7 @@ def from_gate_arrays(
 
     Raises WeightError naming the array: missing, ambiguous, unused, of the wrong shape.
     """
-    if kind not in CELLS:
-        raise SpecError(f"kind={kind!r}, expected one of {', '.join(CELLS)}")
-    if layout not in LAYOUTS:
-        raise SpecError(f"layout={layout!r}, expected 'in_hidden' or 'hidden_in'")
-    if take not in ("sequence", "last"):
-        raise SpecError(f"take={take!r}, expected 'sequence' or 'last'")
-    if kind == "GRU" and "reset_after" not in options:
-        raise SpecError("GRU: reset_after is missing, expected False for W (r * h) or True for r * (W h)")
-    for option in ("projection", "layer_norm"):
-        if options.get(option):
-            raise UnsupportedError(f"{kind}: {option} from arrays of each gate, expected rnncore.Weights in its place")
+    _check_options(kind, layout, take, options)
     reader = _GateReader(arrays, kind, layout)
     biases = (bias_names,) if isinstance(bias_names, str) else tuple(bias_names or ())
     cell = _cell(reader, names, kind, bool(biases), options)
@@ -87,6 +77,20 @@ def from_gate_arrays(
         () if kind != "GRU" or options["reset_after"] or len(biases) < 2 else ("both biases of each gate are summed",)
     )
     return Exported(spec, Weights(spec, weights), None, "arrays of each gate", notes)
+
+
+def _check_options(kind: str, layout: str, take: str, options: Mapping[str, Any]) -> None:
+    if kind not in CELLS:
+        raise SpecError(f"kind={kind!r}, expected one of {', '.join(CELLS)}")
+    if layout not in LAYOUTS:
+        raise SpecError(f"layout={layout!r}, expected 'in_hidden' or 'hidden_in'")
+    if take not in ("sequence", "last"):
+        raise SpecError(f"take={take!r}, expected 'sequence' or 'last'")
+    if kind == "GRU" and "reset_after" not in options:
+        raise SpecError("GRU: reset_after is missing, expected False for W (r * h) or True for r * (W h)")
+    for option in ("projection", "layer_norm"):
+        if options.get(option):
+            raise UnsupportedError(f"{kind}: {option} from arrays of each gate, expected rnncore.Weights in its place")
 
 
 class _GateReader:

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
 
+SpecSource: TypeAlias = "Spec | Mapping[str, Any] | str | os.PathLike[str]"
+Architecture: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str]"
+Meanings: TypeAlias = "Mapping[str, Callable[[dict[str, Any]], Any]]"
+
 ZOO = "zoo:"
 FOREIGN_DIRECTORIES = {
     "saved_model.pb": "a TensorFlow SavedModel: save the model as .keras, or convert it by tf2onnx",
@@ -39,10 +43,10 @@ NOT_USED = "tensors that the spec does not use: "
 def load(
     path: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    spec: SpecSource | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    architecture: Architecture | None = None,
+    layers: Meanings | None = None,
     sizes: Mapping[str, int] | None = None,
     dtype: str | None = None,
     check: bool = False,
@@ -93,10 +97,10 @@ def load(
 def open_file(
     path: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    spec: SpecSource | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    architecture: Architecture | None = None,
+    layers: Meanings | None = None,
     sizes: Mapping[str, int] | None = None,
     budget: Budget | None = None,
 ) -> ModelFile:
@@ -124,7 +128,7 @@ def _opened(
     path: str,
     source: Path | InMemory,
     checkpoint: Checkpoint | ModelFile,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None,
+    spec: SpecSource | None,
     names: Mapping[str, str] | None,
 ) -> ModelFile:
     """A file that was read, as a Spec with its weights."""
@@ -184,8 +188,8 @@ def _sha256(source: Path | InMemory) -> str:
 
 def _with_architecture(
     source: Path | InMemory,
-    architecture: Mapping[str, Any] | str | os.PathLike[str],
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None,
+    architecture: Architecture,
+    layers: Meanings | None,
 ) -> ModelFile:
     from rnncore.formats.keras.file import read_weights
 
@@ -228,10 +232,10 @@ def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    spec: SpecSource | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    architecture: Architecture | None = None,
+    layers: Meanings | None = None,
     sizes: Mapping[str, int] | None = None,
     verify: bool = False,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
@@ -255,7 +259,7 @@ def convert(
     return native.write(target, file), file, report
 
 
-def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike[str]) -> Spec:
+def read_spec(given: SpecSource) -> Spec:
     """A Spec as it is, from the object its JSON holds, or from a JSON file."""
     if isinstance(given, Spec):
         return given

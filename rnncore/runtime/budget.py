@@ -216,12 +216,10 @@ class MeteredStep:
         self.step, self.node, self.floating = step, node, floating
         self.names, self.dropped = node.names, tuple(dropped)
         self.attributes: Mapping[str, Any] = getattr(node, "attributes", {})
-        self.label = getattr(step, "label", f"node {node.name!r}")
-        kind = node.op
-        self.where = f"node {node.name!r} ({kind})"
+        self.label = f"node {node.name!r} ({node.op})"
         # The cost for shapes and dtypes, where contents (axes, sizes, a range's ends) say nothing.
         self._kept: dict[tuple, Cost] = {}
-        op = OPS.get(kind)
+        op = OPS.get(node.op)
         given = [place for place, name in enumerate(node.inputs) if name] if op is not None else []
         content = op is not None and (set(op.parameters.values()) & set(given) or op.by_content)
         self.by_shapes = node.stateful or (op is not None and not content)
@@ -232,7 +230,7 @@ class MeteredStep:
         if meter is None:  # a call of sizes that are known to be affordable
             self.step(values, before, after)
             return
-        meter.take(self.where, self._cost(values))
+        meter.take(self.label, self._cost(values))
         alive = meter.alive
         self.step(values, before, after)
         meter.alive = max(0, alive + _bytes(values, self.names) - _bytes(values, self.dropped))
@@ -250,7 +248,7 @@ class MeteredStep:
             try:
                 own = cost(OPS[self.node.op], self.attributes, list(map(self._value, arrays)), self.floating)
             except SpecError as error:
-                raise InputError(f"{self.where}: {error}") from None
+                raise InputError(f"{self.label}: {error}") from None
             own = Cost(own.work + INTERPRETED, own.memory)
             if self.by_shapes:
                 if len(self._kept) >= KEPT_COSTS:

@@ -70,31 +70,22 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     result, outputs, _ = lowering.run(_lower)
     spec, weights = _assembled(lowering, result, dtype)
     names = spec.outputs
-    arrays = dict(zip(names, map(_array, _leaves(outputs)), strict=True))
-    given = {name: _array(tensor) for name, tensor in leaves.items()}
     used = {entry.name for entry in spec.inputs}
-    pair = TestPair({name: array for name, array in given.items() if name in used}, arrays)
-    exported = Exported(
-        spec,
-        Weights(spec, weights),
-        pair,
-        f"torch {torch.__version__.partition('+')[0]}",
-        tuple(dict.fromkeys((*notes, *lowering.notes))),
-    )
+
+    def given(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: _array(tensor) for name, tensor in tensors.items() if name in used}
+
+    def returned(result: Any) -> dict[str, np.ndarray]:
+        return dict(zip(names, map(_array, _leaves(result)), strict=True))
+
+    pair = TestPair(given(leaves), returned(outputs))
+    source = f"torch {torch.__version__.partition('+')[0]}"
+    exported = Exported(spec, Weights(spec, weights), pair, source, tuple(dict.fromkeys((*notes, *lowering.notes))))
 
     def proof_of(spec: Spec, bounds: Collection[str]) -> Proof:
         model = Model(spec, exported.weights, dtype)
         compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
-        return Proof(
-            model,
-            axes,
-            first,
-            second,
-            traced,
-            lambda result: dict(zip(names, map(_array, _leaves(result)), strict=True)),
-            lambda tensors: {name: _array(tensor) for name, tensor in tensors.items() if name in used},
-            bounds,
-        )
+        return Proof(model, axes, first, second, traced, returned, given, bounds)
 
     spec, proved = _proved(spec, lowering, proof_of)
     every = (*exported.notes, *proved, *_unlike_checkpoints(module, spec, exported.weights))

@@ -581,6 +581,18 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
+def _not_traced(error: Exception) -> UnsupportedError:
+    """An error of the module's code while it is recorded, with its line there."""
+    where = place_of(
+        (frame.filename, frame.lineno)
+        for frame in reversed(traceback.extract_tb(error.__traceback__))
+        if is_users(frame.filename)
+    )
+    sizes = "new() received an invalid combination" in str(error)
+    expected = "torch.zeros or torch.empty of sizes" if sizes else "tensor code whose path depends on sizes only"
+    return UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}")
+
+
 def trace(
     module: nn.Module, arguments: inspect.BoundArguments, names: Mapping[int, str], turned: int | None = None
 ) -> Traced:
@@ -619,14 +631,7 @@ def trace(
     except RnncoreError:
         raise
     except Exception as error:
-        where = place_of(
-            (frame.filename, frame.lineno)
-            for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if is_users(frame.filename)
-        )
-        sizes = "new() received an invalid combination" in str(error)
-        expected = "torch.zeros or torch.empty of sizes" if sizes else "tensor code whose path depends on sizes only"
-        raise UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}") from error
+        raise _not_traced(error) from error
     if state is not None:
         raise UnsupportedError(
             f"module: keeps a value from call to call in {state!r}, expected it as an argument and a result of forward"

@@ -569,9 +569,12 @@ def _read_stack(prefix: str, leaves: Mapping[str, np.ndarray]) -> Stack:
         return Stack(prefix, names, problem=str(problem))
 
 
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
-    """The fields of a Stack from shapes by leaf name; raises _Problem."""
-    roles: dict[tuple[int, bool], dict[str, tuple[int, ...]]] = defaultdict(dict)
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _roles(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[tuple[int, bool], Shapes], bool]:
+    """(layer, reverse) -> role -> shape, and whether the names have no numbers, as a cell's; raises _Problem."""
+    roles: dict[tuple[int, bool], Shapes] = defaultdict(dict)
     numbered = set()
     for leaf, shape in shapes.items():
         match = _ROLE.fullmatch(leaf)
@@ -582,7 +585,12 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
         roles[int(layer or 0), reverse is not None][role] = shape
     if len(numbered) > 1:
         raise _Problem("names with and without '_l0' are mixed")
-    is_cell = not numbered.pop()
+    return roles, not numbered.pop()
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
+    """The fields of a Stack from shapes by leaf name; raises _Problem."""
+    roles, is_cell = _roles(shapes)
     layers, directions = max(layer for layer, _ in roles) + 1, 1 + any(reverse for _, reverse in roles)
     expected = [(layer, bool(reverse)) for layer in range(layers) for reverse in range(directions)]
     for layer, reverse in expected:
