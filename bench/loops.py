@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 KERNELS = HERE.parent / "rnncore/kernels"
 SOURCES = ("recurrent/dispatch.c", "runtime/usable.c")
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w", f"-I{KERNELS}")
-SHIM = '#include "isa/{isa}.h"\n#ifdef ISA\n#include "recurrent/body.h"\n#endif\n'
+SHIM = (KERNELS / "isa/shim.c.in").read_text(encoding="utf-8")
 COLUMNS = ("step", "beside", "activations", "halves", "meeting", "shared")
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         sources = [*(KERNELS / name for name in SOURCES), HERE / "loops.c"]
         for isa in sorted(path.stem for path in (KERNELS / "isa").glob("*.h") if path.stem != "isas"):
             sources.append(Path(directory) / f"{isa}.c")
-            sources[-1].write_text(SHIM.format(isa=isa))
+            sources[-1].write_text(SHIM.format(isa=isa, folder="recurrent"))
         subprocess.run(["gcc", *FLAGS, *sources, "-o", program, "-lm", "-lpthread"], check=True)
         print("microseconds of a step of one row, input and output of one size")
         print(f"{'':22}" + "".join(f"{name:>12}" for name in COLUMNS))
