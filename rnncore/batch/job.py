@@ -360,7 +360,7 @@ class BatchJob:
         return Shard(parts[0].first, last.stop, begun.content, place, results, sorted(bad, key=lambda entry: entry.row))
 
     def _lengths(self, columns: dict[str, Any], good: list[int]) -> np.ndarray | None:
-        """How many steps of each row count: as given, or where rows are lists, all of them."""
+        """The number of steps of each row that count: as given, or where rows are lists, all of them."""
         plan = self.runner.plan
         for name in sorted(plan.lengths):
             if name in columns:

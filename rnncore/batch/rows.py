@@ -198,7 +198,7 @@ def shapes(column: Column) -> Iterator[tuple[int, ...]]:
 
 
 def ranks(column: Column) -> np.ndarray:
-    """How many dimensions each row has, (rows,)."""
+    """The number of dimensions of each row, (rows,)."""
     if isinstance(column, list):
         return np.array([row.ndim for row in column], np.int64)
     return np.full(len(column), column.ndim - 1 if isinstance(column, np.ndarray) else column.shapes.shape[1])

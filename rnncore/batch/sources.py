@@ -1,4 +1,4 @@
-"""Where data come from: files, folders, globs, or standard input; and how they are cut into shards."""
+"""Sources of data: files, folders, globs, or standard input; and how they are cut into shards."""
 
 from __future__ import annotations
 

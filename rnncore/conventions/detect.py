@@ -1,4 +1,4 @@
-"""Which convention do these weights follow? detect() tries all that are known against one reference pair.
+"""The convention that weights follow: detect() tries all that are known against one reference pair.
 
     for dialect in rnncore.detect({"weight_ih": w, "weight_hh": r, "bias": b}, x, y):
         print(dialect)                  # LSTM, gates i o f g in rows (onnx): error 2e-07

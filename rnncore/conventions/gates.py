@@ -1,4 +1,4 @@
-"""How frameworks pack gates and biases, as named verbs on arrays: each turns one convention into the canonical one.
+"""Frameworks' packing of gates and biases, as named verbs on arrays: each turns one convention into the canonical one.
 
 Canonical (rnncore.cells): gates in rows, i f g o / r z n, one summed bias, and separate from it bias_hn of a GRU
 with reset after. H is the hidden size, G the number of gates.

@@ -282,7 +282,7 @@ def _fixed(model: Any, place: int, count: int) -> tuple[int | None, ...]:
 
 
 def _rows(spec: Spec, entry: Input) -> int:
-    """How many ids an input may hold: the fewest rows of the embeddings that read it."""
+    """The number of ids that an input may hold: the fewest rows of the embeddings that read it."""
     nodes: list[Any] = [*spec.nodes]
     rows = [node.attributes["input_size"] for node in nodes if node.op == "Embedding" and entry.name in node.inputs]
     return min(rows, default=2)

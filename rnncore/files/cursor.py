@@ -155,7 +155,7 @@ class Cursor:
 
 
 class Budget:
-    """How much of something one file may use up; ``spend`` raises FormatError when it is gone.
+    """The most of something that one file may use up; ``spend`` raises FormatError when it is gone.
 
     hint  how more is allowed, which the message ends with
     """

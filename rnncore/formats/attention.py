@@ -1,4 +1,4 @@
-"""How frameworks pack the weights of attention, as named verbs on arrays: each turns one convention into ours.
+"""Frameworks' packing of the weights of attention, as named verbs on arrays: each turns one convention into ours.
 
 Ours (rnncore.ops.attention): matrices as (output, input), heads one after the other in the rows; the attentional
 layer reads [context; h], a decoder's first layer [x; fed], Luong's concat [query; memory]. N heads of size D.

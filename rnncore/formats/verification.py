@@ -33,7 +33,7 @@ TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output is from its reference.
+    """The difference of one output from its reference.
 
     error      largest absolute difference; inf where only one of them is NaN or infinite
     relative   the same, divided by the largest absolute value of the reference (at least 1)

@@ -364,13 +364,13 @@ def dimension_along(
 
 
 def reach_along(node: GraphNode, values: Mapping[str, Value], along: Mapping[int, int]) -> Reach:
-    """How far a node looks along the dimension that its slots at these places have at these axes."""
+    """The reach of a node along the dimension that its slots at these places have at these axes."""
     dimension = dimension_along(node, values, along)
     return WHOLE if dimension is None else dimension.reach
 
 
 def reach_of(node: GraphNode, values: Mapping[str, Value], name: str) -> Reach:
-    """How far one node looks along the dimension that has this name in what it reads; INDEPENDENT where it has none."""
+    """The reach of one node along the dimension that has this name in what it reads; INDEPENDENT without such."""
     shapes = {place: values[slot].shape for place, slot in enumerate(node.slots) if slot in values}
     along = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
     return reach_along(node, values, along) if along else INDEPENDENT
@@ -380,14 +380,14 @@ def reach_of(node: GraphNode, values: Mapping[str, Value], name: str) -> Reach:
 
 
 def rows_meet(spec: Spec, name: str) -> str:
-    """Where the rows of the batch of this name may meet, in words; "" where each output of a row is its own."""
+    """The place where rows of the batch of this name may meet, in words; "" where each output of a row is its own."""
     following = follow(spec, name)
     lost = next((f"output {output!r}" for output in spec.outputs if not following.has(output)), "")
     return following.meets or lost
 
 
 def steps_meet(spec: Spec, name: str, lengths: Collection[str]) -> str:
-    """Where steps of the dimension of this name may meet others than by recurrent layers that stop at these lengths.
+    """The place where steps of this dimension may meet others, but for recurrent layers that stop at these lengths.
 
     In words; "" where every step of an output before its row's length is independent of what comes after it.
     """

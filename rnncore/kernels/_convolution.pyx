@@ -93,7 +93,7 @@ cdef Py_ssize_t KEPT_PLANS = 16
 
 
 cdef class ConvolutionPlan:
-    """How images of one shape are convolved; see the module."""
+    """The convolution of images of one shape; see the module."""
 
     cdef tuple sizes          # of the input: (channels, *spatial)
     cdef tuple outputs        # spatial sizes of the output
@@ -163,7 +163,7 @@ cdef class Layout:
         return [along * self.plane for along in row_major([len(phases) for phases in self.phases])]
 
     cdef terms(self):
-        """Where the terms of the first output are, in the order of the weights."""
+        """Places of the first output's terms, in the order of the weights."""
         parts = []
         for axis, along in enumerate(self.places()):
             taps = np.arange(self.kernel[axis], dtype=np.intp) * self.dilations[axis]
@@ -172,7 +172,7 @@ cdef class Layout:
         return sums_of(parts)
 
     cdef starts(self, axes):
-        """Where the outputs' terms begin, of these many axes."""
+        """Places where the outputs' terms begin, of ``axes`` axes."""
         return sums_of([
             np.arange(self.outputs[axis], dtype=np.intp) * (self.strides[axis] * self.pitch[axis])
             for axis in range(axes)

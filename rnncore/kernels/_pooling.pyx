@@ -109,7 +109,7 @@ cdef class Pooling:
                      4 * self.scratch_size, 4 * math.prod(self.sizes), 4 * math.prod(self.outputs))
 
     cdef int check_reach(self, windows) except -1:
-        """That all sums and products of these sizes fit: the kernel makes them without a look."""
+        """Check that all sums and products of these sizes fit: the kernel makes them without a look."""
         most = math.prod([max(n, count) for n, count, *_ in windows])
         length = 1  # of what follows an axis
         for n, count, kernel, stride, dilation, begin in reversed(windows):

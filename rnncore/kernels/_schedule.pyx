@@ -326,7 +326,7 @@ cdef bint execute_wavefront(Call* call, int threads) noexcept nogil:
 
 
 cdef inline int panel_threads(const CellPlan* plan, Py_ssize_t B, int threads) noexcept nogil:
-    """How many of ``threads`` share a layer's panels."""
+    """The number of ``threads`` that share a layer's panels."""
     if plan.step == NULL or work_of_row(plan) * B < STEP_WORTH_SHARING * threads:
         return 1
     return min(threads, <int> plan.w_hh.panels)
@@ -355,7 +355,7 @@ cdef inline size_t block_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
 
 cdef Py_ssize_t block_end(const Sequences* batch, Py_ssize_t i, Py_ssize_t parts, Py_ssize_t first, double work,
                           double* done) noexcept nogil:
-    """Where the i-th block of rows, which begins at ``first``, ends; done counts the steps of all rows before."""
+    """The end of the i-th block of rows, which begins at ``first``; done counts the steps of all rows before."""
     cdef Py_ssize_t last = first
     if batch.lengths == NULL:
         return batch.B * (i + 1) // parts

@@ -45,7 +45,7 @@ SUMS_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a query is compared with the steps of a memory: one of SCORES, its sizes, and its arithmetic.
+    """The comparison of a query with the steps of a memory: one of SCORES, its sizes, and its arithmetic.
 
     size and bias belong to bahdanau and concat. Weights, by name: bahdanau "query.weight" (A, Q), "key.weight"
     (A, K), "key.bias" (A), "score.weight" (A); general "weight" (Q, K); concat "weight" (A, Q + K), "bias" (A),

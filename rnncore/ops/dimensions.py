@@ -1,4 +1,4 @@
-"""How the dimensions of an op's outputs come from those of its inputs.
+"""Dimensions that an op's outputs take over from its inputs.
 
 Each op says so once, by ``Op.dimensions``: a list of Dimensions, one for each dimension along which positions stay
 independent, or meet only within a known reach. What is not listed is taken to meet: a sum over an axis, a softmax along

@@ -51,7 +51,7 @@ Change = Moved | First | Last | str | None
 
 
 class Ends(NamedTuple):
-    """How an op changes the ends of one axis.
+    """The change that an op makes at the ends of one axis.
 
     along   (attributes, values, places, axis) -> the change; why there is none that can be counted; None where the op
             moves no steps. values: of the inputs, with the size of the axis by name; places: of those that have it

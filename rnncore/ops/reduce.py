@@ -76,7 +76,7 @@ def _dimensions(attributes, inputs, outputs):
 
 
 def _places_left(rank, removed, keepdims):
-    """Where each axis of the input is in the output; None for those that are reduced."""
+    """The place of each axis of the input in the output; None for those that are reduced."""
     left = count()
     return [None if axis in removed else axis if keepdims else next(left) for axis in range(rank)]
 

@@ -233,7 +233,7 @@ def _resize_infer(attributes, values):
 
 
 def _coordinates(mode, size, output, scale, roi):
-    """Where in the input, in its numbers, each number of the output is.
+    """The place in the input, in its numbers, of each number of the output.
 
     Rounding decides which number is nearest, so the precision of each step is ONNX Runtime's.
     """

@@ -1,4 +1,4 @@
-"""How much a call of an op costs: its work in multiply-adds or element operations, and the bytes that it makes.
+"""The cost of a call of an op: its work in multiply-adds or element operations, and the bytes that it makes.
 
 Counted from attributes and the inputs' sizes before anything runs, so that a small file or request that asks for much
 is noticed. The count is an estimate from above, right to a small factor: every element read or written counts 1, and

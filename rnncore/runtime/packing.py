@@ -100,12 +100,12 @@ class LayerStack:
         for cells in self.layers:
             last = cells is self.layers[-1]
             how = last_merge if last else merge
-            side_by_side = how == "set"
+            concatenated = how == "set"
             out = y
             if not last:
-                out = np.empty((*x.shape[:2], self.size * (len(cells) if side_by_side else 1)), self.dtype)
+                out = np.empty((*x.shape[:2], self.size * (len(cells) if concatenated else 1)), self.dtype)
             for d, cell in enumerate(cells):
-                column = d * self.size if side_by_side and out is not None else 0
+                column = d * self.size if concatenated and out is not None else 0
                 own = [tuple(array[row] for array in states) for states in (before, after)]
                 reverse = self.reverse or d == 1
                 cell.run(x, out, column, how if d else "set", time_first, reverse, flip, order, lengths, steps, *own)

@@ -71,7 +71,7 @@ class GrpcConnections:
         return connections
 
     def _client(self, descriptor: int) -> Peer | None:
-        """Who is at the other end of a descriptor; None where it is no connection of the port."""
+        """The peer at the other end of a descriptor; None where it is no connection of the port."""
         with contextlib.suppress(OSError), _opened(descriptor) as connection:
             internet = connection.type == socket.SOCK_STREAM and connection.family in (socket.AF_INET, socket.AF_INET6)
             if internet and connection.getsockname()[1] == self.port:

@@ -51,7 +51,7 @@ class Tokens:
         return bool(self._digests)
 
     def owner(self, authorization: str | None, address: str) -> str:
-        """Who asks. ServiceError without a valid "Bearer TOKEN"."""
+        """The owner of a request. ServiceError without a valid "Bearer TOKEN"."""
         if not self._digests:
             return f"address {address}"
         scheme, _, token = (authorization or "").partition(" ")

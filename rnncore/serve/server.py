@@ -30,7 +30,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True)
 class Binding:
-    """Where to listen, and to how many. Anywhere but on this machine's own addresses needs tokens.
+    """Addresses to listen on, and limits. Anywhere but on this machine's own addresses needs tokens.
 
     drain_seconds     for open connections that are idle, at the end
     head_timeout      seconds until the head of a request, or a TLS handshake, must be complete

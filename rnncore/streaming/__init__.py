@@ -1,4 +1,4 @@
-"""How a network runs over a sequence that arrives piece by piece.
+"""Networks run over a sequence that arrives piece by piece.
 
 timing     how many steps of a value are known after n steps of the input
 flow       follows the time axis through a Spec, or says which node prevents it: the StreamPlan of a stream

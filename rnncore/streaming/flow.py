@@ -56,7 +56,7 @@ class ValuePlan:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """How a stream runs one node.
+    """The way a stream runs one node.
 
     how      "static", "steps", "recurrent", "window", "around" (steps are added or left out at the ends), "first" (the
              first step), "sum" (of all steps so far), "blocks", "history", "last", "running" or "end" (is not run)
@@ -94,7 +94,7 @@ class NodePlan:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """How a Spec streams.
+    """The plan by which a Spec streams.
 
     flows    of every value that a stream knows, by name
     parts    one for each node, in order
@@ -171,7 +171,7 @@ def plan(
     history: int | None = None,
     time: str | None = None,
 ) -> StreamPlan:
-    """How the Spec streams; UnsupportedError that names the node which prevents it.
+    """The plan by which the Spec streams; UnsupportedError that names the node which prevents it.
 
     lookahead  steps that bidirectional layers may look ahead, and block: how many they then give at a time
     history    steps that causal attention looks back on, the present one included
@@ -507,7 +507,7 @@ class _Follower:
         return self._give(node, NodePlan(node, place, "sum", flow.timing), "steps", flow.timing)
 
     def _mark_joined(self, place: int, node: Node, flow: ValuePlan) -> None:
-        """Where sizes with the time in them met and nothing is known of the result, it still is the time's."""
+        """Mark sizes of results as the time's, where sizes with the time in them met and nothing else is known."""
         for name in node.names:
             value = self.marked[name]
             axis = len(value.shape) - len(flow.value.shape) + flow.time

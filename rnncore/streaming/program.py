@@ -38,7 +38,7 @@ def stream_program(
     history: int | None = None,
     time: str | None = None,
 ) -> StreamProgram:
-    """How a model streams with these options; made once. time: the name that it has in the inputs' shapes."""
+    """The program of a model's streams with these options; made once. time: its name in the inputs' shapes."""
     options = {"lookahead": (lookahead, 0), "block": (block, 1), "history": (history, 1)}
     for name, (value, least) in options.items():
         plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

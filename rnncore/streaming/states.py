@@ -438,7 +438,7 @@ class StreamStates:
         return {name: self._joined(name, size, parts) for name in plan.outputs}
 
     def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
-        """How many steps each row has of each output."""
+        """The number of steps that each row has of each output."""
         flows = self.program.plan.flows
         counts = {name: np.zeros(size, np.int64) for name in self.program.plan.outputs}
         for group, route, _, _ in results:

@@ -71,7 +71,7 @@ class Reader(Protocol):
         """The rows from number ``skip`` on, some at a time."""
 
     def share(self) -> float:
-        """How much of the file has been read, from 0 to 1."""
+        """The part of the file that has been read, from 0 to 1."""
 
     def close(self) -> None: ...
 

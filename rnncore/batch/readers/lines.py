@@ -109,7 +109,7 @@ class JsonlReader(LinesReader):
             yield self._part(row + 1 - len(pending), pending)
 
     def _bind(self, first: dict[str, Any] | str) -> None:
-        """Which keys are which inputs, as the first row that is an object has them."""
+        """The keys of the inputs, as the first row that is an object has them."""
         if isinstance(first, dict):
             lists = [name for name, value in first.items() if isinstance(value, list)]
             self._bound = bind_columns(self._request, list(first), lists)

@@ -226,7 +226,7 @@ def rows_of(array: Any, column: str, shape: tuple[int | str, ...]) -> tuple[np.n
 
 
 def _offsets(pa: Any, array: Any) -> tuple[np.ndarray, Any]:
-    """Where each list begins and ends in the values of all."""
+    """The places where each list begins and ends in the values of all."""
     if pa.types.is_fixed_size_list(array.type):
         size = array.type.list_size
         return (np.arange(len(array) + 1) + array.offset) * size, array.values

@@ -1,4 +1,4 @@
-"""Who is speaking: utterances of different lengths."""
+"""Speakers told by their voices: utterances of different lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which dimensions of a module's inputs may have any size: found by calling it with other sizes.
+"""Dimensions of a module's inputs that may have any size, learned by calling it with other sizes.
 
     axes = Axes(call, leaves, sizes)
     axes.groups                 # dimensions that change together, with two sizes that no other group is near
@@ -39,7 +39,7 @@ class AxisGroup:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """How far the other sizes are."""
+        """The differences of the other sizes from the group's own."""
         return tuple(dict.fromkeys(one - self.size for one in (self.other, self.further or self.other)))
 
 

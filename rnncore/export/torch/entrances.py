@@ -1,4 +1,4 @@
-"""Where Python hands a recorded value over to compiled code: what is recorded there instead.
+"""Entrances to compiled code: what is recorded where Python hands a recorded value over.
 
 A recorded value is no Tensor: compiled code that takes it for one reads memory that is none. So its class says what it
 is, and only Python's isinstance sees through it; compiled code refuses it. What has an obvious meaning without

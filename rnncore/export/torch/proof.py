@@ -36,7 +36,7 @@ AT_ONE_PLACE = 6
 """Decisions of one line that are looked at: a loop takes one for each step."""
 MAX_PATHS = 12
 MAX_DEPTH = 2
-"""How many ways through the code are looked at, and how many turns lead there."""
+"""The most ways through the code that are tried, and the most turns that lead there."""
 SHUFFLES = 4
 """Orders of the example's numbers at sizes where a branch goes the other way."""
 MAX_CONSTANTS = 64
@@ -278,7 +278,7 @@ class Proof:
                     self._left -= self._compare({**sizes, i: near})
 
     def _follow(self, sizes: Sizes, traced: Traced, decision: Decision, i: int, at: int) -> None:
-        """Where the other side of a decision is beyond what can be run: it may raise, or do the same."""
+        """Cases whose other side of a decision is beyond what can be run: it may raise, or do the same."""
         leaves = self.axes.resized(sizes, full=True)
         try:
             other = self.retrace(leaves, traced.decisions.index(decision))

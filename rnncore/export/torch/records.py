@@ -48,7 +48,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Formula:
-    """How a number was made of sizes: the sizes, and the calls that lead from them to it.
+    """The making of a number from sizes: the sizes, and the calls that lead from them to it.
 
     sources  for each size the tensor's node and its dimension; None where it is made of several
     gap      of one size: how far a condition is from turning round, where that only grows or only falls with it

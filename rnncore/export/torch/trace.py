@@ -421,7 +421,7 @@ class _Tracer(fx.Tracer):
                 self.decisions.append(Decision(place_of(iter(users_frames())), formula, size == 1))
 
     def _formula(self, node: fx.Node) -> Formula:
-        """How the value of a node is made of sizes; copied, since nodes change when loops are rolled up."""
+        """The making of a node's value from sizes; copied, since nodes change when loops are rolled up."""
         leaves: list[int] = []
         sources: list[tuple[fx.Node, int] | None] = []
 

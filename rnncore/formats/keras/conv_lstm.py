@@ -64,7 +64,7 @@ class Cell:
     zero: bool
 
     def perm(self, rank: int, first: bool) -> tuple[int, ...]:
-        """How a value whose last axes are an image's and its channels' comes to channels first, or back from it."""
+        """The permutation of a value whose last axes are an image's and its channels' to channels first, or back."""
         image = rank - self.dims - 1
         lead, axes = tuple(range(image)), tuple(range(image, rank))
         if self.channels == 2:

@@ -71,7 +71,7 @@ def recurrent(use: Use) -> list[Tensor]:
 
 
 def merge_mode(use: Use) -> Any:
-    """That of a Bidirectional, a key of MERGES, after its options have been checked."""
+    """The merge of a Bidirectional, a key of MERGES, after its options have been checked."""
     check_options(use, use.config, {"layer", "backward_layer", "merge_mode", "return_sequences", "return_state"})
     merge = option(use, use.config, "merge_mode", "concat")
     if not (merge is None or isinstance(merge, str)) or merge not in MERGES:

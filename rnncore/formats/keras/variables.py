@@ -1,4 +1,4 @@
-"""Which variables each Keras layer owns, and where the containers keep them.
+"""The variables that each Keras layer owns, and where the containers keep them.
 
 - Keras 3 and tf.keras's .keras and .weights.h5 (``bind_store``): a tree of attributes, layers/lstm/cell/vars/0, in
   which the layers of a model are listed under their class in snake case with a counter, in the model's order.

@@ -324,7 +324,7 @@ def _sizes(value: OnnxValue) -> list[int | str]:
 
 
 def _uses(graph: OnnxGraph) -> Counter[str]:
-    """How often each name is read, in the graph and those inside it."""
+    """The number of times each name is read, in the graph and those inside it."""
     counts: Counter[str] = Counter(value.name for value in graph.outputs)
     for node in graph.nodes:
         counts.update(node.inputs)

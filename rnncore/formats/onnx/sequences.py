@@ -296,7 +296,7 @@ def _with_scan_outputs(
 
 
 def _uses(body: OnnxGraph) -> Counter[str]:
-    """How often each name is used in a body and the graphs inside it."""
+    """The number of times each name is used in a body and the graphs inside it."""
     uses = Counter(name for inner in body.nodes for name in inner.inputs)
     uses.update(name for inner in body.nodes for graph in inner.graphs for name in graph.free_names())
     uses.update(value.name for value in body.outputs)

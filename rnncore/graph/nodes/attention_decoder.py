@@ -98,7 +98,7 @@ class AttentionDecoder:
 
     @property
     def scoring(self) -> Scoring:
-        """How the queries are compared with the memory."""
+        """The comparison of queries with the memory."""
         sizes = (self.cell.output_size, self.memory_size, self.attention_size)
         return Scoring(self.attention, *sizes, self.attention_bias)
 

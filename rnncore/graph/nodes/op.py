@@ -142,7 +142,7 @@ class Node:
         return values_by_name
 
     def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
-        """How the dimensions of its values come from those of its slots."""
+        """The Dimensions that its values take over from its slots."""
         outputs = [values[name] for name in self.names]
         return OPS[self.op].dimensions(self.attributes, self._given(values), outputs)
 

@@ -42,7 +42,7 @@ class Vectorized(Replacing):
         return all(kind is not None for kind in self.kinds) and self._reads_fit()
 
     def _kind(self, j: int) -> str | None:
-        """How a position is computed for all steps at once; None where it cannot be."""
+        """The way to compute a position for all steps at once; None where there is no such way."""
         node = self.loop.body[j]
         name = getattr(node.target, "__name__", node.target)
         if outer_sequence(self.traced, self.loop, j) is not None:
