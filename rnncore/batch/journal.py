@@ -273,9 +273,18 @@ def _check_note(
     for name in ("bytes", "stop", "rows"):
         if not _is_size(note[name]):
             raise InputError(f"{place}: {name}={_short(note[name])}, expected an integer of at least 0{OR_OVERWRITE}")
-    begin = [0, 0] if last is None else last["next"]
-    following = note["next"]
-    rows = note["stop"] - first
+    _check_next(place, note["next"], [0, 0] if last is None else last["next"], note["stop"] - first, files)
+    _check_shapes(place, note["shapes"], None if last is None else last["shapes"])
+    _check_bad(place, note["bad"], first, note["stop"])
+    if first + note["rows"] + len(note["bad"]) != note["stop"]:
+        raise InputError(
+            f"{place}: {note['rows']} rows and {len(note['bad'])} bad ones from {first} to {note['stop']}, "
+            f"expected {note['stop'] - first}{OR_OVERWRITE}"
+        )
+
+
+def _check_next(place: str, following: Any, begin: Sequence[int], rows: int, files: int) -> None:
+    """The place after a shard of ``rows`` rows from ``begin`` on: [file, row]."""
     if not (
         isinstance(following, list)
         and len(following) == 2
@@ -287,16 +296,23 @@ def _check_note(
             f"{place}: next={_short(following)}, expected [file, row], a file below {max(files, 1)}, "
             f"{rows} rows after {begin}{OR_OVERWRITE}"
         )
-    shapes = note["shapes"]
+
+
+def _check_shapes(place: str, shapes: Any, before: Mapping[str, Any] | None) -> None:
+    """Sizes for each output, the same outputs as in the line ``before``."""
     if not isinstance(shapes, dict) or not all(
         isinstance(shape, list) and all(map(_is_size, shape)) for shape in shapes.values()
     ):
         raise InputError(f"{place}: shapes={_short(shapes)}, expected a list of sizes for each output{OR_OVERWRITE}")
-    if last is not None and {name: len(shape) for name, shape in shapes.items()} != {
-        name: len(shape) for name, shape in last["shapes"].items()
+    if before is not None and {name: len(shape) for name, shape in shapes.items()} != {
+        name: len(shape) for name, shape in before.items()
     }:
         raise InputError(f"{place}: shapes={_short(shapes)}, expected the outputs of the line before{OR_OVERWRITE}")
-    bad, at = note["bad"], first - 1
+
+
+def _check_bad(place: str, bad: Any, first: int, stop: int) -> None:
+    """The rows first..stop-1 that could not be run, in order."""
+    at = first - 1
     for entry in bad if isinstance(bad, list) else [bad]:
         if (
             not isinstance(bad, list)
@@ -304,18 +320,13 @@ def _check_note(
             or entry.keys() != {"row", "file", "place", "reason"}
             or not all(_is_size(entry[name]) for name in ("row", "place"))
             or not all(isinstance(entry[name], str) for name in ("file", "reason"))
-            or not at < entry["row"] < note["stop"]
+            or not at < entry["row"] < stop
         ):
             raise InputError(
                 f"{place}: bad={_short(entry)}, expected row, file, place and reason, rows from {at + 1} "
-                f"to {note['stop'] - 1}{OR_OVERWRITE}"
+                f"to {stop - 1}{OR_OVERWRITE}"
             )
         at = entry["row"]
-    if first + note["rows"] + len(bad) != note["stop"]:
-        raise InputError(
-            f"{place}: {note['rows']} rows and {len(bad)} bad ones from {first} to {note['stop']}, "
-            f"expected {note['stop'] - first}{OR_OVERWRITE}"
-        )
 
 
 def _is_size(value: Any) -> bool:
