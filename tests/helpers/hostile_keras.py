@@ -358,7 +358,7 @@ def hdf5_path_name():
     return hdf5(edit)
 
 
-@hostile("is twice in the model", "a layer twice in the list")
+@hostile("is twice in layer_names", "a layer twice in the list")
 def hdf5_layer_twice():
     def edit(file):
         file["model_weights"].attrs["layer_names"] = [b"in", b"dense", b"dense"]
