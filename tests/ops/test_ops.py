@@ -426,7 +426,12 @@ def test_refused(op, attributes, values, message):
         ("CumSum", {}, [np.zeros(3, F), np.array(1)], "axis=1, expected an integer from -1 to 0"),
         ("Split", {"num_outputs": 2}, [np.zeros(3, F), np.array([1, 1])], "expected 3 in all"),
         ("Split", {"num_outputs": 3}, [np.zeros(3, F), np.array([1, 2])], "expected 3 in all"),
-        ("Slice", {}, [np.zeros(3, F), np.array([0]), np.array([2]), np.array([0]), np.array([0])], "as many of each"),
+        (
+            "Slice",
+            {},
+            [np.zeros(3, F), np.array([0]), np.array([2]), np.array([0]), np.array([0])],
+            "the same number of each",
+        ),
         ("Range", {}, [np.array(0), np.array(1), np.array(0)], "delta is 0"),
         ("ReverseSequence", {}, [np.zeros((2, 1), F), np.array([3])], "expected 1 lengths from 0 to 2"),
         ("GatherElements", {}, [np.zeros((2, 3), F), np.zeros((1, 4), I)], "reach beyond"),
