@@ -153,7 +153,7 @@ nogil:  ## the tests on an interpreter without a GIL, in an environment of its o
 
 neon:  ## the kernels for 64-bit ARM under emulation (Debian: gcc-aarch64-linux-gnu, qemu-user)
 	mkdir -p build
-	for isa in neon baseline; do printf '#include "isa/%s.h"\n#include "recurrent/body.h"\n' $$isa > build/$$isa.c; done
+	for isa in neon baseline; do sed "s/{isa}/$$isa/; s/{folder}/recurrent/" rnncore/kernels/isa/shim.c.in > build/$$isa.c; done
 	aarch64-linux-gnu-gcc -static -std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wall \
 	  -Wno-unused-function -Irnncore/kernels rnncore/kernels/recurrent/dispatch.c rnncore/kernels/runtime/usable.c \
 	  build/neon.c build/baseline.c tests/native/driver.c -o build/driver-neon -lm

@@ -1,4 +1,4 @@
-"""Builds the compiled rooms. RNNCORE_BUILD = release (default), debug, asan, tsan or coverage chooses the flags.
+"""Builds the compiled modules. RNNCORE_BUILD = release (default), debug, asan, tsan or coverage chooses the flags.
 
 RNNCORE_ISAS names the instruction sets whose kernels are built, "avx2" or "avx512 baseline"; without it, all that the
 architecture has.
@@ -83,9 +83,10 @@ def chosen_isas() -> list[str]:
 def shims(folder: str, isas: list[str]) -> list[str]:
     """A source for each instruction set: its header, then the folder's kernels (if this architecture has it)."""
     SHIMS.mkdir(parents=True, exist_ok=True)
+    template = (KERNELS / "isa/shim.c.in").read_text(encoding="utf-8")
     paths = []
     for isa in isas:
-        text = f'#include "isa/{isa}.h"\n#ifdef ISA\n#include "{folder}/body.h"\n#endif\n'
+        text = template.format(isa=isa, folder=folder)
         path = SHIMS / f"{folder}_{isa}.c"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")

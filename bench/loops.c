@@ -49,26 +49,28 @@ static float *drawn(size_t floats) {
 
 static void run(mode m, int thread) {
     const ptrdiff_t panels = (H + isa->width - 1) / isa->width, stride = panels * V * isa->width, wide = panels * isa->width;
-    const ptrdiff_t R = AHEAD_ROWS(V), middle = m >= HALVES ? panels / 2 : panels;
+    const ptrdiff_t R = PIPELINED_ROWS(V), middle = m >= HALVES ? panels / 2 : panels;
     const ptrdiff_t first = thread ? middle : 0, last = thread ? panels : middle;
-    const int apart = 4 * stride * H > LARGEST_TOGETHER ? V : 1;
-    const rnncore_panels recurrent = {w, panels, m == ACTIVATIONS ? 0 : H, V}, inputs = {w_ih, panels * apart, H, V / apart};
+    const int vectors = 4 * stride * H > LARGEST_TOGETHER ? V : 1;
+    const rnncore_panels recurrent = {w, panels, m == ACTIVATIONS ? 0 : H, V};
+    const rnncore_panels inputs = {w_ih, panels * vectors, H, V / vectors};
     const rnncore_point point = {.bias_hn = zeros, .clip = 1.0f / 0.0f, .cell_clip = 1.0f / 0.0f};
     rnncore_step *const step = V == 4 ? isa->lstm_plain_step : V == 3 ? isa->gru_plain_step : isa->rnn_step;
-    rnncore_ahead_step *const beside = V == 4 ? isa->lstm_plain_ahead : V == 3 ? isa->gru_plain_ahead : isa->rnn_ahead;
-    rnncore_ahead ahead = {&inputs, x, zeros, z, z + 2 * R * stride, stride, 0};
+    rnncore_pipelined_step *const pipelined_step =
+        V == 4 ? isa->lstm_plain_pipelined : V == 3 ? isa->gru_plain_pipelined : isa->rnn_pipelined;
+    rnncore_pipelined pipelined = {&inputs, x, zeros, z, z + 2 * R * stride, stride, 0};
     float *const own = m >= HALVES && m != SHARED ? h + 2 * wide * thread : h;
     if (m >= HALVES) pthread_barrier_wait(&start_line);
     const double start = now();
     for (ptrdiff_t t = 0; t < steps; t++) {
         const float *old = own + t % 2 * wide, *product = z + (t / R % 2 * R + t % R) * stride;
         float *next = own + (t + 1) % 2 * wide;
-        ahead.visit = (int)(t % R);
-        ahead.z = z + (t / R + 1) % 2 * R * stride;
+        pipelined.visit = (int)(t % R);
+        pipelined.z = z + (t / R + 1) % 2 * R * stride;
         if (m == STEP || m == ACTIVATIONS) {
             step(&recurrent, &point, first, last, t & 1, 1, (float *)product, stride, old, wide, next, wide, c, wide);
         } else {
-            beside(&recurrent, &point, first, last, t & 1, product, old, next, c, &ahead);
+            pipelined_step(&recurrent, &point, first, last, t & 1, product, old, next, c, &pipelined);
         }
         if (m == MEETING || m == SHARED) {
             const unsigned done = (unsigned)t + 1;
@@ -114,7 +116,7 @@ int main(void) {
     for (int cell = 0; cell < 3; cell++) {
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
             V = gates[cell], H = sizes[s];
-            const ptrdiff_t panels = (H + isa->width - 1) / isa->width, stride = panels * V * isa->width, R = AHEAD_ROWS(V);
+            const ptrdiff_t panels = (H + isa->width - 1) / isa->width, stride = panels * V * isa->width, R = PIPELINED_ROWS(V);
             w = drawn((size_t)(stride * H)), w_ih = drawn((size_t)(stride * H)), z = drawn((size_t)(3 * R * stride));
             x = drawn((size_t)(R * H)), h = drawn((size_t)(4 * panels * isa->width)), c = drawn((size_t)(panels * isa->width));
             zeros = drawn((size_t)stride);

@@ -47,7 +47,7 @@ __all__ = [
 
 MOST_COMPARED = 1000
 LONGEST_COMPARED = 80
-"""A message compares a name with so many others of at most this length: comparing grows with the square of both."""
+"""A message compares a name with a limited number of others of limited length: work grows with the square of both."""
 
 
 class RnncoreError(Exception):
@@ -73,7 +73,7 @@ class UnsupportedError(RnncoreError):
 
 
 class MissingPackageError(UnsupportedError, ImportError):
-    """What was asked for needs a package that is not installed: the message says how to install it."""
+    """A package that is needed is not installed: the message says how to install it."""
 
 
 class SpecError(RnncoreError, ValueError):
@@ -93,7 +93,7 @@ class StateError(InputError):
 
 
 class StreamError(RnncoreError):
-    """A stream is closed, finished, unknown or in use by another thread, or a pool has no room for one more."""
+    """A stream is closed, finished, unknown or in use by another thread, or a pool is full."""
 
 
 class VerificationError(RnncoreError):

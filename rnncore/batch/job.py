@@ -360,7 +360,7 @@ class BatchJob:
         return Shard(parts[0].first, last.stop, begun.content, place, results, sorted(bad, key=lambda entry: entry.row))
 
     def _lengths(self, columns: dict[str, Any], good: list[int]) -> np.ndarray | None:
-        """How many steps of each row count: as given, or where rows are lists, all of them."""
+        """The number of steps of each row that count: as given, or where rows are lists, all of them."""
         plan = self.runner.plan
         for name in sorted(plan.lengths):
             if name in columns:
@@ -460,7 +460,7 @@ def _readable(entry: dict[str, Any]) -> str:
 
 
 def _cut(rows: Iterator[RowBlock], stops: Sequence[int]) -> Iterator[list[RowBlock]]:
-    """Rows cut before these numbers; fewer where there are no more."""
+    """Rows cut before these numbers; fewer at the end."""
     rest: RowBlock | None = None
     for stop in stops:
         parts: list[RowBlock] = []

@@ -26,7 +26,7 @@ from rnncore.files.strict_json import read_json
 
 try:
     import fcntl
-except ImportError:  # no lock where there is none
+except ImportError:  # no lock without it
     fcntl = None  # type: ignore[assignment]  # stands for a module
 
 __all__ = ["ERRORS", "MANIFEST", "Journal"]
@@ -273,9 +273,18 @@ def _check_note(
     for name in ("bytes", "stop", "rows"):
         if not _is_size(note[name]):
             raise InputError(f"{place}: {name}={_short(note[name])}, expected an integer of at least 0{OR_OVERWRITE}")
-    begin = [0, 0] if last is None else last["next"]
-    following = note["next"]
-    rows = note["stop"] - first
+    _check_next(place, note["next"], [0, 0] if last is None else last["next"], note["stop"] - first, files)
+    _check_shapes(place, note["shapes"], None if last is None else last["shapes"])
+    _check_bad(place, note["bad"], first, note["stop"])
+    if first + note["rows"] + len(note["bad"]) != note["stop"]:
+        raise InputError(
+            f"{place}: {note['rows']} rows and {len(note['bad'])} bad ones from {first} to {note['stop']}, "
+            f"expected {note['stop'] - first}{OR_OVERWRITE}"
+        )
+
+
+def _check_next(place: str, following: Any, begin: Sequence[int], rows: int, files: int) -> None:
+    """The place after a shard of ``rows`` rows from ``begin`` on: [file, row]."""
     if not (
         isinstance(following, list)
         and len(following) == 2
@@ -287,16 +296,23 @@ def _check_note(
             f"{place}: next={_short(following)}, expected [file, row], a file below {max(files, 1)}, "
             f"{rows} rows after {begin}{OR_OVERWRITE}"
         )
-    shapes = note["shapes"]
+
+
+def _check_shapes(place: str, shapes: Any, before: Mapping[str, Any] | None) -> None:
+    """Sizes for each output, the same outputs as in the line ``before``."""
     if not isinstance(shapes, dict) or not all(
         isinstance(shape, list) and all(map(_is_size, shape)) for shape in shapes.values()
     ):
         raise InputError(f"{place}: shapes={_short(shapes)}, expected a list of sizes for each output{OR_OVERWRITE}")
-    if last is not None and {name: len(shape) for name, shape in shapes.items()} != {
-        name: len(shape) for name, shape in last["shapes"].items()
+    if before is not None and {name: len(shape) for name, shape in shapes.items()} != {
+        name: len(shape) for name, shape in before.items()
     }:
         raise InputError(f"{place}: shapes={_short(shapes)}, expected the outputs of the line before{OR_OVERWRITE}")
-    bad, at = note["bad"], first - 1
+
+
+def _check_bad(place: str, bad: Any, first: int, stop: int) -> None:
+    """The rows first..stop-1 that could not be run, in order."""
+    at = first - 1
     for entry in bad if isinstance(bad, list) else [bad]:
         if (
             not isinstance(bad, list)
@@ -304,27 +320,22 @@ def _check_note(
             or entry.keys() != {"row", "file", "place", "reason"}
             or not all(_is_size(entry[name]) for name in ("row", "place"))
             or not all(isinstance(entry[name], str) for name in ("file", "reason"))
-            or not at < entry["row"] < note["stop"]
+            or not at < entry["row"] < stop
         ):
             raise InputError(
                 f"{place}: bad={_short(entry)}, expected row, file, place and reason, rows from {at + 1} "
-                f"to {note['stop'] - 1}{OR_OVERWRITE}"
+                f"to {stop - 1}{OR_OVERWRITE}"
             )
         at = entry["row"]
-    if first + note["rows"] + len(bad) != note["stop"]:
-        raise InputError(
-            f"{place}: {note['rows']} rows and {len(bad)} bad ones from {first} to {note['stop']}, "
-            f"expected {note['stop'] - first}{OR_OVERWRITE}"
-        )
 
 
-def _is_size(found: Any) -> bool:
-    return type(found) is int and 0 <= found < MOST_SIZE
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_SIZE
 
 
-def _check(place: str, name: str, found: Any, expected: Any) -> None:
-    if not _same(found, expected):
-        raise InputError(f"{place}: {name}={_short(found)}, expected {_short(expected)}{OR_OVERWRITE}")
+def _check(place: str, name: str, value: Any, expected: Any) -> None:
+    if not _same(value, expected):
+        raise InputError(f"{place}: {name}={_short(value)}, expected {_short(expected)}{OR_OVERWRITE}")
 
 
 def _sums(notes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -335,31 +346,31 @@ def _sums(notes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _check_same(path: Path, found: Any, expected: Mapping[str, Any]) -> list[int]:
+def _check_same(path: Path, job: Any, expected: Mapping[str, Any]) -> list[int]:
     """InputError where a run is another one. Returns the numbers of files whose stamps differ, but not in size."""
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: line 1: job={_short(found)}, expected an object{OR_OVERWRITE}")
-    for key in sorted({*found, *expected} - {"source"}):
-        if not _same(found.get(key), expected.get(key)):
+    if not isinstance(job, dict):
+        raise InputError(f"{path}: line 1: job={_short(job)}, expected an object{OR_OVERWRITE}")
+    for key in sorted({*job, *expected} - {"source"}):
+        if not _same(job.get(key), expected.get(key)):
             raise InputError(
-                f"{path}: is of a run with another {key} ({_short(found.get(key))}, now {_short(expected.get(key))}): "
+                f"{path}: is of a run with another {key} ({_short(job.get(key))}, now {_short(expected.get(key))}): "
                 "expected the same, or --overwrite"
             )
-    return _moved(path, found.get("source"), expected["source"])
+    return _moved(path, job.get("source"), expected["source"])
 
 
-def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[int]:
-    if not isinstance(found, list) or not all(
+def _moved(path: Path, source: Any, now: Sequence[Mapping[str, Any]]) -> list[int]:
+    if not isinstance(source, list) or not all(
         isinstance(entry, dict)
         and entry.keys() == {"file", *STAMP}
         and isinstance(entry["file"], str)
         and all(type(entry[name]) is int and abs(entry[name]) < MOST_SIZE for name in STAMP)
-        for entry in found
+        for entry in source
     ):
         raise InputError(
-            f"{path}: line 1: source={_short(found)}, expected file, {', '.join(STAMP)} of each file{OR_OVERWRITE}"
+            f"{path}: line 1: source={_short(source)}, expected file, {', '.join(STAMP)} of each file{OR_OVERWRITE}"
         )
-    before, files = [entry["file"] for entry in found], [entry["file"] for entry in now]
+    before, files = [entry["file"] for entry in source], [entry["file"] for entry in now]
     if before != files:
         new = [name for name in files if name not in before]
         gone = [name for name in before if name not in files]
@@ -369,18 +380,18 @@ def _moved(path: Path, found: Any, now: Sequence[Mapping[str, Any]]) -> list[int
             f"{path}: is of a run with another source: {name} {what} ({len(before)} files, now {len(files)}): "
             "expected the same, or --overwrite"
         )
-    for then, entry in zip(found, now, strict=True):
+    for then, entry in zip(source, now, strict=True):
         if then["bytes"] != entry["bytes"]:
             raise InputError(
                 f"{path}: is of a run with another source: {entry['file']} had {then['bytes']:,} bytes, now "
                 f"{entry['bytes']:,}: expected the same, or --overwrite"
             )
-    return [number for number, (then, entry) in enumerate(zip(found, now, strict=True)) if then != entry]
+    return [number for number, (then, entry) in enumerate(zip(source, now, strict=True)) if then != entry]
 
 
-def _same(found: Any, expected: Any) -> bool:
+def _same(value: Any, expected: Any) -> bool:
     """Whether values are the same as JSON, where true is not 1."""
-    return json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    return json.dumps(value, sort_keys=True) == json.dumps(expected, sort_keys=True)
 
 
 def _short(value: Any) -> str:

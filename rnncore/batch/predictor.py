@@ -79,7 +79,7 @@ class BatchPredictor:
             dtype = given["dtype"] or opened.dtype
             plan = RowPlan.of(graph, np.dtype(dtype))
             if not plan.independent:
-                raise InputError(f"{given['path']}: its rows are not apart, so batches would give other numbers")
+                raise InputError(f"{given['path']}: its rows are not independent, so batches would give other numbers")
             model = Model(graph, opened.weights, dtype, given["num_threads"])
             self._made = Runner(model, plan, given["batch_size"])
         return self._made

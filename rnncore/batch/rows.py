@@ -70,7 +70,7 @@ class Ragged(Sequence):
         return self.flat[spread(self.starts, self.counts)]
 
     def put(self, positions: Sequence[int], rows: np.ndarray) -> None:
-        """Writes rows, (rows, ...), to these positions: of each as much as fits."""
+        """Writes rows, (rows, ...), to these positions: of each the part that fits."""
         some = self[positions]
         if some.is_short and (some.shapes[:, 1:] == rows.shape[2:]).all():
             begin = np.arange(len(some)) * math.prod(rows.shape[1:])
@@ -198,7 +198,7 @@ def shapes(column: Column) -> Iterator[tuple[int, ...]]:
 
 
 def ranks(column: Column) -> np.ndarray:
-    """How many dimensions each row has, (rows,)."""
+    """The number of dimensions of each row, (rows,)."""
     if isinstance(column, list):
         return np.array([row.ndim for row in column], np.int64)
     return np.full(len(column), column.ndim - 1 if isinstance(column, np.ndarray) else column.shapes.shape[1])

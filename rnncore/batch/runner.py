@@ -319,7 +319,7 @@ def row_bytes(plan: RowPlan, columns: dict[str, Column]) -> np.ndarray:
 
 
 def _numbers(column: Column) -> np.ndarray:
-    """How many numbers each row has, (rows,)."""
+    """The count of numbers of each row, (rows,)."""
     if isinstance(column, np.ndarray):
         return np.full(len(column), math.prod(column.shape[1:]), np.int64)
     if isinstance(column, Ragged):

@@ -1,4 +1,4 @@
-"""Where data come from: files, folders, globs, or standard input; and how they are cut into shards."""
+"""Sources of data: files, folders, globs, or standard input; and how they are cut into shards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from rnncore.batch.changes import InputChanged, Stamp, settle
 from rnncore.batch.plan import RowPlan
-from rnncore.batch.readers import READERS, FileRows, Reader, Request
+from rnncore.batch.readers import READERS, FileRows, Reader, ReadOptions
 from rnncore.batch.rows import Place, RowBlock, joined
 from rnncore.batch.runner import Runner, row_bytes
 from rnncore.errors import InputError, RnncoreError
@@ -37,9 +37,9 @@ class Source:
     Raises InputError; InputChanged where a file is not what it was when this was made.
     """
 
-    def __init__(self, given: str, format: str | None, request: Request):
+    def __init__(self, given: str, format: str | None, options: ReadOptions):
         self.given = given
-        self.request = request
+        self.options = options
         self.files = _files(given, format)
         self.format = format or _format(self.files)
         self.is_stream = given == STDIN
@@ -162,7 +162,7 @@ class Source:
             try:
                 if stamp is not None and not self.is_stream:
                     stamp.check(path, os.fstat(file.fileno()))
-                reader: Reader = READERS[self.format](path, file, self.request)
+                reader: Reader = READERS[self.format](path, file, self.options)
             except BaseException:
                 file.close()
                 raise
@@ -225,7 +225,7 @@ def merged(parts: list[RowBlock]) -> tuple[np.ndarray, dict[str, Any], dict[str,
 def read_inputs(path: str, model: Model) -> dict[str, np.ndarray]:
     """All rows of a file as the inputs of one call. Raises InputError and FormatError, naming the file."""
     plan = RowPlan.of(model.spec, model.dtype)
-    source = Source(path, None, Request(plan))
+    source = Source(path, None, ReadOptions(plan))
     parts = list(source.rows())
     bad = [entry for part in parts for entry in part.bad]
     if bad:

@@ -163,12 +163,12 @@ class Activation:
 
     def to_json(self) -> str | dict:
         function = ACTIVATIONS[self.name]
-        found: dict[str, Any] = {"name": self.name}
+        options: dict[str, Any] = {"name": self.name}
         if function.alpha is not None:
-            found["alpha"] = self.alpha
+            options["alpha"] = self.alpha
         if function.beta is not None:
-            found["beta"] = self.beta
-        return found if len(found) > 1 else self.name
+            options["beta"] = self.beta
+        return options if len(options) > 1 else self.name
 
     @classmethod
     def of(cls, value: Activation | str | dict | tuple) -> Activation:

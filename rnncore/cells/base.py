@@ -95,19 +95,19 @@ class Cell(abc.ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Every option that differs from its default, and the kind."""
-        found: dict[str, Any] = {"kind": self.kind}
+        options: dict[str, Any] = {"kind": self.kind}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "activations":
                 if value != tuple(Activation.of(a) for a in self.default_activations):
-                    found["activations"] = [a.to_json() for a in value]
+                    options["activations"] = [a.to_json() for a in value]
             elif field.default is dataclasses.MISSING or value != field.default:
-                found[field.name] = value
-        return found
+                options[field.name] = value
+        return options
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Cell:
-        options = {key: value for key, value in found.items() if key != "kind"}
+    def from_json(cls, given: Mapping[str, Any]) -> Cell:
+        options = {key: value for key, value in given.items() if key != "kind"}
         accepted = [field.name for field in dataclasses.fields(cls)]
         unknown = [key for key in options if key not in accepted]
         if unknown:
@@ -160,7 +160,7 @@ def check_real(cell: Cell, name: str, above: float = -math.inf) -> None:
 
 
 def clip_to(z: np.ndarray, limit: float | None) -> np.ndarray:
-    """z limited to [-limit, limit]; unchanged where there is no limit."""
+    """z limited to [-limit, limit]; unchanged without a limit."""
     return z if limit is None else np.clip(z, -limit, limit)
 
 

@@ -22,7 +22,7 @@ from rnncore.runtime.model import Model
 
 __all__ = ["bench"]
 
-ROUNDS = 12  # in which everybody is measured in turn, so that a slow moment of the machine hits them all
+ROUNDS = 12  # in which all engines are measured in turn, so that a slow moment of the machine hits them all
 WARM_UP = 5
 FRAMEWORK_FILES = (".onnx", ".keras", ".h5", ".hdf5")
 
@@ -31,7 +31,7 @@ FRAMEWORK_FILES = (".onnx", ".keras", ".h5", ".hdf5")
 @click.argument("file", metavar="MODEL")
 @click.option("--batch", "-b", type=click.IntRange(1), default=1, show_default=True, help="Rows of a call (B).")
 @click.option("--steps", "-t", type=click.IntRange(1), default=100, show_default=True, help="Time steps (T).")
-@click.option("--threads", type=click.IntRange(1, 64), help="For everybody; default: what each would take.")
+@click.option("--threads", type=click.IntRange(1, 64), help="For every engine; default: what each would take.")
 @click.option("--seconds", type=click.FloatRange(0.05), default=3.0, show_default=True, help="Of measuring, for each.")
 @click.option(
     "--against", metavar="FILE", multiple=True, help="Compare with FILE, run by its framework; may be repeated."

@@ -165,7 +165,7 @@ def print_graph(native: ModelFile) -> None:
 
 
 def print_notes(native: ModelFile) -> None:
-    """Where a model comes from, whether it can be verified, and what was noted when it was made."""
+    """A model's origin, whether it can be verified, and what was noted when it was made."""
     say(f"origin: {native.source or 'unknown'}{f' (sha256 {native.sha256})' if native.sha256 else ''}")
     say(f"test pair: {'yes' if native.test_pair is not None else 'no'}")
     for name, tokens in native.vocabulary.items():
@@ -212,7 +212,7 @@ def _time_names(spec: Spec) -> set[str]:
 
 
 def _reaches(spec: Spec) -> dict[str, list[Reach]]:
-    """How far each node looks along the dimensions that count steps."""
+    """The reach of each node along the dimensions that count steps."""
     reaches: dict[str, list[Reach]] = {}
     for time in sorted(_time_names(spec)):
         for name, reach in follow(spec, time).reaches.items():

@@ -19,7 +19,7 @@ PIPE_WIDTH = 10_000  # columns where the width of a line is unknown: nothing is 
 
 
 def console(stderr: bool = False) -> Console:
-    """Where output goes. Text is never read as markup: names come out of files."""
+    """The command line's output. Text is never read as markup: names come out of files."""
     file = sys.stderr if stderr else sys.stdout
     width = None if file.isatty() else PIPE_WIDTH
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)

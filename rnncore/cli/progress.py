@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, a line now and then elsewhere, both on stderr."""
+"""Progress of a long run: a bar on a terminal, a line now and then elsewhere, both on stderr."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from rnncore.batch.changes import InputChanged
 from rnncore.batch.job import BatchJob, DiskFailed, DiskFull, Report, Stopped, identity
 from rnncore.batch.outputs import FORMATS
 from rnncore.batch.plan import RowPlan
-from rnncore.batch.readers import READERS, Request
+from rnncore.batch.readers import READERS, ReadOptions
 from rnncore.batch.runner import Runner
 from rnncore.batch.sources import STDIN, Source
 from rnncore.cli.options import dtype_option, names_option, read_names, spec_option
@@ -151,7 +151,7 @@ def run(
     _check_place(target, is_folder, _sources(model, source, lengths, spec, names))
     given = None if lengths is None else _lengths(lengths, plan)
     with _ending(context, lengths):
-        data = Source(source, read, Request(plan, read_columns, sequence_column, kept, given))
+        data = Source(source, read, ReadOptions(plan, read_columns, sequence_column, kept, given))
     numbered = not data.one_sequence if format != "npz" else max_errors != 0
     if target != STDOUT:
         result = Path(target) / f"part-00000.{format}" if is_folder else Path(target)

@@ -15,7 +15,6 @@ __all__ = ["serve"]
 
 AMOUNT = click.FloatRange(min=1)
 BYTES = click.IntRange(min=1)
-WAIT = click.FloatRange(0, 10)
 SECONDS = click.FloatRange(min=0.001)
 
 

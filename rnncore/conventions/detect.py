@@ -1,4 +1,4 @@
-"""Which convention do these weights follow? detect() tries all that are known against one reference pair.
+"""The convention that weights follow: detect() tries all that are known against one reference pair.
 
     for dialect in rnncore.detect({"weight_ih": w, "weight_hh": r, "bias": b}, x, y):
         print(dialect)                  # LSTM, gates i o f g in rows (onnx): error 2e-07
@@ -6,7 +6,7 @@
 
 Conventions: the order and layout of gates, CuDNN's kernels, slopes of the gates' sigmoid, forget bias 0 or 1 at run
 time, coupled gates on either side, GRU reset before or after and the meaning of its update gate, two biases summed
-or apart, direction and the order of its outputs, batch or time first, the whole sequence or the last output.
+or separate, direction and the order of its outputs, batch or time first, the whole sequence or the last output.
 """
 
 from __future__ import annotations
@@ -158,16 +158,16 @@ def detect(
     layouts, hidden, rows = _shapes(arrays, x)
     kinds = _kinds(kind, rows // hidden, arrays["weight_hh"].shape)
     readings = _readings(x, y, hidden)
-    found: list[tuple[tuple, Dialect]] = []
+    dialects: list[tuple[tuple, Dialect]] = []
     for usual in (True, False):
         for one in kinds:
             for candidate in _candidates(one, arrays, layouts, rows // hidden, rows, usual):
-                found += _try(candidate, readings, tolerance)
-        if found:
+                dialects += _try(candidate, readings, tolerance)
+        if dialects:
             break
-    best = min((dialect.error for _, dialect in found), default=0.0)
-    found.sort(key=lambda pair: (pair[1].error > 10 * best + 1e-6, pair[0]))
-    return [dialect for _, dialect in found]
+    best = min((dialect.error for _, dialect in dialects), default=0.0)
+    dialects.sort(key=lambda pair: (pair[1].error > 10 * best + 1e-6, pair[0]))
+    return [dialect for _, dialect in dialects]
 
 
 def _finite(name: str, given: Any) -> np.ndarray:
@@ -232,19 +232,19 @@ def _readings(x: np.ndarray, y: np.ndarray, hidden: int) -> list[_Reading]:
         if y.shape not in ((len(x), hidden), (hidden,)):
             raise InputError(f"y: shape {y.shape}, expected ({len(x)}, {hidden}) or ({hidden},) for one row")
         return [_Reading(x[None], y[None], "batch_first", "batch_first")]
-    found = []
+    readings = []
     for x_layout in ("batch_first", "time_first"):
         turned = x if x_layout == "batch_first" else x.swapaxes(0, 1)
         batch, steps = turned.shape[:2]
         if y.shape == (batch, steps, hidden):
-            found.append(_Reading(turned, y, x_layout, "batch_first"))
+            readings.append(_Reading(turned, y, x_layout, "batch_first"))
         if y.shape == (steps, batch, hidden):
-            found.append(_Reading(turned, y.swapaxes(0, 1), x_layout, "time_first"))
+            readings.append(_Reading(turned, y.swapaxes(0, 1), x_layout, "time_first"))
         if y.shape == (batch, hidden):
-            found.append(_Reading(turned, y, x_layout, "batch_first"))
-    if not found:
+            readings.append(_Reading(turned, y, x_layout, "batch_first"))
+    if not readings:
         raise InputError(f"y: shape {y.shape}, expected (B, T, {hidden}), (T, B, {hidden}) or (B, {hidden})")
-    return sorted(found, key=lambda reading: (reading.x_layout != reading.y_layout, reading.x_layout))
+    return sorted(readings, key=lambda reading: (reading.x_layout != reading.y_layout, reading.x_layout))
 
 
 def _candidates(
@@ -292,20 +292,20 @@ def _options(kind: str, blocks: int) -> list[dict[str, Any]]:
     """Options of the cell, each with its rank."""
     if kind == "RNN":
         return [{"activations": (name,), "rank": (index,)} for index, name in enumerate(("tanh", "relu"))]
-    found = []
+    options_of_cell = []
     for index, sigmoid in enumerate(SIGMOIDS):
         if kind == "GRU":
             for late, update in product((True, False), ("old", "new")):
                 options = {"activations": (sigmoid, sigmoid, "tanh"), "reset_after": late, "update": update}
-                found.append({**options, "rank": (update == "new", index, not late)})
+                options_of_cell.append({**options, "rank": (update == "new", index, not late)})
             continue
         for number, coupled in enumerate((None, "input", "forget")):
             if blocks == 3 and coupled is None:
                 continue
             for forget_bias in (0.0,) if coupled == "forget" else (0.0, 1.0):
                 options = {"activations": (sigmoid, sigmoid, "tanh", sigmoid, "tanh"), "forget_bias": forget_bias}
-                found.append({**options, "coupled": coupled, "rank": (number, index, forget_bias)})
-    return found
+                options_of_cell.append({**options, "coupled": coupled, "rank": (number, index, forget_bias)})
+    return options_of_cell
 
 
 def _orders(kind: str, blocks: int, coupled: str | None, usual: bool) -> list[str]:
@@ -326,14 +326,14 @@ def _try(candidate: _Candidate, readings: list[_Reading], tolerance: float) -> l
     """The dialects of a candidate: for every reading of the pair and direction that fits, one."""
     arguments = {**candidate.arrays, "order": candidate.order, "layout": candidate.layout, **candidate.options}
     run = getattr(layers, candidate.kind)(**arguments, dtype="float64")
-    found = []
+    dialects = []
     for number, reading in enumerate(readings):
         if not _directions(run, reading, tolerance, FIRST_ROWS, FIRST_STEPS):
             continue
         for place, (direction, output_order, error) in enumerate(_directions(run, reading, tolerance)):
             given = {**arguments, "direction": direction, "output_order": output_order, "take": reading.take}
             given["time_first"] = reading.x_layout == "time_first"
-            found.append(
+            dialects.append(
                 (
                     (*candidate.rank, place, number),
                     Dialect(
@@ -352,7 +352,7 @@ def _try(candidate: _Candidate, readings: list[_Reading], tolerance: float) -> l
                     ),
                 )
             )
-    return found
+    return dialects
 
 
 def _directions(
@@ -366,7 +366,7 @@ def _directions(
     x, y = reading.x[:rows], reading.y[:rows]
     last = reading.take == "last"
     scale = np.abs(reading.y).max() or 1.0
-    found = []
+    fitting = []
     for direction in ("forward", "reverse") if x.shape[1] > 1 else ("forward",):
         ordered = x if direction == "forward" else x[:, ::-1]
         out: Any = run(ordered if last else ordered[:, :steps])
@@ -376,5 +376,5 @@ def _directions(
         for output_order, wanted in expected.items():
             error = np.abs((out[:, -1] - wanted) if last else (out - wanted[:, :steps])).max() / scale
             if error <= tolerance:
-                found.append((direction, output_order, float(error)))
-    return found
+                fitting.append((direction, output_order, float(error)))
+    return fitting

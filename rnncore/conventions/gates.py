@@ -1,6 +1,6 @@
-"""How frameworks pack gates and biases, as named verbs on arrays: each turns one convention into the canonical one.
+"""Frameworks' packing of gates and biases, as named verbs on arrays: each turns one convention into the canonical one.
 
-Canonical (rnncore.cells): gates in rows, i f g o / r z n, one summed bias, and apart from it bias_hn of a GRU
+Canonical (rnncore.cells): gates in rows, i f g o / r z n, one summed bias, and separate from it bias_hn of a GRU
 with reset after. H is the hidden size, G the number of gates.
 """
 
@@ -129,21 +129,21 @@ def transpose_gates(kernel: np.ndarray) -> np.ndarray:
     return kernel.T
 
 
-def reorder_gates(array: np.ndarray, found: str, wanted: str) -> np.ndarray:
-    """Rows (G*H, ...) in the order of the letters in ``found``, put into that of ``wanted``. A new array.
+def reorder_gates(array: np.ndarray, order: str, wanted: str) -> np.ndarray:
+    """Rows (G*H, ...) in the order of the letters in ``order``, put into that of ``wanted``. A new array.
 
     Raises WeightError if the rows are no multiple of the gates; the letters of both must be the same.
     """
-    if sorted(found) != sorted(wanted):
-        raise ValueError(f"gates {found!r} and {wanted!r} are not the same letters")
-    if len(array) % len(found):
-        raise WeightError(f"{len(array)} rows, expected a multiple of {len(found)} gates ({found})")
-    return stack_gates(np.split(array, len(found)), found, wanted)
+    if sorted(order) != sorted(wanted):
+        raise ValueError(f"gates {order!r} and {wanted!r} are not the same letters")
+    if len(array) % len(order):
+        raise WeightError(f"{len(array)} rows, expected a multiple of {len(order)} gates ({order})")
+    return stack_gates(np.split(array, len(order)), order, wanted)
 
 
-def stack_gates(blocks: Sequence[np.ndarray], found: str, wanted: str) -> np.ndarray:
-    """One block (H, ...) for each letter of ``found``, stacked (G*H, ...) in the order of ``wanted``. A new array."""
-    return np.concatenate([blocks[found.index(letter)] for letter in wanted])
+def stack_gates(blocks: Sequence[np.ndarray], order: str, wanted: str) -> np.ndarray:
+    """One block (H, ...) for each letter of ``order``, stacked (G*H, ...) in the order of ``wanted``. A new array."""
+    return np.concatenate([blocks[order.index(letter)] for letter in wanted])
 
 
 def swap_rz(array: np.ndarray) -> np.ndarray:

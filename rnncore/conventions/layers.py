@@ -10,7 +10,7 @@
 Arguments that all three share:
 
     weight_ih    (G*H, I), or (I, G*H) with layout="in_gates"
-    weight_hh    (G*H, P), or (P, G*H); P is H where there is no projection
+    weight_hh    (G*H, P), or (P, G*H); P is H without a projection
     bias         (G*H); or the input's and the recurrent one together, (2*G*H) or (2, G*H)
     bias_ih, bias_hh   (G*H) each, instead of bias
     kernel       (I+P, G*H), instead of weight_ih and weight_hh: TF1's, on concat[x, h]
@@ -124,7 +124,7 @@ def GRU(
     reset_after      True: n = g(W x + b + r * (R h + b_hn)), False: n = g(W x + R (r * h) + b). Without it: True for
                      "torch", False for "tf1", and for "keras" what the bias tells: (3H) is before, (2, 3H) and (6H)
                      are after. Others must say
-    update           "old": h' = (1 - z) n + z h, everybody's; "new": h' = z n + (1 - z) h
+    update           "old": h' = (1 - z) n + z h, the usual one; "new": h' = z n + (1 - z) h
     kernel           with order="tf1", (I+H, 2H) for r u; candidate_kernel (I+H, H), candidate_bias (H)
 
     With two biases, that of n's recurrent product stays inside the reset (reset_after), all others are summed. With
@@ -140,7 +140,7 @@ def _build(
 ) -> Model:
     layer = {key: given.get(key, default) for key, default in LAYER.items()}
     arrays, options = _sort(kind, {key: value for key, value in given.items() if key not in LAYER}, "")
-    cell, found = _convert(kind, arrays, order, layout, options)
+    cell, own = _convert(kind, arrays, order, layout, options)
     direction, reverse_cell = layer["direction"], None
     if reverse is not None:
         if direction not in (None, "bidirectional"):
@@ -171,7 +171,7 @@ def _build(
         masked_output=layer["masked_output"],
         output_order=layer["output_order"],
     )
-    weights = {f"{name}.{key}{node.suffix(0, node.directions[0])}": array for key, array in found.items()}
+    weights = {f"{name}.{key}{node.suffix(0, node.directions[0])}": array for key, array in own.items()}
     if reverse is not None:
         weights |= {f"{name}.{key}{node.suffix(0, 'reverse')}": array for key, array in back.items()}
     outputs = [f"{name}.last"] if layer["take"] == "last" else [name]
@@ -221,31 +221,33 @@ def _convert(
         options["peephole"] = True
     cell = CELLS[kind](w.shape[1], hidden, bool(biases), **options)
 
-    def canonical(array: np.ndarray, found: str = letters, wanted: str = cell.gates) -> np.ndarray:
-        return stack_gates(np.split(array, len(found)), found, wanted)
+    def canonical(array: np.ndarray, own: str = letters, wanted: str = cell.gates) -> np.ndarray:
+        return stack_gates(np.split(array, len(own)), own, wanted)
 
-    found = {"weight_ih": canonical(w), "weight_hh": canonical(r)}
+    weights = {"weight_ih": canonical(w), "weight_hh": canonical(r)}
     if biases and isinstance(cell, GRUCell) and cell.reset_after:
         second = biases[1] if len(biases) > 1 else np.zeros_like(biases[0])
-        found |= split_gru_bias(canonical(biases[0]), canonical(second))
+        weights |= split_gru_bias(canonical(biases[0]), canonical(second))
     elif biases:
-        found["bias"] = canonical(sum_biases(*biases))
+        weights["bias"] = canonical(sum_biases(*biases))
     if "projection" in arrays:
         p = arrays["projection"] if layout == "gates_in" else arrays["projection"].T
-        found["weight_hr"] = _shaped("projection", p, (r.shape[1], hidden), layout)
+        weights["weight_hr"] = _shaped("projection", p, (r.shape[1], hidden), layout)
     if "projection_bias" in arrays:
-        found["bias_hr"] = arrays["projection_bias"]
+        weights["bias_hr"] = arrays["projection_bias"]
     if "peephole" in arrays:
         without = letters.replace("g", "")
         peephole = _shaped("peephole", arrays["peephole"], (len(without) * hidden,), f"gates {' '.join(without)}")
-        found["peephole"] = canonical(peephole, without, cell.gates.replace("g", ""))
+        weights["peephole"] = canonical(peephole, without, cell.gates.replace("g", ""))
     if "ln_weight" in arrays:
-        found["ln_weight"] = canonical(_shaped("ln_weight", arrays["ln_weight"], (rows,), f"gates {' '.join(letters)}"))
-    found |= {key: arrays[key] for key in ("ln_cell_weight", "ln_cell_bias") if key in arrays}
+        weights["ln_weight"] = canonical(
+            _shaped("ln_weight", arrays["ln_weight"], (rows,), f"gates {' '.join(letters)}")
+        )
+    weights |= {key: arrays[key] for key in ("ln_cell_weight", "ln_cell_bias") if key in arrays}
     if update != "old":
-        _negate_update(cell, update, found)
-    _check_arrays(cell, found)
-    return cell, found
+        _negate_update(cell, update, weights)
+    _check_arrays(cell, weights)
+    return cell, weights
 
 
 def _layout(kind: str, arrays: Arrays, order: str, layout: str | None) -> str:
@@ -296,8 +298,8 @@ def _split_tf1(kind: str, arrays: Arrays, letters: str, layout: str, options: Ma
         raise WeightError(f"kernel: shape {kernel.shape}, candidate_kernel: {given}, expected (I+H, 2*H) and (I+H, H)")
     if ("bias" in arrays) != ("candidate_bias" in arrays):
         raise WeightError("bias: without candidate_bias or the other way round, expected both or none")
-    found = dict(zip(("weight_ih", "weight_hh"), split_kernel(np.hstack((kernel, candidate)), hidden), strict=True))
-    return {**found, "bias": np.concatenate((arrays["bias"], arrays["candidate_bias"]))} if "bias" in arrays else found
+    split = dict(zip(("weight_ih", "weight_hh"), split_kernel(np.hstack((kernel, candidate)), hidden), strict=True))
+    return {**split, "bias": np.concatenate((arrays["bias"], arrays["candidate_bias"]))} if "bias" in arrays else split
 
 
 def _matrices(kind: str, arrays: Arrays, layout: str) -> tuple[np.ndarray, np.ndarray, int]:
@@ -340,8 +342,8 @@ def _given_letters(kind: str, letters: str, blocks: int, coupled: Any, shape: tu
     lacks = set("ifgo") - set(letters) if kind == "LSTM" else set()
     if len(letters) != blocks or lacks - set(derived):
         raise WeightError(
-            f"weight_hh: shape {shape} holds {blocks} gates, order names {' '.join(letters)}: expected as many, or "
-            "coupled='input' or 'forget' for the gate that is not there"
+            f"weight_hh: shape {shape} holds {blocks} gates, order names {' '.join(letters)}: expected the same "
+            "number, or coupled='input' or 'forget' for the gate that is not there"
         )
     return letters
 
@@ -351,8 +353,8 @@ def _biases(arrays: Arrays, rows: int) -> list[np.ndarray]:
     given = [key for key in ("bias_ih", "bias_hh") if key in arrays]
     if given:
         if len(given) == 1 or "bias" in arrays:
-            found = " and ".join([*(("bias",) if "bias" in arrays else ()), *given])
-            raise WeightError(f"{found}: given together, expected bias, or both bias_ih and bias_hh")
+            listed = " and ".join([*(("bias",) if "bias" in arrays else ()), *given])
+            raise WeightError(f"{listed}: given together, expected bias, or both bias_ih and bias_hh")
         return [_shaped(key, arrays[key], (rows,), "one for each gate and unit") for key in given]
     if "bias" not in arrays:
         return []
@@ -379,7 +381,7 @@ def _reset_after(order: str, layout: str, bias: np.ndarray | None) -> bool:
     )
 
 
-def _negate_update(cell: Cell, update: Any, found: Arrays) -> None:
+def _negate_update(cell: Cell, update: Any, weights: Arrays) -> None:
     """h' = z n + (1 - z) h as the canonical one: 1 - z is the gate of negated rows."""
     gate = cell.activations[1]
     if update != "new":
@@ -389,8 +391,8 @@ def _negate_update(cell: Cell, update: Any, found: Arrays) -> None:
         raise SpecError(f"GRU: update='new' with {gate.name} for z, expected one of {accepted}")
     rows = slice(cell.hidden_size, 2 * cell.hidden_size)
     for key in ("weight_ih", "weight_hh", "bias"):
-        if key in found:
-            found[key][rows] *= -1
+        if key in weights:
+            weights[key][rows] *= -1
 
 
 def _shaped(name: str, array: np.ndarray, shape: tuple[int, ...], why: str) -> np.ndarray:
@@ -399,16 +401,16 @@ def _shaped(name: str, array: np.ndarray, shape: tuple[int, ...], why: str) -> n
     return array
 
 
-def _check_arrays(cell: Cell, found: Arrays) -> None:
+def _check_arrays(cell: Cell, weights: Arrays) -> None:
     """Every array that the cell's options need is there, and no other; names are those of the arguments."""
     names = {"weight_hr": "projection", "bias_hr": "projection_bias"}
     shapes = cell.weight_shapes()
-    for key in [*shapes, *found]:
+    for key in [*shapes, *weights]:
         name = names.get(key, key)
-        if key not in found:
+        if key not in weights:
             raise WeightError(f"{name}: missing, expected {shapes[key]} for this {cell.kind}")
         if key not in shapes:
             raise WeightError(
                 f"{name}: nothing in this {cell.kind} uses it (layer_norm={getattr(cell, 'layer_norm', None)!r})"
             )
-        _shaped(name, found[key], shapes[key], "the size of the other arrays")
+        _shaped(name, weights[key], shapes[key], "the size of the other arrays")

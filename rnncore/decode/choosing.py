@@ -16,7 +16,7 @@ from rnncore.errors import InputError, shown
 
 __all__ = ["Chooser", "as_seeds", "kept"]
 
-BLOCK = 64  # draws made ahead for each row
+BLOCK = 64  # draws made at once for each row
 
 
 def kept(scores: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:

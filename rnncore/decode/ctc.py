@@ -115,7 +115,7 @@ def ctc_log_prob(
     kind: str = "logits",
     budget: Budget | None = None,
 ) -> np.ndarray:
-    """log p(labels | scores) of each row, by all paths: (B,) float64, -infinity where there is none.
+    """log p(labels | scores) of each row, by all paths: (B,) float64, -infinity without a path.
 
     labels: a sequence of tokens for each row, without blanks. scores, lengths, blank, kind and budget as for
     ctc_greedy.

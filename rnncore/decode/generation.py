@@ -265,7 +265,7 @@ class _Run:
 
 
 class _Places(Sequence[str]):
-    """Where each row of a step is, in words, made only for an error."""
+    """The place of each row of a step, in words, made only for an error."""
 
     def __init__(self, owners: np.ndarray, step: int):
         self.owners, self.step = owners, step

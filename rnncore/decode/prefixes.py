@@ -1,4 +1,4 @@
-"""Reading prompts into states, and PrefixCache: the states of token prefixes, kept for whoever begins alike."""
+"""Reading prompts into states, and PrefixCache: the states of token prefixes, kept for prompts that begin alike."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PrefixCache:
     """States of token prefixes for one model, least recently used first out. Shared by threads.
 
     model      whose states they are
-    max_bytes  as much as the arrays may take together
+    max_bytes  the most that the arrays may take together
 
     Give it to generate(..., cache=cache). States are kept at the end of each prompt, at every 64th of its tokens, and
     at the end of each greedy or sampled continuation; a request that begins with the same tokens (and the same other
@@ -190,7 +190,7 @@ def _together(stepper: Stepper, at: np.ndarray, ends: np.ndarray, fresh: np.ndar
 
 
 def _put_rows(state, rows, part, count):
-    """states (layers, count, size) with some rows replaced; made where there are none yet."""
+    """states (layers, count, size) with some rows replaced; made if there are none yet."""
     if state is None:
         state = {name: np.zeros((len(array), count, *array.shape[2:]), array.dtype) for name, array in part.items()}
     for name, array in part.items():

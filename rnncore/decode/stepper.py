@@ -97,7 +97,7 @@ class Stepper:
         self.spec, self.count = spec, count
         self.entry = _token_input(spec, given, tokens)
         self.tokens = self.entry.name
-        moving, ahead = _moving(spec, self.tokens)
+        moving, reason = _moving(spec, self.tokens)
         self.output, self.size = _score_output(spec, moving, output)
         self.kind = _kind(spec, self.output, kind)
         self.hot = self.entry.dtype == "float"
@@ -108,7 +108,7 @@ class Stepper:
             )
         self.per_step = len(spec.values[self.output].shape) == 3
         self.dtype = model.dtype
-        self.streamed = _streamed(model, self.tokens, self.output, longest, ahead) if ahead else None
+        self.streamed = _streamed(model, self.tokens, self.output, longest, reason) if reason else None
         self.lengths: str | None = None
         start: dict[str, np.ndarray] | None
         self._fixed: dict[Any, Any]
@@ -348,23 +348,23 @@ def _moving(spec: Spec, tokens: str) -> tuple[set[str], str]:
     """Names of the values, and nodes, that depend on the tokens; and which node looks at other steps, "" for none."""
     time = spec.values[tokens].shape[1]
     followed = follow(spec, cast(str, time), among={tokens})
-    moving, ahead = {tokens}, ""
+    moving, reason = {tokens}, ""
     for node in spec.nodes:
         if not _first(node, moving):
             continue
         why = _looks_ahead(node, followed)
-        ahead = ahead or (why and f"node {node.name!r} {why}")
+        reason = reason or (why and f"node {node.name!r} {why}")
         moving |= {node.name, *node.names}
-    return moving, ahead
+    return moving, reason
 
 
-def _streamed(model: Any, tokens: str, output: str, longest: int, ahead: str) -> Streamed:
+def _streamed(model: Any, tokens: str, output: str, longest: int, reason: str) -> Streamed:
     """The plan for a model with nodes that look at other steps. UnsupportedError where they come after."""
     try:
         return Streamed(model, tokens, output, longest)
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"{ahead}, so the model cannot go on token by token: {error}; expected steps that need only what came "
+            f"{reason}, so the model cannot go on token by token: {error}; expected steps that need only what came "
             "before"
         ) from None
 
@@ -378,7 +378,7 @@ def _looks_ahead(node: Any, followed: Followed) -> str:
     if node.stateful:
         moving = [name for name, kind in zip(node.slots[1:], slots[1:], strict=True) if kind != "free"]
         return f"reads {moving[0]!r}, which the tokens decide about" if moving else ""
-    if "met" in slots or (reach is not None and not reach.apart):
+    if "met" in slots or (reach is not None and not reach.independent):
         return f"({node.op}) needs more than one step of {node.slots[_first_of(slots)]!r}"
     return ""
 

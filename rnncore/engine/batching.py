@@ -49,7 +49,7 @@ class Batcher:
 
     def __init__(self, model: Any):
         self.model, self.spec = model, model.spec
-        batch: Any = _batch_name(self.spec)  # None where there is none
+        batch: Any = _batch_name(self.spec)  # None without one
         self.batch: Any = batch
         outputs = [self.spec.values[name].shape for name in self.spec.outputs]
         shapes = [entry.shape for entry in self.spec.inputs if not entry.optional] + outputs
@@ -157,7 +157,7 @@ class Batcher:
         return rows, [axis for axis, size in names if size == self.time], own
 
     def _size(self, values: Mapping[str, np.ndarray]) -> tuple[int, int]:
-        """Rows, and steps (1 where there is no time), of a request."""
+        """Rows, and steps (1 without a time axis), of a request."""
         rows, steps = 1, None if self.time else 1
         for name, array in values.items():
             of_rows, of_steps, _ = self._axes[name]

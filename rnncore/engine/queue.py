@@ -97,7 +97,7 @@ class RequestQueue:
         closed = ", closed" if self.closed else ""
         return f"<{self.runner.name}: {self.depth} of {self.max_queue} waiting{closed}>"
 
-    # --- those who ask ----------------------------------------------------------------------------------------------
+    # --- callers ----------------------------------------------------------------------------------------------------
 
     def submit(
         self,

@@ -41,7 +41,7 @@ class Owner(Protocol):
 
 
 class Request:
-    """A request in its queue. ``taken``: it left the queue; only who set it may resolve it."""
+    """A request in its queue. ``taken``: it left the queue; only the thread that set it may resolve it."""
 
     def __init__(self, queue: Owner, work: Work, priority: int, deadline: float | None):
         self.queue, self.priority, self.deadline = queue, priority, deadline
@@ -67,7 +67,7 @@ class Promise(Request, Future):
         """As Future.cancel; a request that waits leaves the queue at once."""
         done = super().cancel()
         if done and self.queue.forget(self):
-            self.set_running_or_notify_cancel()  # tells those who wait for several futures
+            self.set_running_or_notify_cancel()  # tells callers that wait for several futures
         return done
 
 

@@ -21,7 +21,7 @@ __all__ = ["Exported", "example_for"]
 class Exported:
     """A network taken out of its framework; unpacks as ``spec, weights = exported``.
 
-    test_pair  an input with the framework's own output, in inference mode; None where there was no framework
+    test_pair  an input with the framework's own output, in inference mode; None without a framework
     source     what it came from, such as "torch 2.13.0"
     notes      what was left out because it does nothing at inference, and what the caller should know
     dtype      "float32" or "float64": what its source computes in, and a file of it is loaded for

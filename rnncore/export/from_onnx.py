@@ -35,20 +35,20 @@ def from_onnx(
     runs no recurrent nodes. Floats of the example are in the file's own dtype. Raises what rnncore.load raises,
     InputError for the example, and MissingPackageError where neither is installed that can run the file.
     """
-    found = read_file(path)
-    if not isinstance(found, ModelFile):
+    file = read_file(path)
+    if not isinstance(file, ModelFile):
         raise UnsupportedError(f"{path}: tensors without a network, expected an ONNX file")
-    inputs = _drawn(found.spec, seed, np.dtype(found.dtype)) if example is None else _given(found.spec, example)
-    outputs, source = _computed(Path(path), found.spec, inputs)
-    pair = TestPair(inputs, {name: outputs[name] for name in found.spec.outputs})
-    return Exported(found.spec, found.weights, pair, source, found.notes, found.dtype)
+    inputs = _drawn(file.spec, seed, np.dtype(file.dtype)) if example is None else _given(file.spec, example)
+    outputs, source = _computed(Path(path), file.spec, inputs)
+    pair = TestPair(inputs, {name: outputs[name] for name in file.spec.outputs})
+    return Exported(file.spec, file.weights, pair, source, file.notes, file.dtype)
 
 
 def _given(spec: Spec, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [entry.name for entry in spec.inputs]
     if not isinstance(example, Mapping) or sorted(example) != sorted(names):
-        found = ", ".join(map(str, example)) if isinstance(example, Mapping) else type(example).__name__
-        raise InputError(f"example: {found}, expected arrays by name for {', '.join(names)}")
+        described = ", ".join(map(str, example)) if isinstance(example, Mapping) else type(example).__name__
+        raise InputError(f"example: {described}, expected arrays by name for {', '.join(names)}")
     return {name: np.asarray(example[name]) for name in names}
 
 
@@ -71,7 +71,7 @@ def _drawn(spec: Spec, seed: int, floating: np.dtype) -> dict[str, np.ndarray]:
 
 
 def _computed(path: Path, spec: Spec, inputs: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-    """The outputs by name, and who computed them."""
+    """The outputs by name, and the program that computed them."""
     names = list(spec.outputs)
     try:
         import onnxruntime
@@ -81,8 +81,8 @@ def _computed(path: Path, spec: Spec, inputs: Mapping[str, np.ndarray]) -> tuple
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        found = session.run(names, _fitted(session.get_inputs(), inputs))
-        return dict(zip(names, found, strict=True)), f"onnxruntime {onnxruntime.__version__}"
+        results = session.run(names, _fitted(session.get_inputs(), inputs))
+        return dict(zip(names, results, strict=True)), f"onnxruntime {onnxruntime.__version__}"
     import onnx
     import onnx.reference
 
@@ -92,8 +92,8 @@ def _computed(path: Path, spec: Spec, inputs: Mapping[str, np.ndarray]) -> tuple
         raise MissingPackageError(
             f"{path}: {', '.join(sorted(kinds))} needs onnxruntime for a test pair: pip install it"
         )
-    found = onnx.reference.ReferenceEvaluator(model).run(names, dict(inputs))
-    return dict(zip(names, found, strict=True)), f"onnx.reference {onnx.__version__}"
+    results = onnx.reference.ReferenceEvaluator(model).run(names, dict(inputs))
+    return dict(zip(names, results, strict=True)), f"onnx.reference {onnx.__version__}"
 
 
 def _fitted(entries, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -49,17 +49,7 @@ def from_gate_arrays(
 
     Raises WeightError naming the array: missing, ambiguous, unused, of the wrong shape.
     """
-    if kind not in CELLS:
-        raise SpecError(f"kind={kind!r}, expected one of {', '.join(CELLS)}")
-    if layout not in LAYOUTS:
-        raise SpecError(f"layout={layout!r}, expected 'in_hidden' or 'hidden_in'")
-    if take not in ("sequence", "last"):
-        raise SpecError(f"take={take!r}, expected 'sequence' or 'last'")
-    if kind == "GRU" and "reset_after" not in options:
-        raise SpecError("GRU: reset_after is missing, expected False for W (r * h) or True for r * (W h)")
-    for option in ("projection", "layer_norm"):
-        if options.get(option):
-            raise UnsupportedError(f"{kind}: {option} from arrays of each gate, expected rnncore.Weights in its place")
+    _check_options(kind, layout, take, options)
     reader = _GateReader(arrays, kind, layout)
     biases = (bias_names,) if isinstance(bias_names, str) else tuple(bias_names or ())
     cell = _cell(reader, names, kind, bool(biases), options)
@@ -89,6 +79,20 @@ def from_gate_arrays(
     return Exported(spec, Weights(spec, weights), None, "arrays of each gate", notes)
 
 
+def _check_options(kind: str, layout: str, take: str, options: Mapping[str, Any]) -> None:
+    if kind not in CELLS:
+        raise SpecError(f"kind={kind!r}, expected one of {', '.join(CELLS)}")
+    if layout not in LAYOUTS:
+        raise SpecError(f"layout={layout!r}, expected 'in_hidden' or 'hidden_in'")
+    if take not in ("sequence", "last"):
+        raise SpecError(f"take={take!r}, expected 'sequence' or 'last'")
+    if kind == "GRU" and "reset_after" not in options:
+        raise SpecError("GRU: reset_after is missing, expected False for W (r * h) or True for r * (W h)")
+    for option in ("projection", "layer_norm"):
+        if options.get(option):
+            raise UnsupportedError(f"{kind}: {option} from arrays of each gate, expected rnncore.Weights in its place")
+
+
 class _GateReader:
     """Looks arrays up by pattern and gate, turns them to (rows, columns) and remembers which were used."""
 
@@ -102,13 +106,13 @@ class _GateReader:
         if "{gate}" not in pattern:
             raise SpecError(f"names {pattern!r}, expected a pattern with {{gate}}, such as 'W_x{{gate}}'")
         tried = [pattern.replace("{gate}", letter) for letter in self.letters.get(gate, gate)]
-        found = [name for name in tried if name in self.arrays]
-        if len(found) > 1:
-            raise WeightError(f"{' and '.join(found)}: both stand for gate {gate}, expected one")
-        if not found:
+        present = [name for name in tried if name in self.arrays]
+        if len(present) > 1:
+            raise WeightError(f"{' and '.join(present)}: both stand for gate {gate}, expected one")
+        if not present:
             known = ", ".join(self.arrays) or "none"
             raise WeightError(f"{' or '.join(tried)}: missing, expected an array for gate {gate} (there are {known})")
-        return found[0]
+        return present[0]
 
     def matrix(self, name: str, shape: tuple[int, int]) -> np.ndarray:
         """(outputs, inputs), whichever way it was written; shape is the one wanted."""
@@ -157,17 +161,17 @@ def _cell(reader: _GateReader, pattern: str, kind: str, bias: bool, options: Map
 def _cell_arrays(reader: _GateReader, cell: Cell, names: str, recurrent: str, biases: tuple[str, ...]) -> dict:
     """Canonical arrays without suffix."""
     hidden = cell.hidden_size
-    found = {
+    matrices = {
         "weight_ih": reader.gates(names, cell.gates, (hidden, cell.input_size)),
         "weight_hh": reader.gates(recurrent, cell.gates, (hidden, hidden)),
     }
     vectors = [reader.gates(pattern, cell.gates, (hidden,)) for pattern in biases]
     if not vectors:
-        return found
+        return matrices
     if isinstance(cell, GRU) and cell.reset_after:
         inside = vectors[1] if len(vectors) > 1 else np.zeros_like(vectors[0])
-        return {**found, **split_gru_bias(vectors[0], inside)}
-    return {**found, "bias": sum_biases(*vectors)}
+        return {**matrices, **split_gru_bias(vectors[0], inside)}
+    return {**matrices, "bias": sum_biases(*vectors)}
 
 
 def _dense_arrays(reader: _GateReader, node: str, name: str, bias: str, hidden: int) -> dict[str, np.ndarray]:
@@ -175,5 +179,5 @@ def _dense_arrays(reader: _GateReader, node: str, name: str, bias: str, hidden: 
     if len(shape) != 2:
         raise WeightError(f"{name}: shape {shape}, expected two dimensions")
     size = shape[1] if reader.layout == "in_hidden" else shape[0]
-    found = {f"{node}.weight": reader.matrix(name, (size, hidden))}
-    return {**found, f"{node}.bias": reader.vector(bias, size)} if bias in reader.arrays else found
+    arrays = {f"{node}.weight": reader.matrix(name, (size, hidden))}
+    return {**arrays, f"{node}.bias": reader.vector(bias, size)} if bias in reader.arrays else arrays

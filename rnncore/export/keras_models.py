@@ -211,11 +211,9 @@ def _check_live(keras, layer: Any) -> None:
             raise UnsupportedError(f"{where}: has LoRA or quantised weights, expected plain ones")
         for option in ("activation", "recurrent_activation"):
             function = getattr(part, option, None)
-            found = getattr(function, "__name__", type(function).__name__)
-            if function is not None and getattr(keras.activations, found, None) is not function:
-                raise UnsupportedError(
-                    f"{where}: {option} {found!r} is not one of keras.activations, expected its name"
-                )
+            name = getattr(function, "__name__", type(function).__name__)
+            if function is not None and getattr(keras.activations, name, None) is not function:
+                raise UnsupportedError(f"{where}: {option} {name!r} is not one of keras.activations, expected its name")
 
 
 def _is_own(keras, kind: type) -> bool:
@@ -267,8 +265,8 @@ def _test_pair(keras, model, lowered: Lowered, given: Sequence[np.ndarray] | Non
         shape = _fixed(model, place, len(entries))
         fixed = {name: size for name, size in zip(entry.shape, shape, strict=False) if size and isinstance(name, str)}
         inputs.append(example_for(spec, own, wanted, {**sizes, "B": 2, **fixed}, _rows(spec, entry), seed, place))
-    found = model(_structured(keras, model, inputs), training=False)
-    outputs = keras.tree.flatten(found)
+    result = model(_structured(keras, model, inputs), training=False)
+    outputs = keras.tree.flatten(result)
     arrays = [_copied(keras, output) for output in outputs]
     arrays = [array.astype(_accuracy(keras, lowered)) if array.dtype.kind == "f" else array for array in arrays]
     kept = {
@@ -284,7 +282,7 @@ def _fixed(model: Any, place: int, count: int) -> tuple[int | None, ...]:
 
 
 def _rows(spec: Spec, entry: Input) -> int:
-    """How many ids an input may hold: the fewest rows of the embeddings that read it."""
+    """The number of ids that an input may hold: the fewest rows of the embeddings that read it."""
     nodes: list[Any] = [*spec.nodes]
     rows = [node.attributes["input_size"] for node in nodes if node.op == "Embedding" and entry.name in node.inputs]
     return min(rows, default=2)
@@ -315,8 +313,8 @@ def _in_float32(model: Any) -> Iterator[None]:
 @contextmanager
 def _from_zero_state(keras, stateful: list[Any]) -> Iterator[None]:
     """Stateful layers start at zero, and have their own state again afterwards."""
-    found = [state for layer in stateful for state in (getattr(layer, "states", None) or ())]
-    variables = list({id(variable): variable for variable in found}.values())
+    states = [state for layer in stateful for state in (getattr(layer, "states", None) or ())]
+    variables = list({id(variable): variable for variable in states}.values())
     kept = [_copied(keras, variable) for variable in variables]
     try:
         for variable, value in zip(variables, kept, strict=True):

@@ -15,7 +15,7 @@ __all__ = ["flush_directory", "replacing", "write"]
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` when the block ends, and vanishes if the block raises.
 
-    Written beside it, flushed to disk, renamed; then the directory is flushed too.
+    Written in the same directory, flushed to disk, renamed; then the directory is flushed too.
     """
     import tempfile  # a third of what importing this package would read
 

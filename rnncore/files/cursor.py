@@ -24,7 +24,7 @@ LONGEST_LINE = 1 << 16
 
 
 class Cursor:
-    """Reads forwards through bytes that nobody vouches for, and never past their end.
+    """Reads forwards through untrusted bytes, and never past their end.
 
     source   bytes, or a binary file that can seek; several cursors may share one file
     place    what is being read, as messages name it
@@ -76,8 +76,8 @@ class Cursor:
     def bytes(self, count: int) -> bytes:
         """The next ``count`` bytes, exactly."""
         if not 0 <= count <= self._stop - self._at:
-            found = f"{self.remaining} bytes remain at offset {self.tell()}"
-            raise FormatError(f"{self.place}: truncated: {found}, expected {count}")
+            remaining = f"{self.remaining} bytes remain at offset {self.tell()}"
+            raise FormatError(f"{self.place}: truncated: {remaining}, expected {count}")
         if self._longest is not None and count > self._longest:
             raise FormatError(f"{self.place}: {count} bytes in one piece, expected at most {self._longest}")
         begin = self._at - self._window_at
@@ -117,9 +117,9 @@ class Cursor:
     def expect(self, wanted: builtins.bytes, what: str) -> None:
         """The next bytes are ``wanted``, or it is a FormatError."""
         at = self.tell()
-        found = self.bytes(len(wanted))
-        if found != wanted:
-            raise FormatError(f"{self.place}: {what} at offset {at} is {found!r}, expected {wanted!r}")
+        data = self.bytes(len(wanted))
+        if data != wanted:
+            raise FormatError(f"{self.place}: {what} at offset {at} is {data!r}, expected {wanted!r}")
 
     def u8(self) -> int:
         return self.bytes(1)[0]
@@ -147,14 +147,14 @@ class Cursor:
         if isinstance(self._source, bytes):
             return self._source[at : at + count]
         self._source.seek(at)
-        found = self._source.read(count)
-        if len(found) != count:
+        data = self._source.read(count)
+        if len(data) != count:
             raise FormatError(f"{self.place}: the file became shorter while it was read")
-        return found
+        return data
 
 
 class Budget:
-    """How much of something one file may use up; ``spend`` raises FormatError when it is gone.
+    """The most of something that one file may use up; ``spend`` raises FormatError when it is gone.
 
     hint  how more is allowed, which the message ends with
     """
@@ -210,10 +210,10 @@ def file_name(path: str | os.PathLike[str]) -> str:
         raise FormatError(f"path is {type(path).__name__}, expected str or os.PathLike") from None
 
 
-def _check_regular(name: str, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
+def _check_regular(name: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(found.st_mode), "a device")
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
         raise FormatError(f"{name}: {kind}, expected a regular file")
 
 

@@ -25,7 +25,7 @@ def read_json(
 ) -> Any:
     """The value that a JSON text holds. Raises ``error``, beginning with ``place``, for anything that is no JSON.
 
-    Refused are keys that stand twice in one object, of which readers take one or the other; text that UTF-8 cannot
+    Refused are keys that occur twice in one object, of which readers take one or the other; text that UTF-8 cannot
     hold (half of a surrogate pair); nesting and integers beyond what Python reads, or lists and objects more than
     ``deepest`` inside each other; without ``constants`` NaN and Infinity.
     """
@@ -33,11 +33,11 @@ def read_json(
         text = text if isinstance(text, str) else bytes(text).decode("utf-8")
         if deepest is not None:
             _check_depth(text, deepest)
-        found = (_LENIENT if constants else _STRICT).decode(text)
+        value = (_LENIENT if constants else _STRICT).decode(text)
         if not text.isascii():
             text.encode("utf-8")
         if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise error(f"{place}: not JSON: nested too deeply") from None
     except MemoryError:
@@ -46,16 +46,16 @@ def read_json(
         raise error(f"{place}: not JSON: half a surrogate pair, which is not valid Unicode") from None
     except ValueError as reason:
         raise error(f"{place}: not JSON: {reason}") from None
-    return found
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # add gives None
-        raise ValueError(f"the key {shown(twice)} stands twice in one object")
-    return found
+        raise ValueError(f"the key {shown(twice)} occurs twice in one object")
+    return fields
 
 
 def _no_constant(name: str) -> Any:
@@ -72,4 +72,4 @@ def _check_depth(text: str, most: int) -> None:
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 _LENIENT = json.JSONDecoder(object_pairs_hook=_unique)
-"""Made once: to make one takes as long as to read a short line."""
+"""Made once: making one takes the time of reading a short line."""

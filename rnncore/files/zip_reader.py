@@ -1,7 +1,7 @@
 """Zip archives as untrusted data: a directory parser of our own, members read into memory, nothing ever extracted.
 
 Refused: duplicate, absolute or ".." names, symlinks, encryption, several disks, overlapping members, a local header
-that contradicts the directory, sizes that lie, checksums that do not fit, and more output than the budget.
+that contradicts the directory, false sizes, checksums that do not fit, and more output than the budget.
 Source: PKWARE's APPNOTE.TXT 6.3, sections 4.3 and 4.5.
 """
 
@@ -99,8 +99,8 @@ class Archive:
             raise FormatError(f"{place}: the local header contradicts the directory")
         begin = cursor.tell() + extra_size
         if begin + member.packed > member.limit:
-            found = f"{member.packed} bytes at offset {begin}"
-            raise FormatError(f"{place}: {found} reach past {member.limit}, where something else begins")
+            described = f"{member.packed} bytes at offset {begin}"
+            raise FormatError(f"{place}: {described} reach past {member.limit}, where something else begins")
         return begin
 
     def _directory(self) -> dict[str, Member]:
@@ -108,24 +108,24 @@ class Archive:
         if count > MAX_MEMBERS:
             raise FormatError(f"{self.place}: {count} members, expected at most {MAX_MEMBERS}")
         cursor = self._cursor.slice(begin, size, f"{self.place}: zip directory")
-        found: dict[str, Member] = {}
+        members: dict[str, Member] = {}
         for _ in range(count):
             member = _entry(cursor, begin)
-            if member.name in found:
+            if member.name in members:
                 raise FormatError(f"{self.place}: two members are named {shown(member.name)!r}")
-            found[member.name] = member
+            members[member.name] = member
         if cursor.remaining:
             raise FormatError(f"{cursor.place}: {cursor.remaining} bytes after the last of {count} entries")
         limit = begin
-        for member in sorted(found.values(), key=lambda member: member.header, reverse=True):
+        for member in sorted(members.values(), key=lambda member: member.header, reverse=True):
             if member.header + 30 + len(member.raw_name) + member.packed > limit:
                 raise FormatError(f"{self.place}: member {shown(member.name)!r} overlaps what follows at {limit}")
-            found[member.name] = member._replace(limit=limit)
+            members[member.name] = member._replace(limit=limit)
             limit = member.header
-        return found
+        return members
 
     def _end(self) -> tuple[int, int, int]:
-        """(number of members, size and offset of the directory), which has to stand right before the end record."""
+        """(number of members, size and offset of the directory), which has to be right before the end record."""
         cursor = self._cursor
         tail = min(len(cursor), 65535 + 22)
         cursor.seek(len(cursor) - tail)
@@ -198,7 +198,7 @@ def _entry(cursor: Cursor, directory: int) -> Member:
 
 
 def _zip64(extra: Cursor, packed: int, size: int, header: int) -> tuple[int, int, int]:
-    """The sizes and the offset, with those that stand in the zip64 field (4.5.3) in place of 0xFFFFFFFF."""
+    """The sizes and the offset, with those of the zip64 field (4.5.3) in place of 0xFFFFFFFF."""
     full = 0xFFFFFFFF
     while extra.remaining >= 4:
         kind, count = extra.u16(), extra.u16()
@@ -225,9 +225,9 @@ def _checked_name(raw: bytes, flags: int, place: str) -> str:
 def _inflate(data: bytes, size: int, place: str) -> bytes:
     """Exactly ``size`` bytes; never produces more than one byte beyond that."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    found = stream.decompress(data, size + 1)
-    if len(found) > size:
+    inflated = stream.decompress(data, size + 1)
+    if len(inflated) > size:
         raise FormatError(f"{place}: decompresses to more than its size of {size} bytes")
-    if len(found) < size or not stream.eof or stream.unused_data:
-        raise FormatError(f"{place}: decompresses to {len(found)} bytes, expected {size} and the end of the stream")
-    return found
+    if len(inflated) < size or not stream.eof or stream.unused_data:
+        raise FormatError(f"{place}: decompresses to {len(inflated)} bytes, expected {size} and the end of the stream")
+    return inflated

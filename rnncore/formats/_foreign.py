@@ -45,12 +45,12 @@ def is_onnx(head: bytes) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and where it ends; -1 where there is none."""
-    found = 0
+    """A number in groups of seven bits, the lowest first, and where it ends; -1 if there is no such number."""
+    value = 0
     for place, byte in enumerate(data[at : at + 10]):
-        found |= (byte & 0x7F) << 7 * place
+        value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            return found, at + place + 1
+            return value, at + place + 1
     return -1, len(data)
 
 
@@ -80,8 +80,8 @@ def is_hdf5(head: bytes) -> bool:
 
 def is_keras_zip(names: Iterable[str]) -> bool:
     """Whether a zip archive with these members is a .keras file."""
-    found = set(names)
-    return "config.json" in found and any(name.startswith("model.weights.") for name in found)
+    members = set(names)
+    return "config.json" in members and any(name.startswith("model.weights.") for name in members)
 
 
 def _is_text(head: bytes) -> bool:

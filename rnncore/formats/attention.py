@@ -1,4 +1,4 @@
-"""How frameworks pack the weights of attention, as named verbs on arrays: each turns one convention into ours.
+"""Frameworks' packing of the weights of attention, as named verbs on arrays: each turns one convention into ours.
 
 Ours (rnncore.ops.attention): matrices as (output, input), heads one after the other in the rows; the attentional
 layer reads [context; h], a decoder's first layer [x; fed], Luong's concat [query; memory]. N heads of size D.
@@ -33,24 +33,24 @@ def split_in_proj(tensors: Mapping[str, np.ndarray], prefix: str = "") -> dict[s
     in_proj_weight (3E, E), or q_proj_weight, k_proj_weight and v_proj_weight; in_proj_bias (3E); out_proj.weight
     and out_proj.bias. Raises WeightError for what the op does not have (bias_k, bias_v) and for what is missing.
     """
-    found = {key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)}
+    own = {key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)}
     parts = ("query", "key", "value")
     names = {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"}
     names |= {"in_proj_bias", "out_proj.weight", "out_proj.bias"}
-    unknown = sorted(set(found) - names)
+    unknown = sorted(set(own) - names)
     if unknown:
         raise WeightError(f"{prefix}{unknown[0]}: unexpected, expected some of {', '.join(sorted(names))}")
-    if "in_proj_weight" in found:
-        weights = _thirds(f"{prefix}in_proj_weight", found["in_proj_weight"])
+    if "in_proj_weight" in own:
+        weights = _thirds(f"{prefix}in_proj_weight", own["in_proj_weight"])
     else:
-        weights = [_take(found, prefix, f"{part[0]}_proj_weight") for part in parts]
+        weights = [_take(own, prefix, f"{part[0]}_proj_weight") for part in parts]
     split = {f"{part}.weight": weight for part, weight in zip(parts, weights, strict=True)}
-    if "in_proj_bias" in found:
-        biases = _thirds(f"{prefix}in_proj_bias", found["in_proj_bias"])
+    if "in_proj_bias" in own:
+        biases = _thirds(f"{prefix}in_proj_bias", own["in_proj_bias"])
         split.update({f"{part}.bias": bias for part, bias in zip(parts, biases, strict=True)})
-    split["output.weight"] = _take(found, prefix, "out_proj.weight")
-    if "out_proj.bias" in found:
-        split["output.bias"] = found["out_proj.bias"]
+    split["output.weight"] = _take(own, prefix, "out_proj.weight")
+    if "out_proj.bias" in own:
+        split["output.bias"] = own["out_proj.bias"]
     return split
 
 
@@ -70,7 +70,7 @@ def _thirds(name: str, array: np.ndarray) -> list[np.ndarray]:
     return np.split(array, 3)
 
 
-def _take(found: Mapping[str, np.ndarray], prefix: str, name: str) -> np.ndarray:
-    if name not in found:
+def _take(tensors: Mapping[str, np.ndarray], prefix: str, name: str) -> np.ndarray:
+    if name not in tensors:
         raise WeightError(f"{prefix}{name}: missing")
-    return found[name]
+    return tensors[name]

@@ -15,7 +15,7 @@ __all__ = ["KERAS_WEIGHTS", "QUANTIZED", "Checkpoint", "Skipped", "SkippedList"]
 MAX_SKIPPED = 1000
 KERAS_WEIGHTS = "Keras weights"
 QUANTIZED = "computed in float32 from quantized weights, and unlike in PyTorch no input is quantized: "
-"""How the note begins that a model has of such weights."""
+"""The beginning of the note that a model has of such weights."""
 
 
 class Skipped(NamedTuple):

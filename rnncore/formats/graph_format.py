@@ -43,9 +43,9 @@ class GraphFormat(NamedTuple):
         """sizes: for sizes of inputs that have a name, which the graph may depend on. layers: as for rnncore.load."""
         if self.sized:
             return self._module().read(*opened, sizes=sizes)
-        found = self._module().read(*opened, **({"layers": layers} if layers else {}))
-        whole = isinstance(found, ModelFile)
-        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes and whole else found
+        contents = self._module().read(*opened, **({"layers": layers} if layers else {}))
+        whole = isinstance(contents, ModelFile)
+        return dataclasses.replace(contents, spec=contents.spec.sized(sizes)) if sizes and whole else contents
 
     def checkpoint(self, *opened: Any) -> Checkpoint | None:
         return self._module().checkpoint(*opened) if self.bare else None

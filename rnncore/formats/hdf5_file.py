@@ -104,10 +104,10 @@ class Watched:
         count = self._cursor.remaining if count < 0 else count
         self.reads.spend()
         self.bytes.spend(count)
-        found = self._cursor.bytes(count)
-        if found[:4] == b"BTHD" and len(found) >= 14 and int.from_bytes(found[12:14], "little") > MAX_BTREE_DEPTH:
+        data = self._cursor.bytes(count)
+        if data[:4] == b"BTHD" and len(data) >= 14 and int.from_bytes(data[12:14], "little") > MAX_BTREE_DEPTH:
             raise FormatError(f"{self.place}: a B-tree of more than {MAX_BTREE_DEPTH} levels")
-        return found
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._cursor.tell(), os.SEEK_END: len(self._cursor)}[whence]
@@ -158,14 +158,14 @@ class _Object:
         """An attribute, or the lists NAME0, NAME1, ... that Keras makes of a long one, as one list; None if absent."""
         if name in self.attributes:
             return self.attributes[name]
-        found: list[Any] = []
-        while f"{name}{len(found)}" in self.attributes:
-            found.append(self.attributes[f"{name}{len(found)}"])
-        if not found:
+        parts: list[Any] = []
+        while f"{name}{len(parts)}" in self.attributes:
+            parts.append(self.attributes[f"{name}{len(parts)}"])
+        if not parts:
             return None
-        if not all(isinstance(part, list) for part in found):
+        if not all(isinstance(part, list) for part in parts):
             raise FormatError(f"{self.place}: attribute {name!r} in parts that are not lists")
-        return [item for part in found for item in part]
+        return [item for part in parts for item in part]
 
 
 class Group(_Object):
@@ -208,21 +208,21 @@ class Group(_Object):
 
     def group(self, *names: str) -> Group:
         """A group below this one. FormatError if it is not there or a dataset."""
-        found: Group | Dataset = self
+        node: Group | Dataset = self
         for name in names:
-            if not isinstance(found, Group):
-                raise FormatError(f"{found.place}: a dataset, expected a group")
-            found = found.child(name)
-        if not isinstance(found, Group):
-            raise FormatError(f"{found.place}: a dataset, expected a group")
-        return found
+            if not isinstance(node, Group):
+                raise FormatError(f"{node.place}: a dataset, expected a group")
+            node = node.child(name)
+        if not isinstance(node, Group):
+            raise FormatError(f"{node.place}: a dataset, expected a group")
+        return node
 
     def dataset(self, *names: str) -> Dataset:
         """A dataset below this group. FormatError if it is not there or a group."""
-        found = self.group(*names[:-1]).child(names[-1])
-        if not isinstance(found, Dataset):
-            raise FormatError(f"{found.place}: a group, expected a dataset")
-        return found
+        child = self.group(*names[:-1]).child(names[-1])
+        if not isinstance(child, Dataset):
+            raise FormatError(f"{child.place}: a group, expected a dataset")
+        return child
 
 
 class Dataset(_Object):
@@ -233,8 +233,8 @@ class Dataset(_Object):
         with pyfive_errors(self.place):
             shape = self._objects.shape
             if shape is None or len(shape) > MAX_DIMENSIONS:
-                found = "no elements" if shape is None else f"{len(shape)} dimensions"
-                raise FormatError(f"{self.place}: {found}, expected at most {MAX_DIMENSIONS} dimensions")
+                described = "no elements" if shape is None else f"{len(shape)} dimensions"
+                raise FormatError(f"{self.place}: {described}, expected at most {MAX_DIMENSIONS} dimensions")
             self.shape: tuple[int, ...] = tuple(shape)
             self.dtype, self._little, self._size = self._number_type()
             self.nbytes = math.prod(self.shape) * self._size
@@ -243,14 +243,14 @@ class Dataset(_Object):
         """Name, byte order and item size."""
         from pyfive.p5t import P5FloatType, P5IntegerType, P5OpaqueType
 
-        found = self._objects.ptype
+        stored = self._objects.ptype
         name = str(self.attributes.get("dtype"))
-        if isinstance(found, P5OpaqueType) and name in WIDENED and found.size == ITEM_SIZES[name]:
-            return name, True, found.size
-        if not isinstance(found, (P5FloatType, P5IntegerType)) or found.dtype.str[1:] not in NUMBERS:
-            kind = type(found).__name__.removeprefix("P5").removesuffix("Type").lower()
+        if isinstance(stored, P5OpaqueType) and name in WIDENED and stored.size == ITEM_SIZES[name]:
+            return name, True, stored.size
+        if not isinstance(stored, (P5FloatType, P5IntegerType)) or stored.dtype.str[1:] not in NUMBERS:
+            kind = type(stored).__name__.removeprefix("P5").removesuffix("Type").lower()
             raise UnsupportedError(f"{self.place}: an array of {kind}, expected numbers of 1, 2, 4 or 8 bytes")
-        return NUMBERS[found.dtype.str[1:]], found.dtype.str[0] != ">", found.dtype.itemsize
+        return NUMBERS[stored.dtype.str[1:]], stored.dtype.str[0] != ">", stored.dtype.itemsize
 
     def read(self) -> np.ndarray:
         """The array, read-only and in native byte order, as from_bytes has it."""
@@ -267,9 +267,9 @@ class Dataset(_Object):
             if version < 3:
                 raise UnsupportedError(f"{self.place}: compact storage of layout version {version}, expected 3 or 4")
             (size,) = struct.unpack_from("<H", self._objects.msg_data, at)
-            found = self._objects.msg_data[at + 2 : at + 2 + size]
-            self._check_size(len(found))
-            return found
+            data = self._objects.msg_data[at + 2 : at + 2 + size]
+            self._check_size(len(data))
+            return data
         if kind == CONTIGUOUS:
             if version < 3:
                 (address,) = struct.unpack_from("<Q", self._objects.msg_data, at)
@@ -285,9 +285,9 @@ class Dataset(_Object):
             return cursor.bytes(size)
         return self._chunks(cursor)
 
-    def _check_size(self, found: int) -> None:
-        if found != self.nbytes:
-            raise FormatError(f"{self.place}: {found} bytes, expected {self.nbytes} for {self.dtype} {self.shape}")
+    def _check_size(self, size: int) -> None:
+        if size != self.nbytes:
+            raise FormatError(f"{self.place}: {size} bytes, expected {self.nbytes} for {self.dtype} {self.shape}")
 
     def _chunks(self, cursor: Cursor) -> bytes:
         """The chunks, each read, checked and put into its place; every one has to be there."""
@@ -305,12 +305,12 @@ class Dataset(_Object):
         if self._objects._chunk_address == UNDEFINED:
             raise FormatError(f"{self.place}: none of its {expected} chunks was written")
         tree = BTreeV1RawDataChunks(self._file.watched, self._objects._chunk_address, self._objects._chunk_dims)
-        found = [pair for node in tree.all_nodes[0] for pair in zip(node["keys"], node["addresses"], strict=True)]
-        places = {key["chunk_offset"][:-1] for key, _ in found}
-        if len(found) != expected or len(places) != expected:
+        chunks = [pair for node in tree.all_nodes[0] for pair in zip(node["keys"], node["addresses"], strict=True)]
+        places = {key["chunk_offset"][:-1] for key, _ in chunks}
+        if len(chunks) != expected or len(places) != expected:
             raise FormatError(f"{self.place}: {len(places)} chunks, expected {expected} for {self.shape}")
         out = np.zeros([-(-n // c) * c for n, c in zip(self.shape, chunk, strict=True)], f"V{self._size}")
-        for key, address in found:
+        for key, address in chunks:
             start = key["chunk_offset"][:-1]
             if any(a % c or a >= n for a, c, n in zip(start, chunk, self.shape, strict=True)):
                 raise FormatError(f"{self.place}: a chunk at {start}, expected multiples of {chunk} below {self.shape}")
@@ -362,8 +362,8 @@ def check_header(file: Watched, address: int) -> None:
         begin, size = blocks[number]
         number, total = number + 1, total + size
         if total > MAX_HEADER or number > MAX_CONTINUATIONS:
-            found = f"an object header of {total} bytes in {number} pieces"
-            raise FormatError(f"{file.place}: {found}, expected at most {MAX_HEADER} in {MAX_CONTINUATIONS}")
+            described = f"an object header of {total} bytes in {number} pieces"
+            raise FormatError(f"{file.place}: {described}, expected at most {MAX_HEADER} in {MAX_CONTINUATIONS}")
         if begin < 0 or begin + size > len(file._cursor):
             raise FormatError(f"{file.place}: object header: bytes {begin} to {begin + size}, past the end of the file")
         _check_block(file, file.at(begin, size), step, created, blocks)
@@ -476,8 +476,8 @@ def _plain(value: Any) -> Any:
 
 
 def _some(names: Any) -> str:
-    found = list(names)
-    return ", ".join(shown(name, 40) for name in found[:6]) + (", ..." if len(found) > 6 else "") or "nothing"
+    listed = list(names)
+    return ", ".join(shown(name, 40) for name in listed[:6]) + (", ..." if len(listed) > 6 else "") or "nothing"
 
 
 # --- filters -------------------------------------------------------------------------------------------------------
@@ -485,10 +485,10 @@ def _some(names: Any) -> str:
 
 def _inflate(data: bytes, most: int, place: str) -> bytes:
     stream = zlib.decompressobj()
-    found = stream.decompress(data, most + 1)
-    if len(found) > most or not stream.eof:
+    inflated = stream.decompress(data, most + 1)
+    if len(inflated) > most or not stream.eof:
         raise FormatError(f"{place}: a chunk decompresses to more than {most} bytes, or does not end")
-    return found
+    return inflated
 
 
 def _unshuffle(data: bytes, size: int) -> bytes:

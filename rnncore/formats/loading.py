@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["convert", "load", "open_file", "read_spec", "save"]
 
+SpecSource: TypeAlias = "Spec | Mapping[str, Any] | str | os.PathLike[str]"
+Architecture: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str]"
+Meanings: TypeAlias = "Mapping[str, Callable[[dict[str, Any]], Any]]"
+
 ZOO = "zoo:"
 FOREIGN_DIRECTORIES = {
     "saved_model.pb": "a TensorFlow SavedModel: save the model as .keras, or convert it by tf2onnx",
@@ -39,10 +43,10 @@ NOT_USED = "tensors that the spec does not use: "
 def load(
     path: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    spec: SpecSource | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    architecture: Architecture | None = None,
+    layers: Meanings | None = None,
     sizes: Mapping[str, int] | None = None,
     dtype: str | None = None,
     check: bool = False,
@@ -76,31 +80,29 @@ def load(
     Weights of modules that the Spec does not have are left out with a warning that names them (an optimiser's without),
     and quantized weights of PyTorch's, read as float32, come with one that says so.
 
-    Raises MissingFileError (also a FileNotFoundError) where there is none, FormatError for a damaged or malicious
+    Raises MissingFileError (also a FileNotFoundError) for a missing file, FormatError for a damaged or malicious
     file, UnsupportedError for one that rnncore cannot read (MissingPackageError where that takes an extra), SpecError
     and WeightError where the file and the Spec contradict each other.
     """
-    found = open_file(
-        path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
-    )
-    model = Model(found.spec, found.weights, dtype or found.dtype, vocabulary=found.vocabulary, budget=budget)
-    for note in found.notes:
+    file = open_file(path, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget)
+    model = Model(file.spec, file.weights, dtype or file.dtype, vocabulary=file.vocabulary, budget=budget)
+    for note in file.notes:
         if note.startswith((NOT_USED, QUANTIZED)):
             warnings.warn(f"{name_of(path)}: {note}", UserWarning, stacklevel=2)
     if check:
         from rnncore.formats.verification import check_pair  # not for a model that is only run
 
-        check_pair(model, found.test_pair, name_of(path)).require()
+        check_pair(model, file.test_pair, name_of(path)).require()
     return model
 
 
 def open_file(
     path: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    spec: SpecSource | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    architecture: Architecture | None = None,
+    layers: Meanings | None = None,
     sizes: Mapping[str, int] | None = None,
     budget: Budget | None = None,
 ) -> ModelFile:
@@ -112,14 +114,14 @@ def open_file(
             checkpoint = read_file(source, sizes, layers)
         else:
             checkpoint = _with_architecture(source, architecture, layers)
-        found = _opened(name, source, checkpoint, spec, names)
+        file = _opened(name, source, checkpoint, spec, names)
         # The reader of a graph format took the sizes itself.
-        return found if isinstance(checkpoint, ModelFile) and architecture is None else _sized(name, found, sizes)
+        return file if isinstance(checkpoint, ModelFile) and architecture is None else _sized(name, file, sizes)
 
 
-def _sized(name: str, found: ModelFile, sizes: Mapping[str, int] | None) -> ModelFile:
+def _sized(name: str, file: ModelFile, sizes: Mapping[str, int] | None) -> ModelFile:
     try:
-        return dataclasses.replace(found, spec=found.spec.sized(sizes)) if sizes else found
+        return dataclasses.replace(file, spec=file.spec.sized(sizes)) if sizes else file
     except SpecError as error:
         raise SpecError(f"{name}: {error}") from None
 
@@ -128,7 +130,7 @@ def _opened(
     path: str,
     source: Path | InMemory,
     checkpoint: Checkpoint | ModelFile,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None,
+    spec: SpecSource | None,
     names: Mapping[str, str] | None,
 ) -> ModelFile:
     """A file that was read, as a Spec with its weights."""
@@ -169,10 +171,11 @@ def _opened(
 
 def _not_read(checkpoint: Checkpoint) -> str:
     """Of a file without the tensors that were wanted: those it has in a form that is not read."""
-    found = [entry for entry in checkpoint.skipped if "quantised" in entry.reason]
-    if not found:
+    quantised = [entry for entry in checkpoint.skipped if "quantised" in entry.reason]
+    if not quantised:
         return ""
-    return f"; {len(found)} quantised tensors are not read ({found[0].path}): expected the float module's state_dict"
+    what = f"{len(quantised)} quantised tensors are not read ({quantised[0].path})"
+    return f"; {what}: expected the float module's state_dict"
 
 
 def _base(source: Path | InMemory) -> str:
@@ -187,8 +190,8 @@ def _sha256(source: Path | InMemory) -> str:
 
 def _with_architecture(
     source: Path | InMemory,
-    architecture: Mapping[str, Any] | str | os.PathLike[str],
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None,
+    architecture: Architecture,
+    layers: Meanings | None,
 ) -> ModelFile:
     from rnncore.formats.keras.file import read_weights
 
@@ -231,10 +234,10 @@ def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    spec: Spec | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    spec: SpecSource | None = None,
     names: Mapping[str, str] | None = None,
-    architecture: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    layers: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    architecture: Architecture | None = None,
+    layers: Meanings | None = None,
     sizes: Mapping[str, int] | None = None,
     verify: bool = False,
     vocabulary: Mapping[str, Iterable[str]] | None = None,
@@ -246,21 +249,21 @@ def convert(
     other options as for load; of the budget its nodes.
     Returns the path written, what it holds, and the verification.
     """
-    found = open_file(
+    file = open_file(
         source, spec=spec, names=names, architecture=architecture, layers=layers, sizes=sizes, budget=budget
     )
     if vocabulary is not None:
-        found = dataclasses.replace(found, vocabulary=cast(Any, vocabulary))
+        file = dataclasses.replace(file, vocabulary=cast(Any, vocabulary))
     report = None
     if verify:
         from rnncore.formats.verification import check_pair
 
-        report = check_pair(Model(found.spec, found.weights, found.dtype), found.test_pair, name_of(source))
+        report = check_pair(Model(file.spec, file.weights, file.dtype), file.test_pair, name_of(source))
         report.require()
-    return native.write(target, found), found, report
+    return native.write(target, file), file, report
 
 
-def read_spec(given: Spec | Mapping[str, Any] | str | os.PathLike[str]) -> Spec:
+def read_spec(given: SpecSource) -> Spec:
     """A Spec as it is, from the object its JSON holds, or from a JSON file."""
     if isinstance(given, Spec):
         return given

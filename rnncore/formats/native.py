@@ -4,11 +4,11 @@ The metadata holds one key, "rnncore", a JSON object:
 
     format    version of this layout, 1
     spec      the Spec (Spec.to_json)
-    producer  who wrote it: "rnncore 0.1.0"
+    producer  the program that wrote it: "rnncore 0.1.0"
     source    where the weights come from: "torch 2.13.0", a file's name; may be empty
     sha256    of the file they come from; may be empty
     notes     what the exporter or converter did to the model, in sentences
-    vocabulary  name of an input or output -> the tokens that its ids stand for; absent where there are none
+    vocabulary  name of an input or output -> the tokens that its ids stand for; absent without any
     dtype     "float64" where the source computes in it; absent for "float32"
 
 Tensors are the weights under their canonical names, and "test_pair.inputs.NAME" and "test_pair.outputs.NAME".
@@ -106,8 +106,8 @@ def write(path: str | os.PathLike[str], model: ModelFile) -> Path:
 
 def read(path: str | os.PathLike[str]) -> ModelFile:
     """Read and check a native file. Raises FormatError, SpecError or WeightError, each naming the file."""
-    found = Path(path)
-    checkpoint = safetensors_file.read(found / FILE_NAME if found.is_dir() else found)
+    file = Path(path)
+    checkpoint = safetensors_file.read(file / FILE_NAME if file.is_dir() else file)
     if not is_native(checkpoint):
         raise FormatError(
             f"{path}: a safetensors file without a Spec, expected rnncore's metadata; load it with spec=..."
@@ -128,13 +128,13 @@ def from_checkpoint(checkpoint: Checkpoint) -> ModelFile:
 
 
 def _parse(text: str, tensors: dict[str, np.ndarray]) -> ModelFile:
-    found = read_json(text, f"metadata {KEY!r}", constants=True)  # a Clip's bound may be infinite
-    if not isinstance(found, dict) or not {"format", "spec"} <= set(found) <= FIELDS:
-        keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+    fields = read_json(text, f"metadata {KEY!r}", constants=True)  # a Clip's bound may be infinite
+    if not isinstance(fields, dict) or not {"format", "spec"} <= set(fields) <= FIELDS:
+        keys = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
         raise FormatError(f"metadata {KEY!r}: {keys}, expected an object with {', '.join(sorted(FIELDS))}")
-    if found["format"] != FORMAT_VERSION:
-        raise FormatError(f"format {found['format']!r}, this version of rnncore reads {FORMAT_VERSION}")
-    spec = Spec.from_json(_object(found, "spec"))
+    if fields["format"] != FORMAT_VERSION:
+        raise FormatError(f"format {fields['format']!r}, this version of rnncore reads {FORMAT_VERSION}")
+    spec = Spec.from_json(_object(fields, "spec"))
     sides: dict[str, dict[str, np.ndarray]] = {"inputs": {}, "outputs": {}}
     for name in [name for name in tensors if name.startswith(_PAIR)]:
         side, _, value = name.removeprefix(_PAIR).partition(".")
@@ -144,19 +144,19 @@ def _parse(text: str, tensors: dict[str, np.ndarray]) -> ModelFile:
     pair = TestPair(**sides) if sides["inputs"] or sides["outputs"] else None
     if pair is not None:
         pair.check(spec)
-    notes = found.get("notes", [])
+    notes = fields.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise FormatError("notes: expected a list of strings")
-    words = {key: found.get(key, "") for key in ("source", "sha256", "producer")}
-    words["dtype"] = found.get("dtype", "float32")
+    words = {key: fields.get(key, "") for key in ("source", "sha256", "producer")}
+    words["dtype"] = fields.get("dtype", "float32")
     for key, value in words.items():
         if not isinstance(value, str):
             raise FormatError(f"{key}: {type(value).__name__}, expected a string")
-    vocabulary = _object(found, "vocabulary") if "vocabulary" in found else {}
+    vocabulary = _object(fields, "vocabulary") if "vocabulary" in fields else {}
     return ModelFile(spec, Weights(spec, tensors), pair, notes=tuple(notes), vocabulary=vocabulary, **words)
 
 
-def _object(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    if not isinstance(found[key], dict):
-        raise FormatError(f"{key}: {type(found[key]).__name__}, expected an object")
-    return found[key]
+def _object(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    if not isinstance(fields[key], dict):
+        raise FormatError(f"{key}: {type(fields[key]).__name__}, expected an object")
+    return fields[key]

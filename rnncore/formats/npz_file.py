@@ -141,16 +141,16 @@ def _fields(text: str) -> dict[str, str]:
     body, at, comma = body[1:-1], 0, True
     fields: dict[str, str] = {}
     while at < len(body.rstrip()):
-        found = FIELD.match(body, at)
-        if found is None or not comma:
+        match = FIELD.match(body, at)
+        if match is None or not comma:
             raise ValueError(f"{shown(body[at:].strip())!r}, expected descr, fortran_order or shape")
-        at, comma = found.end(), bool(found["comma"])
-        values = {"code": found["code"], "structure": found["structure"], "order": found["fortran"]}
-        values["shape"] = found["sizes"]
+        at, comma = match.end(), bool(match["comma"])
+        values = {"code": match["code"], "structure": match["structure"], "order": match["fortran"]}
+        values["shape"] = match["sizes"]
         for key, value in values.items():
             if value is not None:
                 if key in fields:
-                    raise ValueError(f"{key} stands twice")
+                    raise ValueError(f"{key} occurs twice")
                 fields[key] = value
     if len(fields) != 3 or not {"order", "shape"} <= set(fields):
         raise ValueError(f"has {', '.join(fields) or 'nothing'}, expected descr, fortran_order and shape")
@@ -163,7 +163,7 @@ def _data(cursor: Cursor, header: Header) -> np.ndarray:
     count = element_count(header.shape, ITEM_SIZES[dtype])
     expected = count * ITEM_SIZES[dtype]
     if cursor.remaining != expected:
-        found = f"{cursor.remaining} bytes of data"
-        raise FormatError(f"{cursor.place}: {found}, expected {expected} for {header.dtype} {header.shape}")
+        described = f"{cursor.remaining} bytes of data"
+        raise FormatError(f"{cursor.place}: {described}, expected {expected} for {header.dtype} {header.shape}")
     flat = from_bytes(cursor.bytes(expected), dtype, cursor.place, header.little)
     return flat.reshape(header.shape, order="F" if header.fortran else "C")

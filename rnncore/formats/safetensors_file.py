@@ -94,19 +94,19 @@ def _header(data: bytes, place: str) -> tuple[list[Entry], dict[str, str]]:
     brackets = data.count(b"{") + data.count(b"[")
     if brackets > 2 * MAX_TENSORS + MAX_TENSORS or data.count(b",") > MAX_NUMBERS:
         raise FormatError(f"{place}: more than {MAX_TENSORS} tensors")
-    found = read_json(data, place)
-    metadata = found.pop(METADATA, {})
+    fields = read_json(data, place)
+    metadata = fields.pop(METADATA, {})
     if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):
         raise FormatError(f"{place}: {METADATA} is no object of strings")
-    entries = [_entry(name, value, f"{place}: {shown(name)}") for name, value in found.items()]
+    entries = [_entry(name, value, f"{place}: {shown(name)}") for name, value in fields.items()]
     return sorted(entries, key=lambda entry: (entry.begin, entry.end)), metadata
 
 
-def _entry(name: str, found: Any, place: str) -> Entry:
+def _entry(name: str, fields: Any, place: str) -> Entry:
     check_name(name, place)
-    if type(found) is not dict or set(found) != FIELDS:
+    if type(fields) is not dict or set(fields) != FIELDS:
         raise FormatError(f"{place}: expected an object of dtype, shape and data_offsets")
-    dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if type(dtype) is str and dtype in UNREAD:
         raise UnsupportedError(f"{place}: dtype {dtype}, expected one of {', '.join(DTYPES)}")
     if type(dtype) is not str or dtype not in DTYPES:

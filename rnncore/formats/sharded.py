@@ -69,7 +69,8 @@ def _shards(cursor: Cursor) -> dict[str, list[str]]:
         check_name(name, place)
         if not isinstance(file, str) or "/" in file or "\\" in file:
             raise FormatError(
-                f"{place}: weight_map: {shown(name)!r} is in {shown(str(file))!r}, expected a file beside it"
+                f"{place}: weight_map: {shown(name)!r} is in {shown(str(file))!r}, "
+                "expected a file in the same directory"
             )
         shards.setdefault(file, []).append(name)
         if len(shards) > MAX_SHARDS:

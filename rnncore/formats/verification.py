@@ -33,7 +33,7 @@ TOLERANCES = {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output is from its reference.
+    """The difference of one output from its reference.
 
     error      largest absolute difference; inf where only one of them is NaN or infinite
     relative   the same, divided by the largest absolute value of the reference (at least 1)
@@ -101,15 +101,15 @@ class Replay:
 
 
 def check_pair(model: Model, pair: TestPair | None, what: str) -> Verification:
-    """Run a model on its test pair's inputs and compare. VerificationError where there is no pair."""
+    """Run a model on its test pair's inputs and compare. VerificationError without a pair."""
     if pair is None:
         raise VerificationError(f"{what}: no test pair in this file, so there is nothing to verify it against")
     return compare(model.run(pair.inputs), pair.outputs, what)
 
 
-def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], what: str) -> Verification:
+def compare(outputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], what: str) -> Verification:
     """The difference of each output from its reference. Equal shapes are required; NaN equals NaN."""
-    return Verification(what, tuple(_difference(name, found[name], expected[name]) for name in expected))
+    return Verification(what, tuple(_difference(name, outputs[name], expected[name]) for name in expected))
 
 
 def all_values(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -121,7 +121,7 @@ def all_values(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 
 def first_difference(
-    spec: Spec, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+    spec: Spec, values: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> tuple[str, Difference] | None:
     """The first node of a Spec, in its order, one of whose values differs, and how; None if all are equal.
 
@@ -129,8 +129,8 @@ def first_difference(
     """
     for node in spec.nodes:
         for name in node.infer(spec.values):
-            if name in found and name in expected and found[name].shape == expected[name].shape:
-                difference = _difference(name, found[name], expected[name])
+            if name in values and name in expected and values[name].shape == expected[name].shape:
+                difference = _difference(name, values[name], expected[name])
                 if not difference.passed:
                     return node.name, difference
     return None
@@ -146,31 +146,31 @@ def drawn_inputs(
     """
     rng = np.random.default_rng(seed)
     sizes = {"B": 2, "T": 7, **(sizes or {})}
-    found = {}
+    inputs = {}
     for entry in spec.inputs:
         if entry.optional:
             continue
         shape = [sizes.get(size, 5) if isinstance(size, str) else size for size in entry.shape]
         readers: list[Any] = [node for node in spec.nodes if entry.name in node.reads]
         if entry.dtype == "bool":
-            found[entry.name] = np.ones(shape, np.bool_)
+            inputs[entry.name] = np.ones(shape, np.bool_)
         elif entry.dtype.startswith(("int", "uint")):
             lengths = any(getattr(node, "lengths", None) == entry.name for node in readers)
             tables = [n.attributes["input_size"] for n in readers if n.op == "Embedding"]
             low, high = (1, sizes["T"] + 1) if lengths else (0, min(tables, default=2))
-            found[entry.name] = rng.integers(low, high, shape).astype(entry.dtype)
+            inputs[entry.name] = rng.integers(low, high, shape).astype(entry.dtype)
         else:
-            found[entry.name] = rng.standard_normal(shape).astype(dtype if entry.dtype == "float" else entry.dtype)
-    return found
+            inputs[entry.name] = rng.standard_normal(shape).astype(dtype if entry.dtype == "float" else entry.dtype)
+    return inputs
 
 
 def sizes_of(spec: Spec, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The values of the names in a Spec's inputs, with these arrays."""
-    found: dict[str | int, int] = {}
+    by_name: dict[str | int, int] = {}
     for entry in spec.inputs:
         if entry.name in inputs:
-            found.update(zip(entry.shape, inputs[entry.name].shape, strict=True))
-    return {name: size for name, size in found.items() if isinstance(name, str)}
+            by_name.update(zip(entry.shape, inputs[entry.name].shape, strict=True))
+    return {name: size for name, size in by_name.items() if isinstance(name, str)}
 
 
 def other_sizes(spec: Spec, stored: Mapping[str, int] | None = None) -> list[dict[str, int]]:
@@ -178,8 +178,8 @@ def other_sizes(spec: Spec, stored: Mapping[str, int] | None = None) -> list[dic
 
     stored: sizes that are not among them. None at all where every size of the inputs is a number.
     """
-    found = [size for entry in spec.inputs if not entry.optional for size in entry.shape if isinstance(size, str)]
-    names = sorted(dict.fromkeys(found), key=lambda name: name != "B")
+    in_order = [size for entry in spec.inputs if not entry.optional for size in entry.shape if isinstance(size, str)]
+    names = sorted(dict.fromkeys(in_order), key=lambda name: name != "B")
     if not names:
         return []
     count = len(names)
@@ -223,20 +223,20 @@ def _replayed(model: Model, reference: Callable, what: str, sizes: Mapping[str, 
     return Replay(sizes, report, equal=report.passed)
 
 
-def _difference(name: str, found: np.ndarray, expected: np.ndarray) -> Difference:
-    if found.shape != expected.shape:
-        raise VerificationError(f"{name}: shape {found.shape}, expected {expected.shape}")
-    if found.dtype.kind != expected.dtype.kind and "f" in (found.dtype.kind, expected.dtype.kind):
-        raise VerificationError(f"{name}: dtype {found.dtype}, expected {expected.dtype}")
-    if found.dtype.kind != "f":
-        error = (found != expected).astype(np.float64)
+def _difference(name: str, output: np.ndarray, expected: np.ndarray) -> Difference:
+    if output.shape != expected.shape:
+        raise VerificationError(f"{name}: shape {output.shape}, expected {expected.shape}")
+    if output.dtype.kind != expected.dtype.kind and "f" in (output.dtype.kind, expected.dtype.kind):
+        raise VerificationError(f"{name}: dtype {output.dtype}, expected {expected.dtype}")
+    if output.dtype.kind != "f":
+        error = (output != expected).astype(np.float64)
         tolerance, scale = 0.0, 1.0
     else:
-        a, b = found.astype(np.float64), expected.astype(np.float64)
+        a, b = output.astype(np.float64), expected.astype(np.float64)
         with np.errstate(invalid="ignore"):
             error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
         error = np.where(np.isnan(error), np.inf, error)
-        tolerance = max(TOLERANCES[found.dtype.name], TOLERANCES[expected.dtype.name])
+        tolerance = max(TOLERANCES[output.dtype.name], TOLERANCES[expected.dtype.name])
         finite = np.abs(b[np.isfinite(b)])
         scale = max(1.0, float(finite.max(initial=0.0)))
     if not error.size:

@@ -24,7 +24,7 @@ from rnncore.errors import SpecError
 from rnncore.graph.nodes import Control, GraphNode
 from rnncore.graph.spec import Spec
 from rnncore.ops import UNKNOWN, Value
-from rnncore.ops.dimensions import APART, CAUSAL, WHOLE, Dimension, Reach
+from rnncore.ops.dimensions import CAUSAL, INDEPENDENT, WHOLE, Dimension, Reach
 
 __all__ = [
     "Followed",
@@ -67,7 +67,7 @@ class Followed:
 
     places   of every value, by name
     reaches  of every node that has the dimension, by name: how far a position of its outputs looks
-    met      the first input or node at which positions meet in a value that is read, in words; "" where there is none
+    met      the first input or node at which positions meet in a value that is read, in words; "" if none
     """
 
     places: Mapping[str, Place]
@@ -76,8 +76,8 @@ class Followed:
 
     @property
     def meets(self) -> str:
-        """The first node whose positions are not apart, in words; "" where all are."""
-        beyond = next((name for name, reach in self.reaches.items() if not reach.apart), None)
+        """The first node whose positions are not independent, in words; "" if all are."""
+        beyond = next((name for name, reach in self.reaches.items() if not reach.independent), None)
         return self.met or (f"node {beyond!r}" if beyond is not None else "")
 
     def has(self, name: str) -> bool:
@@ -99,7 +99,7 @@ def follow(spec: Spec, name: str, lengths: Collection[str] = (), among: Collecti
     """The dimension whose size has this name, wherever inputs have it.
 
     lengths  inputs that say how many steps of a row count: recurrent layers that read one of them are asked about
-             those steps alone, and keep them apart from what comes after
+             those steps alone, and keep them separate from what comes after
     among    the inputs that are looked at; None for all
     """
     start = {}
@@ -121,14 +121,14 @@ def _of_roles(spec: Spec, node: Any, name: str, start: Mapping[str, Place]) -> d
     optional = {entry.name for entry in spec.inputs if entry.optional and entry.name not in start}
     shape = spec.values[node.input].shape
     rows, steps = (1, 0) if getattr(node, "layout", "") == "time_first" else (0, 1)
-    found = {}
+    places = {}
     if node.lengths in optional and shape[rows] == name:
-        found[node.lengths] = Place("along", 0)
+        places[node.lengths] = Place("along", 0)
     mask = getattr(node, "mask", None)
     axes = [axis for axis in (rows, steps) if shape[axis] == name]
     if mask in optional and axes:
-        found[mask] = Place("along", axes[0])
-    return found
+        places[mask] = Place("along", axes[0])
+    return places
 
 
 class _Walk:
@@ -177,25 +177,25 @@ class _Walk:
     def _plain(self, node: Any, slots: list[Place]) -> tuple[Reach | None, list[Place]]:
         """The places after a node without subgraphs: along one of its Dimensions, or everything meets."""
         of_sizes, shaping = node.of_sizes, set(node.shaped_by)
-        content = {place: found for place, found in enumerate(slots) if found.kind != "free" and place not in of_sizes}
-        sized = [place for place, found in content.items() if found.kind == "size"]
-        along = {place: found.axis for place, found in content.items() if found.kind == "along"}
+        content = {slot: place for slot, place in enumerate(slots) if place.kind != "free" and slot not in of_sizes}
+        sized = [slot for slot, place in content.items() if place.kind == "size"]
+        along = {slot: place.axis for slot, place in content.items() if place.kind == "along"}
         if not along and not set(sized) & shaping:
             return None, self._of_sizes(node, bool(sized))
         if not set(sized) <= shaping:
             return WHOLE, self._all_met(node, "it counts them")
         names = node.names
         if not along:
-            return APART, [self._made(node, name) for name in names]
+            return INDEPENDENT, [self._made(node, name) for name in names]
         dimension = dimension_along(node, self.values, along, self.absent)
         if dimension is None:
             return WHOLE, self._all_met(node)
         if self._is_valid_steps(node, dimension):
-            return APART, self._within_lengths(node, dimension)
-        found = [self._kept(node, name, dimension.outputs.get(place), sized) for place, name in enumerate(names)]
+            return INDEPENDENT, self._within_lengths(node, dimension)
+        placed = [self._kept(node, name, dimension.outputs.get(place), sized) for place, name in enumerate(names)]
         if dimension.reach == CAUSAL:
-            found = [place if number in dimension.outputs else RUNNING for number, place in enumerate(found)]
-        return dimension.reach, found
+            placed = [place if number in dimension.outputs else RUNNING for number, place in enumerate(placed)]
+        return dimension.reach, placed
 
     def _all_met(self, node: Any, why: str = "") -> list[Place]:
         reason = describe(node) + (f": {why}" if why else "")
@@ -203,15 +203,15 @@ class _Walk:
 
     def _of_sizes(self, node: Any, sized: bool) -> list[Place]:
         """Made of sizes, of some that are values (``sized``) or of inputs: numbers that shapes are made of, or free."""
-        found = []
+        places = []
         for name in node.names:
             value = self.values[name]
             if any(self._is_made_of(size) for size in value.shape):
-                found.append(Place("met", reason=f"value {name!r}"))
+                places.append(Place("met", reason=f"value {name!r}"))
             else:
                 data = value.data if value.data is not None else (UNKNOWN,) * sized
-                found.append(SIZE if any(self._is_made_of(item) for item in data) else FREE)
-        return found
+                places.append(SIZE if any(self._is_made_of(item) for item in data) else FREE)
+        return places
 
     def _made(self, node: GraphNode, name: str) -> Place:
         """A value whose shape is made of the size: along it, where all of its positions are alike."""
@@ -252,10 +252,10 @@ class _Walk:
         if any(place == SIZE for place in slots):
             return WHOLE, self._all_met(node)
         walk = {"If": self._if, "Loop": self._loop, "Scan": self._scan}[node.op]
-        found = walk(node, slots)
-        if found is None:
+        reach_and_places = walk(node, slots)
+        if reach_and_places is None:
             return WHOLE, self._all_met(node)
-        reach, places = found
+        reach, places = reach_and_places
         return reach, [self._kept(node, name, place.axis, ()) if place.kind == "along" else place
                        for name, place in zip(node.names, places, strict=True)]  # fmt: skip
 
@@ -271,47 +271,47 @@ class _Walk:
             walk = _Walk(branch.reshaped(shapes), self.name, given, absent=absent)
         except SpecError:
             return None
-        found = walk.followed()
-        return None if found.meets else [found.places[name] for name in branch.outputs]
+        inside = walk.followed()
+        return None if inside.meets else [inside.places[name] for name in branch.outputs]
 
     def _if(self, node: Control, slots: list[Place]) -> tuple[Reach, list[Place]] | None:
         given = dict(zip(node.captures, slots[node.own :], strict=True))
         sides = [self._inside(branch, given) for branch in node.branches]
         if slots[0] != FREE or None in sides or sides[0] != sides[1]:
             return None
-        return APART, cast("list[Place]", sides[0])
+        return INDEPENDENT, cast("list[Place]", sides[0])
 
     def _loop(self, node: Control, slots: list[Place]) -> tuple[Reach, list[Place]] | None:
         (body,) = node.branches
         inner = [entry.name for entry in body.inputs[: node.own]]
-        found = self._inside(body, dict(zip((*inner, *node.captures), slots, strict=True)))
+        ends = self._inside(body, dict(zip((*inner, *node.captures), slots, strict=True)))
         carried = slots[2 : node.own]
-        if found is None or slots[:2] != [FREE, FREE] or found[0] != FREE or found[1 : 1 + len(carried)] != carried:
+        if ends is None or slots[:2] != [FREE, FREE] or ends[0] != FREE or ends[1 : 1 + len(carried)] != carried:
             return None
-        return APART, [*carried, *(_stacked(place, 0) for place in found[1 + len(carried) :])]
+        return INDEPENDENT, [*carried, *(_stacked(place, 0) for place in ends[1 + len(carried) :])]
 
     def _scan(self, node: Control, slots: list[Place]) -> tuple[Reach, list[Place]] | None:
         (body,) = node.branches
         ranks = [len(self.values[name].shape) for name in node.inputs]
         axes = [(node.axes[n] if node.axes else 0) % ranks[node.carried + n] for n in range(node.sequences)]
         sequences = slots[node.carried : node.own]
-        ahead = [Place("along", axis) for axis in axes]
+        along = [Place("along", axis) for axis in axes]
         others = [*slots[: node.carried], *slots[node.own :]]
-        if sequences == ahead:
+        if sequences == along:
             return self._steps_of_scan(node) if all(place == FREE for place in others) else None
-        if any(place == here for place, here in zip(sequences, ahead, strict=True)):
+        if any(place == here for place, here in zip(sequences, along, strict=True)):
             return None
         elements = [_unstacked(place, axis) for place, axis in zip(sequences, axes, strict=True)]
         inner = [entry.name for entry in body.inputs[: node.own]]
         given = [*slots[: node.carried], *elements, *slots[node.own :]]
-        found = self._inside(body, dict(zip((*inner, *node.captures), given, strict=True)))
-        if found is None or found[: node.carried] != slots[: node.carried]:
+        results = self._inside(body, dict(zip((*inner, *node.captures), given, strict=True)))
+        if results is None or results[: node.carried] != slots[: node.carried]:
             return None
-        ends = found[node.carried :]
+        ends = results[node.carried :]
         targets = node.output_axes or (0,) * len(ends)
         ranks = [len(self.values[name].shape) for name in node.names[node.carried :]]
         stacked = [_stacked(place, axis % rank) for place, axis, rank in zip(ends, targets, ranks, strict=True)]
-        return APART, [*slots[: node.carried], *stacked]
+        return INDEPENDENT, [*slots[: node.carried], *stacked]
 
     def _steps_of_scan(self, node: Control) -> tuple[Reach, list[Place]] | None:
         """Along its own axis: states go from step to step, and are known at the end."""
@@ -320,7 +320,7 @@ class _Walk:
         names = node.names[node.carried :]
         targets = node.output_axes or (0,) * len(names)
         ends = [Place("along", axis % len(self.values[name].shape)) for name, axis in zip(names, targets, strict=True)]
-        return CAUSAL if node.carried else APART, [*[RUNNING] * node.carried, *ends]
+        return CAUSAL if node.carried else INDEPENDENT, [*[RUNNING] * node.carried, *ends]
 
 
 def _stacked(place: Place, axis: int) -> Place:
@@ -364,30 +364,30 @@ def dimension_along(
 
 
 def reach_along(node: GraphNode, values: Mapping[str, Value], along: Mapping[int, int]) -> Reach:
-    """How far a node looks along the dimension that its slots at these places have at these axes."""
+    """The reach of a node along the dimension that its slots at these places have at these axes."""
     dimension = dimension_along(node, values, along)
     return WHOLE if dimension is None else dimension.reach
 
 
 def reach_of(node: GraphNode, values: Mapping[str, Value], name: str) -> Reach:
-    """How far one node looks along the dimension that has this name in what it reads; APART where it has none."""
+    """The reach of one node along the dimension that has this name in what it reads; INDEPENDENT without such."""
     shapes = {place: values[slot].shape for place, slot in enumerate(node.slots) if slot in values}
     along = {place: shape.index(name) for place, shape in shapes.items() if name in shape}
-    return reach_along(node, values, along) if along else APART
+    return reach_along(node, values, along) if along else INDEPENDENT
 
 
 # --- what is asked -------------------------------------------------------------------------------------------------
 
 
 def rows_meet(spec: Spec, name: str) -> str:
-    """Where the rows of the batch of this name may meet, in words; "" where each output of a row is its own."""
-    found = follow(spec, name)
-    lost = next((f"output {output!r}" for output in spec.outputs if not found.has(output)), "")
-    return found.meets or lost
+    """The place where rows of the batch of this name may meet, in words; "" where each output of a row is its own."""
+    following = follow(spec, name)
+    lost = next((f"output {output!r}" for output in spec.outputs if not following.has(output)), "")
+    return following.meets or lost
 
 
 def steps_meet(spec: Spec, name: str, lengths: Collection[str]) -> str:
-    """Where steps of the dimension of this name may meet others than by recurrent layers that stop at these lengths.
+    """The place where steps of this dimension may meet others, but for recurrent layers that stop at these lengths.
 
     In words; "" where every step of an output before its row's length is independent of what comes after it.
     """
@@ -405,20 +405,20 @@ def padded_steps(spec: Spec, batch: str, usable: Callable[[Any], bool]) -> dict[
         time = spec.values[node.input].shape[0 if node.layout == "time_first" else 1]
         if isinstance(time, str) and time != batch:
             users.setdefault(time, set()).add(node.lengths if usable(node) else None)
-    found = {
+    lengths_of = {
         time: tuple(sorted(lengths))
         for time, lengths in users.items()
         if lengths <= given and not steps_meet(spec, time, lengths)
     }
-    owners = [name for lengths in found.values() for name in lengths]
-    return {time: lengths for time, lengths in found.items() if all(owners.count(name) == 1 for name in lengths)}
+    owners = [name for lengths in lengths_of.values() for name in lengths]
+    return {time: lengths for time, lengths in lengths_of.items() if all(owners.count(name) == 1 for name in lengths)}
 
 
 def freed(spec: Spec, names: Sequence[str]) -> Spec | None:
     """The network for any batch in place of one of 1, which these inputs have as the first or second size, and optional
     ones may have.
 
-    None unless the graph keeps the rows of a larger batch apart, and every output has them.
+    None unless the graph keeps the rows of a larger batch independent, and every output has them.
     """
     inputs = {entry.name: entry for entry in spec.inputs}
     names = [*names, *(e.name for e in spec.inputs if e.optional and 1 in e.shape[:2] and e.name not in names)]
@@ -435,11 +435,11 @@ def freed(spec: Spec, names: Sequence[str]) -> Spec | None:
             shape = inputs[name].shape
             shapes[name] = (*shape[:axis], batch, *shape[axis + 1 :])
         try:
-            found = spec.reshaped(shapes)
+            free = spec.reshaped(shapes)
         except SpecError:
             continue
-        if not rows_meet(found, batch) and _ranks(found) == _ranks(spec):
-            return found
+        if not rows_meet(free, batch) and _ranks(free) == _ranks(spec):
+            return free
     return None
 
 

@@ -124,7 +124,7 @@ class GraphBuilder:
     def once(self, key: Hashable, make: Callable[[], str], keep: Any = None) -> str:
         """The value that ``make`` gave when it was first called for this key.
 
-        keep: an object that has to live as long as the key, which holds its id.
+        keep: an object that has to outlive the key, which holds its id.
         """
         if key not in self._made:
             self._made[key] = make(), keep

@@ -49,7 +49,7 @@ def read_spec(make: Callable[..., Network], given: str | bytes | Mapping[str, An
         if not isinstance(document[key], (list, tuple)):
             raise SpecError(f"Spec: {key} is {type(document[key]).__name__}, expected a list")
     if depth == 0 and _count_nodes(document) > most_nodes():
-        count = f"{_count_nodes(document)} nodes beside constants"
+        count = f"{_count_nodes(document)} nodes besides constants"
         raise SpecError(f"{count}, expected at most {most_nodes()} nodes and layers{more_nodes()}")
     return make(
         tuple(Input.from_json(entry) for entry in document["inputs"]),

@@ -72,8 +72,8 @@ class Spec(Network):
         if self.size > MAX_NODES:
             raise SpecError(f"{self.size} nodes and layers, expected at most {MAX_NODES}")
         if self._working > most_nodes():
-            found = f"{self._working} nodes and layers beside constants"
-            raise SpecError(f"{found}, expected at most {most_nodes()}{more_nodes()}")
+            counted = f"{self._working} nodes and layers besides constants"
+            raise SpecError(f"{counted}, expected at most {most_nodes()}{more_nodes()}")
         names = {entry.name for entry in self.inputs}
         names.update(node.name for node in self.nodes)
         if "lengths" not in names and any("lengths" in node.reads for node in self.nodes):
@@ -168,11 +168,11 @@ class Spec(Network):
     @cached_property
     def readers(self) -> Mapping[str, tuple[int, ...]]:
         """For each value that nodes read: their places in ``nodes``, in order, one for each time it is read."""
-        found: dict[str, list[int]] = {}
+        places_of: dict[str, list[int]] = {}
         for place, node in enumerate(self.nodes):
             for name in node.reads:
-                found.setdefault(name, []).append(place)
-        return MappingProxyType({name: tuple(places) for name, places in found.items()})
+                places_of.setdefault(name, []).append(place)
+        return MappingProxyType({name: tuple(places) for name, places in places_of.items()})
 
     @property
     def recurrent(self) -> tuple[Recurrent, ...]:

@@ -57,8 +57,8 @@ class TestPair:
 def check_array(what: str, array: np.ndarray, value: Value) -> None:
     """Raises InputError, beginning with ``what``, if an array has not the dtype and shape of a value of a Spec."""
     fits = array.dtype.kind in KINDS[numpy_dtype(value.dtype).kind] and array.ndim == len(value.shape)
-    for found, expected in zip(array.shape, value.shape, strict=False):
-        fits = fits and (isinstance(expected, str) or found == expected)
+    for size, expected in zip(array.shape, value.shape, strict=False):
+        fits = fits and (isinstance(expected, str) or size == expected)
     if not fits:
         raise InputError(f"{what}: {array.dtype} {array.shape}, expected {value}")
 

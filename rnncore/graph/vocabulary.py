@@ -31,12 +31,12 @@ class Vocabulary(Sequence[str]):
             raise SpecError(f"vocabulary: {type(tokens).__name__}, expected a list of tokens") from None
         wrong = [token for token in self._tokens if not isinstance(token, str)]
         if wrong or not self._tokens:
-            found = f"token {shown(wrong[0])}" if wrong else "no tokens"
-            raise SpecError(f"vocabulary: {found}, expected strings")
+            described = f"token {shown(wrong[0])}" if wrong else "no tokens"
+            raise SpecError(f"vocabulary: {described}, expected strings")
         self._ids = {token: place for place, token in enumerate(self._tokens)}
         if len(self._ids) < len(self._tokens):
             twice = next(token for place, token in enumerate(self._tokens) if self._ids[token] != place)
-            raise SpecError(f"vocabulary: token {twice!r} stands there twice, expected each once")
+            raise SpecError(f"vocabulary: token {twice!r} occurs twice, expected each once")
         self._unknown = next((self._ids[token] for token in UNKNOWN if token in self._ids), None)
         self.by_character = all(len(token) == 1 or _is_mark(token) for token in self._tokens)
 
@@ -70,18 +70,18 @@ class Vocabulary(Sequence[str]):
     def ids(self, text: str | Iterable[str]) -> np.ndarray:
         """The ids (T,) int64 of a text, or of tokens."""
         tokens = text.split() if isinstance(text, str) and not self.by_character else list(text)
-        found = [self._ids.get(token, self._unknown) for token in tokens]
-        if None in found:
-            place = found.index(None)
+        ids = [self._ids.get(token, self._unknown) for token in tokens]
+        if None in ids:
+            place = ids.index(None)
             raise InputError(f"token {tokens[place]!r} at {place} is not in the vocabulary, which has no '<unk>'")
-        return np.array(found, np.int64)
+        return np.array(ids, np.int64)
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id."""
         return [self._tokens[i] for i in ids]
 
     def text(self, ids: Iterable[int]) -> str:
-        """The tokens of ids as one text: characters side by side, words with spaces between them."""
+        """The tokens of ids as one text: characters joined, words with spaces between them."""
         return ("" if self.by_character else " ").join(self.tokens(ids))
 
 
@@ -92,13 +92,13 @@ def _is_mark(token: str) -> bool:
 def check_vocabularies(spec: Spec, given: Mapping[str, Any]) -> dict[str, Vocabulary]:
     """The vocabularies of a Spec's inputs and outputs by name. SpecError where one fits no such value.
 
-    Ids of an input have as many values as the Embedding that reads them has rows; any other value has a token for
+    Ids of an input have one value for each row of the Embedding that reads them; any other value has a token for
     each number of its last dimension.
     """
     if not isinstance(given, Mapping):
         raise SpecError(f"vocabulary: {type(given).__name__}, expected a mapping of input and output names to tokens")
     inputs = {entry.name for entry in spec.inputs}
-    found = {}
+    vocabularies = {}
     for name, tokens in given.items():
         if name not in inputs and name not in spec.outputs:
             known = ", ".join([*sorted(inputs), *spec.outputs])
@@ -106,13 +106,13 @@ def check_vocabularies(spec: Spec, given: Mapping[str, Any]) -> dict[str, Vocabu
         if isinstance(tokens, str) or not isinstance(tokens, Iterable):
             raise SpecError(f"vocabulary {name!r}: {type(tokens).__name__}, expected a list of tokens")
         try:
-            found[name] = tokens if isinstance(tokens, Vocabulary) else Vocabulary(tokens)
+            vocabularies[name] = tokens if isinstance(tokens, Vocabulary) else Vocabulary(tokens)
         except SpecError as error:
             raise SpecError(f"{error} (of {name!r})") from None
         for size in _sizes(spec, name):
-            if size != len(found[name]):
-                raise SpecError(f"vocabulary {name!r}: {len(found[name])} tokens, expected {size}")
-    return found
+            if size != len(vocabularies[name]):
+                raise SpecError(f"vocabulary {name!r}: {len(vocabularies[name])} tokens, expected {size}")
+    return vocabularies
 
 
 def _sizes(spec: Spec, name: str) -> set[int]:

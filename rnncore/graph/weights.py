@@ -36,9 +36,9 @@ class Weights(Mapping[str, np.ndarray]):
         missing = [name for name in shapes if name not in arrays]
         unexpected = [name for name in arrays if name not in shapes]
         if missing or unexpected:
-            found = f"{len(missing)} missing: {_some(missing)}" if missing else ""
+            absent = f"{len(missing)} missing: {_some(missing)}" if missing else ""
             extra = f"{len(unexpected)} that the Spec does not have: {_some(unexpected)}" if unexpected else ""
-            raise WeightError(f"weights: {'; '.join(filter(None, (found, extra)))}")
+            raise WeightError(f"weights: {'; '.join(filter(None, (absent, extra)))}")
         dtypes = spec.weight_dtypes()
         self._arrays: dict[str, np.ndarray | _Packed] = {}
         made: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}  # what was given stays alive, and its memory its own
@@ -55,8 +55,8 @@ class Weights(Mapping[str, np.ndarray]):
             self._arrays[name] = kept[1]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        found = self._arrays[name]
-        return found.unpacked() if isinstance(found, _Packed) else found
+        array = self._arrays[name]
+        return array.unpacked() if isinstance(array, _Packed) else array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -82,18 +82,18 @@ class Weights(Mapping[str, np.ndarray]):
         """Names of the weights that are not held here."""
         return tuple(name for name, array in self._arrays.items() if isinstance(array, _Packed))
 
-    def let_go(self, packed: Mapping[str, Callable[[], np.ndarray]]) -> Weights:
+    def release_packed(self, packed: Mapping[str, Callable[[], np.ndarray]]) -> Weights:
         """The same without the arrays of these names, which from now on come from what is given: a fresh float32 copy.
 
         An array that a float32 copy does not hold to the bit stays.
         """
-        found = copy.copy(self)
-        found._arrays = dict(self._arrays)
+        copied = copy.copy(self)
+        copied._arrays = dict(self._arrays)
         for name, read in packed.items():
             array = self._arrays[name]
             if _held_by_float32(array):
-                found._arrays[name] = _Packed(array.shape, array.dtype, read)
-        return found
+                copied._arrays[name] = _Packed(array.shape, array.dtype, read)
+        return copied
 
 
 def memory_of(array: np.ndarray) -> tuple:

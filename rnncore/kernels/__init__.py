@@ -18,7 +18,7 @@ _graph.pyx         walking a graph, step by step
 _blas_loop.pyx     the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
 _blas.pyx          row-major products over SciPy's cython_blas, imported at first use
 _cell.pxd          cell.h: what a cell does after the products
-_job.pxd           what both loops work on
+_sequences.pxd     what both loops work on
 _checks.pxd        what entries ask of their arguments
 activations.h      activation functions
 rational_body.h    sigmoid and tanh as quotients of polynomials, for the bodies of kernels
@@ -31,7 +31,7 @@ Decisions
 - Two paths. float32 runs on packed kernels of our own; float64, and float32 with `RNNCORE_ISA=blas`, on SciPy's
   BLAS. Both are the same loop over the same rows; tests run on both and on every instruction set.
 - Exact by construction. In the packed kernels each output is the same chains of multiply-adds over k in rising
-  order, whatever the batch, the tile, the panels side by side or the number of threads, so a row's bits depend on
+  order, whatever the batch, the tile, the panels worked on together or the number of threads, so a row's bits depend on
   nothing but the row. Sums beyond 256 terms are made of several chains, which keeps the error of large layers
   small.
 - Fused where it is common, generic where it is rare. LSTM (with peepholes, coupled gates, clips, projection), GRU
@@ -49,7 +49,7 @@ Decisions
 - The input product of a single row is pipelined with its steps. Such a step waits for the cache its weights come
   from while its multiply-adds have little to do; the input product is the other way round. One loop does both:
   while 8 rows are stepped through, the product of the next 8 is made, a part at each visit of a panel
-  (`recurrent/ahead_body.h`). 9 to 17 % less time from 64 to 512 units of LSTM or GRU; more time where the recurrent
+  (`recurrent/pipelined_body.h`). 9 to 17 % less time from 64 to 512 units of LSTM or GRU; more time where the recurrent
   weights of all threads together are more than the near part of the last cache gives quickly, where it is switched
   off.
 - Input weights larger than a core's own cache are stored vector by vector where input products are pipelined: a
@@ -113,20 +113,20 @@ from rnncore.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-__all__ = ["check_room", "runs_native"]
+__all__ = ["check_memory", "runs_native"]
 
-ROOM = 1 << 30
-ROOM_BESIDE = 64
+MEMORY = 1 << 30
+MEMORY_PER_BYTE = 64
 
 
-def check_room(what: str, needed: int, *beside: int) -> None:
-    """InputError where a copy of ``needed`` bytes is out of all proportion to the arrays of the call, ``beside``.
+def check_memory(what: str, needed: int, *sizes: int) -> None:
+    """Raise InputError if ``needed`` bytes are out of all proportion to the call's arrays, of ``sizes`` bytes.
 
     Pads, strides and dilations are numbers in a file: a few bytes of them may ask for more than any machine has.
     """
-    most = max(ROOM, ROOM_BESIDE * sum(beside))
+    most = max(MEMORY, MEMORY_PER_BYTE * sum(sizes))
     if needed > most:
-        raise InputError(f"{what} takes {needed} bytes, expected at most {most} beside arrays of {sum(beside)}")
+        raise InputError(f"{what} takes {needed} bytes, expected at most {most} with arrays of {sum(sizes)}")
 
 
 def runs_native(dtype: DTypeLike) -> bool:

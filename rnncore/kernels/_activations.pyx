@@ -15,7 +15,7 @@ from rnncore.kernels._runtime cimport check_signals
 cnp.import_array()
 
 
-# Below so many numbers a function of each keeps the GIL: giving it away and getting it back costs more.
+# Below this many numbers a function of each keeps the GIL: giving it away and getting it back costs more.
 cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
 
 # Numbers between two looks at pending signals: some 10 milliseconds' work, and whole vectors.

@@ -2,7 +2,7 @@
 """The time loop: one direction of one recurrent layer over a batch, GIL released, nothing allocated inside.
 
 For a chunk of time steps the input product of all its rows is made at once; then each step adds the recurrent
-product of its rows and finishes them (cell.h). Rows stand in order of falling length, so that the rows still
+product of its rows and finishes them (cell.h). Rows are in order of falling length, so that the rows still
 running are always the first n: the work is the sum of the lengths.
 """
 
@@ -25,7 +25,9 @@ from rnncore.kernels._cell cimport (
 from rnncore.kernels._checks cimport (
     check_arrays, check_dense, check_rows, check_shape2, check_type, check_writable, checked_size, plus, refuse, times,
 )
-from rnncore.kernels._job cimport MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Job, real, steps_of, store, time_of
+from rnncore.kernels._sequences cimport (
+    MERGE_ADD, MERGE_AVERAGE, MERGE_MUL, MERGE_SET, Sequences, real, steps_of, store, time_of,
+)
 from rnncore.kernels._runtime cimport check_signals, scratch_memory
 
 cnp.import_array()
@@ -44,20 +46,20 @@ cdef extern from *:
     void rnncore_set_pointer(void* word, const void* to) noexcept nogil
 
 
-# Rows of input that one product takes at least, where the sequences have as many: enough to reuse the weights
+# Rows of input that one product takes at least, where the sequences have them: enough to reuse the weights
 # from cache, small enough that the chunk's pre-activations stay there too.
 cdef Py_ssize_t CHUNK_ROWS = 96
 
-# Rows that run together: larger batches run in blocks of so many, which bounds the scratch.
+# Rows that run together: larger batches run in blocks of this many, which bounds the scratch.
 cdef Py_ssize_t BLOCK_ROWS = 512
 
 # Multiply-adds between two looks at pending signals: well below 200 ms even on the slow path of BLAS. What a step of a
-# row, and each of its pre-activations, costs beside its own counts as so many of them.
+# row, and each of its pre-activations, costs besides its own, as a number of them.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
 cdef double WORK_OF_A_STEP = 1e3
 cdef double WORK_OF_AN_ACTIVATION = 50
 
-# Sizes of matrices are at most so many: BLAS counts by int.
+# Sizes of matrices are at most this: BLAS counts by int.
 BLAS_MOST = (1 << 31) - 1
 
 MERGES = {"set": MERGE_SET, "sum": MERGE_ADD, "mul": MERGE_MUL, "average": MERGE_AVERAGE}
@@ -139,56 +141,56 @@ cdef void one_step(const rnncore_cell* cell, Py_ssize_t n, real* z, real* h, rea
             clip_f64(n * P, h, cell.proj_clip)
 
 
-cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real* y, real* h, real* c,
+cdef int time_loop(const rnncore_cell* cell, const Sequences* batch, const real* x, real* y, real* h, real* c,
                    real* extra, real* z, real* gathered, Py_ssize_t rows_max, double* work) except -1 nogil:
     """All steps. h (B, P) and c (B, H): states of the sorted rows, in and out; extra (B, H), z (rows_max, G*H) and
     gathered (rows_max, I) are scratch; rows_max >= B. y may be NULL. work: what was done since the last look at
     signals."""
     cdef Py_ssize_t step = 0, first, row, rows, n, source, at, t
     cdef Py_ssize_t P = cell.output_size, K = cell.input_size, GH = cell.gates * cell.hidden_size
-    cdef Py_ssize_t longest = steps_of(job)
+    cdef Py_ssize_t longest = steps_of(batch)
     cdef bint preload = cell.bias != NULL and cell.layer_norm == LN_NONE
-    cdef bint dense = (job.B == 1 and not job.reverse and job.steps == NULL and job.x_time == K)
+    cdef bint dense = (batch.B == 1 and not batch.reverse and batch.steps == NULL and batch.x_time == K)
     cdef const real* xs
     cdef double row_cost = <double> GH * (K + P + WORK_OF_AN_ACTIVATION) + WORK_OF_A_STEP
-    n = job.B
+    n = batch.B
     while step < longest:
         # The chunk: whole steps until rows_max rows are gathered.
         first = step
         rows = 0
         while step < longest:
-            if job.lengths != NULL:
-                while n > 0 and job.lengths[n - 1] <= step:
+            if batch.lengths != NULL:
+                while n > 0 and batch.lengths[n - 1] <= step:
                     n -= 1
             if rows + n > rows_max:
                 break
             if not dense:
                 for row in range(n):
-                    source = job.order[row] if job.order != NULL else row
-                    at = source * job.x_batch + time_of(job, row, step) * job.x_time
+                    source = batch.order[row] if batch.order != NULL else row
+                    at = source * batch.x_batch + time_of(batch, row, step) * batch.x_time
                     memcpy(gathered + (rows + row) * K, x + at, K * sizeof(real))
             rows += n
             step += 1
-        xs = x + first * job.x_time if dense else gathered
+        xs = x + first * batch.x_time if dense else gathered
         if preload:
             for row in range(rows):
                 memcpy(z + row * GH, cell.bias, GH * sizeof(real))
         matmul[real](rows, GH, K, xs, K, <const real*> cell.weight_ih, 1 if preload else 0, z, GH)
 
         rows = 0
-        n = job.B
+        n = batch.B
         for t in range(first, step):
-            if job.lengths != NULL:
-                while n > 0 and job.lengths[n - 1] <= t:
+            if batch.lengths != NULL:
+                while n > 0 and batch.lengths[n - 1] <= t:
                     n -= 1
             one_step[real](cell, n, z + rows * GH, h, c, extra)
             if y != NULL:
                 for row in range(n):
-                    source = job.order[row] if job.order != NULL else row
-                    at = time_of(job, row, t)
-                    if job.flip:
-                        at = job.T - 1 - at
-                    store[real](job, P, h + row * P, y + source * job.y_batch + at * job.y_time)
+                    source = batch.order[row] if batch.order != NULL else row
+                    at = time_of(batch, row, t)
+                    if batch.flip:
+                        at = batch.T - 1 - at
+                    store[real](batch, P, h + row * P, y + source * batch.y_batch + at * batch.y_time)
             rows += n
             work[0] += n * row_cost
             if work[0] > WORK_BETWEEN_SIGNALS:
@@ -198,51 +200,52 @@ cdef int time_loop(const rnncore_cell* cell, const Job* job, const real* x, real
     return 0
 
 
-cdef inline void sorted_copy(const Job* job, Py_ssize_t n, const real* given, real* sorted_rows) noexcept nogil:
+cdef inline void sorted_copy(const Sequences* batch, Py_ssize_t n, const real* given, real* sorted_rows) noexcept nogil:
     """Initial states in sorted order; zeros where none were given."""
     cdef Py_ssize_t row
     if given == NULL:
-        memset(sorted_rows, 0, job.B * n * sizeof(real))
+        memset(sorted_rows, 0, batch.B * n * sizeof(real))
         return
-    for row in range(job.B):
-        memcpy(sorted_rows + row * n, given + (job.order[row] if job.order != NULL else row) * n, n * sizeof(real))
+    for row in range(batch.B):
+        memcpy(sorted_rows + row * n, given + (batch.order[row] if batch.order != NULL else row) * n, n * sizeof(real))
 
 
-cdef inline void unsorted_copy(const Job* job, Py_ssize_t n, const real* sorted_rows, real* result) noexcept nogil:
+cdef inline void unsorted_copy(const Sequences* batch, Py_ssize_t n, const real* sorted_rows,
+                               real* result) noexcept nogil:
     cdef Py_ssize_t row
     if result == NULL:
         return
-    for row in range(job.B):
-        memcpy(result + (job.order[row] if job.order != NULL else row) * n, sorted_rows + row * n, n * sizeof(real))
+    for row in range(batch.B):
+        memcpy(result + (batch.order[row] if batch.order != NULL else row) * n, sorted_rows + row * n, n * sizeof(real))
 
 
 cdef inline real* at_row(real* rows, Py_ssize_t row, Py_ssize_t stride) noexcept nogil:
     return NULL if rows == NULL else rows + row * stride
 
 
-cdef int run_block(const rnncore_cell* cell, const Job* job, Py_ssize_t first, Py_ssize_t rows, real* x, real* y,
-                   real* h0, real* c0, real* hn, real* cn, real* memory, Py_ssize_t rows_max,
+cdef int run_block(const rnncore_cell* cell, const Sequences* batch, Py_ssize_t first, Py_ssize_t rows, real* x,
+                   real* y, real* h0, real* c0, real* hn, real* cn, real* memory, Py_ssize_t rows_max,
                    double* work) except -1 nogil:
-    """The sorted rows from ``first`` on, so many of them. memory: states, then what time_loop needs."""
+    """``rows`` sorted rows from ``first`` on. memory: states, then what time_loop needs."""
     cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
     cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
-    cdef Py_ssize_t row = first if job.order == NULL else 0
-    cdef Job block = job[0]
+    cdef Py_ssize_t row = first if batch.order == NULL else 0
+    cdef Sequences block = batch[0]
     cdef real* c = memory + rows * P
     cdef real* extra = c + rows * cells
     cdef real* z = extra + rows * H
     block.B = rows
     # With an order, its entries say where a row is; without one, rows are counted from the block's first.
-    if job.order != NULL:
-        block.order = job.order + first
-    if job.lengths != NULL:
-        block.lengths = job.lengths + first
-    if job.steps != NULL:
-        block.steps = job.steps + first * job.T
+    if batch.order != NULL:
+        block.order = batch.order + first
+    if batch.lengths != NULL:
+        block.lengths = batch.lengths + first
+    if batch.steps != NULL:
+        block.steps = batch.steps + first * batch.T
     sorted_copy[real](&block, P, at_row[real](h0, row, P), memory)
     if cells:
         sorted_copy[real](&block, H, at_row[real](c0, row, H), c)
-    time_loop[real](cell, &block, x + row * job.x_batch, at_row[real](y, row, job.y_batch), memory, c, extra, z,
+    time_loop[real](cell, &block, x + row * batch.x_batch, at_row[real](y, row, batch.y_batch), memory, c, extra, z,
                     z + rows_max * GH, rows_max, work)
     unsorted_copy[real](&block, P, memory, at_row[real](hn, row, P))
     if cells:
@@ -250,26 +253,26 @@ cdef int run_block(const rnncore_cell* cell, const Job* job, Py_ssize_t first, P
     return 0
 
 
-cdef int run_direction(const rnncore_cell* cell, const Job* job, real* x, real* y, real* h0, real* c0, real* hn,
+cdef int run_direction(const rnncore_cell* cell, const Sequences* batch, real* x, real* y, real* h0, real* c0, real* hn,
                        real* cn) except -1:
     """The blocks of a call's rows, in the thread's scratch memory."""
     cdef Py_ssize_t H = cell.hidden_size, P = cell.output_size, GH = cell.gates * cell.hidden_size
-    cdef Py_ssize_t B = min(job.B, BLOCK_ROWS), rows_max = max(B, CHUNK_ROWS)
+    cdef Py_ssize_t B = min(batch.B, BLOCK_ROWS), rows_max = max(B, CHUNK_ROWS)
     cdef Py_ssize_t cells = H if cell.kind == KIND_LSTM else 0
     cdef Py_ssize_t first = 0
     cdef size_t size
     cdef real* memory
     cdef double work = 0
-    if job.T < rows_max // B:
-        rows_max = B * max(job.T, 1)
+    if batch.T < rows_max // B:
+        rows_max = B * max(batch.T, 1)
     size = times(plus(times(B, P + cells + H), times(rows_max, GH + cell.input_size)), sizeof(real))
     with nogil:
         memory = <real*> scratch_memory(size)
         if memory == NULL:
             with gil:
-                raise MemoryError(f"no memory for a batch of {job.B}: {size} bytes")
-        while first < job.B:
-            run_block[real](cell, job, first, min(B, job.B - first), x, y, h0, c0, hn, cn, memory, rows_max, &work)
+                raise MemoryError(f"no memory for a batch of {batch.B}: {size} bytes")
+        while first < batch.B:
+            run_block[real](cell, batch, first, min(B, batch.B - first), x, y, h0, c0, hn, cn, memory, rows_max, &work)
             first += B
     return 0
 
@@ -316,6 +319,29 @@ def check_cell(str kind not None, dict options not None, dict weights not None, 
             refuse(f"{kind}.{name}: {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shapes[name]}")
 
 
+cdef int set_options(rnncore_cell* cell, str kind, dict options) except -1:
+    """A cell of these options, which check_cell took, without weights."""
+    memset(cell, 0, sizeof(rnncore_cell))
+    cell.kind = KINDS[kind]
+    cell.input_size = options["input_size"]
+    cell.hidden_size = options["hidden_size"]
+    cell.output_size = options["output_size"]
+    cell.gates = options["gates"]
+    cell.coupled = COUPLED[options.get("coupled")]
+    cell.layer_norm = LAYER_NORM[options.get("layer_norm")]
+    cell.reset_after = options.get("reset_after", False)
+    cell.clip = limit(options.get("clip"))
+    cell.cell_clip = limit(options.get("cell_clip"))
+    cell.proj_clip = limit(options.get("proj_clip"))
+    cell.forget_bias = options.get("forget_bias", 0.0)
+    cell.epsilon = options.get("layer_norm_epsilon", 0.0)
+    for i, (identity, alpha, beta) in enumerate(options["activations"]):
+        cell.act[i].id = identity
+        cell.act[i].alpha = alpha
+        cell.act[i].beta = beta
+    return 0
+
+
 cdef class BlasCell:
     """One direction of one layer, ready to run: a cell's options and its weights in one dtype.
 
@@ -329,27 +355,10 @@ cdef class BlasCell:
 
     def __cinit__(self, str kind not None, dict options not None, dict weights not None, bint double_precision):
         cdef rnncore_cell* cell = &self.cell
-        memset(cell, 0, sizeof(rnncore_cell))
         check_cell(kind, options, weights, np.float64 if double_precision else np.float32)
+        set_options(cell, kind, options)
         self.weights = {name: np.require(array, None, "CA") for name, array in weights.items()}
         self.double_precision = double_precision
-        cell.kind = KINDS[kind]
-        cell.input_size = options["input_size"]
-        cell.hidden_size = options["hidden_size"]
-        cell.output_size = options["output_size"]
-        cell.gates = options["gates"]
-        cell.coupled = COUPLED[options.get("coupled")]
-        cell.layer_norm = LAYER_NORM[options.get("layer_norm")]
-        cell.reset_after = options.get("reset_after", False)
-        cell.clip = limit(options.get("clip"))
-        cell.cell_clip = limit(options.get("cell_clip"))
-        cell.proj_clip = limit(options.get("proj_clip"))
-        cell.forget_bias = options.get("forget_bias", 0.0)
-        cell.epsilon = options.get("layer_norm_epsilon", 0.0)
-        for i, (identity, alpha, beta) in enumerate(options["activations"]):
-            cell.act[i].id = identity
-            cell.act[i].alpha = alpha
-            cell.act[i].beta = beta
         cell.weight_ih = self.address("weight_ih")
         cell.weight_hh = self.address("weight_hh")
         cell.bias = self.address("bias")
@@ -378,7 +387,7 @@ cdef class BlasCell:
         return 0
 
     cdef void* state(self, tuple states, Py_ssize_t place, Py_ssize_t B, str name, bint written) except? NULL:
-        """The state at that place, NULL where there are none or the cell has not so many."""
+        """The state at that place, NULL if absent or if the cell has fewer states."""
         cdef cnp.ndarray array
         check_arrays(states, rnncore_cells[self.cell.kind].states, name)
         if place >= len(states):
@@ -397,10 +406,10 @@ cdef class BlasCell:
 
         x is aligned, of this cell's dtype, its last dimension dense. y (same first two dimensions) receives the
         outputs at ``column`` of its last dimension, or is None; what is past a row's length is left as it is.
-        order, lengths (B) and steps (B, T), int64 and dense: see Job; None where there are none. before and after: as
-        for rnncore.kernels._recurrent.Stack.run, dense (B, size).
+        order, lengths (B) and steps (B, T), int64 and dense: see Sequences; None if absent. before and after: as for
+        rnncore.kernels._recurrent.Stack.run, dense (B, size).
         """
-        cdef Job job
+        cdef Sequences batch
         cdef Py_ssize_t size = sizeof(double) if self.double_precision else sizeof(float)
         cdef int batch_axis = 1 if time_first else 0, time_axis = 0 if time_first else 1
         cdef char* out = NULL
@@ -412,8 +421,8 @@ cdef class BlasCell:
         self.check_sequence(x, "x", size)
         if cnp.PyArray_DIM(x, 2) != K:
             refuse(f"x: shape {(<object> x).shape}, expected a last dimension of {K}")
-        job.B = cnp.PyArray_DIM(x, batch_axis)
-        job.T = cnp.PyArray_DIM(x, time_axis)
+        batch.B = cnp.PyArray_DIM(x, batch_axis)
+        batch.T = cnp.PyArray_DIM(x, time_axis)
         if merge not in MERGES:
             refuse(f"merge {merge!r}, expected {', '.join(MERGES)}")
         if y is not None:
@@ -422,29 +431,29 @@ cdef class BlasCell:
             if ((<object> y).shape[:2] != (<object> x).shape[:2] or column < 0
                     or column > cnp.PyArray_DIM(y, 2) - P):
                 refuse(f"y: shape {(<object> y).shape} for {P} outputs at {column} of x {(<object> x).shape}")
-        check_rows(order, lengths, steps, job.B, job.T)
-        h0, c0 = self.state(before, 0, job.B, "before", False), self.state(before, 1, job.B, "before", False)
-        hn, cn = self.state(after, 0, job.B, "after", True), self.state(after, 1, job.B, "after", True)
-        if job.B == 0:
+        check_rows(order, lengths, steps, batch.B, batch.T)
+        h0, c0 = self.state(before, 0, batch.B, "before", False), self.state(before, 1, batch.B, "before", False)
+        hn, cn = self.state(after, 0, batch.B, "after", True), self.state(after, 1, batch.B, "after", True)
+        if batch.B == 0:
             return
-        job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // size
-        job.x_time = cnp.PyArray_STRIDE(x, time_axis) // size
-        job.y_batch = job.y_time = 0
+        batch.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // size
+        batch.x_time = cnp.PyArray_STRIDE(x, time_axis) // size
+        batch.y_batch = batch.y_time = 0
         if y is not None:
-            job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // size
-            job.y_time = cnp.PyArray_STRIDE(y, time_axis) // size
+            batch.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // size
+            batch.y_time = cnp.PyArray_STRIDE(y, time_axis) // size
             out = <char*> cnp.PyArray_DATA(y) + column * size
-        job.merge = MERGES[merge]
-        job.reverse = reverse
-        job.flip = flip
-        job.order = <const int64_t*> optional_data(order)
-        job.lengths = <const int64_t*> optional_data(lengths)
-        job.steps = <const int64_t*> optional_data(steps)
+        batch.merge = MERGES[merge]
+        batch.reverse = reverse
+        batch.flip = flip
+        batch.order = <const int64_t*> optional_data(order)
+        batch.lengths = <const int64_t*> optional_data(lengths)
+        batch.steps = <const int64_t*> optional_data(steps)
         if self.double_precision:
-            run_direction[double](&self.cell, &job, <double*> cnp.PyArray_DATA(x), <double*> out,
+            run_direction[double](&self.cell, &batch, <double*> cnp.PyArray_DATA(x), <double*> out,
                                   <double*> h0, <double*> c0, <double*> hn, <double*> cn)
         else:
-            run_direction[float](&self.cell, &job, <float*> cnp.PyArray_DATA(x), <float*> out,
+            run_direction[float](&self.cell, &batch, <float*> cnp.PyArray_DATA(x), <float*> out,
                                  <float*> h0, <float*> c0, <float*> hn, <float*> cn)
 
 

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What every compiled entry asks of its arguments before code without bounds checks sees them.
+"""Checks of every compiled entry's arguments, before code without bounds checks sees them.
 
 An entry checks types, ranks, sizes and the range of indices here, and hands them on as numbers and pointers. All raise
 InputError, which says what was found and what was expected. Sizes of memory are made by times and plus alone.
@@ -96,8 +96,8 @@ cdef inline int check_range(const int64_t* values, Py_ssize_t n, int64_t least, 
 
 cdef inline int check_rows(cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray steps, Py_ssize_t B,
                            Py_ssize_t T) except -1:
-    """order, lengths (B) and steps (B, T), or None, of a Job: places of rows, valid steps of each in falling order, and
-    their times. lengths come with an order, steps with lengths."""
+    """order, lengths (B) and steps (B, T), or None, of Sequences: places of rows, valid steps of each in falling order,
+    and their times. lengths come with an order, steps with lengths."""
     cdef const int64_t* counts
     cdef Py_ssize_t row
     if (order is None) != (lengths is None) or (lengths is None and steps is not None):
@@ -121,20 +121,20 @@ cdef inline int check_rows(cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray s
     return 0
 
 
-cdef inline object checked_size(found, str name, least=1):
+cdef inline object checked_size(value, str name, least=1):
     """An integer of a descriptor, as a Python integer: from ``least`` on, and below 2^48, so that sums of a few of them
     and what they are multiplied by fit 63 bits."""
-    if isinstance(found, bool) or not hasattr(found, "__index__"):
-        refuse(f"{name}: {found!r}, expected an integer")
-    number = found.__index__()
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        refuse(f"{name}: {value!r}, expected an integer")
+    number = value.__index__()
     if not least <= number < 281474976710656:
         refuse(f"{name}: {number}, expected {least} to 2^48 - 1")
     return number
 
 
-cdef inline tuple checked_sizes(found, str name, Py_ssize_t count, least=1):
+cdef inline tuple checked_sizes(values, str name, Py_ssize_t count, least=1):
     """So many of them."""
-    sizes = tuple([checked_size(size, name, least) for size in found])
+    sizes = tuple([checked_size(size, name, least) for size in values])
     if len(sizes) != count:
         refuse(f"{name}: {sizes}, expected {count} integers")
     return sizes

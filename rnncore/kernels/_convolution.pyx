@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """Convolutions over packed kernels (convolution/), float32: GIL released, no array of patches.
 
-For each shape of the input there is a Plan: where in one image the first output's terms stand (offsets), how an image
-is copied so that this holds (zeros around it, parted by phase where a stride is not 1; no copy where there is neither),
-and which positions are outputs. The last plans are kept, so that calls of one shape pay for it once.
+For each shape of the input there is a ConvolutionPlan: where in one image the first output's terms are (offsets), how
+an image is copied so that this holds (zeros around it, parted by phase where a stride is not 1; no copy where neither
+is needed), and which positions are outputs. The last plans are kept, so that calls of one shape pay for it once.
 
 Three kernels, chosen by how many vectors of multiply-adds each would make; the bits are the same:
 
@@ -25,7 +25,7 @@ from rnncore.kernels._runtime cimport (
     rnncore_restore_subnormals, run_threads, scratch_memory, threads_of,
 )
 
-from rnncore.kernels import check_room
+from rnncore.kernels import check_memory
 
 cnp.import_array()
 
@@ -42,7 +42,7 @@ cdef extern from "convolution/convolution.h":
         int width, chain, tile, stretch
         void (*planes)(const float* w, const float* bias, Py_ssize_t M, Py_ssize_t K, const float* x,
                        const Py_ssize_t* offset, Py_ssize_t first, Py_ssize_t last, Py_ssize_t P,
-                       const rnncore_run* runs, float* y, Py_ssize_t y_stride, int relu, float* room) noexcept nogil
+                       const rnncore_run* runs, float* y, Py_ssize_t y_stride, int relu, float* scratch) noexcept nogil
         void (*rows)(const float* w, const float* bias, Py_ssize_t M, Py_ssize_t K, const float* const* x,
                      Py_ssize_t n, const Py_ssize_t* offset, float* const* y, Py_ssize_t y_stride,
                      int relu) noexcept nogil
@@ -59,17 +59,17 @@ cdef enum Kernel:
     ROWS
     SINGLE
 
-# Multiply-adds between two looks at pending signals: a few milliseconds' work. A copied number counts as so many.
+# Multiply-adds between two looks at pending signals: a few milliseconds' work. A copied number counts as this many.
 cdef double WORK_BETWEEN_SIGNALS = 2e8
 cdef double WORK_OF_A_COPY = 10
 
-# Below so many multiply-adds, a few microseconds, a call keeps the GIL: giving it away and getting it back costs more.
+# Below this many multiply-adds, some microseconds, a call keeps the GIL: giving it away and getting it back costs more.
 cdef double WORK_WITH_GIL = 200e3
 
 # A call is shared where every thread gets at least this many multiply-adds: waking a thread costs some microseconds.
 cdef double WORK_WORTH_SHARING = 400e3
 
-# Rows that the weights in cache are used for before the next ones are fetched, where the batch has as many.
+# Rows that the weights in cache are used for before the next ones are fetched, where the batch has them.
 cdef Py_ssize_t CHUNK_ROWS = 48
 
 # Numbers of the copies of a chunk, if it is of several images.
@@ -85,7 +85,7 @@ cdef Py_ssize_t SINGLE_OUTPUTS = 3
 cdef double ROWS_COST = 1.2
 
 
-# A copy parted by phase takes the place of one that is not where that would be so many times as large: rows of many
+# A copy parted by phase takes the place of one that is not unless it would be this many times as large: rows of many
 # strides, of which each output needs a few numbers.
 LARGEST_WHOLE = 16
 
@@ -93,8 +93,8 @@ LARGEST_WHOLE = 16
 cdef Py_ssize_t KEPT_PLANS = 16
 
 
-cdef class Plan:
-    """How images of one shape are convolved; see the module."""
+cdef class ConvolutionPlan:
+    """The convolution of images of one shape; see the module."""
 
     cdef tuple sizes          # of the input: (channels, *spatial)
     cdef tuple outputs        # spatial sizes of the output
@@ -124,34 +124,34 @@ cdef row_major(sizes):
 
 cdef sums_of(parts):
     """a + b + ... of every choice of one number of each part, the last one fastest."""
-    found = np.zeros(1, np.intp)
+    sums = np.zeros(1, np.intp)
     for part in parts:
-        found = (found[:, None] + part).reshape(-1)
-    return found
+        sums = (sums[:, None] + part).reshape(-1)
+    return sums
 
 
 cdef class Layout:
-    """Where the numbers of one channel stand in its copy, parted by phase or with nothing but zeros around them.
+    """Places of one channel's numbers in its copy, parted by phase or with nothing but zeros around them.
 
     All that depends on the file's numbers alone: made of a few integers for each axis, before anything of that size.
     """
 
-    cdef list inputs, outputs, pads, kernel, dilations, steps, apart, phases, sizes, pitch
+    cdef list inputs, outputs, pads, kernel, dilations, steps, strides, phases, sizes, pitch
     cdef object plane, padded, rows   # numbers of one phase, and of all; rows of them
 
     def __init__(self, axes, bint parted):
         """axes: input, output, pad at the beginning, kernel, stride, dilation of each."""
         self.inputs, self.outputs, self.pads, self.kernel, strides, self.dilations = map(list, zip(*axes))
         self.steps = strides if parted else [1] * len(strides)
-        self.apart = [1] * len(strides) if parted else strides
+        self.strides = [1] * len(strides) if parted else strides
         self.phases = [
             np.unique(np.arange(taps, dtype=np.intp) * dilation % step)
             for taps, dilation, step in zip(self.kernel, self.dilations, self.steps)
         ]
         self.sizes = [
-            (output - 1) * apart + (taps - 1) * dilation // step + 1
-            for output, apart, taps, dilation, step
-            in zip(self.outputs, self.apart, self.kernel, self.dilations, self.steps)
+            (output - 1) * stride + (taps - 1) * dilation // step + 1
+            for output, stride, taps, dilation, step
+            in zip(self.outputs, self.strides, self.kernel, self.dilations, self.steps)
         ]
         self.pitch = row_major(self.sizes)
         self.plane = math.prod(self.sizes)
@@ -160,11 +160,11 @@ cdef class Layout:
         self.rows = count * (self.plane // self.sizes[len(self.sizes) - 1])
 
     cdef places(self):
-        """How far the phases of each axis are apart, in the order of all choices of them."""
+        """Distances between the phases of each axis, in the order of all choices of them."""
         return [along * self.plane for along in row_major([len(phases) for phases in self.phases])]
 
     cdef terms(self):
-        """Where the terms of the first output stand, in the order of the weights."""
+        """Places of the first output's terms, in the order of the weights."""
         parts = []
         for axis, along in enumerate(self.places()):
             taps = np.arange(self.kernel[axis], dtype=np.intp) * self.dilations[axis]
@@ -173,14 +173,15 @@ cdef class Layout:
         return sums_of(parts)
 
     cdef starts(self, axes):
-        """Where the outputs' terms begin, of these many axes."""
+        """Places where the outputs' terms begin, of ``axes`` axes."""
         return sums_of([
-            np.arange(self.outputs[axis], dtype=np.intp) * (self.apart[axis] * self.pitch[axis]) for axis in range(axes)
+            np.arange(self.outputs[axis], dtype=np.intp) * (self.strides[axis] * self.pitch[axis])
+            for axis in range(axes)
         ])
 
     cdef last_start(self):
         return sum([
-            (output - 1) * apart * along for output, apart, along in zip(self.outputs, self.apart, self.pitch)
+            (output - 1) * stride * along for output, stride, along in zip(self.outputs, self.strides, self.pitch)
         ])
 
     cdef copies(self):
@@ -211,7 +212,7 @@ cdef class Layout:
         return rows if self.padded == self.plane else rows[np.argsort(rows[:, 0])]
 
 
-cdef int lay_out(Plan plan, Layout layout, Py_ssize_t channels, bint parted) except -1:
+cdef int fill_tables(ConvolutionPlan plan, Layout layout, Py_ssize_t channels, bint parted) except -1:
     """Fill the plan's tables."""
     cdef Py_ssize_t D = len(layout.sizes)
     plan.positions = layout.last_start() + 1
@@ -267,7 +268,7 @@ cdef struct Work:
 
 
 cdef bint worked(Work* work, double* since, double done, int index) noexcept nogil:
-    """Called after so much work of one thread, which counts it in ``since``: whether to stop."""
+    """Called after some work of one thread, which counts it in ``since``: whether to stop."""
     since[0] += done
     if since[0] > WORK_BETWEEN_SIGNALS:
         since[0] = 0
@@ -277,11 +278,11 @@ cdef bint worked(Work* work, double* since, double done, int index) noexcept nog
 
 
 cdef Py_ssize_t at_once(double cost, Py_ssize_t tile) noexcept nogil:
-    """How many positions to make between two looks, whole tiles, where each takes so much work."""
+    """Positions between two looks, whole tiles, of which each takes that much work."""
     return tile * <Py_ssize_t> max(1.0, WORK_BETWEEN_SIGNALS / (cost * tile))
 
 
-cdef const float* copied(Work* work, Py_ssize_t n, Py_ssize_t g, float* room, double* since,
+cdef const float* copied(Work* work, Py_ssize_t n, Py_ssize_t g, float* scratch, double* since,
                          int index) noexcept nogil:
     """One image's channels of one group, as the plan wants them."""
     cdef const float* source = work.x + (n * work.G + g) * work.C * work.image
@@ -291,11 +292,11 @@ cdef const float* copied(Work* work, Py_ssize_t n, Py_ssize_t g, float* room, do
     for c in range(work.C):
         if worked(work, since, WORK_OF_A_COPY * work.padded, index):
             break
-        rnncore_copy_rows(work.rows, work.row_count, source + c * work.image, room + c * work.padded)
-    return room
+        rnncore_copy_rows(work.rows, work.row_count, source + c * work.image, scratch + c * work.padded)
+    return scratch
 
 
-cdef void convolve_image(Work* work, Py_ssize_t n, Py_ssize_t g, Py_ssize_t block, const float* x, float* room,
+cdef void convolve_image(Work* work, Py_ssize_t n, Py_ssize_t g, Py_ssize_t block, const float* x, float* scratch,
                          double* since, int index) noexcept nogil:
     """Part ``block`` of the outputs of one image and group, by planes or single."""
     cdef Py_ssize_t first, last, m, at, end = 0, part, count
@@ -325,17 +326,17 @@ cdef void convolve_image(Work* work, Py_ssize_t n, Py_ssize_t g, Py_ssize_t bloc
             return
         work.isa.planes(work.w + (g * work.panels + first) * work.K * W, work.bias + (g * work.panels + first) * W,
                         count, work.K, x, work.offsets, at, end, work.P, work.runs, y + first * W * work.P, work.P,
-                        work.relu, room)
+                        work.relu, scratch)
 
 
-cdef void convolve_rows(Work* work, Py_ssize_t chunk, Py_ssize_t g, Py_ssize_t block, char* room, bint fresh,
+cdef void convolve_rows(Work* work, Py_ssize_t chunk, Py_ssize_t g, Py_ssize_t block, char* scratch, bint fresh,
                         double* since, int index) noexcept nogil:
     """Part ``block`` of the outputs of one group, for every position of a chunk of images."""
     cdef Py_ssize_t first = chunk * work.images, last = min(first + work.images, work.N)
     cdef Py_ssize_t rows = work.images * work.P, n, p, at = 0, W = work.isa.width, panel, end
-    cdef const float** xs = <const float**> room
-    cdef float** ys = <float**> (room + rows * sizeof(float*))
-    cdef float* copies = <float*> (room + 2 * rows * sizeof(float*))
+    cdef const float** xs = <const float**> scratch
+    cdef float** ys = <float**> (scratch + rows * sizeof(float*))
+    cdef float* copies = <float*> (scratch + 2 * rows * sizeof(float*))
     cdef const float* x
     panel, end = work.panels * block // work.blocks, work.panels * (block + 1) // work.blocks
     if panel == end:
@@ -360,11 +361,11 @@ cdef void convolve(int index, int threads, void* argument) noexcept nogil:
     cdef Py_ssize_t images = work.N if work.kernel != ROWS else (work.N + work.images - 1) // work.images
     cdef Py_ssize_t units = images * work.G * work.blocks, unit, rest, n, g
     cdef Py_ssize_t last_n = -1, last_g = -1
-    cdef char* room = <char*> scratch_memory(work.scratch)
+    cdef char* scratch = <char*> scratch_memory(work.scratch)
     cdef const float* x = NULL
     cdef double since = 0
     cdef unsigned before
-    if room == NULL:
+    if scratch == NULL:
         rnncore_put(&work.stop, 1)
         return
     before = rnncore_flush_subnormals()
@@ -372,11 +373,11 @@ cdef void convolve(int index, int threads, void* argument) noexcept nogil:
         n, rest = unit // (work.G * work.blocks), unit % (work.G * work.blocks)
         g = rest // work.blocks
         if work.kernel == ROWS:
-            convolve_rows(work, n, g, rest % work.blocks, room, n != last_n or g != last_g, &since, index)
+            convolve_rows(work, n, g, rest % work.blocks, scratch, n != last_n or g != last_g, &since, index)
         else:
             if n != last_n or g != last_g:
-                x = copied(work, n, g, <float*> room, &since, index)
-            convolve_image(work, n, g, rest % work.blocks, x, <float*> room + work.C * work.padded, &since, index)
+                x = copied(work, n, g, <float*> scratch, &since, index)
+            convolve_image(work, n, g, rest % work.blocks, x, <float*> scratch + work.C * work.padded, &since, index)
         last_n, last_g = n, g
         if rnncore_get(&work.stop):
             break
@@ -390,7 +391,7 @@ cdef class Convolution:
     geometry  (shape of x) -> (pads at the beginning of each axis, spatial sizes of y); raises where x does not fit
     relu      whether negative results become 0
 
-    InputError where one of them is something else, or images and weights do not fit each other, or what stands around
+    InputError where one of them is something else, or images and weights do not fit each other, or what is around
     an image takes more than memory can hold. Immutable but for the plans that it keeps; any number of threads may call
     it. An output's bits do not depend on the batch, the size of the images or the number of threads.
     """
@@ -400,7 +401,7 @@ cdef class Convolution:
     cdef tuple kernel, strides, dilations
     cdef Py_ssize_t G, M, K, panels, C
     cdef int relu, threads
-    cdef dict plans  # (channels, *spatial) -> Plan
+    cdef dict plans  # (channels, *spatial) -> ConvolutionPlan
 
     def __cinit__(self, cnp.ndarray weight not None, bias, groups, strides, dilations, geometry, bint relu,
                   int threads):
@@ -444,12 +445,12 @@ cdef class Convolution:
 
     @property
     def packed(self):
-        """What reads the weights that are kept here: see Op.compiled."""
+        """Readers of the weights that are kept here: see Op.compiled."""
         return {"weight": self.unpack}
 
-    cdef Plan make_plan(self, tuple shape):
+    cdef ConvolutionPlan make_plan(self, tuple shape):
         cdef Py_ssize_t W = self.isa.width, axes = len(self.kernel)
-        cdef Plan plan = Plan()
+        cdef ConvolutionPlan plan = ConvolutionPlan()
         cdef double as_planes, as_rows
         cdef bint parted = True
         if len(shape) != axes + 2 or shape[1] != self.G * self.C:
@@ -475,17 +476,17 @@ cdef class Convolution:
             if whole.padded <= LARGEST_WHOLE * (layout.padded + math.prod(shape[2:])):
                 layout, parted = whole, False
         needed = self.C * layout.padded * sizeof(float) + layout.rows * sizeof(rnncore_row)
-        check_room(f"an image of shape {shape[1:]} with its padding", needed, math.prod(shape[1:]) * sizeof(float),
-                   self.G * self.M * (P + self.K) * sizeof(float))
+        check_memory(f"an image of shape {shape[1:]} with its padding", needed, math.prod(shape[1:]) * sizeof(float),
+                     self.G * self.M * (P + self.K) * sizeof(float))
         plan.P = P
         if plan.kernel == ROWS:
             plan.images = max(1, min(CHUNK_ROWS // P, LARGEST_CHUNK // (self.C * layout.padded)))
-        lay_out(plan, layout, self.C, parted)
+        fill_tables(plan, layout, self.C, parted)
         return plan
 
-    cdef Plan plan_of(self, tuple shape):
+    cdef ConvolutionPlan plan_of(self, tuple shape):
         """The plan for images of this shape (N, C, *spatial)."""
-        cdef Plan plan = self.plans.get(shape[1:])
+        cdef ConvolutionPlan plan = self.plans.get(shape[1:])
         if plan is None:
             plan = self.make_plan(shape)
             if len(self.plans) >= KEPT_PLANS:
@@ -495,7 +496,7 @@ cdef class Convolution:
 
     def __call__(self, cnp.ndarray x not None):
         """x (N, C, *spatial), float32; copied if it is not C-contiguous."""
-        cdef Plan plan
+        cdef ConvolutionPlan plan
         cdef Work work
         cdef cnp.ndarray dense = as_dense(x, cnp.NPY_FLOAT32, "images")
         cdef cnp.ndarray y
@@ -529,7 +530,7 @@ cdef class Convolution:
         compiler.emit(ConvolutionCall(self, x, outputs[0]), [x], outputs)
         return True
 
-    cdef int prepare(self, Work* work, Plan plan, Py_ssize_t N) except -1:
+    cdef int prepare(self, Work* work, ConvolutionPlan plan, Py_ssize_t N) except -1:
         """All of a call but where x and y are."""
         work.N = N
         work.isa = self.isa
@@ -581,7 +582,7 @@ cdef class ConvolutionCall(Instruction):
     """A Convolution with its operands."""
 
     cdef Convolution convolution
-    cdef Plan plan
+    cdef ConvolutionPlan plan
     cdef Work template
     cdef Place x, y
 
@@ -623,6 +624,6 @@ cdef pack_panels(plain, Py_ssize_t count, Py_ssize_t W):
 cdef aligned(shape):
     """An uninitialised float32 array that begins at a multiple of 64 bytes."""
     count = math.prod(shape)
-    room = np.empty(count + 16, np.float32)
-    start = -room.ctypes.data % 64 // 4
-    return room[start:start + count].reshape(shape)
+    scratch = np.empty(count + 16, np.float32)
+    start = -scratch.ctypes.data % 64 // 4
+    return scratch[start:start + count].reshape(shape)

@@ -140,7 +140,7 @@ def walk(list steps not None, list unread, dict values not None, before, after):
                     PyDict_DelItem(values, name)
 
 
-def apart(tuple names not None, dict values not None, list kept not None):
+def unalias(tuple names not None, dict values not None, list kept not None):
     """The values of these names; each that may share memory with another, or with an array of ``kept``, is a copy.
 
     None in ``kept`` stands for nothing. Takes n log n of time for n arrays.

@@ -5,22 +5,22 @@ from libc.stdint cimport int64_t
 
 from rnncore.kernels._checks cimport plus, times
 from rnncore.kernels._costs cimport chunk_rows
-from rnncore.kernels._job cimport Job
-from rnncore.kernels._packing cimport AHEAD_ROWS, Plan, rnncore_rows
+from rnncore.kernels._sequences cimport Sequences
+from rnncore.kernels._packing cimport PIPELINED_ROWS, CellPlan, rnncore_rows
 from rnncore.kernels._runtime cimport rnncore_barrier
 
 
 # One direction of one layer over a block of rows: what its threads need to know, and where they meet.
 cdef struct Run:
-    const Plan* plan
-    const Job* job
+    const CellPlan* plan
+    const Sequences* batch
     const float* x
     float* y
-    const int64_t* ids      # in place of x: rows of the table; the job's x strides are theirs
+    const int64_t* ids      # in place of x: rows of the table; the batch's x strides are theirs
     const float* table      # (ids, z_stride): the input product of each id, bias included
     const int64_t* x_order  # (B): row of x of each sorted row, or NULL where they are the same
     const int64_t* y_order  # the same for y
-    const int64_t* slots    # the same for h0, c0, hn and cn, where they have more rows than x; NULL: as the job's order
+    const int64_t* slots    # the same for h0, c0, hn and cn, where they have more rows than x; NULL: the batch's order
     const float* h0
     const float* c0
     float* hn
@@ -28,18 +28,18 @@ cdef struct Run:
     float* h            # (2, B, P padded): the outputs of two steps in turn
     float* c            # (B, H padded)
     float* out          # (B, H padded): before the projection, or r * h
-    float* z            # (rows_max, z_stride), or where products are made ahead three times AHEAD_ROWS
-    float* x_ahead      # (2, input size, AHEAD_ROWS): inputs of two chunks in turn
+    float* z            # (rows_max, z_stride), or where products are pipelined (3 * PIPELINED_ROWS, z_stride)
+    float* x_pipelined      # (2, input size, PIPELINED_ROWS): inputs of two chunks in turn
     Py_ssize_t* offsets  # (rows_max): rows of x in the chunk
     Py_ssize_t rows_max
     rnncore_barrier* barrier
     Py_ssize_t* interrupted  # set where a signal handler raised: the call's remaining runs are left out
     # The step after which all threads of this run leave: written before they meet, so that a thread that is still
-    # behind goes on to that meeting.
+    # late goes on to that meeting.
     Py_ssize_t stop
     bint signals        # whether to look for signals at all: only where a call may be long
     double work         # since the last look
-    # Where layers run side by side: steps of x that stand, and of y; each NULL where nobody waits.
+    # Where layers run in a wavefront: steps of x that are done, and of y; each NULL if nothing waits.
     const Py_ssize_t* ready
     Py_ssize_t* done
 
@@ -50,13 +50,13 @@ cdef inline void share(Py_ssize_t count, int index, int threads, Py_ssize_t* fir
     last[0] = count * (index + 1) // threads
 
 
-cdef inline Py_ssize_t unit_panels(const Plan* plan) noexcept nogil:
-    """Panels of units, whose vectors may stand apart in w_ih."""
-    return plan.w_ih.panels // plan.apart
+cdef inline Py_ssize_t unit_panels(const CellPlan* plan) noexcept nogil:
+    """Panels of units, whose vectors may have panels of their own in w_ih."""
+    return plan.w_ih.panels // plan.separate
 
 
 cdef inline size_t line(size_t floats) noexcept nogil:
-    """Bytes of so many floats, rounded up to whole cache lines; of more than fit, what no allocation gives."""
+    """Bytes of n floats, rounded up to whole cache lines; of more than fit, what no allocation gives."""
     return plus(times(floats, sizeof(float)), 63) & ~<size_t> 63
 
 
@@ -64,25 +64,25 @@ cdef inline size_t line(size_t floats) noexcept nogil:
 cdef void time_loop(Run* run, int index, int threads) noexcept nogil
 
 # W x + b of n rows, units' panels first..last-1 (all of them where the cell is not fused), in the order of z.
-cdef void input_product(const Plan* plan, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
+cdef void input_product(const CellPlan* plan, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
                         float* z) noexcept nogil
 
 
-cdef inline size_t scratch_size(const Plan* plan, Py_ssize_t B, Py_ssize_t rows, bint has_c) noexcept nogil:
+cdef inline size_t scratch_size(const CellPlan* plan, Py_ssize_t B, Py_ssize_t rows, bint has_c) noexcept nogil:
     """Bytes of a run's scratch for B rows and chunks of ``rows``."""
-    cdef Py_ssize_t ahead = AHEAD_ROWS(plan.V)
+    cdef Py_ssize_t pipelined = PIPELINED_ROWS(plan.V)
     cdef size_t size = plus(line(times(times(2, B), plan.h_stride)),
                             times(2 if has_c else 1, line(times(B, plan.c_stride))))
     size = plus(plus(size, line(times(rows, plan.z_stride))), line(times(2, rows)))
-    if B == 1 and plan.ahead != NULL:
-        size = plus(plus(size, line(3 * ahead * plan.z_stride)), line(2 * ahead * plan.w_ih.K))
+    if B == 1 and plan.pipelined_step != NULL:
+        size = plus(plus(size, line(3 * pipelined * plan.z_stride)), line(2 * pipelined * plan.w_ih.K))
     return size
 
 
 cdef inline void assign_scratch(Run* run, Py_ssize_t B, bint has_c, char* memory) noexcept nogil:
     """Give a run of B rows its places in scratch of scratch_size bytes."""
-    cdef const Plan* plan = run.plan
-    cdef Py_ssize_t rows = chunk_rows(plan, B, run.job.T)
+    cdef const CellPlan* plan = run.plan
+    cdef Py_ssize_t rows = chunk_rows(plan, B, run.batch.T)
     run.rows_max = rows
     run.h = <float*> memory
     memory += line(2 * B * plan.h_stride)
@@ -94,7 +94,7 @@ cdef inline void assign_scratch(Run* run, Py_ssize_t B, bint has_c, char* memory
         memory += line(B * plan.c_stride)
     run.offsets = <Py_ssize_t*> memory
     memory += line(2 * rows)
-    if B == 1 and plan.ahead != NULL:
-        run.x_ahead = <float*> memory
-        memory += line(2 * AHEAD_ROWS(plan.V) * plan.w_ih.K)
+    if B == 1 and plan.pipelined_step != NULL:
+        run.x_pipelined = <float*> memory
+        memory += line(2 * PIPELINED_ROWS(plan.V) * plan.w_ih.K)
     run.z = <float*> memory

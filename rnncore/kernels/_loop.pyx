@@ -4,7 +4,7 @@
 For a chunk of time steps the input product of all its rows is made at once, straight from the rows of x; then each
 step adds the recurrent product, panel by panel, and finishes the units of that panel while its pre-activations are
 still in registers. The walk over the panels turns round at every step, so that it begins with what the cache still
-holds. For a single row the next chunk's input product is made beside the steps (recurrent/ahead_body.h).
+holds. For a single row the next chunk's input product is pipelined with the steps (recurrent/pipelined_body.h).
 
 Threads that share a direction by panels keep the same ones for the whole sequence and meet after every step. Each
 output is the same chain of operations however the work was shared, and so are its bits.
@@ -17,10 +17,10 @@ from libc.string cimport memcpy, memmove, memset
 
 from rnncore.kernels._cell cimport KIND_GRU, KIND_RNN, rnncore_cell
 from rnncore.kernels._costs cimport (
-    LARGEST_NEAR, LEAST_AHEAD, STEPS_AHEAD, WORK_BETWEEN_SIGNALS, cost_of_row, weight_bytes,
+    LARGEST_NEAR, LEAST_PIPELINED, WAVEFRONT_STEPS, WORK_BETWEEN_SIGNALS, cost_of_row, weight_bytes,
 )
-from rnncore.kernels._job cimport Job, steps_of, store, time_of
-from rnncore.kernels._packing cimport AHEAD_ROWS, Plan, rnncore_ahead, rnncore_isa, rnncore_rows
+from rnncore.kernels._sequences cimport Sequences, steps_of, store, time_of
+from rnncore.kernels._packing cimport PIPELINED_ROWS, CellPlan, rnncore_pipelined, rnncore_isa, rnncore_rows
 from rnncore.kernels._runtime cimport (
     await_count, barrier_arrive, barrier_wait, handler_raised, rnncore_get, rnncore_publish, rnncore_put,
 )
@@ -41,12 +41,12 @@ cdef inline Py_ssize_t state_row(const Run* run, Py_ssize_t row) noexcept nogil:
     """Row of the states that belongs to a sorted row."""
     if run.slots != NULL:
         return run.slots[row]
-    return run.job.order[row] if run.job.order != NULL else row
+    return run.batch.order[row] if run.batch.order != NULL else row
 
 
 cdef void load_states(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Initial states of sorted rows first..last-1, padded; zeros where none were given."""
-    cdef const Plan* plan = run.plan
+    cdef const CellPlan* plan = run.plan
     cdef Py_ssize_t row, source, P = plan.cell.output_size, H = plan.cell.hidden_size
     for row in range(first, last):
         source = state_row(run, row)
@@ -61,7 +61,7 @@ cdef void load_states(const Run* run, Py_ssize_t first, Py_ssize_t last) noexcep
 
 cdef void save_states(const Run* run, Py_ssize_t first, Py_ssize_t last, const float* h) noexcept nogil:
     """Final states of sorted rows first..last-1, whose last outputs are in ``h``."""
-    cdef const Plan* plan = run.plan
+    cdef const CellPlan* plan = run.plan
     cdef Py_ssize_t row, target, P = plan.cell.output_size, H = plan.cell.hidden_size
     for row in range(first, last):
         target = state_row(run, row)
@@ -80,23 +80,23 @@ cdef inline void meet(const Run* run, int index, int threads) noexcept nogil:
 cdef void store_outputs(const Run* run, Py_ssize_t step, Py_ssize_t n, const float* h, Py_ssize_t first,
                         Py_ssize_t last) noexcept nogil:
     """Columns first..last-1 of the outputs of n rows, to y."""
-    cdef const Job* job = run.job
+    cdef const Sequences* batch = run.batch
     cdef Py_ssize_t row, source, at
     if run.y == NULL or first >= last:
         return
     for row in range(n):
         source = run.y_order[row] if run.y_order != NULL else row
-        at = time_of(job, row, step)
-        if job.flip:
-            at = job.T - 1 - at
-        store[float](job, last - first, h + row * run.plan.h_stride + first,
-                     run.y + source * job.y_batch + at * job.y_time + first)
+        at = time_of(batch, row, step)
+        if batch.flip:
+            at = batch.T - 1 - at
+        store[float](batch, last - first, h + row * run.plan.h_stride + first,
+                     run.y + source * batch.y_batch + at * batch.y_time + first)
 
 
-cdef void input_product(const Plan* plan, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
+cdef void input_product(const CellPlan* plan, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
                         float* z) noexcept nogil:
     """W x + b of n rows, units' panels first..last-1 (all of them where the cell is not fused), in the order of z."""
-    plan.isa.product(&plan.w_ih, first * plan.apart, last * plan.apart, n, x, plan.bias, z, plan.z_stride)
+    plan.isa.product(&plan.w_ih, first * plan.separate, last * plan.separate, n, x, plan.bias, z, plan.z_stride)
     if plan.w_in.data != NULL:
         plan.isa.product(&plan.w_in, 0, plan.w_in.panels, n, x, plan.bias + plan.z_n, z + plan.z_n, plan.z_stride)
 
@@ -110,58 +110,60 @@ cdef void gather(const Run* run, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last
 
 
 cdef rnncore_rows rows_of_one(const Run* run, Py_ssize_t step) noexcept nogil:
-    """Rows of x from ``step`` on, where the batch is one row whose steps nobody chose."""
-    cdef const Job* job = run.job
+    """Rows of x from ``step`` on, where the batch is one row whose steps are all taken."""
+    cdef const Sequences* batch = run.batch
     cdef rnncore_rows rows
     cdef Py_ssize_t source = run.x_order[0] if run.x_order != NULL else 0
-    rows.base = run.x + source * job.x_batch + time_of(job, 0, step) * job.x_time
-    rows.stride = -job.x_time if job.reverse else job.x_time
+    rows.base = run.x + source * batch.x_batch + time_of(batch, 0, step) * batch.x_time
+    rows.stride = -batch.x_time if batch.reverse else batch.x_time
     rows.offset = NULL
     return rows
 
 
-cdef bint ahead_pays(const Run* run, int threads) noexcept nogil:
-    """Whether steps of one row wait so long for a thread's weights that products fit in between; the same for all."""
-    cdef const Plan* plan = run.plan
+cdef bint pipelining_pays(const Run* run, int threads) noexcept nogil:
+    """Whether steps of one row wait for a thread's weights long enough to fit products in; the same for all."""
+    cdef const CellPlan* plan = run.plan
     cdef Py_ssize_t size = weight_bytes(plan, &plan.w_hh)
-    if plan.ahead == NULL or run.ready != NULL or run.done != NULL or steps_of(run.job) < 2 * AHEAD_ROWS(plan.V):
+    if plan.pipelined_step == NULL or run.ready != NULL or run.done != NULL:
         return False
-    if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to make it beside
+    if steps_of(run.batch) < 2 * PIPELINED_ROWS(plan.V):
         return False
-    return size <= LARGEST_NEAR and size // plan.w_hh.panels * (plan.w_hh.panels // threads) >= LEAST_AHEAD
+    if 2 * plan.w_ih.K < plan.w_hh.K or plan.w_ih.K > 2 * plan.w_hh.K:  # too little to make, or to pipeline it with
+        return False
+    return size <= LARGEST_NEAR and size // plan.w_hh.panels * (plan.w_hh.panels // threads) >= LEAST_PIPELINED
 
 
-cdef void start_ahead(const Run* run, rnncore_ahead* ahead) noexcept nogil:
-    cdef const Plan* plan = run.plan
-    ahead.w = &plan.w_ih
-    ahead.start = plan.bias
-    ahead.z_stride = plan.z_stride
-    ahead.chain = run.z + 2 * AHEAD_ROWS(plan.V) * plan.z_stride
+cdef void start_pipelined(const Run* run, rnncore_pipelined* pipelined) noexcept nogil:
+    cdef const CellPlan* plan = run.plan
+    pipelined.w = &plan.w_ih
+    pipelined.start = plan.bias
+    pipelined.z_stride = plan.z_stride
+    pipelined.chain = run.z + 2 * PIPELINED_ROWS(plan.V) * plan.z_stride
 
 
-cdef void next_ahead(const Run* run, rnncore_ahead* ahead, Py_ssize_t chunk) noexcept nogil:
-    """While a chunk is stepped through, the next one's product is made, where that of the one before stood."""
-    cdef const Plan* plan = run.plan
-    cdef Py_ssize_t rows = AHEAD_ROWS(plan.V), turn = (chunk + 1) % 2
-    ahead.visit = 0
-    ahead.x = run.x_ahead + turn * rows * plan.w_ih.K
-    ahead.z = run.z + turn * rows * plan.z_stride
+cdef void next_pipelined(const Run* run, rnncore_pipelined* pipelined, Py_ssize_t chunk) noexcept nogil:
+    """While a chunk is stepped through, the next one's product is made, in place of that of the one before."""
+    cdef const CellPlan* plan = run.plan
+    cdef Py_ssize_t rows = PIPELINED_ROWS(plan.V), turn = (chunk + 1) % 2
+    pipelined.visit = 0
+    pipelined.x = run.x_pipelined + turn * rows * plan.w_ih.K
+    pipelined.z = run.z + turn * rows * plan.z_stride
 
 
-cdef void pack_ahead(const Run* run, Py_ssize_t start, int index, int threads) noexcept nogil:
-    """Inputs of the chunk from step ``start`` on, this thread's part of them; zeros behind the last one.
+cdef void pack_pipelined(const Run* run, Py_ssize_t start, int index, int threads) noexcept nogil:
+    """Inputs of the chunk from step ``start`` on, this thread's part of them; zeros after the last one.
 
     Others read them one chunk later, so that a meeting of the steps in between is enough.
     """
-    cdef const Plan* plan = run.plan
-    cdef Py_ssize_t rows = AHEAD_ROWS(plan.V), there = min(rows, steps_of(run.job) - start), first, last
-    cdef float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K
+    cdef const CellPlan* plan = run.plan
+    cdef Py_ssize_t rows = PIPELINED_ROWS(plan.V), there = min(rows, steps_of(run.batch) - start), first, last
+    cdef float* x = run.x_pipelined + start // rows % 2 * rows * plan.w_ih.K
     cdef rnncore_rows source
     if there <= 0:
         return
     share(plan.w_ih.K, index, threads, &first, &last)
     source = rows_of_one(run, start)
-    plan.isa.pack_ahead(last - first, there, source.base + first, source.stride, x + first * rows, rows)
+    plan.isa.pack_pipelined(last - first, there, source.base + first, source.stride, x + first * rows, rows)
 
 
 cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ssize_t first, Py_ssize_t last,
@@ -171,7 +173,7 @@ cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ss
     Such calls come one after the other, and each reads all weights: so each walks the other way than the last one,
     and begins with what the cache still holds.
     """
-    cdef const Plan* plan = run.plan
+    cdef const CellPlan* plan = run.plan
     cdef Py_ssize_t group = 8 if plan.V == 1 else (3 if plan.V == 3 else 2)
     cdef Py_ssize_t groups = (last - first + group - 1) // group, i, j, end
     cdef bint back = rnncore_next_turn()
@@ -189,7 +191,7 @@ cdef void single_step(const Run* run, const rnncore_rows* x, Py_ssize_t n, Py_ss
 
 cdef void generic_step(const Run* run, Py_ssize_t n, float* z, const float* h, float* next) noexcept nogil:
     """One step of n rows that the fused kernels do not cover."""
-    cdef const Plan* plan = run.plan
+    cdef const CellPlan* plan = run.plan
     cdef const rnncore_cell* cell = &plan.cell
     cdef const rnncore_isa* kernels = plan.isa
     cdef rnncore_rows rows
@@ -227,25 +229,25 @@ cdef void generic_step(const Run* run, Py_ssize_t n, float* z, const float* h, f
 
 cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
     """All steps of one direction, by one of ``threads`` threads that share its panels."""
-    cdef const Plan* plan = run.plan
-    cdef const Job* job = run.job
+    cdef const CellPlan* plan = run.plan
+    cdef const Sequences* batch = run.batch
     cdef const rnncore_isa* kernels = plan.isa
     cdef Py_ssize_t step = 0, start, t, row, rows, n, n_next, source, available
-    cdef Py_ssize_t W = kernels.width, longest = steps_of(job)
+    cdef Py_ssize_t W = kernels.width, longest = steps_of(batch)
     cdef Py_ssize_t first, last, z_first, z_last, p_first = 0, p_last = 0, column, column_end
     cdef float* h = run.h
-    cdef float* other = run.h + job.B * plan.h_stride
+    cdef float* other = run.h + batch.B * plan.h_stride
     cdef float* target
     cdef rnncore_rows x_rows, out_rows
-    cdef bint plain = run.table == NULL and job.order == NULL and job.lengths == NULL and job.steps == NULL
-    cdef bint lone = run.table == NULL and job.B == 1 and job.steps == NULL  # rows of x are evenly apart
-    cdef bint single = job.T == 1 and plan.step != NULL and plan.second == NULL and run.table == NULL
+    cdef bint plain = run.table == NULL and batch.order == NULL and batch.lengths == NULL and batch.steps == NULL
+    cdef bint lone = run.table == NULL and batch.B == 1 and batch.steps == NULL  # rows of x are evenly apart
+    cdef bint single = batch.T == 1 and plan.step != NULL and plan.second == NULL and run.table == NULL
     cdef bint aside = plan.w_hr.data != NULL or plan.second != NULL  # whether a step's result is not yet the output
     cdef double work = run.work, row_cost = cost_of_row(plan)
     cdef Py_ssize_t rows_max = run.rows_max
     cdef float* z
-    cdef bint look_ahead, beside
-    cdef rnncore_ahead ahead
+    cdef bint pipelining, pipelined_steps
+    cdef rnncore_pipelined pipelined
     share(plan.w_hh.panels, index, threads, &first, &last)
     share(unit_panels(plan), index, threads, &z_first, &z_last)
     if plan.w_hr.data != NULL:
@@ -256,15 +258,15 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
     else:
         column, column_end = 0, plan.cell.output_size
 
-    look_ahead = lone and ahead_pays(run, threads)
-    if look_ahead:
-        rows_max = AHEAD_ROWS(plan.V)
-        start_ahead(run, &ahead)
-        pack_ahead(run, rows_max, index, threads)
+    pipelining = lone and pipelining_pays(run, threads)
+    if pipelining:
+        rows_max = PIPELINED_ROWS(plan.V)
+        start_pipelined(run, &pipelined)
+        pack_pipelined(run, rows_max, index, threads)
     if index == 0:
-        load_states(run, 0, job.B)
+        load_states(run, 0, batch.B)
     meet(run, index, threads)
-    n = job.B
+    n = batch.B
     while step < longest:
         # The chunk: whole steps until rows_max rows are named.
         start = step
@@ -272,14 +274,14 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
         n_next = n
         available = longest
         if run.done != NULL:  # the next layer waits
-            available = min(available, step + 2 * STEPS_AHEAD)
+            available = min(available, step + 2 * WAVEFRONT_STEPS)
         if run.ready != NULL:
-            available = min(available, await_count(run.ready, min(step + STEPS_AHEAD, longest), run.interrupted))
+            available = min(available, await_count(run.ready, min(step + WAVEFRONT_STEPS, longest), run.interrupted))
             if available <= step:
                 return
         while step < available:
-            if job.lengths != NULL:
-                while n_next > 0 and job.lengths[n_next - 1] <= step:
+            if batch.lengths != NULL:
+                while n_next > 0 and batch.lengths[n_next - 1] <= step:
                     n_next -= 1
             if rows + n_next > rows_max:
                 break
@@ -288,8 +290,8 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
         if lone:
             x_rows = rows_of_one(run, start)
         elif plain and step == start + 1:
-            x_rows.base = run.x + (start if not job.reverse else job.T - 1 - start) * job.x_time
-            x_rows.stride = job.x_batch
+            x_rows.base = run.x + (start if not batch.reverse else batch.T - 1 - start) * batch.x_time
+            x_rows.stride = batch.x_batch
             x_rows.offset = NULL
         else:
             x_rows.base = run.x
@@ -299,25 +301,25 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
                 rows = 0
                 n_next = n
                 for t in range(start, step):
-                    if job.lengths != NULL:
-                        while n_next > 0 and job.lengths[n_next - 1] <= t:
+                    if batch.lengths != NULL:
+                        while n_next > 0 and batch.lengths[n_next - 1] <= t:
                             n_next -= 1
                     for row in range(n_next):
                         source = run.x_order[row] if run.x_order != NULL else row
-                        run.offsets[rows + row] = source * job.x_batch + time_of(job, row, t) * job.x_time
+                        run.offsets[rows + row] = source * batch.x_batch + time_of(batch, row, t) * batch.x_time
                     rows += n_next
             meet(run, index, threads)
         z = run.z
-        beside = look_ahead and step < longest
-        if look_ahead:
+        pipelined_steps = pipelining and step < longest
+        if pipelining:
             z += start // rows_max % 2 * rows_max * plan.z_stride
-            next_ahead(run, &ahead, start // rows_max)
-            if beside:
-                pack_ahead(run, step + rows_max, index, threads)
+            next_pipelined(run, &pipelined, start // rows_max)
+            if pipelined_steps:
+                pack_pipelined(run, step + rows_max, index, threads)
         if single:
             single_step(run, &x_rows, rows, first, last, h, other)
-        elif look_ahead and start > 0:
-            pass  # made beside the chunk before
+        elif pipelining and start > 0:
+            pass  # made during the chunk before
         elif run.table != NULL:
             gather(run, rows, z_first * plan.V * W, z_last * plan.V * W if index + 1 < threads else plan.z_stride)
         else:
@@ -325,9 +327,9 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
 
         rows = 0
         for t in range(start, step):
-            if job.lengths != NULL:
+            if batch.lengths != NULL:
                 n_next = n
-                while n_next > 0 and job.lengths[n_next - 1] <= t:
+                while n_next > 0 and batch.lengths[n_next - 1] <= t:
                     n_next -= 1
                 if n_next < n and index == 0:
                     save_states(run, n_next, n, h)
@@ -335,10 +337,10 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
             target = run.out if aside else other
             if single:
                 pass
-            elif beside:
-                plan.ahead(&plan.w_hh, &plan.point, first, last, t & 1, z + rows * plan.z_stride, h, other, run.c,
-                           &ahead)
-                ahead.visit += 1
+            elif pipelined_steps:
+                plan.pipelined_step(&plan.w_hh, &plan.point, first, last, t & 1, z + rows * plan.z_stride, h, other,
+                                    run.c, &pipelined)
+                pipelined.visit += 1
             elif plan.step != NULL:
                 plan.step(&plan.w_hh, &plan.point, first, last, t & 1, n, z + rows * plan.z_stride, plan.z_stride,
                           h, plan.h_stride, target, plan.c_stride if aside else plan.h_stride, run.c, plan.c_stride)
@@ -369,7 +371,7 @@ cdef void all_steps(Run* run, int index, int threads) noexcept nogil:
                     return
             if threads > 1:
                 barrier_arrive(run.barrier, index)
-            store_outputs(run, t, n, other, column, column_end)  # nobody writes to ``other`` before the next arrival
+            store_outputs(run, t, n, other, column, column_end)  # ``other`` is not written to before the next arrival
             if run.done != NULL:
                 rnncore_publish(run.done, t + 1)
             rows += n

@@ -18,7 +18,7 @@ cdef extern from "normalize.h":
                            float* means, float* inverses) noexcept nogil
 
 
-# Below so many numbers a call keeps the GIL: giving it away and getting it back costs more.
+# Below this many numbers a call keeps the GIL: giving it away and getting it back costs more.
 cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
 
 # Numbers between two looks at pending signals, as far as rows allow: some 10 milliseconds' work.

@@ -28,7 +28,7 @@ cdef extern from "recurrent/recurrent.h":
                                Py_ssize_t h_stride, float* next, Py_ssize_t next_stride, float* c,
                                Py_ssize_t c_stride) noexcept nogil
 
-    ctypedef struct rnncore_ahead:
+    ctypedef struct rnncore_pipelined:
         const rnncore_panels* w
         const float* x
         const float* start
@@ -37,11 +37,11 @@ cdef extern from "recurrent/recurrent.h":
         Py_ssize_t z_stride
         int visit
 
-    int AHEAD_ROWS(int V) nogil
+    int PIPELINED_ROWS(int V) nogil
 
-    ctypedef void rnncore_ahead_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first,
-                                     Py_ssize_t last, int down, const float* z, const float* h, float* next, float* c,
-                                     const rnncore_ahead* ahead) noexcept nogil
+    ctypedef void rnncore_pipelined_step(const rnncore_panels* w, const rnncore_point* point, Py_ssize_t first,
+                                         Py_ssize_t last, int down, const float* z, const float* h, float* next,
+                                         float* c, const rnncore_pipelined* pipelined) noexcept nogil
 
     ctypedef struct rnncore_isa:
         const char* name
@@ -56,14 +56,14 @@ cdef extern from "recurrent/recurrent.h":
         rnncore_step* reset_step
         rnncore_step* candidate_step
         rnncore_step* rnn_step
-        rnncore_ahead_step* lstm_ahead
-        rnncore_ahead_step* lstm_plain_ahead
-        rnncore_ahead_step* coupled_ahead
-        rnncore_ahead_step* gru_ahead
-        rnncore_ahead_step* gru_plain_ahead
-        rnncore_ahead_step* rnn_ahead
-        void (*pack_ahead)(Py_ssize_t n, int there, const float* source, Py_ssize_t stride, float* to,
-                           int R) noexcept nogil
+        rnncore_pipelined_step* lstm_pipelined
+        rnncore_pipelined_step* lstm_plain_pipelined
+        rnncore_pipelined_step* coupled_pipelined
+        rnncore_pipelined_step* gru_pipelined
+        rnncore_pipelined_step* gru_plain_pipelined
+        rnncore_pipelined_step* rnn_pipelined
+        void (*pack_pipelined)(Py_ssize_t n, int there, const float* source, Py_ssize_t stride, float* to,
+                               int R) noexcept nogil
         void (*rnn_point)(const rnncore_cell* cell, float* z, float* h) noexcept nogil
         void (*lstm_point)(const rnncore_cell* cell, float* z, float* c, float* out) noexcept nogil
         void (*gru_gates)(const rnncore_cell* cell, float* z, const float* h, float* rh) noexcept nogil
@@ -73,19 +73,19 @@ cdef extern from "recurrent/recurrent.h":
 
 
 # A packed cell: what the loop needs, without Python.
-cdef struct Plan:
+cdef struct CellPlan:
     rnncore_cell cell
     int V                   # vectors of a panel's units in z: the gates, or 1 where the cell is not fused
-    rnncore_panels w_ih     # of V vectors, or where these stand apart of 1
-    int apart               # panels of w_ih to a panel of units
+    rnncore_panels w_ih     # of V vectors; or of 1, V times as many panels
+    int separate               # panels of w_ih to a panel of units
     rnncore_panels w_hh
-    rnncore_panels w_in     # GRU, generic: W_n, whose part of z stands apart
+    rnncore_panels w_in     # GRU, generic: W_n, whose part of z is separate
     rnncore_panels w_n      # GRU, generic or with reset before the product: R_n
     rnncore_panels w_hr     # projection
     rnncore_point point
     rnncore_step* step      # fused, or NULL
     rnncore_step* second    # GRU with reset before the product: what comes after r * h
-    rnncore_ahead_step* ahead  # step of one row that makes the next rows' input product beside it, or NULL
+    rnncore_pipelined_step* pipelined_step  # step of one row together with the next rows' input product, or NULL
     const float* bias       # in the order of z, padded
     const float* bias_hr    # padded
     Py_ssize_t z_stride, h_stride, c_stride
@@ -94,14 +94,14 @@ cdef struct Plan:
 
 
 cdef class PackedCell:
-    cdef Plan plan
+    cdef CellPlan plan
     cdef list owned
     cdef bint has_c
     cdef pack(self, str kind, dict options, dict weights)
     cdef panels(self, rnncore_panels* target, matrix, int V)
     cdef const float* vector(self, array) except NULL
     cdef const void* optional(self, array) except? NULL
-    cdef joined(self, const rnncore_panels* gates, const rnncore_panels* candidate, Py_ssize_t rows, bint apart)
+    cdef joined(self, const rnncore_panels* gates, const rnncore_panels* candidate, Py_ssize_t rows, bint separate)
 
 
 # The kernels of the instruction set in use.
@@ -111,7 +111,7 @@ cdef const rnncore_isa* kernels_in_use() noexcept nogil
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t W)
 
 # Matrices to panels and back, vectors to their order: see _packing.pyx.
-cdef pack_panels(rnncore_panels* target, matrix, int V, list owned, bint apart=*)
-cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W, int apart=*)
+cdef pack_panels(rnncore_panels* target, matrix, int V, list owned, bint separate=*)
+cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W, int separate=*)
 cdef const float* aligned_copy(array, list owned) except NULL
 cdef units(vector, int V, int W)

@@ -12,14 +12,13 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-from rnncore.kernels._cell cimport (
-    COUPLED_FORGET, COUPLED_INPUT, COUPLED_NONE, LN_NONE, LN_TF1, LN_TFLITE, ACT_relu, rnncore_cell, rnncore_cells,
-)
+from rnncore.kernels._blas_loop cimport set_options
+from rnncore.kernels._cell cimport COUPLED_NONE, ACT_relu, rnncore_cell, rnncore_cells
 from rnncore.kernels._checks cimport refuse
 from rnncore.kernels._costs cimport LARGEST_TOGETHER
 from rnncore.kernels._runtime cimport isa_number
 
-from rnncore.kernels._blas_loop import KINDS, check_cell
+from rnncore.kernels._blas_loop import check_cell
 
 cnp.import_array()
 
@@ -39,34 +38,18 @@ cdef class PackedCell:
     """
 
     def __cinit__(self, str kind not None, dict options not None, dict weights not None):
-        cdef Plan* plan = &self.plan
+        cdef CellPlan* plan = &self.plan
         cdef rnncore_cell* cell = &plan.cell
-        memset(plan, 0, sizeof(Plan))
+        memset(plan, 0, sizeof(CellPlan))
         check_cell(kind, options, weights, np.float32)
         self.owned = []
         plan.isa = kernels_in_use()
-        cell.kind = KINDS[kind]
-        cell.input_size = options["input_size"]
-        cell.hidden_size = options["hidden_size"]
-        cell.output_size = options["output_size"]
-        cell.gates = options["gates"]
-        cell.coupled = {None: COUPLED_NONE, "input": COUPLED_INPUT, "forget": COUPLED_FORGET}[options.get("coupled")]
-        cell.layer_norm = {None: LN_NONE, "tf1": LN_TF1, "tflite": LN_TFLITE}[options.get("layer_norm")]
-        cell.reset_after = options.get("reset_after", False)
-        cell.clip = limit(options.get("clip"))
-        cell.cell_clip = limit(options.get("cell_clip"))
-        cell.proj_clip = limit(options.get("proj_clip"))
-        cell.forget_bias = options.get("forget_bias", 0.0)
-        cell.epsilon = options.get("layer_norm_epsilon", 0.0)
-        for i, (identity, alpha, beta) in enumerate(options["activations"]):
-            cell.act[i].id = identity
-            cell.act[i].alpha = alpha
-            cell.act[i].beta = beta
+        set_options(cell, kind, options)
         self.has_c = rnncore_cells[cell.kind].states == 2
         self.pack(kind, options, weights)
 
     cdef pack(self, str kind, dict options, dict weights):
-        cdef Plan* plan = &self.plan
+        cdef CellPlan* plan = &self.plan
         cdef rnncore_cell* cell = &plan.cell
         cdef const rnncore_isa* isa = plan.isa
         H, G, W = options["hidden_size"], options["gates"], isa.width
@@ -77,7 +60,7 @@ cdef class PackedCell:
             bias = np.zeros(G * H, np.float32)
         plan.c_stride = padded(H, W)
         plan.h_stride = padded(P, W)
-        plan.V, plan.apart = G if fused else 1, 1
+        plan.V, plan.separate = G if fused else 1, 1
         if fused:
             if kind == "GRU" and not cell.reset_after:
                 plan.step, plan.second = isa.reset_step, isa.candidate_step
@@ -87,23 +70,23 @@ cdef class PackedCell:
                 plain = cell.clip == INFINITY and cell.cell_clip == INFINITY and cell.forget_bias == 0
                 plain = plain and "peephole" not in weights
                 if kind == "RNN":
-                    plan.step, plan.ahead = isa.rnn_step, isa.rnn_ahead
+                    plan.step, plan.pipelined_step = isa.rnn_step, isa.rnn_pipelined
                 elif kind == "GRU" and plain:
-                    plan.step, plan.ahead = isa.gru_plain_step, isa.gru_plain_ahead
+                    plan.step, plan.pipelined_step = isa.gru_plain_step, isa.gru_plain_pipelined
                 elif kind == "GRU":
-                    plan.step, plan.ahead = isa.gru_step, isa.gru_ahead
+                    plan.step, plan.pipelined_step = isa.gru_step, isa.gru_pipelined
                 elif cell.coupled != COUPLED_NONE:
-                    plan.step, plan.ahead = isa.coupled_step, isa.coupled_ahead
+                    plan.step, plan.pipelined_step = isa.coupled_step, isa.coupled_pipelined
                 elif plain:
-                    plan.step, plan.ahead = isa.lstm_plain_step, isa.lstm_plain_ahead
+                    plan.step, plan.pipelined_step = isa.lstm_plain_step, isa.lstm_plain_pipelined
                 else:
-                    plan.step, plan.ahead = isa.lstm_step, isa.lstm_ahead
+                    plan.step, plan.pipelined_step = isa.lstm_step, isa.lstm_pipelined
                 if "weight_hr" in weights:
-                    plan.ahead = NULL
+                    plan.pipelined_step = NULL
                 self.panels(&plan.w_hh, weights["weight_hh"], G)
-            if plan.ahead != NULL and weights["weight_ih"].size * sizeof(float) > LARGEST_TOGETHER:
-                plan.apart = G
-            pack_panels(&plan.w_ih, weights["weight_ih"], G, self.owned, plan.apart > 1)
+            if plan.pipelined_step != NULL and weights["weight_ih"].size * sizeof(float) > LARGEST_TOGETHER:
+                plan.separate = G
+            pack_panels(&plan.w_ih, weights["weight_ih"], G, self.owned, plan.separate > 1)
             plan.bias = self.vector(units(bias, G, W))
             plan.z_stride = G * padded(H, W)
         else:
@@ -151,22 +134,22 @@ cdef class PackedCell:
 
     def unpack(self, str key not None):
         """A copy of the matrix "weight_ih", "weight_hh" or "weight_hr", to the bit what was packed."""
-        cdef Plan* plan = &self.plan
+        cdef CellPlan* plan = &self.plan
         cdef Py_ssize_t rows = plan.cell.gates * plan.cell.hidden_size
-        cdef bint apart = plan.w_n.data != NULL  # the candidate's rows of R have panels of their own
+        cdef bint separate = plan.w_n.data != NULL  # the candidate's rows of R have panels of their own
         if key not in self.packed:
             refuse(f"{key!r}, expected one of {', '.join(self.packed)}")
         if key == "weight_hr":
             return unpack_panels(&plan.w_hr, plan.cell.output_size, plan.isa.width)
         if key == "weight_ih":
-            if plan.apart > 1:
-                return unpack_panels(&plan.w_ih, rows, plan.isa.width, plan.apart)
+            if plan.separate > 1:
+                return unpack_panels(&plan.w_ih, rows, plan.isa.width, plan.separate)
             return self.joined(&plan.w_ih, &plan.w_in, rows, plan.w_in.data != NULL)
-        return self.joined(&plan.w_hh, &plan.w_n, rows, apart)
+        return self.joined(&plan.w_hh, &plan.w_n, rows, separate)
 
-    cdef joined(self, const rnncore_panels* gates, const rnncore_panels* candidate, Py_ssize_t rows, bint apart):
+    cdef joined(self, const rnncore_panels* gates, const rnncore_panels* candidate, Py_ssize_t rows, bint separate):
         cdef Py_ssize_t H = self.plan.cell.hidden_size, W = self.plan.isa.width
-        if not apart:
+        if not separate:
             return unpack_panels(gates, rows, W)
         return np.concatenate((unpack_panels(gates, rows - H, W), unpack_panels(candidate, H, W)))
 
@@ -181,39 +164,35 @@ cdef class PackedCell:
         return sum(array.nbytes for array in self.owned)
 
 
-cdef double limit(value) except? -1:
-    return INFINITY if value is None else value
-
-
 cdef Py_ssize_t padded(Py_ssize_t n, Py_ssize_t W):
     """n rounded up to whole panels."""
     return (n + W - 1) // W * W
 
 
-cdef pack_panels(rnncore_panels* target, matrix, int V, list owned, bint apart=False):
+cdef pack_panels(rnncore_panels* target, matrix, int V, list owned, bint separate=False):
     """Pack (V * N, K) into [ceil(N / W)][K][V][W], for the instruction set in use.
 
-    apart: into [ceil(N / W)][V][K][W], V times as many panels of one vector.
+    separate: into [ceil(N / W)][V][K][W], V times as many panels of one vector.
     """
     W = kernels_in_use().width
     N, K = len(matrix) // V, matrix.shape[1]
     count = -(-N // W)
     wide = np.zeros((V, count * W, K), np.float32)
     wide[:, :N] = matrix.reshape(V, N, K)
-    order = (1, 0, 3, 2) if apart else (1, 3, 0, 2)
+    order = (1, 0, 3, 2) if separate else (1, 3, 0, 2)
     target.data = aligned_copy(wide.reshape(V, count, W, K).transpose(order), owned)
-    target.panels = count * V if apart else count
+    target.panels = count * V if separate else count
     target.K = K
-    target.V = 1 if apart else V
+    target.V = 1 if separate else V
 
 
-cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W, int apart=1):
-    """The (rows, K) matrix that pack_panels was given, a copy; apart: its V where vectors stand apart."""
+cdef unpack_panels(const rnncore_panels* panels, Py_ssize_t rows, Py_ssize_t W, int separate=1):
+    """The (rows, K) matrix that pack_panels was given, a copy; separate: its V if vectors have panels of their own."""
     cdef cnp.npy_intp[5] shape
-    cdef int V = panels.V * apart
-    shape[0], shape[1], shape[2], shape[3], shape[4] = panels.panels // apart, apart, panels.K, panels.V, W
+    cdef int V = panels.V * separate
+    shape[0], shape[1], shape[2], shape[3], shape[4] = panels.panels // separate, separate, panels.K, panels.V, W
     packed = cnp.PyArray_SimpleNewFromData(5, shape, cnp.NPY_FLOAT32, <void*> panels.data)
-    wide = packed.transpose(1, 3, 0, 4, 2).reshape(V, panels.panels // apart * W, panels.K)
+    wide = packed.transpose(1, 3, 0, 4, 2).reshape(V, panels.panels // separate * W, panels.K)
     return np.array(wide[:, : rows // V].reshape(rows, panels.K))
 
 

@@ -488,7 +488,7 @@ cdef class DirectSlots:
         return 0
 
 
-def side_by_side(dict pieces not None, dtype, tuple sizes not None, bint single):
+def pad_batch(dict pieces not None, dtype, tuple sizes not None, bint single):
     """(x (n, longest, *sizes), lengths (n)) of pieces (T, *sizes), which are plain arrays of that dtype: zeros behind
     the shorter ones.
 

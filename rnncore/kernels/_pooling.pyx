@@ -10,7 +10,7 @@ cimport numpy as cnp
 from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_sizes, refuse, times
 from rnncore.kernels._runtime cimport handler_raised, isa_number, raise_handled, scratch_memory
 
-from rnncore.kernels import check_room
+from rnncore.kernels import check_memory
 
 cnp.import_array()
 
@@ -36,14 +36,14 @@ cdef extern from "pooling/pooling.h":
     ctypedef struct rnncore_pooling_isa:
         const char* name
         int width
-        Py_ssize_t (*room)(const rnncore_pooling* pooling) noexcept nogil
-        void (*pool)(const rnncore_pooling* pooling, Py_ssize_t images, const float* x, float* y, float* room,
+        Py_ssize_t (*scratch_size)(const rnncore_pooling* pooling) noexcept nogil
+        void (*pool)(const rnncore_pooling* pooling, Py_ssize_t images, const float* x, float* y, float* scratch,
                      rnncore_watch* watch) noexcept nogil
 
     const rnncore_pooling_isa** rnncore_pooling_isas
 
 
-# Below so many numbers a call keeps the GIL: giving it away and getting it back costs more.
+# Below this many numbers a call keeps the GIL: giving it away and getting it back costs more.
 cdef Py_ssize_t NUMBERS_WITH_GIL = 20000
 
 # Numbers that windows cover between two looks at pending signals: some 10 milliseconds' work.
@@ -58,7 +58,7 @@ cdef class Pooling:
     """The largest number, the sum or the mean of windows over images of one size, (N, C, *sizes), float32.
 
     sizes, outputs ...  one number, not 0, for each spatial axis: numbers, windows, their size, how far they are apart,
-                        how far their numbers are, and how many (or none) lie before the image. Those outside of it
+                        how far their numbers are, and how many (or none) are before the image. Those outside of it
                         count as -inf, or as 0 in sums
     largest   the largest number, else the sum
     divisors  what sums are divided by, one for each window, in an array of their shape; or None
@@ -71,7 +71,7 @@ cdef class Pooling:
     cdef rnncore_pooling pooling
     cdef object divisors
     cdef tuple sizes, outputs
-    cdef Py_ssize_t room
+    cdef Py_ssize_t scratch_size
 
     def __cinit__(self, sizes, outputs, kernel, strides, dilations, begins, bint largest, divisors):
         cdef rnncore_window* window
@@ -90,9 +90,9 @@ cdef class Pooling:
             windows.insert(0, (1, 1, 1, 1, 1, 0))
         self.pooling.largest = largest
         self.pooling.axes = <int> len(windows)
-        for axis, found in enumerate(windows):
+        for axis, sizes_of_axis in enumerate(windows):
             window = &self.pooling.axis[<int> axis]
-            window.n, window.count, window.kernel, window.stride, window.dilation, window.begin = found
+            window.n, window.count, window.kernel, window.stride, window.dilation, window.begin = sizes_of_axis
             if window.count == 1:
                 window.stride = 1
             if window.kernel == 1:
@@ -104,14 +104,14 @@ cdef class Pooling:
             self.divisors = np.ones(math.prod(self.outputs) + self.isa.width, np.float32)
             self.divisors[:math.prod(self.outputs)] = np.reshape(divisors, -1)
             self.pooling.divisors = <const float*> cnp.PyArray_DATA(self.divisors)
-        self.room = self.isa.room(&self.pooling)
-        check_room(f"what stands between the axes of images {self.sizes} and windows {self.outputs}", 4 * self.room,
-                   4 * math.prod(self.sizes), 4 * math.prod(self.outputs))
+        self.scratch_size = self.isa.scratch_size(&self.pooling)
+        check_memory(f"scratch between the axes of images {self.sizes} and windows {self.outputs}",
+                     4 * self.scratch_size, 4 * math.prod(self.sizes), 4 * math.prod(self.outputs))
 
     cdef int check_reach(self, windows) except -1:
-        """That all sums and products of these sizes fit: the kernel makes them without a look."""
+        """Check that all sums and products of these sizes fit: the kernel makes them without a look."""
         most = math.prod([max(n, count) for n, count, *_ in windows])
-        length = 1  # of what stands behind an axis
+        length = 1  # of what follows an axis
         for n, count, kernel, stride, dilation, begin in reversed(windows):
             most = max(most, (count * stride + kernel * dilation + begin + n) * length)
             length *= n
@@ -126,7 +126,7 @@ cdef class Pooling:
         cdef int D = 2 + <int> len(self.sizes), axis
         cdef cnp.ndarray y
         cdef Py_ssize_t images
-        cdef float* room
+        cdef float* scratch
         cdef rnncore_watch watch
         if cnp.PyArray_NDIM(x) != D:
             refuse(f"images of shape {(<object> x).shape}, expected {D} dimensions")
@@ -139,19 +139,19 @@ cdef class Pooling:
         images = dims[0] * dims[1]
         if cnp.PyArray_SIZE(y) == 0:
             return y
-        room = <float*> scratch_memory(times(self.room, sizeof(float)))
-        if room == NULL:
-            raise MemoryError(f"no memory for pooling images {(<object> x).shape}: {4 * self.room} bytes")
+        scratch = <float*> scratch_memory(times(self.scratch_size, sizeof(float)))
+        if scratch == NULL:
+            raise MemoryError(f"no memory for pooling images {(<object> x).shape}: {4 * self.scratch_size} bytes")
         watch.look = handler_raised
         watch.between = watch.left = WORK_BETWEEN_SIGNALS
         watch.stopped = False
         if cnp.PyArray_SIZE(x) < NUMBERS_WITH_GIL:
             self.isa.pool(&self.pooling, images, <const float*> cnp.PyArray_DATA(dense),
-                          <float*> cnp.PyArray_DATA(y), room, &watch)
+                          <float*> cnp.PyArray_DATA(y), scratch, &watch)
         else:
             with nogil:
                 self.isa.pool(&self.pooling, images, <const float*> cnp.PyArray_DATA(dense),
-                              <float*> cnp.PyArray_DATA(y), room, &watch)
+                              <float*> cnp.PyArray_DATA(y), scratch, &watch)
         if watch.stopped:
             raise_handled()
         return y

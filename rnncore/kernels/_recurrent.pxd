@@ -4,9 +4,9 @@
 from libc.stdint cimport int64_t
 
 
-# A call of a forward stack whose states are kept, and changed, where they stand. Strides count elements; the last
-# dimension of x and y is dense. order and lengths are those of Job. Row b of the sorted batch has its states at row
-# slots[b] of h and c, (layers, state_batch, size); with slots NULL at the row of x. A call of more than
+# A call of a forward stack whose states are kept, and changed in place. Strides count elements; the last
+# dimension of x and y is dense. order and lengths are those of Sequences. Row b of the sorted batch has its states at
+# row slots[b] of h and c, (layers, state_batch, size); with slots NULL at the row of x. A call of more than
 # steps_between_signals steps of all its rows can be interrupted; the exception leaves h and c half changed.
 cdef struct StateCall:
     Py_ssize_t B, T

@@ -18,9 +18,9 @@ from rnncore.kernels._checks cimport (
     as_dense, check_arrays, check_dense, check_rows, check_shape3, check_type, check_writable, refuse,
 )
 from rnncore.kernels._costs cimport CALL_WORTH_SHARING, WORK_BETWEEN_SIGNALS, WORK_WITH_GIL, cost_of_row, work_of_row
-from rnncore.kernels._job cimport MERGE_SET, Merge
+from rnncore.kernels._sequences cimport MERGE_SET, Merge
 from rnncore.kernels._loop cimport input_product, unit_panels
-from rnncore.kernels._packing cimport PackedCell, Plan, aligned_copy, rnncore_rows
+from rnncore.kernels._packing cimport CellPlan, PackedCell, aligned_copy, rnncore_rows
 from rnncore.kernels._program cimport Instruction, Operand, Place, address, place_of
 from rnncore.kernels._runtime cimport (
     raise_handled, rnncore_flush_subnormals, rnncore_restore_subnormals, threads_of,
@@ -53,20 +53,20 @@ cdef class Stack:
     """
 
     cdef readonly list cells  # PackedCells, layer by layer
-    cdef const Plan** plans
+    cdef const CellPlan** plans
     cdef int layers, directions
     cdef bint reverse, has_c
 
     def __cinit__(self, list layers not None, bint reverse):
         cdef PackedCell cell
-        cdef const Plan* first
+        cdef const CellPlan* first
         self.cells = [cell for cells in layers for cell in cells]
         if not 1 <= len(layers) <= MOST_LAYERS or not 1 <= len(layers[0]) <= 2 or (reverse and len(layers[0]) > 1):
             refuse(f"{len(layers)} layers, expected 1 to {MOST_LAYERS}, each of one direction or two, forward first")
         self.layers = len(layers)
         self.directions = len(layers[0])
         self.reverse = reverse
-        self.plans = <const Plan**> malloc(len(self.cells) * sizeof(Plan*))
+        self.plans = <const CellPlan**> malloc(len(self.cells) * sizeof(CellPlan*))
         if self.plans == NULL:
             raise MemoryError()
         self.has_c = (<PackedCell> self.cells[0]).has_c
@@ -128,7 +128,7 @@ cdef class Stack:
         x is aligned float32, its last dimension dense. y (same first two dimensions) receives the last layer's
         outputs, or is None; what is past a row's length is left as it is. merge says how the directions' outputs go
         to the next layer, last_merge how to y: "set" side by side, "sum", "mul", "average". order, lengths (B) and
-        steps (B, T), int64 and dense: see Job; None where there are none. before and after: the states to begin with
+        steps (B, T), int64 and dense: see Sequences; None if absent. before and after: the states to begin with
         and an array for each final one, in the cell's order, dense (layers * directions, B, size); () for zeros and
         where none is wanted. With a table of this stack, x holds int64 ids (B, T), each a row of it.
         """
@@ -137,30 +137,30 @@ cdef class Stack:
         memset(&call, 0, sizeof(Call))
         self.check_merges(merge, last_merge)
         self.check_sequences(x, y, MERGES[last_merge], batch_axis, time_axis, table)
-        call.job.B = cnp.PyArray_DIM(x, batch_axis)
-        call.job.T = cnp.PyArray_DIM(x, time_axis)
-        check_rows(order, lengths, steps, call.job.B, call.job.T)
-        call.h0 = <const float*> self.state(before, 0, call.job.B, "before", False)
-        call.c0 = <const float*> self.state(before, 1, call.job.B, "before", False)
-        call.hn = <float*> self.state(after, 0, call.job.B, "after", True)
-        call.cn = <float*> self.state(after, 1, call.job.B, "after", True)
-        if call.job.B == 0:
+        call.batch.B = cnp.PyArray_DIM(x, batch_axis)
+        call.batch.T = cnp.PyArray_DIM(x, time_axis)
+        check_rows(order, lengths, steps, call.batch.B, call.batch.T)
+        call.h0 = <const float*> self.state(before, 0, call.batch.B, "before", False)
+        call.c0 = <const float*> self.state(before, 1, call.batch.B, "before", False)
+        call.hn = <float*> self.state(after, 0, call.batch.B, "after", True)
+        call.cn = <float*> self.state(after, 1, call.batch.B, "after", True)
+        if call.batch.B == 0:
             return
-        call.job.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // cnp.PyArray_ITEMSIZE(x)
-        call.job.x_time = cnp.PyArray_STRIDE(x, time_axis) // cnp.PyArray_ITEMSIZE(x)
+        call.batch.x_batch = cnp.PyArray_STRIDE(x, batch_axis) // cnp.PyArray_ITEMSIZE(x)
+        call.batch.x_time = cnp.PyArray_STRIDE(x, time_axis) // cnp.PyArray_ITEMSIZE(x)
         if table is None:
             call.x = <const float*> cnp.PyArray_DATA(x)
         else:
             call.ids = <const int64_t*> cnp.PyArray_DATA(x)
             call.tables = table.tables
         if y is not None:
-            call.job.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // <Py_ssize_t> sizeof(float)
-            call.job.y_time = cnp.PyArray_STRIDE(y, time_axis) // <Py_ssize_t> sizeof(float)
+            call.batch.y_batch = cnp.PyArray_STRIDE(y, batch_axis) // <Py_ssize_t> sizeof(float)
+            call.batch.y_time = cnp.PyArray_STRIDE(y, time_axis) // <Py_ssize_t> sizeof(float)
             call.y = <float*> cnp.PyArray_DATA(y)
-        call.job.flip = flip
-        call.job.order = <const int64_t*> optional_data(order)
-        call.job.lengths = <const int64_t*> optional_data(lengths)
-        call.job.steps = <const int64_t*> optional_data(steps)
+        call.batch.flip = flip
+        call.batch.order = <const int64_t*> optional_data(order)
+        call.batch.lengths = <const int64_t*> optional_data(lengths)
+        call.batch.steps = <const int64_t*> optional_data(steps)
         call.merge = MERGES[merge]
         call.last_merge = MERGES[last_merge]
         self.start(&call, threads)
@@ -216,14 +216,14 @@ cdef class Stack:
         call.reverse = self.reverse
         call.has_c = self.has_c
         if call.state_batch == 0:
-            call.state_batch = call.job.B
+            call.state_batch = call.batch.B
         call.width = self.plans[0].cell.output_size
         if call.merge == MERGE_SET:
             call.width *= self.directions
         for i in range(self.layers * self.directions):
             call.row_work += work_of_row(self.plans[i])
             call.row_cost += cost_of_row(self.plans[i])
-        call.work = call.row_work * call.job.B * call.job.T
+        call.work = call.row_work * call.batch.B * call.batch.T
 
     cdef int execute_prepared(self, Call* call, int threads) except -1 nogil:
         cdef bint done
@@ -231,7 +231,7 @@ cdef class Stack:
         done = execute(call)
         if not done:
             with gil:
-                raise MemoryError(f"no memory for a batch of {call.job.B} and {call.job.T} steps")
+                raise MemoryError(f"no memory for a batch of {call.batch.B} and {call.batch.T} steps")
         if call.interrupted:
             with gil:
                 raise_handled()
@@ -267,23 +267,23 @@ cdef class StackCall(Instruction):
         B, T = x.shape[batch_axis], x.shape[time_axis]
         if B < 1 or T < 1:
             refuse(f"{x}, expected at least one row and one step")
-        self.template.job.B, self.template.job.T = B, T
-        self.template.job.x_batch = x.strides[batch_axis] // x.itemsize
-        self.template.job.x_time = x.strides[time_axis] // x.itemsize
+        self.template.batch.B, self.template.batch.T = B, T
+        self.template.batch.x_batch = x.strides[batch_axis] // x.itemsize
+        self.template.batch.x_time = x.strides[time_axis] // x.itemsize
         self.x.slot, self.x.offset = x.slot, x.offset
         self.has_y = y is not None
         if y is not None:
             place_of(y, cnp.NPY_FLOAT32, "y", &self.y)
             if y.shape != x.shape[:2] + (stack.width_of(MERGES[merge]),):
                 refuse(f"y: {y}, expected {x.shape[:2] + (stack.width_of(MERGES[merge]),)}")
-            self.template.job.y_batch = y.strides[batch_axis] // sizeof(float)
-            self.template.job.y_time = y.strides[time_axis] // sizeof(float)
+            self.template.batch.y_batch = y.strides[batch_axis] // sizeof(float)
+            self.template.batch.y_time = y.strides[time_axis] // sizeof(float)
         self.before_count, self.after_count = len(before), len(after)
         for i in range(self.before_count):
             self.check_state(before[i], i, B, &self.before[i])
         for i in range(self.after_count):
             self.check_state(after[i], i, B, &self.after[i])
-        self.template.job.flip = flip
+        self.template.batch.flip = flip
         self.template.merge = self.template.last_merge = MERGES[merge]
         if table is not None:
             self.template.tables = table.tables
@@ -333,9 +333,9 @@ cdef class StackCall(Instruction):
         """That each is a row of the table."""
         cdef Py_ssize_t b, t
         cdef int64_t id
-        for b in range(call.job.B):
-            for t in range(call.job.T):
-                id = call.ids[b * call.job.x_batch + t * call.job.x_time]
+        for b in range(call.batch.B):
+            for t in range(call.batch.T):
+                id = call.ids[b * call.batch.x_batch + t * call.batch.x_time]
                 if not 0 <= id < self.table.rows:
                     with gil:
                         raise Mismatch(f"id {id}")
@@ -355,7 +355,7 @@ cdef class Table:
 
     def __cinit__(self, Stack stack not None, cnp.ndarray weight not None):
         cdef rnncore_rows rows
-        cdef const Plan* plan
+        cdef const CellPlan* plan
         cdef cnp.ndarray table
         cdef cnp.ndarray dense = as_dense(np.asarray(weight, np.float32), cnp.NPY_FLOAT32, "weight")
         cdef Py_ssize_t N
@@ -441,8 +441,8 @@ cdef class Direct:
 
     cdef refuse_memory(self, const Call* call):
         """InputError for a call that there is no memory for. (The product fits: that many numbers stand in x.)"""
-        need = call.job.B * call.job.T * <object> self.width * sizeof(float)
-        shape = call.job.B, call.job.T, self.input_size
+        need = call.batch.B * call.batch.T * <object> self.width * sizeof(float)
+        shape = call.batch.B, call.batch.T, self.input_size
         raise InputError(f"x: shape {shape} gives {need:,} bytes, more than there is memory for") from None
 
     def step(self, x, dict state not None):
@@ -452,23 +452,23 @@ cdef class Direct:
         if not self.is_plain(x, &call):
             return None
         h0 = state.get(self.h_name)
-        if not is_plain_state(h0, self.state_rows, call.job.B, self.h_size):
+        if not is_plain_state(h0, self.state_rows, call.batch.B, self.h_size):
             return None
         call.h0 = <const float*> cnp.PyArray_DATA(h0)
         if self.c_name is not None:
             c0 = state.get(self.c_name)
-            if not is_plain_state(c0, self.state_rows, call.job.B, self.c_size):
+            if not is_plain_state(c0, self.state_rows, call.batch.B, self.c_size):
                 return None
             call.c0 = <const float*> cnp.PyArray_DATA(c0)
         if len(state) != (1 if self.c_name is None else 2):
             return None
         try:
             y = self.output(&call)
-            hn = new_state(self.state_rows, call.job.B, self.h_size)
+            hn = new_state(self.state_rows, call.batch.B, self.h_size)
             call.hn = <float*> cnp.PyArray_DATA(hn)
             after[self.h_name] = hn
             if self.c_name is not None:
-                cn = new_state(self.state_rows, call.job.B, self.c_size)
+                cn = new_state(self.state_rows, call.batch.B, self.c_size)
                 call.cn = <float*> cnp.PyArray_DATA(cn)
                 after[self.c_name] = cn
             self.stack.start(&call, self.threads)
@@ -482,21 +482,21 @@ cdef class Direct:
         if not cnp.PyArray_ISCARRAY_RO(x) or cnp.PyArray_DIM(x, 2) != self.input_size:
             return False
         memset(call, 0, sizeof(Call))
-        call.job.B, call.job.T = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
-        if call.job.B == 0 or call.job.T == 0 or call.job.T > self.most // call.job.B:
+        call.batch.B, call.batch.T = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+        if call.batch.B == 0 or call.batch.T == 0 or call.batch.T > self.most // call.batch.B:
             return False
-        call.job.x_time = self.input_size
-        call.job.x_batch = call.job.T * self.input_size
+        call.batch.x_time = self.input_size
+        call.batch.x_batch = call.batch.T * self.input_size
         call.x = <const float*> cnp.PyArray_DATA(x)
         call.merge = call.last_merge = self.merge
         return True
 
     cdef output(self, Call* call):
         cdef cnp.npy_intp[3] shape
-        shape[0], shape[1], shape[2] = call.job.B, call.job.T, self.width
+        shape[0], shape[1], shape[2] = call.batch.B, call.batch.T, self.width
         y = cnp.PyArray_EMPTY(3, shape, cnp.NPY_FLOAT32, 0)
-        call.job.y_time = self.width
-        call.job.y_batch = call.job.T * self.width
+        call.batch.y_time = self.width
+        call.batch.y_batch = call.batch.T * self.width
         call.y = <float*> cnp.PyArray_DATA(y)
         return y
 
@@ -535,10 +535,10 @@ cdef int run_states(object stack, StateCall* given, int threads) except -1:
     """A forward stack over float sequences whose states stand in slots, in place: see _recurrent.pxd."""
     cdef Call call
     memset(&call, 0, sizeof(Call))
-    call.job.B, call.job.T = given.B, given.T
-    call.job.x_batch, call.job.x_time = given.x_batch, given.x_time
-    call.job.y_batch, call.job.y_time = given.y_batch, given.y_time
-    call.job.order, call.job.lengths = given.order, given.lengths
+    call.batch.B, call.batch.T = given.B, given.T
+    call.batch.x_batch, call.batch.x_time = given.x_batch, given.x_time
+    call.batch.y_batch, call.batch.y_time = given.y_batch, given.y_time
+    call.batch.order, call.batch.lengths = given.order, given.lengths
     call.x, call.y = given.x, given.y
     call.h0 = call.hn = given.h
     call.c0 = call.cn = given.c

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What all compiled modules share: threads, scratch memory, signals, the choice of an instruction set.
+"""Shared by all compiled modules: threads, scratch memory, signals, the choice of an instruction set.
 
 Each exists once in a process, in _runtime, and others reach it by cimport. C code of theirs is handed what it needs of
 it as an argument, a pointer to a function or to memory, so that no two extensions link the same object.

@@ -57,7 +57,7 @@ cdef Py_ssize_t await_count(const Py_ssize_t* count, Py_ssize_t least, const Py_
 
 
 def ask_threads(int threads):
-    """The calling thread's calls use so many threads from now on, 0 for what models say. Returns the number before."""
+    """The calling thread's calls use ``threads`` threads from now on; 0: as models say. Returns the number before."""
     if threads < 0:
         refuse(f"threads={threads}, expected 0 or more")
     return rnncore_ask_threads(threads)

@@ -8,13 +8,13 @@ from libc.string cimport memset
 
 from rnncore.kernels._checks cimport plus, times
 from rnncore.kernels._costs cimport (
-    BLOCK_ROWS, LARGEST_BETWEEN, LARGEST_SIDE_BY_SIDE, ROWS_WORTH_SHARING, SLOWEST_MULTIPLY_ADD,
-    STEP_WORTH_SHARING, STEPS_AHEAD, WORK_BETWEEN_SIGNALS, WORK_OF_A_MEETING, chunk_rows, cost_of_row, weight_bytes,
+    BLOCK_ROWS, LARGEST_BETWEEN, LARGEST_WAVEFRONT, ROWS_WORTH_SHARING, SLOWEST_MULTIPLY_ADD,
+    STEP_WORTH_SHARING, WAVEFRONT_STEPS, WORK_BETWEEN_SIGNALS, WORK_OF_A_MEETING, chunk_rows, cost_of_row, weight_bytes,
     work_of_row,
 )
-from rnncore.kernels._job cimport MERGE_SET, Job, Merge
+from rnncore.kernels._sequences cimport MERGE_SET, Sequences, Merge
 from rnncore.kernels._loop cimport Run, assign_scratch, line, scratch_size, time_loop
-from rnncore.kernels._packing cimport Plan
+from rnncore.kernels._packing cimport CellPlan
 from rnncore.kernels._runtime cimport (
     barrier_end, rnncore_barrier, rnncore_flush_subnormals, rnncore_get, rnncore_restore_subnormals, run_threads,
     scratch_memory,
@@ -36,52 +36,52 @@ cdef void by_panels(int index, int threads, void* argument) noexcept nogil:
     rnncore_restore_subnormals(before)
 
 
-cdef void prepare_run(Call* call, Run* run, Job* job, int layer, int direction, Py_ssize_t first, Py_ssize_t last,
-                      float* before, float* behind) noexcept nogil:
+cdef void prepare_run(Call* call, Run* run, Sequences* batch, int layer, int direction, Py_ssize_t first,
+                      Py_ssize_t last, float* before, float* after) noexcept nogil:
     """One layer and direction over sorted rows first..last-1.
 
-    before and behind hold the outputs of the layer before and of this one, (T, rows, width); the first layer reads
+    before and after hold the outputs of the layer before and of this one, (T, rows, width); the first layer reads
     x and the last writes y.
     """
-    cdef const Plan* plan = call.plans[layer * call.directions + direction]
+    cdef const CellPlan* plan = call.plans[layer * call.directions + direction]
     cdef Py_ssize_t P = plan.cell.output_size, H = plan.cell.hidden_size, B = last - first
     cdef Py_ssize_t state = (layer * call.directions + direction) * call.state_batch
-    cdef bint moved = call.job.order == NULL and first > 0
+    cdef bint moved = call.batch.order == NULL and first > 0
     cdef Merge merge = call.last_merge if layer == call.layers - 1 else call.merge
     memset(run, 0, sizeof(Run))
-    job[0] = call.job
-    job.B = B
-    job.reverse = call.reverse or direction == 1
-    job.merge = merge if direction == 1 else MERGE_SET
-    if job.order != NULL:
-        job.order = job.order + first
-        job.lengths = job.lengths + first
-        if job.steps != NULL:
-            job.steps = job.steps + first * job.T
+    batch[0] = call.batch
+    batch.B = B
+    batch.reverse = call.reverse or direction == 1
+    batch.merge = merge if direction == 1 else MERGE_SET
+    if batch.order != NULL:
+        batch.order = batch.order + first
+        batch.lengths = batch.lengths + first
+        if batch.steps != NULL:
+            batch.steps = batch.steps + first * batch.T
     run.plan = plan
-    run.job = job
+    run.batch = batch
     run.interrupted = &call.interrupted
     run.stop = PY_SSIZE_T_MAX
     if layer == 0:
         if call.tables != NULL:
-            run.ids = call.ids + (first * job.x_batch if moved else 0)
+            run.ids = call.ids + (first * batch.x_batch if moved else 0)
             run.table = call.tables[direction]
         else:
-            run.x = call.x + (first * job.x_batch if moved else 0)
-        run.x_order = job.order
+            run.x = call.x + (first * batch.x_batch if moved else 0)
+        run.x_order = batch.order
     else:
         run.x = before
         run.x_order = NULL
-        job.x_batch, job.x_time = call.width, B * call.width
+        batch.x_batch, batch.x_time = call.width, B * call.width
     if layer == call.layers - 1:
         run.y = call.y
-        run.y_order = job.order
+        run.y_order = batch.order
         if moved and run.y != NULL:
-            run.y += first * job.y_batch
+            run.y += first * batch.y_batch
     else:
-        run.y = behind
+        run.y = after
         run.y_order = NULL
-        job.y_batch, job.y_time, job.flip = call.width, B * call.width, False
+        batch.y_batch, batch.y_time, batch.flip = call.width, B * call.width, False
     if run.y != NULL and direction == 1 and merge == MERGE_SET:
         run.y += P
     if call.slots != NULL:
@@ -104,13 +104,13 @@ cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch
     cdef Py_ssize_t B = last - first
     cdef size_t between = between_size(call, B)
     cdef float* before = <float*> scratch
-    cdef float* behind = <float*> (scratch + between)
+    cdef float* after = <float*> (scratch + between)
     cdef Run run
-    cdef Job job
+    cdef Sequences batch
     cdef int layer, direction
     for layer in range(call.layers):
         for direction in range(call.directions):
-            prepare_run(call, &run, &job, layer, direction, first, last, before, behind)
+            prepare_run(call, &run, &batch, layer, direction, first, last, before, after)
             run.signals = signals
             run.work = work[0]
             assign_scratch(&run, B, call.has_c, scratch + 2 * between)
@@ -118,7 +118,7 @@ cdef void run_block(Call* call, Py_ssize_t first, Py_ssize_t last, char* scratch
             work[0] = run.work
             if rnncore_get(&call.interrupted):
                 return
-        before, behind = behind, before
+        before, after = after, before
 
 
 cdef void by_blocks(int index, int threads, void* argument) noexcept nogil:
@@ -137,7 +137,7 @@ cdef void by_blocks(int index, int threads, void* argument) noexcept nogil:
 # Both directions of one layer.
 cdef struct Pair:
     Run runs[2]
-    Job jobs[2]
+    Sequences batches[2]
 
 
 cdef void by_directions(int index, int threads, void* argument) noexcept nogil:
@@ -152,14 +152,14 @@ cdef void by_directions(int index, int threads, void* argument) noexcept nogil:
     rnncore_restore_subnormals(mode)
 
 
-# Layers side by side: each a few steps behind the one before.
+# Layers in a wavefront: each a few steps after the one before.
 cdef struct Front:
     Call* call
     char* between           # (layers - 1) outputs between two layers
     size_t between_size
     char* scratch           # (threads)
     size_t scratch_size
-    Py_ssize_t* done        # (layers), each in a cache line of its own: steps whose outputs stand
+    Py_ssize_t* done        # (layers), each in a cache line of its own: steps whose outputs are done
 
 
 cdef void by_layers(int index, int threads, void* argument) noexcept nogil:
@@ -169,16 +169,16 @@ cdef void by_layers(int index, int threads, void* argument) noexcept nogil:
     cdef unsigned mode = rnncore_flush_subnormals()
     cdef int layer = index
     cdef Run run
-    cdef Job job
-    cdef float* behind
+    cdef Sequences batch
+    cdef float* after
     while layer < call.layers and not rnncore_get(&call.interrupted):
-        behind = <float*> (front.between + layer * front.between_size)  # of the last layer: never read
-        prepare_run(call, &run, &job, layer, 0, 0, call.job.B,
-                    <float*> (front.between + (layer - 1) * front.between_size) if layer > 0 else NULL, behind)
+        after = <float*> (front.between + layer * front.between_size)  # of the last layer: never read
+        prepare_run(call, &run, &batch, layer, 0, 0, call.batch.B,
+                    <float*> (front.between + (layer - 1) * front.between_size) if layer > 0 else NULL, after)
         run.signals = call.signals and index == 0
         run.ready = front.done + (layer - 1) * WORDS_OF_A_LINE if layer > 0 else NULL
         run.done = front.done + layer * WORDS_OF_A_LINE
-        assign_scratch(&run, call.job.B, call.has_c, front.scratch + index * front.scratch_size)
+        assign_scratch(&run, call.batch.B, call.has_c, front.scratch + index * front.scratch_size)
         time_loop(&run, 0, 1)
         layer += threads
     rnncore_restore_subnormals(mode)
@@ -186,14 +186,14 @@ cdef void by_layers(int index, int threads, void* argument) noexcept nogil:
 
 cdef bint execute(Call* call) noexcept nogil:
     """Share the call among threads and do it. False where there is no memory."""
-    cdef const Job* job = &call.job
-    cdef Py_ssize_t B = job.B, first = 0, first_next, row, blocks
+    cdef const Sequences* batch = &call.batch
+    cdef Py_ssize_t B = batch.B, first = 0, first_next, row, blocks
     cdef double work = 0, done = 0
     cdef int threads = call.threads
     cdef size_t table
     cdef char* memory
     cdef Py_ssize_t rows = 0
-    call.signals = call.row_cost * B * job.T > WORK_BETWEEN_SIGNALS
+    call.signals = call.row_cost * B * batch.T > WORK_BETWEEN_SIGNALS
     blocks = (B + BLOCK_ROWS - 1) // BLOCK_ROWS
     if threads > 1:
         if blocks > 1:
@@ -202,14 +202,14 @@ cdef bint execute(Call* call) noexcept nogil:
             blocks = threads
     if blocks == 1:
         return execute_together(call, threads)
-    # By rows, in blocks of nearly equal work. Rows stand in order of falling length, so later blocks have more.
+    # By rows, in blocks of nearly equal work. Rows are in order of falling length, so later blocks have more.
     table = line(times(2, blocks + 1))
     call.blocks = blocks
-    if job.lengths != NULL:
+    if batch.lengths != NULL:
         for row in range(B):
-            work += <double> job.lengths[row]
+            work += <double> batch.lengths[row]
     for row in range(blocks):  # the largest block decides how much scratch there is
-        first_next = block_end(job, row, blocks, first, work, &done)
+        first_next = block_end(batch, row, blocks, first, work, &done)
         rows = max(rows, first_next - first)
         first = first_next
     call.scratch_size = block_scratch(call, rows)
@@ -222,28 +222,28 @@ cdef bint execute(Call* call) noexcept nogil:
     done = 0
     for row in range(blocks):
         call.bounds[row] = first
-        first = block_end(job, row, blocks, first, work, &done)
-    call.bounds[blocks] = job.B
+        first = block_end(batch, row, blocks, first, work, &done)
+    call.bounds[blocks] = batch.B
     run_threads(threads, by_blocks, call)
     return True
 
 
 cdef bint execute_together(Call* call, int threads) noexcept nogil:
-    """All rows at once: layers side by side, or one by one, each shared by directions or by panels where that pays."""
-    cdef Py_ssize_t B = call.job.B
+    """All rows at once: layers in a wavefront, or one by one and shared by directions or panels where that pays."""
+    cdef Py_ssize_t B = call.batch.B
     cdef size_t between = between_size(call, B), each
     cdef char* scratch
     cdef float* before
-    cdef float* behind
+    cdef float* after
     cdef unsigned mode
     cdef double work = 0
     cdef Pair pair
     cdef rnncore_barrier barrier
     cdef int layer, direction, sharing
     cdef Merge merge
-    cdef const Plan* plan
-    if threads > 1 and side_by_side_pays(call, threads):
-        return execute_side_by_side(call, threads)
+    cdef const CellPlan* plan
+    if threads > 1 and wavefront_pays(call, threads):
+        return execute_wavefront(call, threads)
     scratch = <char*> scratch_memory(times(block_scratch(call, B), 2 if threads > 1 else 1))
     if scratch == NULL:
         return False
@@ -253,16 +253,16 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
         rnncore_restore_subnormals(mode)
         return True
     before = <float*> scratch
-    behind = <float*> (scratch + between)
+    after = <float*> (scratch + between)
     scratch += 2 * between
     for layer in range(call.layers):
         each = 0
         for direction in range(call.directions):
             plan = call.plans[layer * call.directions + direction]
-            prepare_run(call, &pair.runs[direction], &pair.jobs[direction], layer, direction, 0, B, before, behind)
+            prepare_run(call, &pair.runs[direction], &pair.batches[direction], layer, direction, 0, B, before, after)
             pair.runs[direction].signals = call.signals
             assign_scratch(&pair.runs[direction], B, call.has_c, scratch + direction * each)
-            each = scratch_size(plan, B, chunk_rows(plan, B, call.job.T), call.has_c)
+            each = scratch_size(plan, B, chunk_rows(plan, B, call.batch.T), call.has_c)
         merge = call.last_merge if layer == call.layers - 1 else call.merge
         if call.directions == 2 and merge == MERGE_SET:
             run_threads(2, by_directions, &pair)
@@ -277,36 +277,36 @@ cdef bint execute_together(Call* call, int threads) noexcept nogil:
                 run_threads(sharing, by_panels, &pair.runs[direction])
         if call.interrupted:
             return True
-        before, behind = behind, before
+        before, after = after, before
     return True
 
 
-cdef bint side_by_side_pays(const Call* call, int threads) noexcept nogil:
-    """Whether layers side by side are sooner done than each layer shared by panels."""
-    cdef Py_ssize_t B = call.job.B
+cdef bint wavefront_pays(const Call* call, int threads) noexcept nogil:
+    """Whether layers in a wavefront are sooner done than each layer shared by panels."""
+    cdef Py_ssize_t B = call.batch.B
     cdef double work, one_by_one = 0, together = 0
     cdef int layer, sharing
-    cdef const Plan* plan
-    if call.directions != 1 or call.layers == 1 or call.job.T < 2 * STEPS_AHEAD:
+    cdef const CellPlan* plan
+    if call.directions != 1 or call.layers == 1 or call.batch.T < 2 * WAVEFRONT_STEPS:
         return False
     if call.layers > 3 and times(call.layers - 1, between_size(call, B)) > LARGEST_BETWEEN:
         return False
     for layer in range(call.layers):
         plan = call.plans[layer]
-        if weight_bytes(plan, &plan.w_hh) > LARGEST_SIDE_BY_SIDE:
+        if weight_bytes(plan, &plan.w_hh) > LARGEST_WAVEFRONT:
             return False
         work = cost_of_row(plan) * B
         sharing = panel_threads(plan, B, threads)
         one_by_one += work / sharing + (WORK_OF_A_MEETING if sharing > 1 else 0)
         if layer % threads == 0:  # nearly equal layers: what the first thread does takes longest
             together += work
-    # The last layer begins when the one before has made its first chunk, and ends so much later.
-    return together * (1 + 2.0 * STEPS_AHEAD / call.job.T) < one_by_one
+    # The last layer begins when the one before has made its first chunk, and ends as much later.
+    return together * (1 + 2.0 * WAVEFRONT_STEPS / call.batch.T) < one_by_one
 
 
-cdef bint execute_side_by_side(Call* call, int threads) noexcept nogil:
-    """All rows at once, layers side by side."""
-    cdef Py_ssize_t B = call.job.B
+cdef bint execute_wavefront(Call* call, int threads) noexcept nogil:
+    """All rows at once, layers in a wavefront."""
+    cdef Py_ssize_t B = call.batch.B
     cdef Front front
     cdef size_t words = call.layers * WORDS_OF_A_LINE * sizeof(Py_ssize_t)
     cdef char* memory
@@ -325,8 +325,8 @@ cdef bint execute_side_by_side(Call* call, int threads) noexcept nogil:
     return True
 
 
-cdef inline int panel_threads(const Plan* plan, Py_ssize_t B, int threads) noexcept nogil:
-    """How many of ``threads`` share a layer's panels."""
+cdef inline int panel_threads(const CellPlan* plan, Py_ssize_t B, int threads) noexcept nogil:
+    """The number of ``threads`` that share a layer's panels."""
     if plan.step == NULL or work_of_row(plan) * B < STEP_WORTH_SHARING * threads:
         return 1
     return min(threads, <int> plan.w_hh.panels)
@@ -334,7 +334,7 @@ cdef inline int panel_threads(const Plan* plan, Py_ssize_t B, int threads) noexc
 
 cdef inline size_t between_size(const Call* call, Py_ssize_t B) noexcept nogil:
     """Bytes of the outputs between two layers."""
-    return line(times(times(B, call.job.T), call.width)) if call.layers > 1 else 0
+    return line(times(times(B, call.batch.T), call.width)) if call.layers > 1 else 0
 
 
 cdef size_t layer_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
@@ -343,7 +343,7 @@ cdef size_t layer_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
     cdef Py_ssize_t rows
     cdef int i
     for i in range(call.layers * call.directions):
-        rows = chunk_rows(call.plans[i], B, call.job.T)
+        rows = chunk_rows(call.plans[i], B, call.batch.T)
         largest = max(largest, scratch_size(call.plans[i], B, rows, call.has_c))
     return largest
 
@@ -353,15 +353,15 @@ cdef inline size_t block_scratch(const Call* call, Py_ssize_t B) noexcept nogil:
     return plus(layer_scratch(call, B), times(2, between_size(call, B)))
 
 
-cdef Py_ssize_t block_end(const Job* job, Py_ssize_t i, Py_ssize_t parts, Py_ssize_t first, double work,
+cdef Py_ssize_t block_end(const Sequences* batch, Py_ssize_t i, Py_ssize_t parts, Py_ssize_t first, double work,
                           double* done) noexcept nogil:
-    """Where the i-th block of rows, which begins at ``first``, ends; done counts the steps of all rows before."""
+    """The end of the i-th block of rows, which begins at ``first``; done counts the steps of all rows before."""
     cdef Py_ssize_t last = first
-    if job.lengths == NULL:
-        return job.B * (i + 1) // parts
+    if batch.lengths == NULL:
+        return batch.B * (i + 1) // parts
     if i == parts - 1:
-        return job.B
-    while last < job.B and done[0] < work * (i + 1) / parts:
-        done[0] += <double> job.lengths[last]
+        return batch.B
+    while last < batch.B and done[0] < work * (i + 1) / parts:
+        done[0] += <double> batch.lengths[last]
         last += 1
     return last

@@ -1,4 +1,4 @@
-/* Activation functions over a run of n values in place, float and double, and the exponential they stand on.
+/* Activation functions over a run of n values in place, float and double, and the exponential they use.
  *
  * One list names them all: the enum, the table of names that Python reads, and the switch in activations_body.h
  * follow its order. float: sigmoid and tanh within 1 ulp over all values; double: the C library's functions.

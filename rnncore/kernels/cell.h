@@ -30,7 +30,7 @@ enum rnncore_layer_norm { LN_NONE, LN_TF1, LN_TFLITE };
 typedef struct {
     int kind, coupled, layer_norm, reset_after;
     ptrdiff_t input_size, hidden_size, output_size, gates;
-    double clip, cell_clip, proj_clip; /* INFINITY where there is none */
+    double clip, cell_clip, proj_clip; /* INFINITY without a limit */
     double forget_bias, epsilon;
     rnncore_act act[5]; /* in the order of the cell's activation_places */
     const void *weight_ih;       /* (G*H, I) */

@@ -3,7 +3,7 @@
     ops/base.py         Op and Value
     ops/schema.py       attributes: their kinds and checks
     ops/checks.py       checks of inputs
-    ops/dimensions.py   along which axes positions stay apart;  ops/ends.py: which are added or left out at the ends
+    ops/dimensions.py   along which axes positions stay independent;  ops/ends.py: those added or left out at the ends
     ops/sizes.py        arithmetic with sizes that have names
     ops/blocks.py       long calls of NumPy in parts, between which signals are looked for
     ops/constant.py     Constant
@@ -35,7 +35,7 @@ Decisions
   Nor can it be streamed, not even one row: a first step would have to know the range of those that are to come. A
   model of it that is run step by step by hand, states in and out, is another model, with ranges of its own.
 - Each op says once how its outputs' dimensions come from its inputs' (`Op.dimensions`, `ops/dimensions.py`): along
-  which positions stay apart, and within which reach they meet; what is not listed meets. `graph/axes.follow` puts
+  which positions stay independent, and within which reach they meet; what is not listed meets. `graph/axes.follow` puts
   that together for a graph. Whether rows may share a batch, steps be padded, a model be decoded step by step, and
   what `inspect` says of a node over time are read off it. A table test changes every input of every op along every
   axis and looks at what moves; a fuzzing target does the same with random graphs.

@@ -87,9 +87,9 @@ def _running_infer(attributes, values):
         raise SpecError("axis missing, expected it as an attribute or an input")
     if axis is not None:
         need_scalar(axis, ("int32", "int64"), "axis")
-    found = single(known(attributes, "axis", values, 1))
-    if found is not None:
-        axis_of(found, len(x.shape))
+    known_axis = single(known(attributes, "axis", values, 1))
+    if known_axis is not None:
+        axis_of(known_axis, len(x.shape))
     return [x.without_data]
 
 
@@ -118,12 +118,12 @@ def _running(function, neutral):
 
         if attributes["exclusive"]:
             before = (slice(None),) * axis
-            found = np.full(x.shape, neutral, x.dtype)
+            out = np.full(x.shape, neutral, x.dtype)
             so_far = x[(*before, slice(None, -1))]
-            found[(*before, slice(1, None))] = blocks.along(along, so_far, (axis,))
+            out[(*before, slice(1, None))] = blocks.along(along, so_far, (axis,))
         else:
-            found = blocks.along(along, x, (axis,))
-        return np.flip(found, axis) if attributes["reverse"] else found
+            out = blocks.along(along, x, (axis,))
+        return np.flip(out, axis) if attributes["reverse"] else out
 
     return run
 

@@ -45,7 +45,7 @@ SUMS_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a query is compared with the steps of a memory: one of SCORES, its sizes, and its arithmetic.
+    """The comparison of a query with the steps of a memory: one of SCORES, its sizes, and its arithmetic.
 
     size and bias belong to bahdanau and concat. Weights, by name: bahdanau "query.weight" (A, Q), "key.weight"
     (A, K), "key.bias" (A), "score.weight" (A); general "weight" (Q, K); concat "weight" (A, Q + K), "bias" (A),
@@ -67,8 +67,8 @@ class Scoring:
         if self.additive:
             Size().check("attention_size", self.size)
         elif self.size is not None or self.bias:
-            found = "a bias" if self.size is None else f"attention_size={self.size!r}"
-            raise SpecError(f"attention {self.score!r} with {found}, expected that of bahdanau and concat only")
+            described = "a bias" if self.size is None else f"attention_size={self.size!r}"
+            raise SpecError(f"attention {self.score!r} with {described}, expected that of bahdanau and concat only")
         if self.score == "dot" and self.query_size != self.memory_size:
             raise SpecError(f"attention 'dot': query size {self.query_size} and memory size {self.memory_size} differ")
 
@@ -108,7 +108,7 @@ class Scoring:
         return weights.get("query.weight")
 
     def key_weight(self, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The matrix (A, K), for general (Q, K), and the bias (A) that project a memory; None where there is none."""
+        """The matrix (A, K), for general (Q, K), and the bias (A) that project a memory, or None."""
         if self.score == "concat":
             return weights["weight"][:, self.query_size :], weights.get("bias")
         if self.score == "general":
@@ -279,7 +279,7 @@ def _word_dimensions(attributes, inputs, outputs):
 
 
 def _scored_dimensions(attributes, inputs, outputs):
-    """Queries are apart: each looks at the whole memory."""
+    """Queries are independent: each looks at the whole memory."""
     return [_batch(inputs, outputs), Dimension({0: 1}, {0: 1, 1: 1})]
 
 
@@ -311,27 +311,27 @@ def _scored_run(attributes, weights, query, memory, mask=None):
 
 
 def _self_dimensions(attributes, inputs, outputs):
-    """Queries are apart, or causal where query, value and key come step by step together.
+    """Queries are independent, or causal where query, value and key come step by step together.
 
     Lengths count steps from the beginning, and so do masks of the queries by the steps of the memory.
     """
     _, value, key, *masks = inputs
-    found = [_batch(inputs, outputs)]
+    dimensions = [_batch(inputs, outputs)]
     queries = {0: 1}
     if masks[0] is not None:
         if len(masks[0].shape) != 2:
-            return found
+            return dimensions
         queries[3] = 1
     if len(masks) == 4 and masks[3] is not None:
         if attributes["causal"]:
-            return found
+            return dimensions
         queries[6] = len(masks[3].shape) - 2
     if not attributes["causal"]:
-        return [*found, Dimension(queries, {0: 1, 1: len(outputs[1].shape) - 2})]
+        return [*dimensions, Dimension(queries, {0: 1, 1: len(outputs[1].shape) - 2})]
     for place, mask in ((1, value), (2, key), (4, masks[1]), (5, masks[2] if len(masks) == 4 else None)):
         if mask is not None and len(mask.shape) >= 2:
             queries[place] = 1
-    return [*found, Dimension(queries, {0: 1}, CAUSAL)]
+    return [*dimensions, Dimension(queries, {0: 1}, CAUSAL)]
 
 
 def _causal(steps_q, steps_k):
@@ -342,8 +342,8 @@ def _causal(steps_q, steps_k):
 def _keras_infer(attributes, values):
     query, value, key, query_mask, value_mask = values
     key = value if key is None else key
-    for what, found in (("query", query), ("value", value), ("key", key)):
-        _need_sequence(what, found, attributes.get("size") if what != "value" else None)
+    for what, sequence in (("query", query), ("value", value), ("key", key)):
+        _need_sequence(what, sequence, attributes.get("size") if what != "value" else None)
     _join("query and key: sizes", query.shape[2], key.shape[2])
     _need_mask("query_mask", query_mask, query)
     _need_mask("value_mask", value_mask, value)
@@ -396,9 +396,9 @@ def _keras_masked(attributes, scores, query, value, query_mask, value_mask):
         lower = 65504.0 if scores.dtype == np.float16 else 1e9
         scores = np.where(allowed, scores, scores - scores.dtype.type(lower))
     weights = masked_softmax(scores, None)
-    found = blocks.matmul(weights, value)
+    context = blocks.matmul(weights, value)
     kept = valid_steps("query_mask", query_mask, *query.shape[:2])
-    return (found if kept is None else np.where(kept[:, :, None], found, found.dtype.type(0))), weights
+    return (context if kept is None else np.where(kept[:, :, None], context, context.dtype.type(0))), weights
 
 
 # --- several heads -------------------------------------------------------------------------------------------------
@@ -427,8 +427,8 @@ def _multi_infer(attributes, values):
     query, value, key, query_mask, value_mask, key_mask, attention_mask = values
     (heads, _, _, output), sizes = _multi_sizes(attributes)
     key = value if key is None else key
-    for what, found, size in zip(("query", "key", "value"), (query, key, value), sizes, strict=True):
-        _need_sequence(what, found, size)
+    for what, sequence, size in zip(("query", "key", "value"), (query, key, value), sizes, strict=True):
+        _need_sequence(what, sequence, size)
     masks = (("query_mask", query_mask, query), ("value_mask", value_mask, value), ("key_mask", key_mask, key))
     for what, mask, sequence in masks:
         _need_mask(what, mask, sequence)
@@ -440,7 +440,7 @@ def _multi_infer(attributes, values):
 
 
 def _multi_run(attributes, weights, query, value, key=None, *masks):
-    """softmax((W_q q) . (W_k k) / sqrt(D)) (W_v v) in each of N heads, their results side by side through W_o.
+    """softmax((W_q q) . (W_k k) / sqrt(D)) (W_v v) in each of N heads, their results concatenated, through W_o.
 
     Masked weights are exactly 0, of all heads alike. A query that sees nothing has weights of 0 and gets the
     output's bias, as in Keras with dropout or with return_attention_scores, and where torch has no use for the weights;
@@ -456,14 +456,14 @@ def _multi_run(attributes, weights, query, value, key=None, *masks):
     )
     allowed = _allowed(attributes["causal"], query, value, *masks, *(None,) * (4 - len(masks)))
     scores = blocks.matmul(q, k.swapaxes(2, 3)) * q.dtype.type(1 / math.sqrt(dim))
-    found = masked_softmax(scores, None if allowed is None else allowed[:, None])
+    attention = masked_softmax(scores, None if allowed is None else allowed[:, None])
     if allowed is not None and attributes["empty_rows"] != "zero":
         empty = ~allowed.any(axis=-1, keepdims=True)
         each = 1 / max(value.shape[1], 1) if attributes["empty_rows"] == "uniform" else math.nan
-        found = np.where(empty[:, None], found.dtype.type(each), found)
-    context = blocks.matmul(found, v).swapaxes(1, 2)  # (B, Tq, N, Dv)
+        attention = np.where(empty[:, None], attention.dtype.type(each), attention)
+    context = blocks.matmul(attention, v).swapaxes(1, 2)  # (B, Tq, N, Dv)
     context = context.reshape(*context.shape[:2], -1)
-    return _linear(context, weights["output.weight"], weights.get("output.bias")), found
+    return _linear(context, weights["output.weight"], weights.get("output.bias")), attention
 
 
 def _heads(x, heads):
@@ -474,21 +474,21 @@ def _heads(x, heads):
 def _allowed(causal, query, value, query_mask, value_mask, key_mask, attention_mask):
     """The mask of what every query may see, (B or 1, Tq or 1, Tk); None for everything."""
     batch, steps = value.shape[:2]
-    found = []
+    masks = []
     if query_mask is not None:
-        found.append(valid_steps("query_mask", query_mask, *query.shape[:2])[:, :, None])
+        masks.append(valid_steps("query_mask", query_mask, *query.shape[:2])[:, :, None])
     for what, mask in (("value_mask", value_mask), ("key_mask", key_mask)):
         if mask is not None:
-            found.append(valid_steps(what, mask, batch, steps)[:, None])
+            masks.append(valid_steps(what, mask, batch, steps)[:, None])
     if attention_mask is not None:
         expected = (batch, query.shape[1], steps)
         if attention_mask.shape not in (expected, expected[1:]):
             raise InputError(f"attention_mask: shape {attention_mask.shape}, expected {expected} or {expected[1:]}")
-        found.append(attention_mask.reshape(-1, *expected[1:]))
+        masks.append(attention_mask.reshape(-1, *expected[1:]))
     if causal:
-        found.append(_causal(query.shape[1], steps)[None])
+        masks.append(_causal(query.shape[1], steps)[None])
     allowed = None
-    for mask in found:
+    for mask in masks:
         allowed = mask if allowed is None else allowed & mask
     return allowed
 

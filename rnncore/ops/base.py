@@ -77,6 +77,9 @@ def no_weights(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+Unpadded = Callable[[Mapping[str, Any], int, "int | None", int, Any], tuple[Mapping[str, Any], int] | str]
+
+
 @dataclass(eq=False)
 class Op:
     """One kind of node; never changed once it is made.
@@ -89,7 +92,7 @@ class Op:
     arity         the smallest and largest number of inputs
     infer         (attributes, values) -> the outputs' values; raises SpecError
     dimensions    (attributes, the inputs' values, the outputs' values) -> the Dimensions along which positions stay
-                  apart, or within a reach of each other: a Rule of ops/dimensions.py
+                  independent, or within a reach of each other: a Rule of ops/dimensions.py
     of_sizes      positions of the inputs of which only the sizes count, not what they hold
     shaped_by     positions of the inputs whose numbers become sizes of the outputs, and decide about nothing else
     run           (attributes, weights, arrays) -> one array, or a tuple for several outputs; in a model the
@@ -113,6 +116,10 @@ class Op:
                   the first element; None for all others
     padding       of an op with windows: what they see before the first position and after the last; the least number of
                   the dtype where that is -inf
+    unpadded      of an op with windows: (attributes, axis, batch axis, rank, reach) -> the attributes without padding
+                  along the axis, and the positions of padding at its end; or why that cannot be, in words
+    explicit      (attributes, values) -> the attributes, with those written out that the sizes of inputs with these
+                  Values say otherwise
     spreads       whether every element of the outputs is made of one of each input, which spread over each other
                   (NumPy's rule): then long inputs may be run in parts
     """
@@ -138,6 +145,10 @@ class Op:
     ends: Any = None
     neutral: tuple[float, float] | None = None
     padding: float = 0.0
+    unpadded: Callable[[Mapping[str, Any], int, int | None, int, Any], tuple[Mapping[str, Any], int] | str] | None = (
+        None
+    )
+    explicit: Callable[[Mapping[str, Any], Sequence[Value | None]], Mapping[str, Any]] | None = None
     spreads: bool = False
     attributes: Mapping[str, Any] = field(init=False)
     parameters: Mapping[str, int] = field(init=False)
@@ -169,10 +180,10 @@ class Op:
         returns a copy.
         """
         attributes = {**attributes, "floating": floating}
-        found = self.packed(attributes, weights, threads) if self.packed is not None else None
-        if found is None and self.bound is not None and values is not None:
-            found = self.bound(attributes, values, floating)
-        return found or partial(self.run, attributes, weights)
+        function = self.packed(attributes, weights, threads) if self.packed is not None else None
+        if function is None and self.bound is not None and values is not None:
+            function = self.bound(attributes, values, floating)
+        return function or partial(self.run, attributes, weights)
 
     def names(self, node: str, attributes: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of a node's values."""
@@ -208,8 +219,8 @@ def given(name: str, attributes: Mapping[str, Any], arrays: Sequence[Any], posit
         return attributes[name]
     if arrays[position].ndim > 1:
         raise InputError(f"{name}: shape {arrays[position].shape}, expected a number or a list")
-    found = arrays[position].tolist()
-    return tuple(found) if isinstance(found, list) else found
+    value = arrays[position].tolist()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def axis_of(value: Any, rank: int) -> int:

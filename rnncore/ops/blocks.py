@@ -66,14 +66,14 @@ def apply(function: Callable[..., Any], *arrays: Any, out: np.ndarray | None = N
     if math.prod(shape) <= ELEMENTS:
         return function(*arrays) if out is None else function(*arrays, out=out)
     arrays = tuple(np.broadcast_to(array, shape) if np.ndim(array) else array for array in arrays)
-    found = None
+    whole = None
     for part in _parts(shape, ELEMENTS):
         given = [array[part] if np.ndim(array) else array for array in arrays]
         if out is not None:
             function(*given, out=out[part])
         else:
-            found = _put(found, function(*given), part, lambda made: shape)
-    return out if found is None else found
+            whole = _put(whole, function(*given), part, lambda made: shape)
+    return out if whole is None else whole
 
 
 def along(function: Callable[[np.ndarray], Any], x: np.ndarray, axes: Sequence[int], cost: int = 1) -> Any:
@@ -89,20 +89,20 @@ def along(function: Callable[[np.ndarray], Any], x: np.ndarray, axes: Sequence[i
     def shape(made):
         return tuple(made.shape[axis] if axis in axes else size for axis, size in enumerate(x.shape))
 
-    found = None
+    whole = None
     for part in _parts(x.shape, most, axes):
-        found = _put(found, function(x[part]), part, shape)
-    return found
+        whole = _put(whole, function(x[part]), part, shape)
+    return whole
 
 
-def _put(found: Any, made: Any, part: tuple[slice, ...], shape: Callable[[np.ndarray], tuple[int, ...]]) -> Any:
+def _put(whole: Any, made: Any, part: tuple[slice, ...], shape: Callable[[np.ndarray], tuple[int, ...]]) -> Any:
     """The result so far, with one part more; shape: of the whole, from an array of the first part."""
     if isinstance(made, tuple):
-        found = (None,) * len(made) if found is None else found
-        return tuple(_put(before, one, part, shape) for before, one in zip(found, made, strict=True))
-    found = np.empty(shape(made), made.dtype) if found is None else found
-    found[part] = made
-    return found
+        whole = (None,) * len(made) if whole is None else whole
+        return tuple(_put(before, one, part, shape) for before, one in zip(whole, made, strict=True))
+    whole = np.empty(shape(made), made.dtype) if whole is None else whole
+    whole[part] = made
+    return whole
 
 
 def _at_once(dtype: np.dtype) -> int:
@@ -151,7 +151,7 @@ def einsum(equation: str, *arrays: np.ndarray) -> np.ndarray:
     optimize = len(arrays) > 1
     if work <= most or sizes[letter] == 1:
         return np.asarray(np.einsum(equation, *arrays, optimize=optimize))
-    found: Any = None
+    whole: Any = None
     shape = tuple(sizes[name] for name in right)
     step = max(1, most // (work // sizes[letter]))
     for first in range(0, sizes[letter], step):
@@ -161,5 +161,5 @@ def einsum(equation: str, *arrays: np.ndarray) -> np.ndarray:
             here = [name == letter and size > 1 for name, size in zip(term, array.shape, strict=True)]
             given.append(array[tuple(cut if yes else slice(None) for yes in here)])
         part = tuple(cut if name == letter else slice(None) for name in right)
-        found = _put(found, np.einsum(equation, *given, optimize=optimize), part, lambda made: shape)
-    return found
+        whole = _put(whole, np.einsum(equation, *given, optimize=optimize), part, lambda made: shape)
+    return whole

@@ -36,8 +36,8 @@ def _is_within(attributes: Mapping[str, Any], size: int) -> bool:
 
 def _expected(attributes: Mapping[str, Any]) -> str:
     least, most = attributes["least"], attributes["most"]
-    found = f"at least {least}" if most is None else f"{least} to {most}" if least < most else str(least)
-    return f"{found} ({attributes['reason']})" if attributes["reason"] else found
+    described = f"at least {least}" if most is None else f"{least} to {most}" if least < most else str(least)
+    return f"{described} ({attributes['reason']})" if attributes["reason"] else described
 
 
 def _bounded(attributes: Mapping[str, Any], weights: Mapping[str, Any], x: np.ndarray) -> np.ndarray:

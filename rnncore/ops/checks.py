@@ -49,9 +49,9 @@ def need_scalar(value: Value, dtypes: Sequence[str], what: str) -> None:
         raise SpecError(f"{what} is {value}, expected one number")
 
 
-def single(found: Any) -> Any:
+def single(value: Any) -> Any:
     """A parameter that is one number, which may come as a list of one."""
-    return found[0] if isinstance(found, tuple) and len(found) == 1 else found
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
 def _either(dtypes: Sequence[str]) -> str:
@@ -67,19 +67,19 @@ def one_dtype(values: Sequence[Value]) -> str:
     return values[0].dtype
 
 
-def integers(name: str, found: Any, names: bool = False) -> tuple[int | str, ...]:
+def integers(name: str, value: Any, names: bool = False) -> tuple[int | str, ...]:
     """A parameter that is a list of integers; with names, of sizes that may have one."""
     accepted = (int, str) if names else (int,)
-    if not isinstance(found, tuple) or any(isinstance(i, bool) or not isinstance(i, accepted) for i in found):
-        raise SpecError(f"{name}={list(found) if isinstance(found, tuple) else found!r}, expected a list of integers")
-    return found
+    if not isinstance(value, tuple) or any(isinstance(i, bool) or not isinstance(i, accepted) for i in value):
+        raise SpecError(f"{name}={list(value) if isinstance(value, tuple) else value!r}, expected a list of integers")
+    return value
 
 
-def axes_of(found: Any, rank: int, name: str = "axes") -> tuple[int, ...]:
+def axes_of(given: Any, rank: int, name: str = "axes") -> tuple[int, ...]:
     """A list of axes, counted from 0, each once and in its order."""
-    axes = tuple(axis_of(axis, rank) for axis in integers(name, found))
+    axes = tuple(axis_of(axis, rank) for axis in integers(name, given))
     if len(set(axes)) < len(axes):
-        raise SpecError(f"{name}={list(found)}, expected each axis once")
+        raise SpecError(f"{name}={list(given)}, expected each axis once")
     return axes
 
 

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 
 from rnncore.errors import InputError, SpecError
-from rnncore.kernels import _convolution, check_room, runs_native
+from rnncore.kernels import _convolution, check_memory, runs_native
 from rnncore.ops import blocks
 from rnncore.ops.base import Op, Value
 from rnncore.ops.checks import need
@@ -28,6 +28,7 @@ from rnncore.ops.windows import (
     Window,
     check_sizes,
     need_images,
+    unpadded,
     window_dimensions,
 )
 
@@ -68,10 +69,10 @@ def _owned_shapes(attributes, shape):
         return {}
     kernel = attributes["kernel_shape"]
     kernel = _kernel(attributes, len(kernel) if isinstance(kernel, tuple) else 1)
-    found = {"weight": (*shape(attributes), *kernel)}
+    shapes = {"weight": (*shape(attributes), *kernel)}
     if attributes["bias"]:
-        found["bias"] = (attributes["output_size"],)
-    return found
+        shapes["bias"] = (attributes["output_size"],)
+    return shapes
 
 
 def _weight_value(attributes, values, transposed):
@@ -286,7 +287,7 @@ def _overlap(attributes, columns, bias, window, sizes):
     full = [(size - 1) * window.strides[axis] + window.extent(axis) for axis, size in enumerate(sizes)]
     padded = [max(f, b + o) for f, b, o in zip(full, begins, outputs, strict=True)]
     needed, made = (images * channels * math.prod(shape) * columns.itemsize for shape in (padded, outputs))
-    check_room(f"outputs of shape {(images, channels, *padded)} before pads", needed, columns.nbytes, made)
+    check_memory(f"outputs of shape {(images, channels, *padded)} before pads", needed, columns.nbytes, made)
     y = np.zeros((images, channels, *padded), columns.dtype)
     for place, tap in enumerate(window.all_taps(sizes)):
         sums = y[(slice(None), slice(None), *tap)]
@@ -379,6 +380,7 @@ OPS = [
         weight_shapes=lambda a: _owned_shapes(a, lambda a: (a["output_size"], a["input_size"] // a["group"])),
         optional=(1, 2),
         packed=_conv_packed,
+        unpadded=unpadded,
     ),
     Op(
         "ConvTranspose",

@@ -1,9 +1,9 @@
-"""How the dimensions of an op's outputs come from those of its inputs.
+"""Dimensions that an op's outputs take over from its inputs.
 
 Each op says so once, by ``Op.dimensions``: a list of Dimensions, one for each dimension along which positions stay
-apart, or meet only within a known reach. What is not listed is taken to meet: a sum over an axis, a softmax along it.
-Whether rows are independent, whether steps are, what may be padded, streamed or decoded step by step are all read off
-this list (rnncore/graph/axes.py).
+independent, or meet only within a known reach. What is not listed is taken to meet: a sum over an axis, a softmax along
+it. Whether rows are independent, whether steps are, what may be padded, streamed or decoded step by step are all read
+off this list (rnncore/graph/axes.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rnncore.ops import sizes
 from rnncore.ops.base import UNKNOWN, Value
 
 __all__ = [
-    "APART",
     "CAUSAL",
+    "INDEPENDENT",
     "WHOLE",
     "Dimension",
     "Reach",
@@ -36,7 +36,7 @@ __all__ = [
 class Reach(NamedTuple):
     """The positions of an input that position j of an output is made of, along one dimension.
 
-    j * stride - before ... j * stride + after; None where there is no bound on that side.
+    j * stride - before ... j * stride + after; None without a bound on that side.
     """
 
     before: int | None = 0
@@ -44,9 +44,9 @@ class Reach(NamedTuple):
     stride: int = 1
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Whether a position of the output is made of the same position of the input alone."""
-        return self == APART
+        return self == INDEPENDENT
 
     @property
     def causal(self) -> bool:
@@ -56,18 +56,18 @@ class Reach(NamedTuple):
     @property
     def name(self) -> str:
         """ "pointwise", "causal", "window" (a bounded number of later positions) or "whole"."""
-        if self.apart:
+        if self.independent:
             return "pointwise"
         return "causal" if self.causal else "whole" if self.after is None or self.before is None else "window"
 
 
-APART = Reach()
+INDEPENDENT = Reach()
 CAUSAL = Reach(None, 0)
 WHOLE = Reach(None, None)
 
 
 class Dimension(NamedTuple):
-    """A dimension along which an op keeps positions apart, or within a reach of each other.
+    """A dimension along which an op keeps positions independent, or within a reach of each other.
 
     inputs   place of an input -> its axis. Where an input has size 1 there, it is spread over all positions
     outputs  place of an output -> its axis. An output that is not named meets all positions
@@ -78,7 +78,7 @@ class Dimension(NamedTuple):
 
     inputs: Mapping[int, int]
     outputs: Mapping[int, int]
-    reach: Reach = APART
+    reach: Reach = INDEPENDENT
 
 
 Values = Sequence[Value | None]
@@ -94,15 +94,15 @@ def spreading(attributes: Mapping[str, Any], inputs: Values, outputs: Sequence[V
 def spread_over(axes: Iterable[int], inputs: Mapping[int, Value | None], outputs: Sequence[Value]) -> list[Dimension]:
     """For each of these axes of the outputs, the inputs that have it when their last axes are aligned."""
     rank = len(outputs[0].shape)
-    found = []
+    dimensions = []
     for axis in axes:
         here = {
             place: len(value.shape) - rank + axis
             for place, value in inputs.items()
             if value is not None and len(value.shape) - rank + axis >= 0
         }
-        found.append(Dimension(here, dict.fromkeys(range(len(outputs)), axis)))
-    return found
+        dimensions.append(Dimension(here, dict.fromkeys(range(len(outputs)), axis)))
+    return dimensions
 
 
 def carried(axes: Iterable[int | None], outputs: int = 1, place: int = 0) -> list[Dimension]:
@@ -153,19 +153,19 @@ def factors(a: Value, b: Value, output: Value, places: tuple[int, int] = (0, 1))
     """
     rank_a, rank_b, rank = len(a.shape), len(b.shape), len(output.shape)
     tail = (rank_a > 1) + (rank_b > 1)
-    found = []
+    dimensions = []
     for axis in range(rank - tail):
         here = {}
         for place, value_rank in zip(places, (rank_a, rank_b), strict=True):
             own = value_rank - 2 - (rank - tail) + axis
             if value_rank > 2 and own >= 0:
                 here[place] = own
-        found.append(Dimension(here, {0: axis}))
+        dimensions.append(Dimension(here, {0: axis}))
     if rank_a > 1:
-        found.append(Dimension({places[0]: rank_a - 2}, {0: rank - tail}))
+        dimensions.append(Dimension({places[0]: rank_a - 2}, {0: rank - tail}))
     if rank_b > 1:
-        found.append(Dimension({places[1]: rank_b - 1}, {0: rank - 1}))
-    return found
+        dimensions.append(Dimension({places[1]: rank_b - 1}, {0: rank - 1}))
+    return dimensions
 
 
 def reshaped(before: Sequence[int | str], after: Sequence[int | str]) -> list[Dimension]:
@@ -183,19 +183,19 @@ def reshaped(before: Sequence[int | str], after: Sequence[int | str]) -> list[Di
 
 def _matched(left: Sequence[int | str], right: Sequence[int | str]) -> list[tuple[int, int]]:
     """Pairs of places that hold the same size after equal products of sizes, from both ends."""
-    found, a, b = [], 0, 0
+    pairs, a, b = [], 0, 0
     while a < len(left) and b < len(right):
         taken = _smallest_equal(left[a:], right[b:])
         if taken is None:
             break
         if taken == (1, 1):
-            found.append((a, b))
+            pairs.append((a, b))
         a, b = a + taken[0], b + taken[1]
     back = 1
     while back <= len(left) - a and back <= len(right) - b and left[-back] == right[-back] != UNKNOWN:
-        found.append((len(left) - back, len(right) - back))
+        pairs.append((len(left) - back, len(right) - back))
         back += 1
-    return found
+    return pairs
 
 
 def _smallest_equal(left: Sequence[int | str], right: Sequence[int | str]) -> tuple[int, int] | None:

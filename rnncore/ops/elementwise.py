@@ -82,15 +82,15 @@ def _activation(name: str, function: Callable[..., Any], **numbers: float) -> Op
         if not numbers and x.dtype.itemsize > 2:
             return function(x)
         wide = x.astype(np.float32) if x.dtype.itemsize == 2 else x
-        found = function(wide, *[wide.dtype.type(attributes[key]) for key in numbers])
-        return found.astype(x.dtype, copy=False)
+        y = function(wide, *[wide.dtype.type(attributes[key]) for key in numbers])
+        return y.astype(x.dtype, copy=False)
 
     def bound(attributes, values, floating):
         dtype = numpy_dtype(values[0].dtype, floating)
         if dtype.itemsize == 2:
             return None
-        found = [dtype.type(attributes[key]) for key in numbers]
-        return (lambda x: function(x, *found)) if found else function
+        given = [dtype.type(attributes[key]) for key in numbers]
+        return (lambda x: function(x, *given)) if given else function
 
     return Op(name, infer, run, schema={key: Real(default) for key, default in numbers.items()}, bound=bound)
 
@@ -105,10 +105,10 @@ def _approximated(op: Op) -> Op:
     kind = op.name.lower()
 
     def infer(attributes, values):
-        found = op.infer(attributes, values)
+        inferred = op.infer(attributes, values)
         if attributes["approximate"] == "rational" and attributes.get("alpha", 1) != 1:
             raise SpecError(f"approximate='rational' with alpha={attributes['alpha']!r}, expected alpha=1")
-        return found
+        return inferred
 
     def run(attributes, weights, x):
         if attributes["approximate"] == "rational" and x.dtype == np.float32:
@@ -178,10 +178,10 @@ def _shrink_infer(attributes, values):
 
 
 def _shrink_run(attributes, weights, x):
-    """Of integers in float64, as lambd may lie between them."""
+    """Of integers in float64, as lambd may be between them."""
     wide = x.astype(np.float64) if x.dtype.kind in "iu" else x.astype(np.float32) if x.dtype.itemsize == 2 else x
-    found = _shrink(wide, wide.dtype.type(attributes["lambd"]), wide.dtype.type(attributes["bias"]))
-    return found.astype(x.dtype, copy=False)
+    shrunk = _shrink(wide, wide.dtype.type(attributes["lambd"]), wide.dtype.type(attributes["bias"]))
+    return shrunk.astype(x.dtype, copy=False)
 
 
 def _gelu(x):
@@ -357,8 +357,8 @@ def _dropout_infer(attributes, values):
     need(x, FLOATS)
     training = single(known(attributes, "training_mode", values, 2))
     if has(attributes, "training_mode", values, 2) and training is not False:
-        found = values[2] if training is None else training
-        raise SpecError(f"training_mode={found}, expected false, as is known for inference")
+        given = values[2] if training is None else training
+        raise SpecError(f"training_mode={given}, expected false, as is known for inference")
     if values[1] is not None:
         need_scalar(values[1], FLOATS, "ratio")
     return [x.without_data, Value("bool", x.shape)]
@@ -375,8 +375,8 @@ def _shift(attributes, weights, x, y):
     y = np.where(outside, 0 if left else bits - 1, y).astype(x.dtype)
     if left:
         return np.where(outside, x.dtype.type(0), np.left_shift(x, y))
-    found = np.right_shift(x, y)
-    return found if x.dtype.kind == "i" else np.where(outside, x.dtype.type(0), found)
+    shifted = np.right_shift(x, y)
+    return shifted if x.dtype.kind == "i" else np.where(outside, x.dtype.type(0), shifted)
 
 
 def _is_infer(attributes, values):
@@ -385,12 +385,12 @@ def _is_infer(attributes, values):
 
 
 def _isinf(attributes, weights, x):
-    found = np.isinf(x)
+    infinite = np.isinf(x)
     if not attributes["detect_negative"]:
-        found &= x > 0
+        infinite &= x > 0
     if not attributes["detect_positive"]:
-        found &= x < 0
-    return found
+        infinite &= x < 0
+    return infinite
 
 
 UNCUT = ("CastLike", "Clip", "Dropout", "Identity")

@@ -48,17 +48,19 @@ Change = Moved | First | Last | str | None
 
 
 class Ends(NamedTuple):
-    """How an op changes the ends of one axis.
+    """The change that an op makes at the ends of one axis.
 
     along   (attributes, values, places, axis) -> the change; why there is none that can be counted; None where the op
             moves no steps. values: of the inputs, with the size of the axis by name; places: of those that have it
     others  (attributes, values, axis, begin, end) -> attributes, and places of the inputs (None: absent), of the same
             op along the other axes alone, with ``begin`` and ``end`` steps still added on this one; why there is none;
             None where nothing is left. The field is None for an op that does nothing along other axes
+    joins   whether the op puts its inputs one after another along its attribute "axis", and does nothing else
     """
 
     along: Callable[[Attributes, Values, Sequence[int], int], Change]
     others: Callable[..., tuple[dict[str, Any], tuple[int | None, ...]] | str | None] | None = None
+    joins: bool = False
 
 
 def _slice(attributes: Attributes, values: Values, places: Sequence[int], axis: int) -> Change:
@@ -186,4 +188,5 @@ def _gather(attributes: Attributes, values: Values, places: Sequence[int], axis:
     return Last() if along and attributes["indices"] in (-1, (-1,)) else None
 
 
-SLICE, PAD, CONCAT, GATHER = Ends(_slice, _slice_others), Ends(_pad, _pad_others), Ends(_concat), Ends(_gather)
+SLICE, PAD, GATHER = Ends(_slice, _slice_others), Ends(_pad, _pad_others), Ends(_gather)
+CONCAT = Ends(_concat, joins=True)

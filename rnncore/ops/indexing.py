@@ -33,15 +33,15 @@ def _gather_infer(attributes, values):
     if not has(attributes, "indices", values, 1):
         raise SpecError("indices missing, expected them as an attribute or an input")
     as_input = attributes["indices"] is None
-    found = None if as_input and len(values[1].shape) > 1 else known(attributes, "indices", values, 1)
+    known_indices = None if as_input and len(values[1].shape) > 1 else known(attributes, "indices", values, 1)
     if not as_input:
-        indices = found if isinstance(found, tuple) else (found,)
+        indices = known_indices if isinstance(known_indices, tuple) else (known_indices,)
         _check_indices(indices, x.shape[axis])
-        shape = (len(indices),) if isinstance(found, tuple) else ()
+        shape = (len(indices),) if isinstance(known_indices, tuple) else ()
     else:
         need(values[1], INDICES, "indices")
         shape = values[1].shape
-    return [Value(x.dtype, (*x.shape[:axis], *shape, *x.shape[axis + 1 :]), _gather_data(x, found))]
+    return [Value(x.dtype, (*x.shape[:axis], *shape, *x.shape[axis + 1 :]), _gather_data(x, known_indices))]
 
 
 def _gather_dimensions(attributes, inputs, outputs):
@@ -49,10 +49,10 @@ def _gather_dimensions(attributes, inputs, outputs):
     rank = len(inputs[0].shape)
     axis = attributes["axis"] % rank
     new = len(outputs[0].shape) - rank + 1
-    found = carried(None if i == axis else i + (new - 1) * (i > axis) for i in range(rank))
+    dimensions = carried(None if i == axis else i + (new - 1) * (i > axis) for i in range(rank))
     if attributes["indices"] is None:
-        found += [Dimension({1: i}, {0: axis + i}) for i in range(new)]
-    return found
+        dimensions += [Dimension({1: i}, {0: axis + i}) for i in range(new)]
+    return dimensions
 
 
 def _check_indices(indices, size):
@@ -62,9 +62,9 @@ def _check_indices(indices, size):
         raise SpecError(f"indices={wrong[0]}, expected integers from {-limit} to {limit - 1}")
 
 
-def _gather_data(x, found):
+def _gather_data(x, indices):
     """The data of what is taken from a list whose content is known at places that are known."""
-    places = found if isinstance(found, tuple) else (found,)
+    places = indices if isinstance(indices, tuple) else (indices,)
     if x.data is None or len(x.shape) != 1 or None in places or any(isinstance(place, str) for place in places):
         return None
     _check_indices(places, len(x.data))
@@ -93,7 +93,7 @@ def _gather_bound(attributes, values, floating):
 def _same_rank(x, indices):
     need(indices, INDICES, "indices")
     if len(indices.shape) != len(x.shape) or not x.shape:
-        raise SpecError(f"indices are {indices} for {x}, expected as many dimensions, at least 1")
+        raise SpecError(f"indices are {indices} for {x}, expected the same number of dimensions, at least 1")
 
 
 def _elements_infer(attributes, values):
@@ -230,8 +230,8 @@ def _scatter_nd_infer(attributes, values):
 def _scatter_nd_dimensions(attributes, inputs, outputs):
     x, indices, updates = inputs
     first = indices.shape[-1]
-    ahead = len(updates.shape) - len(x.shape)
-    return [Dimension({0: i, 2: ahead + i}, {0: i}) for i in range(first, len(x.shape))]
+    added = len(updates.shape) - len(x.shape)
+    return [Dimension({0: i, 2: added + i}, {0: i}) for i in range(first, len(x.shape))]
 
 
 def _scatter_nd(attributes, weights, x, indices, updates):
@@ -252,11 +252,11 @@ def _one_hot_infer(attributes, values):
         raise SpecError(f"values are {pair}, expected 2: off and on")
     if not has(attributes, "depth", values, 1):
         raise SpecError("depth missing, expected it as an attribute or an input")
-    found = single(known(attributes, "depth", values, 1))
+    known_depth = single(known(attributes, "depth", values, 1))
     if depth is not None:
         need_scalar(depth, NUMBERS, "depth")
-    found = int(found) if isinstance(found, float) and found.is_integer() else found
-    size = UNKNOWN if found is None else found
+    known_depth = int(known_depth) if isinstance(known_depth, float) and known_depth.is_integer() else known_depth
+    size = UNKNOWN if known_depth is None else known_depth
     if not isinstance(size, str) and not (type(size) is int and 1 <= size <= MAX_SIZE):
         raise SpecError(f"depth={size!r}, expected a positive integer")
     shape = list(indices.shape)
@@ -314,14 +314,14 @@ def _top_k_infer(attributes, values):
     axis = axis_of(attributes["axis"], len(x.shape))
     if not has(attributes, "k", values, 1):
         raise SpecError("k missing, expected it as an attribute or an input")
-    found = single(known(attributes, "k", values, 1))
+    k = single(known(attributes, "k", values, 1))
     if attributes["k"] is None:
         need_scalar(values[1], ("int64",), "k")
-    if found is not None and not isinstance(found, str) and (type(found) is not int or found < 0):
-        raise SpecError(f"k={found!r}, expected an integer of at least 0")
-    if isinstance(found, int) and isinstance(x.shape[axis], int) and found > x.shape[axis]:
-        raise SpecError(f"k={found} for {x}, expected at most {x.shape[axis]}")
-    shape = (*x.shape[:axis], UNKNOWN if found is None else found, *x.shape[axis + 1 :])
+    if k is not None and not isinstance(k, str) and (type(k) is not int or k < 0):
+        raise SpecError(f"k={k!r}, expected an integer of at least 0")
+    if isinstance(k, int) and isinstance(x.shape[axis], int) and k > x.shape[axis]:
+        raise SpecError(f"k={k} for {x}, expected at most {x.shape[axis]}")
+    shape = (*x.shape[:axis], UNKNOWN if k is None else k, *x.shape[axis + 1 :])
     return [Value(x.dtype, shape), Value("int64", shape)]
 
 
@@ -333,8 +333,8 @@ def _top_k(attributes, weights, *arrays):
         raise InputError(f"k={k} for an input of shape {x.shape}, expected 0 to {x.shape[axis]}")
     last = axis in (-1, x.ndim - 1)
     rows = x if last else np.moveaxis(x, axis, -1)
-    found, order = blocks.along(lambda part: _first_k(part, k, attributes["largest"]), rows, (-1,), cost=16)
-    return (found, order) if last else (np.moveaxis(found, -1, axis), np.moveaxis(order, -1, axis))
+    largest, order = blocks.along(lambda part: _first_k(part, k, attributes["largest"]), rows, (-1,), cost=16)
+    return (largest, order) if last else (np.moveaxis(largest, -1, axis), np.moveaxis(order, -1, axis))
 
 
 FEW = 8

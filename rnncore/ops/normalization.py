@@ -46,9 +46,9 @@ def _check_channels(x, *vectors):
 
 def _moments(x, axes):
     """Mean, and x - mean, and the mean of its squares."""
-    found = mean(x, axes)
-    centred = x - found
-    return found, centred, mean(np.square(centred), axes)
+    average = mean(x, axes)
+    centred = x - average
+    return average, centred, mean(np.square(centred), axes)
 
 
 # ---- with trained statistics -------------------------------------------------------------------------------------
@@ -203,11 +203,11 @@ def _layer_run(attributes, weights, x, scale, offset=None):
     axis = axis_of(attributes["axis"], x.ndim)
     if _over_rows(x, axis, scale, offset):
         n, statistics = scale.size, attributes["statistics"]
-        found = _normalization.normalize(x, n, 1, 1, True, attributes["epsilon"], scale, offset, statistics)
+        y = _normalization.normalize(x, n, 1, 1, True, attributes["epsilon"], scale, offset, statistics)
         if not statistics:
-            return found
+            return y
         shape = (*x.shape[:axis], *[1] * (x.ndim - axis))
-        return found[0], found[1].reshape(shape), found[2].reshape(shape)
+        return y[0], y[1].reshape(shape), y[2].reshape(shape)
     axes = tuple(range(axis, x.ndim))
 
     def normalized(x):
@@ -222,8 +222,8 @@ def _layer_run(attributes, weights, x, scale, offset=None):
         return y, average, inverse
 
     alike = scale.ndim <= len(axes) and (offset is None or offset.ndim <= len(axes))  # for all rows
-    found = blocks.along(normalized, x, axes) if alike else normalized(x)
-    return found if attributes["statistics"] else found[0]
+    y = blocks.along(normalized, x, axes) if alike else normalized(x)
+    return y if attributes["statistics"] else y[0]
 
 
 def _rms_run(attributes, weights, x, scale):

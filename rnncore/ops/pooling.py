@@ -26,6 +26,7 @@ from rnncore.ops.windows import (
     Window,
     check_sizes,
     need_images,
+    unpadded,
     window_dimensions,
 )
 
@@ -39,8 +40,8 @@ def _window(attributes, axes):
     window = Window.of(attributes, kernel, bool(attributes["ceil_mode"]))
     for axis in range(axes):
         if max(window.begins[axis], window.ends[axis]) >= window.extent(axis):
-            found = f"pads={list(attributes['pads'])} with kernel_shape={list(kernel)}"
-            raise SpecError(f"{found}, expected pads smaller than the window")
+            described = f"pads={list(attributes['pads'])} with kernel_shape={list(kernel)}"
+            raise SpecError(f"{described}, expected pads smaller than the window")
     return window
 
 
@@ -63,17 +64,17 @@ def _met(attributes, x):
 
 def _slide(window, padded, outputs, reduce):
     """reduce(a, b) over every window, one axis after the other."""
-    found = padded
+    reduced = padded
     for axis, count in enumerate(outputs):
         before = (slice(None),) * (axis + 2)
         for place, tap in enumerate(window.taps(axis, count)):
             if place == 0:
-                so_far = found[(*before, tap)]
+                so_far = reduced[(*before, tap)]
                 so_far = so_far.copy() if window.kernel[axis] > 1 else so_far
             else:
-                blocks.apply(reduce, so_far, found[(*before, tap)], out=so_far)
-        found = so_far
-    return np.ascontiguousarray(found)
+                blocks.apply(reduce, so_far, reduced[(*before, tap)], out=so_far)
+        reduced = so_far
+    return np.ascontiguousarray(reduced)
 
 
 KEPT_SIZES = 16
@@ -101,12 +102,12 @@ def _packed(run, divisors=None):
             if not runs_native(x.dtype) or x.size == 0:
                 return run(attributes, {}, x)
             sizes = x.shape[2:]
-            found = kept.get(sizes)
-            if found is None:
+            run_compiled = kept.get(sizes)
+            if run_compiled is None:
                 if len(kept) >= KEPT_SIZES:
                     kept.clear()
-                found = kept[sizes] = compiled(sizes)
-            return found(x)
+                run_compiled = kept[sizes] = compiled(sizes)
+            return run_compiled(x)
 
         return pool
 
@@ -117,8 +118,8 @@ def _packed(run, divisors=None):
 
 
 def _max_infer(attributes, values):
-    found = _infer((*FLOATS, "int8", "uint8"))(attributes, values)
-    return [*found, Value("int64", found[0].shape)] if attributes["indices"] else found
+    inferred = _infer((*FLOATS, "int8", "uint8"))(attributes, values)
+    return [*inferred, Value("int64", inferred[0].shape)] if attributes["indices"] else inferred
 
 
 def _lowest(dtype):
@@ -159,15 +160,15 @@ def _max_run(attributes, weights, x):
 def _counts(window, sizes, with_pads):
     """The count that each window averages over: of the input, or of the padded input. float64."""
     begins, ends = window.pads(sizes)
-    found = np.ones(())
+    counts = np.ones(())
     for axis, (size, count) in enumerate(zip(sizes, window.outputs(sizes), strict=True)):
         first, last = (-begins[axis], size + ends[axis]) if with_pads else (0, size)
         at = np.arange(count) * window.strides[axis] - begins[axis]
         taps = [-((at - place) // window.dilations[axis]) for place in (first, last)]  # that are before these places
         before_first, before_last = (np.clip(number, 0, window.kernel[axis]) for number in taps)
-        found = found[..., None] * (before_last - before_first)
-    found.flags.writeable = False
-    return found
+        counts = counts[..., None] * (before_last - before_first)
+    counts.flags.writeable = False
+    return counts
 
 
 def _divisors(attributes, window, sizes):
@@ -222,9 +223,19 @@ def _global_dimensions(attributes, inputs, outputs):
     return carried((0, 1))
 
 
-def _pool(name, infer, run, outputs=("",), packed=None, padding=0.0, **schema):
+def _average_unpadded(attributes, axis, batch, rank, reach):
+    """Op.unpadded; at the ends windows average over fewer positions, unless pads count."""
+    result = unpadded(attributes, axis, batch, rank, reach)
+    if not isinstance(result, str) and (reach.before or result[1]) and not attributes["count_include_pad"]:
+        return "count_include_pad=0 with padding in time counts fewer steps at both ends"
+    return result
+
+
+def _pool(name, infer, run, outputs=("",), packed=None, padding=0.0, unpadded=unpadded, **schema):
     schema = {"kernel_shape": KERNEL.replace(default=...), **WINDOW_SCHEMA, "ceil_mode": Flag(0), **schema}
-    return Op(name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed, padding=padding)
+    return Op(
+        name, infer, run, _dimensions, schema=schema, outputs=outputs, packed=packed, padding=padding, unpadded=unpadded
+    )
 
 
 OPS = [
@@ -243,6 +254,7 @@ OPS = [
         _infer(FLOATS),
         _average_run,
         packed=_packed(_average_run, _divisors),
+        unpadded=_average_unpadded,
         count_include_pad=Flag(0),
     ),
     _pool("LpPool", _infer(FLOATS), _lp_run, p=Size(2)),

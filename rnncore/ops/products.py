@@ -78,7 +78,7 @@ def equation_terms(attributes, count):
         raise SpecError(f"equation={shown(equation)}, expected a term for each of {count} inputs")
     if not arrow:
         letters = Counter(left.replace(",", "").replace("...", ""))
-        right = "..." * ("..." in left) + "".join(sorted(letter for letter, found in letters.items() if found == 1))
+        right = "..." * ("..." in left) + "".join(sorted(letter for letter, uses in letters.items() if uses == 1))
     for term in (*terms, right):
         plain = term.replace("...", "", 1)
         if plain and not (plain.isascii() and plain.isalpha()):
@@ -101,11 +101,12 @@ def _einsum_infer(attributes, values):
         spare = len(value.shape) - len(before) - len(after)
         if spare < 0 or (spare and not dots):
             raise SpecError(
-                f"equation={shown(attributes['equation'])}: {shown(term)} for {value}, expected as many dimensions"
+                f"equation={shown(attributes['equation'])}: {shown(term)} for {value}, "
+                "expected the same number of dimensions"
             )
         between = spread(between, value.shape[len(before) : len(before) + spare])
-        found = (*value.shape[: len(before)], *value.shape[len(before) + spare :])
-        for letter, size in zip(before + after, found, strict=True):
+        sizes = (*value.shape[: len(before)], *value.shape[len(before) + spare :])
+        for letter, size in zip(before + after, sizes, strict=True):
             letters[letter] = merge(letters.get(letter, size), size, f"{letter!r}")
     before, dots, after = output.partition("...")
     shape = (*(letters[i] for i in before), *(between if dots else ()), *(letters[i] for i in after))

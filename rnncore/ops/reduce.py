@@ -76,7 +76,7 @@ def _dimensions(attributes, inputs, outputs):
 
 
 def _places_left(rank, removed, keepdims):
-    """Where each axis of the input is in the output; None for those that are reduced."""
+    """The place of each axis of the input in the output; None for those that are reduced."""
     left = count()
     return [None if axis in removed else axis if keepdims else next(left) for axis in range(rank)]
 
@@ -123,8 +123,8 @@ def _log_sum_exp(x, axes, keepdims):
     """log(sum(e^x)), taken from the largest x, without overflow."""
     top = np.maximum.reduce(x, axis=axes, keepdims=True, initial=x.dtype.type(-np.inf))
     top = np.where(np.isfinite(top), top, x.dtype.type(0))
-    found = np.log(_sum(np.exp(x - top), axes, True)) + top
-    return found if keepdims else found.squeeze(tuple(range(x.ndim)) if axes is None else axes)
+    y = np.log(_sum(np.exp(x - top), axes, True)) + top
+    return y if keepdims else y.squeeze(tuple(range(x.ndim)) if axes is None else axes)
 
 
 OPS = [

@@ -31,18 +31,18 @@ NEWEST = 1000
 
 
 def _outputs(attributes: Any) -> list[Value]:
-    """The outputs' values, which were found when the file was read, from their JSON."""
-    found = read_json(attributes["outputs"], "outputs", SpecError)
-    if not isinstance(found, list) or not all(map(_is_value, found)):
+    """The outputs' values, which were inferred when the file was read, from their JSON."""
+    listed = read_json(attributes["outputs"], "outputs", SpecError)
+    if not isinstance(listed, list) or not all(map(_is_value, listed)):
         raise SpecError(f"outputs={shown(attributes['outputs'])}, expected JSON: [[dtype, [size, ...]], ...]")
-    return [Value(dtype, tuple(shape)) for dtype, shape in found]
+    return [Value(dtype, tuple(shape)) for dtype, shape in listed]
 
 
-def _is_value(found: Any) -> bool:
-    if not isinstance(found, list) or len(found) != 2 or not isinstance(found[1], list) or len(found[1]) > MAX_RANK:
+def _is_value(given: Any) -> bool:
+    if not isinstance(given, list) or len(given) != 2 or not isinstance(given[1], list) or len(given[1]) > MAX_RANK:
         return False
-    plain = (isinstance(size, str) or (type(size) is int and 0 <= size <= MAX_SIZE) for size in found[1])
-    return isinstance(found[0], str) and found[0] in DTYPES and all(plain)
+    plain = (isinstance(size, str) or (type(size) is int and 0 <= size <= MAX_SIZE) for size in given[1])
+    return isinstance(given[0], str) and given[0] in DTYPES and all(plain)
 
 
 def _infer(attributes, values):
@@ -57,7 +57,7 @@ def _infer(attributes, values):
 
 def _run(attributes, weights, *arrays):
     values = _outputs(attributes)
-    found = _evaluator(
+    arrays_out = _evaluator(
         attributes["type"],
         attributes["opset"],
         attributes["attributes"],
@@ -65,7 +65,7 @@ def _run(attributes, weights, *arrays):
         len(values),
     ).run(None, {f"x{place}": array for place, array in enumerate(arrays) if array is not None})
     floating = attributes.get("floating", np.float32)
-    return tuple(_accepted(np.asarray(array), value, floating) for array, value in zip(found, values, strict=True))
+    return tuple(_accepted(np.asarray(array), value, floating) for array, value in zip(arrays_out, values, strict=True))
 
 
 def _accepted(array, value, floating):

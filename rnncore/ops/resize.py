@@ -75,7 +75,7 @@ def _pad_infer(attributes, values):
 
 @lru_cache(maxsize=256)
 def _cuts_and_widths(pads, axes, rank):
-    """The widths that are taken away at both ends of each axis, None where there are none; those that are added."""
+    """The widths that are taken away at both ends of each axis, None if there are none; those that are added."""
     widths = _pad_widths(pads, axes, rank)
     cuts = [(max(0, -before), max(0, -after)) for before, after in widths]
     added = tuple((max(0, before), max(0, after)) for before, after in widths)
@@ -125,14 +125,14 @@ def _pads_along(attributes, rank, axis):
 
 def _pad_dimensions(attributes, inputs, outputs):
     """A constant pad at the beginning alone shifts: each number is one from that number of places before."""
-    found, rank = [], len(inputs[0].shape)
+    dimensions, rank = [], len(inputs[0].shape)
     for axis in range(rank):
         pads = _pads_along(attributes, rank, axis)
         if pads == (0, 0):
-            found.append(Dimension({0: axis}, {0: axis}))
+            dimensions.append(Dimension({0: axis}, {0: axis}))
         elif pads is not None and pads[0] >= 0 and pads[1] == 0 and attributes["mode"] == "constant":
-            found.append(Dimension({0: axis}, {0: axis}, Reach(pads[0], 0)))
-    return found
+            dimensions.append(Dimension({0: axis}, {0: axis}, Reach(pads[0], 0)))
+    return dimensions
 
 
 # ---- Resize ------------------------------------------------------------------------------------------------------
@@ -176,24 +176,24 @@ def _targets(attributes, sizes, scales, wanted):
     fits = isinstance(given_ones, tuple) and len(given_ones) == len(axes)
     if not fits or not all(is_number(one) or (name == "sizes" and isinstance(one, str)) for one in given_ones):
         raise SpecError(f"{name}={given_ones!r}, expected {len(axes)} numbers")
-    found: list[tuple[Any, float | None] | None] = [None] * len(sizes)
+    targets: list[tuple[Any, float | None] | None] = [None] * len(sizes)
     if not _absent(scales):
         for axis, scale in zip(axes, scales, strict=True):
             if not 0 < scale <= LARGEST_SCALE:
                 raise SpecError(f"scales={list(scales)}, expected positive numbers of float32")
             if scale != 1 or attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
-                found[axis] = (_scaled(sizes[axis], scale), float(scale))
-        return found
+                targets[axis] = (_scaled(sizes[axis], scale), float(scale))
+        return targets
     unknown = [
         axis for axis, size in zip(axes, wanted, strict=True) if isinstance(sizes[axis], str) or type(size) is str
     ]
     if attributes["keep_aspect_ratio_policy"] == "stretch":
         for axis, size in zip(axes, wanted, strict=True):
             if axis in unknown:
-                found[axis] = (size, None)
+                targets[axis] = (size, None)
             elif size != sizes[axis] or attributes["coordinate_transformation_mode"] == "tf_crop_and_resize":
-                found[axis] = (size, size / sizes[axis] if sizes[axis] else 1.0)
-        return found
+                targets[axis] = (size, size / sizes[axis] if sizes[axis] else 1.0)
+        return targets
     if unknown:
         return [(UNKNOWN, None) if axis in axes else None for axis in range(len(sizes))]
     if any(sizes[axis] == 0 for axis in axes):
@@ -204,8 +204,8 @@ def _targets(attributes, sizes, scales, wanted):
     choose = min if attributes["keep_aspect_ratio_policy"] == "not_larger" else max
     scale = choose(size / sizes[axis] for axis, size in zip(axes, wanted, strict=True))
     for axis in axes:
-        found[axis] = (math.floor(scale * sizes[axis] + 0.5), scale)
-    return found
+        targets[axis] = (math.floor(scale * sizes[axis] + 0.5), scale)
+    return targets
 
 
 def _scaled(size, scale):
@@ -232,7 +232,7 @@ def _resize_infer(attributes, values):
 
 
 def _coordinates(mode, size, output, scale, roi):
-    """Where in the input, in its numbers, each number of the output is.
+    """The place in the input, in its numbers, of each number of the output.
 
     Rounding decides which number is nearest, so the precision of each step is ONNX Runtime's.
     """

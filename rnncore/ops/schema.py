@@ -266,9 +266,9 @@ def _is_any_number(value: Any) -> bool:
     return type(value) is bool or is_number(value)
 
 
-def is_number(found: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether a value is a number, infinities and NaN among them, that float64 holds: an integer may be too large."""
-    return isinstance(found, float) or (type(found) is int and is_finite(found))
+    return isinstance(value, float) or (type(value) is int and is_finite(value))
 
 
 def _range(least: int, most: int) -> str:

@@ -86,21 +86,21 @@ def _reshape_infer(attributes, values):
     if allowzero and 0 in wanted and -1 in wanted:
         raise SpecError(f"shape={wanted!r} with allowzero, expected 0 or -1 but not both")
     shape = [x.shape[place] if size == 0 and not allowzero else size for place, size in enumerate(wanted)]
-    total, others = _apart(x.shape, [size for size in shape if size != -1])
+    total, others = _without_common(x.shape, [size for size in shape if size != -1])
     left = sizes.divide(total, others) if others != 0 else 0
     if not sizes.fits(total, sizes.multiply(left, others) if -1 in shape else others):
         raise SpecError(f"shape={list(wanted)} does not fit {x}")
     return [Value(x.dtype, tuple(left if size == -1 else size for size in shape), x.data if len(shape) <= 1 else None)]
 
 
-def _apart(found, wanted):
+def _without_common(given, wanted):
     """Two products of sizes, without those that both have."""
-    found, wanted = list(found), list(wanted)
+    given, wanted = list(given), list(wanted)
     for size in tuple(wanted):
-        if size in found and size not in (UNKNOWN, 0):
-            found.remove(size)
+        if size in given and size not in (UNKNOWN, 0):
+            given.remove(size)
             wanted.remove(size)
-    return sizes.multiply(*found), sizes.multiply(*wanted)
+    return sizes.multiply(*given), sizes.multiply(*wanted)
 
 
 def _reshape(attributes, weights, *arrays):
@@ -150,7 +150,7 @@ def _flatten(attributes, weights, x):
 
 
 def _known_axes(attributes, values):
-    """The axes as they were given, or None where there are none; SpecError where only the run would tell."""
+    """The axes as they were given, or None; SpecError where only the run would tell."""
     axes = _list(attributes, "axes", values, 1, names=False)
     if axes is not None and UNKNOWN in axes:
         raise SpecError(f"axes are {values[1]}, expected constants: they decide the shape")
@@ -232,6 +232,13 @@ def _squeeze_bound(attributes, values, floating):
     return squeeze
 
 
+def _squeeze_explicit(attributes, values):
+    """With the axes that are left out: those of size 1, where none are given."""
+    if len(values) > 1 or attributes["axes"] is not None:
+        return attributes
+    return {**attributes, "axes": tuple(axis for axis, size in enumerate(values[0].shape) if size == 1)}
+
+
 def _squeeze_dimensions(attributes, inputs, outputs):
     shape, axes = inputs[0].shape, _known_axes(attributes, inputs)
     if axes is None:
@@ -266,9 +273,9 @@ def _expand_infer(attributes, values):
     return [Value(values[0].dtype, spread(values[0].shape, wanted))]
 
 
-def _need_natural(name, found):
-    if any(isinstance(size, int) and size < 0 for size in found):
-        raise SpecError(f"{name}={list(found)}, expected sizes of at least 0")
+def _need_natural(name, shape):
+    if any(isinstance(size, int) and size < 0 for size in shape):
+        raise SpecError(f"{name}={list(shape)}, expected sizes of at least 0")
 
 
 def _expand(attributes, weights, *arrays):
@@ -308,8 +315,8 @@ def _tile_dimensions(attributes, inputs, outputs):
 
 def _shape_infer(attributes, values):
     """start and end are clamped to the rank, as those of a slice."""
-    found = values[0].shape[attributes["start"] : attributes["end"]]
-    return [Value("int64", (len(found),), found)]
+    shape = values[0].shape[attributes["start"] : attributes["end"]]
+    return [Value("int64", (len(shape),), shape)]
 
 
 def _shape(attributes, weights, x):
@@ -428,27 +435,27 @@ ACROSS = kept(lambda attributes, rank: (attributes["axis"] % rank,))
 
 def _slice_infer(attributes, values):
     x, rank = values[0], len(values[0].shape)
-    found = {}
+    lists = {}
     for name, position in SLICE_POSITIONS.items():
-        found[name] = _list(attributes, name, values, position, any_length=True)
-        if found[name] is None and name in ("starts", "ends"):
+        lists[name] = _list(attributes, name, values, position, any_length=True)
+        if lists[name] is None and name in ("starts", "ends"):
             raise _missing(name)
-    count = next((len(given) for given in found.values() if given not in (None, UNKNOWN)), None)
+    count = next((len(given) for given in lists.values() if given not in (None, UNKNOWN)), None)
     if count is None:
         return [Value(x.dtype, (UNKNOWN,) * rank)]
-    found = {name: (UNKNOWN,) * count if given == UNKNOWN else given for name, given in found.items()}
-    axes = tuple(range(count)) if found["axes"] is None else found["axes"]
-    steps = (1,) * count if found["steps"] is None else found["steps"]
-    lengths = {name: len(given) for name, given in (("ends", found["ends"]), ("axes", axes), ("steps", steps))}
+    lists = {name: (UNKNOWN,) * count if given == UNKNOWN else given for name, given in lists.items()}
+    axes = tuple(range(count)) if lists["axes"] is None else lists["axes"]
+    steps = (1,) * count if lists["steps"] is None else lists["steps"]
+    lengths = {name: len(given) for name, given in (("ends", lists["ends"]), ("axes", axes), ("steps", steps))}
     wrong = [name for name, length in lengths.items() if length != count]
     if wrong or count > rank:
-        raise SpecError(f"{count} starts and {lengths} for {x}, expected as many of each and at most {rank}")
+        raise SpecError(f"{count} starts and {lengths} for {x}, expected the same number of each and at most {rank}")
     if 0 in steps:
         raise SpecError(f"steps={list(steps)}, expected none of 0")
     if UNKNOWN in axes:
         return [Value(x.dtype, (UNKNOWN,) * rank)]
     shape, data = list(x.shape), x.data
-    for start, end, axis, step in zip(found["starts"], found["ends"], axes_of(axes, rank), steps, strict=True):
+    for start, end, axis, step in zip(lists["starts"], lists["ends"], axes_of(axes, rank), steps, strict=True):
         whole = not isinstance(start, str) and not isinstance(end, str) and not isinstance(step, str)
         data = data[_slice_of(len(data), start, end, step)] if data is not None and whole else None
         shape[axis] = _slice_size(x.shape[axis], start, end, step)
@@ -488,7 +495,9 @@ def _slice(attributes, weights, *arrays):
     axes = range(len(starts)) if axes is None else axes
     steps = (1,) * len(starts) if steps is None else steps
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-        raise InputError(f"starts={starts}, ends={ends}, axes={tuple(axes)}, steps={steps}, expected as many of each")
+        raise InputError(
+            f"starts={starts}, ends={ends}, axes={tuple(axes)}, steps={steps}, expected the same number of each"
+        )
     place = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         place[axis] = _slice_of(x.shape[axis], start, end, step)
@@ -515,19 +524,19 @@ def _slice_bound(attributes, values, floating):
 def _slice_dimensions(attributes, inputs, outputs):
     """The axes that are not cut. One whose size stays, from its beginning, is whole: see _slice_size."""
     rank = len(inputs[0].shape)
-    found = {name: _list(attributes, name, inputs, place, any_length=True) for name, place in SLICE_POSITIONS.items()}
-    starts, axes = found["starts"], found["axes"]
+    lists = {name: _list(attributes, name, inputs, place, any_length=True) for name, place in SLICE_POSITIONS.items()}
+    starts, axes = lists["starts"], lists["axes"]
     if starts == UNKNOWN or axes == UNKNOWN or UNKNOWN in (axes or ()):
         return []
     axes = axes_of(tuple(range(len(starts))) if axes is None else axes, rank)
-    cut = {axis for place, axis in enumerate(axes) if not _is_all(found, place, inputs[0].shape[axis])}
+    cut = {axis for place, axis in enumerate(axes) if not _is_all(lists, place, inputs[0].shape[axis])}
     return carried(None if axis in cut else axis for axis in range(rank))
 
 
-def _is_all(found, place, size):
+def _is_all(lists, place, size):
     """Whether a slice takes all of an axis."""
     values = [
-        found[name] if found[name] in (None, UNKNOWN) else found[name][place] for name in ("starts", "ends", "steps")
+        lists[name] if lists[name] in (None, UNKNOWN) else lists[name][place] for name in ("starts", "ends", "steps")
     ]
     start, end, step = values
     far = isinstance(end, int) and end >= FAR
@@ -690,8 +699,8 @@ def _reverse_sequence(attributes, weights, x, lengths):
         raise InputError(f"sequence_lens {lengths.tolist()}, expected {batch} lengths from 0 to {steps}")
     t = np.arange(steps)
     order = np.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
-    found = rows[np.arange(batch)[:, None], order]
-    return found.swapaxes(0, 1) if turned else found
+    reversed_rows = rows[np.arange(batch)[:, None], order]
+    return reversed_rows.swapaxes(0, 1) if turned else reversed_rows
 
 
 BLOCKS = {"blocksize": Size(), "mode": Choice("DCR", among=("DCR", "CRD"))}
@@ -730,6 +739,7 @@ OPS = [
         arity=(1, 2),
         schema={"axes": Axes(None, position=1)},
         bound=_squeeze_bound,
+        explicit=_squeeze_explicit,
     ),
     Op(
         "Transpose",

@@ -78,8 +78,8 @@ def _dft_run(attributes, weights, x, length=None, axis=None):
     axis = _dft_axis(given("axis", attributes, arrays, 2), x.ndim)
     signal = _complex(x)
     if attributes["onesided"] and attributes["inverse"]:
-        found = blocks.along(lambda part: np.fft.irfft(part, length, axis), signal, (axis,), cost=4)
-        return found[..., None].astype(x.dtype, copy=False)
+        signal_out = blocks.along(lambda part: np.fft.irfft(part, length, axis), signal, (axis,), cost=4)
+        return signal_out[..., None].astype(x.dtype, copy=False)
     transform = np.fft.rfft if attributes["onesided"] else np.fft.ifft if attributes["inverse"] else np.fft.fft
     return _parts(blocks.along(lambda part: transform(part, length, axis), signal, (axis,), cost=4), x.dtype)
 
@@ -161,9 +161,9 @@ def _frames_run(attributes, weights, x):
         return np.zeros((*x.shape[:axis], 0, size, *x.shape[axis + 1 :]), x.dtype)
     if x.shape[axis] < size + step:  # one
         return np.ascontiguousarray(x[(slice(None),) * axis + (None, slice(size))])
-    found = np.lib.stride_tricks.sliding_window_view(x, size, axis)  # the numbers of a window are the last axis
-    found = found[(slice(None),) * axis + (slice(None, None, step),)]
-    return np.ascontiguousarray(np.moveaxis(found, -1, axis + 1))
+    frames = np.lib.stride_tricks.sliding_window_view(x, size, axis)  # the numbers of a window are the last axis
+    frames = frames[(slice(None),) * axis + (slice(None, None, step),)]
+    return np.ascontiguousarray(np.moveaxis(frames, -1, axis + 1))
 
 
 def _frames_dimensions(attributes, inputs, outputs):
@@ -183,6 +183,7 @@ OPS = [
         _frames_run,
         _frames_dimensions,
         schema={"axis": Axis(), "size": Size(), "step": Size(), "begin": Integer(0, least=0, most=MAX_SIZE)},
+        unpadded=lambda attributes, axis, batch, rank, reach: ({**attributes, "begin": 0}, 0),
     ),
     Op(
         "DFT",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast, overload
 import numpy as np
 
 from rnncore.errors import SpecError
-from rnncore.kernels import check_room
+from rnncore.kernels import check_memory
 from rnncore.ops.base import UNKNOWN, Value
 from rnncore.ops.dimensions import Dimension, Reach, Values
 from rnncore.ops.schema import MAX_RANK, MAX_SIZE, Choice, Integers
@@ -27,6 +27,7 @@ __all__ = [
     "Window",
     "check_sizes",
     "need_images",
+    "unpadded",
     "window_dimensions",
 ]
 
@@ -42,13 +43,13 @@ WINDOW_SCHEMA = {
 
 def check_sizes(attributes: Mapping[str, Any], name: str, count: int, least: int, default: int) -> tuple[int, ...]:
     """An attribute of ``count`` integers from ``least`` on; None is that many times the default."""
-    found = attributes[name]
-    if found is None:
+    values = attributes[name]
+    if values is None:
         return (default,) * count
-    plain = isinstance(found, tuple) and all(type(number) is int and least <= number <= 1 << 31 for number in found)
-    if not plain or len(found) != count:
-        raise SpecError(f"{name}={found!r}, expected {count} integers of at least {least}")
-    return found
+    plain = isinstance(values, tuple) and all(type(number) is int and least <= number <= 1 << 31 for number in values)
+    if not plain or len(values) != count:
+        raise SpecError(f"{name}={values!r}, expected {count} integers of at least {least}")
+    return values
 
 
 MAX_RANK = 64
@@ -176,7 +177,7 @@ class Window(NamedTuple):
         return tuple(parts), Window(kernel, strides, dilations, begins, ends)
 
     def padded(self, x: np.ndarray, value: Any) -> tuple[np.ndarray, tuple[int, ...]]:
-        """x with as much of ``value`` around it as its windows cover, and the sizes of the outputs."""
+        """x with ``value`` around it wherever its windows reach over the ends, and the sizes of the outputs."""
         sizes = x.shape[2:]
         outputs, (begins, _) = self.outputs(sizes), self.pads(sizes)
         widths = [(0, 0), (0, 0)]
@@ -189,7 +190,7 @@ class Window(NamedTuple):
             inside = x
             shape = [size + sum(width) for size, width in zip(x.shape, widths, strict=True)]
             needed, made = (math.prod(sizes) * x.itemsize for sizes in (shape, (*x.shape[:2], *outputs)))
-            check_room(f"an input of shape {x.shape} with its padding", needed, x.nbytes, made)
+            check_memory(f"an input of shape {x.shape} with its padding", needed, x.nbytes, made)
             x = np.full(shape, value, x.dtype)
             x[tuple(slice(b, b + size) for size, (b, _) in zip(inside.shape, widths, strict=True))] = inside
         return x[tuple(cut)], outputs
@@ -207,9 +208,36 @@ class Window(NamedTuple):
 
 def window_dimensions(window: Window, inputs: Values, outputs: Sequence[Value]) -> list[Dimension]:
     """The Dimensions of a window over the axes from 2 on; the axes before them are the op's."""
-    found = []
+    dimensions = []
     for axis in range(len(cast(Value, inputs[0]).shape) - 2):
         context = window.context(axis)
         if context is not None:
-            found.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))
-    return found
+            dimensions.append(Dimension({0: axis + 2}, {0: axis + 2}, Reach(*context)))
+    return dimensions
+
+
+def unpadded(
+    attributes: Mapping[str, Any], axis: int, batch: int | None, rank: int, reach: Reach
+) -> tuple[Mapping[str, Any], int] | str:
+    """Op.unpadded of windows over the axes from 2 on, for a sequence along ``axis`` that comes in pieces.
+
+    Why not, in words, where the outputs depend on the length of the whole sequence.
+    """
+    auto, spatial = attributes["auto_pad"], rank - 2
+    pads = attributes["pads"] or (0,) * (2 * spatial)
+    if axis < 2 or batch not in (0, None):
+        return "its time is in the place of the batch or the channels"
+    if attributes.get("indices"):
+        return "its indices count from the beginning of the sequence"
+    if attributes.get("ceil_mode") and reach.stride > 1:
+        return "ceil_mode lets the end of the sequence change its outputs"
+    if auto.startswith("SAME") and reach.stride > 1:
+        return f"auto_pad={auto!r} with a stride makes the padding depend on the length"
+    end = cast(int, reach.after) if auto.startswith("SAME") else 0 if auto == "VALID" else pads[axis - 2 + spatial]
+    if cast(int, reach.before) < 0 or cast(int, reach.after) < 0 or end < 0:
+        return "negative padding cuts the sequence"
+    if auto.startswith("SAME") and spatial > 1:
+        return f"auto_pad={auto!r} over several axes, expected pads"
+    rest = [0] * (2 * spatial) if auto != "NOTSET" else list(pads)
+    rest[axis - 2] = rest[axis - 2 + spatial] = 0
+    return {**attributes, "pads": tuple(rest), "auto_pad": "NOTSET"}, end

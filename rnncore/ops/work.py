@@ -1,4 +1,4 @@
-"""How much a call of an op costs: its work in multiply-adds or element operations, and the bytes that it makes.
+"""The cost of a call of an op: its work in multiply-adds or element operations, and the bytes that it makes.
 
 Counted from attributes and the inputs' sizes before anything runs, so that a small file or request that asks for much
 is noticed. The count is an estimate from above, right to a small factor: every element read or written counts 1, and
@@ -69,8 +69,8 @@ def cost(op: Op, attributes: Mapping[str, Any], values: Sequence[Value | None], 
     work = sum(map(math.prod, (*call.inputs, *call.outputs))) + 1
     memory = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(call.outputs, dtypes, strict=True))
     more = MORE.get(op.name)
-    found = more(call) if more is not None else 0
-    extra, space = found if isinstance(found, tuple) else (found, 0)
+    own = more(call) if more is not None else 0
+    extra, space = own if isinstance(own, tuple) else (own, 0)
     return Cost(work + extra, memory + space * call.item)
 
 
@@ -79,12 +79,12 @@ def call_of(
 ) -> tuple[Call, list[np.dtype]]:
     """The call, with the dtypes of its outputs."""
     absent = [None] * (op.arity[1] - len(values)) if op.optional else []
-    found = op.infer(attributes, [*values, *absent])
+    inferred = op.infer(attributes, [*values, *absent])
     inputs = [() if value is None else cast(Shape, value.shape) for value in values]  # sizes of a call are numbers
     item = next((numpy_dtype(value.dtype, floating).itemsize for value in values if value is not None), 4)
     call = Call(attributes, values, inputs, [], item)
-    outputs = [_bounded(op.name, call, value.shape) for value in found]
-    return call._replace(outputs=outputs), [numpy_dtype(value.dtype, floating) for value in found]
+    outputs = [_bounded(op.name, call, value.shape) for value in inferred]
+    return call._replace(outputs=outputs), [numpy_dtype(value.dtype, floating) for value in inferred]
 
 
 def _bounded(op: str, call: Call, shape: tuple[int | str, ...]) -> Shape:

@@ -36,9 +36,9 @@ def fold_affine(graph: Graph) -> None:
         name = next((name for name in node.reads if name in products), None)
         if name is not None and uses[name] == 1 and node.name not in graph.outputs:
             place, axis = products[name]
-            found = _affine(node, name, axis, constants, graph.values[name])
-            if found is not None:
-                nodes[place] = _scaled(nodes[place], *found, arrays)
+            scale_and_offset = _affine(node, name, axis, constants, graph.values[name])
+            if scale_and_offset is not None:
+                nodes[place] = _scaled(nodes[place], *scale_and_offset, arrays)
                 renamed[node.name] = name
                 uses[name] = uses[node.name]
                 done[f"folded {node.op} into the product before it"] += 1

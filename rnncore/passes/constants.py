@@ -32,12 +32,12 @@ class Folding:
     def __init__(self, work: int = MOST_WORK, memory: int = MOST_MEMORY):
         self.work, self.memory = work, memory
 
-    def affords(self, found: Cost) -> bool:
+    def affords(self, call: Cost) -> bool:
         """Whether a call of this cost is within what is left, which then is less by it."""
-        if found.work > self.work or found.memory > self.memory:
+        if call.work > self.work or call.memory > self.memory:
             return False
-        self.work -= found.work
-        self.memory -= found.memory
+        self.work -= call.work
+        self.memory -= call.memory
         return True
 
 
@@ -49,19 +49,19 @@ def fold_constants(graph: Graph) -> None:
     written = {node.name for node in made if node.attributes["value"] is not None}
     node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
-        found = _computed(node, graph, constants) if node.op in OPS and not is_constant(node) else None
-        if found is None:
+        array = _computed(node, graph, constants) if node.op in OPS and not is_constant(node) else None
+        if array is None:
             nodes.append(node)
             continue
-        constants[node.name] = found
+        constants[node.name] = array
         value = graph.values[node.name]
-        attributes = {"dtype": value.dtype, "shape": found.shape}
-        sizes = value.dtype in ("int32", "int64") and found.ndim <= 1 and 0 < found.size <= MAX_PARAMETER
-        if sizes or (set(node.reads) <= written and _can_be_written(found)):
+        attributes = {"dtype": value.dtype, "shape": array.shape}
+        sizes = value.dtype in ("int32", "int64") and array.ndim <= 1 and 0 < array.size <= MAX_PARAMETER
+        if sizes or (set(node.reads) <= written and _can_be_written(array)):
             written.add(node.name)
-            attributes["value"] = tuple(found.reshape(-1).tolist())  # so that sizes which it is part of stay known
+            attributes["value"] = tuple(array.reshape(-1).tolist())  # so that sizes which it is part of stay known
         else:
-            arrays[f"{node.name}.value"] = found
+            arrays[f"{node.name}.value"] = array
         nodes.append(Node(node.name, "Constant", (), attributes))
         done += 1
     graph.update(nodes, {"folded constants": done}, arrays)
@@ -94,9 +94,9 @@ def _computed(node: Node, graph: Graph, constants: dict[str, np.ndarray]) -> np.
     if not graph.folding.affords(wanted):
         return None
     with np.errstate(all="ignore"):
-        found = OPS[node.op].run(node.attributes, {}, *arrays)
-    found = found[0] if isinstance(found, (tuple, list)) else found
-    return np.asarray(found) if found.size <= MAX_ELEMENTS else None
+        array = OPS[node.op].run(node.attributes, {}, *arrays)
+    array = array[0] if isinstance(array, (tuple, list)) else array
+    return np.asarray(array) if array.size <= MAX_ELEMENTS else None
 
 
 def _small(value: Value) -> bool:
@@ -127,5 +127,5 @@ def fold_parameters(graph: Graph) -> None:
 
 
 def _plain(array: np.ndarray) -> Any:
-    found = array.tolist()
-    return tuple(found) if isinstance(found, list) else found
+    value = array.tolist()
+    return tuple(value) if isinstance(value, list) else value

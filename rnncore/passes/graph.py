@@ -33,7 +33,7 @@ class Graph:
 
     @property
     def changes(self) -> int:
-        """How much was changed so far."""
+        """The number of changes so far."""
         return sum(self._done.values())
 
     @property
@@ -42,11 +42,11 @@ class Graph:
         return tuple(f"{what} ({count})" for what, count in self._done.items())
 
     def uses(self) -> Counter[str]:
-        """How often each value is read, by nodes and as an output."""
+        """The number of times each value is read, by nodes and as an output."""
         if self._uses[0] is not self.spec:
-            found = Counter({name: len(places) for name, places in self.spec.readers.items()})
-            found.update(self.spec.outputs)
-            self._uses = self.spec, found
+            counts = Counter({name: len(places) for name, places in self.spec.readers.items()})
+            counts.update(self.spec.outputs)
+            self._uses = self.spec, counts
         return self._uses[1].copy()
 
     def constants(self) -> dict[str, np.ndarray]:

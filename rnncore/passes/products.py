@@ -81,6 +81,22 @@ def _chain(
     key = (node.inputs[place], order, rows)
     if key not in made_of:
         made_of[key] = np.ascontiguousarray(array.transpose(order).reshape(rows, columns))
+    steps = _steps(x, result, summed, new, sizes, rows, columns)
+    nodes, read, weights = [], other, {}
+    for number, (ending, op, attributes) in enumerate(steps):
+        name = node.name if number == len(steps) - 1 else _free(f"{node.name}.{ending}", taken)
+        nodes.append(Node(name, op, (read,), attributes))
+        read = name
+        if op == "Linear":
+            weights[f"{name}.weight"] = made_of[key]
+    return nodes, weights
+
+
+def _steps(
+    x: str, result: str, summed: list[str], new: list[str], sizes: Mapping[str, int], rows: int, columns: int
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """(ending of the name, op, attributes) of the nodes from a value of the letters x to ``result``."""
+    kept = [letter for letter in x if letter not in summed]
     steps: list[tuple[str, str, dict[str, Any]]] = []
     if kept + summed != list(x):
         steps.append(("turned", "Transpose", {"perm": tuple(x.index(letter) for letter in (*kept, *summed))}))
@@ -92,14 +108,7 @@ def _chain(
     if kept + new != list(result):
         places = [(kept + new).index(letter) for letter in result]
         steps.append(("back", "Transpose", {"perm": tuple(places)}))
-    nodes, read, weights = [], other, {}
-    for number, (ending, op, attributes) in enumerate(steps):
-        name = node.name if number == len(steps) - 1 else _free(f"{node.name}.{ending}", taken)
-        nodes.append(Node(name, op, (read,), attributes))
-        read = name
-        if op == "Linear":
-            weights[f"{name}.weight"] = made_of[key]
-    return nodes, weights
+    return steps
 
 
 def _terms(node: Node, rank: int, constant_rank: int, place: int) -> tuple[str, str, str] | None:

@@ -24,10 +24,10 @@ def trained_states(graph: Graph) -> None:
     for node in graph.spec.nodes:
         if node.op == "Recurrent" and node.initial:
             batch = graph.values[node.input].shape[0 if node.layout == "batch_first" else 1]
-            found = [_repeated(graph, makers.get(name), constants, batch) for name in node.initial]
-            if all(array is not None for array in found):
+            repeated = [_repeated(graph, makers.get(name), constants, batch) for name in node.initial]
+            if all(array is not None for array in repeated):
                 node = dataclasses.replace(node, initial=(), trained_state=True)
-                states = zip(node.cell.states, found, strict=True)
+                states = zip(node.cell.states, repeated, strict=True)
                 arrays.update({f"{node.name}.initial_{key}": array for key, array in states})
                 done += 1
         nodes.append(node)

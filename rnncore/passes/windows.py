@@ -25,10 +25,10 @@ def cut_padding(graph: Graph) -> None:
     renamed: dict[str, str] = {}
     node: Any  # which kind it is, its op says
     for node in graph.spec.nodes:
-        found = _cut(node, nodes, uses, graph)
-        if found is not None:
-            nodes[found.name] = changed[found.name] = found
-            renamed[node.name] = found.name
+        convolution = _cut(node, nodes, uses, graph)
+        if convolution is not None:
+            nodes[convolution.name] = changed[convolution.name] = convolution
+            renamed[node.name] = convolution.name
     kept = (changed.get(node.name, node) for node in graph.spec.nodes if node.name not in renamed)
     graph.update([node.with_reads(renamed) for node in kept], {"cut padding": len(renamed)})
 
@@ -43,10 +43,10 @@ def _cut(node, nodes, uses, graph: Graph) -> Node | None:
     window = Window.of(conv.attributes, conv.attributes["kernel_shape"])
     given = [graph.values.get(name) for name in node.inputs]
     names = ("starts", "ends", "axes", "steps")
-    found = [known(node.attributes, name, given, place) for place, name in enumerate(names, 1)]
-    if any(value is not None and one is None for value, one in zip(given[1:], found, strict=False)):
+    parameters = [known(node.attributes, name, given, place) for place, name in enumerate(names, 1)]
+    if any(value is not None and one is None for value, one in zip(given[1:], parameters, strict=False)):
         return None
-    starts, ends, axes, steps = found
+    starts, ends, axes, steps = parameters
     if window.auto_pad != "NOTSET" or None in (starts, ends) or len(starts) != 1:
         return None
     shape = graph.values[conv.name].shape
@@ -68,8 +68,8 @@ def _cut(node, nodes, uses, graph: Graph) -> Node | None:
 def _left_out(end: int | str, size: int | str) -> int | None:
     """The number of elements before the end of an axis that a Slice leaves out; an end below 0 counts from there."""
     if isinstance(end, str):
-        found = sizes.subtract(size, end)
-        return max(0, found) if isinstance(found, int) and sizes.is_natural(end) else None
+        rest = sizes.subtract(size, end)
+        return max(0, rest) if isinstance(rest, int) and sizes.is_natural(end) else None
     if end < 0:
         return -end
     return max(0, size - end) if isinstance(size, int) else (0 if end >= 1 << 31 else None)

@@ -47,12 +47,12 @@ def accept_array(
     if array.ndim != len(shape):
         raise InputError(f"{name}: shape {array.shape}, expected {_written(shape)} with {len(shape)} dimensions")
     for axis, size in enumerate(shape):
-        found = array.shape[axis]
-        expected = found if size == UNKNOWN else sizes.setdefault(size, found) if isinstance(size, str) else size
-        if found != expected:
+        own = array.shape[axis]
+        expected = own if size == UNKNOWN else sizes.setdefault(size, own) if isinstance(size, str) else size
+        if own != expected:
             why = f"{size} = {expected}" if isinstance(size, str) else expected
             raise InputError(
-                f"{name}: shape {array.shape}, expected {_written(shape)}: dimension {axis} is {found}, not {why}"
+                f"{name}: shape {array.shape}, expected {_written(shape)}: dimension {axis} is {own}, not {why}"
             )
     if array.dtype == dtype and array.flags.carray:
         return array
@@ -60,9 +60,9 @@ def accept_array(
         warnings.warn(f"{name}: {array.dtype} given to a {dtype} model is cast", UserWarning, stacklevel=5)
     if kind in "iu" and wanted in "iu" and array.size and not np.can_cast(array.dtype, dtype):
         limits = np.iinfo(dtype)
-        for found in (array.min(), array.max()):
-            if not limits.min <= found <= limits.max:
-                raise InputError(f"{name}: {found} does not fit into {dtype}")
+        for extreme in (array.min(), array.max()):
+            if not limits.min <= extreme <= limits.max:
+                raise InputError(f"{name}: {extreme} does not fit into {dtype}")
     try:
         array = array.astype(dtype, copy=False)
         strides_fit = array.ndim == 0 or array.strides[-1] == array.itemsize or array.shape[-1] <= 1
@@ -82,16 +82,16 @@ def accept_inputs(spec: Spec, given: Mapping[str, object], dtype: np.dtype) -> d
     if unknown:
         raise InputError(f"input {shown(unknown[0])} is unknown, expected {', '.join(known)}")
     sizes: dict[str, int] = {}
-    found: dict[str, np.ndarray | None] = {}
+    arrays: dict[str, np.ndarray | None] = {}
     for entry in spec.inputs:
         value = given.get(entry.name)
         if value is None:
             if not entry.optional:
                 raise InputError(f"input {entry.name!r} missing, expected {entry.value}")
-            found[entry.name] = None
+            arrays[entry.name] = None
         else:
-            found[entry.name] = accept_array(entry.name, value, numpy_dtype(entry.dtype, dtype), entry.shape, sizes)
-    return found
+            arrays[entry.name] = accept_array(entry.name, value, numpy_dtype(entry.dtype, dtype), entry.shape, sizes)
+    return arrays
 
 
 def without_padding(ids: np.ndarray, lengths: np.ndarray, batch_axis: int) -> np.ndarray:
@@ -123,9 +123,9 @@ def check_mask_is_lengths(name: str, mask: np.ndarray, lengths_name: str, length
     differs = (mask != (np.arange(mask.shape[1]) < lengths[:, None])).any(axis=1)
     if differs.any():
         row = int(np.flatnonzero(differs)[0])
-        found = "".join("1" if valid else "0" for valid in mask[row, :40])
+        bits = "".join("1" if valid else "0" for valid in mask[row, :40])
         raise InputError(
-            f"{name} and {lengths_name} contradict at row {row}: mask {found}{'...' * (mask.shape[1] > 40)}, "
+            f"{name} and {lengths_name} contradict at row {row}: mask {bits}{'...' * (mask.shape[1] > 40)}, "
             f"expected {lengths[row]} times True and then False, or only one of the two"
         )
 
@@ -142,17 +142,17 @@ def accept_state(nodes: tuple[Recurrent | AttentionDecoder, ...], given: object,
     unexpected = [name for name in given if name not in names]
     if missing or unexpected:
         raise StateError(f"state: {', '.join(map(_name, given)) or 'nothing'} given, expected {', '.join(names)}")
-    found = {}
+    accepted = {}
     for node in nodes:
         for key, shape in node.state_shapes(batch).items():
             name = f"{node.name}.{key}"
             try:
-                found[name] = np.ascontiguousarray(accept_array(f"state {name}", given[name], dtype, shape, {}))
+                accepted[name] = np.ascontiguousarray(accept_array(f"state {name}", given[name], dtype, shape, {}))
             except StateError:
                 raise
             except InputError as error:
                 raise StateError(str(error)) from None
-    return State(found)
+    return State(accepted)
 
 
 def as_array(name: str, given: object) -> np.ndarray:
@@ -182,7 +182,7 @@ def as_items(name: str, given: object) -> Iterator[Any]:
 
 
 def empty_array(what: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros, or an InputError that begins with ``what`` where there is no memory for them."""
+    """Zeros, or an InputError that begins with ``what`` without memory for them."""
     try:
         return np.zeros(shape, dtype)
     except (MemoryError, ValueError, OverflowError) as error:

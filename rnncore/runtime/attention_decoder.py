@@ -77,12 +77,12 @@ class DecoderStep:
             if n < batch:
                 part = memory[:n], keys[:n], None if valid is None else valid[:n]
                 running = {key: np.ascontiguousarray(array[:, :n]) for key, array in states.items()}
-                found, new = self._step(x[:n, t], running, *part)
+                outputs, new = self._step(x[:n, t], running, *part)
                 for key, array in new.items():
                     states[key][:, :n] = array
             else:
-                found, states = self._step(x[:, t], states, memory, keys, valid)
-            for array, step in zip(results.values(), found, strict=True):
+                outputs, states = self._step(x[:, t], states, memory, keys, valid)
+            for array, step in zip(results.values(), outputs, strict=True):
                 array[:n, t] = step
         if ragged:
             back = np.argsort(order)
@@ -158,7 +158,7 @@ class DecoderStep:
     def _initial(self, values, before, batch) -> dict[str, np.ndarray]:
         """The states to start from, as arrays of our own: the caller's, the graph's, or zeros."""
         node = self.node
-        found = {}
+        states = {}
         for place, (key, shape) in enumerate(node.state_shapes(batch).items()):
             if before is not None:
                 given = before[f"{node.name}.{key}"]
@@ -168,5 +168,5 @@ class DecoderStep:
                 given = np.zeros(shape, self.dtype)
             if given.shape != shape:
                 raise InputError(f"node {node.name!r}: initial {key} has shape {given.shape}, expected {shape}")
-            found[key] = np.array(given, self.dtype, order="C")
-        return found
+            states[key] = np.array(given, self.dtype, order="C")
+        return states

@@ -132,7 +132,7 @@ class Meter:
             )
         if self.alive + wanted.memory > self.memory:
             raise InputError(
-                f"{where}: {wanted.memory:,} bytes beside {self.alive:,}, expected at most {self.memory:,.0f} at one "
+                f"{where}: {wanted.memory:,} bytes besides {self.alive:,}, expected at most {self.memory:,.0f} at one "
                 "time by the model's budget"
             )
         self.work += wanted.work
@@ -181,14 +181,14 @@ def is_settled(steps: Iterable[Any], values: Iterable[Value]) -> bool:
 
 def available_memory() -> int:
     """Bytes that this process may still take, as far as the system says; else a size that nothing has."""
-    found = [sys.maxsize]
+    limits = [sys.maxsize]
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        limits += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):
         most, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        found.append(int(most) - int(used))
-    return max(0, min(found))
+        limits.append(int(most) - int(used))
+    return max(0, min(limits))
 
 
 def check_memory(what: str, need: int, budget: Budget | None) -> None:
@@ -216,12 +216,10 @@ class MeteredStep:
         self.step, self.node, self.floating = step, node, floating
         self.names, self.dropped = node.names, tuple(dropped)
         self.attributes: Mapping[str, Any] = getattr(node, "attributes", {})
-        self.label = getattr(step, "label", f"node {node.name!r}")
-        kind = node.op
-        self.where = f"node {node.name!r} ({kind})"
+        self.label = f"node {node.name!r} ({node.op})"
         # The cost for shapes and dtypes, where contents (axes, sizes, a range's ends) say nothing.
         self._kept: dict[tuple, Cost] = {}
-        op = OPS.get(kind)
+        op = OPS.get(node.op)
         given = [place for place, name in enumerate(node.inputs) if name] if op is not None else []
         content = op is not None and (set(op.parameters.values()) & set(given) or op.by_content)
         self.by_shapes = node.stateful or (op is not None and not content)
@@ -232,7 +230,7 @@ class MeteredStep:
         if meter is None:  # a call of sizes that are known to be affordable
             self.step(values, before, after)
             return
-        meter.take(self.where, self._cost(values))
+        meter.take(self.label, self._cost(values))
         alive = meter.alive
         self.step(values, before, after)
         meter.alive = max(0, alive + _bytes(values, self.names) - _bytes(values, self.dropped))
@@ -245,18 +243,18 @@ class MeteredStep:
     def _of_op(self, values: Values) -> Cost:
         arrays = [None if (array := values.get(name)) is None else np.asarray(array) for name in self.node.inputs]
         key = tuple(None if array is None else (array.shape, array.dtype) for array in arrays)
-        found = self._kept.get(key)
-        if found is None:
+        own = self._kept.get(key)
+        if own is None:
             try:
-                found = cost(OPS[self.node.op], self.attributes, list(map(self._value, arrays)), self.floating)
+                own = cost(OPS[self.node.op], self.attributes, list(map(self._value, arrays)), self.floating)
             except SpecError as error:
-                raise InputError(f"{self.where}: {error}") from None
-            found = Cost(found.work + INTERPRETED, found.memory)
+                raise InputError(f"{self.label}: {error}") from None
+            own = Cost(own.work + INTERPRETED, own.memory)
             if self.by_shapes:
                 if len(self._kept) >= KEPT_COSTS:
                     self._kept = {}
-                self._kept[key] = found
-        return found
+                self._kept[key] = own
+        return own
 
     def _value(self, array: np.ndarray | None) -> Value | None:
         if array is None:
@@ -312,11 +310,11 @@ class MeteredBranch:
             return self.branch(values)
         meter.take(self.where, ROUND)
         base = meter.alive - meter.carried.pop(id(self), 0)
-        found = self.branch(values)
-        again = sum(np.asarray(array).nbytes for place, array in enumerate(found) if place in self.carried)
+        outputs = self.branch(values)
+        again = sum(np.asarray(array).nbytes for place, array in enumerate(outputs) if place in self.carried)
         meter.carried[id(self)] = again
-        meter.alive = base + sum(np.asarray(array).nbytes for array in found)
-        return found
+        meter.alive = base + sum(np.asarray(array).nbytes for array in outputs)
+        return outputs
 
 
 def metered_branches(node: Control, branches: Sequence[Callable[[Values], list[np.ndarray]]]) -> list[MeteredBranch]:

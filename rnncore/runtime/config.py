@@ -38,7 +38,7 @@ def config() -> dict[str, str | int]:
 
 def show_config() -> None:
     """Print what this process runs, one line each."""
-    found = config()
-    width = max(map(len, found))
-    for name, value in found.items():
+    entries = config()
+    width = max(map(len, entries))
+    for name, value in entries.items():
         print(f"{name:{width}}  {value}")

@@ -80,10 +80,10 @@ class ControlStep:
             if step == MAX_STEPS:
                 raise InputError(f"node {self.node.name!r} (Loop): no end after {MAX_STEPS:,} steps")
             own = (np.array(step, np.int64), np.array(True), *carried)
-            found = branch(dict(zip(entries, own, strict=False)) | same)
-            going = self._truth(found[0])
-            carried = found[1 : 1 + len(carried)]
-            rows.append(found[1 + len(carried) :])
+            results = branch(dict(zip(entries, own, strict=False)) | same)
+            going = self._truth(results[0])
+            carried = results[1 : 1 + len(carried)]
+            rows.append(results[1 + len(carried) :])
             step += 1
         outputs = self.node.branches[0].outputs[1 + len(carried) :]
         return [*carried, *(self._stack([row[i] for row in rows], name, 0, {}) for i, name in enumerate(outputs))]
@@ -96,9 +96,10 @@ class ControlStep:
         branch, entries, same = self.branches[0], self.entries[0], self._captured(0, self.own, captured)
         rows = []
         for step in range(len(sequences[0])):
-            found = branch(dict(zip(entries, (*carried, *[array[step] for array in sequences]), strict=False)) | same)
-            rows.append(found[count:])
-            carried = found[:count]
+            own = (*carried, *[array[step] for array in sequences])
+            results = branch(dict(zip(entries, own, strict=False)) | same)
+            rows.append(results[count:])
+            carried = results[:count]
         outputs = node.branches[0].outputs[count:]
         places = node.output_axes or (0,) * len(outputs)
         if len(rows) == 1:

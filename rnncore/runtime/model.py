@@ -20,7 +20,7 @@ from rnncore.graph.spec import Spec
 from rnncore.graph.vocabulary import Vocabulary, check_vocabularies
 from rnncore.graph.weights import Weights, memory_of
 from rnncore.kernels import _recurrent
-from rnncore.kernels._graph import OpStep, apart, walk
+from rnncore.kernels._graph import OpStep, unalias, walk
 from rnncore.ops import OPS, Value, blocks, numpy_dtype
 from rnncore.passes import compiled
 from rnncore.runtime.arguments import accept_inputs, accept_state, as_array, as_items, empty_array, without_padding
@@ -143,7 +143,7 @@ class Model:
         self._program = None if inside else self._bodies
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
-        self._weights = self._weights.let_go({name: read for each in packed for name, read in each.items()})
+        self._weights = self._weights.release_packed({name: read for each in packed for name, read in each.items()})
 
     def _make_program(self) -> Program | None:
         """What runs calls of sizes that come again; None where contents decide what a call within the budget costs."""
@@ -535,7 +535,7 @@ class Model:
         kept += [values[entry.name] for entry in self._spec.inputs]
         if state is not _NO_STATE:  # else the caller never sees it
             kept += after.values()
-        return apart(self._spec.outputs, values, kept), State.of(after)
+        return unalias(self._spec.outputs, values, kept), State.of(after)
 
     def _repeats(self, values: Values) -> bool:
         """Whether the program may run a call: what it does is decided by its sizes, which are within the budget."""

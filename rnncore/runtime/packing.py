@@ -100,12 +100,12 @@ class LayerStack:
         for cells in self.layers:
             last = cells is self.layers[-1]
             how = last_merge if last else merge
-            side_by_side = how == "set"
+            concatenated = how == "set"
             out = y
             if not last:
-                out = np.empty((*x.shape[:2], self.size * (len(cells) if side_by_side else 1)), self.dtype)
+                out = np.empty((*x.shape[:2], self.size * (len(cells) if concatenated else 1)), self.dtype)
             for d, cell in enumerate(cells):
-                column = d * self.size if side_by_side and out is not None else 0
+                column = d * self.size if concatenated and out is not None else 0
                 own = [tuple(array[row] for array in states) for states in (before, after)]
                 reverse = self.reverse or d == 1
                 cell.run(x, out, column, how if d else "set", time_first, reverse, flip, order, lengths, steps, *own)
@@ -161,19 +161,19 @@ class StepCell:
         with np.errstate(all="ignore"):
             given = tuple(state.astype(np.float64) for state in states)
             new = self.cell.step(self.weights, x.astype(np.float64), given)
-        found = [np.shape(array) for array in new] if isinstance(new, tuple) else type(new).__name__
+        shapes = [np.shape(array) for array in new] if isinstance(new, tuple) else type(new).__name__
         expected = [(len(x), size) for size in self.sizes]
-        if found != expected:
+        if shapes != expected:
             names = ", ".join(self.cell.states)
-            raise SpecError(f"{self.cell.kind}.step gave {found}, expected a tuple of {names} of shapes {expected}")
+            raise SpecError(f"{self.cell.kind}.step gave {shapes}, expected a tuple of {names} of shapes {expected}")
         return new
 
 
 def _options(cell: Cell) -> dict[str, Any]:
     """The cell's fields as the kernels take them."""
-    found = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
-    found["activations"] = [(_activations.ACTIVATION_IDS[a.name], a.alpha, a.beta) for a in cell.activations]
-    found["activation_names"] = [a.name for a in cell.activations]
-    found["output_size"] = cell.output_size
-    found["gates"] = len(cell.gates)
-    return found
+    options = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
+    options["activations"] = [(_activations.ACTIVATION_IDS[a.name], a.alpha, a.beta) for a in cell.activations]
+    options["activation_names"] = [a.name for a in cell.activations]
+    options["output_size"] = cell.output_size
+    options["gates"] = len(cell.gates)
+    return options

@@ -30,7 +30,7 @@ import numpy as np
 from rnncore.errors import InputError, RnncoreError
 from rnncore.graph.nodes import GraphNode, Input, Node
 from rnncore.graph.spec import Spec
-from rnncore.kernels._graph import OpStep, apart, walk
+from rnncore.kernels._graph import OpStep, unalias, walk
 from rnncore.kernels._program import (
     MOST_EXTERNALS,
     MOST_TEMPORARIES,
@@ -201,7 +201,7 @@ class Trace:
                 for name in dropped:
                     values.pop(name, None)
         kept = [*constants.values(), *given.values(), *self.after.values()]
-        self.outputs = apart(program.outputs, values, kept)
+        self.outputs = unalias(program.outputs, values, kept)
 
     def _note(self, node: GraphNode, step: Any, values: Values) -> None:
         """The Values that a step made."""

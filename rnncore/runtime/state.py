@@ -33,7 +33,7 @@ DTYPES = (
     "uint64",
 )
 MAX_ARRAYS, MAX_NAME, MAX_RANK = 100_000, 1100, 16
-MAX_ELEMENTS = 1 << 48  # sizes of 0 apart, whose product NumPy would count too
+MAX_ELEMENTS = 1 << 48  # except sizes of 0, whose product NumPy would count too
 
 
 class State(Mapping[str, np.ndarray]):
@@ -84,7 +84,7 @@ class State(Mapping[str, np.ndarray]):
             a.dtype == other[name].dtype and np.array_equal(a, other[name], equal_nan=True) for name, a in self.items()
         )
 
-    __hash__ = None  # type: ignore[assignment]  # what Python itself does beside __eq__
+    __hash__ = None  # type: ignore[assignment]  # what Python itself does for a class with __eq__
 
     def __reduce__(self):
         return State, (self._arrays,)
@@ -133,7 +133,7 @@ class State(Mapping[str, np.ndarray]):
                             (1 byte), sizes (8 bytes each), data (C order)
             end-4   4       CRC-32 of everything before
 
-        The checksum finds damage, not forgery: who can write the bytes can write any state.
+        The checksum finds damage, not forgery: a writer of the bytes can write any state.
         """
         return arrays_to_bytes(self._arrays, fingerprint)
 
@@ -144,23 +144,23 @@ class State(Mapping[str, np.ndarray]):
         Raises FormatError for bytes that are damaged or something else, and StateError where they are of another
         model than the one with this fingerprint.
         """
-        found = arrays_from_bytes(data, fingerprint)
-        for name, array in found.items():
+        arrays = arrays_from_bytes(data, fingerprint)
+        for name, array in arrays.items():
             if array.ndim != 3:
                 raise FormatError(f"state: {shown(name)}: shape {array.shape}, expected (layers * directions, B, size)")
-        return cls.of(found)
+        return cls.of(arrays)
 
     def rows(self, index) -> State:
         """A copy of some rows of the batch: a slice, an integer array or a boolean mask."""
         return State({name: np.array(array[:, index]) for name, array in self.items()})
 
     def _only(self, letter: str) -> np.ndarray:
-        found = [name for name in self if name.endswith("." + letter)]
-        if len(found) != 1:
+        names = [name for name in self if name.endswith("." + letter)]
+        if len(names) != 1:
             raise StateError(
-                f"state.{letter}: {len(found)} states of that letter, expected one; there are {list(self)}"
+                f"state.{letter}: {len(names)} states of that letter, expected one; there are {list(self)}"
             )
-        return self[found[0]]
+        return self[names[0]]
 
 
 def arrays_to_bytes(arrays: Mapping[str, np.ndarray], fingerprint: str | None) -> bytes:
@@ -194,15 +194,15 @@ def arrays_from_bytes(data: bytes, fingerprint: str | None) -> dict[str, np.ndar
     digest = cursor.bytes(32)
     if fingerprint is not None and digest != _digest(fingerprint):
         raise StateError(f"state: of the model {_short(digest.hex())}, expected {_short(fingerprint)}")
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for _ in range(count):
         name, array = _read_array(cursor)
-        if name in found:
+        if name in arrays:
             raise FormatError(f"state: two arrays are named {name!r}")
-        found[name] = array
+        arrays[name] = array
     if cursor.remaining:
-        raise FormatError(f"state: {cursor.remaining} bytes behind the last array, expected none")
-    return found
+        raise FormatError(f"state: {cursor.remaining} bytes after the last array, expected none")
+    return arrays
 
 
 def _read_array(cursor: Cursor) -> tuple[str, np.ndarray]:
@@ -246,14 +246,14 @@ def _digest(fingerprint: str | None) -> bytes:
     if fingerprint is None:
         return bytes(32)
     try:
-        found = bytes.fromhex(fingerprint)
+        digest = bytes.fromhex(fingerprint)
     except (TypeError, ValueError):
-        found = b""
-    if len(found) != 32:
+        digest = b""
+    if len(digest) != 32:
         raise StateError(
             f"fingerprint {errors.shown(fingerprint)}, expected the 64 hexadecimal digits of model.fingerprint"
         )
-    return found
+    return digest
 
 
 def _short(fingerprint: str) -> str:

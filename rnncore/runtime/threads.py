@@ -53,7 +53,7 @@ def default_threads() -> int:
 
 
 def _cgroup_cpus() -> int:
-    """Whole CPUs that the control group's quota is worth (at least one); LARGEST where there is no quota."""
+    """Whole CPUs that the control group's quota is worth (at least one); LARGEST without a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
         return LARGEST if quota == "max" else max(1, math.ceil(int(quota) / int(period)))

@@ -21,4 +21,4 @@ Output: TypeAlias = Array | dict[str, Array]
 """The only output of a model, or all of them by name where it has several."""
 
 StateLike: TypeAlias = State | Mapping[str, ArrayLike] | ArrayLike | None
-"""Where a run starts: a State, (h, c), h, or None for the beginning."""
+"""The start of a run: a State, (h, c), h, or None for the beginning."""

@@ -46,7 +46,7 @@ def create_app(
         uvicorn.run(app)                                    # or: other.mount("/models", app)
 
     models   name -> Model, or a Service
-    tokens   secrets, one of which every request must carry; none: whoever can connect may ask
+    tokens   secrets, one of which every request must carry; none: every client may ask
     hosts    names by which requests may call this server (their Host, without a port); None: any
     limits   Limits, or as keywords what it takes
 
@@ -114,9 +114,9 @@ class _Handlers:
         ]
 
     def _model(self, request: Request) -> ServedModel:
-        found = self._service.model(request.path_params["model"], request.path_params.get("version", ""))
-        request.state.model = found.name
-        return found
+        served = self._service.model(request.path_params["model"], request.path_params.get("version", ""))
+        request.state.model = served.name
+        return served
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -163,7 +163,7 @@ class _Handlers:
         return JSONResponse(describe(self._service, self._with_tokens))
 
     async def page(self, request: Request) -> Response:
-        """A part of the status page: text that is the same for everybody."""
+        """A part of the status page: text that is the same for all."""
         name = request.path_params.get("file", "index.html")
         if name not in PAGE:
             raise HTTPException(404)
@@ -177,7 +177,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 def _free(route: str, handler: Any) -> Any:
-    """A handler that anybody may ask."""
+    """A handler that needs no token."""
 
     async def handle(request: Request) -> Response:
         request.state.route = route

@@ -1,7 +1,7 @@
 """Connections of gRPC that give way to newer ones, as those of HTTP do.
 
 grpcio closes connections that are idle for long and refuses those beyond a limit, and then a few strangers' idle ones
-keep everybody out: it neither says whose connections it has nor closes one for another. So they are found among this
+keep all clients out: it neither says whose connections it has nor closes one for another. So they are found among this
 process's own sockets, by the port that they came to, and shut down like a network that failed.
 """
 
@@ -71,7 +71,7 @@ class GrpcConnections:
         return connections
 
     def _client(self, descriptor: int) -> Peer | None:
-        """Who is at the other end of a descriptor; None where it is no connection of the port."""
+        """The peer at the other end of a descriptor; None where it is no connection of the port."""
         with contextlib.suppress(OSError), _opened(descriptor) as connection:
             internet = connection.type == socket.SOCK_STREAM and connection.family in (socket.AF_INET, socket.AF_INET6)
             if internet and connection.getsockname()[1] == self.port:

@@ -113,7 +113,7 @@ class GrpcServer:
 
         Connections with streams stay open for ``linger`` seconds after the last answer: what their clients send until
         they have read that the stream ended would meet a closed connection, and take unread answers with it. Clients
-        whose message is incomplete, or who do not take the answers, are not waited for.
+        whose message is incomplete, or which do not take the answers, are not waited for.
         """
         had_streams = self._handlers.end_streams()
         loop = asyncio.get_running_loop()
@@ -141,7 +141,7 @@ class GrpcServer:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    """The methods. One is looked up before its message is read, so whoever has no token is refused here."""
+    """The methods. One is looked up before its message is read, so a client without a token is refused here."""
 
     def __init__(self, answers: _Answers, handlers: _Handlers):
         self._handlers = handlers

@@ -22,7 +22,7 @@ class Gunzip:
         self._members = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The bytes that these become, at most 256 KiB at a time; whoever counts them need not go on."""
+        """The bytes that these become, at most 256 KiB at a time; the caller may stop at any piece."""
         while data:
             if self._member is None:
                 self._members += 1

@@ -48,11 +48,11 @@ class Inference:
         self._sole_client = SoleClient()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        found = scope["path_params"]
+        params = scope["path_params"]
         scope["state"]["route"] = "infer"
         if scope["state"]["owner"] is None:
             raise scope["state"]["refused"]
-        await self.answer(self._service.model(found["model"], found.get("version", "")), scope, receive, send)
+        await self.answer(self._service.model(params["model"], params.get("version", "")), scope, receive, send)
 
     async def answer(self, served: ServedModel, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request for this model. Raises ServiceError and what the engines raise, before anything is sent."""

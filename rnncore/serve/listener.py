@@ -53,7 +53,7 @@ def descriptors_left(wanted: int) -> int:
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of the host, bound and listening. InputError where there is none."""
+    """A socket for each address of the host, bound and listening. InputError without one."""
     sockets: list[socket.socket] = []
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -192,7 +192,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     continue  # it was gone before it was accepted
-                if not _is_waiting(listening):  # said before anybody looks whether there is a connection
+                if not _is_waiting(listening):  # said before the caller looks whether there is a connection
                     return
                 if not self._close_one(self._all):
                     self._turn_away(listening)

@@ -30,14 +30,14 @@ def log_request(**fields: Any) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """Every record as one line, whoever logged it; a traceback is a string in it."""
+    """Every record as one line, from any logger; a traceback is a string in it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        found = {"time": round(record.created, 6), "level": record.levelname.lower(), "event": record.getMessage()}
-        found |= getattr(record, "fields", {})
+        fields = {"time": round(record.created, 6), "level": record.levelname.lower(), "event": record.getMessage()}
+        fields |= getattr(record, "fields", {})
         if record.exc_info:
-            found["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(found)
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 class Lines(logging.Handler):
@@ -61,8 +61,8 @@ class Lines(logging.Handler):
 
     def flush(self) -> None:
         with cast(contextlib.AbstractContextManager, self.lock):  # None only before createLock
-            found, self._waiting = self._waiting, []
-            text = "".join(f"{self.format(record)}\n" for record in found)
+            records, self._waiting = self._waiting, []
+            text = "".join(f"{self.format(record)}\n" for record in records)
             with contextlib.suppress(OSError, ValueError):  # the stream was closed: not a request's fault
                 self._stream.write(text)
                 self._stream.flush()

@@ -72,10 +72,10 @@ class _Collector:
         yield GaugeMetricFamily("rnncore_requests_in_flight", "Requests being answered", self._answers.in_flight)
 
     def _of_engines(self) -> Iterator[Any]:
-        found = [
+        engines = [
             (served, kind, engine) for served in self._service.models.values() for kind, engine in _engines(served)
         ]
-        snapshots = [([served.name, kind], engine.metrics.snapshot()) for served, kind, engine in found]
+        snapshots = [([served.name, kind], engine.metrics.snapshot()) for served, kind, engine in engines]
         for key, (name, text) in ENGINE_HISTOGRAMS.items():
             family = HistogramMetricFamily(f"rnncore_{name}", text, labels=["model", "engine"])
             for labels, snapshot in snapshots:
@@ -94,7 +94,7 @@ class _Collector:
                 family.add_metric(labels, snapshot[key])
             yield family
         family = GaugeMetricFamily("rnncore_queue_depth", "Requests that wait", labels=["model", "engine"])
-        for served, kind, engine in found:
+        for served, kind, engine in engines:
             family.add_metric([served.name, kind], engine.queue_depth)
         yield family
         family = GaugeMetricFamily("rnncore_sequences_open", "Sequences that are open", labels=["model"])

@@ -35,31 +35,31 @@ NO_SNIFFING, CLOSE = (b"x-content-type-options", b"nosniff"), (b"connection", b"
 
 
 class Tokens:
-    """Who may ask. tokens: any number of secrets, of at least 16 characters each; none: everybody may.
+    """Clients that may ask. tokens: any number of secrets, of at least 16 characters each; none: all may.
 
     An owner is what sequences are bound to: the token, or without tokens the client's address.
     """
 
     def __init__(self, tokens: Iterable[str] = ()):
-        found = list(tokens)
-        for number, token in enumerate(found, 1):
+        listed = list(tokens)
+        for number, token in enumerate(listed, 1):
             if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
                 raise InputError(f"token {number}: expected at least {LEAST_TOKEN} printable characters without spaces")
-        self._digests = [_digest(token) for token in found]
+        self._digests = [_digest(token) for token in listed]
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
     def owner(self, authorization: str | None, address: str) -> str:
-        """Who asks. ServiceError without a valid "Bearer TOKEN"."""
+        """The owner of a request. ServiceError without a valid "Bearer TOKEN"."""
         if not self._digests:
             return f"address {address}"
         scheme, _, token = (authorization or "").partition(" ")
         given = _digest(token.strip())
-        found = [digest for digest in self._digests if hmac.compare_digest(digest, given)]
-        if scheme.lower() != "bearer" or not found:
+        matching = [digest for digest in self._digests if hmac.compare_digest(digest, given)]
+        if scheme.lower() != "bearer" or not matching:
             raise ServiceError(401, "a token is needed: Authorization: Bearer TOKEN")
-        return f"token {found[0].hex()[:16]}"
+        return f"token {matching[0].hex()[:16]}"
 
 
 def _digest(token: str) -> bytes:

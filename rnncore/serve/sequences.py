@@ -1,8 +1,8 @@
 """Sequences of requests, each a stream of the model: the protocol's sequence_id, sequence_start and sequence_end.
 
-A sequence belongs to who began it: another owner's sequence of the same id is another one. Its slot in the pool is
-freed once, by ``_release``, which only the event loop's thread calls; a slot's number never comes back (StreamEngine
-counts streams), so what comes late for a sequence that is over finds nothing.
+A sequence belongs to the client that began it: another owner's sequence of the same id is another one. Its slot in
+the pool is freed once, by ``_release``, which only the event loop's thread calls; a slot's number never comes back
+(StreamEngine counts streams), so what comes late for a sequence that is over finds nothing.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class Sequences:
         if self._held >= self._limits.max_sequences:
             raise ServiceError(503, f"{self._held} sequences are open, the most this server has", retry_after=5)
         self._held += 1
-        found = self._found[key] = _Sequence(key, next(self._serials), time.monotonic())
-        return found
+        sequence = self._found[key] = _Sequence(key, next(self._serials), time.monotonic())
+        return sequence
 
     async def _open(self, sequence: _Sequence, static: dict[str, np.ndarray]) -> None:
         loop = asyncio.get_running_loop()
@@ -214,9 +214,9 @@ class Sequences:
         return {entry.name: entry.shape for entry in self._model.inputs}
 
     def _with_batch(self, outputs: Any) -> dict[str, np.ndarray]:
-        found = outputs if isinstance(outputs, dict) else {self._model.spec.outputs[0]: outputs}
+        by_name = outputs if isinstance(outputs, dict) else {self._model.spec.outputs[0]: outputs}
         flows = self._flows
         return {
             name: array if flows[name].batch is None else np.expand_dims(array, flows[name].batch)
-            for name, array in found.items()
+            for name, array in by_name.items()
         }

@@ -30,7 +30,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True)
 class Binding:
-    """Where to listen, and to how many. Anywhere but on this machine's own addresses needs tokens.
+    """Addresses to listen on, and limits. Anywhere but on this machine's own addresses needs tokens.
 
     drain_seconds     for open connections that are idle, at the end
     head_timeout      seconds until the head of a request, or a TLS handshake, must be complete
@@ -77,17 +77,17 @@ def check_free(host: str, port: int | None) -> None:
 
 
 def read_tokens(path: str | None) -> tuple[str, ...]:
-    """The tokens in a file, one in each line. InputError where there is none."""
+    """The tokens in a file, one in each line. InputError without one."""
     if path is None:
         return ()
     try:
         lines = Path(path).read_text(encoding="ascii").split("\n")
     except UnicodeDecodeError:
         raise InputError(f"{path}: expected tokens of ASCII characters, one in each line") from None
-    found = tuple(line.strip() for line in lines if line.strip())
-    if not found:
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens:
         raise InputError(f"{path}: no token, expected one of at least {LEAST_TOKEN} characters in each line")
-    return found
+    return tokens
 
 
 def run(service: Service, binding: Binding, request_log: bool = True) -> None:
@@ -139,7 +139,7 @@ class Server(uvicorn.Server):
             http=Connection,
             ws="none",
             server_header=False,
-            proxy_headers=False,  # a client's address is what sequences belong to where there are no tokens
+            proxy_headers=False,  # a client's address is the owner of sequences without tokens
             lifespan="on",
             timeout_graceful_shutdown=ENDING_SECONDS,
         )
@@ -173,13 +173,13 @@ class Server(uvicorn.Server):
             binding.max_peer_connections,
         )
         self.servers = [self.listener]
-        found = {"host": binding.host, "port": self.listener.port}
+        addresses = {"host": binding.host, "port": self.listener.port}
         if with_grpc:
             self._grpc = _grpc_server(self._app, binding, most)
             await self._grpc.start()
-            found["grpc_port"] = self._grpc.port
+            addresses["grpc_port"] = self._grpc.port
         self.started = True
-        log("ready", **found, models=list(self._service.models))
+        log("ready", **addresses, models=list(self._service.models))
 
     should_exit: bool
 
@@ -208,5 +208,5 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         self.listener.end()
         counts = {name: served.engine.metrics.snapshot() for name, served in self._service.models.items()}
-        answered = {name: {key: found[key] for key in ("accepted", "completed")} for name, found in counts.items()}
+        answered = {name: {key: count[key] for key in ("accepted", "completed")} for name, count in counts.items()}
         log("ended", open_requests=len(self.server_state.tasks), models=answered)

@@ -243,7 +243,7 @@ class Service:
         self.started = time.time()
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """A model by name. ServiceError where there is none of that name or version."""
+        """A model by name. ServiceError for an unknown name or version."""
         if name not in self.models:
             raise ServiceError(404, f"model {_short(name)} is unknown, expected {_listed(self.models)}")
         if version not in ("", VERSION):

@@ -85,13 +85,13 @@ class Watch:
 
     def _round(self) -> _Round:
         loop = asyncio.get_running_loop()
-        found = self._latest
-        if found is None or found.loop() is not loop:
-            found = self._rounds.get(loop)
-            if found is None:
-                found = self._rounds[loop] = _Round(loop, self)
-            self._latest = found
-        return found
+        current = self._latest
+        if current is None or current.loop() is not loop:
+            current = self._rounds.get(loop)
+            if current is None:
+                current = self._rounds[loop] = _Round(loop, self)
+            self._latest = current
+        return current
 
 
 class _Round:

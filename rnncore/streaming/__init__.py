@@ -1,4 +1,4 @@
-"""How a network runs over a sequence that arrives piece by piece.
+"""Networks run over a sequence that arrives piece by piece.
 
 timing     how many steps of a value are known after n steps of the input
 flow       follows the time axis through a Spec, or says which node prevents it: the StreamPlan of a stream
@@ -23,11 +23,12 @@ Decisions
 - Slices, pads and concatenations along time only count (`Around` in `streaming/timing.py`): steps that are left out
   at the end are held until more are known, those put before the first come with it. A short sequence, for which
   clamped slices have other sizes than for a long one, is refused at its end (`StreamPlan.least`).
-- A batch of 1 becomes free where the graph proves its rows apart (`graph/axes.freed`): streams of such a model run
-  in one batch. Where there is no batch at all, the steps of all rows are concatenated, except for windows and
+- A batch of 1 becomes free where the graph proves its rows independent (`graph/axes.freed`): streams of such a model
+  run in one batch. Where there is no batch at all, the steps of all rows are concatenated, except for windows and
   recurrent layers.
 - A model of one step is looped by a Scan (`over_time`), so that streams, pools, files and the rest know one kind of
-  model. A Scan streams where its body keeps rows apart; states that are a recurrent layer's own become that again.
+  model. A Scan streams where its body keeps rows independent; states that are a recurrent layer's own become that
+  again.
 - A pool's states are kept in slots, which the kernels load and store in place: a step moves nothing else. A handle
   is the slot and a count of its openings, so a stale handle matches nothing.
 - Looking ahead is by blocks of a fixed size, counted from the beginning, so that the outputs do not depend on how

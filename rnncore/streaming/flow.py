@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from rnncore.errors import SpecError, UnsupportedError
 from rnncore.graph.axes import alike_axes, describe, dimension_along, follow, freed, reach_along
@@ -57,7 +57,7 @@ class ValuePlan:
 
 @dataclass(frozen=True)
 class NodePlan:
-    """How a stream runs one node.
+    """The way a stream runs one node.
 
     how      "static", "steps", "recurrent", "window", "around" (steps are added or left out at the ends), "first" (the
              first step), "sum" (of all steps so far), "blocks", "history", "last", "running" or "end" (is not run)
@@ -95,7 +95,7 @@ class NodePlan:
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """How a Spec streams.
+    """The plan by which a Spec streams.
 
     flows    of every value that a stream knows, by name
     parts    one for each node, in order
@@ -120,10 +120,10 @@ class StreamPlan:
 
     @cached_property
     def timings(self) -> list[Timing]:
-        found = [part.timing for part in self.parts if part.timing is not None]
+        timings = [part.timing for part in self.parts if part.timing is not None]
         of = [part.window.of for part in self.parts if part.window]
         of += [part.timing.of for part in self.parts if part.how == "around"]
-        return list(dict.fromkeys([INPUT, *found, *of]))
+        return list(dict.fromkeys([INPUT, *timings, *of]))
 
     @cached_property
     def awaited(self) -> frozenset[str]:
@@ -172,7 +172,7 @@ def plan(
     history: int | None = None,
     time: str | None = None,
 ) -> StreamPlan:
-    """How the Spec streams; UnsupportedError that names the node which prevents it.
+    """The plan by which the Spec streams; UnsupportedError that names the node which prevents it.
 
     lookahead  steps that bidirectional layers may look ahead, and block: how many they then give at a time
     history    steps that causal attention looks back on, the present one included
@@ -183,10 +183,10 @@ def plan(
     if not follower.fixed:
         return follower.plan()
     ones = [entry.name for entry in spec.inputs if 1 in entry.shape[:2]]
-    found = freed(spec, ones) if ones else None
-    if found is not None:
+    free_spec = freed(spec, ones) if ones else None
+    if free_spec is not None:
         with contextlib.suppress(UnsupportedError):
-            free = _Follower(found, lookahead, block, history, time).plan()
+            free = _Follower(free_spec, lookahead, block, history, time).plan()
             return dataclasses.replace(free, single=True)
     return dataclasses.replace(follower.plan(), single=True)
 
@@ -241,11 +241,11 @@ class _Follower:
 
         A Squeeze of all axes of size 1 would leave out the time's where a piece has one step.
         """
-        if node.op == "Squeeze" and len(node.inputs) == 1 and node.attributes["axes"] is None:
-            sizes = self.marked[node.inputs[0]].shape
-            ones = tuple(axis for axis, size in enumerate(sizes) if size == 1)
-            return dataclasses.replace(node, attributes={**node.attributes, "axes": ones})
-        if node.op != "Scan":
+        explicit = OPS[node.op].explicit if isinstance(node, Node) else None
+        if explicit is not None:
+            attributes = explicit(node.attributes, [self.marked.get(name) for name in node.inputs])
+            return dataclasses.replace(node, attributes=attributes)
+        if not node.subgraphs or not node.scans:
             return node
         (body,) = node.branches
         given = [self.marked[name].shape for name in node.inputs]
@@ -294,7 +294,7 @@ class _Follower:
         if kinds <= {"static"} or known is not None:
             return self._give(node, NodePlan(node, place, "static", data=known), "static", None)
         if node.subgraphs:
-            if node.op == "Scan":
+            if node.scans:
                 return self._scanned(place, node)
             self._refuse(node, "its branches see the whole sequence")
         if "running" in kinds:
@@ -315,16 +315,16 @@ class _Follower:
 
     def _check_rows(self, node: Any, given: Mapping[str, ValuePlan]) -> None:
         """Refuse what makes of a batch something else than each row alone would give."""
-        counted = any(BATCH in (found.value.data or ()) for found in given.values())
-        counted = counted and {found.kind for found in given.values()} == {"static"}
+        counted = any(BATCH in (plan.value.data or ()) for plan in given.values())
+        counted = counted and {plan.kind for plan in given.values()} == {"static"}
         if counted and any(not _axes(self.marked[name], BATCH) for name in node.names):
             self._refuse(node, "it counts the rows of a batch")
         flow = given.get(node.slots[0]) if node.slots else None
         if self.fixed or flow is None or flow.batch is None or node.subgraphs:
             return
         flows = {place: given[name] for place, name in enumerate(node.slots) if name in given}
-        slots = {place: found.batch for place, found in flows.items() if found.batch is not None}
-        if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).apart:
+        slots = {place: plan.batch for place, plan in flows.items() if plan.batch is not None}
+        if 0 not in node.of_sizes and not reach_along(node, self.marked, slots).independent:
             joins = node.op == "Reshape" and flow.kind == "steps"
             self._refuse(node, JOINING if joins else "it mixes the rows of a batch")
         if flow.kind != "steps" and any(not _axes(self.marked[name], BATCH) for name in node.names):
@@ -380,8 +380,8 @@ class _Follower:
             self._add(name, "steps", timing, describe(node))
         for start, after in zip(node.inputs, node.names[: node.carried], strict=False):
             if self.marked[start].shape != self.marked[after].shape:
-                found, expected = self.marked[after], self.marked[start]
-                self._refuse(node, f"its state {start!r} is {expected} at first and {found} after a step")
+                later, expected = self.marked[after], self.marked[start]
+                self._refuse(node, f"its state {start!r} is {expected} at first and {later} after a step")
         return NodePlan(node, place, "scan", timing, waiting)
 
     def _sizes(self, place: int, node: Any, given: Mapping[str, ValuePlan]) -> NodePlan:
@@ -433,8 +433,8 @@ class _Follower:
             weights = 0 not in slots or len(slots) > 1
             of_weights = weights and 0 in slots and reach_along(node, self.marked, {0: axis}).name == "window"
             self._refuse(node, "its weights depend on the sequence" if of_weights else "it needs the whole sequence")
-        if not reach.apart:
-            return self._windowed(place, node, first, self._window(node, first, reach))
+        if not reach.independent:
+            return self._windowed(place, node, first, reach)
         timing = joined([flow.timing for flow in steps.values()])
         if len(steps) > 1:
             self._mark_joined(place, node, first)
@@ -472,7 +472,8 @@ class _Follower:
         """Whether a node may read the first steps: their shape; or the first one, to put it before others."""
         if node.slots and set(range(len(node.slots))) <= set(node.of_sizes):
             return self._known_data(node) is not None
-        if node.op != "Concat":
+        rule = OPS[node.op].ends if isinstance(node, Node) else None
+        if rule is None or not rule.joins:
             return False
         axis = node.attributes["axis"] % len(self.marked[node.inputs[0]].shape)
         before = list(itertools.takewhile(lambda name: self.flows[name].kind != "steps", node.inputs))
@@ -508,7 +509,7 @@ class _Follower:
         return self._give(node, NodePlan(node, place, "sum", flow.timing), "steps", flow.timing)
 
     def _mark_joined(self, place: int, node: Node, flow: ValuePlan) -> None:
-        """Where sizes with the time in them met and nothing is known of the result, it still is the time's."""
+        """Mark sizes of results as the time's, where sizes with the time in them met and nothing else is known."""
         for name in node.names:
             value = self.marked[name]
             axis = len(value.shape) - len(flow.value.shape) + flow.time
@@ -516,47 +517,19 @@ class _Follower:
                 shape = (*value.shape[:axis], f"{TIME}{place}", *value.shape[axis + 1 :])
                 self.marked[name] = Value(value.dtype, shape)
 
-    def _window(self, node: Node, flow: ValuePlan, reach: Reach) -> Window:
-        left, right, stride = cast(int, reach.before), cast(int, reach.after), reach.stride
-        if node.op == "Frames":
-            return Window(flow.timing, left, right, stride, 0)
-        attributes = node.attributes
-        axis = flow.time - 2
-        if axis < 0 or flow.batch not in (0, None):
-            self._refuse(node, "its time stands in the place of the batch or the channels")
-        if attributes.get("indices"):
-            self._refuse(node, "its indices count from the beginning of the sequence")
-        if attributes.get("ceil_mode") and stride > 1:
-            self._refuse(node, "ceil_mode lets the end of the sequence change its outputs")
-        spatial = len(flow.value.shape) - 2
-        auto = attributes.get("auto_pad") or "NOTSET"
-        if auto.startswith("SAME"):
-            if stride > 1:
-                self._refuse(node, f"auto_pad={auto!r} with a stride makes the padding depend on the length")
-            end = right
-        else:
-            pads = attributes.get("pads") or (0,) * (2 * spatial)
-            end = 0 if auto == "VALID" else pads[axis + spatial]
-        if left < 0 or right < 0 or end < 0:
-            self._refuse(node, "negative padding cuts the sequence")
-        if node.op == "AveragePool" and (left or end) and not attributes.get("count_include_pad"):
-            self._refuse(node, "count_include_pad=0 with padding in time counts fewer steps at both ends")
-        return Window(flow.timing, left, right, stride, end)
-
-    def _windowed(self, place: int, node: Node, flow: ValuePlan, window: Window) -> NodePlan:
+    def _windowed(self, place: int, node: Node, flow: ValuePlan, reach: Reach) -> NodePlan:
         """The node without padding in time, which a stream's context replaces."""
-        if node.op == "Frames":
-            return self._give(node, _window_part(node, place, window, {"begin": 0}), "steps", window)
-        spatial, axis = len(flow.value.shape) - 2, flow.time - 2
-        auto = node.attributes.get("auto_pad") or "NOTSET"
-        if auto.startswith("SAME") and spatial > 1:
-            self._refuse(node, f"auto_pad={auto!r} over several axes, expected pads")
-        pads = [0] * (2 * spatial) if auto != "NOTSET" else list(node.attributes.get("pads") or (0,) * (2 * spatial))
-        pads[axis] = pads[axis + spatial] = 0
-        changed: dict[str, Any] = {"pads": tuple(pads)}
-        if "auto_pad" in node.attributes:
-            changed["auto_pad"] = "NOTSET"
-        return self._give(node, _window_part(node, place, window, changed), "steps", window)
+        rank, unpadded = len(flow.value.shape), OPS[node.op].unpadded
+        if unpadded is None:
+            self._refuse(node, "it needs steps around each step")
+        result = unpadded(node.attributes, flow.time, flow.batch, rank, reach)
+        if isinstance(result, str):
+            self._refuse(node, result)
+        attributes, end = result
+        window = Window(flow.timing, cast(int, reach.before), cast(int, reach.after), reach.stride, end)
+        run = Node(node.name, node.op, node.inputs, attributes)
+        part = NodePlan(run, place, "window", window, window=window, padding=OPS[node.op].padding)
+        return self._give(node, part, "steps", window)
 
     def _looking_back(self, place: int, node: Node, steps: Mapping[str, ValuePlan]) -> NodePlan:
         if self.history is None:
@@ -584,7 +557,7 @@ class _Follower:
                 self._refuse(node, f"its initial state {name!r} depends on the sequence")
         if node.lengths is not None and self.flows[node.lengths].kind != "lengths":
             self._refuse(node, f"its lengths {node.lengths!r} are computed")
-        timing = joined([found.timing for found in steps.values() if found.timing is not None])
+        timing = joined([step.timing for step in steps.values() if step.timing is not None])
         waiting = self._waiting(steps, timing)
         if node.direction == "forward":
             self._states(node, "running")
@@ -636,16 +609,16 @@ class _Follower:
 
     def _waiting(self, steps: Mapping[str, ValuePlan], timing: Timing) -> dict[str, int]:
         """The most steps that each input ever has more than the node has run, where that is not 0."""
-        found = {}
+        waiting = {}
         for name, flow in steps.items():
             if flow.timing is not None and flow.timing != timing:
                 last = max(timing.settled, flow.timing.settled) + timing.period
                 if last > MAX_SIMULATED:
                     raise UnsupportedError(f"value {name!r} waits for others over {last} steps, more than expected")
-                found[name] = max(flow.timing.count(n) - timing.count(n) for n in range(last + 1))
-        if found:
+                waiting[name] = max(flow.timing.count(n) - timing.count(n) for n in range(last + 1))
+        if waiting:
             self._check_lengths([flow.timing for flow in steps.values() if flow.timing is not None])
-        return found
+        return waiting
 
     def _check_lengths(self, timings: list[Timing]) -> None:
         """Note up to which length of a sequence values of these timings differ in theirs, as do slices of a short one.
@@ -659,13 +632,8 @@ class _Follower:
                 self.least = max(self.least, n + 1)
                 return
 
-    def _refuse(self, node: Any, why: str) -> None:
+    def _refuse(self, node: Any, why: str) -> NoReturn:
         raise UnsupportedError(f"{describe(node)} cannot be streamed: {why}")
-
-
-def _window_part(node: Node, place: int, window: Window, changed: Mapping[str, Any]) -> NodePlan:
-    run = Node(node.name, node.op, node.inputs, {**node.attributes, **changed})
-    return NodePlan(run, place, "window", window, window=window, padding=OPS[node.op].padding)
 
 
 def _scan_axis(node: Control, sequence: int, rank: int) -> int:
@@ -682,7 +650,7 @@ def _along_time(spec: Spec) -> Iterator[tuple[Any, tuple[int | str, ...], int, i
     """The nodes that go along the time: the shape of what they read, and the axes of time and batch in it."""
     node: Any
     for node in spec.nodes:
-        if node.op == "Scan":
+        if node.subgraphs and node.scans:
             shape = spec.values[node.inputs[node.carried]].shape
             axis = _scan_axis(node, 0, len(shape))
             free = [place for place, size in enumerate(shape) if isinstance(size, str) and place != axis]
@@ -701,17 +669,17 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
     times: dict[str, None] = {}
     batch: int | str = UNKNOWN
     for node, shape, time_axis, batch_axis in _along_time(spec):
-        found = shape[time_axis]
-        if time is not None and (isinstance(found, int) or time not in re.findall(r"\w+", found)):
+        steps = shape[time_axis]
+        if time is not None and (isinstance(steps, int) or time not in re.findall(r"\w+", steps)):
             continue
-        if isinstance(found, int):
+        if isinstance(steps, int):
             raise UnsupportedError(
-                f"{describe(node)} cannot be streamed: its input has {found} steps, expected a free size; "
+                f"{describe(node)} cannot be streamed: its input has {steps} steps, expected a free size; "
                 "over_time makes a model of sequences from one whose states are inputs and outputs"
             )
         if batch == UNKNOWN:
             batch = 1 if batch_axis is None else shape[batch_axis]
-        times.update(dict.fromkeys(name for name in re.findall(r"\w+", found) if name in named))
+        times.update(dict.fromkeys(name for name in re.findall(r"\w+", steps) if name in named))
     first = 1 if batch == UNKNOWN else 0  # the batch is the first axis, where no node says which it is
     if batch == UNKNOWN:
         batch = next((entry.shape[0] for entry in spec.inputs if entry.shape), 1)
@@ -722,9 +690,9 @@ def _time_and_batch(spec: Spec, time: str | None) -> tuple[str, int | str]:
     if time is not None:
         times = {time: None}
     if len(times) != 1:
-        found = ", ".join(times) or "none"
+        listed = ", ".join(times) or "none"
         more = "; load(..., sizes={...}) makes numbers of the others" if times else ""
-        what = f"free sizes that may be the time: {found}; expected one{more}"
+        what = f"free sizes that may be the time: {listed}; expected one{more}"
         raise UnsupportedError(f"the model cannot be streamed: {what}")
     if isinstance(batch, int) and batch != 1:
         raise UnsupportedError(f"the model cannot be streamed: its batch is {batch}, expected 1 or a free size")

@@ -79,7 +79,7 @@ class LookaheadRecurrent:
         return np.concatenate((now, self._run(stack, x[:, size:], after, masks[1])[0]), axis=1)
 
     def _start(self, layer: int, batch: int, initial: Values) -> Values:
-        """Where the reverse direction begins."""
+        """The states that the reverse direction begins with."""
         sizes = self.node.cell.state_sizes
         if initial:
             return {key: initial[key][layer] for key in sizes}

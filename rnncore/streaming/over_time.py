@@ -110,7 +110,7 @@ class _Loop:
         return names
 
     def _free_batch(self) -> None:
-        """Where all states and all inputs of a step have a batch of 1 that the graph can do without: any batch."""
+        """Make the step one for any batch, if all its states and inputs have a batch of 1 that is not needed."""
         free = freed(self.spec, [*self.carry, *self.steps])
         if free is not None and _same_places(free, self.carry):
             self.spec = free

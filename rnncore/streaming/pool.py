@@ -11,7 +11,7 @@ import numpy as np
 from rnncore.errors import FormatError, InputError, StateError, StreamError, shown
 from rnncore.files.strict_json import read_json
 from rnncore.graph.nodes import Input
-from rnncore.kernels._pool import DirectSlots, Owner, Slots, rows_of, side_by_side
+from rnncore.kernels._pool import DirectSlots, Owner, Slots, pad_batch, rows_of
 from rnncore.ops import numpy_dtype
 from rnncore.runtime.arguments import as_array, as_items, empty_array
 from rnncore.runtime.budget import most_steps
@@ -45,7 +45,7 @@ class StreamPool:
         handles = pool.handles(["ann", "bob"])
         y = pool.step(x, handles)                                # the same as arrays: x (n, T, I), y (n, T, O)
 
-    A step is one batched product for all of its streams. What a stream gives does not depend on who else is there.
+    A step is one batched product for all of its streams. What a stream gives does not depend on the others.
     An error changes nothing. The pool has one user at a time: a second thread's call gets a StreamError.
 
     A stream is named by the id it was opened with, or by its handle: an integer that, unlike its slot, never comes
@@ -79,7 +79,7 @@ class StreamPool:
             size = node.cell.input_size
             self._direct = DirectSlots(step.stack, h, c, began, self._slots, size, step.threads, most)
 
-    # --- who is there -------------------------------------------------------------------------------------------
+    # --- membership ---------------------------------------------------------------------------------------------
 
     def open(self, id: Hashable = None, *, inputs: Inputs | None = None) -> int:
         """A new stream at its beginning; returns its handle, which is its id too where none is given.
@@ -294,7 +294,7 @@ class StreamPool:
         if self._only is None or type(chunks) is not dict:
             return None
         name, dtype, sizes, single = self._only
-        padded = side_by_side(chunks, dtype, sizes, single)
+        padded = pad_batch(chunks, dtype, sizes, single)
         return padded and ({name: padded[0]}, padded[1])
 
     def _find_only(self) -> tuple[str, np.dtype, tuple[int, ...], bool] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rnncore.errors import InputError, UnsupportedError, shown
 from rnncore.graph.nodes import Input, Node
-from rnncore.ops import numpy_dtype
+from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.arguments import accept_array
 from rnncore.runtime.budget import MeteredBlocks, MeteredStep, is_metered, metering
 from rnncore.runtime.model import KNOWN_SIZES, Model, nothing, op_step
@@ -39,7 +39,7 @@ def stream_program(
     history: int | None = None,
     time: str | None = None,
 ) -> StreamProgram:
-    """How a model streams with these options; made once. time: the name that it has in the inputs' shapes."""
+    """The program of a model's streams with these options; made once. time: its name in the inputs' shapes."""
     options = {"lookahead": (lookahead, 0), "block": (block, 1), "history": (history, 1)}
     for name, (value, least) in options.items():
         plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -151,8 +151,8 @@ class StreamProgram:
             readers = [other for other in self.plan.parts if node.name in other.node.reads]
             if any(other.how == "blocks" for other in readers):
                 return op_step(node, model.weights, model.dtype, threads)  # the model may have folded it away
-        if isinstance(node, Node) and node.op == "Squeeze":
-            return op_step(node, model.weights, model.dtype, threads)  # of the plan's axes
+        if isinstance(node, Node) and OPS[node.op].explicit is not None:
+            return op_step(node, model.weights, model.dtype, threads)  # with the plan's attributes
         return model._steps[part.place]
 
     def _around(self, part: NodePlan, threads: int) -> dict[tuple[int, int], Any]:

@@ -185,7 +185,7 @@ class Route:
         return own
 
     def _waited(self, part: NodePlan, step: Any, made: Sequence[str]) -> Any:
-        """The step over values that have waited; what it makes is everybody's."""
+        """The step over values that have waited; its results are for all readers."""
         own = self._in_time(part)
         if own is None:
             return step
@@ -321,10 +321,10 @@ class Route:
                 before, values[part.moving] = values[part.moving], array
                 step(values, kept, updates)
                 values[part.moving] = before
-            elif node.op == "Concat":
+            elif OPS[node.op].ends.joins:
                 added = [values[other] for other in node.inputs[: place if begin else 0]]
-                behind_it = [values[other] for other in node.inputs[place + 1 :]] if end else []
-                values[node.name] = np.concatenate((*added, array, *behind_it), axis=axis)
+                after_it = [values[other] for other in node.inputs[place + 1 :]] if end else []
+                values[node.name] = np.concatenate((*added, array, *after_it), axis=axis)
             else:
                 values[node.name] = array
 

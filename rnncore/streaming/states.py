@@ -18,7 +18,7 @@ import numpy as np
 
 from rnncore.errors import InputError, StateError, StreamError
 from rnncore.files.cursor import shown
-from rnncore.kernels._graph import apart, walk
+from rnncore.kernels._graph import unalias, walk
 from rnncore.ops import OPS, numpy_dtype
 from rnncore.runtime.arguments import without_padding
 from rnncore.runtime.budget import check_memory, is_metered
@@ -395,7 +395,7 @@ class StreamStates:
         """The outputs, none of which shares memory with another, with these arrays or with what is kept."""
         program = self.program
         held = [*others, *program.constants, *self.static.values(), *[values[name] for name in program.counted]]
-        return apart(program.plan.outputs, values, held)
+        return unalias(program.plan.outputs, values, held)
 
     def _groups(self, rows: np.ndarray, new: int, lengths: np.ndarray | None) -> list[_Group]:
         """The groups of rows that can run in one batch."""
@@ -446,7 +446,7 @@ class StreamStates:
         return {name: self._joined(name, size, parts) for name in plan.outputs}
 
     def _counts(self, size: int, results: list[_Result]) -> dict[str, np.ndarray]:
-        """How many steps each row has of each output."""
+        """The number of steps that each row has of each output."""
         flows = self.program.plan.flows
         counts = {name: np.zeros(size, np.int64) for name in self.program.plan.outputs}
         for group, route, _, _ in results:

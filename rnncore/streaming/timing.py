@@ -109,8 +109,8 @@ class Around(Timing):
     def count(self, steps: int, ended: bool = False) -> int:
         if steps == 0 and not ended:
             return 0  # what is added before the first step comes with it
-        found = self.inner(self.of.count(steps, ended), ended) + max(0, self.begin)
-        return found + max(0, self.end) if ended else found
+        count = self.inner(self.of.count(steps, ended), ended) + max(0, self.begin)
+        return count + max(0, self.end) if ended else count
 
     @property
     def period(self) -> int:
@@ -128,15 +128,15 @@ class Around(Timing):
 
 @dataclass(frozen=True)
 class Blocks(Timing):
-    """Comes in blocks of ``size`` steps, when ``ahead`` more steps of ``of`` are known."""
+    """Comes in blocks of ``size`` steps, when ``lookahead`` more steps of ``of`` are known."""
 
     of: Timing
     size: int
-    ahead: int
+    lookahead: int
 
     def count(self, steps: int, ended: bool = False) -> int:
         known = self.of.count(steps, ended)
-        return known if ended else max(0, (known - self.ahead) // self.size * self.size)
+        return known if ended else max(0, (known - self.lookahead) // self.size * self.size)
 
     @property
     def period(self) -> int:
@@ -145,7 +145,7 @@ class Blocks(Timing):
     @property
     def settled(self) -> int:
         per, steps = self.of.rate
-        return self.of.settled + ((self.ahead + self.size) // per + 1) * steps + self.of.period
+        return self.of.settled + ((self.lookahead + self.size) // per + 1) * steps + self.of.period
 
     @property
     def rate(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Small trained models that come with the package, each beside its data and a card that says what it is.
+"""Small trained models that come with the package, each with its data and a card that says what it is.
 
     sunspots             next year's sunspot number, at every year: LSTM; its data in sunspots.csv
     sunspots-rnn         the same from a window of years, many-to-one: SimpleRNN and Dense

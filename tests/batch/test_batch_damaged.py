@@ -202,7 +202,7 @@ IDS_OF_ROWS = {
     "NaN": "Out of range float values",
     "[-Infinity]": "Out of range float values",
     "9" * 5000: "not JSON: Exceeds the limit",
-    '{"a": 1, "a": 2}': "not JSON: the key 'a' stands twice",
+    '{"a": 1, "a": 2}': "not JSON: the key 'a' occurs twice",
     "[" * 100 + "]" * 100: "nested more than 64 deep",
     '{"a":' * 500 + "1" + "}" * 500: "nested",
     "[" * 100_000 + "]" * 100_000: "not JSON: nested too deeply",

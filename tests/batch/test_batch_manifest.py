@@ -190,7 +190,7 @@ def test_a_value_more_or_less(finished, key):
         (b'{"job":null}', "line 1: job=null, expected an object"),
         (b'{"job":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "line 1: not JSON: nested more than 16 deep"),
         (b'{"job":' + b'{"a":' * 500 + b"1" + b"}" * 501, "line 1: not JSON: nested more than 16 deep"),
-        (b'{"job":{},"job":{}}', "line 1: not JSON: the key 'job' stands twice"),
+        (b'{"job":{},"job":{}}', "line 1: not JSON: the key 'job' occurs twice"),
         (b'{"job":NaN}', "line 1: not JSON: NaN is no JSON"),
         (b'{"job":' + b"9" * 5000 + b"}", "line 1: not JSON: Exceeds the limit"),
         (b'{"job":"\\ud800"}', "line 1: not JSON: half a surrogate pair"),

@@ -100,7 +100,7 @@ def test_a_model_that_mixes_rows_is_refused(tmp_path):
         [rnncore.Input("x", "float", ("B", "T", 2))], [rnncore.Node("y", "Softmax", "x", {"axis": 0})], ["y"]
     )
     rnncore.save(tmp_path / "m.safetensors", rnncore.Model(spec, {}))
-    with pytest.raises(InputError, match="its rows are not apart"):
+    with pytest.raises(InputError, match="its rows are not independent"):
         BatchPredictor(tmp_path / "m.safetensors")({"x": np.zeros((1, 1, 2), np.float32)})
 
 

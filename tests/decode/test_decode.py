@@ -506,7 +506,7 @@ def test_text_in_and_out(tmp_path):
         ({"words": LETTERS}, "'words' is no input or output, expected one of"),
         ({"out": LETTERS[:-1]}, "vocabulary 'out': 22 tokens, expected 23"),
         ({"tokens": LETTERS[:-1]}, "vocabulary 'tokens': 22 tokens, expected 23"),
-        ({"out": ["a"] * V}, "token 'a' stands there twice"),
+        ({"out": ["a"] * V}, "token 'a' occurs twice"),
         ({"out": range(V)}, "token 0, expected strings"),
         ({"out": "abc"}, "vocabulary 'out': str, expected a list of tokens"),
         (["a"], "vocabulary: list, expected a mapping"),

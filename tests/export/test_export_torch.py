@@ -211,7 +211,7 @@ def hooked():
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        (nn.Sequential(nn.LSTM(2, 3), nn.Linear(3, 1)), r"'1' \(Linear\): stands after '0' \(LSTM\)"),
+        (nn.Sequential(nn.LSTM(2, 3), nn.Linear(3, 1)), r"'1' \(Linear\): comes after '0' \(LSTM\)"),
         (nn.Sequential(nn.Linear(2, 2), nn.GRUCell(2, 3)), r"'1' \(GRUCell\): in an nn.Sequential a cell"),
         ([("a", nn.Linear(2, 2)), ("b", nn.Threshold(0.1, 2.0))], r"module 'b' \(Threshold\) is not supported"),
         (hooked(), "forward hooks"),

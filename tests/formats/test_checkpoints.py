@@ -202,10 +202,10 @@ def test_several_files_by_their_index(ending, tmp_path):
 @pytest.mark.parametrize(
     ("lies", "says"),
     [
-        ({"weight_ih_l0": "../outside.safetensors"}, "expected a file beside it"),
-        ({"weight_ih_l0": "/etc/passwd"}, "expected a file beside it"),
+        ({"weight_ih_l0": "../outside.safetensors"}, "expected a file in the same directory"),
+        ({"weight_ih_l0": "/etc/passwd"}, "expected a file in the same directory"),
         ({"weight_ih_l0": ".."}, "expected a name beneath"),
-        ({"weight_ih_l0": 3}, "expected a file beside it"),
+        ({"weight_ih_l0": 3}, "expected a file in the same directory"),
         ({"weight_ih_l0": "none.safetensors"}, "No such file"),
         ({"weight_ih_l0": "link.safetensors"}, "without symbolic links"),
         ({"weight_ih_l0": "model-00002-of-00003.safetensors"}, "'weight_ih_l0' is not in"),

@@ -723,7 +723,7 @@ def test_arrays_of_layers_inside_a_layer_of_ones_own_are_not_guessed(tmp_path):
     """A GRU's are in its cell: which of two arrays is whose would be a guess."""
     x = keras.Input((5, 4))
     keras.Model(x, NegatedGRU(3, use_bias=False, name="odd")(x)).save(tmp_path / "model.keras")
-    with pytest.raises(UnsupportedError, match=r"layer 'odd' \(NegatedGRU\): holds cell beside its arrays"):
+    with pytest.raises(UnsupportedError, match=r"layer 'odd' \(NegatedGRU\): holds cell besides its arrays"):
         rnncore.load(tmp_path / "model.keras", layers={"NegatedGRU": recurrent_spec})
 
 

@@ -114,7 +114,7 @@ def test_wrappings_are_recognised(prefix):
 def test_two_wrappings_are_ambiguous_until_one_is_chosen():
     tensors = arrays(Tagger(), "model.") | arrays(Tagger(), "ema.")
     with pytest.raises(
-        WeightError, match=r"stand under several prefixes, 'ema\.', 'model\.': choose one by names, such as"
+        WeightError, match=r"are under several prefixes, 'ema\.', 'model\.': choose one by names, such as"
     ):
         bind(TAGGER, tensors)
     assert bind(TAGGER, tensors, prefix="ema").prefix == "ema."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnncore.errors import InputError, SpecError, StreamError
-from rnncore.kernels._graph import OpStep, apart, walk
+from rnncore.kernels._graph import OpStep, unalias, walk
 
 
 def step(run, inputs, names):
@@ -94,7 +94,7 @@ def test_outputs_share_no_memory():
         "far": view[1:],
         "number": np.float32(3),
     }
-    found = apart(tuple(values), values, [given, None])
+    found = unalias(tuple(values), values, [given, None])
     assert found["own"] is values["own"] and found["twice"] is values["twice"]
     assert isinstance(found["number"], np.ndarray)
     names = list(values)

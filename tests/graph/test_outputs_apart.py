@@ -6,7 +6,7 @@ from yardstick import within
 
 from rnncore import Input, InputError, Model, Recurrent, Spec
 from rnncore.cells import LSTM
-from rnncore.kernels._graph import apart
+from rnncore.kernels._graph import unalias
 
 
 def random_views(rng, buffers, count):
@@ -28,7 +28,7 @@ def test_only_what_may_share_memory_is_copied(seed):
     buffers = [np.arange(128, dtype=np.float32), np.frombuffer(bytes(512), np.float32), np.zeros(128, np.float32)]
     kept = [*random_views(rng, buffers, int(rng.integers(0, 4))), None]
     values = {f"y{place}": array for place, array in enumerate(random_views(rng, buffers, 12))}
-    found = apart(tuple(values), values, kept)
+    found = unalias(tuple(values), values, kept)
     held = [array for array in kept if array is not None]
     for name, array in values.items():
         np.testing.assert_array_equal(found[name], array)
@@ -44,7 +44,7 @@ def test_many_outputs_take_their_number_of_time():
     arrays = [np.frombuffer(bytes(8), np.float32) for _ in range(10_000)]
     arrays += list(np.zeros((10_000, 2), np.float32))
     values = {f"y{place}": array for place, array in enumerate(arrays)}
-    found = within(0.5, lambda: apart(tuple(values), values, [*arrays[:100], None]))
+    found = within(0.5, lambda: unalias(tuple(values), values, [*arrays[:100], None]))
     assert sum(found[name] is not array for name, array in values.items()) == 100
 
 

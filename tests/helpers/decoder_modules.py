@@ -218,10 +218,10 @@ class Case:
             arguments = torch.from_numpy(self.memory), self.valid, self.start
             logits, weights, state = self.module(torch.from_numpy(self.tokens), *arguments)
         state = state if isinstance(state, tuple) else (state,)
-        found = {"out": logits.numpy()}
+        outputs = {"out": logits.numpy()}
         if self.attends:
-            found[self.weights_name] = weights.numpy()
-        return found, dict(zip(self.state, (array.numpy() for array in state), strict=True))
+            outputs[self.weights_name] = weights.numpy()
+        return outputs, dict(zip(self.state, (array.numpy() for array in state), strict=True))
 
 
 class Translator(nn.Module):

@@ -152,10 +152,10 @@ def patches(x, kernel, attributes):
 def grouped(x, w, attributes):
     """(patches (N, G, 1, K, P), weights (G, M, K, 1), the outputs' shape) of a convolution in int64."""
     group = attributes.get("group", 1)
-    found = patches(x, w.shape[2:], attributes)
-    shape = (len(x), len(w), *found.shape[3:])
+    columns = patches(x, w.shape[2:], attributes)
+    shape = (len(x), len(w), *columns.shape[3:])
     depth = w[0].size
-    return found.reshape(len(x), group, 1, depth, -1), w.reshape(group, len(w) // group, depth, 1), shape
+    return columns.reshape(len(x), group, 1, depth, -1), w.reshape(group, len(w) // group, depth, 1), shape
 
 
 def by_output(zero, w):
@@ -187,8 +187,8 @@ DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, 
 
 def dynamic_quantize_lstm(attributes, *arrays):
     """Y (T, D, B, H), Y_h and Y_c (D, B, H); arrays X, W, R, B, sequence_lens, initial_h, initial_c, P, W_scale, ..."""
-    found = [_direction(attributes, arrays, *each) for each in enumerate(DIRECTIONS[attributes["direction"]])]
-    y, h, c = zip(*found, strict=True)
+    directions = [_direction(attributes, arrays, *each) for each in enumerate(DIRECTIONS[attributes["direction"]])]
+    y, h, c = zip(*directions, strict=True)
     return np.stack(y, axis=1), np.stack(h), np.stack(c)
 
 

@@ -25,13 +25,13 @@ COUNT = 3
 """Sizes beside the example's at which torch and the model are compared."""
 
 
-def leaves(found: Any) -> list[Any]:
+def leaves(nested: Any) -> list[Any]:
     """The tensors in arguments or results, in order."""
-    if isinstance(found, (tuple, list)):
-        return [leaf for item in found for leaf in leaves(item)]
-    if isinstance(found, Mapping):
-        return leaves(list(found.values()))
-    return [found] if isinstance(found, torch.Tensor) else []
+    if isinstance(nested, (tuple, list)):
+        return [leaf for item in nested for leaf in leaves(item)]
+    if isinstance(nested, Mapping):
+        return leaves(list(nested.values()))
+    return [nested] if isinstance(nested, torch.Tensor) else []
 
 
 def agrees(module: nn.Module, make: Callable[[int, int], Any], name: str, run: Any = None) -> rnncore.Model:
@@ -55,8 +55,10 @@ def agrees(module: nn.Module, make: Callable[[int, int], Any], name: str, run: A
         except Exception:
             continue
         arrays = [tensor.numpy() for tensor in leaves(_in_order(module, given))]
-        found = model.run(dict(zip([entry.name for entry in model.inputs if not entry.optional], arrays, strict=True)))
-        for (output, array), tensor in zip(found.items(), expected, strict=True):
+        outputs = model.run(
+            dict(zip([entry.name for entry in model.inputs if not entry.optional], arrays, strict=True))
+        )
+        for (output, array), tensor in zip(outputs.items(), expected, strict=True):
             wanted = tensor.detach().numpy()
             assert array.shape == wanted.shape, (output, size)
             finite = np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0)
@@ -105,8 +107,8 @@ def check_other_weights(exported: Any, module: nn.Module, example: tuple[Any, ..
     _retrained(module)
     arrays, _ = fold({prefix + key: tensor.numpy() for key, tensor in module.state_dict().items()})
     spec = Spec.from_json(json.dumps(exported.spec.to_json()))
-    found = rnncore.Model(spec, bind(spec, arrays).weights).run(exported.test_pair.inputs)
+    outputs = rnncore.Model(spec, bind(spec, arrays).weights).run(exported.test_pair.inputs)
     with torch.no_grad():
         expected = [tensor.numpy() for tensor in leaves(module(*example))]
-    for array, wanted in zip(found.values(), expected, strict=True):
+    for array, wanted in zip(outputs.values(), expected, strict=True):
         np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5)

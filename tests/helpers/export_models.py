@@ -188,15 +188,15 @@ class Decoded(nn.Module):
     def forward(self, x):
         memory, h = self.encoder(x)
         h, c = h[0], torch.zeros_like(h[0])
-        word, found = torch.zeros(x.size(0), dtype=torch.long), []
+        word, steps = torch.zeros(x.size(0), dtype=torch.long), []
         for _ in range(3):
             weights = torch.softmax(torch.bmm(memory, h.unsqueeze(2)).squeeze(2), 1)
             context = torch.bmm(weights.unsqueeze(1), memory).squeeze(1)
             h, c = self.cell(torch.cat([context, self.embed(word)], 1), (h, c))
             scores = self.out(h)
             word = scores.argmax(1)
-            found.append(scores)
-        return torch.stack(found, 1)
+            steps.append(scores)
+        return torch.stack(steps, 1)
 
 
 class Quantized(nn.Module):

@@ -137,8 +137,8 @@ def zip_of(*members: dict, comment=b"", count=None, shift=0, prefix=b"") -> byte
             body += b"PK\x03\x04\x14\0" + local + m["local"] + m["data"]
         directory += b"PK\x01\x02\x14\x03\x14\0" + common + struct.pack("<HHHH", 0, 0, 0, 0)
         directory += struct.pack("<II", m["mode"] << 16, at) + m["name"]
-    found = len(members) if count is None else count
-    end = struct.pack("<HHHHIIH", 0, 0, found, found, len(directory), len(body) + shift, len(comment))
+    entries = len(members) if count is None else count
+    end = struct.pack("<HHHHIIH", 0, 0, entries, entries, len(directory), len(body) + shift, len(comment))
     return body + directory + b"PK\x05\x06" + end + comment
 
 
@@ -569,8 +569,8 @@ def stream_huge():
 @hostile("view of 2 to 6", "a view of a storage that reaches past it")
 def stream_view():
     view = group(text("v"), integer(2), integer(4))
-    found = group(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(4), view) + b"Q"
-    return stream(mapping(w=tensor(found)))
+    storage = group(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(4), view) + b"Q"
+    return stream(mapping(w=tensor(storage)))
 
 
 @hostile("persistent id", "a persistent id in a pickle that only says what the system is")
@@ -765,13 +765,13 @@ def safetensors_no_utf8():
     return safetensors_of(b'{"\xff\xfe": 1}')
 
 
-@hostile("stands twice", "a name twice: readers disagree about which entry counts; the reference accepts it")
+@hostile("occurs twice", "a name twice: readers disagree about which entry counts; the reference accepts it")
 def safetensors_duplicate_name():
     one = json.dumps(entry())
     return safetensors_of(f'{{"w": {one}, "w": {one}}}')
 
 
-@hostile("stands twice", "a field twice within one entry")
+@hostile("occurs twice", "a field twice within one entry")
 def safetensors_duplicate_field():
     return safetensors_of('{"w": {"dtype": "F32", "dtype": "F64", "shape": [4], "data_offsets": [0, 16]}}')
 
@@ -929,7 +929,7 @@ def npy_huge_header():
     return b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}"
 
 
-@hostile("stands twice", "a key twice")
+@hostile("occurs twice", "a key twice")
 def npy_key_twice():
     return npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4,), 'shape': (2,)}")
 
@@ -1103,8 +1103,8 @@ def fine_vocabulary():
 @benign("w", "a storage view, as streams from before torch 1.0 have it")
 def fine_stream_view():
     view = group(text("v"), integer(2), integer(2))
-    found = group(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(4), view) + b"Q"
-    return stream(mapping(w=tensor(found, shape=(2,))))
+    storage = group(text("storage"), name("torch", "FloatStorage"), text("0"), text("cpu"), integer(4), view) + b"Q"
+    return stream(mapping(w=tensor(storage, shape=(2,))))
 
 
 @benign("w", "a storage class of a graphics card, as old files have it")

@@ -205,8 +205,8 @@ def hdf5_chunk_missing():
 @hostile("too many bytes of arrays", "a bomb: a gigabyte of zeros in a megabyte of deflate")
 def hdf5_deflate_bomb():
     def edit(group):
-        found = group.create_dataset("kernel:0", (1 << 28,), "f4", chunks=(1 << 20,), compression="gzip")
-        found[: 1 << 20] = 0
+        dataset = group.create_dataset("kernel:0", (1 << 28,), "f4", chunks=(1 << 20,), compression="gzip")
+        dataset[: 1 << 20] = 0
 
     return kernel(edit)
 
@@ -217,9 +217,9 @@ def deflated(data: bytes, size: int = 16384) -> bytes:
     def edit(group):
         group.create_dataset("kernel:0", data=np.zeros((64, 64), "f4"), chunks=(64, 64), compression="gzip")
 
-    found = kernel(edit)
+    file = kernel(edit)
     packed = zlib.compress(bytes(size), 4)
-    return patched(found, packed, (data + bytes(len(packed)))[: len(packed)])
+    return patched(file, packed, (data + bytes(len(packed)))[: len(packed)])
 
 
 @hostile("damaged", "a chunk that is no deflate stream")
@@ -358,7 +358,7 @@ def hdf5_path_name():
     return hdf5(edit)
 
 
-@hostile("stands twice", "a layer twice in the list")
+@hostile("is twice in layer_names", "a layer twice in the list")
 def hdf5_layer_twice():
     def edit(file):
         file["model_weights"].attrs["layer_names"] = [b"in", b"dense", b"dense"]
@@ -456,7 +456,7 @@ def config_layer_twice():
     return hdf5(config=sequential(dense(), dense()))
 
 
-@hostile("stands twice in one object", "duplicate keys: readers disagree which one counts")
+@hostile("occurs twice in one object", "duplicate keys: readers disagree which one counts")
 def config_duplicate_key():
     text = json.dumps(sequential())
     return hdf5(config=text[:-1] + ', "class_name": "Functional"}')
@@ -469,10 +469,10 @@ def config_deep_json():
 
 @hostile("nested more than", "models in models without end exhaust ours")
 def config_deep_models():
-    found = dense()
+    layer = dense()
     for _ in range(100):
-        found = {"class_name": "Sequential", "config": {"name": "m", "layers": [found]}}
-    return hdf5(config=found)
+        layer = {"class_name": "Sequential", "config": {"name": "m", "layers": [layer]}}
+    return hdf5(config=layer)
 
 
 @hostile("is no JSON", "NaN is no JSON")
@@ -664,20 +664,20 @@ def training_options():
 
 @benign("compile information and build information beside the network")
 def compile_config():
-    found = modern()
-    found |= {
+    document = modern()
+    document |= {
         "compile_config": {"optimizer": "adam"},
         "build_config": {"input_shape": [None, 3]},
         "registered_name": None,
     }
-    return keras_zip(found, assets=b"", **{"assets/readme.txt": b"hello"})
+    return keras_zip(document, assets=b"", **{"assets/readme.txt": b"hello"})
 
 
 @benign("tf.keras's modules")
 def tf_keras_module():
-    found = modern()
-    found["module"] = "tf_keras.src.engine.sequential"
-    return keras_zip(found, metadata={"keras_version": "2.15.0"})
+    document = modern()
+    document["module"] = "tf_keras.src.engine.sequential"
+    return keras_zip(document, metadata={"keras_version": "2.15.0"})
 
 
 @benign("a .keras of 2.12, with its list of layers under another name")

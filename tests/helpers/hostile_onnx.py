@@ -103,13 +103,13 @@ def constant(name: str, array) -> TensorProto:
 
 def tensor(name: str = "w", kind: int = FLOAT, dims=(3,), **fields) -> TensorProto:
     """A tensor that says whatever it is told to."""
-    found = TensorProto(name=name, data_type=kind, dims=dims)
+    proto = TensorProto(name=name, data_type=kind, dims=dims)
     for key, content in fields.items():
         if isinstance(content, bytes | int):
-            setattr(found, key, content)
+            setattr(proto, key, content)
         else:
-            getattr(found, key).extend(content)
-    return found
+            getattr(proto, key).extend(content)
+    return proto
 
 
 def with_tensor(*tensors: TensorProto) -> ModelProto:
@@ -123,11 +123,11 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def varint(number: int) -> bytes:
-    found = b""
+    digits = b""
     while number > 127:
-        found += bytes([number & 127 | 128])
+        digits += bytes([number & 127 | 128])
         number >>= 7
-    return found + bytes([number])
+    return digits + bytes([number])
 
 
 HEAD = b"\x08\x0a"  # ir_version 10
@@ -197,9 +197,9 @@ def wire_two_graphs():
 
 @hostile("ir_version", "a version that is none")
 def wire_ir_version():
-    found = model_of(node("Relu", "x"))
-    found.ir_version = 63 + (1 << 40)
-    data = found.SerializeToString()
+    model = model_of(node("Relu", "x"))
+    model.ir_version = 63 + (1 << 40)
+    data = model.SerializeToString()
     return data[data.index(b":") :] + b"\x08\x40"
 
 
@@ -273,9 +273,9 @@ def tensor_int8_range():
 
 @hostile("a segment", "parts of a tensor are read nowhere, and would be taken for all of it", UnsupportedError)
 def tensor_segment():
-    found = tensor(raw_data=bytes(12))
-    found.segment.begin = 1
-    return with_tensor(found)
+    proto = tensor(raw_data=bytes(12))
+    proto.segment.begin = 1
+    return with_tensor(proto)
 
 
 @hostile("expected a name of its own", "two weights of one name: which one is checked and which one runs?")
@@ -285,22 +285,22 @@ def tensor_twice():
 
 @hostile("sparse_initializer", "sparse weights are refused by name, not left out", UnsupportedError)
 def tensor_sparse():
-    found = model_of(node("Relu", "x"))
-    sparse = found.graph.sparse_initializer.add()
+    model = model_of(node("Relu", "x"))
+    sparse = model.graph.sparse_initializer.add()
     sparse.values.CopyFrom(constant("s", np.zeros(1, np.float32)))
     sparse.indices.CopyFrom(constant("", np.zeros(1, np.int64)))
     sparse.dims.append(3)
-    return found
+    return model
 
 
 # External data
 
 
 def external(location: str, **more: str) -> TensorProto:
-    found = TensorProto(name="w", data_type=FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    proto = TensorProto(name="w", data_type=FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
     for key, text in {"location": location, **more}.items():
-        found.external_data.add(key=key, value=text)
-    return found
+        proto.external_data.add(key=key, value=text)
+    return proto
 
 
 THREE = np.array([1, 2, 3], np.float32).tobytes()
@@ -386,11 +386,11 @@ def external_negative():
     return with_tensor(external("w.bin", offset="-4"))
 
 
-@hostile("external data and data beside it", "two answers again", beside=weights_beside)
+@hostile("both external data and data", "two answers again", beside=weights_beside)
 def external_and_raw():
-    found = external("w.bin")
-    found.raw_data = THREE
-    return with_tensor(found)
+    proto = external("w.bin")
+    proto.raw_data = THREE
+    return with_tensor(proto)
 
 
 # Graphs
@@ -449,9 +449,9 @@ def graph_sequence_input():
 
 @hostile("training_info", "a model that wants to be trained", UnsupportedError)
 def graph_training():
-    found = model_of(node("Relu", "x"))
-    found.training_info.add()
-    return found
+    model = model_of(node("Relu", "x"))
+    model.training_info.add()
+    return model
 
 
 @hostile("expected at least its rank", "an input of which nothing is known", UnsupportedError)
@@ -492,9 +492,9 @@ def function_billion_laughs():
 
 @hostile("refers to a function's", "an attribute that refers to what is not there")
 def function_reference_outside():
-    found = model_of(node("LeakyRelu", "x"))
-    found.graph.node[0].attribute.add(name="alpha", ref_attr_name="slope", type=AttributeProto.FLOAT)
-    return found
+    model = model_of(node("LeakyRelu", "x"))
+    model.graph.node[0].attribute.add(name="alpha", ref_attr_name="slope", type=AttributeProto.FLOAT)
+    return model
 
 
 # Constants that grow
@@ -540,8 +540,8 @@ def fine_relu():
 
 @benign(GIVEN, RELU, "fields in another order: protobuf allows any")
 def fine_fields_turned():
-    found = model_of(node("Relu", "x"))
-    graph = field(7, found.graph.SerializeToString())
+    model = model_of(node("Relu", "x"))
+    graph = field(7, model.graph.SerializeToString())
     return graph + OPSET + HEAD
 
 

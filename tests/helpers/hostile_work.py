@@ -53,8 +53,8 @@ CASES: dict[str, Case] = {}
 
 def add(name: str, why: str, build: Callable[[Path], Any], suffix: str, error=None, says: str = "", **more) -> None:
     def built(directory: Path) -> bytes:
-        found = build(directory)
-        return found if isinstance(found, bytes) else found.SerializeToString()
+        model = build(directory)
+        return model if isinstance(model, bytes) else model.SerializeToString()
 
     CASES[name] = Case(name, why, built, suffix, error, says, **more)
 
@@ -106,8 +106,8 @@ def folding(op: str, *values, outputs: str = "big", **attributes):
     return build
 
 
-def ints(*found: int) -> np.ndarray:
-    return np.array(found, np.int64)
+def ints(*numbers: int) -> np.ndarray:
+    return np.array(numbers, np.int64)
 
 
 WIDE = (1, 64, 1 << 17)

@@ -14,7 +14,7 @@ def by_name(model, inputs):
 
 
 def agrees(model, inputs, expected, what, tolerance=1e-5):
-    found = model.run(by_name(model, inputs))
+    outputs = model.run(by_name(model, inputs))
     assert len(model.spec.outputs) == len(expected)
     for name, reference in zip(model.spec.outputs, expected, strict=True):
-        assert_close(found[name], reference, tolerance, f"{what}: {name}")
+        assert_close(outputs[name], reference, tolerance, f"{what}: {name}")

@@ -38,13 +38,13 @@ def ids(k, name="tokens"):
 def build(k, name: str) -> tuple[Any, list[np.ndarray]]:
     """The model, its weights drawn at random (variances and scales positive), and a batch for each input."""
     rng = np.random.default_rng(sum(map(ord, name)))
-    found = MODELS[name](k)
+    model = MODELS[name](k)
     weights = []
-    for weight in found.get_weights():
+    for weight in model.get_weights():
         weights.append(rng.uniform(0.2, 0.8, weight.shape) * np.where(rng.random(weight.shape) < 0.5, 1, -1))
-    found.set_weights([np.abs(w) if positive(v) else w for w, v in zip(weights, found.weights, strict=True)])
+    model.set_weights([np.abs(w) if positive(v) else w for w, v in zip(weights, model.weights, strict=True)])
     inputs = []
-    for tensor in found.inputs:
+    for tensor in model.inputs:
         shape = [3, *(7 if size is None else size for size in tuple(tensor.shape)[1:])]
         dtype = getattr(tensor.dtype, "name", tensor.dtype)
         if str(dtype).startswith("int"):
@@ -55,7 +55,7 @@ def build(k, name: str) -> tuple[Any, list[np.ndarray]]:
             batch = rng.standard_normal(shape).astype(np.float32)
             batch[0, -2:] = 0.0
         inputs.append(batch)
-    return found, inputs
+    return model, inputs
 
 
 def positive(variable) -> bool:
@@ -292,8 +292,8 @@ def merges(k):
     L = k.layers
     x = floats(k)
     a, b = L.LSTM(3, return_sequences=True)(x), L.Dense(3)(x)
-    found = [kind()([a, b]) for kind in (L.Add, L.Multiply, L.Maximum, L.Minimum, L.Average)]
-    return k.Model(x, L.Concatenate()(found))
+    merged = [kind()([a, b]) for kind in (L.Add, L.Multiply, L.Maximum, L.Minimum, L.Average)]
+    return k.Model(x, L.Concatenate()(merged))
 
 
 @model
@@ -383,12 +383,12 @@ def steps_cut_and_padded(k):
 def activation_layers(k):
     L = k.layers
     x = k.Input((5, 4), name="x")
-    found = []
+    activated = []
     for name in ("selu", "softplus", "softsign", "gelu", "swish", "exponential", "hard_sigmoid", "elu", "mish"):
-        found.append(L.Dense(2, activation=name)(x))
+        activated.append(L.Dense(2, activation=name)(x))
     slopes = [L.LeakyReLU(), L.ELU(0.5), L.PReLU(shared_axes=[1]), L.Softmax(axis=1), L.ReLU(max_value=0.5)]
-    found += [layer(x) for layer in (*slopes, L.ReLU(negative_slope=0.1, threshold=0.2, max_value=1.0))]
-    return k.Model(x, L.Concatenate()(found))
+    activated += [layer(x) for layer in (*slopes, L.ReLU(negative_slope=0.1, threshold=0.2, max_value=1.0))]
+    return k.Model(x, L.Concatenate()(activated))
 
 
 @model

@@ -43,14 +43,14 @@ def rest(model, arrays, *, binary=True, id=None, outputs=None, parameters=None):
         else:
             entry["data"] = None if binary else [value.item() for value in array.flatten()]
         inputs.append(entry)
-    found = {"id": id or str(uuid.uuid4()), "model_name": model, "inputs": inputs}
+    request = {"id": id or str(uuid.uuid4()), "model_name": model, "inputs": inputs}
     if outputs:
-        found["outputs"] = [
+        request["outputs"] = [
             {"name": name, **({"parameters": given} if given else {})} for name, given in outputs.items()
         ]
     if parameters:
-        found["parameters"] = parameters
-    head = json.dumps(found, separators=(",", ":")).encode()
+        request["parameters"] = parameters
+    head = json.dumps(request, separators=(",", ":")).encode()
     if not raw:
         return head, {"content-type": "application/json"}
     return b"".join([head, *raw]), {LENGTH: str(len(head)), "content-type": "application/octet-stream"}
@@ -59,7 +59,7 @@ def rest(model, arrays, *, binary=True, id=None, outputs=None, parameters=None):
 def read_rest(content, headers):
     """The arrays of an answer."""
     length = int(headers.get(LENGTH, len(content)))
-    answer, at, found = json.loads(content[:length]), length, {}
+    answer, at, arrays = json.loads(content[:length]), length, {}
     for output in answer["outputs"]:
         dtype = DTYPES[output["datatype"]]
         if "binary_data_size" in output.get("parameters", {}):
@@ -68,26 +68,26 @@ def read_rest(content, headers):
             at += size
         else:
             array = np.array(output["data"], dtype)
-        found[output["name"]] = array.reshape(output["shape"])
-    return answer["model_name"], found
+        arrays[output["name"]] = array.reshape(output["shape"])
+    return answer["model_name"], arrays
 
 
 def grpc(model, arrays, *, binary=True, id="", outputs=None, parameters=None):
     """The ModelInferRequest."""
-    found = message("ModelInferRequest")(model_name=model, id=id)
+    request = message("ModelInferRequest")(model_name=model, id=id)
     for name, array in arrays.items():
-        entry = found.inputs.add(name=name, shape=array.shape, datatype=DATATYPES[array.dtype.name])
+        entry = request.inputs.add(name=name, shape=array.shape, datatype=DATATYPES[array.dtype.name])
         if binary:
             entry.parameters["binary_data_size"].int64_param = array.nbytes
-            found.raw_input_contents.append(array.tobytes())
+            request.raw_input_contents.append(array.tobytes())
         else:
             values = [value.item() for value in array.flatten()]
             getattr(entry.contents, CONTENTS[entry.datatype]).extend(values)
             entry.contents.SetInParent()
     for name, given in (outputs or {}).items():
-        _set(found.outputs.add(name=name).parameters, given or {})
-    _set(found.parameters, parameters or {})
-    return found
+        _set(request.outputs.add(name=name).parameters, given or {})
+    _set(request.parameters, parameters or {})
+    return request
 
 
 def _set(parameters, values):

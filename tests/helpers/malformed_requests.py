@@ -60,29 +60,29 @@ class Attack:
         return model, {"inputs": inputs}, raw
 
     @staticmethod
-    def packed(model, found, raw, certain=True, headers=None):
-        head = found if isinstance(found, bytes) else json.dumps(found).encode()
+    def packed(model, request, raw, certain=True, headers=None):
+        head = request if isinstance(request, bytes) else json.dumps(request).encode()
         own = {LENGTH: str(len(head))} if raw else {}
         return f"/v2/models/{model}/infer", {**own, **(headers or {})}, head + raw, certain
 
     # --- wrong ones ---
 
     def kind_lengths_that_lie(self):
-        model, found, _ = self.tagger(False)
-        entry = found["inputs"][1]
-        count, steps = entry["shape"][0], found["inputs"][0]["shape"][1]
+        model, request, _ = self.tagger(False)
+        entry = request["inputs"][1]
+        count, steps = entry["shape"][0], request["inputs"][0]["shape"][1]
         row = self.rng.integers(count)
         entry["data"][row] = self.pick(
             [steps + 1, -1, 2**62, -(2**63), 2**63, 2**64, 1.5, "1", None, True, [1], 10**40]
         )
-        return self.packed(model, found, b"")
+        return self.packed(model, request, b"")
 
     def kind_lengths_of_another_batch(self):
-        model, found, _ = self.tagger(False)
-        count = found["inputs"][1]["shape"][0]
+        model, request, _ = self.tagger(False)
+        count = request["inputs"][1]["shape"][0]
         other = self.pick([0, count + 1, count + 1000])
-        found["inputs"][1].update(shape=self.pick([[other], [count, 1], [1, count, 1], []]), data=[1] * other)
-        return self.packed(model, found, b"")
+        request["inputs"][1].update(shape=self.pick([[other], [count, 1], [1, count, 1], []]), data=[1] * other)
+        return self.packed(model, request, b"")
 
     def kind_binary_lengths_that_lie(self):
         steps, batch = 4, int(self.rng.integers(1, 5))
@@ -93,53 +93,53 @@ class Attack:
         )
 
     def kind_wrong_dtype(self):
-        model, found, raw = self.any(self.rng.random() < 0.5)
-        entry = self.pick(found["inputs"])
+        model, request, raw = self.any(self.rng.random() < 0.5)
+        entry = self.pick(request["inputs"])
         others = ["BF16", "BYTES", "INT32", "UINT8", "BOOL", "fp32", "", None, 3, ["FP32"], "X" * 9999]
         if raw or entry["datatype"] != "FP32":  # else numbers of JSON are any float's
             others += ["FP64", "FP16"]
         entry["datatype"] = self.pick(others)
-        return self.packed(model, found, raw)
+        return self.packed(model, request, raw)
 
     def kind_number_beyond_the_model_s_float(self):
         x = self.numbers(1, 2, FEATURES)
-        model, found, raw = self.request("tagger", {"x": x}, self.rng.random() < 0.5)
+        model, request, raw = self.request("tagger", {"x": x}, self.rng.random() < 0.5)
         wide = x.astype(np.float64)
         wide[0, 0, 0] = self.pick([1e39, -1e300, 1.7e308])
-        found["inputs"][0]["datatype"] = "FP64"
+        request["inputs"][0]["datatype"] = "FP64"
         if raw:
             raw = wide.tobytes()
-            found["inputs"][0]["parameters"]["binary_data_size"] = len(raw)
+            request["inputs"][0]["parameters"]["binary_data_size"] = len(raw)
         else:
-            found["inputs"][0]["data"] = wide.ravel().tolist()
-        return self.packed(model, found, raw)
+            request["inputs"][0]["data"] = wide.ravel().tolist()
+        return self.packed(model, request, raw)
 
     def kind_wrong_shape(self):
         binary = self.rng.random() < 0.5
-        model, found, raw = self.any(binary)
-        entry = self.pick(found["inputs"])
+        model, request, raw = self.any(binary)
+        entry = self.pick(request["inputs"])
         right = list(entry["shape"])
         axis = self.rng.integers(len(right))
         size = self.pick([-1, -(2**31), right[axis] + 1, 2**31, 2**63, 2**64, 10**30, 0.5, "2", None, True, [2], {}])
         right[axis] = size
         wrong = [right, [*right, 2], [2] * 40, [2**32, 2**32], [0, 2**62], None, 3, "3", {}, [[1]]]
         entry["shape"] = self.pick(wrong)
-        return self.packed(model, found, raw)
+        return self.packed(model, request, raw)
 
     def kind_data_of_another_size(self):
-        model, found, _ = self.any(False)
-        entry = found["inputs"][0]
+        model, request, _ = self.any(False)
+        entry = request["inputs"][0]
         data = entry["data"]
         wrong = [data[:-1], [*data, 1], [], [data], [data, data], None, 1, "1", {}, [[[[[1]]]]], [*data[:-1], [1]]]
         entry["data"] = self.pick(wrong)
-        return self.packed(model, found, b"")
+        return self.packed(model, request, b"")
 
     def kind_data_of_another_kind(self):
-        model, found, _ = self.any(False)
-        data = found["inputs"][0]["data"]
+        model, request, _ = self.any(False)
+        data = request["inputs"][0]["data"]
         wrong = ["1", None, True, {}, [], 1e400, 10**400, -(10**400)] + ([1.5, 2**63] if model == "reader" else [1e39])
         data[self.rng.integers(len(data))] = self.pick(wrong)
-        return self.packed(model, found, b"")
+        return self.packed(model, request, b"")
 
     def kind_unknown_words(self):
         ids = self.rng.integers(0, WORDS, (2, 3))
@@ -155,12 +155,12 @@ class Attack:
         return path, headers, body + bytes(int(self.rng.integers(1, 80))), True
 
     def kind_binary_size_that_lies(self):
-        model, found, raw = self.any(True)
-        parameters = self.pick(found["inputs"])["parameters"]
+        model, request, raw = self.any(True)
+        parameters = self.pick(request["inputs"])["parameters"]
         size = parameters["binary_data_size"]
         wrong = [size - 1, size + 1, 0, -1, 2**40, 2**63, 1.5, str(size), None, True, [size]]
         parameters["binary_data_size"] = self.pick(wrong if size else wrong[1:2])
-        return self.packed(model, found, raw)
+        return self.packed(model, request, raw)
 
     def kind_header_length_that_lies(self):
         path, _, body, _ = self.packed(*self.any(True))
@@ -168,13 +168,13 @@ class Attack:
         return path, {LENGTH: self.pick(wrong)}, body, True
 
     def kind_both_data_and_binary(self):
-        model, found, raw = self.any(True)
-        self.pick(found["inputs"])["data"] = [1]
-        return self.packed(model, found, raw)
+        model, request, raw = self.any(True)
+        self.pick(request["inputs"])["data"] = [1]
+        return self.packed(model, request, raw)
 
     def kind_truncated_json(self):
-        model, found, _ = self.any(False)
-        head = json.dumps(found).encode()
+        model, request, _ = self.any(False)
+        head = json.dumps(request).encode()
         return self.packed(model, head[: self.rng.integers(len(head))], b"")
 
     def kind_not_json(self):
@@ -192,7 +192,7 @@ class Attack:
         )
 
     def kind_wrong_sequence(self):
-        model, found, _ = self.request("tagger", {"x": self.numbers(1, 2, FEATURES)}, False)
+        model, request, _ = self.request("tagger", {"x": self.numbers(1, 2, FEATURES)}, False)
         wrong = [
             {"sequence_id": int(self.rng.integers(1, 2**60))},
             {"sequence_id": "never begun", "sequence_end": True},
@@ -209,54 +209,54 @@ class Attack:
             {"sequence_id": 3, "sequence_start": "true"},
             {"sequence_id": 3, "sequence_start": True, "sequence_end": None},
         ]
-        found["parameters"] = self.pick(wrong)
-        return self.packed(model, found, b"")
+        request["parameters"] = self.pick(wrong)
+        return self.packed(model, request, b"")
 
     def kind_wrong_sequence_input(self):
-        model, found, _ = self.request("tagger", {"x": self.numbers(2, 2, FEATURES)}, False)
-        found["parameters"] = {"sequence_id": 9, "sequence_start": True}
-        return self.packed(self.pick([model, "two.ways"]), found, b"")
+        model, request, _ = self.request("tagger", {"x": self.numbers(2, 2, FEATURES)}, False)
+        request["parameters"] = {"sequence_id": 9, "sequence_start": True}
+        return self.packed(self.pick([model, "two.ways"]), request, b"")
 
     def kind_wrong_parameters(self):
-        model, found, raw = self.any(self.rng.random() < 0.5)
+        model, request, raw = self.any(self.rng.random() < 0.5)
         wrong = [
             {"timeout": -1}, {"timeout": "1"}, {"timeout": 1.5}, {"timeout": 2**70}, {"priority": -1},
             {"priority": 0.5}, {"priority": 2**40}, {"binary_data_output": 1}, {"shared_memory_region": "x"},
             {"x" * 5000: [1]}, {"shared_memory_offset": 0}, {"other": None}, {"other": {}}, [], 1,
         ]  # fmt: skip
-        found["parameters"] = self.pick(wrong)
-        return self.packed(model, found, raw)
+        request["parameters"] = self.pick(wrong)
+        return self.packed(model, request, raw)
 
     def kind_wrong_outputs(self):
-        model, found, raw = self.any(self.rng.random() < 0.5)
+        model, request, raw = self.any(self.rng.random() < 0.5)
         known = "tags" if model == "tagger" else "gru.h"
         wrong = [
             [{"name": "nope"}], [{"name": known}, {"name": known}], [{}], [known], {}, 1, "x", [{"name": 3}], False,
             [{"name": known, "parameters": {"classification": 2}}], [{"name": known, "parameters": {"binary_data": 1}}],
             [{"name": known}] * 1000, [{"name": known, "datatype": "FP32"}],
         ]  # fmt: skip
-        found["outputs"] = self.pick(wrong)
-        return self.packed(model, found, raw)
+        request["outputs"] = self.pick(wrong)
+        return self.packed(model, request, raw)
 
     def kind_wrong_names(self):
-        model, found, raw = self.any(self.rng.random() < 0.5)
-        self.pick(found["inputs"])["name"] = self.pick(["y", "", None, 3, "x" * 10_000, ["x"], "\x00", "\ud800"])
-        return self.packed(model, found, raw)
+        model, request, raw = self.any(self.rng.random() < 0.5)
+        self.pick(request["inputs"])["name"] = self.pick(["y", "", None, 3, "x" * 10_000, ["x"], "\x00", "\ud800"])
+        return self.packed(model, request, raw)
 
     def kind_input_twice_or_missing(self):
-        model, found, _ = self.any(False)
-        found["inputs"] = self.pick([found["inputs"] * 2, [], found["inputs"] * 200, [None], [[]]])
-        return self.packed(model, found, b"")
+        model, request, _ = self.any(False)
+        request["inputs"] = self.pick([request["inputs"] * 2, [], request["inputs"] * 200, [None], [[]]])
+        return self.packed(model, request, b"")
 
     def kind_unknown_keys(self):
-        model, found, raw = self.any(self.rng.random() < 0.5)
-        self.pick([found, *found["inputs"]])[self.pick(["Inputs", "url", "model", ""])] = 1
-        return self.packed(model, found, raw)
+        model, request, raw = self.any(self.rng.random() < 0.5)
+        self.pick([request, *request["inputs"]])[self.pick(["Inputs", "url", "model", ""])] = 1
+        return self.packed(model, request, raw)
 
     def kind_unknown_model(self):
-        _, found, raw = self.tagger(True)
+        _, request, raw = self.tagger(True)
         bad = ["nope", "tagger/versions/2", "tagger%00", "..%2f..%2fetc%2fpasswd", "%ff", "x" * 5000, "tagger%2Finfer"]
-        return self.packed(self.pick(bad), found, raw)
+        return self.packed(self.pick(bad), request, raw)
 
     def kind_encoded(self):
         encoding = self.pick(["deflate", "br", "gzip, gzip", "x-gzip", "x"])
@@ -281,9 +281,9 @@ class Attack:
 
     def kind_key_twice(self):
         """A key of an object somewhere in the JSON, once more."""
-        model, found, raw = self.any(self.rng.random() < 0.5)
-        found["parameters"] = {"timeout": 30_000_000}
-        head = json.dumps(found)
+        model, request, raw = self.any(self.rng.random() < 0.5)
+        request["parameters"] = {"timeout": 30_000_000}
+        head = json.dumps(request)
         places = list(re.finditer(r'("\w+"): ', head))
         at = self.pick(places)
         head = f"{head[: at.start()]}{at[1]}: {self.pick(['1', 'null', '[]', '{}'])}, {head[at.start() :]}"
@@ -298,9 +298,9 @@ class Attack:
 
     def kind_other_json_inside(self):
         """A value anywhere in the JSON replaced by another."""
-        model, found, raw = self.any(self.rng.random() < 0.5)
-        found = copy.deepcopy(found)
-        place = found
+        model, request, raw = self.any(self.rng.random() < 0.5)
+        request = copy.deepcopy(request)
+        place = request
         while True:
             keys = list(place) if isinstance(place, dict) else list(range(len(place)))
             key = self.pick(keys)
@@ -309,7 +309,7 @@ class Attack:
                 break
             place = inner
         place[key] = self.pick([None, True, -1, 1.5, 2**65, "x", [], {}, [[]], "x" * 1000, -(2**31), 10**300])
-        return self.packed(model, found, raw, certain=False)
+        return self.packed(model, request, raw, certain=False)
 
     def kind_flipped_bytes(self):
         path, headers, body, _ = self.packed(*self.any(self.rng.random() < 0.5))

@@ -58,13 +58,13 @@ def constant_inputs(model):
 
 def with_constants(model, arrays):
     """The model with some of its inputs as constants."""
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
-    kept = [entry for entry in found.graph.input if entry.name not in arrays]
-    del found.graph.input[:]
-    found.graph.input.extend(kept)
-    found.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), name) for name, x in arrays.items())
-    return found
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    kept = [entry for entry in changed.graph.input if entry.name not in arrays]
+    del changed.graph.input[:]
+    changed.graph.input.extend(kept)
+    changed.graph.initializer.extend(numpy_helper.from_array(np.asarray(x), name) for name, x in arrays.items())
+    return changed
 
 
 def as_typed(x, entry):
@@ -95,9 +95,9 @@ def refusal(name):
 def run(model, proto, given):
     """The outputs of a model, floats in the dtypes that its file declares."""
     entries = {entry.name: entry for entry in proto.graph.input}
-    found = model.run({name: as_typed(x, entries[name]) for name, x in given.items()})
+    outputs = model.run({name: as_typed(x, entries[name]) for name, x in given.items()})
     kinds = [(entry.name, entry.type.tensor_type.elem_type) for entry in proto.graph.output]
-    arrays = [(found[name], kind) for name, kind in kinds]
+    arrays = [(outputs[name], kind) for name, kind in kinds]
     return [
         array.astype(helper.tensor_dtype_to_np_dtype(kind)) if array.dtype.kind == "f" else array
         for array, kind in arrays

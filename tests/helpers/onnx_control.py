@@ -87,8 +87,8 @@ class ControlGraph:
         results = [helper.make_tensor_value_info(on, TensorProto.BOOL, []), *map(floats, outputs)]
         body = graph.made("body", inputs, results)
         trips = "trips" if self.rng.random() < 0.5 else self.constant(np.int64(2))
-        found = self.node("Loop", [trips, "", *states], len(outputs), body=body)
-        return self._summed(found, len(states))
+        values = self.node("Loop", [trips, "", *states], len(outputs), body=body)
+        return self._summed(values, len(states))
 
     def scan(self):
         """A Scan along the steps of the input "x", either way, of up to two states."""
@@ -100,13 +100,13 @@ class ControlGraph:
         outputs = graph.results(len(states) + collected)
         body = graph.made("body", inputs, list(map(floats, outputs)))
         directions = {"scan_input_directions": [int(self.rng.integers(2))]}
-        found = self.node("Scan", [*states, "x"], len(outputs), body=body, num_scan_inputs=1, **directions)
-        return self._summed(found, len(states))
+        values = self.node("Scan", [*states, "x"], len(outputs), body=body, num_scan_inputs=1, **directions)
+        return self._summed(values, len(states))
 
-    def _summed(self, found, states):
+    def _summed(self, values, states):
         axes = self.constant(np.array([0]))
-        sums = [self.node("ReduceSum", [name, axes], keepdims=0)[0] for name in found[states:]]
-        return [*found[:states], *sums]
+        sums = [self.node("ReduceSum", [name, axes], keepdims=0)[0] for name in values[states:]]
+        return [*values[:states], *sums]
 
 
 def floats(name):

@@ -12,10 +12,10 @@ __all__ = ["chars2vec", "dgaintel"]
 
 
 def arrays_of(path) -> dict[str, np.ndarray]:
-    found = {}
+    arrays = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, one: found.update({name: one[()]} if isinstance(one, h5py.Dataset) else {}))
-    return found
+        file.visititems(lambda name, one: arrays.update({name: one[()]} if isinstance(one, h5py.Dataset) else {}))
+    return arrays
 
 
 def to_onnx(kernel: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def dtype_of(array):
 
 def attributes_of(node):
     """A node's attributes as rnncore has them."""
-    found = {}
+    attributes = {}
     for attribute in node.attribute:
         value = helper.get_attribute_value(attribute)
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.STRINGS, onnx.AttributeProto.TYPE_PROTO):
@@ -70,11 +70,11 @@ def attributes_of(node):
             if value not in DTYPES:
                 raise Unsupported(TensorProto.DataType.Name(value))
             value = DTYPES[value]
-        found[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    if node.op_type == "ConstantOfShape" and "value" in found:
-        array = numpy_helper.to_array(found["value"])
-        found |= {"dtype": dtype_of(array), "value": array.item()}
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+        attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    if node.op_type == "ConstantOfShape" and "value" in attributes:
+        array = numpy_helper.to_array(attributes["value"])
+        attributes |= {"dtype": dtype_of(array), "value": array.item()}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()}
 
 
 def constant_of(node):
@@ -166,8 +166,8 @@ class Graph:
             inputs = inputs[:-1]
         run = op.compiled(attributes, {}, 1, np.float32, [self.values[name] for name in inputs])
         with np.errstate(all="ignore"):
-            found = run(*(self.arrays[name] for name in inputs))
-        for one, other in zip(found if isinstance(found, tuple) else (found,), expected, strict=True):
+            outputs = run(*(self.arrays[name] for name in inputs))
+        for one, other in zip(outputs if isinstance(outputs, tuple) else (outputs,), expected, strict=True):
             assert one.dtype == other.dtype and one.shape == other.shape, op.name
             assert one.tobytes() == other.tobytes(), op.name
 
@@ -175,12 +175,12 @@ class Graph:
         """What was inferred is what came out."""
         what = f"{op}: inferred {value}, ran {array.dtype} {array.shape}"
         assert numpy_dtype(value.dtype) == array.dtype and len(value.shape) == array.ndim, what
-        for size, found in zip(value.shape, array.shape, strict=True):
-            assert size == UNKNOWN or self.number(size) == found, what
+        for size, own in zip(value.shape, array.shape, strict=True):
+            assert size == UNKNOWN or self.number(size) == own, what
         if value.data is not None:
             assert array.ndim <= 1 and len(value.data) == array.size, what
-            for item, found in zip(value.data, array.ravel().tolist(), strict=True):
-                assert item == UNKNOWN or np.array_equal(self.number(item), found, equal_nan=True), (what, value.data)
+            for item, own in zip(value.data, array.ravel().tolist(), strict=True):
+                assert item == UNKNOWN or np.array_equal(self.number(item), own, equal_nan=True), (what, value.data)
 
     def number(self, size):
         return eval(size, {}, self.sizes) if isinstance(size, str) else size
@@ -189,14 +189,14 @@ class Graph:
         return [self.arrays[entry.name] for entry in self.graph.output]
 
 
-def assert_close(found, expected, what):
+def assert_close(actual, expected, what):
     """Equal in dtype, shape and number; floats to a few units in the last place of a short sum."""
-    assert found.dtype == expected.dtype and found.shape == expected.shape, what
-    if found.dtype.kind != "f":
-        np.testing.assert_array_equal(found, expected, what)
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape, what
+    if actual.dtype.kind != "f":
+        np.testing.assert_array_equal(actual, expected, what)
         return
-    rtol, atol = {2: (2e-3, 1e-3), 4: (1e-5, 2e-6), 8: (1e-7, 1e-9)}[found.dtype.itemsize]
-    np.testing.assert_allclose(found.astype(np.float64), expected.astype(np.float64), rtol, atol, err_msg=what)
+    rtol, atol = {2: (2e-3, 1e-3), 4: (1e-5, 2e-6), 8: (1e-7, 1e-9)}[actual.dtype.itemsize]
+    np.testing.assert_allclose(actual.astype(np.float64), expected.astype(np.float64), rtol, atol, err_msg=what)
 
 
 def run_model(model, inputs, expected, way):
@@ -207,6 +207,6 @@ def run_model(model, inputs, expected, way):
         if way == "attributes":
             raise
         return error
-    for entry, found, wanted in zip(graph.graph.output, graph.outputs(), expected, strict=True):
-        assert_close(np.asarray(found), array_of(wanted), entry.name)
+    for entry, output, wanted in zip(graph.graph.output, graph.outputs(), expected, strict=True):
+        assert_close(np.asarray(output), array_of(wanted), entry.name)
     return None

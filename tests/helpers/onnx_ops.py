@@ -55,8 +55,8 @@ class OneNode:
 
     def run(self, **options):
         """The outputs, in the order of the op; AssertionError where they are not what was inferred."""
-        found = Model(self.spec, {}, **options).run(self.arrays)
-        outputs = [found[name] for name in self.node.names]
+        by_name = Model(self.spec, {}, **options).run(self.arrays)
+        outputs = [by_name[name] for name in self.node.names]
         for name, array in zip(self.node.names, outputs, strict=True):
             value = self.spec.values[name]
             assert value.dtype == dtype_of(array), f"{name}: {array.dtype}, inferred {value}"

@@ -88,8 +88,10 @@ def random_activations(rng, kind, directions):
         betas = betas[: len(betas) - dropped]
     if kind != "RNN" and chance(rng, 0.2):
         names = [name.upper() if chance(rng, 0.5) else name.lower() for name in names]
-    found = {"activations": names}
-    return found | {key: values for key, values in (("activation_alpha", alphas), ("activation_beta", betas)) if values}
+    attributes = {"activations": names}
+    return attributes | {
+        key: values for key, values in (("activation_alpha", alphas), ("activation_beta", betas)) if values
+    }
 
 
 def all_within(names, group):

@@ -72,11 +72,11 @@ class OnnxNode:
         """Y, Y_h and, for an LSTM, Y_c from the values of the node."""
         node = self.spec.nodes[0]
         sequences = ["rnn"] if node.merge == "concat" else ["rnn.forward", "rnn.reverse"]
-        found = {"Y": np.stack([values[name] for name in sequences], axis=2 if self.batch_first else 1)}
+        outputs = {"Y": np.stack([values[name] for name in sequences], axis=2 if self.batch_first else 1)}
         for key in node.cell.states:
             array = values[f"rnn.{key}"]
-            found[f"Y_{key}"] = array.swapaxes(0, 1) if self.batch_first else array
-        return found
+            outputs[f"Y_{key}"] = array.swapaxes(0, 1) if self.batch_first else array
+        return outputs
 
 
 def load_node(kind, attributes, arrays):
@@ -136,8 +136,8 @@ def _check_shapes(kind, arrays, directions, hidden_size):
     """Every weight has the shape that W, R and hidden_size say."""
     for key in ("X", "W", "R"):
         if key not in arrays or arrays[key].ndim != 3:
-            found = arrays[key].shape if key in arrays else "missing"
-            raise ValueError(f"{kind}: input {key}: {found}, expected three dimensions")
+            shape = arrays[key].shape if key in arrays else "missing"
+            raise ValueError(f"{kind}: input {key}: {shape}, expected three dimensions")
     w, r = arrays["W"], arrays["R"]
     hidden, rows = r.shape[2], len(GATE_ORDERS["onnx"][kind]) * r.shape[2]
     shapes = {"W": (directions, rows, w.shape[2]), "R": (directions, rows, hidden)}
@@ -153,19 +153,19 @@ def _weights(cell, arrays):
     """The canonical weights of one direction from W (G*H, I), R (G*H, H), B (2*G*H) and P (3*H)."""
     letters = GATE_ORDERS["onnx"][cell.kind]
 
-    def canonical(array, found=letters, wanted=cell.gates):
-        return stack_gates(np.split(array, len(found)), found, wanted)
+    def canonical(array, order=letters, wanted=cell.gates):
+        return stack_gates(np.split(array, len(order)), order, wanted)
 
-    found = {"weight_ih": canonical(arrays["W"]), "weight_hh": canonical(arrays["R"])}
+    weights = {"weight_ih": canonical(arrays["W"]), "weight_hh": canonical(arrays["R"])}
     if "B" in arrays:
         first, second = map(canonical, halve_bias(arrays["B"], len(arrays["W"])))
         if cell.kind == "GRU":
-            found |= split_gru_bias(first, second, cell.reset_after)
+            weights |= split_gru_bias(first, second, cell.reset_after)
         else:
-            found["bias"] = sum_biases(first, second)
+            weights["bias"] = sum_biases(first, second)
     if "P" in arrays:
-        found["peephole"] = canonical(arrays["P"], letters.replace("g", ""), cell.gates.replace("g", ""))
-    return found
+        weights["peephole"] = canonical(arrays["P"], letters.replace("g", ""), cell.gates.replace("g", ""))
+    return weights
 
 
 def _activations(kind, attributes, directions):
@@ -177,25 +177,25 @@ def _activations(kind, attributes, directions):
     if len(names) != count * directions:
         raise ValueError(f"{kind}: {len(names)} activations, expected {count * directions}")
     given = [list(attributes.get(key) or ()) for key in ("activation_alpha", "activation_beta")]
-    found = []
+    chosen = []
     for name in names:
         _refuse_unknown(kind, "activation", [name.lower()], ACTIVATIONS)
         ours, *defaults = ACTIVATIONS[name.lower()]
         values = [rest.pop(0) if rest else default for rest, default in zip(given, defaults, strict=False)]
         if ... in values:
             raise ValueError(f"{kind}: activation {name!r} without alpha or beta, and it has no default")
-        found.append(Activation(ours, *map(float, values)))
+        chosen.append(Activation(ours, *map(float, values)))
     for key, rest in zip(("activation_alpha", "activation_beta"), given, strict=True):
         if rest:
             raise ValueError(f"{kind}: {key} has {len(rest)} more values than its activations take")
-    return [found[d * count : (d + 1) * count] for d in range(directions)]
+    return [chosen[d * count : (d + 1) * count] for d in range(directions)]
 
 
 def _state(node, arrays, batch, batch_first):
     """The initial states by name, or None; one that is not given beside another is zero."""
     if not any(f"initial_{key}" in arrays for key in node.cell.states):
         return None
-    found = {}
+    states = {}
     for key, shape in node.state_shapes(batch).items():
         array = arrays.get(f"initial_{key}")
         if array is None:
@@ -204,15 +204,15 @@ def _state(node, arrays, batch, batch_first):
             array = np.ascontiguousarray(array.swapaxes(0, 1))
         if array.shape != shape:
             raise ValueError(f"{node.cell.kind}: input initial_{key} has shape {array.shape}, expected {shape}")
-        found[f"rnn.{key}"] = array
-    return found
+        states[f"rnn.{key}"] = array
+    return states
 
 
 def _text(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _refuse_unknown(kind, what, found, known):
-    for name in found:
+def _refuse_unknown(kind, what, names, known):
+    for name in names:
         if name not in known:
             raise ValueError(f"{kind}: {what} {name!r} is unknown, expected one of {', '.join(map(str, known))}")

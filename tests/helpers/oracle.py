@@ -50,8 +50,8 @@ def run_oracle(spec, weights, inputs, state=None, everything=False):
 def run_node(node, weights, values):
     """An op without state, by its own definition."""
     own = {name.removeprefix(f"{node.name}."): weights[name] for name in node.weight_shapes()}
-    found = OPS[node.op].run(node.attributes, own, *(values.get(name) for name in node.inputs))
-    return dict(zip(node.names, found if isinstance(found, (tuple, list)) else (found,), strict=True))
+    outputs = OPS[node.op].run(node.attributes, own, *(values.get(name) for name in node.inputs))
+    return dict(zip(node.names, outputs if isinstance(outputs, (tuple, list)) else (outputs,), strict=True))
 
 
 def run_recurrent(node, weights, values, state):
@@ -91,15 +91,15 @@ def run_recurrent(node, weights, values, state):
             index += 1
         if node.merge != "separate":
             x = merged(node, outputs)
-    found = {f"{node.name}.{name}": array for name, array in final.items()}
+    named = {f"{node.name}.{name}": array for name, array in final.items()}
     if node.merge == "separate":
         sequences = {f"{node.name}.forward": outputs[0], f"{node.name}.reverse": outputs[1]}
     else:
         sequences = {node.name: x}
-        found[f"{node.name}.last"] = merged(node, list(final["h"][-len(node.directions) :]))
+        named[f"{node.name}.last"] = merged(node, list(final["h"][-len(node.directions) :]))
     for name, y in sequences.items():
-        found[name] = y if node.layout == "batch_first" else y.swapaxes(0, 1)
-    return found
+        named[name] = y if node.layout == "batch_first" else y.swapaxes(0, 1)
+    return named
 
 
 def run_decoder(node, weights, values, state):
@@ -114,7 +114,7 @@ def run_decoder(node, weights, values, state):
     initial = initial_states(node, weights, values, state, batch)
     final = {name: array.copy() for name, array in initial.items()}
     sizes = {"": node.output_size, ".context": node.memory_size, ".weights": memory_steps}
-    found = {ending: np.zeros((batch, steps, size)) for ending, size in sizes.items()}
+    outputs = {ending: np.zeros((batch, steps, size)) for ending, size in sizes.items()}
     cells = [node.layer_cell(layer) for layer in range(node.layers)]
     for row in range(batch):
         places = np.flatnonzero(valid[row])
@@ -141,10 +141,10 @@ def run_decoder(node, weights, values, state):
                 z = np.tanh(z + weights.get(f"{node.name}.attentional.bias", 0.0))
             if node.order == "after":
                 final["feed"][0, row] = v if node.attentional_size is None else z
-            for ending, array in zip(found, (z, v, a), strict=True):
-                found[ending][row, t] = array
+            for ending, array in zip(outputs, (z, v, a), strict=True):
+                outputs[ending][row, t] = array
     named = {f"{node.name}.{name}": array for name, array in final.items()}
-    return {**named, **{node.name + ending: array for ending, array in found.items()}}
+    return {**named, **{node.name + ending: array for ending, array in outputs.items()}}
 
 
 def attention(node, weights, query, memory, keys):
@@ -176,7 +176,7 @@ def merged(node, parts):
 
 def initial_states(node, weights, values, state, batch):
     """State name -> (L*D, B, size): from the caller, from values of the graph, trained, or zero; in this order."""
-    found = {}
+    states = {}
     for position, (name, shape) in enumerate(node.state_shapes(batch).items()):
         given = None
         if f"{node.name}.{name}" in state:
@@ -185,5 +185,5 @@ def initial_states(node, weights, values, state, batch):
             given = values[node.initial[position]]
         elif node.trained_state:
             given = weights[f"{node.name}.initial_{name}"][:, None]
-        found[name] = np.broadcast_to(np.zeros(shape) if given is None else np.asarray(given, np.float64), shape)
-    return found
+        states[name] = np.broadcast_to(np.zeros(shape) if given is None else np.asarray(given, np.float64), shape)
+    return states

@@ -4,10 +4,10 @@ import numpy as np
 from stream_models import equal
 
 
-def same(found, expected):
+def same(actual, expected):
     """Generations with the same bits (over BLAS to a tolerance), alternatives included."""
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(a.tokens, b.tokens)
         assert equal(a.log_probs, b.log_probs)
         assert (a.finish, a.text) == (b.finish, b.text) and equal(a.score, b.score)
@@ -18,9 +18,9 @@ def plain_greedy(after, prompt, max_length, stop):
     """after(tokens) -> log-probabilities (V,) of the next one."""
     tokens, log_probs = [], []
     for _ in range(max_length):
-        found = after([*prompt, *tokens])
-        tokens.append(int(found.argmax()))
-        log_probs.append(found.max())
+        scores = after([*prompt, *tokens])
+        tokens.append(int(scores.argmax()))
+        log_probs.append(scores.max())
         if tokens[-1] in stop:
             return tokens, log_probs, "stop"
     return tokens, log_probs, "length"

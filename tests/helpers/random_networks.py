@@ -113,23 +113,23 @@ def random_cell(rng, kind=None, input_size=None, hidden_size=None):
 
 
 def _lstm_options(rng, hidden, options):
-    found = {"coupled": rng.choice([None, None, "input", "forget"])}
+    drawn = {"coupled": rng.choice([None, None, "input", "forget"])}
     # Normalising two units makes +-1 of any difference, however small: nothing to compare in float32.
     if options["bias"] and hidden > 2 and chance(rng, 0.4):
-        found["layer_norm"] = str(rng.choice(["tf1", "tflite"]))
-        found["layer_norm_epsilon"] = float(rng.choice([0.0625, 0.25]))
-    if found.get("layer_norm") != "tf1":
-        found["peephole"] = chance(rng, 0.4)
+        drawn["layer_norm"] = str(rng.choice(["tf1", "tflite"]))
+        drawn["layer_norm_epsilon"] = float(rng.choice([0.0625, 0.25]))
+    if drawn.get("layer_norm") != "tf1":
+        drawn["peephole"] = chance(rng, 0.4)
     if chance(rng, 0.4):
-        found["projection"] = int(rng.integers(1, hidden + 1))
-        found["projection_bias"] = chance(rng, 0.5)
+        drawn["projection"] = int(rng.integers(1, hidden + 1))
+        drawn["projection_bias"] = chance(rng, 0.5)
         if chance(rng, 0.5):
-            found["proj_clip"] = 0.25
+            drawn["proj_clip"] = 0.25
     if chance(rng, 0.3):
-        found["cell_clip"] = 0.5
-    if found["coupled"] != "forget" and chance(rng, 0.4):
-        found["forget_bias"] = 1.0
-    return found
+        drawn["cell_clip"] = 0.5
+    if drawn["coupled"] != "forget" and chance(rng, 0.4):
+        drawn["forget_bias"] = 1.0
+    return drawn
 
 
 def reverse_options(rng, cell):
@@ -212,17 +212,17 @@ def random_network(seed, batch=None, steps=None):
 
 def draw_inputs(spec, rng, batch, steps):
     """Arrays for every input; lengths in half of the cases, anywhere from 0 to all steps."""
-    sizes, found = {"B": batch, "T": steps}, {}
+    sizes, inputs = {"B": batch, "T": steps}, {}
     for entry in spec.inputs:
         shape = [sizes.get(size, size) for size in entry.shape]
         if entry.name == "lengths":
             if chance(rng, 0.5):
-                found["lengths"] = rng.integers(0, steps + 1, batch)
+                inputs["lengths"] = rng.integers(0, steps + 1, batch)
         elif entry.dtype == "int64":
-            found[entry.name] = rng.integers(0, 11, shape)
+            inputs[entry.name] = rng.integers(0, 11, shape)
         else:
-            found[entry.name] = draw(rng, shape, 1.5)
-    return found
+            inputs[entry.name] = draw(rng, shape, 1.5)
+    return inputs
 
 
 def stack(cell, lengths="lengths", **options):

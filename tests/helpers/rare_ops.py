@@ -82,8 +82,8 @@ def col2im(rng, opset):
         (image[a] + pads[a] + pads[axes + a] - dilations[a] * (block[a] - 1) - 1) // strides[a] + 1 for a in range(axes)
     ]
     x = floats(rng, 2, 3 * int(np.prod(block)), int(np.prod(places)))
-    found = {"strides": strides.tolist(), "dilations": dilations.tolist(), "pads": pads.tolist()}
-    return [x, image, block], found
+    attributes = {"strides": strides.tolist(), "dilations": dilations.tolist(), "pads": pads.tolist()}
+    return [x, image, block], attributes
 
 
 def deform_conv(rng, opset):
@@ -97,9 +97,9 @@ def deform_conv(rng, opset):
     offset = floats(rng, 2, 2 * offset_group * taps, *out)
     bias = floats(rng, 2 * group) if rng.integers(2) else None
     mask = floats(rng, 2, offset_group * taps, *out) if rng.integers(2) else None
-    found = {"strides": strides.tolist(), "dilations": dilations.tolist(), "pads": pads.tolist()}
-    found |= {"group": group, "offset_group": offset_group, "kernel_shape": kernel.tolist()}
-    return [x, w, offset, bias, mask], found
+    attributes = {"strides": strides.tolist(), "dilations": dilations.tolist(), "pads": pads.tolist()}
+    attributes |= {"group": group, "offset_group": offset_group, "kernel_shape": kernel.tolist()}
+    return [x, w, offset, bias, mask], attributes
 
 
 def det(rng, opset):
@@ -154,7 +154,7 @@ def roi_align(rng, opset):
     count = int(rng.integers(1, 4))
     begin = rng.uniform(-1, 10, (count, 2))
     rois = np.concatenate([begin, begin + rng.uniform(-0.5, 12, (count, 2))], 1).astype(np.float32)
-    found = some(
+    attributes = some(
         rng,
         mode=pick(rng, "avg", "max"),
         output_height=int(rng.integers(1, 4)),
@@ -163,8 +163,8 @@ def roi_align(rng, opset):
         spatial_scale=float(pick(rng, 0.5, 1.0, 0.3)),
     )
     if opset >= 16:
-        found |= some(rng, coordinate_transformation_mode=pick(rng, "half_pixel", "output_half_pixel"))
-    return [x, rois, rng.integers(0, 2, count)], found
+        attributes |= some(rng, coordinate_transformation_mode=pick(rng, "half_pixel", "output_half_pixel"))
+    return [x, rois, rng.integers(0, 2, count)], attributes
 
 
 def rotary_embedding(rng, opset):

@@ -22,9 +22,9 @@ __all__ = ["real_file", "real_folders", "real_source_file"]
 
 def cache() -> Path:
     """The cache directory, made if it is not there."""
-    found = Path(os.environ.get("RNNCORE_TEST_CACHE") or ROOT / ".cache" / "packages")
-    found.mkdir(parents=True, exist_ok=True)
-    return found
+    directory = Path(os.environ.get("RNNCORE_TEST_CACHE") or ROOT / ".cache" / "packages")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def real_file(requirement: str, member: str) -> Path:
@@ -80,8 +80,8 @@ def real_source_file(requirement: str, member: str) -> Path:
         part = Path(work) / "part"
         with tarfile.open(source) as archive:
             top = archive.getnames()[0].split("/")[0]
-            with archive.extractfile(f"{top}/{member}") as found, part.open("wb") as target:
-                shutil.copyfileobj(found, target)
+            with archive.extractfile(f"{top}/{member}") as source_file, part.open("wb") as target:
+                shutil.copyfileobj(source_file, target)
         path.parent.mkdir(parents=True, exist_ok=True)
         part.replace(path)
     return path
@@ -96,7 +96,7 @@ def _downloaded(requirement: str, work: Path, kind: str, pattern: str, *options:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", kind, ":all:"]
     command += [*options, "-d", str(work), requirement]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    found = list(work.glob(pattern))
-    if done.returncode or len(found) != 1:
+    files = list(work.glob(pattern))
+    if done.returncode or len(files) != 1:
         raise RuntimeError(f"pip download {requirement}: {done.stderr.strip()[-500:]}")
-    return found[0]
+    return files[0]

@@ -58,11 +58,11 @@ def assert_touches_nothing(
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["events"] == [], found["events"][:5]
-    assert found["modules"] == []
-    assert not found["torch"]
-    assert found["peak"] < MEBIBYTES
+    report = json.loads(done.stdout)
+    assert report["events"] == [], report["events"][:5]
+    assert report["modules"] == []
+    assert not report["torch"]
+    assert report["peak"] < MEBIBYTES
 
 
 WATCHED = """

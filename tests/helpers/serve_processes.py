@@ -63,10 +63,10 @@ def save_models(folder, models):
 @contextlib.contextmanager
 def server_process(models, *words):
     """A ServerProcess for files by name; killed at the end, if it still runs."""
-    found = ServerProcess(models, *words)
+    server = ServerProcess(models, *words)
     try:
-        yield found
+        yield server
     finally:
-        if found.process.poll() is None:
-            found.process.kill()
-        found.wait()
+        if server.process.poll() is None:
+            server.process.kill()
+        server.wait()

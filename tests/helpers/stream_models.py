@@ -65,12 +65,12 @@ def make(spec, seed=0, **options):
     return Model(spec, weights, **options)
 
 
-def equal(found, expected):
+def equal(actual, expected):
     """Equal bits with the native kernels; within 1e-5 of the largest over BLAS, whose sums depend on the batch."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    if os.environ.get("RNNCORE_ISA") == "blas" and found.shape == expected.shape:
-        return np.allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max(initial=0)))
-    return found.shape == expected.shape and found.tobytes() == expected.tobytes()
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    if os.environ.get("RNNCORE_ISA") == "blas" and actual.shape == expected.shape:
+        return np.allclose(actual, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max(initial=0)))
+    return actual.shape == expected.shape and actual.tobytes() == expected.tobytes()
 
 
 def draw(spec, rng, batch, steps, name="x"):
@@ -84,9 +84,9 @@ def draw(spec, rng, batch, steps, name="x"):
 
 def cuts(rng, steps, longest=5):
     """Slices that make up range(steps), some of them empty."""
-    found, at = [], 0
+    slices, at = [], 0
     while at < steps:
         end = min(steps, at + int(rng.integers(0, longest)))
-        found.append(slice(at, end))
+        slices.append(slice(at, end))
         at = end
-    return found
+    return slices

@@ -308,12 +308,12 @@ class TwoCells(nn.Module):
     def forward(self, tokens):
         h1 = c1 = torch.zeros(tokens.size(1), 4)
         h2 = torch.zeros(tokens.size(1), 5)
-        found = []
+        outputs = []
         for token in tokens:
             h1, c1 = self.one(self.embed(token), (h1, c1))
             h2 = self.two(self.drop(torch.tanh(h1)), h2)
-            found.append(h2.unsqueeze(0))
-        return torch.cat(found, dim=0), (h1, c1)
+            outputs.append(h2.unsqueeze(0))
+        return torch.cat(outputs, dim=0), (h1, c1)
 
 
 class BackwardLoop(nn.Module):
@@ -323,11 +323,11 @@ class BackwardLoop(nn.Module):
 
     def forward(self, x):
         h = x.new_zeros(x.size(0), 4)
-        found = []
+        outputs = []
         for t in range(x.size(1) - 1, -1, -1):
             h = self.cell(x[:, t], h)
-            found.insert(0, h)
-        return torch.stack(found, 1)
+            outputs.insert(0, h)
+        return torch.stack(outputs, 1)
 
 
 class StoredOutputs(nn.Module):
@@ -355,11 +355,11 @@ class SteppedStack(nn.Module):
         self.fc = nn.Linear(4, 2)
 
     def forward(self, x, h, c):
-        found = []
+        outputs = []
         for t in range(x.size(1)):
             out, (h, c) = self.lstm(x[:, t : t + 1], (h, c))
-            found.append(self.fc(out))
-        return torch.cat(found, dim=1), h, c
+            outputs.append(self.fc(out))
+        return torch.cat(outputs, dim=1), h, c
 
 
 class GatedLoop(nn.Module):
@@ -371,12 +371,12 @@ class GatedLoop(nn.Module):
 
     def forward(self, x, lengths):
         h = torch.zeros(x.size(0), 4)
-        found = []
+        outputs = []
         for t in range(x.size(1)):
             keep = (lengths > t).unsqueeze(1).to(x.dtype)
             h = keep * self.cell(x[:, t], h) + (1 - keep) * h
-            found.append(h)
-        return torch.stack(found, dim=1)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1)
 
 
 class OwnCell(nn.Module):
@@ -389,14 +389,14 @@ class OwnCell(nn.Module):
 
     def forward(self, x):
         h = c = torch.zeros(x.size(0), 4)
-        found = []
+        outputs = []
         for t in range(x.size(1)):
             gates = torch.cat([x[:, t], h], 1) @ self.weight + self.bias
             i, f, g, o = gates.chunk(4, 1)
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
-            found.append(h)
-        return torch.stack(found, 1)
+            outputs.append(h)
+        return torch.stack(outputs, 1)
 
 
 class Speaker(nn.Module):
@@ -637,14 +637,14 @@ class FedAttention(nn.Module):
         h, c, context = torch.zeros(b, 5), torch.zeros(b, 5), torch.zeros(b, 6)
         mask = torch.arange(memory.size(1)).unsqueeze(0) >= lengths.unsqueeze(1)
         embedded = self.embed(target)
-        found = []
+        outputs = []
         for t in range(target.size(1)):
             h, c = self.cell(torch.cat([embedded[:, t], context], -1), (h, c))
             scores = torch.bmm(memory, self.query(h).unsqueeze(2)).squeeze(2)
             weights = scores.masked_fill(mask, -1e9).softmax(-1)
             context = torch.bmm(weights.unsqueeze(1), memory).squeeze(1)
-            found.append(self.out(torch.cat([h, context], 1)))
-        return torch.stack(found, 1)
+            outputs.append(self.out(torch.cat([h, context], 1)))
+        return torch.stack(outputs, 1)
 
 
 class LayersOfCells(nn.Module):
@@ -658,13 +658,13 @@ class LayersOfCells(nn.Module):
     def forward(self, x):
         h = [x.new_zeros(x.size(0), 4) for _ in self.cells]
         c = [torch.zeros_like(one) for one in h]
-        found = []
+        outputs = []
         for step in x.unbind(1):
             for i, cell in enumerate(self.cells):
                 h[i], c[i] = cell(step, (h[i], c[i]))
                 step = self.drop(h[i])
-            found.append(step)
-        return torch.stack(found).transpose(0, 1), torch.stack(h)
+            outputs.append(step)
+        return torch.stack(outputs).transpose(0, 1), torch.stack(h)
 
 
 class BothWays(nn.Module):
@@ -695,11 +695,11 @@ class SteppedTimeFirst(nn.Module):
         self.fc = nn.Linear(4, 2)
 
     def forward(self, x):
-        h, found = None, []
+        h, outputs = None, []
         for step in x:
             y, h = self.gru(step.unsqueeze(0), h)
-            found.append(self.fc(y[0]))
-        return torch.stack(found), h
+            outputs.append(self.fc(y[0]))
+        return torch.stack(outputs), h
 
 
 class Result(NamedTuple):
@@ -737,12 +737,12 @@ class Greedy(nn.Module):
 
     def forward(self, h):
         token = torch.full((h.size(0),), 1, dtype=torch.long)
-        found = []
+        outputs = []
         for _ in range(4):
             h = self.cell(self.embed(token), h)
             token = self.out(h).argmax(-1)
-            found.append(token)
-        return torch.stack(found, 1), h
+            outputs.append(token)
+        return torch.stack(outputs, 1), h
 
 
 class ByForward(nn.Module):
@@ -766,12 +766,12 @@ class GreedyLSTM(nn.Module):
         self.cell, self.out = nn.LSTMCell(5, 5), nn.Linear(5, 5)
 
     def forward(self, h):
-        c, y, found = torch.zeros_like(h), h, []
+        c, y, outputs = torch.zeros_like(h), h, []
         for _ in range(4):
             h, c = self.cell(y, (h, c))
             y = self.out(h)
-            found.append(y)
-        return torch.stack(found, 1)
+            outputs.append(y)
+        return torch.stack(outputs, 1)
 
 
 def randomize(module):
@@ -925,19 +925,19 @@ class Hooked(Refused):
 
 class GrowingList(Refused):
     def forward(self, x):
-        found = [x[:, 0]]
+        outputs = [x[:, 0]]
         for t in range(1, x.size(1)):
-            found.append(torch.stack(found, 1).mean(1) + x[:, t])  # refused
-        return found[-1]
+            outputs.append(torch.stack(outputs, 1).mean(1) + x[:, t])  # refused
+        return outputs[-1]
 
 
 class ListOfSteps(Refused):
     def forward(self, x):
-        h, found = x.new_zeros(x.size(0), 4), []
+        h, outputs = x.new_zeros(x.size(0), 4), []
         for t in range(x.size(1)):
             h = self.cell(x[:, t], h)  # refused
-            found.append(h)
-        return found
+            outputs.append(h)
+        return outputs
 
 
 class Sorting(Refused):

@@ -647,9 +647,9 @@ class MDNRNN(nn.Module):
     def forward(self, x):
         out, _ = self.lstm(x.transpose(0, 1))
         t, b, _ = out.size()
-        found = self.fc(out)
-        mus, sigmas = found[:, :, :6].view(t, b, 3, 2), torch.exp(found[:, :, 6:12].view(t, b, 3, 2))
-        return mus, sigmas, F.log_softmax(found[:, :, 12:].view(t, b, 3), dim=-1)
+        parameters = self.fc(out)
+        mus, sigmas = parameters[:, :, :6].view(t, b, 3, 2), torch.exp(parameters[:, :, 6:12].view(t, b, 3, 2))
+        return mus, sigmas, F.log_softmax(parameters[:, :, 12:].view(t, b, 3), dim=-1)
 
 
 @network(lambda b, t: (floats(b, t, 2, 5, 5),))
@@ -689,8 +689,8 @@ class VAERNN(nn.Module):
 
 
 class LastOutput(nn.Module):
-    def forward(self, found):
-        out, _ = found
+    def forward(self, outputs):
+        out, _ = outputs
         return out[:, -1, :]
 
 
@@ -869,8 +869,8 @@ class SpectrogramVAD(nn.Module):
         self.gru, self.fc = nn.GRU(5, H, batch_first=True, bidirectional=True), nn.Linear(2 * H, 1)
 
     def forward(self, wave):
-        found = torch.stft(wave, 16, 8, window=self.window, return_complex=True)
-        power = found.abs().pow(2).transpose(1, 2)
+        spectrum = torch.stft(wave, 16, 8, window=self.window, return_complex=True)
+        power = spectrum.abs().pow(2).transpose(1, 2)
         mel = torch.log(torch.clamp(power @ self.mel, min=1e-5))
         mel = (mel - mel.mean(1, keepdim=True)) / (mel.std(1, keepdim=True) + 1e-5)
         return torch.sigmoid(self.fc(self.gru(mel)[0])).squeeze(-1)
@@ -1111,12 +1111,12 @@ class GreedyFixed(nn.Module):
 
     def forward(self, source, target):
         h = self.encoder(self.embed(source))[1][-1]
-        token, found = torch.full((source.size(0),), 1, dtype=torch.long), []
+        token, tokens = torch.full((source.size(0),), 1, dtype=torch.long), []
         for _ in range(target.size(1) * 2):
             h = self.cell(self.embed(token), h)
             token = self.out(h).argmax(-1)
-            found.append(token)
-        return torch.stack(found, 1)
+            tokens.append(token)
+        return torch.stack(tokens, 1)
 
 
 @network(lambda b, t: (floats(b, t, E),))

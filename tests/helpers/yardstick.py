@@ -1,6 +1,6 @@
 """How much slower this machine is, now, than the one whose seconds the limits in tests are.
 
-    found = within(2.0, lambda: load(path))
+    model = within(2.0, lambda: load(path))
 
 The yardstick is a fixed piece of work like that of the readers and the graph passes: Python objects, bytes, and NumPy
 on small and on large arrays. Limits are in seconds of a machine that takes NORMAL for it; here they are multiplied by
@@ -55,11 +55,11 @@ def within(seconds: float, call: Callable[[], Any], tries: int = 3) -> Any:
     """
     for _ in range(tries):
         start = time.thread_time()
-        found = call()
+        result = call()
         taken = time.thread_time() - start
         if taken < seconds:  # as on a normal machine: no need to measure
-            return found
+            return result
         limit = seconds * slowness()
         if taken < limit:
-            return found
+            return result
     raise AssertionError(f"{taken:.2f} s, expected less than {limit:.2f}: {seconds} of a normal machine")

@@ -148,7 +148,7 @@ ENTRIES = {
     "_blas_loop.check_cell": lambda: (_blas_loop.check_cell, ("LSTM", OPTIONS, weights_of(cell()), F)),
     "_graph.OpStep": lambda: (_graph.OpStep, (len, ("x",), ("y",), "n", {})),
     "_graph.OpStep()": lambda: (_graph.OpStep(np.abs, ("x",), ("y",), "n", {}), ({"x": ones(2)}, None, None)),
-    "_graph.apart": lambda: (_graph.apart, (("x",), {"x": ones(2)}, [None])),
+    "_graph.unalias": lambda: (_graph.unalias, (("x",), {"x": ones(2)}, [None])),
     "_graph.walk": lambda: (_graph.walk, ([], [], {"x": ones(2)}, None, None)),
     "_recurrent.Direct": lambda: (_recurrent.Direct, (stack(), "set", 3, 5, ("h", "c"), 1)),
     "_recurrent.Direct()": lambda: (_recurrent.Direct(stack(), "set", 3, 5, ("h", "c"), 1), (ones(2, 4, 3),)),
@@ -202,8 +202,8 @@ ENTRIES = {
     "_pool.Slots.slot": lambda: ((made := slots())[0].slot, (int(made[1][0]),)),
     "_pool.Slots.slots_of": lambda: ((made := slots())[0].slots_of, (made[1],)),
     "_pool.rows_of": lambda: (_pool.rows_of, (ones(2, 4, 3), np.array([4, 1]), [False, True])),
-    "_pool.side_by_side": lambda: (
-        _pool.side_by_side,
+    "_pool.pad_batch": lambda: (
+        _pool.pad_batch,
         ({"a": ones(4, 3), "b": ones(3)}, np.dtype(F), (3,), True),
     ),
     "_pooling.Pooling": lambda: (_pooling.Pooling, POOLING),
@@ -338,7 +338,7 @@ def test_the_table_names_every_entry():
     folder = Path(kernels.__file__).parent
     modules = sorted(path.stem for path in folder.glob("*.pyx"))
     # made by no caller but their own module
-    private = {"_convolution.Plan", "_convolution.Layout", "_blas.products", "_graph.Spans"}
+    private = {"_convolution.ConvolutionPlan", "_convolution.Layout", "_blas.products", "_graph.Spans"}
     found = {entry for name in modules for entry in reached(name)} - private
     assert found == set(ENTRIES)
 

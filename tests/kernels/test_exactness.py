@@ -224,24 +224,24 @@ def unaligned(x):
 
 def shifted(x):
     """One float behind where it was: no vector of it is aligned."""
-    room = np.empty(x.size + 17, np.float32)
-    found = room[1 + (-room.ctypes.data % 64) // 4 :][: x.size].reshape(x.shape)
+    buffer = np.empty(x.size + 17, np.float32)
+    found = buffer[1 + (-buffer.ctypes.data % 64) // 4 :][: x.size].reshape(x.shape)
     found[...] = x
     return found
 
 
 def spread(x):
     """Every second element of something larger, NaN in between."""
-    room = np.full([2 * size for size in x.shape], np.nan, np.float32)
-    found = room[tuple(slice(None, None, 2) for _ in x.shape)]
+    buffer = np.full([2 * size for size in x.shape], np.nan, np.float32)
+    found = buffer[tuple(slice(None, None, 2) for _ in x.shape)]
     found[...] = x
     return found
 
 
 def wide(x):
     """Part of rows that hold more on both sides."""
-    room = np.full((*x.shape[:-1], x.shape[-1] + 5), np.nan, np.float32)
-    found = room[..., 2:-3]
+    buffer = np.full((*x.shape[:-1], x.shape[-1] + 5), np.nan, np.float32)
+    found = buffer[..., 2:-3]
     found[...] = x
     return found
 

@@ -27,9 +27,10 @@ def test_every_instruction_set_of_this_machine(tmp_path):
     program = tmp_path / "driver"
     sources = [*(str(kernels / name) for name in SOURCES), str(ROOT / "tests/native/driver.c")]
     isas = _runtime.usable_isas()
+    shim = (kernels / "isa/shim.c.in").read_text()
     for name in isas:
         sources.append(str(tmp_path / f"{name}.c"))
-        Path(sources[-1]).write_text(f'#include "isa/{name}.h"\n#include "recurrent/body.h"\n')
+        Path(sources[-1]).write_text(shim.format(isa=name, folder="recurrent"))
     listed = "-DRNNCORE_EACH_ISA(entry)=" + " ".join(f"entry({name})" for name in isas)
     subprocess.run(["gcc", *FLAGS, listed, f"-I{kernels}", *sources, "-o", str(program), "-lm"], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True)

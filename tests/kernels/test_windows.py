@@ -317,7 +317,7 @@ def test_weights_that_contradict_their_node_are_refused_at_the_call(op, shape):
 @pytest.mark.parametrize(
     ("kernel", "dilations"), [((2, 1025), (65535, 1 << 31)), ((2, 2), (1 << 31, 1 << 31)), ((3,), (1 << 31,))]
 )
-def test_room_that_does_not_fit_is_refused(kernel, dilations, dtype):
+def test_memory_that_does_not_fit_is_refused(kernel, dilations, dtype):
     """Zeros around an image that are more than 2^64 bytes, or than any machine has."""
     x, weight = np.ones((1, 1, *[5] * len(kernel)), dtype), np.ones((1, 1, *kernel), dtype)
     node = OneNode("Conv", {"auto_pad": "SAME_UPPER", "dilations": dilations}, [x, weight])
@@ -327,7 +327,7 @@ def test_room_that_does_not_fit_is_refused(kernel, dilations, dtype):
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
 def test_windows_larger_than_memory_over_a_small_image(op):
-    """Places that meet nothing but padding take neither time nor room."""
+    """Places that meet nothing but padding take neither time nor memory."""
     kernel = (1 << 31, (1 << 31) - 5)
     attributes = {"kernel_shape": kernel, "auto_pad": "SAME_UPPER", "dilations": (1, 1 << 31)}
     x = np.random.default_rng(0).standard_normal((1, 2, 5, 4)).astype(F)

@@ -16,7 +16,7 @@ static float drawn(float range) {
     return range * ((float)(seed >> 40) / (float)(1 << 23) - 1.0f);
 }
 
-static float *room(size_t floats) {
+static float *allocate(size_t floats) {
     float *p = aligned_alloc(64, (floats * 4 + 63) / 64 * 64 + 64);
     if (p == NULL) exit(2);
     memset(p, 0, (floats * 4 + 63) / 64 * 64 + 64);
@@ -27,14 +27,14 @@ static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
 static int failures = 0;
 
-static void expect(const rnncore_isa *isa, const char *what, double found, double wanted, double tolerance) {
-    if (fabs(found - wanted) <= tolerance) return;
-    if (failures++ < 10) printf("%s %s: %.9g, expected %.9g\n", isa->name, what, found, wanted);
+static void expect(const rnncore_isa *isa, const char *what, double result, double wanted, double tolerance) {
+    if (fabs(result - wanted) <= tolerance) return;
+    if (failures++ < 10) printf("%s %s: %.9g, expected %.9g\n", isa->name, what, result, wanted);
 }
 
 typedef enum { LSTM_STEP, COUPLED_STEP, GRU_STEP, RESET_STEP, RNN_STEP, STEPS } kind;
 
-/* One step of one kind, both halves of it; h, c and next as in native.h, room for r * h in reset; in its plain form where
+/* One step of one kind, both halves of it; h, c and next as in recurrent.h, r * h goes to reset; in its plain form where
  * it has one. */
 static void take_step(const rnncore_isa *isa, kind k, int plain, const rnncore_panels *w, const rnncore_panels *w_n, const rnncore_point *point,
                       int down, ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, float *next, float *c, float *reset) {
@@ -57,10 +57,10 @@ static void check_step(const rnncore_isa *isa, kind k, ptrdiff_t H, ptrdiff_t n)
     static const int gates_of[] = {4, 3, 3, 3, 1};
     const int G = gates_of[k], V = k == RESET_STEP ? 2 : G, has_c = k <= COUPLED_STEP;
     const ptrdiff_t W = isa->width, panels = (H + W - 1) / W, wide = panels * W, z_stride = panels * G * W;
-    float *w = room((size_t)(wide * H * V)), *w_n = room((size_t)(wide * H)), *z = room((size_t)(n * z_stride));
-    float *z_before = room((size_t)(n * z_stride)), *h = room((size_t)(n * wide)), *c = room((size_t)(n * wide));
-    float *next = room((size_t)(n * wide)), *c_before = room((size_t)(n * wide)), *bias = room((size_t)wide);
-    float *alone = room((size_t)wide), *c_alone = room((size_t)wide), *reset = room((size_t)(n * wide));
+    float *w = allocate((size_t)(wide * H * V)), *w_n = allocate((size_t)(wide * H)), *z = allocate((size_t)(n * z_stride));
+    float *z_before = allocate((size_t)(n * z_stride)), *h = allocate((size_t)(n * wide)), *c = allocate((size_t)(n * wide));
+    float *next = allocate((size_t)(n * wide)), *c_before = allocate((size_t)(n * wide)), *bias = allocate((size_t)wide);
+    float *alone = allocate((size_t)wide), *c_alone = allocate((size_t)wide), *reset = allocate((size_t)(n * wide));
     for (ptrdiff_t u = 0; u < H; u++) {
         bias[u] = drawn(0.5f);
         for (ptrdiff_t j = 0; j < H; j++) {
@@ -118,51 +118,52 @@ static void check_step(const rnncore_isa *isa, kind k, ptrdiff_t H, ptrdiff_t n)
     free(reset);
 }
 
-/* AHEAD_ROWS steps of one row of H units that make the product of rows of I inputs beside them, the panels in two shares:
- * the bits are those of product() and of the steps alone. apart: the vectors of the input weights stand one by one. */
-static void check_ahead(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I, int apart) {
-    const ptrdiff_t W = isa->width, panels = (H + W - 1) / W, wide = panels * W, stride = panels * V * W, R = AHEAD_ROWS(V);
-    float *w = room((size_t)(stride * H)), *w_ih = room((size_t)(stride * I)), *x = room((size_t)(R * I)), *packed = room((size_t)(R * I));
-    float *start = room((size_t)stride), *z = room((size_t)(R * stride)), *wanted = room((size_t)(R * stride));
-    float *found = room((size_t)(R * stride)), *chain = room((size_t)(R * stride)), *h = room((size_t)(2 * (R + 1) * wide));
-    float *c = room((size_t)wide), *c_alone = room((size_t)wide), *alone = h + (R + 1) * wide;
+/* PIPELINED_ROWS steps of one row of H units that make the product of rows of I inputs beside them, the panels in two shares:
+ * the bits are those of product() and of the steps alone. separate: the input weights are packed vector by vector. */
+static void check_pipelined(const rnncore_isa *isa, int V, ptrdiff_t H, ptrdiff_t I, int separate) {
+    const ptrdiff_t W = isa->width, panels = (H + W - 1) / W, wide = panels * W, stride = panels * V * W, R = PIPELINED_ROWS(V);
+    float *w = allocate((size_t)(stride * H)), *w_ih = allocate((size_t)(stride * I)), *x = allocate((size_t)(R * I)), *packed = allocate((size_t)(R * I));
+    float *start = allocate((size_t)stride), *z = allocate((size_t)(R * stride)), *wanted = allocate((size_t)(R * stride));
+    float *result = allocate((size_t)(R * stride)), *chain = allocate((size_t)(R * stride)), *h = allocate((size_t)(2 * (R + 1) * wide));
+    float *c = allocate((size_t)wide), *c_alone = allocate((size_t)wide), *alone = h + (R + 1) * wide;
     for (ptrdiff_t i = 0; i < stride * H; i++) w[i] = drawn(1.0f / sqrtf((float)H));
     for (ptrdiff_t i = 0; i < stride * I; i++) w_ih[i] = drawn(1.0f);
     for (ptrdiff_t i = 0; i < R * I; i++) x[i] = drawn(1.0f);
     for (ptrdiff_t there = 1; there <= R; there++) { /* the last time whole */
-        isa->pack_ahead(I, (int)there, x, I, packed, (int)R);
+        isa->pack_pipelined(I, (int)there, x, I, packed, (int)R);
         for (ptrdiff_t i = 0; i < R * I; i++) {
             expect(isa, "packed input", packed[i % I * R + i / I], i / I < there ? x[i] : 0, 0);
         }
     }
     for (ptrdiff_t i = 0; i < stride; i++) start[i] = drawn(1.0f);
     for (ptrdiff_t i = 0; i < R * stride; i++) z[i] = drawn(1.0f);
-    const rnncore_panels matrix = {w, panels, H, V}, inputs = {w_ih, apart ? panels * V : panels, I, apart ? 1 : V};
+    const rnncore_panels matrix = {w, panels, H, V}, inputs = {w_ih, separate ? panels * V : panels, I, separate ? 1 : V};
     const rnncore_point point = {.bias_hn = start, .clip = INFINITY, .cell_clip = INFINITY};
     const rnncore_rows rows = {x, NULL, I};
-    rnncore_ahead ahead = {&inputs, packed, start, found, chain, stride, 0};
+    rnncore_pipelined pipelined = {&inputs, packed, start, result, chain, stride, 0};
     rnncore_step *const step = V == 4 ? isa->lstm_step : V == 3 ? isa->gru_step : isa->rnn_step;
-    rnncore_ahead_step *const beside = V == 4 ? isa->lstm_ahead : V == 3 ? isa->gru_ahead : isa->rnn_ahead;
+    rnncore_pipelined_step *const pipelined_step =
+        V == 4 ? isa->lstm_pipelined : V == 3 ? isa->gru_pipelined : isa->rnn_pipelined;
     isa->product(&inputs, 0, inputs.panels, R, &rows, start, wanted, stride);
-    for (; ahead.visit < R; ahead.visit++) {
-        const ptrdiff_t t = ahead.visit, shared = panels / 3;
+    for (; pipelined.visit < R; pipelined.visit++) {
+        const ptrdiff_t t = pipelined.visit, shared = panels / 3;
         step(&matrix, &point, 0, panels, 0, 1, z + t * stride, stride, alone + t * wide, wide, alone + (t + 1) * wide, wide, c_alone, wide);
-        beside(&matrix, &point, shared, panels, t & 1, z + t * stride, h + t * wide, h + (t + 1) * wide, c, &ahead);
-        beside(&matrix, &point, 0, shared, t & 1, z + t * stride, h + t * wide, h + (t + 1) * wide, c, &ahead);
+        pipelined_step(&matrix, &point, shared, panels, t & 1, z + t * stride, h + t * wide, h + (t + 1) * wide, c, &pipelined);
+        pipelined_step(&matrix, &point, 0, shared, t & 1, z + t * stride, h + t * wide, h + (t + 1) * wide, c, &pipelined);
     }
-    if (memcmp(found, wanted, (size_t)(R * stride) * 4) && failures++ < 10) {
-        printf("%s V=%d H=%td I=%td apart=%d: other bits of the product beside the steps\n", isa->name, V, H, I, apart);
+    if (memcmp(result, wanted, (size_t)(R * stride) * 4) && failures++ < 10) {
+        printf("%s V=%d H=%td I=%td separate=%d: other bits of the product beside the steps\n", isa->name, V, H, I, separate);
     }
     if (memcmp(h, alone, (size_t)((R + 1) * wide) * 4) && failures++ < 10) {
-        printf("%s V=%d H=%td I=%td apart=%d: other bits of the steps beside the product\n", isa->name, V, H, I, apart);
+        printf("%s V=%d H=%td I=%td separate=%d: other bits of the steps beside the product\n", isa->name, V, H, I, separate);
     }
-    free(w), free(w_ih), free(x), free(packed), free(start), free(z), free(wanted), free(found), free(chain), free(h), free(c), free(c_alone);
+    free(w), free(w_ih), free(x), free(packed), free(start), free(z), free(wanted), free(result), free(chain), free(h), free(c), free(c_alone);
 }
 
 /* z = start + a . panels for N units and V vectors a panel, K deep. */
 static void check_product(const rnncore_isa *isa, int V, ptrdiff_t N, ptrdiff_t K, ptrdiff_t n) {
     const ptrdiff_t W = isa->width, panels = (N + W - 1) / W, stride = panels * V * W;
-    float *w = room((size_t)(panels * K * V * W)), *a = room((size_t)(n * K)), *start = room((size_t)stride), *z = room((size_t)(n * stride));
+    float *w = allocate((size_t)(panels * K * V * W)), *a = allocate((size_t)(n * K)), *start = allocate((size_t)stride), *z = allocate((size_t)(n * stride));
     for (ptrdiff_t i = 0; i < panels * K * V * W; i++) w[i] = drawn(1.0f);
     for (ptrdiff_t i = 0; i < n * K; i++) a[i] = drawn(1.0f);
     for (ptrdiff_t i = 0; i < stride; i++) start[i] = drawn(1.0f);
@@ -180,18 +181,18 @@ static void check_product(const rnncore_isa *isa, int V, ptrdiff_t N, ptrdiff_t 
     free(w), free(a), free(start), free(z);
 }
 
-/* Units in the last place between found and exact; a subnormal exact result may be zero or the least normal number. */
-static double ulps(float found, double exact) {
+/* Units in the last place between result and exact; a subnormal exact result may be zero or the least normal number. */
+static double ulps(float result, double exact) {
     int exponent;
-    if (fabs(exact) < 0x1p-126) return fabs(found) <= 0x1p-126f ? 0.0 : INFINITY;
+    if (fabs(exact) < 0x1p-126) return fabs(result) <= 0x1p-126f ? 0.0 : INFINITY;
     frexp(exact, &exponent);
-    return fabs(found - exact) * ldexp(1.0, 24 - exponent);
+    return fabs(result - exact) * ldexp(1.0, 24 - exponent);
 }
 
 /* tanh through the RNN's step, sigmoid through the LSTM's forget gate, over every 211th float: within 2 ulp. */
 static void check_gates(const rnncore_isa *isa) {
     const ptrdiff_t W = isa->width;
-    float *w = room((size_t)(4 * W)), *z = room((size_t)(4 * W)), *h = room((size_t)W), *c = room((size_t)W), *next = room((size_t)W);
+    float *w = allocate((size_t)(4 * W)), *z = allocate((size_t)(4 * W)), *h = allocate((size_t)W), *c = allocate((size_t)W), *next = allocate((size_t)W);
     const rnncore_point point = {.clip = INFINITY, .cell_clip = INFINITY};
     const rnncore_panels rnn = {w, 1, 1, 1}, lstm = {w, 1, 1, 4};
     for (unsigned long long bits = 0; bits < 1ull << 32; bits += 211 * (unsigned long long)W) {
@@ -235,8 +236,8 @@ int main(void) {
         }
         for (size_t s = 0; s < sizeof depths / sizeof *depths; s++) {
             for (size_t r = 0; r < sizeof depths / sizeof *depths; r++) {
-                for (int v = 0; v < 3; v++, checks++) check_ahead(rnncore_isas[i], vectors[v], depths[s], depths[r], 0);
-                for (int v = 1; v < 3; v++, checks++) check_ahead(rnncore_isas[i], vectors[v], depths[s], depths[r], 1);
+                for (int v = 0; v < 3; v++, checks++) check_pipelined(rnncore_isas[i], vectors[v], depths[s], depths[r], 0);
+                for (int v = 1; v < 3; v++, checks++) check_pipelined(rnncore_isas[i], vectors[v], depths[s], depths[r], 1);
             }
         }
         printf("%s: %d checks, %d failures so far\n", rnncore_isas[i]->name, checks, failures);

@@ -90,7 +90,7 @@ def test_what_is_said_is_true(op, attributes, arrays):
             for places in [full, *({place: axis} for place, axis in full.items())]:
                 other = {f"x{p}": changed(run.array(p), axis, position, rng) for p, axis in places.items()}
                 check_reach(run, dimension, position, run({**run.given, **other}))
-        if dimension.reach.apart and full:
+        if dimension.reach.independent and full:
             size = sizes[next(iter(full))]
             chosen = [position for position in range(size) if position != size // 2]
             found = subset(run, full, chosen)

@@ -294,9 +294,9 @@ def test_what_is_pointwise_or_causal_over_time(op, attributes):
     y = first(x)
     for t in range(1, 6):
         np.testing.assert_array_equal(first(x[:, :t]), y[:, :t])
-        if reach.apart:
+        if reach.independent:
             np.testing.assert_array_equal(first(x[:, t - 1 : t]), y[:, t - 1 : t])
-    assert reach.apart or reach.causal
+    assert reach.independent or reach.causal
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ INTS, BOOLS = Value("int64", ("B", 3)), Value("bool", ("B", 3))
         ("Split", {"split": ()}, [("B", 4)], "split has 0 sizes, expected 1 to 1024"),
         ("Slice", {"starts": (0,)}, [("B",)], "ends missing"),
         ("Slice", {"starts": (0,), "ends": (1,), "steps": (0,)}, [("B",)], r"steps=\[0\], expected none of 0"),
-        ("Slice", {"starts": (0,), "ends": (1, 2)}, [("B", 3)], "expected as many of each"),
+        ("Slice", {"starts": (0,), "ends": (1, 2)}, [("B", 3)], "expected the same number of each"),
         ("Slice", {"starts": (0,), "ends": (1,), "axes": (2,)}, [("B", 3)], "axis=2"),
         ("Range", {}, [Value("int64", (), (n,)) for n in (0, 4, 0)], "delta=0, expected a step"),
         ("Range", {}, [Value("int64", ()), (), ()], r"limit is float \(\), expected int64 like start"),
@@ -383,7 +383,7 @@ INTS, BOOLS = Value("int64", ("B", 3)), Value("bool", ("B", 3))
         ("Gather", {}, [("B",)], "indices missing"),
         ("Gather", {"indices": (0, 5), "axis": 1}, [("B", 3)], "indices=5, expected integers from -3 to 2"),
         ("Gather", {}, [("B",), ("N",)], "indices is float .*, expected int32 or int64"),
-        ("GatherElements", {}, [("B", 3), Value("int64", ("N",))], "expected as many dimensions"),
+        ("GatherElements", {}, [("B", 3), Value("int64", ("N",))], "expected the same number of dimensions"),
         ("GatherElements", {}, [("B", 3), Value("int64", ("N", 4))], "expected at most 3 at axis 1"),
         ("GatherND", {}, [("B", 3), Value("int64", ("N", 3))], "expected a last dimension from 1 to 2"),
         ("GatherND", {"batch_dims": 2}, [("B", 3), INTS], "batch_dims=2 .*, expected 0 to 1"),
@@ -408,7 +408,7 @@ INTS, BOOLS = Value("int64", ("B", 3)), Value("bool", ("B", 3))
         ("Gemm", {}, [("B", 2, 3), (3, 5)], r"A is float \(B, 2, 3\), expected 2 dimensions"),
         ("Einsum", {"equation": "ij->k"}, [("B", 3)], "output 'k', expected letters of the inputs"),
         ("Einsum", {"equation": "ij,jk"}, [("B", 3)], "expected a term for each of 1 inputs"),
-        ("Einsum", {"equation": "ijk"}, [("B", 3)], "'ijk' for float .*, expected as many dimensions"),
+        ("Einsum", {"equation": "ijk"}, [("B", 3)], "'ijk' for float .*, expected the same number of dimensions"),
         ("Einsum", {"equation": "ij,jk"}, [("B", 3), (4, 5)], "'j' of size 3 and 4, expected one size"),
         ("Einsum", {"equation": "i1"}, [("B", 3)], "expected letters"),
     ],
@@ -426,7 +426,12 @@ def test_refused(op, attributes, values, message):
         ("CumSum", {}, [np.zeros(3, F), np.array(1)], "axis=1, expected an integer from -1 to 0"),
         ("Split", {"num_outputs": 2}, [np.zeros(3, F), np.array([1, 1])], "expected 3 in all"),
         ("Split", {"num_outputs": 3}, [np.zeros(3, F), np.array([1, 2])], "expected 3 in all"),
-        ("Slice", {}, [np.zeros(3, F), np.array([0]), np.array([2]), np.array([0]), np.array([0])], "as many of each"),
+        (
+            "Slice",
+            {},
+            [np.zeros(3, F), np.array([0]), np.array([2]), np.array([0]), np.array([0])],
+            "the same number of each",
+        ),
         ("Range", {}, [np.array(0), np.array(1), np.array(0)], "delta is 0"),
         ("ReverseSequence", {}, [np.zeros((2, 1), F), np.array([3])], "expected 1 lengths from 0 to 2"),
         ("GatherElements", {}, [np.zeros((2, 3), F), np.zeros((1, 4), I)], "reach beyond"),

@@ -18,7 +18,7 @@ from rnncore.graph.nodes import Input, Node
 from rnncore.graph.spec import Spec
 from rnncore.kernels import _convolution, _runtime
 from rnncore.ops import OPS, Value, convolution
-from rnncore.ops.dimensions import APART, WHOLE, Reach
+from rnncore.ops.dimensions import INDEPENDENT, WHOLE, Reach
 from rnncore.ops.windows import Window
 from rnncore.runtime.model import Model
 
@@ -333,7 +333,7 @@ def test_context_of_other_axes_and_automatic_pads():
     attributes = {**attributes, "strides": (2,)}
     assert reach_of(attributes) == WHOLE
     assert reach_of(attributes, axis=1) == WHOLE
-    assert reach_of(attributes, axis=0) == APART
+    assert reach_of(attributes, axis=0) == INDEPENDENT
 
 
 def reach_of(attributes, shape=("B", 3, "T"), op="Conv", axis=2):

@@ -12,7 +12,7 @@ from rnncore.errors import InputError, SpecError
 from rnncore.graph.nodes import Input, Node
 from rnncore.graph.spec import Spec
 from rnncore.ops import OPS, Value
-from rnncore.ops.dimensions import APART, Reach
+from rnncore.ops.dimensions import INDEPENDENT, Reach
 from rnncore.runtime.model import Model
 
 
@@ -95,9 +95,9 @@ def test_nothing_to_reflect():
         ({"pads": (0, 2, 0, 0)}, Reach(2, 0)),
         ({"pads": (0, 2, 0, 1)}, None),
         ({"pads": (0, -2, 0, 0)}, None),
-        ({"pads": (3, 0, 1, 0)}, APART),
+        ({"pads": (3, 0, 1, 0)}, INDEPENDENT),
         ({"pads": (0, 2, 0, 0), "mode": "reflect"}, None),
-        ({"pads": (2, 2), "axes": (0,)}, APART),
+        ({"pads": (2, 2), "axes": (0,)}, INDEPENDENT),
     ],
 )
 def test_pads_over_time(attributes, reach):
@@ -209,4 +209,4 @@ def test_resize_over_time():
     attributes = OneNode("Resize", {"scales": [1, 2, 1]}, [np.ones((1, 2, 3), np.float32)]).node.attributes
     value = Value("float", (1, 2, 3))
     dimensions = OPS["Resize"].dimensions(attributes, [value, None, None, None], [value])
-    assert [(dict(found.inputs), found.reach) for found in dimensions] == [({0: 0}, APART), ({0: 2}, APART)]
+    assert [(dict(found.inputs), found.reach) for found in dimensions] == [({0: 0}, INDEPENDENT), ({0: 2}, INDEPENDENT)]

@@ -338,8 +338,8 @@ def test_names_that_are_none(name):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
-        ('{"b": [{"a": 1, "c": 2, "a": 1}]}', "the key 'a' stands twice"),
+        ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
+        ('{"b": [{"a": 1, "c": 2, "a": 1}]}', "the key 'a' occurs twice"),
         ('{"a": NaN}', "NaN is no JSON"),
         ("[Infinity]", "Infinity is no JSON"),
         ("[-Infinity]", "-Infinity is no JSON"),
@@ -373,7 +373,7 @@ def test_duplicate_keys_of_a_spec():
     assert Spec.from_json(text) == Spec.from_json(DOCUMENT)
     for key in ("format", "name", "op", "cell", "hidden_size", "alpha", "shape", "attributes", "branches", "outputs"):
         twice = text.replace(f'"{key}": ', f'"{key}": 1, "{key}": ', 1)
-        with pytest.raises(SpecError, match=f"Spec: not JSON: the key '{key}' stands twice"):
+        with pytest.raises(SpecError, match=f"Spec: not JSON: the key '{key}' occurs twice"):
             Spec.from_json(twice)
 
 

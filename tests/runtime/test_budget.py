@@ -140,7 +140,7 @@ def test_memory_is_bounded(name):
     spec = build()
     outputs = Model(spec, arrays(spec)).run(inputs_of(shapes))
     assert needed >= 0.99 * max(array.nbytes for array in outputs.values())
-    with pytest.raises(InputError, match=r"node '\w+' \(\w+\): .* bytes beside .*, expected at most .* at one time"):
+    with pytest.raises(InputError, match=r"node '\w+' \(\w+\): .* bytes besides .*, expected at most .* at one time"):
         Model(spec, arrays(spec), budget=Budget(memory=0.9 * needed)).run(inputs_of(shapes))
 
 
@@ -190,7 +190,7 @@ def test_memory_of_what_nobody_reads_any_more_is_free_again():
     x = np.zeros((1, 100, 8), np.float32)
     Model(spec, {}, budget=Budget(memory=2 * size)).run({"x": x})
     everything = Spec([X], nodes, [node.name for node in nodes])
-    with pytest.raises(InputError, match="bytes beside"):
+    with pytest.raises(InputError, match="bytes besides"):
         Model(everything, {}, budget=Budget(memory=40 * size)).run({"x": x})
 
 

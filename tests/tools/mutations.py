@@ -65,9 +65,9 @@ class Mutation(NamedTuple):
 
 BODY = "rnncore/kernels/recurrent/body.h"
 UNITS = "rnncore/kernels/recurrent/units_body.h"
-AHEAD = "rnncore/kernels/recurrent/ahead_body.h"
+PIPELINED = "rnncore/kernels/recurrent/pipelined_body.h"
 CELL = "rnncore/kernels/cell_body.h"
-JOB = "rnncore/kernels/_job.pxd"
+SEQUENCES = "rnncore/kernels/_sequences.pxd"
 LOOP = "rnncore/kernels/_loop.pyx"
 SCHEDULE = "rnncore/kernels/_schedule.pyx"
 PACKING = "rnncore/kernels/_packing.pyx"
@@ -107,9 +107,9 @@ MUTATIONS = [
     ),
     Mutation(
         "reverse-from-the-end",
-        JOB,
-        "step = (job.lengths[row] if job.lengths != NULL else job.T) - 1 - step",
-        "step = job.T - 1 - step",
+        SEQUENCES,
+        "step = (batch.lengths[row] if batch.lengths != NULL else batch.T) - 1 - step",
+        "step = batch.T - 1 - step",
         "the reverse direction begins at the last valid step, not in the padding",
     ),
     Mutation(
@@ -158,7 +158,7 @@ MUTATIONS = [
     ),
     Mutation(
         "average-without-half",
-        JOB,
+        SEQUENCES,
         "(y[i] + h[i]) * <real> 0.5",
         "y[i] + h[i]",
         "an average is half the sum",
@@ -224,40 +224,40 @@ MUTATIONS = [
         "exactness",
     ),
     Mutation(
-        "ahead-chain-forgotten",
-        AHEAD,
+        "pipelined-chain-forgotten",
+        PIPELINED,
         "s % LINK == 0 ? (vf){} : load(unfinished + r * W)",
         "(vf){}",
         "a chain goes on where the visit before left it",
         "exactness",
     ),
     Mutation(
-        "ahead-links-not-added",
-        AHEAD,
+        "pipelined-links-not-added",
+        PIPELINED,
         "s > LINK ? (vf)(side[r] + load(z + r * stride)) : side[r]",
         "side[r]",
         "sums beyond a link are of several chains",
         "exactness",
     ),
     Mutation(
-        "ahead-inputs-of-the-chunk-before",
+        "pipelined-inputs-of-the-chunk-before",
         LOOP,
-        "float* x = run.x_ahead + start // rows % 2 * rows * plan.w_ih.K",
-        "float* x = run.x_ahead",
+        "float* x = run.x_pipelined + start // rows % 2 * rows * plan.w_ih.K",
+        "float* x = run.x_pipelined",
         "threads still read the chunk before",
         "exactness",
     ),
     Mutation(
-        "vectors-apart-as-if-together",
-        AHEAD,
-        "if (stands_apart(ahead)) {",
+        "separate-vectors-as-if-joined",
+        PIPELINED,
+        "if (is_separate(pipelined)) {",
         "if (0) {",
         "input weights beyond a size are packed vector by vector",
         "native_driver exactness",
     ),
     Mutation(
         "inputs-packed-askew",
-        AHEAD,
+        PIPELINED,
         "(places){2, 3, 6, 7}",
         "(places){3, 2, 6, 7}",
         "each row's input is packed in its own place",

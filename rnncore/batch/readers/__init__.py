@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from rnncore.batch.readers.arrays import NpyReader, NpzReader
-from rnncore.batch.readers.base import FileRows, Reader, Request
+from rnncore.batch.readers.base import FileRows, Reader, ReadOptions
 from rnncore.batch.readers.lines import CsvReader, JsonlReader
 from rnncore.batch.readers.tables import ArrowReader, ParquetReader
 
-__all__ = ["READERS", "FileRows", "Reader", "Request"]
+__all__ = ["READERS", "FileRows", "ReadOptions", "Reader"]
 
 READERS: dict[str, Callable[..., Any]] = {
     "npy": NpyReader,

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 
 from rnncore.batch.plan import RowPlan
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, Request, only_input
+from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, ReadOptions, only_input
 from rnncore.errors import FormatError, InputError, RnncoreError
 from rnncore.files.cursor import low_level_errors, shown
 from rnncore.formats.npz_file import read_header
@@ -104,15 +104,15 @@ class ArraysReader:
 
     types: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, place: str, streams: dict[str, Stream], request: Request):
-        plan = request.plan
+    def __init__(self, place: str, streams: dict[str, Stream], options: ReadOptions):
+        plan = options.plan
         known = [entry.name for entry in plan.spec.inputs]
         for name in streams:
             if name not in known:
                 raise InputError(f"input {name!r} is unknown, expected {', '.join(known)}")
         if all(plan.axes[name] is None for name in streams):
             raise InputError(f"no array with rows, expected one for {' or '.join(known)}")
-        self._request, self._streams = request, streams
+        self._request, self._streams = options, streams
         self._flat = _flat(plan, streams)
         self.one_sequence = not self._flat and _is_sequence(plan, streams)
         self.shared = {
@@ -127,15 +127,15 @@ class ArraysReader:
         counts = {name: stream.shape[0] for name, stream in streams.items() if not self._flat or name in self._flat}
         self.rows = 1 if self.one_sequence else next(iter(counts.values()), 1)
         self._lengths = None
-        if request.lengths is not None:
+        if options.lengths is not None:
             (self._length_name,) = plan.lengths
             if self._length_name in streams:
                 raise InputError(f"the data file has {self._length_name!r} too, expected lengths in one place")
-            if request.lengths.shape != (self.rows,):
+            if options.lengths.shape != (self.rows,):
                 raise InputError(
-                    f"{self._length_name}: shape {request.lengths.shape}, expected ({self.rows},), one for each row"
+                    f"{self._length_name}: shape {options.lengths.shape}, expected ({self.rows},), one for each row"
                 )
-            self._lengths = request.lengths
+            self._lengths = options.lengths
         for name, count in counts.items():
             if count != self.rows and not self.one_sequence:
                 raise InputError(f"{name}: {count} rows, expected {self.rows}, the number of the first array")
@@ -199,17 +199,17 @@ class ArraysReader:
 
 
 class NpyReader(ArraysReader):
-    def __init__(self, path: str, file: BinaryIO, request: Request):
+    def __init__(self, path: str, file: BinaryIO, options: ReadOptions):
         self._file = file
-        name = only_input(request.plan, f"{path}, which names no input,").name
-        super().__init__(path, {name: Stream(file, path)}, request)
+        name = only_input(options.plan, f"{path}, which names no input,").name
+        super().__init__(path, {name: Stream(file, path)}, options)
 
     def close(self) -> None:
         self._file.close()
 
 
 class NpzReader(ArraysReader):
-    def __init__(self, path: str, file: BinaryIO, request: Request):
+    def __init__(self, path: str, file: BinaryIO, options: ReadOptions):
         self._files = contextlib.ExitStack()
         self._files.callback(file.close)
         with damaged(f"{path}: no .npz file"):
@@ -225,8 +225,8 @@ class NpzReader(ArraysReader):
                 opened = self._files.enter_context(archive.open(member))
             streams[name] = Stream(cast(BinaryIO, opened), place)
         if names == [UNNAMED]:
-            streams = {only_input(request.plan, f"{path}, which names no input,").name: streams[UNNAMED]}
-        super().__init__(path, streams, request)
+            streams = {only_input(options.plan, f"{path}, which names no input,").name: streams[UNNAMED]}
+        super().__init__(path, streams, options)
 
     def close(self) -> None:
         self._files.close()

@@ -13,14 +13,14 @@ from rnncore.batch.rows import Column
 from rnncore.errors import InputError
 from rnncore.graph.nodes import Input
 
-__all__ = ["FileRows", "Reader", "Request", "bind_columns", "only_input"]
+__all__ = ["FileRows", "ReadOptions", "Reader", "bind_columns", "only_input"]
 
 CHUNK_BYTES = 4 << 20
 CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadOptions:
     """The options of reading a file.
 
     columns   of a table of steps: the features, in this order; of a table of rows: INPUT=COLUMN, or COLUMN for the
@@ -71,7 +71,7 @@ class Reader(Protocol):
         """The rows from number ``skip`` on, some at a time."""
 
     def share(self) -> float:
-        """How much of the file has been read, from 0 to 1."""
+        """The part of the file that has been read, from 0 to 1."""
 
     def close(self) -> None: ...
 
@@ -85,18 +85,18 @@ def only_input(plan: RowPlan, what: str) -> Input:
     return required[0]
 
 
-def bind_columns(request: Request, names: list[str], lists: list[str]) -> dict[str, str]:
+def bind_columns(options: ReadOptions, names: list[str], lists: list[str]) -> dict[str, str]:
     """Input -> column of a table whose rows are sequences.
 
-    names are its columns, and lists those that may be a sequence. Without columns in the request: the inputs' own
+    names are its columns, and lists those that may be a sequence. Without columns in the options: the inputs' own
     names, or for a model with one required input the only list.
     """
-    inputs = [entry.name for entry in request.plan.spec.inputs]
+    inputs = [entry.name for entry in options.plan.spec.inputs]
     bound: dict[str, str] = {}
-    for asked in request.columns:
+    for asked in options.columns:
         name, equals, column = asked.partition("=")
         if not equals:
-            name, column = only_input(request.plan, f"--columns {asked}").name, asked
+            name, column = only_input(options.plan, f"--columns {asked}").name, asked
         if name not in inputs:
             raise InputError(f"--columns {asked}: input {name!r} is unknown, expected {', '.join(inputs)}")
         if name in bound:
@@ -107,8 +107,8 @@ def bind_columns(request: Request, names: list[str], lists: list[str]) -> dict[s
     for name in inputs:
         if name not in bound and name in names and name not in bound.values():
             bound[name] = name
-    required = [entry.name for entry in request.plan.spec.inputs if not entry.optional and entry.name not in bound]
-    free = [name for name in lists if name not in bound.values() and name not in request.keep]
+    required = [entry.name for entry in options.plan.spec.inputs if not entry.optional and entry.name not in bound]
+    free = [name for name in lists if name not in bound.values() and name not in options.keep]
     if len(required) == 1 and len(free) == 1:
         bound[required.pop()] = free[0]
     if required:
@@ -118,9 +118,9 @@ def bind_columns(request: Request, names: list[str], lists: list[str]) -> dict[s
     return bound
 
 
-def kept_columns(request: Request, names: list[str], used: dict[str, str]) -> list[str]:
+def kept_columns(options: ReadOptions, names: list[str], used: dict[str, str]) -> list[str]:
     """The columns to keep: those asked for, or one named "id"."""
-    missing = [name for name in request.keep if name not in names]
+    missing = [name for name in options.keep if name not in names]
     if missing:
         raise InputError(f"column {missing[0]!r} is not there, expected one of {', '.join(names)}")
-    return list(request.keep) or (["id"] if "id" in names and "id" not in used.values() else [])
+    return list(options.keep) or (["id"] if "id" in names and "id" not in used.values() else [])

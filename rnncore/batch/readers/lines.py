@@ -21,7 +21,7 @@ from rnncore.batch.readers.base import (
     CHUNK_BYTES,
     CHUNK_ROWS,
     FileRows,
-    Request,
+    ReadOptions,
     bind_columns,
     kept_columns,
     only_input,
@@ -72,10 +72,10 @@ class LinesReader:
     types: ClassVar[dict[str, Any]] = {}
     rows = None
 
-    def __init__(self, path: str, file: BinaryIO, request: Request):
-        if request.lengths is not None:
+    def __init__(self, path: str, file: BinaryIO, options: ReadOptions):
+        if options.lengths is not None:
             raise InputError("--lengths belongs to arrays (.npy, .npz), expected lengths in the rows themselves")
-        self._file, self._request = file, request
+        self._file, self._request = file, options
         self._lines = Lines(file)
 
     def share(self) -> float:
@@ -109,7 +109,7 @@ class JsonlReader(LinesReader):
             yield self._part(row + 1 - len(pending), pending)
 
     def _bind(self, first: dict[str, Any] | str) -> None:
-        """Which keys are which inputs, as the first row that is an object has them."""
+        """The keys of the inputs, as the first row that is an object has them."""
         if isinstance(first, dict):
             lists = [name for name, value in first.items() if isinstance(value, list)]
             self._bound = bind_columns(self._request, list(first), lists)
@@ -189,9 +189,9 @@ def _array(column: str, value: Any, shape: tuple[int | str, ...]) -> np.ndarray:
 class CsvReader(LinesReader):
     """Steps as lines; sequences come in the order in which they begin."""
 
-    def __init__(self, path: str, file: BinaryIO, request: Request):
-        super().__init__(path, file, request)
-        self._entry = only_input(request.plan, "a .csv file")
+    def __init__(self, path: str, file: BinaryIO, options: ReadOptions):
+        super().__init__(path, file, options)
+        self._entry = only_input(options.plan, "a .csv file")
         self._parse = _integer if self._entry.dtype == "int64" else _real
         self._records = self._records_of_file()
         first = next(self._records, None)
@@ -199,12 +199,12 @@ class CsvReader(LinesReader):
             raise InputError("empty, expected rows of numbers")
         cells = first[1]
         numbers = [NUMBER.fullmatch(cell) is not None for cell in cells]
-        named = bool(request.columns) or request.sequence is not None or not any(numbers)
+        named = bool(options.columns) or options.sequence is not None or not any(numbers)
         self._pushed = None if named else first
         self._names = [name.strip() for name in cells] if named else [str(i + 1) for i in range(len(cells))]
-        self._label = None if request.sequence is None else _place(self._names, request.sequence)
-        self.one_sequence = request.sequence is None
-        chosen = [_place(self._names, name) for name in request.columns]
+        self._label = None if options.sequence is None else _place(self._names, options.sequence)
+        self.one_sequence = options.sequence is None
+        chosen = [_place(self._names, name) for name in options.columns]
         self._chosen = chosen or [i for i in range(len(self._names)) if i != self._label]
         _check_features(self._entry, [self._names[i] for i in self._chosen])
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, Request, bind_columns, kept_columns
+from rnncore.batch.readers.base import CHUNK_BYTES, CHUNK_ROWS, FileRows, ReadOptions, bind_columns, kept_columns
 from rnncore.batch.rows import Column, Ragged, take
 from rnncore.errors import FormatError, InputError, MissingPackageError
 from rnncore.files.cursor import low_level_errors, shown
@@ -41,14 +41,14 @@ class TableReader:
     rows: int | None
     _batches: Callable[[int], Iterator[Any]]
 
-    def __init__(self, file: BinaryIO, request: Request, schema: Any, names: list[str]):
-        if request.lengths is not None:
+    def __init__(self, file: BinaryIO, options: ReadOptions, schema: Any, names: list[str]):
+        if options.lengths is not None:
             raise InputError("--lengths belongs to arrays (.npy, .npz), expected a column of lengths")
-        self._file, self._request = file, request
+        self._file, self._request = file, options
         pa = pyarrow()
         lists = [field.name for field in schema if _is_list(pa, field.type)]
-        self._bound = bind_columns(request, names, lists)
-        self._kept = kept_columns(request, names, self._bound)
+        self._bound = bind_columns(options, names, lists)
+        self._kept = kept_columns(options, names, self._bound)
         self._columns = list(dict.fromkeys([*self._bound.values(), *self._kept]))
         for name in self._columns:
             if names.count(name) > 1:
@@ -95,14 +95,14 @@ class TableReader:
 
 
 class ParquetReader(TableReader):
-    def __init__(self, path: str, file: BinaryIO, request: Request):
+    def __init__(self, path: str, file: BinaryIO, options: ReadOptions):
         parquet = pyarrow("pyarrow.parquet")
         with damaged("no Parquet file"):
             self._table = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
             schema = self._table.schema_arrow
             self.rows = self._table.metadata.num_rows
             names = schema.names
-        super().__init__(file, request, schema, names)
+        super().__init__(file, options, schema, names)
 
     def _batches(self, skip: int) -> Iterator[Any]:
         for group in range(self._table.num_row_groups):
@@ -124,7 +124,7 @@ class ParquetReader(TableReader):
 class ArrowReader(TableReader):
     """Arrow's file or stream (.arrow, .feather of version 2)."""
 
-    def __init__(self, path: str, file: BinaryIO, request: Request):
+    def __init__(self, path: str, file: BinaryIO, options: ReadOptions):
         pa, ipc = pyarrow(), pyarrow("pyarrow.ipc")
         with damaged("no Arrow file"):
             try:
@@ -135,7 +135,7 @@ class ArrowReader(TableReader):
                 self._table, self._count = ipc.open_stream(file), None
             names = self._table.schema.names
         self.rows = None
-        super().__init__(file, request, self._table.schema, names)
+        super().__init__(file, options, self._table.schema, names)
 
     def _batches(self, skip: int) -> Iterator[Any]:
         whole = self._count is None
@@ -226,7 +226,7 @@ def rows_of(array: Any, column: str, shape: tuple[int | str, ...]) -> tuple[np.n
 
 
 def _offsets(pa: Any, array: Any) -> tuple[np.ndarray, Any]:
-    """Where each list begins and ends in the values of all."""
+    """The places where each list begins and ends in the values of all."""
     if pa.types.is_fixed_size_list(array.type):
         size = array.type.list_size
         return (np.arange(len(array) + 1) + array.offset) * size, array.values

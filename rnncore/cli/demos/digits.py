@@ -18,9 +18,9 @@ LONGEST = 8
 
 
 def show(text: str | None) -> None:
-    found = loading.open_file("zoo:digits")
-    pictures = cast(TestPair, found.test_pair).inputs["picture"]
-    model = Model(found.spec, found.weights, vocabulary=found.vocabulary)
+    file = loading.open_file("zoo:digits")
+    pictures = cast(TestPair, file.test_pair).inputs["picture"]
+    model = Model(file.spec, file.weights, vocabulary=file.vocabulary)
     names = spell(model, pictures)
     rows = [[" ".join(shade(float(point)) for point in line) for line in one.reshape(8, 8)] for one in pictures]
     for line in zip(*rows, strict=True):
@@ -32,10 +32,10 @@ def show(text: str | None) -> None:
 
 def spell(model: Model, pictures: np.ndarray) -> list[str]:
     """The likeliest letter after the likeliest letter, until <stop>."""
-    found = model.generate(
+    generated = model.generate(
         [["<stop>"]] * len(pictures), LONGEST, stop=["<stop>"], inputs={"picture": pictures}, tokens="letters"
     )
-    return [one.text or "" for one in found]
+    return [one.text or "" for one in generated]
 
 
 DEMOS = (Demo("digits", "a drawn digit is spelled: one vector in, a sequence out", show, "digits"),)

@@ -22,10 +22,10 @@ def compose(metre: str = "6/8", seed: int = SEED, temperature: float = 0.8) -> s
     """A tune in ABC notation."""
     model = model_of("folk")
     start = f"M:{metre}\nL:{'1/16' if metre in SIXTEENTHS else '1/8'}\n"
-    found = model.generate(
+    generated = model.generate(
         [["<stop>", *start]], LONGEST, temperature=temperature, top_p=0.95, seed=seed, stop=["<stop>"]
     )
-    return f"X:1\nT:Composed by a network, no. {seed}\n{start}{found[0].text}\n"
+    return f"X:1\nT:Composed by a network, no. {seed}\n{start}{generated[0].text}\n"
 
 
 def composed(text: str | None) -> str:

@@ -28,17 +28,17 @@ def encode(words: list[str]) -> dict[str, np.ndarray]:
     ids = np.zeros((len(words), lengths.max()), np.int64)
     for row, word in enumerate(words):
         ids[row, : len(word)] = letters.ids(word)
-    found = model.run({"letters": ids, "lengths": lengths})
-    return {**found, "memory_lengths": lengths}
+    outputs = model.run({"letters": ids, "lengths": lengths})
+    return {**outputs, "memory_lengths": lengths}
 
 
 def pronounce(words: list[str], beams: int = 4) -> list[list[str]]:
     """The phonemes of words."""
     decoder = model_of("g2p")
-    found = decoder.generate(
+    generated = decoder.generate(
         [["<stop>"]] * len(words), LONGEST, beams=beams, stop=["<stop>"], inputs=inputs_of(encode(words))
     )
-    return [(one.text or "").split() for one in found]
+    return [(one.text or "").split() for one in generated]
 
 
 def inputs_of(encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -50,8 +50,8 @@ def alignment(word: str) -> tuple[list[str], np.ndarray]:
     decoder = model_of("g2p")
     (phonemes,) = pronounce([word])
     ids = decoder.vocabulary["phonemes"].ids(" ".join(["<stop>", *phonemes]))
-    found = decoder.run({"phonemes": np.array([ids]), **inputs_of(encode([word]))})
-    return [*phonemes, "<stop>"], found["decoder.weights"][0]
+    outputs = decoder.run({"phonemes": np.array([ids]), **inputs_of(encode([word]))})
+    return [*phonemes, "<stop>"], outputs["decoder.weights"][0]
 
 
 def show(text: str | None) -> None:

@@ -23,10 +23,10 @@ def show(text: str | None) -> None:
     def known(prompt, written):
         return [number for number in range(len(tokens)) if number != unknown]
 
-    found = model.generate(
+    generated = model.generate(
         [["<stop>", *words]], MORE, temperature=0.7, seed=3, samples=3, stop=["<stop>"], constraint=known
     )
-    for one in (found[0], *found[0].alternatives):
+    for one in (generated[0], *generated[0].alternatives):
         say(f"    {' '.join(words)} ... {one.text}")
     for order in dict.fromkeys((tuple(words), tuple(words[::-1]))):
         (score,) = model.score([["<stop>", *order]])

@@ -30,10 +30,10 @@ def show(text: str | None) -> None:
     if wrong:
         raise InputError(f"letters {' '.join(wrong)}, expected those from a to z, ' and -")
     rows = [np.array(letters.ids(name)) for name in names]
-    found: dict[str, list[Any]] = {what: [*model.predict(rows)] for what, model in models.items()}
+    probabilities: dict[str, list[Any]] = {what: [*model.predict(rows)] for what, model in models.items()}
     for place, name in enumerate(names):
         say(f"    {name}")
-        for what, answers in found.items():
+        for what, answers in probabilities.items():
             best = int(answers[place].argmax())
             share = float(answers[place][best])
             say(f"        {what:20} {countries[best]:10} {share:4.0%}  {bar(share, 20)}")

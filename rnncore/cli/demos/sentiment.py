@@ -30,8 +30,8 @@ def judge(text: str) -> tuple[list[str], float, np.ndarray]:
     words = WORDS.findall(text.lower().replace("''", " "))
     if not words:
         raise InputError(f"text {text!r}, expected at least one word")
-    found = model.run({"words": np.array([model.vocabulary["words"].ids(" ".join(words))])})
-    return words, float(found["probabilities"][0, 1]), found["attention.weights"][0]
+    outputs = model.run({"words": np.array([model.vocabulary["words"].ids(" ".join(words))])})
+    return words, float(outputs["probabilities"][0, 1]), outputs["attention.weights"][0]
 
 
 def verdict(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Who is speaking: utterances of different lengths."""
+"""Speakers told by their voices: utterances of different lengths."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["DEMOS"]
 
 
 def show(text: str | None) -> None:
-    found = loading.open_file("zoo:speakers")
-    model = Model(found.spec, found.weights, vocabulary=found.vocabulary)
+    file = loading.open_file("zoo:speakers")
+    model = Model(file.spec, file.weights, vocabulary=file.vocabulary)
     (entry,), (output,) = model.inputs[:1], model.outputs[:1]
-    utterances = cast(TestPair, found.test_pair).inputs[entry.name]
+    utterances = cast(TestPair, file.test_pair).inputs[entry.name]
     for row, shares in enumerate(model.run({entry.name: utterances})[output.name]):
         frames = int(np.any(utterances[row] != 0, axis=1).sum())
         best = int(shares.argmax())

@@ -42,19 +42,19 @@ def forecast() -> Forecast:
     lstm = read[0, chosen - 1, 0]
     windows = np.lib.stride_tricks.sliding_window_view(numbers, WINDOW)[chosen - WINDOW]  # the years before each
     last: Any = model_of("sunspots-rnn")(np.ascontiguousarray(windows)[..., None])  # many-to-one
-    found = (numbers[chosen], lstm, last[:, 0], numbers[chosen - 1])
-    return Forecast(years[chosen], *(array.astype(np.float64) for array in found))
+    series = (numbers[chosen], lstm, last[:, 0], numbers[chosen - 1])
+    return Forecast(years[chosen], *(array.astype(np.float64) for array in series))
 
 
 def show(text: str | None) -> None:
-    found = forecast()
-    _print_years(found)
+    years = forecast()
+    _print_years(years)
     for what, expected in (
-        ("LSTM, which reads the whole series", found.lstm),
-        (f"SimpleRNN, which reads the last {WINDOW} years", found.rnn),
-        ("same as last year", found.last_year),
+        ("LSTM, which reads the whole series", years.lstm),
+        (f"SimpleRNN, which reads the last {WINDOW} years", years.rnn),
+        ("same as last year", years.last_year),
     ):
-        say(f"    {what:42} RMSE {found.rmse(expected):5.2f} on {len(found.years)} held-out years")
+        say(f"    {what:42} RMSE {years.rmse(expected):5.2f} on {len(years.years)} held-out years")
     model, (_, numbers) = model_of("sunspots"), zoo.sunspots_data()
     for batch in (1, 64):
         x = np.repeat(numbers[None, :, None], batch, axis=0)
@@ -63,15 +63,15 @@ def show(text: str | None) -> None:
 
 def plot(text: str | None, path: Path) -> None:
     plt = pyplot()
-    found = forecast()
+    series = forecast()
     figure, axes = plt.subplots(figsize=(9, 4))
-    axes.plot(found.years, found.truth, color="#222222", linewidth=2, label="observed")
+    axes.plot(series.years, series.truth, color="#222222", linewidth=2, label="observed")
     for label, expected, style in (
-        ("LSTM", found.lstm, {"color": "#d95f02", "linewidth": 1.8}),
-        ("SimpleRNN", found.rnn, {"color": "#1f77b4", "linewidth": 1.5, "linestyle": "--"}),
-        ("same as last year", found.last_year, {"color": "#9aa5b1", "linewidth": 1, "linestyle": ":"}),
+        ("LSTM", series.lstm, {"color": "#d95f02", "linewidth": 1.8}),
+        ("SimpleRNN", series.rnn, {"color": "#1f77b4", "linewidth": 1.5, "linestyle": "--"}),
+        ("same as last year", series.last_year, {"color": "#9aa5b1", "linewidth": 1, "linestyle": ":"}),
     ):
-        axes.plot(found.years, expected, label=f"{label}: off by {found.rmse(expected):.1f} (RMSE)", **style)
+        axes.plot(series.years, expected, label=f"{label}: off by {series.rmse(expected):.1f} (RMSE)", **style)
     axes.set_xlabel("year (none of them seen in training)")
     axes.set_ylabel("mean sunspot number of the year")
     axes.set_title("Sunspots, forecast one year ahead")
@@ -81,15 +81,15 @@ def plot(text: str | None, path: Path) -> None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def _print_years(found: Forecast) -> None:
+def _print_years(series: Forecast) -> None:
     out = console()
     ascii_only = out.options.ascii_only
     last = slice(-SHOWN, None)
-    scale = (BAR - 1) / max(found.truth[last].max(), found.lstm[last].max())
+    scale = (BAR - 1) / max(series.truth[last].max(), series.lstm[last].max())
     rows = [
         (year, f"{true:.1f}", f"{lstm:.1f}", f"{rnn:.1f}", _bar(true * scale, lstm * scale, ascii_only))
         for year, true, lstm, rnn in zip(
-            found.years[last], found.truth[last], found.lstm[last], found.rnn[last], strict=True
+            series.years[last], series.truth[last], series.lstm[last], series.rnn[last], strict=True
         )
     ]
     mark = "o" if ascii_only else "◆"

@@ -1,4 +1,4 @@
-"""Where the stress of a word is: one label for each phoneme. The phonemes come from g2p."""
+"""The stress of a word: one label for each phoneme. The phonemes come from g2p."""
 
 from __future__ import annotations
 

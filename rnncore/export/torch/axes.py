@@ -1,4 +1,4 @@
-"""Which dimensions of a module's inputs may have any size: found by calling it with other sizes.
+"""Dimensions of a module's inputs that may have any size, learned by calling it with other sizes.
 
     axes = Axes(call, leaves, sizes)
     axes.groups                 # dimensions that change together, with two sizes that no other group is near
@@ -39,7 +39,7 @@ class AxisGroup:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """How far the other sizes are."""
+        """The differences of the other sizes from the group's own."""
         return tuple(dict.fromkeys(one - self.size for one in (self.other, self.further or self.other)))
 
 
@@ -108,11 +108,11 @@ class Axes:
                     places.setdefault(size, []).append((name, axis))
         for size, candidates in places.items():
             while candidates:
-                found = self._largest(candidates, size)
-                if found is None:
+                group = self._largest(candidates, size)
+                if group is None:
                     break
-                self.groups += self._apart(found)
-                candidates = [place for place in candidates if place not in found.places]
+                self.groups += self._apart(group)
+                candidates = [place for place in candidates if place not in group.places]
 
     def _largest(self, candidates: Sequence[tuple[str, int]], size: int) -> AxisGroup | None:
         """Of the dimensions of one size, the largest set that torch lets have another one together."""
@@ -139,16 +139,16 @@ class Axes:
 
     def _apart(self, group: AxisGroup) -> list[AxisGroup]:
         """A group in the parts that torch takes alone, at sizes where nothing is broadcast."""
-        rest, found = list(group.places), []
+        rest, parted = list(group.places), []
         while len(rest) > 1:
             first, *others = rest
             parts = ((first, *more) for count in range(len(others)) for more in combinations(others, count))
             part = next((part for part in parts if self._changes_alone(part, group)), None)
             if part is None:
                 break
-            found.append(AxisGroup(part, group.size, group.other))
+            parted.append(AxisGroup(part, group.size, group.other))
             rest = [place for place in rest if place not in part]
-        return [*found, AxisGroup(tuple(rest), group.size, group.other)]
+        return [*parted, AxisGroup(tuple(rest), group.size, group.other)]
 
     def _changes_alone(self, part: Places, group: AxisGroup) -> bool:
         """Whether a part takes another size than the rest, and the rest than it."""
@@ -161,7 +161,7 @@ class Axes:
             self._accepts([AxisGroup(part, group.size, one), AxisGroup(rest, group.size, two)]) for one, two in pairs
         )
 
-    # --- two sizes for each that tell them apart -----------------------------------------------------------------
+    # --- two sizes for each that distinguish them -----------------------------------------------------------------
 
     def _spread(self) -> None:
         """Other sizes whose distances and ratios to the example's all differ, and lengths that follow their axis."""
@@ -196,22 +196,24 @@ class Axes:
         for step in (3, 2, -2, -3, 1, -1):
             other = group.size + step
             known = (one for j, one in enumerate(self.groups) if j != i)
-            apart = other > 0 and all(self._differs(group.size, other, one) for one in known)
-            if apart and self._accepts([AxisGroup(group.places, group.size, other)]):
+            distinct = other > 0 and all(self._differs(group.size, other, one) for one in known)
+            if distinct and self._accepts([AxisGroup(group.places, group.size, other)]):
                 yield other
 
     @staticmethod
     def _differs(size: int, other: int, known: AxisGroup) -> bool:
         """Whether two sizes cannot be taken for the known ones with a number added, or multiplied."""
         step, wide = other - size, known.other - known.size
-        apart = abs(step - wide) > 1 and step != 2 * wide and wide != 2 * step
+        distinct = abs(step - wide) > 1 and step != 2 * wide and wide != 2 * step
         parts = [(size, other, known.size, known.other), (known.size, known.other, size, other)]
         parted = all(
             (a // k, b // k) != (c, d) and ((a + k - 1) // k, (b + k - 1) // k) != (c, d)
             for a, b, c, d in parts
             for k in (2, 3, 4)
         )
-        return apart and parted and size * known.other != known.size * other and other not in (known.size, known.other)
+        return (
+            distinct and parted and size * known.other != known.size * other and other not in (known.size, known.other)
+        )
 
     def _assign_lengths(self) -> None:
         """For integers that may count steps: the group whose size they follow, or None where torch takes no others."""
@@ -246,25 +248,25 @@ class Axes:
         """
         groups = [AxisGroup(self.groups[i].places, self.groups[i].size, size) for i, size in sizes.items()]
         lengths = {name: i for name, i in self._bounded.items() if i is not None and i in sizes}
-        found = self._changed(groups, False)
+        changed = self._changed(groups, False)
         for name, i in lengths.items():
-            found[name] = _in_proportion(found[name], self.groups[i].size, sizes[i])
-            if self.loose and not full and sizes[i] > 2 and int(found[name].max()) == sizes[i]:
-                found[name] = torch.where(found[name] > 1, found[name] - 1, found[name])
-        return found
+            changed[name] = _in_proportion(changed[name], self.groups[i].size, sizes[i])
+            if self.loose and not full and sizes[i] > 2 and int(changed[name].max()) == sizes[i]:
+                changed[name] = torch.where(changed[name] > 1, changed[name] - 1, changed[name])
+        return changed
 
     def _changed(self, groups: Sequence[AxisGroup], follow: bool) -> dict[str, torch.Tensor]:
         """Inputs with other sizes: rows and steps repeated or left out. follow: integers that may be lengths too."""
-        found = dict(self.leaves)
+        changed = dict(self.leaves)
         for group in groups:
             for name, axis in group.places:
-                found[name] = _stretched(found[name], axis, group.other)
+                changed[name] = _stretched(changed[name], axis, group.other)
             if follow:
                 for name, tensor in self.leaves.items():
                     own = any(place[0] == name for place in group.places)
                     if _may_count(tensor) and not own and int(tensor.max()) <= group.size:
-                        found[name] = _in_proportion(found[name], group.size, group.other)
-        return found
+                        changed[name] = _in_proportion(changed[name], group.size, group.other)
+        return changed
 
 
 def _may_count(tensor: torch.Tensor) -> bool:

@@ -30,10 +30,10 @@ def bounded(spec: Spec, g: TraceLowering, decisions: Sequence[Decision]) -> Spec
         size = _size(g, decision.formula)
         if isinstance(size, int):
             continue  # which no input changes
-        found = None if size is None else _bound(spec, size, decision)
-        if found is None:
+        bound = None if size is None else _bound(spec, size, decision)
+        if bound is None:
             return None
-        spec = _with_bound(spec, *found, decision.place)
+        spec = _with_bound(spec, *bound, decision.place)
     return spec
 
 
@@ -78,7 +78,7 @@ def turning(formula: Formula) -> list[int]:
     """
     gap = cast("Callable[[int], int]", formula.gap)
     rising = gap(FAR) >= gap(0)
-    found = set()
+    turns = set()
     for reached in (lambda one: one >= 0, lambda one: one > 0) if rising else (lambda o: o <= 0, lambda o: o < 0):
         low, high = -1, FAR
         if not reached(gap(high)):
@@ -86,8 +86,8 @@ def turning(formula: Formula) -> list[int]:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if reached(gap(middle)) else (middle, high)
-        found |= {high - 1, high}
-    return sorted(one for one in found if one >= 0)
+        turns |= {high - 1, high}
+    return sorted(one for one in turns if one >= 0)
 
 
 def _with_bound(spec: Spec, name: str, axis: int, least: int, most: int | None, place: str) -> Spec:

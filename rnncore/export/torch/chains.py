@@ -119,9 +119,9 @@ def _alone(name: str, module: nn.Module) -> nn.Module:
             return self._modules[name](*args, **kwargs)
 
     Alone.forward.__dict__["__signature__"] = inspect.signature(type(module).forward)
-    found = Alone()
-    found.add_module(name, module)
-    return found
+    alone = Alone()
+    alone.add_module(name, module)
+    return alone
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -145,7 +145,7 @@ def _check_sequential(steps: Sequence[tuple[str, nn.Module]]) -> None:
     for (name, module), (after, following) in pairwise(steps):
         if kind_of(module) in STACKS:
             raise UnsupportedError(
-                f"module {after!r} ({kind_of(following)}): stands after {name!r} ({kind_of(module)}) in an "
+                f"module {after!r} ({kind_of(following)}): comes after {name!r} ({kind_of(module)}) in an "
                 "nn.Sequential, which hands it a tuple: give a list of (name, module) and take='sequence' or 'last'"
             )
     for name, module in steps:
@@ -157,9 +157,9 @@ def _check_sequential(steps: Sequence[tuple[str, nn.Module]]) -> None:
 
 
 def _check_layouts(steps: Sequence[tuple[str, nn.Module]]) -> None:
-    found = {name: _layout(module) for name, module in steps if kind_of(module) in STACKS + CELLS}
-    if len(set(found.values())) > 1:
-        listed = ", ".join(f"{name!r} {layout}" for name, layout in found.items())
+    layouts = {name: _layout(module) for name, module in steps if kind_of(module) in STACKS + CELLS}
+    if len(set(layouts.values())) > 1:
+        listed = ", ".join(f"{name!r} {layout}" for name, layout in layouts.items())
         raise UnsupportedError(f"layouts differ ({listed}), expected batch_first the same in every module")
 
 

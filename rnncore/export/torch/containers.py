@@ -93,31 +93,6 @@ def recorded_containers(
                 x = _without_padding(x, hidden if hidden.dtype == torch.bool else hidden != 0)
         return x if self.norm is None else self.norm(x)
 
-    def decode(
-        self: Any,
-        tgt: Any,
-        memory: Any,
-        tgt_mask: Any = None,
-        memory_mask: Any = None,
-        tgt_key_padding_mask: Any = None,
-        memory_key_padding_mask: Any = None,
-        tgt_is_causal: Any = None,
-        memory_is_causal: bool = False,
-    ) -> Any:
-        x = tgt
-        for layer in self.layers:
-            x = layer(
-                x,
-                memory,
-                tgt_mask=tgt_mask,
-                memory_mask=memory_mask,
-                tgt_key_padding_mask=tgt_key_padding_mask,
-                memory_key_padding_mask=memory_key_padding_mask,
-                tgt_is_causal=bool(tgt_is_causal),
-                memory_is_causal=memory_is_causal,
-            )
-        return x if self.norm is None else self.norm(x)
-
     def replaced(kind: Any, own: Callable) -> Callable:
         kept = kind.forward
 
@@ -128,7 +103,7 @@ def recorded_containers(
 
     homes: list[tuple[Any, Callable]] = [
         (nn.TransformerEncoder, encode),
-        (nn.TransformerDecoder, decode),
+        (nn.TransformerDecoder, _decode),
         (nn.TransformerEncoderLayer, encode_layer),
     ]
     kept = [kind.forward for kind, _ in homes]
@@ -139,6 +114,33 @@ def recorded_containers(
     finally:
         for (kind, _), forward in zip(homes, kept, strict=True):
             kind.forward = forward
+
+
+def _decode(
+    self: Any,
+    tgt: Any,
+    memory: Any,
+    tgt_mask: Any = None,
+    memory_mask: Any = None,
+    tgt_key_padding_mask: Any = None,
+    memory_key_padding_mask: Any = None,
+    tgt_is_causal: Any = None,
+    memory_is_causal: bool = False,
+) -> Any:
+    """TransformerDecoder.forward: its layers and nothing else."""
+    x = tgt
+    for layer in self.layers:
+        x = layer(
+            x,
+            memory,
+            tgt_mask=tgt_mask,
+            memory_mask=memory_mask,
+            tgt_key_padding_mask=tgt_key_padding_mask,
+            memory_key_padding_mask=memory_key_padding_mask,
+            tgt_is_causal=bool(tgt_is_causal),
+            memory_is_causal=memory_is_causal,
+        )
+    return x if self.norm is None else self.norm(x)
 
 
 def _without_padding(x: Any, hidden: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where Python hands a recorded value over to compiled code: what is recorded there instead.
+"""Entrances to compiled code: what is recorded where Python hands a recorded value over.
 
 A recorded value is no Tensor: compiled code that takes it for one reads memory that is none. So its class says what it
 is, and only Python's isinstance sees through it; compiled code refuses it. What has an obvious meaning without
@@ -112,9 +112,29 @@ def entrances(
             return item.size(0)
         return _len(item)
 
-    class Whole(type):
-        """The class of a stand-in for int: its calls keep sizes, everything else is int's."""
+    whole = _followed_int(seen, value_of, recorded, truncated)
+    homes = [home for home in homes if "int" not in home]
+    with _recorded_parameters(recorded), _inlined_functions(recorded), _inlined_scripts(recorded, refusal):
+        try:
+            builtins.isinstance, builtins.len = seen, length
+            for home in homes:
+                home["int"] = whole
+            yield
+        finally:
+            builtins.isinstance, builtins.len = _isinstance, _len
+            for home in homes:
+                del home["int"]
 
+
+def _followed_int(
+    seen: Callable[[Any, Any], bool],
+    value_of: Callable[[Any], Any],
+    recorded: Callable[[Any], bool],
+    truncated: Callable[[Any], Any],
+) -> type:
+    """A stand-in for int: its calls keep recorded sizes, everything else is int's."""
+
+    class Whole(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             kind = type(value_of(args[0])) if _len(args) == 1 and recorded(args) else None
             if kind is float:
@@ -133,51 +153,65 @@ def entrances(
         def __hash__(cls) -> int:
             return hash(int)
 
-    whole = Whole("int", (int,), {})
-    homes = [home for home in homes if "int" not in home]
+    return Whole("int", (int,), {})
+
+
+@contextmanager
+def _recorded_parameters(recorded: Callable[[Any], bool]) -> Iterator[None]:
+    """torch.nn.Parameter(x) and the like of a recorded x are x."""
 
     def variable(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not recorded((args, kwargs)):
             return type.__call__(cls, *args, **kwargs)
         return args[0] if args else kwargs["data"]
 
-    kept_apply = Function.__dict__["apply"]
+    VariableMeta.__call__ = variable
+    try:
+        yield
+    finally:
+        del VariableMeta.__call__
+
+
+@contextmanager
+def _inlined_functions(recorded: Callable[[Any], bool]) -> Iterator[None]:
+    """torch.autograd.Function.apply of recorded values is the class's own forward."""
+    kept = Function.__dict__["apply"]
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not recorded((args, kwargs)):
-            return kept_apply.__func__(cls, *args, **kwargs)
+            return kept.__func__(cls, *args, **kwargs)
         if cls.setup_context is not Function.setup_context:
             return cls.forward(*args, **kwargs)
         context = _Context()
         context.needs_input_grad = (False,) * len(args)
         return cls.forward(context, *args, **kwargs)
 
+    Function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        Function.apply = kept
+
+
+@contextmanager
+def _inlined_scripts(recorded: Callable[[Any], bool], refusal: Callable[[str], Exception]) -> Iterator[None]:
+    """A scripted function, called with recorded values, is the Python it was made of."""
     scripted = torch.jit.ScriptFunction
-    kept_call = scripted.__call__
+    kept = scripted.__call__
 
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
         if not recorded((args, kwargs)):
-            return kept_call(function, *args, **kwargs)
+            return kept(function, *args, **kwargs)
         python = getattr(function, "_torchdynamo_inline", None)
         if not inspect.isfunction(python):
             raise refusal(f"{function.name}, a scripted function without its Python, expected the function itself")
         return python(*args, **kwargs)
 
+    scripted.__call__ = call
     try:
-        builtins.isinstance, builtins.len = seen, length
-        for home in homes:
-            home["int"] = whole
-        VariableMeta.__call__ = variable
-        Function.apply = classmethod(apply)
-        scripted.__call__ = call
         yield
     finally:
-        builtins.isinstance, builtins.len = _isinstance, _len
-        for home in homes:
-            del home["int"]
-        del VariableMeta.__call__
-        Function.apply = kept_apply
-        scripted.__call__ = kept_call
+        scripted.__call__ = kept
 
 
 @contextmanager
@@ -199,9 +233,9 @@ def legacy_types(recorded: Callable[[Any], bool]) -> Iterator[None]:
 
     kept = {name: getattr(torch, name) for name in LEGACY}
     try:
-        for name, found in kept.items():
-            setattr(torch, name, Legacy(name, (), {"tensor_type": found}))
+        for name, original in kept.items():
+            setattr(torch, name, Legacy(name, (), {"tensor_type": original}))
         yield
     finally:
-        for name, found in kept.items():
-            setattr(torch, name, found)
+        for name, original in kept.items():
+            setattr(torch, name, original)

@@ -55,11 +55,11 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     arguments = _bound(module, example, lengths, dtype)
     leaves = _named_leaves(module, arguments)
     _check_example(leaves)
-    axes = Axes(lambda found: _called(module, _with_leaves(arguments, leaves, _copies(found))), leaves, sizes)
+    axes = Axes(lambda tensors: _called(module, _with_leaves(arguments, leaves, _copies(tensors))), leaves, sizes)
 
-    def traced(found: Mapping[str, torch.Tensor], turned: int | None = None) -> Traced:
-        named = {id(tensor): name for name, tensor in found.items()}
-        return trace(module, _with_leaves(arguments, leaves, found), named, turned)
+    def traced(tensors: Mapping[str, torch.Tensor], turned: int | None = None) -> Traced:
+        named = {id(tensor): name for name, tensor in tensors.items()}
+        return trace(module, _with_leaves(arguments, leaves, tensors), named, turned)
 
     first = traced(leaves)
     second = _second(axes, traced, first)
@@ -67,34 +67,25 @@ def export(module: nn.Module, example: Any, lengths: Any, sizes: dict[str, Seque
     inputs = _inputs(axes, module, first, second)
     modules = {name for name, _ in module.named_modules() if name}
     lowering = TraceLowering(first, second, inputs, modules, module.state_dict().keys())
-    found, outputs, _ = lowering.run(_lower)
-    spec, weights = _assembled(lowering, found, dtype)
+    result, outputs, _ = lowering.run(_lower)
+    spec, weights = _assembled(lowering, result, dtype)
     names = spec.outputs
-    arrays = dict(zip(names, map(_array, _leaves(outputs)), strict=True))
-    given = {name: _array(tensor) for name, tensor in leaves.items()}
     used = {entry.name for entry in spec.inputs}
-    pair = TestPair({name: array for name, array in given.items() if name in used}, arrays)
-    exported = Exported(
-        spec,
-        Weights(spec, weights),
-        pair,
-        f"torch {torch.__version__.partition('+')[0]}",
-        tuple(dict.fromkeys((*notes, *lowering.notes))),
-    )
+
+    def given(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        return {name: _array(tensor) for name, tensor in tensors.items() if name in used}
+
+    def returned(result: Any) -> dict[str, np.ndarray]:
+        return dict(zip(names, map(_array, _leaves(result)), strict=True))
+
+    pair = TestPair(given(leaves), returned(outputs))
+    source = f"torch {torch.__version__.partition('+')[0]}"
+    exported = Exported(spec, Weights(spec, weights), pair, source, tuple(dict.fromkeys((*notes, *lowering.notes))))
 
     def proof_of(spec: Spec, bounds: Collection[str]) -> Proof:
         model = Model(spec, exported.weights, dtype)
         compare(model.run(pair.inputs), pair.outputs, "the exported model").require()
-        return Proof(
-            model,
-            axes,
-            first,
-            second,
-            traced,
-            lambda result: dict(zip(names, map(_array, _leaves(result)), strict=True)),
-            lambda found: {name: _array(tensor) for name, tensor in found.items() if name in used},
-            bounds,
-        )
+        return Proof(model, axes, first, second, traced, returned, given, bounds)
 
     spec, proved = _proved(spec, lowering, proof_of)
     every = (*exported.notes, *proved, *_unlike_checkpoints(module, spec, exported.weights))
@@ -110,10 +101,11 @@ def _proved(spec: Spec, g: TraceLowering, proof_of: Callable[[Spec, Collection[s
             proof.require()
         except BranchError as error:
             decisions = [one for one in g.first.decisions if one.place == error.place]
-            found = bounded(spec, g, decisions) if error.place not in bounds and len(decisions) <= MAX_BOUNDS else None
-            if found is None:
+            fits = error.place not in bounds and len(decisions) <= MAX_BOUNDS
+            narrowed = bounded(spec, g, decisions) if fits else None
+            if narrowed is None:
                 raise
-            spec, bounds = found, [*bounds, error.place]
+            spec, bounds = narrowed, [*bounds, error.place]
             continue
         said = "a branch goes another way for other sizes of an input, which the model refuses"
         return spec, [*(f"{without_folders(place)}: {said}" for place in bounds), *proof.notes]
@@ -134,10 +126,10 @@ def reference(
         }
         try:
             with torch.no_grad():
-                found = _called(module, _with_leaves(arguments, leaves, given))
+                result = _called(module, _with_leaves(arguments, leaves, given))
         except Exception as error:
             raise VerificationError(f"torch does not run these inputs: {type(error).__name__}: {error}") from None
-        return dict(zip(names, map(_array, _leaves(found)), strict=True))
+        return dict(zip(names, map(_array, _leaves(result)), strict=True))
 
     return run
 
@@ -158,8 +150,8 @@ def _unlike_checkpoints(module: nn.Module, spec: Spec, weights: Weights) -> list
 
 def _in_full_precision(module: nn.Module) -> tuple[nn.Module, list[str]]:
     """A 16-bit module as a float32 copy."""
-    found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())}
-    half = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in found]
+    dtypes = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())}
+    half = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in dtypes]
     if not half:
         return module, []
     return copy.deepcopy(module).float().eval(), [
@@ -168,31 +160,31 @@ def _in_full_precision(module: nn.Module) -> tuple[nn.Module, list[str]]:
 
 
 def _dtype(module: nn.Module) -> str:
-    found = {tensor.dtype for tensor in module.parameters() if tensor.dtype.is_floating_point}
+    dtypes = {tensor.dtype for tensor in module.parameters() if tensor.dtype.is_floating_point}
     for name, parameter in module.named_parameters():
-        if parameter.dtype not in (torch.float32, torch.float64) or len(found) > 1:
-            listed = " and ".join(sorted(map(str, found or {parameter.dtype})))
+        if parameter.dtype not in (torch.float32, torch.float64) or len(dtypes) > 1:
+            listed = " and ".join(sorted(map(str, dtypes or {parameter.dtype})))
             raise UnsupportedError(
                 f"{name}: {listed}, expected one of torch.float32 or torch.float64: use module.float()"
             )
-    return str(found.pop()).removeprefix("torch.") if found else "float32"
+    return str(dtypes.pop()).removeprefix("torch.") if dtypes else "float32"
 
 
 def _bound(module: nn.Module, example: Any, lengths: Any, dtype: str) -> inspect.BoundArguments:
     """forward's arguments, with tensors of the module's dtype and device."""
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
 
-    def tensors(found: Any) -> Any:
-        if isinstance(found, np.ndarray):
-            found = torch.from_numpy(np.ascontiguousarray(found))
-        if isinstance(found, torch.Tensor):
-            wanted = getattr(torch, dtype) if found.dtype.is_floating_point else found.dtype
-            return found.detach().to(device, wanted).clone()
-        if isinstance(found, tuple) and hasattr(found, "_fields"):
-            return type(found)(*map(tensors, found))
-        if isinstance(found, (tuple, list)):
-            return type(found)(map(tensors, found))
-        return {key: tensors(value) for key, value in found.items()} if isinstance(found, dict) else found
+    def tensors(argument: Any) -> Any:
+        if isinstance(argument, np.ndarray):
+            argument = torch.from_numpy(np.ascontiguousarray(argument))
+        if isinstance(argument, torch.Tensor):
+            wanted = getattr(torch, dtype) if argument.dtype.is_floating_point else argument.dtype
+            return argument.detach().to(device, wanted).clone()
+        if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+            return type(argument)(*map(tensors, argument))
+        if isinstance(argument, (tuple, list)):
+            return type(argument)(map(tensors, argument))
+        return {key: tensors(value) for key, value in argument.items()} if isinstance(argument, dict) else argument
 
     signature = inspect.signature(type(module).forward)
     parameters = list(signature.parameters)[1:]
@@ -228,16 +220,16 @@ def _bound(module: nn.Module, example: Any, lengths: Any, dtype: str) -> inspect
 def _named_leaves(module: nn.Module, arguments: inspect.BoundArguments) -> dict[str, torch.Tensor]:
     """Every tensor in the arguments by the name of its input."""
     taken = {name for name, _ in module.named_modules()}
-    found: dict[str, torch.Tensor] = {}
+    named: dict[str, torch.Tensor] = {}
 
     def add(name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            if isinstance(module, Chain) and not found and not value.dtype.is_floating_point:
+            if isinstance(module, Chain) and not named and not value.dtype.is_floating_point:
                 name = "tokens"
             name = f"{name}_in" if name in taken else name
-            if any(value is other for other in found.values()):
+            if any(value is other for other in named.values()):
                 raise InputError(f"example: one tensor stands for two inputs, one of them {name!r}: give copies")
-            found[name] = value
+            named[name] = value
         elif isinstance(value, (tuple, list)):
             keys = getattr(value, "_fields", range(len(value)))
             for key, item in zip(keys, value, strict=True):
@@ -248,9 +240,9 @@ def _named_leaves(module: nn.Module, arguments: inspect.BoundArguments) -> dict[
 
     for name, value in arguments.arguments.items():
         add(name, value)
-    if not found:
+    if not named:
         raise InputError("example: no tensors in it, expected at least one")
-    return found
+    return named
 
 
 def _check_example(leaves: Mapping[str, torch.Tensor]) -> None:
@@ -265,14 +257,14 @@ def _with_leaves(
     """The same arguments with other tensors."""
     replaced = {id(tensor): new[name] for name, tensor in old.items()}
 
-    def changed(found: Any) -> Any:
-        if isinstance(found, torch.Tensor):
-            return replaced[id(found)]
-        if isinstance(found, tuple) and hasattr(found, "_fields"):
-            return type(found)(*map(changed, found))
-        if isinstance(found, (tuple, list)):
-            return type(found)(map(changed, found))
-        return {key: changed(value) for key, value in found.items()} if isinstance(found, dict) else found
+    def changed(argument: Any) -> Any:
+        if isinstance(argument, torch.Tensor):
+            return replaced[id(argument)]
+        if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+            return type(argument)(*map(changed, argument))
+        if isinstance(argument, (tuple, list)):
+            return type(argument)(map(changed, argument))
+        return {key: changed(value) for key, value in argument.items()} if isinstance(argument, dict) else argument
 
     return inspect.BoundArguments(
         arguments.signature,
@@ -293,7 +285,7 @@ def _called(module: nn.Module, arguments: inspect.BoundArguments) -> Any:
 
 
 def _second(axes: Axes, traced: Callable[[Mapping[str, torch.Tensor]], Traced], first: Traced) -> Traced:
-    """The trace at other sizes, for which branches go the same way. UnsupportedError where there are none."""
+    """The trace at other sizes, for which branches go the same way. UnsupportedError without any."""
     others = {i: group.other for i, group in enumerate(axes.groups)}
     second = traced(axes.resized(others))
     place = _decided_otherwise(first, second)
@@ -302,12 +294,12 @@ def _second(axes: Axes, traced: Callable[[Mapping[str, torch.Tensor]], Traced], 
     for i, group in enumerate(axes.groups):
         for other in axes.nearer(i):
             try:
-                found = traced(axes.resized({**others, i: other}))
+                other_trace = traced(axes.resized({**others, i: other}))
             except UnsupportedError:
                 continue
-            if _decided_otherwise(first, found) is None:
+            if _decided_otherwise(first, other_trace) is None:
                 axes.groups[i] = replace(group, other=other, further=group.other)
-                return found
+                return other_trace
     raise UnsupportedError(
         f"{place}: a branch that depends on the size of an input, expected one path for all sizes, or sizes= with None "
         "for a dimension that stays"
@@ -322,23 +314,23 @@ def _decided_otherwise(first: Traced, second: Traced) -> str | None:
 
 def _names(axes: Axes, module: nn.Module, first: Traced, second: Traced) -> dict[tuple[str, int], str]:
     """(input, axis) -> "B", "T" or another name, for dimensions that are free."""
-    found: dict[tuple[str, int], str] = dict(axes.named)
+    names: dict[tuple[str, int], str] = dict(axes.named)
     at_recurrent = zip(_at_recurrent(module, first), _at_recurrent(module, second), strict=False)
     known = dict(zip(at_recurrent, "BT", strict=False))
     for group in axes.groups:
         name, axis = group.places[0]
-        given = [found[place] for place in group.places if place in found]
+        given = [names[place] for place in group.places if place in names]
         label = given[0] if given else known.get((group.size, group.other)) or {0: "B", 1: "T"}.get(axis, f"D{axis}")
-        if not given and label in found.values():
-            label = "T" if "T" not in found.values() else f"T_{name}"
-        if not given and label in found.values():
+        if not given and label in names.values():
+            label = "T" if "T" not in names.values() else f"T_{name}"
+        if not given and label in names.values():
             label = f"{label}_{axis}"
-        found.update(dict.fromkeys(group.places, label))
-    return found
+        names.update(dict.fromkeys(group.places, label))
+    return names
 
 
 def _at_recurrent(module: nn.Module, traced: Traced) -> tuple[int, ...]:
-    """The sizes of the batch and of time at the first recurrent module; none where there is no such module."""
+    """The sizes of the batch and of time at the first recurrent module; none without such a module."""
     for node in traced.graph.nodes:
         if not node.args or not isinstance(node.args[0], fx.Node):
             continue
@@ -409,31 +401,31 @@ def _over_steps(g: TraceLowering, cell: OverSteps, input: Any, state: Any = None
     return g.named(node.name, g.a[0], g.b[0], ("sequence", node)), tuple(states) if several else states[0]
 
 
-def _leaves(found: Any) -> list[Any]:
+def _leaves(result: Any) -> list[Any]:
     """The tensors of a result, in order, whatever they are in."""
-    if isinstance(found, (tuple, list)):
-        return [leaf for item in found for leaf in _leaves(item)]
-    if isinstance(found, Mapping):
-        return [leaf for item in found.values() for leaf in _leaves(item)]
-    if hasattr(found, "__dataclass_fields__") and not isinstance(found, (TracedTensor, Size, Packed, Complex)):
-        return [leaf for key in found.__dataclass_fields__ for leaf in _leaves(getattr(found, key))]
-    return [] if found is None else [found]
+    if isinstance(result, (tuple, list)):
+        return [leaf for item in result for leaf in _leaves(item)]
+    if isinstance(result, Mapping):
+        return [leaf for item in result.values() for leaf in _leaves(item)]
+    if hasattr(result, "__dataclass_fields__") and not isinstance(result, (TracedTensor, Size, Packed, Complex)):
+        return [leaf for key in result.__dataclass_fields__ for leaf in _leaves(getattr(result, key))]
+    return [] if result is None else [result]
 
 
-def _labels(found: Any, label: str = "") -> list[str]:
+def _labels(result: Any, label: str = "") -> list[str]:
     """For each tensor of a result the key of the dict that holds it, or ""."""
-    if isinstance(found, Mapping):
-        return [name for key, item in found.items() for name in _labels(item, f"{label}_{key}" if label else str(key))]
-    if isinstance(found, (tuple, list)):
-        several = len(found) > 1 and label
-        return [name for i, item in enumerate(found) for name in _labels(item, f"{label}_{i}" if several else label)]
-    return [] if found is None else [label]
+    if isinstance(result, Mapping):
+        return [name for key, item in result.items() for name in _labels(item, f"{label}_{key}" if label else str(key))]
+    if isinstance(result, (tuple, list)):
+        several = len(result) > 1 and label
+        return [name for i, item in enumerate(result) for name in _labels(item, f"{label}_{i}" if several else label)]
+    return [] if result is None else [label]
 
 
-def _assembled(g: TraceLowering, found: Any, floating: str) -> tuple[Spec, dict[str, np.ndarray]]:
+def _assembled(g: TraceLowering, result: Any, floating: str) -> tuple[Spec, dict[str, np.ndarray]]:
     """The Spec of what was lowered, without nodes that nothing reads."""
     names: list[str] = []
-    for item, label in zip(_leaves(found), _labels(found), strict=True):
+    for item, label in zip(_leaves(result), _labels(result), strict=True):
         if isinstance(item, Packed):
             raise UnsupportedError("the output is a PackedSequence, expected pad_packed_sequence of it")
         if not isinstance(item, TracedTensor):
@@ -506,10 +498,10 @@ def _rows_alone(spec: Spec) -> bool:
         if not isinstance(rows, str) or not isinstance(steps, str) or time not in (None, steps):
             return False
         time = steps
-    return all(isinstance(node, Recurrent) or _stands_alone(spec, node, time) for node in spec.nodes)
+    return all(isinstance(node, Recurrent) or _is_stepwise(spec, node, time) for node in spec.nodes)
 
 
-def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
+def _is_stepwise(spec: Spec, node: Any, time: str) -> bool:
     """Whether a node does the same with every step, or has nothing to do with steps."""
     timed = [
         shape for name in node.reads for shape in (spec.values[name].shape,) if any(time in str(size) for size in shape)
@@ -518,7 +510,7 @@ def _stands_alone(spec: Spec, node: Any, time: str) -> bool:
         return True
     if not isinstance(node, Node) or node.op in ("Shape", "Transpose", "Reshape", "Size") or time not in timed[0]:
         return False
-    return reach_of(node, spec.values, time).apart
+    return reach_of(node, spec.values, time).independent
 
 
 # --- proof -----------------------------------------------------------------------------------------------------------

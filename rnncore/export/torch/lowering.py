@@ -198,8 +198,8 @@ class TraceLowering:
     def named(self, name: str, a: torch.Tensor, b: torch.Tensor, origin: Any = None) -> TracedTensor:
         value = self.values[name]
         fits = len(value.shape) == a.ndim and value.dtype == self.spec_dtype(a.dtype)
-        for found, expected in zip(value.shape, a.shape, strict=False):
-            fits = fits and (isinstance(found, str) or found == expected)
+        for size, expected in zip(value.shape, a.shape, strict=False):
+            fits = fits and (isinstance(size, str) or size == expected)
         if not fits:
             raise UnsupportedError(
                 f"{self.place}: {self.wanted} became {value}, where torch has {a.dtype} {tuple(a.shape)}"
@@ -325,8 +325,8 @@ class TraceLowering:
                 for name in names
             ]
         if kind in WHOLE_OPS:
-            found = self.emit(WHOLE_OPS[kind], names, name="size") if floats and WHOLE_OPS[kind] else names[0]
-            return self.emit("Cast", [found], {"to": "int64"}, name="size") if floats else found
+            rounded = self.emit(WHOLE_OPS[kind], names, name="size") if floats and WHOLE_OPS[kind] else names[0]
+            return self.emit("Cast", [rounded], {"to": "int64"}, name="size") if floats else rounded
         if kind in NUMBER_OPS:
             return self.emit(NUMBER_OPS[kind], names, name="size")
         if kind == "truediv":
@@ -417,7 +417,9 @@ class TraceLowering:
                 return self.pair(one.args[0], two.args[0]), *(
                     fx.node.map_aggregate(
                         node.args[0],
-                        lambda found, traced=traced: traced.values[found] if isinstance(found, fx.Node) else found,
+                        lambda argument, traced=traced: (
+                            traced.values[argument] if isinstance(argument, fx.Node) else argument
+                        ),
                     )
                     for node, traced in ((one, self.first), (two, self.second))
                 )
@@ -446,21 +448,21 @@ class TraceLowering:
         """The current node as nodes of the Spec; what is computed from parameters alone keeps its content as well."""
         settled = isinstance(self.a, torch.Tensor) and is_plain(args, kwargs) and equal_tensors(self.a, self.b)
         try:
-            found = lower(self, one, args, kwargs)
+            lowered = lower(self, one, args, kwargs)
         except UnsupportedError:
             if not settled:
                 raise
             return TracedTensor(None, self.a, self.b, label=one.name, constant=True, static=True, trained=True)
-        if isinstance(found, TracedTensor) and isinstance(self.a, torch.Tensor):
-            if settled and not found.constant:
-                found.constant = found.computed = True
+        if isinstance(lowered, TracedTensor) and isinstance(self.a, torch.Tensor):
+            if settled and not lowered.constant:
+                lowered.constant = lowered.computed = True
             if (
                 str(getattr(one.target, "__name__", one.target)) in COPYING
                 and args
                 and isinstance(args[0], TracedTensor)
             ):
-                found.source = self.source_of(args[0])
-        return found
+                lowered.source = self.source_of(args[0])
+        return lowered
 
     def source_of(self, tensor: TracedTensor) -> str | None:
         """The parameter that a tensor holds, once or several times in the same order."""

@@ -29,7 +29,7 @@ def from_torch(
 
     module   an nn.Module; or a list of (name, module) run one after the other, in which each recurrent module hands
              its sequence on, and the last of them either that (take="sequence", the default) or its last layer's
-             final h, directions side by side (take="last"). A cell alone, or in a list, is run over the steps of a
+             final h, directions concatenated (take="last"). A cell alone, or in a list, is run over the steps of a
              sequence
     example  what forward is called with: a tensor or array, a tuple of its arguments, or a dict by their names; tuples,
              lists and dicts of tensors inside are opened. Only modules of torch.nn and lists of them need none
@@ -96,10 +96,10 @@ def verify_torch(
     root, example = as_chain(_pairs(torch, module) if chained else module, take or "sequence", example, seed)
     with _evaluating(torch, root):
         run = reference(root, example, lengths, model.spec.outputs)
-        found = replay(model, run, "the model", other_sizes(model.spec), seed)
-    if any(one.equal is False for one in found) or not any(one.equal for one in found):
-        raise VerificationError("; ".join(map(str, found)) or "the model: all sizes of its inputs are numbers")
-    return found
+        replays = replay(model, run, "the model", other_sizes(model.spec), seed)
+    if any(one.equal is False for one in replays) or not any(one.equal for one in replays):
+        raise VerificationError("; ".join(map(str, replays)) or "the model: all sizes of its inputs are numbers")
+    return replays
 
 
 def _check_scripted(torch, name: str, module: Any) -> None:

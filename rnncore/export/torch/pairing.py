@@ -22,12 +22,12 @@ def needed_nodes(nodes: list[fx.Node], others: Sequence[fx.Node] = ()) -> list[f
 
 def escaped_in_both(first: Traced, second: Traced) -> list[tuple[fx.Node, fx.Node]]:
     """Sizes that became numbers of Python's own at the same line of both traces, as long as those do the same."""
-    found = {}
+    pairs = {}
     for one, two in zip(first.escapes, second.escapes, strict=False):
         if one.place != two.place:
             break
-        found[one.node] = (one.node, two.node)
-    return list(found.values())
+        pairs[one.node] = (one.node, two.node)
+    return list(pairs.values())
 
 
 def sizes_of(node: fx.Node, needed: list[fx.Node]) -> bool:

@@ -36,7 +36,7 @@ AT_ONE_PLACE = 6
 """Decisions of one line that are looked at: a loop takes one for each step."""
 MAX_PATHS = 12
 MAX_DEPTH = 2
-"""How many ways through the code are looked at, and how many turns lead there."""
+"""The most ways through the code that are tried, and the most turns that lead there."""
 SHUFFLES = 4
 """Orders of the example's numbers at sizes where a branch goes the other way."""
 MAX_CONSTANTS = 64
@@ -97,7 +97,7 @@ class Proof:
         for sizes in self._alone():
             self._compare(sizes)
         counted: list[Any] = [*self.first.decisions, *self.first.escapes]
-        if any(found.formula.leaves for found in counted):
+        if any(one.formula.leaves for one in counted):
             self._explore({}, self.first, 0)
 
     # --- sizes -----------------------------------------------------------------------------------------------------
@@ -122,14 +122,14 @@ class Proof:
                     yield {i: size}
 
     def _elements(self, sizes: Sizes) -> int:
-        found = 0
+        total = 0
         places = {place: sizes[i] for i in sizes for place in self.axes.groups[i].places}
         for name, tensor in self.axes.leaves.items():
             count = 1
             for axis, size in enumerate(tensor.shape):
                 count *= places.get((name, axis), size)
-            found += count
-        return found
+            total += count
+        return total
 
     # --- comparing ---------------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class Proof:
 
     def _require_equal(self, leaves: Mapping[str, torch.Tensor], expected: Any, refusals: bool) -> None:
         try:
-            found = self.model.run(self.arrays(leaves))
+            outputs = self.model.run(self.arrays(leaves))
         except RnncoreError:
             if refusals:
                 return  # by name, when it is run
@@ -162,7 +162,7 @@ class Proof:
                 f"module: another number of tensors in its result with {shapes_of(leaves)} than with the example"
             ) from None
         try:
-            compare(found, wanted, f"the exported model with {shapes_of(leaves)}").require()
+            compare(outputs, wanted, f"the exported model with {shapes_of(leaves)}").require()
         except VerificationError as error:
             raise self._explained(leaves) or VerificationError(
                 f"{error}: something was recorded for the sizes of the example, expected tensor code alike for all"
@@ -223,10 +223,10 @@ class Proof:
 
     def _try_decisions(self, sizes: Sizes, traced: Traced, moved: Traced, i: int, size: int, step: int) -> list[Sizes]:
         """Compares where decisions would go the other way with another size of group i. Returns these sizes."""
-        decisions, found, turned = _by_place(traced.decisions), _by_place(moved.decisions), []
+        decisions, after, turned = _by_place(traced.decisions), _by_place(moved.decisions), []
         for key, decision in decisions.items():
             few = key[1] < AT_ONE_PLACE or (key[0], key[1] + AT_ONE_PLACE) not in decisions
-            expected = _expected(decision.formula, found[key].formula, size, step) if few and key in found else None
+            expected = _expected(decision.formula, after[key].formula, size, step) if few and key in after else None
             if expected is None:
                 continue
             around = 0 if expected.exact else 3
@@ -268,9 +268,9 @@ class Proof:
 
     def _try_constants(self, sizes: Sizes, traced: Traced, moved: Traced, i: int, size: int, step: int) -> None:
         """Compares where sizes that are not followed pass the numbers that the code around them compares with."""
-        found = _by_place(moved.escapes)
+        after = _by_place(moved.escapes)
         for key, escape in _by_place(traced.escapes).items():
-            expected = _expected(escape.formula, found[key].formula, size, step) if key in found else None
+            expected = _expected(escape.formula, after[key].formula, size, step) if key in after else None
             if expected is None or key[1] >= AT_ONE_PLACE:
                 continue
             for near in _passing(expected, {number for code in escape.code for number in _compared_numbers(code)}):
@@ -278,7 +278,7 @@ class Proof:
                     self._left -= self._compare({**sizes, i: near})
 
     def _follow(self, sizes: Sizes, traced: Traced, decision: Decision, i: int, at: int) -> None:
-        """Where the other side of a decision is beyond what can be run: it may raise, or do the same."""
+        """Cases whose other side of a decision is beyond what can be run: it may raise, or do the same."""
         leaves = self.axes.resized(sizes, full=True)
         try:
             other = self.retrace(leaves, traced.decisions.index(decision))
@@ -346,33 +346,33 @@ def _expected(one: Formula, two: Formula, size: int, step: int) -> _Expected | N
 
 def _passing(expected: _Expected, numbers: set[int]) -> list[int]:
     """Sizes at which a number reaches others, and those next to them."""
-    found: set[Any] = set()
+    sizes: set[Any] = set()
     for number in (one for base in numbers for one in (base, base + 1)):
         before = expected(expected.size) >= number
 
         def turned(size: int, number: int = number, before: bool = before) -> bool:
             return (expected(size) >= number) != before
 
-        found.update(near for at in _turning(turned, expected.size) for near in (at - 1, at, at + 1))
-    return sorted(size for size in found if size > 0)
+        sizes.update(near for at in _turning(turned, expected.size) for near in (at - 1, at, at + 1))
+    return sorted(size for size in sizes if size > 0)
 
 
 def _turning(turned: Callable[[int], bool], size: int) -> list[int]:
     """The nearest sizes on either side at which something turns round."""
-    found = []
+    sizes = []
     below = next((one for one in range(size - 1, 0, -1) if turned(one)), None) if size <= NEAR * NEAR else None
     if below is not None:
-        found.append(below)
+        sizes.append(below)
     last, one = size, size + 1
     while one <= FAR:
         if turned(one):
             while one - last > 1:
                 middle = (one + last) // 2
                 last, one = (last, middle) if turned(middle) else (middle, one)
-            found.append(one)
+            sizes.append(one)
             break
         last, one = one, one + 1 if one < size + NEAR else 2 * one
-    return found
+    return sizes
 
 
 def _turns(decision: Decision, expected: _Expected, size: int) -> list[int]:
@@ -381,21 +381,21 @@ def _turns(decision: Decision, expected: _Expected, size: int) -> list[int]:
     def turned(one: int) -> bool:
         return bool(expected(one)) != decision.taken
 
-    found = _turning(turned, size)
+    sizes = _turning(turned, size)
     formula = decision.formula
     if formula.gap is not None and len(formula.leaves) == 1:
         moved = [(leaf - formula.leaves[0]) / expected.slopes[0] for leaf in turning(formula)]
         exact = sorted({size + one for step in moved for one in (math.floor(step), math.ceil(step))})
         exact = [one for one in exact if 0 < one <= FAR and turned(one)]
-        found += [*[one for one in exact if one < size][-1:], *[one for one in exact if one > size][:1]]
-    return list(dict.fromkeys(found))
+        sizes += [*[one for one in exact if one < size][-1:], *[one for one in exact if one > size][:1]]
+    return list(dict.fromkeys(sizes))
 
 
-def _by_place(found: Sequence[Any]) -> dict[tuple[str, int], Any]:
+def _by_place(reached: Sequence[Any]) -> dict[tuple[str, int], Any]:
     """Decisions or escapes by their line and how often it had been reached before."""
     counts: Counter[str] = Counter()
     placed = {}
-    for one in found:
+    for one in reached:
         placed[one.place, counts[one.place]] = one
         counts[one.place] += 1
     return placed

@@ -87,10 +87,10 @@ def recorded_draws(
         def call(*args: Any, **kwargs: Any) -> Any:
             if not recording():
                 return function(*args, **kwargs)
-            found = Draw(name, refusal)
+            draw = Draw(name, refusal)
             if one and not args and not kwargs:
-                return found
-            raise found._refused()
+                return draw
+            raise draw._refused()
 
         return call
 

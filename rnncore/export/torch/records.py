@@ -49,7 +49,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Formula:
-    """How a number was made of sizes: the sizes, and the calls that lead from them to it.
+    """The making of a number from sizes: the sizes, and the calls that lead from them to it.
 
     sources  for each size the tensor's node and its dimension; None where it is made of several
     gap      of one size: how far a condition is from turning round, where that only grows or only falls with it
@@ -73,8 +73,8 @@ class Escape:
 
 def place_of(frames: Iterable[tuple[str, int | None]]) -> str:
     """ "FILE:LINE" of the innermost frame; the file as it is imported."""
-    found = next(iter(frames), None)
-    return "the module" if found is None else f"{found[0]}:{found[1]}"
+    frame = next(iter(frames), None)
+    return "the module" if frame is None else f"{frame[0]}:{frame[1]}"
 
 
 def without_folders(place: str) -> str:
@@ -90,9 +90,9 @@ def is_users(file: str) -> bool:
 def users_frames() -> list[tuple[str, int]]:
     """(file, line) of the frames on the stack that belong neither to torch nor to the exporter, innermost first."""
     frame: FrameType | None = sys._getframe(1)
-    found = []
+    frames = []
     while frame is not None:
         if is_users(frame.f_code.co_filename):
-            found.append((frame.f_code.co_filename, frame.f_lineno))
+            frames.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
-    return found
+    return frames

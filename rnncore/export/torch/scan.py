@@ -21,7 +21,7 @@ __all__ = ["lower_scan"]
 def lower_scan(
     g: TraceLowering, starts: list[Any], sources: list[Any], captured: list[Any], lower: Callable
 ) -> tuple[Any, ...]:
-    """The values after the last step, and those of all steps, side by side on axis 1."""
+    """The values after the last step, and those of all steps, stacked on axis 1."""
     body = _Body(g, g.node.target, g.other.target)
     body.add_states(starts)
     body.add_sequences(sources)
@@ -41,7 +41,7 @@ def lower_scan(
     )
     inside = {f"{name}.body.{key}": source for key, source in body.sources.items()}
     g.add(node, {f"body.{key}": array for key, array in weights.items()}, inside)
-    return tuple(g.named(found, g.a[i], g.b[i]) for i, found in enumerate(node.names))
+    return tuple(g.named(output, g.a[i], g.b[i]) for i, output in enumerate(node.names))
 
 
 class _Body:
@@ -95,8 +95,8 @@ class _Body:
     def _counts(self) -> bool:
         """Whether the body reads the number of its step."""
         loop = self.call.loop
-        found = [[loop.args[j], loop.kwargs[j]] for j in self.call.inner]
-        return any(leaf.kind == "index" for leaf in leaves_of(found))
+        arguments = [[loop.args[j], loop.kwargs[j]] for j in self.call.inner]
+        return any(leaf.kind == "index" for leaf in leaves_of(arguments))
 
     def _add_counter(self) -> None:
         """The numbers of the steps as one more sequence."""
@@ -108,25 +108,25 @@ class _Body:
         self.counter = TracedTensor(self._entry("step", "int64", ()), torch.tensor(1), torch.tensor(1))
 
     def add_captured(self, captured: list[Any]) -> None:
-        for i, (node, found) in enumerate(zip(self.call.captured, captured, strict=True)):
-            if isinstance(found, TracedTensor) and found.constant and not found.computed:
+        for i, (node, outer) in enumerate(zip(self.call.captured, captured, strict=True)):
+            if isinstance(outer, TracedTensor) and outer.constant and not outer.computed:
                 self.outer[node] = TracedTensor(
-                    None, found.a, found.b, label=found.label, constant=True, static=True, trained=found.trained
+                    None, outer.a, outer.b, label=outer.label, constant=True, static=True, trained=outer.trained
                 )
-            elif isinstance(found, (TracedTensor, Size)):
-                whole = isinstance(found, TracedTensor)
-                outside = self.g.name_of(found) if isinstance(found, TracedTensor) else self.g.size_value(found)
+            elif isinstance(outer, (TracedTensor, Size)):
+                whole = isinstance(outer, TracedTensor)
+                outside = self.g.name_of(outer) if isinstance(outer, TracedTensor) else self.g.size_value(outer)
                 value = self.g.values[outside]
                 name = self._entry(f"outer_{i}", value.dtype, value.shape)
                 self.captures[name] = outside
-                a, b = (found.a, found.b) if whole else (torch.tensor([found.a]), torch.tensor([found.b]))
+                a, b = (outer.a, outer.b) if whole else (torch.tensor([outer.a]), torch.tensor([outer.b]))
                 inside = TracedTensor(name, a, b)
-                self.outer[node] = inside if whole else Size(found.a, found.b, ("item", inside))
-            elif isinstance(found, (int, float, bool, str, type(None))):
-                self.outer[node] = found
+                self.outer[node] = inside if whole else Size(outer.a, outer.b, ("item", inside))
+            elif isinstance(outer, (int, float, bool, str, type(None))):
+                self.outer[node] = outer
             else:
                 raise UnsupportedError(
-                    f"{self.g.place}: a loop over a size reads a {type(found).__name__}, expected tensors and numbers"
+                    f"{self.g.place}: a loop over a size reads a {type(outer).__name__}, expected tensors and numbers"
                 )
 
     def lowered(self, lower: Callable) -> tuple[Spec, dict[str, Any]]:

@@ -91,8 +91,8 @@ class _Proxy(fx.Proxy):
         """The type's name, or the values in another: a dtype, a type such as torch.FloatTensor, or its name."""
         if dtype is None:
             return self._value.type()
-        found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-        return self.to(getattr(found, "dtype", found))
+        wanted = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+        return self.to(getattr(wanted, "dtype", wanted))
 
     def _sizes(self) -> tuple[Any, ...]:
         return tuple(self._size(dim) for dim in range(self._value.ndim))
@@ -119,9 +119,9 @@ class _Proxy(fx.Proxy):
 
     def _number(self, what: str) -> Any:
         """A number that only sizes decide, and that is not followed from here on."""
-        found = self._plain(what)
+        number = self._plain(what)
         self.tracer.escaped(self.node)
-        return found
+        return number
 
     def __index__(self) -> int:
         return operator.index(self._number("an integer"))
@@ -207,7 +207,7 @@ class _Calls(TorchFunctionMode):
             return Draw(name, self.tracer.refusal)
         if name in RANDOM:
             raise self.tracer.refusal(f"{name}, which is random, {REMEDY}")
-        args = tuple(getattr(found, "tensor_type", found) if isinstance(found, type) else found for found in args)
+        args = tuple(getattr(one, "tensor_type", one) if isinstance(one, type) else one for one in args)
         recorded = function in FACTORIES or _has_proxy((args, kwargs))
         if not recorded or name in ("__get__", "__set__"):
             return function(*args, **kwargs)
@@ -216,18 +216,18 @@ class _Calls(TorchFunctionMode):
         return self.tracer.create_proxy("call_function", function, args, kwargs)
 
 
-def _flat(found: Any) -> list[Any]:
-    return [item for one in found for item in _flat(one)] if isinstance(found, (tuple, list)) else [found]
+def _flat(nested: Any) -> list[Any]:
+    return [item for one in nested for item in _flat(one)] if isinstance(nested, (tuple, list)) else [nested]
 
 
-def _has_proxy(found: Any) -> bool:
-    if issubclass(type(found), fx.Proxy):
+def _has_proxy(nested: Any) -> bool:
+    if issubclass(type(nested), fx.Proxy):
         return True
-    if type(found) in (tuple, list, torch.Size):
-        return any(map(_has_proxy, found))
-    if type(found) is dict:
-        return any(map(_has_proxy, found.values()))
-    return type(found) is slice and any(map(_has_proxy, (found.start, found.stop, found.step)))
+    if type(nested) in (tuple, list, torch.Size):
+        return any(map(_has_proxy, nested))
+    if type(nested) is dict:
+        return any(map(_has_proxy, nested.values()))
+    return type(nested) is slice and any(map(_has_proxy, (nested.start, nested.stop, nested.step)))
 
 
 class _Tracer(fx.Tracer):
@@ -257,19 +257,19 @@ class _Tracer(fx.Tracer):
         return self._call_root, []
 
     def _call_root(self) -> Any:
-        def placeholder(found: Any) -> Any:
-            if isinstance(found, torch.Tensor):
-                proxy = super(_Tracer, self).create_proxy("placeholder", self.names[id(found)], (), {})
-                self.values[proxy.node] = found
+        def placeholder(argument: Any) -> Any:
+            if isinstance(argument, torch.Tensor):
+                proxy = super(_Tracer, self).create_proxy("placeholder", self.names[id(argument)], (), {})
+                self.values[proxy.node] = argument
                 self.places[proxy.node], self.stacks[proxy.node] = "the example", ()
                 return proxy
-            if isinstance(found, tuple) and hasattr(found, "_fields"):
-                return type(found)(*map(placeholder, found))
-            if isinstance(found, (tuple, list)):
-                return type(found)(map(placeholder, found))
-            if isinstance(found, dict):
-                return {key: placeholder(value) for key, value in found.items()}
-            return found
+            if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+                return type(argument)(*map(placeholder, argument))
+            if isinstance(argument, (tuple, list)):
+                return type(argument)(map(placeholder, argument))
+            if isinstance(argument, dict):
+                return {key: placeholder(value) for key, value in argument.items()}
+            return argument
 
         self.depth = len(users_frames())
         self.outermost = sys._getframe().f_code
@@ -367,16 +367,16 @@ class _Tracer(fx.Tracer):
 
     def _evaluate(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_aggregate(
-            (node.args, node.kwargs), lambda found: self._value_of(found) if isinstance(found, fx.Node) else found
+            (node.args, node.kwargs), lambda one: self._value_of(one) if isinstance(one, fx.Node) else one
         )
-        args = [_thawed(found) for found in args]
-        kwargs = {key: _thawed(found) for key, found in kwargs.items()}
+        args = [_thawed(argument) for argument in args]
+        kwargs = {key: _thawed(argument) for key, argument in kwargs.items()}
         with self.plainly():
             if node.op == "get_attr":
-                found = self.root
+                attribute = self.root
                 for part in node.target.split("."):
-                    found = getattr(found, part)
-                return found.detach() if isinstance(found, torch.Tensor) else found
+                    attribute = getattr(attribute, part)
+                return attribute.detach() if isinstance(attribute, torch.Tensor) else attribute
             if node.op == "call_module":
                 args[:1] = [x.clone() if isinstance(x, torch.Tensor) else x for x in args[:1]]
                 part = self.root.get_submodule(node.target)
@@ -405,13 +405,13 @@ class _Tracer(fx.Tracer):
             return True
         if node.op == "call_method" and node.target in ("size", "numel", "nelement", "dim"):
             return False
-        return any(self.depends_on_data(found) for found in node.all_input_nodes)
+        return any(self.depends_on_data(source) for source in node.all_input_nodes)
 
-    def decide(self, node: fx.Node, found: bool) -> bool:
+    def decide(self, node: fx.Node, taken: bool) -> bool:
         if len(self.decisions) == self.turned:
-            found = not found
-        self.decisions.append(Decision(place_of(iter(users_frames())), self._formula(node), found))
-        return found
+            taken = not taken
+        self.decisions.append(Decision(place_of(iter(users_frames())), self._formula(node), taken))
+        return taken
 
     def _squeezed(self, x: Any, *dims: Any, dim: Any = None) -> None:
         """Remembers that a dimension is left out where its size is 1, and stays otherwise."""
@@ -426,22 +426,22 @@ class _Tracer(fx.Tracer):
                 self.decisions.append(Decision(place_of(iter(users_frames())), formula, size == 1))
 
     def _formula(self, node: fx.Node) -> Formula:
-        """How the value of a node is made of sizes; copied, since nodes change when loops are rolled up."""
+        """The making of a node's value from sizes; copied, since nodes change when loops are rolled up."""
         leaves: list[int] = []
         sources: list[tuple[fx.Node, int] | None] = []
 
-        def copied(found: Any) -> Callable[[Sequence[int]], Any]:
-            if not isinstance(found, fx.Node):
-                if isinstance(found, (tuple, list)):
-                    items = [copied(item) for item in found]
+        def copied(argument: Any) -> Callable[[Sequence[int]], Any]:
+            if not isinstance(argument, fx.Node):
+                if isinstance(argument, (tuple, list)):
+                    items = [copied(item) for item in argument]
                     return lambda sizes: tuple(item(sizes) for item in items)
-                return lambda sizes: found
-            if found.op == "call_method" and found.target in ("size", "numel", "nelement"):
+                return lambda sizes: argument
+            if argument.op == "call_method" and argument.target in ("size", "numel", "nelement"):
                 place = len(leaves)
-                leaves.append(self.values[found])
-                sources.append((found.args[0], found.args[1]) if found.target == "size" else None)
+                leaves.append(self.values[argument])
+                sources.append((argument.args[0], argument.args[1]) if argument.target == "size" else None)
                 return lambda sizes: sizes[place]
-            args, function = copied(found.args), found.target
+            args, function = copied(argument.args), argument.target
             if isinstance(function, str):
                 return lambda sizes: getattr(args(sizes)[0], function)(*args(sizes)[1:])
             return lambda sizes: function(*args(sizes))
@@ -460,9 +460,9 @@ class _Tracer(fx.Tracer):
         place = place_of(iter(users_frames()))
         self.escapes.append(Escape(place, node, self._formula(node), tuple(codes)))
 
-    def records(self, found: Any) -> bool:
+    def records(self, arguments: Any) -> bool:
         """Whether a call with these arguments is recorded, and not only made."""
-        return not self.evaluating and _has_proxy(found)
+        return not self.evaluating and _has_proxy(arguments)
 
     def refusal(self, what: str) -> UnsupportedError:
         return UnsupportedError(f"{place_of(iter(users_frames()))}: {what}")
@@ -499,13 +499,13 @@ def _monotone(node: fx.Node) -> Callable[[int], Any] | None:
     return lambda size: function(*(inner(size) if place else one for place, one in zip(places, node.args, strict=True)))
 
 
-def _thawed(found: Any) -> Any:
+def _thawed(argument: Any) -> Any:
     """Lists and dicts as torch expects them, instead of torch.fx's own."""
-    if isinstance(found, list):
-        return [_thawed(item) for item in found]
-    if type(found) is tuple:
-        return tuple(map(_thawed, found))
-    return {key: _thawed(item) for key, item in found.items()} if isinstance(found, dict) else found
+    if isinstance(argument, list):
+        return [_thawed(item) for item in argument]
+    if type(argument) is tuple:
+        return tuple(map(_thawed, argument))
+    return {key: _thawed(item) for key, item in argument.items()} if isinstance(argument, dict) else argument
 
 
 @contextmanager
@@ -566,10 +566,10 @@ def _attributes_restored(module: nn.Module) -> Iterator[Callable[[], str | None]
 def _globals_of(module: nn.Module) -> list[dict[str, Any]]:
     """The globals of the user's code in a module, each once."""
     functions: list[Any] = [getattr(type(part), "forward", None) for part in module.modules()]
-    found = [
+    namespaces = [
         function.__globals__ for function in functions if is_users(getattr(_code(function), "co_filename", HERE[0]))
     ]
-    return list({id(home): home for home in found}.values())
+    return list({id(home): home for home in namespaces}.values())
 
 
 INSTEAD = {
@@ -591,6 +591,18 @@ def _code(function: Any) -> CodeType | None:
 def _said(error: Exception) -> str:
     """The class of an error and the first line of its text."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _not_traced(error: Exception) -> UnsupportedError:
+    """An error of the module's code while it is recorded, with its line there."""
+    where = place_of(
+        (frame.filename, frame.lineno)
+        for frame in reversed(traceback.extract_tb(error.__traceback__))
+        if is_users(frame.filename)
+    )
+    sizes = "new() received an invalid combination" in str(error)
+    expected = "torch.zeros or torch.empty of sizes" if sizes else "tensor code whose path depends on sizes only"
+    return UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}")
 
 
 def trace(
@@ -637,16 +649,7 @@ def trace(
     except RnncoreError:
         raise
     except Exception as error:
-        where = place_of(
-            (frame.filename, frame.lineno)
-            for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if is_users(frame.filename)
-        )
-        expected = next(
-            (instead for said, instead in INSTEAD.items() if said in str(error)),
-            "tensor code whose path depends on sizes only",
-        )
-        raise UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}") from error
+        raise _not_traced(error) from error
     if state is not None:
         raise UnsupportedError(
             f"module: keeps a value from call to call in {state!r}, expected it as an argument and a result of forward"

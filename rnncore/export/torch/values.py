@@ -111,16 +111,16 @@ def array_of(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().contiguous().numpy().copy()
 
 
-def has_size(found: Any) -> bool:
+def has_size(arguments: Any) -> bool:
     """Whether a number among the arguments depends on sizes."""
-    if isinstance(found, (tuple, list)):
-        return any(map(has_size, found))
-    return isinstance(found, Size) or (isinstance(found, dict) and any(map(has_size, found.values())))
+    if isinstance(arguments, (tuple, list)):
+        return any(map(has_size, arguments))
+    return isinstance(arguments, Size) or (isinstance(arguments, dict) and any(map(has_size, arguments.values())))
 
 
-def is_plain(*found: Any) -> bool:
+def is_plain(*arguments: Any) -> bool:
     """Whether nothing in the arguments is a value of the graph or a size."""
-    for item in found:
+    for item in arguments:
         if isinstance(item, (Size, Packed, Complex)) or (isinstance(item, TracedTensor) and not item.constant):
             return False
         if isinstance(item, (tuple, list)) and not is_plain(*item):
@@ -132,9 +132,9 @@ def is_plain(*found: Any) -> bool:
     return True
 
 
-def all_static(found: Sequence[Any]) -> bool:
+def all_static(arguments: Sequence[Any]) -> bool:
     """Whether no argument is a value that the model's inputs decide."""
-    for item in found:
+    for item in arguments:
         if isinstance(item, (Packed, Complex)) or (isinstance(item, TracedTensor) and not item.static):
             return False
         if isinstance(item, (tuple, list)) and not all_static(item):
@@ -150,21 +150,21 @@ def reads_data(size: Size) -> bool:
     return kind == "item" or any(isinstance(part, Size) and reads_data(part) for part in parts)
 
 
-def any_trained(found: Any) -> bool:
+def any_trained(arguments: Any) -> bool:
     """Whether a parameter decides an argument."""
-    if isinstance(found, (tuple, list)):
-        return any(map(any_trained, found))
-    if isinstance(found, dict):
-        return any(map(any_trained, found.values()))
-    return isinstance(found, TracedTensor) and bool(found.trained)
+    if isinstance(arguments, (tuple, list)):
+        return any(map(any_trained, arguments))
+    if isinstance(arguments, dict):
+        return any(map(any_trained, arguments.values()))
+    return isinstance(arguments, TracedTensor) and bool(arguments.trained)
 
 
-def mark_values(found: Any, static: bool, trained: bool) -> None:
-    if isinstance(found, TracedTensor):
-        found.static = found.static or static
-        found.trained = trained if found.trained is None else found.trained
-    elif isinstance(found, (tuple, list)):
-        for item in found:
+def mark_values(result: Any, static: bool, trained: bool) -> None:
+    if isinstance(result, TracedTensor):
+        result.static = result.static or static
+        result.trained = trained if result.trained is None else result.trained
+    elif isinstance(result, (tuple, list)):
+        for item in result:
             mark_values(item, static, trained)
 
 

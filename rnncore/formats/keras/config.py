@@ -67,10 +67,10 @@ class Version(NamedTuple):
         """From "2.2.4-tf"; a file that says nothing is Keras 1's."""
         if text is None:
             return cls(1, 2)
-        found = re.match(r"(\d{1,3})\.(\d{1,3})", text)
-        if found is None:
+        match = re.match(r"(\d{1,3})\.(\d{1,3})", text)
+        if match is None:
             raise FormatError(f"keras_version {shown(text, 40)!r}, expected a number such as '2.15.0'")
-        return cls(int(found[1]), int(found[2]), "tf" in text)
+        return cls(int(match[1]), int(match[2]), "tf" in text)
 
     @property
     def modern(self) -> bool:
@@ -167,21 +167,21 @@ def parse_json(text: str | bytes, place: str) -> dict[str, Any]:
     if len(text) > MAX_JSON:
         raise FormatError(f"{place}: {len(text)} bytes of JSON, expected at most {MAX_JSON}")
 
-    found = read_json(text, place)
-    if not isinstance(found, dict):
-        raise FormatError(f"{place}: {type(found).__name__}, expected an object")
-    return found
+    value = read_json(text, place)
+    if not isinstance(value, dict):
+        raise FormatError(f"{place}: {type(value).__name__}, expected an object")
+    return value
 
 
-def class_of(found: Any, place: str) -> tuple[str, Mapping[str, Any], bool]:
+def class_of(value: Any, place: str) -> tuple[str, Mapping[str, Any], bool]:
     """Class name and config of something serialised, and whether it is an operation of keras.ops.
 
     UnsupportedError for classes that are registered, or from modules other than Keras's own.
     """
-    if not isinstance(found, Mapping) or not isinstance(found.get("class_name"), str):
+    if not isinstance(value, Mapping) or not isinstance(value.get("class_name"), str):
         raise FormatError(f"{place}: expected an object with class_name and config")
-    name, config, module = found["class_name"], found.get("config"), found.get("module")
-    registered = found.get("registered_name")
+    name, config, module = value["class_name"], value.get("config"), value.get("module")
+    registered = value.get("registered_name")
     if ">" in name or (registered is not None and registered != name):
         label = registered if registered is not None else name
         raise UnsupportedError(
@@ -197,42 +197,42 @@ def class_of(found: Any, place: str) -> tuple[str, Mapping[str, Any], bool]:
         config = {"layers": config}
     if not isinstance(config, Mapping):
         raise FormatError(f"{place}: {shown(name, 60)} has no config")
-    is_operation = ".ops." in f"{module}." if module is not None else _is_bare_operation(found, config)
+    is_operation = ".ops." in f"{module}." if module is not None else _is_bare_operation(value, config)
     return name, config, is_operation
 
 
-def _is_bare_operation(found: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+def _is_bare_operation(value: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether something without a module, as in Keras 3's .h5 files, is an operation: only layers are trainable."""
-    nodes = found.get("inbound_nodes")
+    nodes = value.get("inbound_nodes")
     return bool(nodes) and isinstance(nodes, list) and isinstance(nodes[0], Mapping) and "trainable" not in config
 
 
 NONE: Layers = MappingProxyType({})
 
 
-def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None, layers: Layers = NONE) -> Layer:
+def layer_of(value: Any, place: str, depth: int = 0, count: Budget | None = None, layers: Layers = NONE) -> Layer:
     """A layer with what is inside it. count: what is left of the layers that a file may have."""
     count = count or Budget(MAX_LAYERS, "layers, those inside others among them", "model")
     count.spend()
     if depth > MAX_NESTING:
         raise FormatError(f"{place[:120]}: layers nested more than {MAX_NESTING} deep")
-    made, written = _meaning(found, place, layers), found
+    made, written = _meaning(value, place, layers), value
     if isinstance(made, Mapping):
-        found = _in_place_of(found, made)
+        value = _in_place_of(value, made)
     elif made is not None:
-        config = found.get("config") if isinstance(found.get("config"), Mapping) else {}
-        found = {**found, "module": None, "registered_name": None, "class_name": "Layer", "config": config}
+        config = value.get("config") if isinstance(value.get("config"), Mapping) else {}
+        value = {**value, "module": None, "registered_name": None, "class_name": "Layer", "config": config}
     refused = ""
     try:
-        class_name, config, is_operation = class_of(found, place)
+        class_name, config, is_operation = class_of(value, place)
     except UnsupportedError as error:
         refused = str(error)
-        class_name, config, is_operation = found["class_name"], found.get("config"), False
+        class_name, config, is_operation = value["class_name"], value.get("config"), False
         config = config if isinstance(config, Mapping) else {}
-    name = found.get("name", config.get("name")) or class_name.lower()
+    name = value.get("name", config.get("name")) or class_name.lower()
     if not isinstance(name, str) or len(name) > 500 or not name.isprintable() or not name:
         raise FormatError(f"{place}: name {shown(str(name))!r}, expected printable text")
-    layer = Layer(name, class_name, config, place, is_operation, refused=refused, bare=found.get("module") is None)
+    layer = Layer(name, class_name, config, place, is_operation, refused=refused, bare=value.get("module") is None)
     if not refused and class_name not in NETWORKS and "input_layers" in config:
         layer.refused = refused = f"{layer.where}: not accepted, {GRAPHS}"
     layer.stored = class_name
@@ -244,23 +244,23 @@ def layer_of(found: Any, place: str, depth: int = 0, count: Budget | None = None
     if refused:
         return layer
     if class_name in NETWORKS:
-        layer.network = network_of(found, place, depth + 1, count, layers)
+        layer.network = network_of(value, place, depth + 1, count, layers)
         return layer
     for attribute, part in _parts(layer):
         layer.parts[attribute] = layer_of(part, f"{place}.config.{attribute}", depth + 1, count, layers)
     return layer
 
 
-def _meaning(found: Any, place: str, layers: Layers) -> Spec | Node | Mapping[str, Any] | None:
+def _meaning(value: Any, place: str, layers: Layers) -> Spec | Node | Mapping[str, Any] | None:
     """The meaning that the caller gave for layers of this class; None for a class without one."""
-    if not isinstance(found, Mapping):
+    if not isinstance(value, Mapping):
         return None
-    names = [name for name in (found.get("registered_name"), found.get("class_name")) if isinstance(name, str)]
+    names = [name for name in (value.get("registered_name"), value.get("class_name")) if isinstance(name, str)]
     names += [name.rsplit(">", 1)[-1] for name in names]
     name = next((name for name in names if name in layers), None)
-    if name is None or not isinstance(found.get("class_name"), str):
+    if name is None or not isinstance(value.get("class_name"), str):
         return None
-    where, config = f"{place}: layers[{name!r}]", found.get("config")
+    where, config = f"{place}: layers[{name!r}]", value.get("config")
     try:
         made = layers[name](dict(config) if isinstance(config, Mapping) else {"layers": config})
     except RnncoreError:
@@ -283,10 +283,10 @@ def _meaning(found: Any, place: str, layers: Layers) -> Spec | Node | Mapping[st
     )
 
 
-def _in_place_of(found: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
+def _in_place_of(written: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
     """The config that the caller gave, under the name and with the calls of the layer in the file."""
-    kept = {key: found[key] for key in ("name", "inbound_nodes", "build_config") if key in found}
-    config = found.get("config")
+    kept = {key: written[key] for key in ("name", "inbound_nodes", "build_config") if key in written}
+    config = written.get("config")
     own = {"name": config["name"]} if isinstance(config, Mapping) and "name" in config else {}
     config = {**made["config"], **own}
     return {**kept, "class_name": made["class_name"], "config": config, "module": "keras.layers"}
@@ -316,15 +316,15 @@ def _parts(layer: Layer) -> list[tuple[str, Any]]:
     return []
 
 
-def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = None, layers: Layers = NONE) -> Network:
+def network_of(value: Any, place: str, depth: int = 0, count: Budget | None = None, layers: Layers = NONE) -> Network:
     """The layers and calls of a Sequential or functional model. count: as for layer_of."""
     count = count or Budget(MAX_LAYERS, "layers, those inside others among them", "model")
     inner = f"{place}.config.layers" if place else "config.layers"
     place = place or "model"
-    made = _meaning(found, place, layers)
+    made = _meaning(value, place, layers)
     if made is not None:
-        found = _in_place_of(found, made if isinstance(made, Mapping) else {"class_name": "Layer", "config": {}})
-    class_name, config, _ = class_of(found, place)
+        value = _in_place_of(value, made if isinstance(made, Mapping) else {"class_name": "Layer", "config": {}})
+    class_name, config, _ = class_of(value, place)
     if class_name not in NETWORKS:
         raise UnsupportedError(f"{place}: a {shown(class_name, 60)}, {GRAPHS}")
     entries = config.get("layers")
@@ -339,7 +339,7 @@ def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = No
     given = config.get("name")
     name = given if isinstance(given, str) else str(class_name).lower()
     if class_name == "Sequential":
-        return _sequential(name, made_layers, config, found)
+        return _sequential(name, made_layers, config, value)
     calls = [
         call
         for entry, layer in zip(entries, made_layers.values(), strict=True)
@@ -363,10 +363,10 @@ def network_of(found: Any, place: str, depth: int = 0, count: Budget | None = No
     return Network(name, False, made_layers, _ordered(calls, inputs, outputs, place), inputs, outputs, keys)
 
 
-def _sequential(name: str, layers: dict[str, Layer], config: Mapping[str, Any], found: Mapping[str, Any]) -> Network:
+def _sequential(name: str, layers: dict[str, Layer], config: Mapping[str, Any], written: Mapping[str, Any]) -> Network:
     """A Sequential as a network: each layer called once, on what the layer before it gave."""
     if not any(layer.class_name == "InputLayer" for layer in layers.values()):
-        layers = {"": Layer("", "InputLayer", _sequential_input(layers, config, found)), **layers}
+        layers = {"": Layer("", "InputLayer", _sequential_input(layers, config, written)), **layers}
     names = list(layers)
     if layers[names[0]].class_name != "InputLayer":
         raise FormatError(f"{layers[names[0]].place}: {layers[names[0]].where} before the InputLayer")
@@ -378,10 +378,10 @@ def _sequential(name: str, layers: dict[str, Layer], config: Mapping[str, Any], 
     return Network(name, True, layers, calls, [Ref(names[0], 0, 0)], [before])
 
 
-def _sequential_input(layers: dict[str, Layer], config: Mapping, found: Mapping) -> dict[str, Any]:
+def _sequential_input(layers: dict[str, Layer], config: Mapping, written: Mapping) -> dict[str, Any]:
     """The config of the input that a Sequential without an InputLayer was built with."""
     shape = config.get("build_input_shape")
-    build = found.get("build_config")
+    build = written.get("build_config")
     if shape is None and isinstance(build, Mapping):
         shape = build.get("input_shape")
     first = next(iter(layers.values()), None)
@@ -410,38 +410,38 @@ def _first_shape(layer: Layer) -> Any:
     return [None, config.get("input_length")] if layer.class_name == "Embedding" else None
 
 
-def tensors(found: Any) -> Iterator[Ref]:
+def tensors(nested: Any) -> Iterator[Ref]:
     """The Refs in nested arguments, in Keras's order."""
-    return (item for item in leaves(found) if isinstance(item, Ref))
+    return (item for item in leaves(nested) if isinstance(item, Ref))
 
 
-def leaves(found: Any) -> Iterator[Any]:
+def leaves(nested: Any) -> Iterator[Any]:
     """The items of nested lists and objects in Keras's order, which sorts an object's keys."""
-    if isinstance(found, (list, tuple)) and not hasattr(found, "_fields"):
-        for item in found:
+    if isinstance(nested, (list, tuple)) and not hasattr(nested, "_fields"):
+        for item in nested:
             yield from leaves(item)
-    elif isinstance(found, Mapping):
-        for _, item in sorted(found.items()):
+    elif isinstance(nested, Mapping):
+        for _, item in sorted(nested.items()):
             yield from leaves(item)
     else:
-        yield found
+        yield nested
 
 
-def _history(found: Any, place: str) -> Any:
+def _history(nested: Any, place: str) -> Any:
     """[layer, node, tensor], alone or in lists and objects, as Refs."""
-    if isinstance(found, (list, tuple)) and len(found) >= 3 and isinstance(found[0], str):
-        return _ref(found, place)
-    if isinstance(found, (list, tuple)):
-        return [_history(item, place) for item in found]
-    if isinstance(found, Mapping):
-        return {key: _history(item, place) for key, item in found.items()}
-    raise FormatError(f"{place}: {shown(str(found))!r}, expected [layer, node, tensor]")
+    if isinstance(nested, (list, tuple)) and len(nested) >= 3 and isinstance(nested[0], str):
+        return _ref(nested, place)
+    if isinstance(nested, (list, tuple)):
+        return [_history(item, place) for item in nested]
+    if isinstance(nested, Mapping):
+        return {key: _history(item, place) for key, item in nested.items()}
+    raise FormatError(f"{place}: {shown(str(nested))!r}, expected [layer, node, tensor]")
 
 
-def _ref(found: Sequence[Any], place: str) -> Ref:
-    name, node, tensor = found[:3]
+def _ref(history: Sequence[Any], place: str) -> Ref:
+    name, node, tensor = history[:3]
     if not isinstance(name, str) or any(type(n) is not int or not 0 <= n < MAX_CALLS for n in (node, tensor)):
-        raise FormatError(f"{place}: {shown(str(list(found[:3])))}, expected [layer, node, tensor]")
+        raise FormatError(f"{place}: {shown(str(list(history[:3])))}, expected [layer, node, tensor]")
     return Ref(name, node, tensor)
 
 
@@ -466,28 +466,28 @@ def _calls(entry: Mapping[str, Any], layer: Layer, layers: Mapping[str, Layer]) 
     return calls
 
 
-def _arguments(found: Any, place: str) -> Any:
+def _arguments(nested: Any, place: str) -> Any:
     """Keras 3: arguments with Refs for __keras_tensor__."""
-    if isinstance(found, Mapping):
-        if found.get("class_name") == "__keras_tensor__":
-            config = found.get("config")
+    if isinstance(nested, Mapping):
+        if nested.get("class_name") == "__keras_tensor__":
+            config = nested.get("config")
             history = config.get("keras_history") if isinstance(config, Mapping) else None
             if not isinstance(history, list) or len(history) != 3:
                 raise FormatError(f"{place}: a tensor without keras_history")
             return _ref(history, place)
-        if "class_name" in found:
-            return _value(found, place)
-        return {key: _arguments(item, place) for key, item in found.items()}
-    if isinstance(found, list):
-        return [_arguments(item, place) for item in found]
-    return found
+        if "class_name" in nested:
+            return _value(nested, place)
+        return {key: _arguments(item, place) for key, item in nested.items()}
+    if isinstance(nested, list):
+        return [_arguments(item, place) for item in nested]
+    return nested
 
 
-def _value(found: Mapping[str, Any], place: str) -> Any:
+def _value(serialised: Mapping[str, Any], place: str) -> Any:
     """A serialised constant among the arguments; others are refused."""
-    name, config = found.get("class_name"), found.get("config")
-    if name in ("__tuple__",) and isinstance(found.get("value", config), list):
-        return [_arguments(item, place) for item in found.get("value", config)]
+    name, config = serialised.get("class_name"), serialised.get("config")
+    if name in ("__tuple__",) and isinstance(serialised.get("value", config), list):
+        return [_arguments(item, place) for item in serialised.get("value", config)]
     if name in ("__numpy__", "__tensor__") and isinstance(config, Mapping):
         dtype = config.get("dtype")
         if dtype not in ("float32", "float64", "int32", "int64", "bool"):
@@ -523,18 +523,18 @@ def _old_arguments(node: Any, place: str, layers: Mapping[str, Layer]) -> tuple[
     return [refs[0] if len(refs) == 1 else refs], kwargs
 
 
-def _old_tensors(found: Any, place: str, layers: Mapping[str, Layer]) -> Any:
-    if isinstance(found, list):
-        if len(found) == 3 and isinstance(found[0], str) and found[0] in layers and type(found[1]) is int:
-            return _ref(found, place)
-        return [_old_tensors(item, place, layers) for item in found]
-    return found
+def _old_tensors(nested: Any, place: str, layers: Mapping[str, Layer]) -> Any:
+    if isinstance(nested, list):
+        if len(nested) == 3 and isinstance(nested[0], str) and nested[0] in layers and type(nested[1]) is int:
+            return _ref(nested, place)
+        return [_old_tensors(item, place, layers) for item in nested]
+    return nested
 
 
 def _outputs_renumbered(calls: list[Call], outputs: list[Ref], layers: Mapping[str, Layer]) -> list[Ref]:
     """Outputs under the numbers of calls: Keras 3 counts a functional model's own call first there, and there alone."""
     count = Counter(call.layer for call in calls)
-    found = []
+    renumbered = []
     for ref in outputs:
         layer = layers.get(ref.layer)
         functional = layer is not None and layer.network is not None and not layer.network.sequential
@@ -543,8 +543,8 @@ def _outputs_renumbered(calls: list[Call], outputs: list[Ref], layers: Mapping[s
             raise FormatError(f"{cast(Layer, layer).place}: output of call 0 of {last + 1}, expected 1 to {last + 1}")
         if functional or (layer is not None and layer.refused and ref.node > last):
             ref = ref._replace(node=max(ref.node - 1, 0))
-        found.append(ref)
-    return found
+        renumbered.append(ref)
+    return renumbered
 
 
 def _renumbered(calls: list[Call], outputs: list[Ref], layers: Mapping[str, Layer]) -> list[Call]:

@@ -64,7 +64,7 @@ class Cell:
     zero: bool
 
     def perm(self, rank: int, first: bool) -> tuple[int, ...]:
-        """How a value whose last axes are an image's and its channels' comes to channels first, or back from it."""
+        """The permutation of a value whose last axes are an image's and its channels' to channels first, or back."""
         image = rank - self.dims - 1
         lead, axes = tuple(range(image)), tuple(range(image, rank))
         if self.channels == 2:
@@ -100,9 +100,9 @@ def both_ways(use: Use, merge: Any) -> list[Tensor]:
     states: list[str] = []
     for place, (side, cell) in enumerate((("forward", forward), ("backward", backward))):
         given = initial[2 * place : 2 * place + 2]
-        output, found = _scan(use, f"{use.name}.{side}", cell, x, given, zero, time_order=True)
+        output, last = _scan(use, f"{use.name}.{side}", cell, x, given, zero, time_order=True)
         outputs.append(output)
-        states += found
+        states += last
     mask = x.mask if forward.sequences else None
     made = [Tensor(output, mask) for output in merged(use, outputs, MERGES[merge])]
     return made + ([Tensor(state) for state in states] if forward.states else [])
@@ -126,22 +126,22 @@ def _cell(use: Use, layer: Layer) -> Cell:
         numbers_of(use, key, option(use, config, key, 1), dims, 1) for key in ("strides", "dilation_rate")
     )
     bias = flag(use, config, "use_bias", True)
-    found = [np.asarray(array) for array in layer.own]
+    arrays = [np.asarray(array) for array in layer.own]
     names = ("kernel", "recurrent_kernel", "bias")[: 2 + bias]
-    if len(found) != len(names):
-        raise WeightError(f"{where}: {len(found)} arrays, expected {len(names)} ({', '.join(names)})")
-    if found[0].ndim != dims + 2:
-        raise WeightError(f"{where}: kernel: shape {found[0].shape}, expected {dims + 2} dimensions")
-    check_shape(found[0], (*size, found[0].shape[dims], 4 * filters), "kernel", where)
-    check_shape(found[1], (*size, filters, 4 * filters), "recurrent_kernel", where)
+    if len(arrays) != len(names):
+        raise WeightError(f"{where}: {len(arrays)} arrays, expected {len(names)} ({', '.join(names)})")
+    if arrays[0].ndim != dims + 2:
+        raise WeightError(f"{where}: kernel: shape {arrays[0].shape}, expected {dims + 2} dimensions")
+    check_shape(arrays[0], (*size, arrays[0].shape[dims], 4 * filters), "kernel", where)
+    check_shape(arrays[1], (*size, filters, 4 * filters), "recurrent_kernel", where)
     if bias:
-        check_shape(found[2], (4 * filters,), "bias", where)
-    kernel, recurrent = (array.transpose(dims + 1, dims, *range(dims)) for array in found[:2])
+        check_shape(arrays[2], (4 * filters,), "bias", where)
+    kernel, recurrent = (array.transpose(dims + 1, dims, *range(dims)) for array in arrays[:2])
     sequences, gives_states, backwards = (
         flag(use, config, key) for key in ("return_sequences", "return_state", "go_backwards")
     )
     return Cell(
-        layer, dims, filters, kernel, recurrent, found[2] if bias else None, strides, dilations, padding,
+        layer, dims, filters, kernel, recurrent, arrays[2] if bias else None, strides, dilations, padding,
         2 if order == "channels_first" else dims + 2, sequences, gives_states, backwards,
         flag(use, config, "zero_output_for_mask"),
     )  # fmt: skip
@@ -176,9 +176,9 @@ def _scan(
             for state, given in zip("hc", initial, strict=True)
         ]
         for start in starts:
-            found = tuple(graph.size(start, axis, use.where) for axis in range(1, graph.rank(start)))
-            if found != state_shape:
-                raise UnsupportedError(f"{use.where}: initial state {found} of a row, expected {state_shape}")
+            shape = tuple(graph.size(start, axis, use.where) for axis in range(1, graph.rank(start)))
+            if shape != state_shape:
+                raise UnsupportedError(f"{use.where}: initial state {shape} of a row, expected {state_shape}")
     else:
         starts = [_zeros(graph, name, image, state_shape)] * 2
     if masked:
@@ -196,8 +196,8 @@ def _scan(
     last = names[-1] if cell.sequences else names[2 if masked else 0]
     output = graph.transpose(f"{name}.channels_back", last, cell.perm(graph.rank(last), False))
     states = [
-        graph.transpose(f"{name}.state_{state}", found, cell.perm(cell.dims + 2, False))
-        for state, found in zip("hc", names[:2], strict=True)
+        graph.transpose(f"{name}.state_{state}", last, cell.perm(cell.dims + 2, False))
+        for state, last in zip("hc", names[:2], strict=True)
     ]
     if output in states:  # a value of its own, since outputs of a model have names of their own
         output = graph.emit("Identity", output, f"{name}.last")
@@ -246,16 +246,16 @@ def _body(use: Use, cell: Cell, sizes: list[int], masked: bool, zero: bool) -> t
     carried = graph.emit("Mul", (gate["f"], "c"), "carried")
     c = graph.emit("Add", (carried, graph.emit("Mul", (gate["i"], new), "added")), "c.new")
     h = graph.emit("Mul", (gate["o"], apply_activation(use, c, tanh, "c.activated")), "h.new")
-    found = [h, c]
+    results = [h, c]
     if masked:
         kept = graph.reshape("kept", "mask", (-1, *(1,) * (len(state) - 1)))
         other = graph.number("zero", 0.0) if zero else "output"
-        found = [graph.emit("Where", (kept, new, key), f"{key}.kept") for key, new in (("h", h), ("c", c))]
-        found.append(graph.emit("Where", (kept, h, other), "output.kept"))
+        results = [graph.emit("Where", (kept, new, key), f"{key}.kept") for key, new in (("h", h), ("c", c))]
+        results.append(graph.emit("Where", (kept, h, other), "output.kept"))
     if cell.sequences:
-        found.append(graph.emit("Identity", found[-1] if masked else h, "collected"))
+        results.append(graph.emit("Identity", results[-1] if masked else h, "collected"))
     try:
-        return graph.finish(found), state[1:]
+        return graph.finish(results), state[1:]
     except SpecError as error:
         raise UnsupportedError(f"{use.where}: {error}") from None
 

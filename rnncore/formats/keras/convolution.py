@@ -74,8 +74,8 @@ def _convolution(use: Use, dims: int) -> str:
         raise UnsupportedError(f"{use.where}: groups={shown(str(groups), 40)}, expected a divisor of {channels}")
     check_shape(kernel, (*shape, channels // groups, filters), "kernel", use.where)
     weight = kernel.transpose(dims + 1, dims, *range(dims))
-    found = _conv_node(use, f"{use.name}", channels_first(use, x, axis), weight, groups, bias)
-    return apply_activation(use, channels_back(use, found, axis), config.get("activation"))
+    y = _conv_node(use, f"{use.name}", channels_first(use, x, axis), weight, groups, bias)
+    return apply_activation(use, channels_back(use, y, axis), config.get("activation"))
 
 
 def _conv_node(use: Use, name: str, x: str, weight: np.ndarray, groups: int, bias: bool, plain: bool = False) -> str:
@@ -131,8 +131,8 @@ def _depthwise(use: Use, dims: int) -> str:
     bias = flag(use, use.config, "use_bias", True)
     channels = use.graph.size(x, axis, use.where)
     weight = _depthwise_weight(use, kernel_of(use, 1 + bias, dims + 2), dims, channels)
-    found = _conv_node(use, use.name, channels_first(use, x, axis), weight, channels, bias)
-    return apply_activation(use, channels_back(use, found, axis), use.config.get("activation"))
+    y = _conv_node(use, use.name, channels_first(use, x, axis), weight, channels, bias)
+    return apply_activation(use, channels_back(use, y, axis), use.config.get("activation"))
 
 
 @layer("SeparableConv1D", options=f"filters {DEPTHWISE}", mask="drop", groups=1)
@@ -155,10 +155,10 @@ def _separable(use: Use, dims: int) -> str:
     depthwise = _depthwise_weight(use, use.layer.own[0], dims, channels)
     pointwise, filters = use.layer.own[1], option(use, use.config, "filters")
     check_shape(pointwise, (*(1,) * dims, len(depthwise), filters), "pointwise_kernel", use.where)
-    found = _conv_node(use, f"{use.name}.depthwise", channels_first(use, x, axis), depthwise, channels, False)
+    y = _conv_node(use, f"{use.name}.depthwise", channels_first(use, x, axis), depthwise, channels, False)
     weight = pointwise.transpose(dims + 1, dims, *range(dims))
-    found = _conv_node(use, use.name, found, weight, 1, bias, plain=True)
-    return apply_activation(use, channels_back(use, found, axis), use.config.get("activation"))
+    y = _conv_node(use, use.name, y, weight, 1, bias, plain=True)
+    return apply_activation(use, channels_back(use, y, axis), use.config.get("activation"))
 
 
 @layer(
@@ -223,8 +223,8 @@ def _pooling(use: Use, dims: int) -> str:
     strides = window if use.config.get("strides") is None else sizes(use, "strides", dims)
     pads = _window(use, x, window, strides, (1,) * dims)
     op = "MaxPool" if use.layer.class_name.startswith("Max") else "AveragePool"
-    found = graph.emit(op, channels_first(use, x, axis), use.name, kernel_shape=window, strides=strides, **pads)
-    return channels_back(use, found, axis)
+    y = graph.emit(op, channels_first(use, x, axis), use.name, kernel_shape=window, strides=strides, **pads)
+    return channels_back(use, y, axis)
 
 
 @layer(

@@ -74,10 +74,10 @@ def masking(use: Use) -> Tensor:
 
 @layer("Activation", options="activation")
 def activation_layer(use: Use) -> str:
-    found = apply_activation(use, use.floats, option(use, use.config, "activation"), use.name)
-    if found == use.inputs[0].name:
+    y = apply_activation(use, use.floats, option(use, use.config, "activation"), use.name)
+    if y == use.inputs[0].name:
         use.note(f"{use.layer.name} (Activation): left out, it is linear")
-    return found
+    return y
 
 
 @layer("ReLU", options="max_value negative_slope threshold")

@@ -78,13 +78,13 @@ def read_weights(
         size = min(8, len(cursor))
         if not is_hdf5(cursor.slice(0, size).bytes(size)):
             raise UnsupportedError(f"{cursor.place}: architecture is for HDF5 weights, expected a .h5 file")
-        _, found, group = _opened(cursor, None)
+        _, version, group = _opened(cursor, None)
         says = given.get("keras_version")
         if "layer_names" not in group.attributes or "keras_version" not in group.attributes:
-            found = Version.of(says) if isinstance(says, str) else found
-        if found.major < 2 and says is None and "layer_names" not in group.attributes:
-            found = Version(3, 0)  # only Keras 3 and late tf.keras write trees of attributes
-        return _network_file(network_of(given, "architecture", layers=layers), found, group)
+            version = Version.of(says) if isinstance(says, str) else version
+        if version.major < 2 and says is None and "layer_names" not in group.attributes:
+            version = Version(3, 0)  # only Keras 3 and late tf.keras write trees of attributes
+        return _network_file(network_of(given, "architecture", layers=layers), version, group)
 
 
 def _architecture(given: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
@@ -157,14 +157,14 @@ def _opened(cursor: Cursor, archive: Archive | None) -> tuple[dict[str, Any] | N
         return config, version, group.group("model_weights")
     if "layer_names" in group.attributes:
         return config, version, group
-    raise FormatError(f"{cursor.place}: no group 'model_weights', expected the weights beside the config")
+    raise FormatError(f"{cursor.place}: no group 'model_weights', expected the weights next to the config")
 
 
 def _opened_zip(cursor: Cursor, archive: Archive) -> tuple[dict[str, Any], Version, Group]:
     if WEIGHTS not in archive:
-        found = next((name for name in archive.members if name.startswith("model.weights.")), "none")
-        why = ", which holds pickles" if found.endswith(".npz") else ""
-        raise UnsupportedError(f"{cursor.place}: weights in {shown(found)!r}{why}, expected {WEIGHTS}")
+        weights = next((name for name in archive.members if name.startswith("model.weights.")), "none")
+        why = ", which holds pickles" if weights.endswith(".npz") else ""
+        raise UnsupportedError(f"{cursor.place}: weights in {shown(weights)!r}{why}, expected {WEIGHTS}")
     config = parse_json(archive.read(CONFIG), f"{cursor.place}: {CONFIG}")
     version = Version(3, 0)
     if METADATA in archive:
@@ -174,10 +174,10 @@ def _opened_zip(cursor: Cursor, archive: Archive) -> tuple[dict[str, Any], Versi
     return config, version, open_hdf5(inner)
 
 
-def _version(found: Any, place: str) -> Version:
-    if found is not None and not isinstance(found, str):
-        raise FormatError(f"{place}: keras_version {shown(str(found), 40)}, expected text")
-    return Version.of(found)
+def _version(text: Any, place: str) -> Version:
+    if text is not None and not isinstance(text, str):
+        raise FormatError(f"{place}: keras_version {shown(str(text), 40)}, expected text")
+    return Version.of(text)
 
 
 def _network_file(network: Network, version: Version, group: Group) -> ModelFile:

@@ -138,6 +138,6 @@ class Graph(GraphBuilder):
             if isinstance(node, Recurrent):
                 continue
             timed = any(TIME in self.values[name].shape for name in node.reads)
-            if timed and (node.subgraphs or not reach_of(node, self.values, TIME).apart):
+            if timed and (node.subgraphs or not reach_of(node, self.values, TIME).independent):
                 return set()
         return {node.name for node in nodes if isinstance(node, Recurrent) and self.values[node.input].shape[1] == TIME}

@@ -85,20 +85,20 @@ def lower(layers: Iterable[KerasLayer], input_shape: Sequence[int | None], versi
     Raises UnsupportedError naming the layer and option, WeightError for arrays that do not fit their layer.
     """
     written = Version(version, 0 if version >= 3 else 4)
-    found = {"": Layer("", "InputLayer", {"batch_input_shape": list(input_shape)})}
+    by_name = {"": Layer("", "InputLayer", {"batch_input_shape": list(input_shape)})}
     before, calls = Ref("", 0, 0), []
     for one in layers:
         if one.class_name == "InputLayer":
             continue
         made = layer_of({"name": one.name, "class_name": one.class_name, "config": one.config}, one.name)
-        if made.name in found:
-            raise UnsupportedError(f"{made.where}: stands twice in the model, expected each layer once")
+        if made.name in by_name:
+            raise UnsupportedError(f"{made.where}: is twice in the model, expected each layer once")
         _check_class(made)
         bind_arrays(made, one.arrays, written)
-        found[made.name] = made
+        by_name[made.name] = made
         calls.append(Call(made.name, 0, (before,), {}))
         before = Ref(made.name, 0, 0)
-    return lower_network(Network("model", True, found, calls, [Ref("", 0, 0)], [before]), written)
+    return lower_network(Network("model", True, by_name, calls, [Ref("", 0, 0)], [before]), written)
 
 
 def lower_network(network: Network, version: Version) -> Lowered:
@@ -125,7 +125,7 @@ def _lowered(network: Network, version: Version, fixed_time: bool) -> Lowered:
 def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
     """The inputs of the Spec: "x" or "tokens" for one, the names of the layers for several."""
     taken, readers = set(network.layers), _readers(network)
-    found = []
+    entries = []
     for place, ref in enumerate(network.inputs):
         config = network.layers[ref.layer].config
         where = f"input {shown(ref.layer or network.name, 80)!r}"
@@ -139,8 +139,8 @@ def _entries(network: Network, graph: Graph, fixed_time: bool) -> list[Tensor]:
             name = f"{name}_in"
         sequences = sum("T" in entry.shape for entry in graph.inputs)
         axes = _axes(shape, dtype, f"T_{place + 1}" if sequences else "T", fixed_time, where)
-        found.append(Tensor(graph.add_input(Input(graph.fresh(name), dtype, axes))))
-    return found
+        entries.append(Tensor(graph.add_input(Input(graph.fresh(name), dtype, axes))))
+    return entries
 
 
 def _input_dtype(given: Any, ids: bool, where: str) -> str:
@@ -174,11 +174,11 @@ def _axes(shape: Any, dtype: str, time: str, fixed_time: bool, where: str) -> tu
 
 def _readers(network: Network) -> dict[Ref, list[Layer]]:
     """The layers that read each tensor."""
-    found: dict[Ref, list[Layer]] = {}
+    readers: dict[Ref, list[Layer]] = {}
     for call in network.calls:
         for ref in tensors([call.args, dict(call.kwargs)]):
-            found.setdefault(ref, []).append(network.layers[call.layer])
-    return found
+            readers.setdefault(ref, []).append(network.layers[call.layer])
+    return readers
 
 
 def _only_embedded(readers: Sequence[Layer]) -> bool:
@@ -214,10 +214,10 @@ def _run(network: Network, graph: Graph, version: Version, entries: Sequence[Ten
 
 
 def _resolved(ref: Ref, values: Mapping[tuple[str, int], list[Tensor]]) -> Tensor:
-    found = values.get((ref.layer, ref.node))
-    if found is None or ref.tensor >= len(found):
+    outputs = values.get((ref.layer, ref.node))
+    if outputs is None or ref.tensor >= len(outputs):
         raise FormatError(f"layer {shown(ref.layer)!r}: output {ref.tensor} of call {ref.node} is read, there is none")
-    return found[ref.tensor]
+    return outputs[ref.tensor]
 
 
 def _called(one: Layer, call: Call, graph: Graph, version: Version, prefix: str, values) -> list[Tensor]:
@@ -277,10 +277,10 @@ def run_layer(use: Use) -> list[Tensor]:
     _check_arguments(use, kind)
     if kind.options is not None:
         check_options(use, use.config, set(kind.options), kind.neutral)
-    found = kind.lower(use)
-    if isinstance(found, list):
-        return found
-    name, own = found if isinstance(found, Tensor) else (found, None)
+    lowered = kind.lower(use)
+    if isinstance(lowered, list):
+        return lowered
+    name, own = lowered if isinstance(lowered, Tensor) else (lowered, None)
     mask = {"pass": use.masked(use.inputs[0]).mask, "drop": None, "own": own}[kind.mask]
     return [Tensor(name, mask)]
 
@@ -405,10 +405,10 @@ def _in_order(use: Use, network: Network, given: Any) -> list[Any]:
             expected = shown(", ".join(network.keys), 120)
             raise UnsupportedError(f"{use.where}: called with {shown(', '.join(given), 120)}, expected {expected}")
         given = [given[key] for key in network.keys]
-    found = list(leaves(given))
-    if len(found) != len(network.inputs):
-        raise FormatError(f"{use.where}: called with {len(found)} tensors, expected {len(network.inputs)}")
-    return found
+    arguments = list(leaves(given))
+    if len(arguments) != len(network.inputs):
+        raise FormatError(f"{use.where}: called with {len(arguments)} tensors, expected {len(network.inputs)}")
+    return arguments
 
 
 def _as_declared(use: Use, ref: Ref, entry: Tensor) -> Tensor:
@@ -473,9 +473,9 @@ def _given(use: Use, meaning: Spec | Node) -> list[Tensor]:
 
 
 def _check_dtypes(arrays: Mapping[str, np.ndarray]) -> None:
-    found = sorted({str(array.dtype) for array in arrays.values() if array.dtype.kind == "f"})
-    if len(found) > 1:
-        raise UnsupportedError(f"weights of dtype {' and '.join(found)}, expected one dtype in all layers")
+    dtypes = sorted({str(array.dtype) for array in arrays.values() if array.dtype.kind == "f"})
+    if len(dtypes) > 1:
+        raise UnsupportedError(f"weights of dtype {' and '.join(dtypes)}, expected one dtype in all layers")
 
 
 # --- recurrent, and around other layers ----------------------------------------------------------------------------
@@ -529,10 +529,10 @@ def time_distributed(use: Use) -> str | list[Tensor]:
     rest = [graph.size(x, axis, use.where) if axis > 2 or graph.rank(x) == 3 else 0 for axis in range(2, graph.rank(x))]
     merged = _merge_steps(graph, use, x, rest)
     steps = Tensor(merged)
-    found = run_layer(Use(graph, inner, use.version, f"{use.name}/{inner.name}", [steps], (steps,)))
-    if len(found) != 1:
-        raise UnsupportedError(f"{use.where}: around a layer with {len(found)} outputs, expected one")
-    return _split_steps(graph, use, x, found[0].name)
+    outputs = run_layer(Use(graph, inner, use.version, f"{use.name}/{inner.name}", [steps], (steps,)))
+    if len(outputs) != 1:
+        raise UnsupportedError(f"{use.where}: around a layer with {len(outputs)} outputs, expected one")
+    return _split_steps(graph, use, x, outputs[0].name)
 
 
 TAKES_MASK = (

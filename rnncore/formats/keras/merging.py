@@ -16,22 +16,22 @@ __all__: list[str] = []
 
 def _merged_mask(use: Use, masks: Sequence[str | None], op: str) -> str | None:
     """The masks joined two by two."""
-    found: str | None = None
+    joined: str | None = None
     for place, mask in enumerate(mask for mask in masks if mask is not None):
-        found = mask if found is None else use.graph.emit(op, (found, mask), f"{use.name}.mask.{place}")
-    return found
+        joined = mask if joined is None else use.graph.emit(op, (joined, mask), f"{use.name}.mask.{place}")
+    return joined
 
 
 def _aligned(use: Use) -> list[str]:
     """The inputs as floats of one rank: Keras puts axes of size 1 after the batch of those of a lower one."""
-    graph, found = use.graph, []
+    graph, aligned = use.graph, []
     rank = max(graph.rank(one.name) for one in use.inputs)
     for place, one in enumerate(use.inputs):
         x = graph.floating(one.name)
         while graph.rank(x) < rank:
             x = graph.unsqueeze(f"{use.name}.{place}.{graph.rank(x)}", x, 1)
-        found.append(x)
-    return found
+        aligned.append(x)
+    return aligned
 
 
 MERGE_OPS = {"Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "Average": "Add", "Maximum": "Max", "Minimum": "Min"}
@@ -48,13 +48,13 @@ def merge(use: Use) -> Tensor:
         mask = None if None in masks else _merged_mask(use, masks, "Or")
     else:
         mask = _merged_mask(use, masks, "And")
-    found = inputs[0]
+    merged = inputs[0]
     for place, other in enumerate(inputs[1:], start=1):
         last = place == len(inputs) - 1 and kind != "Average"
-        found = graph.emit(MERGE_OPS[kind], (found, other), use.name if last else f"{use.name}.{place}")
+        merged = graph.emit(MERGE_OPS[kind], (merged, other), use.name if last else f"{use.name}.{place}")
     if kind == "Average":
-        found = graph.scalar(use.name, "Mul", found, 1.0 / len(inputs))
-    return Tensor(found, mask)
+        merged = graph.scalar(use.name, "Mul", merged, 1.0 / len(inputs))
+    return Tensor(merged, mask)
 
 
 @layer("Concatenate", options="axis", mask="own")
@@ -64,19 +64,19 @@ def concatenate(use: Use) -> Tensor:
     axis = graph.axis(names[0], use.config.get("axis", -1), use.where)
     if axis == 0:
         raise UnsupportedError(f"{use.where}: axis=0, the batch, expected another one")
-    found = graph.emit("Concat", names, use.name, axis=axis) if len(names) > 1 else names[0]
+    joined = graph.emit("Concat", names, use.name, axis=axis) if len(names) > 1 else names[0]
     masks = [one.mask for one in use.inputs]
     if all(mask is None for mask in masks):
-        return Tensor(found)
+        return Tensor(joined)
     rank = graph.rank(names[0])
     if axis == rank - 1 and rank > 2:
         if use.version.major < 3:
-            return Tensor(found, _merged_mask(use, masks, "And"))
-        return Tensor(found, None if None in masks else _merged_mask(use, masks, "Or"))
+            return Tensor(joined, _merged_mask(use, masks, "And"))
+        return Tensor(joined, None if None in masks else _merged_mask(use, masks, "Or"))
     if axis != 1 or rank != 3 or (use.version.major < 3 and None in masks):
         raise UnsupportedError(f"{use.where}: axis={axis} under a mask, expected time or features of (B, T, F)")
     whole = [mask or _all_valid(use, x, place) for place, (x, mask) in enumerate(zip(names, masks, strict=True))]
-    return Tensor(found, graph.emit("Concat", whole, f"{use.name}.mask", axis=1))
+    return Tensor(joined, graph.emit("Concat", whole, f"{use.name}.mask", axis=1))
 
 
 def _all_valid(use: Use, x: str, place: int) -> str:
@@ -117,12 +117,12 @@ def dot(use: Use) -> str:
         if ranks[1] == 2
         else (y if axes[1] == 1 else graph.transpose(f"{use.name}.right", y, (0, 2, 1)))
     )
-    found = graph.emit("MatMul", (x, y), f"{use.name}.product")
+    product = graph.emit("MatMul", (x, y), f"{use.name}.product")
     if ranks == (2, 2):
-        return graph.squeeze(use.name, found, 1)
+        return graph.squeeze(use.name, product, 1)
     if ranks == (3, 3):
-        return found
-    return graph.squeeze(use.name, found, 1 if ranks[0] == 2 else 2)
+        return product
+    return graph.squeeze(use.name, product, 1 if ranks[0] == 2 else 2)
 
 
 # --- attention -----------------------------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ def _keras_attention(use: Use, op: str, weights: dict[str, np.ndarray], **attrib
         inputs.pop()
     node = graph.emit(op, inputs, use.name, causal=bool(causal), **attributes)
     graph.own(node, weights)
-    found = [Tensor(node, masks[0])]
-    return found + ([Tensor(f"{node}.weights")] if use.keyword("return_attention_scores", False) else [])
+    outputs = [Tensor(node, masks[0])]
+    return outputs + ([Tensor(f"{node}.weights")] if use.keyword("return_attention_scores", False) else [])
 
 
 @layer("Attention", options="use_scale score_mode causal", mask="own")
@@ -236,8 +236,8 @@ def _multi_head_weights(use: Use, heads: int, dim: int, bias: bool) -> tuple[dic
     value_dim = kernels["value"].shape[2]
     for name, kernel in kernels.items():
         inner = (heads, dim if name in ("query", "key") else value_dim)
-        found = kernel.shape[:2] if name == "output" else kernel.shape[1:]
-        if found != inner:
+        split = kernel.shape[:2] if name == "output" else kernel.shape[1:]
+        if split != inner:
             raise WeightError(f"{use.where}: {name}: shape {kernel.shape}, expected heads and size {inner}")
     attributes = {
         "query_size": kernels["query"].shape[0],

@@ -120,8 +120,8 @@ def group_normalization(use: Use) -> str:
         graph.add_constant(beta, "float", f"{use.name}.beta"),
     )
     epsilon = float(number(use, "epsilon", 1e-3))
-    found = graph.emit("GroupNormalization", inputs, f"{use.name}.groups", num_groups=groups, epsilon=epsilon)
-    return channels_back(use, found, axis)
+    y = graph.emit("GroupNormalization", inputs, f"{use.name}.groups", num_groups=groups, epsilon=epsilon)
+    return channels_back(use, y, axis)
 
 
 @layer("UnitNormalization", options="axis")

@@ -42,10 +42,10 @@ def _operands(use: Use, count: int) -> list[Any]:
     if len(named) > 1 and not set(named) <= set(OPERANDS):
         raise UnsupportedError(f"{use.where}: arguments {shown(', '.join(named), 80)}, expected {', '.join(OPERANDS)}")
     named.sort(key=OPERANDS.index if len(named) > 1 else None)
-    found = [*use.args, *(use.kwargs[key] for key in named)]
-    if len(found) != count:
-        raise UnsupportedError(f"{use.where}: {len(found)} arguments, expected {count}")
-    return found
+    operands = [*use.args, *(use.kwargs[key] for key in named)]
+    if len(operands) != count:
+        raise UnsupportedError(f"{use.where}: {len(operands)} arguments, expected {count}")
+    return operands
 
 
 def _value(use: Use, item: Any, place: int, like: str | None = None) -> str:
@@ -288,10 +288,10 @@ def filled(use: Use) -> str:
     """Zeros or ones of the shape of x: x < x, and its opposite."""
     graph, x = use.graph, _value(use, use.args[0], 0)
     dtype = use.config.get("dtype", use.kwargs.get("dtype"))
-    found = graph.emit("Less", (graph.floating(x),) * 2, f"{use.name}.false")
+    mask = graph.emit("Less", (graph.floating(x),) * 2, f"{use.name}.false")
     if use.layer.class_name == "OnesLike":
-        found = graph.emit("Not", found, f"{use.name}.true")
-    return graph.cast(use.name, found, "bool" if dtype == "bool" else "float")
+        mask = graph.emit("Not", mask, f"{use.name}.true")
+    return graph.cast(use.name, mask, "bool" if dtype == "bool" else "float")
 
 
 @operation("GetItem")
@@ -306,7 +306,7 @@ def get_item(use: Use) -> str:
         keys[at : at + 1] = [slice(None)] * (rank - len(keys) + 1)
     keys += [slice(None)] * (rank - len(keys))
     if len(keys) != rank or keys[0] != slice(None) or not all(type(one) in (int, slice) for one in keys):
-        raise UnsupportedError(f"{use.where}: key {shown(str(key), 80)}, expected integers and slices behind the batch")
+        raise UnsupportedError(f"{use.where}: key {shown(str(key), 80)}, expected integers and slices after the batch")
     for axis, one in reversed(list(enumerate(keys))):
         if type(one) is int:
             x = graph.take(f"{use.name}.at.{axis}", x, axis, one)

@@ -66,12 +66,12 @@ def recurrent(use: Use) -> list[Tensor]:
     order = "processing" if layer.backwards else "time"
     output, states = _chain(use, use.name, layer, x, x.mask, initial, layer.zero, order)
     _note(use, layer)
-    found = [Tensor(output, x.mask if layer.sequences else None)]
-    return found + ([Tensor(state) for state in states] if layer.states else [])
+    outputs = [Tensor(output, x.mask if layer.sequences else None)]
+    return outputs + ([Tensor(state) for state in states] if layer.states else [])
 
 
 def merge_mode(use: Use) -> Any:
-    """That of a Bidirectional, a key of MERGES, after its options have been checked."""
+    """The merge of a Bidirectional, a key of MERGES, after its options have been checked."""
     check_options(use, use.config, {"layer", "backward_layer", "merge_mode", "return_sequences", "return_state"})
     merge = option(use, use.config, "merge_mode", "concat")
     if not (merge is None or isinstance(merge, str)) or merge not in MERGES:
@@ -85,8 +85,8 @@ def bidirectional(use: Use) -> list[Tensor]:
     halves = [_half(use, use.layer.parts[name]) for name in ("forward_layer", "backward_layer")]
     forward, backward = halves
     if [forward.backwards, backward.backwards] != [False, True]:
-        found = [forward.backwards, backward.backwards]
-        raise UnsupportedError(f"{use.where}: go_backwards={found}, expected [False, True] (layer, backward_layer)")
+        backwards = [forward.backwards, backward.backwards]
+        raise UnsupportedError(f"{use.where}: go_backwards={backwards}, expected [False, True] (layer, backward_layer)")
     if forward.sequences != backward.sequences:
         raise FormatError(f"{use.where}: return_sequences differs between layer and backward_layer")
     x, initial = inputs_and_states(use, forward.state_count + backward.state_count)
@@ -132,11 +132,11 @@ def _direction(use: Use, layer: Layer) -> Direction:
     cells: list[Any] = []
     arrays: list[Any] = []
     for kind, level in levels:
-        cell, found = _cell(use, kind, level, WRAPPER if level is layer else set())
+        cell, own = _cell(use, kind, level, WRAPPER if level is layer else set())
         if cells and cell.input_size != cells[-1].hidden_size:
             raise WeightError(f"{where}: a cell for {cell.input_size} inputs above one of {cells[-1].hidden_size}")
         cells.append(cell)
-        arrays.append(found)
+        arrays.append(own)
     return Direction(
         layer,
         tuple(cells),
@@ -177,32 +177,32 @@ def _cell(use: Use, kind: str, layer: Layer, wrapper: set[str]) -> tuple[Cell, d
     if type(units) is not int or not 1 <= units <= 1 << 20:
         raise FormatError(f"{where}: units={str(units)[:60]}, expected a positive integer")
     bias = cudnn or flag(use, config, "use_bias", True)
-    found = [np.asarray(array) for array in layer.own]
-    if use.version.major < 2 and len(found) > 3:
-        found = _joined(found, kind)
+    arrays = [np.asarray(array) for array in layer.own]
+    if use.version.major < 2 and len(arrays) > 3:
+        arrays = _joined(arrays, kind)
     names = ("kernel", "recurrent_kernel", "bias")[: 2 + bias]
-    if len(found) != len(names):
-        raise WeightError(f"{where}: {len(found)} arrays, expected {len(names)} ({', '.join(names)})")
+    if len(arrays) != len(names):
+        raise WeightError(f"{where}: {len(arrays)} arrays, expected {len(names)} ({', '.join(names)})")
     columns = {"SimpleRNN": 1, "LSTM": 4, "GRU": 3}[kind] * units
-    if found[0].ndim != 2:
-        raise WeightError(f"{where}: kernel: shape {found[0].shape}, expected two dimensions")
-    check_shape(found[0], (found[0].shape[0], columns), "kernel", where)
-    check_shape(found[1], (units, columns), "recurrent_kernel", where)
+    if arrays[0].ndim != 2:
+        raise WeightError(f"{where}: kernel: shape {arrays[0].shape}, expected two dimensions")
+    check_shape(arrays[0], (arrays[0].shape[0], columns), "kernel", where)
+    check_shape(arrays[1], (units, columns), "recurrent_kernel", where)
     after = kind == "GRU" and (cudnn or flag(use, config, "reset_after", use.version.modern))
-    if bias and kind != "SimpleRNN" and (cudnn or found[2].shape == (2 * columns,)):
-        found = _from_cudnn(found, kind, columns, where)
+    if bias and kind != "SimpleRNN" and (cudnn or arrays[2].shape == (2 * columns,)):
+        arrays = _from_cudnn(arrays, kind, columns, where)
         after = kind == "GRU"
     if bias:
-        check_shape(found[2], (2, columns) if after else (columns,), "bias", where)
+        check_shape(arrays[2], (2, columns) if after else (columns,), "bias", where)
     act = _activation(use, config, "activation", "tanh")
-    size = found[0].shape[0]
+    size = arrays[0].shape[0]
     if kind == "SimpleRNN":
-        return RNN(size, units, bias, (act,)), _rnn_arrays(found)
+        return RNN(size, units, bias, (act,)), _rnn_arrays(arrays)
     default = "sigmoid" if use.version.modern or cudnn else "hard_sigmoid"
     gate = _activation(use, config, "recurrent_activation", default)
     if kind == "LSTM":
-        return LSTM(size, units, bias, (gate, gate, act, gate, act)), _rnn_arrays(found)
-    return GRU(size, units, bias, (gate, gate, act), after), _gru_arrays(found)
+        return LSTM(size, units, bias, (gate, gate, act, gate, act)), _rnn_arrays(arrays)
+    return GRU(size, units, bias, (gate, gate, act), after), _gru_arrays(arrays)
 
 
 def canonical(kind: str, arrays: Sequence[np.ndarray], where: str) -> dict[str, np.ndarray]:
@@ -210,14 +210,14 @@ def canonical(kind: str, arrays: Sequence[np.ndarray], where: str) -> dict[str, 
 
     A bias in CuDNN's layout is one of a CuDNN layer; a GRU's says by its shape when the reset is. Raises WeightError.
     """
-    found, columns = list(arrays), arrays[1].shape[1]
-    check_shape(found[0], (found[0].shape[0], columns), "kernel", where)
-    if len(found) == 3 and kind != "SimpleRNN" and found[2].shape == (2 * columns,):
-        found = _from_cudnn(found, kind, columns, where)
-    if len(found) == 3:
-        two = kind == "GRU" and found[2].ndim == 2
-        check_shape(found[2], (2, columns) if two else (columns,), "bias", where)
-    return _gru_arrays(found) if kind == "GRU" else _rnn_arrays(found)
+    parts, columns = list(arrays), arrays[1].shape[1]
+    check_shape(parts[0], (parts[0].shape[0], columns), "kernel", where)
+    if len(parts) == 3 and kind != "SimpleRNN" and parts[2].shape == (2 * columns,):
+        parts = _from_cudnn(parts, kind, columns, where)
+    if len(parts) == 3:
+        two = kind == "GRU" and parts[2].ndim == 2
+        check_shape(parts[2], (2, columns) if two else (columns,), "bias", where)
+    return _gru_arrays(parts) if kind == "GRU" else _rnn_arrays(parts)
 
 
 def _activation(use: Use, config: Mapping[str, Any], key: str, default: str) -> Activation:
@@ -238,29 +238,29 @@ def _joined(arrays: Sequence[np.ndarray], kind: str) -> list[np.ndarray]:
     return [np.concatenate([arrays[3 * gates.index(gate) + part] for gate in wanted], axis=-1) for part in range(3)]
 
 
-def _from_cudnn(found: list[np.ndarray], kind: str, columns: int, where: str) -> list[np.ndarray]:
+def _from_cudnn(arrays: list[np.ndarray], kind: str, columns: int, where: str) -> list[np.ndarray]:
     """CuDNN's arrays as those of the LSTM, or of the GRU with reset after."""
-    halves = halve_bias(found[2], columns)
+    halves = halve_bias(arrays[2], columns)
     if halves is None:
-        raise WeightError(f"{where}: bias: shape {found[2].shape}, expected ({2 * columns},)")
+        raise WeightError(f"{where}: bias: shape {arrays[2].shape}, expected ({2 * columns},)")
     bias = np.stack(halves) if kind == "GRU" else np.add(*halves)
-    return [*split_cudnn_kernel(found[0], found[1]), bias]
+    return [*split_cudnn_kernel(arrays[0], arrays[1]), bias]
 
 
-def _rnn_arrays(found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def _rnn_arrays(given: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Of SimpleRNN and LSTM, whose columns i f c o are the canonical rows i f g o."""
-    return dict(zip(("weight_ih", "weight_hh", "bias"), (*map(transpose_gates, found[:2]), *found[2:]), strict=False))
+    return dict(zip(("weight_ih", "weight_hh", "bias"), (*map(transpose_gates, given[:2]), *given[2:]), strict=False))
 
 
-def _gru_arrays(found: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def _gru_arrays(given: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     arrays = {
-        key: swap_rz(transpose_gates(array)) for key, array in zip(("weight_ih", "weight_hh"), found, strict=False)
+        key: swap_rz(transpose_gates(array)) for key, array in zip(("weight_ih", "weight_hh"), given, strict=False)
     }
-    if len(found) < 3:
+    if len(given) < 3:
         return arrays
-    if found[2].ndim == 1:
-        return {**arrays, "bias": swap_rz(found[2])}
-    first, second = map(swap_rz, found[2])
+    if given[2].ndim == 1:
+        return {**arrays, "bias": swap_rz(given[2])}
+    first, second = map(swap_rz, given[2])
     return {**arrays, **split_gru_bias(first, second)}
 
 
@@ -314,14 +314,14 @@ def _chain(
 
 def _initial(use: Use, name: str, cell: Cell, given: list[list[str]]) -> tuple[str, ...]:
     """Initial states (B, H) of one or two directions as Recurrent takes them, (directions, B, H)."""
-    graph, found = use.graph, []
+    graph, joined = use.graph, []
     for place, state in enumerate(cell.states if given else ()):
         parts = [
             graph.unsqueeze(f"{name}.{state}0" + (f".{side}" if len(given) > 1 else ""), states[place], 0)
             for side, states in enumerate(given)
         ]
-        found.append(parts[0] if len(parts) == 1 else graph.emit("Concat", parts, f"{name}.{state}0", axis=0))
-    return tuple(found)
+        joined.append(parts[0] if len(parts) == 1 else graph.emit("Concat", parts, f"{name}.{state}0", axis=0))
+    return tuple(joined)
 
 
 def _one_node(use: Use, forward, backward, x: Tensor, initial: list[str], merge: str, zero: bool):
@@ -356,9 +356,9 @@ def _two_chains(use: Use, forward, backward, x: Tensor, initial: list[str], merg
     for side, half in (("forward", forward), ("backward", backward)):
         given = initial[at : at + half.state_count] if initial else []
         at += half.state_count
-        output, found = _chain(use, f"{use.name}.{side}", half, x, x.mask, given, zero, "time")
+        output, last = _chain(use, f"{use.name}.{side}", half, x, x.mask, given, zero, "time")
         outputs.append(output)
-        states += found
+        states += last
     return merged(use, outputs, merge), states
 
 

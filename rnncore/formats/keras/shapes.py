@@ -84,12 +84,12 @@ def _edges(use: Use, x: str, key: str) -> list[tuple[int, int, int]]:
     """
     dims = int(use.layer.class_name[-2])
     first = channels_axis(use, x, dims) == 1
-    found = use.config.get(key, 0 if use.layer.class_name == "Cropping2D" else 1)
-    if type(found) is int:
-        found = [found] * 2 if dims == 1 else [found] * dims
-    pairs = [found] if dims == 1 else found
+    amounts = use.config.get(key, 0 if use.layer.class_name == "Cropping2D" else 1)
+    if type(amounts) is int:
+        amounts = [amounts] * 2 if dims == 1 else [amounts] * dims
+    pairs = [amounts] if dims == 1 else amounts
     if not isinstance(pairs, (list, tuple)) or len(pairs) != dims:
-        raise UnsupportedError(f"{use.where}: {key}={shown(str(found), 60)}, expected {dims} sizes or pairs of them")
+        raise UnsupportedError(f"{use.where}: {key}={shown(str(amounts), 60)}, expected {dims} sizes or pairs of them")
     edges = []
     for axis, pair in enumerate(pairs, start=1 + first):
         before, after = numbers_of(use, key, pair, 2, 0)

@@ -110,8 +110,8 @@ class Use:
         return self.graph.floating(self.x)
 
     def keyword(self, name: str, default: Any) -> Any:
-        found = self.kwargs.get(name, default)
-        return default if found is None else found
+        value = self.kwargs.get(name, default)
+        return default if value is None else value
 
     def masked(self, x: Tensor) -> Tensor:
         """The input under the mask that the call gives, or else its own."""
@@ -133,9 +133,9 @@ def activation(name: Any, where: str, version: int = 3) -> Activation:
     Raises UnsupportedError, naming ``where``, for custom functions and for those that rnncore does not have.
     """
     if isinstance(name, Mapping):
-        found = _of_layer(name, where)
-        if found is not None:
-            return found
+        layer = _of_layer(name, where)
+        if layer is not None:
+            return layer
     if name is None:
         return Activation("linear")
     if name == "hard_sigmoid":
@@ -145,17 +145,17 @@ def activation(name: Any, where: str, version: int = 3) -> Activation:
     if isinstance(name, str) and name in SAME_ACTIVATIONS:
         return Activation(name)
     accepted = ", ".join(sorted([*SAME_ACTIVATIONS, *ACTIVATIONS, "hard_sigmoid"]))
-    found = name.get("class_name", "an object") if isinstance(name, Mapping) else name
+    described = name.get("class_name", "an object") if isinstance(name, Mapping) else name
     if isinstance(name, Mapping) and isinstance(name.get("config"), str):
-        found = name.get("registered_name") or name["config"]
-    raise UnsupportedError(f"{where}: activation {str(found)[:60]!r}, expected one of {accepted}")
+        described = name.get("registered_name") or name["config"]
+    raise UnsupportedError(f"{where}: activation {str(described)[:60]!r}, expected one of {accepted}")
 
 
-def _of_layer(found: Mapping[str, Any], where: str) -> Activation | None:
+def _of_layer(serialised: Mapping[str, Any], where: str) -> Activation | None:
     """A layer in the place of an activation: those that take nothing but numbers."""
-    if not isinstance(found.get("config"), Mapping):
+    if not isinstance(serialised.get("config"), Mapping):
         return None
-    kind, config, _ = class_of(found, where)
+    kind, config, _ = class_of(serialised, where)
     own = {key: value for key, value in config.items() if key not in ("name", "trainable", "dtype")}
     number = {"LeakyReLU": ("leaky_relu", 0.3), "ELU": ("elu", 1.0), "ThresholdedReLU": ("thresholded_relu", 1.0)}
     keys = {"LeakyReLU": ("negative_slope", "alpha"), "ELU": ("alpha",), "ThresholdedReLU": ("theta",)}
@@ -194,9 +194,9 @@ SQUAREPLUS_IS_RELU = 1e9  # to the last bit of float64
 WITH_ALPHA = {"leaky_relu": "LeakyRelu", "elu": "Elu", "celu": "Celu", "thresholded_relu": "ThresholdedRelu"}
 
 
-def apply_activation(use: Use, x: str, found: Any, name: str | None = None) -> str:
+def apply_activation(use: Use, x: str, given: Any, name: str | None = None) -> str:
     """A node for an activation, called NAME.relu after a layer NAME, or ``name``; x itself for linear."""
-    function = activation(found, use.where, use.version.major)
+    function = activation(given, use.where, use.version.major)
     return apply_function(use, x, function, name or f"{use.name}.{function.name}")
 
 
@@ -250,24 +250,24 @@ def option(use: Use, config: Mapping[str, Any], key: str, default: Any = ...) ->
 
 def flag(use: Use, config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     """An option that is true or false."""
-    found = config.get(key, default)
-    if found is None:
+    value = config.get(key, default)
+    if value is None:
         return default
-    if not isinstance(found, bool):
-        raise FormatError(f"{use.where}: {key}={shown(str(found), 60)}, expected true or false")
-    return found
+    if not isinstance(value, bool):
+        raise FormatError(f"{use.where}: {key}={shown(str(value), 60)}, expected true or false")
+    return value
 
 
 def number(use: Use, key: str, default: Any = ...) -> float:
     """An option that is a finite number."""
-    found = option(use, use.config, key, default)
-    if isinstance(found, list) and len(found) == 1:
-        found = found[0]
-    if isinstance(found, Mapping):  # Keras 2 wraps NumPy's numbers: {"type": "float", "value": 0.3}
-        found = found.get("value", found.get("config"))
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not abs(found) < float("inf"):
-        raise UnsupportedError(f"{use.where}: {key}={shown(str(found), 60)}, expected a number")
-    return found
+    value = option(use, use.config, key, default)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, Mapping):  # Keras 2 wraps NumPy's numbers: {"type": "float", "value": 0.3}
+        value = value.get("value", value.get("config"))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+        raise UnsupportedError(f"{use.where}: {key}={shown(str(value), 60)}, expected a number")
+    return value
 
 
 def sizes(use: Use, key: str, count: int, default: Any = ..., least: int = 1) -> tuple[int, ...]:
@@ -275,15 +275,15 @@ def sizes(use: Use, key: str, count: int, default: Any = ..., least: int = 1) ->
     return numbers_of(use, key, option(use, use.config, key, default), count, least)
 
 
-def numbers_of(use: Use, key: str, found: Any, count: int, least: int) -> tuple[int, ...]:
+def numbers_of(use: Use, key: str, given: Any, count: int, least: int) -> tuple[int, ...]:
     """``count`` sizes from what a config has under a key, or in a part of it."""
-    found = [found] * count if isinstance(found, int) and not isinstance(found, bool) else found
-    fits = isinstance(found, (list, tuple)) and len(found) == count
-    if not fits or any(type(size) is not int or not least <= size <= 1 << 20 for size in found):
+    given = [given] * count if isinstance(given, int) and not isinstance(given, bool) else given
+    fits = isinstance(given, (list, tuple)) and len(given) == count
+    if not fits or any(type(size) is not int or not least <= size <= 1 << 20 for size in given):
         raise UnsupportedError(
-            f"{use.where}: {key}={shown(str(found), 60)}, expected {count} sizes of at least {least}"
+            f"{use.where}: {key}={shown(str(given), 60)}, expected {count} sizes of at least {least}"
         )
-    return tuple(found)
+    return tuple(given)
 
 
 def check_options(

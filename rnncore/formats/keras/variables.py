@@ -1,4 +1,4 @@
-"""Which variables each Keras layer owns, and where the containers keep them.
+"""The variables that each Keras layer owns, and where the containers keep them.
 
 - Keras 3 and tf.keras's .keras and .weights.h5 (``bind_store``): a tree of attributes, layers/lstm/cell/vars/0, in
   which the layers of a model are listed under their class in snake case with a counter, in the model's order.
@@ -43,7 +43,7 @@ def _dense(config: Mapping[str, Any], version: Version) -> list[Variable]:
 
 
 def _recurrent(kind: str, holder: str) -> Callable[[Mapping[str, Any], Version], list[Variable]]:
-    def found(config: Mapping[str, Any], version: Version) -> list[Variable]:
+    def variables_of(config: Mapping[str, Any], version: Version) -> list[Variable]:
         if version.major < 2:
             gates = SEPARATE_GATES[kind] if config.get("consume_less") != "gpu" or kind == "SimpleRNN" else " "
             return [
@@ -52,7 +52,7 @@ def _recurrent(kind: str, holder: str) -> Callable[[Mapping[str, Any], Version],
         names = ("kernel", "recurrent_kernel", *_if(config.get("use_bias", True), "bias"))
         return [Variable(holder, name) for name in names]
 
-    return found
+    return variables_of
 
 
 def _conv_lstm(config: Mapping[str, Any], version: Version) -> list[Variable]:
@@ -74,14 +74,14 @@ def _depthwise(config: Mapping[str, Any], version: Version) -> list[Variable]:
 
 
 def _scaled(*, moments: bool = False, rms: bool = False) -> Callable[[Mapping[str, Any], Version], list[Variable]]:
-    def found(config: Mapping[str, Any], version: Version) -> list[Variable]:
+    def variables_of(config: Mapping[str, Any], version: Version) -> list[Variable]:
         names = [*_if(config.get("scale", True), "gamma"), *_if(config.get("center", not rms) and not rms, "beta")]
         if config.get("rms_scaling"):
             names = ["gamma"]
         last = [Variable("", name, False) for name in ("moving_mean", "moving_variance")] if moments else []
         return [*_named(*names), *last]
 
-    return found
+    return variables_of
 
 
 def _normalization(config: Mapping[str, Any], version: Version) -> list[Variable]:
@@ -140,8 +140,8 @@ def variables(layer: Layer, version: Version) -> list[Variable]:
     """The layer's own arrays, without those of layers inside it, in the order of get_weights."""
     if layer.meaning is not None:
         return [Variable("", name) for name in layer.meaning.weight_shapes()]
-    found = OWNED.get(layer.class_name)
-    return found(layer.config, version) if found is not None and not layer.is_operation else []
+    listed = OWNED.get(layer.class_name)
+    return listed(layer.config, version) if listed is not None and not layer.is_operation else []
 
 
 def bind_arrays(layer: Layer, arrays: Sequence[np.ndarray], version: Version, names: Sequence[str] = ()) -> None:
@@ -170,13 +170,13 @@ def _hand_out(layer, arrays, version, names, first) -> None:
     if len(order) != len(arrays):
         some = ", ".join(f"{shown(part.name, 40)}/{variable.name}" for part, variable in order[:9])
         raise WeightError(f"{layer.where}: {len(arrays)} arrays, expected {len(order)} ({some or 'none'})")
-    found: dict[int, dict[str, np.ndarray]] = {}
+    by_layer: dict[int, dict[str, np.ndarray]] = {}
     for number, ((part, variable), array) in enumerate(zip(order, arrays, strict=True)):
         if names and version.major >= 2:
             _check_name(names[number], variable, part)
-        found.setdefault(id(part), {})[f"{variable.holder}/{variable.name}"] = array
+        by_layer.setdefault(id(part), {})[f"{variable.holder}/{variable.name}"] = array
     for part in layer.tree():
-        own = found.get(id(part), {})
+        own = by_layer.get(id(part), {})
         part.own = [own[f"{variable.holder}/{variable.name}"] for variable in variables(part, version)]
 
 
@@ -195,7 +195,7 @@ def bind_groups(network: Network, group: Group, version: Version) -> tuple[str, 
 
     Raises FormatError, and WeightError where a layer lacks its arrays.
     """
-    read = {name: (names, [found.read() for found in datasets]) for name, names, datasets in group_datasets(group)}
+    read = {name: (names, [dataset.read() for dataset in datasets]) for name, names, datasets in group_datasets(group)}
     for layer in network.layers.values():
         names, arrays = read.pop(layer.name, ([], []))
         bind_legacy_arrays(layer, arrays, version, names)
@@ -211,7 +211,7 @@ def group_datasets(group: Group) -> Iterator[tuple[str, list[str], list[Dataset]
     seen: set[str] = set()
     for name in listed:
         if name in seen:
-            raise FormatError(f"{group.place}: layer {shown(name)!r} stands twice in layer_names")
+            raise FormatError(f"{group.place}: layer {shown(name)!r} is twice in layer_names")
         seen.add(name)
         names, datasets = _group_arrays(_legacy_group(group, name))
         yield name, names, datasets
@@ -276,7 +276,9 @@ def _bind_stored(layer: Layer, parent: Group, name: str, version: Version) -> No
     _check_stored_name(layer, group)
     if layer.meaning is not None and set(group.names) - {"vars"}:
         inside = ", ".join(sorted(set(group.names) - {"vars"}))
-        raise UnsupportedError(f"{layer.where}: holds {shown(inside, 80)} beside its arrays, expected its arrays alone")
+        raise UnsupportedError(
+            f"{layer.where}: holds {shown(inside, 80)} besides its arrays, expected its arrays alone"
+        )
     layer.own = _stored(layer, group, version)
     if layer.network is not None:
         bind_store(layer.network, group, version)
@@ -303,7 +305,7 @@ def _check_stored_name(layer: Layer, group: Group) -> None:
 
 def _stored(layer: Layer, group: Group, version: Version) -> list[np.ndarray]:
     wanted = variables(layer, version)
-    found: list[np.ndarray] = []
+    arrays: list[np.ndarray] = []
     for holder in dict.fromkeys(variable.holder for variable in wanted):
         names = [variable.name for variable in wanted if variable.holder == holder]
         place = group
@@ -315,8 +317,8 @@ def _stored(layer: Layer, group: Group, version: Version) -> list[np.ndarray]:
             raise WeightError(
                 f"{layer.where}: {count} arrays in {place.place}, expected {len(names)} ({', '.join(names)})"
             )
-        found += [store.dataset(str(number)).read() for number in range(count)] if store is not None else []
-    return found
+        arrays += [store.dataset(str(number)).read() for number in range(count)] if store is not None else []
+    return arrays
 
 
 def snake_case(name: str) -> str:

@@ -36,11 +36,11 @@ def keras_checkpoint(group: Group, version: str) -> Checkpoint:
     """
     metadata = {"keras": version}
     if group.chunked_attribute("layer_names") is not None:
-        found = _listed(group, metadata)
+        datasets = _listed(group, metadata)
     else:
-        found = _walked(group, (), metadata)
+        datasets = _walked(group, (), metadata)
     tensors: dict[str, np.ndarray] = {}
-    for name, dataset in found:
+    for name, dataset in datasets:
         check_name(name, group.place)
         if name in tensors:
             raise FormatError(f"{group.place}: two arrays are named {shown(name)!r}")
@@ -96,14 +96,14 @@ def keras_plain(checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], dict[str
     made: dict[str, tuple[str, ...]] = {}
     for layer, parts in layers.items():
         paths = tuple(path for roles in parts.values() for path in roles.values())
-        found = _layer(layer, parts, checkpoint.tensors)
+        weights = _layer(layer, parts, checkpoint.tensors)
         if len(paths) == 1 and not _is_certain(paths[0], checkpoint.metadata):
             # One square matrix may be a Dense layer's or an Embedding's: either way it would fit.
-            found = None if len(set(checkpoint.tensors[paths[0]].shape)) == 1 else found
-        if found is None:
+            weights = None if len(set(checkpoint.tensors[paths[0]].shape)) == 1 else weights
+        if weights is None:
             plain.update({path: checkpoint.tensors[path] for path in paths})
             continue
-        for name, (array, path) in found.items():
+        for name, (array, path) in weights.items():
             key = f"{layer}.{name}"
             if key in plain:
                 raise WeightError(f"{layer}: two layers have {key!r}")

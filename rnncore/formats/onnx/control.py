@@ -80,9 +80,9 @@ def _is_squeeze_if_one(then: OnnxGraph, other: OnnxGraph) -> bool:
 
 def _always(lowering: GraphLowering, name: str) -> bool | None:
     """A condition that is the same in every run."""
-    found = lowering.lookup(name)
-    if isinstance(found, Known):
-        return bool(found.array.reshape(-1)[:1].any())
+    entry = lowering.lookup(name)
+    if isinstance(entry, Known):
+        return bool(entry.array.reshape(-1)[:1].any())
     data = lowering.inferred(name).data
     return data[0] if data and isinstance(data[0], bool) else None
 
@@ -94,11 +94,11 @@ def _inline(lowering: GraphLowering, node: OnnxNode, graph: OnnxGraph) -> None:
     lowering.entries.update({name: Known(array) for name, array in graph.constants.items()})
     for inner in graph.nodes:
         lowering.lower(inner)
-    found = [lowering.lookup(value.name) for value in graph.outputs]
+    results = [lowering.lookup(value.name) for value in graph.outputs]
     for name in own:
         lowering.entries.pop(name, None)
     lowering.entries.update(before)
-    for name, entry in zip(node.outputs, found, strict=True):
+    for name, entry in zip(node.outputs, results, strict=True):
         if name:
             lowering.entries[name] = entry
 
@@ -151,11 +151,11 @@ def _scan(lowering: GraphLowering, node: OnnxNode) -> None:
 
 
 def _list(lowering: GraphLowering, node: OnnxNode, key: str, count: int, flags: bool = False) -> tuple:
-    found = node.attributes.get(key, [])
-    good = isinstance(found, list) and len(found) in (0, count) and not (flags and set(found) - {0, 1})
+    values = node.attributes.get(key, [])
+    good = isinstance(values, list) and len(values) in (0, count) and not (flags and set(values) - {0, 1})
     if not good:
-        raise lowering.error(node, f"attribute {key!r}={found!r}, expected {count} values", FormatError)
-    return tuple(bool(value) if flags else int(value) for value in found)
+        raise lowering.error(node, f"attribute {key!r}={values!r}, expected {count} values", FormatError)
+    return tuple(bool(value) if flags else int(value) for value in values)
 
 
 def _settled(  # type: ignore[return]  # from the round of MAX_ROUNDS on nothing changes any more

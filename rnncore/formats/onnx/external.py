@@ -88,18 +88,18 @@ class ExternalData:
             except OSError as error:
                 raise FormatError(f"{place}: external data {location[:120]!r}: {error.strerror}, expected a regular "
                                   "file beneath the model's directory, without symbolic links") from None  # fmt: skip
-            found = os.fstat(file)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                what = "a file of several hard links" if stat.S_ISREG(found.st_mode) else "no regular file"
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                what = "a file of several hard links" if stat.S_ISREG(status.st_mode) else "no regular file"
                 raise FormatError(f"{place}: external data {location[:120]!r} is {what}, expected a regular file of "
                                   "its own")  # fmt: skip
             yield file
 
     @staticmethod
     def _descriptor(stack: contextlib.ExitStack, name: str, flags: int, beneath: int | None = None) -> int:
-        found = os.open(name, flags | os.O_CLOEXEC, dir_fd=beneath)
-        stack.callback(os.close, found)
-        return found
+        descriptor = os.open(name, flags | os.O_CLOEXEC, dir_fd=beneath)
+        stack.callback(os.close, descriptor)
+        return descriptor
 
 
 def _number(text: str, what: str, place: str) -> int:

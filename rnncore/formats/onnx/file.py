@@ -210,18 +210,18 @@ class _Reader:
         )
 
     def _opsets(self, entries: Any, place: str) -> dict[str, int]:
-        found: dict[str, int] = {}
+        versions: dict[str, int] = {}
         for entry in entries:
             domain = _domain(entry.domain)
-            if found.get(domain, entry.version) != entry.version:
+            if versions.get(domain, entry.version) != entry.version:
                 raise FormatError(f"{self.path}: {place}: domain {domain!r} with two versions, expected one")
-            found[domain] = entry.version
-        if "" in found and found[""] < OLDEST_OPSET:
+            versions[domain] = entry.version
+        if "" in versions and versions[""] < OLDEST_OPSET:
             raise UnsupportedError(
-                f"{self.path}: {place}: opset {found['']}, expected {OLDEST_OPSET} or newer; onnx.version_converter "
+                f"{self.path}: {place}: opset {versions['']}, expected {OLDEST_OPSET} or newer; onnx.version_converter "
                 "can raise it"
             )
-        return found
+        return versions
 
     def graph(self, proto: Any, place: str, opsets: Mapping[str, int], depth: int, outer: frozenset[str]) -> OnnxGraph:
         """outer: the names that graphs around this one define before it."""
@@ -303,14 +303,14 @@ class _Reader:
         return order
 
     def _values(self, entries: Any, place: str, typed: bool, constants: Mapping[str, Any]) -> tuple[OnnxValue, ...]:
-        found: dict[str, OnnxValue] = {}
+        values: dict[str, OnnxValue] = {}
         for index, entry in enumerate(entries):
             where = f"{place}[{index}] {shown(entry.name)!r}"
-            if not entry.name or entry.name in found:
+            if not entry.name or entry.name in values:
                 raise FormatError(f"{self.path}: {where}: expected a name of its own")
             kind = entry.type.WhichOneof("value")
             if kind == "sequence_type" and not typed:  # inside, as sequences.py takes them out
-                found[entry.name] = OnnxValue(entry.name, "", None)
+                values[entry.name] = OnnxValue(entry.name, "", None)
                 continue
             if kind not in (None, "tensor_type"):
                 raise UnsupportedError(f"{self.path}: {where}: a {kind.removesuffix('_type')}, expected a tensor")
@@ -326,8 +326,8 @@ class _Reader:
                     dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or None
                     for dim in tensor.shape.dim
                 )
-            found[entry.name] = OnnxValue(entry.name, dtype, shape)
-        return tuple(found.values())
+            values[entry.name] = OnnxValue(entry.name, dtype, shape)
+        return tuple(values.values())
 
     def element(self, number: int, where: _Where | str) -> str:
         """The dtype that an element type is read as: float32 for WIDENED ones."""
@@ -343,24 +343,24 @@ class _Reader:
     def node(self, proto: Any, place: str, opsets: Mapping[str, int], depth: int, outer: frozenset[str]) -> OnnxNode:
         domain = _domain(proto.domain)
         attributes: dict[str, Any] = {}
-        found = OnnxNode(
+        node = OnnxNode(
             place, proto.name, proto.op_type, domain, opsets.get(domain, 0), tuple(proto.input), tuple(proto.output),
             MappingProxyType(attributes) if len(proto.attribute) else _NONE, proto.overload,
         )  # fmt: skip
-        if not found.op:
-            raise FormatError(f"{self.path}: {place} {shown(found.name)!r}: no op_type, expected one")
+        if not node.op:
+            raise FormatError(f"{self.path}: {place} {shown(node.name)!r}: no op_type, expected one")
         for entry in proto.attribute:
-            where = _Where(found, entry.name)
+            where = _Where(node, entry.name)
             if not entry.name or entry.name in attributes:
                 raise FormatError(f"{self.path}: {where}: expected a name of its own")
             if entry.type == 2 and entry.name in DTYPE_ATTRIBUTES:
                 self.element(entry.i, where)
             attributes[entry.name] = self._attribute(entry, where, place, opsets, depth)
         if not attributes.keys().isdisjoint(("value_float", "value_floats")) or (
-            found.op == "ConstantOfShape" and "value" not in attributes
+            node.op == "ConstantOfShape" and "value" not in attributes
         ):
             self.floats.add("float32")
-        return found
+        return node
 
     def _attribute(self, proto: Any, where: _Where | str, place: str, opsets: Mapping[str, int], depth: int) -> Any:
         if proto.ref_attr_name:
@@ -396,20 +396,20 @@ class _Reader:
         filled = [name for name in DATA_FIELDS if len(getattr(proto, name))]
         if proto.data_location == 1 or proto.external_data:
             if filled or proto.data_location != 1:
-                raise FormatError(f"{self.path}: {where}: external data and data beside it, expected one of them")
+                raise FormatError(f"{self.path}: {where}: both external data and data, expected one of them")
             entries = {entry.key: entry.value for entry in proto.external_data}
             raw = self.external.read(entries, size, f"{self.path}: {where}")
         elif len(filled) > 1 or (not filled and size):
-            found = " and ".join(filled) or "no data"
-            raise FormatError(f"{self.path}: {where}: {found}, expected data in one field")
+            described = " and ".join(filled) or "no data"
+            raise FormatError(f"{self.path}: {where}: {described}, expected data in one field")
         else:
             name = filled[0] if filled else "raw_data"
             if name not in ("raw_data", FIELDS[dtype]):
                 raise FormatError(f"{self.path}: {where}: {dtype} in {name}, expected {FIELDS[dtype]} or raw_data")
             raw = proto.raw_data if name == "raw_data" else self._packed(getattr(proto, name), dtype, where)
         if len(raw) != size:
-            found = f"{len(raw)} bytes for dims {list(shape)} of {dtype}"
-            raise FormatError(f"{self.path}: {where}: {found}, expected {size}")
+            described = f"{len(raw)} bytes for dims {list(shape)} of {dtype}"
+            raise FormatError(f"{self.path}: {where}: {described}, expected {size}")
         return from_bytes(raw, dtype, f"{self.path}: {where}").reshape(shape)
 
     def _packed(self, values: Any, dtype: str, where: _Where | str) -> bytes:
@@ -481,7 +481,7 @@ class _Reader:
 
     def _graphs(self, node: OnnxNode) -> dict[str, Any]:
         """The attributes with the graphs among them read."""
-        found: dict[str, Any] = {}
+        read: dict[str, Any] = {}
         for key, value in node.attributes.items():
             if isinstance(value, AttributeReference):
                 raise FormatError(
@@ -489,8 +489,8 @@ class _Reader:
                 )
             if isinstance(value, _Pending):
                 value = self._inner(value)
-            found[key] = value
-        return found
+            read[key] = value
+        return read
 
 
 @dataclass(frozen=True)
@@ -558,13 +558,13 @@ class _Renamed(dict):
 
 def _with_given(attributes: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A function's attributes with references replaced; without those that the caller leaves out."""
-    found = {}
+    replaced = {}
     for key, value in attributes.items():
         if not isinstance(value, AttributeReference):
-            found[key] = value
+            replaced[key] = value
         elif value.name in given:
-            found[key] = given[value.name]
-    return found
+            replaced[key] = given[value.name]
+    return replaced
 
 
 def _domain(domain: str) -> str:

@@ -316,18 +316,18 @@ def _is_plain(name: str) -> bool:
 def _sizes(value: OnnxValue) -> list[int | str]:
     """The sizes of an input; one without a usable name is NAME.AXIS."""
 
-    def size(axis: int, found: Any) -> int | str:
-        plain = isinstance(found, int) or (isinstance(found, str) and found.isprintable() and len(found) <= 200)
-        return found if plain and found != UNKNOWN else f"{value.name}.{axis}"
+    def size(axis: int, given: Any) -> int | str:
+        plain = isinstance(given, int) or (isinstance(given, str) and given.isprintable() and len(given) <= 200)
+        return given if plain and given != UNKNOWN else f"{value.name}.{axis}"
 
-    return [size(axis, found) for axis, found in enumerate(value.shape or ())]
+    return [size(axis, given) for axis, given in enumerate(value.shape or ())]
 
 
 def _uses(graph: OnnxGraph) -> Counter[str]:
-    """How often each name is read, in the graph and those inside it."""
-    found: Counter[str] = Counter(value.name for value in graph.outputs)
+    """The number of times each name is read, in the graph and those inside it."""
+    counts: Counter[str] = Counter(value.name for value in graph.outputs)
     for node in graph.nodes:
-        found.update(node.inputs)
+        counts.update(node.inputs)
         for inner in node.graphs:
-            found.update(_uses(inner))
-    return found
+            counts.update(_uses(inner))
+    return counts

@@ -90,8 +90,8 @@ def _shared(model: OnnxModel, problems: list | None = None) -> Shared:
 
 def _declared(graph: OnnxGraph) -> int:
     """Bytes of all constants; those that several nodes name count once."""
-    found = {memory_of(array): array.nbytes for array in _arrays(graph)}
-    return sum(found.values())
+    sizes = {memory_of(array): array.nbytes for array in _arrays(graph)}
+    return sum(sizes.values())
 
 
 def _arrays(graph: OnnxGraph) -> Iterator[np.ndarray]:

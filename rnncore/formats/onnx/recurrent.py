@@ -120,11 +120,11 @@ def _inputs(lowering: GraphLowering, node: OnnxNode) -> dict[str, str]:
             f"{', '.join(OUTPUTS[: 1 + len(CELLS[node.op].states)])}",
             FormatError,
         )
-    found = {key: name for key, name in zip(names, node.inputs, strict=False) if name}
+    by_key = {key: name for key, name in zip(names, node.inputs, strict=False) if name}
     for key in ("X", "W", "R"):
-        if key not in found:
+        if key not in by_key:
             raise lowering.error(node, f"input {key} is missing", FormatError)
-    return found
+    return by_key
 
 
 def _check_attributes(lowering: GraphLowering, node: OnnxNode) -> None:
@@ -146,31 +146,33 @@ def _arrays(
     lowering: GraphLowering, node: OnnxNode, inputs: Mapping[str, str], directions: int
 ) -> dict[str, np.ndarray]:
     """W, R, B and P, which have to be constant, checked against each other and hidden_size."""
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for key in ("W", "R", "B", "P"):
         if key in inputs:
-            found[key] = lowering.known(inputs[key])
-            if found[key] is None:
+            arrays[key] = lowering.known(inputs[key])
+            if arrays[key] is None:
                 raise lowering.error(
                     node,
                     f"input {key} ({shown(inputs[key])!r}) is computed or given by the caller, expected a constant",
                 )
-            if lowering.shared.dtype(found[key].dtype.name) != "float":
-                raise lowering.error(node, f"input {key} of {found[key].dtype} beside float32, expected float32")
-    w, r = found["W"], found["R"]
+            if lowering.shared.dtype(arrays[key].dtype.name) != "float":
+                raise lowering.error(
+                    node, f"input {key} of {arrays[key].dtype} with others of float32, expected float32"
+                )
+    w, r = arrays["W"], arrays["R"]
     if w.ndim != 3 or r.ndim != 3 or 0 in w.shape or 0 in r.shape:
         raise lowering.error(node, f"W of shape {w.shape} and R of {r.shape}, expected three dimensions", FormatError)
     hidden, rows = r.shape[2], len(GATE_ORDERS["onnx"][node.op]) * r.shape[2]
     shapes: dict[str, tuple[int, ...]] = {"W": (directions, rows, w.shape[2]), "R": (directions, rows, hidden)}
     shapes |= {"B": (directions, 2 * rows), "P": (directions, 3 * hidden)}
-    for key, array in found.items():
+    for key, array in arrays.items():
         if array.shape != shapes[key]:
             raise lowering.error(node, f"input {key} has shape {array.shape}, expected {shapes[key]}", FormatError)
     if node.attributes.get("hidden_size", hidden) != hidden:
         raise lowering.error(
             node, f"attribute 'hidden_size'={node.attributes['hidden_size']!r}, but R has shape {r.shape}", FormatError
         )
-    return found
+    return arrays
 
 
 def _cells(lowering: GraphLowering, node: OnnxNode, arrays: Mapping[str, np.ndarray], directions: int) -> list[Cell]:
@@ -197,7 +199,7 @@ def _activations(lowering: GraphLowering, node: OnnxNode, directions: int) -> li
     if len(names) != count * directions:
         raise lowering.error(node, f"{len(names)} activations, expected {count * directions}", FormatError)
     given = [list(node.attributes.get(key) or ()) for key in ("activation_alpha", "activation_beta")]
-    found = []
+    chosen = []
     for name in names:
         if not isinstance(name, str) or name.lower() not in ACTIVATIONS:
             accepted = ", ".join(ACTIVATIONS)
@@ -207,33 +209,33 @@ def _activations(lowering: GraphLowering, node: OnnxNode, directions: int) -> li
         values: list[Any] = [rest.pop(0) if rest else default for rest, default in zip(given, defaults, strict=False)]
         if ... in values:
             raise lowering.error(node, f"activation {name!r} without alpha or beta, and it has no default")
-        found.append(Activation(ours, *map(float, values)))
+        chosen.append(Activation(ours, *map(float, values)))
     for key, rest in zip(("activation_alpha", "activation_beta"), given, strict=True):
         if rest:
             raise lowering.error(
                 node, f"attribute {key!r} has {len(rest)} more values than its activations take", FormatError
             )
-    return [found[d * count : (d + 1) * count] for d in range(directions)]
+    return [chosen[d * count : (d + 1) * count] for d in range(directions)]
 
 
 def _weights(cell: Cell, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The canonical weights of one direction from W (G*H, I), R (G*H, H), B (2*G*H) and P (3*H)."""
     letters = GATE_ORDERS["onnx"][cell.kind]
 
-    def canonical(array: np.ndarray, found: str = letters, wanted: str = cell.gates) -> np.ndarray:
-        return stack_gates(np.split(array, len(found)), found, wanted)
+    def canonical(array: np.ndarray, order: str = letters, wanted: str = cell.gates) -> np.ndarray:
+        return stack_gates(np.split(array, len(order)), order, wanted)
 
-    found = {"weight_ih": canonical(arrays["W"]), "weight_hh": canonical(arrays["R"])}
+    weights = {"weight_ih": canonical(arrays["W"]), "weight_hh": canonical(arrays["R"])}
     if "B" in arrays:
         halves = cast("tuple[np.ndarray, np.ndarray]", halve_bias(arrays["B"], len(arrays["W"])))
         first, second = map(canonical, halves)
         if cell.kind == "GRU":
-            found |= split_gru_bias(first, second, cast(Any, cell).reset_after)
+            weights |= split_gru_bias(first, second, cast(Any, cell).reset_after)
         else:
-            found["bias"] = sum_biases(first, second)
+            weights["bias"] = sum_biases(first, second)
     if "P" in arrays:
-        found["peephole"] = canonical(arrays["P"], letters.replace("g", ""), cell.gates.replace("g", ""))
-    return found
+        weights["peephole"] = canonical(arrays["P"], letters.replace("g", ""), cell.gates.replace("g", ""))
+    return weights
 
 
 def _lengths(lowering: GraphLowering, node: OnnxNode, inputs: Mapping[str, str]) -> str | None:

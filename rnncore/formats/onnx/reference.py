@@ -97,10 +97,10 @@ def _inferred(lowering: GraphLowering, node: OnnxNode) -> list[Value]:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.version)])
     try:
-        found = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError) as error:
         raise lowering.error(node, f"its shapes are not known: {shown(str(error), 300)}") from None
-    return [_value(lowering, node, entry) for entry in found.graph.output]
+    return [_value(lowering, node, entry) for entry in inferred.graph.output]
 
 
 def _value(lowering: GraphLowering, node: OnnxNode, entry) -> Value:

@@ -1,7 +1,7 @@
 """ONNX's sequences of tensors, which the Spec has not: each is followed here until tensors are made of it again.
 
-A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has as many items as the
-axis has steps, and is Stacked: that array, with the axis.
+A sequence whose length the file tells is its Items. One that a split by ones or a loop gives has an item
+for each step of the axis, and is Stacked: that array, with the axis.
 
 A Loop that appends one tensor to a sequence in each step collects what it appends, as ONNX's scan outputs do:
 ``collected`` writes it so. Anything else that a loop might do with a sequence is refused by name.
@@ -37,17 +37,17 @@ def lower(lowering: GraphLowering, node: OnnxNode) -> None:
 def _sequence(lowering: GraphLowering, node: OnnxNode, **defaults: int) -> Items | Stacked:
     """The sequence that a node reads first; defaults: the attributes that it may have."""
     _attributes(lowering, node, **defaults)
-    found = lowering.lookup(node.inputs[0]) if node.inputs and node.inputs[0] else None
-    if not isinstance(found, (Items, Stacked)):
+    entry = lowering.lookup(node.inputs[0]) if node.inputs and node.inputs[0] else None
+    if not isinstance(entry, (Items, Stacked)):
         raise lowering.error(node, "its first input is a tensor, expected a sequence", FormatError)
-    return found
+    return entry
 
 
 def _items(lowering: GraphLowering, node: OnnxNode) -> tuple[str, ...]:
-    found = _sequence(lowering, node)
-    if isinstance(found, Stacked):
+    sequence = _sequence(lowering, node)
+    if isinstance(sequence, Stacked):
         raise lowering.error(node, "a sequence whose length is only known when it runs, expected a fixed one")
-    return found.names
+    return sequence.names
 
 
 def _give(lowering: GraphLowering, node: OnnxNode, names: tuple[str, ...]) -> None:
@@ -61,11 +61,11 @@ def _attributes(lowering: GraphLowering, node: OnnxNode, **defaults: int) -> lis
     if unknown:
         raise lowering.error(node, f"attribute {shown(unknown[0])!r} is not supported, expected one of: "
                              f"{', '.join(defaults) or 'none'}")  # fmt: skip
-    found = [node.attributes.get(key, default) for key, default in defaults.items()]
-    for key, value in zip(defaults, found, strict=True):
+    values = [node.attributes.get(key, default) for key, default in defaults.items()]
+    for key, value in zip(defaults, values, strict=True):
         if type(value) is not int:
             raise lowering.error(node, f"attribute {key!r}={value!r}, expected an integer", FormatError)
-    return found
+    return values
 
 
 def _position(lowering: GraphLowering, node: OnnxNode, place: int, count: int, end: int) -> int | None:
@@ -112,16 +112,16 @@ def _erase(lowering: GraphLowering, node: OnnxNode) -> None:
 
 
 def _at(lowering: GraphLowering, node: OnnxNode) -> None:
-    found, output = _sequence(lowering, node), node.outputs[0]
-    if isinstance(found, Items):
-        place = _position(lowering, node, 1, len(found.names), len(found.names) - 1)
+    sequence, output = _sequence(lowering, node), node.outputs[0]
+    if isinstance(sequence, Items):
+        place = _position(lowering, node, 1, len(sequence.names), len(sequence.names) - 1)
         if place is None:
             raise lowering.error(node, "a position that is computed in a sequence of several tensors, "
                                  "expected a constant")  # fmt: skip
-        lowering.entries[output] = lowering.lookup(found.names[place])
+        lowering.entries[output] = lowering.lookup(sequence.names[place])
         return
-    one = lowering.emit("Gather", (found.value, lowering.value(node.inputs[1])), output, axis=found.axis)
-    lowering.entries[output] = _unsqueezed(lowering, one, found.axis, output) if found.kept else one
+    one = lowering.emit("Gather", (sequence.value, lowering.value(node.inputs[1])), output, axis=sequence.axis)
+    lowering.entries[output] = _unsqueezed(lowering, one, sequence.axis, output) if sequence.kept else one
 
 
 def _unsqueezed(lowering: GraphLowering, value: str, axis: int, name: str) -> str:
@@ -129,12 +129,12 @@ def _unsqueezed(lowering: GraphLowering, value: str, axis: int, name: str) -> st
 
 
 def _length(lowering: GraphLowering, node: OnnxNode) -> None:
-    found, output = _sequence(lowering, node), node.outputs[0]
-    if isinstance(found, Items):
-        lowering.entries[output] = Known(np.array(len(found.names), np.int64))
+    sequence, output = _sequence(lowering, node), node.outputs[0]
+    if isinstance(sequence, Items):
+        lowering.entries[output] = Known(np.array(len(sequence.names), np.int64))
         return
-    shape = lowering.emit("Shape", (found.value,), f"{output}.shape")
-    lowering.entries[output] = lowering.emit("Gather", (shape,), output, indices=found.axis, axis=0)
+    shape = lowering.emit("Shape", (sequence.value,), f"{output}.shape")
+    lowering.entries[output] = lowering.emit("Gather", (shape,), output, indices=sequence.axis, axis=0)
 
 
 def _split(lowering: GraphLowering, node: OnnxNode) -> None:
@@ -177,34 +177,34 @@ def _concatenated(lowering: GraphLowering, node: OnnxNode) -> None:
     if "axis" not in node.attributes:
         raise lowering.error(node, "attribute 'axis' is missing, expected it", FormatError)
     options = {"axis": 0, "new_axis": 0}
-    found, output = _sequence(lowering, node, **options), node.outputs[0]
+    sequence, output = _sequence(lowering, node, **options), node.outputs[0]
     axis, new_axis = _attributes(lowering, node, **options)
-    if isinstance(found, Stacked):
-        lowering.entries[output] = _along(lowering, node, found, axis, new_axis, output)
+    if isinstance(sequence, Stacked):
+        lowering.entries[output] = _along(lowering, node, sequence, axis, new_axis, output)
         return
-    if not found.names:
+    if not sequence.names:
         raise lowering.error(node, "a sequence without items, expected one at least", FormatError)
-    parts = [lowering.value(name) for name in found.names]
+    parts = [lowering.value(name) for name in sequence.names]
     if new_axis:
         parts = [lowering.emit("Unsqueeze", (part,), f"{output}.part", axes=(axis,)) for part in parts]
     lowering.entries[output] = lowering.emit("Concat", parts, output, axis=axis)
 
 
-def _along(lowering: GraphLowering, node: OnnxNode, found: Stacked, axis: int, new_axis: int, output: str) -> str:
+def _along(lowering: GraphLowering, node: OnnxNode, sequence: Stacked, axis: int, new_axis: int, output: str) -> str:
     """The items joined along an axis that they have, or along a new one."""
-    rank = len(lowering.values[found.value].shape)
-    if found.kept:  # an item has the rank of the whole
-        if new_axis or axis % rank != found.axis or not -rank <= axis < rank:
-            raise lowering.error(node, f"axis={axis} and new_axis={new_axis} for parts along axis {found.axis}, "
+    rank = len(lowering.values[sequence.value].shape)
+    if sequence.kept:  # an item has the rank of the whole
+        if new_axis or axis % rank != sequence.axis or not -rank <= axis < rank:
+            raise lowering.error(node, f"axis={axis} and new_axis={new_axis} for parts along axis {sequence.axis}, "
                                  "expected the same axis")  # fmt: skip
-        return found.value
+        return sequence.value
     least = rank if new_axis else rank - 1
     if not -least <= axis < least:
         raise lowering.error(node, f"axis={axis}, expected one from {-least} to {least - 1}", FormatError)
     axis %= least
-    order = [place for place in range(rank) if place != found.axis]
-    order.insert(axis, found.axis)
-    moved = found.value
+    order = [place for place in range(rank) if place != sequence.axis]
+    order.insert(axis, sequence.axis)
+    moved = sequence.value
     if order != list(range(rank)):
         moved = lowering.emit("Transpose", (moved,), output, perm=tuple(order))
     if new_axis:
@@ -296,7 +296,7 @@ def _with_scan_outputs(
 
 
 def _uses(body: OnnxGraph) -> Counter[str]:
-    """How often each name is used in a body and the graphs inside it."""
+    """The number of times each name is used in a body and the graphs inside it."""
     uses = Counter(name for inner in body.nodes for name in inner.inputs)
     uses.update(name for inner in body.nodes for graph in inner.graphs for name in graph.free_names())
     uses.update(value.name for value in body.outputs)

@@ -1,4 +1,4 @@
-"""Which ops of ONNX are supported, by how they are lowered."""
+"""The ops of ONNX that are supported, by how they are lowered."""
 
 from __future__ import annotations
 

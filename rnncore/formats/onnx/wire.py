@@ -114,13 +114,13 @@ def _varint(data: bytes, at: int, stop: int, place: str) -> tuple[int, int]:
     byte = data[at] if at < stop else 0x80
     if byte < 0x80:
         return byte, at + 1
-    found = 0
+    value = 0
     for place_of_byte in range(10):
         if at >= stop:
             raise FormatError(f"{place}: truncated: a number at byte {stop} is cut off")
         byte = data[at]
         at += 1
-        found |= (byte & 0x7F) << 7 * place_of_byte
+        value |= (byte & 0x7F) << 7 * place_of_byte
         if byte < 0x80:
-            return found, at
+            return value, at
     raise FormatError(f"{place}: a number of more than ten bytes at byte {at}")

@@ -63,17 +63,17 @@ class Arrays:
         strides = tuple(stride * flat.itemsize for stride in tensor.strides)
         return np.ndarray(tensor.shape, flat.dtype, flat, first * flat.itemsize, strides)
 
-    def dequantized(self, found: Quantized) -> np.ndarray:
+    def dequantized(self, quantized: Quantized) -> np.ndarray:
         """The numbers of a quantized tensor, an array of its own, read-only."""
-        size = math.prod(found.stored.shape)
+        size = math.prod(quantized.stored.shape)
         self._spend(size * WIDE)
-        scale, zero_point = self._number(found.scale), self._number(found.zero_point)
-        array = dequantize(self.of(found.stored), scale, zero_point, found.axis)
+        scale, zero_point = self._number(quantized.scale), self._number(quantized.zero_point)
+        array = dequantize(self.of(quantized.stored), scale, zero_point, quantized.axis)
         array.flags.writeable = False
         return array
 
-    def _number(self, found: Any) -> np.ndarray:
-        return self.of(found) if type(found) is StoredTensor else cast(np.ndarray, np.float64(found))
+    def _number(self, value: Any) -> np.ndarray:
+        return self.of(value) if type(value) is StoredTensor else cast(np.ndarray, np.float64(value))
 
     def _count(self, tensor: StoredTensor, item: int) -> None:
         """Bytes that the tensors have once each view is an array of its own; the same view is one."""
@@ -170,19 +170,19 @@ class Collector:
         self.objects += type(value) is Foreign
         self.open.append(value)
         self.open_ids.add(id(value))
-        found = False
+        has_tensors = False
         for key, child in _children(value if parts is None else parts, self.visits):
             if key is not None:
                 self.path.append(key)
-            found = self.visit(child) or found
+            has_tensors = self.visit(child) or has_tensors
             if key is not None:
                 self.path.pop()
         self.open.pop()
         self.objects -= type(value) is Foreign
         self.open_ids.discard(id(value))
-        if not found:
+        if not has_tensors:
             self.barren.add(id(value))
-        return found
+        return has_tensors
 
     def packed(self, value: Foreign) -> Pairs | None:
         """The parts of an object of packed weights."""

@@ -63,10 +63,10 @@ def read_zip(cursor: Cursor, archive: Archive) -> Checkpoint:
             raise FormatError(f"{data.place}: {data.remaining} bytes after the end of the pickle")
         for storage in storages.known.values():
             name = f"{prefix}data/{storage.key}"
-            found, expected = archive.size(name), storage.numel * item_size(storage.dtype)
-            if found != expected:
+            size, expected = archive.size(name), storage.numel * item_size(storage.dtype)
+            if size != expected:
                 what = f"{storage.numel} elements of {storage.dtype}"
-                raise FormatError(f"{place}: {shown(name)}: {found} bytes, expected {expected} for {what}")
+                raise FormatError(f"{place}: {shown(name)}: {size} bytes, expected {expected} for {what}")
         arrays = Arrays(place, lambda key: _storage_of(archive, f"{prefix}data/{key}", storages.known[key]), little)
         kind = "TorchScript" if _is_script(archive) else "torch zip"
         return Collector(place, arrays).checkpoint(root, kind)
@@ -123,10 +123,10 @@ def _storage_places(cursor: Cursor, begin: int, keys: Any, storages: StorageTabl
     for key in keys:
         storage = storages.known[key]
         where = f"{place}: storage {shown(key)!r} at offset {cursor.tell()}"
-        found = cursor.i64()
-        if found != storage.numel:
-            raise FormatError(f"{where}: {found} elements, expected {storage.numel}")
-        size = found * item_size(storage.dtype)
+        numel = cursor.i64()
+        if numel != storage.numel:
+            raise FormatError(f"{where}: {numel} elements, expected {storage.numel}")
+        size = numel * item_size(storage.dtype)
         if size > cursor.remaining:
             raise FormatError(f"{where}: truncated: {cursor.remaining} bytes remain, expected {size}")
         places[key] = (cursor.tell(), size)
@@ -147,13 +147,13 @@ def _data_pickle(archive: Archive, place: str) -> str:
     names = list(archive.members)
     if any(name.endswith(".data/extern_modules") for name in names):
         raise UnsupportedError(f"{place}: a torch.package archive, which is a program: expected a torch.save file")
-    found = [name for name in names if name.split("/")[-1] == "data.pkl"]
-    if len(found) != 1:
-        some = ", ".join(shown(name) for name in found[:3])
-        raise FormatError(f"{place}: {len(found)} members are called data.pkl ({some}), expected one")
-    if found[0].count("/") != 1:
-        raise FormatError(f"{place}: {shown(found[0])}: expected NAME/data.pkl")
-    return found[0]
+    pickles = [name for name in names if name.split("/")[-1] == "data.pkl"]
+    if len(pickles) != 1:
+        some = ", ".join(shown(name) for name in pickles[:3])
+        raise FormatError(f"{place}: {len(pickles)} members are called data.pkl ({some}), expected one")
+    if pickles[0].count("/") != 1:
+        raise FormatError(f"{place}: {shown(pickles[0])}: expected NAME/data.pkl")
+    return pickles[0]
 
 
 def _byte_order(archive: Archive, prefix: str, place: str) -> bool:
@@ -161,10 +161,10 @@ def _byte_order(archive: Archive, prefix: str, place: str) -> bool:
     name = f"{prefix}byteorder"
     if name not in archive:
         return True
-    found = archive.read(name)[:100]
-    if found not in (b"little", b"big"):
-        raise FormatError(f"{place}: {shown(name)}: {found!r}, expected b'little' or b'big'")
-    return found == b"little"
+    order = archive.read(name)[:100]
+    if order not in (b"little", b"big"):
+        raise FormatError(f"{place}: {shown(name)}: {order!r}, expected b'little' or b'big'")
+    return order == b"little"
 
 
 def _mapping(value: Any) -> dict[str, Any]:

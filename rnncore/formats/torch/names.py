@@ -95,7 +95,7 @@ class _Binder:
             self.roots[node.name] = self._root(node)
 
     def recurrent(self, node: Recurrent | AttentionDecoder) -> dict[str, np.ndarray]:
-        found = {}
+        weights = {}
         for layer in range(node.layers):
             for direction in node.directions:
                 suffix = node.suffix(layer, direction)
@@ -104,12 +104,12 @@ class _Binder:
                 biases = {key: shapes.pop(key) for key in ("bias", "bias_hn") if key in shapes}
                 arrays = {key: self.take(node, _spellings(node, key, suffix), shape) for key, shape in shapes.items()}
                 arrays.update(self._biases(node, cell, suffix, biases))
-                found.update({f"{node.name}.{key}{suffix}": array for key, array in arrays.items()})
+                weights.update({f"{node.name}.{key}{suffix}": array for key, array in arrays.items()})
         if node.trained_state:
             for key, (rows, _, size) in node.state_shapes("B").items():
                 name = f"initial_{key}"
-                found[f"{node.name}.{name}"] = self.take(node, (name,), (rows, size), squeeze_batch)
-        return {**found, **self._own(node, node.own_shapes())} if isinstance(node, AttentionDecoder) else found
+                weights[f"{node.name}.{name}"] = self.take(node, (name,), (rows, size), squeeze_batch)
+        return {**weights, **self._own(node, node.own_shapes())} if isinstance(node, AttentionDecoder) else weights
 
     def plain(self, node: Node) -> dict[str, np.ndarray]:
         shapes = {name.removeprefix(f"{node.name}."): shape for name, shape in node.weight_shapes().items()}
@@ -117,20 +117,20 @@ class _Binder:
 
     def _attention(self, node: Node, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """The weights as they are, or PyTorch's: those of query, key and value, in this order, in one tensor."""
-        found = {}
+        weights = {}
         for key, shape in shapes.items():
             part, _, leaf = key.partition(".")
             joined, rows = f"in_proj_{leaf}", shape[0]
             if part not in PROJECTED or self.lookup(node, (key, f"{part[0]}_proj_{leaf}")) is not None:
                 spellings = (key, f"out_proj.{leaf}" if part == "output" else f"{part[0]}_proj_{leaf}")
-                found[f"{node.name}.{key}"] = self.take(node, spellings, shape)
+                weights[f"{node.name}.{key}"] = self.take(node, spellings, shape)
             elif self.lookup(node, (joined,)) is None:
-                found[f"{node.name}.{key}"] = self.take(node, (key,), shape)  # which says that it is missing
+                weights[f"{node.name}.{key}"] = self.take(node, (key,), shape)  # which says that it is missing
             else:
                 whole = self.take(node, (joined,), (len(PROJECTED) * rows, *shape[1:]))
                 place = PROJECTED.index(part) * rows
-                found[f"{node.name}.{key}"] = whole[place : place + rows]
-        return found
+                weights[f"{node.name}.{key}"] = whole[place : place + rows]
+        return weights
 
     def _own(self, node, shapes) -> dict[str, np.ndarray]:
         """Weights that have one name; a vector may also be the matrix of a Linear to or from one unit."""
@@ -164,9 +164,9 @@ class _Binder:
             if wanted in self.names:
                 self.used_names.add(wanted)
                 return self._named(wanted)
-            found = _join(self.roots[node.name], key)
-            if found in self.tensors:
-                return found
+            joined = _join(self.roots[node.name], key)
+            if joined in self.tensors:
+                return joined
         if is_constant(node) and self.roots[node.name] in self.tensors:
             return self.roots[node.name]  # a parameter of its own, whose module is no node
         own = (self.prefix + self.own[wanted] for wanted in _within(node, spellings) if wanted in self.own)
@@ -243,11 +243,11 @@ class _Binder:
         return None
 
     def _named(self, wanted: str) -> str:
-        found = self.names[wanted]
-        if found not in self.tensors:
-            hint = _near(found, self.tensors)
-            raise WeightError(f"names: {wanted!r} leads to {found!r}, which is not among the tensors{hint}")
-        return found
+        name = self.names[wanted]
+        if name not in self.tensors:
+            hint = _near(name, self.tensors)
+            raise WeightError(f"names: {wanted!r} leads to {name!r}, which is not among the tensors{hint}")
+        return name
 
     def _find_prefix(self) -> str:
         """The prefix of the names of all nodes that ``names`` does not place."""
@@ -262,8 +262,8 @@ class _Binder:
             endings += [f"{self.own[node.name]}.{key}" for key in anchors if node.name in self.own]
             endings += [self.own[wanted] for wanted in _within(node, anchors) if wanted in self.own]
             if fits is None:
-                found = [name.removesuffix(end) for end in endings for name in self.tensors if name.endswith(end)]
-                fits = {prefix for prefix in found if not prefix or prefix.endswith(".")}
+                prefixes = [name.removesuffix(end) for end in endings for name in self.tensors if name.endswith(end)]
+                fits = {prefix for prefix in prefixes if not prefix or prefix.endswith(".")}
             fits = {prefix for prefix in fits if any(prefix + ending in self.tensors for ending in endings)}
         if not searched:
             return self._prefix_of_constants()
@@ -273,14 +273,14 @@ class _Binder:
             return ""
         if "" in fits:
             return ""
-        fits = {found for found in fits if not is_optimizer(found)} or fits
+        fits = {prefix for prefix in fits if not is_optimizer(prefix)} or fits
         if len(fits) > 1:
             some = ", ".join(map(repr, sorted(fits)))
             first = sorted(fits)[0]
             nodes = ", ".join(repr(node.name) for node, _ in searched[:4])
             names = ", ".join(f'"{node.name}": "{first}{node.name}"' for node, _ in searched)
             raise WeightError(
-                f"the tensors of {nodes} stand under several prefixes, {some}: choose one by names, such as {{{names}}}"
+                f"the tensors of {nodes} are under several prefixes, {some}: choose one by names, such as {{{names}}}"
             )
         return fits.pop()
 
@@ -341,16 +341,16 @@ def _spellings(node: Recurrent | AttentionDecoder, key: str, suffix: str) -> tup
 
 def _accepted(node: Any) -> list[str]:
     """Every name, canonical or PyTorch's, under which a node's weights may be given."""
-    found = list(node.weight_shapes())
+    names = list(node.weight_shapes())
     if node.op == "MultiHeadAttention":
-        found += _within(node, ATTENTION)
+        names += _within(node, ATTENTION)
     if node.stateful:
         suffixes = [node.suffix(layer, direction) for layer in range(node.layers) for direction in node.directions]
         keys = [*node.cell.weight_shapes(), *(("bias_ih", "bias_hh") if node.cell.bias else ())]
-        found += [
+        names += [
             f"{node.name}.{name}" for suffix in suffixes for key in keys for name in _spellings(node, key, suffix)
         ]
-    return found
+    return names
 
 
 def _join(root: str, key: str) -> str:
@@ -358,8 +358,8 @@ def _join(root: str, key: str) -> str:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    found = close_names(name, known, cutoff=0.5)
-    return f" (did you mean {', '.join(map(repr, found))}?)" if found else ""
+    near = close_names(name, known, cutoff=0.5)
+    return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
 
 
 def _describe(node) -> str:
@@ -371,18 +371,18 @@ def _describe(node) -> str:
     return f"{node.cell.kind}, layers={node.layers}, direction={node.direction!r}{bias}"
 
 
-def _other_cell(node, key: str, found: tuple[int, ...]) -> str:
-    """A hint where a weight has as many rows as that of another cell would."""
-    if not node.stateful or not key.startswith(("weight_ih", "weight_hh", "bias")) or not found:
+def _other_cell(node, key: str, shape: tuple[int, ...]) -> str:
+    """A hint where a weight has the number of rows of another cell's."""
+    if not node.stateful or not key.startswith(("weight_ih", "weight_hh", "bias")) or not shape:
         return ""
     hidden = node.cell.hidden_size
-    if key.startswith("weight_hh") and len(found) == 2 and not getattr(node.cell, "projection", 0):
-        hidden = found[1]
-    kind = _GATES.get(found[0] // hidden) if hidden and found[0] % hidden == 0 else None
+    if key.startswith("weight_hh") and len(shape) == 2 and not getattr(node.cell, "projection", 0):
+        hidden = shape[1]
+    kind = _GATES.get(shape[0] // hidden) if hidden and shape[0] % hidden == 0 else None
     if kind is None:
         return ""
     if kind != node.cell.kind:
-        rows = f"{found[0] // hidden} x {hidden} rows"
+        rows = f"{shape[0] // hidden} x {hidden} rows"
         return f" ({rows}: it looks like {_ARTICLE[kind]} {kind}, the spec says {node.cell.kind})"
     if hidden != node.cell.hidden_size:
         return f" (it looks like hidden_size={hidden}, the spec says {node.cell.hidden_size})"
@@ -512,9 +512,9 @@ def only_stack(tensors: Mapping[str, np.ndarray]) -> Stack:
     if len(stacks) == 1 and not others:
         stacks[0].node()
         return stacks[0]
-    found = [f"{stack.prefix or 'top level'} ({stack.kind or 'recurrent'})" for stack in stacks]
-    found += [f"{other.prefix or 'top level'} ({other.guess})" for other in others]
-    listed = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "") or "no tensors"
+    listed_parts = [f"{stack.prefix or 'top level'} ({stack.kind or 'recurrent'})" for stack in stacks]
+    listed_parts += [f"{other.prefix or 'top level'} ({other.guess})" for other in others]
+    listed = ", ".join(listed_parts[:8]) + (", ..." if len(listed_parts) > 8 else "") or "no tensors"
     raise UnsupportedError(
         f"found {listed}: tensors alone do not say how modules are joined, give a spec "
         "(`rnncore inspect FILE --spec` writes a first one)"
@@ -566,9 +566,12 @@ def _read_stack(prefix: str, leaves: Mapping[str, np.ndarray]) -> Stack:
         return Stack(prefix, names, problem=str(problem))
 
 
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
-    """The fields of a Stack from shapes by leaf name; raises _Problem."""
-    roles: dict[tuple[int, bool], dict[str, tuple[int, ...]]] = defaultdict(dict)
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _roles(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[tuple[int, bool], Shapes], bool]:
+    """(layer, reverse) -> role -> shape, and whether the names have no numbers, as a cell's; raises _Problem."""
+    roles: dict[tuple[int, bool], Shapes] = defaultdict(dict)
     numbered = set()
     for leaf, shape in shapes.items():
         match = _ROLE.fullmatch(leaf)
@@ -579,7 +582,12 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
         roles[int(layer or 0), reverse is not None][role] = shape
     if len(numbered) > 1:
         raise _Problem("names with and without '_l0' are mixed")
-    is_cell = not numbered.pop()
+    return roles, not numbered.pop()
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
+    """The fields of a Stack from shapes by leaf name; raises _Problem."""
+    roles, is_cell = _roles(shapes)
     layers, directions = max(layer for layer, _ in roles) + 1, 1 + any(reverse for _, reverse in roles)
     expected = [(layer, bool(reverse)) for layer in range(layers) for reverse in range(directions)]
     for layer, reverse in expected:
@@ -598,18 +606,18 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     if biases not in (set(), {"bias_ih", "bias_hh"}, {"bias", "bias_hn"} if kind == "GRU" else {"bias"}, {"bias"}):
         raise _Problem(f"biases {', '.join(sorted(biases))}, expected bias_ih and bias_hh or neither")
     for layer, reverse in expected:
-        found, suffix = roles[layer, reverse], "" if is_cell else f"_l{layer}{'_reverse' if reverse else ''}"
+        shapes_of, suffix = roles[layer, reverse], "" if is_cell else f"_l{layer}{'_reverse' if reverse else ''}"
         size = input_size if layer == 0 else directions * (projection or hidden)
         rows = _ROWS[kind] * hidden
         wanted: dict[str, tuple[int, ...]] = {"weight_ih": (rows, size), "weight_hh": (rows, projection or hidden)}
         wanted |= {"weight_hr": (projection, hidden)} if projection else {}
         wanted |= {bias: (hidden if bias == "bias_hn" else rows,) for bias in biases}
-        for key in sorted(set(found) ^ set(wanted)):
+        for key in sorted(set(shapes_of) ^ set(wanted)):
             where = "missing" if key in wanted else "unexpected"
             raise _Problem(f"{key}{suffix} is {where}, unlike in layer 0")
         for key, shape in wanted.items():
-            if found[key] != shape:
-                raise _Problem(f"{key}{suffix}: shape {found[key]}, expected {shape}")
+            if shapes_of[key] != shape:
+                raise _Problem(f"{key}{suffix}: shape {shapes_of[key]}, expected {shape}")
     return {
         "kind": kind,
         "input_size": input_size,

@@ -111,15 +111,17 @@ class StorageTable:
     def __init__(self):
         self.known: dict[str, Storage] = {}
 
-    def persistent_id(self, found: Any) -> Any:
+    def persistent_id(self, fields: Any) -> Any:
         """The object of ('storage', class, key, location, numel[, view]) or ('module', class, ...)."""
-        if type(found) is not tuple or not found:
-            raise ValueError(f"persistent id {readable(found)}, expected a tuple")
-        if found[0] == "module" and len(found) == 4 and type(found[1]) is Name:
-            return found[1]
-        if found[0] != "storage" or len(found) not in (5, 6):
-            raise ValueError(f"persistent id of kind {readable(found[0])} with {len(found)} fields, expected 'storage'")
-        _, kind, key, _, numel, view = (*found, None)[:6]
+        if type(fields) is not tuple or not fields:
+            raise ValueError(f"persistent id {readable(fields)}, expected a tuple")
+        if fields[0] == "module" and len(fields) == 4 and type(fields[1]) is Name:
+            return fields[1]
+        if fields[0] != "storage" or len(fields) not in (5, 6):
+            raise ValueError(
+                f"persistent id of kind {readable(fields[0])} with {len(fields)} fields, expected 'storage'"
+            )
+        _, kind, key, _, numel, view = (*fields, None)[:6]
         if type(kind) is not Name or kind.module not in STORAGE_MODULES or kind.name not in STORAGES:
             raise ValueError(f"storage class {readable(kind)}, expected one of torch's")
         if type(key) is not str or not 0 < len(key) <= 100:
@@ -156,8 +158,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | No
         if type(numbers) is not tuple or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"a tensor with {what} {readable(numbers)}, expected a tuple of integers >= 0")
     if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-        found = f"{len(shape)} sizes and {len(strides)} strides"
-        raise ValueError(f"a tensor with {found}, expected as many of both and at most {MAX_DIMENSIONS}")
+        described = f"{len(shape)} sizes and {len(strides)} strides"
+        raise ValueError(f"a tensor with {described}, expected the same number of both, at most {MAX_DIMENSIONS}")
     if type(offset) is not int or offset < 0:
         raise ValueError(f"a tensor with storage offset {readable(offset)}, expected an integer >= 0")
     count = element_count(shape, item_size(dtype))
@@ -189,17 +191,17 @@ def _rebuild_quantized(arguments: tuple) -> Inert:
         if len(quantizer) != 2 or not all(type(number) in (int, float) for number in quantizer):
             raise ValueError(f"a quantized tensor with {readable(tuple(quantizer))}, expected its scale and zero point")
         return Quantized(stored, dtype, quantizer[0], quantizer[1], None)
-    if len(quantizer) != 3 or not all(type(found) is StoredTensor for found in quantizer[:2]):
+    if len(quantizer) != 3 or not all(type(tensor) is StoredTensor for tensor in quantizer[:2]):
         raise ValueError("a quantized tensor without scales, zero points and their axis")
     scales, zero_points, axis = quantizer
     if type(axis) is not int or not 0 <= axis < len(shape) or not scales.shape == zero_points.shape == (shape[axis],):
-        found = (
+        parameters = (
             f"{readable(scales.shape)} scales and {readable(zero_points.shape)} zero points along axis {readable(axis)}"
         )
-        raise ValueError(f"a quantized tensor of shape {readable(shape)} with {found}")
-    for found in (scales, zero_points):
-        if found.dtype not in ITEM_SIZES:
-            raise ValueError(f"scales or zero points of {found.dtype}")
+        raise ValueError(f"a quantized tensor of shape {readable(shape)} with {parameters}")
+    for tensor in (scales, zero_points):
+        if tensor.dtype not in ITEM_SIZES:
+            raise ValueError(f"scales or zero points of {tensor.dtype}")
     return Quantized(stored, dtype, scales, zero_points, axis)
 
 

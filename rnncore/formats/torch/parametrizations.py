@@ -38,7 +38,7 @@ def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
     parts = parts_of(tensors)
     if not parts:
         return dict(tensors), ()
-    owners = {name: weight for weight, found in parts.items() for name in found.values()}
+    owners = {name: weight for weight, names in parts.items() for name in names.values()}
     folded: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
         weight = owners.get(name)
@@ -51,24 +51,24 @@ def fold(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tupl
 
 def parts_of(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
     """Weight -> its parts by the newer names, with the names that they have in the file."""
-    found: dict[str, dict[str, str]] = {}
+    by_weight: dict[str, dict[str, str]] = {}
     older: dict[str, dict[str, str]] = {}
     for name in tensors:
         match = _PARAMETRIZED.fullmatch(name)
         if match:
-            found.setdefault(match["module"] + match["leaf"], {})[match["part"]] = name
+            by_weight.setdefault(match["module"] + match["leaf"], {})[match["part"]] = name
             continue
         match = _OLD.fullmatch(name)
         if match:
             older.setdefault(match["name"], {})[match["part"]] = name
     for weight, parts in older.items():
-        if weight in tensors or weight in found:
+        if weight in tensors or weight in by_weight:
             continue
         if set(parts) == {"g", "v"}:
-            found[weight] = {"original0": parts["g"], "original1": parts["v"]}
+            by_weight[weight] = {"original0": parts["g"], "original1": parts["v"]}
         elif set(parts) == {"orig", "u", "v"}:
-            found[weight] = {"original": parts["orig"], "0._u": parts["u"], "0._v": parts["v"]}
-    return found
+            by_weight[weight] = {"original": parts["orig"], "0._u": parts["u"], "0._v": parts["v"]}
+    return by_weight
 
 
 def _weight(name: str, parts: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -27,12 +27,12 @@ CALL_COST = 24
 SPARSE_COST = 4
 MAX_MEMO = 1 << 31
 MEMORY_AT_LEAST = 64 << 20  # bytes that the objects of all pickles may have, without the references to them
-MEMORY_RATIO = 8  # and times the bytes of the pickle, if that is more: a short word takes as much
+MEMORY_RATIO = 8  # and times the bytes of the pickle, if that is more: a short word takes that much
 CONTAINER = 72  # bytes of an empty one
 LONGEST_STRING = 16 << 20
 LONGEST_KEPT = 1 << 16  # longer strings are checked and dropped
 WINDOW = 1 << 16  # bytes that are decoded between two looks at the budget
-LONGEST_SHORT = 9  # bytes of the longest opcode that is decoded here, text apart
+LONGEST_SHORT = 9  # bytes of the longest opcode that is decoded here, without text
 
 
 class Inert:

@@ -53,19 +53,19 @@ def dequantize(stored: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, ax
     return wide
 
 
-def packed(found: Foreign) -> Pairs | None:
+def packed(foreign: Foreign) -> Pairs | None:
     """The named parts of a packed object, of Linear (weight, bias) or of one layer and direction; None for others.
 
     Raises ValueError for one whose state is not what PyTorch writes.
     """
-    states = found.attributes or []
+    states = foreign.attributes or []
     state = states[0] if len(states) == 1 else None
-    if found.kind.name == "ScriptObject" and found.kind.module in ("torch", "torch._C"):
+    if foreign.kind.name == "ScriptObject" and foreign.kind.module in ("torch", "torch._C"):
         if type(state) is not tuple or len(state) != 2 or type(state[1]) is not str:
             return None
         state, kind = state
     else:
-        kind = f"{found.kind.module}.{found.kind.name}"
+        kind = f"{foreign.kind.module}.{foreign.kind.name}"
     if kind == LINEAR:
         return _linear(state)
     return _cell(state) if kind == CELL else None
@@ -86,11 +86,11 @@ def _cell(state: object) -> Pairs:
     if kind not in _CELL_KINDS or not sound:
         raise ValueError(f"packed weights of a recurrent layer, expected {' or '.join(_CELL_KINDS)} with two of them")
     parts = Pairs()
-    for key, found in zip(("ih", "hh"), map(packed, weights), strict=True):
-        if found is None:
+    for key, pairs in zip(("ih", "hh"), map(packed, weights), strict=True):
+        if pairs is None:
             raise ValueError("packed weights of a recurrent layer that are not those of a product")
-        for at in range(0, len(found), 2):
-            parts += [f"{found[at]}_{key}", found[at + 1]]
+        for at in range(0, len(pairs), 2):
+            parts += [f"{pairs[at]}_{key}", pairs[at + 1]]
     return parts
 
 
@@ -132,25 +132,25 @@ def unpack(checkpoint: Checkpoint, spec: Spec | None = None) -> tuple[dict[str, 
 
 def _renamed(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], spec: Spec | None) -> dict[str, str]:
     """Name of a packed weight -> its name in the float module."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     stacks: dict[str, dict[int, list[tuple[str, str]]]] = {}
     for name in tensors:
         if "_packed" not in name and "_all_weight_values" not in name:
             continue
         if match := _LINEAR.fullmatch(name):
-            found[name] = match["module"] + _LEAVES[match["part"]]
+            names[name] = match["module"] + _LEAVES[match["part"]]
         elif match := _EMBEDDING.fullmatch(name):
-            found[name] = match["module"] + "weight"
+            names[name] = match["module"] + "weight"
         elif match := _CELL.fullmatch(name):
-            found[name] = f"{match['module']}{match['part']}_{match['product']}"
+            names[name] = f"{match['module']}{match['part']}_{match['product']}"
         elif match := _STACK.fullmatch(name):
             stacks.setdefault(match["module"], {}).setdefault(int(match["place"]), []).append((name, match["part"]))
     for module, places in stacks.items():
         directions = _directions(module, places, tensors, metadata, spec)
         for place, parts in places.items():
             suffix = f"_l{place // directions}{'_reverse' if place % directions else ''}"
-            found.update({name: f"{module}{part}{suffix}" for name, part in parts})
-    return found
+            names.update({name: f"{module}{part}{suffix}" for name, part in parts})
+    return names
 
 
 def _directions(

@@ -89,7 +89,7 @@ class GraphNode(Protocol):
         """Places of the slots whose numbers become sizes of the node's values, and decide about nothing else."""
 
     def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
-        """How the dimensions of its values come from those of its slots; along any other, positions meet.
+        """The Dimensions that its values take over from its slots; along any other, positions meet.
 
         [] for a Control node, whose branches graph/axes.py walks through.
         """

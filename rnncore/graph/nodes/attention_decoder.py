@@ -41,7 +41,7 @@ class AttentionDecoder:
     memory_mask  name of a bool (B, Tk) value, or of int64 lengths (B,): the steps of the memory that count
     lengths      name of an int64 (B,) value: steps of x that count. Later ones are not read, and give 0
     initial      names of the initial states, each (layers, B, size), of the cell's states in order and, if wanted,
-                 of f last, (1, B, size); a State given by the caller replaces them; zeros where there are none
+                 of f last, (1, B, size); a State given by the caller replaces them; zeros without any
 
     Values: NAME (B, T, size) are the o, NAME.context the v, NAME.weights (B, T, Tk) the attention's weights; NAME.h
     and NAME.c (layers, B, H) and with order="after" NAME.feed (1, B, size) are the states after the last step.
@@ -98,7 +98,7 @@ class AttentionDecoder:
 
     @property
     def scoring(self) -> Scoring:
-        """How the queries are compared with the memory."""
+        """The comparison of queries with the memory."""
         sizes = (self.cell.output_size, self.memory_size, self.attention_size)
         return Scoring(self.attention, *sizes, self.attention_bias)
 
@@ -191,8 +191,8 @@ class AttentionDecoder:
             for name, (key, shape) in zip(self.initial, states.items(), strict=False):
                 check_value(f"initial {key}", name, values[name], shape)
             sizes = {"": self.output_size, ".context": self.memory_size, ".weights": memory.shape[1]}
-            found = {self.name + ending: Value("float", (*x.shape[:2], size)) for ending, size in sizes.items()}
-            return {**found, **{f"{self.name}.{key}": Value("float", shape) for key, shape in states.items()}}
+            outputs = {self.name + ending: Value("float", (*x.shape[:2], size)) for ending, size in sizes.items()}
+            return {**outputs, **{f"{self.name}.{key}": Value("float", shape) for key, shape in states.items()}}
 
     @property
     def op(self) -> str:

@@ -89,6 +89,11 @@ class Control:
         return tuple(zip(BRANCHES[self.op], self.branches, strict=True))
 
     @property
+    def scans(self) -> bool:
+        """Whether the body runs once for each step of sequences."""
+        return self.op == "Scan"
+
+    @property
     def own(self) -> int:
         """The number of inputs that are no captures."""
         return len(self.inputs) - len(self.captures)
@@ -113,9 +118,9 @@ class Control:
         outputs = {len(branch.outputs) for branch in self.branches}
         least = {"If": 1, "Loop": 1 + self.carried, "Scan": self.carried}[self.op]
         if len(outputs) > 1 or min(outputs) < least:
-            found = " and ".join(str(len(branch.outputs)) for branch in self.branches)
+            counts = " and ".join(str(len(branch.outputs)) for branch in self.branches)
             raise SpecError(
-                f"{found} outputs, expected {'the same number' if len(outputs) > 1 else f'at least {least}'}"
+                f"{counts} outputs, expected {'the same number' if len(outputs) > 1 else f'at least {least}'}"
             )
         collected = len(self.branches[0].outputs) - least if self.op == "Scan" else 0
         for field, count in (("axes", self.sequences), ("backward", self.sequences)):
@@ -124,10 +129,10 @@ class Control:
 
     def _check_count(self, field: str, count: int) -> None:
         kind = bool if field.endswith("backward") else int
-        found = getattr(self, field)
-        plain = all(type(value) is kind and abs(value) <= schema.MAX_RANK for value in found)
-        if found and (len(found) != count or not plain):
-            raise SpecError(f"{field}={shown(list(found))}, expected {count} of {kind.__name__}")
+        values = getattr(self, field)
+        plain = all(type(value) is kind and abs(value) <= schema.MAX_RANK for value in values)
+        if values and (len(values) != count or not plain):
+            raise SpecError(f"{field}={shown(list(values))}, expected {count} of {kind.__name__}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -165,8 +170,8 @@ class Control:
 
     def _of_branches(self, weights: str) -> dict[str, Any]:
         """The result of one of a Spec's methods for every branch, under the names that the weights have here."""
-        found = ((label, getattr(branch, weights)()) for label, branch in self.subgraphs)
-        return {f"{self.name}.{label}.{key}": value for label, of in found for key, value in of.items()}
+        results = ((label, getattr(branch, weights)()) for label, branch in self.subgraphs)
+        return {f"{self.name}.{label}.{key}": value for label, of in results for key, value in of.items()}
 
     def infer(self, values: Mapping[str, Value]) -> dict[str, Value]:
         with naming(self):
@@ -179,8 +184,8 @@ class Control:
                     check_value(f"{label}'s input", entry.name, captured[entry.name], entry.shape, entry.dtype)
             infer: dict[str, Callable[[list[Any]], list[Value]]]
             infer = {"If": self._infer_if, "Loop": self._infer_loop, "Scan": self._infer_scan}
-            found = infer[self.op](given)
-            return dict(zip(self.names, found, strict=True))
+            outputs = infer[self.op](given)
+            return dict(zip(self.names, outputs, strict=True))
 
     def _infer_if(self, given: list[Value]) -> list[Value]:
         if given[0].dtype != "bool":
@@ -218,7 +223,7 @@ class Control:
         names = _outer_sizes(body.inputs, [*read, *given[self.own :]])
         outputs = _outputs(body, _kept(names, body, 0, body.outputs[: self.carried]))
         pairs = zip(given[: self.carried], outputs[: self.carried], strict=True)
-        found = [_either(a, b, "before", "after") for a, b in pairs]
+        values = [_either(a, b, "before", "after") for a, b in pairs]
         for place, value in enumerate(outputs[self.carried :]):
             axis = self.output_axes[place] if self.output_axes else 0
             rank = len(value.shape) + 1
@@ -226,8 +231,8 @@ class Control:
                 raise SpecError(f"output axis {axis} for {value} of each step, expected {-rank} to {rank - 1}")
             shape = list(value.shape)
             shape.insert(axis % rank, steps)
-            found.append(Value(value.dtype, tuple(shape)))
-        return found
+            values.append(Value(value.dtype, tuple(shape)))
+        return values
 
     def _check_carried(self, body: Network, first: int, given: Iterable[Value]) -> None:
         for entry, value in zip(body.inputs[first:], given, strict=False):
@@ -266,12 +271,12 @@ def _nesting(node: Any) -> int:
 
 def _outer_sizes(inputs: Iterable[Any], given: Iterable[Value | None]) -> dict[str, int | str]:
     """For each name of a size in a branch's inputs, the size of the value that is given; UNKNOWN where two differ."""
-    found: dict[str, int | str] = {}
+    sizes: dict[str, int | str] = {}
     for entry, value in zip(inputs, given, strict=False):
         for name, size in zip(entry.shape, value.shape if value is not None else (), strict=False):
             if isinstance(name, str):
-                found[name] = size if found.get(name, size) == size else UNKNOWN
-    return found
+                sizes[name] = size if sizes.get(name, size) == size else UNKNOWN
+    return sizes
 
 
 def _kept(names: dict[str, int | str], body: Network, first: int, outputs: Iterable[str]) -> dict[str, int | str]:

@@ -13,8 +13,8 @@ from rnncore.ops import Value, schema
 def check_value(what: str, name: str, value: Value, shape: tuple[int | str, ...], dtype: str = "float") -> None:
     """SpecError where a value has not the dtype or rank, or a known size is another."""
     fits = value.dtype == dtype and len(value.shape) == len(shape)
-    for found, expected in zip(value.shape, shape, strict=False):
-        fits = fits and (isinstance(found, str) or isinstance(expected, str) or found == expected)
+    for size, expected in zip(value.shape, shape, strict=False):
+        fits = fits and (isinstance(size, str) or isinstance(expected, str) or size == expected)
     if not fits:
         raise SpecError(f"{what} {name!r} is {value}, expected {Value(dtype, shape)}")
 
@@ -30,20 +30,20 @@ def check_sizes_fit(node: Any, name: str, value: Value) -> None:
         raise SpecError(f"node {node.name!r}: {name!r} is {value.dtype} {shown(value.shape)}, expected {expected}")
 
 
-def list_of(found: Mapping[str, Any], key: str, what: str) -> list:
-    value = found[key]
+def list_of(fields: Mapping[str, Any], key: str, what: str) -> list:
+    value = fields[key]
     if not isinstance(value, (list, tuple)):
         raise SpecError(f"{what}: {key} is {type(value).__name__}, expected a list")
     return list(value)
 
 
-def check_keys(found: Any, what: str, required: set[str], optional: set[str]) -> None:
-    if not isinstance(found, Mapping):
-        raise SpecError(f"{what}: {type(found).__name__}, expected an object with {', '.join(sorted(required))}")
-    unknown = [key for key in found if key not in required and key not in optional]
+def check_keys(fields: Any, what: str, required: set[str], optional: set[str]) -> None:
+    if not isinstance(fields, Mapping):
+        raise SpecError(f"{what}: {type(fields).__name__}, expected an object with {', '.join(sorted(required))}")
+    unknown = [key for key in fields if key not in required and key not in optional]
     if unknown:
         raise SpecError(f"{what}: unknown key {shown(unknown[0])}, expected {', '.join(sorted(required | optional))}")
-    missing = sorted(required - set(found))
+    missing = sorted(required - set(fields))
     if missing:
         raise SpecError(f"{what}: key {missing[0]!r} missing")
 
@@ -84,8 +84,8 @@ def is_text(name: str) -> bool:
 
 def near(name: Any, known: Iterable[str]) -> str:
     """A hint for a misspelled name."""
-    found = close_names(name, known, count=1) if isinstance(name, str) else []
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    close = close_names(name, known, count=1) if isinstance(name, str) else []
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class naming:

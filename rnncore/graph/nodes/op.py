@@ -135,14 +135,14 @@ class Node:
         try:
             op.weight_shapes(self.attributes)  # checks the sizes
             op.check_present(given)
-            found = dict(zip(self.names, op.infer(self.attributes, self._given(values)), strict=True))
+            values_by_name = dict(zip(self.names, op.infer(self.attributes, self._given(values)), strict=True))
         except (SpecError, OverflowError) as error:
             raise named(error, self) from None
-        _set(self, "_inferred", (*given, *found.values()))  # one reference: threads see all of it or nothing
-        return found
+        _set(self, "_inferred", (*given, *values_by_name.values()))  # one reference: threads see all of it or nothing
+        return values_by_name
 
     def dimensions(self, values: Mapping[str, Value]) -> list[Dimension]:
-        """How the dimensions of its values come from those of its slots."""
+        """The Dimensions that its values take over from its slots."""
         outputs = [values[name] for name in self.names]
         return OPS[self.op].dimensions(self.attributes, self._given(values), outputs)
 

@@ -36,14 +36,14 @@ class Recurrent:
                  declared by the Spec for every node that names it
     initial      names of the initial states' values in the order of the cell's states, each
                  (layers * directions, B, size); a State given by the caller replaces them; trained or
-                 zero states where there are none
+                 zero states without any
     trained_state  initial states are weights of the node: "NODE.initial_h", (layers * directions, size)
     merge        how two directions become one output, in every layer ("separate" only with one layer)
     mask         name of a bool (B, T) value, (T, B) with layout="time_first": True where a step counts, gaps and
                  left padding included. The optional input "mask" is declared like "lengths". A mask that is an
                  input must agree with lengths where both are given; one that the graph computes is cut by them
     masked_output  output at masked steps: "repeat" that of the valid step processed before (0 before the first one),
-                 per direction, or "zero". Steps past a length are 0 where there is no mask
+                 per direction, or "zero". Steps past a length are 0 without a mask
     output_order "time", or "processing" (one layer with direction="reverse"): time t is at T - 1 - t
 
     A masked step keeps the state and is never read. NAME.last is the output after the last valid step processed,
@@ -104,9 +104,9 @@ class Recurrent:
         if not isinstance(self.reverse_cell, Cell) or self.reverse_cell.kind != self.cell.kind:
             raise SpecError(f"reverse_cell={shown(self.reverse_cell)}, expected a {self.cell.kind} cell")
         for name in ("input_size", "hidden_size", "output_size"):
-            found, expected = getattr(self.reverse_cell, name), getattr(self.cell, name)
-            if found != expected:
-                raise SpecError(f"reverse_cell: {name}={found}, expected the forward cell's {expected}")
+            size, expected = getattr(self.reverse_cell, name), getattr(self.cell, name)
+            if size != expected:
+                raise SpecError(f"reverse_cell: {name}={size}, expected the forward cell's {expected}")
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -221,11 +221,11 @@ class Recurrent:
         states = len(self.names) - len(self.cell.states)
         outputs = {place: rows if place < sequences else int(place >= states) for place in range(len(self.names))}
         initial = {3 + place: 1 for place in range(len(self.initial))}
-        found = [Dimension({0: rows, 1: 0, 2: rows, **initial}, outputs)]
+        rows_dimension = [Dimension({0: rows, 1: 0, 2: rows, **initial}, outputs)]
         reach = {"forward": CAUSAL, "reverse": Reach(0, None)}.get(self.direction)
         if reach is None or self.output_order == "processing":
             reach = Reach(None, None)
-        return [*found, Dimension({0: steps, 2: steps}, dict.fromkeys(range(sequences), steps), reach)]
+        return [*rows_dimension, Dimension({0: steps, 2: steps}, dict.fromkeys(range(sequences), steps), reach)]
 
     def is_time(self, dimension: Dimension) -> bool:
         """Whether one of its Dimensions is that of the steps, in their own order."""

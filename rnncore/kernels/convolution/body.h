@@ -29,7 +29,7 @@ enum { TILE_V = TILE_LANES };
 /* ---- positions in the lanes ---------------------------------------------------------------------------------- */
 
 /* acc[r][v] += the terms 0..n-1 of outputs 0..R-1, whose weights are ``stride`` apart from term to term. Without
- * offsets, the terms stand one after the other in x, V vectors each. */
+ * offsets, the terms are one after the other in x, V vectors each. */
 INLINE void plane_chain(const int R, const int V, const float *w, const ptrdiff_t stride, ptrdiff_t n, const float *x,
                         const ptrdiff_t *offset, vf acc[][8]) {
     for (ptrdiff_t j = 0; j < n; j++) {
@@ -66,9 +66,9 @@ typedef struct {
     ptrdiff_t at, from, count;
 } stretch;
 
-/* All outputs p..p+V*W-1, of which the first is in ``run``. The terms of one chain are put side by side in tile first:
+/* All outputs p..p+V*W-1, of which the first is in ``run``. The terms of one chain are gathered in tile first:
  * there they are read once for every R outputs, and the image's rows are far apart. Whole vectors are moved; what is
- * too much of one is overwritten by what follows, and the tile has room for the last. */
+ * too much of one is overwritten by what follows, and the tile has space for the last. */
 INLINE void plane_positions(const int R, const int V, const float *w, const float *bias, ptrdiff_t M, ptrdiff_t K,
                             const float *x, const ptrdiff_t *offset, ptrdiff_t p, const rnncore_run *run, float *y,
                             ptrdiff_t y_stride, int relu, float *tile) {
@@ -112,9 +112,9 @@ INLINE void plane_positions(const int R, const int V, const float *w, const floa
 
 static void planes(const float *w, const float *bias, ptrdiff_t M, ptrdiff_t K, const float *x, const ptrdiff_t *offset,
                    ptrdiff_t first, ptrdiff_t last, ptrdiff_t P, const rnncore_run *run, float *y, ptrdiff_t y_stride,
-                   int relu, float *room) {
+                   int relu, float *scratch) {
     assert(M > 0 && K > 0 && P >= W && 0 <= first && last <= P && first % (TILE_V * W) == 0);
-#define AT_POSITIONS(R, V) plane_positions(R, V, w, bias, M, K, x, offset, p, run, y, y_stride, relu, room)
+#define AT_POSITIONS(R, V) plane_positions(R, V, w, bias, M, K, x, offset, p, run, y, y_stride, relu, scratch)
     for (ptrdiff_t at = first, vectors; at < last; at += vectors * W) {
         vectors = (P - at + W - 1) / W;
         if (vectors > TILE_V) vectors = TILE_V;
@@ -181,11 +181,11 @@ INLINE void rows_tile(const int R, const int P, const float *w, const float *bia
     _Alignas(64) float z[R][P * W];
     UNROLL for (int r = 0; r < R; r++) {
         UNROLL for (int p = 0; p < P; p++) {
-            const vf found = relu ? MAX((vf){}, acc[r][p]) : acc[r][p];
+            const vf output = relu ? MAX((vf){}, acc[r][p]) : acc[r][p];
             if (y_stride == 1 && (p + 1) * W <= M) {
-                store(y[r] + p * W, found);
+                store(y[r] + p * W, output);
             } else {
-                store(z[r] + p * W, found);
+                store(z[r] + p * W, output);
             }
         }
     }
@@ -195,7 +195,7 @@ INLINE void rows_tile(const int R, const int P, const float *w, const float *bia
     }
 }
 
-/* Whether the next R rows make a tile; one that would leave a single row behind is passed over for a smaller one. */
+/* Whether the next R rows make a tile; one that would leave a single row over is passed over for a smaller one. */
 #define TILE_FITS(R) (row + R <= n && (R <= 2 || row + R + 1 != n))
 
 #define ROWS_AT(R, P)                                                                                                 \

@@ -33,17 +33,18 @@ typedef struct {
 
     /* y[m * y_stride + place] = the outputs m = 0..M-1 at places first..last-1 of 0..P-1 (at least W); first is a
      * multiple of tile, and so is last, or P. w and bias are whole panels. Positions in the lanes. relu: negative
-     * results become 0. Up to W numbers behind a run are read, where there are several. room: (chain + 1 + whole panels' outputs) * tile floats. */
+     * results become 0. Up to W numbers after a run are read, where there are several.
+     * scratch: (chain + 1 + whole panels' outputs) * tile floats. */
     void (*planes)(const float *w, const float *bias, ptrdiff_t M, ptrdiff_t K, const float *x, const ptrdiff_t *offset,
                    ptrdiff_t first, ptrdiff_t last, ptrdiff_t P, const rnncore_run *runs, float *y, ptrdiff_t y_stride,
-                   int relu, float *room);
+                   int relu, float *scratch);
 
     /* y[r][m * y_stride] for n rows (positions anywhere: term k of row r is x[r][offset[k]]) and outputs m = 0..M-1.
      * Outputs in the lanes. */
     void (*rows)(const float *w, const float *bias, ptrdiff_t M, ptrdiff_t K, const float *const *x, ptrdiff_t n,
                  const ptrdiff_t *offset, float *const *y, ptrdiff_t y_stride, int relu);
 
-    /* One output whose K weights stand one after the other, at positions first..last-1 of any number; first is a
+    /* One output whose K weights are contiguous, at positions first..last-1 of any number; first is a
      * multiple of stretch, and so is last, or ``positions``. */
     void (*single)(const float *w, float bias, ptrdiff_t K, const float *x, const ptrdiff_t *offset, ptrdiff_t first,
                    ptrdiff_t last, ptrdiff_t positions, const rnncore_run *runs, ptrdiff_t run_count, float *y,

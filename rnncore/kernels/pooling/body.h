@@ -30,14 +30,14 @@ INLINE ptrdiff_t at_once(const rnncore_watch *watch, ptrdiff_t n, ptrdiff_t taps
 
 /* ---- all axes but the last ----------------------------------------------------------------------------------- */
 
-/* V vectors of a line: the taps stand ``step`` apart. */
+/* V vectors of a line: taps are ``step`` apart. */
 INLINE void line_part(const int largest, const int V, ptrdiff_t taps, ptrdiff_t step, const float *x, float *y) {
-    vf found[4];
-    UNROLL for (int v = 0; v < V; v++) found[v] = load(x + v * W);
+    vf reduced_to[4];
+    UNROLL for (int v = 0; v < V; v++) reduced_to[v] = load(x + v * W);
     for (ptrdiff_t t = 1; t < taps; t++) {
-        UNROLL for (int v = 0; v < V; v++) found[v] = reduced(largest, load(x + t * step + v * W), found[v]);
+        UNROLL for (int v = 0; v < V; v++) reduced_to[v] = reduced(largest, load(x + t * step + v * W), reduced_to[v]);
     }
-    UNROLL for (int v = 0; v < V; v++) store(y + v * W, found[v]);
+    UNROLL for (int v = 0; v < V; v++) store(y + v * W, reduced_to[v]);
 }
 
 /* Windows first..last-1 of x [n][length], each a line of y, ``pitch`` apart. */
@@ -76,7 +76,7 @@ INLINE vf evens(vf a, vf b) {
     return __builtin_shuffle(a, b, even);
 }
 
-/* Every third number of 3 W: those of the first two vectors, then those of the third behind them. */
+/* Every third number of 3 W: those of the first two vectors, then those of the third. */
 INLINE vf thirds(vf a, vf b, vf c) {
     vi first, second;
     UNROLL for (int l = 0; l < W; l++) {
@@ -86,19 +86,19 @@ INLINE vf thirds(vf a, vf b, vf c) {
     return __builtin_shuffle(__builtin_shuffle(a, b, first), c, second);
 }
 
-/* Numbers that stand ``step`` apart: W of them, or ``lanes`` where the step is larger than SHUFFLED. */
-INLINE vf apart(const float *p, ptrdiff_t step, ptrdiff_t lanes) {
+/* Numbers ``step`` apart: W of them, or ``lanes`` where the step is larger than SHUFFLED. */
+INLINE vf load_strided(const float *p, ptrdiff_t step, ptrdiff_t lanes) {
     if (step == 1) return load(p);
     if (step == 2) return evens(load(p), load(p + W));
     if (step == 3) return thirds(load(p), load(p + W), load(p + 2 * W));
     if (step == 4) return evens(evens(load(p), load(p + W)), evens(load(p + 2 * W), load(p + 3 * W)));
-    vf found = {0};
+    vf taken = {0};
     if (lanes >= W) {
-        UNROLL for (int l = 0; l < W; l++) found[l] = p[l * step];
+        UNROLL for (int l = 0; l < W; l++) taken[l] = p[l * step];
     } else {
-        for (int l = 0; l < lanes; l++) found[l] = p[l * step];
+        for (int l = 0; l < lanes; l++) taken[l] = p[l * step];
     }
-    return found;
+    return taken;
 }
 
 INLINE void along_line(const int largest, const ptrdiff_t stride, const rnncore_window *w, const float *x,
@@ -109,12 +109,12 @@ INLINE void along_line(const int largest, const ptrdiff_t stride, const rnncore_
         if (rnncore_worked(watch, (double)(end - i) * (double)w->kernel)) return;
         for (; i < end; i += W) {
             const float *from = x + i * stride;
-            vf found = apart(from, stride, w->count - i);
+            vf value = load_strided(from, stride, w->count - i);
             for (ptrdiff_t t = 1; t < w->kernel; t++) {
-                found = reduced(largest, apart(from + t * w->dilation, stride, w->count - i), found);
+                value = reduced(largest, load_strided(from + t * w->dilation, stride, w->count - i), value);
             }
-            if (divisors) found /= load(divisors + i);
-            store(y + i, found);
+            if (divisors) value /= load(divisors + i);
+            store(y + i, value);
         }
     }
 }
@@ -136,12 +136,12 @@ INLINE void along_lines(const int largest, const rnncore_window *w, ptrdiff_t n,
 /* ---- whole images -------------------------------------------------------------------------------------------- */
 
 static ptrdiff_t numbers(const rnncore_pooling *p, int axis) { /* of an image whose axes before ``axis`` are reduced */
-    ptrdiff_t found = 1;
-    for (int i = 0; i < p->axes; i++) found *= i < axis ? p->axis[i].count : p->axis[i].n;
-    return found;
+    ptrdiff_t product = 1;
+    for (int i = 0; i < p->axes; i++) product *= i < axis ? p->axis[i].count : p->axis[i].n;
+    return product;
 }
 
-/* How far padded lines of the last axis are apart: all that is read of one, or written behind its numbers. */
+/* How far padded lines of the last axis are apart: all that is read of one, or written after its numbers. */
 static ptrdiff_t pitch_of(const rnncore_window *w) {
     const ptrdiff_t windows = w->stride > SHUFFLED ? w->count : (w->count + W - 1) / W * W;
     const ptrdiff_t read = windows * w->stride + (w->kernel - 1) * w->dilation;
@@ -155,18 +155,19 @@ static ptrdiff_t lines_at_once(const rnncore_pooling *p) {
     return fit < 1 ? 1 : fit < count ? fit : count;
 }
 
-/* Room for two stages between axes, for the lines, and for the last image and its windows. */
-static ptrdiff_t stage_room(const rnncore_pooling *p) {
-    ptrdiff_t found = 0;
+/* Floats of a stage between two axes. */
+static ptrdiff_t stage_size(const rnncore_pooling *p) {
+    ptrdiff_t largest = 0;
     for (int axis = 1; axis < p->axes - 1; axis++) {
         const ptrdiff_t size = numbers(p, axis) + W;
-        if (size > found) found = size;
+        if (size > largest) largest = size;
     }
-    return found;
+    return largest;
 }
 
-static ptrdiff_t room(const rnncore_pooling *p) {
-    return 2 * stage_room(p) + lines_at_once(p) * pitch_of(&p->axis[p->axes - 1]) + numbers(p, 0) + W +
+/* Floats of two stages between axes, of the lines, and of the last image and its windows. */
+static ptrdiff_t scratch_size(const rnncore_pooling *p) {
+    return 2 * stage_size(p) + lines_at_once(p) * pitch_of(&p->axis[p->axes - 1]) + numbers(p, 0) + W +
            numbers(p, p->axes) + W;
 }
 
@@ -174,7 +175,7 @@ INLINE void image(const int largest, const rnncore_pooling *p, const float *x, f
                   rnncore_watch *watch) {
     const int last = p->axes - 1;
     const rnncore_window *along = &p->axis[last], *down = &p->axis[last - 1];
-    const ptrdiff_t pitch = pitch_of(along), many = lines_at_once(p), half = stage_room(p);
+    const ptrdiff_t pitch = pitch_of(along), many = lines_at_once(p), half = stage_size(p);
     ptrdiff_t outer = 1;
     for (int axis = 0; axis < last - 1; axis++) {
         const rnncore_window *w = &p->axis[axis];
@@ -187,7 +188,7 @@ INLINE void image(const int largest, const rnncore_pooling *p, const float *x, f
         outer *= w->count;
         x = to;
     }
-    const ptrdiff_t behind = (along->count - 1) * along->stride + (along->kernel - 1) * along->dilation + 1;
+    const ptrdiff_t reach = (along->count - 1) * along->stride + (along->kernel - 1) * along->dilation + 1;
     const ptrdiff_t end = along->begin + along->n;
     const float *divisors = p->divisors;
     for (ptrdiff_t o = 0; o < outer; o++, x += down->n * along->n) {
@@ -195,8 +196,8 @@ INLINE void image(const int largest, const rnncore_pooling *p, const float *x, f
             const ptrdiff_t n = first + many < down->count ? many : down->count - first;
             lines(largest, down, first, first + n, along->n, x, padded + along->begin, pitch, watch);
             if (watch->stopped) return;
-            if (behind > end) {
-                for (ptrdiff_t j = 0; j < n; j++) fill(padded + j * pitch + end, behind - end, largest ? -INFINITY : 0);
+            if (reach > end) {
+                for (ptrdiff_t j = 0; j < n; j++) fill(padded + j * pitch + end, reach - end, largest ? -INFINITY : 0);
             }
             along_lines(largest, along, n, padded, pitch, divisors, y, watch);
             y += n * along->count;
@@ -210,8 +211,8 @@ INLINE void images_of(const int largest, const rnncore_pooling *p, ptrdiff_t ima
     const ptrdiff_t given = numbers(p, 0), windows = numbers(p, p->axes);
     const rnncore_window *along = &p->axis[p->axes - 1];
     const ptrdiff_t pitch = pitch_of(along), many = lines_at_once(p);
-    float *stages = free, *padded = stages + 2 * stage_room(p), *copy = padded + many * pitch, *made = copy + given + W;
-    fill(padded, many * pitch, 0); /* lanes behind a line's end count with it */
+    float *stages = free, *padded = stages + 2 * stage_size(p), *copy = padded + many * pitch, *made = copy + given + W;
+    fill(padded, many * pitch, 0); /* lanes after a line's end count with it */
     for (ptrdiff_t j = 0; j < many; j++) fill(padded + j * pitch, along->begin, largest ? -INFINITY : 0);
     ptrdiff_t i = 0;
     for (; (images - 1 - i) * given >= W && (images - 1 - i) * windows >= W; i++) {
@@ -242,4 +243,5 @@ static void pool(const rnncore_pooling *p, ptrdiff_t images, const float *x, flo
     }
 }
 
-const rnncore_pooling_isa ISA(rnncore_pooling_) = {.name = ISA_NAME, .width = W, .room = room, .pool = pool};
+const rnncore_pooling_isa ISA(rnncore_pooling_) = {
+    .name = ISA_NAME, .width = W, .scratch_size = scratch_size, .pool = pool};

@@ -18,15 +18,16 @@
 
 #include "units_body.h"
 
-/* acc[r][p*V + v] += sum over k = first..last-1 of a[r][k] * panel p's vector v; panels stand ``apart`` floats apart. */
-INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t first,
+/* acc[r][p*V + v] += sum over k = first..last-1 of a[r][k] * panel p's vector v;
+ * panels are ``panel_stride`` floats apart. */
+INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff_t panel_stride, ptrdiff_t first,
                   ptrdiff_t last, const float *const *a, vf acc[][32]) {
     for (ptrdiff_t k = first; k < last; k++) {
         vf x[8];
         UNROLL for (int r = 0; r < R; r++) x[r] = splat(a[r][k]);
         UNROLL for (int p = 0; p < P; p++) {
             UNROLL for (int v = 0; v < V; v++) {
-                vf weights = *(const vf *)(w + p * apart + (k * V + v) * W);
+                vf weights = *(const vf *)(w + p * panel_stride + (k * V + v) * W);
                 if (R == 2 || R == 3) IN_REGISTER(weights); /* of more rows gcc does so itself */
                 UNROLL for (int r = 0; r < R; r++) acc[r][p * V + v] += x[r] * weights;
             }
@@ -38,12 +39,12 @@ INLINE void chain(const int R, const int P, const int V, const float *w, ptrdiff
  * done: the rounding error of one chain would grow with K. Where chains begin depends on k alone. */
 enum { LINK = 256 };
 
-INLINE void accumulate(const int R, const int P, const int V, const float *w, ptrdiff_t apart, ptrdiff_t K,
+INLINE void accumulate(const int R, const int P, const int V, const float *w, ptrdiff_t panel_stride, ptrdiff_t K,
                        const float *const *a, vf acc[][32]) {
     vf sum[8][32]; /* of the chains that are done; in memory, the registers belong to the one that runs */
     for (ptrdiff_t k = 0;; k += LINK) {
         const ptrdiff_t end = K < k + LINK ? K : k + LINK;
-        chain(R, P, V, w, apart, k, end, a, acc);
+        chain(R, P, V, w, panel_stride, k, end, a, acc);
         if (k > 0) {
             UNROLL for (int r = 0; r < R; r++) {
                 UNROLL for (int v = 0; v < P * V; v++) acc[r][v] += sum[r][v];
@@ -131,7 +132,7 @@ PRODUCT_TILE(1, 2, 4)
 PRODUCT_TILE(1, 3, 3)
 PRODUCT_TILE(1, 8, 1)
 
-/* Panels P at a time while there are so many. */
+/* Panels P at a time while there are that many. */
 #define PRODUCT_PANELS(P, ROWS)                                                                                       \
     for (; panel + P <= last; panel += P) {                                                                           \
         ptrdiff_t row = 0;                                                                                            \
@@ -165,7 +166,7 @@ static void product(const rnncore_panels *w, ptrdiff_t first, ptrdiff_t last, pt
         ptrdiff_t c_stride
 
 /* A tile of panels of V gates: sums that START begins, and UNITS that finish them. (Where the units are is only asked for
- * behind the sums: before, it would take registers from them.) */
+ * after the sums: before, it would take registers from them.) */
 #define FUSED_TILE(NAME, V, START, UNITS)                                                                             \
     INLINE void NAME(TILE_ARGUMENTS) {                                                                                \
         vf acc[8][32];                                                                                                \
@@ -292,7 +293,7 @@ typedef struct {
     STEP_TILE(1, MANY, NAME, TILE, POINT)                                                                             \
     WALK(NAME, MANY, 1, )
 
-/* The same for panels of few gates: SOME at once where there are so many. */
+/* The same for panels of few gates: SOME at once where there are that many. */
 #define STEP_BY_SOME(NAME, TILE, MANY, SOME, POINT)                                                                   \
     TILES_OF(STEP_TILE, 1, NAME, TILE, POINT)                                                                         \
     TILES_OF(STEP_TILE, SOME, NAME, TILE, POINT)                                                                      \
@@ -311,7 +312,7 @@ STEP_BY_SOME(reset_step, reset_tile, 4, 2, call->point)
 STEP_BY_SOME(candidate_step, candidate_tile, 8, 4, call->point)
 STEP_BY_SOME(rnn_step, rnn_tile, 8, 4, call->point)
 
-#include "ahead_body.h"
+#include "pipelined_body.h"
 
 /* ---- quotients of polynomials -------------------------------------------------------------------------------- */
 
@@ -352,13 +353,13 @@ const rnncore_isa ISA(rnncore_) = {
     .reset_step = reset_step,
     .candidate_step = candidate_step,
     .rnn_step = rnn_step,
-    .lstm_ahead = lstm_ahead,
-    .lstm_plain_ahead = lstm_plain_ahead,
-    .coupled_ahead = coupled_ahead,
-    .gru_ahead = gru_ahead,
-    .gru_plain_ahead = gru_plain_ahead,
-    .rnn_ahead = rnn_ahead,
-    .pack_ahead = pack_ahead,
+    .lstm_pipelined = lstm_pipelined,
+    .lstm_plain_pipelined = lstm_plain_pipelined,
+    .coupled_pipelined = coupled_pipelined,
+    .gru_pipelined = gru_pipelined,
+    .gru_plain_pipelined = gru_plain_pipelined,
+    .rnn_pipelined = rnn_pipelined,
+    .pack_pipelined = pack_pipelined,
     .rnn_point = rnn_point_f32,
     .lstm_point = lstm_point_f32,
     .gru_gates = gru_gates_f32,

@@ -48,24 +48,24 @@ typedef void rnncore_step(const rnncore_panels *w, const rnncore_point *point, p
                           ptrdiff_t n, float *z, ptrdiff_t z_stride, const float *h, ptrdiff_t h_stride,
                           float *next, ptrdiff_t next_stride, float *c, ptrdiff_t c_stride);
 
-/* The input product of the AHEAD_ROWS rows that come after those which are stepped through. */
+/* The input product of the PIPELINED_ROWS rows that come after those which are stepped through. */
 typedef struct {
-    const rnncore_panels *w; /* of the cell's V vectors, or where these stand apart V times as many of one */
-    const float *x;     /* (w->K, AHEAD_ROWS) */
+    const rnncore_panels *w; /* of the cell's V vectors; or of one, V times as many panels */
+    const float *x;     /* (w->K, PIPELINED_ROWS) */
     const float *start; /* bias in panel order */
-    float *z;           /* (AHEAD_ROWS, z_stride), panel order */
-    float *chain;       /* [panels][V][AHEAD_ROWS][W]: what a visit leaves to the next one */
+    float *z;           /* (PIPELINED_ROWS, z_stride), panel order */
+    float *chain;       /* [panels][V][PIPELINED_ROWS][W]: what a visit leaves to the next one */
     ptrdiff_t z_stride;
-    int visit;          /* 0 to AHEAD_ROWS - 1, in order: after the last one z is done */
-} rnncore_ahead;
+    int visit;          /* 0 to PIPELINED_ROWS - 1, in order: after the last one z is done */
+} rnncore_pipelined;
 
 /* Rows for V vectors a panel: a multiple of V, so that each visit has an equal part of the product. */
-#define AHEAD_ROWS(V) ((V) == 3 ? 9 : 8)
+#define PIPELINED_ROWS(V) ((V) == 3 ? 9 : 8)
 
 /* One time step of one row; see rnncore_isa. */
-typedef void rnncore_ahead_step(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first, ptrdiff_t last,
-                                int down, const float *z, const float *h, float *next, float *c,
-                                const rnncore_ahead *ahead);
+typedef void rnncore_pipelined_step(const rnncore_panels *w, const rnncore_point *point, ptrdiff_t first,
+                                    ptrdiff_t last, int down, const float *z, const float *h, float *next, float *c,
+                                    const rnncore_pipelined *pipelined);
 
 typedef struct {
     const char *name;
@@ -85,11 +85,13 @@ typedef struct {
     rnncore_step *lstm_step, *lstm_plain_step, *coupled_step, *gru_step, *gru_plain_step, *reset_step, *candidate_step,
         *rnn_step;
 
-    /* The same bits for one row, and beside it a visit to the panels first..last-1 of the rows that come next. */
-    rnncore_ahead_step *lstm_ahead, *lstm_plain_ahead, *coupled_ahead, *gru_ahead, *gru_plain_ahead, *rnn_ahead;
+    /* The same bits for one row, together with a visit to the panels first..last-1 of the rows that come next. */
+    rnncore_pipelined_step *lstm_pipelined, *lstm_plain_pipelined, *coupled_pipelined, *gru_pipelined,
+        *gru_plain_pipelined, *rnn_pipelined;
 
-    /* n inputs of R rows beside each other: to[k * R + r] = from[r * stride + k], and 0 from row ``there`` on. */
-    void (*pack_ahead)(ptrdiff_t n, int there, const float *from, ptrdiff_t stride, float *to, int R);
+    /* n inputs of R rows, those of a k next to each other: to[k * R + r] = from[r * stride + k], and 0 from row
+     * ``there`` on. */
+    void (*pack_pipelined)(ptrdiff_t n, int there, const float *from, ptrdiff_t stride, float *to, int R);
 
     /* cell.h, compiled for this ISA: what the fused steps do not cover. */
     void (*rnn_point)(const rnncore_cell *cell, float *z, float *h);

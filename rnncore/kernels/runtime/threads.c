@@ -17,7 +17,7 @@
 #endif
 
 /* The core this thread is on, from 1 on; 0 where the system does not say. And leaving it for another one that the thread
- * may use: false where there is none. (A thread that wakes up is often put beside the one that woke it, and stays for
+ * may use: false if there is none. (A thread that wakes up is often put on the core of the one that woke it, and stays for
  * milliseconds although another core is idle.) */
 #if defined(__linux__)
 static int core_of_this(void) { return sched_getcpu() + 1; }
@@ -39,14 +39,14 @@ static int leave_core(int core) { return (void)core, 0; }
 /* About 50 microseconds of pauses before a waiting thread gives its core away. */
 enum { SPINS = 1000 };
 
-/* Looks at a meeting before the first pause, as who is nearly there should not be kept waiting. */
+/* Looks at a meeting before the first pause, as a thread that is nearly there should not be kept waiting. */
 enum { EAGER = 50 };
 
 /* How often a thread leaves a core that it shares, in one call. */
 enum { MOVES = 2 };
 
-/* Threads that meet after every step need a core each. Where somebody else wants the cores, a meeting takes as long as
- * the scheduler's turn, or two threads share one core and only one of them can run. After so many late meetings in one
+/* Threads that meet after every step need a core each. Where other processes want the cores, a meeting takes as long as
+ * the scheduler's turn, or two threads share one core and only one of them can run. After this many late meetings in one
  * call, or such company at a quarter of them, calls are made by one thread for a while, and each time that this happens
  * again for twice as long. The first meeting is never late: a thread may have to wake up. Nor is one late whose steps take
  * that long themselves: threads that share main memory do not get equal parts of it. */
@@ -112,7 +112,7 @@ static void *worker(void *given) {
     return NULL;
 }
 
-/* The child of a fork has no workers, and nobody holds its locks. */
+/* The child of a fork has no workers, and its locks are free. */
 static void after_fork_in_child(void) {
     pthread_mutex_init(&pool.busy, NULL);
     pthread_mutex_init(&pool.sleep, NULL);
@@ -253,11 +253,11 @@ void rnncore_barrier_end(const rnncore_barrier *barrier, int index) {
 }
 
 ptrdiff_t rnncore_await(const ptrdiff_t *count, ptrdiff_t least, const ptrdiff_t *stop) {
-    ptrdiff_t found;
+    ptrdiff_t counted;
     int looks = 0;
-    while ((found = __atomic_load_n(count, __ATOMIC_ACQUIRE)) < least && !rnncore_get(stop)) {
+    while ((counted = __atomic_load_n(count, __ATOMIC_ACQUIRE)) < least && !rnncore_get(stop)) {
         look_again(looks);
         if (looks < SPINS) looks++;
     }
-    return found;
+    return counted;
 }

@@ -30,13 +30,13 @@ typedef struct {
     long long patience; /* nanoseconds by which a thread's part of a step may take longer than another's */
     struct {
         _Alignas(64) unsigned step;
-        int core;        /* where the thread arrived, from 1 on; 0 before it did, or where nobody knows */
+        int core;        /* where the thread arrived, from 1 on; 0 before it did, or where it is unknown */
         unsigned moves;  /* how often it left a core that it shared */
         unsigned shared; /* its waits for a thread on its own core, which it could not leave */
     } at[RNNCORE_MAX_THREADS];
 } rnncore_barrier;
 
-/* A meeting has two halves, between which a thread may do what concerns nobody else: it arrives, and then waits until all
+/* A meeting has two halves, between which a thread may do what concerns no other thread: it arrives, and then waits until all
  * ``threads`` have arrived as often as this one. What was written before an arrival is seen after the wait. */
 void rnncore_barrier_arrive(rnncore_barrier *barrier, int index);
 void rnncore_barrier_wait(rnncore_barrier *barrier, int index, int threads);

@@ -1,4 +1,4 @@
-/* Looking, in the middle of long work, whether somebody wants it to end. */
+/* Looking, in the middle of long work, whether it was asked to end. */
 #ifndef RNNCORE_WATCH_H
 #define RNNCORE_WATCH_H
 
@@ -8,7 +8,7 @@ typedef struct {
     int stopped;
 } rnncore_watch;
 
-/* Called after so much work: whether to stop, and then every time. */
+/* Called after some work: whether to stop, and then every time. */
 static inline int rnncore_worked(rnncore_watch *watch, double work) {
     watch->left -= work;
     if (watch->left < 0) {

@@ -107,12 +107,12 @@ def softplus(g, input, beta=1.0, threshold=20.0):
     x = g.name_of(g.tensor(input))
     scale = g.cast(float(beta), g.a.dtype)
     scaled = x if beta == 1 else g.emit("Mul", [x, scale])
-    found = g.emit("Softplus", [scaled])
-    found = found if beta == 1 else g.emit("Div", [found, scale])
+    y = g.emit("Softplus", [scaled])
+    y = y if beta == 1 else g.emit("Div", [y, scale])
     if beta > 0 and threshold >= 20:
-        return g.out(found)  # there the two are equal but for rounding
+        return g.out(y)  # there the two are equal but for rounding
     above = g.emit("Greater", [scaled, g.cast(float(threshold), g.a.dtype)])
-    return g.out(g.emit("Where", [above, x, found]))
+    return g.out(g.emit("Where", [above, x, y]))
 
 
 @entry("logsigmoid", "log_sigmoid")

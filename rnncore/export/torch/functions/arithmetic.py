@@ -189,8 +189,8 @@ def _nan_to_num(g, input, nan=None, posinf=None, neginf=None):
     most = torch.finfo(x.dtype).max
     name, limits = g.name_of(x), (most if posinf is None else posinf, -most if neginf is None else neginf)
     for positive, limit in zip((True, False), limits, strict=True):
-        found = g.emit("IsInf", [x], {"detect_positive": positive, "detect_negative": not positive})
-        name = g.emit("Where", [found, g.cast(float(plain_number(g, "a limit", limit)), x.dtype), name])
+        infinite = g.emit("IsInf", [x], {"detect_positive": positive, "detect_negative": not positive})
+        name = g.emit("Where", [infinite, g.cast(float(plain_number(g, "a limit", limit)), x.dtype), name])
     return g.out(g.emit("Where", [g.emit("IsNaN", [x]), g.cast(float(nan or 0.0), x.dtype), name]))
 
 
@@ -267,10 +267,10 @@ def where(g, condition, input=None, other=None):
 
 @entry("masked_fill")
 def masked_fill(g, input, mask, value):
-    found = g.out(g.emit("Where", [as_bool(g, mask), g.cast(value, g.a.dtype), g.cast(input, g.a.dtype)]))
+    filled = g.out(g.emit("Where", [as_bool(g, mask), g.cast(value, g.a.dtype), g.cast(input, g.a.dtype)]))
     hides = isinstance(input, TracedTensor) and filled_with(input) in (0, -math.inf) and value in (0, -math.inf)
-    found.origin = HIDING if hides else None
-    return found
+    filled.origin = HIDING if hides else None
+    return filled
 
 
 @entry("addcmul")

@@ -16,12 +16,12 @@ def filled(g: TraceLowering, sizes: Sequence[Any], value: Any) -> TracedTensor:
     """A tensor of traced sizes with one value."""
     one = g.cast(value, g.a.dtype)
     inputs: list[Any] = [one]
-    found = g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
-    found.static = all_static([value, *sizes])  # whatever tensor lent its dtype or shape
-    found.trained = any_trained(value)
+    tensor = g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)) if len(sizes) else one)
+    tensor.static = all_static([value, *sizes])  # whatever tensor lent its dtype or shape
+    tensor.trained = any_trained(value)
     if isinstance(value, (bool, int, float)):
-        found.origin = ("filled", float(value))
-    return found
+        tensor.origin = ("filled", float(value))
+    return tensor
 
 
 @entry("zeros", "empty", "new", "new_zeros", "new_empty", "zeros_like", "empty_like")

@@ -123,7 +123,7 @@ def _indexed(g: TraceLowering, x: TracedTensor, parts: list[Any]) -> TracedTenso
         else:
             name = _taken(g, name, axis, part)
     if tensors and new:
-        raise refuse(g, "None beside tensors as indices", "unsqueeze")
+        raise refuse(g, "None next to tensors as indices", "unsqueeze")
     if tensors:
         name = _gathered(g, name, axis, tensors)
     if new:

@@ -55,22 +55,22 @@ def stacked(g, tensors):
             "column_stack": (1,) if item.ndim == 1 else (0, 1),
         }
         axes = known.get(name, tuple(range(max(missing, 0))))
-        found = g.cast(item, g.a.dtype)
-        names.append(g.emit("Unsqueeze", [found], {"axes": axes}) if missing > 0 else found)
+        part = g.cast(item, g.a.dtype)
+        names.append(g.emit("Unsqueeze", [part], {"axes": axes}) if missing > 0 else part)
     axis = {"hstack": 0 if tensors[0].ndim < 2 else 1, "dstack": 2, "column_stack": 1}.get(name, 0)
     return g.out(names[0] if len(names) == 1 else g.emit("Concat", names, {"axis": axis}))
 
 
 def _parts(g: TraceLowering, x: TracedTensor, axis: int) -> list[TracedTensor]:
-    """Slices of x that are as long as the results of torch."""
-    bounds, found = [0], []
+    """Slices of x of the lengths of torch's results."""
+    bounds, slices = [0], []
     for i, (a, b) in enumerate(zip(g.a, g.b, strict=True)):
         if a.shape[axis] != b.shape[axis]:
             raise refuse(g, "parts whose size depends on that of the input", "parts of a fixed size")
         bounds.append(bounds[-1] + a.shape[axis])
         name = g.emit("Slice", [x], {"starts": (bounds[i],), "ends": (bounds[i + 1],), "axes": (axis,)})
-        found.append(g.out(name, i))
-    return found
+        slices.append(g.out(name, i))
+    return slices
 
 
 @entry("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split")
@@ -89,19 +89,19 @@ def _equal_parts(g: TraceLowering, x: TracedTensor, axis: int) -> list[TracedTen
     """chunk of a dimension of unknown size, as torch has it: ceil(size / parts) each."""
     count = len(g.a)
     each = g.compute("floordiv", g.compute("add", g.dim(x, axis), count - 1), count)
-    found = []
+    slices = []
     for i in range(count):
         inputs = [x]
         attributes = g.parameter(inputs, "starts", [g.compute("mul", each, i)], 1)
         attributes |= g.parameter(inputs, "ends", [g.compute("mul", each, i + 1)], 2)
-        found.append(g.out(g.emit("Slice", inputs, {**attributes, "axes": (axis,)}), i))
-    return found
+        slices.append(g.out(g.emit("Slice", inputs, {**attributes, "axes": (axis,)}), i))
+    return slices
 
 
 @entry("unbind")
 def unbind(g, input, dim=0):
     if len(g.a) != len(g.b):
-        raise refuse(g, "as many tensors as a size says", "a fixed number")
+        raise refuse(g, "a number of tensors that a size says", "a fixed number")
     x = g.tensor(input)
     axis = x.axis(dim)
     return [g.out(g.emit("Gather", [x], {"axis": axis, "indices": i}), i) for i in range(len(g.a))]

@@ -44,8 +44,8 @@ def spread(g, input, dim=None, unbiased=None, keepdim=False, *, correction=None)
         dim, unbiased = None, dim
     axes = dims_of(g, dim, x)
     less = (1 if unbiased is None else int(unbiased)) if correction is None else correction
-    found = _spread(g, x, axes, less, keepdim)
-    return g.out(g.emit("Sqrt", [found]) if called(g) == "std" else found)
+    variance = _spread(g, x, axes, less, keepdim)
+    return g.out(g.emit("Sqrt", [variance]) if called(g) == "std" else variance)
 
 
 def _spread(g: TraceLowering, x: TracedTensor, axes: tuple[int, ...], less: Any, keepdim: bool) -> str:
@@ -64,9 +64,9 @@ def spread_and_mean(g, input, dim=None, unbiased=None, keepdim=False, *, correct
     axes = dims_of(g, dim, x)
     less = (1 if unbiased is None else int(unbiased)) if correction is None else correction
     mean = g.emit("ReduceMean", [x], {"axes": axes, "keepdims": bool(keepdim)})
-    found = _spread(g, x, axes, less, keepdim)
-    found = g.emit("Sqrt", [found]) if called(g) == "std_mean" else found
-    return g.named(found, g.a[0], g.b[0]), g.named(mean, g.a[1], g.b[1])
+    variance = _spread(g, x, axes, less, keepdim)
+    variance = g.emit("Sqrt", [variance]) if called(g) == "std_mean" else variance
+    return g.named(variance, g.a[0], g.b[0]), g.named(mean, g.a[1], g.b[1])
 
 
 @entry("diff")
@@ -147,8 +147,8 @@ def any_all(g, input, dim=None, keepdim=False):
     x = g.tensor(input)
     op = "ReduceMax" if called(g) == "any" else "ReduceMin"
     ints = g.emit("Cast", [as_bool(g, x)], {"to": "int64"})
-    found = g.emit(op, [ints], {"axes": dims_of(g, dim, x), "keepdims": bool(keepdim)})
-    return g.out(g.emit("Cast", [found], {"to": "bool"}))
+    reduced = g.emit(op, [ints], {"axes": dims_of(g, dim, x), "keepdims": bool(keepdim)})
+    return g.out(g.emit("Cast", [reduced], {"to": "bool"}))
 
 
 @entry("topk")
@@ -161,8 +161,8 @@ def topk(g, input, k, dim=-1, largest=True, sorted=True):
 def sort(g, input, dim=-1, descending=False, stable=False):
     x = g.tensor(input)
     axis = x.axis(dim)
-    found = _top(g, x, g.dim(x, axis), axis, descending)
-    return found[1] if called(g) == "argsort" else found
+    values_and_indices = _top(g, x, g.dim(x, axis), axis, descending)
+    return values_and_indices[1] if called(g) == "argsort" else values_and_indices
 
 
 def _top(
@@ -207,5 +207,5 @@ def running(g, input, dim):
     wide = g.emit("Unsqueeze", [x], {"axes": (axis,)})
     square = g.emit("Where", [g.emit("LessOrEqual", [columns, rows]), wide, hidden])
     op = {"logcumsumexp": "ReduceLogSumExp", "cummax": "ReduceMax", "cummin": "ReduceMin"}[name]
-    found = g.emit(op, [square], {"axes": (axis + 1,), "keepdims": False})
-    return g.out(found) if name == "logcumsumexp" else ValuesAndIndices((g.named(found, g.a[0], g.b[0]), None))
+    reduced = g.emit(op, [square], {"axes": (axis + 1,), "keepdims": False})
+    return g.out(reduced) if name == "logcumsumexp" else ValuesAndIndices((g.named(reduced, g.a[0], g.b[0]), None))

@@ -22,10 +22,10 @@ def size(g, input, dim=None):
 
 @entry("numel", "nelement")
 def numel(g, input):
-    found: Any = 1
+    count: Any = 1
     for one in g.shape(g.tensor(input)):
-        found = g.compute("mul", found, one)
-    return found
+        count = g.compute("mul", count, one)
+    return count
 
 
 @entry("view", "reshape", "view_as", "reshape_as", "_unsafe_view")
@@ -118,13 +118,13 @@ def meshgrid(g, *tensors, indexing="ij"):
     items = [g.tensor(item) for item in (tensors[0] if isinstance(tensors[0], (tuple, list)) else tensors)]
     if indexing != "ij":
         raise refuse(g, f"indexing={indexing!r}", "'ij'")
-    found = []
+    grids = []
     for i, item in enumerate(items):
         wide = g.emit("Unsqueeze", [item], {"axes": tuple(j for j in range(len(items)) if j != i)})
         inputs = [wide]
         sizes = [1 if j == i else g.dim(other, 0) for j, other in enumerate(items)]
-        found.append(g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)), i))
-    return found
+        grids.append(g.out(g.emit("Expand", inputs, g.parameter(inputs, "shape", sizes, 1)), i))
+    return grids
 
 
 @entry("expand_as")
@@ -206,6 +206,6 @@ def triangle(g, input, diagonal=0):
     x = g.tensor(input)
     upper = called(g) == "triu"
     inputs: list[Any] = [x] if diagonal == 0 else [x, g.scalar(diagonal)]
-    found = g.out(g.emit("Trilu", inputs, {"upper": upper}))
-    found.origin = HIDING if filled_with(x) == -math.inf else None
-    return found
+    kept = g.out(g.emit("Trilu", inputs, {"upper": upper}))
+    kept.origin = HIDING if filled_with(x) == -math.inf else None
+    return kept

@@ -61,15 +61,15 @@ def multi_head_attention(
         context = g.emit("Squeeze", [name], {"axes": (0,)})
     else:
         context = move_axes(g, name, (1, 0, 2)) if not module.batch_first else name
-    found = g.named(context, g.a[0], g.b[0])
+    output = g.named(context, g.a[0], g.b[0])
     if not need_weights:
-        return found, None
+        return output, None
     weights = f"{name}.weights"
     if average_attn_weights:
         weights = g.emit("ReduceMean", [weights], {"axes": (1,), "keepdims": False}) if g.node.users else weights
     if alone:
         weights = g.emit("Squeeze", [weights], {"axes": (0,)})
-    return found, g.named(weights, g.a[1], g.b[1])
+    return output, g.named(weights, g.a[1], g.b[1])
 
 
 def _is_nan(module: nn.Module, query: Any, key: Any, value: Any, padding: Any, mask: Any, need_weights: bool) -> bool:
@@ -133,10 +133,10 @@ def _attention_weights(module: nn.Module) -> dict[str, np.ndarray]:
         parts = module.in_proj_weight.split(size)
     else:
         parts = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-    found = {f"{key}.weight": array_of(part) for key, part in zip(("query", "key", "value"), parts, strict=True)}
-    found["output.weight"] = array_of(module.out_proj.weight)
+    weights = {f"{key}.weight": array_of(part) for key, part in zip(("query", "key", "value"), parts, strict=True)}
+    weights["output.weight"] = array_of(module.out_proj.weight)
     if module.in_proj_bias is not None:
         biases = module.in_proj_bias.split(size)
-        found |= {f"{key}.bias": array_of(part) for key, part in zip(("query", "key", "value"), biases, strict=True)}
-        found["output.bias"] = array_of(module.out_proj.bias)
-    return found
+        weights |= {f"{key}.bias": array_of(part) for key, part in zip(("query", "key", "value"), biases, strict=True)}
+        weights["output.bias"] = array_of(module.out_proj.bias)
+    return weights

@@ -18,7 +18,7 @@ __all__ = ["constant_or_filled"]
 def constant_or_filled(
     g: TraceLowering, tensor: torch.Tensor | None, key: str, size: int = 1, filled: float = 0
 ) -> str:
-    """A parameter as a value; a filled vector where there is none."""
+    """A parameter as a value; a filled vector without one."""
     array = np.full(size, filled, np.float32) if tensor is None else array_of(tensor)
     return g.constant(array, "float", f"{g.wanted}.{key}", trained=tensor is not None)
 

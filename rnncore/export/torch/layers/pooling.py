@@ -93,7 +93,7 @@ def adaptive_pool(g, module, input):
 
 
 def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
-    """To one: the mean or maximum; to as many as there are: nothing; else equal windows of a known size."""
+    """To one: the mean or maximum; to the size that it has: nothing; else equal windows of a known size."""
     if return_indices:
         raise refuse(g, "return_indices", "the pooled values alone")
     x = g.tensor(input)
@@ -102,13 +102,13 @@ def adaptive_pooled(g, average, axes, input, output_size, return_indices=False):
     windows = {}
     for i, size in enumerate(wanted):
         axis = x.ndim - axes + i
-        found = g.dim(x, axis)
-        if size in (None, found) or size == 1:
+        length = g.dim(x, axis)
+        if size in (None, length) or size == 1:
             continue
-        if isinstance(found, Size) or found % size:
-            shown = "an unknown size" if isinstance(found, Size) else found
+        if isinstance(length, Size) or length % size:
+            shown = "an unknown size" if isinstance(length, Size) else length
             raise refuse(g, f"{shown} made {size} by an adaptive pool", "1, or a size that divides a known one")
-        windows[i] = found // size
+        windows[i] = length // size
     name = g.name_of(x)
     if gone:
         name = g.emit("ReduceMean" if average else "ReduceMax", [name], {"axes": gone, "keepdims": True})

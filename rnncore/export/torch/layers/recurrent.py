@@ -80,15 +80,15 @@ def _is_held(g: TraceLowering, state: TracedTensor, array: np.ndarray) -> bool:
 
 
 def _parameter(g: TraceLowering, name: str) -> torch.Tensor:
-    found: Any = g.first.tracer.root
+    attribute: Any = g.first.tracer.root
     for part in name.split("."):
-        found = getattr(found, part)
-    return found
+        attribute = getattr(attribute, part)
+    return attribute
 
 
 def _trained(states: Sequence[TracedTensor]) -> list[np.ndarray] | None:
     """(rows, size) of initial states that are the same for every row of the batch and come from parameters alone."""
-    found = []
+    rows = []
     for state in states:
         if not state.static:
             return None
@@ -99,8 +99,8 @@ def _trained(states: Sequence[TracedTensor]) -> list[np.ndarray] | None:
             or not np.array_equal(array[:, 0], array_of(state.b)[:, 0])
         ):
             return None
-        found.append(array[:, 0])
-    return found
+        rows.append(array[:, 0])
+    return rows
 
 
 @layer(*STACKS)
@@ -125,7 +125,7 @@ def stack(g, module, input, hx=None):
     if alone:
         named = [g.emit("Squeeze", [f"{node.name}.{key}"], {"axes": (1,)}) for key in node.cell.states]
         y = g.named(g.emit("Squeeze", [node.name], {"axes": (batch_axis,)}), g.a[0], g.b[0])
-        states = [g.named(*found) for found in zip(named, states_a, states_b, strict=True)]
+        states = [g.named(*named_state) for named_state in zip(named, states_a, states_b, strict=True)]
     else:
         states = [
             g.named(f"{node.name}.{key}", one, two, ("h", node) if key == "h" else None)
@@ -161,8 +161,8 @@ def cell(g, module, input, hx=None):
         name = f"{node.name}.last" if key == "h" else f"{node.name}.{key}"
         axes = (0,) * (key != "h") + (1 if key != "h" else 0,) * alone
         names.append(g.emit("Squeeze", [name], {"axes": axes}) if axes else name)
-    found = [g.named(name, g.a[i] if several else g.a, g.b[i] if several else g.b) for i, name in enumerate(names)]
-    return tuple(found) if several else found[0]
+    states = [g.named(name, g.a[i] if several else g.a, g.b[i] if several else g.b) for i, name in enumerate(names)]
+    return tuple(states) if several else states[0]
 
 
 def _with_axis(g: TraceLowering, state: TracedTensor, axis: int) -> TracedTensor:
@@ -170,6 +170,6 @@ def _with_axis(g: TraceLowering, state: TracedTensor, axis: int) -> TracedTensor
     a, b = state.a.unsqueeze(axis), state.b.unsqueeze(axis)
     if state.constant and not state.trained:
         return TracedTensor(None, a, b, label=state.label, static=True, constant=True, trained=False)
-    found = g.named(g.emit("Unsqueeze", [state], {"axes": (axis,)}, name=f"{g.wanted}_state"), a, b)
-    found.static, found.trained, found.source = state.static, state.trained, g.source_of(state)
-    return found
+    widened = g.named(g.emit("Unsqueeze", [state], {"axes": (axis,)}, name=f"{g.wanted}_state"), a, b)
+    widened.static, widened.trained, widened.source = state.static, state.trained, g.source_of(state)
+    return widened

@@ -46,8 +46,8 @@ def check_alike(first: Traced, second: Traced, loops: Sequence[Sequence[Loop]], 
             )
     counts = [Counter(signature(traced, node) for node in calls_of(traced)) for traced in (first, second)]
     inside = [
-        Counter(signature(traced, node) for loop in found for step in loop.steps for node in step)
-        for traced, found in zip((first, second), loops, strict=True)
+        Counter(signature(traced, node) for loop in own for step in loop.steps for node in step)
+        for traced, own in zip((first, second), loops, strict=True)
     ]
     for name in looped:
         if counts[0][name] - inside[0][name] != counts[1][name] - inside[1][name]:
@@ -73,13 +73,13 @@ def signature(traced: Traced, node: fx.Node) -> tuple:
 
 
 def loops_of(traced: Traced, looped: set) -> list[Loop]:
-    """The calls made in loops, as steps of equal calls; the longest repetition first found is the loop.
+    """The calls made in loops, as steps of equal calls; the longest repetition is the loop.
 
     Calls before and after it that do not repeat, as those of a first step that does something else, stay as they are.
     """
     nodes = [node for node in calls_of(traced) if signature(traced, node) in looped]
     names = [signature(traced, node) for node in nodes]
-    found, start = [], 0
+    loops, start = [], 0
     while start < len(nodes):
         period, count = _repetition(names, start)
         if count > 1 and 2 * period * count < len(names) - start:  # what repeats here may belong to a first step
@@ -90,9 +90,9 @@ def loops_of(traced: Traced, looped: set) -> list[Loop]:
                     start, (period, count) = place, longer
                     break
         if count > 1:
-            found.append(Loop([nodes[start + k * period : start + (k + 1) * period] for k in range(count)]))
+            loops.append(Loop([nodes[start + k * period : start + (k + 1) * period] for k in range(count)]))
         start += period * count
-    return found
+    return loops
 
 
 def _repetition(names: Sequence[Any], start: int) -> tuple[int, int]:

@@ -31,16 +31,16 @@ def pull_in(traced: Traced, loop: Loop) -> None:
         loop.steps = [[*(column[k] for column in columns.values()), *step] for k, step in enumerate(loop.steps)]
 
 
-def _columns(found: Sequence[Any]) -> Iterator[list[fx.Node]]:
+def _columns(arguments: Sequence[Any]) -> Iterator[list[fx.Node]]:
     """The nodes at one place of the arguments of all steps, where that is a node in each."""
-    if all(isinstance(item, fx.Node) for item in found):
-        yield list(found)
-    elif all(isinstance(item, (tuple, list)) for item in found) and len({len(item) for item in found}) == 1:
-        for items in zip(*found, strict=True):
+    if all(isinstance(item, fx.Node) for item in arguments):
+        yield list(arguments)
+    elif all(isinstance(item, (tuple, list)) for item in arguments) and len({len(item) for item in arguments}) == 1:
+        for items in zip(*arguments, strict=True):
             yield from _columns(items)
-    elif all(isinstance(item, dict) for item in found):
-        for key in found[0]:
-            yield from _columns([item.get(key) for item in found])
+    elif all(isinstance(item, dict) for item in arguments):
+        for key in arguments[0]:
+            yield from _columns([item.get(key) for item in arguments])
 
 
 def _are_items(traced: Traced, column: Sequence[fx.Node]) -> bool:
@@ -68,10 +68,10 @@ def stored_step(traced: Traced, loop: Loop, j: int) -> tuple[int, int, int] | No
     value = traced.values[loop.body[item.value]] if item.kind == "now" else None
     if not isinstance(start, torch.Tensor) or not isinstance(value, torch.Tensor):
         return None
-    found = _moving_part(index)
-    if found is None or start.dtype != value.dtype:
+    moving = _moving_part(index)
+    if moving is None or start.dtype != value.dtype:
         return None
-    axis, offset, slope, turned = found
+    axis, offset, slope, turned = moving
     if value.shape != (*start.shape[:axis], *start.shape[axis + 1 :]) or turned:
         return None
     return axis, offset + start.shape[axis] if offset < 0 else offset, slope
@@ -117,8 +117,8 @@ def follow_stored(traced: Traced, loop: Loop) -> None:
         elif distance >= 0 or distance.denominator > 1:
             loop.args[j] = (Leaf("same", store[0].start), index)
     if loop.aliases:
-        loop.args = [replaced(found, loop.aliases) for found in loop.args]
-        loop.kwargs = [replaced(found, loop.aliases) for found in loop.kwargs]
+        loop.args = [replaced(argument, loop.aliases) for argument in loop.args]
+        loop.kwargs = [replaced(argument, loop.aliases) for argument in loop.kwargs]
 
 
 def _copied_out(traced: Traced, node: fx.Node, source: fx.Node) -> fx.Node:
@@ -151,8 +151,8 @@ def outer_sequence(traced: Traced, loop: Loop, j: int) -> tuple[fx.Node, int, in
         return outer[0], outer[1], index[0].value, index[0].slope, outer[2]
     if not isinstance(value, torch.Tensor):
         return None
-    found = _moving_part(index[0])
-    return None if found is None else (source.value, *found)
+    moving = _moving_part(index[0])
+    return None if moving is None else (source.value, *moving)
 
 
 def _taken_apart(traced: Traced, node: fx.Node) -> tuple[fx.Node, int, bool] | None:

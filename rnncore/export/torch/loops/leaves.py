@@ -80,39 +80,39 @@ def read_arguments(traced: Traced, loop: Loop) -> None:
         loop.kwargs.append(reader.read([call.kwargs for call in column]))
 
 
-def replaced(found: Any, aliases: dict[int, Leaf]) -> Any:
-    if isinstance(found, Leaf):
-        return aliases.get(found.value, found) if found.kind == "now" else found
-    if isinstance(found, slice):
-        return slice(*(replaced(part, aliases) for part in (found.start, found.stop, found.step)))
-    if isinstance(found, (tuple, list)):
-        return type(found)(replaced(item, aliases) for item in found)
-    return {key: replaced(item, aliases) for key, item in found.items()}
+def replaced(argument: Any, aliases: dict[int, Leaf]) -> Any:
+    if isinstance(argument, Leaf):
+        return aliases.get(argument.value, argument) if argument.kind == "now" else argument
+    if isinstance(argument, slice):
+        return slice(*(replaced(part, aliases) for part in (argument.start, argument.stop, argument.step)))
+    if isinstance(argument, (tuple, list)):
+        return type(argument)(replaced(item, aliases) for item in argument)
+    return {key: replaced(item, aliases) for key, item in argument.items()}
 
 
 class ArgumentReader:
     def __init__(self, traced: Traced, where: dict[fx.Node, tuple[int, int]], node: fx.Node):
         self.traced, self.where, self.node = traced, where, node
 
-    def read(self, found: list[Any]) -> Any:
+    def read(self, arguments: list[Any]) -> Any:
         """The arguments of all steps at one place as one structure of Leafs."""
-        later = found[1]
+        later = arguments[1]
         if isinstance(later, slice):
-            return slice(*(self.read([getattr(item, key) for item in found]) for key in ("start", "stop", "step")))
+            return slice(*(self.read([getattr(item, key) for item in arguments]) for key in ("start", "stop", "step")))
         if isinstance(later, (tuple, list)):
-            if found[0] is None:
-                found = [[None] * len(later), *found[1:]]
-            if any(not isinstance(item, (tuple, list)) or len(item) != len(later) for item in found):
+            if arguments[0] is None:
+                arguments = [[None] * len(later), *arguments[1:]]
+            if any(not isinstance(item, (tuple, list)) or len(item) != len(later) for item in arguments):
                 raise self._refusal("takes a list that grows")
-            items = [self.read([item[i] for item in found]) for i in range(len(later))]
+            items = [self.read([item[i] for item in arguments]) for i in range(len(later))]
             return items if isinstance(later, list) else tuple(items)
         if isinstance(later, dict):
-            return {key: self.read([item[key] for item in found]) for key in later}
-        return self._leaf(found)
+            return {key: self.read([item[key] for item in arguments]) for key in later}
+        return self._leaf(arguments)
 
-    def _leaf(self, found: list[Any]) -> Leaf:
-        found = [behind_identities(self.traced, item) for item in found]
-        inside = [self.where.get(item) if isinstance(item, fx.Node) else None for item in found]
+    def _leaf(self, arguments: list[Any]) -> Leaf:
+        arguments = [behind_identities(self.traced, item) for item in arguments]
+        inside = [self.where.get(item) if isinstance(item, fx.Node) else None for item in arguments]
         if (
             all(place is not None and place == (k, inside[0][1]) for k, place in enumerate(inside) if inside[0])
             and inside[0]
@@ -125,15 +125,15 @@ class ArgumentReader:
         ):
             if inside[0] is not None:
                 raise self._refusal("reads a result of another step than its own or the one before")
-            return Leaf("before", later[0][1], found[0])
+            return Leaf("before", later[0][1], arguments[0])
         if any(place is not None for place in inside):
             raise self._refusal("reads a result of another step than its own or the one before")
-        if all(item is found[0] or item == found[0] for item in found):
-            return Leaf("same" if isinstance(found[0], fx.Node) else "constant", found[0])
-        if all(type(item) is int for item in found):
-            slope = found[1] - found[0]
-            if all(item == found[0] + slope * k for k, item in enumerate(found)):
-                return Leaf("index", found[0], slope=slope)
+        if all(item is arguments[0] or item == arguments[0] for item in arguments):
+            return Leaf("same" if isinstance(arguments[0], fx.Node) else "constant", arguments[0])
+        if all(type(item) is int for item in arguments):
+            slope = arguments[1] - arguments[0]
+            if all(item == arguments[0] + slope * k for k, item in enumerate(arguments)):
+                return Leaf("index", arguments[0], slope=slope)
         raise self._refusal("has arguments that change from step to step in no known way")
 
     def _refusal(self, what: str) -> UnsupportedError:
@@ -156,15 +156,15 @@ def behind_identities(traced: Traced, item: Any) -> Any:
     return item
 
 
-def leaves_of(found: Any) -> list[Leaf]:
+def leaves_of(arguments: Any) -> list[Leaf]:
     """Every Leaf in the arguments of a call."""
-    if isinstance(found, Leaf):
-        return [found]
-    if isinstance(found, (tuple, list)):
-        return [leaf for item in found for leaf in leaves_of(item)]
-    if isinstance(found, dict):
-        return leaves_of(list(found.values()))
-    return [leaf for part in (found.start, found.stop, found.step) for leaf in leaves_of(part)]
+    if isinstance(arguments, Leaf):
+        return [arguments]
+    if isinstance(arguments, (tuple, list)):
+        return [leaf for item in arguments for leaf in leaves_of(item)]
+    if isinstance(arguments, dict):
+        return leaves_of(list(arguments.values()))
+    return [leaf for part in (arguments.start, arguments.stop, arguments.step) for leaf in leaves_of(part)]
 
 
 def is_whole(part: Any) -> bool:
@@ -174,9 +174,9 @@ def is_whole(part: Any) -> bool:
 def readers_of(loop: Loop) -> dict[fx.Node, list[fx.Node]]:
     """Nodes after the loop that use its results, and which results."""
     inside = {node for step in loop.steps for node in step}
-    found: dict[fx.Node, list[fx.Node]] = {}
+    readers: dict[fx.Node, list[fx.Node]] = {}
     for node in inside:
         for user in node.users:
             if user not in inside:
-                found.setdefault(user, []).append(node)
-    return found
+                readers.setdefault(user, []).append(node)
+    return readers

@@ -52,45 +52,45 @@ class Replacing:
             for node in reversed(step):
                 self.traced.graph.erase_node(node)
 
-    def _changed(self, user: fx.Node, found: Any) -> Any:
-        if isinstance(found, fx.Node):
-            return self._single(user, found)
-        if isinstance(found, (tuple, list)):
+    def _changed(self, user: fx.Node, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return self._single(user, argument)
+        if isinstance(argument, (tuple, list)):
             changed = [
-                item if isinstance(item, StepResults) else self._changed(user, item) for item in self._grouped(found)
+                item if isinstance(item, StepResults) else self._changed(user, item) for item in self._grouped(argument)
             ]
-            return changed if isinstance(found, list) else tuple(changed)
-        if isinstance(found, dict):
-            return {key: self._changed(user, item) for key, item in found.items()}
-        if isinstance(found, slice):
-            return slice(*(self._changed(user, part) for part in (found.start, found.stop, found.step)))
-        return found
+            return changed if isinstance(argument, list) else tuple(changed)
+        if isinstance(argument, dict):
+            return {key: self._changed(user, item) for key, item in argument.items()}
+        if isinstance(argument, slice):
+            return slice(*(self._changed(user, part) for part in (argument.start, argument.stop, argument.step)))
+        return argument
 
-    def _grouped(self, found: Sequence[Any]) -> list[Any]:
+    def _grouped(self, items: Sequence[Any]) -> list[Any]:
         """The items of a list, results of one position in steps that follow on each other as one."""
         places: list[Any] = [
             self.where.get(behind_identities(self.traced, item)) if isinstance(item, fx.Node) else None
-            for item in found
+            for item in items
         ]
         grouped: list[Any] = []
         i = 0
-        while i < len(found):
+        while i < len(items):
             end = i + 1
-            step = places[end][0] - places[i][0] if places[i] and end < len(found) and places[end] else 0
-            while abs(step) == 1 and end < len(found) and places[end] == (places[end - 1][0] + step, places[i][1]):
+            step = places[end][0] - places[i][0] if places[i] and end < len(items) and places[end] else 0
+            while abs(step) == 1 and end < len(items) and places[end] == (places[end - 1][0] + step, places[i][1]):
                 end += 1
             if end - i > 1:
                 low, high = sorted((places[i][0], places[end - 1][0]))
                 grouped.append(StepResults(places[i][1], low, high + 1, step < 0))
             else:
-                grouped.append(found[i])
+                grouped.append(items[i])
             i = end
         return grouped
 
-    def _single(self, user: fx.Node, found: fx.Node) -> Any:
-        source = behind_identities(self.traced, found)
+    def _single(self, user: fx.Node, node: fx.Node) -> Any:
+        source = behind_identities(self.traced, node)
         if source not in self.where:
-            return found
+            return node
         k, j = self.where[source]
         last = k == self.loop.count - 1 and not (user in self.later and j in self.by_steps)
         return self.final(j) if last else self.step(j, k)
@@ -111,7 +111,7 @@ class Replacing:
             return self.make("call_method", "select", self.all(j), 1, k)
 
     def all(self, j: int) -> fx.Node:
-        """The results of all steps side by side on axis 1."""
+        """The results of all steps, stacked on axis 1."""
         raise NotImplementedError
 
     def start(self, j: int, start: Any) -> fx.Node:
@@ -183,22 +183,22 @@ def _joined(plan: Replacing, user: fx.Node, items: Sequence[Any]) -> fx.Node:
     parts = []
     for item in items:
         if isinstance(item, StepResults):
-            parts.append(_side_by_side(plan, item, axis, name == "stack"))
+            parts.append(_joined_steps(plan, item, axis, name == "stack"))
         else:
             parts.append(plan.make("call_method", "unsqueeze", item, axis) if name == "stack" else item)
     return parts[0] if len(parts) == 1 else plan.make("call_function", torch.cat, parts, axis)
 
 
-def _side_by_side(plan: Replacing, steps: StepResults, axis: int, stacked: bool) -> fx.Node:
-    found = plan.all(steps.position)
+def _joined_steps(plan: Replacing, steps: StepResults, axis: int, stacked: bool) -> fx.Node:
+    joined = plan.all(steps.position)
     if (steps.first, steps.end) != (0, plan.loop.count):
         end = None if steps.end == plan.loop.count else steps.end
-        found = plan.make("call_function", getitem, found, (slice(None), slice(steps.first, end)))
+        joined = plan.make("call_function", getitem, joined, (slice(None), slice(steps.first, end)))
     if steps.backwards:
-        found = plan.make("call_method", "flip", found, 1)
+        joined = plan.make("call_method", "flip", joined, 1)
     if axis != 1:
-        found = plan.make("call_method", "movedim", found, 1, axis)
-    return found if stacked else plan.make("call_method", "flatten", found, axis, axis + 1)
+        joined = plan.make("call_method", "movedim", joined, 1, axis)
+    return joined if stacked else plan.make("call_method", "flatten", joined, axis, axis + 1)
 
 
 def rejoin(plan: Replacing) -> None:
@@ -217,11 +217,11 @@ def rejoin(plan: Replacing) -> None:
             plan.traced.graph.erase_node(user)
 
 
-def _check_output(plan: Replacing, found: Any) -> None:
-    if isinstance(found, StepResults):
+def _check_output(plan: Replacing, output: Any) -> None:
+    if isinstance(output, StepResults):
         raise UnsupportedError(f"{plan.place}: a list with one tensor for each step is returned, expected torch.stack")
-    if isinstance(found, (tuple, list)):
-        for item in found:
+    if isinstance(output, (tuple, list)):
+        for item in output:
             _check_output(plan, item)
 
 

@@ -34,7 +34,7 @@ def roll(first: Traced, second: Traced) -> None:
     Raises UnsupportedError with the line of a loop that cannot be rolled up.
     """
     counts = [Counter(signature(traced, node) for node in calls_of(traced)) for traced in (first, second)]
-    looped = {found for found in counts[0] | counts[1] if counts[0][found] != counts[1][found]}
+    looped = {name for name in counts[0] | counts[1] if counts[0][name] != counts[1][name]}
     if not looped:
         return
     for traced in (first, second):

@@ -139,13 +139,13 @@ class Scanned(Replacing):
                     f"{self.traced.places[node]}: {node.name} in a loop over a size, expected tensor code"
                 )
 
-    def _forward(self, found: tuple) -> bool:
-        source, axis, offset, slope, _ = found
+    def _forward(self, taken: tuple) -> bool:
+        source, axis, offset, slope, _ = taken
         return (offset, slope) == (0, 1) and self.traced.values[source].shape[axis] == self.loop.count
 
     def _collected(self) -> list[int]:
         """Positions whose results of more than the last step are used after the loop."""
-        found = []
+        positions = []
         for nodes in readers_of(self.loop).values():
             for node in nodes:
                 source = behind_identities(self.traced, node)
@@ -154,8 +154,8 @@ class Scanned(Replacing):
                     continue
                 final_only = k == self.loop.count - 1 and len(nodes) < self.loop.count
                 if not final_only or not self._is_carried(j):
-                    found.append(j)
-        return found
+                    positions.append(j)
+        return positions
 
     def _is_carried(self, j: int) -> bool:
         everything = [*self.loop.args, *self.loop.kwargs]

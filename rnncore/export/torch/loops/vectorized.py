@@ -42,7 +42,7 @@ class Vectorized(Replacing):
         return all(kind is not None for kind in self.kinds) and self._reads_fit()
 
     def _kind(self, j: int) -> str | None:
-        """How a position is computed for all steps at once; None where it cannot be."""
+        """The way to compute a position for all steps at once; None where there is no such way."""
         node = self.loop.body[j]
         name = getattr(node.target, "__name__", node.target)
         if outer_sequence(self.traced, self.loop, j) is not None:
@@ -114,10 +114,10 @@ class Vectorized(Replacing):
         return ("drop front", "drop step")[axis] if whole else None
 
     def _dim(self, j: int) -> Any:
-        found = self.loop.kwargs[j].get(
+        leaf = self.loop.kwargs[j].get(
             "dim", self.loop.args[j][1] if len(self.loop.args[j]) > 1 else Leaf("constant", 0)
         )
-        return found.value
+        return leaf.value
 
     def _rank(self, j: int) -> int:
         value = self.traced.values[self.loop.body[j]]
@@ -189,14 +189,14 @@ class Vectorized(Replacing):
 
     def to_the_end(self) -> set[int]:
         """Positions that take steps out of a sequence up to its end."""
-        found = set()
+        positions = set()
         for j, kind in enumerate(self.kinds):
             if kind == "sequence":
                 source, axis, offset, slope, _ = cast(Any, outer_sequence(self.traced, self.loop, j))
                 first, size = self._first(source, axis, offset, slope)
                 if first + self.loop.count * abs(slope) >= size:
-                    found.add(j)
-        return found
+                    positions.add(j)
+        return positions
 
     def _first(self, source: fx.Node, axis: int, offset: int, slope: int) -> tuple[int, int]:
         """The lowest step that is taken out of a sequence, and how many it has."""
@@ -230,30 +230,30 @@ class Vectorized(Replacing):
     def _sequence(self, j: int) -> None:
         """x[:, t] of all steps: x with its steps on axis 1, turned round and cut where the loop does so."""
         source, axis, offset, slope, keep = cast(Any, outer_sequence(self.traced, self.loop, j))
-        found, count = source, self.loop.count
+        sequence, count = source, self.loop.count
         first, size = self._first(source, axis, offset, slope)
         if (first, count) != (0, size):
             end = None if j in self.open else first + (count - 1) * abs(slope) + 1
             index = [slice(None)] * axis + [slice(first, end, None if abs(slope) == 1 else abs(slope))]
-            found = self.make("call_function", getitem, found, tuple(index))
+            sequence = self.make("call_function", getitem, sequence, tuple(index))
         if slope < 0:
-            found = self.make("call_method", "flip", found, axis)
+            sequence = self.make("call_method", "flip", sequence, axis)
         if axis != 1:
-            found = self.make("call_method", "movedim", found, axis, 1)
-        self.sequences[j] = self.make("call_method", "unsqueeze", found, axis + 1) if keep else found
+            sequence = self.make("call_method", "movedim", sequence, axis, 1)
+        self.sequences[j] = self.make("call_method", "unsqueeze", sequence, axis + 1) if keep else sequence
 
-    def _lifted(self, found: Any, rank: int) -> Any:
+    def _lifted(self, arguments: Any, rank: int) -> Any:
         """Arguments for all steps at once; an outer tensor of the same rank gets an axis for the steps."""
-        if isinstance(found, Leaf):
-            if found.kind == "now":
-                return self.sequences[found.value]
-            value = self._value(found)
-            if found.kind == "same" and isinstance(value, torch.Tensor) and value.ndim >= rank > 0:
-                return self.make("call_method", "unsqueeze", found.value, 1)
-            return found.value
-        if isinstance(found, (tuple, list)):
-            return type(found)(self._lifted(item, rank) for item in found)
-        return {key: self._lifted(item, rank) for key, item in found.items()}
+        if isinstance(arguments, Leaf):
+            if arguments.kind == "now":
+                return self.sequences[arguments.value]
+            value = self._value(arguments)
+            if arguments.kind == "same" and isinstance(value, torch.Tensor) and value.ndim >= rank > 0:
+                return self.make("call_method", "unsqueeze", arguments.value, 1)
+            return arguments.value
+        if isinstance(arguments, (tuple, list)):
+            return type(arguments)(self._lifted(item, rank) for item in arguments)
+        return {key: self._lifted(item, rank) for key, item in arguments.items()}
 
     def _pointwise(self, j: int) -> None:
         node = self.loop.body[j]
@@ -272,13 +272,13 @@ class Vectorized(Replacing):
 
     def _front_axis(self, j: int) -> None:
         """(B, ...) as (1, B, ...), for cat over the first axis: with the steps on axis 1 that is (1, T, B, ...)."""
-        found = self.make("call_method", "unsqueeze", self.sequences[self.loop.args[j][0].value], 0)
-        self.sequences[j] = self.make("call_method", "transpose", found, 1, 2)
+        unsqueezed = self.make("call_method", "unsqueeze", self.sequences[self.loop.args[j][0].value], 0)
+        self.sequences[j] = self.make("call_method", "transpose", unsqueezed, 1, 2)
 
     def _drop_front(self, j: int) -> None:
         """(1, T, B, ...), the results (1, B, ...) of all steps, as (B, T, ...)."""
-        found = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 0, 0)
-        self.sequences[j] = self.make("call_method", "transpose", found, 0, 1)
+        selected = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 0, 0)
+        self.sequences[j] = self.make("call_method", "transpose", selected, 0, 1)
 
     def _drop_step(self, j: int) -> None:
         self.sequences[j] = self.make("call_method", "select", self.sequences[self.loop.args[j][0].value], 2, 0)
@@ -335,10 +335,10 @@ class Vectorized(Replacing):
         elif path == (0,):
             self.sequences[j] = self.sequences[root]
         else:
-            found = self.states[root]
+            part = self.states[root]
             for index in path[1:]:
-                found = self.make("call_function", getitem, found, index)
-            self.finals[j] = found
+                part = self.make("call_function", getitem, part, index)
+            self.finals[j] = part
 
     def all(self, j: int) -> fx.Node:
         return self.sequences[j]

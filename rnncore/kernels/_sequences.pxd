@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What one call of a time loop works on, for the loops over BLAS (_blas_loop) and over packed kernels (_loop)."""
+"""The sequences of one call of a time loop, for the loops over BLAS (_blas_loop) and over packed kernels (_loop)."""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
@@ -16,7 +16,7 @@ cdef enum Merge:
 
 
 # One call's sequences. Strides count elements; the last dimension of x and y is dense.
-cdef struct Job:
+cdef struct Sequences:
     Py_ssize_t B
     Py_ssize_t T
     Py_ssize_t x_batch, x_time
@@ -29,27 +29,27 @@ cdef struct Job:
     const int64_t* steps    # (B, T) time index of each sorted row's k-th valid step, or NULL where it is k
 
 
-cdef inline Py_ssize_t steps_of(const Job* job) noexcept nogil:
+cdef inline Py_ssize_t steps_of(const Sequences* batch) noexcept nogil:
     """Steps of the longest row."""
-    return job.T if job.lengths == NULL else job.lengths[0]
+    return batch.T if batch.lengths == NULL else batch.lengths[0]
 
 
-cdef inline Py_ssize_t time_of(const Job* job, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
+cdef inline Py_ssize_t time_of(const Sequences* batch, Py_ssize_t row, Py_ssize_t step) noexcept nogil:
     """Time index that sorted row ``row`` reads at processing step ``step``."""
-    if job.reverse:
-        step = (job.lengths[row] if job.lengths != NULL else job.T) - 1 - step
-    return job.steps[row * job.T + step] if job.steps != NULL else step
+    if batch.reverse:
+        step = (batch.lengths[row] if batch.lengths != NULL else batch.T) - 1 - step
+    return batch.steps[row * batch.T + step] if batch.steps != NULL else step
 
 
-cdef inline void store(const Job* job, Py_ssize_t n, const real* h, real* y) noexcept nogil:
-    """n outputs of one row to their place, as the job's merge says."""
+cdef inline void store(const Sequences* batch, Py_ssize_t n, const real* h, real* y) noexcept nogil:
+    """n outputs of one row to their place, as the batch's merge says."""
     cdef Py_ssize_t i
-    if job.merge == MERGE_SET:
+    if batch.merge == MERGE_SET:
         memcpy(y, h, n * sizeof(real))
-    elif job.merge == MERGE_ADD:
+    elif batch.merge == MERGE_ADD:
         for i in range(n):
             y[i] += h[i]
-    elif job.merge == MERGE_MUL:
+    elif batch.merge == MERGE_MUL:
         for i in range(n):
             y[i] *= h[i]
     else:
