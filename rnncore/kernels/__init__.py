@@ -15,6 +15,7 @@ _pooling.pyx       largest numbers and means of windows, float32;  pooling/: the
 _quantized.pyx     products of 8-bit integers, and DynamicQuantizeLSTM;  quantized/: their kernels
 _normalization.pyx  rows to mean 0 and variance 1, float32 (normalize.h)
 _graph.pyx         walking a graph, step by step
+_program.pyx       bound programs: instructions over slots of memory, without Python
 _blas_loop.pyx     the time loop over BLAS: float64, and float32 with RNNCORE_ISA=blas
 _blas.pyx          row-major products over SciPy's cython_blas, imported at first use
 _cell.pxd          cell.h: what a cell does after the products
