@@ -9,7 +9,8 @@ Published files, and networks of the sizes that people train with random weights
     spelling encoder, letters, tagger, int8 tagger, scanned cell    whole sequences
 
 onnxruntime runs plain and with its inputs and outputs bound (IO binding, states kept where they are); the faster one
-counts. Samples are taken in turn, after warm-up calls, and outputs must agree to 1e-5 (of 8-bit integers to 0.05, where
+counts. Samples are taken in turn, after warm-up calls, and outputs must agree to 1e-5 (after six layers of
+convolutions and sums 1e-4, of 8-bit integers to 0.05, where
 onnxruntime's sums may saturate). The ratio is the median of onnxruntime's time over ours, sample by sample: above 1,
 rnncore is faster. A machine that is busy slows all.
 
@@ -132,9 +133,14 @@ def silero(frames: int) -> Workload:
     return workload(path, {"input": sound, **states}, {"hn": "h", "cn": "c"})._replace(step=frames == 1)
 
 
-def network(name: str, inputs: Mapping[str, np.ndarray], fed_back: Mapping[str, str] | None = None) -> Workload:
+def network(
+    name: str,
+    inputs: Mapping[str, np.ndarray],
+    fed_back: Mapping[str, str] | None = None,
+    largest_error: float = LARGEST_ERROR,
+) -> Workload:
     with tempfile.TemporaryDirectory() as folder:
-        return workload(NETWORKS[name]().save(Path(folder) / "network.onnx"), inputs, fed_back or {})
+        return workload(NETWORKS[name]().save(Path(folder) / "network.onnx"), inputs, fed_back or {}, largest_error)
 
 
 def eight_bits() -> Workload:
@@ -204,7 +210,7 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     f"nakdimon, {LETTERS} letters": nakdimon,
     "ddddocr, 64 x 160": ddddocr,
     "spelling encoder, 10 letters": lambda: network("spelling encoder", {"ids": ids(10, 1, 29)}),
-    "letters, 32 x 128": lambda: network("letters", {"x": numbers(1, 1, 32, 128)}),
+    "letters, 32 x 128": lambda: network("letters", {"x": numbers(1, 1, 32, 128)}, None, 1e-4),
     "tagger, 50 words": lambda: network("tagger", {"ids": ids(50, 1, 5000)}),
     "int8 tagger, 50 words": eight_bits,
     "scanned cell, 100 steps": lambda: network("scanned cell", {"h0": zeros(1, 32), "x": numbers(100, 1, 32)}),
