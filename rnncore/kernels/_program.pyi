@@ -60,7 +60,7 @@ class Call(Instruction):
     def __new__(
         cls,
         step: Callable[..., None],
-        inputs: list[tuple[str, Operand | None]],
+        inputs: list[tuple[str, Operand | NDArray[Any] | None]],
         outputs: list[tuple[str, Operand | None]],
         work: float,
     ) -> Call: ...

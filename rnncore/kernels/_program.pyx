@@ -586,7 +586,7 @@ cdef class Call(Instruction):
     """
 
     cdef readonly object step
-    cdef list inputs    # (name, Operand or None)
+    cdef list inputs    # (name, Operand, or an array that is the same in each call, or None)
     cdef readonly list outputs   # (name, Operand or None)
 
     def __cinit__(self, step, list inputs not None, list outputs not None, double work):
@@ -601,8 +601,8 @@ cdef class Call(Instruction):
     cdef int call(self, char** slots) except -1:
         cdef dict values = {}
         cdef cnp.ndarray target
-        for name, operand in self.inputs:
-            values[name] = None if operand is None else array_of(operand, slots, False)
+        for name, given in self.inputs:
+            values[name] = array_of(given, slots, False) if type(given) is Operand else given
         self.step(values, None, {})
         for name, operand in self.outputs:
             array = values.get(name)

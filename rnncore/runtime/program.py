@@ -57,6 +57,10 @@ BINDINGS = 16
 SEEN = 64
 """The number of signatures that are remembered: a binding is made when one of them comes again."""
 
+SETTLED_BYTES = 1 << 20
+"""The most bytes of a value that a binding keeps because sizes and constants alone decide it: a larger one is made by
+each call."""
+
 MISMATCHES = 100
 """Calls whose contents gave other sizes than when they were bound, or ids of no row, after which nothing is bound."""
 
@@ -213,8 +217,11 @@ class Trace:
                 self.values[name] = None
                 continue
             array = np.asarray(array)
-            alias = _alias_of(array, reads) if type(step) is OpStep else None
-            self.values[name] = _value_of(array, alias, array if settled else None)
+            kept = settled and array.nbytes <= SETTLED_BYTES
+            if kept:  # a copy: the array itself may be an output, which is the caller's
+                array = array.copy(order="K")
+            alias = _alias_of(array, reads) if type(step) is OpStep and not kept else None
+            self.values[name] = _value_of(array, alias, array if kept else None)
 
     def _is_settled(self, node: GraphNode, step: Any) -> bool:
         """Whether the node's outputs are made of sizes and constants alone."""
@@ -231,9 +238,7 @@ class Trace:
 
 
 def _value_of(array: np.ndarray, alias: tuple[str, int] | None, settled: np.ndarray | None) -> Value:
-    data = None if settled is None else settled.copy(order="K")
-    strides = array.strides if data is None else data.strides
-    return Value(array.shape, strides, array.dtype, None if data is not None else alias, data)
+    return Value(array.shape, array.strides, array.dtype, None if settled is not None else alias, settled)
 
 
 def _alias_of(array: np.ndarray, reads: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -504,17 +509,22 @@ class Compiler:
     def _call(self, place: int, names: list[str]) -> None:
         """The step as it is, called in Python."""
         node, step = self.program.nodes[place], self.program.steps[place]
-        reads = [(name, self.operand(name)) for name in dict.fromkeys(self._reads_of(place)) if name]
+        reads = [(name, self._passed(name)) for name in dict.fromkeys(self._reads_of(place)) if name]
         if self.before and node.stateful:
             raise Unbindable(node.name)
         writes: list[tuple[str, Operand | None]] = [(name, self._made(name)) for name in names]
         absent = [
             (name, None) for name in node.names if self.trace.values.get(name) is None and name in self.trace.values
         ]
-        given = [operand for _, operand in reads if operand is not None]
+        given = [operand for _, operand in reads if isinstance(operand, Operand)]
         work = WORK_OF_A_CALL + sum(operand.size for operand in given) * 8
         made = [cast(Operand, operand) for _, operand in writes]
         self.emit(Call(step, reads, [*writes, *absent], work), given, made)
+
+    def _passed(self, name: str) -> Operand | np.ndarray | None:
+        """What a step in Python is given of a value: an array that is the same in each call is the same object."""
+        value = self.trace.values[name]
+        return self.operand(name) if value is None or value.data is None else value.data
 
     # --- chains of single elements -----------------------------------------------------------------------------------
 

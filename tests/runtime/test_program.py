@@ -466,3 +466,48 @@ def test_random_graphs():
             specs.run(random.Random(seed).randbytes(800))
         except Exception as error:
             assert type(error).__module__ == "rnncore.errors", (seed, error)
+
+
+def test_large_settled_values_are_not_kept():
+    """A view of one number as a million is a view in a binding too; what is made of it is made by each call."""
+    spec = Spec(
+        [Input("x", "float", ("B", 4))],
+        [
+            Node("n", "Shape", ("x",)),
+            Node("size", "Constant", (), {"shape": (2,), "dtype": "int64"}),
+            Node("one", "Constant", (), {"shape": (1, 1), "dtype": "float"}),
+            Node("e", "Expand", ("one", "size")),
+            Node("s", "ReduceSum", ("e",), {"axes": (0, 1), "keepdims": 0}),
+            Node("y", "Add", ("x", "s")),
+        ],
+        ["y"],
+    )
+    weights = {"size.value": np.array([1 << 11, 1 << 10]), "one.value": np.ones((1, 1), np.float32)}
+    model = Model(spec, weights)
+    for seed in range(4):
+        x = np.random.default_rng(seed).standard_normal((3, 4)).astype(np.float32)
+        same(model.run({"x": x}), by_steps(model, {"x": x}))
+    assert not instructions(model) or sum(array.nbytes for array in kept_arrays(model)) < 1 << 20
+
+
+def kept_arrays(model):
+    """What the bindings of a model keep, as the garbage collector sees it."""
+    found = gc.get_referents(*[binding for binding in model._program.signatures.bound.values()])
+    return [one for entry in found if isinstance(entry, list) for one in entry if isinstance(one, np.ndarray)]
+
+
+def test_a_step_in_python_keeps_its_constants():
+    """It gets the same arrays in each call, so that what it prepares of them once stays prepared."""
+    spec = Spec(
+        [Input("x", "uint8", ("B", 8))],
+        [Node("w", "Constant", (), {"shape": (8, 3), "dtype": "int8"}), Node("y", "MatMulInteger", ("x", "w"))],
+        ["y"],
+    )
+    model = Model(spec, {"w.value": np.arange(24).reshape(8, 3).astype(np.int8)})
+    seen = []
+    step = model._program.steps[-1]
+    model._program.steps[-1] = lambda values, before, after: (seen.append(values["w"]), step(values, before, after))
+    for _ in range(5):
+        model.run({"x": np.ones((2, 8), np.uint8)})
+    assert len(seen) == 4
+    assert all(array is seen[0] for array in seen)
