@@ -492,8 +492,8 @@ def test_large_settled_values_are_not_kept():
 
 def kept_arrays(model):
     """What the bindings of a model keep, as the garbage collector sees it."""
-    found = gc.get_referents(*[binding for binding in model._program.signatures.bound.values()])
-    return [one for entry in found if isinstance(entry, list) for one in entry if isinstance(one, np.ndarray)]
+    referents = gc.get_referents(*model._program.signatures.bound.values())
+    return [one for entry in referents if isinstance(entry, list) for one in entry if isinstance(one, np.ndarray)]
 
 
 def test_a_step_in_python_keeps_its_constants():
