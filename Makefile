@@ -99,10 +99,10 @@ PYTEST = "$(CURDIR)/$(BIN)/python" -m pytest -q -p no:cacheprovider --timeout=36
 UNSANITIZED = architecture batch_% cli% config engine_keras engine_onnxruntime engine_torch examples export_% \
   missing_packages native_driver readme serve_docs serve_drain serve_malformed serve_process serve_triton train zoo
 SANITIZED = $(foreach file,$(wildcard tests/*/test_*.py),$(if $(filter $(UNSANITIZED:%=test_%.py),$(notdir $(file))),,$(file)))
-QUICK_ASAN = native ops ops_convolution ops_normalization pool stream stream_state formats_npz formats_safetensors
+QUICK_ASAN = native program ops ops_convolution ops_normalization pool stream stream_state formats_npz formats_safetensors
 # What shares a call, a model, an engine or a pool among threads. Interrupts are left out: they are about milliseconds.
-THREADED = exactness threads model shared engine engine_requests pool stream ops_convolution decode decode_pairs
-QUICK_TSAN = threads model pool stream
+THREADED = exactness threads model program shared engine engine_requests pool stream ops_convolution decode decode_pairs
+QUICK_TSAN = threads model program pool stream
 # Tests that count the threads of a process of its own have nothing to share.
 CHOSEN = -k "(thread or side_by_side or shared or requests) and not interrupt and not test_used and not worker and not starts_no and not one_pool"
 
