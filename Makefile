@@ -10,8 +10,8 @@ SOURCES := setup.py pyproject.toml $(wildcard rnncore/kernels/*.pyx rnncore/kern
 demo: $(VENV)/.installed-cli  ## run the embedded model on the held-out years
 	$(BIN)/rnncore demo
 
-# RNNCORE_TEST_SCALE multiplies the random cases: a tenth is what 25 minutes of CI allow, "make test-all" has all.
-SCALE ?= 0.1
+# RNNCORE_TEST_SCALE multiplies the random cases: a sixteenth is what 25 minutes of CI allow, "make test-all" has all.
+SCALE ?= 0.06
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist worksteal
 test: $(VENV)/.installed-test  ## run the tests

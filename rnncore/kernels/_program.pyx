@@ -603,7 +603,8 @@ cdef class Call(Instruction):
         cdef cnp.ndarray target
         for name, given in self.inputs:
             values[name] = array_of(given, slots, False) if type(given) is Operand else given
-        self.step(values, None, {})
+        with np.errstate(all="ignore"):  # NaN and overflow are results
+            self.step(values, None, {})
         for name, operand in self.outputs:
             array = values.get(name)
             if operand is None:

@@ -14,7 +14,7 @@ from random_networks import draw_inputs, draw_weights, random_network, seeds
 from rnncore import Input, Model, Node, Recurrent, Spec, load, zoo
 from rnncore.cells import GRU, LSTM
 from rnncore.errors import InputError
-from rnncore.kernels import _program
+from rnncore.kernels import _linear, _normalization, _program, _recurrent
 from rnncore.kernels._program import Binding, Copy, Elements, Operand, Signatures, Softmax
 from rnncore.ops import OPS, Value, numpy_dtype
 from rnncore.ops.recording import record
@@ -431,6 +431,19 @@ def test_copies():
         np.testing.assert_array_equal(run_one(copy, [whole], y), source)
 
 
+def stack_call(x, y=None, state=None):
+    """A call of a GRU of 6 units over 4 inputs."""
+    model = Model(*stack_of_units())
+    return _recurrent.StackCall(
+        model._steps[0].stack, x, y, "set", False, False, () if state is None else (state,), (), 1
+    )
+
+
+def stack_of_units():
+    spec = Spec([Input("x", "float", ("B", "T", 4))], [Recurrent("r", GRU(4, 6), "x")], ["r"])
+    return spec, draw_weights(spec, np.random.default_rng(0))
+
+
 def test_refused_operands():
     x = Operand(0, 0, (2, 3), (12, 4), "float32")
     for wrong in (
@@ -446,6 +459,26 @@ def test_refused_operands():
         lambda: Elements([x, x], [], 1000, [(np.abs, ["f4", "f4"], [0, 1])]),
         lambda: Softmax(x, Operand(1, 0, (3, 2), (8, 4), "float32"), False),
         lambda: Softmax(Operand(0, 0, (2, 3), (4, 8), "float32"), x, False),
+        lambda: _program.Rows(x, Operand(1, 0, (2,), (8,), "int64"), Operand(2, 0, (2, 4), (16, 4), "float32")),
+        lambda: _program.Rows(x, Operand(1, 0, (2,), (4,), "int32"), Operand(2, 0, (2, 3), (12, 4), "float32")),
+        lambda: _linear.MatrixCall(_linear.Matrix(np.ones((4, 2)), None, 1), x, Operand(1, 0, (2, 4), (16, 4), "f4")),
+        lambda: _linear.MatrixCall(_linear.Matrix(np.ones((4, 3)), None, 1), x, Operand(1, 0, (4, 2), (8, 4), "f4")),
+        lambda: _linear.MatrixCall(_linear.Matrix(np.ones((4, 3)), None, 1), x, Operand(1, 0, (2, 4), (16, 4), "f8")),
+        lambda: _normalization.Normalize(x, x, 4, 1, 1, True, 1e-5, x),
+        lambda: _normalization.Normalize(x, x, 3, 1, 1, True, 1e-5, x),
+        lambda: _normalization.Normalize(x, x, 0, 1, 1, True, 1e-5, x),
+        lambda: _program.Choice(x, [], [], []),
+        lambda: _program.Body(Binding([], [None] * 9, 0, [], []), x, x),
+        lambda: stack_call(Operand(0, 0, (2, 3, 5), (60, 20, 4), "float32")),
+        lambda: stack_call(Operand(0, 0, (2, 3, 4), (48, 16, 8), "float32")),
+        lambda: stack_call(Operand(0, 0, (0, 3, 4), (48, 16, 4), "float32")),
+        lambda: stack_call(Operand(0, 0, (2, 3, 4), (48, 16, 4), "float64")),
+        lambda: stack_call(
+            Operand(0, 0, (2, 3, 4), (48, 16, 4), "float32"), Operand(1, 0, (2, 3, 5), (60, 20, 4), "f4")
+        ),
+        lambda: stack_call(
+            Operand(0, 0, (2, 3, 4), (48, 16, 4), "float32"), None, Operand(1, 0, (1, 3, 6), (72, 24, 4), "f4")
+        ),
         lambda: Binding([], [None], 0, [1], []),
         lambda: Binding([], [100], 10, [], []),
         lambda: Binding([], [None], 0, [], [Operand(2, 0, (1,), (4,), "float32")]),

@@ -600,8 +600,10 @@ def _not_traced(error: Exception) -> UnsupportedError:
         for frame in reversed(traceback.extract_tb(error.__traceback__))
         if is_users(frame.filename)
     )
-    sizes = "new() received an invalid combination" in str(error)
-    expected = "torch.zeros or torch.empty of sizes" if sizes else "tensor code whose path depends on sizes only"
+    expected = next(
+        (instead for said, instead in INSTEAD.items() if said in str(error)),
+        "tensor code whose path depends on sizes only",
+    )
     return UnsupportedError(f"{where}: cannot be traced ({_said(error)}), expected {expected}")
 
 
