@@ -91,6 +91,7 @@ cdef enum:
     MOST_ARGUMENTS = 4
     REGISTER_BYTES = BLOCK * 8 + 64
     LOOP_RANK = 8
+    ELEMENTS_BETWEEN_SIGNALS = 1 << 20
 
 MOST_TEMPORARIES = MOST_REGISTERS
 MOST_EXTERNALS = MOST_OPERANDS
@@ -326,7 +327,7 @@ cdef class Elements(Instruction):
         cdef char registers[MOST_REGISTERS * REGISTER_BYTES]
         cdef char* rows[MOST_OPERANDS]
         cdef Py_ssize_t index[LOOP_RANK]
-        cdef Py_ssize_t n, first
+        cdef Py_ssize_t n, first, since = 0
         cdef int i, axis
         for i in range(self.external_count):
             rows[i] = address(slots, self.externals[i].place)
@@ -340,6 +341,12 @@ cdef class Elements(Instruction):
                 n = min(<Py_ssize_t> BLOCK, self.inner - first)
                 self.block(rows, first, n, registers)
                 first += n
+                since += n * self.micro_count
+                if since > ELEMENTS_BETWEEN_SIGNALS:
+                    since = 0
+                    if handler_raised():
+                        with gil:
+                            raise_handled()
             axis = 0
             while axis < self.rank:
                 index[axis] += 1
@@ -1096,6 +1103,9 @@ cdef class Signatures:
 
     def __len__(self):
         return len(self.bindings)
+
+    def __contains__(self, bytes key not None):
+        return key in self.bindings
 
     def key(self, list arrays not None, bint states_after):
         """The signature of these arrays, None for those that are absent."""

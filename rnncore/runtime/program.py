@@ -54,8 +54,11 @@ Values = dict[str, Any]
 BINDINGS = 16
 """The number of bindings that a model keeps."""
 
+CALLS, CALLS_OF_ANOTHER = 2, 32
+"""Calls of the same sizes that make a binding, where another one has place, and where it has to go for it."""
+
 SEEN = 64
-"""The number of signatures that are remembered: a binding is made when one of them comes again."""
+"""The number of signatures whose calls are counted."""
 
 SETTLED_BYTES = 1 << 20
 """The most bytes of a value that a binding keeps because sizes and constants alone decide it: a larger one is made by
@@ -107,7 +110,7 @@ class Program:
         self.nodes, self.steps, self.unread = list(nodes), list(steps), list(unread)
         self.states, self.outputs = [name for name, *_ in states], tuple(outputs)
         self.signatures = Signatures(tuple(inputs), tuple(states), self.outputs, tuple(self.states), BINDINGS)
-        self._seen: dict[bytes, None] = {}
+        self._seen: dict[bytes, int] = {}  # calls of sizes that have no binding
         self._refused, self._mismatches = False, 0
         self._lock = threading.Lock()
 
@@ -161,17 +164,20 @@ class Program:
         kept = {name: _dense(array) for name, array in states.items()} if states is not None else None
         arrays = [*dense.values(), *((kept or {}).get(name) for name in self.states)]
         key = self.signatures.key(arrays, states_after)
-        if key not in self._seen:
-            self._remember(key)
+        if key in self.signatures:
             return self.call(dense, kept, states_after)
-        results = self.call(dense, kept, states_after)
-        return self._bind(key, dense, constants, kept, states_after) if results is None else results
+        return self._bind(key, dense, constants, kept, states_after) if self._comes_often(key) else None
 
-    def _remember(self, key: bytes) -> None:
+    def _comes_often(self, key: bytes) -> bool:
+        """Whether sizes come often enough for a binding of theirs, which may take the place of another's."""
         with self._lock:
+            calls = self._seen.pop(key, 0) + 1
+            if calls >= (CALLS if len(self.signatures) < BINDINGS else CALLS_OF_ANOTHER):
+                return True
             while len(self._seen) >= SEEN:
                 self._seen.pop(next(iter(self._seen)))
-            self._seen[key] = None
+            self._seen[key] = calls
+        return False
 
     def _bind(self, key: bytes, given: Values, constants: Values, states: Any, states_after: bool) -> Any:
         """Run the steps, and make a binding of what they do. The binding is left out where that is not possible."""

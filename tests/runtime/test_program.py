@@ -234,11 +234,26 @@ def test_bindings_are_few():
     model, rng = decoder(), np.random.default_rng(7)
     for _ in range(2):
         for batch in range(1, 60):
-            bound(model, decoder_inputs(model, rng, batch))
+            for _ in range(2):
+                model.run(decoder_inputs(model, rng, batch))
             assert len(model._program.signatures) <= model._program.signatures.most
             assert len(model._program._seen) <= 64
     inputs = decoder_inputs(model, rng, 59)
     same(model.run(inputs), by_steps(model, inputs))
+
+
+def test_sizes_that_seldom_come_make_no_bindings():
+    """Sequences of fifty lengths in turn do not pay for bindings that others displace."""
+    model, rng, made = decoder(), np.random.default_rng(7), []
+    bind = model._program._bind
+    model._program._bind = lambda *arguments: made.append(arguments[0]) or bind(*arguments)
+    for _ in range(6):
+        for steps in range(1, 51):
+            model.run(decoder_inputs(model, rng, 1, steps))
+    assert len(made) == model._program.signatures.most
+    for _ in range(40):
+        model.run(decoder_inputs(model, rng, 1, 50))
+    assert len(made) == model._program.signatures.most + 1
 
 
 def test_threads_share_a_binding():
