@@ -77,7 +77,7 @@ format: $(VENV)/.installed-lint
 # Other builds of the compiled files have a copy of the tree each, build/NAME: in this one the ordinary ones stay. A copy
 # keeps the times of its files, so it is built again only where these are newer.
 COPY_TREE = mkdir -p build/$(1) && rm -rf build/$(1)/tests build/$(1)/fuzz && tar -cf - --exclude='./.venv*' --exclude=./.git --exclude=./build \
-  --exclude='*.so' --exclude='*.egg-info' --exclude=__pycache__ --exclude='./rnncore/kernels/_*.c' . | tar -xf - -C build/$(1)
+  --exclude='*.so' --exclude='*.egg-info' --exclude=__pycache__ . | tar -xf - -C build/$(1)
 
 # The sanitizers' builds take the packages of this environment, and nothing is installed for them: PYTHONPATH says that
 # rnncore is the copy's own. They are built with -O1 (setup.py), every instruction set that this machine runs, or those
