@@ -217,6 +217,20 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
 }
 
 
+def setting() -> dict:
+    """What a report says of the race itself."""
+    return {
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"rnncore": rnncore.__version__, "onnxruntime": onnxruntime.__version__},
+        "threads": 1,
+    }
+
+
+def write(name: str, report: dict) -> None:
+    (HERE / "results" / name).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
 def error_of(outputs: list[np.ndarray], expected: list[np.ndarray]) -> float:
     """The largest difference, relative to the largest value (at least 1)."""
     pairs = zip(outputs, expected, strict=True)
@@ -258,13 +272,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=60)
     parser.add_argument("--write", action="store_true", help="write bench/results/models.json")
     options = parser.parse_args()
-    report = {
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"rnncore": rnncore.__version__, "onnxruntime": onnxruntime.__version__},
-        "threads": 1,
-        "models": {},
-    }
+    report = {**setting(), "models": {}}
     chosen = [name for name in WORKLOADS if not options.names or name.startswith(tuple(options.names))]
     print(
         f"{'microseconds a call (median)':32}{'rnncore':>12}{'onnxruntime':>14}{'bound':>12}{'ratio':>8}{'error':>10}"
@@ -279,8 +287,7 @@ def main() -> None:
         if ratios:
             print(f"geometric mean, one {kind}: {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}")
     if options.write:
-        target = HERE / "results" / "models.json"
-        target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write("models.json", report)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ Times are the CPU time of the calling thread: on a shared machine, what it waits
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -30,9 +29,7 @@ sys.path.insert(0, str(HERE))
 import models  # noqa: E402  (sets one thread before NumPy is imported)
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from run import machine  # noqa: E402
 
 import rnncore  # noqa: E402
 
@@ -134,13 +131,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="workloads whose name has this text")
     parser.add_argument("--write", action="store_true", help="write bench/results/quantized.json")
     options = parser.parse_args()
-    report = {
-        "machine": machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"rnncore": rnncore.__version__, "onnxruntime": onnxruntime.__version__},
-        "threads": 1,
-        "workloads": {},
-    }
+    report = {**models.setting(), "workloads": {}}
     for bits in (7, 8):
         print(f"{f'{bits} bits: us a call (median)':32}{'rnncore':>12}{'onnxruntime':>14}{'ratio':>8}{'error':>10}")
         rows = report["workloads"][f"{bits} bits"] = {}
@@ -155,8 +146,7 @@ def main() -> None:
         ratios = [row["ratio"] for name, row in rows.items() if "LSTM" in name]
         print(f"geometric mean of the LSTMs: {np.exp(np.mean(np.log(ratios or [1]))):.2f}")
     if options.write:
-        target = HERE / "results" / "quantized.json"
-        target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        models.write("quantized.json", report)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,12 @@ import numpy as np
 cimport numpy as cnp
 
 from rnncore.kernels._checks cimport MAX_RANK, as_dense, checked_sizes, refuse, times
-from rnncore.kernels._runtime cimport handler_raised, isa_number, raise_handled, scratch_memory
+from rnncore.kernels._runtime cimport handler_raised, isa_number, raise_handled, rnncore_watch, scratch_memory
 
 from rnncore.kernels import check_memory
 
 cnp.import_array()
 
-
-cdef extern from "runtime/watch.h":
-    ctypedef struct rnncore_watch:
-        int (*look)() noexcept nogil
-        double between, left
-        int stopped
 
 cdef extern from "pooling/pooling.h":
     ctypedef struct rnncore_window:

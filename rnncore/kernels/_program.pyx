@@ -23,7 +23,7 @@ from cpython.object cimport PyObject
 
 from rnncore.kernels._checks cimport MAX_RANK, plus, refuse, times
 from rnncore.kernels._costs cimport WORK_BETWEEN_SIGNALS, WORK_WITH_GIL
-from rnncore.kernels._runtime cimport handler_raised, raise_handled
+from rnncore.kernels._runtime cimport handler_raised, raise_handled, scratch_memory
 
 cnp.import_array()
 cnp.import_ufunc()
@@ -538,13 +538,12 @@ cdef class Softmax(Instruction):
 
     cdef int logarithms(self, char* x, char* y) except -1 nogil:
         cdef Py_ssize_t row, size = self.n * self.itemsize
-        cdef char* powers = <char*> malloc(times(self.n, self.itemsize))
+        cdef char* powers = <char*> scratch_memory(times(self.n, self.itemsize))
         if powers == NULL:
             with gil:
                 raise MemoryError(f"no memory for a softmax of {self.n} numbers")
         for row in range(self.rows):
             self.one(x + row * size, y + row * size, powers)
-        free(powers)
         return 0
 
     cdef void one(self, char* x, char* y, char* powers) noexcept nogil:
@@ -652,17 +651,11 @@ cdef class Arena:
     cdef char* memory
 
     def __cinit__(self, Binding binding not None):
-        cdef Py_ssize_t i
-        cdef size_t base
         self.slots = <char**> malloc(times(max(1, binding.slot_count), sizeof(char*)))
         self.memory = <char*> malloc(plus(binding.arena_bytes, 64))
         if self.slots == NULL or self.memory == NULL:
             raise MemoryError(f"no memory for {binding.arena_bytes:,} bytes of values")
-        base = (<size_t> self.memory + 63) & ~<size_t> 63
-        for i in range(binding.slot_count):
-            self.slots[i] = binding.fixed[i]
-            if self.slots[i] == NULL and binding.offsets[i] >= 0:
-                self.slots[i] = <char*> base + binding.offsets[i]
+        binding.place(self.slots, self.memory)
 
     def __dealloc__(self):
         free(self.slots)
@@ -740,6 +733,15 @@ cdef class Binding:
         free(self.offsets)
         free(self.fixed)
 
+    cdef void place(self, char** slots, char* memory) noexcept nogil:
+        """The addresses of slots, of which some are in the arena: arena_bytes from the first multiple of 64 on."""
+        cdef char* base = <char*> ((<size_t> memory + 63) & ~<size_t> 63)
+        cdef Py_ssize_t i
+        for i in range(self.slot_count):
+            slots[i] = self.fixed[i]
+            if slots[i] == NULL and self.offsets[i] >= 0:
+                slots[i] = base + self.offsets[i]
+
     cdef list call(self, PyObject** inputs):
         """The outputs for these arrays, which have the shapes and dtypes that it was bound for, C-contiguous."""
         cdef Arena arena
@@ -811,16 +813,8 @@ cdef class Body:
     cdef char** prepare(self, char** slots) noexcept nogil:
         """The addresses of its slots, those that are set by each call apart."""
         cdef char** own = <char**> address(slots, self.table)
-        cdef size_t base = (<size_t> address(slots, self.memory) + 63) & ~<size_t> 63
-        cdef Py_ssize_t i
-        for i in range(self.binding.slot_count):
-            own[i] = self.binding.fixed[i]
-            if own[i] == NULL and self.binding.offsets[i] >= 0:
-                own[i] = <char*> base + self.binding.offsets[i]
+        self.binding.place(own, address(slots, self.memory))
         return own
-
-    cdef Py_ssize_t output_slot(self, Py_ssize_t place) noexcept nogil:
-        return self.binding.output_slots[place]
 
     cdef int execute(self, char** own) except -1 nogil:
         cdef Py_ssize_t i
@@ -1040,7 +1034,7 @@ cdef class Choice(Instruction):
             if body.binding.input_slots[i] >= 0:
                 own[body.binding.input_slots[i]] = address(slots, feeds[i])
         for i in range(self.output_count):
-            own[body.output_slot(i)] = address(slots, self.outputs[i])
+            own[body.binding.output_slots[i]] = address(slots, self.outputs[i])
         return body.execute(own)
 
 

@@ -16,17 +16,11 @@ from rnncore.kernels._checks cimport (
 from rnncore.kernels._costs cimport CALL_WORTH_SHARING, WORK_BETWEEN_SIGNALS
 from rnncore.kernels._loop cimport share
 from rnncore.kernels._runtime cimport (
-    check_signals, handler_raised, isa_number, raise_handled, run_threads, scratch_memory, threads_of,
+    check_signals, handler_raised, isa_number, raise_handled, rnncore_watch, run_threads, scratch_memory, threads_of,
 )
 
 cnp.import_array()
 
-
-cdef extern from "runtime/watch.h":
-    ctypedef struct rnncore_watch:
-        int (*look)() noexcept nogil
-        double between, left
-        int stopped
 
 cdef extern from "quantized/quantized.h":
     enum:

@@ -15,6 +15,12 @@ cdef extern from "runtime/threads.h":
     Py_ssize_t rnncore_get(const Py_ssize_t* word) noexcept nogil
     void rnncore_publish(Py_ssize_t* count, Py_ssize_t value) noexcept nogil
 
+cdef extern from "runtime/watch.h":
+    ctypedef struct rnncore_watch:
+        int (*look)() noexcept nogil
+        double between, left
+        int stopped
+
 cdef extern from "runtime/floating.h":
     unsigned rnncore_flush_subnormals() noexcept nogil
     void rnncore_restore_subnormals(unsigned before) noexcept nogil

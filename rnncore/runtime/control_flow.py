@@ -182,9 +182,9 @@ class ControlStep:
                 operand = compiler.dense(cast(Operand, operand))
                 given[entry] = np.zeros(value.shape, value.dtype)
                 captured.append(operand)
-        if model._bodies is None:
+        if model._program is None:
             raise Unbindable(place)
-        binding = Compiler(Trace(model._bodies, given, constants, None), False).binding()
+        binding = Compiler(Trace(model._program, given, constants, None), False).binding()
         table = compiler.new((max(1, binding.slot_count),), np.int64)
         memory = compiler.new((binding.arena_bytes + 64,), np.uint8)
         return Body(binding, table, memory), captured, [table, memory]
@@ -291,8 +291,8 @@ class ControlStep:
 
 def _front(x: Operand, axis: int) -> Operand:
     """The operand with this axis in front."""
-    order = [axis % len(x.shape), *(i for i in range(len(x.shape)) if i != axis % len(x.shape))]
-    return Operand(x.slot, x.offset, tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order), x.dtype)
+    axis %= len(x.shape)
+    return _transposed(x, [axis, *range(axis), *range(axis + 1, len(x.shape))])
 
 
 def _sequence(x: Operand, backward: bool) -> tuple[None, Operand, int]:
@@ -306,9 +306,12 @@ def _sequence(x: Operand, backward: bool) -> tuple[None, Operand, int]:
 def _placed(compiler: Compiler, x: Operand, axis: int) -> Operand:
     """The operand with its first axis in this place."""
     axis %= len(x.shape)
-    order = [*range(1, axis + 1), 0, *range(axis + 1, len(x.shape))]
-    moved = Operand(x.slot, x.offset, tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order), x.dtype)
-    return compiler.dense(moved)
+    return compiler.dense(_transposed(x, [*range(1, axis + 1), 0, *range(axis + 1, len(x.shape))]))
+
+
+def _transposed(x: Operand, order: Sequence[int]) -> Operand:
+    """The operand with its axes in this order."""
+    return Operand(x.slot, x.offset, tuple(x.shape[i] for i in order), tuple(x.strides[i] for i in order), x.dtype)
 
 
 def _as_step(array: np.ndarray, axis: int) -> np.ndarray:

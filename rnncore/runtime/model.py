@@ -139,8 +139,7 @@ class Model:
             self._settled = is_settled(self._walk, spec.values.values())
         if len(spec.nodes) == 1 and spec.recurrent:
             self._direct = self._steps[0].direct(spec, most_steps(budget, spec.recurrent[0], self._dtype))
-        self._bodies = self._make_program()  # what binds it as a part of another model's program
-        self._program = None if inside else self._bodies
+        self._program = self._make_program()
         self._programs: dict[tuple, Any] = {}
         packed = [getattr(step, "packed", {}) for step in self._steps]
         self._weights = self._weights.release_packed({name: read for each in packed for name, read in each.items()})
@@ -251,7 +250,6 @@ class Model:
         if mask is not None:
             given["mask"] = mask
         outputs, after = self._bound(given, state) or self._run(given, state)
-        after = State.of(after) if type(after) is dict else after
         y = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return y if state is _NO_STATE else (y, after)
 
@@ -318,7 +316,7 @@ class Model:
             with threads_of_call(num_threads):
                 return self.run(inputs, state)
         outputs, after = self._bound(inputs, state) or self._run(inputs, state)
-        return outputs if state is _NO_STATE else (outputs, State.of(after) if type(after) is dict else after)
+        return outputs if state is _NO_STATE else (outputs, after)
 
     def initial_state(self, batch: int) -> State:
         """The state that a run starts from where none is given: trained initial states, or zeros.
@@ -510,9 +508,12 @@ class Model:
         """(outputs, states after) by a binding of the program, or None."""
         if self._program is None or type(inputs) is not dict:
             return None
-        if state is _NO_STATE or state is None:
-            return self._program.call(inputs, None, state is None)
-        return self._program.call(inputs, state.arrays, True) if type(state) is State else None
+        if state is _NO_STATE:
+            return self._program.call(inputs, None, False)
+        if state is not None and type(state) is not State:
+            return None
+        results = self._program.call(inputs, None if state is None else state.arrays, True)
+        return results and (results[0], State.of(results[1]))
 
     def _run(self, inputs: Mapping[str, Any], state: Any) -> tuple[dict[str, np.ndarray], State]:
         values: Values = accept_inputs(self._spec, inputs, self._dtype)

@@ -202,7 +202,7 @@ class Trace:
         values: Values = {**given, **constants}
         for name, array in values.items():
             settled = array if name in constants else None
-            self.values[name] = array if array is None else _value_of(array, None, settled)
+            self.values[name] = array if array is None else _value_of(array, settled=settled)
         before = None if states is None else State.of(dict(states))
         with np.errstate(all="ignore"):
             for node, step, dropped in zip(program.nodes, program.steps, program.unread, strict=True):
@@ -243,8 +243,8 @@ class Trace:
         return value is None or value.data is not None
 
 
-def _value_of(array: np.ndarray, alias: tuple[str, int] | None, settled: np.ndarray | None) -> Value:
-    return Value(array.shape, array.strides, array.dtype, None if settled is not None else alias, settled)
+def _value_of(array: np.ndarray, alias: tuple[str, int] | None = None, settled: np.ndarray | None = None) -> Value:
+    return Value(array.shape, array.strides, array.dtype, alias, settled)
 
 
 def _alias_of(array: np.ndarray, reads: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -313,7 +313,7 @@ class Compiler:
         self.before: dict[str, Operand] = {}
         for name in self.program.states:
             state = None if self.trace.states is None else self.trace.states[name]
-            operand = None if state is None else self._given(_value_of(state, None, None))
+            operand = None if state is None else self._given(_value_of(state))
             given.append(operand)
             if operand is not None:
                 self.before[name] = operand
@@ -388,10 +388,8 @@ class Compiler:
 
     def emit(self, instruction: Instruction, reads: Sequence[Operand], writes: Sequence[Operand]) -> None:
         """Add an instruction; what it reads has been written."""
-        if self.chain is not None:
-            mine = {operand.slot for _, operand in self.chain.made.values()}
-            if any(operand.slot in mine for operand in reads):
-                self.flush()
+        for operand in reads:
+            self._need(operand)
         self._append(instruction, [*reads, *writes])
 
     def _append(self, instruction: Instruction, uses: Sequence[Operand]) -> None:

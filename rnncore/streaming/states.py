@@ -364,24 +364,25 @@ class StreamStates:
             name: self.arrays[name] if index is None else np.ascontiguousarray(self.arrays[name][:, rows])
             for name in self.recurrent
         }
+        values, results = self._values(index, len(rows)), None
         if program.bindings is not None and not is_metered():
-            results = program.bindings.run(given, self._values(index, len(rows)), before, True)
-            if results is not None:
-                outputs, after = results
-                if check is not None:
-                    check(outputs)
-                self._store(index, after)
-                return outputs
-        after = {}
-        values = self._values(index, len(rows))
-        values.update(given)
-        with np.errstate(all="ignore"):
-            walk(program.plain if is_metered() else program.plain_uncounted, None, values, State.of(before), after)
-        outputs = self._own_outputs(values, [*given.values(), *after.values()])
+            results = program.bindings.run(given, values, before, True)
+        outputs, after = results or self._by_steps(given, values, before)
         if check is not None:
             check(outputs)
         self._store(index, after)
         return outputs
+
+    def _by_steps(
+        self, given: Values, values: Values, before: dict[str, np.ndarray]
+    ) -> tuple[Values, dict[str, np.ndarray]]:
+        """Outputs, and the states after them, by the model's steps; values: what _values gives, which grows."""
+        program = self.program
+        after: dict[str, np.ndarray] = {}
+        values.update(given)
+        with np.errstate(all="ignore"):
+            walk(program.plain if is_metered() else program.plain_uncounted, None, values, State.of(before), after)
+        return self._own_outputs(values, [*given.values(), *after.values()]), after
 
     def _values(self, rows: np.ndarray | None, count: int) -> Values:
         """The values that do not depend on the sequence, of some rows. rows: None for all of them."""
